@@ -1,0 +1,210 @@
+"""Map a function over songs, many at a time, so that no song can take the others down with it.
+
+Every call runs in a worker process. Decoders are C code fed with files from anywhere: one that dies of a segmentation
+fault costs its song and nothing else, because a worker works on one item at a time and is started again. Workers are
+plain child processes that read pickles from a pipe rather than `multiprocessing`'s: those import the caller's main
+script again (a script without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item when
+one worker dies.
+
+Under `mpirun`, with mpi4py, every rank takes its share of each round and rank 0 gets all results in order.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
+ROUND = 64  # items a rank takes between two gatherings
+
+
+class WorkerCrashed(RuntimeError):
+    """The process that worked on an item died (segmentation fault, out of memory, killed)."""
+
+
+def map_songs(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    workers: int = 0,
+    what: str = "songs",
+    on_crash: Callable[[Any, str], Any] | None = None,
+) -> Iterator[Any]:
+    """Yield function(item) in the order of the items, computed by `workers` processes (0: one a core, at most 8).
+
+    The function must be importable by name (no lambda, nothing of `__main__`); a `functools.partial` will do. What it
+    raises is raised here. Where its process dies, `on_crash(item, explanation)` gives the result, or WorkerCrashed is
+    raised. Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
+    """
+    from tqdm import tqdm
+
+    comm = mpi_comm()
+    results = _local(function, items, workers, on_crash) if comm is None else _mpi(comm, function, items, on_crash)
+    total = len(items) if is_leader() else 0
+    with tqdm(total=total, desc=what, unit="song", disable=None if total > 1 else True) as bar:
+        for result in results:
+            yield result
+            bar.update()
+
+
+def mpi_comm() -> Any | None:
+    """Return mpi4py's world when this process is one of several ranks started by mpirun, else None."""
+    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+    if not any(os.environ.get(name, "1") not in ("", "0", "1") for name in names):
+        return None
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):  # RuntimeError: mpi4py is there, the MPI library is not
+        return None
+    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+
+
+def is_leader() -> bool:
+    """Say whether this process is the one that gets results and writes files (rank 0, or no ranks at all)."""
+    comm = mpi_comm()
+    return comm is None or comm.Get_rank() == 0
+
+
+def _mpi(comm: Any, function: Callable, items: Sequence, on_crash: Callable | None) -> Iterator[Any]:
+    """Share the items out in rounds, so that results reach rank 0 (and its journal) while the work goes on."""
+    rank, size = comm.Get_rank(), comm.Get_size()
+    try:
+        items = comm.bcast(items, root=0)
+        for start in range(0, len(items), ROUND * size):
+            part = items[start : start + ROUND * size]
+            shares = comm.gather(list(_local(function, part[rank::size], 1, on_crash)), root=0)
+            if rank == 0:
+                yield from (shares[i % size][i // size] for i in range(len(part)))
+    except BaseException:  # the other ranks would wait for this one for ever
+        traceback.print_exc()
+        comm.Abort(1)
+        raise
+
+
+def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable | None) -> Iterator[Any]:
+    """Keep `workers` processes busy, each fed by its own thread, a bounded number of items ahead of the reader."""
+    if not items:
+        return
+    count = min(len(items), workers or min(8, os.cpu_count() or 1))
+    everyone = [_Worker(pickle.dumps(function)) for _ in range(count)]
+    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    for worker in everyone:
+        free.put(worker)
+
+    def call(item: Any) -> Any:
+        worker = free.get()
+        try:
+            return worker(item)
+        except WorkerCrashed as error:
+            if on_crash is None:
+                raise
+            return on_crash(item, str(error))
+        finally:
+            free.put(worker)
+
+    threads = ThreadPoolExecutor(count)
+    pending: deque[Future] = deque()
+    try:
+        for item in items:
+            pending.append(threads.submit(call, item))
+            if len(pending) >= 16 * count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for worker in everyone:
+            worker.stop()
+
+
+class _Worker:
+    """One child process that holds the function; started at its first item, and again after a crash."""
+
+    def __init__(self, function: bytes) -> None:
+        self.function = function
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self, item: Any) -> Any:
+        """Return function(item) from the child, raise what it raised, or WorkerCrashed."""
+        process = self.process or self._start()
+        try:
+            process.stdin.write(pickle.dumps(item))  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            good, value = pickle.load(process.stdout)  # type: ignore[arg-type]
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            code = self.stop()
+            raise WorkerCrashed(f"the worker process died (exit code {code}) while it worked on {item!r}") from error
+        if not good:
+            raise value
+        return value
+
+    def _start(self) -> subprocess.Popen:
+        """Start the child and wait for its greeting, so that a child that cannot start is told from a crash."""
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # the processes are the threads
+        command = [sys.executable, "-c", CHILD, *(os.path.abspath(place) for place in sys.path)]
+        pipe = subprocess.PIPE
+        self.process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
+        try:
+            process.stdin.write(self.function)  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            pickle.load(process.stdout)  # type: ignore[arg-type]
+        except (OSError, EOFError) as error:
+            code = self.stop()
+            raise RuntimeError(f"a worker process could not start (exit code {code}); its error is above") from error
+        return process
+
+    def stop(self) -> int | None:
+        """End the child, whatever it is doing, and return its exit code."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        for stream in (process.stdin, process.stdout):
+            try:
+                stream.close()  # type: ignore[union-attr]
+            except OSError:  # a broken pipe has nothing left to flush
+                pass
+        try:
+            return process.wait(timeout=0.5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def serve() -> None:
+    """Be a worker: read the function, then items, from standard input until it closes; answer on standard output."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get into the answers
+    requests = sys.stdin.buffer
+    function = pickle.load(requests)
+    pickle.dump("ready", replies)
+    replies.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders chatter about every odd file
+    while True:
+        try:
+            item = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = pickle.dumps((True, function(item)))
+        except Exception as error:
+            error.add_note(f"in a worker process, on {item!r}:\n{traceback.format_exc()}")
+            answer = _pickled_error(error)
+        replies.write(answer)
+        replies.flush()
+
+
+def _pickled_error(error: Exception) -> bytes:
+    """Pickle an error, or its text where the error itself does not survive pickling."""
+    try:
+        answer = pickle.dumps((False, error))
+        pickle.loads(answer)
+        return answer
+    except Exception:
+        return pickle.dumps((False, RuntimeError("\n".join([repr(error), *getattr(error, "__notes__", [])]))))
