@@ -1,0 +1,141 @@
+"""Lyrics: text to ids and back, the window of text that belongs to a window of sound, and the encoder that a prior listens to.
+
+A vocabulary is a string of symbols; id 0 stands for padding and for nothing. What is not in it is transliterated where that is
+possible and otherwise left out, counted, and reported. The published sets (v2 with 80 ids, v3 with 79) are `PUBLISHED`.
+"""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from priors.attention import Linear
+from priors.transformer import Init, LayerNorm, Transformer, TrunkConfig
+
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
+PUBLISHED = {"v2": _LETTERS + ".,:;!?-+'\"()[] \t\n", "v3": _LETTERS + ".,:;!?-'\"()[] \t\n"}
+PLAIN = string.ascii_lowercase + " '\n"  # lower case letters: enough for made songs, and quick to learn
+
+
+def transliterate(character: str) -> str:
+    """ASCII for one character: with Unidecode where it is installed (as published), else without its accents."""
+    if character.isascii():
+        return character
+    try:
+        from unidecode import unidecode
+    except ImportError:
+        decomposed = unicodedata.normalize("NFKD", character)
+        return "".join(c for c in decomposed if c.isascii())
+    return unidecode(character)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Ids of a text, the index in the text that each came from, and what had to be left out (character -> count)."""
+
+    ids: Int[np.ndarray, " n"]
+    positions: Int[np.ndarray, " n"]
+    dropped: Counter = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Characters:
+    """A vocabulary of single characters; ids count from 1 in the order of `symbols`."""
+
+    symbols: str = PUBLISHED["v3"]
+    kind: str = "characters"
+
+    @property
+    def size(self) -> int:
+        return len(self.symbols) + 1
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a text; where the vocabulary has lower case only, the text is lowered; a backslash is a line break, as published."""
+        table = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
+        lower = not any(c.isupper() for c in self.symbols)
+        ids, positions, dropped = [], [], Counter()
+        for position, original in enumerate(text):
+            known = [
+                table[c]
+                for c in transliterate(original.lower() if lower else original).replace("\\", "\n")
+                if c in table
+            ]
+            if not known:
+                dropped[original] += 1
+            ids += known
+            positions += [position] * len(known)
+        return Tokens(np.array(ids, dtype=np.int64), np.array(positions, dtype=np.int64), dropped)
+
+    def decode(self, ids) -> str:
+        """The text of ids; id 0 is empty."""
+        return "".join(self.symbols[int(i) - 1] for i in ids if int(i) > 0)
+
+    def to_json(self) -> dict:
+        return {"kind": self.kind, "symbols": self.symbols}
+
+
+def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int) -> int:
+    """First of the n_tokens ids for a window of sound, lyrics being spread evenly over the song; negative: ids to pad on the left.
+
+    The published arithmetic; total, offset and duration in samples.
+    """
+    if count < n_tokens:
+        return count - n_tokens
+    middle = int(count * (offset + duration / 2.0) / total)
+    return min(max(middle, n_tokens // 2), count - n_tokens // 2) - n_tokens // 2
+
+
+def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
+    """First of the n_tokens ids around the second `middle` of the song, where `seconds` (nan: unknown) says when each is sung."""
+    if len(seconds) < n_tokens:
+        return len(seconds) - n_tokens
+    known = np.flatnonzero(~np.isnan(seconds))
+    at = int(known[np.abs(seconds[known] - middle).argmin()])
+    return min(max(at, n_tokens // 2), len(seconds) - n_tokens // 2) - n_tokens // 2
+
+
+@dataclass(frozen=True)
+class LyricConfig:
+    """The lyric encoder's shape. `causal`: each state has heard the letters before it only, and is trained to tell the next (as published)."""
+
+    vocabulary: int
+    n_tokens: int
+    trunk: TrunkConfig
+    causal: bool = False
+    loss_weight: float = 0.0  # share of the lyric loss in the total (published: 0.4)
+
+
+class LyricEncoder(nn.Module):
+    """Letters to vectors of the prior's width (B, N, W), which cross attention listens to."""
+
+    def __init__(self, config: LyricConfig, width: int, init: Init):
+        super().__init__()
+        self.config = config
+        inner = config.trunk.init
+        self.x_emb = nn.Embedding(config.vocabulary, config.trunk.width)
+        self.pos_emb = nn.Parameter(torch.randn(config.n_tokens, config.trunk.width) * inner.position)
+        nn.init.normal_(self.x_emb.weight, std=inner.embedding)
+        self.trunk = Transformer(config.trunk)
+        self.proj = Linear(config.trunk.width, width, init.linear)
+        self.ln = LayerNorm(width)
+        if config.causal:
+            self.start_token = nn.Parameter(torch.randn(1, config.trunk.width) * inner.position)
+            self.x_out = nn.Linear(width, config.vocabulary, bias=False)
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n w"]:
+        x = self.x_emb(ids)
+        if self.config.causal:
+            x = torch.cat([self.start_token.expand(len(x), 1, -1), x[:, :-1]], dim=1)
+        return self.ln(self.proj(self.trunk(x + self.pos_emb)))
+
+    def loss(self, encoded: Float[Tensor, "b n w"], ids: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
+        """Cross entropy of the next letter, bits (causal encoders only)."""
+        logits = self.x_out(encoded.float()).flatten(0, 1)
+        return nn.functional.cross_entropy(logits, ids.flatten()) / np.log(2)
