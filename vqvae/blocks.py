@@ -1,0 +1,201 @@
+"""Encoder and decoder of one level: strided convolutions, each with a stack of dilated residual blocks beside it.
+
+Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
+- every strided convolution has kernel 2s and padding s/2, so a length T becomes floor(T / s) and comes back as T;
+- dilations grow as 3^i, so four blocks see 81 steps and eight see 6,561: the receptive field is bought by depth;
+- there is no activation between the strided convolution and its stack, and no normalisation anywhere;
+- the decoder runs its stack with the widest dilation first.
+`Encoder.convolutions` and `Decoder.convolutions` list the layers in the order sound passes them: the streams compute
+the receptive field from that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + scale * pointwise(relu(dilated(relu(x)))), of unchanged shape (b, width, t)."""
+
+    def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.dilated = nn.Conv1d(width, hidden, 3, padding=dilation, dilation=dilation)
+        self.pointwise = nn.Conv1d(hidden, width, 1)
+        self.scale = scale
+
+    def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
+        h = self.pointwise(F.relu_(self.dilated(F.relu(x))))
+        if self.scale != 1.0:
+            h = h * self.scale
+        return h.add_(x)
+
+
+class ResidualStack(nn.Module):
+    """`depth` residual blocks whose dilation grows by `growth` a block, starting again every `cycle` blocks."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        *,
+        m_conv: float = 1.0,
+        growth: int = 3,
+        cycle: int | None = None,
+        reverse: bool = False,
+        res_scale: bool = False,
+        zero_out: bool = False,
+    ) -> None:
+        super().__init__()
+        dilations = [growth ** (i if cycle is None else i % cycle) for i in range(depth)]
+        if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
+            dilations.reverse()
+        scale = depth**-0.5 if res_scale else 1.0
+        self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale) for d in dilations)
+        if zero_out:
+            for block in self.blocks:
+                nn.init.zeros_(block.pointwise.weight)
+                nn.init.zeros_(block.pointwise.bias)
+
+    def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def convolutions(self) -> Iterator[nn.Conv1d]:
+        for block in self.blocks:
+            yield block.dilated  # the pointwise one sees one step and the skip sees less than its block
+
+
+class DownStep(nn.Module):
+    """One strided convolution, then a stack at the lower rate."""
+
+    def __init__(self, in_width: int, width: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_width, width, 2 * stride, stride, padding=stride // 2)
+        self.stack = ResidualStack(width, depth, **stack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(self.conv(x))  # (B, C, T) -> (B, W, T // stride)
+
+
+class UpStep(nn.Module):
+    """A stack, then one transposed convolution to the higher rate."""
+
+    def __init__(self, width: int, out_width: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.stack = ResidualStack(width, depth, **stack)
+        self.conv = nn.ConvTranspose1d(width, out_width, 2 * stride, stride, padding=stride // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.stack(x))  # (B, W, T) -> (B, C, T * stride)
+
+
+class EncoderStage(nn.Module):
+    """`down` strided steps at `width` channels, then a projection: (b, in, t) -> (b, out, t // stride**down)."""
+
+    def __init__(self, in_width: int, out_width: int, width: int, down: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(
+            DownStep(in_width if i == 0 else width, width, stride, depth, **stack) for i in range(down)
+        )
+        self.out = nn.Conv1d(width, out_width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return self.out(x)
+
+    def convolutions(self) -> Iterator[nn.Conv1d]:
+        for step in self.steps:
+            yield step.conv
+            yield from step.stack.convolutions()
+        yield self.out
+
+
+class DecoderStage(nn.Module):
+    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up); for upsamplers too."""
+
+    def __init__(self, in_width: int, out_width: int, width: int, up: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.inlet = nn.Conv1d(in_width, width, 3, padding=1)
+        self.steps = nn.ModuleList(
+            UpStep(width, out_width if i == up - 1 else width, stride, depth, **stack) for i in range(up)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inlet(x)
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def convolutions(self) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
+        yield self.inlet
+        for step in self.steps:
+            yield from step.stack.convolutions()
+            yield step.conv
+
+
+class Encoder(nn.Module):
+    """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage for every level down to this one."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_width: int,
+        widths: Sequence[int],
+        downs: Sequence[int],
+        strides: Sequence[int],
+        depth: int,
+        **stack,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            EncoderStage(channels if s == 0 else emb_width, emb_width, width, down, stride, depth, **stack)
+            for s, (width, down, stride) in enumerate(zip(widths, downs, strides, strict=True))
+        )
+
+    def forward(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b e s"]:
+        x = audio
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+    def convolutions(self) -> Iterator[nn.Conv1d]:
+        for stage in self.stages:
+            yield from stage.convolutions()
+
+
+class Decoder(nn.Module):
+    """Latents (b, emb_width, s) to audio (b, channels, s * hop); stages run from last to first, each undoing its namesake."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_width: int,
+        widths: Sequence[int],
+        ups: Sequence[int],
+        strides: Sequence[int],
+        depth: int,
+        **stack,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            DecoderStage(emb_width, emb_width, width, up, stride, depth, **stack)
+            for width, up, stride in zip(widths, ups, strides, strict=True)
+        )
+        self.out = nn.Conv1d(emb_width, channels, 3, padding=1)
+
+    def forward(self, latents: Float[Tensor, "b e s"]) -> Float[Tensor, "b c t"]:
+        x = latents
+        for stage in reversed(self.stages):
+            x = stage(x)
+        return self.out(x)
+
+    def convolutions(self) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
+        for stage in reversed(self.stages):
+            yield from stage.convolutions()
+        yield self.out

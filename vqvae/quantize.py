@@ -1,0 +1,191 @@
+"""The codebook: nearest code, straight-through gradient, moving averages instead of gradients, restarts of dead codes.
+
+VQ-VAE (arXiv:1711.00937) with the EMA codebook of its appendix and the random restarts of Jukebox (arXiv:2005.00341,
+section 3): a code whose moving use falls below a threshold is thrown onto a random encoder output of this batch.
+Notable:
+- everything here is float32, also under autocast: distances are small differences of large numbers;
+- the running sums are buffers, so a saved codebook goes on exactly where it stopped (published files lack them);
+- candidates for initialisation and restarts are drawn from the *global* batch by a generator that all ranks share, so
+  the codebook does not depend on how many ranks there are;
+- published behaviour leaves the running sums of a restarted code as they were, so the next step throws it away again:
+  `reset_restarted` gives it the sums of a code of average use instead (about 70 times fewer restarts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+# (rows in the global batch, bins, width, generator) -> which rows become candidates, and noise to add to them if any
+Draw = Callable[[int, int, int, torch.Generator | None], tuple[Tensor, Tensor | None]]
+
+
+def draw_rows(
+    rows: int, bins: int, width: int, generator: torch.Generator | None
+) -> tuple[Int[Tensor, "k"], Float[Tensor, "k e"] | None]:
+    """`bins` of `rows` rows at random, none twice; where there are too few they repeat and differ by noise."""
+    repeats = -(-bins // rows)
+    index = torch.randperm(rows * repeats, generator=generator)[:bins] % rows
+    if repeats == 1:
+        return index, None
+    return index, torch.randn(bins, width, generator=generator) * (0.01 / width**0.5)
+
+
+def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+    """The nearest row of `k` to each row of `x` and its squared distance, in blocks: never all of `x` against all of `k`."""
+    block = max(1, (2**26 if x.is_cuda else 2**21) // len(k))
+    k_squared = k.square().sum(1)
+    codes, distances = [], []
+    for part in x.split(block) if len(x) else [x]:
+        # |x - k|^2 expanded in the published order, so that ties fall the same way
+        d = torch.addmm(part.square().sum(1, keepdim=True), part, k.T, alpha=-2).add_(k_squared)
+        distance, code = d.min(1)
+        codes.append(code)
+        distances.append(distance)
+    return torch.cat(codes), torch.cat(distances)
+
+
+class Quantised(NamedTuple):
+    """What the codebook made of a batch of latents."""
+
+    latents: Tensor  # (b, e, t), the codes' rows, with the gradient of the encoder's output
+    codes: Tensor  # (b, t)
+    commit: Tensor  # mean squared distance between encoder output and code, pulling the encoder only
+    metrics: dict[str, Tensor]  # entropy (nats), used_curr, usage, dk, fit, pn
+
+
+class Codebook(nn.Module):
+    """`bins` rows of `width` numbers, moved towards the latents that choose them, in training mode only."""
+
+    k: Tensor
+    k_sum: Tensor
+    k_elem: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self, bins: int, width: int, *, mu: float = 0.99, threshold: float = 1.0, reset_restarted: bool = True
+    ) -> None:
+        super().__init__()
+        self.bins, self.width = bins, width
+        self.mu, self.threshold, self.reset_restarted = mu, threshold, reset_restarted
+        self.draw: Draw = draw_rows
+        self.register_buffer("k", torch.randn(bins, width) * 0.1)  # a random codebook, until a batch initialises it
+        self.register_buffer("k_sum", torch.zeros(bins, width))
+        self.register_buffer("k_elem", torch.zeros(bins))
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def encode(self, latents: Float[Tensor, "b e t"]) -> Int[Tensor, "b t"]:
+        """The code of every latent; ValueError if a distance is not finite."""
+        b, _, t = latents.shape
+        codes, distances = nearest(self._rows(latents), self.k.float())
+        if not torch.isfinite(distances).all():
+            raise ValueError(
+                "the encoder's output is not finite: the audio holds nan, inf or huge samples; give samples in [-1, 1]"
+            )
+        return codes.view(b, t)
+
+    def decode(self, codes: Int[Tensor, "b t"]) -> Float[Tensor, "b e t"]:
+        """The codebook rows of `codes`."""
+        return self.k.float()[codes].transpose(1, 2)
+
+    def forward(self, latents: Float[Tensor, "b e t"], generator: torch.Generator | None = None) -> Quantised:
+        """Quantise, then (in training mode) move the codebook; codes and loss are those of the codebook before the move."""
+        with torch.autocast(latents.device.type, enabled=False):
+            b, _, t = latents.shape
+            x = self._rows(latents)
+            rows = x.detach()
+            if self.training and not self.initialised:
+                self._initialise(rows, generator)
+            codes, distances = nearest(rows, self.k)
+            chosen = self.k[codes]
+            commit = (chosen - x).square().mean()
+            through = x + (chosen - x).detach()  # straight through: the decoder's gradient goes to the encoder as it is
+            metrics = {"fit": distances.mean(), "pn": (rows - rows.mean()).norm() / rows.numel() ** 0.5}
+            metrics |= self._update(rows, codes, generator) if self.training else self._use(self._counts(codes))
+            return Quantised(through.view(b, t, -1).transpose(1, 2), codes.view(b, t), commit, metrics)
+
+    @torch.no_grad()
+    def restore(self, expected: float = 1.0) -> None:
+        """Start the running sums afresh around the codes as they are, each chosen `expected` times in a global batch."""
+        self.k_elem.fill_(expected)
+        self.k_sum.copy_(self.k * expected)
+        self.initialised.fill_(True)
+
+    def _rows(self, latents: Tensor) -> Float[Tensor, "n e"]:
+        return latents.float().transpose(1, 2).reshape(-1, self.width)  # (B, E, T) -> (B * T, E)
+
+    @torch.no_grad()
+    def _initialise(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> None:
+        own, noise = self._candidates(rows, generator)
+        (candidates,) = _sum_over_ranks(own)
+        self.k.copy_(candidates + noise)
+        self.restore(self._fresh(len(rows)))
+
+    @torch.no_grad()
+    def _update(self, rows: Tensor, codes: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """One step of the moving averages, dead codes restarted; the metrics of the global batch."""
+        own, noise = self._candidates(rows, generator)
+        sums = torch.zeros_like(self.k).index_add_(0, codes, rows)
+        sums, counts, candidates = _sum_over_ranks(sums, self._counts(codes), own)
+        if not torch.isfinite(sums).all():  # after the reduction: every rank stops, and the codebook is still clean
+            raise FloatingPointError("the encoder's output is not finite")
+        self.k_sum.copy_(self.mu * self.k_sum + (1 - self.mu) * sums)
+        self.k_elem.copy_(self.mu * self.k_elem + (1 - self.mu) * counts)
+        dead = self.k_elem < self.threshold
+        candidates += noise
+        metrics = self._use(counts)
+        moved = torch.where(dead[:, None], candidates, self.k_sum / self.k_elem.clamp(min=1e-30)[:, None])
+        metrics["dk"] = (moved - self.k).norm() / self.k.numel() ** 0.5
+        self.k.copy_(moved)
+        if self.reset_restarted:
+            fresh = self._fresh(len(rows))
+            self.k_elem.masked_fill_(dead, fresh)
+            self.k_sum.copy_(torch.where(dead[:, None], candidates * fresh, self.k_sum))
+        return metrics
+
+    def _candidates(
+        self, rows: Float[Tensor, "n e"], generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | float]:
+        """This rank's part of the candidates, zero where another rank owns the row, and the noise to add to their sum."""
+        rank, world = _rank_and_world()
+        if world > 1 and generator is None:
+            raise ValueError("training on several ranks needs a generator seeded alike on all of them; pass generator=")
+        index, noise = self.draw(len(rows) * world, self.bins, self.width, generator)
+        index = index.to(rows.device) - rank * len(rows)  # the batches of the ranks lie one after another
+        mine = (index >= 0) & (index < len(rows))
+        own = torch.where(mine[:, None], rows[index.clamp(0, len(rows) - 1)], 0.0)
+        return own, 0.0 if noise is None else noise.to(rows.device)
+
+    def _fresh(self, rows: int) -> float:
+        """The running count a new code starts with: the mean use of a code, or what keeps it alive; published: 1."""
+        return max(rows * _rank_and_world()[1] / self.bins, self.threshold) if self.reset_restarted else 1.0
+
+    def _counts(self, codes: Int[Tensor, "n"]) -> Float[Tensor, "k"]:
+        return torch.bincount(codes, minlength=self.bins).float()
+
+    def _use(self, counts: Float[Tensor, "k"]) -> dict[str, Tensor]:
+        p = counts / counts.sum()
+        return {
+            "entropy": -(p * (p + 1e-8).log()).sum(),
+            "used_curr": (counts >= self.threshold).sum().float(),
+            "usage": (self.k_elem >= self.threshold).sum().float(),
+            "dk": torch.zeros_like(p[0]),
+        }
+
+
+def _rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _sum_over_ranks(*tensors: Tensor) -> list[Tensor]:
+    """The tensors summed over all ranks, in one message."""
+    if _rank_and_world()[1] == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]
