@@ -1,0 +1,60 @@
+# The handshake: every target first makes .venv and installs what is missing (no root, nothing outside this folder).
+#   make demo    a song from nothing      make test    the tests of every day      make lint    style and types
+PYTHON ?= python3
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+BIN := .venv/bin
+MODEL ?= demo/model
+# .venv/bin first: mpirun, ninja and the libraries behind them must come from one place.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install demo evidence test test-long lint bench clean distclean
+.DEFAULT_GOAL := install
+
+install: .venv/.installed
+
+# The stamp is older than what it was made from -> pip looks again, and fetches only what has changed.
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv || \
+	  { echo "make: $(PYTHON) -m venv failed; it needs Python 3.10 or newer with venv (Debian: apt install python3-venv), or make PYTHON=python3.11" >&2; exit 1; }; }
+	@echo "installing the package and its extras with the tested versions of constraints.txt (the first time about 1 GB is downloaded)"
+	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e '.[train,cluster,dev]' \
+	  | sed -u -n -E '/^ *(Downloading|Building|Installing|Successfully)/{s/Successfully installed.*/installed/;s/^(Installing collected packages).*/installing/;s/^ *//;p;}'
+	@touch $@
+
+demo: install
+	$(BIN)/jukebox demo --out demo
+
+# The demo's table over 3 seeds, with longer training: at most 45 minutes on two cores.
+evidence: install
+	$(BIN)/jukebox demo --evidence --out evidence
+
+test: install
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+# The peer (transformers' port of the published code) needs older packages than ours, so it has an environment of its own.
+.venv-peer/.installed:
+	@test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	@echo "building the peer's environment .venv-peer: transformers 4.46.3 on torch 2.13.0 (the first time about 1 GB)"
+	@.venv-peer/bin/python -m pip install -q --disable-pip-version-check "transformers==4.46.3" "torch==2.13.0" numpy
+	@touch $@
+
+bench: install .venv-peer/.installed
+	@test -d $(MODEL) || { echo "make bench: no model folder $(MODEL); run make demo first, or make bench MODEL=folder" >&2; exit 2; }
+	$(BIN)/jukebox bench sample $(MODEL) --peer .venv-peer/bin/python
+
+# What was built or made here; .venv stays, because it costs a gigabyte to get back: make distclean removes it too.
+clean:
+	rm -rf demo evidence build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-peer

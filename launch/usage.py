@@ -1,0 +1,225 @@
+"""What a verb takes, read from its function: positionals, flags, their types, defaults and one line of meaning each.
+
+A verb is a plain function. Parameters before the `*` that have no default are positionals, all others are flags; the
+annotation gives the type; below the summary of the docstring each parameter has one line, `name: what it is, unit`
+(a line indented further continues it). Help, checks and error messages all come from this one reading.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+
+_TYPE_NAMES = {int: "integer", float: "number", bool: "yes/no", str: "text", Path: "path"}
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal."""
+
+    name: str
+    kind: type
+    default: Any
+    about: str
+    positional: bool
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Any:
+        """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
+        if self.choices:
+            if text not in self.choices:
+                raise UserError(
+                    f"{self.shown} got {text!r}, expected one of {', '.join(self.choices)}{nearest(text, self.choices)}"
+                )
+            return text
+        try:
+            if self.kind is bool:
+                return _TRUTHS[text.lower()]
+            value = self.kind(text)
+        except (ValueError, KeyError):
+            raise UserError(f"{self.shown} got {text!r}, expected {self._wanted()}") from None
+        if self.kind is float and not math.isfinite(value):
+            raise UserError(f"{self.shown} got {text!r}, expected {self._wanted()}, and a finite one")
+        return value
+
+    @property
+    def shown(self) -> str:
+        """The name as the person types it."""
+        return self.name.upper() if self.positional else f"--{self.name}"
+
+    def _wanted(self) -> str:
+        noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(self.kind, "text")
+        unit = next(
+            (
+                u
+                for u in ("seconds", "minutes", "hours", "Hz", "MB", "GB", "steps")
+                if re.search(rf"\b{u}\b", self.about)
+            ),
+            None,
+        )
+        return noun + (f" of {unit}" if unit else "") + (f" ({self.about})" if self.about else "")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a verb does and takes."""
+
+    verb: str
+    summary: str
+    arguments: tuple[Argument, ...]
+
+    @property
+    def positionals(self) -> list[Argument]:
+        return [a for a in self.arguments if a.positional]
+
+    @property
+    def flags(self) -> list[Argument]:
+        return [a for a in self.arguments if not a.positional]
+
+    def line(self) -> str:
+        """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
+        words = ["jukebox", self.verb, *(a.name.upper() for a in self.positionals)]
+        words += [f"--{a.name} {_TYPE_NAMES[a.kind].upper()}" for a in self.flags if a.default is REQUIRED]
+        return " ".join(words + ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags))
+
+
+def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
+    """The usage of `function` as the verb `verb`, from its signature and docstring."""
+    summary, abouts = _read_docstring(inspect.getdoc(function) or "", inspect.signature(function).parameters)
+    hints = typing.get_type_hints(function)
+    arguments = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, choices = _read_kind(hints.get(name, str))
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is REQUIRED
+        arguments.append(Argument(name, kind, parameter.default, abouts.get(name, ""), positional, choices))
+    return Usage(verb, summary, tuple(arguments))
+
+
+def _read_kind(hint: Any) -> tuple[type, tuple[str, ...]]:
+    """`float | None` -> float; `Literal["a", "b"]` -> str with choices; whatever is not a number or a truth is text."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return str, tuple(str(choice) for choice in typing.get_args(hint))
+    return (hint if hint in _TYPE_NAMES else str), ()
+
+
+def _read_docstring(doc: str, names: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """The summary, and the line of each of `names`."""
+    summary, abouts, current, indent = [], {}, None, 0
+    for line in doc.splitlines():
+        match = re.match(r"\s*-{0,2}(\w+):\s+(.*)", line)
+        if match and match[1] in names:
+            current, indent = match[1], len(line) - len(line.lstrip())
+            abouts[current] = match[2].strip()
+        elif current and line.strip() and len(line) - len(line.lstrip()) > indent:
+            abouts[current] += " " + line.strip()
+        else:
+            current = None
+            summary.append(line)
+    return "\n".join(summary).strip(), abouts
+
+
+def nearest(word: str, known: Sequence[str], mark: str = "") -> str:
+    """`; did you mean ...?` with the known word closest to `word`, or nothing when none is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {mark}{close[0]}?" if close else ""
+
+
+def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
+    """The texts typed for each argument by name, everything known, nothing twice, nothing missing. Raises UserError.
+
+    Both `--flag value` and `--flag=value`; `-` and `_` are the same in a flag's name; a truth is `--flag` or
+    `--noflag`; a value may be a negative number or a lone `-`, but one that begins with `--` needs the `=`; after a
+    lone `--` all words are positionals.
+    """
+    flags = {a.name: a for a in usage.arguments}
+    given: dict[str, str] = {}
+    positionals: list[str] = []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--":
+            positionals += queue
+            break
+        if not re.match(r"--?[A-Za-z_]", word):
+            positionals.append(word)
+            continue
+        typed, equals, value = word.partition("=")
+        name = typed.lstrip("-").replace("-", "_")
+        if (
+            name not in flags
+            and (positive := re.sub("^no_?", "", name)) in flags
+            and flags[positive].kind is bool
+            and not equals
+        ):
+            name, equals, value = positive, "=", "false"
+        if name not in flags:
+            known = [a.name for a in usage.flags] or ["help"]
+            raise UserError(
+                f"there is no flag {typed}{nearest(name, known, '--')} (jukebox {usage.verb} --help lists them)"
+            )
+        if name in given:
+            raise UserError(f"--{name} is given twice")
+        if not equals:
+            if flags[name].kind is bool:
+                value = queue.pop(0) if queue and queue[0].lower() in ("true", "false") else "true"
+            elif queue and not re.match(r"--[A-Za-z_]", queue[0]):
+                value = queue.pop(0)
+            else:
+                after = f" before {queue[0]} (a value that begins with -- is written {typed}=VALUE)" if queue else ""
+                raise UserError(f"{typed} needs a value{after}: {flags[name].about or _TYPE_NAMES[flags[name].kind]}")
+        given[name] = value
+    open_places = [a for a in usage.positionals if a.name not in given]
+    if len(positionals) > len(open_places):
+        extra = positionals[len(open_places)]
+        raise UserError(f"{extra!r} is one word too many; usage: {usage.line()} (a text with spaces needs quotes)")
+    given |= {a.name: value for a, value in zip(open_places, positionals)}
+    missing = [a for a in usage.arguments if a.default is REQUIRED and a.name not in given]
+    if missing:
+        raise UserError(f"{missing[0].shown} is missing ({missing[0].about or 'see --help'}); usage: {usage.line()}")
+    return given
+
+
+def render(usage: Usage) -> str:
+    """The help page of a verb: what it does, its positionals, its flags with type, meaning, unit and default."""
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+    text = f"{usage.line()}\n\n{usage.summary}\n"
+    for title, arguments in (("arguments", usage.positionals), ("flags", usage.flags)):
+        if arguments:
+            text += f"\n{title}:\n" + "".join(_render_argument(a, width) for a in arguments)
+    return text
+
+
+def _render_argument(argument: Argument, width: int) -> str:
+    kind = "|".join(argument.choices) or _TYPE_NAMES[argument.kind]
+    head = (
+        f"  {argument.name.upper()}"
+        if argument.positional
+        else f"  --{argument.name} {kind.upper() if not argument.choices else kind}"
+    )
+    if argument.kind is bool:
+        head = f"  --{argument.name} / --no{argument.name}"
+    default = {REQUIRED: "" if argument.positional else " (must be given)", None: "", "": ""}
+    shown = default[argument.default] if argument.default in default else f" (default {_show(argument.default)})"
+    body = textwrap.wrap(argument.about + shown, width - 32) or [""]
+    first = f"{head:<30}  {body.pop(0)}\n" if len(head) <= 30 else f"{head}\n"
+    return first + "".join(f"{'':<32}{line}\n" for line in body)
+
+
+def _show(default: Any) -> str:
+    return ("yes" if default else "no") if isinstance(default, bool) else str(default)
