@@ -3,8 +3,8 @@
 Every call runs in a worker process. Decoders are C code fed with files from anywhere: one that dies of a segmentation
 fault costs its song and nothing else, because a worker works on one item at a time and is started again. Workers are
 plain child processes that read pickles from a pipe rather than `multiprocessing`'s: those import the caller's main
-script again (a script without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item when
-one worker dies.
+script again (a script without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item
+when one worker dies.
 
 Under `mpirun`, with mpi4py, every rank takes its share of each round and rank 0 gets all results in order.
 """
@@ -20,6 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
@@ -166,10 +167,8 @@ class _Worker:
         if process is None:
             return None
         for stream in (process.stdin, process.stdout):
-            try:
+            with suppress(OSError):  # a broken pipe has nothing left to flush
                 stream.close()  # type: ignore[union-attr]
-            except OSError:  # a broken pipe has nothing left to flush
-                pass
         try:
             return process.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
@@ -194,17 +193,17 @@ def serve() -> None:
         try:
             answer = pickle.dumps((True, function(item)))
         except Exception as error:
-            error.add_note(f"in a worker process, on {item!r}:\n{traceback.format_exc()}")
-            answer = _pickled_error(error)
+            answer = _pickled_error(error, f"in a worker process, on {item!r}:\n{traceback.format_exc()}")
         replies.write(answer)
         replies.flush()
 
 
-def _pickled_error(error: Exception) -> bytes:
-    """Pickle an error, or its text where the error itself does not survive pickling."""
+def _pickled_error(error: Exception, note: str) -> bytes:
+    """Pickle an error with its traceback as a note (Python 3.11), or their text where the error does not survive."""
+    error.__dict__.setdefault("__notes__", []).append(note)
     try:
         answer = pickle.dumps((False, error))
         pickle.loads(answer)
         return answer
     except Exception:
-        return pickle.dumps((False, RuntimeError("\n".join([repr(error), *getattr(error, "__notes__", [])]))))
+        return pickle.dumps((False, RuntimeError(f"{error!r} {note}")))
