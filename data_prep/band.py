@@ -101,6 +101,7 @@ class Score:
     tonic: int
     chords: tuple[int, ...]  # a degree a bar
     tune: tuple[int, ...]  # a MIDI pitch a beat, whether it is sung or not
+    end: int  # the bar of the last chord
 
     def chord(self, bar: int, centre: int = 60) -> list[int]:
         """The three pitches of a bar's chord, each in the octave round `centre`, lowest first: voices move little."""
@@ -122,22 +123,26 @@ def write_score(artist: Artist, genre: Genre, seconds: float, rng: np.random.Gen
     bottom, top = artist.lowest, artist.lowest + 14
     ladder = [p for p in range(bottom, top + 1) if (p - tonic) % 12 in artist.scale]
     phrase: list[int] = []
-    at, direction = len(ladder) // 2, 1
+    at, crest = len(ladder) // 2, rng.uniform(0.35, 0.65)
     for beat in range(4 * genre.bar):
+        place = beat / (4 * genre.bar)
+        height = place / crest if place < crest else (1 - place) / (1 - crest)  # an arch over the four bars
+        aim = (0.25 + 0.6 * height) * (len(ladder) - 1)
         degree = progression[beat // genre.bar]
         tones = {degree_pitch(artist, tonic, degree + i) % 12 for i in (0, 2, 4)}
-        wish = int(np.clip(at + direction * rng.choice((0, 1, 1, 2)), 0, len(ladder) - 1))
-        if wish in (0, len(ladder) - 1) or rng.random() < 0.3:
-            direction = -direction
-        if beat % genre.bar in (0, 2) or beat == 4 * genre.bar - 1:  # strong beats sing a note of the chord
-            wish = min((i for i, p in enumerate(ladder) if p % 12 in tones), key=lambda i: abs(i - wish))
-        at = wish
+        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # where only a note of the chord will do
+        leap = np.abs(np.arange(len(ladder)) - at)
+        cost = 0.5 * np.abs(np.arange(len(ladder)) - aim) + 0.5 * np.maximum(leap - 1, 0) ** 2 + 1.2 * (leap == 0)
+        cost += 1.5 * rng.random(len(ladder)) + [100.0 * (strong and p % 12 not in tones) for p in ladder]
+        at = int(np.argmin(cost))
         phrase.append(ladder[at])
-    home = near(tonic, artist.lowest + 5)
-    second = phrase[: 3 * genre.bar] + phrase[3 * genre.bar : -2] + [near(tonic + artist.scale[1], home), home]
+    before = phrase[3 * genre.bar - 1]
+    home = min((p for p in ladder if (p - tonic) % 12 == 0), key=lambda p: abs(p - before))
+    step = min((p for p in ladder if p != home), key=lambda p: abs(p - home) - 0.5 * (p > home))
+    second = phrase[: 3 * genre.bar] + [step] + [home] * (genre.bar - 1)
     tune = [(phrase, second)[(bar - genre.intro) // 4 % 2][(bar - genre.intro) % 4 * genre.bar + beat]
             for bar in range(bars) for beat in range(genre.bar)]  # fmt: skip
-    return Score(artist, genre, tonic, tuple(chords), tuple(tune))
+    return Score(artist, genre, tonic, tuple(chords), tuple(tune), end)
 
 
 Stroke = tuple[float, str, int, float, float]  # beat, instrument, pitch, beats, loudness
@@ -195,10 +200,32 @@ def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
     fills = (bar - genre.intro) % 4 == 3
     for at, name, loud in genre.drums:
         if not (fills and at >= genre.bar - 1):
-            yield at, name, 0, 0.0, loud
+            yield at, name, 0, 0.0, 0.85 * loud
     if fills:
         for at, name, loud in genre.fill:
-            yield at, name, 0, 0.0, loud
+            yield at, name, 0, 0.0, 0.85 * loud
+
+
+def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The tune an octave up before the singer comes in; later an answer at the end of every second bar, in the rest."""
+    genre, lead = score.genre, score.artist.lead
+    first = bar * genre.bar
+    if bar < genre.intro:
+        for beat in range(genre.bar):
+            yield beat, lead, score.tune[first + beat] + 12, 1.0, 1.2
+    elif (bar - genre.intro) % 2 == 1:
+        last, onward = score.tune[first + genre.bar - 1], score.tune[first + genre.bar]
+        yield genre.bar - 1, lead, last + 12, 0.5, 1.1
+        yield genre.bar - 0.5, lead, onward + 12, 0.5, 0.9  # the note that the singer comes in on
+
+
+def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The last chord: everybody holds the tonic."""
+    yield 0, "bass", score.root(bar), 4.0, 1.0
+    yield 0, "kick", 0, 0.0, 1.0
+    yield 0, "open", 0, 0.0, 0.8
+    for pitch in (*score.chord(bar), score.chord(bar)[0] + 12):
+        yield 0, score.artist.chords, pitch, 4.0, 0.8
 
 
 def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -206,10 +233,11 @@ def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator)
     genre = score.genre
     sound = np.zeros(samples, np.float32)
     for bar in range(len(score.chords)):
-        strokes = [*chord_strokes(score, bar), *bass_strokes(score, bar), *drum_strokes(score, bar)]
-        if bar < genre.intro:
-            tune = score.tune[bar * genre.bar : (bar + 1) * genre.bar]
-            strokes += [(i, score.artist.lead, pitch + 12, 1.0, 1.3) for i, pitch in enumerate(tune)]
+        if bar < score.end:
+            strokes = [*chord_strokes(score, bar), *bass_strokes(score, bar), *drum_strokes(score, bar)]
+            strokes += lead_strokes(score, bar)
+        else:
+            strokes = last_strokes(score, bar) if bar == score.end else []
         for at, instrument, pitch, beats, loud in strokes:
             whole, half = divmod(at, 1.0)
             swung = whole + (

@@ -9,19 +9,17 @@ noise is kept below about 6 kHz, because a codec that learns on a small budget l
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
 
-Pitch = TypeVar("Pitch", float, np.ndarray)
 LOUDNESS = 0.2  # RMS of the first quarter second of every pitched note
 CEILING = 5000.0  # Hz; partials above are left out
 DRAWBARS = {1: 1.0, 2: 0.6, 3: 0.45, 4: 0.3, 6: 0.16, 8: 0.08}  # harmonic -> amplitude of the organ
 
 
-def hertz(pitch: Pitch) -> Pitch:
-    """The frequency in Hz of a MIDI pitch, or of many: A4 = 69 = 440 Hz."""
+def hertz(pitch: float) -> float:
+    """The frequency in Hz of a MIDI pitch: A4 = 69 = 440 Hz."""
     return 440.0 * 2.0 ** ((pitch - 69) / 12)
 
 
@@ -56,7 +54,7 @@ def organ(pitch: int, length: int, sample_rate: int) -> np.ndarray:
     t = np.arange(length) / sample_rate
     tone = np.zeros(length)
     for k, amplitude in DRAWBARS.items():
-        if k * hertz(pitch) < CEILING:
+        if k * hertz(pitch) < min(CEILING, 0.45 * sample_rate):
             tone += amplitude * np.sin(2 * np.pi * k * hertz(pitch) * t)
     return tone * (1 - 0.08 * np.cos(2 * np.pi * 5.8 * t)) * np.minimum(1, t / 0.018)
 
@@ -68,7 +66,7 @@ def reed(pitch: int, length: int, sample_rate: int) -> np.ndarray:
     for detune in (1.0, 1.0045):
         for k in range(1, 13):
             frequency = k * hertz(pitch) * detune
-            if frequency < CEILING:
+            if frequency < min(CEILING, 0.45 * sample_rate):
                 colour = 0.35 + 1 / (1 + ((frequency - 1100) / 500) ** 2)
                 tone += colour / k**0.7 * np.sin(2 * np.pi * frequency * t + k * k)
     return tone * np.minimum(1, t / 0.03)

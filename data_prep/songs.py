@@ -30,7 +30,7 @@ SENTENCES = (
     "the A N will V D", "the N and N V D", "V D with the A N", "you and the N will V", "the N will V D",
     "V with the A N", "V under the N", "all the A N will V", "you will V and V D",
 )  # fmt: skip
-LOUDNESS = 0.18  # RMS of a sung vowel; the band has half of it
+LOUDNESS = 0.2  # RMS of a sung vowel; the band has 0.4 of it, so that the voice is 6 dB over it
 FLOOR = 0.0007  # RMS of the noise under everything: a prior that has heard digital silence learns to fall into it
 
 
@@ -160,7 +160,7 @@ def make_song(
     voice, words = sing_lyrics(lyrics, score, seconds, sample_rate)
     samples = len(voice)
     band = play(score, samples, sample_rate, band_rng)
-    band *= np.float32(LOUDNESS / 2 / (np.sqrt(np.mean(band * band)) + 1e-9))
+    band *= np.float32(0.4 * LOUDNESS / (np.sqrt(np.mean(band * band)) + 1e-9))
     mix = reverberate(band + np.float32(LOUDNESS) * voice, sample_rate)
     fade = min(samples, int(0.4 * sample_rate))
     mix[samples - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)

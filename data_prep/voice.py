@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.instruments import hertz, noise_band
+from data_prep.instruments import CEILING, hertz, noise_band
 
 CONTROL = 0.005  # seconds between two control frames
 CONSONANT = 0.075  # seconds
@@ -39,7 +39,7 @@ NOISE = {
     "d": (2000, 4200, 0.25, 0.6), "g": (1200, 2400, 0.25, 0.6), "j": (2000, 4500, 0.22, 0.3),
 }  # fmt: skip
 BANDWIDTH = np.array([95.0, 120.0, 180.0], np.float32)
-STRENGTH = np.array([1.0, 0.62, 0.30], np.float32)
+STRENGTH = np.array([1.0, 0.58, 0.22], np.float32)
 
 
 class Syllable(NamedTuple):
@@ -125,25 +125,25 @@ def controls(line: Sequence[Syllable], word_ends: set[float], start: float, fram
     formants[last:] = formants[max(0, last - 1)]
     loudness[max(0, frame(line[-1].end) - 4) :] = 0.0
     vibrato = 1 + 0.009 * smooth(wobble, 5) * np.sin(2 * np.pi * 5.5 * step * np.arange(frames))
-    return hertz(smooth(pitch, 7)) * vibrato, smooth(formants, 5), smooth(loudness, 3)
+    return hertz(0) * 2 ** (smooth(pitch, 7) / 12) * vibrato, smooth(formants, 5), smooth(loudness, 3)
 
 
-def harmonics(pitch: np.ndarray, formants: np.ndarray, loudness: np.ndarray) -> np.ndarray:
-    """Amplitudes (K, frames) float32 of the harmonics under 5 kHz; every frame has RMS `loudness`."""
-    count = int(5000 / pitch.min())
+def harmonics(pitch: np.ndarray, formants: np.ndarray, loudness: np.ndarray, top: float) -> np.ndarray:
+    """Amplitudes (K, frames) float32 of the harmonics under `top` Hz; every frame has RMS `loudness`."""
+    count = int(top / pitch.min())
     k = np.arange(1, count + 1, dtype=np.float32)[:, None]
     frequency = k * pitch.astype(np.float32)
     amplitude = np.float32(0.012) / np.sqrt(k) * np.ones_like(frequency)
     for i in range(3):
         distance = (frequency - formants[:, i].astype(np.float32)) / BANDWIDTH[i]
         amplitude += STRENGTH[i] / (1 + distance * distance)
-    amplitude *= np.clip((5000 - frequency) / 1000, 0, 1)
+    amplitude *= np.clip((top - frequency) / 1000, 0, 1)
     amplitude *= loudness.astype(np.float32) / np.sqrt(np.sum(amplitude * amplitude, 0) / 2)
     return amplitude * np.where(np.cos(np.pi * k * k / count) < 0, -1, 1).astype(np.float32)  # signs: a lower peak
 
 
 def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate: int, block: int = 192) -> np.ndarray:
-    """Sound ((frames - 1) * hop,) of harmonics with amplitudes (K, frames) and pitch (frames,), straight between frames.
+    """Sound ((frames - 1) * hop,) of harmonics whose amplitudes (K, frames) and pitch (frames,) go straight between.
 
     Clenshaw's recurrence: one cosine and one sine a sample, then a few multiply-adds for each harmonic.
     """
@@ -178,7 +178,8 @@ def sing(
     first, step = round(line[0].start * sample_rate), hop / sample_rate
     frames = int((line[-1].end - line[0].start) / step) + 3
     pitch, formants, loudness = controls(line, word_ends, first / sample_rate, frames, step, throat)
-    sound = sum_of_sines(harmonics(pitch, formants, loudness), pitch, hop, sample_rate)
+    top = min(CEILING, 0.45 * sample_rate)
+    sound = sum_of_sines(harmonics(pitch, formants, loudness, top), pitch, hop, sample_rate)
     for syllable in line:
         for letter, begin, end in letter_spans(syllable):
             if letter in NOISE:
