@@ -170,7 +170,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (b, emb_width, s) to audio (b, channels, s * hop); stages run from last to first, each undoing its namesake."""
+    """Latents (b, emb_width, s) to audio (b, channels, s * hop); the stages run from last to first."""
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 A codec hears a waveform at several levels of coarseness. Level 0 is the finest and level `len(hops) - 1` the coarsest;
 one element of level `l` stands for `hops[l]` samples. Each level can be encoded and decoded alone, which is what lets a
-song be written coarse to fine and heard at every stage. A codec never hears of priors, and a prior never asks which codec
-wrote.
+song be written coarse to fine and heard at every stage. A codec never hears of priors, and a prior never asks which
+codec wrote.
 """
 
 from __future__ import annotations

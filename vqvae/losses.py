@@ -50,7 +50,7 @@ def linf(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwi
 
 
 def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
-    """What a spectral loss compares: the "mean" of the channels (published: deaf to stereo), the "channels", or "mid_side"."""
+    """What a spectral loss compares: the channels' "mean" (published: deaf to stereo), "channels", or "mid_side"."""
     if audio.shape[1] == 1 or stereo == "channels":
         return audio.flatten(0, 1)
     if stereo == "mean":

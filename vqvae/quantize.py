@@ -37,7 +37,7 @@ def draw_rows(
 
 
 def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-    """The nearest row of `k` to each row of `x` and its squared distance, in blocks: never all of `x` against all of `k`."""
+    """The nearest row of `k` to each row of `x` and its squared distance, a block of rows at a time."""
     block = max(1, (2**26 if x.is_cuda else 2**21) // len(k))
     k_squared = k.square().sum(1)
     codes, distances = [], []
@@ -94,7 +94,7 @@ class Codebook(nn.Module):
         return self.k.float()[codes].transpose(1, 2)
 
     def forward(self, latents: Float[Tensor, "b e t"], generator: torch.Generator | None = None) -> Quantised:
-        """Quantise, then (in training mode) move the codebook; codes and loss are those of the codebook before the move."""
+        """Quantise, then (in training mode) move the codebook; codes and loss are those of before the move."""
         with torch.autocast(latents.device.type, enabled=False):
             b, _, t = latents.shape
             x = self._rows(latents)
@@ -111,7 +111,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restore(self, expected: float = 1.0) -> None:
-        """Start the running sums afresh around the codes as they are, each chosen `expected` times in a global batch."""
+        """Start the running sums afresh around the codes as they are, each chosen `expected` times a global batch."""
         self.k_elem.fill_(expected)
         self.k_sum.copy_(self.k * expected)
         self.initialised.fill_(True)
@@ -151,7 +151,7 @@ class Codebook(nn.Module):
     def _candidates(
         self, rows: Float[Tensor, "n e"], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | float]:
-        """This rank's part of the candidates, zero where another rank owns the row, and the noise to add to their sum."""
+        """This rank's part of the candidates, zero where another rank owns the row, and noise to add to their sum."""
         rank, world = _rank_and_world()
         if world > 1 and generator is None:
             raise ValueError("training on several ranks needs a generator seeded alike on all of them; pass generator=")

@@ -191,7 +191,7 @@ class VQVAE(Codec):
         quantise: bool = True,
         bandwidth: Bandwidth | None = None,
     ) -> dict[str, Tensor]:
-        """Total loss under "loss" and all that is worth logging, detached, by name; in training mode the codebooks move.
+        """Total loss under "loss" and all worth logging, detached, by name; in training mode the codebooks move.
 
         With `quantise` False the latents go straight to the decoder; the first call with True then finds latents worth
         choosing a codebook from. `generator` (on the CPU, seeded alike on all ranks) draws candidate codes.
@@ -294,7 +294,7 @@ class Ruler:
         return (error / scale).mean()
 
     def _spectral_resolutions(self) -> list[Resolution]:
-        """The transform of the spectral term and of the convergence metric; clips too short for it go without the metric."""
+        """The transform of the spectral term and of the convergence metric; too short clips go without the metric."""
         long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
         return [self.config.spectral_stft] if self.config.spectral or long_enough else []
 
