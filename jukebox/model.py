@@ -1,0 +1,228 @@
+"""Jukebox: a model folder, that is a codec and a prior per level with the vocabularies they speak.
+
+    config.json         codec: kind, file, configuration; priors: level, kind, file, reads, writes, configuration
+    codec.safetensors   every trained level of the codec (names start with `levels.<level>.`)
+    prior_2.safetensors .. prior_0.safetensors
+    labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary
+    card.md             what this is, for people
+
+A level is read when it is asked for, and only that: safetensors files are memory-mapped, and parameters are built without memory
+before they are filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from data_prep.labels import Labels
+from priors.autoregressive import AutoregressivePrior, PriorConfig
+from priors.lyrics import PLAIN, Characters
+from vqvae.vqvae import VQVAE, VQVAEConfig
+
+CONFIG, CODEC = "config.json", "codec.safetensors"
+
+
+def write_json(path: Path, data: dict) -> None:
+    """Write a json file so that a reader sees the old one or the new one, never half of it."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def file_hash(path: Path, digits: int = 12) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+
+
+class Jukebox:
+    """A model folder opened; see the head of this module for what lies in it."""
+
+    def __init__(self, folder: Path, config: dict):
+        self.folder, self.config = Path(folder), config
+        self.codec_config = VQVAEConfig.from_dict(config["codec"]["config"])
+        self.prior_configs = {p["level"]: PriorConfig.from_json(p["config"]) for p in config["priors"]}
+
+    # ---- opening and making
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Jukebox:
+        """Open a model folder; nothing heavy is read yet."""
+        folder = Path(folder)
+        if not (folder / CONFIG).is_file():
+            raise UserError(
+                f"{folder} holds no {CONFIG}; expected a model folder: train one with `jukebox train`, or give another path"
+            )
+        try:
+            return cls(folder, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{folder / CONFIG} is not a model configuration of this version ({error!r}); train or import it again"
+            ) from error
+
+    @classmethod
+    def create(cls, folder: str | Path, codec: VQVAEConfig, vocabulary: Characters | None = None) -> Jukebox:
+        """Open a model folder, made first where there is none; an existing one must have the same codec configuration."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if (folder / CONFIG).is_file():
+                model = cls.from_pretrained(folder)
+                if model.codec_config != codec:
+                    raise UserError(
+                        f"{folder} already holds a codec of another configuration; name another --out, or the same preset"
+                    )
+                return model
+            config = {"format": 1, "codec": {"kind": "vqvae", "file": CODEC, "config": asdict(codec)}, "priors": []}
+            write_json(folder / "lyrics.json", (vocabulary or Characters(PLAIN)).to_json())
+            write_json(folder / CONFIG, config)
+        return cls.from_pretrained(folder)
+
+    # ---- what it speaks
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec_config.sample_rate
+
+    @property
+    def hops(self) -> tuple[int, ...]:
+        return self.codec_config.hops
+
+    @property
+    def labels(self) -> Labels:
+        path = self.folder / "labels.json"
+        return Labels.load(path) if path.is_file() else Labels(("unknown",), ("unknown",), None)
+
+    def save_labels(self, labels: Labels) -> None:
+        labels.save(self.folder / "labels.json")
+
+    @property
+    def vocabulary(self) -> Characters:
+        data = json.loads((self.folder / "lyrics.json").read_text(encoding="utf-8"))
+        return Characters(data["symbols"])
+
+    # ---- the codec
+
+    def trained_levels(self) -> tuple[int, ...]:
+        """Levels of the codec that have weights on disk."""
+        path = self.folder / CODEC
+        if not path.is_file():
+            return ()
+        with safe_open(path, "pt") as file:
+            return tuple(sorted({int(name.split(".")[1]) for name in file.keys()}))  # noqa: SIM118
+
+    def codec(self, levels: Collection[int] | None = None) -> VQVAE:
+        """The codec, ready for use; only the levels asked for are read (default: all that are trained)."""
+        trained = self.trained_levels()
+        levels = trained if levels is None else tuple(sorted(levels))
+        missing = sorted(set(levels) - set(trained))
+        if missing or not levels:
+            raise UserError(
+                f"{self.folder} has no trained codec for level {', '.join(map(str, missing)) or '0, 1 or 2'}; "
+                "run `jukebox train vqvae` first"
+            )
+        codec = VQVAE(self.codec_config, levels)
+        with safe_open(self.folder / CODEC, "pt") as file:
+            names = [name for name in file.keys() if int(name.split(".")[1]) in levels]  # noqa: SIM118
+            codec.load_state_dict({name: file.get_tensor(name) for name in names})
+        return codec.eval()
+
+    def save_codec(self, codec: VQVAE) -> None:
+        """Write the levels that `codec` holds, keeping the others; safe beside another process that writes other levels."""
+        with FileLock(self.folder / ".lock"):
+            path, tensors = self.folder / CODEC, dict(codec.state_dict())
+            mine = {name.split(".")[1] for name in tensors}
+            if path.is_file():
+                with safe_open(path, "pt") as file:
+                    kept = [name for name in file.keys() if name.split(".")[1] not in mine]  # noqa: SIM118
+                    tensors |= {name: file.get_tensor(name).clone() for name in kept}
+            write_tensors(path, tensors)
+            self.write_card()
+
+    def codec_hash(self) -> str:
+        """Names the codec's weights: codes of one codec mean nothing to another."""
+        return file_hash(self.folder / CODEC)
+
+    # ---- priors
+
+    def prior(self, level: int, dtype: torch.dtype = torch.float32) -> AutoregressivePrior:
+        """The prior of a level, ready for use; no other file is read."""
+        path = self.folder / f"prior_{level}.safetensors"
+        if level not in self.prior_configs or not path.is_file():
+            raise UserError(
+                f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}` first"
+            )
+        with torch.device("meta"):
+            prior = AutoregressivePrior(self.prior_configs[level])
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+        prior.load_state_dict(state, assign=True)
+        for parameter in prior.parameters():
+            parameter.requires_grad_(False)
+        return prior.eval()
+
+    def save_prior(self, level: int, prior: AutoregressivePrior) -> None:
+        """Write the prior of a level and name it in the configuration."""
+        with FileLock(self.folder / ".lock"):
+            file = f"prior_{level}.safetensors"
+            write_tensors(self.folder / file, dict(prior.state_dict()))
+            entry = {
+                "level": level, "kind": "autoregressive", "file": file,
+                "reads": list(prior.spec.reads), "writes": list(prior.spec.writes), "config": prior.config.to_json(),
+            }  # fmt: skip
+            config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            config["priors"] = sorted(
+                [p for p in config["priors"] if p["level"] != level] + [entry], key=lambda p: p["level"]
+            )
+            write_json(self.folder / CONFIG, config)
+            self.__init__(self.folder, config)
+            self.write_card()
+
+    def hashes(self) -> dict[str, str]:
+        """Hash of every weight file, for the provenance of a run."""
+        return {path.name: file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))}
+
+    def write_card(self) -> None:
+        """card.md: sizes and parts, for people."""
+        codec = self.codec_config
+        lines = [
+            "# A Jukebox model", "",
+            f"- sound: {codec.sample_rate} Hz, {codec.channels} channel(s); hops {', '.join(map(str, codec.hops))} samples a code",
+            f"- codec: {codec.bins} codes a level; trained levels: {', '.join(map(str, self.trained_levels())) or 'none'}",
+        ]  # fmt: skip
+        for level, prior in sorted(self.prior_configs.items(), reverse=True):
+            hears = [
+                name
+                for name, part in (
+                    ("labels", prior.labels),
+                    ("lyrics", prior.lyrics),
+                    (f"level {level + 1}", prior.above),
+                )
+                if part
+            ]
+            seconds = prior.n_ctx * prior.hop / prior.sample_rate
+            lines.append(f"- prior of level {level}: width {prior.trunk.width}, depth {prior.trunk.depth}, window {prior.n_ctx} codes "
+                         f"({seconds:.2f} s); hears {', '.join(hears) or 'nothing'}")  # fmt: skip
+        (self.folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,133 @@
+"""Song: what a person says of a song, and the Conditions that follow for one window of one level.
+
+A song is prepared once (names to ids, lyrics to ids with the second at which each letter is sung) and then asked for windows.
+Lyrics without times are placed by line and beat at the pace of the music the model was trained on (`data_prep.align`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from data_prep.align import TimedText, character_seconds, place
+from data_prep.labels import Labels
+from data_prep.manifest import SongRow
+from priors.autoregressive import PriorConfig
+from priors.conditions import Conditions, Lyrics
+from priors.lyrics import Characters, Tokens, linear_window, timed_window
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song as a person names it; `seconds` is the length of the whole song, which the timing condition tells the prior."""
+
+    artist: str | None = None
+    genres: tuple[str, ...] = ()
+    lyrics: str | None = None
+    word_times: tuple[TimedText, ...] = ()
+    seconds: float = 0.0
+
+    def placed(self, labels: Labels) -> Song:
+        """The same song with plain lyrics placed in time, by line and beat."""
+        if self.word_times or not (self.lyrics and self.lyrics.strip()):
+            return self
+        return replace(self, word_times=tuple(place(self.lyrics, self.seconds, labels.pace, self.genres)))
+
+
+@dataclass(frozen=True)
+class Wear:
+    """How conditions are worn down in training, so that each may be absent later: probabilities, and seconds of jitter (SD)."""
+
+    labels: float = 0.0
+    lyrics: float = 0.0
+    times: float = 0.0
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A song in ids: artist, genres, letters, and the second at which each letter is sung (nan: unknown)."""
+
+    artist: int
+    genres: tuple[int, ...]
+    ids: Int[np.ndarray, " n"]
+    seconds: Float[np.ndarray, " n"]
+    total: int  # samples of the whole song
+    tokens: Tokens
+
+    @staticmethod
+    def of(song: Song, labels: Labels, vocabulary: Characters, sample_rate: int) -> Prepared:
+        text = song.lyrics or ""
+        tokens = vocabulary.encode(text)
+        when = character_seconds(text, song.word_times) if song.word_times else np.full(len(text), np.nan, np.float32)
+        return Prepared(
+            labels.artist_id(song.artist),
+            tuple(labels.genre_ids(song.genres)),
+            tokens.ids,
+            when[tokens.positions] if len(tokens.ids) else np.zeros(0, np.float32),
+            round(song.seconds * sample_rate),
+            tokens,
+        )
+
+
+def window_conditions(
+    song: Prepared,
+    config: PriorConfig,
+    start: int,
+    above: Int[np.ndarray, " s"] | None = None,
+    wear: Wear | None = None,
+    rng: np.random.Generator | None = None,
+) -> Conditions:
+    """Conditions (batch of one) of the window that starts at code `start` of this prior's level.
+
+    With `wear` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
+    """
+
+    def chance(p: float) -> bool:
+        return rng is not None and p > 0 and rng.random() < p
+
+    wear = wear or Wear()
+    offset, length = start * config.hop, config.n_ctx * config.hop
+    fields: dict = {}
+    if config.labels:
+        known = not chance(wear.labels)
+        bag = (list(song.genres) if known else [0])[: config.labels.max_genres]
+        fields["artist"] = torch.tensor([song.artist if known else 0])
+        fields["genres"] = torch.tensor([bag + [-1] * (config.labels.max_genres - len(bag))])
+        if config.labels.timing_bins:
+            fields["timing"] = torch.tensor([[max(song.total, offset + 1), offset, length]])
+    if config.lyrics:
+        ids, seconds = (song.ids, song.seconds) if not chance(wear.lyrics) else (song.ids[:0], song.seconds[:0])
+        if chance(wear.times):
+            seconds = np.full_like(seconds, np.nan)
+        elif rng is not None and wear.jitter:
+            seconds = seconds + rng.normal(0.0, wear.jitter, len(seconds)).astype(np.float32)
+        fields["lyrics"] = _lyric_window(ids, seconds, config, max(song.total, offset + 1), offset, length)
+    if above is not None:
+        fields["above"] = torch.from_numpy(np.ascontiguousarray(above).astype(np.int64))[None]
+    return Conditions(**fields)
+
+
+def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, length: int) -> Lyrics:
+    n = config.n_tokens
+    if not np.isnan(seconds).all():
+        first = timed_window(seconds, n, (offset + length / 2) / config.sample_rate)
+    else:
+        first = linear_window(len(ids), n, total, offset, length)
+    pad, first = max(0, -first), max(0, first)
+    window = np.concatenate([np.zeros(pad, np.int64), ids[first : first + n - pad]])
+    when = np.concatenate([np.full(pad, np.nan), seconds[first : first + n - pad] - offset / config.sample_rate])
+    return Lyrics(torch.from_numpy(window)[None], torch.from_numpy(when.astype(np.float32))[None])
+
+
+def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Characters, sample_rate: int) -> list[Prepared]:
+    return [Prepared.of(song, labels, vocabulary, sample_rate) for song in songs]
+
+
+def song_of(row: SongRow) -> Song:
+    """A row of the manifest as a song."""
+    return Song(row.artist, row.genres, row.lyrics, row.word_times, row.seconds)
