@@ -39,7 +39,7 @@ def pluck(pitch: int, length: int, sample_rate: int) -> np.ndarray:
     part = period - 0.5 - delay  # the loop also turns by this fraction of a sample, else high strings are out of tune
     gain = 0.001 ** (period / sample_rate / 2.2)  # 60 dB in 2.2 s, before the smoothing takes the highs
     taps = gain * np.convolve([0.5, 0.5], [1 - part, part])
-    burst = noise_band(f"pluck {pitch}", delay + 2, 0.0, 2800.0, sample_rate)
+    burst = noise_band(f"pluck {pitch}", delay + 2, 0.0, 2000.0, sample_rate)
     burst = burst - np.roll(burst, max(1, delay // 5))  # plucked at a fifth of the string
     string = np.zeros(length + 2 * delay + 2)
     string[: delay + 2] = burst - burst.mean()

@@ -77,11 +77,11 @@ def set_lyrics(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple
     for line in lyrics.splitlines():
         placed = []
         for word in line.split():
-            end = beat + len(split_syllables(word))
-            if end * genre.beat > seconds:
-                break
             placed.append((word, beat))
-            beat = end
+            beat += len(split_syllables(word))
+            if beat * genre.beat > seconds:
+                yield placed[:-1]
+                return
         if placed:
             yield placed
             beat = next_line(beat, genre.bar)
@@ -94,7 +94,7 @@ def sing_lyrics(
     beat = score.genre.beat
     sound = np.zeros(round(seconds * sample_rate), np.float32)
     words = []
-    for line in set_lyrics(lyrics, score.genre, seconds):
+    for line in filter(None, set_lyrics(lyrics, score.genre, seconds)):
         syllables = []
         for word, first in line:
             parts = split_syllables(word)
