@@ -1,0 +1,173 @@
+"""Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms and curves for the docs.
+
+`write_page` reads nothing but the run folder (run.json, progress.jsonl, audio/*.wav), so it can be called after every
+window, after a kill, and years later. Pictures depend on the sound alone and are drawn again when the sound is newer.
+Their frequency axis is mel up to 11 kHz; each row holds the mean power between its two edges, read off the running sum
+of the spectrum: no row is empty at the bottom, and none skips a partial at the top.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import wave
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.errors import UserError
+from jukebox.page import Sounding, hertz_labels, mel, page_html, top_hz
+
+RANGE_DB = 75.0
+
+
+def read_wav(path: Path) -> tuple[Float[np.ndarray, "c t"], int]:
+    """A 16-bit PCM wav as (channels, frames) in -1..1, and its sample rate; wave.Error or EOFError if it is none."""
+    with wave.open(str(path), "rb") as file:
+        if file.getsampwidth() != 2:
+            raise wave.Error(f"{path} has {8 * file.getsampwidth()} bits a sample, 16 were expected")
+        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+        return samples.reshape(-1, file.getnchannels()).T.astype(np.float32) / 32768, file.getframerate()
+
+
+def spectrogram(
+    audio: Float[np.ndarray, "*c t"], sample_rate: int, columns: int = 1200, rows: int = 256
+) -> Float[np.ndarray, "rows columns"]:
+    """Decibels below the loudest spot (0..-75, row 0 the lowest), even in time and on the mel scale up to 11 kHz."""
+    x = np.atleast_2d(audio).mean(0)
+    size = 2 ** round(np.log2(0.12 * sample_rate))
+    x = np.pad(x, (size // 2, size // 2 + 1))
+    starts = np.linspace(0, len(x) - size - 1, columns).astype(int)
+    window = np.hanning(size + 1)[:-1]
+    bins = np.linspace(0, sample_rate / 2, size // 2 + 1)
+    edges = 700 * (10 ** (np.linspace(0, mel(top_hz(sample_rate)), rows + 1) / 2595) - 1)
+    power = np.empty((rows, columns))
+    for i in range(0, columns, 256):  # in pieces, so that memory stays small
+        frames = np.stack([x[s : s + size] for s in starts[i : i + 256]]) * window
+        total = np.cumsum(np.abs(np.fft.rfft(frames)) ** 2, axis=1)
+        between = np.stack([np.interp(edges, bins + bins[1] / 2, row, left=0.0) for row in total])
+        power[:, i : i + 256] = (np.diff(between) / np.diff(edges)).T
+    db = 10 * np.log10(power + 1e-12)
+    return np.clip(db - max(db.max(), -60.0), -RANGE_DB, 0)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def picture(audio: Float[np.ndarray, "*c t"], sample_rate: int) -> bytes:
+    """A bare spectrogram as PNG: 1200 columns, more where the sound is longer than 50 s."""
+    from matplotlib.image import imsave
+
+    seconds = np.shape(audio)[-1] / sample_rate
+    png, db = io.BytesIO(), spectrogram(audio, sample_rate, int(np.clip(24 * seconds, 1200, 6000)))
+    imsave(
+        png, db, vmin=-RANGE_DB, vmax=0, cmap="magma", origin="lower", format="png", metadata={"Software": "jukebox"}
+    )
+    return png.getvalue()
+
+
+def plot_spectrogram(
+    audio: Float[np.ndarray, "*c t"], sample_rate: int, path: Path, title: str = "", mark: float | None = None
+) -> Path:
+    """Draws a spectrogram with axes to `path` (PNG), a dashed line at `mark` seconds."""
+    from matplotlib.figure import Figure
+
+    seconds, labels = np.shape(audio)[-1] / sample_rate, hertz_labels(sample_rate)
+    figure = Figure(figsize=(11, 3.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        spectrogram(audio, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 1)
+    )
+    axes.set_yticks([place for place, _ in labels], [label for _, label in labels])
+    axes.set(title=title, xlabel="seconds")
+    if mark is not None:
+        axes.axvline(mark, color="white", linestyle="--")
+    figure.colorbar(image, label="dB", pad=0.01)
+    return save(figure, path)
+
+
+def loss_curves(logs: Mapping[str, Path], path: Path, key: str = "loss", unit: str = "") -> Path:
+    """Draws `key` over "step" of logs (label -> jsonl) to `path` (PNG): every point faintly, a running mean over it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for label, log in logs.items():
+        points = [(line["step"], line[key]) for line in read_lines(Path(log)) if "step" in line and key in line]
+        if not points:
+            raise UserError(f'{log} has no line with "step" and "{key}"; give the log.jsonl of a training')
+        step, value = np.array(points, dtype=np.float64).T
+        width = max(1, len(value) // 25)
+        smooth = np.convolve(np.pad(value, (width - 1, 0), mode="edge"), np.ones(width) / width, "valid")
+        (line,) = axes.plot(step, smooth, label=label)
+        axes.plot(step, value, color=line.get_color(), alpha=0.2, linewidth=0.8)
+    axes.set(xlabel="step", ylabel=f"{key} ({unit})" if unit else key)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return save(figure, path)
+
+
+def save(figure: Any, path: Path) -> Path:
+    """A figure as PNG, the same bytes for the same figure."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": "jukebox"})
+    write_atomically(Path(path), png.getvalue())
+    return Path(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a jsonl file; a line that a kill has cut is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def show(run: Path, wav: Path) -> Sounding:
+    """What the page needs to know of one wav; draws its picture if that is missing or older than the sound."""
+    png = run / "images" / f"{wav.stem}.png"
+    try:
+        written = wav.stat().st_mtime_ns  # before reading: a sound replaced meanwhile stays newer than its picture
+        with wave.open(str(wav), "rb") as file:
+            seconds, rate = file.getnframes() / file.getframerate(), file.getframerate()
+        if not png.exists() or png.stat().st_mtime_ns < written:
+            write_atomically(png, picture(*read_wav(wav)))
+            os.utime(png, ns=(written, written))
+    except (wave.Error, EOFError, ZeroDivisionError) as error:
+        return Sounding(f"audio/{wav.name}", None, 0.0, 0, f"no picture: {error or 'the file is cut'}")
+    return Sounding(f"audio/{wav.name}", f"images/{png.name}", seconds, rate)
+
+
+def write_page(run: Path) -> Path:
+    """Writes RUN/index.html and its pictures from run.json, progress.jsonl and the wavs that are there; the path of it.
+
+    Raises UserError where there is no run.json that can be read.
+    """
+    run = Path(run)
+    try:
+        request = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{run} holds no run.json that can be read ({error}); give the --out folder of a run"
+        ) from error
+    sounds = {}
+    for level in request["levels"]:
+        for sample in range(len(request["samples"])):
+            wav = run / "audio" / f"level_{level}_sample_{sample}.wav"
+            if wav.exists():
+                sounds[level, sample] = show(run, wav)
+    page = page_html(request, read_lines(run / "progress.jsonl"), sounds)
+    write_atomically(run / "index.html", page.encode("utf-8"))
+    return run / "index.html"
