@@ -1,0 +1,117 @@
+"""`jukebox encode`: the codes of every song, once, so that priors train without touching sound.
+
+Codes go to `DATA/codes/<hash of the codec>/`: another codec writes another folder, never among them. Each song is
+encoded level by level in constant memory; what is there already is not made again, so a killed run goes on by the
+same command.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from data_prep.manifest import SongRow
+    from vqvae.vqvae import VQVAE
+
+
+def missing_levels(folder: Path, songs: Sequence[str], levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """For each song the levels of `levels` whose codes are not in `folder` yet; songs that have all are left out."""
+    from data_prep.codes import CodesReader
+
+    reader = CodesReader(folder) if any(folder.glob("*.arrow")) else None
+    there = {level: set(reader.songs_with([level])) if reader else set() for level in levels}
+    missing = {song: tuple(level for level in levels if song not in there[level]) for song in songs}
+    return {song: absent for song, absent in missing.items() if absent}
+
+
+def encode_sound(codec: VQVAE, audio: Float[np.ndarray, "c t"], levels: Sequence[int]) -> dict[int, np.ndarray]:
+    """Codes of one song as {level: uint16 (t // hop,)}; the sound is at the codec's rate."""
+    import torch
+
+    from vqvae.stream import encode_long
+
+    device = next(codec.parameters()).device
+    codes = encode_long(codec, torch.from_numpy(audio)[None].to(device), levels)
+    return {level: codes[level][0].cpu().numpy().astype("uint16") for level in levels}
+
+
+def encode(
+    data: str,
+    model: str,
+    *,
+    levels: str = "",
+    songs: int = 0,
+    split: str = "",
+    threads: int = 0,
+    device: str = "auto",
+) -> None:
+    """Encode the songs of a data folder into codes; songs that are encoded already are skipped.
+
+    data: the data folder that `jukebox prepare` made
+    model: the model folder that holds the trained codec
+    levels: levels to encode, such as 2,1; empty: all that are trained
+    songs: how many songs, the first of the manifest (of the split, if one is named); 0: all
+    split: only the songs of this split, train or test; empty: both
+    threads: CPU threads; 0: all cores
+    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    """
+    import torch
+
+    from data_prep.audio import read
+    from data_prep.codes import CodesWriter
+    from data_prep.manifest import audio_path, load_manifest
+    from jukebox.model import Jukebox
+    from launch.log import progress
+    from launch.pcm import in_order
+    from launch.train import chosen_levels
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder, jukebox = Path(data), Jukebox.from_pretrained(model)
+    wanted = chosen_levels(levels, jukebox.trained_levels() or range(len(jukebox.hops)))
+    codec = jukebox.codec(wanted).to(device)
+    rows = [row for row in load_manifest(folder) if not split or row.split == split]
+    if not rows:
+        of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
+        raise UserError(f"{data} has no songs{of_split}")
+    rows = {row.song: row for row in (rows[:songs] if songs else rows)}
+    target = folder / "codes" / jukebox.codec_hash()
+    missing = missing_levels(target, list(rows), wanted)
+    names = ", ".join(map(str, wanted))
+    if not missing:
+        print(f"all {len(rows)} songs have codes of level {names} in {target}")
+        return
+
+    def sound(row: SongRow) -> Float[np.ndarray, "c t"]:
+        spec = codec.spec
+        return read(audio_path(folder, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
+
+    started, made = time.monotonic(), 0.0
+    with progress(round(sum(rows[song].seconds for song in missing)), f"encoding level {names}", unit="s") as bar:
+        for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
+            todo = [rows[song] for song in rows if missing.get(song) == absent]
+            with CodesWriter(target, absent) as writer:
+                flushed = time.monotonic()
+                for row, audio in zip(todo, in_order(sound, todo, threads=2)):
+                    writer.add(row.song, encode_sound(codec, audio, absent))
+                    made += row.seconds
+                    bar.update(round(row.seconds))
+                    # A kill costs a minute, or a twentieth of a long run: not more shards than that.
+                    if time.monotonic() - flushed > max(60.0, 0.05 * (time.monotonic() - started)):
+                        writer.flush()
+                        flushed = time.monotonic()
+    took = time.monotonic() - started
+    print(
+        f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / max(took, 1e-9):.0f} seconds of music a "
+        f"second): level {names} in {target}"
+    )

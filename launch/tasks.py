@@ -1,0 +1,194 @@
+"""What the loop trains: a level of the codec on crops of sound, a prior on windows of codes.
+
+Both draw their batches from (seed, step) alone, and all noise of a row from (seed, step, row): rank r of w takes the
+r-th part of the global batch, and the batch is the same for every w.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data_prep.codes import CodesReader
+from data_prep.errors import UserError
+from data_prep.labels import Labels
+from data_prep.manifest import SongRow, load_manifest
+from data_prep.windows import Windows
+from jukebox.model import Jukebox
+from jukebox.presets import Preset, Recipe
+from jukebox.song import Wear, prepare_all, song_of, window_conditions
+from launch.loop import fold
+from launch.pcm import Pcm, open_pcm
+from priors.autoregressive import AutoregressivePrior, PriorConfig
+from priors.conditions import Conditions, stack
+from priors.lyrics import Characters
+from priors.prior import Sequences
+from vqvae.losses import Bandwidth, measure_bandwidth
+from vqvae.vqvae import VQVAE
+
+FIRST_WEIGHTS = 1 << 20  # stands where the noise of a step has its rank: no such rank exists
+
+
+def training_rows(data: Path) -> list[SongRow]:
+    """The songs that may be trained on: those of the split "train"."""
+    rows = [row for row in load_manifest(data) if row.split == "train"]
+    if not rows:
+        raise UserError(f"{data} has no songs of the split train; run `jukebox prepare MUSIC --out {data}` first")
+    return rows
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as a checkpoint's identity: one plain value a setting."""
+    return {f"setting {key}": json.dumps(value) for key, value in config.items()}
+
+
+class VQVAETask:
+    """One level of the codec, on random crops of the training songs."""
+
+    unit = "seconds"
+
+    def __init__(self, model: Jukebox, level: int, data: Path, recipe: Recipe, seed: int, device: str) -> None:
+        config = model.codec_config
+        hop, shortest = config.hops[level], max(n_fft for n_fft, _, _ in config.multispectral_stfts) // 2
+        if recipe.crop % hop or recipe.crop <= shortest:
+            raise UserError(f"a crop of {recipe.crop} samples; expected a multiple of {hop} above {shortest}")
+        self.jukebox, self.level, self.data, self.recipe, self.seed = model, level, data, recipe, seed
+        self.name, self.identity = f"vqvae_{level}", settings(config.to_dict())
+        self.amount = recipe.batch * recipe.crop / config.sample_rate
+        torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
+        self.model, self.device = VQVAE(config, (level,)), torch.device(device)
+        self.songs: Pcm | None = None
+        self.bandwidth = Bandwidth()
+
+    def open(self) -> None:
+        """Reads the corpus, and measures what errors are divided by on crops like those of training."""
+        config, crop = self.jukebox.codec_config, self.recipe.crop
+        self.songs = open_pcm(self.data, training_rows(self.data), config.sample_rate, config.channels)
+        some = (self.songs.crop(*place, crop) for place in self.songs.draw((self.seed, self.level), 256, crop))
+        self.bandwidth = measure_bandwidth(map(torch.from_numpy, some), config.spectral_stft)
+
+    def batch(self, step: int, rank: int, world: int) -> Float[Tensor, "b c t"]:
+        assert self.songs is not None, "open() comes first"
+        places = self.songs.draw((self.seed, self.level, step), self.recipe.batch, self.recipe.crop)
+        shares = blend_shares(len(places), np.random.default_rng([self.seed, step]))
+        mine = part(len(places), rank, world)
+        crops = np.stack([self.songs.crop(song, start, self.recipe.crop) for song, start in places[mine]])
+        return torch.from_numpy(blend(crops, shares[mine]))
+
+    def loss(self, batch: Float[Tensor, "b c t"], step: int) -> dict[str, Tensor]:
+        losses = self.model.loss(
+            batch.to(self.device, non_blocking=True),
+            generator=torch.Generator().manual_seed(fold(self.seed, step)),  # the same on every rank
+            quantise=step >= self.recipe.delay_quantiser * self.recipe.steps,
+            bandwidth=self.bandwidth,
+        )
+        return {name: value for name, value in losses.items() if not name.endswith(f"_l{self.level}")}
+
+    def save(self) -> None:
+        self.jukebox.save_codec(self.model)
+
+
+def part(rows: int, rank: int, world: int) -> slice:
+    """The rows of a global batch that a rank takes; the ranks' shares joined in their order are the batch."""
+    if rows % world:
+        raise UserError(f"a batch of {rows} cannot be shared equally by {world} processes; give a multiple of {world}")
+    return slice(rank * rows // world, (rank + 1) * rows // world)
+
+
+def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
+    """How far the channels of each crop are mixed: half not at all (0), others up to mono (1/2) and swapped (1)."""
+    return np.where(rng.random(rows) < 0.5, 0.0, rng.random(rows)).astype(np.float32)
+
+
+def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b c t"]:
+    """Stereo crops with their channels mixed into each other, so that the codec hears every width of a stage."""
+    if crops.shape[1] != 2:
+        return crops
+    shares = shares[:, None, None]
+    return (1 - shares) * crops + shares * crops[:, ::-1]
+
+
+class PriorTask:
+    """A prior, on windows of the codes that `jukebox encode` wrote, with what is known of their songs."""
+
+    unit = "codes"
+
+    def __init__(self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str) -> None:
+        self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
+        self.level, codec = config.level, model.codec_hash()
+        self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
+        self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx)
+        torch.manual_seed(fold(seed, config.level, FIRST_WEIGHTS))
+        self.model, self.device = AutoregressivePrior(config), torch.device(device)
+        self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
+
+    def open(self) -> None:
+        """Finds the songs whose codes are there and prepares what is known of them."""
+        config, rows = self.config, {row.song: row for row in training_rows(self.data)}
+        levels = (self.level, self.level + 1) if config.above else (self.level,)
+        hint = f"run `jukebox encode {self.data} {self.jukebox.folder}` first"
+        if not self.folder.is_dir():
+            raise UserError(f"{self.data} holds no codes of this codec ({self.folder.name}); {hint}")
+        self.codes = CodesReader(self.folder)
+        coded = [song for song in self.codes.songs_with(levels) if song in rows]
+        self.songs = [song for song in coded if self.codes.length(song, self.level) >= config.n_ctx]
+        if not self.songs:
+            raise UserError(
+                f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
+                f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
+            )
+        if short := len(coded) - len(self.songs):
+            print(f"{self.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+        model = self.jukebox
+        self.prepared = prepare_all(
+            [song_of(rows[s]) for s in self.songs], model.labels, model.vocabulary, model.sample_rate
+        )
+        lengths = [self.codes.length(song, self.level) for song in self.songs]
+        self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions]:
+        places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
+        first = rank * len(places)
+        rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
+        return {self.level: torch.stack([codes for codes, _ in rows])}, stack([cond for _, cond in rows])
+
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[Tensor, Conditions]:
+        config, name = self.config, self.songs[song]
+        codes = self.codes.read(name, self.level, start, start + config.n_ctx).astype(np.int64)
+        above = None
+        if config.above:
+            ratio = config.above.ratio
+            above = self.codes.read(name, self.level + 1, start // ratio, (start + config.n_ctx) // ratio)
+        rng = np.random.default_rng(list(seed))
+        return torch.from_numpy(codes), window_conditions(self.prepared[song], config, start, above, self.wear, rng)
+
+    def loss(self, batch: tuple[Sequences, Conditions], step: int) -> dict[str, Tensor]:
+        sequences, cond = batch
+        return self.model.loss(
+            {level: codes.to(self.device) for level, codes in sequences.items()}, cond.to(self.device)
+        )
+
+    def save(self) -> None:
+        self.jukebox.save_prior(self.level, self.model)
+
+
+def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
+    """The model folder to train into; made for a codec where there is none, its labels those of the data.
+
+    Once a prior is trained the labels stay: its tables are numbered by them.
+    """
+    if what == "prior" and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
+    if not data.is_dir():
+        raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
+    model = Jukebox.create(folder, preset.codec, Characters(preset.symbols))
+    if not model.prior_configs and (data / "labels.json").is_file():
+        model.save_labels(Labels.load(data / "labels.json"))
+    return model

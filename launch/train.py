@@ -1,0 +1,97 @@
+"""`jukebox train`: a preset, a data folder and a model folder become tasks for the one loop (`launch/loop.py`).
+
+`MODEL/training/<task>/` keeps the log and two checkpoints of every part; at its end the weights are written into MODEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.loop import Task
+
+
+def chosen_levels(levels: str, known: Sequence[int]) -> list[int]:
+    """Levels written as "2,1,0" (empty: all of `known`), coarsest first."""
+    try:
+        chosen = {int(part) for part in levels.split(",")} if levels.strip() else set(known)
+    except ValueError:
+        raise UserError(f"--levels got {levels!r}, expected numbers with commas between them, such as 2,1,0") from None
+    if wrong := sorted(chosen - set(known)):
+        raise UserError(f"there is no level {wrong[0]}; choose among {', '.join(map(str, sorted(known)))}")
+    return sorted(chosen, reverse=True)
+
+
+def train(
+    what: Literal["vqvae", "prior"],
+    data: str,
+    *,
+    preset: str = "small",
+    level: int = -1,
+    levels: str = "",
+    out: str = "",
+    steps: int = 0,
+    batch: int = 0,
+    lr: float = 0.0,
+    max_minutes: float = 0.0,
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    seed: int = 0,
+    threads: int = 0,
+    device: str = "auto",
+    wandb: str = "",
+) -> None:
+    """Train the codec, or the priors on its codes; the same command continues a run that was ended.
+
+    The codec comes first, then `jukebox encode`, then the priors. Levels are trained one after another, coarsest first;
+    they share nothing, so several processes may train different levels of one model side by side.
+
+    what: vqvae (the codec) or prior
+    data: the data folder that `jukebox prepare` made
+    preset: sizes and recipe: demo, small or test; a model is trained with one preset throughout
+    level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
+    levels: levels to train, such as 2,1; empty: all
+    out: the model folder; empty: `model` beside DATA
+    steps: steps in all, in place of the recipe's; 0: the recipe's
+    batch: crops or windows a step; 0: the recipe's
+    lr: highest learning rate; 0: the recipe's
+    max_minutes: limit on the training of each level in minutes; 0: the recipe's
+    precision: auto (the recipe's), bf16 or float32
+    seed: seed of first weights, order and noise
+    threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
+    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
+    """
+    import torch
+
+    from jukebox.presets import find
+    from launch.loop import fit
+    from launch.tasks import PriorTask, VQVAETask, open_model
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder, chosen = Path(data), find(preset)
+    target = Path(out) if out else folder.parent / "model"
+    wanted = chosen_levels(str(level) if level >= 0 else levels, range(chosen.codec.levels))
+    model = open_model(target, folder, chosen, what)
+    given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
+    changes = {name: value for name, value in given.items() if value}
+    if precision != "auto":
+        changes["bf16"] = precision == "bf16"
+    for each in wanted:
+        recipe = replace((chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each], **changes)
+        if what == "vqvae":
+            task: Task = VQVAETask(model, each, folder, recipe, seed, device)
+        else:
+            labels = model.labels
+            config = chosen.prior(each, len(labels.artists), len(labels.genres))
+            task = PriorTask(model, config, folder, recipe, seed, device)
+        ended = fit(task, recipe, target / "training" / task.name, seed=seed, device=device, wandb=wandb)
+        if ended.ended == "stopped":
+            raise SystemExit(130)
