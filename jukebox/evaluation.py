@@ -271,3 +271,66 @@ def tables(figures: dict) -> str:
         ]
     head = f"held out: {figures['songs']} songs, {figures['seconds']:.0f} s"
     return "\n\n".join([head, metrics.table(codec), *([metrics.table(rows)] if len(rows) > 1 else [])])
+
+
+# ---- the sound of what was made
+
+
+def sound_figures(model: Jukebox, data: Path, runs: Sequence[Path], reference_songs: int = 48) -> list[dict]:
+    """Statistics of every wav of some runs, beside recordings, their reconstructions and noise of the same colour.
+
+    The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs; the rows of real music
+    and of its reconstructions are of pieces as long as the first run's, so that distances compare.
+    """
+    from jukebox.run import Run
+
+    rows = load_manifest(data)
+    opened = [Run.open(run) for run in runs]
+    seconds = opened[0].request["seconds"]
+
+    def load(row: SongRow, length: float | None = None) -> np.ndarray:
+        return sound.read(
+            audio_path(data, row), sample_rate=model.sample_rate, channels=model.codec_config.channels, seconds=length
+        )[0]
+
+    train = [row for row in rows if row.split == "train"][:reference_songs]
+    held = [row for row in rows if row.split == "test"][:4]
+    reference = torch.cat([metrics.sound_features(load(row), model.sample_rate) for row in train])
+
+    def figures(name: str, waves: Sequence[np.ndarray | Tensor]) -> dict:
+        values = [
+            {**metrics.sound_statistics(w, model.sample_rate)._asdict(),
+             "frechet": metrics.frechet_distance(reference, metrics.sound_features(w, model.sample_rate))}
+            for w in waves
+        ]  # fmt: skip
+        return {"what": name, "pieces": len(values)} | {
+            key: float(np.mean([v[key] for v in values])) for key in values[0]
+        }
+
+    real = [load(row, seconds) for row in held]
+    table = [figures("held-out songs", real)]
+    for level in model.trained_levels()[::-1]:
+        codec, hop = model.codec([level]), model.hops[-1]
+        cut = [torch.from_numpy(w[:, : w.shape[1] // hop * hop]) for w in real]
+        made = [decode_long(codec, encode_long(codec, w[None], (level,))[level], level)[0] for w in cut]
+        table.append(figures(f"reconstructed from level {level}", made))
+    for run in opened:
+        for level in run.request["levels"]:
+            files = [run.audio_path(level, i) for i in range(run.n_samples)]
+            prompt = (run.request["prompt"] or {}).get("seconds", 0.0)
+            waves = [sound.read(file, start=prompt)[0] for file in files]
+            table.append(figures(f"{run.folder.name}, level {level}{' (new part)' if prompt else ''}", waves))
+    table.append(figures("noise of the same spectrum", [coloured_noise(w) for w in real]))
+    return table
+
+
+def coloured_noise(wave: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The sound (C, T) with random phases: the same long-term spectrum, and no music."""
+    spectrum = np.fft.rfft(wave)
+    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, spectrum.shape)
+    return np.fft.irfft(np.abs(spectrum) * np.exp(1j * phases), n=wave.shape[-1]).astype(np.float32)
+
+
+def sound_table(rows: list[dict]) -> str:
+    columns = ["loudness_db", "peak", "clipped", "flatness", "onsets", "peakiness", "chroma_change", "frechet"]
+    return metrics.table([["sound", *columns], *[[row["what"], *[row[c] for c in columns]] for row in rows]])

@@ -62,12 +62,10 @@ class Characters:
         lower = not any(c.isupper() for c in self.symbols)
         ids, positions, dropped = [], [], Counter()
         for position, original in enumerate(text):
-            known = [
-                table[c]
-                for c in transliterate(original.lower() if lower else original).replace("\\", "\n")
-                if c in table
-            ]
-            if not known:
+            spelled = transliterate(original).replace("\\", "\n")
+            spelled = spelled.lower() if lower else spelled
+            known = [table[c] for c in spelled if c in table]
+            if len(known) < max(1, len(spelled)):
                 dropped[original] += 1
             ids += known
             positions += [position] * len(known)
@@ -81,14 +79,16 @@ class Characters:
         return {"kind": self.kind, "symbols": self.symbols}
 
 
-def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int) -> int:
+def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
     """First of the n_tokens ids for a window of sound, lyrics being spread evenly over the song; negative: ids to pad on the left.
 
-    The published arithmetic; total, offset and duration in samples.
+    The published arithmetic; total, offset and duration in samples. Its sampling computed in float32, which now and then falls
+    one letter aside: `published` does so too.
     """
     if count < n_tokens:
         return count - n_tokens
-    middle = int(count * (offset + duration / 2.0) / total)
+    number = np.float32 if published else float
+    middle = int(number(count) * (number(offset) + number(duration) / number(2)) / number(total))
     return min(max(middle, n_tokens // 2), count - n_tokens // 2) - n_tokens // 2
 
 
@@ -103,7 +103,7 @@ def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float)
 
 @dataclass(frozen=True)
 class LyricConfig:
-    """The lyric encoder's shape. `causal`: each state has heard the letters before it only, and is trained to tell the next (as published)."""
+    """Shape of the lyric encoder. `causal`: a state has heard the letters before it only, and tells the next (as published)."""
 
     vocabulary: int
     n_tokens: int
@@ -129,11 +129,14 @@ class LyricEncoder(nn.Module):
             self.start_token = nn.Parameter(torch.randn(1, config.trunk.width) * inner.position)
             self.x_out = nn.Linear(width, config.vocabulary, bias=False)
 
-    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n w"]:
+    def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n v"]:
         x = self.x_emb(ids)
         if self.config.causal:
             x = torch.cat([self.start_token.expand(len(x), 1, -1), x[:, :-1]], dim=1)
-        return self.ln(self.proj(self.trunk(x + self.pos_emb)))
+        return x + self.pos_emb
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n w"]:
+        return self.ln(self.proj(self.trunk(self.embed(ids))))
 
     def loss(self, encoded: Float[Tensor, "b n w"], ids: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
         """Cross entropy of the next letter, bits (causal encoders only)."""
