@@ -25,13 +25,14 @@ WORDS = {
     "N": ["moon", "sun", "star", "wind", "rain", "river", "water", "heart", "night", "summer"],
     "V": ["sing", "run", "fly", "call", "turn", "follow", "wander"],
     "D": ["again", "away", "now", "soon", "down"],
-}  # 36 words with the seven of the sentences below; none has a silent e, so vowel groups are syllables
+}  # 37 words with those of the sentences below; none has a silent e, so vowel groups are syllables
 SENTENCES = (
     "the A N will V D", "the N and N V D", "V D with the A N", "you and the N will V", "the N will V D",
-    "V with the A N", "V under the N", "all the A N will V", "you will V and V D",
+    "V with the A N", "V under the N", "V over the N", "all the A N will V", "you will V and V D",
+    "follow the A N", "A N and A N", "N and N V D", "V D and V D", "N over A water",
 )  # fmt: skip
 LOUDNESS = 0.2  # RMS of a sung vowel; the band has 0.4 of it, so that the voice is 6 dB over it
-FLOOR = 0.0007  # RMS of the noise under everything: a prior that has heard digital silence learns to fall into it
+FLOOR = 0.001  # RMS of the noise under everything: a prior that has heard digital silence learns to fall into it
 
 
 @dataclass(frozen=True)
