@@ -48,16 +48,12 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
     out: dict[int | str, dict[str, float]] = {}
     for level in levels:
         lines = [line for line in progress if line.get("level") == level]
-        took, music = (sum(float(line.get(k) or 0) for line in lines) for k in ("took", "music_seconds"))
+        made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
+        took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
         heard = max((line.get("codes_total") or 0 for line in lines), default=0) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
         done = 1.0 if heard > wanted - longest else heard / wanted  # lengths are rounded down to whole coarse codes
-        out[level] = {
-            "done": done,
-            "took": took,
-            "music": songs * music,
-            "speed": songs * music / took if took else 0.0,
-        }
+        out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
     if out and min(row["done"] for row in out.values()) == 1:
         took, music = sum(row["took"] for row in out.values()), out[levels[0]]["music"]
         out["all"] = {"done": 1.0, "took": took, "music": music, "speed": music / took if took else 0.0}
@@ -166,11 +162,24 @@ def plain(value: object) -> str:
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
-    return (
-        {None: "none", True: "yes", False: "no"}.get(value, str(value))
-        if value is None or isinstance(value, bool)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what was asked for; where the levels differ in one, a value for each."""
+    rows = [(k, plain(request[k])) for k in ("model", "seed", "seconds", "total_seconds") if k in request]
+    how = request.get("how") or {}
+    if how and all(isinstance(choice, Mapping) for choice in how.values()):  # level -> name -> value
+        levels = [str(level) for level in sorted(request["levels"]) if str(level) in how]
+        for name in dict.fromkeys(name for level in levels for name in how[level]):
+            values = [plain(how[level].get(name)) for level in levels]
+            each = ", ".join(f"{value} (level {level})" for level, value in zip(levels, values))
+            rows.append((name, values[0] if len(set(values)) == 1 else each))
+    else:
+        rows += [(name, plain(value)) for name, value in how.items()]
+    return [(name.replace("_", " "), value) for name, value in rows]
 
 
 def page_html(
@@ -184,19 +193,10 @@ def page_html(
     title = verb.get(request["verb"], str(request["verb"]))
     prompt = request.get("prompt")
     facts = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
-    facts += [f"the first {clock(prompt['seconds'])} from {prompt['path']}"] if prompt else []
+    facts += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
     facts += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
     badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
     samples = "\n".join(sample_html(request, i, sounds, speed) for i in range(count))
-    settings = [(k.replace("_", " "), plain(v)) for k, v in (request.get("how") or {}).items()]
-    settings = [
-        *(
-            (k.replace("_", " "), plain(request[k]))
-            for k in ("model", "seed", "seconds", "total_seconds")
-            if k in request
-        ),
-        *settings,
-    ]
     names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
     rates = [
         (names[k], f"{100 * r['done']:.0f} %", clock(r["took"]), f"{r['speed']:.3g}" if r["took"] else "")
@@ -204,7 +204,7 @@ def page_html(
     ]
     together = f", {count} samples together" if count > 1 else ""
     tables = (
-        f"<div><h2>Settings</h2>{table_html(settings)}</div>"
+        f"<div><h2>Settings</h2>{table_html(settings(request))}</div>"
         f"<div><h2>Speed</h2>{table_html(rates, ('', 'done', 'took', f'seconds of music per second{together}'))}"
     )
     where = [

@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.errors import UserError
 from jukebox import report
-from jukebox.page import lyrics_html, speeds
+from jukebox.page import lyrics_html, settings, speeds
 
 SAMPLE_RATE = 22050
 LYRICS = 'Über <b>den</b> Wolken & "so"\n夜の歌 again and again\n' + "la " * 400
@@ -109,6 +109,12 @@ def test_page_says_who_what_how_and_how_fast(tmp_path):
     assert "unfinished" not in page.text and not page.of("progress")
 
 
+def test_settings_of_a_level_are_named_where_the_levels_differ():
+    how = {"0": {"temperature": 1.0, "top_k": 0}, "2": {"temperature": 0.98, "top_k": 0}, "1": {"top_k": 5}}
+    rows = dict(settings({"levels": [2, 0], "seed": 3, "seconds": 12.0, "how": how}))
+    assert rows == {"seed": "3", "seconds": "12", "temperature": "1 (level 0), 0.98 (level 2)", "top k": "0"}
+
+
 def test_lyrics_are_shown_to_the_letter_and_nothing_in_them_is_html(tmp_path):
     page = Page(report.write_page(make_run(tmp_path)).read_text(encoding="utf-8"))
     assert LYRICS in page.text
@@ -156,6 +162,8 @@ def test_speed_counts_all_samples_and_waits_for_the_last_level(tmp_path):
     speed = speeds(request, lines)
     assert [speed[level]["speed"] for level in (0, 1, 2)] == [1.0, 2.0, 4.0]  # 2 songs of 3 s
     assert speed["all"]["speed"] == pytest.approx(6 / 10.5)
+    given = [{"level": level, "codes_total": 99, "took": 0.0, "music_seconds": 9.0} for level in (0, 1, 2)]
+    assert speeds(request, given + lines)["all"] == speed["all"]  # a prompt's codes were not made here
     half = speeds(request, lines[:-1])
     assert "all" not in half and half[0]["done"] == pytest.approx(0.5, abs=0.01)
 
