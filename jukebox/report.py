@@ -107,7 +107,9 @@ def loss_curves(logs: Mapping[str, Path], path: Path, key: str = "loss", unit: s
             raise UserError(f'{log} has no line with "step" and "{key}"; give the log.jsonl of a training')
         step, value = np.array(points, dtype=np.float64).T
         width = max(1, len(value) // 25)
-        smooth = np.convolve(np.pad(value, (width - 1, 0), mode="edge"), np.ones(width) / width, "valid")
+        smooth = np.convolve(
+            np.pad(value, (width // 2, (width - 1) // 2), mode="edge"), np.ones(width) / width, "valid"
+        )
         (line,) = axes.plot(step, smooth, label=label)
         axes.plot(step, value, color=line.get_color(), alpha=0.2, linewidth=0.8)
     axes.set(xlabel="step", ylabel=f"{key} ({unit})" if unit else key)
