@@ -1,14 +1,15 @@
 """Attention: one module for every pattern by which a step may look at others.
 
-A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer, section 4):
+A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer,
+section 4):
 
-    dense          j <= i                                row            j <= i and i, j in the same block
-    column         j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
-    prime          j <= i and j < prime                  full           everything;  cross: everything of another sequence
+    dense     j <= i                                row            j <= i and i, j in the same block
+    column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
+    prime     j <= i and j < prime                  full           everything;  cross: everything of another sequence
 
-`visible` writes the predicate down as a dense mask: it is the truth that the tests compare with. `attend` computes the same
-result by reshaping into blocks, so that no T x T tensor ever exists. Notable: in block 0 `previous_row` sees nothing, and its
-output there is exactly zero, not a softmax over nothing.
+`visible` writes the predicate down as a dense mask: it is the truth that the tests compare with. `attend` computes the
+same result by reshaping into blocks, so that no T x T tensor ever exists. Notable: in block 0 `previous_row` sees
+nothing, and its output there is exactly zero, not a softmax over nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def attend(
     prime: int = 0,
     bias: Tensor | None = None,
 ) -> Float[Tensor, "b h t d"]:
-    """Attention of q over k and v under a pattern, in memory linear in t; `bias` (b h t s) is added to the logits of cross and full."""
+    """Attention of q over k and v under a pattern, in memory linear in t.
+
+    `bias` (b h t s) is added to the logits of cross and full.
+    """
     if pattern in ("cross", "full"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if pattern == "dense":
@@ -98,8 +102,8 @@ class Linear(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention under one pattern, over the sequence itself or (cross) over another one.
 
-    `time_bias` gives every head of a cross attention a learned slope s: exp(s) * |seconds between query and key| is taken
-    from its logits, so that a head can listen to what is sung now. Where a key has no time the bias is zero.
+    `time_bias` gives every head of a cross attention a learned slope s: exp(s) * |seconds between query and key| is
+    taken from its logits, so that a head can listen to what is sung now. Where a key has no time the bias is zero.
     """
 
     def __init__(
@@ -167,9 +171,20 @@ class Attention(nn.Module):
             raise ValueError("cross attention was given nothing to listen to; this model needs a lyric condition")
         return encoded
 
-    def weights(self, x: Tensor, encoded: Tensor, distance: Tensor | None = None) -> Float[Tensor, "b h t n"]:
-        """The softmax of a cross attention itself, for alignment."""
-        q, (k, _) = self.split(self.c_attn(x)), self.context(encoded.to(x.dtype))
+    def weights(
+        self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
+    ) -> Float[Tensor, "b h t n"]:
+        """The softmax of a cross or prime attention itself, for alignment; n is what it listens to."""
+        bias = None
+        if self.cross:
+            q, (k, _) = self.split(self.c_attn(x)), self.context(self.given(encoded).to(x.dtype))
+            bias = self.bias(distance, torch.float32)
+        elif self.pattern == "prime":
+            q, k, _ = self.project(x)
+            k = k[:, :, : self.prime]
+            i, j = (torch.arange(n, device=x.device) for n in (q.shape[2], k.shape[2]))
+            bias = torch.zeros(len(i), len(j), device=x.device).masked_fill(j > i[:, None], -torch.inf)
+        else:
+            raise ValueError(f"a {self.pattern} layer does not listen to lyrics; align with a cross or prime layer")
         logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
-        bias = self.bias(distance, logits.dtype)
         return torch.softmax(logits if bias is None else logits + bias, dim=-1)

@@ -1,11 +1,14 @@
-"""AutoregressivePrior: codes written one by one, left to right (Jukebox, sections 4 and 6). The top prior and both upsamplers are this.
+"""AutoregressivePrior: codes written one by one, left to right (Jukebox, sections 4 and 6).
+
+The top prior and both upsamplers are this.
 
     inputs   start | code 0 | code 1 | ...    + position + (timing, or the codes above, upsampled)
     trunk    blocks under their patterns; `cross` layers listen to the lyric encoder
     logits   of code 0 | code 1 | code 2 | ...
 
-The start is artist + genres where there are labels, else a learned token. Lyrics come in one of two forms: as a separate
-encoder, or (an encoder without a trunk of its own) as letters in front of the codes, in one sequence with one vocabulary.
+The start is artist + genres where there are labels, else a learned token. Lyrics come in one of two forms: as a
+separate encoder, or (an encoder without a trunk of its own) as letters in front of the codes, in one sequence with one
+vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +82,10 @@ class PriorConfig:
 
 @dataclass
 class Heard:
-    """Conditions as the trunk takes them: start (b 1 w), steps (b t w) added to every input, encoded lyrics and their time distances."""
+    """Conditions as the trunk takes them: the start (b 1 w), what is added to every input (b t w), and the lyrics.
+
+    Lyrics are encoded (b n w) with their distances in seconds (b t n), or letters (b n) in front of the codes.
+    """
 
     start: Tensor
     steps: Tensor | None
@@ -92,7 +99,10 @@ class Heard:
 
 @dataclass
 class DecodeState:
-    """Sampling in the middle of a window: what was heard, the caches, and the logits of the next code (none while it is unheard)."""
+    """Sampling in the middle of a window: what was heard, the caches, and the logits of the next code.
+
+    The logits are none while `code`, the last one drawn, has not been heard yet.
+    """
 
     heard: Heard
     caches: list[Cache | CrossCache]
@@ -236,6 +246,16 @@ class AutoregressivePrior(Prior):
         total = lyrics.loss_weight * words * n / (n + m) + music * m / (n + m)
         return {"loss": total, "bits": music, "lyric_bits": words}
 
+    @torch.no_grad()
+    def alignment(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
+        """How much each code's step listens to each letter in every head of a cross or prime layer."""
+        heard = self.hear(cond, codes.shape[0])
+        x = self.embed(self.tokens(codes, heard)[:, :-1], heard)
+        distance = None if heard.distance is None else heard.distance[:, : x.shape[1]]
+        block = self.trunk.blocks[layer]
+        x = block.ln_0(self.trunk.hidden(x, layer, heard.encoded, distance))
+        return block.attn.weights(x, heard.encoded, distance)[:, :, self.letters :, : self.config.n_tokens]
+
     # ---- sampling
 
     @torch.no_grad()
@@ -294,7 +314,7 @@ class AutoregressivePrior(Prior):
 
 
 def _both(a: Heard, b: Heard) -> Heard:
-    def join(x, y):
+    def join(x: Any, y: Any) -> Any:
         if x is None or y is None:
             x, y = (
                 (torch.zeros_like(y) if x is None and y is not None else x),

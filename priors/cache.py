@@ -1,8 +1,8 @@
 """Static buffers of keys and values, each as long as its attention pattern reaches.
 
-    dense    all steps so far       row    the current block        previous_row    the current block and the one before
-    column   all steps, stored by offset so that a column is contiguous       prime   the first `prime` steps, then frozen
-    cross    the other sequence, computed once
+    dense    all steps so far       row    the current block       previous_row    the current block and the one before
+    column   all steps, stored by offset so that a column is contiguous
+    prime    the first `prime` steps, then frozen                  cross   the other sequence, computed once
 
 A buffer is allocated once per window and written in place; nothing is concatenated.
 """

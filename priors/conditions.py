@@ -1,14 +1,15 @@
 """What a prior hears beside codes: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
 
-Everything is optional. Id 0 of artist and genre is "unknown", which is also what a dropped condition becomes; -1 pads the bag of
-genres; a timing row with total length 0 is "not given"; lyric id 0 is padding; a lyric time of nan is "not known".
+Everything is optional. Id 0 of artist and genre is "unknown", which is also what a dropped condition becomes; -1 pads
+the bag of genres; a timing row with total length 0 is "not given"; lyric id 0 is padding; a lyric time of nan is "not
+known".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -28,9 +29,7 @@ class Conditions:
 
     artist: Int[Tensor, " b"] | None = None
     genres: Int[Tensor, "b g"] | None = None
-    timing: Int[Tensor, "b 3"] | None = (
-        None  # in samples: total length of the song, offset of the window, length of the window
-    )
+    timing: Int[Tensor, "b 3"] | None = None  # in samples: length of the song, offset and length of the window
     lyrics: Lyrics | None = None
     above: Int[Tensor, "b s"] | None = None  # codes of the coarser level under this window
     controls: dict[str, Tensor] = field(default_factory=dict)
@@ -38,7 +37,7 @@ class Conditions:
     def map(self, function) -> Conditions:
         """The same conditions with `function` applied to every tensor."""
 
-        def apply(value):
+        def apply(value: Any) -> Any:
             if value is None:
                 return None
             if isinstance(value, dict):
@@ -114,7 +113,7 @@ class LabelEmbedding(nn.Module):
 
 
 def timing_bins(timing: Int[Tensor, "b 3"], config: LabelConfig, n_ctx: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bins of total length (b 1), of absolute and of relative position (b n_ctx), in float32 as published (section 4.3 of the facts)."""
+    """Bins of total length (b 1), of absolute and of relative position (b n_ctx), in float32 as published."""
     total, offset, length = (timing[:, i : i + 1].float() for i in range(3))
     rate, n = config.sample_rate, config.timing_bins
     low, high = config.min_seconds * rate, config.max_seconds * rate

@@ -1,7 +1,7 @@
 """Drawing codes: filters on logits, and one uniform number a code from the sample's own generator.
 
-A code is the inverse of the cumulative distribution at its uniform number, so that a sample depends on its generator alone:
-not on the batch it is in, nor on which device or in which order the others are drawn.
+A code is the inverse of the cumulative distribution at its uniform number, so that a sample depends on its generator
+alone: not on the batch it is in, nor on which device or in which order the others are drawn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from priors.prior import How
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
-    """Logits with all but the top_k largest (ties kept), then all but the smallest set of probability top_p, set to -inf."""
+    """Logits with all but the top_k largest (ties kept), then all but the smallest set of probability top_p, at -inf."""
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -37,7 +37,7 @@ def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t
 
 
 def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], how: How) -> Int[Tensor, " b"]:
-    """One code a row: the likeliest at temperature 0, else the one at which the cumulative distribution passes `uniform`."""
+    """One code a row: the likeliest at temperature 0, else that at which the cumulative distribution passes `uniform`."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if how.temperature == 0.0:
         return wide.argmax(dim=-1)

@@ -1,7 +1,8 @@
-"""Lyrics: text to ids and back, the window of text that belongs to a window of sound, and the encoder that a prior listens to.
+"""Lyrics: text to ids and back, the window of text that belongs to a window of sound, and the encoder a prior listens to.
 
-A vocabulary is a string of symbols; id 0 stands for padding and for nothing. What is not in it is transliterated where that is
-possible and otherwise left out, counted, and reported. The published sets (v2 with 80 ids, v3 with 79) are `PUBLISHED`.
+A vocabulary is a string of symbols; id 0 stands for padding and for nothing. What is not in it is transliterated where
+that is possible and otherwise left out, counted, and reported. The published sets (v2 with 80 ids, v3 with 79) are
+`PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Characters:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text; where the vocabulary has lower case only, the text is lowered; a backslash is a line break, as published."""
+        """Ids of a text, lowered where the vocabulary has lower case only; a backslash is a line break, as published."""
         table = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
         lower = not any(c.isupper() for c in self.symbols)
         ids, positions, dropped = [], [], Counter()
@@ -80,10 +81,10 @@ class Characters:
 
 
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
-    """First of the n_tokens ids for a window of sound, lyrics being spread evenly over the song; negative: ids to pad on the left.
+    """First of the n_tokens ids for a window of sound, lyrics being spread evenly over the song; negative: ids to pad.
 
-    The published arithmetic; total, offset and duration in samples. Its sampling computed in float32, which now and then falls
-    one letter aside: `published` does so too.
+    Padding goes to the left. The published arithmetic; total, offset and duration in samples. Its sampling computes in
+    float32, which now and then falls one letter aside: `published` does so too.
     """
     if count < n_tokens:
         return count - n_tokens
@@ -93,7 +94,7 @@ def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: 
 
 
 def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
-    """First of the n_tokens ids around the second `middle` of the song, where `seconds` (nan: unknown) says when each is sung."""
+    """First of the n_tokens ids around second `middle` of the song; `seconds` (nan: unknown) says when each is sung."""
     if len(seconds) < n_tokens:
         return len(seconds) - n_tokens
     known = np.flatnonzero(~np.isnan(seconds))
@@ -103,7 +104,7 @@ def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float)
 
 @dataclass(frozen=True)
 class LyricConfig:
-    """Shape of the lyric encoder. `causal`: a state has heard the letters before it only, and tells the next (as published)."""
+    """The lyric encoder's shape; `causal`, as published: a state has heard earlier letters only, and must tell the next."""
 
     vocabulary: int
     n_tokens: int

@@ -17,7 +17,7 @@ Sequences = dict[int, Tensor]  # level -> codes (b, t) int64, or latents (b, t, 
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """What a prior hears and makes: levels read, levels written, steps of a window, size of the codebook (None: latents of `width`)."""
+    """What a prior hears and makes: levels read and written, steps of a window, codebook size (None: latents of `width`)."""
 
     reads: tuple[int, ...]
     writes: tuple[int, ...]
@@ -45,7 +45,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, sequences: Sequences, cond: Conditions, keep: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
-        """Log names to values; "loss" is what training lowers, "bits" the bits per code. `keep` marks known codes of a masked prior."""
+        """Log names to values; "loss" is what training lowers, "bits" the bits per code; `keep` marks codes known."""
 
     @abstractmethod
     def start(self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], how: How) -> Any:

@@ -1,7 +1,8 @@
 """The one trunk: a stack of blocks, each an attention under its pattern and an MLP.
 
-A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms run in float32
-whatever the dtype of the stream. `ORDERS` are the published orders of patterns, written as the cycle that repeats over depth.
+A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms run
+in float32 whatever the dtype of the stream. `ORDERS` are the published orders of patterns, written as the cycle that
+repeats over depth.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -93,11 +95,10 @@ def quick_gelu(x: Tensor) -> Tensor:
 class LayerNorm(nn.LayerNorm):
     """Layer norm computed in float32 (float64 stays), returned in the dtype of its input."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        return F.layer_norm(
-            wide, self.normalized_shape, self.weight.to(wide.dtype), self.bias.to(wide.dtype), self.eps
-        ).to(x.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        wide = input if input.dtype == torch.float64 else input.float()
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 class MLP(nn.Module):
@@ -114,7 +115,7 @@ class Block(nn.Module):
     def __init__(self, config: TrunkConfig, layer: int):
         super().__init__()
         pattern, init = config.pattern(layer), config.init
-        # a cross attention starts as nothing, so that lyrics can be added to a trained prior without changing it (paper, section 6.2)
+        # a cross attention starts as nothing: lyrics can be added to a trained prior without changing it (section 6.2)
         out_std = 0.0 if pattern == "cross" and not config.time_bias else init.linear * init.residual
         state = int(config.m_attn * config.width)
         self.attn = Attention(
@@ -162,17 +163,21 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A trunk over (b t width); `encoded` is what cross attention listens to, `distance` (b t n) how many seconds away it is."""
+    """A trunk over (b t width); cross attention listens to `encoded` (b n width), `distance` (b t n) seconds away."""
 
     def __init__(self, config: TrunkConfig):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
 
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
+
     def forward(
         self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
     ) -> Tensor:
-        for block in self.layers:
+        for block in self.blocks:
             if self.config.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, encoded, distance, use_reentrant=False)  # type: ignore[assignment]
             else:
@@ -184,7 +189,7 @@ class Transformer(nn.Module):
     ) -> list[Cache | CrossCache]:
         """Empty buffers for a window, in the dtype and for the batch of x (b t w)."""
         c, made = self.config, []
-        for block in self.layers:
+        for block in self.blocks:
             attn = block.attn
             if attn.cross:
                 made.append(CrossCache(*attn.context(attn.given(encoded).to(x.dtype)), attn.bias(distance, x.dtype)))
@@ -194,18 +199,18 @@ class Transformer(nn.Module):
         return made
 
     def prefill(self, x: Float[Tensor, "b t w"], caches: Sequence[Cache | CrossCache]) -> Tensor:
-        for block, cache in zip(self.layers, caches, strict=True):
+        for block, cache in zip(self.blocks, caches, strict=True):
             x = block.prefill(x, cache)
         return x
 
     def step(self, x: Float[Tensor, "b 1 w"], caches: Sequence[Cache | CrossCache], position: int) -> Tensor:
-        for block, cache in zip(self.layers, caches, strict=True):
+        for block, cache in zip(self.blocks, caches, strict=True):
             x = block.step(x, cache, position)
         return x
 
     def hidden(self, x: Tensor, layer: int, encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
         """The stream in front of `layer`, for features and alignment."""
-        for block in list(self.layers)[:layer]:
+        for block in self.blocks[:layer]:
             x = block(x, encoded, distance)
         return x
 

@@ -1,7 +1,7 @@
 """The codes of the level above, brought to this level's rate: one vector a step (Jukebox, section 4.3).
 
-An embedding, then the same strided decoder stage as the codec's: dilated residual blocks, so that a step hears the coarser codes
-before and after it, and transposed convolutions; a layer norm at the end.
+An embedding, then the same strided decoder stage as the codec's: dilated residual blocks, so that a step hears the
+coarser codes before and after it, and transposed convolutions; a layer norm at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vqvae.blocks import DecoderStage
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """`ups` transposed convolutions of `stride` each: stride**ups steps a coarser code; dilations grow and start again every `cycle`."""
+    """`ups` transposed convolutions of `stride` each: stride**ups steps a coarser code; dilations restart every `cycle`."""
 
     bins: int
     ups: int
