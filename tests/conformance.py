@@ -1,0 +1,315 @@
+"""Conformance: our models against recorded outputs of the public 2020 reference. `python -m tests.conformance DIR`
+
+A golden NAME is NAME.json (settings, scalars), NAME.io.safetensors (inputs, expected outputs, gradients) and, for a
+model, NAME.state.safetensors (weights under their published names); tests/golden/README.md tells where they come from.
+What a golden is shows in its contents, so a folder may hold others, of other shapes. One line a check, with its largest
+error; exit 1 if any is out. The tests in tests/priors run the same checks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from jukebox.openai_priors import from_published, prior_config, to_published
+from priors.autoregressive import AutoregressivePrior, DecodeState
+from priors.conditions import Conditions, LabelConfig, Lyrics, timing_bins
+from priors.decode import filter_logits
+from priors.lyrics import PUBLISHED, Characters, linear_window
+from priors.prior import How
+from priors.transformer import ORDERS, Transformer, TrunkConfig
+
+
+class Check(NamedTuple):
+    """One comparison: `error` is out beyond `limit`; limit None was not checked, and `what` says why."""
+
+    what: str
+    error: float = 0.0
+    limit: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.limit is None or self.error <= self.limit  # nan is out
+
+    def __str__(self) -> str:
+        if self.limit is None:
+            return f"  --    {self.what}"
+        return f"  {'ok  ' if self.ok else 'OUT '}  {self.what}: {self.error:.2g} (limit {self.limit:.2g})"
+
+
+class Golden:
+    """The files of one golden; each is read when it is first asked for."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+        self.json: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def io(self) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{self.name}.io.safetensors")
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{self.name}.state.safetensors")
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest absolute difference; infinite where shapes differ."""
+    if ours.shape != theirs.shape:
+        return math.inf
+    return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
+
+
+def relative(ours: float, theirs: float) -> float:
+    return abs(ours - theirs) / max(abs(theirs), 1e-12)
+
+
+# -------------------- priors
+
+
+def load_prior(golden: Golden) -> AutoregressivePrior:
+    """The golden's model as ours."""
+    config = prior_config(golden.json["hps"], golden.json["vqvae_hps"])
+    prior = AutoregressivePrior(config).eval()
+    prior.load_state_dict(from_published(golden.state, config))
+    return prior
+
+
+def conditions(prior: AutoregressivePrior, y: Tensor | None, above: Tensor | None) -> Conditions:
+    """Published label rows (total, offset, length, artist, genres.., letters..) as conditions."""
+    if y is None or not prior.config.labels:
+        return Conditions(above=above)
+    timing, artist, genres, letters = y.split([3, 1, prior.config.labels.max_genres, prior.config.n_tokens], dim=1)
+    lyrics = Lyrics(letters, torch.full(letters.shape, torch.nan)) if prior.config.lyrics else None
+    return Conditions(artist[:, 0], genres, timing, lyrics, above)
+
+
+def check_prior(golden: Golden, cases: Collection[str] | None = None) -> Iterator[Check]:
+    """Everything that a prior's golden records; `cases` picks some of its samplings."""
+    prior = load_prior(golden)
+    cond = conditions(prior, golden.io.get("in.y"), golden.io.get("in.z_cond"))
+    # above the reference's own noise, below what a wrong epsilon in a norm does
+    limit = min(1e-4, max(2e-5, 4 * golden.json.get("noise_floor_sampling_vs_forward", 0.0)))
+    yield from check_names(golden, prior)
+    yield from check_forward(golden, prior, cond, limit)
+    yield from check_gradients(golden, prior, cond)
+    for case, how in golden.json["sampling"].items():
+        if cases is None or case in cases:
+            yield from check_sampling(golden, prior, cond, case, how, limit)
+
+
+def check_names(golden: Golden, prior: AutoregressivePrior) -> Iterator[Check]:
+    back = to_published(prior.state_dict(), prior.config, checkpointed=bool(golden.json["hps"]["cond_c_res"]))
+    same = back.keys() == golden.state.keys() and all(torch.equal(back[n], golden.state[n]) for n in back)
+    yield Check("state dict back under its published names, bit for bit", float(not same), 0)
+
+
+@torch.no_grad()
+def check_forward(golden: Golden, prior: AutoregressivePrior, cond: Conditions, limit: float) -> Iterator[Check]:
+    io, z = golden.io, golden.io["in.z"]
+    heard = prior.hear(cond, len(z))
+    tokens, logits = prior.tokens(z, heard), prior(z, cond)
+    steps = None if heard.steps is None else heard.steps[:, prior.letters :]
+    kept = {
+        "logits": logits,
+        "token_nll_bits": torch.nn.functional.cross_entropy(logits.mT, tokens, reduction="none") / math.log(2),
+        "x_cond": steps,
+        "y_cond": heard.start,
+        "encoder_kv": heard.encoded,
+        "merged_tokens": tokens,
+    }
+    if "in.y_empty_genre" in io:
+        empty = conditions(prior, io["in.y_empty_genre"], cond.above)
+        kept["y_cond_empty_genre"] = prior.hear(empty, len(z)).start
+    if "out.encoder_acts" in io:
+        encoder = prior.lyric_encoder
+        kept["encoder_acts"] = encoder.trunk(encoder.embed(cond.lyrics.ids))
+    if "out.attn_alignment_layer" in io:
+        kept["attn_alignment_layer"] = prior.alignment(z, cond, golden.json["hps"]["alignment_layer"])
+    for name, ours in kept.items():
+        if ours is not None and f"out.{name}" in io:
+            yield Check(name, apart(ours, io[f"out.{name}"]), 0 if name == "merged_tokens" else limit)
+    bits = prior.bits(z, cond)
+    yield Check("bits per code", apart(bits, io["out.token_nll_bits"][:, prior.letters :]), limit)
+
+
+def check_gradients(golden: Golden, prior: AutoregressivePrior, cond: Conditions) -> Iterator[Check]:
+    """Losses, and the gradient of every parameter, in training mode."""
+    prior.train().zero_grad()
+    loss = prior.loss({prior.config.level: golden.io["in.z"]}, cond)
+    loss["loss"].backward()
+    prior.eval()
+    expected = {"loss": "loss", "bpd": "bits", "gen_loss": "bits", "prime_loss": "lyric_bits"}
+    error = max(relative(loss[ours].item(), golden.json["losses"][n]) for n, ours in expected.items() if ours in loss)
+    yield Check("losses (relative)", error, 1e-5)
+    grads = {name: torch.zeros(0) if p.grad is None else p.grad for name, p in prior.named_parameters()}
+    named = to_published(grads, prior.config, bool(golden.json["hps"]["cond_c_res"]))
+    norms = {name: norm or 0.0 for name, norm in golden.json["grad_norms"].items()}
+    yield Check("gradient norms (relative)", max(relative(named[n].norm().item(), norms[n]) for n in norms), 1e-4)
+    full = {n.removeprefix("grad."): g for n, g in golden.io.items() if n.startswith("grad.")}
+    if full:
+        error = max(apart(named[n], g) / g.abs().max().item() for n, g in full.items())
+        yield Check("full gradients (of their largest entry)", error, 1e-4)
+
+
+@torch.no_grad()
+def check_sampling(
+    golden: Golden, prior: AutoregressivePrior, cond: Conditions, case: str, how: Mapping[str, Any], limit: float
+) -> Iterator[Check]:
+    """The cached path, teacher forced from a prime: logits at every position; where greedy, the codes themselves."""
+    level, primed = prior.config.level, how["prime_len"]
+    codes, expected = (golden.io[f"out.sample.{case}.{kind}"] for kind in ("tokens", "step_logits"))
+    heard = prior.hear(cond, len(codes))
+    tokens = golden.io.get(f"out.sample.{case}.merged_tokens", codes)
+    first = prior.letters + primed
+    x = prior.embed(tokens[:, :first], heard)
+    caches = prior.trunk.caches(x, heard.encoded, heard.distance)
+    y = prior.trunk.prefill(x, caches)
+    logits = [prior.head(y, None if heard.steps is None else heard.steps[:, : x.shape[1]])]
+    state = DecodeState(heard, caches, x.shape[1], None, None, [], How())
+    for token in tokens[:, first:-1].unbind(1):
+        prior.advance(state, token)
+        assert state.logits is not None
+        logits.append(state.logits[:, None])
+    yield Check(f"{case}: logits a step", apart(torch.cat(logits, 1), expected), limit)
+    if how.get("top_k") == 1:
+        state = prior.start(
+            cond, {level: codes[:, :primed]}, [torch.Generator()] * len(codes), How(0.0, published=True)
+        )
+        made = [part[level] for part in prior.sample(state, codes.shape[1] - primed)]
+        wrong = (torch.cat(made, 1) != codes[:, primed:]).sum().item()
+        yield Check(f"{case}: codes that differ", wrong, 0)
+
+
+# -------------------- parts
+
+
+@torch.no_grad()
+def check_orders(golden: Golden) -> Iterator[Check]:
+    """Bare stacks of every attention order, in parallel and from a prime by steps."""
+    for name, shape in golden.json.items():
+        order = ORDERS.get(int(name.removeprefix("order")))
+        if order is None:
+            yield Check(f"{name}: skipped, no model uses it")
+            continue
+        state = {n.removeprefix(f"{name}."): t for n, t in golden.state.items() if n.startswith(f"{name}.")}
+        config = TrunkConfig(
+            n_ctx=shape["n_ctx"], width=shape["width"], depth=shape["depth"], heads=shape["heads"], order=order,
+            blocks=shape["blocks"] or 1, prime=shape["prime_len"] or 0,
+            m_attn=state["_attn_mods.0.attn.c_proj.w"].shape[0] / shape["width"],
+            m_mlp=state["_attn_mods.0.mlp.c_fc.w"].shape[1] / shape["width"],
+        )  # fmt: skip
+        trunk = Transformer(config).eval()
+        trunk.load_state_dict({n.replace("_attn_mods.", "layers."): t for n, t in state.items()})
+        x, encoded = golden.io[f"in.{name}.x"], golden.io.get(f"in.{name}.encoder_kv")
+        expected = golden.io[f"out.{name}.y"]
+        yield Check(f"{name}: whole", apart(trunk(x, encoded), expected), 2e-5)
+        prime = config.block + 1
+        caches = trunk.caches(x, encoded)
+        parts = [trunk.prefill(x[:, :prime], caches)]
+        parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, x.shape[1])]
+        yield Check(f"{name}: {prime} steps at once, then one by one", apart(torch.cat(parts, 1), expected), 2e-5)
+
+
+def check_label_conditioner(golden: Golden) -> Iterator[Check]:
+    for name, c in golden.json.items():
+        config = LabelConfig(
+            1, 1, timing_bins=c["t_bins"], min_seconds=c["min_duration"], max_seconds=c["max_duration"],
+            sample_rate=c["sr"],
+        )  # fmt: skip
+        bins = timing_bins(golden.io[f"in.{name}.y"][:, :3], config, c["n_time"])
+        for ours, kind in zip(bins, ("total_length", "absolute_pos", "relative_pos"), strict=True):
+            yield Check(f"{name}: bins of {kind}", apart(ours, golden.io[f"out.{name}.{kind}_emb.bins"]), 0)
+
+
+def check_filters(golden: Golden) -> Iterator[Check]:
+    logits = golden.io["in.logits"]
+    for name, keep in golden.io.items():
+        kind, _, value = name.removeprefix("out.").removesuffix(".keep").rpartition("_")
+        if kind in ("top_k", "top_p"):
+            filtered = filter_logits(logits, **{kind: int(value) if kind == "top_k" else float(value)})
+            expected = logits.masked_fill(~keep, -torch.inf)
+            yield Check(f"{kind} {value}: logits that differ", (filtered != expected).sum().item(), 0)
+
+
+def check_lyric_windows(golden: Golden) -> Iterator[Check]:
+    """The first letter of a window, in exact and in float32 arithmetic."""
+    rows = golden.json["grid"] + golden.json["float32_differs"]
+    for published, key in ((False, "first_index"), (True, "first_index_tensor_args")):
+        wrong = 0
+        for row in rows:
+            shape = (row[k] for k in ("n_full", "n_tokens", "total", "offset", "duration"))
+            first = linear_window(*shape, published=published)
+            padded = row.get("n_pad", 0)
+            wrong += max(-first, 0) != padded or (row[key] is not None and max(first, 0) != row[key])
+        yield Check(f"{len(rows)} windows, {key}: that differ", wrong, 0)
+
+
+def check_text(golden: Golden) -> Iterator[Check]:
+    for version, table in golden.json["vocab"].items():
+        characters = Characters(PUBLISHED[version])
+        ours = {symbol: i + 1 for i, symbol in enumerate(characters.symbols)}
+        same = characters.size == table["n_vocab"] and ours == {c: i for c, i in table["char_to_id"].items() if i}
+        yield Check(f"{version}: vocabulary of {characters.size}", float(not same), 0)
+        wrong, texts = 0, golden.json["lyrics"]
+        for case in texts:
+            ids = characters.encode(case["text"]).ids
+            wrong += ids.tolist() != case[version]["tokens"] or characters.decode(ids) != case[version]["textise"]
+        yield Check(f"{version}: {len(texts)} lyrics to ids and back, that differ", wrong, 0)
+    yield Check("names and label rows: not checked yet")
+
+
+# -------------------- a folder
+
+# What a golden is: a key of its json that no other kind has.
+KINDS: dict[str, Callable[[Golden], Iterator[Check]]] = {
+    "sampling": check_prior,
+    "order2": check_orders,
+    "float32_differs": check_lyric_windows,
+    "vocab": check_text,
+}
+NAMED: dict[str, Callable[[Golden], Iterator[Check]]] = {
+    "label_conditioner": check_label_conditioner,
+    "filter_logits": check_filters,
+}
+
+
+def check(golden: Golden) -> Iterator[Check]:
+    """All checks of one golden, or the one that says it is not checked yet."""
+    for key, function in KINDS.items():
+        if key in golden.json:
+            return function(golden)
+    if golden.name in NAMED:
+        return NAMED[golden.name](golden)
+    return iter([Check("not checked yet")])
+
+
+def main(folder: str) -> int:
+    torch.set_num_threads(1)
+    names = sorted(path.stem for path in Path(folder).glob("*.json"))
+    if not names:
+        print(f"{folder} holds no NAME.json; give a folder of goldens", file=sys.stderr)
+        return 2
+    out = done = 0
+    for name in names:
+        print(name, flush=True)
+        for result in check(Golden(Path(folder), name)):
+            print(result, flush=True)
+            out, done = out + (not result.ok), done + (result.limit is not None)
+    print(f"{done} checks, {out} out")
+    return int(out > 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tests.conformance DIR")
+    sys.exit(main(sys.argv[1]))
