@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from launch.cli import VERBS, explain, main
@@ -265,6 +267,43 @@ def test_text_flags_of_real_verbs_are_read_as_text():
     for name in ("artist", "genre"):
         arguments = {a.name: a for a in read_usage("sample", importlib.import_module("launch.sample").sample).arguments}
         assert arguments[name].kind is str
+
+
+WORDS = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(
+        ["toy", "--", "-", "-h", "--artist", "--seed", "--loud", "--noloud", "--no-page", "--prompt_seconds", "1"]
+    ),
+    st.builds(
+        "--{}={}".format, st.sampled_from(["artist", "seed", "prompt-seconds", "loud", "x"]), st.text(max_size=6)
+    ),
+)
+
+
+@pytest.mark.long
+@settings(max_examples=5000, deadline=None)
+@given(words=st.lists(WORDS, max_size=6))
+def test_no_words_whatever_make_a_traceback(words):
+    SEEN.clear()
+    TO_RAISE.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.cli._load", lambda target: toy)
+        code = main(["toy", *words], verbs={"toy": ("nowhere:toy", "sings")})
+    asked_for_help = {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words)
+    assert code == (0 if SEEN or asked_for_help else 2)
+
+
+@pytest.mark.long
+@settings(max_examples=2000, deadline=None)
+@given(model=st.text(), artist=st.text(), seed=st.integers(), seconds=st.floats(allow_nan=False, allow_infinity=False))
+def test_every_value_arrives_as_it_was_typed(model, artist, seed, seconds):
+    SEEN.clear()
+    TO_RAISE.clear()
+    words = ["toy", f"--artist={artist}", "--seed", str(seed), f"--prompt-seconds={seconds!r}", "--", model, "s"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.cli._load", lambda target: toy)
+        assert main(words, verbs={"toy": ("nowhere:toy", "sings")}) == 0
+    assert SEEN == [(model, "s", artist, seconds, seed, True, False)]
 
 
 # Real processes from here on: few, because each costs its start.
