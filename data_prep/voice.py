@@ -9,12 +9,15 @@ syllable lasts from one time to another; its consonants take 75 ms each and its 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.align import syllables
 from data_prep.instruments import CEILING, hertz, noise_band
 
 CONTROL = 0.005  # seconds between two control frames
@@ -51,22 +54,28 @@ class Syllable(NamedTuple):
     end: float
 
 
+def plain(text: str) -> str:
+    """The text in small letters without accents, character for character."""
+    return "".join(unicodedata.normalize("NFKD", c)[0].lower()[0] for c in text)
+
+
 @lru_cache(maxsize=4096)
 def split_syllables(word: str) -> tuple[str, ...]:
-    """The word cut into its syllables, one to a group of vowels: golden -> gol, den; river -> ri, ver; hm -> hm.
+    """The word cut into as many syllables as `align.syllables` counts: golden -> gol, den; river -> ri, ver; hm -> hm.
 
-    Joined they are the word again. A word without vowels is one syllable.
+    Joined they are the word again.
     """
-    groups = list(re.finditer(f"[{VOWELS}]+", word.lower()))
-    cuts = [0]
-    for right in groups[1:]:
-        cuts.append(right.start() - 1)  # the last consonant between two vowels begins the next syllable
-    return tuple(word[a:b] for a, b in zip(cuts, cuts[1:] + [len(word)], strict=True))
+    count, groups = syllables(word), list(re.finditer(f"[{VOWELS}]+", plain(word)))
+    if len(groups) == count:  # the last consonant between two groups of vowels begins a syllable
+        cuts = [0, *(group.start() - 1 for group in groups[1:]), len(word)]
+    else:  # no vowels, or not our letters
+        cuts = [len(word) * i // count for i in range(count + 1)]
+    return tuple(word[a:b] for a, b in pairwise(cuts))
 
 
 def letter_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
     """(letter, start, end) for the letters that sound, in seconds; they fill the syllable."""
-    letters = [c for c in syllable.letters.lower() if c in VOICED or c in NOISE]
+    letters = [c for c in plain(syllable.letters) if c in VOICED or c in NOISE]
     vowels = sum(c in VOWELS for c in letters)
     seconds = syllable.end - syllable.start
     short = min(CONSONANT, 0.5 * seconds / max(1, len(letters) - vowels)) if vowels else seconds / max(1, len(letters))

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from data_prep.align import Pace, place, syllables
 from data_prep.band import ARTISTS, GENRES, write_score
 from data_prep.errors import UserError
 from data_prep.instruments import hertz
@@ -88,6 +89,18 @@ def test_syllables_are_groups_of_vowels_and_join_to_the_word():
     assert split_syllables("golden") == ("gol", "den")
     vocabulary = [word for words in WORDS.values() for word in words]
     assert all(3 <= len(word) <= 6 and len(split_syllables(word)) <= 2 for word in vocabulary)
+
+
+def test_plain_lyrics_are_placed_where_a_made_song_sings_them(songs: list[MadeSong]):
+    for song in songs:
+        genre = next(g for g in GENRES if g.name == song.genre)
+        pace = Pace(beat=genre.beat, bar=genre.bar, lead=genre.intro * genre.bar * genre.beat)
+        placed = place(song.lyrics, 20.0, pace)
+        assert [time.text for time in placed] == [word for word, _, _ in song.words]
+        assert np.allclose([time[1:] for time in placed], [times for _, *times in song.words])
+    for word in ("déjà", "Straße", "夜の川", "strengths", "rock'n'roll", "x" * 30):
+        assert len(split_syllables(word)) == syllables(word)
+        assert "".join(split_syllables(word)) == word
 
 
 def test_the_voice_sounds_in_its_words_and_nowhere_else_and_is_louder_than_the_band():
