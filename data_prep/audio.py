@@ -220,6 +220,20 @@ def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
+    """Write float (channels, samples) as mp3, at once or not at all."""
+    import soundfile
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        soundfile.write(part, np.asarray(audio).T, sample_rate, format="MP3")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def _open(path: Path) -> _Source:
     """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
     if not path.is_file():

@@ -54,7 +54,7 @@ def request(
 
 def sample(
     model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, *, seed: int = 0, how: dict[int, How] | None = None,
-    total_seconds: float = 0.0, levels: Sequence[int] = (), hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "",
+    total_seconds: float = 0.0, levels: Sequence[int] = (), hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
 ) -> Run:  # fmt: skip
     """Sample `seconds` of music for every song (a batch) into the run folder `out`."""
     levels = checked_levels(model, levels)
@@ -70,7 +70,7 @@ def sample(
 def continue_(
     model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path, *,
     seed: int = 0, how: dict[int, How] | None = None, total_seconds: float = 0.0, levels: Sequence[int] = (),
-    hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "",
+    hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
 ) -> Run:  # fmt: skip
     """Continue recordings: the first `prompt_seconds` of each file are kept as codes, `seconds` is the finished length."""
     if not 0 < prompt_seconds < seconds:
@@ -97,7 +97,7 @@ def continue_(
 
 
 def upsample(
-    run: Run, out: str | Path | None = None, *, seed: int | None = None, model: Jukebox | None = None, device: str = ""
+    run: Run, out: str | Path | None = None, *, seed: int | None = None, model: Jukebox | None = None, device: str = "auto"
 ) -> Run:
     """Write the lower levels of a run that has its top codes; with `out`, in a copy, so that another seed can be tried."""
     model = model or Jukebox.from_pretrained(run.request["model"])
@@ -117,7 +117,7 @@ def upsample(
     return walk(model, run, device)
 
 
-def resume(run: Run, device: str = "") -> Run:
+def resume(run: Run, device: str = "auto") -> Run:
     """Go on with a run until it is finished; the codes are those of an uninterrupted one."""
     threads = run.request.get("machine", {}).get("threads")
     if threads:
@@ -134,11 +134,11 @@ def resume(run: Run, device: str = "") -> Run:
 # ---- the walk
 
 
-def walk(model: Jukebox, run: Run, device: str = "") -> Run:
+def walk(model: Jukebox, run: Run, device: str = "auto") -> Run:
     """Fill every level of a run, top first, then decode it; everything that is already there is kept."""
     songs = [_song(entry, run.request["total_seconds"]) for entry in run.request["samples"]]
     for level in sorted(run.request["levels"], reverse=True):
-        fill_level(model, run, songs, level, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        fill_level(model, run, songs, level, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         render(model, run, level)
         write_page(run.folder)
     return run

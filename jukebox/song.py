@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +16,12 @@ from jaxtyping import Float, Int
 
 from data_prep.align import TimedText, character_seconds, place
 from data_prep.labels import Labels
-from data_prep.manifest import SongRow
 from priors.autoregressive import PriorConfig
 from priors.conditions import Conditions, Lyrics
 from priors.lyrics import Characters, Tokens, linear_window, timed_window
+
+if TYPE_CHECKING:
+    from data_prep.manifest import SongRow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def sample(
     model: str, *, out: str, artist: str = "", genre: str = "", lyrics: str = "", seconds: float = 20.0, total_seconds: float = 0.0,
     n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98, temperature_lower: float = 0.9, top_k: int = 0,
-    top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5", threads: int = 0, device: str = "",
+    top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5", threads: int = 0, device: str = "auto",
 ) -> None:  # fmt: skip
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
@@ -38,7 +38,7 @@ def sample(
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     threads: CPU threads (0: all)
-    device: cpu, or cuda for a GPU (empty: a GPU if there is one)
+    device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
 
@@ -56,7 +56,7 @@ def continue_(
     model: str, song: str, *, out: str, prompt_seconds: float = 12.0, seconds: float = 30.0, artist: str = "", genre: str = "",
     lyrics: str = "", total_seconds: float = 0.0, n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98,
     temperature_lower: float = 0.9, top_k: int = 0, top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5",
-    threads: int = 0, device: str = "",
+    threads: int = 0, device: str = "auto",
 ) -> None:  # fmt: skip
     """Carry on a recording: its first seconds are kept, the rest is new.
 
@@ -79,7 +79,7 @@ def continue_(
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     threads: CPU threads (0: all)
-    device: cpu, or cuda for a GPU (empty: a GPU if there is one)
+    device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
 
@@ -94,14 +94,14 @@ def continue_(
     _tell(run)
 
 
-def upsample(run: str, *, out: str = "", seed: int = -1, threads: int = 0, device: str = "") -> None:
+def upsample(run: str, *, out: str = "", seed: int = -1, threads: int = 0, device: str = "auto") -> None:
     """Write the finer levels of a run that has its top level.
 
     run: run folder made by `sample` or `continue`
     out: run folder for a copy with other lower levels (empty: the run itself is completed)
     seed: number that all chance of the lower levels follows from (-1: that of the run)
     threads: CPU threads (0: all)
-    device: cpu, or cuda for a GPU (empty: a GPU if there is one)
+    device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
     from jukebox.run import Run
@@ -110,11 +110,11 @@ def upsample(run: str, *, out: str = "", seed: int = -1, threads: int = 0, devic
     _tell(sampling.upsample(Run.open(run), out or None, seed=None if seed < 0 else seed, device=device))
 
 
-def resume(run: str, *, device: str = "") -> None:
+def resume(run: str, *, device: str = "auto") -> None:
     """Finish a run that was interrupted, to the codes it would have had.
 
     run: run folder made by `sample`, `continue` or `upsample`
-    device: cpu, or cuda for a GPU (empty: a GPU if there is one)
+    device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
     from jukebox.run import Run

@@ -1,0 +1,280 @@
+"""Which characters of the lyrics are sung at which second: from word times, from .lrc lines, or by a rule.
+
+Lyrics matter to a prior only if it knows when a letter is sung. Word times say it best, the lines of an .lrc file nearly
+as well. Plain lyrics are placed as songs are commonly set: a line begins on a bar, a syllable lasts a beat, and after its
+last word a line rests until the next bar that is at least one beat away. How long beats and bars are is measured on the
+songs of the data that have word times (`Pace`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TimedText(NamedTuple):
+    """A word or a line of the lyrics and the seconds at which it begins and ends."""
+
+    text: str
+    start: float
+    end: float
+
+
+def name_key(name: str) -> str:
+    """Return what two spellings of an artist or genre have in common."""
+    return " ".join(name.split()).casefold()
+
+
+def syllables(word: str) -> int:
+    """Count the syllables of a word: its groups of vowels; at least 1.
+
+    Accents are taken off first. Of other scripts, each Chinese, Japanese or Korean sign is one, else two letters are.
+    """
+    signs = sum(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL")) for char in word)
+    plain = "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).lower()
+    if signs:
+        return signs
+    if plain.isascii():
+        return max(1, len(re.findall("[aeiouy]+", plain)))
+    return max(1, sum(map(str.isalpha, plain)) // 2)
+
+
+# --- .lrc ---------------------------------------------------------------------------------------------------------------
+
+_STAMP = r"(\d+):(\d{1,2}(?:[.:]\d{1,3})?)"
+_LINE_STAMPS = re.compile(rf"\s*((?:\[{_STAMP}\]\s*)+)(.*)")
+_WORD_STAMP = re.compile(rf"<{_STAMP}>")
+_OFFSET = re.compile(r"\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE)
+_TAG = re.compile(r"\s*\[[a-z#]+:[^\]]*\]\s*", re.IGNORECASE)
+
+
+def _seconds(minutes: str, seconds: str) -> float:
+    """Turn the two parts of a stamp into seconds."""
+    return 60.0 * int(minutes) + float(seconds.replace(":", "."))
+
+
+def parse_lrc(text: str) -> tuple[str, list[TimedText]]:
+    """Return (plain lyrics, times of its lines, or of its words where it has <mm:ss.xx> stamps) of an .lrc file.
+
+    A line ends at the next stamp, the last one after as many seconds a syllable as the others take. A line with several
+    stamps is sung several times; [offset:+ms] moves everything earlier. Text without any stamp is plain lyrics.
+    """
+    found = _OFFSET.search(text)
+    offset = int(found[1]) / 1000 if found else 0.0
+    sung: list[tuple[float, list[TimedText | tuple[float, str]]]] = []  # (start, pieces) of each line
+    plain: list[str] = []
+    for line in text.lstrip("\ufeff").splitlines():
+        match = _LINE_STAMPS.match(line)
+        if match is None:
+            if not _TAG.fullmatch(line):
+                plain.append(line.strip())
+            continue
+        starts = [_seconds(*stamp) for stamp in re.findall(rf"\[{_STAMP}\]", match[1])]
+        for number, start in enumerate(starts):
+            pieces = _pieces(match[4], start, timed=number == 0)
+            sung.append((start, pieces))
+    if not sung:
+        return "\n".join(plain).strip(), []
+    sung.sort(key=lambda line: line[0])
+    stamps = [start for start, _ in sung]
+    times: list[TimedText] = []
+    lines: list[str] = []
+    for number, (_, pieces) in enumerate(sung):
+        lines.append(" ".join(text for _, text in pieces if text))
+        following = stamps[number + 1] if number + 1 < len(stamps) else None
+        for (start, text), after in zip(pieces, [start for start, _ in pieces[1:]] + [following]):
+            if text:
+                end = after if after is not None else start + _pace_of(times) * _count(text)
+                times.append(TimedText(text, start, max(start, end)))
+    moved = [TimedText(text, max(0.0, start - offset), max(0.0, end - offset)) for text, start, end in times]
+    return "\n".join(line for line in lines if line), moved
+
+
+def _pieces(text: str, start: float, timed: bool) -> list[tuple[float, str]]:
+    """Split a line at its <mm:ss.xx> stamps into (start, text); an empty last one says where the line ends."""
+    parts = _WORD_STAMP.split(text)  # text, minutes, seconds, text, minutes, seconds, text ...
+    if not timed or len(parts) == 1:
+        return [(start, " ".join("".join(parts[0::3]).split()))]
+    pieces = [(start, parts[0].strip())] if parts[0].strip() else []
+    return pieces + [(_seconds(*parts[i : i + 2]), parts[i + 2].strip()) for i in range(1, len(parts), 3)]
+
+
+def _count(text: str) -> int:
+    """Count the syllables of a line."""
+    return sum(map(syllables, text.split()))
+
+
+def _pace_of(times: Sequence[TimedText]) -> float:
+    """Return the middle seconds a syllable of timed texts; 0.3 where there are none."""
+    return float(np.median([(end - start) / _count(text) for text, start, end in times])) if times else 0.3
+
+
+# --- characters -----------------------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> list[tuple[int, int]]:
+    """Return where each word of a text begins and ends."""
+    return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+def _bare(word: str) -> str:
+    """Return a word without its punctuation and case, for comparison (all of it where there is nothing else)."""
+    return "".join(char for char in word.casefold() if char.isalnum()) or word
+
+
+def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, float]]:
+    """Return (number of the word in the lyrics, start, end) of every word that the times tell of.
+
+    A line's seconds are shared evenly by its characters. Words that differ (one sung twice, one left out) are passed over.
+    """
+    heard = []
+    for text, start, end in times:
+        each = (end - start) / max(1, len(text))
+        heard += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
+    written = [_bare(lyrics[a:b]) for a, b in _words(lyrics)]
+    blocks = SequenceMatcher(None, written, [word for word, _, _ in heard], autojunk=False).get_matching_blocks()
+    return [(block.a + i, *heard[block.b + i][1:]) for block in blocks for i in range(block.size)]
+
+
+def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
+    """Return float32 (len(lyrics),): the second in the middle of each character's share of its word; nan where unknown.
+
+    A space lies between its neighbours where both are known.
+    """
+    result = np.full(len(lyrics), np.nan, np.float32)
+    words, last = _words(lyrics), None
+    for number, start, end in _matched(lyrics, times):
+        first, after = words[number]
+        result[first:after] = start + (np.arange(after - first) + 0.5) / (after - first) * (end - start)
+        if last is not None and last[0] == number - 1:
+            before = words[last[0]][1]
+            gap = np.arange(first - before) + 0.5
+            result[before:first] = last[1] + gap / (first - before) * (start - last[1])
+        last = (number, end)
+    return result
+
+
+# --- plain lyrics ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How songs are sung: `beat` seconds a syllable, `bar` beats a bar, `lead` seconds before the first word.
+
+    `genres` holds the pace of each genre that was measured, by `name_key`.
+    """
+
+    beat: float
+    bar: int
+    lead: float
+    genres: Mapping[str, Pace] = field(default_factory=dict)
+
+    def of(self, genres: Iterable[str]) -> Pace:
+        """Return the pace of the first of these genres that has one of its own, else of all songs."""
+        return next((self.genres[name_key(genre)] for genre in genres if name_key(genre) in self.genres), self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and dictionaries."""
+        own = {name: pace.to_json() for name, pace in sorted(self.genres.items())}
+        return {"beat": self.beat, "bar": self.bar, "lead": self.lead, **({"genres": own} if own else {})}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Pace:
+        """Undo `to_json`."""
+        genres = {name: Pace.from_json(pace) for name, pace in data.get("genres", {}).items()}
+        return Pace(float(data["beat"]), int(data["bar"]), float(data["lead"]), genres)
+
+
+@dataclass(frozen=True)
+class _Sung:
+    """What one song tells about its pace: seconds of each syllable, beats between line starts, first word's second."""
+
+    beats: list[float]
+    gaps: list[float]
+    lead: float
+
+
+def measure_pace(rows: Iterable[Any]) -> Pace | None:
+    """Measure the pace of all songs, and of each genre, on rows with `lyrics`, `genres` and word times.
+
+    None where no song has word times (lines alone do not tell how fast they are sung).
+    """
+    everything: list[_Sung] = []
+    by_genre: dict[str, list[_Sung]] = {}
+    for row in rows:
+        if row.lyrics and (sung := _listen(row.lyrics, row.word_times)):
+            everything.append(sung)
+            for genre in {name_key(genre) for genre in row.genres}:
+                by_genre.setdefault(genre, []).append(sung)
+    if not everything:
+        return None
+    whole = _middle(everything)
+    return Pace(whole.beat, whole.bar, whole.lead, {name: _middle(songs) for name, songs in sorted(by_genre.items())})
+
+
+def _listen(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
+    """Return what one song tells, or None where it has no times of single words."""
+    matched = _matched(lyrics, [time for time in times if len(time.text.split()) == 1])
+    spans = _words(lyrics)
+    if not matched:
+        return None
+    beats, starts, last_line = [], [], None
+    for place, (number, start, end) in enumerate(matched):
+        line = lyrics.count("\n", 0, spans[number][0])
+        if line != last_line:
+            starts.append(start)
+        last_line = line
+        if place + 1 < len(matched) and "\n" not in lyrics[spans[number][1] : spans[matched[place + 1][0]][0]]:
+            end = matched[place + 1][1] if matched[place + 1][0] == number + 1 else end  # a word lasts until the next
+        if end > start:
+            beats.append((end - start) / syllables(lyrics[slice(*spans[number])]))
+    if not beats:
+        return None
+    beat = float(np.median(beats))
+    return _Sung(beats, [(b - a) / beat for a, b in pairwise(starts)], matched[0][1])
+
+
+def _middle(songs: Sequence[_Sung]) -> Pace:
+    """Return the pace of some songs: medians, and the longest bar that the lines keep to about as well as to any."""
+    beat = float(np.median([beat for song in songs for beat in song.beats]))
+    gaps = np.asarray([gap for song in songs for gap in song.gaps] or [4.0])
+    misses = {bar: float(np.median(np.abs(gaps - bar * np.maximum(1, np.rint(gaps / bar))))) for bar in range(2, 9)}
+    best = min(misses.values())
+    bar = max(bar for bar, miss in misses.items() if miss <= best + 0.1)
+    return Pace(round(beat, 4), bar, round(float(np.median([song.lead for song in songs])), 4))
+
+
+def place(lyrics: str, seconds: float, pace: Pace | None, genres: Iterable[str] = ()) -> list[TimedText]:
+    """Return the words of plain lyrics with the times at which a song of `seconds` would sing them.
+
+    Lines begin on bars and a syllable lasts a beat; what is too long for the song is squeezed evenly to fit. Without a
+    pace the lines share the song evenly.
+    """
+    lines = [words for line in lyrics.splitlines() if (words := line.split())]
+    if not lines:
+        return []
+    counts = [sum(map(syllables, words)) for words in lines]
+    if pace is None:
+        starts = [seconds * number / len(lines) for number in range(len(lines))]
+        beats = [seconds / len(lines) / count for count in counts]
+    else:
+        pace, at, starts = pace.of(genres), 0, []
+        for count in counts:
+            starts.append(pace.lead + at * pace.beat)
+            at += -(-(count + 1) // pace.bar) * pace.bar
+        squeeze = min(1.0, seconds / (starts[-1] + counts[-1] * pace.beat))
+        starts, beats = [start * squeeze for start in starts], [pace.beat * squeeze] * len(lines)
+    result = []
+    for words, start, beat in zip(lines, starts, beats):
+        sung = 0
+        for word in words:
+            result.append(TimedText(word, start + sung * beat, start + (sung + syllables(word)) * beat))
+            sung += syllables(word)
+    return result

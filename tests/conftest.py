@@ -1,0 +1,41 @@
+"""A small model with random weights, made once: enough for everything about sampling that is not about beauty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep.labels import Labels
+from jukebox.model import Jukebox
+from jukebox.presets import find
+from priors.autoregressive import AutoregressivePrior
+from priors.lyrics import Characters
+from vqvae.vqvae import VQVAE
+
+torch.set_num_threads(1)
+
+
+def make_model(folder: Path, spread: float = 0.2) -> Jukebox:
+    """A model folder of the preset `test`; weights are spread by `spread`, so that conditions and chance both matter."""
+    labels = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
+    preset = find("test")
+    torch.manual_seed(0)
+    model = Jukebox.create(folder, preset.codec, Characters(preset.symbols))
+    model.save_labels(labels)
+    codec = VQVAE(preset.codec)
+    codec.train().loss(torch.randn(4, 1, 4096) * 0.3, generator=torch.Generator().manual_seed(0))
+    model.save_codec(codec)
+    for level in preset.priors:
+        prior = AutoregressivePrior(preset.prior(level, len(labels.artists), len(labels.genres)))
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(torch.randn_like(parameter) * spread)
+        model.save_prior(level, prior)
+    return Jukebox.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
+    return make_model(tmp_path_factory.mktemp("model"))
