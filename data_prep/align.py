@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -17,6 +18,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+
+
+METRES = (4, 3, 6, 8, 2, 5, 7)  # beats a bar, the common ones first
 
 
 class TimedText(NamedTuple):
@@ -46,7 +50,7 @@ def syllables(word: str) -> int:
     return max(1, sum(map(str.isalpha, plain)) // 2)
 
 
-# --- .lrc ---------------------------------------------------------------------------------------------------------------
+# --- .lrc ---
 
 _STAMP = r"(\d+):(\d{1,2}(?:[.:]\d{1,3})?)"
 _LINE_STAMPS = re.compile(rf"\s*((?:\[{_STAMP}\]\s*)+)(.*)")
@@ -68,12 +72,17 @@ def parse_lrc(text: str) -> tuple[str, list[TimedText]]:
     """
     found = _OFFSET.search(text)
     offset = int(found[1]) / 1000 if found else 0.0
-    sung: list[tuple[float, list[TimedText | tuple[float, str]]]] = []  # (start, pieces) of each line
+    sung: list[tuple[float, list[tuple[float, str]]]] = []  # (start, pieces) of each line
     plain: list[str] = []
     for line in text.lstrip("\ufeff").splitlines():
         match = _LINE_STAMPS.match(line)
         if match is None:
-            if not _TAG.fullmatch(line):
+            if _TAG.fullmatch(line) or not line.strip():
+                plain += [] if line.strip() else [""]
+            elif sung:  # a line that goes on without a stamp of its own
+                start, before = sung[-1][1][-1]
+                sung[-1][1][-1] = (start, f"{before} {line.strip()}".strip())
+            else:
                 plain.append(line.strip())
             continue
         starts = [_seconds(*stamp) for stamp in re.findall(rf"\[{_STAMP}\]", match[1])]
@@ -116,7 +125,7 @@ def _pace_of(times: Sequence[TimedText]) -> float:
     return float(np.median([(end - start) / _count(text) for text, start, end in times])) if times else 0.3
 
 
-# --- characters -----------------------------------------------------------------------------------------------------------
+# --- characters ---
 
 
 def _words(text: str) -> list[tuple[int, int]]:
@@ -161,7 +170,7 @@ def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
     return result
 
 
-# --- plain lyrics ---------------------------------------------------------------------------------------------------------
+# --- plain lyrics ---
 
 
 @dataclass(frozen=True)
@@ -194,10 +203,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class _Sung:
-    """What one song tells about its pace: seconds of each syllable, beats between line starts, first word's second."""
+    """What one song tells: seconds of each syllable; (syllables of a line, beats to the next); first word's second."""
 
     beats: list[float]
-    gaps: list[float]
+    lines: list[tuple[int, float]]
     lead: float
 
 
@@ -221,33 +230,42 @@ def measure_pace(rows: Iterable[Any]) -> Pace | None:
 
 def _listen(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
     """Return what one song tells, or None where it has no times of single words."""
+    spans, beats, starts = _words(lyrics), [], {}
+    line_of = [lyrics.count("\n", 0, start) for start, _ in spans]
+    counts = Counter[int]()  # line -> syllables
+    for (start, end), line in zip(spans, line_of):
+        counts[line] += syllables(lyrics[start:end])
     matched = _matched(lyrics, [time for time in times if len(time.text.split()) == 1])
-    spans = _words(lyrics)
-    if not matched:
-        return None
-    beats, starts, last_line = [], [], None
-    for place, (number, start, end) in enumerate(matched):
-        line = lyrics.count("\n", 0, spans[number][0])
-        if line != last_line:
-            starts.append(start)
-        last_line = line
-        if place + 1 < len(matched) and "\n" not in lyrics[spans[number][1] : spans[matched[place + 1][0]][0]]:
-            end = matched[place + 1][1] if matched[place + 1][0] == number + 1 else end  # a word lasts until the next
+    following = {number: start for number, start, _ in matched}
+    for number, start, end in matched:
+        if number == 0 or line_of[number - 1] != line_of[number]:
+            starts[line_of[number]] = start
+        if number + 1 in following and line_of[number + 1] == line_of[number]:
+            end = following[number + 1]  # a word lasts until the next
         if end > start:
             beats.append((end - start) / syllables(lyrics[slice(*spans[number])]))
     if not beats:
         return None
     beat = float(np.median(beats))
-    return _Sung(beats, [(b - a) / beat for a, b in pairwise(starts)], matched[0][1])
+    lines = [(counts[a], (starts[b] - starts[a]) / beat) for a, b in pairwise(sorted(counts)) if {a, b} <= set(starts)]
+    return _Sung(beats, lines, matched[0][1])
+
+
+def _next_line(beats: int, bar: int) -> int:
+    """Return the first bar line that leaves at least one beat of rest after so many beats."""
+    return -(-(beats + 1) // bar) * bar
 
 
 def _middle(songs: Sequence[_Sung]) -> Pace:
-    """Return the pace of some songs: medians, and the longest bar that the lines keep to about as well as to any."""
+    """Return the pace of some songs: medians, and the bar by which `place` would put their lines where they are.
+
+    Of bars that do so about equally well (a line of 5 and a rest fill two bars of 3 and one of 6) the common ones win.
+    """
     beat = float(np.median([beat for song in songs for beat in song.beats]))
-    gaps = np.asarray([gap for song in songs for gap in song.gaps] or [4.0])
-    misses = {bar: float(np.median(np.abs(gaps - bar * np.maximum(1, np.rint(gaps / bar))))) for bar in range(2, 9)}
+    lines = [line for song in songs for line in song.lines]
+    misses = {bar: sum(min(2.0, abs(gap - _next_line(count, bar))) for count, gap in lines) for bar in METRES}
     best = min(misses.values())
-    bar = max(bar for bar, miss in misses.items() if miss <= best + 0.1)
+    bar = next(bar for bar in METRES if misses[bar] <= best + 0.1 * len(lines))
     return Pace(round(beat, 4), bar, round(float(np.median([song.lead for song in songs])), 4))
 
 
@@ -268,7 +286,7 @@ def place(lyrics: str, seconds: float, pace: Pace | None, genres: Iterable[str] 
         pace, at, starts = pace.of(genres), 0, []
         for count in counts:
             starts.append(pace.lead + at * pace.beat)
-            at += -(-(count + 1) // pace.bar) * pace.bar
+            at += _next_line(count, pace.bar)
         squeeze = min(1.0, seconds / (starts[-1] + counts[-1] * pace.beat))
         starts, beats = [start * squeeze for start in starts], [pace.beat * squeeze] * len(lines)
     result = []
