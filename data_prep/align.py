@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
 METRES = (4, 3, 6, 8, 2, 5, 7)  # beats a bar, the common ones first
 
 

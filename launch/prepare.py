@@ -5,27 +5,27 @@ from __future__ import annotations
 
 def prepare(
     source: str,
+    *,
     out: str,
     min_seconds: float = 1.0,
     test_share: float = 0.1,
     seed: int = 0,
     workers: int = 0,
 ) -> None:
-    """Read music and write DATA/manifest.parquet, DATA/refused.parquet and DATA/labels.json.
+    """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 
     Takes a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
     song.mp3, else from the tags), or a .csv or .jsonl with the columns path, artist, genres, lyrics (text, or the name
-    of a .txt or .lrc file) and, in jsonl, words as [[word, start, end], ...]. Every file is decoded: what is unreadable,
+    of a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is decoded: what is unreadable,
     truncated, too short, silent or non-finite is refused and listed with its reason. An interrupted run goes on where
-    it was. Runs on many machines under mpirun.
+    it was; under mpirun all ranks share the work.
 
-    Args:
-        source: the folder, .csv or .jsonl.
-        out: the data folder to write.
-        min_seconds: shorter files are refused (seconds).
-        test_share: share of the songs held out for testing (0 to 1).
-        seed: another seed holds out other songs.
-        workers: processes that decode (0: one a core, at most 8).
+    source: folder, .csv or .jsonl with the music
+    out: data folder to write
+    min_seconds: shorter files are refused, seconds
+    test_share: share of the songs held out for testing, 0 to 1
+    seed: another seed holds out other songs
+    workers: processes that decode, 0: one a core, at most 8
     """
     from data_prep.errors import UserError
     from data_prep.manifest import prepare as write_tables
