@@ -1,8 +1,8 @@
 """Names and settings of the published checkpoints, in our words and back.
 
 The released files are state dicts of the 2020 code ("Jukebox: A Generative Model for Music", arXiv:2005.00341). Each
-table here is a list of pairs (their pattern, our pattern) with numbered fields, read in both directions: every published
-name has exactly one name here and the reverse.
+table is a list of pairs (their pattern, our pattern) with numbered fields, read in both directions: every published name
+has exactly one name here and the reverse.
 """
 
 from __future__ import annotations

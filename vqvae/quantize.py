@@ -139,7 +139,9 @@ class Codebook(nn.Module):
         dead = self.k_elem < self.threshold
         candidates += noise
         metrics = self._use(counts)
-        moved = torch.where(dead[:, None], candidates, self.k_sum / self.k_elem.clamp(min=1e-30)[:, None])
+        # a code that nobody chose for thousands of steps has sums too small to divide: it stays where it is
+        mean = torch.where(self.k_elem[:, None] > 1e-12, self.k_sum / self.k_elem[:, None], self.k)
+        moved = torch.where(dead[:, None], candidates, mean)
         metrics["dk"] = (moved - self.k).norm() / self.k.numel() ** 0.5
         self.k.copy_(moved)
         if self.reset_restarted:
@@ -169,11 +171,11 @@ class Codebook(nn.Module):
         return torch.bincount(codes, minlength=self.bins).float()
 
     def _use(self, counts: Float[Tensor, "k"]) -> dict[str, Tensor]:
-        p = counts / counts.sum()
+        p, in_use = counts / counts.sum(), max(self.threshold, 1e-3)  # a threshold of 0 switches restarts off
         return {
             "entropy": -(p * (p + 1e-8).log()).sum(),
-            "used_curr": (counts >= self.threshold).sum().float(),
-            "usage": (self.k_elem >= self.threshold).sum().float(),
+            "used_curr": (counts >= in_use).sum().float(),
+            "usage": (self.k_elem >= in_use).sum().float(),
             "dk": torch.zeros_like(p[0]),
         }
 

@@ -178,7 +178,8 @@ class VQVAE(Codec):
         if codes.dim() != 2 or codes.is_floating_point():
             raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time)")
         if not codes.numel():
-            return torch.zeros(len(codes), self.config.channels, 0, device=codes.device)
+            samples = codes.shape[1] * autoencoder.hop
+            return torch.zeros(len(codes), self.config.channels, samples, device=codes.device)
         if codes.min() < 0 or codes.max() >= self.config.bins:
             raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {self.config.bins - 1}")
         return autoencoder.decoder(autoencoder.codebook.decode(codes.long())).float()

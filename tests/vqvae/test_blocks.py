@@ -1,0 +1,91 @@
+"""Encoder and decoder hear exactly as far as their layers say, and keep lengths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vqvae.blocks import Encoder, ResidualStack
+from vqvae.stream import decoder_reach, encoder_reach
+from vqvae.vqvae import VQVAE, VQVAEConfig
+
+SHAPES = {
+    "halvings": {},
+    "wide strides": {"downs_t": (1, 1), "strides_t": (8, 4)},
+    "a cycle of dilations": {"dilation_cycle": 1, "depth": 3},
+    "decoder not reversed": {"reverse_decoder_dilation": False},
+}
+
+
+def every_path_open(codec: VQVAE) -> VQVAE:
+    """Positive weights, so that no ReLU hides a path and the gradient shows the whole receptive field."""
+    for parameter in codec.parameters():
+        parameter.data = 0.01 + parameter.data.abs()
+    return codec.double()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("level", [0, 1])
+def test_receptive_field_by_gradient_is_the_one_computed(small, shape, level):
+    codec = every_path_open(VQVAE(replace(small, **SHAPES[shape])))
+    autoencoder, hop = codec.level(level), codec.config.hops[level]
+    n, middle = 64, 32  # codes
+    audio = torch.ones(1, 1, n * hop, dtype=torch.float64, requires_grad=True)
+    autoencoder.encoder(audio)[..., middle].sum().backward()
+    heard = audio.grad[0, 0].nonzero().flatten()
+    before, after = encoder_reach(codec, level)
+    assert (heard[0].item(), heard[-1].item() + 1) == (middle * hop - before, (middle + 1) * hop + after)
+
+    latents = torch.ones(1, small.emb_width, n, dtype=torch.float64, requires_grad=True)
+    autoencoder.decoder(latents)[..., middle * hop : (middle + 1) * hop].sum().backward()
+    heard = latents.grad[0].sum(0).nonzero().flatten()
+    before, after = decoder_reach(codec, level)
+    assert (heard[0].item(), heard[-1].item()) == (middle - before, middle + after)
+
+
+def test_the_published_shape_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        codec = VQVAE(VQVAEConfig())
+    counts = {name: sum(p.numel() for p in codec.level(i).encoder.parameters()) for i, name in enumerate("bmt")}
+    assert list(counts.values()) == [441_856, 116_384, 168_224]
+    assert sum(p.numel() for p in codec.parameters()) == 1_485_763
+    assert [block.dilated.dilation[0] for block in codec.level(0).decoder.stages[0].steps[0].stack.blocks] == [
+        3**i for i in reversed(range(8))
+    ]
+    with torch.device("meta"):
+        small = vqvae_of(downs_t=(5, 3), strides_t=(2, 2), multipliers=(1, 1), bins=1024)
+    assert sum(p.numel() for p in small.parameters()) == 586_050 and small.config.hops == (32, 256)
+
+
+def vqvae_of(**settings) -> VQVAE:
+    return VQVAE(VQVAEConfig(**settings))
+
+
+@pytest.mark.parametrize("length", [16, 17, 31, 100, 255])
+def test_lengths_floor_on_the_way_down_and_multiply_on_the_way_up(small, length):
+    codec = VQVAE(small).eval()
+    codes = codec.encode(torch.randn(2, 1, length), [0, 1])
+    for level, hop in enumerate(small.hops):
+        assert codes[level].shape == (2, length // hop)
+        assert codec.decode(codes, level).shape == (2, 1, length // hop * hop)
+
+
+def test_residual_scale_and_zero_output_make_an_identity():
+    x = torch.randn(1, 6, 20)
+    assert torch.equal(ResidualStack(6, 4, zero_out=True)(x), x)
+    plain, scaled = ResidualStack(6, 4), ResidualStack(6, 4, res_scale=True)
+    scaled.load_state_dict(plain.state_dict())
+    assert {block.scale for block in scaled.blocks} == {0.5}
+    first = plain.blocks[0](x) - x
+    assert torch.allclose(scaled.blocks[0](x) - x, first / 2, atol=1e-6)
+
+
+def test_widths_and_depths_can_be_said_outright():
+    encoder = Encoder(2, 8, (4, 6, 10), (1, 2, 1), (8, 2, 4), depth=1)
+    assert encoder(torch.randn(1, 2, 256)).shape == (1, 8, 2)
+    codec = vqvae_of(widths=((32,), (32, 96), (16, 64, 192)), depths=(3, 2, 1), downs_t=(1, 1, 1), strides_t=(8, 4, 4))
+    stages = codec.level(2).encoder.stages
+    assert [stage.out.in_channels for stage in stages] == [16, 64, 192]
+    assert [len(codec.level(level).decoder.stages[0].steps[0].stack.blocks) for level in range(3)] == [3, 2, 1]
