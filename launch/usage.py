@@ -61,6 +61,11 @@ class Argument:
         """The name as the person types it."""
         return self.name.upper() if self.positional else f"--{self.name}"
 
+    @property
+    def place(self) -> str:
+        """What stands for a positional in the usage line: its choices, else its name in capitals."""
+        return "|".join(self.choices) or self.name.upper()
+
     def _wanted(self) -> str:
         noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(self.kind, "text")
         unit = next(
@@ -92,7 +97,7 @@ class Usage:
 
     def line(self) -> str:
         """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
-        words = ["jukebox", self.verb, *(a.name.upper() for a in self.positionals)]
+        words = ["jukebox", self.verb, *(a.place for a in self.positionals)]
         words += [f"--{a.name} {_TYPE_NAMES[a.kind].upper()}" for a in self.flags if a.default is REQUIRED]
         return " ".join(words + ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags))
 
