@@ -213,7 +213,7 @@ def render(usage: Usage) -> str:
 def _render_argument(argument: Argument, width: int) -> str:
     kind = "|".join(argument.choices) or _TYPE_NAMES[argument.kind]
     head = (
-        f"  {argument.name.upper()}"
+        f"  {argument.place}"
         if argument.positional
         else f"  --{argument.name} {kind.upper() if not argument.choices else kind}"
     )
