@@ -1,0 +1,103 @@
+"""Attention: the blocked form is the masked form, and sees exactly what its predicate says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from priors.attention import PATTERNS, Attention, attend, visible
+
+MASKED = [p for p in PATTERNS if p != "cross"]
+SIZES = [(24, 6, 8), (24, 6, 6), (23, 6, 8), (6, 6, 8), (5, 6, 8), (24, 1, 1), (24, 24, 24), (1, 6, 8), (7, 6, 8)]
+
+
+def heads(length: int, dtype: torch.dtype, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 2, length, 4, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3)]
+
+
+def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A softmax over all keys under a mask, in float64; a query that sees nothing gives zero."""
+    logits = (q.double() @ k.double().mT / math.sqrt(q.shape[-1])).masked_fill(~mask, -torch.inf)
+    return torch.softmax(logits, dim=-1).nan_to_num(0.0) @ v.double()
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize(("length", "block", "prime"), SIZES)
+@pytest.mark.parametrize("pattern", MASKED)
+def test_blocked_form_equals_masked_dense_form(pattern, length, block, prime, dtype, limit):
+    q, k, v = heads(length, dtype)
+    ours = attend(q, k, v, pattern, block, prime)
+    assert ours.dtype == dtype
+    assert (ours.double() - masked(q, k, v, visible(pattern, length, block, prime))).abs().max() < limit
+
+
+@pytest.mark.parametrize("pattern", MASKED)
+def test_gradient_reaches_exactly_what_the_predicate_shows(pattern):
+    q, k, v = heads(24, torch.float64)
+    v.requires_grad_()
+    out = attend(q, k, v, pattern, 6, 8)
+    seen = torch.stack(
+        [torch.autograd.grad(out[0, 0, i].sum(), v, retain_graph=True)[0][0, 0, :, 0] for i in range(24)]
+    )
+    assert torch.equal(seen != 0, visible(pattern, 24, 6, 8))
+    if pattern != "full":
+        assert not visible(pattern, 24, 6, 8).triu(1).any()  # none of them sees what comes later
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_previous_row_is_exactly_zero_in_block_0(dtype):
+    q, k, v = heads(24, dtype)
+    out = attend(q, k, v, "previous_row", 6)
+    assert (out[:, :, :6] == 0).all() and (out[:, :, 6:] != 0).all()
+
+
+def test_patterns_differ_from_one_another():
+    """The control: a test that compares patterns with their masks would see one taken for another."""
+    q, k, v = heads(24, torch.float64)
+    outs = [attend(q, k, v, pattern, 6, 8) for pattern in MASKED]
+    assert all((a - b).abs().max() > 0.1 for i, a in enumerate(outs) for b in outs[:i])
+
+
+def test_memory_of_a_backward_pass_is_linear_in_length():
+    """No tensor of length x length is saved: the largest one that autograd keeps grows like the length."""
+
+    def largest(pattern: str, length: int) -> int:
+        sizes = []
+        x = torch.randn(1, length, 8, requires_grad=True)
+        attention = Attention(8, 8, 2, pattern, block=16, prime=32)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            attention(x)
+        return max(sizes)
+
+    for pattern in ("row", "previous_row", "dense", "prime"):
+        assert largest(pattern, 2048) <= 2.2 * largest(pattern, 1024), pattern
+
+
+def test_cross_attention_listens_to_what_is_sung_now():
+    """With a steep slope a head hears the letter whose time is the step's; a letter of unknown time is not excluded."""
+    attention = Attention(8, 8, 2, "cross", time_bias=True)
+    attention.slope.data.fill_(math.log(1000.0))
+    x, letters = torch.randn(1, 5, 8), torch.randn(1, 5, 8)
+    distance = (torch.arange(5.0)[:, None] - torch.arange(5.0)).abs()[None]
+    weights = attention.weights(x, letters, distance)
+    assert torch.allclose(weights, torch.eye(5).expand_as(weights), atol=1e-4)
+    unknown = distance.clone()
+    unknown[:, :, 2] = torch.nan
+    assert (attention.weights(x, letters, unknown)[:, :, 0, 2] > 0.01).all()
+    plain = attention.weights(x, letters)
+    assert torch.allclose(plain, attention.weights(x, letters, torch.full_like(distance, torch.nan)))
+    assert torch.allclose(plain.sum(-1), torch.ones(1, 2, 5))
+
+
+def test_a_wrong_pattern_or_width_is_named():
+    with pytest.raises(ValueError, match="diagonal"):
+        Attention(8, 8, 2, "diagonal")
+    with pytest.raises(ValueError, match="multiple of the number of heads"):
+        Attention(8, 6, 4, "dense")
+    with pytest.raises(ValueError, match="nothing to listen to"):
+        Attention(8, 8, 2, "cross")(torch.zeros(1, 2, 8))
+    with pytest.raises(ValueError, match="does not listen to lyrics"):
+        Attention(8, 8, 2, "row").weights(torch.zeros(1, 2, 8))
