@@ -5,8 +5,7 @@ Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
 - dilations grow as 3^i, so four blocks see 81 steps and eight see 6,561: the receptive field is bought by depth;
 - there is no activation between the strided convolution and its stack, and no normalisation anywhere;
 - the decoder runs its stack with the widest dilation first.
-`Encoder.convolutions` and `Decoder.convolutions` list the layers in the order sound passes them: the streams compute
-the receptive field from that list.
+`convolutions` lists the layers in the order sound passes them: the streams compute the receptive field from that list.
 """
 
 from __future__ import annotations
@@ -21,11 +20,14 @@ from torch import Tensor, nn
 class ResidualBlock(nn.Module):
     """x + scale * pointwise(relu(dilated(relu(x)))), of unchanged shape (b, width, t)."""
 
-    def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0) -> None:
+    def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0, zero_out: bool = False) -> None:
         super().__init__()
         self.dilated = nn.Conv1d(width, hidden, 3, padding=dilation, dilation=dilation)
         self.pointwise = nn.Conv1d(hidden, width, 1)
         self.scale = scale
+        if zero_out:
+            for parameter in self.pointwise.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
         h = self.pointwise(F.relu_(self.dilated(F.relu(x))))
@@ -54,20 +56,12 @@ class ResidualStack(nn.Module):
         if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
             dilations.reverse()
         scale = depth**-0.5 if res_scale else 1.0
-        self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale) for d in dilations)
-        if zero_out:
-            for block in self.blocks:
-                nn.init.zeros_(block.pointwise.weight)
-                nn.init.zeros_(block.pointwise.bias)
+        self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations)
 
     def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
         for block in self.blocks:
             x = block(x)
         return x
-
-    def convolutions(self) -> Iterator[nn.Conv1d]:
-        for block in self.blocks:
-            yield block.dilated  # the pointwise one sees one step and the skip sees less than its block
 
 
 class DownStep(nn.Module):
@@ -109,12 +103,6 @@ class EncoderStage(nn.Module):
             x = step(x)
         return self.out(x)
 
-    def convolutions(self) -> Iterator[nn.Conv1d]:
-        for step in self.steps:
-            yield step.conv
-            yield from step.stack.convolutions()
-        yield self.out
-
 
 class DecoderStage(nn.Module):
     """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up); for upsamplers too."""
@@ -131,12 +119,6 @@ class DecoderStage(nn.Module):
         for step in self.steps:
             x = step(x)
         return x
-
-    def convolutions(self) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
-        yield self.inlet
-        for step in self.steps:
-            yield from step.stack.convolutions()
-            yield step.conv
 
 
 class Encoder(nn.Module):
@@ -163,10 +145,6 @@ class Encoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x
-
-    def convolutions(self) -> Iterator[nn.Conv1d]:
-        for stage in self.stages:
-            yield from stage.convolutions()
 
 
 class Decoder(nn.Module):
@@ -195,7 +173,9 @@ class Decoder(nn.Module):
             x = stage(x)
         return self.out(x)
 
-    def convolutions(self) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
-        for stage in reversed(self.stages):
-            yield from stage.convolutions()
-        yield self.out
+
+def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
+    """The convolutions of a module in the order sound passes them: that in which they are made, but for decoder stages."""
+    parts = [*reversed(module.stages), module.out] if isinstance(module, Decoder) else [module]
+    for part in parts:
+        yield from (m for m in part.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d))

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from vqvae.vqvae import VQVAEConfig
 
 Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
 CONVERGENCE_FLOOR = 2e-3  # a clip whose spectral norm is below counts as silence
@@ -104,3 +108,52 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
             f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent"
         )
     return Bandwidth(absolute / count, squared / count - (total / count) ** 2, spectral_total / n_clips)
+
+
+class Ruler:
+    """Measures reconstructions of one batch; what depends on the target alone is computed once for all levels."""
+
+    def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
+        self.config, self.audio, self.bandwidth = config, audio, bandwidth
+        self.mono = mixdown(audio, config.stereo)
+        self.targets = {
+            resolution: magnitudes(self.mono, resolution)
+            for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
+        }
+
+    def measure(self, output: Float[Tensor, "b c t"]) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
+        """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
+        c, x, b = self.config, self.audio, self.bandwidth
+        weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
+        metrics = {"l1_loss": l1(x, output, b), "l2_loss": l2(x, output, b)}
+        metrics["linf_loss"] = linf(x, output, b, c.linf_k)
+        terms = {
+            "recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))
+        }
+        mono = mixdown(output, c.stereo)
+        if c.multispectral:
+            parts = [self._error(mono, resolution) for resolution in c.multispectral_stfts]
+            terms["multispectral_loss"] = (c.multispectral, torch.stack(parts).mean())
+        if c.spectral:
+            terms["spectral_loss"] = (c.spectral, self._error(mono, c.spectral_stft, c.spectral_is_convergence))
+        if self._spectral_resolutions():
+            with torch.no_grad():
+                target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, c.spectral_stft)
+                metrics["spectral_convergence"] = spectral_convergence(target, magnitude).mean()
+        return terms, metrics
+
+    def _error(self, mono: Float[Tensor, "n t"], resolution: Resolution, convergence: bool = False) -> Tensor:
+        target, magnitude = self.targets[resolution], magnitudes(mono, resolution)
+        if convergence:
+            return spectral_convergence(target, magnitude).mean()
+        error = spectral(target, magnitude)
+        scale = norm(target) + 1 if self.config.relative_spectral else self.bandwidth.spec
+        return (error / scale).mean()
+
+    def _spectral_resolutions(self) -> list[Resolution]:
+        """The transform of the spectral term and of the convergence metric; too short clips go without the metric."""
+        long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
+        return [self.config.spectral_stft] if self.config.spectral or long_enough else []
+
+    def _multispectral_resolutions(self) -> tuple[Resolution, ...]:
+        return self.config.multispectral_stfts if self.config.multispectral else ()

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vqvae.blocks import convolutions
 from vqvae.codec import Sequences
 from vqvae.vqvae import VQVAE
 
@@ -39,14 +40,14 @@ def reach(layers: Iterable[Layer], start: int, stop: int) -> tuple[int, int]:
 def encoder_reach(codec: VQVAE, level: int) -> tuple[int, int]:
     """Samples before and after its own `hop` samples that a code of `level` depends on."""
     autoencoder = codec.level(level)
-    start, stop = reach(autoencoder.encoder.convolutions(), 0, 1)
+    start, stop = reach(convolutions(autoencoder.encoder), 0, 1)
     return -start, stop - autoencoder.hop
 
 
 def decoder_reach(codec: VQVAE, level: int) -> tuple[int, int]:
     """Codes before and after its own that the `hop` samples of one code depend on."""
     autoencoder = codec.level(level)
-    start, stop = reach(autoencoder.decoder.convolutions(), 0, autoencoder.hop)
+    start, stop = reach(convolutions(autoencoder.decoder), 0, autoencoder.hop)
     return -start, stop - 1
 
 

@@ -18,10 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqvae import losses
 from vqvae.blocks import Decoder, Encoder
 from vqvae.codec import Codec, CodecSpec, Sequences
-from vqvae.losses import Bandwidth, Resolution
+from vqvae.losses import Bandwidth, Resolution, Ruler
 from vqvae.quantize import Codebook
 
 
@@ -204,7 +203,8 @@ class VQVAE(Codec):
             raise ValueError(
                 f"a batch of shape {tuple(audio.shape)}: expected clips whose length is a multiple of {hop} samples"
             )
-        ruler = Ruler(self.config, audio, bandwidth or Bandwidth())
+        with torch.autocast(audio.device.type, enabled=False):
+            ruler = Ruler(self.config, audio, bandwidth or Bandwidth())
         terms, logs = {}, {}
         for level, autoencoder in self._autoencoders().items():
             latents = autoencoder.encoder(audio)
@@ -252,55 +252,6 @@ class VQVAE(Codec):
         if not audio.is_floating_point():
             raise ValueError(f"audio of {audio.dtype}: expected floats in [-1, 1]; divide whole numbers by their range")
         return audio.float()
-
-
-class Ruler:
-    """Measures reconstructions of one batch; what depends on the target alone is computed once for all levels."""
-
-    def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
-        self.config, self.audio, self.bandwidth = config, audio, bandwidth
-        self.mono = losses.mixdown(audio, config.stereo)
-        self.targets = {
-            resolution: losses.magnitudes(self.mono, resolution)
-            for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
-        }
-
-    def measure(self, output: Float[Tensor, "b c t"]) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
-        """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
-        c, x, b = self.config, self.audio, self.bandwidth
-        weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
-        metrics = {"l1_loss": losses.l1(x, output, b), "l2_loss": losses.l2(x, output, b)}
-        metrics["linf_loss"] = losses.linf(x, output, b, c.linf_k)
-        terms = {
-            "recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))
-        }
-        mono = losses.mixdown(output, c.stereo)
-        if c.multispectral:
-            parts = [self._error(mono, resolution) for resolution in c.multispectral_stfts]
-            terms["multispectral_loss"] = (c.multispectral, torch.stack(parts).mean())
-        if c.spectral:
-            terms["spectral_loss"] = (c.spectral, self._error(mono, c.spectral_stft, c.spectral_is_convergence))
-        if self._spectral_resolutions():
-            with torch.no_grad():
-                target, magnitude = self.targets[c.spectral_stft], losses.magnitudes(mono, c.spectral_stft)
-                metrics["spectral_convergence"] = losses.spectral_convergence(target, magnitude).mean()
-        return terms, metrics
-
-    def _error(self, mono: Float[Tensor, "n t"], resolution: Resolution, convergence: bool = False) -> Tensor:
-        target, magnitude = self.targets[resolution], losses.magnitudes(mono, resolution)
-        if convergence:
-            return losses.spectral_convergence(target, magnitude).mean()
-        error = losses.spectral(target, magnitude)
-        scale = losses.norm(target) + 1 if self.config.relative_spectral else self.bandwidth.spec
-        return (error / scale).mean()
-
-    def _spectral_resolutions(self) -> list[Resolution]:
-        """The transform of the spectral term and of the convergence metric; too short clips go without the metric."""
-        long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
-        return [self.config.spectral_stft] if self.config.spectral or long_enough else []
-
-    def _multispectral_resolutions(self) -> tuple[Resolution, ...]:
-        return self.config.multispectral_stfts if self.config.multispectral else ()
 
 
 SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "commit_loss")
