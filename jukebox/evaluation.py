@@ -88,7 +88,7 @@ def codec_figures(model: Jukebox, held: HeldOut, seconds: float = 10.0) -> dict[
         decibels = [20 * np.log10(value) for value in trained_sc]
         mean, error = metrics.mean_and_error(decibels)
         figures[level] = {
-            "spectral_convergence_db": mean, "se": error, "untrained_db": float(np.mean([20 * np.log10(v) for v in untrained_sc])),
+            "spectral_convergence_db": mean, "se": error, "untrained_db": float(np.mean(20 * np.log10(untrained_sc))),
             "codes_used": used, "entropy_bits": entropy,
         }  # fmt: skip
     return figures

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Collection
 from dataclasses import asdict
@@ -35,9 +36,17 @@ CONFIG, CODEC = "config.json", "codec.safetensors"
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Write a json file so that a reader sees the old one or the new one, never half of it."""
+    """Write a json file so that a reader sees the old one or the new one, never half of it; what is not a number becomes null."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -71,7 +71,7 @@ def make(
     with clock.step("prepare"):
         if not (out / "data" / "manifest.parquet").is_file():
             side_by_side(
-                out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", f"{16 / songs:.6f}"]]]
+                out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", "0.06"]]]
             )
     with clock.step("codec"):
         steps = {level: recipe.steps for level, recipe in recipes.codec_recipes.items()}
