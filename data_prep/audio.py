@@ -98,10 +98,11 @@ class _Av:
         import av
 
         self.container: Any = av.open(str(path))
-        if not self.container.streams.audio:
+        streams = [stream for stream in self.container.streams.audio if stream.rate and stream.channels]
+        if not streams:
             self.container.close()
             raise BadAudio(path, "unreadable", "there is no sound in it")
-        self.stream = self.container.streams.audio[0]
+        self.stream = streams[0]
         self.sample_rate, self.channels = self.stream.rate, self.stream.channels
         # mp4 knows its length to the sample (the last block of aac is padded); others know it roughly or not at all
         self.declared = self.stream.duration if _is_per_sample(self.stream) else None
@@ -148,6 +149,8 @@ def probe(path: str | Path) -> AudioInfo:
         cut = f"it should have {source.declared} samples and has {frames}"
     if cut:
         raise BadAudio(path, "truncated", cut)
+    if not frames and isinstance(source, _Av):  # ffmpeg takes many a file for sound
+        raise BadAudio(path, "unreadable", "there is no sound in it")
     peak = float(peak) if np.isfinite(peak) else math.nan
     return AudioInfo(frames / source.sample_rate, source.sample_rate, source.channels, frames, peak)
 

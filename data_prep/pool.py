@@ -131,16 +131,19 @@ class _Worker:
     def __init__(self, function: bytes) -> None:
         self.function = function
         self.process: subprocess.Popen | None = None
+        self.closed = False
 
     def __call__(self, item: Any) -> Any:
         """Return function(item) from the child, raise what it raised, or WorkerCrashed."""
+        if self.closed:
+            raise WorkerCrashed("the pool was stopped")
         process = self.process or self._start()
         try:
             process.stdin.write(pickle.dumps(item))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
             good, value = pickle.load(process.stdout)  # type: ignore[arg-type]
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            code = self.stop()
+            code = self._end(patience=5)
             raise WorkerCrashed(f"the worker process died (exit code {code}) while it worked on {item!r}") from error
         if not good:
             raise value
@@ -157,23 +160,28 @@ class _Worker:
             process.stdin.flush()  # type: ignore[union-attr]
             pickle.load(process.stdout)  # type: ignore[arg-type]
         except (OSError, EOFError) as error:
-            code = self.stop()
+            code = self._end(patience=5)
             raise RuntimeError(f"a worker process could not start (exit code {code}); its error is above") from error
         return process
 
-    def stop(self) -> int | None:
-        """End the child, whatever it is doing, and return its exit code."""
+    def stop(self) -> None:
+        """End the child for good, whatever it is doing; a thread that waits for its answer gets WorkerCrashed."""
+        self.closed = True
+        self._end(patience=0)
+
+    def _end(self, patience: float) -> int | None:
+        """Give the child some seconds to die by itself, then kill it; return its exit code."""
         process, self.process = self.process, None
         if process is None:
             return None
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=patience)
+        process.kill()  # before its pipes are closed: a thread may be reading from one
+        code = process.wait()
         for stream in (process.stdin, process.stdout):
             with suppress(OSError):  # a broken pipe has nothing left to flush
                 stream.close()  # type: ignore[union-attr]
-        try:
-            return process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        return code
 
 
 def serve() -> None:

@@ -239,7 +239,7 @@ def evaluate_model(model: Jukebox, data: Path, *, windows: int = 96, songs: int 
 
 def tables(figures: dict) -> str:
     """The figures as two plain tables."""
-    codec = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits"]]
+    codec: list[list[object]] = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits"]]
     for level, f in sorted(figures["codec"].items()):
         codec.append(
             [
@@ -251,7 +251,7 @@ def tables(figures: dict) -> str:
                 f["entropy_bits"],
             ]
         )
-    rows = [["prior", "condition", "bits true", "bits false", "difference", "se", "z", "z by song"]]
+    rows: list[list[object]] = [["prior", "condition", "bits true", "bits false", "difference", "se", "z", "z by song"]]
     for level, f in sorted(figures["priors"].items(), reverse=True):
         rows.append(
             [

@@ -58,8 +58,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def file_hash(path: Path, digits: int = 12) -> str:
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:digits]
 
 
 class Jukebox:

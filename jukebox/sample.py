@@ -97,7 +97,12 @@ def continue_(
 
 
 def upsample(
-    run: Run, out: str | Path | None = None, *, seed: int | None = None, model: Jukebox | None = None, device: str = "auto"
+    run: Run,
+    out: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    model: Jukebox | None = None,
+    device: str = "auto",
 ) -> Run:
     """Write the lower levels of a run that has its top codes; with `out`, in a copy, so that another seed can be tried."""
     model = model or Jukebox.from_pretrained(run.request["model"])
@@ -138,7 +143,9 @@ def walk(model: Jukebox, run: Run, device: str = "auto") -> Run:
     """Fill every level of a run, top first, then decode it; everything that is already there is kept."""
     songs = [_song(entry, run.request["total_seconds"]) for entry in run.request["samples"]]
     for level in sorted(run.request["levels"], reverse=True):
-        fill_level(model, run, songs, level, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        fill_level(
+            model, run, songs, level, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
         render(model, run, level)
         write_page(run.folder)
     return run

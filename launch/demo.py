@@ -70,9 +70,7 @@ def make(
         artist, genre = write_corpus(corpus, words, recording, songs, seconds, seed)
     with clock.step("prepare"):
         if not (out / "data" / "manifest.parquet").is_file():
-            side_by_side(
-                out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", "0.06"]]]
-            )
+            side_by_side(out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", "0.06"]]])
     with clock.step("codec"):
         steps = {level: recipe.steps for level, recipe in recipes.codec_recipes.items()}
         side_by_side(out, [[train("vqvae", 2, steps[2])], [train("vqvae", 1, steps[1]), train("vqvae", 0, steps[0])]])

@@ -53,8 +53,8 @@ class Log:
         self._cut(done)
         self.file = self.path.open("a")
         self.waiting: list[tuple[int, dict[str, Tensor | float]]] = []
-        self.bar = progress(steps, name, unit="step", done=done)
         self.wandb = start_wandb(wandb, folder, name) if wandb else None
+        self.bar = progress(steps, name, unit="step", done=done)
 
     def _cut(self, done: int) -> None:
         kept = [line for line in read_log(self.path) if line["step"] <= done]
@@ -109,7 +109,7 @@ def _to_floats(column: list[Any]) -> list[float]:
 
 
 def start_wandb(project: str, folder: Path, name: str) -> Any:
-    """A wandb run that a resumed training continues; UserError when wandb is not installed."""
+    """A wandb run that a resumed training continues; UserError when wandb is not installed or cannot start."""
     try:
         import wandb
     except ImportError as error:
@@ -118,4 +118,9 @@ def start_wandb(project: str, folder: Path, name: str) -> Any:
             "the flag away (log.jsonl is written in any case)"
         ) from error
     run_id = f"{folder.resolve().parent.parent.name}-{name}"
-    return wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder))
+    try:
+        return wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder))
+    except Exception as error:
+        raise UserError(
+            f"--wandb {project}: wandb could not start ({error}); `wandb login` first, or WANDB_MODE=offline"
+        ) from error

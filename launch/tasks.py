@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from torch import Tensor
 
@@ -92,7 +93,13 @@ class VQVAETask:
         return {name: value for name, value in losses.items() if not name.endswith(f"_l{self.level}")}
 
     def save(self) -> None:
-        self.jukebox.save_codec(self.model)
+        model = self.jukebox
+        before = model.codec_hash() if model.trained_levels() else ""
+        model.save_codec(self.model)
+        if model.prior_configs and model.codec_hash() != before:
+            print(
+                f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
+            )
 
 
 def part(rows: int, rank: int, world: int) -> slice:
@@ -189,6 +196,7 @@ def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
     model = Jukebox.create(folder, preset.codec, Characters(preset.symbols))
-    if not model.prior_configs and (data / "labels.json").is_file():
-        model.save_labels(Labels.load(data / "labels.json"))
+    with FileLock(folder / ".lock"):  # two levels may begin side by side
+        if not model.prior_configs and (data / "labels.json").is_file():
+            model.save_labels(Labels.load(data / "labels.json"))
     return model

@@ -85,7 +85,9 @@ def train(
     if precision != "auto":
         changes["bf16"] = precision == "bf16"
     for each in wanted:
-        recipe = replace((chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each], **changes)
+        recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
+        longer = steps / recipe.steps if steps else 1.0  # the recipe's limit on the time moves with the steps
+        recipe = replace(recipe, **{"max_minutes": recipe.max_minutes * longer} | changes)
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
         else:

@@ -75,7 +75,9 @@ def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model
     batch = sampling.sample(tiny_model, songs, 0.3, tmp_path / "batch", seed=1)
     for i, song in enumerate(songs):
         # a batch of one draws from the generator of its place in the batch
-        monkeypatch.setattr(sampling, "generator", lambda seed, sample, level, start, i=i: generator(seed, sample + i, level, start))
+        monkeypatch.setattr(
+            sampling, "generator", lambda seed, sample, level, start, i=i: generator(seed, sample + i, level, start)
+        )
         alone = sampling.sample(tiny_model, [song], 0.3, tmp_path / f"alone{i}", seed=1)
         monkeypatch.undo()
         monkeypatch.setattr(type(tiny_model), "prior", lambda self, level: plain(self, level, torch.float64))
@@ -114,7 +116,9 @@ def test_resuming_a_finished_run_changes_nothing(run):
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
     t = np.arange(22050) / 22050
-    wave = (0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.2 * t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t)))[None]
+    wave = (
+        0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.2 * t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t))
+    )[None]
     path = tmp_path_factory.mktemp("recording") / "tune.wav"
     write_wav(path, wave.astype(np.float32), 22050)
     return path
@@ -169,5 +173,10 @@ def test_the_request_says_everything(run):
     request = json.loads((run.folder / "run.json").read_text())
     assert request["seed"] == 3 and request["seconds"] == SECONDS and request["hops"] == [8, 32, 128]
     assert request["samples"][0]["artist"] == "ann" and request["samples"][0]["word_times"]
-    assert set(request["model_hash"]) == {"codec.safetensors", "prior_0.safetensors", "prior_1.safetensors", "prior_2.safetensors"}
+    assert set(request["model_hash"]) == {
+        "codec.safetensors",
+        "prior_0.safetensors",
+        "prior_1.safetensors",
+        "prior_2.safetensors",
+    }
     assert How(**request["how"]["2"]) == How()

@@ -1,8 +1,8 @@
-"""The training loop: exact resumption, the record it leaves, and what it says when something is wrong."""
+"""The real tasks on made songs: their batches, exact resumption at the command line, learning, and mistakes."""
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,216 +10,174 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from data_prep.errors import UserError
-from jukebox.presets import Recipe
-from launch.checkpoint import LAST, PREVIOUS, load_checkpoint
-from launch.engine import TorchEngine, lr_at
+from data_prep.manifest import audio_path, load_manifest
+from jukebox.model import Jukebox
+from jukebox.presets import Recipe, find
 from launch.log import read_log
-from launch.loop import fit, fold, landing
+from launch.loop import fit
+from launch.pcm import Pcm
+from launch.tasks import PriorTask, VQVAETask, blend, blend_shares
+from launch.train import train
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
 
-class Line(nn.Module):
-    """A line with dropout (noise of the step) and a running mean (a state that is no parameter)."""
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of twelve made songs of 3 s, some of them held out."""
+    from data_prep.manifest import prepare
+    from data_prep.songs import make_corpus
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(3, 1)
-        self.register_buffer("mean", torch.zeros(3))
-
-    def loss(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        self.mean.lerp_(x.mean(0), 0.1)
-        error = nn.functional.dropout(self.linear(x - self.mean), 0.5)[:, 0] - x.sum(1)
-        return {"loss": error.square().mean(), "drift": self.mean.norm()}
+    root = tmp_path_factory.mktemp("songs")
+    make_corpus(root / "corpus", 12, seed=0, seconds=3.0, workers=1)
+    prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
+    return root / "data"
 
 
-class Toy:
-    """The smallest task: it knows nothing of music, as the loop should not."""
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    """A model folder with a codec of the test preset (hardly trained) and the codes of all songs."""
+    from launch.encode import encode
 
-    name, unit, amount = "toy_0", "rows", 4.0
-
-    def __init__(self, out: Path, seed: int = 0, pause: float = 0.0, poison: int = -1) -> None:
-        torch.manual_seed(seed)
-        self.model, self.out, self.seed, self.pause, self.poison = Line(), out, seed, pause, poison
-        self.identity = {"data": "rows"}
-
-    def open(self) -> None:
-        pass
-
-    def batch(self, step: int, rank: int, world: int) -> torch.Tensor:
-        time.sleep(self.pause)
-        return torch.randn(4, 3, generator=torch.Generator().manual_seed(fold(self.seed, step, rank)))
-
-    def loss(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        losses = self.model.loss(batch)
-        return losses | {"spectral": losses["loss"] * (float("nan") if step == self.poison else 1.0)}
-
-    def save(self) -> None:
-        torch.save(self.model.state_dict(), self.out)
+    folder = data.parent / "model"
+    train("vqvae", str(data), preset="test", steps=10, out=str(folder))
+    encode(str(data), str(folder))
+    return folder
 
 
-def losses(folder: Path) -> list[tuple[int, float, float]]:
-    return [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
+def tasks(data: Path, model: Path, recipe: Recipe):
+    jukebox, preset = Jukebox.from_pretrained(model), find("test")
+    labels = jukebox.labels
+    priors = [preset.prior(level, len(labels.artists), len(labels.genres)) for level in (2, 1)]
+    made = [VQVAETask(jukebox, 1, data, replace(recipe, crop=1024), 0, "cpu")]
+    made += [PriorTask(jukebox, config, data, replace(recipe, jitter_seconds=0.1), 0, "cpu") for config in priors]  # type: ignore[list-item]
+    for task in made:
+        task.open()
+    return made
 
 
-def test_the_rate_warms_up_holds_and_lands_where_the_recipe_says():
-    linear = Recipe(steps=1000, batch=1, lr=2.0, warmup=50, schedule="linear", decay_from=0.6, final_lr=0.05)
-    assert lr_at(0, linear) == pytest.approx(2.0 / 50)
-    assert lr_at(49, linear) == lr_at(599, linear) == 2.0
-    assert lr_at(800, linear) == pytest.approx(2.0 * (0.05 + 0.95 * 0.5))
-    assert lr_at(1000, linear) == lr_at(5000, linear) == pytest.approx(0.1)
-    cosine = replace(linear, schedule="cosine")
-    assert lr_at(50, cosine) == 2.0 and lr_at(525, cosine) == pytest.approx(2.0 * 0.525)
-    assert lr_at(1000, cosine) == pytest.approx(0.1)
-    assert {lr_at(s, replace(linear, schedule="constant", warmup=0)) for s in (0, 500, 999)} == {2.0}
+def flat(batch) -> list[torch.Tensor]:
+    """Every tensor of a batch, whatever it is made of, with nan as a number."""
+    if isinstance(batch, torch.Tensor):
+        return [batch.nan_to_num(-1.0) if batch.is_floating_point() else batch]
+    parts = batch.values() if isinstance(batch, dict) else vars(batch).values() if hasattr(batch, "__dict__") else batch
+    return [tensor for part in parts if part is not None for tensor in flat(part)]
 
 
-def test_training_lowers_the_loss_and_leaves_log_checkpoint_and_weights(tmp_path):
-    recipe = replace(RECIPE, steps=200, lr=0.05, save_every=50)
-    trained = fit(Toy(tmp_path / "w.pt"), recipe, tmp_path / "t")
-    lines = read_log(tmp_path / "t" / "log.jsonl")
-    assert (trained.step, trained.ended) == (200, "done")
-    assert [line["step"] for line in lines] == list(range(1, 201))
-    assert {"loss", "drift", "lr", "gradient_norm", "rows_per_second", "data_wait", "minutes"} <= set(lines[0])
-    first, last = (sum(line["loss"] for line in part) for part in (lines[:50], lines[-50:]))
-    assert last < 0.8 * first
-    assert (
-        (tmp_path / "w.pt").exists() and (tmp_path / "t" / LAST).exists() and not (tmp_path / "t" / PREVIOUS).exists()
-    )
+def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_ranks(data, model):
+    for task in tasks(data, model, RECIPE):
+        whole, again, other = (flat(task.batch(step, 0, 1)) for step in (7, 7, 8))
+        halves = [flat(task.batch(7, rank, 2)) for rank in range(2)]
+        assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), task.name
+        assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True)), task.name
+        joined = [torch.cat(parts) for parts in zip(*halves, strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True)), task.name
 
 
-def test_a_run_killed_in_mid_step_goes_on_with_the_losses_of_an_uninterrupted_one(tmp_path):
-    program = (
-        "import sys, torch; torch.set_num_threads(1); sys.path[:0] = sys.argv[2:]\n"
-        "from pathlib import Path; import test_train as t; from launch.loop import fit\n"
-        "out = Path(sys.argv[1]); fit(t.Toy(out / 'w.pt', pause=0.02), t.RECIPE, out / 't')\n"
-    )
-    here, root = Path(__file__).parent, Path(__file__).parents[2]
-    command = [sys.executable, "-c", program, str(tmp_path), str(here), str(root)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    log = tmp_path / "t" / "log.jsonl"
-    while len(read_log(log)) < 17 and process.poll() is None:
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    state, _ = load_checkpoint(tmp_path / "t")
-    assert state is not None and state["step"] == 10 and len(read_log(log)) >= 17
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-        fit(Toy(tmp_path / "whole.pt"), RECIPE, tmp_path / "whole")
-    finally:
-        torch.set_num_threads(threads)
-    assert losses(tmp_path / "t") == losses(tmp_path / "whole")
-    again, whole = torch.load(tmp_path / "w.pt"), torch.load(tmp_path / "whole.pt")
-    assert all(torch.equal(again[name], whole[name]) for name in whole)
+def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
+    from data_prep.audio import read
+
+    task = tasks(data, model, RECIPE)[0]
+    songs = {s: [read(audio_path(data, r))[0] for r in load_manifest(data) if r.split == s] for s in ("train", "test")}
+    assert songs["train"] and songs["test"]
+
+    def holds(song, crop) -> bool:
+        places = (song[0, : -len(crop) + 1] - crop[0]).__abs__() < 1e-6
+        return any(abs(song[0, i : i + len(crop)] - crop).max() < 1e-4 for i in places.nonzero()[0])
+
+    for crop in torch.cat([task.batch(step, 0, 1) for step in range(3)])[:, 0].numpy():
+        assert any(holds(song, crop) for song in songs["train"])
+        assert abs(crop).max() < 1e-3 or not any(holds(song, crop) for song in songs["test"])
 
 
-def test_another_seed_gives_another_run(tmp_path):
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "a")
-    fit(Toy(tmp_path / "w.pt", seed=1), RECIPE, tmp_path / "b", seed=1)
-    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+def test_every_place_of_the_corpus_is_drawn_alike_and_short_songs_end_in_silence(tmp_path):
+    samples = np.arange(1, 1001, dtype="<i2")
+    samples.tofile(tmp_path / "a.i16")
+    pcm = Pcm(tmp_path / "a.i16", [40, 60, 900], 1)
+    draws = pcm.draw((0, 1), 20_000, 50)
+    counts = np.bincount([song for song, _ in draws], minlength=3) / 20_000
+    assert np.allclose(counts, np.array([1, 11, 851]) / 863, atol=0.01)
+    assert {start for song, start in draws if song == 1} == set(range(11)) and {s for g, s in draws if g == 0} == {0}
+    assert (pcm.crop(0, 0, 50)[0] * 32768 == np.r_[1:41, [0] * 10]).all()
+    assert (pcm.crop(2, 850, 50)[0] * 32768 == np.arange(951, 1001)).all()
 
 
-def test_interrupted_by_ctrl_c_it_finishes_the_step_saves_and_goes_on(tmp_path):
-    class Interrupted(Toy):
-        def loss(self, batch, step):
-            if step == 14:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().loss(batch, step)
-
-    stopped = fit(Interrupted(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-    assert (stopped.step, stopped.ended) == (15, "stopped") and not (tmp_path / "w.pt").exists()
-    assert fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t").ended == "done"
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "whole")
-    assert losses(tmp_path / "t") == losses(tmp_path / "whole")
+def test_stereo_crops_are_mixed_by_their_share_and_mono_ones_are_left_alone():
+    crops = np.random.default_rng(0).normal(size=(3, 2, 8)).astype(np.float32)
+    same, mono, swapped = blend(crops, np.array([0.0, 0.5, 1.0], np.float32))
+    assert np.array_equal(same, crops[0]) and np.allclose(mono[0], mono[1]) and np.allclose(swapped, crops[2, ::-1])
+    assert np.array_equal(blend(crops[:, :1], np.ones(3, np.float32)), crops[:, :1])
+    shares = blend_shares(2000, np.random.default_rng(0))
+    assert 0.45 < (shares == 0).mean() < 0.55 and shares.max() <= 1
 
 
-def test_a_finished_run_says_so_and_more_steps_go_on_from_it(tmp_path, capsys):
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-    (tmp_path / "w.pt").unlink()
-    capsys.readouterr()
-    assert fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t").ended == "done"
-    assert "trained already, 40 steps" in capsys.readouterr().out and (tmp_path / "w.pt").exists()
-    assert fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=50), tmp_path / "t").step == 50
-    assert "steps was 40, is 50" in capsys.readouterr().out
-    assert [line["step"] for line in read_log(tmp_path / "t" / "log.jsonl")] == list(range(1, 51))
+def test_a_codec_and_a_prior_killed_at_the_command_line_go_on_exactly(data, model, tmp_path):
+    for what, name in (("vqvae", "vqvae_2"), ("prior", "prior_2")):
+        found = []
+        for kill in (False, True):
+            out = tmp_path / f"{what}_{kill}"
+            shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+            flags = ["--preset", "test", "--level", "2", "--steps", "60", "--threads", "1", "--out", str(out)]
+            call = "import sys; from launch.cli import main; sys.exit(main())"
+            command = [sys.executable, "-c", call, "train", what, str(data), *flags]
+            log = out / "training" / name / "log.jsonl"
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            while kill and len(read_log(log)) < 23 and process.poll() is None:
+                time.sleep(0.002)
+            if kill:
+                process.kill()
+                assert process.wait() == -signal.SIGKILL, "it must not be done before it is killed"
+                process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            assert process.wait() == 0
+            weights = out / ("codec.safetensors" if what == "vqvae" else "prior_2.safetensors")
+            lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(log)]
+            found.append((lines, weights.read_bytes()))
+        assert len(found[0][0]) == 60 and found[0] == found[1], what
 
 
-def test_a_loss_that_is_no_number_is_named_with_its_step_and_good_weights_are_kept(tmp_path):
-    recipe = replace(RECIPE, log_every=7)
-    with pytest.raises(UserError, match=r"toy_0: spectral became nan at step 24; the checkpoint of step 20 is kept"):
-        fit(Toy(tmp_path / "w.pt", poison=23), recipe, tmp_path / "t")
-    state, _ = load_checkpoint(tmp_path / "t")
-    assert state is not None and all(torch.isfinite(v).all() for v in state["engine"]["model"].values())
-    assert not (tmp_path / "w.pt").exists()
+def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, model):
+    from data_prep.codes import CodesWriter
+
+    bits = []
+    for shuffled in (False, True):
+        rng = np.random.default_rng(0)
+        jukebox = Jukebox.from_pretrained(model)
+        config, folder = (
+            find("test").prior(2, len(jukebox.labels.artists), len(jukebox.labels.genres)),
+            model.parent / f"rule_{shuffled}",
+        )
+        with CodesWriter(folder, [2]) as writer:
+            for row in load_manifest(data):
+                codes = np.arange(500) % 8
+                writer.add(row.song, {2: rng.permutation(codes) if shuffled else codes})
+        recipe = replace(RECIPE, steps=80, lr=1e-2, save_every=100)
+        task = PriorTask(jukebox, config, data, recipe, 0, "cpu")
+        task.folder = folder
+        task.save = lambda: None  # type: ignore[method-assign]
+        fit(task, recipe, folder / "training")
+        bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
+    assert bits[0] < 1.0 and bits[1] > 2.5, bits
 
 
-def test_a_checkpoint_cut_in_half_is_passed_over_for_the_one_before(tmp_path, capsys):
-    class Dies(Toy):
-        def loss(self, batch, step):
-            if step == 25:
-                raise KeyboardInterrupt
-            return super().loss(batch, step)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(Dies(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-    last = tmp_path / "t" / LAST
-    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-    assert "going on from the one before it, step 10" in capsys.readouterr().out
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "whole")
-    assert losses(tmp_path / "t") == losses(tmp_path / "whole")
-
-
-def test_a_checkpoint_of_another_seed_or_model_is_refused(tmp_path):
-    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
-    with pytest.raises(UserError, match="began with seed 0, now it is 1"):
-        fit(Toy(tmp_path / "w.pt", seed=1), RECIPE, tmp_path / "t", seed=1)
-    other = Toy(tmp_path / "w.pt")
-    other.model.linear = nn.Linear(3, 2)
-    with pytest.raises(UserError, match="another model"):
-        fit(other, RECIPE, tmp_path / "t")
-
-
-def test_a_time_limit_lands_the_rate_ends_the_run_and_says_where(tmp_path, capsys):
-    recipe = replace(RECIPE, steps=100_000, max_minutes=0.5 / 60, log_every=1)
-    trained = fit(Toy(tmp_path / "w.pt", pause=0.005), recipe, tmp_path / "t")
-    assert trained.ended == "time" and trained.step < 100_000 and (tmp_path / "w.pt").exists()
-    assert f"ended it at step {trained.step} of 100000" in capsys.readouterr().out
-    rates = [line["lr"] for line in read_log(tmp_path / "t" / "log.jsonl")]
-    assert rates[-1] < 0.3 * max(rates)
-    assert landing(10, 100, 50.0, 100.0, recipe) == float("inf"), "not before the last 15 % of the time"
-    assert landing(95, 100, 90.0, 100.0, recipe) == float("inf"), "not when the steps will be done in time"
-    assert landing(50, 100, 92.5, 100.0, recipe) == pytest.approx(recipe.lr / 2)
-
-
-def test_averaged_weights_are_what_is_saved_and_live_weights_go_on(tmp_path):
-    torch.manual_seed(0)
-    model, recipe = Line(), replace(RECIPE, ema=0.9)
-    engine = TorchEngine(model, recipe, torch.device("cpu"))
-    history = []
-    for step in range(30):
-        engine.step(model.loss(torch.randn(4, 3)), step)
-        history.append(model.linear.weight.detach().clone())
-    live = model.linear.weight.detach().clone()
-    with engine.weights() as averaged:
-        inside = averaged.linear.weight.detach().clone()
-    assert torch.equal(model.linear.weight, live) and not torch.equal(inside, live)
-    assert (inside - torch.stack(history[-10:]).mean(0)).norm() < (inside - history[0]).norm()
-
-
-def test_biases_and_gains_do_not_decay_and_matrices_do():
-    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    recipe = replace(RECIPE, weight_decay=0.5, warmup=0, schedule="constant")
-    engine = TorchEngine(model, recipe, torch.device("cpu"))
-    before = [p.detach().clone() for p in model.parameters()]
-    engine.step({"loss": sum((p * 0).sum() for p in model.parameters())}, 0)  # type: ignore[dict-item]
-    changed = {p.ndim: not torch.equal(p, old) for p, old in zip(model.parameters(), before)}
-    assert changed == {2: True, 1: False}
+def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_path):
+    for arguments, flags, message in [
+        (("prior", str(data)), {"out": str(tmp_path / "none")}, "train its codec first"),
+        (("vqvae", str(tmp_path / "none")), {}, "make it with `jukebox prepare"),
+        (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
+        (("vqvae", str(data)), {"levels": "2,7"}, "there is no level 7"),
+        (("vqvae", str(data)), {"levels": "all"}, "expected numbers with commas"),
+        (("vqvae", str(data)), {"preset": "demo", "out": str(model)}, "another configuration"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(*arguments, **{"preset": "test", **flags})  # type: ignore[arg-type]
+    twin = Jukebox.create(tmp_path / "twin", Jukebox.from_pretrained(model).codec_config)
+    codec = Jukebox.from_pretrained(model).codec()
+    next(codec.parameters()).data.add_(1.0)
+    twin.save_codec(codec)
+    with pytest.raises(UserError, match="no codes of this codec"):
+        train("prior", str(data), preset="test", out=str(tmp_path / "twin"))
