@@ -116,6 +116,32 @@ def test_stereo_crops_are_mixed_by_their_share_and_mono_ones_are_left_alone():
     assert 0.45 < (shares == 0).mean() < 0.55 and shares.max() <= 1
 
 
+def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_path):
+    recipe, found = replace(RECIPE, steps=25, delay_quantiser=0.2), []
+    for dies in (False, True):
+        for task in tasks(data, model, recipe):
+            folder, task.save = tmp_path / task.name / str(dies), lambda: None
+            if dies:
+
+                def loss(batch, step, whole=task.loss):
+                    if step == 17:
+                        raise MemoryError
+                    return whole(batch, step)
+
+                task.loss = loss
+                with pytest.raises(MemoryError):
+                    fit(task, recipe, folder)
+                task = next(t for t in tasks(data, model, recipe) if t.name == task.name)
+                task.save = lambda: None
+            fit(task, recipe, folder)
+            lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
+            found.append((lines, [p.detach().clone() for p in task.model.state_dict().values()]))
+    for (lines, weights), (again, weights_again) in zip(found[:3], found[3:]):
+        assert len(lines) == 25 and lines == again
+        assert all(torch.equal(a, b) for a, b in zip(weights, weights_again))
+
+
+@pytest.mark.long
 def test_a_codec_and_a_prior_killed_at_the_command_line_go_on_exactly(data, model, tmp_path):
     for what, name in (("vqvae", "vqvae_2"), ("prior", "prior_2")):
         found = []
@@ -147,10 +173,8 @@ def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, mod
     for shuffled in (False, True):
         rng = np.random.default_rng(0)
         jukebox = Jukebox.from_pretrained(model)
-        config, folder = (
-            find("test").prior(2, len(jukebox.labels.artists), len(jukebox.labels.genres)),
-            model.parent / f"rule_{shuffled}",
-        )
+        labels, folder = jukebox.labels, model.parent / f"rule_{shuffled}"
+        config = find("test").prior(2, len(labels.artists), len(labels.genres))
         with CodesWriter(folder, [2]) as writer:
             for row in load_manifest(data):
                 codes = np.arange(500) % 8
