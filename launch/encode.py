@@ -8,7 +8,7 @@ same command.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,36 @@ def encode_sound(codec: VQVAE, audio: Float[np.ndarray, "c t"], levels: Sequence
     return {level: codes[level][0].cpu().numpy().astype("uint16") for level in levels}
 
 
+def encode_rows(codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path) -> None:
+    """Write what is missing of the codes of `rows` into the folder `target`, with a bar and a closing line."""
+    from data_prep.audio import read
+    from data_prep.codes import CodesWriter
+    from data_prep.manifest import audio_path
+    from launch.log import progress
+    from launch.pcm import in_order
+
+    def sound(row: SongRow) -> Float[np.ndarray, "c t"]:
+        spec = codec.spec
+        return read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
+
+    CodesWriter(target, levels).close()  # what a killed run left behind becomes whole first
+    missing, names = missing_levels(target, list(rows), levels), ", ".join(map(str, levels))
+    if not missing:
+        print(f"all {len(rows)} songs have codes of level {names} in {target}")
+        return
+    started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
+    with progress(round(made), f"encoding level {names}", unit="s") as bar:
+        for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
+            todo = [rows[song] for song in rows if missing.get(song) == absent]
+            with CodesWriter(target, absent) as writer:
+                for row, audio in zip(todo, in_order(sound, todo, threads=2)):
+                    writer.add(row.song, encode_sound(codec, audio, absent))
+                    bar.update(round(row.seconds))
+    took = max(time.monotonic() - started, 1e-9)
+    print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
+    print(f"codes of level {names} in {target}")
+
+
 def encode(
     data: str,
     model: str,
@@ -64,13 +94,10 @@ def encode(
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     """
     import torch
+    from filelock import FileLock, Timeout
 
-    from data_prep.audio import read
-    from data_prep.codes import CodesWriter
-    from data_prep.manifest import audio_path, load_manifest
+    from data_prep.manifest import load_manifest
     from jukebox.model import Jukebox
-    from launch.log import progress
-    from launch.pcm import in_order
     from launch.train import chosen_levels
 
     if threads:
@@ -79,39 +106,15 @@ def encode(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, jukebox = Path(data), Jukebox.from_pretrained(model)
     wanted = chosen_levels(levels, jukebox.trained_levels() or range(len(jukebox.hops)))
-    codec = jukebox.codec(wanted).to(device)
     rows = [row for row in load_manifest(folder) if not split or row.split == split]
     if not rows:
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
-    rows = {row.song: row for row in (rows[:songs] if songs else rows)}
+    chosen = {row.song: row for row in rows[: songs if songs > 0 else None]}
     target = folder / "codes" / jukebox.codec_hash()
-    missing = missing_levels(target, list(rows), wanted)
-    names = ", ".join(map(str, wanted))
-    if not missing:
-        print(f"all {len(rows)} songs have codes of level {names} in {target}")
-        return
-
-    def sound(row: SongRow) -> Float[np.ndarray, "c t"]:
-        spec = codec.spec
-        return read(audio_path(folder, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
-
-    started, made = time.monotonic(), 0.0
-    with progress(round(sum(rows[song].seconds for song in missing)), f"encoding level {names}", unit="s") as bar:
-        for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
-            todo = [rows[song] for song in rows if missing.get(song) == absent]
-            with CodesWriter(target, absent) as writer:
-                flushed = time.monotonic()
-                for row, audio in zip(todo, in_order(sound, todo, threads=2)):
-                    writer.add(row.song, encode_sound(codec, audio, absent))
-                    made += row.seconds
-                    bar.update(round(row.seconds))
-                    # A kill costs a minute, or a twentieth of a long run: not more shards than that.
-                    if time.monotonic() - flushed > max(60.0, 0.05 * (time.monotonic() - started)):
-                        writer.flush()
-                        flushed = time.monotonic()
-    took = time.monotonic() - started
-    print(
-        f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / max(took, 1e-9):.0f} seconds of music a "
-        f"second): level {names} in {target}"
-    )
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target / ".lock", timeout=0):
+            encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target)
+    except Timeout:
+        raise UserError(f"another process is encoding into {target}; run this again when it is done") from None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +119,34 @@ def test_mistakes_are_told_in_one_line(data, model, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             encode(*arguments, **flags)
+
+
+def test_two_processes_cannot_encode_into_one_folder(data, model):
+    from filelock import FileLock
+
+    target = data / "codes" / Jukebox.from_pretrained(model).codec_hash()
+    target.mkdir(parents=True)
+    with FileLock(target / ".lock"), pytest.raises(UserError, match="another process is encoding"):
+        encode(str(data), str(model))
+    encode(str(data), str(model), levels="2")
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_goes_on_behind_the_songs_it_has_made(data, model, tmp_path):
+    target = data / "codes" / Jukebox.from_pretrained(model).codec_hash()
+    program = (
+        "import sys, time, launch.encode as verb; whole = verb.encode_sound\n"
+        "verb.encode_sound = lambda *a: time.sleep(0.2) or whole(*a)\n"
+        "verb.encode(*sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program, str(data), str(model)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
+    while sum(path.stat().st_size for path in target.glob(".codes*.part")) < 12_000 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    calls, whole = [], verb.encode_sound
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "encode_sound", lambda *a: calls.append(1) or whole(*a))
+        encode(str(data), str(model))
+    assert 0 < len(calls) < 10 and len(codes_of(data, model).songs_with([0, 1, 2])) == 10
