@@ -46,7 +46,7 @@ def sample(
     song = _song(opened.labels, opened.vocabulary, artist, genre, lyrics)
     _positive(seconds=seconds, n_samples=n_samples)
     run = sampling.sample(
-        opened, [song] * n_samples, seconds, out, seed=seed, how=_how(temperature, temperature_lower, top_k, top_p, guidance),
+        opened, [song] * n_samples, seconds, out, seed=seed, how=_how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance),
         total_seconds=total_seconds, levels=_levels(levels), hop_fractions=_fractions(hop_fractions), device=device,
     )  # fmt: skip
     _tell(run)
@@ -88,7 +88,7 @@ def continue_(
     _positive(seconds=seconds, n_samples=n_samples)
     run = sampling.continue_(
         opened, [asked] * n_samples, [song], prompt_seconds, seconds, out, seed=seed,
-        how=_how(temperature, temperature_lower, top_k, top_p, guidance), total_seconds=total_seconds, levels=_levels(levels),
+        how=_how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance), total_seconds=total_seconds, levels=_levels(levels),
         hop_fractions=_fractions(hop_fractions), device=device,
     )  # fmt: skip
     _tell(run)
@@ -164,7 +164,9 @@ def _fractions(text: str) -> tuple[float, ...]:
     return values
 
 
-def _how(temperature: float, temperature_lower: float, top_k: int, top_p: float, guidance: float) -> dict[int, How]:
+def _how(
+    levels: int, temperature: float, temperature_lower: float, top_k: int, top_p: float, guidance: float
+) -> dict[int, How]:
     from priors.prior import How
 
     if temperature < 0 or temperature_lower < 0 or top_k < 0 or not 0 <= top_p <= 1:
@@ -172,7 +174,7 @@ def _how(temperature: float, temperature_lower: float, top_k: int, top_p: float,
             "temperatures and --top_k must not be negative, --top_p lies in [0, 1]; change the one that does not fit"
         )
     lower = How(temperature_lower, top_k, top_p)
-    return {0: lower, 1: lower, 2: How(temperature, top_k, top_p, guidance)}
+    return dict.fromkeys(range(levels - 1), lower) | {levels - 1: How(temperature, top_k, top_p, guidance)}
 
 
 def _song(labels: Labels, vocabulary, artist: str, genre: str, lyrics: str) -> Song:
