@@ -45,8 +45,9 @@ def sample(
     opened = _open(model, threads)
     song = _song(opened.labels, opened.vocabulary, artist, genre, lyrics)
     _positive(seconds=seconds, n_samples=n_samples)
+    how = _how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance)
     run = sampling.sample(
-        opened, [song] * n_samples, seconds, out, seed=seed, how=_how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance),
+        opened, [song] * n_samples, seconds, out, seed=seed, how=how,
         total_seconds=total_seconds, levels=_levels(levels), hop_fractions=_fractions(hop_fractions), device=device,
     )  # fmt: skip
     _tell(run)
@@ -86,9 +87,10 @@ def continue_(
     opened = _open(model, threads)
     asked = _song(opened.labels, opened.vocabulary, artist, genre, lyrics)
     _positive(seconds=seconds, n_samples=n_samples)
+    how = _how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance)
     run = sampling.continue_(
         opened, [asked] * n_samples, [song], prompt_seconds, seconds, out, seed=seed,
-        how=_how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance), total_seconds=total_seconds, levels=_levels(levels),
+        how=how, total_seconds=total_seconds, levels=_levels(levels),
         hop_fractions=_fractions(hop_fractions), device=device,
     )  # fmt: skip
     _tell(run)
