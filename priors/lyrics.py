@@ -90,7 +90,7 @@ def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: 
         return count - n_tokens
     number = np.float32 if published else float
     middle = int(number(count) * (number(offset) + number(duration) / number(2)) / number(total))
-    return min(max(middle, n_tokens // 2), count - n_tokens // 2) - n_tokens // 2
+    return min(max(middle - n_tokens // 2, 0), count - n_tokens)
 
 
 def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
@@ -99,7 +99,7 @@ def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float)
         return len(seconds) - n_tokens
     known = np.flatnonzero(~np.isnan(seconds))
     at = int(known[np.abs(seconds[known] - middle).argmin()])
-    return min(max(at, n_tokens // 2), len(seconds) - n_tokens // 2) - n_tokens // 2
+    return min(max(at - n_tokens // 2, 0), len(seconds) - n_tokens)
 
 
 @dataclass(frozen=True)

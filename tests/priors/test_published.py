@@ -10,8 +10,9 @@ import torch
 
 from jukebox.openai_priors import PRIORS, from_published, prior_config, prior_key, published_prior_key, to_published
 from priors.autoregressive import AutoregressivePrior
-from tests import conformance
-from tests.conformance import Golden
+from tests.conformance import priors as conformance
+from tests.conformance.__main__ import check, main
+from tests.conformance.golden import Check, Golden
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = sorted(p.stem for p in GOLDEN.glob("*.json") if p.stem.startswith(("prior_", "upsampler_")))
@@ -44,7 +45,7 @@ def test_every_recorded_number_of_a_prior_is_met(name):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_every_recorded_number_of_a_part_is_met(name):
-    checks = [check for check in conformance.check(Golden(GOLDEN, name)) if check.limit is not None]
+    checks = [c for c in check(Golden(GOLDEN, name)) if c.limit is not None]
     assert len(checks) >= 2
     assert not [str(check) for check in checks if not check.ok]
 
@@ -67,7 +68,7 @@ def test_one_wrong_weight_is_seen(name, part):
     assert not all(check.ok for check in logits_of(golden, conformance.load_prior(golden)))
 
 
-def logits_of(golden: Golden, prior: AutoregressivePrior) -> list[conformance.Check]:
+def logits_of(golden: Golden, prior: AutoregressivePrior) -> list[Check]:
     cond = conformance.conditions(prior, golden.io.get("in.y"), golden.io.get("in.z_cond"))
     return list(conformance.check_forward(golden, prior, cond, limit=1e-4))
 
@@ -130,10 +131,10 @@ def test_an_attention_order_of_no_model_is_refused():
 def test_conformance_prints_what_is_out_and_exits_with_1(tmp_path, capsys):
     for suffix in (".json", ".io.safetensors"):
         (tmp_path / f"filter_logits{suffix}").write_bytes((GOLDEN / f"filter_logits{suffix}").read_bytes())
-    assert conformance.main(str(tmp_path)) == 0
+    assert main(str(tmp_path)) == 0
     (tmp_path / "lyric_windows.json").write_text(
         (GOLDEN / "lyric_windows.json").read_text().replace('"first_index": 0', '"first_index": 1', 1)
     )
-    assert conformance.main(str(tmp_path)) == 1
+    assert main(str(tmp_path)) == 1
     assert "OUT" in capsys.readouterr().out
-    assert conformance.main(str(tmp_path / "nothing")) == 2
+    assert main(str(tmp_path / "nothing")) == 2

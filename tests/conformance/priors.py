@@ -1,80 +1,20 @@
-"""Conformance: our models against recorded outputs of the public 2020 reference. `python -m tests.conformance DIR`
-
-A golden NAME is NAME.json (settings, scalars), NAME.io.safetensors (inputs, expected outputs, gradients) and, for a
-model, NAME.state.safetensors (weights under their published names); tests/golden/README.md tells where they come from.
-What a golden is shows in its contents, so a folder may hold others, of other shapes. One line a check, with its largest
-error; exit 1 if any is out. The tests in tests/priors run the same checks.
-"""
+"""Priors and bare stacks: logits, losses, gradients, conditioners, alignment, and the cached path at every step."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from jukebox.openai_priors import from_published, prior_config, to_published
 from priors.autoregressive import AutoregressivePrior, DecodeState
-from priors.conditions import Conditions, LabelConfig, Lyrics, timing_bins
-from priors.decode import filter_logits
-from priors.lyrics import PUBLISHED, Characters, linear_window
+from priors.conditions import Conditions, Lyrics
 from priors.prior import How
 from priors.transformer import ORDERS, Transformer, TrunkConfig
-
-
-class Check(NamedTuple):
-    """One comparison: `error` is out beyond `limit`; limit None was not checked, and `what` says why."""
-
-    what: str
-    error: float = 0.0
-    limit: float | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.limit is None or self.error <= self.limit  # nan is out
-
-    def __str__(self) -> str:
-        if self.limit is None:
-            return f"  --    {self.what}"
-        return f"  {'ok  ' if self.ok else 'OUT '}  {self.what}: {self.error:.2g} (limit {self.limit:.2g})"
-
-
-class Golden:
-    """The files of one golden; each is read when it is first asked for."""
-
-    def __init__(self, folder: Path, name: str):
-        self.folder, self.name = folder, name
-        self.json: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-
-    @cached_property
-    def io(self) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{self.name}.io.safetensors")
-
-    @cached_property
-    def state(self) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{self.name}.state.safetensors")
-
-
-def apart(ours: Tensor, theirs: Tensor) -> float:
-    """The largest absolute difference; infinite where shapes differ."""
-    if ours.shape != theirs.shape:
-        return math.inf
-    return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
-
-
-def relative(ours: float, theirs: float) -> float:
-    return abs(ours - theirs) / max(abs(theirs), 1e-12)
-
-
-# -------------------- priors
+from tests.conformance.golden import Check, Golden, apart, relative
 
 
 def load_prior(golden: Golden) -> AutoregressivePrior:
@@ -191,9 +131,6 @@ def check_sampling(
         yield Check(f"{case}: codes that differ", wrong, 0)
 
 
-# -------------------- parts
-
-
 @torch.no_grad()
 def check_orders(golden: Golden) -> Iterator[Check]:
     """Bare stacks of every attention order, in parallel and from a prime by steps."""
@@ -219,101 +156,3 @@ def check_orders(golden: Golden) -> Iterator[Check]:
         parts = [trunk.prefill(x[:, :prime], caches)]
         parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, x.shape[1])]
         yield Check(f"{name}: {prime} steps at once, then one by one", apart(torch.cat(parts, 1), expected), 2e-5)
-
-
-def check_label_conditioner(golden: Golden) -> Iterator[Check]:
-    for name, c in golden.json.items():
-        config = LabelConfig(
-            1, 1, timing_bins=c["t_bins"], min_seconds=c["min_duration"], max_seconds=c["max_duration"],
-            sample_rate=c["sr"],
-        )  # fmt: skip
-        bins = timing_bins(golden.io[f"in.{name}.y"][:, :3], config, c["n_time"])
-        for ours, kind in zip(bins, ("total_length", "absolute_pos", "relative_pos"), strict=True):
-            yield Check(f"{name}: bins of {kind}", apart(ours, golden.io[f"out.{name}.{kind}_emb.bins"]), 0)
-
-
-def check_filters(golden: Golden) -> Iterator[Check]:
-    logits = golden.io["in.logits"]
-    for name, keep in golden.io.items():
-        kind, _, value = name.removeprefix("out.").removesuffix(".keep").rpartition("_")
-        if kind in ("top_k", "top_p"):
-            filtered = filter_logits(logits, **{kind: int(value) if kind == "top_k" else float(value)})
-            expected = logits.masked_fill(~keep, -torch.inf)
-            yield Check(f"{kind} {value}: logits that differ", (filtered != expected).sum().item(), 0)
-
-
-def check_lyric_windows(golden: Golden) -> Iterator[Check]:
-    """The first letter of a window, in exact and in float32 arithmetic."""
-    rows = golden.json["grid"] + golden.json["float32_differs"]
-    for published, key in ((False, "first_index"), (True, "first_index_tensor_args")):
-        wrong = 0
-        for row in rows:
-            shape = (row[k] for k in ("n_full", "n_tokens", "total", "offset", "duration"))
-            first = linear_window(*shape, published=published)
-            padded = row.get("n_pad", 0)
-            wrong += max(-first, 0) != padded or (row[key] is not None and max(first, 0) != row[key])
-        yield Check(f"{len(rows)} windows, {key}: that differ", wrong, 0)
-
-
-def check_text(golden: Golden) -> Iterator[Check]:
-    for version, table in golden.json["vocab"].items():
-        characters = Characters(PUBLISHED[version])
-        ours = {symbol: i + 1 for i, symbol in enumerate(characters.symbols)}
-        same = characters.size == table["n_vocab"] and ours == {c: i for c, i in table["char_to_id"].items() if i}
-        yield Check(f"{version}: vocabulary of {characters.size}", float(not same), 0)
-        if find_spec("unidecode") is None:
-            yield Check("lyrics: not checked, Unidecode is not installed")
-            continue
-        wrong, texts = 0, golden.json["lyrics"]
-        for case in texts:
-            ids = characters.encode(case["text"]).ids
-            wrong += ids.tolist() != case[version]["tokens"] or characters.decode(ids) != case[version]["textise"]
-        yield Check(f"{version}: {len(texts)} lyrics to ids and back, that differ", wrong, 0)
-    yield Check("names and label rows: not checked yet")
-
-
-# -------------------- a folder
-
-# What a golden is: a key of its json that no other kind has.
-KINDS: dict[str, Callable[[Golden], Iterator[Check]]] = {
-    "sampling": check_prior,
-    "order2": check_orders,
-    "float32_differs": check_lyric_windows,
-    "vocab": check_text,
-}
-NAMED: dict[str, Callable[[Golden], Iterator[Check]]] = {
-    "label_conditioner": check_label_conditioner,
-    "filter_logits": check_filters,
-}
-
-
-def check(golden: Golden) -> Iterator[Check]:
-    """All checks of one golden, or the one that says it is not checked yet."""
-    for key, function in KINDS.items():
-        if key in golden.json:
-            return function(golden)
-    if golden.name in NAMED:
-        return NAMED[golden.name](golden)
-    return iter([Check("not checked yet")])
-
-
-def main(folder: str) -> int:
-    torch.set_num_threads(1)
-    names = sorted(path.stem for path in Path(folder).glob("*.json"))
-    if not names:
-        print(f"{folder} holds no NAME.json; give a folder of goldens", file=sys.stderr)
-        return 2
-    out = done = 0
-    for name in names:
-        print(name, flush=True)
-        for result in check(Golden(Path(folder), name)):
-            print(result, flush=True)
-            out, done = out + (not result.ok), done + (result.limit is not None)
-    print(f"{done} checks, {out} out")
-    return int(out > 0)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m tests.conformance DIR")
-    sys.exit(main(sys.argv[1]))

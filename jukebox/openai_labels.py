@@ -1,0 +1,69 @@
+"""Artists and genres as the published models number them, read from the id files that came with their code.
+
+A file `v2_artist_ids.txt` (also v3, and genre) holds lines `name;id`. The two versions clean names differently:
+
+    v2   lower case, anything but a-z and 0-9 becomes one _, none at the ends; a genre is a bag of its words
+    v3   lower case only; a genre is one phrase
+
+Id 0 is unknown, and in v2 also "various" and the empty name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.errors import UserError
+
+
+def clean(name: str, version: str) -> str:
+    """A name as its version's id files spell it."""
+    name = name.lower()
+    return name if version == "v3" else re.sub("[^a-z0-9]+", "_", name).strip("_")
+
+
+def read_ids(path: str | Path) -> dict[str, int]:
+    """The ids of an id file by name; of a name that comes twice the last one counts, as published."""
+    ids: dict[str, int] = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        name, semicolon, index = line.strip().partition(";")
+        if not semicolon or not index.isdecimal():
+            raise UserError(f"{path}, line {number}: {line!r}; expected name;id as in the published id files")
+        ids[name.lower()] = int(index)
+    return ids
+
+
+@dataclass(frozen=True)
+class PublishedLabels:
+    """Names to ids and back, of version "v2" or "v3"."""
+
+    version: str
+    artists: Mapping[str, int]
+    genres: Mapping[str, int]
+
+    @staticmethod
+    def read(folder: str | Path, version: str) -> PublishedLabels:
+        """The tables of a folder with `v2_artist_ids.txt` and so on."""
+        return PublishedLabels(
+            version, *(read_ids(Path(folder) / f"{version}_{n}_ids.txt") for n in ("artist", "genre"))
+        )
+
+    def artist_id(self, name: str) -> int:
+        """The id of an artist; 0 if unknown."""
+        return self.artists.get(clean(name, self.version), 0)
+
+    def genre_ids(self, genre: str) -> list[int]:
+        """The ids of a genre, of each of its words in v2; 0 for what is unknown."""
+        name = clean(genre, self.version)
+        return [self.genres.get(word, 0) for word in (name.split("_") if self.version == "v2" else [name])]
+
+    def artist(self, index: int) -> str:
+        """The name of an id; several are sorted and joined, as published."""
+        return "_".join(sorted(name for name, i in self.artists.items() if i == index))
+
+    def genre(self, indices: list[int]) -> str:
+        """The genre of a bag of ids; -1 is padding."""
+        names = ["_".join(sorted(n for n, i in self.genres.items() if i == index)) for index in indices if index >= 0]
+        return "_".join(names)

@@ -1,0 +1,60 @@
+"""A golden: recorded outputs of the public 2020 reference, and what a comparison with one says.
+
+NAME.json holds settings and scalars, NAME.io.safetensors inputs, expected outputs and gradients, NAME.state.safetensors
+the weights under their published names. tests/golden/README.md tells where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+class Check(NamedTuple):
+    """One comparison: `error` is out beyond `limit`; limit None was not checked, and `what` says why."""
+
+    what: str
+    error: float = 0.0
+    limit: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.limit is None or self.error <= self.limit  # nan is out
+
+    def __str__(self) -> str:
+        if self.limit is None:
+            return f"  --    {self.what}"
+        return f"  {'ok  ' if self.ok else 'OUT '}  {self.what}: {self.error:.2g} (limit {self.limit:.2g})"
+
+
+class Golden:
+    """The files of one golden; each is read when it is first asked for."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = folder, name
+        self.json: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def io(self) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{self.name}.io.safetensors")
+
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{self.name}.state.safetensors")
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest absolute difference; infinite where shapes differ."""
+    if ours.shape != theirs.shape:
+        return math.inf
+    return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
+
+
+def relative(ours: float, theirs: float) -> float:
+    return abs(ours - theirs) / max(abs(theirs), 1e-12)
