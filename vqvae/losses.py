@@ -50,7 +50,8 @@ def l2(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidt
 def linf(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth, k: int) -> Tensor:
     """Mean of the `k` largest squared errors of each clip: the loudest misses weigh alone."""
     residual = (x - y).square().flatten(1)
-    return residual.topk(min(k, residual.shape[1]), dim=1).values.mean() / bandwidth.l2
+    worst = residual.topk(k, dim=1).values if k < residual.shape[1] else residual
+    return worst.mean() / bandwidth.l2
 
 
 def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
