@@ -106,7 +106,10 @@ class Codebook(nn.Module):
             commit = (chosen - x).square().mean()
             through = x + (chosen - x).detach()  # straight through: the decoder's gradient goes to the encoder as it is
             metrics = {"fit": distances.mean(), "pn": (rows - rows.mean()).norm() / rows.numel() ** 0.5}
-            metrics |= self._update(rows, codes, generator) if self.training else self._use(self._counts(codes))
+            if self.training:
+                metrics |= self._update(rows, codes, distances, generator)
+            else:
+                metrics |= self._use(self._counts(codes))
             return Quantised(through.view(b, t, -1).transpose(1, 2), codes.view(b, t), commit, metrics)
 
     @torch.no_grad()
@@ -123,18 +126,19 @@ class Codebook(nn.Module):
     def _initialise(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> None:
         own, noise = self._candidates(rows, generator)
         (candidates,) = _sum_over_ranks(own)
-        self.k.copy_(candidates + noise)
+        self.k.copy_(_finite(candidates) + noise)
         self.restore(self._fresh(len(rows)))
 
     @torch.no_grad()
-    def _update(self, rows: Tensor, codes: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _update(
+        self, rows: Tensor, codes: Tensor, distances: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
         """One step of the moving averages, dead codes restarted; the metrics of the global batch."""
         own, noise = self._candidates(rows, generator)
         sums = torch.zeros_like(self.k).index_add_(0, codes, rows)
+        sums += 0 * distances.sum()  # squares that overflow must stop every rank too
         sums, counts, candidates = _sum_over_ranks(sums, self._counts(codes), own)
-        if not torch.isfinite(sums).all():  # after the reduction: every rank stops, and the codebook is still clean
-            raise FloatingPointError("the encoder's output is not finite")
-        self.k_sum.copy_(self.mu * self.k_sum + (1 - self.mu) * sums)
+        self.k_sum.copy_(self.mu * self.k_sum + (1 - self.mu) * _finite(sums))
         self.k_elem.copy_(self.mu * self.k_elem + (1 - self.mu) * counts)
         dead = self.k_elem < self.threshold
         candidates += noise
@@ -182,6 +186,13 @@ class Codebook(nn.Module):
 
 def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _finite(summed: Tensor) -> Tensor:
+    """`summed` itself; checked after the reduction, so that every rank stops, and before the codebook is touched."""
+    if not torch.isfinite(summed).all():
+        raise FloatingPointError("the encoder's output is not finite")
+    return summed
 
 
 def _sum_over_ranks(*tensors: Tensor) -> list[Tensor]:

@@ -124,12 +124,13 @@ def test_evaluation_leaves_the_codebook_alone():
     assert all(torch.equal(value, before[name]) for name, value in book.state_dict().items())
 
 
-def test_a_batch_that_is_not_finite_stops_before_it_spoils_the_codebook():
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_a_batch_that_is_not_finite_stops_before_it_spoils_the_codebook(bad):
     book = Codebook(16, 4).train()
     train(book, 2)
     before = {name: value.clone() for name, value in book.state_dict().items()}
     rows = clusters()
-    rows[3, 1] = float("nan")
+    rows[3, 1] = bad
     with pytest.raises(FloatingPointError, match="not finite"):
         book(latents_of(rows), torch.Generator())
     assert all(torch.equal(value, before[name]) for name, value in book.state_dict().items())
