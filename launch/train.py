@@ -59,7 +59,7 @@ def train(
     steps: steps in all, in place of the recipe's; 0: the recipe's
     batch: crops or windows a step; 0: the recipe's
     lr: highest learning rate; 0: the recipe's
-    max_minutes: limit on the training of each level in minutes; 0: the recipe's
+    max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
     precision: auto (the recipe's), bf16 or float32
     seed: seed of first weights, order and noise
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
@@ -86,8 +86,8 @@ def train(
         changes["bf16"] = precision == "bf16"
     for each in wanted:
         recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
-        longer = steps / recipe.steps if steps else 1.0  # the recipe's limit on the time moves with the steps
-        recipe = replace(recipe, **{"max_minutes": recipe.max_minutes * longer} | changes)
+        # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
+        recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
         else:

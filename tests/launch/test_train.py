@@ -19,7 +19,7 @@ from data_prep.manifest import audio_path, load_manifest
 from jukebox.model import Jukebox
 from jukebox.presets import Recipe, find
 from launch.log import read_log
-from launch.loop import fit
+from launch.loop import Trained, fit
 from launch.pcm import Pcm
 from launch.tasks import PriorTask, VQVAETask, blend, blend_shares
 from launch.train import train
@@ -205,3 +205,14 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
     twin.save_codec(codec)
     with pytest.raises(UserError, match="no codes of this codec"):
         train("prior", str(data), preset="test", out=str(tmp_path / "twin"))
+
+
+def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_time(data, model, monkeypatch):
+    asked: list[Recipe] = []
+    done = Trained("vqvae_2", 0, 0, 0.0, "done")
+    monkeypatch.setattr("launch.loop.fit", lambda task, recipe, *a, **k: asked.append(recipe) or done)
+    for flags in ({}, {"steps": 7}, {"steps": 7, "max_minutes": 2.0, "precision": "bf16"}):
+        train("vqvae", str(data), preset="demo", level=2, out=str(model.parent / "demo"), **flags)  # type: ignore[arg-type]
+    whole = find("demo").codec_recipes[2]
+    assert asked == [whole, replace(whole, steps=7, max_minutes=0.0), replace(whole, steps=7, max_minutes=2.0)]
+    assert whole.max_minutes > 0 and whole.bf16
