@@ -11,7 +11,9 @@ Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -115,10 +117,18 @@ class DecoderStage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.last.conv(self.before_last(x))
+
+    @property
+    def last(self) -> UpStep:
+        return cast(UpStep, self.steps[-1])
+
+    def before_last(self, x: Tensor) -> Tensor:
+        """All but the last transposed convolution."""
         x = self.inlet(x)
-        for step in self.steps:
+        for step in self.steps[:-1]:
             x = step(x)
-        return x
+        return self.last.stack(x)
 
 
 class Encoder(nn.Module):
@@ -147,6 +157,22 @@ class Encoder(nn.Module):
         return x
 
 
+def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
+    """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made.
+
+    `out` (kernel 3) pads with zeros where `up` would have gone on; the first and the last sample are mended for that.
+    """
+    assert up.bias is not None and out.bias is not None
+    stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
+    kernel = F.conv1d(up.weight, out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
+    bias = out.bias + torch.einsum("cej,e->c", out.weight, up.bias)
+    y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding + 1)
+    before = x[..., 0] @ up.weight[..., padding - 1] + up.bias  # (B, E): what `up` would say one sample outside
+    after = x[..., -1] @ up.weight[..., stride + padding] + up.bias
+    first, last = before @ out.weight[..., 0].T, after @ out.weight[..., 2].T
+    return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
+
+
 class Decoder(nn.Module):
     """Latents (b, emb_width, s) to audio (b, channels, s * hop); the stages run from last to first."""
 
@@ -169,9 +195,10 @@ class Decoder(nn.Module):
 
     def forward(self, latents: Float[Tensor, "b e s"]) -> Float[Tensor, "b c t"]:
         x = latents
-        for stage in reversed(self.stages):
+        for stage in reversed(self.stages[1:]):
             x = stage(x)
-        return self.out(x)
+        finest = cast(DecoderStage, self.stages[0])
+        return joined(finest.before_last(x), finest.last.conv, self.out)
 
 
 def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
