@@ -123,12 +123,12 @@ _DEMO = VQVAEConfig(
 )  # fmt: skip
 # Short crops, small batches, many steps: wider and longer lost at equal time.
 _DEMO_CODEC = Recipe(
-    steps=3900, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
-    bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.2,
+    steps=2900, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
+    bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.3,
 )  # fmt: skip
 _DEMO_PRIOR = Recipe(
-    steps=1420, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
-    drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=4.5,
+    steps=1150, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
+    drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=4.2,
 )  # fmt: skip
 
 # ---- small: one GPU
@@ -168,20 +168,20 @@ PRESETS: dict[str, Preset] = {
     "demo": Preset(
         codec=_DEMO,
         priors={
-            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense"), turns=2, letters=64,
+            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, letters=64,
                     letter_width=128, letter_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
             1: _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             0: _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
         },
         codec_recipes={
             2: _DEMO_CODEC,
-            1: replace(_DEMO_CODEC, steps=3700, batch=8, max_minutes=1.9),
-            0: replace(_DEMO_CODEC, steps=4500, batch=8, crop=1536, bf16=False, max_minutes=1.3),
+            1: replace(_DEMO_CODEC, steps=2500, batch=8, max_minutes=1.8),
+            0: replace(_DEMO_CODEC, steps=3400, batch=8, crop=1536, bf16=False, max_minutes=1.5),
         },
         prior_recipes={
             2: _DEMO_PRIOR,
-            1: replace(_DEMO_PRIOR, steps=1900, batch=8, lr=5e-3, max_minutes=2.25),
-            0: replace(_DEMO_PRIOR, steps=1900, batch=8, lr=5e-3, max_minutes=2.25),
+            1: replace(_DEMO_PRIOR, steps=1600, batch=8, lr=5e-3, max_minutes=2.1),
+            0: replace(_DEMO_PRIOR, steps=1600, batch=8, lr=5e-3, max_minutes=2.1),
         },
     ),
     "small": Preset(

@@ -61,10 +61,15 @@ def make(
     data, model = str(out / "data"), str(out / "model")
     corpus, words, recording = out / "corpus", out / "lyrics.txt", out / "recording.mp3"
 
-    def train(what: str, level: int, steps: int) -> Command:
-        where = "--levels" if what == "vqvae" else "--level"
-        return ["train", what, data, where, str(level), "--steps", str(round(steps * scale)), "--preset", preset, "--out", model,
-                "--seed", str(seed), "--threads", "1"]  # fmt: skip
+    def train(what: str, level: int) -> Command:
+        recipe = (recipes.codec_recipes if what == "vqvae" else recipes.prior_recipes)[level]
+        where, steps, minutes = (
+            "--levels" if what == "vqvae" else "--level",
+            round(recipe.steps * scale),
+            recipe.max_minutes * scale,
+        )
+        return ["train", what, data, where, str(level), "--steps", str(steps), "--max_minutes", f"{minutes:.2f}", "--preset", preset,
+                "--out", model, "--seed", str(seed), "--threads", "1"]  # fmt: skip
 
     with clock.step("made songs"):
         artist, genre = write_corpus(corpus, words, recording, songs, seconds, seed)
@@ -72,8 +77,7 @@ def make(
         if not (out / "data" / "manifest.parquet").is_file():
             side_by_side(out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", "0.06"]]])
     with clock.step("codec"):
-        steps = {level: recipe.steps for level, recipe in recipes.codec_recipes.items()}
-        side_by_side(out, [[train("vqvae", 2, steps[2])], [train("vqvae", 1, steps[1]), train("vqvae", 0, steps[0])]])
+        side_by_side(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
     with clock.step("encode"):
         fine = [
             "encode",
@@ -91,8 +95,7 @@ def make(
         coarse = ["encode", data, model, "--levels", "2", "--threads", str(threads)]
         side_by_side(out, [[coarse, fine]])
     with clock.step("priors"):
-        steps = {level: recipe.steps for level, recipe in recipes.prior_recipes.items()}
-        side_by_side(out, [[train("prior", 2, steps[2])], [train("prior", 1, steps[1]), train("prior", 0, steps[0])]])
+        side_by_side(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
         common = ["--seed", str(seed), "--threads", "1", "--n_samples", str(samples)]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",

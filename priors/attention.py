@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+SHORT = 1024  # steps up to which training in bf16 on a CPU may keep the square of a window
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
 
 
@@ -58,6 +59,8 @@ def attend(
     if pattern in ("cross", "full"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if pattern == "dense":
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT:
+            return _attend_by_queries(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if pattern == "prime":
         reach = min(prime, q.shape[2])
@@ -65,6 +68,19 @@ def attend(
         inside = F.scaled_dot_product_attention(q[:, :, :reach], k, v, is_causal=True)
         return torch.cat([inside, F.scaled_dot_product_attention(q[:, :, reach:], k, v)], dim=2)
     return _attend_in_blocks(q, k, v, pattern, block)
+
+
+def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor, rows: int = 128) -> Tensor:
+    """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU twice as fast as torch's own, for short windows."""
+    q, parts = q / math.sqrt(q.shape[-1]), []
+    with torch.autocast("cpu", enabled=False):
+        for first in range(0, q.shape[2], rows):
+            last = min(first + rows, q.shape[2])
+            logits = q[:, :, first:last] @ k[:, :, :last].transpose(-1, -2)
+            future = torch.ones(last - first, last - first, dtype=torch.bool).triu(1)
+            logits[..., first:].masked_fill_(future, -torch.inf)
+            parts.append(torch.softmax(logits, dim=-1) @ v[:, :, :last])
+    return torch.cat(parts, dim=2)
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int) -> Tensor:
