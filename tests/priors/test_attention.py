@@ -34,6 +34,18 @@ def test_blocked_form_equals_masked_dense_form(pattern, length, block, prime, dt
     assert (ours.double() - masked(q, k, v, visible(pattern, length, block, prime))).abs().max() < limit
 
 
+@pytest.mark.parametrize("length", [1, 100, 128, 300])
+def test_training_in_bf16_on_a_cpu_takes_a_shorter_way_to_the_same_result_and_gradient(length):
+    heads_ = [x.requires_grad_() for x in heads(length, torch.bfloat16)]
+    truth = [x.detach().double().requires_grad_() for x in heads_]
+    ours, wanted = attend(*heads_, "dense"), masked(*truth, visible("dense", length))
+    assert (ours.double() - wanted).abs().max() < 0.03
+    for x, y in zip(
+        torch.autograd.grad(ours.double().square().sum(), heads_), torch.autograd.grad(wanted.square().sum(), truth)
+    ):
+        assert (x.double() - y).norm() < 0.02 * y.norm() + 1e-3
+
+
 @pytest.mark.parametrize("pattern", MASKED)
 def test_gradient_reaches_exactly_what_the_predicate_shows(pattern):
     q, k, v = heads(24, torch.float64)
