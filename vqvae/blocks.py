@@ -5,7 +5,7 @@ Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
 - dilations grow as 3^i, so four blocks see 81 steps and eight see 6,561: the receptive field is bought by depth;
 - there is no activation between the strided convolution and its stack, and no normalisation anywhere;
 - the decoder runs its stack with the widest dilation first.
-`convolutions` lists the layers in the order sound passes them: the streams compute the receptive field from that list.
+`layers` lists them in the order sound passes them: the streams (`vqvae/stream.py`) run them from that list.
 """
 
 from __future__ import annotations
@@ -201,8 +201,10 @@ class Decoder(nn.Module):
         return joined(finest.before_last(x), finest.last.conv, self.out)
 
 
-def convolutions(module: nn.Module) -> Iterator[nn.Conv1d | nn.ConvTranspose1d]:
-    """The convolutions of a module in the order sound passes them: that in which they are made, but for decoder stages."""
-    parts = [*reversed(module.stages), module.out] if isinstance(module, Decoder) else [module]
-    for part in parts:
-        yield from (m for m in part.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d))
+def layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Convolutions and residual blocks in the order sound passes them: that in which they are made, but for decoders."""
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | ResidualBlock):
+        yield module
+        return
+    for part in [*reversed(module.stages), module.out] if isinstance(module, Decoder) else module.children():
+        yield from layers(part)

@@ -167,20 +167,17 @@ class VQVAE(Codec):
     @torch.no_grad()
     def encode(self, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
         """Codes of `levels`, (b, t // hop) int64 each; samples after the last whole code are not heard."""
-        audio = self._check_audio(audio)
+        audio = self.check_audio(audio)
         return {level: self._encode(audio, level) for level in levels}
 
     @torch.no_grad()
     def decode(self, sequences: Sequences, level: int) -> Float[Tensor, "b c t"]:
         """Audio (b, c, codes * hop) from the codes of `level` alone; not clipped to [-1, 1]."""
         autoencoder, codes = self.level(level), sequences[level]
-        if codes.dim() != 2 or codes.is_floating_point():
-            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time)")
+        self.check_codes(codes)
         if not codes.numel():
             samples = codes.shape[1] * autoencoder.hop
             return torch.zeros(len(codes), self.config.channels, samples, device=codes.device)
-        if codes.min() < 0 or codes.max() >= self.config.bins:
-            raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {self.config.bins - 1}")
         return autoencoder.decoder(autoencoder.codebook.decode(codes.long())).float()
 
     def loss(
@@ -197,7 +194,7 @@ class VQVAE(Codec):
         choosing a codebook from. `generator` (on the CPU, seeded alike on all ranks) draws candidate codes.
         Raises FloatingPointError, naming term and level, if a term is not finite.
         """
-        audio = self._check_audio(audio)
+        audio = self.check_audio(audio)
         hop = max(autoencoder.hop for autoencoder in self._autoencoders().values())
         if audio.shape[-1] < hop or audio.shape[-1] % hop or not len(audio):
             raise ValueError(
@@ -244,7 +241,15 @@ class VQVAE(Codec):
             return torch.zeros(len(audio), length, dtype=torch.long, device=audio.device)
         return autoencoder.codebook.encode(autoencoder.encoder(audio))
 
-    def _check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
+    def check_codes(self, codes: Tensor) -> None:
+        """ValueError unless `codes` are whole numbers (b, t) below `bins`."""
+        if codes.dim() != 2 or codes.is_floating_point():
+            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time)")
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.bins):
+            raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {self.config.bins - 1}")
+
+    def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
+        """`audio` as float32; ValueError unless it is floats (b, channels, t)."""
         if audio.dim() != 3 or audio.shape[1] != self.config.channels:
             raise ValueError(
                 f"audio of shape {tuple(audio.shape)}: expected (batch, {self.config.channels} channels, samples)"

@@ -1,48 +1,12 @@
-"""Encoder and decoder hear exactly as far as their layers say, and keep lengths."""
+"""Encoder and decoder have the published shapes, and keep lengths."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
 
 from vqvae.blocks import Encoder, ResidualStack
-from vqvae.stream import decoder_reach, encoder_reach
 from vqvae.vqvae import VQVAE, VQVAEConfig
-
-SHAPES = {
-    "halvings": {},
-    "wide strides": {"downs_t": (1, 1), "strides_t": (8, 4)},
-    "a cycle of dilations": {"dilation_cycle": 1, "depth": 3},
-    "decoder not reversed": {"reverse_decoder_dilation": False},
-}
-
-
-def every_path_open(codec: VQVAE) -> VQVAE:
-    """Positive weights, so that no ReLU hides a path and the gradient shows the whole receptive field."""
-    for parameter in codec.parameters():
-        parameter.data = 0.01 + parameter.data.abs()
-    return codec.double()
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("level", [0, 1])
-def test_receptive_field_by_gradient_is_the_one_computed(small, shape, level):
-    codec = every_path_open(VQVAE(replace(small, **SHAPES[shape])))
-    autoencoder, hop = codec.level(level), codec.config.hops[level]
-    n, middle = 64, 32  # codes
-    audio = torch.ones(1, 1, n * hop, dtype=torch.float64, requires_grad=True)
-    autoencoder.encoder(audio)[..., middle].sum().backward()
-    heard = audio.grad[0, 0].nonzero().flatten()
-    before, after = encoder_reach(codec, level)
-    assert (heard[0].item(), heard[-1].item() + 1) == (middle * hop - before, (middle + 1) * hop + after)
-
-    latents = torch.ones(1, small.emb_width, n, dtype=torch.float64, requires_grad=True)
-    autoencoder.decoder(latents)[..., middle * hop : (middle + 1) * hop].sum().backward()
-    heard = latents.grad[0].sum(0).nonzero().flatten()
-    before, after = decoder_reach(codec, level)
-    assert (heard[0].item(), heard[-1].item()) == (middle - before, middle + after)
 
 
 def test_the_published_shape_has_the_published_number_of_parameters():
