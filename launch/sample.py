@@ -9,6 +9,7 @@ from data_prep.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.labels import Labels
+    from jukebox.model import Jukebox
     from jukebox.run import Run
     from jukebox.song import Song
     from priors.prior import How
@@ -37,7 +38,7 @@ def sample(
     top_p: draw from the likeliest codes that together have this probability (0: from all)
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
-    threads: CPU threads (0: all)
+    threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
@@ -79,7 +80,7 @@ def continue_(
     top_p: draw from the likeliest codes that together have this probability (0: from all)
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
-    threads: CPU threads (0: all)
+    threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
@@ -102,14 +103,15 @@ def upsample(run: str, *, out: str = "", seed: int = -1, threads: int = 0, devic
     run: run folder made by `sample` or `continue`
     out: run folder for a copy with other lower levels (empty: the run itself is completed)
     seed: number that all chance of the lower levels follows from (-1: that of the run)
-    threads: CPU threads (0: all)
+    threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
     """
     from jukebox import sample as sampling
     from jukebox.run import Run
 
-    _threads(threads)
-    _tell(sampling.upsample(Run.open(run), out or None, seed=None if seed < 0 else seed, device=device))
+    opened = Run.open(run)
+    model = _open(opened.request["model"], threads)
+    _tell(sampling.upsample(opened, out or None, seed=None if seed < 0 else seed, model=model, device=device))
 
 
 def resume(run: str, *, device: str = "auto") -> None:
@@ -127,18 +129,21 @@ def resume(run: str, *, device: str = "auto") -> None:
 # ---- what a person types, read
 
 
-def _open(model: str, threads: int):
+def _open(model: str, threads: int) -> Jukebox:
     from jukebox.model import Jukebox
 
-    _threads(threads)
-    return Jukebox.from_pretrained(model)
+    opened = Jukebox.from_pretrained(model)
+    _threads(threads, opened)
+    return opened
 
 
-def _threads(threads: int) -> None:
-    if threads:
-        import torch
+def _threads(threads: int, model: Jukebox) -> None:
+    """CPU threads as asked; by itself, one for small models: their steps are too short to be shared."""
+    import torch
 
-        torch.set_num_threads(threads)
+    widest = max((prior.trunk.width for prior in model.prior_configs.values()), default=0)
+    if threads or widest < 512:
+        torch.set_num_threads(threads or 1)
 
 
 def _positive(**numbers: float) -> None:
