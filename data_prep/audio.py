@@ -41,7 +41,7 @@ class AudioInfo:
     peak: float
 
 
-class _Source(Protocol):
+class Source(Protocol):
     """An open file: `blocks(start)` yields float32 (channels, n) from sample `start` to the end."""
 
     sample_rate: int
@@ -135,7 +135,7 @@ def probe(path: str | Path) -> AudioInfo:
     path, frames, peak, declared = Path(path), 0, np.float32(0), 0
     cut = find_cut(path) if path.is_file() else None
     try:
-        with closing(_open(path)) as source:
+        with closing(open_source(path)) as source:
             declared = (source.declared or 0) - source.slack
             for block in source.blocks(0):
                 frames += block.shape[1]
@@ -169,7 +169,7 @@ def read(
     is shorter where the file ends. Raises BadAudio where nothing can be decoded; what a cut file still holds is read.
     """
     path = Path(path)
-    with closing(_open(path)) as source:
+    with closing(open_source(path)) as source:
         rate, target = source.sample_rate, sample_rate or source.sample_rate
         common = math.gcd(rate, target)
         down, up = rate // common, target // common  # `down` samples of the file last as long as `up` of the result
@@ -206,10 +206,8 @@ def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     The bytes are a pure function of the samples; reading them back gives the samples rounded to 1/32768. Raises
     ValueError for another shape and for values that are not finite.
     """
-    path, audio = Path(path), np.asarray(audio)
-    if audio.ndim != 2 or not np.isfinite(audio).all():
-        raise ValueError(f"{path}: expected finite samples (channels, samples), got shape {audio.shape}")
-    samples = np.clip(np.rint(audio * 32768.0), -32768, 32767).astype("<i2")
+    path = Path(path)
+    samples = to_pcm(audio, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -221,6 +219,14 @@ def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
+    """Float samples (channels, t) as 16-bit ones, rounded and clipped; ValueError, naming `path`, if they are none."""
+    audio = np.asarray(audio)
+    if audio.ndim != 2 or not np.isfinite(audio).all():
+        raise ValueError(f"{path}: expected finite samples (channels, samples), got shape {audio.shape}")
+    return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype("<i2")
 
 
 def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -237,7 +243,7 @@ def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         part.unlink(missing_ok=True)
 
 
-def _open(path: Path) -> _Source:
+def open_source(path: Path) -> Source:
     """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
     if not path.is_file():
         raise BadAudio(path, "unreadable", "there is no such file")
@@ -257,7 +263,7 @@ def _open(path: Path) -> _Source:
     raise BadAudio(path, "unreadable", "; ".join(reasons))
 
 
-def _collect(path: Path, source: _Source, start: int, count: int | None) -> np.ndarray:
+def _collect(path: Path, source: Source, start: int, count: int | None) -> np.ndarray:
     """Join the blocks from sample `start` until there are `count` samples or no more; (channels, samples)."""
     blocks, have = [np.zeros((source.channels, 0), np.float32)], 0
     try:
