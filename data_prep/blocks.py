@@ -75,7 +75,7 @@ class BlockWriter:
     """A wav file that grows by blocks: `write` them in a `with`; it stands under its name once that ends without error."""
 
     def __init__(self, path: str | Path, channels: int, sample_rate: int) -> None:
-        self.path, self.samples = Path(path), 0
+        self.path, self.channels, self.sample_rate, self.samples = Path(path), channels, sample_rate, 0
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self.file = wave.open(str(self.part), "wb")  # noqa: SIM115
@@ -87,6 +87,11 @@ class BlockWriter:
         """Append samples, clipped to 16 bits; ValueError if one is not finite."""
         self.file.writeframesraw(to_pcm(block, self.path).T.tobytes())
         self.samples += block.shape[1]
+
+    def fill(self, samples: int) -> None:
+        """Append silence until there are `samples` samples."""
+        if samples > self.samples:
+            self.write(np.zeros((self.channels, samples - self.samples), np.float32))
 
     def __enter__(self) -> BlockWriter:
         return self
