@@ -3,6 +3,7 @@
     demo    22.05 kHz, widths up to 192: the whole path in minutes on two CPU cores
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     test    minimal sizes: seconds; what the tests run
+    vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 Sizes that depend on the corpus (how many artists, how many genres) are filled in by `Preset.prior`.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
+from jukebox.openai import VQVAES, vqvae_config
 from priors.autoregressive import PriorConfig
 from priors.conditions import LabelConfig
 from priors.lyrics import PLAIN, Characters, LyricConfig
@@ -50,7 +52,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """A codec, a prior a level, and the recipe of each; `symbols` are the letters that lyrics are written in."""
+    """A codec, a prior a level (none: a codec alone), and the recipe of each; `symbols` are the letters that lyrics are written in."""
 
     codec: VQVAEConfig
     priors: Mapping[int, PriorConfig]
@@ -106,7 +108,7 @@ def _upsampler(
         level, codec.bins, codec.hops[level], codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=m_mlp, init=_init(depth)),
         labels=LabelConfig(1, 1, sample_rate=codec.sample_rate, everywhere=True),
-        above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=2, growth=2, cycle=None),
+        above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=4, growth=3, cycle=None),
         tied=False,
     )  # fmt: skip
 
@@ -146,6 +148,13 @@ _SMALL_CODEC = Recipe(
 _SMALL_PRIOR = Recipe(
     steps=200_000, batch=16, lr=3e-4, weight_decay=0.01, warmup=2000, bf16=True,
     drop_labels=0.05, drop_lyrics=0.1, drop_times=0.05, jitter_seconds=0.03, log_every=50, save_every=1000,
+)  # fmt: skip
+
+# ---- the published codecs: theirs were batches of a whole node
+
+_PUBLISHED_CODEC = Recipe(
+    steps=400_000, batch=16, lr=3e-4, crop=65_536, betas=(0.9, 0.999), warmup=100, schedule="constant", ema=0.999,
+    log_every=100, save_every=2000,
 )  # fmt: skip
 
 # ---- test: seconds
@@ -205,5 +214,11 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
         prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
+    ),
+    "vqvae": Preset(
+        codec=vqvae_config(VQVAES["vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(3), _PUBLISHED_CODEC), prior_recipes={},
+    ),
+    "small_vqvae": Preset(
+        codec=vqvae_config(VQVAES["small_vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(2), _PUBLISHED_CODEC), prior_recipes={},
     ),
 }  # fmt: skip

@@ -134,6 +134,8 @@ class PriorTask:
         self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx)
         torch.manual_seed(fold(seed, config.level, FIRST_WEIGHTS))
         self.model, self.device = AutoregressivePrior(config), torch.device(device)
+        heard = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
+        self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
         self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
 
     def open(self) -> None:

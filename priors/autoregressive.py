@@ -142,6 +142,22 @@ class AutoregressivePrior(Prior):
         self.trunk = Transformer(trunk)
         self.x_out = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
 
+    @torch.no_grad()
+    def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
+        """Begin the embeddings of codes with what the codes stand for, level -> a vector a code: codes that sound alike start alike.
+
+        The vectors are normalised and brought to the trunk's width by a random projection; other tables are left as they are.
+        """
+        tables = {self.config.level: self.x_emb.weight[self.vocabulary - self.config.bins :]}
+        if self.config.above:
+            tables[self.config.level + 1] = self.upsampler.x_emb.weight
+        for level, table in tables.items():
+            if level in vectors:
+                v = vectors[level].to(table)
+                v = (v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6)
+                mix = torch.randn(v.shape[1], table.shape[1], device=table.device) * v.shape[1] ** -0.5
+                table.copy_(v @ mix.to(table) * self.config.trunk.init.embedding)
+
     # ---- conditions
 
     def hear(self, cond: Conditions, batch: int) -> Heard:

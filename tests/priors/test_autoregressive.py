@@ -185,3 +185,22 @@ def test_overfits_one_batch(make, batch, kind):
     assert first == pytest.approx(math.log2(prior.vocabulary), abs=0.2)  # a guess
     assert prior.loss({level: codes}, cond)["bits"].item() < 0.3
     assert prior.loss({level: others}, cond)["bits"].item() > first + 1
+
+
+def test_embeddings_begin_with_what_the_codes_stand_for(make, kind):
+    """Near vectors give near embeddings, of its own level and of the one above; letters keep their own."""
+    prior = make(kind, fresh=True)
+    level, bins = prior.config.level, prior.config.bins
+    before = {name: value.clone() for name, value in prior.state_dict().items()}
+    vectors = {level: torch.randn(bins, 6), level + 1: torch.randn(bins, 6)}
+    for v in vectors.values():
+        v[1] = v[0] + 0.01 * torch.randn(6)
+    prior.start_from(vectors)
+    tables = [prior.x_emb.weight[-bins:]] + ([prior.upsampler.x_emb.weight] if prior.config.above else [])
+    for table in tables:
+        assert (table[0] - table[1]).norm() < 0.1 * (table[0] - table[2]).norm()
+        assert table.std().item() == pytest.approx(prior.config.trunk.init.embedding, rel=0.5)
+    changed = {name for name, value in prior.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"x_emb.weight"} | ({"upsampler.x_emb.weight"} if prior.config.above else set())
+    if prior.letters:
+        assert torch.equal(prior.x_emb.weight[:-bins], before["x_emb.weight"][:-bins])
