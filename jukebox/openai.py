@@ -119,6 +119,20 @@ VQVAE_DEFAULTS: dict[str, Any] = {
 }
 
 
+# Settings of the published sets, as far as they differ from the defaults.
+VQVAES: dict[str, dict[str, Any]] = {
+    "vqvae": {
+        "levels": 3, "downs_t": (3, 2, 2), "strides_t": (2, 2, 2), "l_bins": 2048, "commit": 0.02,
+        "hvqvae_multipliers": (2, 1, 1), "loss_fn": "lmix", "lmix_l2": 1.0, "lmix_linf": 0.02,
+        "width": 32, "depth": 4, "dilation_growth_rate": 3,
+    },
+    "small_vqvae": {
+        "sr": 22050, "levels": 2, "downs_t": (5, 3), "strides_t": (2, 2), "l_bins": 1024, "commit": 0.02,
+        "width": 32, "depth": 4, "dilation_growth_rate": 3,
+    },
+}  # fmt: skip
+
+
 def vqvae_config(hps: Mapping[str, Any]) -> VQVAEConfig:
     """Our configuration of a published set of hyper-parameters; what `hps` leaves out has the published default."""
     h = {**VQVAE_DEFAULTS, **{name: value for name, value in hps.items() if name in VQVAE_DEFAULTS}}

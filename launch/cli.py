@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "continue": ("launch.sample:continue_", "carry on a recording from its first seconds"),
     "upsample": ("launch.sample:upsample", "the finer levels of a run that has only coarse ones"),
     "resume": ("launch.sample:resume", "finish a run that was interrupted, to the same codes"),
+    "import": ("launch.import_:import_", "a published checkpoint -> a model folder"),
     "codec": ("launch.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
     "evaluate": ("launch.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "bench": ("launch.bench:bench", "codes a second of each prior beside the machine's own limit"),

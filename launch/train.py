@@ -52,7 +52,7 @@ def train(
 
     what: vqvae (the codec) or prior
     data: the data folder that `jukebox prepare` made
-    preset: sizes and recipe: demo, small or test; a model is trained with one preset throughout
+    preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA
@@ -78,6 +78,10 @@ def train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
+    if what == "prior" and not chosen.priors:
+        raise UserError(
+            f"the preset {preset} is a codec alone; train its priors with the preset of a prior, such as small"
+        )
     wanted = chosen_levels(str(level) if level >= 0 else levels, range(chosen.codec.levels))
     model = open_model(target, folder, chosen, what)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}

@@ -1,0 +1,247 @@
+"""Reads the files of `torch.save`, of 2020 and of today, without running a word of what their pickles say.
+
+A pickle is a program: it may name any function of Python and have it called. Here a name becomes one of a few known
+things (a tensor's recipe, a storage's type, an ordered dict) or an inert placeholder, which takes any call, items and
+state, and does nothing. So optimiser states and settings of any class can stand beside the weights, and nothing of
+them happens. Two formats:
+
+    zip (torch 1.6 and later)   a pickle and a record for every storage; the file is memory-mapped
+    legacy (the 2020 files)     five pickles one after another, then the storages; read storage by storage
+
+Tensors are recipes (`StoredTensor`) until they are asked for: what is not needed, an optimiser's state, is never read.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickle
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from data_prep.errors import UserError
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a legacy file begins
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class Placeholder(dict):
+    """An object of a class that is not known here: it holds the items it was given, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
+        return Placeholder()
+
+    def ignore(self, *args: Any) -> None:
+        pass
+
+    append = extend = add = ignore
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a key of a dict, as an enumeration's value may be
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of numbers in the file: `size` of them, under `key`."""
+
+    dtype: torch.dtype
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor that has not been read: a window of a storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: plain values, placeholders and tensors to be; `tensor` reads one of them."""
+
+    content: Any
+    path: Path
+    read: Callable[[Storage], Tensor]
+
+    def tensor(self, stored: StoredTensor) -> Tensor:
+        """The tensor itself; UserError if its window leaves its storage or the file ends before it."""
+        try:
+            return self.read(stored.storage).as_strided(stored.shape, stored.stride, stored.offset)
+        except (RuntimeError, ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path}: a tensor cannot be read ({error}); {_AGAIN}") from error
+
+
+_AGAIN = "the file is cut short or damaged: download or copy it again"
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a file of `torch.save`, either format; UserError where it is none, or is cut short."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            return _open_zip(path, file) if is_zip else _open_legacy(path, file)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged pickle can provoke
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); {_AGAIN}") from error
+
+
+def state_dict(checkpoint: Checkpoint, entry: str = "model") -> dict[str, Tensor]:
+    """The tensors under `entry`, without the `module.` of a wrapped model; UserError for anything else in there."""
+    content, path = checkpoint.content, checkpoint.path
+    if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
+        found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise UserError(f"{path} has no {entry!r}; expected a checkpoint with the weights under that name, not {found}")
+    if isinstance(content[entry], Placeholder):
+        raise UserError(f"{path}: {entry!r} is an object of an unknown class; expected a dict of tensors")
+    for name, value in content[entry].items():
+        if not isinstance(name, str) or not isinstance(value, StoredTensor):
+            kind = "an object of an unknown class" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
+            raise UserError(f"{path}: {entry}[{name!r}] is {kind}; among the weights only tensors are read")
+    return {name.removeprefix("module."): checkpoint.tensor(value) for name, value in content[entry].items()}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Names become the few things known here, all others placeholders; nothing is imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch._utils", "_rebuild_tensor"): _tensor,
+            ("torch._utils", "_rebuild_parameter"): _parameter,
+        }
+        return known.get((module, name)) or type(name, (Placeholder,), {"__module__": module})
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, *rest = pid
+        if kind == "module":  # legacy: a class with its source
+            return rest[0]
+        dtype, key, _, size = rest[:4]
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or (len(rest) > 4 and rest[4] is not None):
+            raise pickle.UnpicklingError(f"a storage of an unknown kind, {key!r}")
+        return Storage(dtype, str(key), _whole(size))
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    return StoredTensor(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride)))
+
+
+def _parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise pickle.UnpicklingError(f"{value!r} where a size is expected")
+    return value
+
+
+def _open_zip(path: Path, file: BinaryIO) -> Checkpoint:
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(pickles) != 1:
+            raise UserError(f"{path} is a zip file, but none of torch.save: it has {len(pickles)} data.pkl, expected 1")
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != sys.byteorder.encode():
+            raise UserError(f"{path} was written on a machine of another byte order; write it again on one like this")
+        content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # a private view: nothing is read before it is used
+
+    def read(storage: Storage) -> Tensor:
+        entry = entries[f"{root}data/{storage.key}"]
+        size = storage.size * storage.dtype.itemsize
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < size:
+            raise ValueError(f"storage {storage.key} has {entry.file_size} bytes, expected {size}")
+        name, extra = struct.unpack_from("<HH", mapped, entry.header_offset + 26)
+        start = entry.header_offset + 30 + name + extra
+        if not size:
+            return torch.empty(0, dtype=storage.dtype)
+        return torch.frombuffer(mapped, dtype=storage.dtype, count=storage.size, offset=start)
+
+    return Checkpoint(content, path, read)
+
+
+def _open_legacy(path: Path, file: BinaryIO) -> Checkpoint:
+    if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
+        raise UserError(f"{path} is no file of torch.save; expected a checkpoint such as vqvae.pth.tar")
+    system = _Unpickler(file).load()
+    if bool(system["little_endian"]) != (sys.byteorder == "little"):
+        raise UserError(f"{path} was written on a machine of another byte order; write it again on one like this")
+    seen: dict[str, Storage] = {}
+
+    class Listing(_Unpickler):
+        def persistent_load(self, pid: Any) -> Any:
+            found = super().persistent_load(pid)
+            if isinstance(found, Storage) and seen.setdefault(found.key, found) != found:
+                raise pickle.UnpicklingError(f"storage {found.key} is told in two ways")
+            return found
+
+    content = Listing(file, encoding="utf-8").load()
+    places, end = {}, path.stat().st_size
+    for key in _Unpickler(file).load():  # the storages lie in this order, each behind its count
+        storage = seen[str(key)]
+        (count,) = struct.unpack("<q", _exactly(file, 8))
+        places[storage.key] = file.tell()
+        file.seek(count * storage.dtype.itemsize, io.SEEK_CUR)
+        if count != storage.size or file.tell() > end:
+            raise EOFError(f"storage {key} has {count} numbers, expected {storage.size}, and the file {end} bytes")
+
+    def read(storage: Storage) -> Tensor:
+        if not storage.size:
+            return torch.empty(0, dtype=storage.dtype)
+        with path.open("rb") as again:
+            again.seek(places[storage.key])
+            return torch.frombuffer(
+                bytearray(_exactly(again, storage.size * storage.dtype.itemsize)), dtype=storage.dtype
+            )
+
+    return Checkpoint(content, path, read)
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise EOFError(f"the file ends {count - len(data)} bytes early")
+    return data
