@@ -43,7 +43,7 @@ def demo(
 
         for s in range(seed, seed + 3):
             print(f"\n=== seed {s} ===", flush=True)
-            make(Path(out) / f"seed_{s}", songs, seconds, s, scale * 1.25, max(samples, 2), preset, threads)
+            make(Path(out) / f"seed_{s}", songs, seconds, s, scale * 1.5, max(samples, 2), preset, threads)
         gather(Path(out), [Path(out) / f"seed_{s}" for s in range(seed, seed + 3)])
     else:
         make(Path(out), songs, seconds, seed, scale, samples, preset, threads)
@@ -97,7 +97,19 @@ def make(
     with clock.step("priors"):
         side_by_side(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
-        common = ["--seed", str(seed), "--threads", "1", "--n_samples", str(samples)]
+        # small models spread their doubts over too many codes: colder than 1 sounds better, and more so at the finer levels
+        common = [
+            "--seed",
+            str(seed),
+            "--threads",
+            "1",
+            "--n_samples",
+            str(samples),
+            "--temperature",
+            "0.8",
+            "--temperature_lower",
+            "0.4",
+        ]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
                 "--out", str(out / "song"), *common]  # fmt: skip
         rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12", "--artist", artist, "--genre", genre,
