@@ -16,21 +16,26 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.lyrics import PLAIN, Characters
 from vqvae.vqvae import VQVAE, VQVAEConfig
+
+if TYPE_CHECKING:
+    from jukebox.run import Run
+    from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
 
@@ -208,6 +213,24 @@ class Jukebox:
             self.__init__(self.folder, config)
             self.write_card()
 
+    # ---- music: the same walk as the verbs, see jukebox/sample.py
+
+    def sample(self, songs: Song | Sequence[Song], seconds: float, out: str | Path, **how) -> Run:
+        """Write songs from nothing into the run folder `out`; `how` as in `jukebox.sample.sample`."""
+        from jukebox import sample
+
+        return sample.sample(self, _listed(songs), seconds, out, **how)
+
+    def continue_(
+        self, songs: Song | Sequence[Song], prompts: str | Path | Sequence[str | Path], prompt_seconds: float, seconds: float,
+        out: str | Path, **how,
+    ) -> Run:  # fmt: skip
+        """Carry on recordings in the run folder `out`; `how` as in `jukebox.sample.continue_`."""
+        from jukebox import sample
+
+        paths = [prompts] if isinstance(prompts, str | Path) else list(prompts)
+        return sample.continue_(self, _listed(songs), paths, prompt_seconds, seconds, out, **how)
+
     def hashes(self) -> dict[str, str]:
         """Hash of every weight file, for the provenance of a run."""
         return {path.name: file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))}
@@ -236,5 +259,5 @@ class Jukebox:
         (self.folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def count_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _listed(songs: Song | Sequence[Song]) -> list[Song]:
+    return list(songs) if isinstance(songs, Sequence) else [songs]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -112,7 +112,6 @@ class DecodeState:
     rngs: Sequence[torch.Generator]
     how: How
     guided: bool = False
-    extra: dict = field(default_factory=dict)
 
 
 class AutoregressivePrior(Prior):
