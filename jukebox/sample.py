@@ -11,6 +11,7 @@ that exist are never changed. Only the prior of one level is in memory at a time
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -164,7 +165,8 @@ def fill_level(model: Jukebox, run: Run, songs: Sequence[Song], level: int, devi
     n_ctx = prior.spec.n_ctx
     hop = max(ratio, int(asked["hop_fractions"][level] * n_ctx) // ratio * ratio)
     rate = model.sample_rate / model.hops[level]
-    with tqdm(total=total, initial=run.count(level), desc=f"level {level}", unit="code", mininterval=0.5) as bar:
+    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
+    with tqdm(total=total, initial=run.count(level), desc=f"level {level}", unit="code", mininterval=every) as bar:
         for start in starts(total, n_ctx, hop):
             if run.count(level) >= min(start + n_ctx, total):
                 continue
@@ -172,7 +174,7 @@ def fill_level(model: Jukebox, run: Run, songs: Sequence[Song], level: int, devi
             new = fill_window(prior, run, prepared, level, start, min(start + n_ctx, total), ratio, how, bar)
             took = time.perf_counter() - began
             run.append(level, start, new, took)
-            bar.set_postfix_str(f"{new.shape[1] / rate / took:.2f} s of music a second")
+            bar.set_postfix_str(f"{new.shape[1] / rate / took:.2f} s of music a second", refresh=False)
 
 
 def fill_window(
