@@ -88,6 +88,20 @@ def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
     return published
 
 
+def published_from_port(name: str, downs_t: Sequence[int]) -> str:
+    """The published name of a codec's tensor in transformers' port, whose steps are numbered two apart."""
+    stage = r"((?:en|de)coders\.\d+\.level_blocks\.(\d+))\."
+    if found := re.fullmatch(stage + r"proj_(in|out)\.(\w+)", name):
+        return f"{found[1]}.model.{0 if found[3] == 'in' else downs_t[int(found[2])]}.{found[4]}"
+    if found := re.fullmatch(
+        stage + r"(down|up)sample_block\.(\d+)\.(?:resnet_block\.(\d+)\.conv1d_([12])\.)?(\w+)", name
+    ):
+        entry, part = divmod(int(found[4]), 2)
+        inner = f"model.{found[5]}.model.{1 if found[6] == '1' else 3}." if found[5] else ""
+        return f"{found[1]}.model.{entry + (found[3] == 'up')}.{part}.{inner}{found[7]}"
+    return re.sub(r"\.codebook$", ".k", name)
+
+
 VQVAE_DEFAULTS: dict[str, Any] = {
     "sr": 44100,
     "levels": 2,

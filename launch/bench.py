@@ -23,29 +23,38 @@ if TYPE_CHECKING:
 
 
 def bench(
-    what: Literal["sample"],
-    model: str,
+    what: Literal["sample", "codec"],
+    model: str = "",
     *,
     batch: int = 1,
-    seconds: float = 5.0,
+    seconds: float = 0.0,
+    repeats: int = 5,
     threads: int = 0,
     seed: int = 0,
     peer: str = "",
     out: str = "",
 ) -> list[dict[str, Any]]:
-    """Measure how many codes a second each prior of a model writes, beside the limit of this machine.
+    """Measure how many codes a second each prior of a model writes, beside the limit of this machine, or the codec.
 
-    what: what is measured: sample (drawing codes)
-    model: the model folder
+    what: sample (drawing codes with the priors of MODEL) or codec (the published codec, random weights, no MODEL)
+    model: the model folder, for sample
     batch: songs drawn at once
-    seconds: least time of each measurement, seconds
+    seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
+    repeats: codec: runs of each case and side, of which the median counts
     threads: CPU threads; 0 takes what torch would take
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
     out: a json file to write the table to; by default it is only printed
     """
-    if batch < 1 or seconds <= 0:
+    if what == "codec":
+        from launch.bench_codec import bench_codec
+
+        return bench_codec(peer, seconds or 20.0, repeats, threads, out)
+    seconds = seconds or 5.0
+    if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
+    if not model:
+        raise UserError("bench sample needs the model folder: jukebox bench sample MODEL")
     import torch
 
     from jukebox import Jukebox

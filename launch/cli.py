@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("launch.import_:import_", "a published checkpoint -> a model folder"),
     "codec": ("launch.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
     "evaluate": ("launch.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
+    "ablate": ("launch.ablate:ablate", "what each idea of the codec is worth, by leaving it out"),
     "bench": ("launch.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 

@@ -97,7 +97,8 @@ class Usage:
 
     def line(self) -> str:
         """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
-        words = ["jukebox", self.verb, *(a.place for a in self.positionals)]
+        places = (a.place if a.default is REQUIRED else f"[{a.place}]" for a in self.positionals)
+        words = ["jukebox", self.verb, *places]
         words += [f"--{a.name} {_TYPE_NAMES[a.kind].upper()}" for a in self.flags if a.default is REQUIRED]
         return " ".join(words + ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags))
 
@@ -109,7 +110,7 @@ def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
     arguments = []
     for name, parameter in inspect.signature(function).parameters.items():
         kind, choices = _read_kind(hints.get(name, str))
-        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is REQUIRED
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         arguments.append(Argument(name, kind, parameter.default, abouts.get(name, ""), positional, choices))
     return Usage(verb, summary, tuple(arguments))
 

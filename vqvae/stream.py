@@ -139,7 +139,8 @@ def _residual(block: ResidualBlock) -> Step:
         if not count:
             return x[..., :0]
         h = block.pointwise(F.relu_(F.conv1d(F.relu(x), layer.weight, layer.bias, dilation=reach)))
-        return h.mul_(block.scale).add_(x[..., reach : reach + count])
+        h = h if block.scale == 1.0 else h * block.scale
+        return h.add_(x[..., reach : reach + count])
 
     return step
 
