@@ -43,17 +43,26 @@ def encode_sound(codec: VQVAE, audio: Float[np.ndarray, "c t"], levels: Sequence
     return {level: codes[level][0].cpu().numpy().astype("uint16") for level in levels}
 
 
-def encode_rows(codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path) -> None:
-    """Write what is missing of the codes of `rows` into the folder `target`, with a bar and a closing line."""
+def encode_rows(
+    codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path, beside: int
+) -> None:
+    """Write what is missing of the codes of `rows` into the folder `target`, with a bar and a closing line.
+
+    `beside` songs go side by side, each in one thread: pieces of sound are too short to be shared between cores.
+    """
+    import torch
+
     from data_prep.audio import read
     from data_prep.codes import CodesWriter
     from data_prep.manifest import audio_path
     from launch.log import progress
     from launch.pcm import in_order
 
-    def sound(row: SongRow) -> Float[np.ndarray, "c t"]:
+    def codes_of(row: SongRow) -> dict[int, np.ndarray]:
+        torch.set_num_threads(1)  # a setting of the thread
         spec = codec.spec
-        return read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
+        audio = read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
+        return encode_sound(codec, audio, missing[row.song])
 
     CodesWriter(target, levels).close()  # what a killed run left behind becomes whole first
     missing, names = missing_levels(target, list(rows), levels), ", ".join(map(str, levels))
@@ -65,8 +74,8 @@ def encode_rows(codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: S
         for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
             todo = [rows[song] for song in rows if missing.get(song) == absent]
             with CodesWriter(target, absent) as writer:
-                for row, audio in zip(todo, in_order(sound, todo, threads=2)):
-                    writer.add(row.song, encode_sound(codec, audio, absent))
+                for row, codes in zip(todo, in_order(codes_of, todo, threads=beside)):
+                    writer.add(row.song, codes)
                     bar.update(round(row.seconds))
     took = max(time.monotonic() - started, 1e-9)
     print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
@@ -90,7 +99,7 @@ def encode(
     levels: levels to encode, such as 2,1; empty: all that are trained
     songs: how many songs, the first of the manifest (of the split, if one is named); 0: all
     split: only the songs of this split, train or test; empty: both
-    threads: CPU threads; 0: all cores
+    threads: songs to encode side by side, one CPU thread each; 0: one a core
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     """
     import torch
@@ -100,8 +109,7 @@ def encode(
     from jukebox.model import Jukebox
     from launch.train import chosen_levels
 
-    if threads:
-        torch.set_num_threads(threads)
+    beside = threads or torch.get_num_threads()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder, jukebox = Path(data), Jukebox.from_pretrained(model)
@@ -115,6 +123,6 @@ def encode(
     target.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(target / ".lock", timeout=0):
-            encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target)
+            encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target, beside)
     except Timeout:
         raise UserError(f"another process is encoding into {target}; run this again when it is done") from None
