@@ -102,7 +102,8 @@ def make(
         common = ["--seed", str(seed), "--threads", "1", "--n_samples", str(samples), *how]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
                 "--out", str(out / "song"), *common]  # fmt: skip
-        rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12", "--artist", artist, "--genre", genre,
+        rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12",
+                "--lyrics", str(recording.with_suffix(".txt")), "--artist", artist, "--genre", genre,
                 "--out", str(out / "continued"), *common]  # fmt: skip
         runs = [
             c if not (out / name / "run.json").is_file() else ["resume", str(out / name)]
@@ -125,6 +126,7 @@ def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds
         make_corpus(corpus, songs, seed=seed)
     other = make_song(RECORDING + seed, seconds=12.0)
     if not recording.is_file():
+        recording.with_suffix(".txt").write_text(other.lyrics + "\n", encoding="utf-8")
         write_mp3(recording, other.audio[None], other.sample_rate)
     if not words.is_file():
         text = make_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
