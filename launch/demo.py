@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.errors import UserError
@@ -158,17 +159,12 @@ class Clock:
     def __init__(self):
         self.rows: list[tuple[str, float]] = []
 
-    def step(self, name: str):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def timed():
-            print(f"\n--- {name}", flush=True)
-            began = time.perf_counter()
-            yield
-            self.rows.append((name, time.perf_counter() - began))
-
-        return timed()
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        print(f"\n--- {name}", flush=True)
+        began = time.perf_counter()
+        yield
+        self.rows.append((name, time.perf_counter() - began))
 
     def table(self) -> str:
         from jukebox.metrics import table
