@@ -64,11 +64,8 @@ def make(
 
     def train(what: str, level: int) -> Command:
         recipe = (recipes.codec_recipes if what == "vqvae" else recipes.prior_recipes)[level]
-        where, steps, minutes = (
-            "--levels" if what == "vqvae" else "--level",
-            round(recipe.steps * scale),
-            recipe.max_minutes * scale,
-        )
+        where, steps = "--levels" if what == "vqvae" else "--level", round(recipe.steps * scale)
+        minutes = recipe.max_minutes * scale
         return ["train", what, data, where, str(level), "--steps", str(steps), "--max_minutes", f"{minutes:.2f}", "--preset", preset,
                 "--out", model, "--seed", str(seed), "--threads", "1"]  # fmt: skip
 
@@ -76,25 +73,17 @@ def make(
         artist, genre = write_corpus(corpus, words, recording, songs, seconds, seed)
     with clock.step("prepare"):
         if not (out / "data" / "manifest.parquet").is_file():
-            side_by_side(out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", "0.06"]]])
+            share = max(0.06, 8 / songs)  # some 16 songs are measured on
+            side_by_side(
+                out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", f"{share:.4f}"]]]
+            )
     with clock.step("codec"):
         side_by_side(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
     with clock.step("encode"):
-        fine = [
-            "encode",
-            data,
-            model,
-            "--levels",
-            "1,0",
-            "--split",
-            "train",
-            "--songs",
-            "64",
-            "--threads",
-            str(threads),
-        ]
-        coarse = ["encode", data, model, "--levels", "2", "--threads", str(threads)]
-        side_by_side(out, [[coarse, fine]])
+        encode = ["encode", data, model, "--threads", str(threads)]
+        side_by_side(
+            out, [[[*encode, "--levels", "2"], [*encode, "--levels", "1,0", "--split", "train", "--songs", "64"]]]
+        )
     with clock.step("priors"):
         side_by_side(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
