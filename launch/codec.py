@@ -76,12 +76,13 @@ def encode_file(
 
     from vqvae.stream import encode_stream
 
-    parts: dict[int, list[np.ndarray]] = {level: [np.zeros(0, np.uint16)] for level in levels}
+    # One growing buffer a level: many small arrays kept among large ones that come and go would tear the heap to shreds.
+    parts = {level: bytearray() for level in levels}
     with _open(codec, source) as reader:
         for piece in encode_stream(codec, _sound(reader, codec, heard), levels):
             for level, codes in piece.items():
-                parts[level].append(codes.cpu().numpy().astype(np.uint16))
-        joined = {level: np.concatenate(codes) for level, codes in parts.items()}
+                parts[level] += codes.cpu().numpy().astype(np.uint16).tobytes()
+        joined = {level: np.frombuffer(codes, np.uint16) for level, codes in parts.items()}
         Codes(joined, reader.sample_rate, reader.samples, name).save(target)
         return reader.source_channels
 

@@ -38,9 +38,10 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int)
 
 
 class Pcm:
-    """Songs as samples: `lengths` (samples a song), and any piece of any song."""
+    """Songs as samples: `lengths` (samples a song), any piece of any song, and `key`, which names them all."""
 
     def __init__(self, path: Path, lengths: Sequence[int], channels: int) -> None:
+        self.key = path.stem
         self.lengths = np.asarray(lengths, np.int64)
         self.starts = np.concatenate([[0], self.lengths.cumsum()])
         self.samples = np.memmap(path, "<i2", "r", shape=(int(self.starts[-1]), channels))

@@ -22,7 +22,7 @@ from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow, load_manifest
 from data_prep.windows import Windows
-from jukebox.model import Jukebox
+from jukebox.model import Jukebox, write_json
 from jukebox.presets import Preset, Recipe
 from jukebox.song import Wear, prepare_all, song_of, window_conditions
 from launch.loop import fold
@@ -69,11 +69,22 @@ class VQVAETask:
         self.bandwidth = Bandwidth()
 
     def open(self) -> None:
-        """Reads the corpus, and measures what errors are divided by on crops like those of training."""
-        config, crop = self.jukebox.codec_config, self.recipe.crop
+        """Reads the corpus, and what errors are divided by."""
+        config = self.jukebox.codec_config
         self.songs = open_pcm(self.data, training_rows(self.data), config.sample_rate, config.channels)
-        some = (self.songs.crop(*place, crop) for place in self.songs.draw((self.seed, self.level), 256, crop))
-        self.bandwidth = measure_bandwidth(map(torch.from_numpy, some), config.spectral_stft)
+        self.bandwidth = self._bandwidth(self.songs)
+
+    def _bandwidth(self, songs: Pcm) -> Bandwidth:
+        """Measured once for these songs, on crops like those of training, and kept in the model folder."""
+        crop, stft = self.recipe.crop, self.jukebox.codec_config.spectral_stft
+        path, name = self.jukebox.folder / "bandwidth.json", f"level {self.level}, crops of {crop}, songs {songs.key}"
+        with FileLock(self.jukebox.folder / ".lock"):
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if name not in kept:
+                some = (songs.crop(*place, crop) for place in songs.draw((self.seed, self.level), 256, crop))
+                kept[name] = measure_bandwidth(map(torch.from_numpy, some), stft).to_dict()
+                write_json(path, kept)
+        return Bandwidth(**kept[name])
 
     def batch(self, step: int, rank: int, world: int) -> Float[Tensor, "b c t"]:
         assert self.songs is not None, "open() comes first"

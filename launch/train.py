@@ -40,6 +40,8 @@ def train(
     lr: float = 0.0,
     max_minutes: float = 0.0,
     precision: Literal["auto", "bf16", "float32"] = "auto",
+    schedule: Literal["auto", "constant", "linear", "cosine"] = "auto",
+    ema: float = -1.0,
     seed: int = 0,
     threads: int = 0,
     device: str = "auto",
@@ -61,6 +63,8 @@ def train(
     lr: highest learning rate; 0: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
     precision: auto (the recipe's), bf16 or float32
+    schedule: how the learning rate ends: auto (the recipe's), constant, linear or cosine
+    ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
     seed: seed of first weights, order and noise
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
@@ -88,6 +92,14 @@ def train(
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
         changes["bf16"] = precision == "bf16"
+    if schedule != "auto":
+        changes["schedule"] = schedule
+    if ema >= 1:
+        raise UserError(
+            f"--ema got {ema:g}, expected a decay below 1, such as 0.999, 0 for none or -1 for the recipe's"
+        )
+    if ema >= 0:
+        changes["ema"] = ema
     for each in wanted:
         recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
         # A recipe's limit on the time belongs to its own steps: who says how many wants so many.

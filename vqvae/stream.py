@@ -45,7 +45,8 @@ def decode_stream(
     """Sound of the codes of `level` that the blocks `codes` make end to end, as it comes, about `chunk` samples a time."""
     autoencoder = codec.level(level)
     chain = _chain(autoencoder.decoder)
-    for piece, last in _pieces(codes, chunk, autoencoder.hop):
+    # a decoder has its width at the full rate already, an encoder at half of it
+    for piece, last in _pieces(codes, chunk, autoencoder.hop, CHUNK // 2):
         with torch.no_grad():
             codec.check_codes(piece[None])
             audio = chain(autoencoder.codebook.decode(piece[None].long()), last)[0]
@@ -54,10 +55,17 @@ def decode_stream(
 
 def encode_long(codec: VQVAE, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
     """`codec.encode` in constant memory, one clip after another."""
-    if not len(audio):
-        return codec.encode(audio, levels)
-    clips = [list(encode_stream(codec, [clip], levels)) for clip in codec.check_audio(audio)]
-    return {level: torch.stack([torch.cat([piece[level] for piece in clip]) for clip in clips]) for level in levels}
+    audio = codec.check_audio(audio)
+    lengths = {level: audio.shape[-1] // codec.level(level).hop for level in levels}
+    codes = {level: torch.zeros(len(audio), n, dtype=torch.long, device=audio.device) for level, n in lengths.items()}
+    for i, clip in enumerate(audio):
+        # Filled in place: many small pieces kept among large ones that come and go would tear the heap to shreds.
+        done = dict.fromkeys(levels, 0)
+        for pieces in encode_stream(codec, [clip], levels):
+            for level, piece in pieces.items():
+                codes[level][i, done[level] : done[level] + len(piece)] = piece
+                done[level] += len(piece)
+    return codes
 
 
 def decode_long(
@@ -65,18 +73,22 @@ def decode_long(
 ) -> Float[Tensor, "b c t"]:
     """`codec.decode` in constant memory; with `samples` exactly so many: cut, or with silence after the last code."""
     codec.check_codes(codes)
-    if not len(codes):
-        return codec.decode({level: codes}, level)
-    audio = torch.stack([torch.cat(list(decode_stream(codec, [row], level)), dim=-1) for row in codes])
-    return audio if samples is None else F.pad(audio, (0, samples - audio.shape[-1]))
+    length = codes.shape[1] * codec.level(level).hop
+    audio = torch.zeros(len(codes), codec.config.channels, max(length, samples or 0), device=codes.device)
+    for i, row in enumerate(codes):
+        done = 0
+        for piece in decode_stream(codec, [row], level):
+            audio[i, :, done : done + piece.shape[-1]] = piece
+            done += piece.shape[-1]
+    return audio[..., : length if samples is None else samples]
 
 
-def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1) -> Iterator[tuple[Tensor, bool]]:
+def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = CHUNK) -> Iterator[tuple[Tensor, bool]]:
     """The blocks end to end, cut anew into pieces of chunk // hop elements, each with whether it is the last."""
     held: list[Tensor] = []
     for block in blocks:
         held.append(block)
-        size = max(1, (chunk or (CHUNK_CUDA if block.is_cuda else CHUNK)) // hop)
+        size = max(1, (chunk or (CHUNK_CUDA if block.is_cuda else default)) // hop)
         if sum(part.shape[-1] for part in held) > size:  # one that fills a piece exactly may be the last
             *pieces, rest = (torch.cat(held, dim=-1) if len(held) > 1 else block).split(size, dim=-1)
             yield from ((piece, False) for piece in pieces)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from data_prep.audio import read, write_mp3, write_wav
+from data_prep.blocks import BlockWriter
 from data_prep.errors import UserError
+from jukebox.model import Jukebox
+from jukebox.presets import find
 from launch.cli import main
-from launch.codec import Codes, codec
+from launch.codec import Codes, codec, reconstruct_file
+from vqvae.vqvae import VQVAE
 
 RATE, SAMPLES = 22050, 30_003
 
@@ -132,3 +140,80 @@ def test_the_shortest_files_go_through(model, tmp_path, samples):
     assert read(wav)[0].shape == (1, samples)
     (wav,) = codec("reconstruct", str(tmp_path / "a.wav"), model=model, level=2)
     assert read(wav)[0].shape == (1, samples)
+
+
+@pytest.mark.long
+def test_any_file_gives_sound_of_its_length_or_one_clear_error(model, tiny_model, tmp_path):
+    import soundfile
+
+    rng, loaded, told = np.random.default_rng(0), tiny_model.codec([0, 2]), 0
+    for i in range(200):
+        samples = int(rng.choice([0, 1, 7, 9, 127, 129, rng.integers(2, 3000)]))
+        channels, rate = int(rng.integers(1, 4)), int(rng.choice([8000, RATE, 44100]))
+        kind = rng.choice(["PCM_16", "PCM_24", "FLOAT", "nan", "inf", "huge", "cut"])
+        audio = rng.uniform(-1, 1, (samples, channels)).astype(np.float32)
+        if kind in ("nan", "inf", "huge") and samples:
+            audio[samples // 2] = {"nan": np.nan, "inf": np.inf, "huge": 1e38}[kind]
+        path, made = tmp_path / f"{i}.wav", tmp_path / f"{i}.made.wav"
+        soundfile.write(path, audio, rate, subtype=kind if kind in ("PCM_16", "PCM_24") else "FLOAT")
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[: int(rng.integers(0, 60))])
+        level = int(rng.choice([0, 2]))
+        try:
+            reconstruct_file(loaded, path, made, level)
+        except (UserError, ValueError) as error:
+            told += 1
+            assert kind in ("nan", "inf", "huge", "cut") and "\n" not in str(error) and not made.exists()
+            continue
+        result, _ = read(made)
+        expected = read(path, sample_rate=RATE, channels=1)[0].shape[1]
+        assert result.shape == (1, expected) and np.isfinite(result).all()
+    assert 40 < told < 130
+
+
+PEAK = """
+import os, sys
+pid = os.fork()
+if not pid:
+    os.execv(sys.executable, [sys.executable, "-m", "launch.cli", *sys.argv[1:]])
+_, status, used = os.wait4(pid, 0)
+print(status, used.ru_maxrss)
+"""
+
+
+def peak_mb(*words: object) -> float:
+    """The most memory that a verb has held at a time, MB."""
+    result = subprocess.run([sys.executable, "-c", PEAK, *map(str, words)], capture_output=True, text=True)
+    status, peak = result.stdout.split()[-2:]
+    assert status == "0", result.stderr
+    return int(peak) / 1024
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory of a child is told by wait4")
+def test_ten_minutes_need_no_more_memory_than_one(tmp_path):
+    """The published codec with random weights; JUKEBOX_TEST_SECONDS shortens it."""
+    config = find("vqvae").codec
+    jukebox, whole = Jukebox.create(tmp_path / "model", config), VQVAE(config)
+    for level in range(3):
+        whole.level(level).codebook.restore()
+    jukebox.save_codec(whole)
+    rng, longest = np.random.default_rng(0), float(os.environ.get("JUKEBOX_TEST_SECONDS", "600"))
+    peaks: dict[str, list[float]] = {"encode": [], "decode": []}
+    for seconds in (longest / 10, longest):
+        path = tmp_path / "song.wav"
+        with BlockWriter(path, 2, 44100) as writer:
+            for _ in range(round(seconds * 10)):
+                writer.write(rng.uniform(-0.3, 0.3, (2, 4410)).astype(np.float32))
+        for what, source in (("encode", path), ("decode", path.with_suffix(".npz"))):
+            peaks[what].append(peak_mb("codec", what, source, "--model", jukebox.folder))
+    print(peaks)
+    assert read(tmp_path / "song.decoded.wav")[0].shape == (1, round(longest * 10) * 4410)
+    for short, long in peaks.values():
+        assert long < 1500 and long <= 1.1 * short
+    piece = read(path, channels=1, seconds=3.0)[0]
+    codes = Codes.load(path.with_suffix(".npz"))
+    alone = whole.eval().encode(torch.from_numpy(piece)[None], [0, 1, 2])
+    for level, reach in ((0, 46_000), (1, 2000), (2, 6000)):  # what lies behind the piece is heard near its end
+        n = (piece.shape[1] - reach) // config.hops[level]
+        assert (alone[level][0, :n].numpy() != codes.levels[level][:n]).mean() < 1e-3

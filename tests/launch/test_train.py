@@ -95,6 +95,19 @@ def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
         assert abs(crop).max() < 1e-3 or not any(holds(song, crop) for song in songs["test"])
 
 
+def test_the_bandwidth_is_measured_once_for_a_corpus_and_kept_with_the_model(data, model, tmp_path, monkeypatch):
+    jukebox = Jukebox.create(tmp_path / "model", find("test").codec)
+    first = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 0, "cpu")
+    first.open()
+    assert 0 < first.bandwidth.l2 < first.bandwidth.l1 < 1 < first.bandwidth.spec
+    monkeypatch.setattr("launch.tasks.measure_bandwidth", lambda *_: pytest.fail("it was measured again"))
+    again = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 5, "cpu")
+    again.open()
+    assert again.bandwidth == first.bandwidth
+    with pytest.raises(pytest.fail.Exception):  # crops of another length have another spectral norm
+        VQVAETask(jukebox, 1, data, replace(RECIPE, crop=2048), 0, "cpu").open()
+
+
 def test_every_place_of_the_corpus_is_drawn_alike_and_short_songs_end_in_silence(tmp_path):
     samples = np.arange(1, 1001, dtype="<i2")
     samples.tofile(tmp_path / "a.i16")

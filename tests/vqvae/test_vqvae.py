@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from vqvae.stream import decode_long, encode_long
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
 
@@ -218,7 +219,12 @@ def test_clips_of_a_wrong_length_are_refused(small):
     assert "spectral_convergence" not in logs
 
 
-@settings(max_examples=60, deadline=None)
+FUZZED = VQVAE(
+    VQVAEConfig(downs_t=(2, 1), strides_t=(2, 4), emb_width=4, bins=8, width=4, depth=1, multipliers=(1, 1))
+).eval()
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     length=st.sampled_from([0, 1, 3, 4, 5, 15, 16, 17, 33, 100]),
     batch=st.integers(0, 2),
@@ -226,8 +232,7 @@ def test_clips_of_a_wrong_length_are_refused(small):
     kind=st.sampled_from(["fine", "nan", "inf", "huge", "int16", "flat", "half", "double"]),
 )
 def test_any_input_gives_codes_or_one_clear_error(length, batch, channels, kind):
-    config = VQVAEConfig(downs_t=(2, 1), strides_t=(2, 4), emb_width=4, bins=8, width=4, depth=1, multipliers=(1, 1))
-    codec = VQVAE(config).eval()
+    codec, config = FUZZED, FUZZED.config
     audio = torch.rand(batch, channels, length) * 2 - 1
     dtypes = {"half": torch.float16, "double": torch.float64, "int16": torch.int16}
     audio = audio.to(dtypes.get(kind, torch.float32))
@@ -238,14 +243,17 @@ def test_any_input_gives_codes_or_one_clear_error(length, batch, channels, kind)
     wrong = channels == 2 or kind in ("int16", "flat")
     broken = kind in ("nan", "inf", "huge") and batch and length >= 4
     if wrong or broken:
-        with pytest.raises(ValueError, match=r"expected|give samples in"):
-            codec.encode(audio, [0, 1])
+        for encode in (codec.encode, lambda *a: encode_long(codec, *a)):
+            with pytest.raises(ValueError, match=r"expected|give samples in"):
+                encode(audio, [0, 1])
         return
     codes = codec.encode(audio, [0, 1])
     for level, hop in enumerate(config.hops):
         assert codes[level].shape == (batch, length // hop) and codes[level].dtype == torch.int64
         back = codec.decode(codes, level)
         assert back.shape == (batch, 1, length // hop * hop) and torch.isfinite(back).all()
+        assert encode_long(codec, audio, [level])[level].shape == codes[level].shape
+        assert torch.allclose(decode_long(codec, codes[level], level), back, atol=1e-5)
 
 
 def test_decoding_refuses_codes_that_are_none(small):
