@@ -22,6 +22,7 @@ from vqvae.codec import Sequences
 from vqvae.vqvae import VQVAE
 
 CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples a piece: layers of 2 MB, which a core's cache holds; enough for a GPU
+MOST, MOST_CUDA = 2**20, 2**25  # numbers that a layer is given at a time
 
 Step = Callable[[Tensor, bool], Tensor]  # (a piece (b, c, t), whether it is the last) -> what can be said by now
 
@@ -102,32 +103,46 @@ def _chain(module: nn.Module) -> Step:
     kinds = {nn.Conv1d: _convolution, nn.ConvTranspose1d: _transposed, ResidualBlock: _residual}
     steps: list[Step] = [kinds[type(layer)](layer) for layer in layers(module)]
 
-    def step(x: Tensor, last: bool) -> Tensor:
-        for each in steps:
+    def run(x: Tensor, last: bool, first: int) -> Iterator[Tensor]:
+        for i, each in enumerate(steps[first:], first):
+            size = max(1, (MOST_CUDA if x.is_cuda else MOST) // x.shape[1])
+            if x.shape[-1] > size:  # at the end all layers say at once what they have waited with: part by part, then
+                *parts, rest = x.split(size, dim=-1)
+                for part in parts:
+                    yield from run(each(part, False), False, i + 1)
+                x = rest
             x = each(x, last)
-        return x
+        yield x
 
-    return step
+    return lambda x, last: torch.cat(list(run(x, last, 0)), dim=-1)
 
 
 class _Past:
-    """The end of what a layer has heard; `pad` zeros stand before all sound and behind it."""
+    """The end of what a layer has heard, at most `most` steps of it; `pad` zeros stand before all sound and behind it.
 
-    def __init__(self, pad: int) -> None:
-        self.pad, self.kept = pad, None
+    It has one place in memory for good: what stays, kept anew among pieces that come and go, would tear the heap.
+    """
+
+    def __init__(self, pad: int, most: int) -> None:
+        self.pad, self.most, self.length = pad, most, pad
+        self.kept: Tensor | None = None
 
     def join(self, x: Tensor, last: bool) -> Tensor:
-        zeros = x.new_zeros(*x.shape[:-1], self.pad)
-        return torch.cat([zeros if self.kept is None else self.kept, x, *[zeros] * last], dim=-1)
+        if self.kept is None:
+            self.kept = x.new_zeros(*x.shape[:-1], self.most)
+        zeros = x.new_zeros(*x.shape[:-1], self.pad * last)
+        return torch.cat([self.kept[..., : self.length], x, zeros], dim=-1)
 
     def keep(self, x: Tensor, start: int) -> None:
-        self.kept = x[..., start:].clone()  # a view would keep all of x
+        assert self.kept is not None
+        self.length = x.shape[-1] - start
+        self.kept[..., : self.length] = x[..., start:]
 
 
 def _convolution(layer: nn.Conv1d) -> Step:
     stride, pad, dilation = int(layer.stride[0]), int(layer.padding[0]), int(layer.dilation[0])
     span = (layer.kernel_size[0] - 1) * dilation + 1
-    past = _Past(pad)
+    past = _Past(pad, span + stride)
 
     def step(x: Tensor, last: bool) -> Tensor:
         x = past.join(x, last)
@@ -142,7 +157,7 @@ def _convolution(layer: nn.Conv1d) -> Step:
 
 def _residual(block: ResidualBlock) -> Step:
     layer, reach = block.dilated, int(block.dilated.dilation[0])
-    past = _Past(reach)
+    past = _Past(reach, 2 * reach)
 
     def step(x: Tensor, last: bool) -> Tensor:
         x = past.join(x, last)
@@ -159,7 +174,7 @@ def _residual(block: ResidualBlock) -> Step:
 
 def _transposed(layer: nn.ConvTranspose1d) -> Step:
     stride, trim = int(layer.stride[0]), int(layer.padding[0])
-    past, first = _Past(1), True  # kernel 2s: an output hears two neighbouring inputs
+    past, first = _Past(1, 1), True  # kernel 2s: an output hears two neighbouring inputs
 
     def step(x: Tensor, last: bool) -> Tensor:
         nonlocal first

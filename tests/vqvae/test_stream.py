@@ -112,6 +112,16 @@ def test_a_stream_never_holds_more_than_a_piece_and_what_its_layers_need(monkeyp
     assert max(x.shape[-1] for x in seen) <= 200 + 8  # widest: kernel 4 or dilation 3, on either side
 
 
+def test_layers_given_a_little_at_a_time_say_the_same(monkeypatch):
+    codec, audio = codec_of(), torch.randn(1, 1600)
+    codes = encode_long(codec, audio[None], [0, 1])
+    made = decode_long(codec, codes[0], 0)
+    monkeypatch.setattr(stream, "MOST", 100)
+    again = encode_long(codec, audio[None], [0, 1])
+    assert all(ties_only(codec, audio, level, again[level][0], codes[level][0]) for level in (0, 1))
+    assert torch.allclose(decode_long(codec, codes[0], 0), made, atol=1e-5)
+
+
 def test_wrong_codes_and_wrong_audio_are_refused_by_the_streams_too():
     codec = codec_of()
     with pytest.raises(ValueError, match="codes run from"):
