@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,43 +16,59 @@ from data_prep.errors import UserError
 UNKNOWN = "unknown"
 
 
+def clean(name: str, rules: str) -> str:
+    """A name as the published id files spell it: v2 lower case with _ for all but a-z and 0-9, v3 lower case only."""
+    name = name.lower()
+    return name if rules == "v3" else re.sub("[^a-z0-9]+", "_", name).strip("_")
+
+
 @dataclass(frozen=True)
 class Labels:
     """Artists and genres in the order of their numbers, "unknown" first, and the pace of the songs they come from.
 
-    Names are looked up without regard to case and to spaces around them.
+    Names are looked up without regard to case and to spaces around them, or by the `rules` of published models: "v2",
+    where a genre is a bag of its words, or "v3". There the last of two equal names counts.
     """
 
     artists: tuple[str, ...] = (UNKNOWN,)
     genres: tuple[str, ...] = (UNKNOWN,)
     pace: Pace | None = None
+    rules: str = ""
+
+    def _key(self, name: str) -> str:
+        return clean(name, self.rules) if self.rules else name_key(name)
 
     @cached_property
     def _artist_ids(self) -> dict[str, int]:
-        return {name_key(name): number for number, name in enumerate(self.artists)}
+        return {self._key(name): number for number, name in enumerate(self.artists) if name}
 
     @cached_property
     def _genre_ids(self) -> dict[str, int]:
-        return {name_key(name): number for number, name in enumerate(self.genres)}
+        return {self._key(name): number for number, name in enumerate(self.genres) if name}
 
     def artist_id(self, name: str | None) -> int:
         """Return the number of an artist; 0 for None and for a name that is not known."""
-        return self._artist_ids.get(name_key(name or ""), 0)
+        return self._artist_ids.get(self._key(name or ""), 0)
 
     def genre_ids(self, names: Iterable[str]) -> list[int]:
         """Return the number of each genre, 0 for those that are not known."""
-        return [self._genre_ids.get(name_key(name), 0) for name in names]
+        keys = [self._key(name) for name in names]
+        if self.rules == "v2":
+            keys = [word for key in keys for word in key.split("_")]
+        return [self._genre_ids.get(key, 0) for key in keys]
 
     def to_json(self) -> dict[str, Any]:
         """Return lists and plain numbers; `from_json` undoes it."""
         pace = self.pace.to_json() if self.pace else None
-        return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace}
+        return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace} | (
+            {"rules": self.rules} if self.rules else {}
+        )
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Labels:
         """Undo `to_json`."""
         pace = Pace.from_json(data["pace"]) if data.get("pace") else None
-        return Labels(tuple(data["artists"]), tuple(data["genres"]), pace)
+        return Labels(tuple(data["artists"]), tuple(data["genres"]), pace, data.get("rules", ""))
 
     def save(self, path: str | Path) -> None:
         """Write a json file, at once or not at all."""

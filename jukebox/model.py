@@ -3,7 +3,8 @@
     config.json         codec: kind, file, configuration; priors: level, kind, file, reads, writes, configuration
     codec.safetensors   every trained level of the codec (names start with `levels.<level>.`)
     prior_2.safetensors .. prior_0.safetensors
-    labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary
+    labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary (and lyrics.model)
+    labels_1.json ..    of a level whose prior has learned other labels (imported models)
     card.md             what this is, for people
 
 A level is read when it is asked for, and only that: safetensors files are memory-mapped, and parameters are built without memory
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +32,7 @@ from torch import Tensor
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from priors.autoregressive import AutoregressivePrior, PriorConfig
-from priors.lyrics import PLAIN, Characters
+from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
 if TYPE_CHECKING:
@@ -70,6 +72,30 @@ def file_hash(path: Path, digits: int = 12) -> str:
     return digest.hexdigest()[:digits]
 
 
+def is_norm(name: str) -> bool:
+    """Whether a tensor belongs to a layer norm: these stay in float32 whatever the dtype of the rest."""
+    return bool(re.search(r"(^|\.)ln(_\d)?\.(weight|bias)$", name))
+
+
+def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Write lyrics.json, and lyrics.model where the vocabulary is one of pieces."""
+    if isinstance(vocabulary, Pieces):
+        temporary = folder / f"lyrics.model.{os.getpid()}.tmp"
+        temporary.write_bytes(vocabulary.model)
+        os.replace(temporary, folder / "lyrics.model")
+    write_json(folder / "lyrics.json", vocabulary.to_json())
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """What `write_vocabulary` wrote."""
+    data = json.loads((folder / "lyrics.json").read_text(encoding="utf-8"))
+    if data["kind"] == Pieces.kind:
+        if not (folder / "lyrics.model").is_file():
+            raise UserError(f"{folder} has no lyrics.model, the pieces of its lyrics; copy it beside lyrics.json")
+        return Pieces((folder / "lyrics.model").read_bytes())
+    return Characters(data["symbols"])
+
+
 class Jukebox:
     """A model folder opened; see the head of this module for what lies in it."""
 
@@ -96,7 +122,7 @@ class Jukebox:
             ) from error
 
     @classmethod
-    def create(cls, folder: str | Path, codec: VQVAEConfig, vocabulary: Characters | None = None) -> Jukebox:
+    def create(cls, folder: str | Path, codec: VQVAEConfig, vocabulary: Vocabulary | None = None) -> Jukebox:
         """Open a model folder, made first where there is none; an existing one must have the same codec configuration."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +135,8 @@ class Jukebox:
                     )
                 return model
             config = {"format": 1, "codec": {"kind": "vqvae", "file": CODEC, "config": asdict(codec)}, "priors": []}
-            write_json(folder / "lyrics.json", (vocabulary or Characters(PLAIN)).to_json())
+            if not (folder / "lyrics.json").is_file():  # there if `jukebox lyrics train` came first
+                write_vocabulary(folder, vocabulary or Characters(PLAIN))
             write_json(folder / CONFIG, config)
         return cls.from_pretrained(folder)
 
@@ -128,13 +155,18 @@ class Jukebox:
         path = self.folder / "labels.json"
         return Labels.load(path) if path.is_file() else Labels(("unknown",), ("unknown",), None)
 
-    def save_labels(self, labels: Labels) -> None:
-        labels.save(self.folder / "labels.json")
+    def labels_of(self, level: int) -> Labels:
+        """The labels that the prior of a level knows: of published sets each level may have learned others."""
+        path = self.folder / f"labels_{level}.json"
+        return Labels.load(path) if path.is_file() else self.labels
+
+    def save_labels(self, labels: Labels, level: int | None = None) -> None:
+        """Write the labels of the model, or those of one level that has its own."""
+        labels.save(self.folder / ("labels.json" if level is None else f"labels_{level}.json"))
 
     @property
-    def vocabulary(self) -> Characters:
-        data = json.loads((self.folder / "lyrics.json").read_text(encoding="utf-8"))
-        return Characters(data["symbols"])
+    def vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self.folder)
 
     # ---- the codec
 
@@ -181,7 +213,7 @@ class Jukebox:
     # ---- priors
 
     def prior(self, level: int, dtype: torch.dtype = torch.float32) -> AutoregressivePrior:
-        """The prior of a level, ready for use; no other file is read."""
+        """The prior of a level, ready for use in `dtype` (its norms in float32); no other file is read."""
         path = self.folder / f"prior_{level}.safetensors"
         if level not in self.prior_configs or not path.is_file():
             raise UserError(
@@ -190,7 +222,10 @@ class Jukebox:
         with torch.device("meta"):
             prior = AutoregressivePrior(self.prior_configs[level])
         with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+            state = {
+                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and dtype.itemsize < 4 else dtype)
+                for name in file.keys()  # noqa: SIM118
+            }
         prior.load_state_dict(state, assign=True)
         for parameter in prior.parameters():
             parameter.requires_grad_(False)
@@ -198,12 +233,15 @@ class Jukebox:
 
     def save_prior(self, level: int, prior: AutoregressivePrior) -> None:
         """Write the prior of a level and name it in the configuration."""
+        write_tensors(self.folder / f"prior_{level}.safetensors", dict(prior.state_dict()))
+        self.name_prior(level, prior.config)
+
+    def name_prior(self, level: int, prior: PriorConfig) -> None:
+        """Name the prior of a level, whose file is there, in the configuration."""
         with FileLock(self.folder / ".lock"):
-            file = f"prior_{level}.safetensors"
-            write_tensors(self.folder / file, dict(prior.state_dict()))
             entry = {
-                "level": level, "kind": "autoregressive", "file": file,
-                "reads": list(prior.spec.reads), "writes": list(prior.spec.writes), "config": prior.config.to_json(),
+                "level": level, "kind": "autoregressive", "file": f"prior_{level}.safetensors",
+                "reads": [level + 1] if prior.above else [], "writes": [level], "config": prior.to_json(),
             }  # fmt: skip
             config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
             config["priors"] = sorted(

@@ -10,18 +10,12 @@ Id 0 is unknown, and in v2 also "various" and the empty name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
-
-
-def clean(name: str, version: str) -> str:
-    """A name as its version's id files spell it."""
-    name = name.lower()
-    return name if version == "v3" else re.sub("[^a-z0-9]+", "_", name).strip("_")
+from data_prep.labels import UNKNOWN, Labels, clean
 
 
 def read_ids(path: str | Path) -> dict[str, int]:
@@ -67,3 +61,13 @@ class PublishedLabels:
         """The genre of a bag of ids; -1 is padding."""
         names = ["_".join(sorted(n for n, i in self.genres.items() if i == index)) for index in indices if index >= 0]
         return "_".join(names)
+
+    def labels(self) -> Labels:
+        """The same tables as the labels of a model folder."""
+        return Labels(_by_number(self.artists), _by_number(self.genres), rules=self.version)
+
+
+def _by_number(ids: Mapping[str, int]) -> tuple[str, ...]:
+    """Names in the order of their numbers; 0 is unknown, and a number that no name has left is empty."""
+    names = {index: name for name, index in ids.items() if index} | {0: UNKNOWN}
+    return tuple(names.get(index, "") for index in range(max(names) + 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,6 +59,7 @@ _PRIOR = [
 _FIELDS = {"B": "blocks|model", "W": "weight|bias", "T": r".+"}  # any other field is a number
 
 
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{([A-Z])(?:-1)?\}", template)
     for i in range(1, len(parts), 2):

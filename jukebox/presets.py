@@ -60,9 +60,14 @@ class Preset:
     prior_recipes: Mapping[int, Recipe]
     symbols: str = PLAIN
 
-    def prior(self, level: int, artists: int, genres: int) -> PriorConfig:
-        """The prior of a level with label tables for so many artists and genres, "unknown" counted among them."""
+    def prior(self, level: int, artists: int, genres: int, letters: int = 0) -> PriorConfig:
+        """The prior of a level with label tables for so many artists and genres, "unknown" counted among them.
+
+        `letters` is the size of the lyric vocabulary; 0: that of `symbols`.
+        """
         prior = self.priors[level]
+        if letters and prior.lyrics:
+            prior = replace(prior, lyrics=replace(prior.lyrics, vocabulary=letters))
         return replace(prior, labels=prior.labels and replace(prior.labels, artists=artists, genres=genres))
 
 

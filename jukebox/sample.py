@@ -159,7 +159,7 @@ def fill_level(model: Jukebox, run: Run, songs: Sequence[Song], level: int, devi
     if run.count(level) >= total:
         return
     prior = model.prior(level).to(device)
-    prepared = [Prepared.of(song, model.labels, model.vocabulary, model.sample_rate) for song in songs]
+    prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
     how = How(**asked["how"][str(level)])
     ratio = model.hops[level + 1] // model.hops[level] if prior.spec.reads else 1
     n_ctx = prior.spec.n_ctx

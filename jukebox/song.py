@@ -18,7 +18,7 @@ from data_prep.align import TimedText, character_seconds, place
 from data_prep.labels import Labels
 from priors.autoregressive import PriorConfig
 from priors.conditions import Conditions, Lyrics
-from priors.lyrics import Characters, Tokens, linear_window, timed_window
+from priors.lyrics import Tokens, Vocabulary, linear_window, timed_window
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
@@ -63,7 +63,7 @@ class Prepared:
     tokens: Tokens
 
     @staticmethod
-    def of(song: Song, labels: Labels, vocabulary: Characters, sample_rate: int) -> Prepared:
+    def of(song: Song, labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> Prepared:
         text = song.lyrics or ""
         tokens = vocabulary.encode(text)
         when = character_seconds(text, song.word_times) if song.word_times else np.full(len(text), np.nan, np.float32)
@@ -127,7 +127,7 @@ def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, le
     return Lyrics(torch.from_numpy(window)[None], torch.from_numpy(when.astype(np.float32))[None])
 
 
-def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Characters, sample_rate: int) -> list[Prepared]:
+def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> list[Prepared]:
     return [Prepared.of(song, labels, vocabulary, sample_rate) for song in songs]
 
 

@@ -5,16 +5,16 @@ things (a tensor's recipe, a storage's type, an ordered dict) or an inert placeh
 state, and does nothing. So optimiser states and settings of any class can stand beside the weights, and nothing of
 them happens. Two formats:
 
-    zip (torch 1.6 and later)   a pickle and a record for every storage; the file is memory-mapped
-    legacy (the 2020 files)     five pickles one after another, then the storages; read storage by storage
+    zip (torch 1.6 and later)   a pickle and a record for every storage
+    legacy (the 2020 files)     five pickles one after another, then the storages
 
-Tensors are recipes (`StoredTensor`) until they are asked for: what is not needed, an optimiser's state, is never read.
+Tensors are recipes (`StoredTensor`) until they are asked for, and then read one by one: what is not needed, an
+optimiser's state, is never read, and a checkpoint of any size is converted in the memory of its largest tensor.
 """
 
 from __future__ import annotations
 
 import io
-import mmap
 import pickle
 import struct
 import sys
@@ -92,12 +92,17 @@ class Checkpoint:
 
     content: Any
     path: Path
-    read: Callable[[Storage], Tensor]
+    read: Callable[[Storage, int, int], Tensor]  # so many numbers of a storage, from an offset
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """The tensor itself; UserError if its window leaves its storage or the file ends before it."""
+        span = 1 + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
         try:
-            return self.read(stored.storage).as_strided(stored.shape, stored.stride, stored.offset)
+            if 0 in stored.shape:
+                return torch.empty(stored.shape, dtype=stored.storage.dtype)
+            if stored.offset + span > stored.storage.size:
+                raise ValueError(f"{stored.offset + span} numbers of a storage of {stored.storage.size}")
+            return self.read(stored.storage, stored.offset, span).as_strided(stored.shape, stored.stride)
         except (RuntimeError, ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.path}: a tensor cannot be read ({error}); {_AGAIN}") from error
 
@@ -122,19 +127,28 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); {_AGAIN}") from error
 
 
-def state_dict(checkpoint: Checkpoint, entry: str = "model") -> dict[str, Tensor]:
-    """The tensors under `entry`, without the `module.` of a wrapped model; UserError for anything else in there."""
+def stored_tensors(checkpoint: Checkpoint, entry: str = "model") -> dict[str, StoredTensor]:
+    """The tensors to be under `entry` (empty: of the file), without the `module.` of a wrapped model, none of them read.
+
+    UserError for anything else in there.
+    """
     content, path = checkpoint.content, checkpoint.path
-    if not isinstance(content, Mapping) or not isinstance(content.get(entry), Mapping):
+    if not isinstance(content, Mapping) or (entry and not isinstance(content.get(entry), Mapping)):
         found = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise UserError(f"{path} has no {entry!r}; expected a checkpoint with the weights under that name, not {found}")
-    if isinstance(content[entry], Placeholder):
+    tensors = content[entry] if entry else content
+    if isinstance(tensors, Placeholder):
         raise UserError(f"{path}: {entry!r} is an object of an unknown class; expected a dict of tensors")
-    for name, value in content[entry].items():
+    for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, StoredTensor):
             kind = "an object of an unknown class" if isinstance(value, Placeholder) else f"a {type(value).__name__}"
             raise UserError(f"{path}: {entry}[{name!r}] is {kind}; among the weights only tensors are read")
-    return {name.removeprefix("module."): checkpoint.tensor(value) for name, value in content[entry].items()}
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
+def state_dict(checkpoint: Checkpoint, entry: str = "model") -> dict[str, Tensor]:
+    """The tensors under `entry`, all read; UserError as in `stored_tensors`."""
+    return {name: checkpoint.tensor(stored) for name, stored in stored_tensors(checkpoint, entry).items()}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -187,18 +201,16 @@ def _open_zip(path: Path, file: BinaryIO) -> Checkpoint:
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != sys.byteorder.encode():
             raise UserError(f"{path} was written on a machine of another byte order; write it again on one like this")
         content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # a private view: nothing is read before it is used
 
-    def read(storage: Storage) -> Tensor:
+    def read(storage: Storage, start: int, count: int) -> Tensor:
         entry = entries[f"{root}data/{storage.key}"]
         size = storage.size * storage.dtype.itemsize
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < size:
             raise ValueError(f"storage {storage.key} has {entry.file_size} bytes, expected {size}")
-        name, extra = struct.unpack_from("<HH", mapped, entry.header_offset + 26)
-        start = entry.header_offset + 30 + name + extra
-        if not size:
-            return torch.empty(0, dtype=storage.dtype)
-        return torch.frombuffer(mapped, dtype=storage.dtype, count=storage.size, offset=start)
+        with path.open("rb") as again:
+            again.seek(entry.header_offset + 26)
+            name, extra = struct.unpack("<HH", _exactly(again, 4))
+            return _numbers(again, entry.header_offset + 30 + name + extra, storage.dtype, start, count)
 
     return Checkpoint(content, path, read)
 
@@ -228,16 +240,20 @@ def _open_legacy(path: Path, file: BinaryIO) -> Checkpoint:
         if count != storage.size or file.tell() > end:
             raise EOFError(f"storage {key} has {count} numbers, expected {storage.size}, and the file {end} bytes")
 
-    def read(storage: Storage) -> Tensor:
-        if not storage.size:
-            return torch.empty(0, dtype=storage.dtype)
+    def read(storage: Storage, start: int, count: int) -> Tensor:
         with path.open("rb") as again:
-            again.seek(places[storage.key])
-            return torch.frombuffer(
-                bytearray(_exactly(again, storage.size * storage.dtype.itemsize)), dtype=storage.dtype
-            )
+            return _numbers(again, places[storage.key], storage.dtype, start, count)
 
     return Checkpoint(content, path, read)
+
+
+def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: int) -> Tensor:
+    """`count` numbers from number `start` of what lies at byte `place`, read into their own memory and no other."""
+    file.seek(place + start * dtype.itemsize)
+    data = bytearray(count * dtype.itemsize)
+    if (got := file.readinto(data)) != len(data):  # type: ignore[attr-defined]
+        raise EOFError(f"the file ends {len(data) - got} bytes early")
+    return torch.frombuffer(data, dtype=dtype)
 
 
 def _exactly(file: BinaryIO, count: int) -> bytes:

@@ -29,6 +29,7 @@ from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.conditions import Conditions, stack
+from priors.extend import with_lyrics
 from priors.lyrics import Characters
 from priors.prior import Sequences
 from vqvae.losses import Bandwidth, measure_bandwidth
@@ -138,15 +139,19 @@ class PriorTask:
 
     unit = "codes"
 
-    def __init__(self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str) -> None:
+    def __init__(
+        self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
+        begin: AutoregressivePrior | None = None,
+    ) -> None:  # fmt: skip
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         self.level, codec = config.level, model.codec_hash()
         self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
         self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx)
         torch.manual_seed(fold(seed, config.level, FIRST_WEIGHTS))
-        self.model, self.device = AutoregressivePrior(config), torch.device(device)
+        self.model, self.device = begin or AutoregressivePrior(config), torch.device(device)
         heard = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
-        self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
+        if begin is None:
+            self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
         self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
 
     def open(self) -> None:
@@ -197,6 +202,26 @@ class PriorTask:
 
     def save(self) -> None:
         self.jukebox.save_prior(self.level, self.model)
+
+
+def lyrics_added(model: Jukebox, folder: str, config: PriorConfig, seed: int) -> AutoregressivePrior:
+    """The trained prior of another model folder with the lyrics of `config` added; its labels become those of `model`."""
+    old, level = Jukebox.from_pretrained(folder), config.level
+    if config.lyrics is None:
+        raise UserError(f"the preset has no lyrics at level {level}; --from_prior adds lyrics: give --level of the top")
+    if old.codec_hash() != model.codec_hash():
+        raise UserError(
+            f"{folder} was trained on the codes of another codec; copy its codec.safetensors to {model.folder}"
+        )
+    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
+    prior = with_lyrics(old.prior(level), config.lyrics, time_bias=config.trunk.time_bias)
+    if not model.prior_configs:
+        model.save_labels(old.labels_of(level))
+    elif model.labels_of(level) != old.labels_of(level):
+        raise UserError(
+            f"{model.folder} numbers artists and genres in another way than {folder}; train into a new --out"
+        )
+    return prior
 
 
 def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:

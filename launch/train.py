@@ -46,6 +46,7 @@ def train(
     threads: int = 0,
     device: str = "auto",
     wandb: str = "",
+    from_prior: str = "",
 ) -> None:
     """Train the codec, or the priors on its codes; the same command continues a run that was ended.
 
@@ -69,12 +70,13 @@ def train(
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
+    from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
     """
     import torch
 
     from jukebox.presets import find
     from launch.loop import fit
-    from launch.tasks import PriorTask, VQVAETask, open_model
+    from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
 
     if threads:
         torch.set_num_threads(threads)
@@ -108,8 +110,9 @@ def train(
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
         else:
             labels = model.labels
-            config = chosen.prior(each, len(labels.artists), len(labels.genres))
-            task = PriorTask(model, config, folder, recipe, seed, device)
+            config = chosen.prior(each, len(labels.artists), len(labels.genres), model.vocabulary.size)
+            begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
+            task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
         ended = fit(task, recipe, target / "training" / task.name, seed=seed, device=device, wandb=wandb)
         if ended.ended == "stopped":
             raise SystemExit(130)

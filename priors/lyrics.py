@@ -1,15 +1,17 @@
 """Lyrics: text to ids and back, the window of text that belongs to a window of sound, and the encoder a prior listens to.
 
-A vocabulary is a string of symbols; id 0 stands for padding and for nothing. What is not in it is transliterated where
-that is possible and otherwise left out, counted, and reported. The published sets (v2 with 80 ids, v3 with 79) are
-`PUBLISHED`.
+A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`Pieces`); id 0 stands for padding and for
+nothing. What is not in it is transliterated where that is possible and otherwise left out, counted, and reported. The
+published sets (v2 with 80 ids, v3 with 79) are `PUBLISHED`.
 """
 
 from __future__ import annotations
 
+import io
 import string
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +80,76 @@ class Characters:
 
     def to_json(self) -> dict:
         return {"kind": self.kind, "symbols": self.symbols}
+
+
+class Pieces:
+    """A vocabulary of pieces of words in any language: a SentencePiece unigram model; a rare character becomes its bytes."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes):
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = model
+        self.processor = SentencePieceProcessor(model_proto=model)
+
+    @staticmethod
+    def train(texts: Iterable[str], vocabulary: int = 512) -> Pieces:
+        """Learn at most `vocabulary` pieces from lyrics, 256 bytes and the line break among them; ValueError if too few."""
+        from sentencepiece import SentencePieceTrainer
+
+        lines = [line for text in texts for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise ValueError("there are no lyrics to learn pieces from; expected at least one line")
+        if vocabulary < 300:
+            raise ValueError(
+                f"a vocabulary of {vocabulary}: 256 are bytes already; expected 300 or more, 512 is a start"
+            )
+        written = io.BytesIO()
+        try:
+            SentencePieceTrainer.train(
+                sentence_iterator=iter(lines), model_writer=written, model_type="unigram", vocab_size=vocabulary,
+                hard_vocab_limit=False, byte_fallback=True, character_coverage=0.9995, user_defined_symbols=["\n"],
+                normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
+                pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, num_threads=1, minloglevel=2,
+            )  # fmt: skip
+        except RuntimeError as error:  # more characters than places
+            raise ValueError(f"no {vocabulary} pieces can be learned from these lyrics ({error}); try more") from error
+        return Pieces(written.getvalue())
+
+    @property
+    def size(self) -> int:
+        return self.processor.get_piece_size()
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a text; the position of a piece is its first character that is no space: that is where it is sung."""
+        ids, positions, dropped, at, pending = [], [], Counter(), 0, 0
+        for piece in self.processor.encode(text, out_type=str):
+            number = self.processor.piece_to_id(piece)
+            if self.processor.is_byte(number):  # a character that is no piece: the bytes of its UTF-8 one by one
+                ids.append(number)
+                positions.append(at)
+                pending = (pending or len(text[at].encode())) - 1
+                at += pending == 0
+                continue
+            if number == self.processor.unk_id():
+                dropped.update(piece)
+            else:
+                ids.append(number)
+                blanks = len(piece) - len(piece.lstrip("\u2581"))  # how SentencePiece writes a space
+                positions.append(at + (blanks if blanks < len(piece) else 0))
+            at += len(piece)
+        return Tokens(np.array(ids, dtype=np.int64), np.array(positions, dtype=np.int64), dropped)
+
+    def decode(self, ids) -> str:
+        """The text of ids; id 0 is empty."""
+        return self.processor.decode([int(i) for i in ids if int(i) > 0])
+
+    def to_json(self) -> dict:
+        return {"kind": self.kind, "size": self.size}
+
+
+Vocabulary = Characters | Pieces
 
 
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:

@@ -1,0 +1,104 @@
+"""A large file from the web: what a broken line has left is kept and completed, and only a whole file gets its name."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import quote
+
+from tqdm import tqdm
+
+from data_prep.errors import UserError
+
+BLOCK = 1 << 20
+TRIES = 5  # in a row that bring nothing
+
+
+def download(url: str, path: str | Path, *, wait: float = 1.0, timeout: float = 30.0) -> Path:
+    """Fetch `url` to `path` unless it is there; a part that is there already (`.part`) is continued, not begun again.
+
+    The length that the server tells is checked before the file gets its name. `wait` and `timeout` in seconds.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, failures = path.with_name(path.name + ".part"), 0
+    while True:
+        before = part.stat().st_size if part.is_file() else 0
+        try:
+            total = _fetch(url, part, timeout)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500:
+                raise UserError(
+                    f"{url}: the server says {error.code} {error.reason}; give another root with --url, or your own --files"
+                ) from error
+            reason = f"{error.code} {error.reason}"
+        except (OSError, HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+        got = part.stat().st_size if part.is_file() else 0
+        failures = 0 if got > before else failures + 1
+        if failures >= TRIES or (not got and failures >= 2):
+            kept = f"; {got / 1e6:.1f} MB are kept and the same command goes on from there" if got else ""
+            raise UserError(f"{url} cannot be reached ({reason}): are you online?{kept}; or give your own --files")
+        time.sleep(wait * failures)
+    size = part.stat().st_size
+    if total is not None and size != total:
+        part.unlink()
+        raise UserError(f"{url}: {size} bytes came, the server says {total}; what came is thrown away, try again")
+    os.replace(part, path)
+    part.with_name(part.name + ".tag").unlink(missing_ok=True)
+    return path
+
+
+def _fetch(url: str, part: Path, timeout: float) -> int | None:
+    """Continue `part` to its end: the length that the server tells of the whole; OSError where the line breaks."""
+    have, tag = part.stat().st_size if part.is_file() else 0, part.with_name(part.name + ".tag")
+    request = urllib.request.Request(quote(url, safe=":/?&=%~+@,;"), headers={"User-Agent": "jukebox"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if tag.is_file():
+            request.add_header("If-Range", tag.read_text())  # another version of the file is sent from its beginning
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        if error.code == 416 and whole and int(whole[1]) == have:
+            return have
+        if error.code == 416:  # more than the server has: not the same file
+            part.unlink()
+            raise OSError("the part kept did not fit the file; it is begun again") from error
+        raise
+    with response:
+        resumed = response.status == 206
+        length = response.headers.get("Content-Length")
+        span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        if resumed and (span is None or int(span[1]) != have):
+            raise OSError(f"asked from byte {have}, the server sent {response.headers.get('Content-Range')}")
+        total = int(span[2]) if resumed and span else int(length) if length else None
+        if etag := response.headers.get("ETag"):
+            tag.write_text(etag)
+        else:
+            tag.unlink(missing_ok=True)
+        with (
+            open(part, "ab" if resumed else "wb") as file,
+            tqdm(
+                total=total,
+                initial=have if resumed else 0,
+                desc=part.name.removesuffix(".part"),
+                unit="B",
+                unit_scale=True,
+            ) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and part.stat().st_size < total:
+        raise OSError(f"the line broke after {part.stat().st_size} of {total} bytes")
+    return total

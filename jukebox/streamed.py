@@ -1,0 +1,73 @@
+"""A safetensors file written tensor by tensor: its header first, then each tensor as it is read, none kept.
+
+The format: eight bytes that tell the header's length, the header in json (name -> dtype, shape, place), the numbers. As
+shapes are known before anything is read, a checkpoint of any size passes through the memory of one tensor; the change
+of dtype goes by pieces, so that not even its result is ever whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PIECE = 1 << 20  # numbers that change their dtype at a time
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor that is read when it is needed."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def write_streamed(
+    path: str | Path,
+    tensors: Mapping[str, Lazy],
+    dtype: Callable[[str], torch.dtype],
+    done: Callable[[int], object] | None = None,
+) -> None:
+    """Write `tensors` in the dtype that `dtype` gives a name, at once or not at all; `done` hears of bytes written."""
+    path = Path(path)
+    # wide numbers first: every tensor then lies where its dtype wants it
+    order = sorted(tensors, key=lambda name: (-dtype(name).itemsize, name))
+    header, end = {}, 0
+    for name in order:
+        size = math.prod(tensors[name].shape) * dtype(name).itemsize
+        header[name] = {
+            "dtype": _NAMES[dtype(name)],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(part, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in order:
+                tensor = tensors[name].read()
+                if tuple(tensor.shape) != tensors[name].shape:
+                    raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
+                flat = tensor.detach().contiguous().view(-1)
+                del tensor
+                for piece in flat.split(PIECE):
+                    file.write(piece.to(dtype(name)).view(torch.uint8).numpy().tobytes())
+                if done is not None:
+                    done(flat.numel() * dtype(name).itemsize)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
