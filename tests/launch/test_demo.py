@@ -64,7 +64,7 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
 def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_path):
     from data_prep.errors import UserError
 
-    with pytest.raises(UserError, match=r"sample failed: .*no config\.json"):
+    with pytest.raises(UserError, match=r"(sample|evaluate) failed: .*no config\.json"):
         side_by_side(
             tmp_path,
             [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]],
