@@ -62,7 +62,7 @@ def test_stopping_early_ends_the_workers() -> None:
     pid = next(results)
     started = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25  # and not the 30 s that are being slept
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
