@@ -130,12 +130,12 @@ _DEMO = VQVAEConfig(
 )  # fmt: skip
 # Short crops, small batches, many steps: wider and longer lost at equal time.
 _DEMO_CODEC = Recipe(
-    steps=2900, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
-    bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.3,
+    steps=2600, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
+    bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.0,
 )  # fmt: skip
 _DEMO_PRIOR = Recipe(
-    steps=1150, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
-    drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=4.2,
+    steps=1100, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
+    drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=3.7,
 )  # fmt: skip
 
 # ---- small: one GPU
@@ -189,13 +189,13 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={
             2: _DEMO_CODEC,
-            1: replace(_DEMO_CODEC, steps=2500, batch=8, max_minutes=1.8),
-            0: replace(_DEMO_CODEC, steps=3400, batch=8, crop=1536, bf16=False, max_minutes=1.5),
+            1: replace(_DEMO_CODEC, steps=2300, batch=8, max_minutes=1.7),
+            0: replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
         },
         prior_recipes={
             2: _DEMO_PRIOR,
-            1: replace(_DEMO_PRIOR, steps=1600, batch=8, lr=5e-3, max_minutes=2.1),
-            0: replace(_DEMO_PRIOR, steps=1600, batch=8, lr=5e-3, max_minutes=2.1),
+            1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+            0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
         },
     ),
     "small": Preset(
