@@ -88,7 +88,7 @@ def make(
         side_by_side(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
         # small models spread their doubts over too many codes: colder than 1 sounds better (docs/log.md)
-        how = ["--temperature", "0.95", "--top_p", "0.9", "--temperature_lower", "0.4"]
+        how = ["--temperature", "0.98", "--temperature_lower", "0.5"]
         common = ["--seed", str(seed), "--threads", "1", "--n_samples", str(samples), *how]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
                 "--out", str(out / "song"), *common]  # fmt: skip
