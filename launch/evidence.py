@@ -35,7 +35,7 @@ def gather(out: Path, demos: Sequence[Path]) -> None:
             add(
                 f"prior level {level}: {name}, false - true",
                 [t["difference"] for t in trials],
-                min(t["z"] for t in trials),
+                min((t["z"] for t in trials if t["z"] is not None), default=None),
             )
     for row in figures[0]["sound"]:
         same = [r for f in figures for r in f["sound"] if r["what"] == row["what"]]
