@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from jukebox.openai_priors import PRIORS, prior_config, to_published
 from launch.cli import main
 from launch.import_ import parts_of
 from priors.autoregressive import AutoregressivePrior
+from tests.conformance import big
 from tests.conformance.codec import SUMS
 from vqvae.vqvae import VQVAE
 
@@ -226,6 +229,30 @@ def test_a_set_under_the_name_of_another_is_refused(files, other, capsys):
 def test_a_wrong_dtype_names_those_there_are(files, capsys):
     assert run(files, "--dtype", "int4") == 2
     assert "bf16" in capsys.readouterr().err
+
+
+# -------------------- the published size
+
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if Path("/proc/self/status").exists() else 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    MEMORY < 8e9 or shutil.disk_usage(tempfile.gettempdir()).free < 8e9, reason="8 GB of memory and of disk"
+)
+def test_a_checkpoint_of_the_published_size_is_converted_in_a_fraction_of_its_memory(tmp_path):
+    """The 1b_lyrics top prior, 3.8 GB in torch's old format; `python -m tests.conformance.big DIR` does more and prints it."""
+    try:
+        big.child(
+            "tests.conformance.big", "write_checkpoint", f"__import__('pathlib').Path({str(tmp_path / 'files')!r})"
+        )
+        big.write_tables(tmp_path / "ids")
+        ran = big.convert(tmp_path, "bf16")
+        written = (tmp_path / "bf16" / "prior_2.safetensors").stat().st_size
+        assert 1.88e9 < written < 1.90e9
+        assert ran.peak < 0.35 * written, "the interpreter and torch, a tensor of 65 MB, and little else"
+    finally:
+        shutil.rmtree(tmp_path)
 
 
 # -------------------- parts, and sets of one's own
