@@ -167,7 +167,7 @@ def check_orders(golden: Golden) -> Iterator[Check]:
         expected = golden.io[f"out.{name}.y"]
         limit = max(2e-5, 5e-6 * expected.abs().max().item())
         yield Check(f"{name}: whole", apart(trunk(x, encoded), expected), limit)
-        for prime in sorted({1, min(config.block + 1, x.shape[1] // 2), x.shape[1] - 1}):
+        for prime in (min(config.block + 1, x.shape[1] // 2), x.shape[1] - 1):
             caches = trunk.caches(x, encoded)
             parts = [trunk.prefill(x[:, :prime], caches)]
             parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, x.shape[1])]
