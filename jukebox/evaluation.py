@@ -137,7 +137,7 @@ def window_bits(
 
 def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: int) -> dict:
     """Bits per code of one prior under true and false conditions."""
-    prior, labels = model.prior(level), model.labels
+    prior, labels = model.prior(level), model.labels_of(level)
     config = prior.config
     ratio = config.above.ratio if config.above else 1
     windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)

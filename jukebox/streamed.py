@@ -68,6 +68,7 @@ def write_streamed(
                     file.write(piece.to(dtype(name)).view(torch.uint8).numpy().tobytes())
                 if done is not None:
                     done(flat.numel() * dtype(name).itemsize)
+                del flat, piece  # before the next one is read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
