@@ -13,7 +13,7 @@ sample), and how the others are drawn. So there is one walk (jukebox/sample.py),
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,21 +123,20 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
     asked, facts = run.request, Facts.read(run.request["model"])
     check_weights(run.request, facts)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
-    if level is None:
-        level = finished[-1] if finished and finished[-1] > 0 else asked["levels"][0]
-    if level not in finished:
+    kept = level if level is not None else finished[-1] if finished and finished[-1] > 0 else asked["levels"][0]
+    if kept not in finished:
         raise UserError(
-            f"{run.folder} has no finished level {level}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
+            f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
     levels = list(range(asked["levels"][0], -1, -1))
-    facts.check_levels(range(level + 1), level)
+    facts.check_levels(range(kept + 1), kept)
     choices = replace(
         choices, seed=asked["seed"] if seed is None else seed, how={int(k): v for k, v in asked["how"].items()},
         hop_fractions=asked["hop_fractions"], total_seconds=asked["total_seconds"], levels=levels,
     )  # fmt: skip
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
     sources = [(str(run.folder.resolve()), row) for row in range(run.n_samples)]
-    given = {each: run.total(each) for each in levels if each >= level}
+    given = {each: run.total(each) for each in levels if each >= kept}
     return _request(facts, songs, asked["seconds"], choices, "upsample", levels, given, sources)
 
 
@@ -182,12 +181,11 @@ def _request(
         )
     total, labels = choices.total_seconds or seconds, facts.labels
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(choices.takes)]
-    how = {level: choices.how.get(level, {}) for level in range(len(facts.hops))}
     return {
         "version": VERSION, "verb": verb, "model": str(facts.folder), "seed": choices.seed, "seconds": seconds,
         "total_seconds": total, "sample_rate": facts.sample_rate, "channels": facts.channels, "hops": list(facts.hops),
         "levels": list(levels), "hop_fractions": list(choices.hop_fractions),
-        "how": {str(level): asdict(h) if is_dataclass(h) and not isinstance(h, type) else dict(h) for level, h in how.items()},
+        "how": {str(level): _fields(choices.how.get(level, {})) for level in range(len(facts.hops))},
         "prompt": prompt, "given": {str(level): count for level, count in (given or {}).items()},
         "sources": [list(source) for source in sources for _ in range(choices.takes)],
         "samples": [
@@ -197,6 +195,11 @@ def _request(
         "batches": first_batches(len(songs), choices.batch, choices.ranks),
         "device": choices.device, "machine": machine(facts.threads(choices.threads)), "versions": versions(),
     }  # fmt: skip
+
+
+def _fields(how: Any) -> dict[str, Any]:
+    """A How as json has it; the command line, which does not import its class, gives the fields at once."""
+    return dict(how) if isinstance(how, Mapping) else asdict(how)
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
