@@ -140,6 +140,16 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
     return _request(facts, songs, asked["seconds"], choices, "upsample", levels, given, sources)
 
 
+def extended(run: Run) -> list[int]:
+    """The levels of a run and all below them, for one that is to go on in its own folder."""
+    top = max(run.request["levels"])
+    if not run.count(top):
+        raise UserError(
+            f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
+        )
+    return Facts.read(run.request["model"]).check_levels(range(top + 1), top)
+
+
 def upsampled_codes(facts: Facts, song: Song, path: str | Path, choices: Choices, level: int | None = None) -> dict:
     """The finer levels of a file of codes, from its finest or from `level`."""
     codes = read_codes(facts, path)

@@ -71,21 +71,10 @@ def upsample(
     if out is not None:
         made = Choices(**{"threads": torch.get_num_threads(), **choices})
         return resume(Run.create(out, request.upsampled(run, made, level, seed)))
-    extend(run, seed)
+    if level is not None or seed is not None or choices:
+        raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
+    run.update(levels=request.extended(run))
     return resume(run)
-
-
-def extend(run: Run, seed: int | None = None) -> None:
-    """Ask a run for all levels below those it has."""
-    if seed is not None:
-        raise UserError("another seed for the finer levels needs a copy: name it with --out")
-    if not run.count(top := max(run.request["levels"])):
-        raise UserError(
-            f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
-        )
-    levels = list(range(top, -1, -1))
-    Facts.read(run.request["model"]).check_levels(levels, top)
-    run.update(levels=levels)
 
 
 def replay(path: str | Path, out: str | Path) -> Run:
@@ -122,6 +111,8 @@ def compare(a: Run, b: Run) -> None:
 def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
     """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one."""
     mine = run.request["batches"][rank::ranks]
+    if not mine:  # more processes than batches
+        return run
     with run.own([i for batch in mine for i in batch]):
         asked = run.request
         _tell_differences(run)
@@ -165,8 +156,7 @@ def fill_level(
         for batch in batches:
             filling.fill(batch)
     if filling.parallel and filling.steps:
-        new = sum(total for _ in samples) - done
-        print(f"level {level}: {new} codes in {filling.steps} steps one after another")
+        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
 
 
 def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
@@ -174,8 +164,8 @@ def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
     missing = {
         int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count
     }
-    fetched = {(path, row): None for path, row in (run.request["sources"][i] for i in samples)} if missing else {}
-    for path, row in fetched:
+    sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
+    for path, row in sources:
         codes = fetch(model, path, row, missing)
         for level, count in missing.items():
             new = [i for i in samples if run.request["sources"][i] == [path, row] and run.count(level, [i]) < count]
@@ -191,11 +181,10 @@ def joins(model: Jukebox, run: Run, level: int) -> list[float]:
 
 
 def seam_figures(model: Jukebox, run: Run, level: int) -> list[Seams]:
-    """How restless each sample of a run is where its windows join, at one level."""
-    return [
-        seams(read_wav(run.audio_path(level, i))[0], model.sample_rate, joins(model, run, level))
-        for i in range(run.n_samples)
-    ]
+    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    where = joins(model, run, level)
+    waves = [read_wav(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
+    return [seams(wave, model.sample_rate, where) for wave in waves]
 
 
 # ---- small helpers

@@ -167,14 +167,21 @@ def upsample(
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         facts = Facts.read(model)
         _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept))
-    elif out:
+        return
+    if words != Words() or model:
+        raise UserError(
+            f"{run} is a run, and knows its model and song; --model, --artist, --genre and --lyrics are for a codes.npz"
+        )
+    if out:
         _make(out, request.upsampled(Run.open(run), choices, kept, other))
-    else:
-        from jukebox.sample import extend
-
-        opened = Run.open(run)
-        extend(opened, other)
-        _go(opened)
+        return
+    if (kept, other, machine.batch, machine.parallel, machine.threads) != (None, None, 0, False, 0):
+        raise UserError(
+            "--level, --seed, --batch, --parallel and --threads need a copy: name it with --out; a run goes on as it began"
+        )
+    opened = Run.open(run)
+    opened.update(levels=request.extended(opened))
+    _go(opened, "" if machine.device == "auto" else machine.device)
 
 
 def resume(run: str, *, device: str = "") -> None:
@@ -315,3 +322,16 @@ def _tell(run: Run) -> None:
             f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S --out NEW"
         )
     print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
+
+
+def _tell_seams(run: Run) -> None:
+    """How well windows that were drawn side by side join."""
+    from jukebox.model import Jukebox
+    from jukebox.sample import seam_figures
+
+    model = Jukebox.from_pretrained(run.request["model"])
+    for level in run.request["levels"][1:]:
+        figures = seam_figures(model, run, level)
+        if figures:
+            ratio = sum(figure.ratio for figure in figures) / len(figures)
+            print(f"level {level}: spectral flux where windows join is {ratio:.2f} times that elsewhere")

@@ -109,6 +109,11 @@ def test_ranks_of_one_command_share_a_run_and_nobody_else_does(run):
             Run.create(run.folder, changed, join)
 
 
+def test_a_process_that_has_no_batch_does_nothing_well(run):
+    assert len(run.request["batches"]) == 1
+    assert sampling.resume(run, rank=1, ranks=2).count(2) == 20
+
+
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_when_there_is_room(tiny_model, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

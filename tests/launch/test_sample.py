@@ -97,6 +97,7 @@ def test_a_song_is_continued_in_takes_and_goes_on_from_the_chosen_one(tiny_model
     kept = Run.open(run).codes(2, [1])
     assert np.array_equal(Run.open(more).codes(2, stop=kept.shape[1]), kept)
     assert main(["upsample", str(more), "--out", str(tmp_path / "fine"), "--seed", "3", "--parallel"]) == 0
+    assert "level 0: spectral flux where windows join is" in capsys.readouterr().out
     assert main(["replay", str(tmp_path / "fine")]) == 0
     assert "level 0: the same" in capsys.readouterr().out
     assert same(Run.open(tmp_path / "fine"), Run.open(tmp_path / "fine_replay"))
