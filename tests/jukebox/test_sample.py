@@ -177,7 +177,7 @@ def cut_off(monkeypatch, appends: int) -> None:
     monkeypatch.setattr(Run, "append", fail)
 
 
-@pytest.mark.parametrize("choices", [{}, {"batch": 1}, {"parallel": True}])
+@pytest.mark.parametrize("choices", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
 def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(choices, tiny_model, tmp_path, monkeypatch):
     whole = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **choices)
     plain = AutoregressivePrior.sample
@@ -239,7 +239,7 @@ def assert_full(run: Run, samples: int) -> None:
             assert read(run.audio_path(level, i))[0].shape == (1, run.total(0) * 8)
 
 
-@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_every_mode_works_for_one_sample_and_five_with_empty_lyrics(n, tiny_model, recording, tmp_path):
     songs = [Song("ann", (), ""), Song(lyrics="  \n")] * 3
     run = sampling.sample(tiny_model, songs[:n], 0.06, tmp_path / "sample")
