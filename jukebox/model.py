@@ -13,9 +13,7 @@ before they are filled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -31,6 +29,7 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
+from jukebox.files import file_hash, write_json
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
 from vqvae.vqvae import VQVAE, VQVAEConfig
@@ -42,34 +41,11 @@ if TYPE_CHECKING:
 CONFIG, CODEC = "config.json", "codec.safetensors"
 
 
-def write_json(path: Path, data: dict) -> None:
-    """Write a json file so that a reader sees the old one or the new one, never half of it; what is not a number becomes null."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     os.replace(temporary, path)
-
-
-def file_hash(path: Path, digits: int = 12) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:digits]
 
 
 def is_norm(name: str) -> bool:

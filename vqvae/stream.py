@@ -70,6 +70,27 @@ def decode_stream(
         yield made[level]
 
 
+class Decoding:
+    """Sound of the codes of `level`, for codes that come when they come: each `push` says what can be said by now.
+
+    As from `decode_stream`: the codes are joined and cut anew, so that the sound does not depend on how they came.
+    """
+
+    def __init__(self, codec: VQVAE, level: int, *, chunk: int = 0):
+        self.codec, self.level, self.chunk = codec, level, chunk
+        self.line, self.held = list(_decoder(codec, level)), torch.zeros(0, dtype=torch.long)
+
+    def push(self, codes: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        """Hear more codes; `last` says that there are no more."""
+        held = torch.cat([self.held.to(codes), self.codec.check_codes(codes[None])[0]])
+        size = _size(held, self.chunk, self.codec.level(self.level).hop, CHUNK // 2)
+        whole = max(0, len(held) - 1) // size * size  # one that fills a piece exactly may be the last
+        pieces = [(piece, False) for piece in held[:whole].split(size)] if whole else []
+        pieces, self.held = pieces + [(held[whole:], True)] * last, held[whole:]
+        for made in _assembled(self.line, ({self.level: [piece]} for piece in pieces), held.device):
+            yield made[self.level]
+
+
 def encode_long(codec: VQVAE, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
     """`codec.encode` in constant memory, one clip after another."""
     audio = codec.check_audio(audio)
@@ -143,12 +164,17 @@ def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, f
 # ---- pieces, and the line that they pass
 
 
+def _size(like: Tensor, chunk: int, hop: int, default: int) -> int:
+    """Elements of a piece: `chunk` samples, or what suits the device of `like`."""
+    return max(1, (chunk or (CHUNK_CUDA if like.is_cuda else default)) // hop)
+
+
 def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = CHUNK) -> Iterator[Part]:
     """The blocks end to end, cut anew into pieces of chunk // hop elements, each with whether it is the last."""
     held: list[Tensor] = []
     for block in blocks:
         held.append(block)
-        size = max(1, (chunk or (CHUNK_CUDA if block.is_cuda else default)) // hop)
+        size = _size(block, chunk, hop, default)
         if sum(part.shape[-1] for part in held) > size:  # one that fills a piece exactly may be the last
             *pieces, rest = (torch.cat(held, dim=-1) if len(held) > 1 else block).split(size, dim=-1)
             yield from ((piece, False) for piece in pieces)

@@ -187,3 +187,21 @@ def test_table_aligns_its_columns():
     text = M.table([("level", "name", "bits"), (0, "a", 1.5), (12, "bcd", None)])
     assert text.split("\n") == ["level  name   bits", "-----  ----  -----", "    0  a     1.500", "   12  bcd       -"]
     assert M.table([("alone",)]) == "alone\n-----"
+
+
+def test_seams_hear_a_jump_of_phase_and_a_click_and_nothing_in_a_smooth_join():
+    t = torch.arange(4 * 22050) / 22050
+    tune = 0.3 * torch.sin(2 * torch.pi * 220 * t) + 0.01 * torch.randn(
+        len(t), generator=torch.Generator().manual_seed(0)
+    )
+    joins = [0.5, 1.2, 1.9, 2.6, 3.3]
+    assert 0.8 < M.seams(tune, 22050, joins).ratio < 1.2
+    jump, click = tune.clone(), tune.clone()
+    for i, second in enumerate(joins):
+        jump[int(second * 22050) :] = 0.3 * torch.sin(2 * torch.pi * 220 * t + 2.0 * (i + 1))[int(second * 22050) :]
+        click[int(second * 22050)] += 0.5
+    for broken in (jump, click):
+        found = M.seams(broken[None], 22050, joins)
+        assert found.ratio > 1.5 and found.joins > found.inside
+        elsewhere = M.seams(broken, 22050, [second + 0.3 for second in joins])
+        assert elsewhere.ratio < 1.1
