@@ -8,6 +8,7 @@ the longest window is 64 times that of the shortest; what grows linearly is 8 ti
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ def bench_attention(
 
 def _in_fresh_process(job: dict[str, Any]) -> float:
     command = [sys.executable, "-m", "launch.bench_attention", json.dumps(job)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what a tensor leaves free is given back at once
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
     if result.returncode:
         raise UserError("a process of the bench ended early; its own message is above")
     return float(result.stdout)

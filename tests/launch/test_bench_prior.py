@@ -23,6 +23,7 @@ def test_the_measured_prior_is_the_one_that_the_docs_name():
     assert {block.attn.pattern for block in prior.trunk.blocks} == {"row", "column", "previous_row"}
 
 
+@pytest.mark.long
 def test_the_table_has_a_row_a_precision_with_what_was_counted_and_measured(tmp_path, capsys):
     rows = bench_prior("", 1, 1, 0, str(tmp_path / "table.json"), SMALL)
     assert json.loads((tmp_path / "table.json").read_text()) == rows
@@ -37,6 +38,7 @@ def test_the_table_has_a_row_a_precision_with_what_was_counted_and_measured(tmp_
     assert "tokens/s" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_memory_of_attention_has_a_row_a_pattern_and_precision(tmp_path):
     rows = bench_attention(1, str(tmp_path / "table.json"), patterns=("row",), lengths=(512, 2048))
     assert [(row["pattern"], row["precision"]) for row in rows] == [("row", "float32"), ("row", "bf16")]
