@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    what: Literal["sample", "codec"],
+    what: Literal["sample", "codec", "prior", "attention"],
     model: str = "",
     *,
     batch: int = 1,
@@ -34,13 +34,14 @@ def bench(
     peer: str = "",
     out: str = "",
 ) -> list[dict[str, Any]]:
-    """Measure how many codes a second each prior of a model writes, beside the limit of this machine, or the codec.
+    """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
-    what: sample (drawing codes with the priors of MODEL) or codec (the published codec, random weights, no MODEL)
+    what: sample (drawing codes with the priors of MODEL); without MODEL, random weights: codec (the published one),
+        prior (a training step) or attention (memory of training it)
     model: the model folder, for sample
     batch: songs drawn at once
     seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
-    repeats: codec: runs of each case and side, of which the median counts
+    repeats: codec, prior: runs of each case and side, of which the median counts
     threads: CPU threads; 0 takes what torch would take
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
@@ -50,6 +51,14 @@ def bench(
         from launch.bench_codec import bench_codec
 
         return bench_codec(peer, seconds or 20.0, repeats, threads, out)
+    if what == "prior":
+        from launch.bench_prior import bench_prior
+
+        return bench_prior(peer, repeats, threads, seed, out)
+    if what == "attention":
+        from launch.bench_attention import bench_attention
+
+        return bench_attention(threads, out)
     seconds = seconds or 5.0
     if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
