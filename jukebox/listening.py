@@ -134,7 +134,7 @@ def alignment_figures(
     order = sorted({windows[i].song for i in kept})
     if len(order) < 2:
         return None
-    windows, given, coarse = ([each[i] for i in kept] for each in (windows, given, coarse))
+    windows, given, coarse = [windows[i] for i in kept], [given[i] for i in kept], [coarse[i] for i in kept]
     choosing = np.array([order.index(w.song) % 2 == 0 for w in windows])
     torch.manual_seed(seed)
     untrained, rng = AutoregressivePrior(config).eval(), np.random.default_rng([seed, 1])

@@ -51,8 +51,8 @@ def units_of(data: str, model: str, seeds: int, preset: str) -> list[Unit]:
     """Every arm with every seed; `{seed}` in the names of the folders is the seed. UserError where there is none."""
     units = []
     for seed in range(seeds):
-        folders = [Path(name.replace("{seed}", str(seed))) for name in (data, model)]
-        units += [Unit(arm, seed, *folders, preset) for arm in ARMS]
+        mine, codec = (Path(name.replace("{seed}", str(seed))) for name in (data, model))
+        units += [Unit(arm, seed, mine, codec, preset) for arm in ARMS]
     for unit in units:
         _held_out(_source(unit), unit.data, 2)
     return units
