@@ -169,6 +169,15 @@ def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
     return result
 
 
+def word_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
+    """Return float64 (len(lyrics), 2): when the word of each character begins and ends; nan between words and where unknown."""
+    result = np.full((len(lyrics), 2), np.nan)
+    words = _words(lyrics)
+    for number, start, end in _matched(lyrics, times):
+        result[slice(*words[number])] = start, end
+    return result
+
+
 # --- plain lyrics ---
 
 

@@ -2,7 +2,7 @@
 
 Everything here is a pure function of tensors, torch and numpy only; nothing is downloaded. Three groups:
 
-- codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`;
+- codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`, `alignment_score`;
 - a reconstruction beside its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`;
 - a piece of sound alone (`sound_statistics`, `seams`) or two sets of pieces (`sound_features`, `frechet_distance`).
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # -------------------- codes and paired trials
@@ -68,6 +68,21 @@ def paired_by_song(true: Sequence[float], control: Sequence[float], songs: Seque
     _, song = np.unique([str(s) for s in songs], return_inverse=True)
     count = np.bincount(song)
     return paired(*(np.bincount(song, np.asarray(v, dtype=np.float64)) / count for v in (true, control)))
+
+
+def alignment_score(weights: Float[Tensor, "b h t n"], sung: Bool[Tensor, "b t n"]) -> Float[Tensor, "b h"]:
+    """The share of steps whose most heard letter is of the word being sung, for every window and head of an attention.
+
+    `sung` is true where letter n is of the word sung at step t; steps at which no letter of the window is sung do not
+    count, and a window that has no others scores nan.
+    """
+    right = sung[:, None].expand(weights.shape).gather(-1, weights.argmax(-1, keepdim=True))[..., 0]  # (B, H, T)
+    return right.sum(-1) / sung.any(-1).sum(-1)[:, None]
+
+
+def alignment_chance(sung: Bool[Tensor, "b t n"], letters: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """The `alignment_score` to expect of a head that picks letters at random; `letters` is false where a window is padded."""
+    return (sung.sum(-1) / letters.sum(-1, keepdim=True)).sum(-1) / sung.any(-1).sum(-1)
 
 
 # -------------------- a reconstruction and its original

@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "features": ("launch.features:features", "the hidden states of a prior over a recording, for research"),
     "codec": ("launch.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
     "evaluate": ("launch.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
-    "ablate": ("launch.ablate:ablate", "what each idea of the codec is worth, by leaving it out"),
+    "ablate": ("launch.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
     "bench": ("launch.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 
