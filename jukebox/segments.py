@@ -1,0 +1,115 @@
+"""Where words lie in time, given how well each of their letters fits each step: a Viterbi search over whole words.
+
+A song is rest, word, rest, word, .. in the order of the text; a rest may be empty. A word lasts one of some lengths, and
+its letters share it evenly, which is what priors are taught about letters (`data_prep.align.character_seconds`). The
+score of a reading is the sum over its steps, less what each word's length costs; the best one is found exactly, among the
+words that are within reach. It may end before the text does.
+
+Notable: it goes through time in pieces and keeps only words whose score is within `beam` of the best, so that time and
+memory grow with the length of the song and not with its square; no step is visited twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Gap:
+    """The rest before a word (or after the last): its score by step, and how each step was reached."""
+
+    def __init__(self, reach: int, letters: int):
+        self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
+        self.sums = np.zeros((reach + 1, letters))  # running sums of the scores of the letters of the word behind it
+        self.entered: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # first step of a piece -> (entered at, word's length)
+
+
+class Chart:
+    """Scores of all readings so far.
+
+    Words are given by their number of letters, `lengths` (rising) are the steps a word may last, `costs` what each length
+    costs each word.
+    """
+
+    def __init__(
+        self, letters: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 300.0
+    ):
+        self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
+        self.reach, self.now = self.lengths[-1], 0
+        self.gaps: dict[int, Gap] = {0: self._gap(0)}
+        self.past: dict[int, Gap] = {}
+        self.gaps[0].score[-1] = 0.0
+
+    def _gap(self, word: int) -> Gap:
+        return Gap(self.reach, self.letters[word] if word < len(self.letters) else 0)
+
+    def alive(self, steps: int) -> tuple[int, int]:
+        """First and last word, exclusive, that can be sung within the next `steps`."""
+        scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
+        best = max(scores.values())
+        good = [number for number, score in scores.items() if score > best - self.beam]
+        return min(good), min(len(self.letters), max(good) + steps // self.lengths[0] + 1)
+
+    def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
+        """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
+        steps, last = len(rests), first + rests.shape[1]
+        self.past |= {number: gap for number, gap in self.gaps.items() if number < first}
+        self.gaps = {number: gap for number, gap in self.gaps.items() if first <= number < last}
+        ends, took = np.full(steps, -np.inf), np.zeros(steps, np.int32)
+        for i in range(rests.shape[1]):
+            gap = self.gaps.setdefault(first + i, self._gap(first + i))
+            self._rest(gap, rests[:, i], ends, took)
+            if i < len(words):
+                ends, took = self._word(gap, words[i], self.costs[first + i])
+            gap.score = gap.score[-self.reach - 1 :]  # what is longer ago than a word lasts is forgotten
+        self.now += steps
+
+    def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Float[np.ndarray, " t"], took: Int[np.ndarray, " t"]) -> None:
+        """The gap's scores: entered at the end of the word before it, and rested in since."""
+        resting = np.concatenate([[0.0], np.cumsum(rest)])
+        gain = np.concatenate([gap.score[-1:], ends]) - resting
+        best = np.maximum.accumulate(gain)
+        new = np.concatenate([[True], gain[1:] > best[:-1]])
+        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the gap before this piece
+        gap.entered[self.now] = (entered[1:].astype(np.int32), took)
+        gap.score = np.concatenate([gap.score, (best + resting)[1:]])
+
+    def _word(
+        self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Best score of the word's end at each new step, and how long it lasted."""
+        steps, count = scores.shape
+        sums = np.concatenate([gap.sums, gap.sums[-1] + np.cumsum(scores, axis=0)])
+        ends, took = np.full(steps, -np.inf), np.zeros(steps, np.int32)
+        for length, cost in zip(self.lengths, costs, strict=True):
+            edges = np.round(np.linspace(0, length, count + 1)).astype(int)
+            start = self.reach + 1 - length  # row of `sums` at which a word that ends with the first new step begins
+            total = gap.score[start : start + steps] - cost
+            for letter in range(count):
+                rows = sums[:, letter]
+                total += rows[start + edges[letter + 1] :][:steps] - rows[start + edges[letter] :][:steps]
+            better = total > ends
+            ends, took = np.where(better, total, ends), np.where(better, length, took)
+        gap.sums = sums[-self.reach - 1 :]
+        return ends, took.astype(np.int32)
+
+    def best(self) -> list[tuple[int, int]]:
+        """(first step, last step exclusive) of each word of the best reading; words that are never reached are left out."""
+        gaps = self.past | self.gaps
+        number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])
+        at, found = self.now, []
+        while number:
+            pieces = gaps[number].entered
+            while True:  # back through the rest to the piece in which it was entered
+                first = max(start for start in pieces if start < at)
+                entered, took = pieces[first]
+                step = int(entered[at - first - 1])
+                at = first + step
+                if step:
+                    break
+            length = int(took[step - 1])
+            found.append((at - length, at))
+            at, number = at - length, number - 1
+        return found[::-1]
