@@ -12,9 +12,27 @@ memory grow with the length of the song and not with its square; no step is visi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+
+
+class Span(NamedTuple):
+    """A word: first step, last step exclusive, and by how much its score is better than that of a rest in its place."""
+
+    start: int
+    end: int
+    gain: float
+
+
+class Ends(NamedTuple):
+    """Of a word that ends after each step of a piece: the best score of all so far, its length, its gain."""
+
+    score: Float[np.ndarray, " t"]
+    length: Int[np.ndarray, " t"]
+    gain: Float[np.ndarray, " t"]
 
 
 class Gap:
@@ -22,8 +40,21 @@ class Gap:
 
     def __init__(self, reach: int, letters: int):
         self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
-        self.sums = np.zeros((reach + 1, letters))  # running sums of the scores of the letters of the word behind it
-        self.entered: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # first step of a piece -> (entered at, word's length)
+        self.sums = np.zeros(
+            (reach + 1, letters + 1)
+        )  # running sums of the scores of the next word's letters, and of rest
+        self.entered: dict[
+            int, tuple[np.ndarray, Ends]
+        ] = {}  # first step of a piece -> steps it was entered at, and how
+
+    def word_before(self, at: int) -> Span:
+        """The word that ends where the rest began which is still going on at step `at`."""
+        first = max(start for start in self.entered if start < at)
+        entered, ends = self.entered[first]
+        step = int(entered[at - first - 1])
+        if not step:  # it was entered in an earlier piece
+            return self.word_before(first)
+        return Span(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
 
 
 class Chart:
@@ -34,7 +65,7 @@ class Chart:
     """
 
     def __init__(
-        self, letters: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 300.0
+        self, letters: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0
     ):
         self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
@@ -57,59 +88,58 @@ class Chart:
         steps, last = len(rests), first + rests.shape[1]
         self.past |= {number: gap for number, gap in self.gaps.items() if number < first}
         self.gaps = {number: gap for number, gap in self.gaps.items() if first <= number < last}
-        ends, took = np.full(steps, -np.inf), np.zeros(steps, np.int32)
+        ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
         for i in range(rests.shape[1]):
             gap = self.gaps.setdefault(first + i, self._gap(first + i))
-            self._rest(gap, rests[:, i], ends, took)
+            self._rest(gap, rests[:, i], ends)
             if i < len(words):
-                ends, took = self._word(gap, words[i], self.costs[first + i])
+                ends = self._word(gap, np.column_stack([words[i], rests[:, i]]), self.costs[first + i])
             gap.score = gap.score[-self.reach - 1 :]  # what is longer ago than a word lasts is forgotten
         self.now += steps
 
-    def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Float[np.ndarray, " t"], took: Int[np.ndarray, " t"]) -> None:
+    def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Ends) -> None:
         """The gap's scores: entered at the end of the word before it, and rested in since."""
         resting = np.concatenate([[0.0], np.cumsum(rest)])
-        gain = np.concatenate([gap.score[-1:], ends]) - resting
+        gain = np.concatenate([gap.score[-1:], ends.score]) - resting
         best = np.maximum.accumulate(gain)
         new = np.concatenate([[True], gain[1:] > best[:-1]])
-        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the gap before this piece
-        gap.entered[self.now] = (entered[1:].astype(np.int32), took)
+        entered = np.maximum.accumulate(
+            np.where(new, np.arange(len(gain)), 0)
+        )  # 0: it was in the gap before this piece
+        gap.entered[self.now] = (entered[1:].astype(np.int32), ends)
         gap.score = np.concatenate([gap.score, (best + resting)[1:]])
 
-    def _word(
-        self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Best score of the word's end at each new step, and how long it lasted."""
-        steps, count = scores.shape
+    def _word(self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]) -> Ends:
+        """How the word behind a gap ends, from the scores of its letters and, last, of rest."""
+        steps, count = len(scores), scores.shape[1] - 1
         sums = np.concatenate([gap.sums, gap.sums[-1] + np.cumsum(scores, axis=0)])
-        ends, took = np.full(steps, -np.inf), np.zeros(steps, np.int32)
+        ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
         for length, cost in zip(self.lengths, costs, strict=True):
             edges = np.round(np.linspace(0, length, count + 1)).astype(int)
             start = self.reach + 1 - length  # row of `sums` at which a word that ends with the first new step begins
-            total = gap.score[start : start + steps] - cost
-            for letter in range(count):
-                rows = sums[:, letter]
-                total += rows[start + edges[letter + 1] :][:steps] - rows[start + edges[letter] :][:steps]
-            better = total > ends
-            ends, took = np.where(better, total, ends), np.where(better, length, took)
+            rows = sums[start:]
+            sung = sum(
+                (rows[last:][:steps, i] - rows[first:][:steps, i] for i, (first, last) in enumerate(pairwise(edges))),
+                start=np.zeros(steps),
+            )
+            total = gap.score[start : start + steps] + sung - cost
+            rested = rows[length:][:steps, -1] - rows[:steps, -1]
+            new = Ends(total, np.full(steps, length), sung - rested)
+            ends = Ends(*(np.where(total > ends.score, a, b) for a, b in zip(new, ends)))
         gap.sums = sums[-self.reach - 1 :]
-        return ends, took.astype(np.int32)
+        return ends
 
-    def best(self) -> list[tuple[int, int]]:
-        """(first step, last step exclusive) of each word of the best reading; words that are never reached are left out."""
+    def best(self) -> list[Span]:
+        """The words of the best reading; those behind the last that is reached are left out."""
         gaps = self.past | self.gaps
         number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])
         at, found = self.now, []
         while number:
-            pieces = gaps[number].entered
-            while True:  # back through the rest to the piece in which it was entered
-                first = max(start for start in pieces if start < at)
-                entered, took = pieces[first]
-                step = int(entered[at - first - 1])
-                at = first + step
-                if step:
-                    break
-            length = int(took[step - 1])
-            found.append((at - length, at))
-            at, number = at - length, number - 1
+            span = gaps[number].word_before(at)
+            found.append(span)
+            at, number = span.start, number - 1
         return found[::-1]
+
+    def score(self) -> float:
+        """The score of the best reading so far."""
+        return float(max(gap.score[-1] for gap in self.gaps.values()))

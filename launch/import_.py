@@ -110,7 +110,7 @@ def import_set(
     from jukebox.model import Jukebox
     from jukebox.openai import VQVAES, vqvae_config, vqvae_state
     from jukebox.openai_labels import PublishedLabels
-    from jukebox.openai_priors import PRIORS
+    from jukebox.openai_priors import PRIORS, alignment_way
     from priors.lyrics import PUBLISHED, Characters
     from vqvae.vqvae import VQVAE
 
@@ -151,6 +151,8 @@ def import_set(
         weights, prior = fitted[level]
         write_prior(jukebox.folder / f"prior_{level}.safetensors", weights, DTYPES[dtype], done)
         jukebox.name_prior(level, prior)
+        if level == 2 and (way := alignment_way(top_name, prior)):
+            jukebox.save_alignment(level, way)
     if tables is not None:
         jukebox.save_labels(PublishedLabels.read(tables, version).labels())
         for level in sorted(set(fitted) - {2}) if version != "v2" else ():

@@ -48,7 +48,13 @@ def test_search_finds_the_best_of_all_readings_in_one_piece_and_in_many(seed):
         chart = Chart(letters, lengths, costs)
         for start, stop in itertools.pairwise([0, *cuts, steps]):
             chart.extend(0, rests[start:stop], [word[start:stop] for word in words])
-        assert chart.best() == truth
+        assert [(word.start, word.end) for word in chart.best()] == truth
+        assert chart.score() == pytest.approx(score_of(truth, rests, words, lengths, costs))
+        for number, word in enumerate(chart.best()):  # its gain: the same reading with a rest there instead
+            rested = rests[word.start : word.end, number].sum()
+            alone = score_of([(0, word.end - word.start)], np.zeros((word.end - word.start, 2)),
+                             [words[number][word.start : word.end]], lengths, np.zeros((1, 3)))  # fmt: skip
+            assert word.gain == pytest.approx(alone - rested, rel=1e-5)
 
 
 def test_words_far_from_the_best_reading_are_not_looked_at_and_the_result_is_the_same():
@@ -63,7 +69,7 @@ def test_words_far_from_the_best_reading_are_not_looked_at_and_the_result_is_the
         rest_count = last - first + (last == len(letters))
         chart.extend(first, rests[start : start + piece, first : first + rest_count],
                      [word[start : start + piece] for word in words[first:last]])  # fmt: skip
-    assert chart.best() == [(10 * number + 2, 10 * number + 10) for number in range(40)]
+    assert [word[:2] for word in chart.best()] == [(10 * number + 2, 10 * number + 10) for number in range(40)]
     assert looked < 0.4 * 40 * steps / piece
 
 
@@ -72,4 +78,4 @@ def test_words_that_never_come_are_left_out():
     words[0][3:7], words[1][10:20] = 1.0, 1.0
     chart = Chart([2, 2, 2], [4, 10], np.zeros((3, 2)))
     chart.extend(0, rests, words)
-    assert chart.best() == [(3, 7), (10, 20)]
+    assert [word[:2] for word in chart.best()] == [(3, 7), (10, 20)]
