@@ -92,7 +92,7 @@ N_CTX = 128
 
 
 def sung(seed: int, steps: int) -> tuple[torch.Tensor, Song]:
-    """Codes that tell the letter (its id; 0 in a rest), one in five at random, and the song of words at irregular times."""
+    """Codes that tell the letter (its id; 0 in a rest), every other one at random, and the song of words at irregular times."""
     rng, at, times = np.random.default_rng(seed), float(np.random.default_rng(seed).uniform(0.1, 0.5)), []
     codes = np.zeros(steps, np.int64)
     while at < steps * HOP / RATE - 0.6:
@@ -103,7 +103,7 @@ def sung(seed: int, steps: int) -> tuple[torch.Tensor, Song]:
     for word, start, end in times:
         first, last = round(start * RATE / HOP), round(end * RATE / HOP)
         codes[first:last] = np.repeat(LETTERS.encode(word).ids, -(-(last - first) // len(word)))[: last - first]
-    noisy = rng.random(steps) < 0.2
+    noisy = rng.random(steps) < 0.5
     codes[noisy] = rng.integers(0, 32, noisy.sum())
     return torch.from_numpy(codes), Song(None, (), " ".join(t.text for t in times), tuple(times), steps * HOP / RATE)
 
@@ -115,7 +115,7 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
     torch.manual_seed(0)
     config = replace(
         find("test").priors[2],
-        trunk=TrunkConfig(N_CTX, 32, 2, 2, ("cross", "dense"), m_attn=1.0, m_mlp=2.0, time_bias=True),
+        trunk=TrunkConfig(N_CTX, 32, 2, 2, ("cross",), m_attn=1.0, m_mlp=2.0, time_bias=True),
         labels=LabelConfig(3, 3),
         lyrics=LyricConfig(LETTERS.size, 32, TrunkConfig(32, 16, 1, 2, ("full",), m_attn=1.0, m_mlp=1.0)),
     )
@@ -123,7 +123,7 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
     songs = [sung(seed, 4 * N_CTX) for seed in range(1000, 1032)]
     ready = [Prepared.of(song, labels, LETTERS, RATE) for _, song in songs]
     optimiser, rng = torch.optim.Adam(prior.parameters(), 1e-2), np.random.default_rng(0)
-    for _ in range(150):
+    for _ in range(200):
         drawn = [(int(rng.integers(32)), int(rng.integers(3 * N_CTX))) for _ in range(8)]
         cond = stack([window_conditions(ready[i], config, start) for i, start in drawn])
         codes = torch.stack([songs[i][0][start : start + N_CTX] for i, start in drawn])
@@ -231,9 +231,7 @@ def test_align_writes_lrc_and_json_of_a_recording(tiny_model, tmp_path, capsys):
         == 0
     )
     said = json.loads((tmp_path / "song_0000.json").read_text())
-    assert [w["word"] for w in said["words"]] + said["left_out"] == ["sun", "and", "moon", "over", "42"][
-        : len(said["words"])
-    ] + said["left_out"]
+    assert [w["word"] for w in said["words"]] == ["sun", "and", "moon", "over"][: len(said["words"])]
     assert "42" in said["left_out"] and "left out" in capsys.readouterr().out
     assert all(
         a["end"] <= b["start"] + 1e-9 and 0 <= a["confidence"] <= 1 for a, b in zip(said["words"], said["words"][1:])
