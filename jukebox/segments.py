@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+HURRY = 4.0  # bits that a word's length may cost while the search looks ahead
+
 
 class Span(NamedTuple):
     """A word: first step, last step exclusive, and by how much its score is better than that of a rest in its place."""
@@ -69,6 +71,7 @@ class Chart:
     ):
         self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
+        self.quickest = np.array(self.lengths)[(costs <= HURRY).argmax(axis=1)]  # of each word, if it is not to cost much
         self.gaps: dict[int, Gap] = {0: self._gap(0)}
         self.past: dict[int, Gap] = {}
         self.gaps[0].score[-1] = 0.0
@@ -77,11 +80,12 @@ class Chart:
         return Gap(self.reach, self.letters[word] if word < len(self.letters) else 0)
 
     def alive(self, steps: int) -> tuple[int, int]:
-        """First and last word, exclusive, that can be sung within the next `steps`."""
+        """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most."""
         scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
         best = max(scores.values())
         good = [number for number, score in scores.items() if score > best - self.beam]
-        return min(good), min(len(self.letters), max(good) + steps // self.lengths[0] + 1)
+        soon = int((self.quickest[max(good) :].cumsum() <= steps).sum())
+        return min(good), min(len(self.letters), max(good) + soon + 1)
 
     def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
         """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
