@@ -1,6 +1,6 @@
 """When each word of a song is sung, told by the prior that hears its lyrics (Jukebox, section 5.3 and figure 2).
 
-`hearing.py` says how well each letter fits each code, by one of two ways; `segments.py` finds the words in time that
+`letter_scores.py` says how well each letter fits each code, by one of two ways; `segments.py` finds the words in time that
 fit best. Which way is best, and by which layer and head, is measured by `find_way` on songs whose times are known, and
 kept with the prior in config.json; imported models bring theirs. Where nothing is kept, a prior with a time bias is asked
 for its likelihood, and of another the head is taken whose attention pays most along its best reading of the very song:
@@ -24,7 +24,7 @@ from data_prep import audio as sound
 from data_prep.align import TimedText, format_lrc, syllables
 from data_prep.errors import UserError
 from data_prep.manifest import audio_path, load_manifest
-from jukebox.hearing import Attention, Ear, Likelihood, Word, layers_that_listen, words_of
+from jukebox.letter_scores import Attention, Ear, Likelihood, Word, layers_that_listen, words_of
 from jukebox.model import Jukebox, write_json
 from jukebox.report import write_page
 from jukebox.run import Run

@@ -15,7 +15,7 @@ from data_prep.labels import Labels
 from data_prep.manifest import prepare
 from data_prep.songs import make_corpus
 from jukebox.alignment import Task, align, align_run, find_way, hearing_level, misses
-from jukebox.hearing import Attention, Likelihood, words_of
+from jukebox.letter_scores import Attention, Likelihood, words_of
 from jukebox.model import Jukebox
 from jukebox.openai import VQVAES
 from jukebox.openai_priors import PRIORS, alignment_way, prior_config
