@@ -3,13 +3,14 @@
 `letter_scores.py` says how well each letter fits each code, by one of two ways; `segments.py` finds the words in time that
 fit best. Which way is best, and by which layer and head, is measured by `find_way` on songs whose times are known, and
 kept with the prior in config.json; imported models bring theirs. Where nothing is kept, a prior with a time bias is asked
-for its likelihood, and of another the head is taken whose attention pays most along its best reading of the very song:
-the most monotone and sharp one.
+for its likelihood, and of another the head is taken, and kept, whose attention pays most along its best reading of the
+very song: the most monotone and sharp one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,7 +179,9 @@ def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str =
     with tqdm(total=passes * len(codes), desc="listening", unit="code") as bar:
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
-            way["found"] = "the most monotone and sharp on this song"
+            way["found"] = "the most monotone and sharp of a song"
+            with suppress(OSError):  # the model folder may be another's
+                model.save_alignment(level, way)
         else:
             chart = task.hear(way, bar)
     words, left = task.timed(chart), (song.lyrics or "").split()

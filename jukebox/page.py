@@ -42,6 +42,12 @@ def hertz_labels(sample_rate: int) -> list[tuple[float, str]]:
     return [(mel(hz) / mel(top_hz(sample_rate)), label) for hz, label in marks if hz < 0.97 * top_hz(sample_rate)]
 
 
+def reached(lines: Sequence[Mapping[str, Any]], sample: int) -> int:
+    """Codes that a sample has by these lines of progress; a line that names no samples is of all."""
+    totals = [line.get("codes_total") or 0 for line in lines if sample in line.get("samples", [sample])]
+    return max(totals, default=0)
+
+
 def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) -> dict[int | str, dict[str, float]]:
     """Level -> share done (0..1), seconds taken, seconds of music (of all samples), their ratio; "all" at the end."""
     songs, levels, longest = len(request["samples"]), sorted(request["levels"]), max(request["hops"])
@@ -50,7 +56,7 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
         lines = [line for line in progress if line.get("level") == level]
         made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
         took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
-        heard = max((line.get("codes_total") or 0 for line in lines), default=0) * request["hops"][level]
+        heard = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
         done = 1.0 if heard > wanted - longest else heard / wanted  # lengths are rounded down to whole coarse codes
         out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
@@ -209,7 +215,12 @@ def page_html(
     `heard` is the alignment of each sample (words with start and end, and those left out), where there is one.
     """
     speed, count = speeds(request, progress), len(request["samples"])
-    verb = {"sample": "A song from nothing", "continue": "A recording, continued", "upsample": "Upsampled"}
+    verb = {
+        "sample": "A song from nothing",
+        "continue": "A recording, continued",
+        "upsample": "Upsampled",
+        "branch": "A song that goes on another way",
+    }
     title = verb.get(request["verb"], str(request["verb"]))
     prompt = request.get("prompt")
     facts = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]

@@ -71,7 +71,9 @@ class Chart:
     ):
         self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
-        self.quickest = np.array(self.lengths)[(costs <= HURRY).argmax(axis=1)]  # of each word, if it is not to cost much
+        self.quickest = np.array(self.lengths)[
+            (costs <= HURRY).argmax(axis=1)
+        ]  # of each word, if it is not to cost much
         self.gaps: dict[int, Gap] = {0: self._gap(0)}
         self.past: dict[int, Gap] = {}
         self.gaps[0].score[-1] = 0.0

@@ -201,6 +201,25 @@ def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
     assert in_order.score() > blurred.score() + 20
 
 
+def test_a_prior_without_a_time_bias_is_asked_by_its_best_head_which_is_kept(tmp_path):
+    model = make_model(tmp_path / "model")
+    config = model.prior_configs[2]
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(replace(config, trunk=replace(config.trunk, time_bias=False)))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    model.save_prior(2, prior)
+    codes, song = torch.arange(90) % 32, Song(None, (), "sun and moon", (), 90 * HOP / RATE)
+    found = align(model, codes, song)
+    kept = Jukebox.from_pretrained(model.folder)
+    assert found.way["way"] == "attention" and kept.alignment(2) == found.way and "monotone" in found.way["found"]
+    assert align(kept, codes, song) == found
+    task = Task.of(kept, 2, kept.prior(2), codes, song)
+    heads = {way["head"]: chart.score() for way, chart in task.heads()}
+    assert max(heads, key=heads.__getitem__) == found.way["head"] and len(set(heads.values())) == 2
+
+
 def test_published_priors_bring_their_layer_and_head():
     for name, (layer, head), pattern in (("prior_5b_lyrics", (68, 2), "cross"), ("prior_1b_lyrics", (63, 0), "prime")):
         config = prior_config(PRIORS[name], VQVAES["vqvae"])
