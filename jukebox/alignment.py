@@ -180,8 +180,9 @@ def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str =
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
             way["found"] = "the most monotone and sharp of a song"
-            with suppress(OSError):  # the model folder may be another's
-                model.save_alignment(level, way)
+            if chart.score() > 0:  # else none of the heads has heard a word
+                with suppress(OSError):  # the model folder may be another's
+                    model.save_alignment(level, way)
         else:
             chart = task.hear(way, bar)
     words, left = task.timed(chart), (song.lyrics or "").split()

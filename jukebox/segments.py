@@ -82,12 +82,15 @@ class Chart:
         return Gap(self.reach, self.letters[word] if word < len(self.letters) else 0)
 
     def alive(self, steps: int) -> tuple[int, int]:
-        """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most."""
+        """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most.
+
+        The next word may have begun already, and so any step may be its end.
+        """
         scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
         best = max(scores.values())
         good = [number for number, score in scores.items() if score > best - self.beam]
-        soon = int((self.quickest[max(good) :].cumsum() <= steps).sum())
-        return min(good), min(len(self.letters), max(good) + soon + 1)
+        soon = int((self.quickest[max(good) + 1 :].cumsum() <= steps).sum())
+        return min(good), min(len(self.letters), max(good) + 2 + soon)
 
     def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
         """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
