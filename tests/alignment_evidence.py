@@ -2,18 +2,22 @@
 
 For each folder that `jukebox demo` made, two kinds of songs that its model has never heard: made songs whose beginning is
 cut off at random and whose lines are kept apart by random rests, so that no rule about bars places them; and held-out
-songs of its corpus. Beside the way that the model would be asked by stand the best of its attention heads, and controls:
+songs of its corpus, which keep the rule. Beside the way that the model would be asked by stand the best of its attention heads, and controls:
 the words spread evenly, or placed by line and beat; another song's words; the same model with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from data_prep.align import TimedText, place
 from data_prep.band import ARTISTS, GENRES
@@ -84,27 +88,34 @@ def errors(
     return result
 
 
+def measured(folders: Sequence[Path], count: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(kind of song, errors by way or control), the folders in turn, so that all have a share of what is measured so far."""
+    models = [Jukebox.from_pretrained(folder / "model") for folder in folders]
+    songs = [songs_of(model, folder / "data", count, seed) for seed, (model, folder) in enumerate(zip(models, folders))]
+    for number, seed in tqdm(list(itertools.product(range(count), range(len(folders)))), unit="two songs"):
+        torch.manual_seed(seed)
+        untrained = AutoregressivePrior(models[seed].prior_configs[hearing_level(models[seed])]).eval()
+        for kind, made in songs[seed].items():
+            yield kind, errors(models[seed], untrained, *made[number], made[(number + 1) % count][1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--songs", type=int, default=4)
+    parser.add_argument("--songs", type=int, default=4, help="of each kind and folder")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     missed: dict[tuple[str, str], list[np.ndarray]] = {}
-    for seed, folder in enumerate(asked.folders):
-        model = Jukebox.from_pretrained(folder / "model")
-        torch.manual_seed(seed)
-        untrained = AutoregressivePrior(model.prior_configs[hearing_level(model)]).eval()
-        for kind, songs in songs_of(model, folder / "data", asked.songs, seed).items():
-            for number, (codes, song) in enumerate(songs):
-                other = songs[(number + 1) % len(songs)][1]
-                for name, seconds in errors(model, untrained, codes, song, other).items():
-                    missed.setdefault((kind, name), []).append(seconds)
+    with suppress(KeyboardInterrupt):  # what was measured so far is shown
+        for kind, errors_ in measured(asked.folders, asked.songs):
+            for name, seconds in errors_.items():
+                missed.setdefault((kind, name), []).append(seconds)
     rows = [
-        [kind, name, len(e), float(e.mean()), float(np.median(e)), f"{np.mean(e < 0.1):.0%}", f"{np.mean(e < 0.3):.0%}"]
-        for (kind, name), e in ((key, np.concatenate(parts)) for key, parts in missed.items())
+        [kind, name, len(parts), len(e), e.mean(), np.median(e), f"{np.mean(e < 0.1):.0%}", f"{np.mean(e < 0.3):.0%}"]
+        for (kind, name), parts in sorted(missed.items(), reverse=True)
+        for e in [np.concatenate(parts)]
     ]
-    print(table([["songs", "way", "words", "mean, s", "median, s", "< 0.1 s", "< 0.3 s"], *rows]))
+    print(table([["songs", "way", "number", "words", "mean, s", "median, s", "< 0.1 s", "< 0.3 s"], *rows]))
 
 
 if __name__ == "__main__":
