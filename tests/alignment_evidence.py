@@ -2,8 +2,8 @@
 
 For each folder that `jukebox demo` made, two kinds of songs that its model has never heard: made songs whose beginning is
 cut off at random and whose lines are kept apart by random rests, so that no rule about bars places them; and held-out
-songs of its corpus, which keep the rule. Beside the way that the model would be asked by stand the best of its attention heads, and controls:
-the words spread evenly, or placed by line and beat; another song's words; the same model with random weights.
+songs of its corpus, which keep the rule. Beside the way that the model would be asked by stand its attention heads, and
+controls: the words spread evenly, or placed by line and beat; another song's words; the same model with random weights.
 """
 
 from __future__ import annotations
