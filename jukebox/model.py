@@ -227,6 +227,17 @@ class Jukebox:
             self.__init__(self.folder, config)
             self.write_card()
 
+    def alignment(self, level: int) -> dict | None:
+        """The way by which the prior of a level tells best when words are sung, if one is known (`jukebox/alignment.py`)."""
+        return next((p.get("alignment") for p in self.config["priors"] if p["level"] == level), None)
+
+    def save_alignment(self, level: int, way: dict) -> None:
+        """Keep such a way with the prior; a prior that is written anew begins without one."""
+        with FileLock(self.folder / ".lock"):
+            self.config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            next(p for p in self.config["priors"] if p["level"] == level)["alignment"] = way
+            write_json(self.folder / CONFIG, self.config)
+
     # ---- music: the same walk as the verbs, see jukebox/sample.py
 
     def sample(self, songs: Song | Sequence[Song], seconds: float, out: str | Path, **how) -> Run:

@@ -176,6 +176,14 @@ PRIORS: dict[str, dict[str, Any]] = {
 ALIGNMENT = {"prior_5b_lyrics": (68, 2), "prior_1b_lyrics": (63, 0)}
 
 
+def alignment_way(name: str, config: PriorConfig) -> dict[str, Any] | None:
+    """The published way of telling when words are sung (`jukebox/alignment.py`); None for priors of another shape."""
+    layer, head = ALIGNMENT.get(name, (config.trunk.depth, 0))
+    if layer >= config.trunk.depth or config.trunk.pattern(layer) not in ("cross", "prime"):
+        return None
+    return {"way": "attention", "layer": layer, "head": head, "found": "published"}
+
+
 def _order(number: int) -> tuple[str, ...]:
     if number not in ORDERS:
         raise ValueError(

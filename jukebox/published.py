@@ -17,7 +17,7 @@ from jukebox.convert import DTYPES, Source, Weights, fitting, write_prior
 from jukebox.model import Jukebox
 from jukebox.openai import VQVAES, vqvae_config, vqvae_state
 from jukebox.openai_labels import PublishedLabels
-from jukebox.openai_priors import PRIORS, prior_config
+from jukebox.openai_priors import PRIORS, alignment_way, prior_config
 from priors.autoregressive import PriorConfig
 from priors.lyrics import PUBLISHED, Characters
 from vqvae.vqvae import VQVAE
@@ -141,6 +141,8 @@ class PublishedSet:
         for level, (weights, prior) in self.priors.items():
             write_prior(jukebox.folder / f"prior_{level}.safetensors", weights, DTYPES[dtype], done)
             jukebox.name_prior(level, prior)
+            if level == self.codec["levels"] - 1 and (way := alignment_way(SETS[self.name][1], prior)):
+                jukebox.save_alignment(level, way)
         for level, labels in self.labels.items():
             jukebox.save_labels(labels, None if self.versions[level] == self.version else level)
         return jukebox
