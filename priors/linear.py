@@ -55,8 +55,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x, w, *given)
         with torch.autocast(x.device.type, enabled=False):
             y = x if before is None else before(x, *given)
-            out = y.flatten(0, -2) @ w.to(x.dtype)  # in bf16 on a CPU addmm copies its vector to a matrix, twice
-            return out.add_(b.to(x.dtype)).view(*x.shape[:-1], -1)
+            return torch.addmm(b.to(x.dtype), y.flatten(0, -2), w.to(x.dtype)).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
