@@ -36,8 +36,7 @@ def bench(
 ) -> list[dict[str, Any]]:
     """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
-    what: sample (drawing codes with the priors of MODEL); without MODEL, random weights: codec (the published one),
-        prior (a training step) or attention (memory of training it)
+    what: sample (drawing codes with the priors of MODEL), or with random weights codec, prior (a training step), attention (its memory)
     model: the model folder, for sample
     batch: songs drawn at once
     seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
