@@ -317,6 +317,8 @@ def _tell(run: Run) -> None:
             print(
                 f"level {level}: {music:.1f} s of music in {took:.1f} s, {music / took:.2f} seconds of music a second"
             )
+    if run.request["parallel"]:
+        _tell_seams(run)
     if run.n_samples > 1:
         print(
             f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S --out NEW"

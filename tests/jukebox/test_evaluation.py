@@ -37,6 +37,9 @@ class Model:
     def prior(self, level: int) -> AutoregressivePrior:
         return self._prior.eval()
 
+    def labels_of(self, level: int) -> Labels:
+        return self.labels
+
 
 def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldOut:
     """Songs whose codes say what is sung (a or e, by the word) and who sings (odd or even), and nothing else can be foretold."""
