@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "base": ({}, (2, 1, 0)),
     "no restarts": ({"threshold": 0.0}, (2,)),
-    "no spectral loss": ({"multispectral": 0.0}, (2, 1)),
+    "no spectral loss": ({"multispectral": 0.0}, (2, 1, 0)),
     "256 codes": ({"bins": 256}, (2,)),
     "nested": ({}, (-1,)),  # -1: all levels in one model
 }
@@ -192,6 +192,8 @@ def summarise(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ("spectral loss: error above 2 kHz, level 2, with / without", ("base", 2), ("no spectral loss", 2),
          "error_above_2khz", True, "at most 0.8"),
         ("spectral loss: error above 2 kHz, level 1, with / without", ("base", 1), ("no spectral loss", 1),
+         "error_above_2khz", True, "at most 0.8"),
+        ("spectral loss: error above 2 kHz, level 0, with / without", ("base", 0), ("no spectral loss", 0),
          "error_above_2khz", True, "at most 0.8"),
         ("separate: dB of the top level less than nested", ("base", 2), ("nested", -1), "convergence_db", False, "below 0"),
         ("2048 codes: dB of the top level less than with 256", ("base", 2), ("256 codes", 2), "convergence_db", False,
