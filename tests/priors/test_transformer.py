@@ -41,7 +41,7 @@ def test_cached_decoding_equals_full_forward(order, dtype, limit):
     for prime in primes:
         caches = trunk.caches(x, encoded)
         parts = [trunk.prefill(x[:, :prime], caches)]
-        parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, 24)]
+        parts += [trunk.step(x[:, t : t + 1], caches, torch.tensor([t])) for t in range(prime, 24)]
         assert (torch.cat(parts, 1) - whole).abs().max() < limit, prime
 
 
