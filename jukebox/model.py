@@ -32,6 +32,7 @@ from torch import Tensor
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from priors.autoregressive import AutoregressivePrior, PriorConfig
+from priors.int8 import quantise
 from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16}  # beside int8's weights
 
 
 def write_json(path: Path, data: dict) -> None:
@@ -212,8 +214,14 @@ class Jukebox:
 
     # ---- priors
 
-    def prior(self, level: int, dtype: torch.dtype = torch.float32) -> AutoregressivePrior:
-        """The prior of a level, ready for use in `dtype` (its norms in float32); no other file is read."""
+    def prior(self, level: int, dtype: str = "float32") -> AutoregressivePrior:
+        """The prior of a level, ready for use in a dtype of `DTYPES` (its norms in float32); no other file is read.
+
+        In int8 are the weights that every code needs, those of the trunk and of the head, with a scale an output.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        wanted = DTYPES[dtype]
         path = self.folder / f"prior_{level}.safetensors"
         if level not in self.prior_configs or not path.is_file():
             raise UserError(
@@ -223,12 +231,14 @@ class Jukebox:
             prior = AutoregressivePrior(self.prior_configs[level])
         with safe_open(path, "pt") as file:
             state = {
-                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and dtype.itemsize < 4 else dtype)
+                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and wanted.itemsize < 4 else wanted)
                 for name in file.keys()  # noqa: SIM118
             }
         prior.load_state_dict(state, assign=True)
         for parameter in prior.parameters():
             parameter.requires_grad_(False)
+        if dtype == "int8":
+            quantise(prior)
         return prior.eval()
 
     def save_prior(self, level: int, prior: AutoregressivePrior) -> None:

@@ -29,17 +29,19 @@ from jukebox.report import write_page
 from jukebox.run import Run, generator
 from jukebox.schedule import codes_of, starts
 from jukebox.song import Prepared, Song, window_conditions
+from priors import native
 from priors.autoregressive import AutoregressivePrior
 from priors.conditions import stack
 from priors.prior import How
 from vqvae.stream import decode_long, encode_long
 
 HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
+WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
 def request(
     model: Jukebox, songs: Sequence[Song], seconds: float, *, verb: str, seed: int, how: dict[int, How], total_seconds: float,
-    levels: Sequence[int], hop_fractions: Sequence[float], prompt: dict | None = None,
+    levels: Sequence[int], hop_fractions: Sequence[float], prompt: dict | None = None, dtype: str = "float32", compile: str = "auto",
 ) -> dict:  # fmt: skip
     """What run.json says before the first code."""
     return {
@@ -47,6 +49,7 @@ def request(
         "total_seconds": total_seconds, "sample_rate": model.sample_rate, "channels": model.codec_config.channels,
         "hops": list(model.hops), "levels": sorted(levels, reverse=True), "hop_fractions": list(hop_fractions),
         "how": {str(level): asdict(choice) for level, choice in how.items()}, "prompt": prompt,
+        "dtype": dtype, "compile": compile,
         "samples": [
             {"artist": s.artist, "genres": list(s.genres), "lyrics": s.lyrics, "word_times": [list(t) for t in s.word_times]} for s in songs
         ],
@@ -56,6 +59,7 @@ def request(
 def sample(
     model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, *, seed: int = 0, how: dict[int, How] | None = None,
     total_seconds: float = 0.0, levels: Sequence[int] = (), hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
+    dtype: str = "float32", compile: str = "auto",
 ) -> Run:  # fmt: skip
     """Sample `seconds` of music for every song (a batch) into the run folder `out`."""
     levels = checked_levels(model, levels)
@@ -63,7 +67,7 @@ def sample(
     how = how or {}
     asked = request(
         model, songs, seconds, verb="sample", seed=seed, how={level: how.get(level, How()) for level in range(len(model.hops))},
-        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions,
+        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions, dtype=dtype, compile=compile,
     )  # fmt: skip
     return walk(model, Run.create(out, asked), device)
 
@@ -72,6 +76,7 @@ def continue_(
     model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path, *,
     seed: int = 0, how: dict[int, How] | None = None, total_seconds: float = 0.0, levels: Sequence[int] = (),
     hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
+    dtype: str = "float32", compile: str = "auto",
 ) -> Run:  # fmt: skip
     """Continue recordings: the first `prompt_seconds` of each file are kept as codes, `seconds` is the finished length."""
     if not 0 < prompt_seconds < seconds:
@@ -88,7 +93,7 @@ def continue_(
     how = how or {}
     asked = request(
         model, songs, seconds, verb="continue", seed=seed, how={level: how.get(level, How()) for level in range(len(model.hops))},
-        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions,
+        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions, dtype=dtype, compile=compile,
         prompt={"path": [str(path) for path in prompts] if len(prompts) > 1 else str(prompts[0]), "seconds": length / model.sample_rate},
     )  # fmt: skip
     run = Run.create(out, asked)
@@ -143,6 +148,8 @@ def resume(run: Run, device: str = "auto") -> Run:
 def walk(model: Jukebox, run: Run, device: str = "auto") -> Run:
     """Fill every level of a run, top first, then decode it; everything that is already there is kept."""
     songs = [_song(entry, run.request["total_seconds"]) for entry in run.request["samples"]]
+    if "compiled" not in run.request:
+        run.update(compiled=to_compile(model, run))
     for level in sorted(run.request["levels"], reverse=True):
         fill_level(
             model, run, songs, level, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -152,13 +159,29 @@ def walk(model: Jukebox, run: Run, device: str = "auto") -> Run:
     return run
 
 
+def to_compile(model: Jukebox, run: Run) -> bool:
+    """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
+    asked = run.request
+    if asked.get("compile", "auto") == "auto":
+        steps = sum(
+            (codes_of(asked["seconds"], model.sample_rate, model.hops[level], model.hops[-1]) - run.count(level))
+            * model.prior_configs[level].trunk.depth
+            for level in asked["levels"]
+        )
+        return steps >= WORTH_COMPILING and native.why_not(asked["dtype"]) is None
+    if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
+        raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
+    return asked["compile"] == "on"
+
+
 def fill_level(model: Jukebox, run: Run, songs: Sequence[Song], level: int, device: str) -> None:
     """Sample what is missing of one level."""
     asked = run.request
     total = codes_of(asked["seconds"], model.sample_rate, model.hops[level], model.hops[-1])
     if run.count(level) >= total:
         return
-    prior = model.prior(level).to(device)
+    prior = model.prior(level, asked.get("dtype", "float32")).to(device)
+    prior.compiled = asked.get("compiled", False)
     prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
     how = How(**asked["how"][str(level)])
     ratio = model.hops[level + 1] // model.hops[level] if prior.spec.reads else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
 
@@ -19,6 +19,7 @@ def sample(
     model: str, *, out: str, artist: str = "", genre: str = "", lyrics: str = "", seconds: float = 20.0, total_seconds: float = 0.0,
     n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98, temperature_lower: float = 0.9, top_k: int = 0,
     top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5", threads: int = 0, device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32", compile: Literal["auto", "on", "off"] = "auto",
 ) -> None:  # fmt: skip
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
@@ -40,6 +41,8 @@ def sample(
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
+    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
+    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
     """
     from jukebox import sample as sampling
 
@@ -50,6 +53,7 @@ def sample(
     run = sampling.sample(
         opened, [song] * n_samples, seconds, out, seed=seed, how=how,
         total_seconds=total_seconds, levels=_levels(levels), hop_fractions=_fractions(hop_fractions), device=device,
+        dtype=dtype, compile=compile,
     )  # fmt: skip
     _tell(run)
 
@@ -59,6 +63,7 @@ def continue_(
     lyrics: str = "", total_seconds: float = 0.0, n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98,
     temperature_lower: float = 0.9, top_k: int = 0, top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5",
     threads: int = 0, device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32", compile: Literal["auto", "on", "off"] = "auto",
 ) -> None:  # fmt: skip
     """Carry on a recording: its first seconds are kept, the rest is new.
 
@@ -82,6 +87,8 @@ def continue_(
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
+    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
+    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
     """
     from jukebox import sample as sampling
 
@@ -93,6 +100,7 @@ def continue_(
         opened, [asked] * n_samples, [song], prompt_seconds, seconds, out, seed=seed,
         how=how, total_seconds=total_seconds, levels=_levels(levels),
         hop_fractions=_fractions(hop_fractions), device=device,
+        dtype=dtype, compile=compile,
     )  # fmt: skip
     _tell(run)
 

@@ -18,7 +18,7 @@ from priors.attention import Linear
 if TYPE_CHECKING:
     from priors.autoregressive import AutoregressivePrior
 
-FEW = 8  # rows up to which torch's product over int8 weights is the faster one on a CPU
+FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (it needs inputs in sixteens)
 
 
 class Int8Linear(nn.Module):
@@ -36,7 +36,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
         b, rows = self.b, x.reshape(-1, x.shape[-1])
-        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW:
+        if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW and rows.shape[1] % 16 == 0:
             y = torch.ops.aten._weight_int8pack_mm(rows, self.w, self.scale)
             return (y if b is None else y + b).view(*x.shape[:-1], -1)
         y = F.linear(x, self.w.to(x.dtype)) * self.scale.to(x.dtype)  # int8 is exact in every dtype

@@ -9,11 +9,11 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef float vec __attribute__((vector_size(64)));
-typedef float half_vec __attribute__((vector_size(32)));
-typedef int32_t ints __attribute__((vector_size(64)));
-typedef uint32_t words __attribute__((vector_size(64)));
 struct bf16 { uint16_t bits; };
 
 // ---- what Python fills in (priors/native.py has the same fields in the same order)
@@ -39,21 +39,6 @@ struct Step {
 
 // ---- numbers
 
-static inline vec load(const float *p) { vec v; std::memcpy(&v, p, 64); return v; }
-
-static inline vec load(const bf16 *p) {
-    uint16_t __attribute__((vector_size(32))) h;
-    std::memcpy(&h, p, 32);
-    words w = __builtin_convertvector(h, words) << 16;
-    vec v; std::memcpy(&v, &w, 64); return v;
-}
-
-static inline vec load(const int8_t *p) {
-    int8_t __attribute__((vector_size(16))) b;
-    std::memcpy(&b, p, 16);
-    return __builtin_convertvector(__builtin_convertvector(b, ints), vec);
-}
-
 static inline float number(float x) { return x; }
 static inline float number(int8_t x) { return x; }
 static inline float number(bf16 x) { uint32_t w = (uint32_t)x.bits << 16; float f; std::memcpy(&f, &w, 4); return f; }
@@ -63,12 +48,29 @@ static inline void put(bf16 *p, float x) {  // to nearest, ties to even
     p->bits = (uint16_t)((w + 0x7fff + ((w >> 16) & 1)) >> 16);
 }
 
-static inline float sum(vec v) {
-    half_vec lo, hi;
-    std::memcpy(&lo, &v, 32); std::memcpy(&hi, (char *)&v + 32, 32);
-    lo += hi;
-    return ((lo[0] + lo[4]) + (lo[2] + lo[6])) + ((lo[1] + lo[5]) + (lo[3] + lo[7]));
+// 16 numbers as float, and the sum of 16; compilers find the instructions for float, but not for all of these
+static inline vec load(const float *p) { vec v; std::memcpy(&v, p, 64); return v; }
+#ifdef __AVX512F__
+static inline vec load(const int8_t *p) {
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
+static inline vec load(const bf16 *p) {
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16);
+}
+static inline float sum(vec v) { return _mm512_reduce_add_ps((__m512)v); }
+#else
+template <class W>
+static inline vec load(const W *p) {
+    vec v;
+    for (int i = 0; i < 16; i++) v[i] = number(p[i]);
+    return v;
+}
+static inline float sum(vec v) {
+    float s = 0;
+    for (int i = 0; i < 4; i++) s += (v[i] + v[i + 8]) + (v[i + 4] + v[i + 12]);
+    return s;
+}
+#endif
 
 // e^x by 2^n e^r, r within ln 2 / 2, a polynomial for e^r: within 3e-7 of it, and a loop of it becomes vectors.
 static inline float exponential(float x) {
@@ -84,25 +86,22 @@ static inline float exponential(float x) {
 
 // ---- products
 
-// R rows of x (r in) with O rows of w (o in): out[r * O + o].
+// R rows of x (r in) with O rows of w (o in): out[r * O + o]. Unrolled, so that all sums stay in registers.
 template <class W, int R, int O>
 static __attribute__((noinline)) void dots(const W *w, const float *x, int64_t n, float *out) {
-    vec acc[R][O] = {};
+    vec sums[R * O] = {};
     int64_t k = 0;
     for (; k + 16 <= n; k += 16) {
         vec row[O];
+#pragma GCC unroll 4
         for (int o = 0; o < O; o++) row[o] = load(w + o * n + k);
-        for (int r = 0; r < R; r++) {
-            vec in = load(x + r * n + k);
-            for (int o = 0; o < O; o++) acc[r][o] += in * row[o];
-        }
+#pragma GCC unroll 16
+        for (int i = 0; i < R * O; i++) sums[i] += load(x + i / O * n + k) * row[i % O];
     }
-    for (int r = 0; r < R; r++)
-        for (int o = 0; o < O; o++) {
-            float rest = 0;
-            for (int64_t j = k; j < n; j++) rest += x[r * n + j] * number(w[o * n + j]);
-            out[r * O + o] = sum(acc[r][o]) + rest;
-        }
+#pragma GCC unroll 16
+    for (int i = 0; i < R * O; i++) out[i] = sum(sums[i]);
+    for (; k < n; k++)
+        for (int i = 0; i < R * O; i++) out[i] += x[i / O * n + k] * number(w[i % O * n + k]);
 }
 
 // A block of O outputs for all rows of x, up to 4 at once; `end` says what becomes of their values.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from priors.autoregressive import AutoregressivePrior, Heard
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
 
 
 @functools.cache
@@ -49,13 +49,17 @@ def library() -> ctypes.CDLL:
     raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {told.stderr.strip().splitlines()[-1:]}")
 
 
-def available() -> bool:
-    """Whether this machine can compile the step."""
+def why_not(dtype: str = "float32") -> str | None:
+    """Why steps cannot be compiled or captured here, or None if they can."""
+    if torch.cuda.is_available():
+        return None
+    if dtype == "float16":
+        return "float16 is for GPUs; on a CPU float32, bfloat16 or int8 can be compiled"
     try:
         library()
-    except (RuntimeError, OSError):
-        return False
-    return True
+    except (RuntimeError, OSError) as error:
+        return str(error)
+    return None
 
 
 class _Linear(ctypes.Structure):
