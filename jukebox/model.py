@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.bfloat16}  # beside int8's weights
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+}  # beside int8's weights
 
 
 def write_json(path: Path, data: dict) -> None:

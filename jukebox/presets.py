@@ -40,6 +40,7 @@ class Recipe:
     clip: float = 1.0  # largest gradient norm; 0: none
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
     bf16: bool = False  # autocast, where the machine has bf16 units
+    recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
     drop_lyrics: float = 0.0  # probability that a window has no lyrics

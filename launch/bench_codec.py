@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
+from launch.sides import Side, check_peer, in_turn, median_cpu, median_ratio, run_peer, serve, walls
 
 if TYPE_CHECKING:
     import numpy as np
 
     from vqvae.vqvae import VQVAE
 
+PEER = Path(__file__).with_name("bench_codec_peer.py")
 CASES = (("encode", None), ("decode", 0), ("decode", 1), ("decode", 2))
 
 
@@ -36,10 +34,7 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str)
 
     from jukebox.openai import VQVAES, vqvae_config
 
-    if peer and not Path(peer).exists():
-        raise UserError(
-            f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)"
-        )
+    check_peer(peer)
     config = vqvae_config(VQVAES["vqvae"])
     samples = int(seconds * config.sample_rate) // config.hops[-1] * config.hops[-1]
     if samples < 2**15 or repeats < 1:
@@ -99,7 +94,7 @@ def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str
 
     config, theirs, published = vqvae_config(VQVAES["vqvae"]), folder / "peer.pt", folder / "published.pt"
     if peer:
-        _run_peer(peer, {**job, "make": str(theirs)})
+        run_peer(peer, PEER, {**job, "make": str(theirs)})
         port = torch.load(theirs, weights_only=True)
         torch.save({"model": {published_from_port(n, config.downs_t): t for n, t in port.items()}}, published)
         state = vqvae_state(state_dict(open_checkpoint(published)), config)
@@ -110,70 +105,20 @@ def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str
     return {"weights": str(theirs), "ours": str(folder / "ours.safetensors")}
 
 
-def _run_peer(peer: str, job: dict[str, Any]) -> None:
-    script = Path(__file__).with_name("bench_codec_peer.py")
-    result = subprocess.run([peer, script, json.dumps(job)], capture_output=True, text=True)
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the peer in {peer} failed: {last}; rebuild it with make distclean bench, or leave --peer away"
-        )
-
-
-class _Side:
-    """One of the two processes: does its case when asked."""
-
-    def __init__(self, command: Sequence[str | Path], job: dict[str, Any]) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "OMP_WAIT_POLICY": "PASSIVE"}
-        self.process = subprocess.Popen(
-            [*command, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
-        self.answer()  # that it is ready
-
-    def answer(self) -> str:
-        assert self.process.stdout is not None
-        if not (line := self.process.stdout.readline()):
-            raise UserError("a process of the bench ended early; its own message is above")
-        return line
-
-    def run(self) -> tuple[float, float]:
-        """Wall and CPU seconds of one run."""
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        wall, cpu = json.loads(self.answer())
-        return wall, cpu
-
-    def close(self) -> dict[str, Any]:
-        """What it has to say at its end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        report = json.loads(self.answer())
-        self.process.wait()
-        return report
-
-
 def _measure(job: dict[str, Any], folder: Path, peer: str, repeats: int) -> dict[str, Any]:
     """Medians of both sides for one case, and how far their results are apart."""
-    sides = {"ours": _Side([sys.executable, "-m", "launch.bench_codec"], {**job, "out": f"{folder}/ours.npz"})}
+    sides = {"ours": Side([sys.executable, "-m", "launch.bench_codec"], {**job, "out": f"{folder}/ours.npz"})}
     if peer:
-        script = Path(__file__).with_name("bench_codec_peer.py")
-        sides["peer"] = _Side([peer, script], {**job, "out": f"{folder}/peer.npz"})
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):  # the first of each warms up
-        for name in list(sides)[:: 1 if turn % 2 else -1]:
-            times[name].append(sides[name].run())
-    reports = {name: side.close() for name, side in sides.items()}
-    seconds = _seconds_of(job)
-    row: dict[str, Any] = {"walls": [wall for wall, _ in times["ours"][1:]]}
-    row["rate"] = seconds / statistics.median(row["walls"])
-    row["cpu"] = statistics.median(cpu for _, cpu in times["ours"][1:])
-    row |= reports["ours"]
+        sides["peer"] = Side([peer, PEER], {**job, "out": f"{folder}/peer.npz"})
+    times, reports = in_turn(sides, repeats)
+    seconds, ours = _seconds_of(job), times["ours"]
+    row: dict[str, Any] = {"walls": walls(ours), "rate": seconds / statistics.median(walls(ours))}
+    row |= {"cpu": median_cpu(ours), **reports["ours"]}
     if peer:
-        walls = [wall for wall, _ in times["peer"][1:]]
-        row |= {"peer_walls": walls, "peer_rate": seconds / statistics.median(walls)}
-        row["peer_cpu"] = statistics.median(cpu for _, cpu in times["peer"][1:])
-        row["peer_peak_mb"] = reports["peer"]["peak_mb"]
-        row["ratio"] = statistics.median(theirs / ours for ours, theirs in zip(row["walls"], walls))
+        theirs = times["peer"]
+        row |= {"peer_walls": walls(theirs), "peer_rate": seconds / statistics.median(walls(theirs))}
+        row |= {"peer_cpu": median_cpu(theirs), "peer_peak_mb": reports["peer"]["peak_mb"]}
+        row["ratio"] = median_ratio(ours, theirs)
         row |= _compare(job, folder)
     return row
 
@@ -241,22 +186,21 @@ def main(job: dict[str, Any]) -> None:
     from vqvae.stream import decode_long, encode_long
 
     torch.set_num_threads(job["threads"])
-    codec, audio, made = _codec(job), torch.from_numpy(np.load(job["audio"])), []
+    codec, audio = _codec(job), torch.from_numpy(np.load(job["audio"]))
     codes = torch.from_numpy(np.load(job["codes"][job["level"]])) if job["codes"] else None
+    made: list[torch.Tensor] = []
 
-    def run() -> list[torch.Tensor]:
+    def run() -> None:
         if codes is None:
-            return list(encode_long(codec, audio, range(3)).values())
-        return [decode_long(codec, codes, job["level"])]
+            made[:] = encode_long(codec, audio, range(3)).values()
+        else:
+            made[:] = [decode_long(codec, codes, job["level"])]
 
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        made = run()
-        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    np.savez(job["out"], *[each.numpy() for each in made])
-    print(json.dumps({"peak_mb": peak, "shares": _shares(run)}), flush=True)
+    def report() -> dict[str, Any]:
+        np.savez(job["out"], *[each.numpy() for each in made])
+        return {"shares": _shares(run)}
+
+    serve(run, report)
 
 
 def _shares(run: Any) -> dict[str, float]:

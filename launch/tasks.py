@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from priors.conditions import Conditions, stack
 from priors.extend import with_lyrics
 from priors.lyrics import Characters
 from priors.prior import Sequences
+from priors.transformer import Transformer
 from vqvae.losses import Bandwidth, measure_bandwidth
 from vqvae.vqvae import VQVAE
 
@@ -152,6 +154,10 @@ class PriorTask:
         heard = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
         if begin is None:
             self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
+        if recipe.recompute:
+            for trunk in self.model.modules():
+                if isinstance(trunk, Transformer):
+                    trunk.config = replace(trunk.config, recompute=True)
         self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
 
     def open(self) -> None:

@@ -21,7 +21,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-SHORT = 1024  # steps up to which training in bf16 on a CPU may keep the square of a window
+from priors.linear import LayerNorm, Linear
+
+SHORT = 512  # steps up to which training in bf16 on a CPU may keep the square of a window
+FITS = 128  # steps up to which the square of a block fits the cache of a CPU
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
 
 
@@ -71,16 +74,23 @@ def attend(
 
 
 def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor, rows: int = 128) -> Tensor:
-    """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU twice as fast as torch's own, for short windows."""
-    q, parts = q / math.sqrt(q.shape[-1]), []
+    """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU faster than torch's own, for short windows."""
+    ends = [min(first + rows, q.shape[2]) for first in range(0, q.shape[2], rows)]
+    parts = zip(q.split(rows, dim=2), ends, strict=True)
+    return torch.cat([_by_products(some, k[:, :, :end], v[:, :, :end], causal=True) for some, end in parts], dim=2)
+
+
+def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "a h t d"]:
+    """A softmax between two matrix products; the queries are the last of the keys' steps where it is causal.
+
+    On a CPU this is faster than torch's own attention as long as a block fits the cache, most of all in bf16.
+    """
+    (t, d), s = q.shape[-2:], k.shape[-2]
+    future = q.new_full((t, s), -torch.inf).triu(s - t + 1) if causal else q.new_zeros(t, s)
     with torch.autocast("cpu", enabled=False):
-        for first in range(0, q.shape[2], rows):
-            last = min(first + rows, q.shape[2])
-            logits = q[:, :, first:last] @ k[:, :, :last].transpose(-1, -2)
-            future = torch.ones(last - first, last - first, dtype=torch.bool).triu(1)
-            logits[..., first:].masked_fill_(future, -torch.inf)
-            parts.append(torch.softmax(logits, dim=-1) @ v[:, :, :last])
-    return torch.cat(parts, dim=2)
+        q3, k3, v3 = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))  # (A, H, T, D) -> (A * H, T, D)
+        logits = torch.baddbmm(future, q3, k3.transpose(1, 2), alpha=1 / math.sqrt(d))
+        return torch.bmm(torch.softmax(logits, dim=-1), v3).view(q.shape)
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int) -> Tensor:
@@ -88,31 +98,27 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int)
     short = -t % block  # the last block may be unfinished: its missing keys lie after every real query
     if short:
         q, k, v = (F.pad(x, (0, 0, 0, short)) for x in (q, k, v))
-    q, k, v = (x.view(b, h, -1, block, d) for x in (q, k, v))  # (B, H, T, D) -> (B, H, blocks, block, D)
+    q, k, v = (x.view(b, h, -1, block, d).transpose(1, 2) for x in (q, k, v))  # -> (B, blocks, H, block, D)
     if pattern == "row":
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = _attend_within(q, k, v, causal=True)
     elif pattern == "column":
-        q, k, v = (x.transpose(2, 3) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(2, 3)
+        q, k, v = (x.transpose(1, 3) for x in (q, k, v))  # -> (B, block, H, blocks, D)
+        out = _attend_within(q, k, v, causal=True).transpose(1, 3)
     elif pattern == "previous_row":
-        seen = F.scaled_dot_product_attention(q[:, :, 1:], k[:, :, :-1], v[:, :, :-1])
-        out = torch.cat([torch.zeros_like(q[:, :, :1]), seen], dim=2)  # block 0 sees nothing
+        seen = _attend_within(q[:, 1:], k[:, :-1], v[:, :-1], causal=False)
+        out = F.pad(seen, (0, 0, 0, 0, 0, 0, 1, 0))  # block 0 sees nothing
     else:
         raise ValueError(f"unknown attention pattern {pattern!r}; expected one of {', '.join(PATTERNS)}")
-    return out.reshape(b, h, -1, d)[:, :, :t]
+    return out.transpose(1, 2).reshape(b, h, -1, d)[:, :, :t]
 
 
-class Linear(nn.Module):
-    """y = x w + b with w stored (in, out): the published layout, and the faster one for a single row on a CPU."""
-
-    def __init__(self, n_in: int, n_out: int, std: float = 0.02):
-        super().__init__()
-        self.w = nn.Parameter(torch.randn(n_in, n_out) * std if std else torch.zeros(n_in, n_out))
-        self.b = nn.Parameter(torch.zeros(n_out))
-
-    def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
-        y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
-        return y.view(*x.shape[:-1], -1)
+def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "b n h t d"]:
+    """Attention inside each of n blocks; four axes, because with five torch falls back to its slowest form."""
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    if q.device.type == "cpu" and q.shape[-2] <= FITS:
+        return _by_products(q, k, v, causal).view(shape)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).view(shape)
 
 
 class Attention(nn.Module):
@@ -156,9 +162,9 @@ class Attention(nn.Module):
     def merge(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t w"]:
         return self.c_proj(x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1))  # (B, H, T, D) -> (B, T, W)
 
-    def project(self, x: Float[Tensor, "b t w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b h t d) of the sequence itself."""
-        q, k, v = self.c_attn(x).chunk(3, dim=-1)
+    def project(self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b h t d) of the sequence itself, normed first if it comes with a norm."""
+        q, k, v = self.c_attn.after(norm, x).chunk(3, dim=-1)
         return self.split(q), self.split(k), self.split(v)
 
     def context(self, encoded: Float[Tensor, "b n w"]) -> tuple[Tensor, Tensor]:
@@ -173,13 +179,17 @@ class Attention(nn.Module):
         return (-self.slope.exp()[:, None, None] * distance.nan_to_num(0.0)[:, None]).to(dtype)
 
     def forward(
-        self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
+        self,
+        x: Float[Tensor, "b t w"],
+        encoded: Tensor | None = None,
+        distance: Tensor | None = None,
+        norm: LayerNorm | None = None,
     ) -> Float[Tensor, "b t w"]:
         if self.cross:
-            q = self.split(self.c_attn(x))
+            q = self.split(self.c_attn.after(norm, x))
             k, v = self.context(self.given(encoded).to(x.dtype))
             return self.merge(attend(q, k, v, "cross", bias=self.bias(distance, q.dtype)))
-        q, k, v = self.project(x)
+        q, k, v = self.project(x, norm)
         return self.merge(attend(q, k, v, self.pattern, self.block, self.prime))
 
     def given(self, encoded: Tensor | None) -> Tensor:

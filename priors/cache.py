@@ -92,13 +92,15 @@ class Cache:
         else:
             full = t // c
             whole = new[:, :, : full * c].unflatten(2, (full, c))
-            buffer[:, :, :, :full] = whole.permute(3, 0, 1, 2, 4)  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
+            buffer[:, :, :, :full] = whole.permute(
+                3, 0, 1, 2, 4
+            )  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
             buffer[: t % c, :, :, full : full + 1] = new[:, :, full * c :].unsqueeze(0).transpose(0, 3)
 
     def place(self, position: Int[Tensor, " 1"]) -> Place:
         """The place of a step, the same for all layers of a pattern."""
         written, slot, read, seen = self.places.index_select(0, position)[0].split(1)
-        pages, batch, heads = self.k.shape[:3]
+        batch, heads = self.k.shape[1:3]
         slot = slot % self.slots  # -1: the last one, which is never seen
         every = torch.arange(batch * heads, device=position.device)
         rows = (written * batch * heads + every) * self.slots + slot
@@ -119,7 +121,5 @@ class Cache:
 class CrossCache:
     """Keys, values and time distances of the sequence that a cross attention listens to; computed once."""
 
-    def __init__(
-        self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"], bias: Float[Tensor, "b h t n"] | None
-    ):
+    def __init__(self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"], bias: Float[Tensor, "b h t n"] | None):
         self.k, self.v, self.bias = k.contiguous()[None], v.contiguous()[None], bias

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from priors.attention import Linear
+from priors.linear import Function, Linear
 
 if TYPE_CHECKING:
     from priors.autoregressive import AutoregressivePrior
@@ -29,12 +29,19 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "o i"], b: Float[Tensor, " o"] | None):
         super().__init__()
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
-        self.register_buffer("w", (weight.float() / scale[:, None]).round().to(torch.int8).contiguous())
-        self.register_buffer("scale", scale.to(weight.dtype))
+        scale = (weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127).to(weight.dtype)
+        w = (weight.float() / scale.float()[:, None]).round().clamp(-127, 127)
+        self.register_buffer("w", w.to(torch.int8).contiguous())
+        self.register_buffer("scale", scale)
         self.register_buffer("b", b)
 
-    def forward(self, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+    after = Linear.after
+
+    def forward(
+        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
+    ) -> Float[Tensor, "... o"]:
+        """Of x, or of before(x, *given)."""
+        x = x if before is None else before(x, *given)
         b, rows = self.b, x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW and rows.shape[1] % 16 == 0:
             y = torch.ops.aten._weight_int8pack_mm(rows, self.w, self.scale)

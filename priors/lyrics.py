@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.attention import Linear
-from priors.transformer import Init, LayerNorm, Transformer, TrunkConfig
+from priors.linear import LayerNorm, Linear
+from priors.transformer import Init, Transformer, TrunkConfig
 
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
 PUBLISHED = {"v2": _LETTERS + ".,:;!?-+'\"()[] \t\n", "v3": _LETTERS + ".,:;!?-'\"()[] \t\n"}

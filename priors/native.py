@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from priors.attention import Linear
 from priors.cache import Cache, CrossCache, places
 from priors.int8 import Int8Linear
+from priors.linear import Linear
 
 if TYPE_CHECKING:
     from priors.autoregressive import AutoregressivePrior, Heard
@@ -93,9 +93,7 @@ def rows_of(linear: Linear) -> Tensor:
 class Native:
     """The steps of one window: a code in, the next logits out."""
 
-    def __init__(
-        self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int
-    ):
+    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
         self.prior, self.heard, self.caches, self.position = prior, heard, caches, position
         self.held: list[Tensor] = []  # what the pointers point into
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, heard.start.shape[0]

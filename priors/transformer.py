@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from priors.attention import Attention, Linear, attend
+from priors.attention import Attention, attend
 from priors.cache import Cache, CrossCache, Place
+from priors.linear import LayerNorm, Linear, quick_gelu
 
 LOCAL = ("row", "column", "previous_row")
 
@@ -88,27 +89,14 @@ class TrunkConfig:
         return self.order[layer % len(self.order)]
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer norm computed in float32 (float64 stays), returned in the dtype of its input."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        wide = input if input.dtype == torch.float64 else input.float()
-        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
-        return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
-
-
 class MLP(nn.Module):
     def __init__(self, width: int, hidden: int, std: float, out_std: float):
         super().__init__()
         self.c_fc = Linear(width, hidden, std)
         self.c_proj = Linear(hidden, width, out_std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+    def forward(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
+        return self.c_proj(self.c_fc.after(norm, x), quick_gelu)
 
 
 class Block(nn.Module):
@@ -131,11 +119,12 @@ class Block(nn.Module):
     def finish(self, x: Tensor, a: Tensor) -> Tensor:
         """The rest of the block once its attention is known."""
         a = self.dropout(a)
-        m = self.dropout(self.mlp(self.ln_1(x + a)))
-        return x + a + m if self.scale == 1.0 else x + self.scale * (a + m)
+        y = x + a
+        m = self.dropout(self.mlp(y, self.ln_1))
+        return y + m if self.scale == 1.0 else x + self.scale * (a + m)
 
     def forward(self, x: Tensor, encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
-        return self.finish(x, self.attn(self.ln_0(x), encoded, distance))
+        return self.finish(x, self.attn(x, encoded, distance, self.ln_0))
 
     def prefill(self, x: Tensor, cache: Cache | CrossCache) -> Tensor:
         """All steps of a prompt in parallel, leaving their keys and values in the cache."""
@@ -157,7 +146,9 @@ class Block(nn.Module):
             return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
         place = cast("Place", at)
         q, k, v = attn.project(normed)
-        seen = F.scaled_dot_product_attention(q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None])
+        seen = F.scaled_dot_product_attention(
+            q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None]
+        )
         if cache.pattern == "previous_row":
             seen = seen * place.some  # exactly zero where it sees nothing
         return self.finish(x, attn.merge(seen))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.transformer import Init, LayerNorm
+from priors.linear import LayerNorm
+from priors.transformer import Init
 from vqvae.blocks import DecoderStage
 
 

@@ -220,6 +220,27 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
         train("prior", str(data), preset="test", out=str(tmp_path / "twin"))
 
 
+def test_recomputing_activations_keeps_less_and_changes_neither_losses_nor_the_model(data, model, tmp_path):
+    found, kept = [], []
+    for recompute in (False, True):
+        out = tmp_path / str(recompute)
+        shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+        train("prior", str(data), preset="test", level=2, steps=3, recompute=recompute, out=str(out))
+        lines = read_log(out / "training" / "prior_2" / "log.jsonl")
+        files = [(out / name).read_bytes() for name in ("config.json", "prior_2.safetensors")]
+        found.append(([(line["loss"], line["gradient_norm"]) for line in lines], files))
+        task = tasks(data, model, replace(RECIPE, recompute=recompute))[1]
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            losses = task.loss(task.batch(0, 0, 1), 0)
+        kept.append(sum(sizes))
+        del losses
+    assert len(found[0][0]) == 3 and found[0] == found[1]
+    assert kept[1] < kept[0]
+    with pytest.raises(UserError, match="--recompute is for priors"):
+        train("vqvae", str(data), preset="test", recompute=True, out=str(tmp_path / "codec"))
+
+
 def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_time(data, model, monkeypatch):
     asked: list[Recipe] = []
     done = Trained("vqvae_2", 0, 0, 0.0, "done")

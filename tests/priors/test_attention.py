@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from priors.attention import PATTERNS, Attention, attend, visible
 
@@ -34,7 +36,7 @@ def test_blocked_form_equals_masked_dense_form(pattern, length, block, prime, dt
     assert (ours.double() - masked(q, k, v, visible(pattern, length, block, prime))).abs().max() < limit
 
 
-@pytest.mark.parametrize("length", [1, 100, 128, 300])
+@pytest.mark.parametrize("length", [1, 100, 128, 300, 513])
 def test_training_in_bf16_on_a_cpu_takes_a_shorter_way_to_the_same_result_and_gradient(length):
     heads_ = [x.requires_grad_() for x in heads(length, torch.bfloat16)]
     truth = [x.detach().double().requires_grad_() for x in heads_]
@@ -73,19 +75,55 @@ def test_patterns_differ_from_one_another():
     assert all((a - b).abs().max() > 0.1 for i, a in enumerate(outs) for b in outs[:i])
 
 
-def test_memory_of_a_backward_pass_is_linear_in_length():
-    """No tensor of length x length is saved: the largest one that autograd keeps grows like the length."""
+class Largest(TorchDispatchMode):
+    """Watches every tensor that is made, in the forward and in the backward pass, and keeps the largest size."""
 
-    def largest(pattern: str, length: int) -> int:
-        sizes = []
-        x = torch.randn(1, length, 8, requires_grad=True)
-        attention = Attention(8, 8, 2, pattern, block=16, prime=32)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            attention(x)
-        return max(sizes)
+    numel = 0
 
-    for pattern in ("row", "previous_row", "dense", "prime"):
-        assert largest(pattern, 2048) <= 2.2 * largest(pattern, 1024), pattern
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor) and not made._is_view():
+                self.numel = max(self.numel, made.numel())
+        return out
+
+
+def largest_in_training(attention: Callable, length: int, dtype: torch.dtype) -> int:
+    """Elements of the largest tensor that a layer of width 8 with 2 heads makes in one training step under autocast."""
+    x = torch.randn(1, length, 8, requires_grad=True)
+    with Largest() as seen:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = attention(x)
+        y.sum().backward()
+    return seen.numel
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("pattern", "block"),
+    [(pattern, block) for pattern in ("row", "column", "previous_row") for block in (32, 64, 128, 256)]
+    + [("dense", 1), ("prime", 1), ("cross", 1)],
+)
+def test_no_tensor_of_length_by_length_is_ever_made_in_training(pattern, block, dtype):
+    layer, letters = (
+        Attention(8, 8, 2, pattern, block=block, prime=512, time_bias=pattern == "cross"),
+        torch.randn(1, 512, 8),
+    )
+    distance = torch.rand(1, 8192, 512)
+    heard = (letters, distance) if layer.cross else ()
+    widest = {"cross": 512, "row": 128, "previous_row": 128, "column": 128}.get(
+        pattern, 12
+    )  # keys of a query, or q, k, v
+    assert largest_in_training(lambda x: layer(x, *heard), 8192, dtype) <= 2 * 8192 * widest
+
+
+def test_a_square_of_the_length_would_be_seen():
+    """The control: the masked form makes one."""
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return masked(x, x, x, visible("dense", 1024)).float()
+
+    assert largest_in_training(plain, 1024, torch.float32) >= 1024 * 1024
 
 
 def test_cross_attention_listens_to_what_is_sung_now():

@@ -70,7 +70,10 @@ def test_native_logits_depend_neither_on_the_batch_nor_on_the_threads(make, batc
 def test_plain_and_native_steps_take_turns_on_the_same_caches(make, batch, kind):
     prior, (codes, cond) = make(kind), batch(kind)
     whole = stepped(prior, codes[:, :-1], cond, 4, False)
-    state, shift = prior.start(cond, {prior.config.level: codes[:, :4]}, [], How()), prior.vocabulary - prior.config.bins
+    state, shift = (
+        prior.start(cond, {prior.config.level: codes[:, :4]}, [], How()),
+        prior.vocabulary - prior.config.bins,
+    )
     for i, code in enumerate(codes[:, 4:-1].unbind(1)):
         prior.compiled, state.step = i % 3 == 1, None
         prior.advance(state, code + shift)

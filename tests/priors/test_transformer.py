@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from priors.attention import PATTERNS
-from priors.transformer import LOCAL, ORDERS, Init, LayerNorm, Transformer, TrunkConfig
+from priors.linear import LayerNorm
+from priors.transformer import LOCAL, ORDERS, Init, Transformer, TrunkConfig
 
 CONFIG = TrunkConfig(n_ctx=24, width=16, depth=3, heads=2, blocks=4, m_attn=0.5, prime=5)
 SHAPES = {pattern: (pattern,) for pattern in PATTERNS if pattern != "full"} | {

@@ -1,0 +1,75 @@
+"""Training steps of transformers' Jukebox prior: run by `jukebox bench prior` in the peer's own environment, never imported.
+
+It takes one json argument. With `make` it builds the top prior of `shape` with random weights and writes them there;
+else it loads them, and then for every line on stdin does a forward and a backward pass in float32 and prints its
+seconds; at the end it writes loss and gradients and prints its peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+
+os.environ["TQDM_DISABLE"] = "1"
+
+
+def main(job: dict) -> None:
+    import torch
+    from transformers.models.deprecated.jukebox import JukeboxPrior, JukeboxPriorConfig
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    shape = job["shape"]
+    config = JukeboxPriorConfig(
+        level=0,  # its levels count from the top
+        mask=True,  # without it nothing is causal
+        attention_pattern="raw_column_previous_row_attention",
+        merged_decoder=True,
+        is_encoder_decoder=False,
+        nb_relevant_lyric_tokens=0,
+        metadata_conditioning=True,
+        n_ctx=shape["n_ctx"],
+        hidden_size=shape["prior_width"],
+        num_layers=shape["prior_depth"],
+        n_heads=shape["heads"],
+        blocks=shape["blocks"],
+        metadata_dims=list(shape["y_bins"]),
+        timing_dims=shape["t_bins"],
+        max_nb_genres=shape["max_bow_genre_size"],
+        min_duration=shape["min_duration"],
+        max_duration=shape["max_duration"],
+        music_vocab_size=job["bins"],
+        sampling_rate=shape["sr"],
+    )
+    prior = JukeboxPrior(config)
+    prior.get_encoder_loss = lambda *_: torch.zeros(())  # its own fails without lyrics
+    if "make" in job:
+        for parameter in prior.parameters():  # some are left as the memory was, and may be nan
+            torch.nn.init.normal_(parameter, std=0.02)
+        torch.save(prior.state_dict(), job["make"])
+        return
+    prior.load_state_dict(torch.load(job["weights"], weights_only=True))
+    codes, labels = torch.tensor([job["codes"]]), torch.tensor([[*job["timing"], job["artist"], *job["genres"]]])
+    made = []
+
+    def run() -> None:
+        prior.zero_grad(set_to_none=True)
+        loss, _ = prior.forward_tokens(codes, [], labels)
+        loss.backward()
+        made[:] = [loss.item()]
+
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run()
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    torch.save({name: p.grad for name, p in prior.named_parameters()}, job["out"])
+    print(json.dumps({"peak_mb": peak, "loss": made[0]}), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,81 @@
+"""The linear layer of the trunks: weights stored as published, and training in little memory.
+
+What stands in front of most products is cheap to make and as large as the stream: a norm, an activation. Autograd would
+keep both what they were made of and what they made; `Linear(x, before)` keeps the first only and makes the second again
+in the backward pass (Chen et al. 2016, "sublinear memory cost", with the products left out of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Function = Callable[..., Tensor]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Layer norm computed in float32 (float64 stays), returned in the dtype of its input."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    return F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias.to(wide.dtype)).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return layer_norm(input, self.weight, self.bias)
+
+
+class _Product(torch.autograd.Function):
+    """before(x, ...) w + b, which keeps x instead of what is multiplied."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, w: Tensor, b: Tensor, before: Function, *given: Tensor) -> Tensor:
+        device = x.device.type
+        ctx.before = before
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        ctx.save_for_backward(x, w, *given)
+        with torch.autocast(device, enabled=False):
+            y = before(x, *given).to(ctx.dtype).flatten(0, -2)
+            return torch.addmm(b.to(ctx.dtype), y, w.to(ctx.dtype)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x, w, *given), gradient = ctx.saved_tensors, gradients[0].flatten(0, -2)
+        with torch.autocast(x.device.type, enabled=False):
+            inputs = [t.detach().requires_grad_() for t in (x, *given)]
+            with torch.enable_grad():
+                y = ctx.before(*inputs)
+            back = (gradient @ w.to(ctx.dtype).t()).to(y.dtype).view(y.shape)
+            dx, *others = torch.autograd.grad(y, inputs, back)
+            dw = (y.detach().to(ctx.dtype).flatten(0, -2).t() @ gradient).to(w.dtype)
+            return dx, dw, gradient.sum(0, dtype=w.dtype), None, *others
+
+
+class Linear(nn.Module):
+    """y = x w + b with w stored (in, out): the published layout, and the faster one for a single row on a CPU."""
+
+    def __init__(self, n_in: int, n_out: int, std: float = 0.02):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(n_in, n_out) * std if std else torch.zeros(n_in, n_out))
+        self.b = nn.Parameter(torch.zeros(n_out))
+
+    def forward(
+        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
+    ) -> Float[Tensor, "... o"]:
+        """Of x, or of before(x, *given), which is not kept for the backward pass."""
+        if before is not None and torch.is_grad_enabled():
+            return _Product.apply(x, self.w, self.b, before, *given)
+        x = x if before is None else before(x, *given)
+        y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
+        return y.view(*x.shape[:-1], -1)
+
+    def after(self, norm: LayerNorm | None, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
+        """Of norm(x), or of x where it has been normed."""
+        return self(x) if norm is None else self(x, layer_norm, norm.weight, norm.bias)
