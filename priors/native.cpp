@@ -149,6 +149,7 @@ static void layer_norm(const float *x, const float *w, const float *b, float eps
 #pragma omp simd reduction(+ : square)
     for (int64_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
     float norm = 1.0f / std::sqrt(square / n + eps);
+#pragma omp simd
     for (int64_t i = 0; i < n; i++) y[i] = (x[i] - mean) * norm * w[i] + b[i];
 }
 
@@ -168,6 +169,7 @@ static void attend(const float *q, const C *k, const C *v, const C *bias, int64_
     for (int64_t i = 0; i < d; i++) out[i] = 0;
     for (int64_t j = 0; j < count; j++) {
         float share = logits[j] / total;
+#pragma omp simd
         for (int64_t i = 0; i < d; i++) out[i] += share * number(v[j * d + i]);
     }
 }
@@ -203,10 +205,12 @@ static void run(const Step &s, int64_t position, const float *again, float *answ
 #pragma omp for schedule(static)
             for (int64_t j = 0; j < s.batch * s.heads; j++) head_of<C>(s, l, position, j / s.heads, j % s.heads, logits.data());
             product<W>(l.proj, s.attended, s.batch, stored(s.a, s.width));
+#pragma omp simd
             for (int64_t j = 0; j < n; j++) sum_[j] = s.x[j] + s.a[j];
             for (int64_t b = 0; b < s.batch; b++)
                 layer_norm(&sum_[b * s.width], l.ln_1_w, l.ln_1_b, s.eps, s.width, &normed[b * s.width]);
             product<W>(l.fc, normed.data(), s.batch, [&](int64_t r, int R, int64_t o, int O, float *v) {
+#pragma omp simd
                 for (int i = 0; i < R * O; i++) v[i] = v[i] / (1.0f + exponential(-1.702f * v[i]));
                 stored(s.m, s.hidden)(r, R, o, O, v);
             });
