@@ -114,6 +114,28 @@ def _pieces(text: str, start: float, timed: bool) -> list[tuple[float, str]]:
     return pieces + [(_seconds(*parts[i : i + 2]), parts[i + 2].strip()) for i in range(1, len(parts), 3)]
 
 
+def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
+    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; `parse_lrc` undoes it.
+
+    A word ends at the next stamp; where it does so before the next word begins, an empty word stands between.
+    """
+    text = []
+    for line in lines:
+        parts = [f"[{_stamp(line[0].start)}]"]
+        for word, after in zip(line, [*line[1:], None]):
+            parts.append(f"<{_stamp(word.start)}>{word.text}")
+            if after is None or _stamp(after.start) != _stamp(word.end):
+                parts.append(f"<{_stamp(word.end)}>")
+        text.append(" ".join(parts))
+    return "\n".join(text) + "\n"
+
+
+def _stamp(seconds: float) -> str:
+    """Return seconds as mm:ss.xx."""
+    hundredths = round(100 * seconds)
+    return f"{hundredths // 6000:02d}:{hundredths // 100 % 60:02d}.{hundredths % 100:02d}"
+
+
 def _count(text: str) -> int:
     """Count the syllables of a line."""
     return sum(map(syllables, text.split()))
@@ -166,6 +188,15 @@ def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
             gap = np.arange(first - before) + 0.5
             result[before:first] = last[1] + gap / (first - before) * (start - last[1])
         last = (number, end)
+    return result
+
+
+def word_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
+    """Return float64 (len(lyrics), 2): when the word of each character begins and ends; nan between words and where unknown."""
+    result = np.full((len(lyrics), 2), np.nan)
+    words = _words(lyrics)
+    for number, start, end in _matched(lyrics, times):
+        result[slice(*words[number])] = start, end
     return result
 
 

@@ -10,6 +10,7 @@ priors   bits per code under the true conditions and under false ones, window by
              above           codes of the level above from another song
 A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
 over songs. The unigram entropy is that of the held-out codes themselves: the best that a prior without memory could do.
+Whether attention follows the words is measured in `jukebox/listening.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from data_prep import audio as sound
 from data_prep.errors import UserError
 from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox import metrics
+from jukebox.listening import alignment_figures
 from jukebox.model import Jukebox
 from jukebox.song import Prepared, Song, song_of, window_conditions
 from priors.autoregressive import AutoregressivePrior
@@ -137,7 +139,7 @@ def window_bits(
 
 def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: int) -> dict:
     """Bits per code of one prior under true and false conditions."""
-    prior, labels = model.prior(level), model.labels
+    prior, labels = model.prior(level), model.labels_of(level)
     config = prior.config
     ratio = config.above.ratio if config.above else 1
     windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)
@@ -200,10 +202,13 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
     if config.above:
         trial("above", conditions(lambda w: songs[w.song], upper=lambda w: w.other))
 
+    alignment = None
+    if config.lyrics:
+        alignment = alignment_figures(prior, true_songs, labels, model.vocabulary, windows, codes, seed)
     mean, error = metrics.mean_and_error(bits)
     _, entropy = metrics.codebook_use(torch.from_numpy(np.concatenate([c[level] for c in held.codes])), config.bins)
     return {
-        "bits": mean, "se": error, "unigram_bits": entropy, "windows": len(windows),
+        "bits": mean, "se": error, "unigram_bits": entropy, "windows": len(windows), "alignment": alignment,
         "controls": {name: _figures(true, false, [w.song for w in windows]) for name, (true, false) in trials.items()},
     }  # fmt: skip
 
@@ -270,7 +275,24 @@ def tables(figures: dict) -> str:
             for name, c in f["controls"].items()
         ]
     head = f"held out: {figures['songs']} songs, {figures['seconds']:.0f} s"
-    return "\n\n".join([head, metrics.table(codec), *([metrics.table(rows)] if len(rows) > 1 else [])])
+    followed = [alignment_table(level, f["alignment"]) for level, f in figures["priors"].items() if f["alignment"]]
+    return "\n\n".join([head, metrics.table(codec), *([metrics.table(rows)] if len(rows) > 1 else []), *followed])
+
+
+def alignment_table(level: str, figures: dict) -> str:
+    """The scores of one prior's attention to its lyrics."""
+    rows: list[list[object]] = [
+        ["attention beside control", "on the word", "control", "difference", "se", "z", "z by song"]
+    ]
+    rows += [
+        [name, t["score"], t["control"], t["difference"], t["se"], t["z"], t["z_songs"]]
+        for name, t in figures["trials"].items()
+    ]
+    head = (
+        f"level {level}: share of sung steps whose most heard letter is of the word being sung (layer {figures['layer']}, "
+        f"head {figures['head']}; by chance {figures['chance']:.3f})"
+    )
+    return head + "\n" + metrics.table(rows)
 
 
 # ---- the sound of what was made

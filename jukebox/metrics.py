@@ -2,9 +2,9 @@
 
 Everything here is a pure function of tensors, torch and numpy only; nothing is downloaded. Three groups:
 
-- codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`;
+- codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`, `alignment_score`;
 - a reconstruction beside its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`;
-- a piece of sound alone (`sound_statistics`) or two sets of pieces (`sound_features`, `frechet_distance`).
+- a piece of sound alone (`sound_statistics`, `seams`) or two sets of pieces (`sound_features`, `frechet_distance`).
 
 Notable: spectral flatness, the usual test for noise, says nothing about samples whose partials have dissolved into
 noise *bands*, for such a spectrum is as steep as music's. `peakiness` looks closer: how much of the energy stands in
@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # -------------------- codes and paired trials
@@ -68,6 +68,21 @@ def paired_by_song(true: Sequence[float], control: Sequence[float], songs: Seque
     _, song = np.unique([str(s) for s in songs], return_inverse=True)
     count = np.bincount(song)
     return paired(*(np.bincount(song, np.asarray(v, dtype=np.float64)) / count for v in (true, control)))
+
+
+def alignment_score(weights: Float[Tensor, "b h t n"], sung: Bool[Tensor, "b t n"]) -> Float[Tensor, "b h"]:
+    """The share of steps whose most heard letter is of the word being sung, for every window and head of an attention.
+
+    `sung` is true where letter n is of the word sung at step t; steps at which no letter of the window is sung do not
+    count, and a window that has no others scores nan.
+    """
+    right = sung[:, None].expand(weights.shape).gather(-1, weights.argmax(-1, keepdim=True))[..., 0]  # (B, H, T)
+    return right.sum(-1) / sung.any(-1).sum(-1)[:, None]
+
+
+def alignment_chance(sung: Bool[Tensor, "b t n"], letters: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """The `alignment_score` to expect of a head that picks letters at random; `letters` is false where a window is padded."""
+    return (sung.sum(-1) / letters.sum(-1, keepdim=True)).sum(-1) / sung.any(-1).sum(-1)
 
 
 # -------------------- a reconstruction and its original
@@ -177,6 +192,38 @@ def chroma(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Ten
     pitch = (69 + 12 * (hz[heard] / 440).log2()).round().long() % 12
     classes = torch.zeros(12, power.shape[1]).index_add_(0, pitch, power[heard])
     return classes / classes.sum(0).clamp(min=1e-6)
+
+
+class Seams(NamedTuple):
+    """The spectral flux (dB) where windows join, elsewhere, and the first over the second: 1 is a seam that nobody can find."""
+
+    joins: float
+    inside: float
+    ratio: float
+
+
+def seams(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int, joins: Sequence[float]) -> Seams:
+    """How restless a sound is at its `joins` (seconds) beside the rest of it: means of the largest flux within 12 ms.
+
+    The flux is that of short frames, 12 ms with a step of 1.5 ms, against the frame 6 ms before: a click, a jump of phase and a
+    note that breaks off all show, where the longer frames of `spectral_flux` would smear them over the next window.
+    """
+    x = torch.as_tensor(audio).float()
+    x = x.reshape(-1, x.shape[-1]).mean(0)
+    n_fft = window_length(sample_rate, 0.012)
+    step = n_fft // 8
+    level = 20 * (magnitudes(x, n_fft, step) * (4 / n_fft)).clamp(min=1e-4).log10()  # (f, n)
+    level = level.clamp(min=level.max().item() - 60)
+    flux = F.pad((level[:, 4:] - level[:, :-4]).clamp(min=0).mean(0), (4, 0))
+    largest = F.max_pool1d(flux[None], 17, stride=1, padding=8)[0]
+    at = torch.tensor([round(second * sample_rate / step) for second in joins], dtype=torch.long).clamp(
+        max=len(flux) - 1
+    )
+    inside = torch.ones(len(flux), dtype=torch.bool)
+    for reach in range(-16, 17):  # neither its frames nor those of its neighbourhood
+        inside[(at + reach).clamp(0, len(flux) - 1)] = False
+    a, b = largest[at].mean().item(), largest[inside].mean().item()
+    return Seams(a, b, a / b if b > 0 else math.nan)
 
 
 class Sound(NamedTuple):

@@ -13,9 +13,7 @@ before they are filled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -31,6 +29,7 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
+from jukebox.files import file_hash, write_json
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.int8 import quantise
 from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
@@ -49,34 +48,11 @@ DTYPES = {
 }  # beside int8's weights
 
 
-def write_json(path: Path, data: dict) -> None:
-    """Write a json file so that a reader sees the old one or the new one, never half of it; what is not a number becomes null."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     os.replace(temporary, path)
-
-
-def file_hash(path: Path, digits: int = 12) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:digits]
 
 
 def is_norm(name: str) -> bool:
@@ -265,6 +241,17 @@ class Jukebox:
             write_json(self.folder / CONFIG, config)
             self.__init__(self.folder, config)
             self.write_card()
+
+    def alignment(self, level: int) -> dict | None:
+        """The way by which the prior of a level tells best when words are sung, if one is known (`jukebox/alignment.py`)."""
+        return next((p.get("alignment") for p in self.config["priors"] if p["level"] == level), None)
+
+    def save_alignment(self, level: int, way: dict) -> None:
+        """Keep such a way with the prior; a prior that is written anew begins without one."""
+        with FileLock(self.folder / ".lock"):
+            self.config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            next(p for p in self.config["priors"] if p["level"] == level)["alignment"] = way
+            write_json(self.folder / CONFIG, self.config)
 
     # ---- music: the same walk as the verbs, see jukebox/sample.py
 

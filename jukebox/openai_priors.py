@@ -176,6 +176,14 @@ PRIORS: dict[str, dict[str, Any]] = {
 ALIGNMENT = {"prior_5b_lyrics": (68, 2), "prior_1b_lyrics": (63, 0)}
 
 
+def alignment_way(name: str, config: PriorConfig) -> dict[str, Any] | None:
+    """The published way of telling when words are sung (`jukebox/alignment.py`); None for priors of another shape."""
+    layer, head = ALIGNMENT.get(name, (config.trunk.depth, 0))
+    if layer >= config.trunk.depth or config.trunk.pattern(layer) not in ("cross", "prime"):
+        return None
+    return {"way": "attention", "layer": layer, "head": head, "found": "published"}
+
+
 def _order(number: int) -> tuple[str, ...]:
     if number not in ORDERS:
         raise ValueError(
@@ -195,11 +203,13 @@ def _trunk(hps: Mapping[str, Any], kind: str, n_ctx: int, prefix: str = "", prim
 def prior_config(hps: Mapping[str, Any], vqvae_hps: Mapping[str, Any]) -> PriorConfig:
     """The shape of a published prior from its settings and its codec's; what `hps` lacks has its published default.
 
-    Of the codec `l_bins`, `downs_t` and `strides_t` are read. Settings that change training only are not looked at.
+    Of the codec `l_bins`, `downs_t`, `strides_t` and `levels` (left out: all of them) are read. Settings that change
+    training only are not looked at.
     """
     hps = _DEFAULTS | dict(hps)
     level, bins = hps["level"], vqvae_hps["l_bins"]
     strides = [stride**down for stride, down in zip(vqvae_hps["strides_t"], vqvae_hps["downs_t"], strict=True)]
+    strides = strides[: vqvae_hps.get("levels")]
     top, tokens, one_stream = level == len(strides) - 1, hps["n_tokens"], hps["single_enc_dec"]
 
     labels = lyrics = above = None
@@ -213,11 +223,10 @@ def prior_config(hps: Mapping[str, Any], vqvae_hps: Mapping[str, Any]) -> PriorC
         encoder = TrunkConfig(tokens, hps["prior_width"], 0) if one_stream else _trunk(hps, "prime", tokens, "prime_")
         lyrics = LyricConfig(hps["n_vocab"], tokens, encoder, causal=True, loss_weight=hps["prime_loss_fraction"])
     if not top:
-        if hps["cond_m_conv"] != 1.0:
-            raise ValueError(f"cond_m_conv {hps['cond_m_conv']}: our upsampler's residual blocks have m_conv 1 only")
         above = UpsamplerConfig(
             bins, vqvae_hps["downs_t"][level + 1], vqvae_hps["strides_t"][level + 1], hps["cond_width"],
             hps["cond_depth"], hps["cond_dilation_growth_rate"], hps["cond_dilation_cycle"], hps["cond_res_scale"],
+            hps["cond_m_conv"],
         )  # fmt: skip
     trunk = _trunk(hps, "prior", hps["n_ctx"] + tokens * one_stream, prime=tokens * one_stream)
     return PriorConfig(

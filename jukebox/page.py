@@ -42,6 +42,12 @@ def hertz_labels(sample_rate: int) -> list[tuple[float, str]]:
     return [(mel(hz) / mel(top_hz(sample_rate)), label) for hz, label in marks if hz < 0.97 * top_hz(sample_rate)]
 
 
+def reached(lines: Sequence[Mapping[str, Any]], sample: int) -> int:
+    """Codes that a sample has by these lines of progress; a line that names no samples is of all."""
+    totals = [line.get("codes_total") or 0 for line in lines if sample in line.get("samples", [sample])]
+    return max(totals, default=0)
+
+
 def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) -> dict[int | str, dict[str, float]]:
     """Level -> share done (0..1), seconds taken, seconds of music (of all samples), their ratio; "all" at the end."""
     songs, levels, longest = len(request["samples"]), sorted(request["levels"]), max(request["hops"])
@@ -50,7 +56,7 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
         lines = [line for line in progress if line.get("level") == level]
         made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
         took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
-        heard = max((line.get("codes_total") or 0 for line in lines), default=0) * request["hops"][level]
+        heard = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
         done = 1.0 if heard > wanted - longest else heard / wanted  # lengths are rounded down to whole coarse codes
         out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
@@ -113,14 +119,18 @@ def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
     )
 
 
-def level_html(request: Mapping[str, Any], level: int, sample: int, sound: Sounding | None, done: float) -> str:
-    """Picture and player of one level of one sample, or how far it has come."""
-    hop, ranks = request["hops"][level], {len(request["hops"]) - 1: "coarsest", 0: "finest"}
+def level_html(
+    request: Mapping[str, Any], level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]
+) -> str:
+    """Picture and player of one level of one sample, or how far it has come; `row` as `speeds` gives it."""
+    done, hop, ranks = row["done"], request["hops"][level], {len(request["hops"]) - 1: "coarsest", 0: "finest"}
     about = f"{ranks.get(level, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
     if sound is None:
         about += ", nothing to hear yet"
     elif sound.note or done < 1:
         about += f", {html.escape(sound.note) or f'{clock(sound.seconds)} so far'}"
+    if row["speed"]:
+        about += f"; {row['speed']:.3g} seconds of music per second"
     parts = [f'<figcaption><b>Level {level}</b> <span class="soft">{about}</span></figcaption>']
     if sound is not None and sound.png:
         prompt = (request.get("prompt") or {}).get("seconds") or 0.0
@@ -133,26 +143,38 @@ def level_html(request: Mapping[str, Any], level: int, sample: int, sound: Sound
     return "<figure>" + "\n".join(parts) + "</figure>"
 
 
+def words_of(song: Mapping[str, Any], heard: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
+    """[text, start, end] of each word that lights up, and whose times these are: the model's ear comes before what was asked."""
+    if heard is not None:
+        times = [[word["word"], word["start"], word["end"]] for word in heard["words"]]
+        missed = f"; {len(heard['left_out'])} words are not heard" if heard["left_out"] else ""
+        return times, f"Words light up where the model hears them{missed}."
+    times = song.get("word_times") or []
+    return times, "Words light up at the times that were asked for." if times else ""
+
+
 def sample_html(
     request: Mapping[str, Any],
     sample: int,
     sounds: Mapping[tuple[int, int], Sounding],
-    done: Mapping[int | str, Mapping[str, float]],
+    speed: Mapping[int | str, Mapping[str, float]],
+    heard: Mapping[str, Any] | None = None,
 ) -> str:
-    """One sample: who and what, its levels from the finest to the coarsest, its lyrics."""
+    """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `heard` is its alignment."""
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
     title = f"Sample {sample + 1}: {name}" if len(request["samples"]) > 1 else name
     levels = [
-        level_html(request, level, sample, sounds.get((level, sample)), done[level]["done"])
+        level_html(request, level, sample, sounds.get((level, sample)), speed[level])
         for level in sorted(request["levels"])
     ]
-    lyrics, quiet = song.get("lyrics") or "", '<p class="soft">No lyrics were given.</p>'
-    words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, song.get("word_times") or [])}</div>'
+    lyrics = song.get("lyrics") or ""
+    times, note = words_of(song, heard) if lyrics else ([], "No lyrics were given.")
+    words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
     return (
-        f'<section class="sample{" sung" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
-        f"{'' if lyrics else quiet}</header><div>{''.join(levels)}</div>{words if lyrics else ''}</section>"
+        f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
+        f'<p class="soft">{note}</p></header><div>{"".join(levels)}</div>{words}</section>'
     )
 
 
@@ -186,17 +208,27 @@ def page_html(
     request: Mapping[str, Any],
     progress: Sequence[Mapping[str, Any]],
     sounds: Mapping[tuple[int, int], Sounding],
+    heard: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample)."""
+    """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
+
+    `heard` is the alignment of each sample (words with start and end, and those left out), where there is one.
+    """
     speed, count = speeds(request, progress), len(request["samples"])
-    verb = {"sample": "A song from nothing", "continue": "A recording, continued", "upsample": "Upsampled"}
+    verb = {
+        "sample": "A song from nothing",
+        "continue": "A recording, continued",
+        "upsample": "Upsampled",
+        "branch": "A song that goes on another way",
+    }
     title = verb.get(request["verb"], str(request["verb"]))
     prompt = request.get("prompt")
     facts = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
     facts += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
     facts += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
     badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
-    samples = "\n".join(sample_html(request, i, sounds, speed) for i in range(count))
+    aligned = [*heard, *[None] * (count - len(heard))]
+    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i]) for i in range(count))
     names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
     rates = [
         (names[k], f"{100 * r['done']:.0f} %", clock(r["took"]), f"{r['speed']:.3g}" if r["took"] else "")
@@ -216,11 +248,13 @@ def page_html(
         tables += f"<details><summary>Machine, versions, model</summary>{table_html(where)}</details>"
     body = (
         f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(facts))}</p></header>\n'
-        f'{samples}\n<section><div class="tables">{tables}</div></div>'
+        f'<div class="samples">{samples}</div>\n<section><div class="tables">{tables}</div></div>'
         f'<p class="soft">Everything that was asked for: <a href="run.json">run.json</a></p></section>'
     )
     template = resources.files("jukebox").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(title=html.escape(f"{title} · seed {request['seed']}"), body=body)
+    return Template(template).substitute(
+        title=html.escape(f"{title} · seed {request['seed']}"), kind=' class="many"' if count > 1 else "", body=body
+    )
 
 
 def _items(part: object) -> list[tuple[object, object]]:

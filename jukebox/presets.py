@@ -34,8 +34,10 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup: int = 50
-    schedule: str = "cosine"  # or "linear", "constant"
+    schedule: str = "cosine"  # or "linear", "constant", "published"
     decay_from: float = 0.0  # share of the run at which linear decay starts
+    gamma: float = 1.0  # "published" only: factor on the rate after every `gamma_every` steps
+    gamma_every: int = 0  # 0: never
     final_lr: float = 0.05  # share of lr at the last step
     clip: float = 1.0  # largest gradient norm; 0: none
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved

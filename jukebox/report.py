@@ -1,6 +1,6 @@
 """Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms and curves for the docs.
 
-`write_page` reads nothing but the run folder (run.json, progress.jsonl, audio/*.wav), so it can be called after every
+`write_page` reads nothing but the run folder (run.json, progress.jsonl, alignment.json, audio/*.wav), so it can be called after every
 window, after a kill, and years later. Pictures depend on the sound alone and are drawn again when the sound is newer.
 Their frequency axis is mel up to 11 kHz; each row holds the mean power between its two edges, read off the running sum
 of the spectrum: no row is empty at the bottom, and none skips a partial at the top.
@@ -152,8 +152,16 @@ def show(run: Path, wav: Path) -> Sounding:
     return Sounding(f"audio/{wav.name}", f"images/{png.name}", seconds, rate)
 
 
+def read_alignment(run: Path) -> list[dict[str, Any]]:
+    """What RUN/alignment.json says of each sample; none where it is not there or cannot be read."""
+    try:
+        return json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
 def write_page(run: Path) -> Path:
-    """Writes RUN/index.html and its pictures from run.json, progress.jsonl and the wavs that are there; the path of it.
+    """Writes RUN/index.html and its pictures from run.json, progress.jsonl, alignment.json and the wavs there are; its path.
 
     Raises UserError where there is no run.json that can be read.
     """
@@ -170,6 +178,6 @@ def write_page(run: Path) -> Path:
             wav = run / "audio" / f"level_{level}_sample_{sample}.wav"
             if wav.exists():
                 sounds[level, sample] = show(run, wav)
-    page = page_html(request, read_lines(run / "progress.jsonl"), sounds)
+    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, read_alignment(run))
     write_atomically(run / "index.html", page.encode("utf-8"))
     return run / "index.html"

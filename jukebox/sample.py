@@ -1,283 +1,245 @@
-"""Sampling a song: one walk over levels and windows, and the verbs that begin it (Jukebox, section 5).
+"""Sampling songs: one walk over levels and windows, and the verbs that begin it (Jukebox, section 5).
 
-    sample      from nothing             every level, top first
-    continue_   from a recording         its codes are the prompt of every level
-    upsample    from a run's top codes   the lower levels
-    resume      from a run cut short     what is missing
+    sample      from nothing                          every level, top first
+    continue_   from recordings, codes or runs        their beginning is the prompt of every level
+    branch      from the first seconds of a run       another seed, other words, another take
+    upsample    from the codes of a level             the levels below it
+    replay      from a run.json                       the same codes again
+    resume      from a run cut short                  what is missing
 
-A window hears the codes before it (its prime), the codes above it and its conditions, and writes what is missing of it. Codes
-that exist are never changed. Only the prior of one level is in memory at a time.
+Each verb writes a request (jukebox/request.py) and hands it to `resume`, which is the walk: codes that are given are fetched, every
+level is filled, top first, and what can be heard is decoded on the way. A window hears the codes before it (its prime), the
+codes above it and its conditions. Codes that exist are never changed. Only one level's prior is in memory at a time.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep import audio as sound
-from data_prep.align import TimedText
 from data_prep.errors import UserError
+from jukebox import request
+from jukebox.batches import batches_at
+from jukebox.facts import Facts, check_weights
+from jukebox.filling import Filling, windows_of
+from jukebox.hearing import Hearing
+from jukebox.metrics import Seams, seams
 from jukebox.model import Jukebox
-from jukebox.report import write_page
-from jukebox.run import Run, generator
-from jukebox.schedule import codes_of, starts
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.report import read_wav, write_page
+from jukebox.request import Choices
+from jukebox.run import REQUEST, Run, read_request, versions
+from jukebox.song import Prepared, Song
+from jukebox.sources import fetch
 from priors import native
-from priors.autoregressive import AutoregressivePrior
-from priors.conditions import stack
 from priors.prior import How
-from vqvae.stream import decode_long, encode_long
 
-HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
 WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
-def request(
-    model: Jukebox, songs: Sequence[Song], seconds: float, *, verb: str, seed: int, how: dict[int, How], total_seconds: float,
-    levels: Sequence[int], hop_fractions: Sequence[float], prompt: dict | None = None, dtype: str = "float32", compile: str = "auto",
-) -> dict:  # fmt: skip
-    """What run.json says before the first code."""
-    return {
-        "verb": verb, "model": str(model.folder.resolve()), "model_hash": model.hashes(), "seed": seed, "seconds": seconds,
-        "total_seconds": total_seconds, "sample_rate": model.sample_rate, "channels": model.codec_config.channels,
-        "hops": list(model.hops), "levels": sorted(levels, reverse=True), "hop_fractions": list(hop_fractions),
-        "how": {str(level): asdict(choice) for level, choice in how.items()}, "prompt": prompt,
-        "dtype": dtype, "compile": compile,
-        "samples": [
-            {"artist": s.artist, "genres": list(s.genres), "lyrics": s.lyrics, "word_times": [list(t) for t in s.word_times]} for s in songs
-        ],
-    }  # fmt: skip
-
-
-def sample(
-    model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, *, seed: int = 0, how: dict[int, How] | None = None,
-    total_seconds: float = 0.0, levels: Sequence[int] = (), hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
-    dtype: str = "float32", compile: str = "auto",
-) -> Run:  # fmt: skip
-    """Sample `seconds` of music for every song (a batch) into the run folder `out`."""
-    levels = checked_levels(model, levels)
-    songs = [song.placed(model.labels) for song in _lengthened(songs, total_seconds or seconds)]
-    how = how or {}
-    asked = request(
-        model, songs, seconds, verb="sample", seed=seed, how={level: how.get(level, How()) for level in range(len(model.hops))},
-        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions, dtype=dtype, compile=compile,
-    )  # fmt: skip
-    return walk(model, Run.create(out, asked), device)
+def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **choices) -> Run:
+    """Sample `seconds` of music for every song (a batch) into the run folder `out`; `choices` as in `request.Choices`."""
+    facts = Facts.read(model.folder)
+    return resume(Run.create(out, request.sampled(facts, songs, seconds, _choices(model, choices))))
 
 
 def continue_(
-    model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path, *,
-    seed: int = 0, how: dict[int, How] | None = None, total_seconds: float = 0.0, levels: Sequence[int] = (),
-    hop_fractions: Sequence[float] = HOP_FRACTIONS, device: str = "auto",
-    dtype: str = "float32", compile: str = "auto",
+    model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
+    **choices,
 ) -> Run:  # fmt: skip
-    """Continue recordings: the first `prompt_seconds` of each file are kept as codes, `seconds` is the finished length."""
-    if not 0 < prompt_seconds < seconds:
-        raise UserError(
-            f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
-        )
-    levels = checked_levels(model, levels)
-    top_hop = model.hops[-1]
-    length = codes_of(prompt_seconds, model.sample_rate, top_hop, top_hop) * top_hop
-    heard = np.stack([_prompt(model, path, length) for path in prompts])
-    heard = heard[np.arange(len(songs)) % len(heard)]  # one file may serve several samples
-    codes = encode_long(model.codec(levels), torch.from_numpy(heard), levels)
-    songs = [song.placed(model.labels) for song in _lengthened(songs, total_seconds or seconds)]
-    how = how or {}
-    asked = request(
-        model, songs, seconds, verb="continue", seed=seed, how={level: how.get(level, How()) for level in range(len(model.hops))},
-        total_seconds=total_seconds or seconds, levels=levels, hop_fractions=hop_fractions, dtype=dtype, compile=compile,
-        prompt={"path": [str(path) for path in prompts] if len(prompts) > 1 else str(prompts[0]), "seconds": length / model.sample_rate},
-    )  # fmt: skip
-    run = Run.create(out, asked)
-    for level in sorted(levels, reverse=True):
-        run.append(level, 0, codes[level].numpy(), 0.0)
-    return walk(model, run, device)
+    """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
+    facts = Facts.read(model.folder)
+    asked = request.continued(facts, songs, prompts, prompt_seconds, seconds, _choices(model, choices))
+    return resume(Run.create(out, asked))
+
+
+def branch(
+    run: Run, out: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
+    seed: int | None = None, **choices,
+) -> Run:  # fmt: skip
+    """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
+    made = Choices(**{"threads": torch.get_num_threads(), **choices})
+    asked = request.branched(run, made, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
+    return resume(Run.create(out, asked))
 
 
 def upsample(
-    run: Run,
-    out: str | Path | None = None,
-    *,
-    seed: int | None = None,
-    model: Jukebox | None = None,
-    device: str = "auto",
+    run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, **choices
 ) -> Run:
-    """Write the lower levels of a run that has its top codes; with `out`, in a copy, so that another seed can be tried."""
-    model = model or Jukebox.from_pretrained(run.request["model"])
-    top = max(run.request["levels"])
-    if not run.count(top):
-        raise UserError(
-            f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
-        )
+    """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed."""
     if out is not None:
-        fresh = Run.create(out, {k: v for k, v in run.request.items() if k not in ("version", "machine", "versions")})
-        fresh.append(top, 0, run.codes(top), 0.0)
-        run = fresh
-    changes: dict = {"levels": list(range(top, -1, -1))}
-    if seed is not None:
-        changes["seed"] = seed
-    run.update(**changes)
-    return walk(model, run, device)
+        made = Choices(**{"threads": torch.get_num_threads(), **choices})
+        return resume(Run.create(out, request.upsampled(run, made, level, seed)))
+    if level is not None or seed is not None or choices:
+        raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
+    run.update(levels=request.extended(run))
+    return resume(run)
 
 
-def resume(run: Run, device: str = "auto") -> Run:
-    """Go on with a run until it is finished; the codes are those of an uninterrupted one."""
-    threads = run.request.get("machine", {}).get("threads")
-    if threads:
-        torch.set_num_threads(threads)
-    model = Jukebox.from_pretrained(run.request["model"])
-    changed = [name for name, old in run.request["model_hash"].items() if model.hashes().get(name, old) != old]
-    if changed:
-        raise UserError(
-            f"{', '.join(changed)} of {model.folder} changed since this run began; its codes would not fit: sample again"
-        )
-    return walk(model, run, device)
+def replay(path: str | Path, out: str | Path) -> Run:
+    """Draw the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
+    path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
+    again = Run.create(out, request.replayed(read_request(path)))
+    if path.name != REQUEST or not (path.parent / "codes").is_dir():
+        return resume(again)
+    original = Run.open(path.parent)
+    for level, count in ((int(level), count) for level, count in again.request["given"].items()):
+        if 0 < count <= original.count(level):  # what they came from may have gone since
+            again.append(level, range(again.n_samples), 0, original.codes(level, stop=count), 0.0)
+    compare(original, resume(again))
+    return again
+
+
+def compare(a: Run, b: Run) -> None:
+    """Print for every level whether two runs have the same codes; UserError where they have not."""
+    for level in a.request["levels"]:
+        length = min(a.count(level), b.count(level))
+        differ = a.codes(level, stop=length) != b.codes(level, stop=length)
+        if differ.any():
+            sample, code = np.argwhere(differ)[0]
+            raise UserError(
+                f"level {level} of sample {sample} differs from code {code} on; on the same machine with the same versions it would not "
+                f"({a.folder} and {b.folder})"
+            )
+        print(f"level {level}: the same {length} codes" + (f" of {a.n_samples} samples" if a.n_samples > 1 else ""))
 
 
 # ---- the walk
 
 
-def walk(model: Jukebox, run: Run, device: str = "auto") -> Run:
-    """Fill every level of a run, top first, then decode it; everything that is already there is kept."""
-    songs = [_song(entry, run.request["total_seconds"]) for entry in run.request["samples"]]
-    if "compiled" not in run.request:
-        run.update(compiled=to_compile(model, run))
-    for level in sorted(run.request["levels"], reverse=True):
-        fill_level(
-            model, run, songs, level, ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
-        render(model, run, level)
-        write_page(run.folder)
+def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
+    """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one."""
+    mine = run.request["batches"][rank::ranks]
+    if not mine:  # more processes than batches
+        return run
+    with run.own([i for batch in mine for i in batch]):
+        asked = run.request
+        _tell_differences(run)
+        torch.set_num_threads(asked["machine"]["threads"])
+        model = Jukebox.from_pretrained(asked["model"])
+        check_weights(asked, Facts.read(model.folder))
+        if "model_hash" not in asked:
+            run.update(model_hash=model.hashes())
+        chosen = _device(device or asked["device"])
+        if asked["device"] == "auto":
+            run.update(device=chosen.split(":")[0])
+        if "compiled" not in asked:
+            run.update(compiled=to_compile(model, run))
+        for batch in mine:
+            give(model, run, batch)
+        songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
+        for level in sorted(asked["levels"], reverse=True):
+            fill_level(model, run, songs, level, mine, _placed(chosen, rank))
+            write_page(run.folder)
     return run
 
 
 def to_compile(model: Jukebox, run: Run) -> bool:
     """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
     asked = run.request
-    if asked.get("compile", "auto") == "auto":
-        steps = sum(
-            (codes_of(asked["seconds"], model.sample_rate, model.hops[level], model.hops[-1]) - run.count(level))
-            * model.prior_configs[level].trunk.depth
-            for level in asked["levels"]
-        )
+    if asked["compile"] == "auto":
+        new = {level: run.total(level) - asked["given"].get(str(level), 0) for level in asked["levels"]}
+        steps = sum(count * model.prior_configs[level].trunk.depth for level, count in new.items())
         return steps >= WORTH_COMPILING and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"
 
 
-def fill_level(model: Jukebox, run: Run, songs: Sequence[Song], level: int, device: str) -> None:
-    """Sample what is missing of one level."""
-    asked = run.request
-    total = codes_of(asked["seconds"], model.sample_rate, model.hops[level], model.hops[-1])
-    if run.count(level) >= total:
-        return
-    prior = model.prior(level, asked.get("dtype", "float32")).to(device)
-    prior.compiled = asked.get("compiled", False)
-    prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
-    how = How(**asked["how"][str(level)])
-    ratio = model.hops[level + 1] // model.hops[level] if prior.spec.reads else 1
-    n_ctx = prior.spec.n_ctx
-    hop = max(ratio, int(asked["hop_fractions"][level] * n_ctx) // ratio * ratio)
-    rate = model.sample_rate / model.hops[level]
-    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
-    with tqdm(total=total, initial=run.count(level), desc=f"level {level}", unit="code", mininterval=every) as bar:
-        for start in starts(total, n_ctx, hop):
-            if run.count(level) >= min(start + n_ctx, total):
-                continue
-            began = time.perf_counter()
-            new = fill_window(prior, run, prepared, level, start, min(start + n_ctx, total), ratio, how, bar)
-            took = time.perf_counter() - began
-            run.append(level, start, new, took)
-            bar.set_postfix_str(f"{new.shape[1] / rate / took:.2f} s of music a second", refresh=False)
-
-
-def fill_window(
-    prior: AutoregressivePrior,
-    run: Run,
-    songs: Sequence[Prepared],
-    level: int,
-    start: int,
-    end: int,
-    ratio: int,
-    how: How,
-    bar: tqdm,
-) -> np.ndarray:
-    """The codes (b t) that are missing of the window [start, end)."""
-    done = run.count(level)
-    above: list = [None] * len(songs)
-    if prior.spec.reads:
-        coarse, need = run.codes(level + 1)[:, start // ratio :], prior.spec.n_ctx // ratio
-        coarse = np.pad(coarse[:, :need], ((0, 0), (0, max(0, need - coarse.shape[1]))), mode="edge")
-        above = list(coarse)
-    device = next(prior.parameters()).device
-    cond = stack([window_conditions(s, prior.config, start, a) for s, a in zip(songs, above, strict=True)]).to(device)
-    prime = torch.from_numpy(run.codes(level)[:, start:done].astype(np.int64)).to(device)
-    rngs = [generator(run.request["seed"], i, level, start) for i in range(len(songs))]
-    state = prior.start(cond, {level: prime}, rngs, how)
-    parts = []
-    for part in prior.sample(state, end - done):
-        parts.append(part[level].cpu().numpy())
-        bar.update(parts[-1].shape[1])
-    return np.concatenate(parts, axis=1)
-
-
-def render(model: Jukebox, run: Run, level: int) -> None:
-    """Decode a level's codes into wav files; files that are there already are left alone if the level is finished."""
+def fill_level(
+    model: Jukebox, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str
+) -> None:
+    """Sample what is missing of one level, and decode it as it grows; finished sound is left alone."""
+    batches = [part for batch in mine for part in batches_at(list(batch), run.request["cuts"], level)]
+    samples, total = [i for batch in batches for i in batch], run.total(level)
     codec = model.codec([level])
-    codes = torch.from_numpy(run.codes(level).astype(np.int64))
-    for i in range(run.n_samples):
-        wave = decode_long(codec, codes[i : i + 1], level)[0].numpy()
-        sound.write_wav(run.audio_path(level, i), wave, model.sample_rate)
+    hearing = {i: Hearing(run, codec, level, i) for i in samples}
+    hearing = {i: each for i, each in hearing.items() if not each.is_whole()}
+    if run.count(level, samples) == total:
+        for each in hearing.values():
+            each.grow()
+        return
+    prior = model.prior(level, run.request["dtype"]).to(device)
+    prior.compiled = run.request["compiled"]
+    prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
+    done = sum(run.count(level, [i]) for i in samples)
+    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
+    bar = tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every)
+    with bar:
+        filling = Filling(run, level, prior, prepared, hearing, bar)
+        for batch in batches:
+            filling.fill(batch)
+    if filling.parallel and filling.steps:
+        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
+
+
+def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
+    """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
+    missing = {
+        int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count
+    }
+    sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
+    for path, row in sources:
+        codes = fetch(model, path, row, missing)
+        for level, count in missing.items():
+            new = [i for i in samples if run.request["sources"][i] == [path, row] and run.count(level, [i]) < count]
+            if new:
+                run.append(level, new, 0, np.repeat(codes[level][None], len(new), axis=0), 0.0)
+
+
+def joins(model: Jukebox, run: Run, level: int) -> list[float]:
+    """The seconds at which windows of a level join, those of the given codes left out."""
+    given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
+    made = windows_of(run.request, level, model.prior_configs[level].n_ctx, run.total(level), given)
+    return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
+
+
+def seam_figures(model: Jukebox, run: Run, level: int) -> list[Seams]:
+    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    where = joins(model, run, level)
+    waves = [read_wav(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
+    return [seams(wave, model.sample_rate, where) for wave in waves]
 
 
 # ---- small helpers
 
 
-def checked_levels(model: Jukebox, levels: Sequence[int]) -> tuple[int, ...]:
-    """Levels to sample, the top one always among them; default all."""
-    known = range(len(model.hops))
-    levels = tuple(sorted(set(levels) or set(known), reverse=True))
-    if levels != tuple(range(len(known) - 1, levels[-1] - 1, -1)):
+def _choices(model: Jukebox, choices: dict) -> Choices:
+    """Choices of a Python caller: every level has its How, and torch's threads are the caller's."""
+    how = {level: (choices.get("how") or {}).get(level, How()) for level in range(len(model.hops))}
+    return Choices(**{"threads": torch.get_num_threads(), **choices, "how": how})
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
-            f"levels {levels}; expected the top level {len(known) - 1} and those below it without a gap, as in 2,1"
+            f"there is no GPU here for --device {name}; go on with `--device cpu` (other codes than a GPU's)"
         )
-    for level in levels:
-        if level not in model.prior_configs:
-            raise UserError(
-                f"{model.folder} has no prior for level {level}; run `jukebox train prior --level {level}`, or sample --levels above it"
-            )
-    return levels
+    return name
 
 
-def _lengthened(songs: Sequence[Song], seconds: float) -> list[Song]:
-    return [Song(s.artist, s.genres, s.lyrics, s.word_times, seconds) for s in songs]
+def _placed(device: str, rank: int) -> str:
+    """Ranks of one machine share its GPUs."""
+    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-def _song(entry: dict, seconds: float) -> Song:
-    times = tuple(TimedText(*item) for item in entry["word_times"])
-    return Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], times, seconds)
-
-
-def _prompt(model: Jukebox, path: str | Path, samples: int) -> np.ndarray:
-    """The first `samples` of a recording at the codec's rate and channels, (C, T)."""
-    wave, _ = sound.read(
-        path,
-        sample_rate=model.sample_rate,
-        channels=model.codec_config.channels,
-        seconds=(samples + 1) / model.sample_rate,
-    )
-    if wave.shape[1] < samples:
-        raise UserError(
-            f"{path} is {wave.shape[1] / model.sample_rate:.2f} s long; the prompt was to be {samples / model.sample_rate:.2f} s: "
-            "give a smaller --prompt_seconds"
+def _tell_differences(run: Run) -> None:
+    """One line where this run began elsewhere: bit-equal codes are promised on the same machine with the same versions only."""
+    asked, now = run.request, versions()
+    old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]
+    here = request.machine(asked["machine"]["threads"])
+    old += [
+        f"{name} {asked['machine'].get(name)}"
+        for name in ("system", "processor")
+        if asked["machine"].get(name) != here[name]
+    ]
+    if old:
+        print(
+            f"{run.folder} began with {', '.join(old)}; the codes still to come may differ in rounding", file=sys.stderr
         )
-    return wave[:, :samples]

@@ -1,7 +1,8 @@
 """Song: what a person says of a song, and the Conditions that follow for one window of one level.
 
 A song is prepared once (names to ids, lyrics to ids with the second at which each letter is sung) and then asked for windows.
-Lyrics without times are placed by line and beat at the pace of the music the model was trained on (`data_prep.align`).
+Lyrics without times are placed by line and beat at the pace of the music the model was trained on (`data_prep.align`). torch comes
+with the first window, not with this module: a request must be on disk before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from data_prep.align import TimedText, character_seconds, place
 from data_prep.labels import Labels
-from priors.autoregressive import PriorConfig
-from priors.conditions import Conditions, Lyrics
-from priors.lyrics import Tokens, Vocabulary, linear_window, timed_window
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
+    from priors.autoregressive import PriorConfig
+    from priors.conditions import Conditions, Lyrics
+    from priors.lyrics import Tokens, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,9 @@ def window_conditions(
 
     With `wear` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
     """
+    import torch
+
+    from priors.conditions import Conditions
 
     def chance(p: float) -> bool:
         return rng is not None and p > 0 and rng.random() < p
@@ -116,6 +119,11 @@ def window_conditions(
 
 
 def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, length: int) -> Lyrics:
+    import torch
+
+    from priors.conditions import Lyrics
+    from priors.lyrics import linear_window, timed_window
+
     n = config.n_tokens
     if not np.isnan(seconds).all():
         first = timed_window(seconds, n, (offset + length / 2) / config.sample_rate)

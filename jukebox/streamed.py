@@ -64,10 +64,11 @@ def write_streamed(
                     raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
                 flat = tensor.detach().contiguous().view(-1)
                 del tensor
-                for piece in flat.split(PIECE):
-                    file.write(piece.to(dtype(name)).view(torch.uint8).numpy().tobytes())
+                for start in range(0, len(flat), PIECE):
+                    file.write(flat[start : start + PIECE].to(dtype(name)).view(torch.uint8).numpy().tobytes())
                 if done is not None:
                     done(flat.numel() * dtype(name).itemsize)
+                del flat  # before the next one is read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

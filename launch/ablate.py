@@ -1,4 +1,4 @@
-"""`jukebox ablate codec`: what each idea of the codec is worth, by leaving it out.
+"""The verb ablate; and what each idea of the codec is worth, by leaving it out (the prior: `launch/ablate_prior.py`).
 
 Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
 autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
@@ -8,12 +8,9 @@ seed; finished ones are kept in DIR, so the same command goes on where it was st
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -73,20 +70,10 @@ def recipe_of(unit: Unit, steps: int) -> Recipe:
 
 def run_unit(unit: Unit, data: Path, out: Path, steps: int, songs: int) -> dict[str, Any]:
     """Train and measure one unit, its words in `log.txt` of its folder; what was measured is kept there too."""
-    folder = out / "units" / unit.name
-    done, asked = folder / "figures.json", {"steps": steps, "songs": songs}
-    if done.is_file() and (kept := json.loads(done.read_text()))["asked"] == asked:
-        return kept
-    import torch
+    from launch.units import once
 
-    from jukebox.model import write_json
-
-    torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        figures = {"asked": asked, **unit._asdict(), **_train_and_measure(unit, data, folder, steps, songs)}
-    write_json(done, figures)
-    return figures
+    folder, asked = out / "units" / unit.name, {"steps": steps, "songs": songs}
+    return once(folder, asked, lambda: {**unit._asdict(), **_train_and_measure(unit, data, folder, steps, songs)})
 
 
 def _train_and_measure(unit: Unit, data: Path, folder: Path, steps: int, songs: int) -> dict[str, Any]:
@@ -95,8 +82,8 @@ def _train_and_measure(unit: Unit, data: Path, folder: Path, steps: int, songs: 
 
     from jukebox.metrics import codebook_use
     from jukebox.model import Jukebox
-    from launch.loop import fit
     from launch.tasks import VQVAETask
+    from launch.units import train_whole
     from vqvae.nested import NestedVQVAE
     from vqvae.stream import decode_long, encode_long
 
@@ -116,7 +103,7 @@ def _train_and_measure(unit: Unit, data: Path, folder: Path, steps: int, songs: 
     model, nested = Jukebox.create(folder, config), unit.level < 0
     top = config.levels - 1 if nested else unit.level
     task = (NestedTask if nested else VQVAETask)(model, top, data, recipe, seed, "cpu")
-    fit(task, recipe, folder / "training", seed=seed)
+    train_whole(task, recipe, folder / "training", seed=seed)
     codec: Any = task.model.eval()
     held = _held_out(data, config, songs)
     if nested:
@@ -245,50 +232,60 @@ def print_tables(summary: dict[str, Any]) -> None:
 
 
 def ablate(
-    what: Literal["codec"],
+    what: Literal["codec", "prior"],
     data: str,
+    model: str = "",
     *,
     out: str,
     seeds: int = 3,
     steps: int = 1000,
     songs: int = 8,
     processes: int = 0,
+    preset: str = "demo",
 ) -> None:
-    """Measure what restarts, the spectral loss, separate levels and large codebooks are worth, each by leaving it out.
+    """Measure what an idea is worth by leaving it out, over several seeds: a table, kept as ablation.json.
 
-    Prints a table with the spread over seeds and keeps it as ablation.json; about 25 minutes on two cores.
+    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores.
+    prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
 
-    what: codec
-    data: a data folder that `jukebox prepare` made
+    what: codec, or prior (the top one)
+    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (prior)
+    model: the model folder whose codec wrote the codes in DATA (prior); {seed} likewise
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
+    preset: sizes and recipe of the prior
     """
-    from jukebox.model import write_json
-    from launch.log import progress
-
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    folder, target = Path(data), Path(out)
-    _decode_once(folder, songs)
+    if (what == "prior") != bool(model):
+        expected = (
+            "the model folder whose codes are in DATA" if what == "prior" else "no MODEL, since it trains its own"
+        )
+        raise UserError(f"ablate {what} got {model or 'no MODEL'}; expected {expected}")
+    if what == "prior":
+        from launch.ablate_prior import ablate_prior
+
+        ablate_prior(data, model, Path(out), seeds, steps, songs, processes, preset)
+    else:
+        ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
+
+
+def ablate_codec(data: Path, out: Path, seeds: int, steps: int, songs: int, processes: int) -> None:
+    """Run what is not there yet, print the tables and keep them as ablation.json."""
+    from jukebox.model import write_json
+    from launch.units import side_by_side
+
+    _decode_once(data, songs)
     units = [Unit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels]
-    target.mkdir(parents=True, exist_ok=True)
-    made: dict[Unit, dict[str, Any]] = {}
-    with _pool(processes or os.cpu_count() or 1) as pool, progress(len(units), "ablation", unit="model") as bar:
-        running = {pool.submit(run_unit, unit, folder, target, steps, songs): unit for unit in units}
-        try:
-            for future in as_completed(running):
-                made[running[future]] = future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    summary = summarise([made[unit] for unit in units])
-    write_json(target / "ablation.json", {"steps": steps, "songs": songs, "units": [made[u] for u in units], **summary})
+    out.mkdir(parents=True, exist_ok=True)
+    figures = side_by_side([partial(run_unit, unit, data, out, steps, songs) for unit in units], processes)
+    summary = summarise(figures)
+    write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, **summary})
     print_tables(summary)
-    print(f"\nwritten to {target / 'ablation.json'}; what each model makes of a held-out song is in {target / 'units'}")
+    print(f"\nwritten to {out / 'ablation.json'}; what each model makes of a held-out song is in {out / 'units'}")
 
 
 def _decode_once(data: Path, songs: int) -> None:
@@ -299,10 +296,3 @@ def _decode_once(data: Path, songs: int) -> None:
     config, _ = shape_of(Unit("base", 2, 0))
     _held_out(data, config, min(songs, 1))
     open_pcm(data, training_rows(data), config.sample_rate, config.channels)
-
-
-def _pool(processes: int) -> ProcessPoolExecutor:
-    import multiprocessing
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
-    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))

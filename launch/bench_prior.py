@@ -179,7 +179,8 @@ def _serve_steps(job: Mapping[str, Any]) -> None:
     from priors.conditions import Conditions
 
     prior, codes = _prior(job), torch.tensor([job["codes"]])
-    cond = Conditions(*(torch.tensor([x]) for x in (job["artist"], job["genres"], job["timing"])))
+    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
+    cond = Conditions(artist, genres, timing)
     made: list[float] = []
 
     def step() -> None:

@@ -145,7 +145,8 @@ def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     prior, level = _prior(job), job["shape"]["level"]
     prior.compiled = native.why_not(job["dtype"]) is None
-    one = Conditions(*(torch.tensor([job[name]]) for name in ("artist", "genres", "timing")))
+    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
+    one = Conditions(artist, genres, timing)
 
     def run(case: Case) -> None:
         cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))

@@ -1,71 +1,28 @@
 """`jukebox codec`: sound to codes, codes to sound, or both at once to hear what a level keeps of a song.
 
 A file goes through in blocks, read, resampled, encoded, decoded and written, so that memory does not grow with its
-length (a second of the finest published level adds 11 kB of codes). `codes.npz` holds `level_0` .. (uint16, one code
-for `hop` samples), `sample_rate`, `samples` and `codec`, the hash of the weights that wrote it; decoding gives exactly
-`samples`, with silence after the last whole code.
+length (a second of the finest published level adds 11 kB of codes). Codes are written as `jukebox/codefile.py` says;
+decoding gives exactly the samples that were encoded, with silence after the last whole code.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
+from jukebox.codefile import Codes
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from data_prep.blocks import BlockReader
     from vqvae.vqvae import VQVAE
 
 Heard = Callable[[float], object]  # told the seconds of sound that have gone through, for the bar
-
-
-@dataclass(frozen=True)
-class Codes:
-    """What a codes.npz holds."""
-
-    levels: dict[int, np.ndarray]  # uint16 (samples // hop,)
-    sample_rate: int
-    samples: int
-    codec: str  # hash of the codec's weights; empty: not known
-
-    def save(self, path: Path) -> None:
-        """Write at once or not at all."""
-        import numpy as np
-
-        arrays: dict[str, Any] = {f"level_{level}": c.astype(np.uint16) for level, c in sorted(self.levels.items())}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **arrays, sample_rate=self.sample_rate, samples=self.samples, codec=self.codec)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-    @staticmethod
-    def load(path: Path) -> Codes:
-        """Read a codes.npz; UserError for anything else."""
-        import numpy as np
-
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                levels = {int(name[6:]): file[name] for name in file.files if name.startswith("level_")}
-                codes = Codes(levels, int(file["sample_rate"]), int(file["samples"]), str(file.get("codec", "")))
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is no codes.npz of `jukebox codec encode` ({error})") from error
-        if not levels or any(each.ndim != 1 or each.dtype.kind not in "ui" for each in levels.values()):
-            raise UserError(f"{path}: expected level_0, level_1, .. of whole numbers; encode the song again")
-        return codes
 
 
 def encode_file(

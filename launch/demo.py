@@ -89,7 +89,7 @@ def make(
     with clock.step("song, continuation, figures"):
         # small models spread their doubts over too many codes: colder than 1 sounds better (docs/log.md)
         how = ["--temperature", "0.98", "--temperature_lower", "0.5"]
-        common = ["--seed", str(seed), "--threads", "1", "--n_samples", str(samples), *how]
+        common = ["--seed", str(seed), "--threads", "1", "--takes", str(samples), *how]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
                 "--out", str(out / "song"), *common]  # fmt: skip
         rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12",

@@ -23,13 +23,22 @@ from jukebox.presets import Recipe
 def lr_at(step: int, recipe: Recipe) -> float:
     """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
 
-    Linear decay starts at the share `decay_from` of the run (published as annealing), cosine right after the warm-up.
+    Linear decay starts at the share `decay_from` of the run, cosine right after the warm-up. `published` is the 2020
+    code's: its first step has rate 0, `gamma` lowers the rate in stairs, and its linear decay (annealing) ends at 0.
     """
-    warm = min(1.0, (step + 1) / recipe.warmup) if recipe.warmup else 1.0
+    published = recipe.schedule == "published"
+    warm = min(1.0, (step if published else step + 1) / recipe.warmup) if recipe.warmup else 1.0
     begin = recipe.warmup if recipe.schedule == "cosine" else recipe.decay_from * recipe.steps
     done = min(max((step - begin) / max(recipe.steps - begin, 1), 0.0), 1.0)
-    left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}[recipe.schedule]
-    return recipe.lr * warm * (recipe.final_lr + (1.0 - recipe.final_lr) * left)
+    stairs = recipe.gamma ** (step // recipe.gamma_every) if recipe.gamma_every else 1.0
+    left = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * done),
+        "published": (1.0 - done) * stairs,
+    }[recipe.schedule]
+    final = 0.0 if published else recipe.final_lr
+    return recipe.lr * warm * (final + (1.0 - final) * left)
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -96,13 +105,18 @@ class TorchEngine:
         losses["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
         self.optimiser.step()
-        if self.average:
-            # Young averages forget faster, or the first steps would weigh on the whole run.
-            keep = min(self.recipe.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, p in self._trained():
-                    self.average[name].lerp_(p, 1.0 - keep)
+        self.follow(step)
         return {"lr": lr, "gradient_norm": norm}
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Move the average towards the weights, by 1 - `ema` of their distance."""
+        # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
+        young = 1.0 if self.recipe.schedule == "published" else (1 + step) / (10 + step)
+        keep = min(self.recipe.ema, young)
+        for name, p in self._trained():
+            if name in self.average:
+                self.average[name].lerp_(p, 1.0 - keep)
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:

@@ -6,8 +6,7 @@ published layout, or from a hub folder of the registry's port. Priors go through
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,17 +14,11 @@ from data_prep.errors import UserError
 
 if TYPE_CHECKING:
     from jukebox.convert import Source
-    from jukebox.model import Jukebox
+    from jukebox.openai_labels import PublishedLabels
     from vqvae.vqvae import VQVAEConfig
 
 ROOT = "https://openaipublic.azureedge.net/"
 TABLES = "https://raw.githubusercontent.com/openai/jukebox/master/"
-# set -> the folder of its top prior, the settings of that prior, the version of its labels and letters
-SETS = {
-    "5b": ("5b", "prior_5b", "v2"),
-    "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),
-    "1b_lyrics": ("1b_lyrics", "prior_1b_lyrics", "v3"),
-}
 LICENCE = (
     "the published checkpoints are under a noncommercial licence, and so is what is made with them; see docs/openai.md"
 )
@@ -33,6 +26,8 @@ LICENCE = (
 
 def parts_of(name: str) -> list[str]:
     """Where the files of a set lie under the root, and in the cache."""
+    from jukebox.published import SETS
+
     shared = [f"jukebox/models/5b/{part}.pth.tar" for part in ("vqvae", "prior_level_0", "prior_level_1")]
     return [*shared, f"jukebox/models/{SETS[name][0]}/prior_level_2.pth.tar"]
 
@@ -47,7 +42,8 @@ def find_files(files: str, name: str) -> list[Path]:
         paths = found or sorted(folder.glob("vqvae*.pth.tar")) + sorted(folder.glob("prior_level_*.pth.tar"))
         if not paths:
             raise UserError(
-                f"{folder} holds no checkpoints; expected vqvae.pth.tar and prior_level_2.pth.tar, or a hub folder with config.json"
+                f"{folder} holds no checkpoints of {name}; expected vqvae.pth.tar and prior_level_2.pth.tar, the folder above "
+                "jukebox/models (such as ~/.cache), or a hub folder with config.json"
             )
     if gone := [path for path in paths if not path.is_file()]:
         raise UserError(f"there is no file {gone[0]}")
@@ -86,76 +82,18 @@ def open_source(name: str, files: str, url: str, cache: str) -> Source:
     return open_published([download((url or ROOT).rstrip("/") + "/" + p, folder / p) for p in parts_of(name)])
 
 
-def find_tables(versions: set[str], labels: str, url: str, cache: str) -> Path:
-    """A folder with the id tables of these versions: the user's, else a download."""
+def find_tables(versions: set[str], labels: str, url: str, cache: str) -> dict[str, PublishedLabels]:
+    """The id tables of these versions: the user's folder of them, else a download."""
     from jukebox.download import download
-
-    names = [f"{version}_{kind}_ids.txt" for version in sorted(versions) for kind in ("artist", "genre")]
-    if labels:
-        folder = Path(labels).expanduser()
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise UserError(f"{folder} has no {missing[0]}; expected the folder data/ids of the published code")
-        return folder
-    folder = Path(cache).expanduser() / "jukebox/data/ids"
-    for name in names:
-        download((url or TABLES).rstrip("/") + f"/jukebox/data/ids/{name}", folder / name)
-    return folder
-
-
-def import_set(
-    name: str, source: Source, tables: Path | None, out: str | Path, dtype: str, done: Callable[[int], object] | None = None
-) -> Jukebox:  # fmt: skip
-    """Write the model folder of a set from its source: the codec, then one prior after another."""
-    from jukebox.convert import DTYPES, fitting, write_prior
-    from jukebox.model import Jukebox
-    from jukebox.openai import VQVAES, vqvae_config, vqvae_state
     from jukebox.openai_labels import PublishedLabels
-    from jukebox.openai_priors import PRIORS
-    from priors.lyrics import PUBLISHED, Characters
-    from vqvae.vqvae import VQVAE
 
-    _, top_name, version = SETS[name]
-    hps: dict[str, Any] = {**VQVAES["vqvae"]}
-    if source.codec_hps and {"levels", "downs_t", "strides_t"} <= set(source.codec_hps):
-        hps = source.codec_hps
-    config, jukebox = vqvae_config(hps), None
-    if (Path(out) / "config.json").is_file() and source.codec is None:
-        jukebox = Jukebox.from_pretrained(out)
-        config = jukebox.codec_config
-        hps = {"l_bins": config.bins, "downs_t": config.downs_t, "strides_t": config.strides_t}
-    elif source.codec is None:
-        raise UserError(f"no vqvae.pth.tar among the files, and {out} holds no codec yet; add it to --files")
-    fitted = {}
-    for level, weights in source.priors.items():
-        named = {0: "upsampler_level_0", 1: "upsampler_level_1"}.get(level, top_name)
-        told = source.prior_hps.get(level) or {}
-        choices = [told, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(told) else [PRIORS[named]]
-        if "prior_width" in told and source.where[level].is_dir():
-            choices.reverse()  # a hub folder's settings leave out some of the published: they come second
-        codec = {key: hps.get(key, VQVAES["vqvae"].get(key)) for key in ("l_bins", "downs_t", "strides_t")}
-        try:
-            fitted[level] = fitting(weights, choices, codec)
-        except ValueError as error:
-            raise UserError(f"{source.where[level]} is not {named}: {error}") from error
-    if source.codec is not None:
-        try:
-            state = vqvae_state({key: tensor.read() for key, tensor in source.codec.items()}, config)
-        except ValueError as error:
-            raise UserError(f"the codec of {name}: {error}") from error
-        jukebox = Jukebox.create(out, config, Characters(PUBLISHED[version]))
-        codec_ = VQVAE(config)
-        codec_.load_state_dict(state)
-        jukebox.save_codec(codec_)
-    assert jukebox is not None
-    for level in sorted(fitted, reverse=True):
-        weights, prior = fitted[level]
-        write_prior(jukebox.folder / f"prior_{level}.safetensors", weights, DTYPES[dtype], done)
-        jukebox.name_prior(level, prior)
-    if tables is not None:
-        jukebox.save_labels(PublishedLabels.read(tables, version).labels())
-        for level in sorted(set(fitted) - {2}) if version != "v2" else ():
-            jukebox.save_labels(PublishedLabels.read(tables, "v2").labels(), level)
-    return jukebox
+    folder = Path(labels or cache).expanduser() / ("" if labels else "jukebox/data/ids")
+    for name in [f"{version}_{kind}_ids.txt" for version in sorted(versions) for kind in ("artist", "genre")]:
+        if not labels:
+            download((url or TABLES).rstrip("/") + f"/jukebox/data/ids/{name}", folder / name)
+        elif not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}; expected the folder data/ids of the published code")
+    return {version: PublishedLabels.read(folder, version) for version in versions}
 
 
 def import_(
@@ -186,15 +124,18 @@ def import_(
         if not files:
             raise UserError("import vqvae needs --files, the checkpoint of a codec such as vqvae.pth.tar")
         return import_codec(files, out, preset)
-    source = open_source(what, files, url, cache)
-    wide = {"float32": 4, "bf16": 2, "fp16": 2}[dtype]
-    total = sum(math.prod(tensor.shape) * wide for weights in source.priors.values() for tensor in weights.values())
-    versions = {SETS[what][2]} | ({"v2"} if set(source.priors) - {2} else set())
-    tables = find_tables(versions, labels, url, cache)
-    with progress(total, f"converting {what}", unit="B") as bar:
-        jukebox = import_set(what, source, tables, out, dtype, bar.update)
-    names = ", ".join(map(str, sorted(source.priors, reverse=True))) or "none"
-    print(f"{what}: the codec and the priors of level {names} in {dtype} are now {jukebox.folder}")
+    from jukebox.convert import DTYPES
+    from jukebox.published import PublishedSet
+
+    found = PublishedSet(what, open_source(what, files, url, cache), out)
+    found.take_names(find_tables(set(found.versions.values()), labels, url, cache))
+    with progress(found.numbers * DTYPES[dtype].itemsize, f"converting {what}", unit="B") as bar:
+        jukebox = found.write(dtype, bar.update)
+    levels = ", ".join(map(str, found.priors)) or "none"
+    parts = "the codec and the priors" if found.source.codec is not None else "the priors"
+    print(f"{what}: {parts} of level {levels} in {dtype} are now {jukebox.folder}")
+    if missing := sorted(set(range(len(jukebox.hops))) - set(jukebox.prior_configs), reverse=True):
+        print(f"no prior of level {', '.join(map(str, missing))} was among the files; add it later with the same --out")
     print(LICENCE)
 
 

@@ -1,163 +1,248 @@
-"""The verbs that make music: sample, continue, upsample, resume. Each prints where to hear it and how fast it was."""
+"""The verbs that make music: sample, continue, branch, upsample, resume, replay. Each says where to hear it and how fast it was.
+
+The request is on disk before torch is imported: whenever a command is stopped, there is nothing, or a run that `resume` finishes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.ranks import rank_and_ranks
+from launch.usage import shared_flags
 
 if TYPE_CHECKING:
-    from data_prep.labels import Labels
-    from jukebox.model import Jukebox
+    from jukebox.facts import Facts
+    from jukebox.request import Choices
     from jukebox.run import Run
     from jukebox.song import Song
-    from priors.prior import How
 
 
-def sample(
-    model: str, *, out: str, artist: str = "", genre: str = "", lyrics: str = "", seconds: float = 20.0, total_seconds: float = 0.0,
-    n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98, temperature_lower: float = 0.9, top_k: int = 0,
-    top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5", threads: int = 0, device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32", compile: Literal["auto", "on", "off"] = "auto",
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Words:
+    """What a song is to be.
+
+    artist: name of an artist the model knows; none is unknown
+    genre: name of a genre, or several joined by commas
+    lyrics: text file, or .lrc file with times, of the whole song from its first second
+    """
+
+    artist: str = ""
+    genre: str = ""
+    lyrics: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How its codes are drawn.
+
+    takes: samples of each song, which differ in what chance decides
+    seed: number that all chance follows from
+    levels: levels to write, as in 2,1,0 (empty: all)
+    total_seconds: length of the whole song that the model is told, in seconds (0: the finished length)
+    temperature: how adventurous the top level is; 0 always takes the likeliest code
+    temperature_lower: the same for the levels below
+    top_k: draw from the k likeliest codes only (0: from all)
+    top_p: draw from the likeliest codes that together have this probability (0: from all)
+    guidance: how much harder than trained the conditions pull (1: as trained)
+    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    """
+
+    takes: int = 1
+    seed: int = 0
+    levels: str = ""
+    total_seconds: float = 0.0
+    temperature: float = 0.98
+    temperature_lower: float = 0.9
+    top_k: int = 0
+    top_p: float = 0.0
+    guidance: float = 1.0
+    hop_fractions: str = "0.5,0.5,0.5"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What it runs on.
+
+    batch: samples decoded side by side, with --parallel samples times windows (0: all)
+    parallel: below the top level, draw the windows of a song side by side, each after a warm-up that is dropped
+    threads: CPU threads (0: one for a small model, all for a large one)
+    device: cpu, cuda, or auto: a GPU if there is one
+    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
+    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
+    """
+
+    batch: int = 0
+    parallel: bool = False
+    threads: int = 0
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    compile: Literal["auto", "on", "off"] = "auto"
+
+
+@shared_flags
+def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing: Drawing, machine: Machine) -> None:
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
     model: folder of a trained model
     out: run folder to make
-    artist: name of an artist the model knows; none is unknown
-    genre: name of a genre, or several joined by commas
-    lyrics: text file, or .lrc file with times
     seconds: finished length of the song, in seconds
-    total_seconds: length of the whole song that the model is told, in seconds (0: the same as seconds)
-    n_samples: songs to make side by side from the same request
-    seed: number that all chance follows from
-    levels: levels to write, as in 2,1,0 (empty: all)
-    temperature: how adventurous the top level is; 0 always takes the likeliest code
-    temperature_lower: the same for the levels below
-    top_k: draw from the k likeliest codes only (0: from all)
-    top_p: draw from the likeliest codes that together have this probability (0: from all)
-    guidance: how much harder than trained the conditions pull (1: as trained)
-    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
-    threads: CPU threads (0: one for a small model, all for a large one)
-    device: cpu, cuda, or auto: a GPU if there is one
-    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
-    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
     """
-    from jukebox import sample as sampling
+    from jukebox import request
+    from jukebox.facts import Facts
 
-    opened = _open(model, threads)
-    song = _song(opened.labels, opened.vocabulary, artist, genre, lyrics)
-    _positive(seconds=seconds, n_samples=n_samples)
-    how = _how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance)
-    run = sampling.sample(
-        opened, [song] * n_samples, seconds, out, seed=seed, how=how,
-        total_seconds=total_seconds, levels=_levels(levels), hop_fractions=_fractions(hop_fractions), device=device,
-        dtype=dtype, compile=compile,
-    )  # fmt: skip
-    _tell(run)
+    facts = Facts.read(model)
+    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)))
 
 
+@shared_flags
 def continue_(
-    model: str, song: str, *, out: str, prompt_seconds: float = 12.0, seconds: float = 30.0, artist: str = "", genre: str = "",
-    lyrics: str = "", total_seconds: float = 0.0, n_samples: int = 1, seed: int = 0, levels: str = "", temperature: float = 0.98,
-    temperature_lower: float = 0.9, top_k: int = 0, top_p: float = 0.0, guidance: float = 1.0, hop_fractions: str = "0.5,0.5,0.5",
-    threads: int = 0, device: str = "auto",
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32", compile: Literal["auto", "on", "off"] = "auto",
+    model: str, song: str, *, out: str, prompt_seconds: float = 12.0, seconds: float = 30.0, words: Words, drawing: Drawing,
+    machine: Machine,
 ) -> None:  # fmt: skip
-    """Carry on a recording: its first seconds are kept, the rest is new.
+    """Carry on recordings: their first seconds are kept, the rest is new.
 
     model: folder of a trained model
-    song: the recording, in any format that `prepare` reads
+    song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several
+        joined by commas
     out: run folder to make
-    prompt_seconds: how much of the recording is kept, in seconds
+    prompt_seconds: how much of it is kept, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
-    artist: name of an artist the model knows; none is unknown
-    genre: name of a genre, or several joined by commas
-    lyrics: text file, or .lrc file with times, of the whole song from its first second
-    total_seconds: length of the whole song that the model is told, in seconds (0: the same as seconds)
-    n_samples: continuations to make side by side
-    seed: number that all chance follows from
-    levels: levels to write, as in 2,1,0 (empty: all)
-    temperature: how adventurous the top level is; 0 always takes the likeliest code
-    temperature_lower: the same for the levels below
-    top_k: draw from the k likeliest codes only (0: from all)
-    top_p: draw from the likeliest codes that together have this probability (0: from all)
-    guidance: how much harder than trained the conditions pull (1: as trained)
-    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
-    threads: CPU threads (0: one for a small model, all for a large one)
-    device: cpu, cuda, or auto: a GPU if there is one
-    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
-    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
     """
-    from jukebox import sample as sampling
+    from jukebox import request
+    from jukebox.facts import Facts
 
-    opened = _open(model, threads)
-    asked = _song(opened.labels, opened.vocabulary, artist, genre, lyrics)
-    _positive(seconds=seconds, n_samples=n_samples)
-    how = _how(len(opened.hops), temperature, temperature_lower, top_k, top_p, guidance)
-    run = sampling.continue_(
-        opened, [asked] * n_samples, [song], prompt_seconds, seconds, out, seed=seed,
-        how=how, total_seconds=total_seconds, levels=_levels(levels),
-        hop_fractions=_fractions(hop_fractions), device=device,
-        dtype=dtype, compile=compile,
-    )  # fmt: skip
-    _tell(run)
+    facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
+    asked = [_song(facts, words)]
+    _make(out, request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine)))
 
 
-def upsample(run: str, *, out: str = "", seed: int = -1, threads: int = 0, device: str = "auto") -> None:
-    """Write the finer levels of a run that has its top level.
+@shared_flags
+def branch(
+    run: str, *, out: str, keep_seconds: float = 0.0, take: int = 0, takes: int = 1, seed: int = -1, lyrics: str = "",
+    seconds: float = 0.0, total_seconds: float = 0.0, machine: Machine,
+) -> None:  # fmt: skip
+    """Keep the first seconds of a run and go on otherwise: with another seed, other lyrics, or from the take that is best.
 
-    run: run folder made by `sample` or `continue`
-    out: run folder for a copy with other lower levels (empty: the run itself is completed)
-    seed: number that all chance of the lower levels follows from (-1: that of the run)
-    threads: CPU threads (0: one for a small model, all for a large one)
-    device: cpu, cuda, or auto: a GPU if there is one
+    run: run folder to begin with; it is not changed
+    out: run folder to make
+    keep_seconds: how much of it is kept, in seconds (0: all there is)
+    take: number of the sample to go on from, counted from 1 as on the page (0: from each)
+    takes: samples of each, which differ in what chance decides
+    seed: number that all chance follows from (-1: the next after that of the run)
+    lyrics: text file, or .lrc file with times, of the whole song from its first second (empty: the lyrics of the run)
+    seconds: finished length, the kept part included, in seconds (0: that of the run)
+    total_seconds: length of the whole song that the model is told, in seconds (0: as the run was told, or the finished length)
     """
-    from jukebox import sample as sampling
+    from jukebox import request
+    from jukebox.facts import Facts
     from jukebox.run import Run
 
+    choices = request.Choices(takes=takes, total_seconds=total_seconds, **_machine(machine))
+    words = _song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
+    asked = request.branched(
+        Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
+    )  # fmt: skip
+    _make(out, asked)
+
+
+@shared_flags
+def upsample(
+    run: str, *, out: str = "", level: int = -1, seed: int = -1, model: str = "", words: Words, machine: Machine
+) -> None:
+    """Write the finer levels of a run, or of a codes.npz of `codec encode`.
+
+    run: run folder, or file of codes
+    out: run folder for a copy with other finer levels (empty: the run itself is completed)
+    level: of a copy, the level that is kept with those above it (-1: the finest finished one, or the top of a whole run)
+    seed: of a copy, number that all chance of the finer levels follows from (-1: that of the run)
+    model: folder of a trained model, for a file of codes (a run knows its own)
+    """
+    from jukebox import request
+    from jukebox.facts import Facts
+    from jukebox.run import Run
+
+    choices = request.Choices(seed=max(seed, 0), **_machine(machine))
+    kept, other = level if level >= 0 else None, seed if seed >= 0 else None
+    if run.endswith(".npz"):
+        if not (model and out):
+            raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
+        facts = Facts.read(model)
+        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept))
+        return
+    if words != Words() or model:
+        raise UserError(
+            f"{run} is a run, and knows its model and song; --model, --artist, --genre and --lyrics are for a codes.npz"
+        )
+    if out:
+        _make(out, request.upsampled(Run.open(run), choices, kept, other))
+        return
+    if (kept, other, machine.batch, machine.parallel, machine.threads) != (None, None, 0, False, 0):
+        raise UserError(
+            "--level, --seed, --batch, --parallel and --threads need a copy: name it with --out; a run goes on as it began"
+        )
     opened = Run.open(run)
-    model = _open(opened.request["model"], threads)
-    _tell(sampling.upsample(opened, out or None, seed=None if seed < 0 else seed, model=model, device=device))
+    opened.update(levels=request.extended(opened))
+    _go(opened, "" if machine.device == "auto" else machine.device)
 
 
-def resume(run: str, *, device: str = "auto") -> None:
+def resume(run: str, *, device: str = "") -> None:
     """Finish a run that was interrupted, to the codes it would have had.
 
-    run: run folder made by `sample`, `continue` or `upsample`
-    device: cpu, cuda, or auto: a GPU if there is one
+    run: run folder made by `sample`, `continue`, `branch`, `upsample` or `replay`
+    device: cpu or cuda (empty: as it began; another one gives other codes)
     """
-    from jukebox import sample as sampling
     from jukebox.run import Run
 
-    _tell(sampling.resume(Run.open(run), device=device))
+    _go(Run.open(run), device)
 
 
-# ---- what a person types, read
+def replay(run: str, *, out: str = "") -> None:
+    """Draw the codes of a run.json again, and compare them with those beside it.
+
+    run: run.json, or the folder of a run
+    out: run folder to make (empty: beside the run, with _replay behind its name)
+    """
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    from jukebox.sample import replay as again
+
+    _tell(again(run, out or folder.resolve().with_name(f"{folder.resolve().name}_replay")))
 
 
-def _open(model: str, threads: int) -> Jukebox:
-    from jukebox.model import Jukebox
-
-    opened = Jukebox.from_pretrained(model)
-    _threads(threads, opened)
-    return opened
+# ---- from what a person types to a run
 
 
-def _threads(threads: int, model: Jukebox) -> None:
-    """CPU threads as asked; by itself, one for small models: their steps are too short to be shared."""
-    import torch
+def _make(out: str, asked: dict[str, Any]) -> None:
+    """Put the request on disk, and only then import what draws."""
+    from jukebox.run import Run
 
-    widest = max((prior.trunk.width for prior in model.prior_configs.values()), default=0)
-    if threads or widest < 512:
-        torch.set_num_threads(threads or 1)
+    _go(Run.create(out, asked, join=rank_and_ranks()[1] > 1))
 
 
-def _positive(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if value <= 0:
-            raise UserError(f"--{name} got {value:g}, expected a number above 0")
+def _go(run: Run, device: str = "") -> None:
+    rank, ranks = rank_and_ranks()
+    from jukebox import sample as sampling
+
+    if rank == 0:
+        _tell_left_out(run)
+    sampling.resume(run, device, rank, ranks)
+    if rank == 0:
+        _tell(run)
+
+
+def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
+    from jukebox.request import Choices
+
+    return Choices(
+        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=_levels(drawing.levels),
+        hop_fractions=_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
+    )  # fmt: skip
+
+
+def _machine(machine: Machine) -> dict[str, Any]:
+    return vars(machine) | {"ranks": rank_and_ranks()[1]}
 
 
 def _levels(text: str) -> tuple[int, ...]:
@@ -169,45 +254,35 @@ def _levels(text: str) -> tuple[int, ...]:
 
 def _fractions(text: str) -> tuple[float, ...]:
     try:
-        values = tuple(float(part) for part in text.split(","))
+        return tuple(float(part) for part in text.split(","))
     except ValueError:
-        values = ()
-    if not values or not all(0 < value <= 1 for value in values):
         raise UserError(
-            f"--hop_fractions got {text!r}, expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
-        )
-    return values
+            f"--hop_fractions got {text!r}, expected a share of the window for every level, as in 0.5,0.5,0.125"
+        ) from None
 
 
-def _how(
-    levels: int, temperature: float, temperature_lower: float, top_k: int, top_p: float, guidance: float
-) -> dict[int, How]:
-    from priors.prior import How
-
-    if temperature < 0 or temperature_lower < 0 or top_k < 0 or not 0 <= top_p <= 1:
+def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
+    if min(drawing.temperature, drawing.temperature_lower, drawing.top_k) < 0 or not 0 <= drawing.top_p <= 1:
         raise UserError(
             "temperatures and --top_k must not be negative, --top_p lies in [0, 1]; change the one that does not fit"
         )
-    lower = How(temperature_lower, top_k, top_p)
-    return dict.fromkeys(range(levels - 1), lower) | {levels - 1: How(temperature, top_k, top_p, guidance)}
+    lower = {"temperature": drawing.temperature_lower, "top_k": drawing.top_k, "top_p": drawing.top_p, "guidance": 1.0}
+    top = lower | {"temperature": drawing.temperature, "guidance": drawing.guidance}
+    return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
 
-def _song(labels: Labels, vocabulary, artist: str, genre: str, lyrics: str) -> Song:
+def _song(facts: Facts, words: Words) -> Song:
     from jukebox.song import Song
 
-    genres = tuple(part.strip() for part in genre.split(",") if part.strip())
-    for what, name, known in [("artist", artist, labels.artists), *(("genre", g, labels.genres) for g in genres)]:
+    labels, genres = facts.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
+    named = [("artist", words.artist, labels.artists), *(("genre", genre, labels.genres) for genre in genres)]
+    for what, name, known in named:
         if name and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0:
             print(
                 f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
             )
-    text, times = read_lyrics(lyrics) if lyrics else (None, [])
-    if text:
-        dropped = vocabulary.encode(text).dropped
-        if dropped:
-            listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
-            print(f"left out of the lyrics, because the model has no letter for it: {listed}")
-    return Song(artist or None, genres, text, tuple(times))
+    text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
+    return Song(words.artist or None, genres, text, tuple(times))
 
 
 def read_lyrics(path: str) -> tuple[str, list]:
@@ -223,6 +298,20 @@ def read_lyrics(path: str) -> tuple[str, list]:
     return parse_lrc(text) if Path(path).suffix.lower() == ".lrc" else (text, [])
 
 
+# ---- what is told
+
+
+def _tell_left_out(run: Run) -> None:
+    """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
+    from jukebox.model import Jukebox
+
+    for text in dict.fromkeys(entry["lyrics"] for entry in run.request["samples"] if entry["lyrics"]):
+        dropped = Jukebox.from_pretrained(run.request["model"]).vocabulary.encode(text).dropped
+        if dropped:
+            listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
+            print(f"left out of the lyrics, because the model has no letter for it: {listed}")
+
+
 def _tell(run: Run) -> None:
     """Where the music lies, and seconds of music per second."""
     for level in run.request["levels"]:
@@ -232,4 +321,23 @@ def _tell(run: Run) -> None:
             print(
                 f"level {level}: {music:.1f} s of music in {took:.1f} s, {music / took:.2f} seconds of music a second"
             )
+    if run.request["parallel"]:
+        _tell_seams(run)
+    if run.n_samples > 1:
+        print(
+            f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S --out NEW"
+        )
     print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
+
+
+def _tell_seams(run: Run) -> None:
+    """How well windows that were drawn side by side join."""
+    from jukebox.model import Jukebox
+    from jukebox.sample import seam_figures
+
+    model = Jukebox.from_pretrained(run.request["model"])
+    for level in run.request["levels"][1:]:
+        figures = seam_figures(model, run, level)
+        if figures:
+            ratio = sum(figure.ratio for figure in figures) / len(figures)
+            print(f"level {level}: spectral flux where windows join is {ratio:.2f} times that elsewhere")

@@ -179,7 +179,7 @@ class PriorTask:
             print(f"{self.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
         model = self.jukebox
         self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], model.labels, model.vocabulary, model.sample_rate
+            [song_of(rows[s]) for s in self.songs], model.labels_of(self.level), model.vocabulary, model.sample_rate
         )
         lengths = [self.codes.length(song, self.level) for song in self.songs]
         self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)

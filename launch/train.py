@@ -40,7 +40,7 @@ def train(
     lr: float = 0.0,
     max_minutes: float = 0.0,
     precision: Literal["auto", "bf16", "float32"] = "auto",
-    schedule: Literal["auto", "constant", "linear", "cosine"] = "auto",
+    schedule: Literal["auto", "constant", "linear", "cosine", "published"] = "auto",
     ema: float = -1.0,
     recompute: bool = False,
     seed: int = 0,
@@ -65,7 +65,7 @@ def train(
     lr: highest learning rate; 0: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
     precision: auto (the recipe's), bf16 or float32
-    schedule: how the learning rate ends: auto (the recipe's), constant, linear or cosine
+    schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
     ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
     recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
     seed: seed of first weights, order and noise

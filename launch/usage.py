@@ -8,6 +8,7 @@ annotation gives the type; below the summary of the docstring each parameter has
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import re
@@ -16,7 +17,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,36 @@ def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         arguments.append(Argument(name, kind, parameter.default, abouts.get(name, ""), positional, choices))
     return Usage(verb, summary, tuple(arguments))
+
+
+def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A verb whose parameters of dataclass type stand for their fields: flags that several verbs share are written once.
+
+    The dataclass says of each field what a verb's docstring says of a parameter, in its own docstring.
+    """
+    hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
+    groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
+    names = {name: [f.name for f in fields(group)] for name, group in groups.items()}
+
+    @functools.wraps(function)
+    def verb(*args: Any, **values: Any) -> Any:
+        made = {name: groups[name](**{n: values.pop(n) for n in names[name] if n in values}) for name in groups}
+        return function(*args, **values, **made)
+
+    own = [p for name, p in parameters.items() if name not in groups]
+    more = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
+        for g in groups.values()
+        for f in fields(g)
+    ]
+    abouts = [_read_docstring(inspect.getdoc(g) or "", names[name])[1] for name, g in groups.items()]
+    lines = [f"{name}: {about}" for each in abouts for name, about in each.items()]
+    verb.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: hints[p.name] for p in own} | {
+        k: v for g in groups.values() for k, v in typing.get_type_hints(g).items()
+    }
+    verb.__doc__ = "\n".join([inspect.getdoc(function) or "", *lines])
+    return verb
 
 
 def _read_kind(hint: Any) -> tuple[type, tuple[str, ...]]:

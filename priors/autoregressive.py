@@ -141,7 +141,7 @@ class AutoregressivePrior(Prior):
         if config.lyrics and not self.letters:
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
-        self.x_out = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
+        self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
         self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/step.py
 
     @torch.no_grad()

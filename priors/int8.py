@@ -26,6 +26,7 @@ class Int8Linear(nn.Module):
 
     w: Tensor
     scale: Tensor
+    b: Tensor | None
 
     def __init__(self, weight: Float[Tensor, "o i"], b: Float[Tensor, " o"] | None):
         super().__init__()

@@ -17,8 +17,22 @@ from torch import Tensor, nn
 Function = Callable[..., Tensor]
 
 
+class _QuickGelu(torch.autograd.Function):
+    """x sigmoid(1.702 x); its slope is that of silu at 1.702 x, one operation of torch instead of five."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (1.702 * x).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradients[0], 1.702 * x)
+
+
 def quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
+    return _QuickGelu.apply(x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -33,17 +47,15 @@ class LayerNorm(nn.LayerNorm):
 
 
 class _Product(torch.autograd.Function):
-    """before(x, ...) w + b, which keeps x instead of what is multiplied."""
+    """before(x, ...) w + b, which keeps x instead of what is multiplied; of x itself where `before` is none."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, w: Tensor, b: Tensor, before: Function, *given: Tensor) -> Tensor:
-        device = x.device.type
+    def forward(ctx, x: Tensor, w: Tensor, b: Tensor, before: Function | None, *given: Tensor) -> Tensor:
         ctx.before = before
-        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         ctx.save_for_backward(x, w, *given)
-        with torch.autocast(device, enabled=False):
-            y = before(x, *given).to(ctx.dtype).flatten(0, -2)
-            return torch.addmm(b.to(ctx.dtype), y, w.to(ctx.dtype)).view(*x.shape[:-1], -1)
+        with torch.autocast(x.device.type, enabled=False):
+            y = x if before is None else before(x, *given)
+            return torch.addmm(b.to(x.dtype), y.flatten(0, -2), w.to(x.dtype)).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -51,10 +63,10 @@ class _Product(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             inputs = [t.detach().requires_grad_() for t in (x, *given)]
             with torch.enable_grad():
-                y = ctx.before(*inputs)
-            back = (gradient @ w.to(ctx.dtype).t()).to(y.dtype).view(y.shape)
-            dx, *others = torch.autograd.grad(y, inputs, back)
-            dw = (y.detach().to(ctx.dtype).flatten(0, -2).t() @ gradient).to(w.dtype)
+                y = inputs[0] if ctx.before is None else ctx.before(*inputs)
+            back = (gradient @ w.to(x.dtype).t()).view(x.shape)
+            dx, *others = (back,) if ctx.before is None else torch.autograd.grad(y, inputs, back)
+            dw = (y.detach().flatten(0, -2).t() @ gradient).to(w.dtype)
             return dx, dw, gradient.sum(0, dtype=w.dtype), None, *others
 
 
@@ -69,12 +81,16 @@ class Linear(nn.Module):
     def forward(
         self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
     ) -> Float[Tensor, "... o"]:
-        """Of x, or of before(x, *given), which is not kept for the backward pass."""
-        if before is not None and torch.is_grad_enabled():
-            return _Product.apply(x, self.w, self.b, before, *given)
-        x = x if before is None else before(x, *given)
-        y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
-        return y.view(*x.shape[:-1], -1)
+        """Of x, or of before(x, *given), which in float32 is not kept for the backward pass."""
+        if not torch.is_grad_enabled():
+            x = x if before is None else before(x, *given)
+            y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
+            return y.view(*x.shape[:-1], -1)
+        device = x.device.type
+        if torch.is_autocast_enabled(device):  # what a norm makes is then half as large as what it is made of, and kept
+            x = x if before is None else before(x, *given)
+            return _Product.apply(x.to(torch.get_autocast_dtype(device)), self.w, self.b, None)
+        return _Product.apply(x, self.w, self.b, before, *given)
 
     def after(self, norm: LayerNorm | None, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
         """Of norm(x), or of x where it has been normed."""

@@ -28,6 +28,7 @@ class UpsamplerConfig:
     growth: int = 3
     cycle: int | None = 8
     res_scale: bool = False
+    m_conv: float = 1.0
 
     @property
     def ratio(self) -> int:
@@ -41,7 +42,7 @@ class Upsampler(nn.Module):
         nn.init.normal_(self.x_emb.weight, std=init.embedding)
         self.stage = DecoderStage(
             width, width, config.width, config.ups, config.stride, config.depth,
-            growth=config.growth, cycle=config.cycle, res_scale=config.res_scale,
+            growth=config.growth, cycle=config.cycle, res_scale=config.res_scale, m_conv=config.m_conv,
         )  # fmt: skip
         self.ln = LayerNorm(width)
 

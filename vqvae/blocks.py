@@ -158,19 +158,34 @@ class Encoder(nn.Module):
 
 
 def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
-    """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made.
+    """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made."""
+    kernel, bias, stride, padding = joined_kernel(up, out)
+    y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
+    first, last = beyond(x[..., 0], x[..., -1], up, out)
+    return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
 
-    `out` (kernel 3) pads with zeros where `up` would have gone on; the first and the last sample are mended for that.
-    """
+
+def joined_kernel(
+    up: nn.ConvTranspose1d, out: nn.Conv1d
+) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
+    """Kernel, bias, stride and padding of `up` and `out` (kernel 3) as one transposed convolution."""
     assert up.bias is not None and out.bias is not None
-    stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
     kernel = F.conv1d(up.weight, out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
     bias = out.bias + torch.einsum("cej,e->c", out.weight, up.bias)
-    y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding + 1)
-    before = x[..., 0] @ up.weight[..., padding - 1] + up.bias  # (B, E): what `up` would say one sample outside
-    after = x[..., -1] @ up.weight[..., stride + padding] + up.bias
-    first, last = before @ out.weight[..., 0].T, after @ out.weight[..., 2].T
-    return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
+    return kernel, bias, cast(int, up.stride[0]), cast(int, up.padding[0]) + 1
+
+
+def beyond(
+    first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: nn.ConvTranspose1d, out: nn.Conv1d
+) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
+    """What the joined convolution makes too much of the first and the last sample, from the first and the last input.
+
+    `up` would go on for a sample before and behind them, where `out` hears zeros.
+    """
+    assert up.bias is not None
+    stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
+    before, after = first @ up.weight[..., padding - 1] + up.bias, last @ up.weight[..., stride + padding] + up.bias
+    return before @ out.weight[..., 0].T, after @ out.weight[..., 2].T
 
 
 class Decoder(nn.Module):

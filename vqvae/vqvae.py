@@ -15,7 +15,7 @@ from operator import mul
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vqvae.blocks import Decoder, Encoder
@@ -241,12 +241,13 @@ class VQVAE(Codec):
             return torch.zeros(len(audio), length, dtype=torch.long, device=audio.device)
         return autoencoder.codebook.encode(autoencoder.encoder(audio))
 
-    def check_codes(self, codes: Tensor) -> None:
-        """ValueError unless `codes` are whole numbers (b, t) below `bins`."""
+    def check_codes(self, codes: Tensor) -> Int[Tensor, "b t"]:
+        """`codes`; ValueError unless they are whole numbers (b, t) below `bins`."""
         if codes.dim() != 2 or codes.is_floating_point():
             raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time)")
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.bins):
             raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {self.config.bins - 1}")
+        return codes
 
     def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
         """`audio` as float32; ValueError unless it is floats (b, channels, t)."""

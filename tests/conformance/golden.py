@@ -38,7 +38,14 @@ class Golden:
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = folder, name
-        self.json: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def json(self) -> dict[str, Any]:
+        return json.loads((self.folder / f"{self.name}.json").read_text(encoding="utf-8"))
+
+    @property
+    def has_io(self) -> bool:
+        return (self.folder / f"{self.name}.io.safetensors").is_file()
 
     @cached_property
     def io(self) -> dict[str, Tensor]:
@@ -54,6 +61,11 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     if ours.shape != theirs.shape:
         return math.inf
     return (ours.double() - theirs.double()).abs().max().item() if ours.numel() else 0.0
+
+
+def apart_of_largest(ours: Tensor, theirs: Tensor) -> float:
+    """The largest absolute difference, as a share of the largest expected number."""
+    return apart(ours, theirs) / max(theirs.abs().max().item(), 1e-12) if theirs.numel() else apart(ours, theirs)
 
 
 def relative(ours: float, theirs: float) -> float:

@@ -1,19 +1,22 @@
-"""What stands between a song and its tensors: timing bins, filters, text, names, windows of lyrics and of codes."""
+"""What stands around the models: timing bins, filters, text, names, windows of lyrics and of codes, schedules of training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from jukebox.openai_labels import PublishedLabels, clean
-from jukebox.schedule import starts
+from jukebox.presets import Recipe
+from jukebox.schedule import starts, windows
+from launch.engine import TorchEngine, lr_at
 from priors.conditions import LabelConfig, timing_bins
 from priors.decode import filter_logits
 from priors.lyrics import PUBLISHED, Characters, linear_window
-from tests.conformance.golden import Check, Golden, apart
+from tests.conformance.golden import Check, Golden, apart, relative
 
 
 def check_label_conditioner(golden: Golden) -> Iterator[Check]:
@@ -106,10 +109,63 @@ def label_row(case: dict[str, Any]) -> list[int]:
 
 
 def check_schedule(golden: Golden) -> Iterator[Check]:
-    """Window starts; the published walk opens no window where the level is shorter than one, ours opens a short one."""
+    """Window starts, and the walk over a level under the published switch."""
+    # the published walk asks for no starts where the level is shorter than a window; ours has the one that begins it
     cases = [case for case in golden.json["starts"] if case["total"] >= case["n_ctx"]]
     wrong = sum(starts(case["total"], case["n_ctx"], case["hop"]) != case["starts"] for case in cases)
     yield Check(f"{len(cases)} lists of window starts, that differ", wrong, 0)
-    yield Check(
-        "sample_level_trace and split_chunks: not checked, ours primes at once and stops at the length asked for"
-    )
+    traces = golden.json["sample_level_trace"]
+    yield Check(f"{len(traces)} walks over a level, that differ", sum(map(walked_otherwise, traces)), 0)
+    yield Check("split_chunks: skipped, ours hears a prime at once; primes of every length are checked with each prior")
+
+
+def walked_otherwise(case: dict[str, Any]) -> bool:
+    """Whether our windows differ from a recorded walk, or the level is then not made of them."""
+    total, n_ctx, known = case["total"], case["n_ctx"], case["pre"]
+    ours = windows(total, n_ctx, case["hop"], known, published=True)
+    calls = [(c["start"], c["end"], c["prime"], c["sample_tokens"]) for c in case["calls"]]
+    short = total < n_ctx  # the number of codes up to which a window is sampled is told only then
+    mine = [(w.start, w.start + n_ctx, w.prime, w.end - w.start if short else None) for w in ours]
+    level = [0] * known
+    for number, window in enumerate(ours, start=1):
+        level += [number] * (window.end - window.known)
+    return mine != calls or level != case["final"]
+
+
+# -------------------- training
+
+
+def check_optim(golden: Golden) -> Iterator[Check]:
+    """Learning-rate curves and averages of the weights; the optimiser itself is another one."""
+    for number, case in enumerate(golden.json["lr_curves"]):
+        recipe = published_recipe(case)
+        error = max(relative(lr_at(step, recipe), rate) for step, rate in enumerate(case["values"]))
+        yield Check(f"learning rates of curve {number} (relative)", error, 1e-9)
+    runs = {name: run for name, run in golden.json.items() if isinstance(run, dict) and "ema_mu" in run}
+    for name, run in runs.items():
+        yield Check(f"{name}: average of the weights", averages_apart(golden.io, name, run["ema_mu"]), 1e-6)
+    yield Check(f"{', '.join(runs)}: parameter steps skipped, our optimiser is AdamW")
+
+
+def published_recipe(case: dict[str, Any]) -> Recipe:
+    """A published learning-rate schedule as a recipe of ours; their cosine setting is read by nothing."""
+    steps, kind = len(case["values"]), {"gamma": case["lr_gamma"], "gamma_every": int(case["lr_decay"])}
+    share = 1.0
+    if case["linear"]:  # annealed to 0 within lr_decay steps from `start`
+        steps, kind = int(case["start"] + case["lr_decay"]), {}
+        share = case["start"] / steps
+    lr, warmup = case["lr"] * case["lr_scale"], int(case["lr_warmup"])
+    return Recipe(steps, batch=1, lr=lr, warmup=warmup, schedule="published", decay_from=share, **kind)
+
+
+def averages_apart(io: Mapping[str, Tensor], name: str, mu: float) -> float:
+    """How far our averages are from the recorded ones, the weights taking the recorded steps."""
+    model = torch.nn.Module()
+    model.p = torch.nn.Parameter(io[f"in.{name}.p0"].clone())
+    recipe = Recipe(len(io[f"out.{name}.p"]), batch=1, lr=1.0, schedule="published", ema=mu)
+    engine, worst = TorchEngine(model, recipe, torch.device("cpu")), 0.0
+    for step, (p, expected) in enumerate(zip(io[f"out.{name}.p"], io[f"out.{name}.ema"], strict=True)):
+        model.p.data.copy_(p)
+        engine.follow(step)
+        worst = max(worst, apart(engine.average["p"], expected))
+    return worst

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.align import Pace, TimedText, character_seconds, measure_pace, parse_lrc, place, syllables
+from data_prep.align import Pace, TimedText, character_seconds, measure_pace, parse_lrc, place, syllables, word_seconds
 from data_prep.songs import make_song
 
 WORDS = st.text("abcdefgouy'éß日本", min_size=1, max_size=7)
@@ -75,6 +75,12 @@ def test_characters_lie_in_the_middle_of_their_share() -> None:
     np.testing.assert_allclose(seconds, [1.25, 1.75, 2.5, 3.5, 4.5])
     line = character_seconds("ab cd", [TimedText("ab cd", 10.0, 15.0)])
     np.testing.assert_allclose(line, [10.5, 11.5, 12.5, 13.5, 14.5])
+
+
+def test_the_word_of_a_character_begins_and_ends_as_told() -> None:
+    seconds = word_seconds("ab cd\nef", [TimedText("ab", 1.0, 2.0), TimedText("ef", 3.0, 5.0)])
+    unknown = [[np.nan, np.nan]]
+    np.testing.assert_array_equal(seconds, [[1, 2]] * 2 + unknown * 4 + [[3, 5]] * 2)
 
 
 def test_words_that_are_missing_or_differ_stay_unknown_and_do_not_move_the_others() -> None:

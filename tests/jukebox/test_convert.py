@@ -166,7 +166,7 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path):
 
     names = {f"t{i}": Lazy((64, 65), read) for i in range(9)}
     write_streamed(tmp_path / "a.safetensors", names, lambda n: torch.bfloat16 if n == "t3" else torch.float32)
-    assert most <= 2
+    assert most == 1
     state = load_file(tmp_path / "a.safetensors")
     assert state["t3"].dtype == torch.bfloat16 and state["t0"].shape == (64, 65) and len(state) == 9
 

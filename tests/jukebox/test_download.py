@@ -111,6 +111,6 @@ def test_a_set_is_fetched_from_where_the_published_files_lie(server, tmp_path):
     server.data = b"none;0\n"
     from launch.import_ import find_tables, parts_of
 
-    folder = find_tables({"v3"}, "", server.url, str(tmp_path))
-    assert (folder / "v3_genre_ids.txt").read_bytes() == server.data
+    assert find_tables({"v3"}, "", server.url, str(tmp_path))["v3"].genres == {"none": 0}
+    assert (tmp_path / "jukebox/data/ids/v3_genre_ids.txt").read_bytes() == server.data
     assert parts_of("1b_lyrics")[-1] == "jukebox/models/1b_lyrics/prior_level_2.pth.tar"

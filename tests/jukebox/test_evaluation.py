@@ -37,6 +37,9 @@ class Model:
     def prior(self, level: int) -> AutoregressivePrior:
         return self._prior.eval()
 
+    def labels_of(self, level: int) -> Labels:
+        return self.labels
+
 
 def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldOut:
     """Songs whose codes say what is sung (a or e, by the word) and who sings (odd or even), and nothing else can be foretold."""
@@ -96,6 +99,15 @@ def test_what_cannot_help_does_not_and_an_untrained_prior_hears_nothing(learned)
         assert abs(before["controls"][name]["difference"]) < 0.1 * after["controls"][name]["difference"]
 
 
+def test_attention_follows_the_words_by_its_bias_where_times_are_told_and_knows_when_they_are_false(learned):
+    before, after = learned[0]["alignment"], learned[1]["alignment"]
+    for figures in (before, after):
+        trials = figures["trials"]
+        assert trials["times shuffled"]["score"] > 0.8 and trials["times shuffled"]["control"] < 0.4, figures
+        assert trials["times shuffled"]["z"] > 3 and figures["chance"] < 0.4
+    assert abs(before["trials"]["untrained"]["difference"]) < 0.1  # what has learned nothing is like what has not
+
+
 def test_windows_are_spread_over_songs_and_never_their_own_control():
     windows = draw_windows([100, 40, 10, 64], 32, 4, 30, 0)
     assert {w.song for w in windows} == {0, 1, 3} and all(w.song != w.other and w.start % 4 == 0 for w in windows)
@@ -107,7 +119,10 @@ def test_windows_are_spread_over_songs_and_never_their_own_control():
 def test_tables_show_every_figure(learned):
     codec = {"spectral_convergence_db": -9.0, "se": 0.1, "untrained_db": 0.5, "codes_used": 0.9, "entropy_bits": 7.0}
     text = tables({"songs": 8, "seconds": 24.0, "codec": {"2": codec}, "priors": {"2": learned[1]}})
-    assert all(word in text for word in ("-9.000", "90%", "unigram entropy", "letters", "plain", "timing", "z by song"))
+    assert all(
+        word in text
+        for word in ("-9.000", "90%", "unigram entropy", "letters", "plain", "timing", "z by song", "line times")
+    )
 
 
 def test_noise_of_the_same_spectrum_is_no_music():

@@ -57,6 +57,38 @@ def smeared(x: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return torch.fft.irfft(spectrum.abs() * turn.exp(), n=len(x))
 
 
+def words_in_turn(steps: int = 60, words: int = 12, letters: int = 5) -> torch.Tensor:
+    """Windows (8 steps letters) that sing their words one after another, five steps each, after ten of silence."""
+    word_of_letter, word_of_step = torch.arange(words * letters) // letters, (torch.arange(steps) - 10) // 5
+    return (word_of_step[:, None] == word_of_letter).expand(8, -1, -1)
+
+
+def test_attention_to_what_is_sung_scores_one_and_attention_elsewhere_nothing():
+    sung = words_in_turn()
+    right = torch.rand(sung.shape, generator=generator(0)) * sung
+    assert M.alignment_score(torch.stack([right, right.roll(20, -1)], 1), sung).tolist() == [[1.0, 0.0]] * 8
+    half = torch.where((torch.arange(60) % 10 < 5)[:, None], right, right.roll(20, -1))
+    assert M.alignment_score(half[:, None], sung).tolist() == [[0.5]] * 8
+
+
+def test_attention_at_random_and_to_shuffled_letters_has_the_score_of_chance():
+    sung, g = words_in_turn(), generator(1)
+    chance = M.alignment_chance(sung, torch.ones(8, 60, dtype=torch.bool))
+    assert chance.tolist() == pytest.approx([5 / 60] * 8)
+    noise = torch.rand(8, 50, 60, 60, generator=g)
+    shuffled = torch.stack([(sung * 1.0)[..., torch.randperm(60, generator=g)] for _ in range(50)], 1)
+    for weights in (noise, shuffled):
+        assert M.alignment_score(weights, sung).mean().item() == pytest.approx(5 / 60, abs=0.02)
+
+
+def test_padding_is_nothing_to_choose_from_and_a_window_without_song_has_no_score():
+    sung = words_in_turn()
+    letters = torch.arange(60) < 50
+    assert M.alignment_chance(sung & letters, letters.expand(8, -1)).tolist() == pytest.approx([0.1] * 8)
+    silent = torch.zeros_like(sung)
+    assert M.alignment_score(torch.rand(8, 2, 60, 60), silent).isnan().all()
+
+
 def test_codebook_use_counts_codes_and_bits():
     assert M.codebook_use(torch.arange(8).repeat(5), 16) == (0.5, pytest.approx(3.0))
     assert M.codebook_use(torch.zeros(3, 4, dtype=torch.long), 16) == (1 / 16, 0.0)
@@ -187,3 +219,21 @@ def test_table_aligns_its_columns():
     text = M.table([("level", "name", "bits"), (0, "a", 1.5), (12, "bcd", None)])
     assert text.split("\n") == ["level  name   bits", "-----  ----  -----", "    0  a     1.500", "   12  bcd       -"]
     assert M.table([("alone",)]) == "alone\n-----"
+
+
+def test_seams_hear_a_jump_of_phase_and_a_click_and_nothing_in_a_smooth_join():
+    t = torch.arange(4 * 22050) / 22050
+    tune = 0.3 * torch.sin(2 * torch.pi * 220 * t) + 0.01 * torch.randn(
+        len(t), generator=torch.Generator().manual_seed(0)
+    )
+    joins = [0.5, 1.2, 1.9, 2.6, 3.3]
+    assert 0.8 < M.seams(tune, 22050, joins).ratio < 1.2
+    jump, click = tune.clone(), tune.clone()
+    for i, second in enumerate(joins):
+        jump[int(second * 22050) :] = 0.3 * torch.sin(2 * torch.pi * 220 * t + 2.0 * (i + 1))[int(second * 22050) :]
+        click[int(second * 22050)] += 0.5
+    for broken in (jump, click):
+        found = M.seams(broken[None], 22050, joins)
+        assert found.ratio > 1.5 and found.joins > found.inside
+        elsewhere = M.seams(broken, 22050, [second + 0.3 for second in joins])
+        assert elsewhere.ratio < 1.1

@@ -164,6 +164,8 @@ def test_speed_counts_all_samples_and_waits_for_the_last_level(tmp_path):
     assert speed["all"]["speed"] == pytest.approx(6 / 10.5)
     given = [{"level": level, "codes_total": 99, "took": 0.0, "music_seconds": 9.0} for level in (0, 1, 2)]
     assert speeds(request, given + lines)["all"] == speed["all"]  # a prompt's codes were not made here
+    half = speeds(request, [*lines[:-1], {**lines[-1], "samples": [0]}])  # the second sample has not come as far
+    assert "all" not in half and half[0]["done"] == pytest.approx(0.5, abs=0.01)
     half = speeds(request, lines[:-1])
     assert "all" not in half and half[0]["done"] == pytest.approx(0.5, abs=0.01)
 

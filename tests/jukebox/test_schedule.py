@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.schedule import codes_of, starts
+from jukebox.schedule import codes_of, starts, windows
 
 
 @given(st.integers(1, 5000), st.integers(1, 600), st.integers(1, 600))
@@ -18,6 +18,22 @@ def test_windows_cover_a_level_in_order_and_end_with_it(total, n_ctx, hop):
     assert windows[0] == 0 and windows == sorted(set(windows))
     assert all(b - a <= hop for a, b in pairwise(windows))  # nothing is skipped
     assert windows[-1] == max(0, total - n_ctx)
+
+
+@given(st.integers(1, 5000), st.integers(1, 600), st.integers(1, 600), st.integers(0, 6000))
+def test_windows_write_every_missing_code_once_and_stop_at_the_end(total, n_ctx, hop, known):
+    made = windows(total, n_ctx, min(hop, n_ctx), known)
+    assert [code for w in made for code in range(w.known, w.end)] == list(range(known, total))
+    assert all(w.start <= w.known < w.end <= w.start + n_ctx and w.prime == w.known - w.start for w in made)
+    if total >= n_ctx:  # where a level fills a window, the published walk is the same
+        assert made == windows(total, n_ctx, min(hop, n_ctx), known, published=True)
+
+
+def test_a_short_level_overshoots_as_published_only():
+    assert windows(20, 64, 16, known=10) == [(0, 10, 20)]
+    assert windows(20, 64, 16, known=20) == []
+    assert windows(20, 64, 16, known=10, published=True) == [(0, 10, 30)]  # 20 more codes instead of 20 in all
+    assert windows(20, 64, 16, known=50, published=True) == [(6, 50, 70)]
 
 
 def test_the_published_examples():

@@ -10,8 +10,13 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.manifest import prepare
 from data_prep.songs import make_corpus
+from jukebox.model import Jukebox
 from launch import ablate as verb
+from launch import ablate_prior, loop
 from launch.ablate import VARIANTS, Unit, ablate, recipe_of, run_unit, shape_of, summarise
+from launch.encode import encode
+from launch.evidence import rows_table
+from launch.train import train
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +81,63 @@ def test_mistakes_are_told(data, tmp_path):
         ablate("codec", str(data), out=str(tmp_path), steps=1)
     with pytest.raises(UserError):
         ablate("codec", str(tmp_path / "none"), out=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="got no MODEL"):
+        ablate("prior", str(data), out=str(tmp_path))
+    with pytest.raises(UserError, match="trains its own"):
+        ablate("codec", str(data), "model", out=str(tmp_path))
+
+
+# ---- the prior
+
+
+def made_up_prior(arm, seed, bits):
+    trial = {"score": 0.9, "control": 0.1, "difference": 0.8 - 0.1 * seed, "z": 20.0 + seed}
+    lyrics = {"difference": 0.5 + 0.1 * seed, "z": None if seed == 2 else 10.0 - seed}
+    return {
+        "arm": arm, "seed": seed, "bits": bits, "unigram_bits": 7.0, "characters_an_id": 1.0, "controls": {"lyrics": lyrics},
+        "alignment": {"chance": 0.07, "trials": {"times shuffled": trial}},
+    }  # fmt: skip
+
+
+def test_arms_of_the_prior_are_compared_seed_by_seed_with_their_least_z():
+    units = [made_up_prior("characters", s, 5.0 + s) for s in range(3)]
+    units += [made_up_prior("pieces", s, 5.5 + s) for s in (2, 0, 1)]
+    rows = {row["what"]: row for row in ablate_prior.summarise(units)}
+    assert rows["pieces - characters: bits"]["mean"] == 0.5 and rows["pieces - characters: bits"]["spread"] == 0.0
+    assert rows["characters: lyrics, false - true"]["least_z"] == 9.0  # a z that is no number is passed over
+    assert rows["pieces: attention on the word beside times shuffled, difference"]["least_z"] == 20.0
+    assert "pieces - characters: bits" in rows_table(list(rows.values()))
+
+
+@pytest.mark.long
+def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    """Two corpora of their own, one a seed; a unit that was stopped is not measured, finished ones are kept."""
+    for seed in range(2):
+        folder = tmp_path / f"seed_{seed}"
+        corpus = make_corpus(folder / "corpus", 12, seed=seed, seconds=8.0, workers=0)
+        prepare(corpus / "songs.jsonl", folder / "data", test_share=0.4)
+        train("vqvae", str(folder / "data"), preset="test", level=2, steps=10, out=str(folder / "model"))
+        encode(str(folder / "data"), str(folder / "model"), levels="2")
+    given = [str(tmp_path / "seed_{seed}" / name) for name in ("data", "model")]
+    with pytest.raises(UserError, match="jukebox encode"):
+        ablate("prior", given[0], given[1].replace("{seed}", "0"), out=str(tmp_path / "out"), preset="test")
+    units = ablate_prior.units_of(*given, 2, "test")
+    assert len(units) == 6 and {unit.data for unit in units} == {tmp_path / f"seed_{s}" / "data" for s in range(2)}
+    with monkeypatch.context() as stopping:
+        stopping.setattr(loop.Stop, "asked", True)
+        with pytest.raises(KeyboardInterrupt):
+            ablate_prior.run_unit(units[0], tmp_path / "out", 20, 4)
+    assert not (tmp_path / "out" / "units" / units[0].name / "figures.json").is_file()
+    first = ablate_prior.run_unit(units[0], tmp_path / "out", 20, 4)
+    assert "stopped at step 1" in (tmp_path / "out" / "units" / units[0].name / "log.txt").read_text()
+    ablate("prior", *given, out=str(tmp_path / "out"), seeds=2, steps=20, songs=4, processes=1, preset="test")
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert kept["units"][0] == first and len(kept["units"]) == 6
+    what = {row["what"]: row for row in kept["rows"]}
+    assert what["pieces: characters an id"]["mean"] > 1.5 > what["characters: characters an id"]["mean"]
+    assert "pieces: attention on the word beside untrained, line times, difference" in what
+    assert "no time bias: attention on the word beside times shuffled, difference" not in what
+    assert "pieces - characters: bits" in capsys.readouterr().out
+    for unit in units:
+        prior = Jukebox.from_pretrained(tmp_path / "out" / "units" / unit.name / "model").prior(2)
+        assert prior.config.trunk.time_bias == (unit.arm != "no time bias")

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from launch.cli import VERBS, explain, main
-from launch.usage import read_usage, render
+from launch.usage import read_usage, render, shared_flags
 
 SEEN: list[tuple] = []
 TO_RAISE: list[BaseException] = []
@@ -163,6 +164,36 @@ def test_help_tells_every_flag_with_its_type_unit_and_default(jukebox, capsys):
         )
     assert not SEEN
     assert jukebox("--help") == 0 and re.search(r"toy +sings", capsys.readouterr().out)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two verbs have in common.
+
+    loud: how loud, dB
+    name: whose it is
+    """
+
+    loud: float = -3.0
+    name: str = ""
+
+
+def test_flags_that_verbs_share_are_written_once_and_read_like_their_own():
+    @shared_flags
+    def one(song: str, *, seed: int = 0, shared: Shared) -> tuple:
+        """Sing.
+
+        song: what to sing
+        seed: the seed
+        """
+        return song, seed, shared
+
+    usage = read_usage("one", one)
+    assert usage.summary == "Sing." and usage.line() == "jukebox one SONG [--flags]"
+    assert {a.name: (a.kind, a.default, a.about) for a in usage.flags} == {
+        "seed": (int, 0, "the seed"), "loud": (float, -3.0, "how loud, dB"), "name": (str, "", "whose it is"),
+    }  # fmt: skip
+    assert one("x", seed=2, loud=1.0) == ("x", 2, Shared(1.0, ""))
 
 
 def test_what_a_verb_returns_is_not_printed(jukebox, capsys):

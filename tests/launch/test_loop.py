@@ -79,6 +79,14 @@ def test_the_rate_warms_up_holds_and_lands_where_the_recipe_says():
     assert {lr_at(s, replace(linear, schedule="constant", warmup=0)) for s in (0, 500, 999)} == {2.0}
 
 
+def test_the_published_rate_starts_and_ends_at_zero_and_may_go_down_in_stairs():
+    recipe = Recipe(steps=1000, batch=1, lr=2.0, warmup=50, schedule="published", decay_from=0.6)
+    assert lr_at(0, recipe) == lr_at(1000, recipe) == 0.0 and lr_at(25, recipe) == 1.0
+    assert lr_at(600, recipe) == 2.0 and lr_at(800, recipe) == pytest.approx(1.0)
+    stairs = replace(recipe, decay_from=1.0, gamma=0.5, gamma_every=100)
+    assert [lr_at(s, stairs) for s in (99, 100, 250)] == [2.0, 1.0, 0.5]
+
+
 def test_training_lowers_the_loss_and_leaves_log_checkpoint_and_weights(tmp_path):
     recipe = replace(RECIPE, steps=200, lr=0.05, save_every=50)
     trained = fit(Toy(tmp_path / "w.pt"), recipe, tmp_path / "t")
@@ -213,6 +221,18 @@ def test_averaged_weights_are_what_is_saved_and_live_weights_go_on(tmp_path):
         inside = averaged.linear.weight.detach().clone()
     assert torch.equal(model.linear.weight, live) and not torch.equal(inside, live)
     assert (inside - torch.stack(history[-10:]).mean(0)).norm() < (inside - history[0]).norm()
+
+
+def test_a_young_average_hurries_unless_as_published():
+    averages = {}
+    for schedule in ("constant", "published"):
+        model = Line()
+        engine = TorchEngine(model, replace(RECIPE, ema=0.9, schedule=schedule), torch.device("cpu"))
+        engine.average = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        model.linear.weight.data.fill_(1.0)
+        engine.follow(0)
+        averages[schedule] = engine.average["linear.weight"].mean().item()
+    assert averages == {"constant": pytest.approx(0.9), "published": pytest.approx(0.1)}
 
 
 def test_biases_and_gains_do_not_decay_and_matrices_do():

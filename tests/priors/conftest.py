@@ -33,6 +33,9 @@ KINDS: dict[str, PriorConfig] = {
         2, BINS, 32, RATE, trunk((*LOCAL, "cross", "row")), LABELS,
         LyricConfig(9, 8, PUBLISHED_ENCODER, causal=True, loss_weight=0.4), tied=False, condition_again=False,
     ),
+    "top without lyrics, as published": PriorConfig(
+        2, BINS, 32, RATE, trunk(LOCAL * 2), LABELS, tied=False, condition_again=False
+    ),
     "letters in front": PriorConfig(
         2, BINS, 32, RATE, trunk((*LOCAL, "prime", "dense"), n_ctx=32, prime=8), LABELS,
         LyricConfig(9, 8, TrunkConfig(8, 16, 0), causal=True, loss_weight=0.4),

@@ -10,8 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from priors.attention import PATTERNS, Attention, attend, visible
+from priors.transformer import Transformer, TrunkConfig
 
 MASKED = [p for p in PATTERNS if p != "cross"]
+PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)]
 SIZES = [(24, 6, 8), (24, 6, 6), (23, 6, 8), (6, 6, 8), (5, 6, 8), (24, 1, 1), (24, 24, 24), (1, 6, 8), (7, 6, 8)]
 
 
@@ -26,7 +28,7 @@ def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     return torch.softmax(logits, dim=-1).nan_to_num(0.0) @ v.double()
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize(("dtype", "limit"), PRECISIONS)
 @pytest.mark.parametrize(("length", "block", "prime"), SIZES)
 @pytest.mark.parametrize("pattern", MASKED)
 def test_blocked_form_equals_masked_dense_form(pattern, length, block, prime, dtype, limit):
@@ -61,11 +63,50 @@ def test_gradient_reaches_exactly_what_the_predicate_shows(pattern):
         assert not visible(pattern, 24, 6, 8).triu(1).any()  # none of them sees what comes later
 
 
+@pytest.mark.parametrize(("dtype", "limit"), PRECISIONS)
+@pytest.mark.parametrize("timed", [False, True])
+def test_cross_attention_equals_a_softmax_over_all_of_the_other_sequence(timed, dtype, limit):
+    (q, _, _), (_, k, v) = heads(24, dtype), heads(7, dtype, seed=1)
+    bias = torch.linspace(-2, 0, 2 * 2 * 24 * 7, dtype=torch.float64).view(2, 2, 24, 7).to(dtype) if timed else None
+    logits = q.double() @ k.double().mT / math.sqrt(q.shape[-1]) + (0 if bias is None else bias.double())
+    wanted = torch.softmax(logits, dim=-1) @ v.double()
+    assert (attend(q, k, v, "cross", bias=bias).double() - wanted).abs().max() < limit
+
+
+@pytest.mark.parametrize(("dtype", "limit"), PRECISIONS)
+@pytest.mark.parametrize("pattern", [p for p in MASKED if p != "full"])
+def test_no_gradient_comes_from_what_the_predicate_hides(pattern, dtype, limit):
+    """Keys and values alike, in every precision: exactly nothing of a later step."""
+    q, k, v = (x.requires_grad_() for x in heads(24, dtype))
+    out = attend(q, k, v, pattern, 6, 8)
+    for i in (0, 5, 6, 13, 23):
+        for gradient in torch.autograd.grad(out[:, :, i].sum(), (k, v), retain_graph=True):
+            assert (gradient[:, :, ~visible(pattern, 24, 6, 8)[i]] == 0).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_previous_row_is_exactly_zero_in_block_0(dtype):
     q, k, v = heads(24, dtype)
     out = attend(q, k, v, "previous_row", 6)
     assert (out[:, :, :6] == 0).all() and (out[:, :, 6:] != 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_in_block_0_a_previous_row_layer_adds_its_bias_only_however_it_is_run(dtype):
+    """Parallel, from a prime and step by step: what comes out of block 0 is the bias of the projection, bit for bit."""
+    torch.manual_seed(0)
+    trunk = Transformer(TrunkConfig(24, 8, 1, heads=2, order=("previous_row",), blocks=4, m_attn=1.0)).to(dtype)
+    block, x = trunk.blocks[0], torch.randn(2, 24, 8).to(dtype)
+    block.attn.c_proj.b.normal_()
+    whole = block.attn(block.ln_0(x))
+    assert (whole[:, :6] == block.attn.c_proj.b).all() and (whole[:, 6:] != block.attn.c_proj.b).any(-1).all()
+    alone = block.finish(x[:, :6], block.attn.c_proj.b.expand(2, 6, 8))
+    for prime in range(1, 7):
+        caches = trunk.caches(x)
+        parts = [trunk.prefill(x[:, :prime], caches)]
+        parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, 6)]
+        assert torch.allclose(torch.cat(parts, 1), alone, atol=0.05 if dtype == torch.bfloat16 else 1e-6), prime
 
 
 def test_patterns_differ_from_one_another():

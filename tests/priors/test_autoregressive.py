@@ -13,7 +13,7 @@ from priors.autoregressive import PriorConfig
 from priors.conditions import Conditions
 from priors.prior import How
 
-PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4)]
+PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.15)]  # logits reach 12
 
 
 def cached_logits(prior, codes, cond, primed, how=None) -> torch.Tensor:
@@ -32,8 +32,7 @@ def cached_logits(prior, codes, cond, primed, how=None) -> torch.Tensor:
 def test_cached_logits_equal_full_logits_after_every_prime(make, batch, kind, dtype, limit):
     prior, (codes, cond) = make(kind, dtype), batch(kind)
     whole = prior(codes, cond)[:, prior.letters :]
-    block = prior.config.trunk.block
-    for primed in (0, 1, block - 1, block, block + 1, prior.config.n_ctx - 1):
+    for primed in range(prior.config.n_ctx) if dtype == torch.float64 else (0, 1, 5, 6, 7, 16, 23):
         assert (cached_logits(prior, codes, cond, primed) - whole[:, primed:]).abs().max() < limit, primed
 
 
@@ -56,8 +55,9 @@ def test_no_code_hears_itself_or_a_later_one(make, batch, kind):
         assert same[: prior.letters + t + 1].all() and (t == 23 or not same.all())
 
 
-def test_gradients_go_back_in_time_only(make, batch, kind):
-    prior, (codes, cond) = make(kind, torch.float64), batch(kind)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradients_go_back_in_time_only(make, batch, kind, dtype):
+    prior, (codes, cond) = make(kind, dtype), batch(kind)
     heard = prior.hear(cond, len(codes))
     x = prior.embed(prior.tokens(codes, heard)[:, :-1], heard).detach().requires_grad_()
     y = prior.trunk(x, heard.encoded, heard.distance)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqvae import stream
-from vqvae.stream import decode_long, decode_stream, encode_long, encode_stream
+from vqvae.stream import Decoding, decode_long, decode_stream, encode_long, encode_stream
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
 SMALL = VQVAEConfig(
@@ -61,6 +61,11 @@ def test_a_stream_equals_the_whole(length, block, chunk, shape, seed):
         assert codes.shape == whole[level][0].shape
         assert ties_only(codec, audio, level, codes, whole[level][0])
         back = torch.cat(list(decode_stream(codec, blocks_of(codes, block), level, chunk=chunk)), dim=-1)
+        decoding, rest = Decoding(codec, level, chunk=chunk), blocks_of(codes, block)
+        pushed = [sound for part in rest[:-1] for sound in decoding.push(part)] + list(
+            decoding.push(rest[-1], last=True)
+        )
+        assert torch.equal(back, torch.cat(pushed, dim=-1))  # however the codes come, the sound is the same bit for bit
         made = codec.decode({level: codes[None]}, level)[0]
         assert back.shape == made.shape and torch.allclose(back, made, atol=1e-5)
 
@@ -81,8 +86,13 @@ def test_a_layer_that_forgets_its_past_is_heard(level, monkeypatch):
     codec, audio = codec_of(), torch.randn(1, 1600)
     codes = codec.encode(audio[None], [level])[level]
     whole = codec.decode({level: codes}, level)[0]
-    keep = stream._Past.keep
-    monkeypatch.setattr(stream._Past, "keep", lambda self, x, start: keep(self, x * 0, start))
+    drop = stream._Tape.drop
+
+    def forget(tape: stream._Tape, n: int) -> None:
+        drop(tape, n)
+        tape.held.zero_()
+
+    monkeypatch.setattr(stream._Tape, "drop", forget)
     back = torch.cat(list(decode_stream(codec, [codes[0]], level, chunk=200)), dim=-1)
     assert back.shape == whole.shape and (back - whole).abs().max() > 1e-4
     again = torch.cat([piece[level] for piece in encode_stream(codec, [audio], [level], chunk=200)])
@@ -104,12 +114,33 @@ def test_long_clips_go_through_in_batches_and_come_back_with_exactly_their_sampl
 
 
 def test_a_stream_never_holds_more_than_a_piece_and_what_its_layers_need(monkeypatch):
-    codec, seen = codec_of(), []
-    join = stream._Past.join
-    monkeypatch.setattr(stream._Past, "join", lambda *a: seen.append(join(*a)) or seen[-1])
+    codec, tapes = codec_of(), set()
+    room = stream._Tape.room
+    monkeypatch.setattr(stream._Tape, "room", lambda tape, *a: tapes.add(tape) or room(tape, *a))
     codes = [piece[1] for piece in encode_stream(codec, (torch.randn(1, 500) for _ in range(60)), [1], chunk=200)]
     assert sum(map(len, codes)) == 30000 // codec.config.hops[1] and len(codes) == 150
-    assert max(x.shape[-1] for x in seen) <= 200 + 8  # widest: kernel 4 or dilation 3, on either side
+    assert (
+        len(tapes) > 10 and max(tape.place.shape[1] for tape in tapes) <= 200 + 2 * 8 + 24
+    )  # widest: dilation 3 on either side
+
+
+def test_threads_that_share_the_layers_say_what_one_says(monkeypatch):
+    codec, audio = codec_of(), torch.randn(1, 3000)
+    calls, share = [], stream._share
+    monkeypatch.setattr(stream, "_share", lambda layers, piece: calls.append(len(layers)) or share(layers, piece))
+    threads, made = torch.get_num_threads(), {}
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            calls.clear()
+            codes = torch.cat([piece[0] for piece in encode_stream(codec, [audio], [0], chunk=256)])
+            assert len(set(calls)) == count and torch.get_num_threads() == count
+            made[count] = codes, decode_long(codec, codes[None], 0)
+        assert all(torch.equal(a, b) for count in (2, 3) for a, b in zip(made[count], made[1], strict=True))
+        with pytest.raises(ValueError, match="not finite"):
+            list(encode_stream(codec, [audio * torch.inf], [0], chunk=256))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_layers_given_a_little_at_a_time_say_the_same(monkeypatch):

@@ -1,0 +1,154 @@
+"""Where words lie in time, given how well each of their letters fits each step: a Viterbi search over whole words.
+
+A song is rest, word, rest, word, .. in the order of the text; a rest may be empty. A word lasts one of some lengths, and
+its letters share it evenly, which is what priors are taught about letters (`data_prep.align.character_seconds`). The
+score of a reading is the sum over its steps, less what each word's length costs; the best one is found exactly, among the
+words that are within reach. It may end before the text does.
+
+Notable: it goes through time in pieces and keeps only words whose score is within `beam` of the best, so that time and
+memory grow with the length of the song and not with its square; no step is visited twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+HURRY = 4.0  # bits that a word's length may cost while the search looks ahead
+
+
+class Span(NamedTuple):
+    """A word: first step, last step exclusive, and by how much its score is better than that of a rest in its place."""
+
+    start: int
+    end: int
+    gain: float
+
+
+class Ends(NamedTuple):
+    """Of a word that ends after each step of a piece: the best score of all so far, its length, its gain."""
+
+    score: Float[np.ndarray, " t"]
+    length: Int[np.ndarray, " t"]
+    gain: Float[np.ndarray, " t"]
+
+
+class Gap:
+    """The rest before a word (or after the last): its score by step, and how each step was reached."""
+
+    def __init__(self, reach: int, letters: int):
+        self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
+        self.sums = np.zeros(
+            (reach + 1, letters + 1)
+        )  # running sums of the scores of the next word's letters, and of rest
+        self.entered: dict[
+            int, tuple[np.ndarray, Ends]
+        ] = {}  # first step of a piece -> steps it was entered at, and how
+
+    def word_before(self, at: int) -> Span:
+        """The word that ends where the rest began which is still going on at step `at`."""
+        first = max(start for start in self.entered if start < at)
+        entered, ends = self.entered[first]
+        step = int(entered[at - first - 1])
+        if not step:  # it was entered in an earlier piece
+            return self.word_before(first)
+        return Span(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
+
+
+class Chart:
+    """Scores of all readings so far.
+
+    Words are given by their number of letters, `lengths` (rising) are the steps a word may last, `costs` what each length
+    costs each word.
+    """
+
+    def __init__(
+        self, letters: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0
+    ):
+        self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
+        self.reach, self.now = self.lengths[-1], 0
+        self.quickest = np.array(self.lengths)[
+            (costs <= HURRY).argmax(axis=1)
+        ]  # of each word, if it is not to cost much
+        self.gaps: dict[int, Gap] = {0: self._gap(0)}
+        self.past: dict[int, Gap] = {}
+        self.gaps[0].score[-1] = 0.0
+
+    def _gap(self, word: int) -> Gap:
+        return Gap(self.reach, self.letters[word] if word < len(self.letters) else 0)
+
+    def alive(self, steps: int) -> tuple[int, int]:
+        """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most.
+
+        The next word may have begun already, and so any step may be its end.
+        """
+        scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
+        best = max(scores.values())
+        good = [number for number, score in scores.items() if score > best - self.beam]
+        soon = int((self.quickest[max(good) + 1 :].cumsum() <= steps).sum())
+        return min(good), min(len(self.letters), max(good) + 2 + soon)
+
+    def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
+        """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
+        steps, last = len(rests), first + rests.shape[1]
+        self.past |= {number: gap for number, gap in self.gaps.items() if number < first}
+        self.gaps = {number: gap for number, gap in self.gaps.items() if first <= number < last}
+        ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
+        for i in range(rests.shape[1]):
+            gap = self.gaps.setdefault(first + i, self._gap(first + i))
+            self._rest(gap, rests[:, i], ends)
+            if i < len(words):
+                ends = self._word(gap, np.column_stack([words[i], rests[:, i]]), self.costs[first + i])
+            gap.score = gap.score[-self.reach - 1 :]  # what is longer ago than a word lasts is forgotten
+        self.now += steps
+
+    def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Ends) -> None:
+        """The gap's scores: entered at the end of the word before it, and rested in since."""
+        resting = np.concatenate([[0.0], np.cumsum(rest)])
+        gain = np.concatenate([gap.score[-1:], ends.score]) - resting
+        best = np.maximum.accumulate(gain)
+        new = np.concatenate([[True], gain[1:] > best[:-1]])
+        entered = np.maximum.accumulate(
+            np.where(new, np.arange(len(gain)), 0)
+        )  # 0: it was in the gap before this piece
+        gap.entered[self.now] = (entered[1:].astype(np.int32), ends)
+        gap.score = np.concatenate([gap.score, (best + resting)[1:]])
+
+    def _word(self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]) -> Ends:
+        """How the word behind a gap ends, from the scores of its letters and, last, of rest."""
+        steps, count = len(scores), scores.shape[1] - 1
+        sums = np.concatenate([gap.sums, gap.sums[-1] + np.cumsum(scores, axis=0)])
+        ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
+        for length, cost in zip(self.lengths, costs, strict=True):
+            edges = np.round(np.linspace(0, length, count + 1)).astype(int)
+            start = self.reach + 1 - length  # row of `sums` at which a word that ends with the first new step begins
+            rows = sums[start:]
+            sung = sum(
+                (rows[last:][:steps, i] - rows[first:][:steps, i] for i, (first, last) in enumerate(pairwise(edges))),
+                start=np.zeros(steps),
+            )
+            total = gap.score[start : start + steps] + sung - cost
+            rested = rows[length:][:steps, -1] - rows[:steps, -1]
+            new = Ends(total, np.full(steps, length), sung - rested)
+            ends = Ends(*(np.where(total > ends.score, a, b) for a, b in zip(new, ends)))
+        gap.sums = sums[-self.reach - 1 :]
+        return ends
+
+    def best(self) -> list[Span]:
+        """The words of the best reading; those behind the last that is reached are left out."""
+        gaps = self.past | self.gaps
+        number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])
+        at, found = self.now, []
+        while number:
+            span = gaps[number].word_before(at)
+            found.append(span)
+            at, number = span.start, number - 1
+        return found[::-1]
+
+    def score(self) -> float:
+        """The score of the best reading so far."""
+        return float(max(gap.score[-1] for gap in self.gaps.values()))
