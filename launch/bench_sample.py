@@ -191,6 +191,8 @@ def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
 
 def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
     """The matrices that a step multiplies with, each (out, in)."""
+    import torch
+
     from priors.int8 import Int8Linear
 
     found = []
@@ -198,7 +200,9 @@ def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
         for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
             found.append(linear.w if isinstance(linear, Int8Linear) else linear.w.t())
     head = prior.x_out or prior.x_emb
-    return [*found, head.w if isinstance(head, Int8Linear) else head.weight]
+    table = head.w if isinstance(head, Int8Linear) else head.weight
+    assert isinstance(table, torch.Tensor)
+    return [*found, table]
 
 
 def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) -> float:

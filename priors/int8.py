@@ -58,4 +58,6 @@ def quantise(prior: AutoregressivePrior) -> None:
             for name, child in list(parent.named_children()):
                 assert isinstance(child, Linear)
                 setattr(parent, name, Int8Linear(child.w.t(), child.b))
-    prior.x_out = Int8Linear((prior.x_out or prior.x_emb).weight, None)
+    table = (prior.x_out or prior.x_emb).weight
+    assert isinstance(table, Tensor)
+    prior.x_out = Int8Linear(table, None)
