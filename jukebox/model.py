@@ -40,12 +40,14 @@ if TYPE_CHECKING:
     from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
+# of everything in a prior but its norms, which are float32 at least, and in int8 but the matrices; float64 is for checks
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "int8": torch.bfloat16,
-}  # beside int8's weights
+    "float64": torch.float64,
+}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

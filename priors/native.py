@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from priors.autoregressive import AutoregressivePrior, Heard
 
 SOURCE = Path(__file__).with_name("native.cpp")
+COMPILED = ("float32", "bfloat16", "int8")
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
 
 
@@ -53,8 +54,8 @@ def why_not(dtype: str = "float32") -> str | None:
     """Why steps cannot be compiled or captured here, or None if they can."""
     if torch.cuda.is_available():
         return None
-    if dtype == "float16":
-        return "float16 is for GPUs; on a CPU float32, bfloat16 or int8 can be compiled"
+    if dtype not in COMPILED:
+        return f"{dtype} is not compiled on a CPU; {', '.join(COMPILED)} are"
     try:
         library()
     except (RuntimeError, OSError) as error:
