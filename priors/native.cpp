@@ -157,20 +157,25 @@ static void layer_norm(const float *x, const float *w, const float *b, float eps
 template <class C>
 static void attend(const float *q, const C *k, const C *v, const C *bias, int64_t count, int64_t d, float *logits, float *out) {
     float largest = -INFINITY, total = 0, root = 1.0f / std::sqrt((float)d);
-    for (int64_t j = 0; j < count; j++) {
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < d; i++) dot += q[i] * number(k[j * d + i]);
-        logits[j] = dot * root + (bias ? number(bias[j]) : 0.0f);
+    int64_t j = 0, i = 0;
+    for (; j + 4 <= count; j += 4) dots<C, 1, 4>(k + j * d, q, d, logits + j);
+    for (; j < count; j++) dots<C, 1, 1>(k + j * d, q, d, logits + j);
+    for (j = 0; j < count; j++) {
+        logits[j] = logits[j] * root + (bias ? number(bias[j]) : 0.0f);
         largest = logits[j] > largest ? logits[j] : largest;
     }
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < count; j++) { logits[j] = exponential(logits[j] - largest); total += logits[j]; }
-    for (int64_t i = 0; i < d; i++) out[i] = 0;
-    for (int64_t j = 0; j < count; j++) {
-        float share = logits[j] / total;
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) out[i] += share * number(v[j * d + i]);
+    for (j = 0; j < count; j++) { logits[j] = exponential(logits[j] - largest); total += logits[j]; }
+    float share = count ? 1.0f / total : 0.0f;
+    for (; i + 16 <= d; i += 16) {
+        vec seen = {};
+        for (j = 0; j < count; j++) seen += logits[j] * load(v + j * d + i);
+        seen *= share;
+        std::memcpy(out + i, &seen, 64);
+    }
+    for (; i < d; i++) {
+        out[i] = 0;
+        for (j = 0; j < count; j++) out[i] += share * logits[j] * number(v[j * d + i]);
     }
 }
 
