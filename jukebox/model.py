@@ -31,6 +31,7 @@ from data_prep.errors import UserError
 from data_prep.labels import Labels
 from jukebox.files import file_hash, write_json
 from priors.autoregressive import AutoregressivePrior, PriorConfig
+from priors.int8 import quantise
 from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
+# of everything in a prior but its norms, which are float32 at least, and in int8 but the matrices; float64 is for checks
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.bfloat16,
+    "float64": torch.float64,
+}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -188,8 +197,14 @@ class Jukebox:
 
     # ---- priors
 
-    def prior(self, level: int, dtype: torch.dtype = torch.float32) -> AutoregressivePrior:
-        """The prior of a level, ready for use in `dtype` (its norms in float32); no other file is read."""
+    def prior(self, level: int, dtype: str = "float32") -> AutoregressivePrior:
+        """The prior of a level, ready for use in a dtype of `DTYPES` (its norms in float32); no other file is read.
+
+        In int8 are the weights that every code needs, those of the trunk and of the head, with a scale an output.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        wanted = DTYPES[dtype]
         path = self.folder / f"prior_{level}.safetensors"
         if level not in self.prior_configs or not path.is_file():
             raise UserError(
@@ -199,12 +214,14 @@ class Jukebox:
             prior = AutoregressivePrior(self.prior_configs[level])
         with safe_open(path, "pt") as file:
             state = {
-                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and dtype.itemsize < 4 else dtype)
+                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and wanted.itemsize < 4 else wanted)
                 for name in file.keys()  # noqa: SIM118
             }
         prior.load_state_dict(state, assign=True)
         for parameter in prior.parameters():
             parameter.requires_grad_(False)
+        if dtype == "int8":
+            quantise(prior)
         return prior.eval()
 
     def save_prior(self, level: int, prior: AutoregressivePrior) -> None:

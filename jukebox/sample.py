@@ -35,7 +35,10 @@ from jukebox.request import Choices
 from jukebox.run import REQUEST, Run, read_request, versions
 from jukebox.song import Prepared, Song
 from jukebox.sources import fetch
+from priors import native
 from priors.prior import How
+
+WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
 def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **choices) -> Run:
@@ -124,6 +127,8 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
         chosen = _device(device or asked["device"])
         if asked["device"] == "auto":
             run.update(device=chosen.split(":")[0])
+        if "compiled" not in asked:
+            run.update(compiled=to_compile(model, run))
         for batch in mine:
             give(model, run, batch)
         songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
@@ -131,6 +136,18 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
             fill_level(model, run, songs, level, mine, _placed(chosen, rank))
             write_page(run.folder)
     return run
+
+
+def to_compile(model: Jukebox, run: Run) -> bool:
+    """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
+    asked = run.request
+    if asked["compile"] == "auto":
+        new = {level: run.total(level) - asked["given"].get(str(level), 0) for level in asked["levels"]}
+        steps = sum(count * model.prior_configs[level].trunk.depth for level, count in new.items())
+        return steps >= WORTH_COMPILING and native.why_not(asked["dtype"]) is None
+    if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
+        raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
+    return asked["compile"] == "on"
 
 
 def fill_level(
@@ -146,7 +163,8 @@ def fill_level(
         for each in hearing.values():
             each.grow()
         return
-    prior = model.prior(level).to(device)
+    prior = model.prior(level, run.request["dtype"]).to(device)
+    prior.compiled = run.request["compiled"]
     prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
     done = sum(run.count(level, [i]) for i in samples)
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar

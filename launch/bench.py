@@ -32,18 +32,21 @@ def bench(
     threads: int = 0,
     seed: int = 0,
     peer: str = "",
+    data: str = "",
     out: str = "",
 ) -> list[dict[str, Any]]:
     """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
-    what: sample (drawing codes with the priors of MODEL), or with random weights codec, prior (a training step), attention (its memory)
+    what: sample (drawing codes, with the priors of MODEL); without MODEL, random weights: sample (every dtype, compiled), codec
+        (the published one), prior (a training step) or attention (memory of training it)
     model: the model folder, for sample
     batch: songs drawn at once
     seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
-    repeats: codec, prior: runs of each case and side, of which the median counts
+    repeats: codec, prior, sample without MODEL: runs of each case and side, of which the median counts
     threads: CPU threads; 0 takes what torch would take
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
+    data: sample: the data folder of MODEL, to measure what each dtype costs in bits per held-out code instead
     out: a json file to write the table to; by default it is only printed
     """
     if what == "codec":
@@ -62,7 +65,9 @@ def bench(
     if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
     if not model:
-        raise UserError("bench sample needs the model folder: jukebox bench sample MODEL")
+        from launch.bench_sample import bench_sample
+
+        return bench_sample(peer, repeats, threads, seed, out)
     import torch
 
     from jukebox import Jukebox
@@ -72,6 +77,10 @@ def bench(
     jukebox = Jukebox.from_pretrained(model)
     if not jukebox.prior_configs:
         raise UserError(f"{model} has no priors yet; train one with `jukebox train prior`, then measure it")
+    if data:
+        from launch.bench_sample import bits_of_dtypes
+
+        return bits_of_dtypes(jukebox, data)
     rows = []
     print(f"{torch.get_num_threads()} CPU threads, float32, batch {batch}; windows from empty to full")
     print(f"{'level':>5} {'codes/s':>9} {'limit':>9} {'share':>6} {'music s/s':>9}" + (f" {'peer':>9}" if peer else ""))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
 from launch.ranks import rank_and_ranks
@@ -70,12 +70,16 @@ class Machine:
     parallel: below the top level, draw the windows of a song side by side, each after a warm-up that is dropped
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
+    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
+    compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
     """
 
     batch: int = 0
     parallel: bool = False
     threads: int = 0
     device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    compile: Literal["auto", "on", "off"] = "auto"
 
 
 @shared_flags

@@ -28,6 +28,7 @@ from priors.conditions import Conditions, LabelConfig, LabelEmbedding, Lyrics, T
 from priors.decode import draw, uniforms
 from priors.lyrics import LyricConfig, LyricEncoder
 from priors.prior import How, Prior, PriorSpec, Sequences
+from priors.step import Step, stepper
 from priors.transformer import Init, Transformer, TrunkConfig
 from priors.upsampler import Upsampler, UpsamplerConfig
 
@@ -93,8 +94,8 @@ class Heard:
     distance: Tensor | None
     letters: Tensor | None
 
-    def at(self, position: int) -> Tensor | float:
-        return 0.0 if self.steps is None else self.steps[:, position : position + 1]
+    def at(self, position: Int[Tensor, " 1"]) -> Float[Tensor, "b 1 w"] | None:
+        return None if self.steps is None else self.steps.index_select(1, position)
 
 
 @dataclass
@@ -112,6 +113,7 @@ class DecodeState:
     rngs: Sequence[torch.Generator]
     how: How
     guided: bool = False
+    step: Step | None = None  # what hears a code; made when the first one comes
 
 
 class AutoregressivePrior(Prior):
@@ -139,7 +141,8 @@ class AutoregressivePrior(Prior):
         if config.lyrics and not self.letters:
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
-        self.x_out = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
+        self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
+        self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/step.py
 
     @torch.no_grad()
     def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
@@ -212,7 +215,7 @@ class AutoregressivePrior(Prior):
         )
         return x if heard.steps is None else x + heard.steps[:, : x.shape[1]]
 
-    def head(self, x: Float[Tensor, "b t w"], steps: Tensor | float | None) -> Float[Tensor, "b t k"]:
+    def head(self, x: Float[Tensor, "b t w"], steps: Tensor | None) -> Float[Tensor, "b t k"]:
         if self.config.condition_again and steps is not None:
             x = x + steps
         return F.linear(x, self.x_emb.weight) if self.x_out is None else self.x_out(x)
@@ -289,16 +292,29 @@ class AutoregressivePrior(Prior):
         x = self.embed(self.tokens(codes, heard), heard)
         caches = self.trunk.caches(x, heard.encoded, heard.distance)
         y = self.trunk.prefill(x, caches)[:, -1:]
-        logits = self.head(y, heard.at(x.shape[1] - 1))[:, 0]
+        last = None if heard.steps is None else heard.steps[:, x.shape[1] - 1 : x.shape[1]]
+        logits = self.head(y, last)[:, 0]
         return DecodeState(heard, caches, x.shape[1], logits, None, rngs, how, guided)
+
+    def inputs(
+        self, heard: Heard, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
+    ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
+        """What the trunk takes when a token is heard at a position, and what is added again behind it."""
+        x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), heard.at(position)
+        return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
+
+    def step(
+        self, heard: Heard, caches: Sequence[Cache | CrossCache], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
+    ) -> Float[Tensor, "b k"]:
+        """Logits after one more token: a function of tensors alone, in fixed shapes."""
+        x, again = self.inputs(heard, code, position)
+        return self.head(self.trunk.step(x, caches, position), again)[:, 0]
 
     @torch.no_grad()
     def advance(self, state: DecodeState, code: Int[Tensor, " b"]) -> None:
         """Hear one more token; the state then holds the logits of the next."""
-        p = state.position
-        x = self.x_emb(code)[:, None] + self.pos_emb[p] + state.heard.at(p)
-        y = self.trunk.step(x, state.caches, p)
-        state.logits, state.code, state.position = self.head(y, state.heard.at(p))[:, 0], None, p + 1
+        state.step = state.step or stepper(self, state.heard, state.caches, state.position, self.compiled)
+        state.logits, state.code, state.position = state.step(code), None, state.position + 1
 
     def next_logits(self, state: DecodeState) -> Float[Tensor, "b k"]:
         """Logits over codes (and letters under the published switch) of the next step."""

@@ -1,19 +1,56 @@
 """Static buffers of keys and values, each as long as its attention pattern reaches.
 
-    dense    all steps so far       row    the current block       previous_row    the current block and the one before
-    column   all steps, stored by offset so that a column is contiguous
-    prime    the first `prime` steps, then frozen                  cross   the other sequence, computed once
+A buffer is some pages of slots, (page, b, h, slot, d). A step writes one slot and looks at the first slots of one page:
 
-A buffer is allocated once per window and written in place; nothing is concatenated.
+    pattern        pages x slots     writes                        sees
+    dense          1 x n_ctx         slot i                        i + 1
+    row            1 x block         slot i % block                i % block + 1
+    column         block x blocks    page i % block, slot i // block       of that page i // block + 1
+    previous_row   2 x block         page (i // block) % 2         the other page, whole; in block 0 nothing
+    prime          1 x prime         slot i; later ones none       all up to i, at most `prime`
+    cross          1 x other         none, computed once           everything
+
+A buffer is allocated once per window and written in place; nothing is concatenated. `places` is that table for every
+step: looked up with the position as a tensor, a step has fixed shapes and never waits for the device, so that it can be
+captured as a CUDA graph.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Seen = tuple[Tensor, Tensor] | None
+
+@functools.lru_cache(maxsize=32)
+def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4"]:
+    """For every step: the page and slot that it writes (slot -1: none), the page that it reads, and how many slots of it.
+
+    `reach` is the length of what prime and cross look at. The table is shared: it is not to be written.
+    """
+    i = torch.arange(n_ctx)
+    row, offset, zero = i // block, i % block, torch.zeros(n_ctx, dtype=torch.long)
+    written, slot, read, seen = {
+        "dense": (zero, i, zero, i + 1),
+        "row": (zero, offset, zero, offset + 1),
+        "column": (offset, row, offset, row + 1),
+        "previous_row": (row % 2, offset, 1 - row % 2, block * (row > 0)),
+        "prime": (zero, i.where(i < reach, -1), zero, (i + 1).clamp(max=reach)),
+        "cross": (zero, zero - 1, zero, zero + reach),
+    }[pattern]
+    return torch.stack([written, slot, read, seen], dim=1)
+
+
+class Place(NamedTuple):
+    """Where one step writes and reads in the caches of a pattern, as tensors."""
+
+    rows: Int[Tensor, " bh"]  # of (page, b, h, slot) flattened
+    page: Int[Tensor, " 1"]
+    mask: Bool[Tensor, " slots"]
+    some: Bool[Tensor, " 1"]  # whether it sees anything
 
 
 class Cache:
@@ -22,18 +59,18 @@ class Cache:
     def __init__(
         self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor
     ):
-        self.pattern, self.block, self.prime = pattern, block, prime
-        blocks = -(-n_ctx // block)
-        shape = {
-            "dense": (n_ctx,),
-            "prime": (min(prime, n_ctx),),
-            "row": (block,),
-            "previous_row": (2, block),  # two blocks in turn: one is written while the other is read
-            "column": (block, blocks),
+        self.pattern, self.block = pattern, block
+        self.prime = min(prime, n_ctx)
+        pages, self.slots = {
+            "dense": (1, n_ctx),
+            "row": (1, block),
+            "column": (block, -(-n_ctx // block)),
+            "previous_row": (2, block),
+            "prime": (1, self.prime + 1),  # in the last slot, which is never seen, later steps write
         }[pattern]
-        self.k, self.v = (
-            torch.zeros(batch, heads, *shape, head_width, dtype=like.dtype, device=like.device) for _ in range(2)
-        )
+        shape = (pages, batch, heads, self.slots, head_width)
+        self.k, self.v = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        self.places = places(pattern, n_ctx, block, self.prime).to(like.device)
 
     def fill(self, k: Float[Tensor, "b h t d"], v: Float[Tensor, "b h t d"]) -> None:
         """Take over the keys and values of steps 0..t-1."""
@@ -42,50 +79,47 @@ class Cache:
 
     def _fill(self, buffer: Tensor, new: Tensor) -> None:
         t, c = new.shape[2], self.block
-        if t == 0:
-            return
+        first = 0 if t == 0 else (t - 1) // c * c  # of the block that the last step is in
         if self.pattern in ("dense", "prime"):
-            n = min(t, buffer.shape[2])
-            buffer[:, :, :n] = new[:, :, :n]
+            n = t if self.pattern == "dense" else min(t, self.prime)
+            buffer[0, :, :, :n] = new[:, :, :n]
         elif self.pattern == "row":
-            first = (t - 1) // c * c
-            buffer[:, :, : t - first] = new[:, :, first:]
+            buffer[0, :, :, : t - first] = new[:, :, first:]
         elif self.pattern == "previous_row":
-            for index in {max(0, (t - 1) // c - 1), (t - 1) // c}:
-                part = new[:, :, index * c : (index + 1) * c]
-                buffer[:, :, index % 2, : part.shape[2]] = part
+            for start in {max(0, first - c), first}:
+                part = new[:, :, start : start + c]
+                buffer[start // c % 2, :, :, : part.shape[2]] = part
         else:
             full = t // c
-            whole = new[:, :, : full * c].unflatten(2, (full, c)).transpose(2, 3)
-            buffer[:, :, :, :full] = whole  # (B, H, blocks, block, D) -> (B, H, block, blocks, D)
-            if t % c:
-                buffer[:, :, : t % c, full] = new[:, :, full * c :]
+            whole = new[:, :, : full * c].unflatten(2, (full, c))
+            buffer[:, :, :, :full] = whole.permute(
+                3, 0, 1, 2, 4
+            )  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
+            buffer[: t % c, :, :, full : full + 1] = new[:, :, full * c :].unsqueeze(0).transpose(0, 3)
 
-    def append(self, k: Float[Tensor, "b h 1 d"], v: Float[Tensor, "b h 1 d"], position: int) -> Seen:
-        """Write the keys and values of one step; return those that it sees, or None if it sees nothing."""
-        c, row, offset = self.block, position // self.block, position % self.block
-        if self.pattern == "prime" and position >= self.k.shape[2]:
-            return self.k, self.v
+    def place(self, position: Int[Tensor, " 1"]) -> Place:
+        """The place of a step, the same for all layers of a pattern."""
+        written, slot, read, seen = self.places.index_select(0, position)[0].split(1)
+        batch, heads = self.k.shape[1:3]
+        slot = slot % self.slots  # -1: the last one, which is never seen
+        every = torch.arange(batch * heads, device=position.device)
+        rows = (written * batch * heads + every) * self.slots + slot
+        mask = torch.arange(self.slots, device=position.device) < seen.clamp(min=1)
+        return Place(rows, read, mask, seen > 0)
+
+    def append(
+        self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: Place
+    ) -> tuple[Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
+        """Write the keys and values of one step; return the page that it sees some of."""
         for buffer, new in ((self.k, k), (self.v, v)):
-            if self.pattern in ("dense", "prime"):
-                buffer[:, :, position] = new[:, :, 0]
-            elif self.pattern == "row":
-                buffer[:, :, offset] = new[:, :, 0]
-            elif self.pattern == "previous_row":
-                buffer[:, :, row % 2, offset] = new[:, :, 0]
-            else:
-                buffer[:, :, offset, row] = new[:, :, 0]
-        if self.pattern in ("dense", "prime"):
-            return self.k[:, :, : position + 1], self.v[:, :, : position + 1]
-        if self.pattern == "row":
-            return self.k[:, :, : offset + 1], self.v[:, :, : offset + 1]
-        if self.pattern == "column":
-            return self.k[:, :, offset, : row + 1], self.v[:, :, offset, : row + 1]
-        return (self.k[:, :, 1 - row % 2, :c], self.v[:, :, 1 - row % 2, :c]) if row else None
+            buffer.view(-1, buffer.shape[-1]).index_copy_(0, place.rows, new.reshape(-1, new.shape[-1]))
+        if len(self.k) == 1:
+            return self.k[0], self.v[0]
+        return self.k.index_select(0, place.page)[0], self.v.index_select(0, place.page)[0]
 
 
 class CrossCache:
     """Keys, values and time distances of the sequence that a cross attention listens to; computed once."""
 
-    def __init__(self, k: Tensor, v: Tensor, bias: Tensor | None):
-        self.k, self.v, self.bias = k, v, bias
+    def __init__(self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"], bias: Float[Tensor, "b h t n"] | None):
+        self.k, self.v, self.bias = k.contiguous()[None], v.contiguous()[None], bias

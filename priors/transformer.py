@@ -14,12 +14,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from priors.attention import Attention, attend
-from priors.cache import Cache, CrossCache
+from priors.cache import Cache, CrossCache, Place
 from priors.linear import LayerNorm, Linear, quick_gelu
 
 LOCAL = ("row", "column", "previous_row")
@@ -131,24 +131,27 @@ class Block(nn.Module):
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias[:, :, : x.shape[1]]
-            return self.finish(
-                x, attn.merge(attend(attn.split(attn.c_attn(normed)), cache.k, cache.v, "cross", bias=bias))
-            )
+            q = attn.split(attn.c_attn(normed))
+            return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
         q, k, v = attn.project(normed)
         cache.fill(k, v)
         return self.finish(x, attn.merge(attend(q, k, v, attn.pattern, attn.block, attn.prime)))
 
-    def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, position: int) -> Float[Tensor, "b 1 w"]:
-        """One step after those in the cache."""
+    def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | Place) -> Float[Tensor, "b 1 w"]:
+        """One step after those in the cache, at its place there (cross: at its position)."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
-            bias = None if cache.bias is None else cache.bias[:, :, position : position + 1]
-            return self.finish(
-                x, attn.merge(attend(attn.split(attn.c_attn(normed)), cache.k, cache.v, "cross", bias=bias))
-            )
+            bias = None if cache.bias is None else cache.bias.index_select(2, cast("Tensor", at))
+            q = attn.split(attn.c_attn(normed))
+            return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
+        place = cast("Place", at)
         q, k, v = attn.project(normed)
-        seen = cache.append(k, v, position)
-        return self.finish(x, attn.merge(F.scaled_dot_product_attention(q, *seen) if seen else torch.zeros_like(q)))
+        seen = F.scaled_dot_product_attention(
+            q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None]
+        )
+        if cache.pattern == "previous_row":
+            seen = seen * place.some  # exactly zero where it sees nothing
+        return self.finish(x, attn.merge(seen))
 
 
 class Transformer(nn.Module):
@@ -192,9 +195,16 @@ class Transformer(nn.Module):
             x = block.prefill(x, cache)
         return x
 
-    def step(self, x: Float[Tensor, "b 1 w"], caches: Sequence[Cache | CrossCache], position: int) -> Tensor:
+    def step(
+        self, x: Float[Tensor, "b 1 w"], caches: Sequence[Cache | CrossCache], position: Int[Tensor, " 1"]
+    ) -> Float[Tensor, "b 1 w"]:
+        """One step after those in the caches; all shapes are fixed, and the position is a tensor."""
+        at: dict[str, Tensor | Place] = {"cross": position}
+        for cache in caches:
+            if isinstance(cache, Cache) and cache.pattern not in at:
+                at[cache.pattern] = cache.place(position)
         for block, cache in zip(self.blocks, caches, strict=True):
-            x = block.step(x, cache, position)
+            x = block.step(x, cache, at[block.attn.pattern])
         return x
 
     def hidden(self, x: Tensor, layer: int, encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:

@@ -89,7 +89,7 @@ def sample_codes(folder: Path, count: int = 16) -> None:
     from priors.prior import How
 
     model = Jukebox.from_pretrained(folder)
-    prior = model.prior(2, torch.bfloat16)
+    prior = model.prior(2, "bfloat16")
     song = Song("artist 7", ("genre 3",), "a song of no meaning", (), 60.0)
     prepared = Prepared.of(song, model.labels_of(2), model.vocabulary, model.sample_rate)
     cond = stack([window_conditions(prepared, prior.config, 0, None)])

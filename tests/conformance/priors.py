@@ -170,5 +170,5 @@ def check_orders(golden: Golden) -> Iterator[Check]:
         for prime in (min(config.block + 1, x.shape[1] // 2), x.shape[1] - 1):
             caches = trunk.caches(x, encoded)
             parts = [trunk.prefill(x[:, :prime], caches)]
-            parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, x.shape[1])]
+            parts += [trunk.step(x[:, t : t + 1], caches, torch.tensor([t])) for t in range(prime, x.shape[1])]
             yield Check(f"{name}: {prime} steps at once, then one by one", apart(torch.cat(parts, 1), expected), limit)

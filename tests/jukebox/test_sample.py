@@ -90,11 +90,9 @@ def test_a_song_needs_no_artist_genre_or_lyrics_and_each_of_them_changes_it(tiny
 SONGS = [Song("ann", ("rock",), "la"), Song("bob", (), "li la"), Song(), Song("ann"), Song(None, ("waltz",))]
 
 
-def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model, tmp_path, monkeypatch):
-    plain = type(tiny_model).prior
-    monkeypatch.setattr(type(tiny_model), "prior", lambda self, level: plain(self, level, torch.float64))
-    batch = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1)
-    alone = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1)
+def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model, tmp_path):
+    batch = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1, dtype="float64")
+    alone = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1, dtype="float64")
     assert alone.request["batches"] == [[0], [1], [2], [3], [4]]
     assert_same(batch, alone)
 
@@ -106,7 +104,7 @@ def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within
         if not len(differ):
             continue
         at, total = int(differ[0]), batch.total(level)
-        prior, config = model.prior(level, torch.float64), model.prior_configs[level]
+        prior, config = model.prior(level, "float64"), model.prior_configs[level]
         ratio = config.above.ratio if config.above else 1
         hop = int(0.5 * config.n_ctx) // ratio * ratio
         start, begin, _ = next(s for s in segments(total, config.n_ctx, hop, 0) if s.begin <= at < s.end)

@@ -40,7 +40,7 @@ def test_cached_decoding_equals_full_forward(order, dtype, limit):
     for prime in range(1, 25) if dtype == torch.float64 else (1, 5, 6, 7, 12, 17, 23):  # blocks of 6 steps
         caches = trunk.caches(x, encoded)
         parts = [trunk.prefill(x[:, :prime], caches)]
-        parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, 24)]
+        parts += [trunk.step(x[:, t : t + 1], caches, torch.tensor([t])) for t in range(prime, 24)]
         assert (torch.cat(parts, 1) - whole).abs().max() < limit, prime
 
 
