@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 from jukebox import request
-from jukebox.batches import batches_at
+from jukebox.batches import batches_at, windows_of
 from jukebox.facts import Facts, check_weights
-from jukebox.filling import Filling, windows_of
+from jukebox.filling import Filling
 from jukebox.hearing import Hearing
 from jukebox.metrics import Seams, seams
 from jukebox.model import Jukebox

@@ -232,8 +232,8 @@ def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
     from jukebox.request import Choices
 
     return Choices(
-        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=_levels(drawing.levels),
-        hop_fractions=_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
+        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=read_levels(drawing.levels),
+        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
     )  # fmt: skip
 
 
@@ -241,14 +241,14 @@ def _machine(machine: Machine) -> dict[str, Any]:
     return vars(machine) | {"ranks": rank_and_ranks()[1]}
 
 
-def _levels(text: str) -> tuple[int, ...]:
+def read_levels(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(f"--levels got {text!r}, expected levels joined by commas, as in 2,1,0") from None
 
 
-def _fractions(text: str) -> tuple[float, ...]:
+def read_fractions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
