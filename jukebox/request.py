@@ -41,6 +41,7 @@ class Choices:
     parallel: bool = False  # windows of one song side by side, at the levels below the top
     threads: int = 0  # 0: one for a small model, all for a large one
     device: str = "auto"
+    dtype: str = ""  # of the priors; empty: float32
     ranks: int = 1
 
 
@@ -203,7 +204,7 @@ def _request(
         ],
         "batch": choices.batch, "parallel": choices.parallel, "cuts": [],
         "batches": first_batches(len(songs), choices.batch, choices.ranks),
-        "device": choices.device, "machine": machine(facts.threads(choices.threads)), "versions": versions(),
+        "device": choices.device, "dtype": choices.dtype, "machine": machine(facts.threads(choices.threads)), "versions": versions(),
     }  # fmt: skip
 
 

@@ -146,7 +146,10 @@ def fill_level(
         for each in hearing.values():
             each.grow()
         return
-    prior = model.prior(level).to(device)
+    dtype = run.request.get("dtype") or "float32"
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype got {dtype!r}, expected float32, bfloat16 or float16")
+    prior = (model.prior(level) if dtype == "float32" else model.prior(level, getattr(torch, dtype))).to(device)
     prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
     done = sum(run.count(level, [i]) for i in samples)
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
