@@ -91,7 +91,7 @@ def suffix_of(path: Path) -> str:
 
 
 def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int) -> None:
-    """Write `target` as `source`, which has `frames` samples, with `pieces` (none overlaps another) in place of its own; at once or not at all.
+    """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
 
     BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
@@ -193,8 +193,8 @@ def _container(original: Original, target: Path) -> str:
     import soundfile
 
     named = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64", ".rf64": "RF64"}
-    container = original.format if target.suffix.lower() == original.path.suffix.lower() else None
-    container = container or named.get(target.suffix.lower(), "")
+    alike = original.file is not None and target.suffix.lower() == original.path.suffix.lower()
+    container = original.format if alike else named.get(target.suffix.lower(), "")
     if container not in soundfile.available_formats() or not soundfile.check_format(container, original.subtype):
         raise UserError(
             f"{target} cannot hold the samples of {original.path} ({original.subtype}) as they are; name it "

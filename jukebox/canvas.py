@@ -3,9 +3,9 @@
     columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples each
     samples                 0 .................................. frames                    of the file, at its own rate
 
-A recording is a sound file, or a sample of a run folder, whose codes are stored. Only the columns that are asked for are encoded and decoded,
-with MARGIN on both sides, which is more than any level of the published codec hears; so memory and time grow with the edit, not
-with the song.
+A recording is a sound file, or a sample of a run folder, whose codes are stored. Only the columns that are asked for are encoded
+and decoded, with MARGIN on both sides, which is more than any level of the published codec hears; so memory and time grow with the
+edit, not with the song.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def read_codes(model: Jukebox, recording: Recording, layout: Layout, first: int,
     return codes
 
 
-def render(codec: VQVAE, codes: UInt16[np.ndarray, " t"], first: int, layout: Layout, start: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:  # fmt: skip
+def render(
+    codec: VQVAE, codes: UInt16[np.ndarray, " t"], first: int, layout: Layout, start: int, end: int
+) -> Iterator[Float[np.ndarray, "c n"]]:
     """The samples [start, end) of the file's rate, as the finest codes from column `first` on sound; in blocks."""
     common = math.gcd(layout.rate, layout.model_rate)
     of_file, of_model = layout.rate // common, layout.model_rate // common  # last equally long
