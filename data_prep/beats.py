@@ -77,7 +77,7 @@ def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " 
         held = np.concatenate(gathered)
         if len(held) <= margin:
             break
-        parts.append(_piece(held, margin, PIECE if more else len(held)))
+        parts.append(_piece(held, margin, PIECE if more else len(held) - margin))
         if more:
             held, margin = held[margin + PIECE - MARGIN :], MARGIN
     return np.concatenate(parts) if parts else np.zeros(0)

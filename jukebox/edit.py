@@ -9,34 +9,30 @@ All are one thing: columns of codes (`priors/masks.py`), some kept, the others f
 window, and the sound of the range put back into the file. Outside the range the result is the file, sample for sample. Inside it, the first
 and last `fade` seconds cross over from the old sound to the new one, where there is old sound to cross over from.
 
-A take is a file; it stands under its name when it is whole. What was asked for stands beside it as json, so that the same command
-goes on where it was stopped.
+How spans become files is in `jukebox/redrawing.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from data_prep.errors import UserError
 from jukebox.canvas import Layout, Recording
 from jukebox.facts import Facts
 from jukebox.filling import generator
+from jukebox.redrawing import Drawing, Edited, Redrawing, Span
 from jukebox.song import Song
 from priors import masks
 from priors.masks import Keep
-from priors.prior import How
 
 if TYPE_CHECKING:
     from jukebox.model import Jukebox
-
-BESIDE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
-HOW = {2: How(passes=24), 1: How(passes=24), 0: How(passes=12)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def build(
     """A prompt as a mask over `n` columns of a recording from column `first` on."""
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
-    prompts.append(masks.ends(n, *(int(np.ceil(s * per_second)) for s in (prompt.prefix, prompt.suffix))))
+    prompts.append(masks.ends(n, *(math.ceil(s * per_second) for s in (prompt.prefix, prompt.suffix))))
     if prompt.beats:
         from data_prep.beats import find_beats
 

@@ -38,7 +38,7 @@ def windows_over(redraw: Bool[Tensor, " n"], n_ctx: int) -> list[tuple[int, int]
     """
     n, drawn, made = len(redraw), 0, []
     for first, stop in _holes(redraw, n_ctx // 2):
-        for start in _starts(first, stop, n_ctx, n_ctx // BESIDE):
+        for start in _starts(n, first, stop, n_ctx, n_ctx // BESIDE):
             start = max(0, min(start, n - n_ctx))
             end = min(n, start + n_ctx)
             if redraw[max(drawn, start) : end].any():
@@ -56,8 +56,8 @@ def _holes(redraw: Bool[Tensor, " n"], apart: int) -> Iterator[tuple[int, int]]:
             yield todo[begin], todo[end - 1] + 1
 
 
-def _starts(first: int, stop: int, n_ctx: int, beside: int) -> list[int]:
-    low, high = first - beside, stop + beside - n_ctx
+def _starts(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list[int]:
+    low, high = max(0, first - beside), min(n, stop + beside) - n_ctx
     if high <= low:
         return [(first + stop - n_ctx) // 2]
     steps = -(-(high - low) // (n_ctx - beside))

@@ -96,7 +96,7 @@ def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing
     from jukebox.facts import Facts
 
     facts = Facts.read(model)
-    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
+    _make(out, request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
 
 
 @shared_flags
@@ -117,7 +117,7 @@ def continue_(
     from jukebox.facts import Facts
 
     facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
-    asked = [_song(facts, words)]
+    asked = [read_song(facts, words)]
     wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
     _make(out, wish, machine)
 
@@ -144,7 +144,7 @@ def branch(
     from jukebox.run import Run
 
     choices = request.Choices(takes=takes, total_seconds=total_seconds, **_machine(machine))
-    words = _song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
+    words = read_song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
     asked = request.branched(
         Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
@@ -173,7 +173,7 @@ def upsample(
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         facts = Facts.read(model)
-        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept), machine)
+        _make(out, request.upsampled_codes(facts, read_song(facts, words), run, choices, kept), machine)
         return
     if words != Words() or model:
         raise UserError(
@@ -279,7 +279,7 @@ def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
     return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
 
-def _song(facts: Facts, words: Words) -> Song:
+def read_song(facts: Facts, words: Words) -> Song:
     from jukebox.song import Song
 
     labels, genres = facts.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())

@@ -21,7 +21,10 @@ HOP = 128
 def sound(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     """Tones that come and go, other ones in each channel."""
     at = np.arange(round(seconds * rate)) / rate
-    rows = [0.4 * np.sin(2 * np.pi * (200 + 90 * c) * at * (1 + 0.2 * at)) * (1 + np.sin(9 * at)) / 2 for c in range(channels)]
+    rows = [
+        0.4 * np.sin(2 * np.pi * (200 + 90 * c) * at * (1 + 0.2 * at)) * (1 + np.sin(9 * at)) / 2
+        for c in range(channels)
+    ]
     return np.stack(rows).astype(np.float32)
 
 
@@ -53,13 +56,21 @@ def test_columns_of_samples_are_exact_integers():
     assert layout.touched(0, 44100) == (0, 173)
     longer = Layout(44100, 44100, RATE, HOP, before=10, after=44100)
     assert longer.columns == 10 + 345 and longer.ended == 182
-    assert longer.touched(-1, 0) == (9, 10) and longer.touched(-2560, 256) == (0, 11) and longer.touched(-9999, 99999) == (0, 355)
+    assert (
+        longer.touched(-1, 0) == (9, 10)
+        and longer.touched(-2560, 256) == (0, 11)
+        and longer.touched(-9999, 99999) == (0, 355)
+    )
 
 
 def test_codes_of_a_piece_are_those_of_the_whole(song, tiny_model):
     recording, layout = song
     whole = read_codes(tiny_model, recording, layout, 0, layout.columns)
-    assert {level: len(codes) for level, codes in whole.items()} == {0: 16 * layout.columns, 1: 4 * layout.columns, 2: layout.columns}
+    assert {level: len(codes) for level, codes in whole.items()} == {
+        0: 16 * layout.columns,
+        1: 4 * layout.columns,
+        2: layout.columns,
+    }
     from data_prep.audio import read
 
     heard = read(recording.sound, sample_rate=RATE, channels=1)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -36,7 +38,11 @@ def test_windows_stand_over_holes(redraw, expected):
     assert windows_over(redraw, 100) == expected
 
 
-@given(st.integers(1, 700), st.sampled_from([32, 100]), st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), max_size=5))
+@given(
+    st.integers(1, 700),
+    st.sampled_from([32, 100]),
+    st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), max_size=5),
+)
 def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
     redraw = hole(n, *((first, first + length) for first, length in pieces))
     drawn, beside = torch.zeros(n, dtype=torch.bool), n_ctx // BESIDE
@@ -55,5 +61,5 @@ def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
 def test_a_periodic_prompt_is_covered_by_windows_that_overlap():
     made = windows_over(~masks.periodic(10_000, 16), 512)
     assert made[0][0] == 0 and made[-1][1] == 10_000
-    assert all(b[0] <= a[1] - 512 // BESIDE for a, b in zip(made, made[1:]))
+    assert all(b[0] <= a[1] - 512 // BESIDE for a, b in itertools.pairwise(made))
     assert len(made) == 26  # 9,488 columns behind the first window, at most 384 new ones in each
