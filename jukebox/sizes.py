@@ -96,15 +96,20 @@ def prior_weights(prior: Config) -> Weights:
         norms += 2 * width
         others += above["bins"] * width + upsampler_weights(above, width)
     if lyrics and not letters:
-        inner = lyrics["trunk"]
-        encoder = [*products(inner), (inner["width"], width)]
-        more_norms, more = _rest_of(inner)
-        norms += more_norms + 2 * width
-        others += sum(n_in * n_out for n_in, n_out in encoder) + more + width
-        others += (lyrics["vocabulary"] + lyrics["n_tokens"]) * inner["width"]
-        others += (inner["width"] + lyrics["vocabulary"] * width) if lyrics["causal"] else 0
+        more_norms, more = _encoder_of(lyrics, width)
+        norms, others = norms + more_norms, others + more
     numbers = sum(n_in * n_out for n_in, n_out in matrices)
     return Weights(numbers, sum(columns for _, columns in matrices), norms, others, rows * width)
+
+
+def _encoder_of(lyrics: Config, width: int) -> tuple[int, int]:
+    """Numbers of the lyric encoder's norms, and of all else in it."""
+    inner = lyrics["trunk"]
+    norms, others = _rest_of(inner)
+    others += sum(n_in * n_out for n_in, n_out in [*products(inner), (inner["width"], width)]) + width
+    others += (lyrics["vocabulary"] + lyrics["n_tokens"]) * inner["width"]
+    others += (inner["width"] + lyrics["vocabulary"] * width) if lyrics["causal"] else 0
+    return norms + 2 * width, others
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int) -> int:
@@ -122,6 +127,55 @@ def upsampler_weights(above: Config, width: int) -> int:
     ups_out = [inner] * (ups - 1) + [width]
     steps = sum(_stack(inner, above["depth"]) + _convolution(inner, out, kernel) for out in ups_out)
     return _convolution(width, inner, 3) + steps
+
+
+# ---- the prior of all levels
+
+
+def ratios(masked: Config) -> list[int]:
+    """Codes of each level in a column of a masked prior."""
+    return [masked["hops"][-1] // hop for hop in masked["hops"]]
+
+
+def masked_weights(masked: Config) -> Weights:
+    """The numbers of a masked prior's file; its table is that of all slots."""
+    trunk, labels, lyrics = masked["trunk"], masked["labels"], masked["lyrics"]
+    width, head, slots = trunk["width"], masked["head"], sum(ratios(masked))
+    matrices = [*products(trunk), (width, head)]
+    norms, others = _rest_of(trunk)
+    norms, others = norms + 2 * width, others + head
+    others += (len(masked["hops"]) * masked["bins"] + slots) * masked["vector"] + trunk["n_ctx"] * width
+    others += sum(_convolution(slots * masked["vector"], out, 3) for out in (width, head)) + _stack(
+        width, masked["local"]
+    )
+    others += slots * (head + 1) * masked["bins"]
+    others += (labels["artists"] + labels["genres"] + 3 * labels["timing_bins"]) * width if labels else 0
+    if lyrics:
+        more_norms, more = _encoder_of(lyrics, width)
+        norms, others = norms + more_norms, others + more
+    numbers = sum(n_in * n_out for n_in, n_out in matrices)
+    return Weights(numbers, sum(out for _, out in matrices), norms, others, slots * head * masked["bins"])
+
+
+def pass_products(masked: Config, level: int) -> tuple[int, int]:
+    """Multiplications of a pass over a column up to its features, and for the logits of each code of a level."""
+    width, head, slots = masked["trunk"]["width"], masked["head"], sum(ratios(masked))
+    local = sum(_convolution(slots * masked["vector"], out, 3) for out in (width, head)) + _stack(
+        width, masked["local"]
+    )
+    seen = (
+        2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
+    )  # of attention
+    return masked_weights(masked).matrices + local + seen, head * masked["bins"]
+
+
+def pass_bytes(masked: Config, level: int, itemsize: int) -> int:
+    """Bytes a column takes in a pass over a level: its embedding, its way through a layer, and the logits of one slot."""
+    trunk, slots = masked["trunk"], sum(ratios(masked))
+    _, hidden, _ = head_room(trunk)
+    embedded = slots * masked["vector"] * itemsize * 3 + ratios(masked)[level] * 8 * 8
+    layer = itemsize * (4 * trunk["width"] + max(2 * hidden, 4 * trunk["width"])) + 8 * trunk["width"]
+    return embedded + layer + masked["bins"] * (itemsize + 5 * 4) + masked["head"] * 2 * itemsize
 
 
 # ---- what decoding keeps

@@ -50,7 +50,7 @@ def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], how: How) -
 def draw_surely(
     logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], how: How
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """As `draw`, for many rows at once, with the probability of each code that was drawn; sums in the dtype of the logits, float32 at least."""
+    """As `draw`, for many rows at once, with the probability of each code that was drawn."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if how.temperature == 0.0:
         probability, code = torch.softmax(wide, dim=-1).max(dim=-1)

@@ -5,8 +5,8 @@
 
 `sequences` are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/columns.py`), ratio 16, 4, 1 of level
 0, 1, 2. `keep` says which are known, Bool of the same shapes; what is not kept is never looked at. `cond` are the conditions of the
-window, `rngs` a generator a sample, `how` maps a level to its How: `passes` rounds, temperature, `noise` of the order. Kept
-codes come out as they went in.
+window, `rngs` a generator a sample, `how` maps each level to be filled to its How: `passes` rounds, temperature, `noise` of the
+order. Kept codes come out as they went in.
 
     inputs   columns: the vectors of their codes, or MASK a slot, through dilated convolutions   + position + labels + timing
     trunk    blocks that see all columns before and behind; `cross` layers listen to the lyrics
@@ -233,15 +233,18 @@ class MaskedPrior(Prior):
         self, sequences: Sequences, keep: Keep, cond: Conditions, rngs: Sequence[torch.Generator], how: Mapping[int, How],
         watch: Watch | None = None,
     ) -> Sequences:  # fmt: skip
-        """The sequences with every code that is not kept drawn anew, level by level, in `how[level].passes` passes."""
+        """The sequences with every code that is not kept drawn anew, level by level, in `how[level].passes` passes.
+
+        Levels that `how` does not name are left as they are: codes kept, and 0 where nothing is.
+        """
         levels = range(len(self.config.hops))
         self._check(sequences, keep)
         codes = {level: sequences[level].masked_fill(~keep[level], 0) for level in levels}
         known = {level: keep[level].clone() for level in levels}
         heard = self.hear(cond, *sequences[levels[-1]].shape)
         for level in reversed(levels):
-            if not keep[level].all():
-                self._fill_level(level, codes, known, heard, rngs, how.get(level, How()), watch)
+            if level in how and not keep[level].all():
+                self._fill_level(level, codes, known, heard, rngs, how[level], watch)
         return codes
 
     def _fill_level(

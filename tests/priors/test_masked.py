@@ -191,7 +191,7 @@ def test_a_code_competes_with_those_of_its_own_level_only(prior):
     """Coarse levels are finished before finer ones begin, however many passes each has."""
     codes, keep, cond = window(prior)
     order = []
-    how = {2: How(passes=2), 1: How(passes=3), 0: How(passes=4)}
+    how = {0: How(passes=4), 1: How(passes=3), 2: How(passes=2)}
     prior.fill(codes, keep, cond, generators(5), how, lambda level, step, _: order.append((level, step)))
     assert order == [(2, 1), (2, 2), (1, 1), (1, 2), (1, 3), (0, 1), (0, 2), (0, 3), (0, 4)]
     assert left_after(4, 4, 10**6) == 0
