@@ -90,6 +90,12 @@ def suffix_of(path: Path) -> str:
         return path.suffix.lower() if original.file is not None and path.suffix else ".wav"
 
 
+def check_target(source: Path, target: Path) -> None:
+    """UserError where the target's suffix names no container that can hold the source's samples."""
+    with Original(source) as original:
+        _container(original, target)
+
+
 def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int) -> None:
     """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, UInt16
 
 from data_prep.audio import AudioInfo, probe
+from data_prep.blocks import BlockReader, resampled
 from data_prep.errors import UserError
 from jukebox.facts import Facts, check_weights
 from jukebox.run import Run
@@ -120,7 +121,8 @@ def render(
     turn = (start - margin) // of_file  # the last moment before it at which both rates have a sample
     skip = turn * of_model - (first - layout.before) * layout.hop
     at = turn * of_file
-    for block in _resampled(_from(_decode(codec, codes), skip), layout):
+    sound = _from(_decode(codec, codes), skip)
+    for block in sound if of_file == of_model else resampled(sound, layout.model_rate, layout.rate):
         piece = block[:, max(0, start - at) : max(0, end - at)]
         at += block.shape[1]
         if piece.shape[1]:
@@ -160,8 +162,6 @@ def _encode(model: Jukebox, recording: Recording, layout: Layout, low: int, high
 
 def _sound(model: Jukebox, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
     """The samples [begin, end) of a recording at the model's rate and channels, to whole columns with silence; in blocks."""
-    from data_prep.blocks import BlockReader
-
     at, hop, channels = 0, model.hops[-1], model.codec_config.channels
     with BlockReader(recording.sound, sample_rate=model.sample_rate, channels=channels) as reader:
         for block in reader:
@@ -196,20 +196,3 @@ def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Flo
         if skip < block.shape[1]:
             yield block[:, skip:]
         skip = max(0, skip - block.shape[1])
-
-
-def _resampled(blocks: Iterator[Float[np.ndarray, "c n"]], layout: Layout) -> Iterator[Float[np.ndarray, "c n"]]:
-    """From the model's rate to the file's."""
-    if layout.rate == layout.model_rate:
-        yield from blocks
-        return
-    import soxr
-
-    stream, channels = None, 1
-    for block in blocks:
-        if stream is None:
-            channels = len(block)
-            stream = soxr.ResampleStream(layout.model_rate, layout.rate, channels, "float32", "HQ")
-        yield stream.resample_chunk(np.ascontiguousarray(block.T)).T
-    if stream is not None:
-        yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).T

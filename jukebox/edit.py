@@ -56,7 +56,7 @@ class Prompt:
 
     @property
     def keeps_something(self) -> bool:
-        asked = (self.periodic, self.random < 1, self.prefix, self.suffix, self.beats, self.onsets >= 0)
+        asked = (self.periodic, self.random != 1, self.prefix, self.suffix, self.beats, self.onsets >= 0)
         return any(asked) or bool(self.keep_levels)
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from data_prep.audio import mix, read
 from data_prep.errors import UserError
-from data_prep.splice import Piece, splice, suffix_of
+from data_prep.splice import Piece, check_target, splice, suffix_of
 from jukebox.canvas import MARGIN, Codes, Layout, Recording, read_codes, render
 from jukebox.files import write_json
 from jukebox.filling import generator
@@ -109,9 +109,9 @@ class Redrawing:
     def make(self, out: str | Path, asked: Mapping | None = None) -> Edited:
         """Write every take that is not there yet."""
         began, takes = time.perf_counter(), self._takes(Path(out))
-        todo = self._begin(takes, dict(asked or {}))
         prior = self.model.masked(self.drawing.dtype).to(self.drawing.device)
         codec = self.model.codec([0]).to(self.drawing.device)
+        todo = self._begin(takes, dict(asked or {}))
         plans = [windows_over(span.redraw, prior.config.n_ctx) for span in self.spans]
         with tqdm(total=len(todo) * sum(map(len, plans)), desc=self.verb, unit="window") as bar:
             for take in todo:
@@ -132,6 +132,7 @@ class Redrawing:
         count = self.drawing.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
+        check_target(self.recording.sound, out)
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _begin(self, takes: Sequence[Path], asked: dict) -> list[int]:

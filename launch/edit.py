@@ -162,7 +162,7 @@ def compress(
 
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
-    kbps: at most so many thousand bits a second of it are kept
+    kbps: thousand bits a second that may be kept
     start: where the range begins that is drawn, in seconds or as m:ss
     end: where it ends (empty: with the song)
     """
