@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from jukebox.canvas import Codes
 from jukebox.filling import generator
 from jukebox.song import Prepared, window_conditions
+from priors.conditions import stack
 from priors.masks import Keep
 from priors.prior import How
 
@@ -65,21 +65,23 @@ def _starts(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list[int]
 
 
 def fill_windows(
-    prior: MaskedPrior, codes: Codes, keep: Keep, made: Sequence[tuple[int, int]], first: int, song: Prepared, seed: int, take: int,
-    how: Mapping[int, How], done: Callable[[], object],
+    prior: MaskedPrior, codes: dict[int, Shaped[np.ndarray, "b t"]], keep: Keep, made: Sequence[tuple[int, int]], first: int,
+    songs: Sequence[Prepared], seed: int, takes: Sequence[int], how: Mapping[int, How], done: Callable[[], object] = int,
 ) -> None:  # fmt: skip
-    """Draw what is not kept into `codes` and `keep`, which begin at column `first`; each window hears what is drawn so far."""
-    device = next(prior.parameters()).device
-    ratios = dict(enumerate(prior.config.ratios))
+    """Draw what is not kept into `codes` and `keep`, which begin at column `first`; each window hears what is drawn so far.
+
+    A row is one of `songs`, and draws by the chance of one of `takes`.
+    """
+    device, ratios = next(prior.parameters()).device, dict(enumerate(prior.config.ratios))
     for start, stop in made:
         part = {level: slice(start * ratio, stop * ratio) for level, ratio in ratios.items()}
         window = {
-            level: torch.from_numpy(codes[level][at].astype(np.int64))[None].to(device) for level, at in part.items()
+            level: torch.from_numpy(codes[level][:, at].astype(np.int64)).to(device) for level, at in part.items()
         }
         known = {level: keep[level][:, at].to(device) for level, at in part.items()}
-        cond = window_conditions(song, prior.config, first + start).to(device)  # type: ignore[arg-type]
-        rngs = [generator(seed, take, len(ratios), first + start)]
+        cond = stack([window_conditions(song, prior.config, first + start) for song in songs]).to(device)
+        rngs = [generator(seed, take, len(ratios), first + start) for take in takes]
         for level, new in prior.fill(window, known, cond, rngs, how).items():
-            codes[level][part[level]] = new[0].cpu().numpy().astype(np.uint16)
+            codes[level][:, part[level]] = new.cpu().numpy().astype(codes[level].dtype)
             keep[level][:, part[level]] = True
         done()

@@ -185,7 +185,8 @@ class Redrawing:
         if self._top_sings(prior):
             self._sing(codes, keep, first, take)
         here = [(start - low, stop - low) for start, stop in plan]
-        fill_windows(prior, codes, keep, here, first, prepared, self.drawing.seed, take, self.drawing.how, done)
+        rows = {level: each[None] for level, each in codes.items()}  # the same memory
+        fill_windows(prior, rows, keep, here, first, [prepared], self.drawing.seed, [take], self.drawing.how, done)
         fade = self._fade(span)
         if span.end <= 0 or span.start >= self.layout.frames:
             yield self._joined(span, codec, codes, first, fade)

@@ -175,7 +175,6 @@ def test_kept_codes_are_bit_identical_and_all_others_are_drawn(model, prompt):
     n, prior = 200, model.masked()
     keep = edit.build(prompt, Path(), n, 0, RATE / HOP, seed=0)
     first = {level: kept.clone() for level, kept in keep.items()}
-    # 999 is no code of this model: what is not kept is not looked at, and none of it is left
     old = {
         level: np.random.default_rng(level).integers(0, 32, kept.shape[1]).astype(np.uint16)
         for level, kept in keep.items()
@@ -186,11 +185,11 @@ def test_kept_codes_are_bit_identical_and_all_others_are_drawn(model, prompt):
     redraw = ~torch.stack([kept.view(n, -1).all(1) for kept in keep.values()]).all(0)
 
     def drawn(seed: int) -> dict[int, np.ndarray]:
-        codes = {level: each.copy() for level, each in old.items()}
+        codes = {level: each[None].copy() for level, each in old.items()}
         kept = {level: each.clone() for level, each in first.items()}
-        fill_windows(prior, codes, kept, windows_over(redraw, prior.config.n_ctx), 0, song, seed, 0, FEW, lambda: None)
+        fill_windows(prior, codes, kept, windows_over(redraw, prior.config.n_ctx), 0, [song], seed, [0], FEW)
         assert all(each.all() for each in kept.values())
-        return codes
+        return {level: each[0] for level, each in codes.items()}
 
     new, again, other = drawn(0), drawn(0), drawn(1)
     for level, codes in new.items():
