@@ -131,7 +131,8 @@ class Fine(nn.Module):
         super().__init__()
         width, init = config.fine, config.trunk.init
         self.ratio = config.ratios[level]
-        self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear)
+        # at first the codes next to a hole and above it speak louder than the trunk, which has yet to learn
+        self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
         self.own = nn.Conv1d(config.vector, width, 3, padding=1)
         step = self.ratio // config.ratios[level + 1] if level + 1 < len(config.ratios) else 0
         self.above = nn.ConvTranspose1d(config.vector, width, 2 * step, step, step // 2) if step else None
