@@ -162,7 +162,7 @@ def _upsampler(
 
 
 def _masked(
-    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, head: int, local: int,
+    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, fine: int, local: int,
     letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
 ) -> MaskedConfig:  # fmt: skip
     """The prior of all levels: `depth` layers that see all columns, the second of which hears lyrics, as the top prior does."""
@@ -172,7 +172,7 @@ def _masked(
     return MaskedConfig(
         codec.bins, codec.hops, codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
-        vector=codec.emb_width, local=local, head=head,
+        vector=codec.emb_width, fine=fine, local=local,
         labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate),
         lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
     )  # fmt: skip
@@ -257,9 +257,9 @@ PRESETS: dict[str, Preset] = {
             1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
         },
-        masked=_masked(_DEMO, n_ctx=256, width=128, heads=4, depth=4, head=256, local=4, letters=32, letter_width=128, letter_depth=1,
+        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=4, letters=32, letter_width=128, letter_depth=1,
                        timing_bins=32, max_seconds=60.0, m_mlp=4.0),
-        masked_recipe=replace(_DEMO_PRIOR, steps=1500, batch=8, lr=3e-3, max_minutes=4.0),
+        masked_recipe=replace(_DEMO_PRIOR, steps=3000, batch=4, lr=3e-3, max_minutes=4.0),
     ),
     "small": Preset(
         codec=_SMALL,
@@ -271,7 +271,7 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={2: _SMALL_CODEC, 1: _SMALL_CODEC, 0: _SMALL_CODEC},
         prior_recipes={2: _SMALL_PRIOR, 1: _SMALL_PRIOR, 0: _SMALL_PRIOR},
-        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, head=1024, local=4, letters=128, letter_width=384,
+        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, fine=256, local=4, letters=128, letter_width=384,
                        letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
         masked_recipe=_SMALL_PRIOR,
     ),
@@ -285,7 +285,7 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
         prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
-        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, head=16, local=1, letters=16, letter_width=16, letter_depth=1,
+        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, fine=16, local=1, letters=16, letter_width=16, letter_depth=1,
                        timing_bins=8, max_seconds=60.0, m_mlp=2.0),
         masked_recipe=_TEST_PRIOR,
     ),

@@ -117,7 +117,7 @@ def branched(
     choices = replace(
         choices, seed=asked["seed"] + 1 if seed is None else seed, how={int(k): v for k, v in asked["how"].items()}, levels=levels,
         hop_fractions=asked["hop_fractions"], total_seconds=choices.total_seconds or max(asked["total_seconds"], seconds),
-        lower=asked.get("lower", ONE_BY_ONE), passes=_passes(asked),
+        lower=asked.get("lower", ONE_BY_ONE), passes=_passes(asked, asked.get("lower", ONE_BY_ONE)),
     )  # fmt: skip
     path = f"{run.folder}, take {take}" if take else str(run.folder)
     prompt = {"path": path, "seconds": keep * facts.hops[-1] / facts.sample_rate}
@@ -139,7 +139,7 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
     lower = choices.lower or asked.get("lower", ONE_BY_ONE)
     facts.check_levels(range(kept + 1), kept, lower)
     choices = replace(
-        choices, lower=lower, passes=choices.passes or _passes(asked), seed=asked["seed"] if seed is None else seed,
+        choices, lower=lower, passes=choices.passes or _passes(asked, lower), seed=asked["seed"] if seed is None else seed,
         how={int(k): v for k, v in asked["how"].items()},
         hop_fractions=asked["hop_fractions"], total_seconds=asked["total_seconds"], levels=levels,
     )  # fmt: skip
@@ -163,7 +163,7 @@ def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str,
         raise UserError(
             f"{run.folder} has codes of level {begun[-1]} already; to write them another way make a copy: name it with --out"
         )
-    how = _with_passes(asked["how"], lower, passes or _passes(asked), top)
+    how = _with_passes(asked["how"], lower, passes or _passes(asked, lower), top)
     return {"levels": facts.check_levels(range(top + 1), top, lower), "lower": lower, "how": how}
 
 
@@ -247,10 +247,11 @@ def _with_passes(how: Mapping[str, Any], lower: str, passes: Sequence[int], top:
     }
 
 
-def _passes(asked: Mapping[str, Any]) -> tuple[int, ...]:
-    """The passes of a run before, coarsest level first; none where its levels are drawn one code after another."""
-    lower = range(len(asked["hops"]) - 2, -1, -1)
-    return tuple(asked["how"][str(level)]["passes"] for level in lower) if asked.get("lower") == MASKED else ()
+def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
+    """The passes of a run before, coarsest level first; none where its levels, or those to come, are drawn one code after another."""
+    levels = range(len(asked["hops"]) - 2, -1, -1)
+    both = asked.get("lower") == lower == MASKED
+    return tuple(asked["how"][str(level)]["passes"] for level in levels) if both else ()
 
 
 def _fields(how: Any) -> dict[str, Any]:

@@ -140,42 +140,47 @@ def ratios(masked: Config) -> list[int]:
 def masked_weights(masked: Config) -> Weights:
     """The numbers of a masked prior's file; its table is that of all slots."""
     trunk, labels, lyrics = masked["trunk"], masked["labels"], masked["lyrics"]
-    width, head, slots = trunk["width"], masked["head"], sum(ratios(masked))
-    matrices = [*products(trunk), (width, head)]
+    width, slots, levels = trunk["width"], sum(ratios(masked)), range(len(masked["hops"]))
+    matrices = [*products(trunk), (slots * masked["vector"], width)]
     norms, others = _rest_of(trunk)
-    norms, others = norms + 2 * width, others + head
-    others += (len(masked["hops"]) * masked["bins"] + slots) * masked["vector"] + trunk["n_ctx"] * width
-    others += sum(_convolution(slots * masked["vector"], out, 3) for out in (width, head)) + _stack(
-        width, masked["local"]
-    )
-    others += slots * (head + 1) * masked["bins"]
+    norms, others = norms + 2 * width, others + width
+    others += (len(levels) * masked["bins"] + slots) * masked["vector"] + trunk["n_ctx"] * width
+    norms += 2 * masked["fine"] * len(levels)
+    others += sum(_fine_weights(masked, level) for level in levels)
     others += (labels["artists"] + labels["genres"] + 3 * labels["timing_bins"]) * width if labels else 0
     if lyrics:
         more_norms, more = _encoder_of(lyrics, width)
         norms, others = norms + more_norms, others + more
     numbers = sum(n_in * n_out for n_in, n_out in matrices)
-    return Weights(numbers, sum(out for _, out in matrices), norms, others, slots * head * masked["bins"])
+    return Weights(numbers, sum(out for _, out in matrices), norms, others, masked["fine"] * masked["bins"])
+
+
+def _fine_weights(masked: Config, level: int) -> int:
+    """Numbers that bring columns back to the codes of a level, but for the norm."""
+    fine, ratio = masked["fine"], ratios(masked)[level]
+    above = [*ratios(masked), 0][level + 1]
+    unfold = (masked["trunk"]["width"] + 1) * ratio * fine
+    heard = _convolution(masked["vector"], fine, 3) + (
+        _convolution(masked["vector"], fine, 2 * ratio // above) if above else 0
+    )
+    return unfold + heard + _stack(fine, masked["local"]) + (fine + 1) * masked["bins"]
 
 
 def pass_products(masked: Config, level: int) -> tuple[int, int]:
-    """Multiplications of a pass over a column up to its features, and for the logits of each code of a level."""
-    width, head, slots = masked["trunk"]["width"], masked["head"], sum(ratios(masked))
-    local = sum(_convolution(slots * masked["vector"], out, 3) for out in (width, head)) + _stack(
-        width, masked["local"]
-    )
-    seen = (
-        2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
-    )  # of attention
-    return masked_weights(masked).matrices + local + seen, head * masked["bins"]
+    """Multiplications of a pass over a column but for logits, and of the logits of one code."""
+    width, fine, ratio = masked["trunk"]["width"], masked["fine"], ratios(masked)[level]
+    attention = 2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
+    code = _convolution(masked["vector"], fine, 5) + _stack(fine, masked["local"])  # of two kernels: 3, and 2s every s
+    return masked_weights(masked).matrices + attention + ratio * (width * fine + code), fine * masked["bins"]
 
 
 def pass_bytes(masked: Config, level: int, itemsize: int) -> int:
-    """Bytes a column takes in a pass over a level: its embedding, its way through a layer, and the logits of one slot."""
-    trunk, slots = masked["trunk"], sum(ratios(masked))
+    """Bytes a column takes in a pass over a level: embedded, in a layer of the trunk, or at the level's rate with its logits."""
+    trunk, slots, ratio = masked["trunk"], sum(ratios(masked)), ratios(masked)[level]
     _, hidden, _ = head_room(trunk)
-    embedded = slots * masked["vector"] * itemsize * 3 + ratios(masked)[level] * 8 * 8
     layer = itemsize * (4 * trunk["width"] + max(2 * hidden, 4 * trunk["width"])) + 8 * trunk["width"]
-    return embedded + layer + masked["bins"] * (itemsize + 5 * 4) + masked["head"] * 2 * itemsize
+    fine = ratio * (5 * masked["fine"] * itemsize + masked["bins"] * (itemsize + 4 * 4) + 8 * 8)
+    return slots * masked["vector"] * itemsize * 2 + max(layer, fine, slots * masked["vector"] * itemsize)
 
 
 # ---- what decoding keeps

@@ -52,7 +52,8 @@ def train(
     """Train the codec, or priors on its codes; the same command continues a run that was ended.
 
     The codec comes first, then `jukebox encode`, then the priors, and the masked prior where one is wanted.
-    Levels are trained one after another, coarsest first; they share nothing, so several processes may train different levels of one model side by side.
+    Levels are trained one after another, coarsest first; they share nothing, so several processes may train different
+    levels of one model side by side.
 
     what: vqvae (the codec), prior (one a level), or masked (one of all levels, which fills holes; on songs with codes of all)
     data: the data folder that `jukebox prepare` made

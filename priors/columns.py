@@ -44,7 +44,7 @@ def left_after(step: int, passes: int, unknown: int) -> int:
 
 
 class ColumnEmbedding(nn.Module):
-    """Every slot of a column as a vector: that of its code, or the slot's learned MASK; side by side (b, t, slots * width)."""
+    """Every code as a vector, that of its level's table, or the learned MASK of its slot where it is not known."""
 
     def __init__(self, bins: int, ratios: Sequence[int], width: int, std: float):
         super().__init__()
@@ -54,14 +54,19 @@ class ColumnEmbedding(nn.Module):
         for table in self.x_emb:
             nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type]
 
-    def forward(self, codes: Mapping[int, Int[Tensor, "b _"]], keep: Keep) -> Float[Tensor, "b t v"]:
-        """Codes that are not kept are not looked at, but must be below `bins`."""
-        masks, slots = iter(self.mask.split(self.ratios[::-1])), []
+    def forward(self, codes: Mapping[int, Int[Tensor, "b _"]], keep: Keep) -> dict[int, Float[Tensor, "b _ v"]]:
+        """Vectors by level; codes that are not kept are not looked at, but must be below `bins`."""
+        masks, vectors = iter(self.mask.split(self.ratios[::-1])), {}
         for level in reversed(range(len(self.ratios))):
-            ratio = self.ratios[level]
-            vectors = self.x_emb[level](by_column(codes[level], ratio))  # (B, T, ratio, V)
-            slots.append(torch.where(by_column(keep[level], ratio)[..., None], vectors, next(masks)))
-        return torch.cat(slots, dim=2).flatten(2)  # (B, T, slots, V) -> (B, T, slots * V)
+            known = self.x_emb[level](by_column(codes[level], self.ratios[level]))  # (B, T, ratio, V)
+            hidden = next(masks).to(known.dtype)
+            vectors[level] = in_time(torch.where(by_column(keep[level], self.ratios[level])[..., None], known, hidden))
+        return vectors
+
+    def side_by_side(self, vectors: Mapping[int, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
+        """All slots of a column as one vector (b, t, slots * width), coarsest first."""
+        levels = reversed(range(len(self.ratios)))
+        return torch.cat([by_column(vectors[level], self.ratios[level]).flatten(2) for level in levels], dim=2)
 
 
 # ---- what is hidden in training

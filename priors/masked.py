@@ -8,9 +8,14 @@
 window, `rngs` a generator a sample, `how` maps each level to be filled to its How: `passes` rounds, temperature, `noise` of the
 order. Kept codes come out as they went in.
 
-    inputs   columns: the vectors of their codes, or MASK a slot, through dilated convolutions   + position + labels + timing
-    trunk    blocks that see all columns before and behind; `cross` layers listen to the lyrics
-    logits   of a slot, from the trunk and from the columns next door as they are, for the codes asked for alone
+    columns   the vectors of their codes, or MASK a slot, side by side   + position + labels + timing
+    trunk     blocks that see all columns before and behind; `cross` layers listen to the lyrics
+    level     back at a level's own rate: what the trunk says of the column, the code itself and its neighbours, the codes above;
+              dilated convolutions over these, with the same weights for every slot
+    logits    of the codes that are asked for, and of no others
+
+A column is too narrow a door for 21 codes: with logits right behind the trunk, from weights of each slot, every slot has to
+learn alone what is the same for all 16 of a level.
 
 Filling goes level by level, coarsest first, and so codes compete within their level only: fine codes are less likely and would
 always come last. In each pass every unknown code is drawn, and those that the model is least sure of are hidden again; how many, the
@@ -29,10 +34,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.columns import ColumnEmbedding, Keep, by_column, draw_masks, left_after
+from priors.columns import ColumnEmbedding, Keep, draw_masks, left_after
 from priors.conditions import Conditions, LabelConfig, LabelEmbedding, TimingEmbedding
 from priors.decode import draw_surely, uniforms
-from priors.linear import LayerNorm, Linear, quick_gelu
+from priors.linear import LayerNorm, Linear
 from priors.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
 from priors.prior import How, Prior, PriorSpec, Sequences
 from priors.transformer import Init, Transformer, TrunkConfig
@@ -44,15 +49,18 @@ Watch = Callable[[int, int, Tensor], None]  # (level, pass, what is unknown afte
 
 @dataclass(frozen=True)
 class MaskedConfig:
-    """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector, `local` blocks of convolutions."""
+    """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
+
+    At each level's own rate there are `local` blocks of convolutions, `fine` wide.
+    """
 
     bins: int
     hops: tuple[int, ...]  # samples a code, by level
     sample_rate: int
     trunk: TrunkConfig
     vector: int = 64
+    fine: int = 64
     local: int = 4
-    head: int = 256
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
 
@@ -108,6 +116,42 @@ class FillState:
     how: How
 
 
+@dataclass
+class Seen:
+    """What a window looks like with its holes: columns after the trunk (b t w), and vectors of the codes by level."""
+
+    columns: Tensor
+    vectors: dict[int, Tensor]
+
+
+class Fine(nn.Module):
+    """From columns back to the codes of one level: a vector (b, t * ratio, fine) for each, and logits."""
+
+    def __init__(self, config: MaskedConfig, level: int):
+        super().__init__()
+        width, init = config.fine, config.trunk.init
+        self.ratio = config.ratios[level]
+        # at first the codes next to a hole and above it speak louder than the trunk, which has yet to learn
+        self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
+        self.own = nn.Conv1d(config.vector, width, 3, padding=1)
+        step = self.ratio // config.ratios[level + 1] if level + 1 < len(config.ratios) else 0
+        self.above = nn.ConvTranspose1d(config.vector, width, 2 * step, step, step // 2) if step else None
+        self.stack = ResidualStack(width, config.local, growth=3, zero_out=True)
+        self.ln = LayerNorm(width)
+        self.out = Linear(width, config.bins, init.linear)
+
+    def forward(
+        self, columns: Float[Tensor, "b t w"], own: Float[Tensor, "b n v"], above: Float[Tensor, "b m v"] | None
+    ) -> Float[Tensor, "b n f"]:
+        x = (
+            self.unfold(columns).unflatten(2, (self.ratio, -1)).flatten(1, 2).transpose(1, 2)
+        )  # (B, T, R * F) -> (B, F, T * R)
+        x = x + self.own(own.transpose(1, 2))
+        if self.above is not None and above is not None:
+            x = x + self.above(above.transpose(1, 2))
+        return self.ln(self.stack(x).transpose(1, 2))
+
+
 class MaskedPrior(Prior):
     """Codes of all levels given some of them and conditions; the loss is in bits per code, levels counting alike."""
 
@@ -117,8 +161,7 @@ class MaskedPrior(Prior):
         self.config = config
         self.spec = PriorSpec((), tuple(range(len(config.hops))), config.n_ctx, config.bins)
         self.embedding = ColumnEmbedding(config.bins, config.ratios, config.vector, init.embedding)
-        self.inlet = nn.Conv1d(slots * config.vector, trunk.width, 3, padding=1)
-        self.stack = ResidualStack(trunk.width, config.local, growth=3, zero_out=True)
+        self.inlet = Linear(slots * config.vector, trunk.width, init.linear)
         self.pos_emb = nn.Parameter(torch.randn(config.n_ctx, trunk.width) * init.position)
         if config.labels:
             self.labels = LabelEmbedding(config.labels, trunk.width, init.label)
@@ -128,10 +171,7 @@ class MaskedPrior(Prior):
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.ln = LayerNorm(trunk.width)
-        self.head = Linear(trunk.width, config.head, init.linear)
-        self.next_door = nn.Conv1d(slots * config.vector, config.head, 3, padding=1)
-        self.x_out = nn.Parameter(torch.randn(slots, config.head, config.bins) * init.linear)
-        self.b_out = nn.Parameter(torch.zeros(slots, config.bins))
+        self.fine = nn.ModuleList(Fine(config, level) for level in range(len(config.hops)))
 
     @torch.no_grad()
     def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
@@ -158,45 +198,35 @@ class MaskedPrior(Prior):
 
     # ---- from what is known to logits
 
-    def features(self, codes: Sequences, keep: Keep, heard: Heard) -> Float[Tensor, "b t h"]:
-        """What the columns look like from inside and outside, after the trunk."""
-        column = self.embedding(codes, keep).transpose(1, 2)  # (B, T, slots * V) -> (B, slots * V, T)
-        x = self.stack(self.inlet(column)).transpose(1, 2)
+    def look(self, codes: Sequences, keep: Keep, heard: Heard) -> Seen:
+        """What is known, seen by the trunk as a whole."""
+        vectors = self.embedding(codes, keep)
+        x = self.inlet(self.embedding.side_by_side(vectors))
         y = self.trunk(x.to(heard.columns) + heard.columns, heard.encoded, heard.distance)
-        return quick_gelu(self.head(self.ln(y)) + self.next_door(column).transpose(1, 2))
+        return Seen(self.ln(y), vectors)
 
-    def logits(
-        self, features: Float[Tensor, "b t h"], level: int, asked: Bool[Tensor, "b _"]
-    ) -> Iterator[tuple[int, Bool[Tensor, "b t"], Float[Tensor, "n k"]]]:
-        """Of every slot of a level where a code is asked for: its place under the column, the columns, and n logits, no others."""
-        ratios = self.config.ratios
-        first = sum(ratios[level + 1 :])  # coarser levels come first
-        for i, columns in enumerate(by_column(asked, ratios[level]).unbind(2)):
-            rows = features[columns]  # (B, T, H) -> (n, H)
-            if len(rows):
-                yield (
-                    i,
-                    columns,
-                    torch.addmm(self.b_out[first + i].to(rows.dtype), rows, self.x_out[first + i].to(rows.dtype)),
-                )
+    def logits(self, seen: Seen, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
+        """Of the codes of a level that are asked for, in the order of `asked`, row after row."""
+        fine = self.fine[level]
+        x = fine(seen.columns, seen.vectors[level], seen.vectors.get(level + 1))
+        return fine.out(x[asked])  # type: ignore[operator]
 
     # ---- training
 
     def costs(
         self, sequences: Sequences, cond: Conditions, keep: Keep, asked: Keep | None = None
-    ) -> dict[int, list[tuple[int, Tensor, Tensor]]]:
-        """Level -> (place under the column, columns (b t), bits of their codes (n)): of what is asked for, or all that is not kept."""
-        batch, columns = sequences[len(self.config.hops) - 1].shape
+    ) -> dict[int, Float[Tensor, " n"]]:
+        """Level -> bits of each code that is asked for, or of all that are not kept; levels of which none is are left out."""
         asked = asked or {level: ~known for level, known in keep.items()}
-        features = self.features(sequences, keep, self.hear(cond, batch, columns))
-        found: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-        for level, codes in sequences.items():
-            target = by_column(codes, self.config.ratios[level])
-            found[level] = [
-                (i, where, F.cross_entropy(logits.float(), target[..., i][where], reduction="none") / math.log(2))
-                for i, where, logits in self.logits(features, level, asked[level])
-            ]
-        return found
+        seen = self.look(sequences, keep, self.hear(cond, *sequences[len(self.config.hops) - 1].shape))
+        return {
+            level: F.cross_entropy(
+                self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none"
+            )
+            / math.log(2)
+            for level, codes in sequences.items()
+            if asked[level].any()
+        }
 
     def loss(
         self, sequences: Sequences, cond: Conditions, keep: Keep | None = None, asked: Keep | None = None
@@ -208,8 +238,7 @@ class MaskedPrior(Prior):
             keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(batch)])
             device = self.pos_emb.device
             keep, asked = ({level: x.to(device) for level, x in each.items()} for each in (keep, asked))
-        costs = self.costs(sequences, cond, keep, asked)
-        bits = {level: torch.cat([bits for _, _, bits in found]).mean() for level, found in costs.items() if found}
+        bits = {level: each.mean() for level, each in self.costs(sequences, cond, keep, asked).items()}
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
         mean = torch.stack(list(bits.values())).mean()
@@ -218,12 +247,9 @@ class MaskedPrior(Prior):
     @torch.no_grad()
     def bits(self, sequences: Sequences, cond: Conditions, keep: Keep) -> dict[int, Float[Tensor, "b _"]]:
         """Bits that each code costs which is not kept, nan where it is."""
-        made = {}
-        for level, found in self.costs(sequences, cond, keep).items():
-            out = torch.full(sequences[level].shape, torch.nan, device=sequences[level].device)
-            for i, where, bits in found:
-                by_column(out, self.config.ratios[level])[..., i][where] = bits
-            made[level] = out
+        made = {level: torch.full(x.shape, torch.nan, device=x.device) for level, x in sequences.items()}
+        for level, bits in self.costs(sequences, cond, keep).items():
+            made[level][~keep[level]] = bits
         return made
 
     # ---- sampling
@@ -269,13 +295,11 @@ class MaskedPrior(Prior):
         self, level: int, codes: Sequences, known: Keep, heard: Heard, chance: Float[Tensor, "b n"], how: How
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
         """A code for everything unknown at a level, by its number in `chance`, and its log probability."""
-        ratio = self.config.ratios[level]
-        new, log_p = torch.zeros_like(codes[level]), torch.zeros_like(chance)
-        features = self.features(codes, known, heard)
-        for i, where, logits in self.logits(features, level, ~known[level]):
-            drawn, probability = draw_surely(logits, by_column(chance, ratio)[..., i][where], how)
-            by_column(new, ratio)[..., i][where] = drawn
-            by_column(log_p, ratio)[..., i][where] = probability.double().clamp(min=1e-30).log()
+        asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
+        if asked.any():
+            logits = self.logits(self.look(codes, known, heard), level, asked)
+            new[asked], probability = draw_surely(logits, chance[asked], how)
+            log_p[asked] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 
     def _check(self, sequences: Sequences, keep: Keep) -> None:

@@ -90,6 +90,8 @@ def test_the_same_request_gives_the_same_codes_and_more_passes_or_another_seed_g
     other = sampling.upsample(run, tmp_path / "other", seed=4)
     for each in (more, other):
         assert np.array_equal(each.codes(2), run.codes(2)) and not np.array_equal(each.codes(1), run.codes(1))
+    one_by_one = sampling.upsample(run, tmp_path / "one_by_one", lower="autoregressive", level=1)
+    assert one_by_one.request["lower"] == "autoregressive" and one_by_one.count(0) == 68 * 16
     assert other.request["lower"] == "masked" and other.request["how"]["1"]["passes"] == 3
 
 
@@ -154,7 +156,7 @@ def test_a_masked_prior_is_counted_as_it_is_built(name):
     state, counted = hollow(config).state_dict(), sizes.masked_weights(json.loads(json.dumps(config.to_json())))
     assert counted.all == sum(t.numel() for t in state.values())
     assert counted.norms == sum(t.numel() for n, t in state.items() if is_norm(n))
-    assert counted.table == state["x_out"].numel()
+    assert counted.table == state["fine.0.out.w"].numel()
 
 
 def test_a_plan_counts_the_passes_of_masked_levels(run):

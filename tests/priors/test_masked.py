@@ -24,7 +24,7 @@ def config(bins: int = 16, n_ctx: int = 32, hops=(8, 32, 128), **more) -> Masked
     encoder = TrunkConfig(6, 16, 1, 2, ("full",), m_attn=1.0, m_mlp=2.0, init=INIT)
     labels = LabelConfig(3, 3, timing_bins=4, max_seconds=10.0, sample_rate=22050)
     given = {"labels": labels, "lyrics": LyricConfig(12, 6, encoder), **more}
-    return MaskedConfig(bins, hops, 22050, trunk, vector=8, local=2, head=32, **given)
+    return MaskedConfig(bins, hops, 22050, trunk, vector=8, fine=16, local=2, **given)
 
 
 @pytest.fixture(scope="module")
@@ -127,22 +127,21 @@ def test_a_hidden_code_hears_both_sides_and_every_level(prior):
     codes, keep, cond = window(prior, columns=24)
     asked = {level: torch.zeros_like(keep[level]) for level in LEVELS}
     asked[1][2, 11 * 4 + 2] = True  # in the middle of row 2's hole
-    before = prior.costs(codes, cond, keep, asked)[1][0][2]
+    before = prior.costs(codes, cond, keep, asked)[1]
     for level, at in ((2, 0), (2, 23), (1, 3), (1, 95), (0, 0), (0, 383)):
         other = {each: x.clone() for each, x in codes.items()}
         other[level][2, at] = (other[level][2, at] + 1) % 16
-        assert not torch.equal(prior.costs(other, cond, keep, asked)[1][0][2], before), (level, at)
-    assert not torch.equal(prior.costs(codes, cond.without("artist"), keep, asked)[1][0][2], before)
-    assert not torch.equal(prior.costs(codes, cond.without("lyrics"), keep, asked)[1][0][2], before)
-    assert not torch.equal(prior.costs(codes, cond.without("timing"), keep, asked)[1][0][2], before)
+        assert not torch.equal(prior.costs(other, cond, keep, asked)[1], before), (level, at)
+    assert not torch.equal(prior.costs(codes, cond.without("artist"), keep, asked)[1], before)
+    assert not torch.equal(prior.costs(codes, cond.without("lyrics"), keep, asked)[1], before)
+    assert not torch.equal(prior.costs(codes, cond.without("timing"), keep, asked)[1], before)
 
 
 def test_logits_are_computed_for_the_codes_asked_for_alone(prior):
     codes, keep, cond = window(prior)
-    features = prior.features(codes, keep, prior.hear(cond, 5, 24))
+    seen = prior.look(codes, keep, prior.hear(cond, 5, 24))
     for level in LEVELS:
-        rows = [logits.shape[0] for _, _, logits in prior.logits(features, level, ~keep[level])]
-        assert sum(rows) == int((~keep[level]).sum())
+        assert len(prior.logits(seen, level, ~keep[level])) == int((~keep[level]).sum())
 
 
 def test_bits_stand_where_they_belong(prior):
@@ -150,9 +149,9 @@ def test_bits_stand_where_they_belong(prior):
     bits = prior.bits(codes, cond, keep)
     one = {level: torch.zeros_like(keep[level]) for level in LEVELS}
     one[0][2, 8 * 16 + 5] = True
-    [(place, where, cost)] = prior.costs(codes, cond, keep, one)[0]
-    assert place == 5 and where.nonzero().tolist() == [[2, 8]]
-    assert bits[0][2, 8 * 16 + 5].item() == pytest.approx(cost.item(), abs=1e-5)
+    costs = prior.costs(codes, cond, keep, one)
+    assert list(costs) == [0] and costs[0].shape == (1,)
+    assert bits[0][2, 8 * 16 + 5].item() == pytest.approx(costs[0].item(), abs=1e-5)
     assert all(torch.equal(bits[level].isnan(), keep[level]) for level in LEVELS)
 
 
