@@ -85,7 +85,9 @@ def configuration(recipe: Recipe, spread: Spread, world: int) -> dict[str, Any]:
     }
     if spread.offload:
         if not spread.stage:
-            raise UserError("--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3")
+            raise UserError(
+                "--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3"
+            )
         ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     if recipe.fp16:
         ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
@@ -111,7 +113,9 @@ def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") 
         if isinstance(value, Mapping) and isinstance(ours.get(key, {}), Mapping) and name not in OURS:
             whole[key] = merged(ours.get(key, {}), value, f"{name}.")
         elif name in OURS and ours.get(key) != value:
-            raise UserError(f"--deepspeed sets {name} to {value!r}, here it is {ours.get(key)!r} by {OURS[name]}; leave it out of the file")
+            raise UserError(
+                f"--deepspeed sets {name} to {value!r}, here it is {ours.get(key)!r} by {OURS[name]}; leave it out of the file"
+            )
         else:
             whole[key] = value
     return whole

@@ -261,7 +261,9 @@ def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Ada
     """One kernel for all parameters: small models spend their time in calls."""
     parameters = list(parameters)
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
+    return torch.optim.AdamW(
+        parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused
+    )
 
 
 @torch.no_grad()

@@ -178,7 +178,9 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"another process is training {name} in {folder}; wait for it, or give another --out") from None
+            raise UserError(
+                f"another process is training {name} in {folder}; wait for it, or give another --out"
+            ) from None
 
     first(take)
     try:
@@ -250,7 +252,8 @@ def _fit(
         return moved
 
     log = Log(folder, task.name, recipe.steps, done, wandb, engine.rank == 0, mean)
-    model, mark, waited, ended = engine.model.train(), (done, seconds), 0.0, "done"
+    engine.model.train()
+    mark, waited, ended = (done, seconds), 0.0, "done"
     flops, opened = 0, time.monotonic()
 
     def write_line() -> None:

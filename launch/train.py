@@ -106,7 +106,9 @@ def train(
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
     if accumulate > 1 and what == "vqvae":
-        raise UserError("--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks")
+        raise UserError(
+            "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
+        )
     if threads:
         torch.set_num_threads(threads)
     device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -51,7 +52,9 @@ class DeepSpeedEngine(Engine):
     ) -> None:  # fmt: skip
         phases = phases or {"": model}
         if spread.stage == 3 and len(phases) > 1:
-            raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
+            raise UserError(
+                "ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2"
+            )
         super().__init__(model, recipe, device, phases, spread.accumulate)
         self.stage, self.spread = spread.stage, spread
         settings = configuration(recipe, spread, self.world)
@@ -193,7 +196,9 @@ class DeepSpeedEngine(Engine):
         for phase, trained in self.phases.items():
             for name, p in trained.items():
                 moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
-                self._restore_moments(phase, p, {kind: v.to(self.device) for kind, v in moments.items() if v is not None})
+                self._restore_moments(
+                    phase, p, {kind: v.to(self.device) for kind, v in moments.items() if v is not None}
+                )
             if self.stage:
                 for flat in flats(self.engines[phase].optimizer):
                     state = self.engines[phase].optimizer.optimizer.state[flat]
@@ -221,16 +226,25 @@ def start_deepspeed(device: torch.device) -> None:
     import deepspeed.ops
 
     deepspeed.logger.setLevel("WARNING")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed"
+    )  # DeepSpeed's calls, at every step
     if device.type == "cpu":  # a faster all-reduce for inference, which would be compiled first
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
-        dist.init_process_group("gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(
+            "gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo", store=dist.HashStore(), rank=0, world_size=1
+        )
     deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
 
 
 def flats(zero: Any) -> list[Tensor]:
     """The float32 tensors that ZeRO's optimiser on this rank really updates."""
-    return zero.fp32_partitioned_groups_flat if hasattr(zero, "fp32_partitioned_groups_flat") else zero.single_partition_of_fp32_groups
+    return (
+        zero.fp32_partitioned_groups_flat
+        if hasattr(zero, "fp32_partitioned_groups_flat")
+        else zero.single_partition_of_fp32_groups
+    )
 
 
 def shard(p: nn.Parameter) -> Tensor:
