@@ -106,7 +106,9 @@ class Log:
             return columns
         import torch
 
-        flat = iter(self.mean(torch.tensor(sum(columns.values(), []), dtype=torch.float64)).tolist())
+        flat = iter(
+            self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist()
+        )
         return {name: [next(flat) for _ in column] for name, column in columns.items()}
 
     def close(self) -> None:
