@@ -232,7 +232,13 @@ def _fit(
     seconds = 60 * minutes  # on the slowest clock of all ranks, so that all of them land alike
 
     def save() -> None:
-        where = {"step": done, "minutes": seconds / 60, "identity": identity, "recipe": asdict(recipe)}
+        where = {
+            "name": task.name,
+            "step": done,
+            "minutes": seconds / 60,
+            "identity": identity,
+            "recipe": asdict(recipe),
+        }
         tensors = engine.tensors()
         if engine.rank == 0:
             save_checkpoint(folder, where | {"engine": engine.facts()}, tensors, keep)

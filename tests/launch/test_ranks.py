@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,17 +28,21 @@ CALL = "import sys; from launch.cli import main; sys.exit(main())"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data` (twelve made songs) and `model` (a codec of the test preset, the codes of all songs)."""
-    from data_prep.manifest import prepare
+    """A folder with `data` (twelve made songs and codes that follow a rule, more or less) and `model` (a hardly trained codec)."""
+    from data_prep.codes import CodesWriter
+    from data_prep.manifest import load_manifest, prepare
     from data_prep.songs import make_corpus
-    from launch.encode import encode
+    from jukebox.model import Jukebox
     from launch.train import train
 
     root = tmp_path_factory.mktemp("ranks")
     make_corpus(root / "corpus", 12, seed=0, seconds=3.0, workers=1)
     prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
-    train("vqvae", str(root / "data"), preset="test", steps=60, out=str(root / "model"))
-    encode(str(root / "data"), str(root / "model"))
+    train("vqvae", str(root / "data"), preset="test", steps=10, out=str(root / "model"))
+    rng = np.random.default_rng(0)
+    with CodesWriter(root / "data" / "codes" / Jukebox.from_pretrained(root / "model").codec_hash(), [2]) as writer:
+        for row in load_manifest(root / "data"):
+            writer.add(row.song, {2: np.where(rng.random(500) < 0.7, np.arange(500) % 8, rng.integers(0, 32, 500))})
     return root
 
 
@@ -58,7 +63,15 @@ def starter(kind: str, ranks: int, program: list[str]) -> list[str]:
         program = ["--no-python", sys.executable, *program] if program[0] == "-c" else program
         return [str(BIN / "torchrun"), "--nproc_per_node", str(ranks), "--master_port", str(port()), *program]
     if kind == "deepspeed":
-        return [str(BIN / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(port()), *program]
+        return [
+            str(BIN / "deepspeed"),
+            "--no_local_rank",
+            "--num_gpus",
+            str(ranks),
+            "--master_port",
+            str(port()),
+            *program,
+        ]
     return [str(BIN / "mpirun"), "-n", str(ranks), "-genv", "MASTER_PORT", str(port()), sys.executable, *program]
 
 
