@@ -49,12 +49,12 @@ def train(
     device: str = "auto",
     wandb: str = "",
     from_prior: str = "",
-    zero: Literal[-1, 0, 1, 2, 3] = -1,
+    zero: Literal["auto", "0", "1", "2", "3"] = "auto",
     offload: bool = False,
     accumulate: int = 1,
     adam: Literal["torch", "deepspeed"] = "torch",
     deepspeed: str = "",
-    card: Literal[0, 8, 16, 24, 40, 80] = 0,
+    card: Literal["any", "8", "16", "24", "40", "80"] = "any",
     keep: int = 2,
 ) -> None:
     """Train the codec, or the priors on its codes; the same command continues a run that was ended.
@@ -82,12 +82,12 @@ def train(
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
-    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; -1: 1 for several ranks
+    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
     offload: keep the optimiser in the host's memory, for priors larger than the card
     accumulate: parts in which a rank takes its share of a batch, one after another; priors only
     adam: torch (fused), or deepspeed: DeepSpeed's own kernels, which their first use compiles
     deepspeed: a json file with settings of DeepSpeed's to add to ours
-    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; flags come before it
+    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; --zero comes before its
     keep: checkpoints of each level that stay
     """
     import torch
@@ -98,10 +98,9 @@ def train(
     from launch.loop import fit
     from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
 
-    suits = CARDS[card] if card else {}
-    spread = Spread(
-        suits.get("zero", -1) if zero < 0 else zero, offload or suits.get("offload", False), accumulate, adam, deepspeed
-    )
+    suits = CARDS[int(card)] if card != "any" else {}
+    stage = suits.get("zero", -1) if zero == "auto" else int(zero)
+    spread = Spread(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
     recompute = recompute or (what == "prior" and suits.get("recompute", False))
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")

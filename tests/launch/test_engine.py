@@ -12,7 +12,7 @@ from torch import nn
 
 from data_prep.errors import UserError
 from jukebox.presets import Recipe
-from launch.deepspeed import CARDS, OURS, Spread, configuration, merged
+from launch.deepspeed import BUCKETS, CARDS, OURS, Spread, configuration, merged
 from launch.engine import TorchEngine, open_engine
 from launch.gradients import PartNorms, Spikes, noise_scale
 from launch.log import read_log
@@ -152,16 +152,17 @@ def test_two_phases_train_log_and_go_on_exactly(tmp_path):
 def test_deepspeed_is_told_the_global_batch_and_the_stage():
     told = configuration(replace(RECIPE, batch=24), Spread(zero=2, offload=True, accumulate=3), world=4)
     assert told["train_batch_size"] == 24 and told["train_micro_batch_size_per_gpu"] == 2
-    assert told["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert told["zero_optimization"] == {"stage": 2, **BUCKETS, "offload_optimizer": {"device": "cpu"}}
     assert configuration(RECIPE, Spread(), world=2)["zero_optimization"]["stage"] == 1
     assert {Spread(**{k: v for k, v in card.items() if k != "recompute"}).stage for card in CARDS.values()} == {1, 2, 3}
 
 
 def test_a_file_of_ones_own_adds_settings_and_may_not_contradict_the_flags(tmp_path):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 5}, "zero_hpz": 1}))
+    theirs = {"stage": 3, "stage3_prefetch_bucket_size": 5, "sub_group_size": 7}
+    file.write_text(json.dumps({"zero_optimization": theirs, "prescale_gradients": True}))
     told = configuration(RECIPE, Spread(zero=3, file=str(file)), world=2)
-    assert told["zero_optimization"] == {"stage": 3, "stage3_prefetch_bucket_size": 5} and told["zero_hpz"] == 1
+    assert told["zero_optimization"] == {**BUCKETS, **theirs} and told["prescale_gradients"]
     with pytest.raises(UserError, match=r"sets zero_optimization.stage to 3, here it is 1 by --zero"):
         configuration(RECIPE, Spread(zero=1, file=str(file)), world=2)
     for name, flag in OURS.items():
@@ -177,7 +178,7 @@ def test_a_file_of_ones_own_adds_settings_and_may_not_contradict_the_flags(tmp_p
 
 def test_what_cannot_be_spread_is_told_in_one_line():
     for recipe, spread, words in [
-        (RECIPE, Spread(accumulate=3), "a batch of 8 cannot be shared equally by 2 processes in 3 parts each; give --batch a multiple of 6"),
+        (RECIPE, Spread(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
         (RECIPE, Spread(zero=0, offload=True), "give --zero 1, 2 or 3"),
         (replace(RECIPE, fp16=True), Spread(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
     ]:  # fmt: skip
