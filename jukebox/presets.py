@@ -48,7 +48,9 @@ class Recipe:
     final_lr: float = 0.05  # share of lr at the last step
     clip: float = 1.0  # largest gradient norm; 0: none
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
+    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
     bf16: bool = False  # autocast, where the machine has bf16 units
+    fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
@@ -257,9 +259,9 @@ PRESETS: dict[str, Preset] = {
             1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
         },
-        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=4, letters=32, letter_width=128, letter_depth=1,
+        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=3, letters=32, letter_width=128, letter_depth=1,
                        timing_bins=32, max_seconds=60.0, m_mlp=4.0),
-        masked_recipe=replace(_DEMO_PRIOR, steps=3000, batch=4, lr=3e-3, max_minutes=4.0),
+        masked_recipe=replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
     ),
     "small": Preset(
         codec=_SMALL,

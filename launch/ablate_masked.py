@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jukebox.model import Jukebox
     from launch.units import Figures
 
-CLIPS = 24  # held-out windows
+CLIPS = 64  # held-out windows
 SECONDS = 20.0  # of each held-out song
 
 
