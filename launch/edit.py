@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
-from launch.sample import Words, read_levels, read_song
+from launch.sample import Words, read_levels, read_song, tell_left_out
 from launch.usage import shared_flags
 
 if TYPE_CHECKING:
@@ -223,7 +223,9 @@ def _opened(model: str, redrawing: Redrawing) -> tuple[Jukebox, Drawing]:
 def _song(opened: Jukebox, words: Words | Labels) -> Song:
     from jukebox.facts import Facts
 
-    return read_song(Facts.read(opened.folder), words if isinstance(words, Words) else Words(words.artist, words.genre))
+    song = read_song(Facts.read(opened.folder), words if isinstance(words, Words) else Words(words.artist, words.genre))
+    tell_left_out(opened.folder, [song.lyrics or ""])
+    return song
 
 
 def _levels(opened: Jukebox, text: str, flag: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ The request is on disk before torch is imported: whenever a command is stopped, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -239,7 +240,8 @@ def _go(run: Run, device: str = "") -> None:
     from launch.plan import preflight
 
     if rank == 0:
-        _tell_left_out(run)
+        texts = [entry["lyrics"] or "" for entry in run.request["samples"]]
+        tell_left_out(run.request["model"], texts)
         preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
@@ -324,12 +326,12 @@ def read_lyrics(path: str) -> tuple[str, list]:
 # ---- what is told
 
 
-def _tell_left_out(run: Run) -> None:
+def tell_left_out(model: str | Path, texts: Sequence[str]) -> None:
     """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
     from jukebox.model import Jukebox
 
-    for text in dict.fromkeys(entry["lyrics"] for entry in run.request["samples"] if entry["lyrics"]):
-        dropped = Jukebox.from_pretrained(run.request["model"]).vocabulary.encode(text).dropped
+    for text in dict.fromkeys(text for text in texts if text):
+        dropped = Jukebox.from_pretrained(model).vocabulary.encode(text).dropped
         if dropped:
             listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
             print(f"left out of the lyrics, because the model has no letter for it: {listed}")

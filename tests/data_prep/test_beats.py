@@ -20,7 +20,7 @@ def clicks(times: np.ndarray, seconds: float, rate: int) -> np.ndarray:
     return sound
 
 
-@pytest.mark.long  # librosa compiles what finds peaks, some 15 seconds
+@pytest.mark.long  # librosa takes seconds to import, and compiles what finds peaks, some 15 seconds
 def test_notes_begin_where_they_do(tmp_path):
     times = np.array([0.5, 1.1, 1.4, 2.6, 3.9])
     write_wav(tmp_path / "song.wav", clicks(times, 5.0, 44100)[None], 44100)
@@ -28,6 +28,7 @@ def test_notes_begin_where_they_do(tmp_path):
     assert len(found) == len(times) and np.abs(found - times).max() < 0.06
 
 
+@pytest.mark.long
 def test_strength_in_pieces_is_that_of_the_whole(monkeypatch):
     sound = clicks(np.arange(0.3, 11.5, 0.41), 12.0, beats.RATE)
     whole = beats._strength(iter([sound]))
