@@ -33,7 +33,7 @@ class Redrawing:
     fade: seconds at both ends of a range, inside it, in which old and new sound cross over
     total_seconds: length of the whole song that the model is told, in seconds (0: that of the result)
     sample: of a run folder, number of the sample to change, counted from 1 as on the page
-    threads: CPU threads (0: all)
+    threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
     dtype: numbers of the priors
     """
@@ -80,7 +80,7 @@ def edit(model: str, song: str, *, start: str, end: str, words: Words, redrawing
     made = editing.edit(
         opened, song, _out(song, redrawing, "edit"), begin, stop, _song(opened, words), drawing, redrawing.sample
     )
-    _tell(made, drawing, f"{_shown(begin)} to {_shown(stop)} are new")
+    _tell(made, f"{_shown(begin)} to {_shown(stop)} are new; {_faded(drawing)}")
 
 
 @shared_flags
@@ -130,7 +130,7 @@ def vary(
         drawing,
         redrawing.sample,
     )
-    _tell(made, drawing, _kept(made))
+    _tell(made, _kept(made, drawing))
 
 
 @shared_flags
@@ -151,7 +151,8 @@ def extend(
     made = editing.extend(
         opened, song, _out(song, redrawing, "extend"), front, behind, _song(opened, words), drawing, redrawing.sample
     )
-    _tell(made, drawing, f"{_shown(front)} in front and {_shown(behind)} behind are new")
+    fade = f"joined within {drawing.fade * 1000:g} ms of them; the song is as it was"
+    _tell(made, f"{_shown(front)} in front and {_shown(behind)} behind are new, {fade}")
 
 
 @shared_flags
@@ -181,7 +182,7 @@ def compress(
         drawing,
         redrawing.sample,
     )
-    _tell(made, drawing, _kept(made))
+    _tell(made, _kept(made, drawing))
 
 
 # ---- from what a person types
@@ -201,6 +202,7 @@ def _opened(model: str, redrawing: Redrawing) -> tuple[Jukebox, Drawing]:
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     import torch
 
+    from jukebox.facts import Facts
     from jukebox.model import Jukebox
     from jukebox.redrawing import Drawing
     from jukebox.sample import chosen_device
@@ -210,8 +212,7 @@ def _opened(model: str, redrawing: Redrawing) -> tuple[Jukebox, Drawing]:
     passes, top = read_levels(redrawing.passes), len(opened.hops) - 1
     if len(passes) != top + 1 or min(passes) < 1:
         raise UserError(f"--passes got {redrawing.passes!r}, expected {top + 1} numbers from 1, as in 24,24,12")
-    if redrawing.threads:
-        torch.set_num_threads(redrawing.threads)
+    torch.set_num_threads(Facts.read(model).threads(redrawing.threads))
     heat = {top: redrawing.temperature}
     how = {top - i: How(heat.get(top - i, redrawing.temperature_lower), passes=n) for i, n in enumerate(passes)}
     device = chosen_device(redrawing.device)
@@ -252,16 +253,20 @@ def _shown(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
 
 
-def _kept(made: Edited) -> str:
-    return f"kept {made.kept_rate / 1000:.3f} of {made.full_rate / 1000:.3f} kb/s"
+def _faded(drawing: Drawing) -> str:
+    return f"cross-fades of {drawing.fade * 1000:g} ms lie inside the range, all outside is as it was"
 
 
-def _tell(made: Edited, drawing: Drawing, what: str) -> None:
+def _kept(made: Edited, drawing: Drawing) -> str:
+    return f"kept {made.kept_rate / 1000:.3f} of {made.full_rate / 1000:.3f} kb/s; {_faded(drawing)}"
+
+
+def _tell(made: Edited, what: str) -> None:
     if made.orphans:
         print(
             f"{made.orphans} codes are kept under coarser ones that change, and contradict them; keep levels from the coarsest on"
         )
-    print(f"{what}; cross-fades of {drawing.fade * 1000:g} ms lie inside the range, all outside is as it was")
+    print(what)
     if made.made:
         print(f"{made.made * made.windows} windows in {made.took:.1f} s")
     if made.made < len(made.takes):
