@@ -238,11 +238,11 @@ class MaskedPrior(Prior):
             keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(batch)])
             device = self.pos_emb.device
             keep, asked = ({level: x.to(device) for level, x in each.items()} for each in (keep, asked))
-        bits = {level: each.mean() for level, each in self.costs(sequences, cond, keep, asked).items()}
+        bits = [each.mean() for each in self.costs(sequences, cond, keep, asked).values()]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
-        mean = torch.stack(list(bits.values())).mean()
-        return {"loss": mean, "bits": mean} | {f"bits_{level}": value for level, value in bits.items()}
+        mean = torch.stack(bits).mean()
+        return {"loss": mean, "bits": mean}
 
     @torch.no_grad()
     def bits(self, sequences: Sequences, cond: Conditions, keep: Keep) -> dict[int, Float[Tensor, "b _"]]:
