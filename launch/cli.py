@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.pool import abort_ranks, let_leader_speak
 from launch.heartbeat import listen
 from launch.usage import Usage, nearest, read_arguments, read_usage, render
 
@@ -65,8 +66,22 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without unicode is no reason to die
-    verb = next((w for w in words if not w.startswith("-")), "")
     listen()
+    code: Any = 1
+    try:
+        code = _answer(words, verbs)
+        return code
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        if code:
+            abort_ranks(code)
+
+
+def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
+    """Run one verb, with a line on stderr for what went wrong; its exit code."""
+    verb = next((w for w in words if not w.startswith("-")), "")
     try:
         _run(words, verbs)
         sys.stdout.flush()
@@ -83,6 +98,7 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
             raise
         if os.environ.get("JUKEBOX_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
+        let_leader_speak()
         print(f"jukebox{f' {verb}' if verb in verbs else ''}: {line}", file=sys.stderr)
         return 2
 
