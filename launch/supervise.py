@@ -209,7 +209,11 @@ class Job:
             return None
         begins = {rank: self.log(rank).stat().st_size for rank in standing}
         (self.logs / "where").touch()
-        time.sleep(ANSWER)
+        while time.monotonic() - now < ANSWER and not all(
+            "most recent call first" in new_text(self.log(r), begins[r]) for r in begins
+        ):
+            time.sleep(0.1)
+        time.sleep(0.3)  # the rest of the stack
         self.tell_hang(standing, begins)
         return 1
 
@@ -245,11 +249,16 @@ def last_lines(log: Path) -> list[str]:
     return []
 
 
-def where(log: Path, begin: int) -> str:
-    """Where a rank's main thread stood when it was asked: our innermost line, and the innermost of all."""
+def new_text(log: Path, begin: int) -> str:
+    """What a log holds from byte `begin` on."""
     with log.open("rb") as file:
         file.seek(begin)
-        text = file.read().decode(errors="replace")
+        return file.read().decode(errors="replace")
+
+
+def where(log: Path, begin: int) -> str:
+    """Where a rank's main thread stood when it was asked: our innermost line, and the innermost of all."""
+    text = new_text(log, begin)
     frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in OWN.finditer(text[text.rfind("most recent call first") :])]
     state = re.search(r"state of the process: (\S)", text)
     if "most recent call first" not in text or not frames:
