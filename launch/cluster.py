@@ -140,7 +140,7 @@ def launch(
     partition: partition of the SLURM job
     logs: folder for logs that all hosts see
     patience: seconds that no rank may stand still for; more than the longest pause, such as the writing of a checkpoint
-    options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines: "--account=music --gpus-per-node=8"
+    options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music --gpus-per-node=8"
     print_: print what would be run, and run nothing
     """
     carrier: Carrier | None = ("ssh" if hostfile else None) if with_ == "auto" else with_

@@ -48,14 +48,16 @@ class Hosts:
     addresses: tuple[str, ...]
     hostfile: Path
     options: str
+    here: str = f"{NET}.254"
+    net: str = f"{NET}.0/24"
 
     def launch(self, *words: str, **variables: str) -> subprocess.Popen:
         """`jukebox launch --hostfile ...` on this machine, in the hosts' folder."""
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         command = [sys.executable, "-m", "launch.cli", "launch", "--hostfile", str(self.hostfile), *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True)
 
     def processes(self, host: int, word: str) -> list[int]:
         """Ids of the processes on a host whose command holds a word."""

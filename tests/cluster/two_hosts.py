@@ -19,11 +19,11 @@ def carried(hosts, carrier: str) -> tuple[list[str], dict[str, str]]:
     ssh.write_text(f'#!/bin/sh\nexec /usr/bin/ssh {hosts.options} "$@"\n')
     ssh.chmod(0o755)
     words, variables = {
-        "ssh": (["--options", hosts.options], {}),
+        "ssh": ([f"--options={hosts.options}"], {}),
         "pdsh": ([], {"PDSH_SSH_ARGS_APPEND": hosts.options}),
-        "mpich": (["--options", f"-launcher ssh -launcher-exec {ssh}"], {}),
+        "mpich": ([f"--options=-launcher ssh -launcher-exec {ssh} -localhost {hosts.here}"], {}),
         "openmpi": (
-            ["--options", f"--mca plm_rsh_agent {ssh} --mca btl_tcp_if_include eth0"],
+            [f"--options=--mca plm_rsh_agent {ssh} --mca oob_tcp_if_include {hosts.net}"],
             {"PATH": f"/usr/bin:{os.environ['PATH']}"},
         ),
     }[carrier]
