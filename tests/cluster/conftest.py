@@ -30,7 +30,7 @@ def sh(line: str, check: bool = True) -> str:
     return done.stdout
 
 
-def until(what, seconds: float = 60.0):
+def until(what, seconds: float = 300.0):
     """The first true value of what(), which must come in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -38,6 +38,12 @@ def until(what, seconds: float = 60.0):
             return value
         time.sleep(0.1)
     raise AssertionError(f"waited {seconds} s for {what}")
+
+
+@pytest.fixture(name="until")
+def until_fixture():
+    """`until`, for tests."""
+    return until
 
 
 @dataclass
@@ -57,7 +63,9 @@ class Hosts:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         command = [sys.executable, "-m", "launch.cli", "launch", "--hostfile", str(self.hostfile), *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True
+        )
 
     def processes(self, host: int, word: str) -> list[int]:
         """Ids of the processes on a host whose command holds a word."""
@@ -117,3 +125,109 @@ def take_down() -> None:
         sh(f"ip netns del jukebox-{i}", check=False)
         sh(f"ip link del jukebox-v{i}", check=False)
     sh(f"ip link del {BRIDGE}", check=False)
+
+
+SLURM_CONF = """
+ClusterName=jukebox
+SlurmctldHost={host}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+CryptoType=crypto/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+SlurmctldPort=26817
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmdLogFile={folder}/slurmd.%n.log
+SlurmdSpoolDir={folder}/spool.%n
+StateSaveLocation={folder}/state
+TmpFS={folder}/tmp.%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+KillWait=60
+SchedulerParameters=sched_interval=2,batch_sched_delay=1
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=27001 CPUs=2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=27002 CPUs=2
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=60 State=UP
+"""
+
+
+@dataclass
+class Slurm:
+    """A SLURM of two nodes: its folder, and the environment in which its commands find it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *words: str) -> str:
+        """Output of a command in the environment of this SLURM."""
+        done = subprocess.run(words, env=self.environment, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def state(self, job: str) -> str:
+        """PENDING, RUNNING, COMPLETED, ..."""
+        return next(word for word in self.run("scontrol", "show", "job", job).split() if word.startswith("JobState="))[
+            9:
+        ]
+
+    def output(self, job: str) -> str:
+        """What the job has said so far."""
+        path = self.folder / "logs" / f"slurm-{job}.out"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[Slurm]:
+    """Two nodes that are up, with a munge of their own."""
+    missing = [
+        name
+        for name in ("slurmctld", "slurmd", "munged", "sbatch")
+        if not shutil.which(name, path="/usr/sbin:/usr/bin")
+    ]
+    if os.geteuid() or missing:
+        pytest.skip(f"needs root, and {', '.join(missing) or 'no program'} is missing: apt install slurm-wlm munge")
+    for name in ("state", "spool.n1", "spool.n2", "tmp.n1", "tmp.n2"):
+        (tmp_path / name).mkdir()
+    tmp_path.chmod(0o755)
+    (tmp_path / "munge.key").write_bytes(os.urandom(128))
+    (tmp_path / "munge.key").chmod(0o400)
+    (tmp_path / "slurm.conf").write_text(SLURM_CONF.format(folder=tmp_path, host=sh("hostname -s").strip()))
+    environment = {
+        **os.environ,
+        "SLURM_CONF": f"{tmp_path}/slurm.conf",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin"
+    munge = f"munged --foreground --force --socket={tmp_path}/munge.socket --key-file={tmp_path}/munge.key"
+    munge += f" --pid-file={tmp_path}/munged.pid --log-file={tmp_path}/munged.log --seed-file={tmp_path}/munged.seed"
+    daemons = []
+    try:
+        for command in (munge, "slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2"):
+            with (tmp_path / "daemons.log").open("a") as log:
+                daemons.append(
+                    subprocess.Popen(command.split(), env=environment, stdout=log, stderr=log, start_new_session=True)
+                )
+            if command == munge:
+                until(lambda: (tmp_path / "munge.socket").exists(), 20)
+        up = Slurm(tmp_path, environment)
+        until(lambda: sh(f"SLURM_CONF={tmp_path}/slurm.conf sinfo -h -o '%D %t'", check=False).strip() == "2 idle", 60)
+        yield up
+    finally:
+        if len(daemons) == 4:
+            sh(f"export SLURM_CONF={tmp_path}/slurm.conf; scancel --user root", check=False)
+            until(lambda: not sh(f"SLURM_CONF={tmp_path}/slurm.conf squeue -h", check=False).strip())
+        for daemon in reversed(daemons):
+            daemon.send_signal(signal.SIGTERM)
+        for daemon in daemons:
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
