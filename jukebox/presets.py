@@ -44,7 +44,9 @@ class Recipe:
     final_lr: float = 0.05  # share of lr at the last step
     clip: float = 1.0  # largest gradient norm; 0: none
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
+    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
     bf16: bool = False  # autocast, where the machine has bf16 units
+    fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown

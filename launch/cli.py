@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "prepare": ("launch.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
     "train": ("launch.train:train", "train a level's codec (vqvae) or its prior on a data folder"),
+    "export": ("launch.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
     "sample": ("launch.sample:sample", "write songs from artist, genre and lyrics"),
     "continue": ("launch.sample:continue_", "carry on a recording from its first seconds"),

@@ -1,6 +1,7 @@
 """`jukebox train`: a preset, a data folder and a model folder become tasks for the one loop (`launch/loop.py`).
 
-`MODEL/training/<task>/` keeps the log and two checkpoints of every part; at its end the weights are written into MODEL.
+`MODEL/training/<task>/` keeps the log and the last checkpoints of every part; at its end the weights are written into MODEL.
+Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) they train each part together.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def train(
     batch: int = 0,
     lr: float = 0.0,
     max_minutes: float = 0.0,
-    precision: Literal["auto", "bf16", "float32"] = "auto",
+    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto",
     schedule: Literal["auto", "constant", "linear", "cosine", "published"] = "auto",
     ema: float = -1.0,
     recompute: bool = False,
@@ -48,11 +49,19 @@ def train(
     device: str = "auto",
     wandb: str = "",
     from_prior: str = "",
+    zero: Literal[-1, 0, 1, 2, 3] = -1,
+    offload: bool = False,
+    accumulate: int = 1,
+    adam: Literal["torch", "deepspeed"] = "torch",
+    deepspeed: str = "",
+    card: Literal[0, 8, 16, 24, 40, 80] = 0,
+    keep: int = 2,
 ) -> None:
     """Train the codec, or the priors on its codes; the same command continues a run that was ended.
 
     The codec comes first, then `jukebox encode`, then the priors. Levels are trained one after another, coarsest first;
-    they share nothing, so several processes may train different levels of one model side by side.
+    they share nothing, so several processes may train different levels of one model side by side. Started by torchrun,
+    deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level together: a batch is shared out among them.
 
     what: vqvae (the codec) or prior
     data: the data folder that `jukebox prepare` made
@@ -61,10 +70,10 @@ def train(
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA
     steps: steps in all, in place of the recipe's; 0: the recipe's
-    batch: crops or windows a step; 0: the recipe's
+    batch: crops or windows a step, of all ranks together; 0: the recipe's
     lr: highest learning rate; 0: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
-    precision: auto (the recipe's), bf16 or float32
+    precision: auto (the recipe's), bf16, float32, or fp16 with scaled losses for a GPU without bf16
     schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
     ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
     recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
@@ -73,17 +82,36 @@ def train(
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
+    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; -1: 1 for several ranks
+    offload: keep the optimiser in the host's memory, for priors larger than the card
+    accumulate: parts in which a rank takes its share of a batch, one after another; priors only
+    adam: torch (fused), or deepspeed: DeepSpeed's own kernels, which their first use compiles
+    deepspeed: a json file with settings of DeepSpeed's to add to ours
+    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; flags come before it
+    keep: checkpoints of each level that stay
     """
     import torch
 
     from jukebox.presets import find
+    from launch.deepspeed import CARDS, Spread
+    from launch.group import join, part
     from launch.loop import fit
     from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
 
+    suits = CARDS[card] if card else {}
+    spread = Spread(
+        suits.get("zero", -1) if zero < 0 else zero, offload or suits.get("offload", False), accumulate, adam, deepspeed
+    )
+    recompute = recompute or (what == "prior" and suits.get("recompute", False))
+    if accumulate < 1 or keep < 1:
+        raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
+    if accumulate > 1 and what == "vqvae":
+        raise UserError(
+            "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
+        )
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
     if what == "prior" and not chosen.priors:
@@ -95,7 +123,7 @@ def train(
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
-        changes["bf16"] = precision == "bf16"
+        changes |= {"bf16": precision == "bf16", "fp16": precision == "fp16"}
     if schedule != "auto":
         changes["schedule"] = schedule
     if ema >= 1:
@@ -119,6 +147,9 @@ def train(
             config = chosen.prior(each, len(labels.artists), len(labels.genres), model.vocabulary.size)
             begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
             task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
-        ended = fit(task, recipe, target / "training" / task.name, seed=seed, device=device, wandb=wandb)
+        where = target / "training" / task.name
+        ended = fit(task, recipe, where, seed=seed, device=device, wandb=wandb, spread=spread, keep=keep)
         if ended.ended == "stopped":
+            part()
             raise SystemExit(130)
+    part()
