@@ -34,9 +34,10 @@ def listen() -> None:
         _Pulse.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
 
-def beat(doing: str, step: int = 0) -> None:
-    """Say what this rank is about to do."""
+def beat(doing: str, step: int | None = None) -> None:
+    """Say what this rank is about to do, in which step (None: still in the same)."""
     if _Pulse.file is not None:
+        step = _Pulse.step if step is None else step
         _Pulse.count = _Pulse.count + 1 if step == _Pulse.step else 0
         _Pulse.step = step
         text = f"{step}.{_Pulse.count} {doing}"[: WIDTH - 1]

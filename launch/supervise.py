@@ -32,7 +32,9 @@ from launch.heartbeat import Beat, read_beat
 SETTLE = 1.0  # seconds after a death in which others may turn out to have died before
 ANSWER = 3.0  # seconds for ranks to write their stacks
 LINES = 12  # of a dead rank's log
-OWN = re.compile(r'File ".*?([^/"]+/[^/"]+\.py)", line (\d+) in (\S+)')
+FRAME = re.compile(r'File ".*?([^/"]+/[^/"]+\.py)", line (\d+) in (\S+)')
+STACK = "most recent call first"  # the head of a thread's stack
+COLLECTIVE = "torch/distributed/"  # in the stack of a rank that waits for others
 
 
 @dataclass(frozen=True)
@@ -198,40 +200,48 @@ class Job:
         return code if code > 0 else 1
 
     def look_for_a_hang(self) -> int | None:
-        """Note who has moved; where a rank has not for too long, say who waits where. The exit code, or None."""
+        """Note who has moved; where nobody has for too long, say who waits where. The exit code, or None."""
         now = time.monotonic()
         for rank in range(self.place.world):
             beat = read_beat(self.logs / f"rank_{rank}.beat")
             if beat and rank not in self.ends and (rank not in self.beats or self.beats[rank][0] != beat):
                 self.beats[rank] = (beat, now)
         standing = {rank: now - since for rank, (_, since) in self.beats.items() if rank not in self.ends}
-        if max(standing.values(), default=0.0) <= self.patience:
+        if min(standing.values(), default=0.0) <= self.patience:
             return None
-        begins = {rank: self.log(rank).stat().st_size for rank in standing}
-        (self.logs / "where").touch()
-        while time.monotonic() - now < ANSWER and not all(
-            "most recent call first" in new_text(self.log(r), begins[r]) for r in begins
-        ):
-            time.sleep(0.1)
-        time.sleep(0.3)  # the rest of the stack
-        self.tell_hang(standing, begins)
+        self.tell_hang(standing, self.ask_where(list(standing)))
         return 1
 
-    def tell_hang(self, standing: dict[int, float], begins: dict[int, int]) -> None:
+    def ask_where(self, ranks: Sequence[int]) -> dict[int, str]:
+        """What the ranks have written into their logs when they were asked where they are: stacks, if they could."""
+        begins = {rank: self.log(rank).stat().st_size for rank in ranks}
+        (self.logs / "where").touch()
+        until, said = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
+        while time.monotonic() < until and not all(STACK in text for text in said.values()):
+            time.sleep(0.3)  # a stack comes in several pieces
+            said = {rank: text_from(self.log(rank), begin) for rank, begin in begins.items()}
+        return said
+
+    def tell_hang(self, standing: dict[int, float], said: dict[int, str]) -> None:
         """Say who is behind and where in the code, then where the others wait for them."""
-        behind = min(self.beats[rank][0] for rank in standing)
-        complain(f"nothing has moved for {max(standing.values()):.0f} s (--patience); the job is ended. Behind:")
-        waiting: dict[str, list[int]] = {}
+        complain(f"nothing has moved for {min(standing.values()):.0f} s (--patience); the job is ended. Behind:")
+        behind, waiting = those_behind({rank: self.beats[rank][0] for rank in standing}, said), {}
         for rank in sorted(standing):
-            beat = self.beats[rank][0]
-            words = f"{beat}, {where(self.log(rank), begins[rank])}"
-            if (beat.step, beat.count) == (behind.step, behind.count):
+            words = f"{self.beats[rank][0]}, {place_in_code(said[rank])}"
+            if rank in behind:
                 complain(f"  rank {rank} on {self.place.host_of(rank)}: {words}, for {standing[rank]:.0f} s")
             else:
                 waiting.setdefault(words, []).append(rank)
         for words, ranks in waiting.items():
             complain(f"  waiting: {numbered(ranks)}: {words}")
         complain(f"all stacks are in {self.logs}; the same command goes on from the last checkpoint")
+
+
+def those_behind(beats: dict[int, Beat], said: dict[int, str]) -> list[int]:
+    """The ranks that the others wait for: not in a collective themselves, where some are; of those the least far."""
+    working = [rank for rank in beats if COLLECTIVE not in said[rank]] or list(beats)
+    least = min((beats[rank].step, beats[rank].count) for rank in working)
+    return [rank for rank in working if (beats[rank].step, beats[rank].count) == least]
 
 
 def first_cause(failed: Sequence[End]) -> End:
@@ -249,19 +259,18 @@ def last_lines(log: Path) -> list[str]:
     return []
 
 
-def new_text(log: Path, begin: int) -> str:
+def text_from(log: Path, begin: int) -> str:
     """What a log holds from byte `begin` on."""
     with log.open("rb") as file:
         file.seek(begin)
         return file.read().decode(errors="replace")
 
 
-def where(log: Path, begin: int) -> str:
-    """Where a rank's main thread stood when it was asked: our innermost line, and the innermost of all."""
-    text = new_text(log, begin)
-    frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in OWN.finditer(text[text.rfind("most recent call first") :])]
-    state = re.search(r"state of the process: (\S)", text)
-    if "most recent call first" not in text or not frames:
+def place_in_code(said: str) -> str:
+    """Where a rank's main thread stood when it was asked: the innermost line of all, and the innermost of ours."""
+    frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(said[said.rfind(STACK) :])]
+    if STACK not in said or not frames:
+        state = re.search(r"state of the process: (\S)", said)
         stopped = {"T": "stopped", "D": "waiting for a disk"}.get(state[1], state[1]) if state else "gone"
         return f"no answer (its process is {stopped})"
     ours = next((f for f in frames if f.split("/")[0] in ("launch", "jukebox", "priors", "vqvae", "data_prep")), "")
