@@ -109,7 +109,7 @@ def assert_same(out: Path, case: str, other: str, tolerance: float = 1e-4) -> No
 
 def test_two_ranks_train_codec_and_prior_as_one_process_does(corpus, tmp_path):
     """ZeRO 1 for the codec (its codebook is moved by both ranks), ZeRO 3 with averages, in parts, for the prior."""
-    cases = ["vqvae-zero1", "prior-zero3-accumulate2-recompute-ema"]
+    cases = ["vqvae-zero1", "prior-zero3-accumulate2-recompute-ema-counted"]
     alone(corpus, tmp_path, ["vqvae", "prior-ema"])
     work(corpus, tmp_path, cases)
     assert_same(tmp_path, "vqvae-zero1", "vqvae")
@@ -117,14 +117,16 @@ def test_two_ranks_train_codec_and_prior_as_one_process_does(corpus, tmp_path):
     assert abs(curve(tmp_path, "vqvae")[0] - curve(tmp_path, "vqvae")[-1]) > 0.1, "or the weights never moved"
     lines = read_log(tmp_path / cases[1] / "log.jsonl")
     assert all(line["gradient_square_of_parts"] > line["gradient_square"] for line in lines)
+    assert all(0 < line["share_of_peak"] < 1 for line in lines)
 
 
 @pytest.mark.long
 def test_every_launcher_and_stage_of_zero_gives_the_curve_of_one_process(corpus, tmp_path):
     whats = ("vqvae", "prior")
-    alone(corpus, tmp_path, [*whats, "prior-ema"])
+    alone(corpus, tmp_path, [*whats, "prior-ema", "duel"])
     cases = [f"{what}-zero{stage}" for what in whats for stage in range(4)]
     cases += ["prior-zero1-accumulate2", "prior-zero0-accumulate4", "prior-zero2-offload", "prior-zero3-offload"]
+    cases += ["duel-zero0", "duel-zero2"]  # a model of two phases
     averaged = [f"prior-zero{stage}-ema" for stage in range(4)]
     work(corpus, tmp_path, cases + averaged)
     for case in cases:
