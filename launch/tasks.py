@@ -26,6 +26,7 @@ from data_prep.windows import Windows
 from jukebox.model import Jukebox, write_json
 from jukebox.presets import Preset, Recipe
 from jukebox.song import Wear, prepare_all, song_of, window_conditions
+from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
@@ -113,7 +114,7 @@ class VQVAETask:
         before = model.codec_hash() if model.trained_levels() else ""
         model.save_codec(self.model)
         if model.prior_configs and model.codec_hash() != before:
-            print(
+            say(
                 f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
             )
 
@@ -279,7 +280,7 @@ def songs_to_train_on(
             f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
         )
     if short := len(coded) - len(songs):
-        print(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+        say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
     return codes, rows, songs
 
 

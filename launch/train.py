@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.heartbeat import beat
 
 if TYPE_CHECKING:
     from launch.loop import Task
@@ -111,6 +112,7 @@ def train(
         )
     if threads:
         torch.set_num_threads(threads)
+    beat("meeting the others", 0)
     device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
