@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from data_prep.errors import UserError
+from launch.heartbeat import beat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +29,18 @@ class NotFinite(UserError):
     """A loss or gradient became nan or infinite; the message names the term and the step."""
 
 
-def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> tqdm[Any]:
+class Bar(tqdm):
+    """A progress bar that whoever watches this process sees moving too."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        beat(getattr(self, "desc", "") or "working")  # a silent bar has no name
+        return super().update(n)
+
+
+def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
     """A bar with rate and time left; in a log file it writes a line every ten seconds, not ten a second."""
     every = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
+    return Bar(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data_prep.errors import UserError
+from launch.heartbeat import beat
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,7 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
         waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))
         try:
             for step in range(start, stop):
+                beat("waiting for its batch", step)
                 asked = time.perf_counter()
                 batch = waiting.popleft().result()
                 waited = time.perf_counter() - asked
@@ -216,6 +218,7 @@ def _fit(
     limit = 60 * recipe.max_minutes
 
     def save_weights() -> None:
+        beat("writing the weights")
         engine.model.eval()
         with engine.weights():
             first(task.save)
@@ -226,11 +229,13 @@ def _fit(
         say(f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further")
         return Trained(task.name, done, recipe.steps, minutes, "done" if done >= recipe.steps else "time")
 
+    beat("opening the data", done)
     task.open()
     started = time.monotonic() - 60 * minutes
     seconds = 60 * minutes  # on the slowest clock of all ranks, so that all of them land alike
 
     def save() -> None:
+        beat("writing a checkpoint")
         where = {
             "name": task.name,
             "step": done,
@@ -275,12 +280,14 @@ def _fit(
         with Stop() as stop:
             for step, parts, wait in batches(task, done, recipe.steps, engine):
                 waited += wait
+                beat("learning", step)
                 if flops or time.monotonic() - opened < COUNT_AFTER:
                     moved = learn(step, parts)
                 else:
                     moved, flops = counted(lambda step=step, parts=parts: learn(step, parts))
                 done = step + 1
                 log.add(done, moved)
+                beat("agreeing with the others", step)
                 asked, seconds = largest(stop.asked, time.monotonic() - started)
                 out_of_time = bool(limit) and seconds >= limit and done < recipe.steps
                 ended = "stopped" if asked and done < recipe.steps else "time" if out_of_time else "done"

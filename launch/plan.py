@@ -37,10 +37,11 @@ def plan(
     threads: CPU threads (0: what torch would take)
     device: cpu, cuda, or auto: a GPU if there is one
     """
+    from jukebox.facts import by_level
     from launch.sample import read_fractions, read_levels
 
     config = read_config(model)
-    known = sorted(entry["level"] for entry in config["priors"])
+    known = sorted(by_level(config))
     if seconds <= 0 or takes < 1 or not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"{seconds:g} s, {takes} takes, prompt of {prompt_seconds:g} s; expected a length, takes, and a shorter prompt"

@@ -6,18 +6,19 @@ Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.heartbeat import beat
 
 if TYPE_CHECKING:
     from launch.loop import Task
 
 
-def chosen_levels(levels: str, known: Sequence[int]) -> list[int]:
+def chosen_levels(levels: str, known: Collection[int]) -> list[int]:
     """Levels written as "2,1,0" (empty: all of `known`), coarsest first."""
     try:
         chosen = {int(part) for part in levels.split(",")} if levels.strip() else set(known)
@@ -29,7 +30,7 @@ def chosen_levels(levels: str, known: Sequence[int]) -> list[int]:
 
 
 def train(
-    what: Literal["vqvae", "prior"],
+    what: Literal["vqvae", "prior", "masked"],
     data: str,
     *,
     preset: str = "small",
@@ -57,13 +58,14 @@ def train(
     card: Literal["any", "8", "16", "24", "40", "80"] = "any",
     keep: int = 2,
 ) -> None:
-    """Train the codec, or the priors on its codes; the same command continues a run that was ended.
+    """Train the codec, or priors on its codes; the same command continues a run that was ended.
 
-    The codec comes first, then `jukebox encode`, then the priors. Levels are trained one after another, coarsest first;
-    they share nothing, so several processes may train different levels of one model side by side. Started by torchrun,
-    deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level together: a batch is shared out among them.
+    The codec comes first, then `jukebox encode`, then the priors, and the masked prior where one is wanted. Levels are
+    trained one after another, coarsest first; they share nothing, so several processes may train different levels of one
+    model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
+    together: a batch is shared out among them.
 
-    what: vqvae (the codec) or prior
+    what: vqvae (the codec), prior (one a level), or masked (one of all levels, which fills holes; on songs with codes of all)
     data: the data folder that `jukebox prepare` made
     preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
@@ -96,12 +98,12 @@ def train(
     from launch.deepspeed import CARDS, Spread
     from launch.group import join, part
     from launch.loop import fit
-    from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
+    from launch.tasks import MaskedTask, PriorTask, VQVAETask, lyrics_added, open_model
 
     suits = CARDS[int(card)] if card != "any" else {}
     stage = suits.get("zero", -1) if zero == "auto" else int(zero)
     spread = Spread(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
-    recompute = recompute or (what == "prior" and suits.get("recompute", False))
+    recompute = recompute or (what != "vqvae" and suits.get("recompute", False))
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
     if accumulate > 1 and what == "vqvae":
@@ -110,14 +112,15 @@ def train(
         )
     if threads:
         torch.set_num_threads(threads)
+    beat("meeting the others", 0)
     device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
-    if what == "prior" and not chosen.priors:
-        raise UserError(
-            f"the preset {preset} is a codec alone; train its priors with the preset of a prior, such as small"
-        )
-    wanted = chosen_levels(str(level) if level >= 0 else levels, range(chosen.codec.levels))
+    if not chosen.recipes(what):
+        raise UserError(f"the preset {preset} has no {what}; train it with one that has, such as small")
+    if what == "masked" and (level >= 0 or levels):
+        raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
+    wanted = chosen_levels(str(level) if level >= 0 else levels, chosen.recipes(what))
     model = open_model(target, folder, chosen, what)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
@@ -136,14 +139,15 @@ def train(
     if recompute and what == "vqvae":
         raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
     for each in wanted:
-        recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
         # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
-        recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
+        recipe = replace(chosen.recipes(what)[each], **({"max_minutes": 0.0} if steps else {}) | changes)
+        sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
+        elif what == "masked":
+            task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device)
         else:
-            labels = model.labels
-            config = chosen.prior(each, len(labels.artists), len(labels.genres), model.vocabulary.size)
+            config = chosen.prior(each, *sizes)
             begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
             task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
         where = target / "training" / task.name
