@@ -191,8 +191,10 @@ class DeepSpeedEngine(Engine):
                         yield f"{kind}/{name}", value
 
     def _moment(self, phase: str, p: nn.Parameter, kind: str) -> Tensor | None:
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
 
+        if self.stage == 3:
+            return joined(safe_get_local_optimizer_state(p, kind), p.ds_shape)  # type: ignore[attr-defined]
         if self.stage:
             return safe_get_full_optimizer_state(p, kind)
         return self.inner[phase].state[p][kind] if p in self.inner[phase].state else None
@@ -215,14 +217,17 @@ class DeepSpeedEngine(Engine):
                 self.average[name].copy_(piece(kept, p) if self.stage == 3 else kept)
 
     def _restore_moments(self, phase: str, p: nn.Parameter, moments: dict[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if not self.stage and len(moments) == len(MOMENTS):
             step = torch.tensor(float(self.updates[phase]), device=p.device)
             self.inner[phase].state[p] = {"step": step, **moments}
         elif self.stage:
             for kind, value in moments.items():
-                safe_set_full_optimizer_state(p, value, kind)
+                if self.stage == 3:  # DeepSpeed's own way fails where a tensor has fewer numbers than its pieces
+                    safe_set_local_optimizer_state(p, piece(value, p), kind)
+                else:
+                    safe_set_full_optimizer_state(p, value, kind)
 
 
 def start_deepspeed(device: torch.device) -> None:
