@@ -226,30 +226,40 @@ class MaskedTask:
         )
         self.windows = Windows([self.codes.length(song, levels[-1]) for song in self.songs], self.config.n_ctx)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep]:
+    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]]:
+        """Codes, conditions, masks, and, a row, how many codes of each level a row of the whole batch asks for on the average.
+
+        Rows ask for different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
+        of it draws the masks of all rows.
+        """
         places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
         first = rank * len(places)
         rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
         codes = {level: torch.stack([row[0][level] for row in rows]) for level in rows[0][0]}
-        return codes, stack([cond for _, cond, _ in rows]), *join_masks([masks for _, _, masks in rows])
+        masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
+        asked = {level: sum(int(each[level].sum()) for _, each in masks) / len(masks) for level in codes}
+        usual = {level: torch.full((len(rows),), number, dtype=torch.float64) for level, number in asked.items()}
+        return codes, stack([cond for _, cond in rows]), *join_masks(masks[first : first + len(places)]), usual
 
-    def _row(
-        self, song: int, start: int, seed: Sequence[int]
-    ) -> tuple[dict[int, Tensor], Conditions, tuple[Keep, Keep]]:
+    def _masks(self, seed: Sequence[int]) -> tuple[Keep, Keep]:
+        return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))
+
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[int, Tensor], Conditions]:
         config, name, codes = self.config, self.songs[song], {}
         for level, ratio in enumerate(config.ratios):
             read = self.codes.read(name, level, start * ratio, (start + config.n_ctx) * ratio)
             codes[level] = torch.from_numpy(read.astype(np.int64))
         rng = np.random.default_rng(list(seed))
         cond = window_conditions(self.prepared[song], config, start, wear=self.wear, rng=rng)
-        return codes, cond, draw_masks(config.n_ctx, config.ratios, rng)
+        return codes, cond
 
-    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep], step: int) -> dict[str, Tensor]:
-        sequences, cond, keep, asked = batch
+    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]], step: int) -> dict[str, Tensor]:
+        sequences, cond, keep, asked, usual = batch
+        counts = {level: float(rows.sum()) for level, rows in usual.items()}
         sequences, keep, asked = (
             {level: x.to(self.device) for level, x in each.items()} for each in (sequences, keep, asked)
         )
-        return self.model.loss(sequences, cond.to(self.device), keep, asked)
+        return self.model.loss(sequences, cond.to(self.device), keep, asked, counts)
 
     def save(self) -> None:
         self.jukebox.save_masked(self.model)
