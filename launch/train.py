@@ -47,7 +47,10 @@ def train(
     threads: int = 0,
     device: str = "auto",
     wandb: str = "",
-    from_prior: str = "",
+    from_model: str = "",
+    tune: Literal["all", "lora", "labels", "lyrics"] = "all",
+    rank: int = 8,
+    rehearse: str = "",
 ) -> None:
     """Train the codec, or the priors on its codes; the same command continues a run that was ended.
 
@@ -72,13 +75,18 @@ def train(
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
-    from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
+    from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
+    tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
+        lyrics: all, with the preset's lyrics added to a prior without
+    rank: rank of the adapters of --tune lora
+    rehearse: a data folder of old songs, of which half of every batch is drawn, so that they are not forgotten
     """
     import torch
 
     from jukebox.presets import find
+    from launch.finetune import TunedPrior, copied, tuned
     from launch.loop import fit
-    from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
+    from launch.tasks import PriorTask, VQVAETask, open_model
 
     if threads:
         torch.set_num_threads(threads)
@@ -91,7 +99,15 @@ def train(
             f"the preset {preset} is a codec alone; train its priors with the preset of a prior, such as small"
         )
     wanted = chosen_levels(str(level) if level >= 0 else levels, range(chosen.codec.levels))
-    model = open_model(target, folder, chosen, what)
+    if from_model and what == "vqvae":
+        raise UserError("--from_model is for priors: codes of another codec mean nothing to them; the codec is copied")
+    if not from_model and (tune != "all" or rehearse):
+        raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
+    model = (
+        copied(from_model, target, folder, Path(rehearse or data))
+        if from_model
+        else open_model(target, folder, chosen, what)
+    )
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
@@ -110,6 +126,8 @@ def train(
         raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
     for each in wanted:
         recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
+        if from_model and tune != "lyrics":
+            recipe = tuned(recipe, tune)
         # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
         recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
         if what == "vqvae":
@@ -117,8 +135,10 @@ def train(
         else:
             labels = model.labels
             config = chosen.prior(each, len(labels.artists), len(labels.genres), model.vocabulary.size)
-            begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
-            task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
+            if from_model:
+                task = TunedPrior(model, from_model, config, folder, recipe, seed, device, tune, rank, rehearse)
+            else:
+                task = PriorTask(model, config, folder, recipe, seed, device)
         ended = fit(task, recipe, target / "training" / task.name, seed=seed, device=device, wandb=wandb)
         if ended.ended == "stopped":
             raise SystemExit(130)
