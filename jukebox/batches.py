@@ -12,12 +12,13 @@ where memory ran out, or the same samples once more) go on from code `at` as if 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from jukebox.schedule import starts
 
 Batch = list[int]
+WARM_UP = 0.25  # share of a parallel window whose codes are dropped
 
 
 class Segment(NamedTuple):
@@ -81,3 +82,14 @@ def parallel_segments(total: int, n_ctx: int, overlap: int, begin: int) -> Itera
         start = max(0, min(begin - overlap, total - n_ctx))
         yield Segment(start, begin, min(start + n_ctx, total))
         begin = min(start + n_ctx, total)
+
+
+def windows_of(asked: Mapping[str, Any], level: int, n_ctx: int, total: int, begin: int) -> Iterator[Segment]:
+    """The windows of a level that a request asks for, from code `begin` on: one after another, or such as can be side by side."""
+    hops = asked["hops"]
+    # windows begin with a code of the level above
+    ratio = hops[level + 1] // hops[level] if level + 1 < len(hops) else 1
+    if asked["parallel"] and level + 1 < len(hops):
+        return parallel_segments(total, n_ctx, int(WARM_UP * n_ctx) // ratio * ratio, begin)
+    hop = max(ratio, int(asked["hop_fractions"][level] * n_ctx) // ratio * ratio)
+    return segments(total, n_ctx, hop, begin)

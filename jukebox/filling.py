@@ -24,7 +24,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from data_prep.errors import UserError
-from jukebox.batches import Batch, Segment, cut_in, parallel_segments, segments, side_by_side
+from jukebox.batches import Batch, Segment, cut_in, side_by_side, windows_of
 from jukebox.hearing import Hearing
 from jukebox.report import write_page
 from jukebox.run import Run
@@ -35,7 +35,6 @@ from priors.prior import How
 
 EVERY = 1.0  # seconds between two times that codes of an unfinished window are written
 PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
-WARM_UP = 0.25  # share of a parallel window whose codes are dropped
 
 
 def generator(seed: int, sample: int, level: int, begin: int) -> torch.Generator:
@@ -53,18 +52,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     said = str(error).lower()
     told = any(words in said for words in ("not enough memory", "out of memory", "allocate memory"))
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and told)
-
-
-def windows_of(asked: dict, level: int, n_ctx: int, total: int, begin: int) -> Iterator[Segment]:
-    """The windows of a level that a request asks for, from code `begin` on: one after another, or such as can be side by side."""
-    hops = asked["hops"]
-    ratio = (
-        hops[level + 1] // hops[level] if level + 1 < len(hops) else 1
-    )  # windows begin with a code of the level above
-    if asked["parallel"] and level + 1 < len(hops):
-        return parallel_segments(total, n_ctx, int(WARM_UP * n_ctx) // ratio * ratio, begin)
-    hop = max(ratio, int(asked["hop_fractions"][level] * n_ctx) // ratio * ratio)
-    return segments(total, n_ctx, hop, begin)
 
 
 @dataclass

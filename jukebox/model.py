@@ -25,7 +25,8 @@ import torch
 from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
@@ -60,6 +61,36 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def is_norm(name: str) -> bool:
     """Whether a tensor belongs to a layer norm: these stay in float32 whatever the dtype of the rest."""
     return bool(re.search(r"(^|\.)ln(_\d)?\.(weight|bias)$", name))
+
+
+class _Undrawn(TorchFunctionMode):
+    """First weights are not drawn: to draw nothing on meta, torch would load its compiler (77 MB, more than a second)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (nn.init.normal_, Tensor.mul):
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def hollow(config: PriorConfig) -> AutoregressivePrior:
+    """A prior whose parameters have shapes and no memory (torch's meta device)."""
+    with torch.device("meta"), _Undrawn():
+        return AutoregressivePrior(config)
+
+
+def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors of a prior's file in `dtype`, its norms in float32 at least: never two copies of the whole.
+
+    What the file has so is mapped, not read. Each tensor has a mapping of its own, which goes with it when it is converted or replaced.
+    """
+    state = {}
+    with safe_open(path, "pt") as file:
+        names = list(file.keys())
+    for name in names:
+        wanted = torch.float32 if is_norm(name) and dtype.itemsize < 4 else dtype
+        with safe_open(path, "pt") as file:
+            state[name] = file.get_tensor(name).to(wanted)
+    return state
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
@@ -210,14 +241,8 @@ class Jukebox:
             raise UserError(
                 f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}` first"
             )
-        with torch.device("meta"):
-            prior = AutoregressivePrior(self.prior_configs[level])
-        with safe_open(path, "pt") as file:
-            state = {
-                name: file.get_tensor(name).to(torch.float32 if is_norm(name) and wanted.itemsize < 4 else wanted)
-                for name in file.keys()  # noqa: SIM118
-            }
-        prior.load_state_dict(state, assign=True)
+        prior = hollow(self.prior_configs[level])
+        prior.load_state_dict(read_state(path, wanted), assign=True)
         for parameter in prior.parameters():
             parameter.requires_grad_(False)
         if dtype == "int8":

@@ -5,6 +5,7 @@
     test    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
+`shapes` knows the published sets too, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
 Sizes that depend on the corpus (how many artists, how many genres) are filled in by `Preset.prior`.
 """
 
@@ -15,6 +16,8 @@ from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
 from jukebox.openai import VQVAES, vqvae_config
+from jukebox.openai_priors import PRIORS, prior_config
+from jukebox.published import SETS
 from priors.autoregressive import PriorConfig
 from priors.conditions import LabelConfig
 from priors.lyrics import PLAIN, Characters, LyricConfig
@@ -79,6 +82,19 @@ def find(name: str) -> Preset:
     if name not in PRESETS:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def shapes(name: str) -> tuple[VQVAEConfig, Mapping[int, PriorConfig]]:
+    """The codec and the priors by level of a preset or of a published set; UserError names those there are."""
+    if name not in SETS:
+        if name not in PRESETS:
+            raise UserError(
+                f"there is no preset or published set {name!r}; choose one of {', '.join([*PRESETS, *SETS])}"
+            )
+        return PRESETS[name].codec, PRESETS[name].priors
+    parts = {2: SETS[name][1], 1: "upsampler_level_1", 0: "upsampler_level_0"}
+    codec = VQVAES["vqvae"]
+    return vqvae_config(codec), {level: prior_config(PRIORS[part], codec) for level, part in parts.items()}
 
 
 # ---- priors, from a few dials

@@ -41,7 +41,7 @@ class Choices:
     parallel: bool = False  # windows of one song side by side, at the levels below the top
     threads: int = 0  # 0: one for a small model, all for a large one
     device: str = "auto"
-    dtype: str = "float32"  # of the priors, see jukebox.model.DTYPES
+    dtype: str = ""  # of the priors, see jukebox.model.DTYPES; empty: float32, or what --max_memory chooses
     compile: str = "auto"  # whether steps of decoding are: auto, on, off
     ranks: int = 1
 

@@ -228,7 +228,9 @@ def read_request(path: Path) -> dict:
 
 def _asked(request: dict) -> dict:
     """What a person chose: two ranks of one command agree in it."""
-    return {k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device")}
+    return {
+        k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device", "compiled")
+    }
 
 
 def _damaged(path: Path, how: str) -> UserError:

@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 from jukebox import request
-from jukebox.batches import batches_at
+from jukebox.batches import batches_at, windows_of
 from jukebox.facts import Facts, check_weights
-from jukebox.filling import Filling, windows_of
+from jukebox.filling import Filling
 from jukebox.hearing import Hearing
 from jukebox.metrics import Seams, seams
 from jukebox.model import Jukebox
+from jukebox.plan import dtype_of
 from jukebox.report import read_wav, write_page
 from jukebox.request import Choices
 from jukebox.run import REQUEST, Run, read_request, versions
@@ -128,6 +129,7 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
         if asked["device"] == "auto":
             run.update(device=chosen.split(":")[0])
         if "compiled" not in asked:
+            run.update(dtype=dtype_of(asked))
             run.update(compiled=to_compile(model, run))
         for batch in mine:
             give(model, run, batch)

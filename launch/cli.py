@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("launch.sample:resume", "finish a run that was interrupted, to the same codes"),
     "replay": ("launch.sample:replay", "draw the codes of a run.json again, and compare them"),
     "align": ("launch.align:align", "when each word of a recording is sung: .lrc and json"),
+    "plan": ("launch.plan:plan", "what a run will take in memory and time, before it is begun"),
     "import": ("launch.import_:import_", "published checkpoints -> a model folder"),
     "lyrics": ("launch.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
     "features": ("launch.features:features", "the hidden states of a prior over a recording, for research"),

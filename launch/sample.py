@@ -70,16 +70,18 @@ class Machine:
     parallel: below the top level, draw the windows of a song side by side, each after a warm-up that is dropped
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
-    dtype: numbers of the priors; int8: their weights, the rest in bfloat16
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory chooses
     compile: steps of decoding compiled (CPU) or captured (GPU); auto: where it can be done and many codes are to be drawn
+    max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     """
 
     batch: int = 0
     parallel: bool = False
     threads: int = 0
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    dtype: Literal["", "float32", "bfloat16", "float16", "int8"] = ""
     compile: Literal["auto", "on", "off"] = "auto"
+    max_memory: str = ""
 
 
 @shared_flags
@@ -94,7 +96,7 @@ def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing
     from jukebox.facts import Facts
 
     facts = Facts.read(model)
-    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)))
+    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
 
 
 @shared_flags
@@ -116,7 +118,8 @@ def continue_(
 
     facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
     asked = [_song(facts, words)]
-    _make(out, request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine)))
+    wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
+    _make(out, wish, machine)
 
 
 @shared_flags
@@ -145,7 +148,7 @@ def branch(
     asked = request.branched(
         Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
-    _make(out, asked)
+    _make(out, asked, machine)
 
 
 @shared_flags
@@ -170,18 +173,18 @@ def upsample(
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         facts = Facts.read(model)
-        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept))
+        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept), machine)
         return
     if words != Words() or model:
         raise UserError(
             f"{run} is a run, and knows its model and song; --model, --artist, --genre and --lyrics are for a codes.npz"
         )
     if out:
-        _make(out, request.upsampled(Run.open(run), choices, kept, other))
+        _make(out, request.upsampled(Run.open(run), choices, kept, other), machine)
         return
-    if (kept, other, machine.batch, machine.parallel, machine.threads) != (None, None, 0, False, 0):
+    if (kept, other) != (None, None) or machine != Machine(device=machine.device):
         raise UserError(
-            "--level, --seed, --batch, --parallel and --threads need a copy: name it with --out; a run goes on as it began"
+            "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
         )
     opened = Run.open(run)
     opened.update(levels=request.extended(opened))
@@ -214,19 +217,23 @@ def replay(run: str, *, out: str = "") -> None:
 # ---- from what a person types to a run
 
 
-def _make(out: str, asked: dict[str, Any]) -> None:
-    """Put the request on disk, and only then import what draws."""
+def _make(out: str, asked: dict[str, Any], machine: Machine) -> None:
+    """Put the request on disk, made to fit into the memory that it may take, and only then import what draws."""
     from jukebox.run import Run
+    from launch.plan import fitted
 
-    _go(Run.create(out, asked, join=rank_and_ranks()[1] > 1))
+    ranks = rank_and_ranks()[1]
+    _go(Run.create(out, asked | fitted(asked, machine.max_memory, ranks), join=ranks > 1))
 
 
 def _go(run: Run, device: str = "") -> None:
     rank, ranks = rank_and_ranks()
     from jukebox import sample as sampling
+    from launch.plan import preflight
 
     if rank == 0:
         _tell_left_out(run)
+        preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
         _tell(run)
@@ -236,23 +243,24 @@ def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
     from jukebox.request import Choices
 
     return Choices(
-        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=_levels(drawing.levels),
-        hop_fractions=_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
+        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=read_levels(drawing.levels),
+        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
     )  # fmt: skip
 
 
 def _machine(machine: Machine) -> dict[str, Any]:
-    return vars(machine) | {"ranks": rank_and_ranks()[1]}
+    chosen = {name: value for name, value in vars(machine).items() if name != "max_memory"}
+    return chosen | {"ranks": rank_and_ranks()[1]}
 
 
-def _levels(text: str) -> tuple[int, ...]:
+def read_levels(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise UserError(f"--levels got {text!r}, expected levels joined by commas, as in 2,1,0") from None
 
 
-def _fractions(text: str) -> tuple[float, ...]:
+def read_fractions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:

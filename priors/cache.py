@@ -31,8 +31,8 @@ def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4
 
     `reach` is the length of what prime and cross look at. The table is shared: it is not to be written.
     """
-    i = torch.arange(n_ctx)
-    row, offset, zero = i // block, i % block, torch.zeros(n_ctx, dtype=torch.long)
+    i = torch.arange(n_ctx, device="cpu")
+    row, offset, zero = i // block, i % block, torch.zeros_like(i)
     written, slot, read, seen = {
         "dense": (zero, i, zero, i + 1),
         "row": (zero, offset, zero, offset + 1),

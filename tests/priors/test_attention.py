@@ -105,7 +105,7 @@ def test_in_block_0_a_previous_row_layer_adds_its_bias_only_however_it_is_run(dt
     for prime in range(1, 7):
         caches = trunk.caches(x)
         parts = [trunk.prefill(x[:, :prime], caches)]
-        parts += [trunk.step(x[:, t : t + 1], caches, t) for t in range(prime, 6)]
+        parts += [trunk.step(x[:, t : t + 1], caches, torch.tensor([t])) for t in range(prime, 6)]
         assert torch.allclose(torch.cat(parts, 1), alone, atol=0.05 if dtype == torch.bfloat16 else 1e-6), prime
 
 

@@ -1,0 +1,111 @@
+"""The peak memory of real sampling runs beside their plan: `python -m tests.peak NAME [--stored bf16] [--keep DIR] [flags of sample]`.
+
+NAME is a preset or a published set: a model folder of that shape is made in DIR (or a temporary place), its weights random, stored in
+float32, bf16 or fp16 and never in memory together, and `jukebox sample` runs on it in a process of its own. What is measured is what the
+kernel says of that process: VmHWM, the most that was resident at once. It holds the pages that are the process's own (RssAnon: caches,
+activations, the interpreter) and pages of files (RssFile: the weights, which are mapped and not copied, and torch's libraries). The
+latter could be dropped and read again when memory runs short, but every step of decoding reads all weights: so they count, and a plan
+that left them out would promise a run that spends its time reading the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data_prep.labels import Labels
+from jukebox.convert import DTYPES, write_prior
+from jukebox.model import Jukebox, hollow
+from jukebox.plan import Plan, plan_sampling
+from jukebox.presets import shapes
+from jukebox.streamed import Lazy
+from priors.autoregressive import PriorConfig
+from priors.lyrics import PUBLISHED, Characters
+from vqvae.vqvae import VQVAE
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that a process had at once: in all, of its own, of mapped files; looked at every 20 ms."""
+
+    all: int
+    own: int
+    mapped: int
+
+
+def make_random(folder: Path, name: str, dtype: torch.dtype, levels: tuple[int, ...] = ()) -> Jukebox:
+    """A model folder of the shape `name` with random weights in `dtype`; of its priors only `levels` (none: all)."""
+    codec, priors = shapes(name)
+    letters = next((p.lyrics.vocabulary for p in priors.values() if p.lyrics), 0)
+    symbols = next((s for s in PUBLISHED.values() if len(s) + 1 == letters), None)
+    model = Jukebox.create(folder, codec, Characters(symbols) if symbols else None)
+    model.save_labels(Labels(("unknown", "ann"), ("unknown", "rock"), None))
+    model.save_codec(VQVAE(codec))
+    for level in levels or tuple(priors):
+        write_prior(folder / f"prior_{level}.safetensors", random_weights(priors[level]), dtype)
+        model.name_prior(level, priors[level])
+    return model
+
+
+def random_weights(config: PriorConfig) -> dict[str, Lazy]:
+    """The tensors of a prior, each drawn when it is read; small, as the published ones begin."""
+    rng = torch.Generator().manual_seed(0)
+
+    def lazy(shape: tuple[int, ...]) -> Lazy:
+        return Lazy(shape, lambda: torch.empty(shape).normal_(std=0.02, generator=rng))
+
+    return {name: lazy(tuple(tensor.shape)) for name, tensor in hollow(config).state_dict().items()}
+
+
+def watch(*command: str) -> Peak:
+    """Run a verb of the command line to its end and watch its memory; AssertionError with what it said if it fails."""
+    seen = dict.fromkeys(("VmHWM", "RssAnon", "RssFile"), 0)
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([sys.executable, "-m", "launch.cli", *command], stdout=said, stderr=said)
+        while process.poll() is None:
+            for name in seen:  # not getrusage, which counts what the parent had when it forked
+                seen[name] = max(seen[name], _status(process.pid, name))
+            time.sleep(0.02)
+        said.seek(0)
+        assert process.returncode == 0, f"exit code {process.returncode}: {said.read()}"
+    return Peak(*seen.values())
+
+
+def _status(process: int, name: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
+
+
+def compare(model: Path, out: Path, *flags: str) -> tuple[Plan, Peak]:
+    """Sample with these flags into the run folder `out`: the plan of what run.json says was asked for and chosen, and the peak."""
+    peak = watch("sample", str(model), "--out", str(out), *flags)
+    config, request = (json.loads(path.read_text()) for path in (model / "config.json", out / "run.json"))
+    return plan_sampling(config, request), peak
+
+
+def main(name: str, *flags: str) -> None:
+    """Make, sample, compare, and print a line of a table."""
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    stored, keep = given.pop("--stored", "bf16"), given.pop("--keep", "")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(keep or temporary) / f"{name}_{stored}"
+        if not (folder / "config.json").is_file():
+            levels = tuple(int(level) for level in given.get("--levels", "").split(",") if level)
+            make_random(folder, name, DTYPES[stored], levels)
+        plan, peak = compare(folder, Path(temporary) / "run", *(word for pair in given.items() for word in pair))
+    print(f"{name} stored in {stored}, {plan.dtype}, {plan.batch} of {plan.samples} side by side")
+    print(
+        f"planned {plan.peak / 1e9:.3f} GB (level {plan.largest.level}), peak {peak.all / 1e9:.3f} GB, {peak.all / plan.peak:.3f} of it"
+    )
+    print(f"own pages {peak.own / 1e9:.3f} GB, mapped ones {peak.mapped / 1e9:.3f} GB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
