@@ -28,7 +28,7 @@ ALPHABETS[NEWCOMER.name] = np.r_[0:4, 8:12]  # of two of them: no old artist wil
 
 def write_data(root: Path, codec: str, artist: str | None = None) -> Path:
     """A data folder of made songs of 3 s, and codes of level 2 as its artists draw them."""
-    corpus = make_corpus(root / "corpus", 8, seed=0, seconds=3.0, artist=artist, workers=1)
+    corpus = make_corpus(root / "corpus", 12, seed=0, seconds=3.0, artist=artist, workers=1)
     prepare(corpus / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     rng = np.random.default_rng(0)
     with CodesWriter(root / "data" / "codes" / codec, [2]) as writer:
@@ -83,7 +83,7 @@ def tune(songs: tuple[Path, Path, Path], out: Path, *flags: str) -> Path:
 
 def test_new_names_alone_learn_and_old_artists_keep_every_bit(songs, tmp_path):
     model, old, new = songs
-    tuned = tune(songs, tmp_path / "tuned", "--tune", "labels", "--lr", "0.05")
+    tuned = tune(songs, tmp_path / "tuned", "--tune", "labels", "--lr", "0.05", "--steps", "120")
     before, after = bits(model, new), bits(tuned, new)
     assert after < before - 0.05 and bits(tuned, new, artist="Night Ferry") > after + 0.05
     assert bits(tuned, old) == bits(model, old)
@@ -91,7 +91,7 @@ def test_new_names_alone_learn_and_old_artists_keep_every_bit(songs, tmp_path):
 
 def test_adapters_learn_a_new_artist_and_rehearsed_old_ones_stay_within_two_percent(songs, tmp_path):
     model, old, new = songs
-    flags = ("--tune", "lora", "--lr", "1e-2", "--batch", "24", "--steps", "100")
+    flags = ("--tune", "lora", "--lr", "1e-2", "--batch", "24", "--steps", "120")
     tuned = tune(songs, tmp_path / "tuned", *flags, "--rehearse", str(old))
     forgotten = tune(songs, tmp_path / "forgotten", *flags)  # the control: nothing is rehearsed
     assert bits(tuned, new) < bits(model, new) - 0.5
