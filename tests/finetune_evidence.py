@@ -28,11 +28,11 @@ from jukebox.song import prepare_all, song_of, window_conditions
 from launch.encode import encode
 from launch.train import train
 
+STEPS = 300
 ARMS: dict[str, dict] = {
     "labels": {"tune": "labels"},
     "lora": {"tune": "lora"},
     "lora, rehearsed": {"tune": "lora", "rehearse": "old"},
-    "all": {"tune": "all"},
     "all, rehearsed": {"tune": "all", "rehearse": "old"},
 }
 
