@@ -79,17 +79,8 @@ def seed_of(out: Path, demo: Path, seed: int, level: int = 2) -> dict:
     for arm, how in ARMS.items():
         target = out / arm.replace(", ", "_")
         how = how | ({"rehearse": str(old_data)} if "rehearse" in how else {})
-        train(
-            "prior",
-            str(data),
-            from_model=str(model.folder),
-            out=str(target),
-            level=level,
-            preset="demo",
-            seed=seed,
-            threads=1,
-            **how,
-        )
+        where = {"from_model": str(model.folder), "out": str(target), "level": level, "preset": "demo"}
+        train("prior", str(data), **where, steps=STEPS, seed=seed, threads=1, **how)
         tuned = Jukebox.from_pretrained(target)
         found[arm] = {
             "new": mean(song_bits(tuned, data, level)), "old": mean(song_bits(tuned, old_data, level)),
