@@ -23,7 +23,16 @@ from data_prep.errors import UserError
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 COLOURS = ("#b5304f", "#2f7fb5", "#3f9a56", "#c9861a", "#7d57b8", "#138f8a", "#8a6d3b", "#666a73")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 210, 52, 10, 40, 24  # of a panel and its margins, pixels
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = (
+    360,
+    210,
+    52,
+    10,
+    40,
+    24,
+    13,
+)  # of a panel, its margins, a line of text: pixels
+LETTERS = 52  # of a legend's line
 POINTS = 120  # of a curve, at most: more cannot be seen
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
 UNITS = {
@@ -41,6 +50,19 @@ def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
     if not parts:
         raise UserError(f"{run} holds no log.jsonl of a training; give a model folder, or its training/PART")
     return parts
+
+
+def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+    """The parts of several runs, label -> its folder and its lines; a label says no more than is needed to tell them apart."""
+    found = {run: read_parts(folder) for run, folder in runs.items()}
+    same = len({tuple(parts) for parts in found.values()}) == 1 and all(len(parts) == 1 for parts in found.values())
+    out = {}
+    for run, parts in found.items():
+        for part, lines in parts.items():
+            label = part if len(runs) == 1 else run if same else f"{run}/{part}"
+            folder = Path(runs[run])
+            out[label] = (folder if (folder / "log.jsonl").is_file() else folder / "training" / part, lines)
+    return out
 
 
 def _lines(log: Path) -> list[dict[str, Any]]:
@@ -112,23 +134,42 @@ def _range(curves: Iterable[Curve]) -> tuple[float, float, bool]:
     return low, high, logarithmic
 
 
+def wrapped(ends: Mapping[str, str]) -> list[list[str]]:
+    """The parts of a legend in lines of at most LETTERS letters, or of one part."""
+    lines: list[list[str]] = []
+    room = 0
+    for part, text in ends.items():
+        room -= len(text) + 2
+        if room < 0:
+            lines.append([])
+            room = LETTERS - len(text)
+        lines[-1].append(part)
+    return lines
+
+
 def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> str:
     """One quantity of all parts as a group of SVG, WIDTH by HEIGHT."""
     low, high, logarithmic = _range(curves.values())
     last = max(float(steps[-1]) for steps, _ in curves.values())
+    ends = {part: f"{part} {short(smooth(values)[-1])}" for part, (_, values) in curves.items()}
+    legend = wrapped(ends)
+    top = TOP + LINE * (len(legend) - 1)
 
     def x(step: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * step / last
 
     def y(value: float) -> float:
         up = np.log(max(value, low) / low) / np.log(high / low) if logarithmic else (value - low) / (high - low)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(max(float(up), 0.0), 1.0)
+        return HEIGHT - BOTTOM - (HEIGHT - top - BOTTOM) * min(max(float(up), 0.0), 1.0)
 
     def line(curve: Curve, style: str) -> str:
         points = " ".join(f"{x(s):.0f},{y(v):.1f}" for s, v in zip(*thin(curve), strict=True))
         return f'<polyline points="{points}" fill="none" {style}/>'
 
     out = [f'<text x="{LEFT}" y="13" font-weight="600">{html.escape(UNITS.get(name, name.replace("_", " ")))}</text>']
+    for i, parts in enumerate(legend):
+        words = "  ".join(f'<tspan fill="{colours[part]}">{html.escape(ends[part])}</tspan>' for part in parts)
+        out.append(f'<text x="{LEFT}" y="{29 + LINE * i}">{words}</text>')
     for value in ticks(low, high, logarithmic):
         out.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>')
         out.append(f'<text x="{LEFT - 5}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>')
@@ -137,11 +178,6 @@ def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]
     for part, curve in curves.items():
         out.append(line(curve, f'stroke="{colours[part]}" opacity=".3"'))
         out.append(line((curve[0], smooth(curve[1])), f'stroke="{colours[part]}" stroke-width="1.6"'))
-    ends = [
-        f'<tspan fill="{colours[part]}">{html.escape(part)} {short(smooth(curve[1])[-1])}</tspan>'
-        for part, curve in curves.items()
-    ]
-    out.append(f'<text x="{LEFT}" y="29">{"  ".join(ends)}</text>')
     return "".join(out)
 
 
@@ -195,14 +231,9 @@ def example_html(folder: Path) -> str:
 
 def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
     """The page of one or several trainings, name -> folder."""
-    parts: dict[str, list[dict[str, Any]]] = {}
-    examples: dict[str, str] = {}
-    for run, folder in runs.items():
-        for part, lines in read_parts(folder).items():
-            label = part if len(runs) == 1 else f"{run}/{part}"
-            parts[label] = lines
-            here = folder if (folder / "log.jsonl").is_file() else folder / "training" / part
-            examples[label] = example_html(here / "examples")
+    found = labelled(runs)
+    parts = {label: lines for label, (_, lines) in found.items()}
+    examples = {label: example_html(folder / "examples") for label, (folder, _) in found.items()}
     sections = []
     for kind, names in kinds(parts).items():
         curves = figure_svg({name: parts[name] for name in names}, only)

@@ -17,7 +17,7 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
     beside: more runs to draw in the same panels, with commas between them
     only: quantities to draw, such as bits,lr; empty: all that were logged
     """
-    from jukebox.curves import figure_svg, read_parts, training_html
+    from jukebox.curves import figure_svg, labelled, training_html
     from jukebox.report import write_atomically
 
     runs = {Path(path).resolve().name: Path(path) for path in [run, *filter(None, beside.split(","))]}
@@ -25,9 +25,7 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
         raise UserError(f"{run} and --beside {beside}: runs are told apart by their folders' names; rename one")
     names, target = [name for name in only.split(",") if name], Path(out) if out else Path(run) / "training.html"
     if target.suffix == ".svg":
-        logs = {run: read_parts(folder) for run, folder in runs.items()}
-        alone = len(runs) == 1
-        parts = {part if alone else f"{run}/{part}": log for run, each in logs.items() for part, log in each.items()}
+        parts = {label: lines for label, (_, lines) in labelled(runs).items()}
         text = figure_svg(parts, names)
     else:
         text = training_html(runs, names)

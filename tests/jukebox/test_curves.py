@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from jukebox.curves import HEIGHT, LEFT, WIDTH, curves_of, figure_svg, read_parts, smooth, thin, ticks
+from jukebox.curves import (
+    HEIGHT,
+    LEFT,
+    WIDTH,
+    curves_of,
+    figure_svg,
+    labelled,
+    read_parts,
+    smooth,
+    thin,
+    ticks,
+    wrapped,
+)
 from launch.cli import main
 
 PART = "training/prior_2"
@@ -73,7 +85,7 @@ def test_runs_are_drawn_side_by_side_and_parts_alone(tmp_path, capsys):
         == 0
     )
     both = (tmp_path / "both.svg").read_text()
-    assert "one/prior_2" in both and "two/prior_2" in both and len(points(both)) == 4
+    assert ">one 4" in both and ">two 4" in both and len(points(both)) == 4
     assert main(["report", "train", str(one / PART), "--out", str(tmp_path / "part.html")]) == 0
     for words, message in [
         ([str(tmp_path)], "holds no log.jsonl"),
@@ -107,3 +119,13 @@ def test_a_running_mean_keeps_length_and_level_and_thinning_keeps_the_mean():
     assert len(smooth(values)) == 600 and abs(smooth(values).mean() - 5) < 0.1 and smooth(values).std() < 0.4
     steps, thinned = thin((np.arange(600.0), values))
     assert len(steps) == 120 and np.isclose(thinned.mean(), values.mean())
+
+
+def test_parts_are_told_apart_and_a_long_legend_has_several_lines(tmp_path):
+    one, two = write_log(tmp_path / "one"), write_log(tmp_path / "two")
+    write_log(two, "prior_1")
+    assert list(labelled({"one": one})) == ["prior_2"] and list(labelled({"two": two})) == ["prior_1", "prior_2"]
+    assert list(labelled({"one": one, "two": two})) == ["one/prior_2", "two/prior_1", "two/prior_2"]
+    assert labelled({"one": one})["prior_2"][0] == one / PART == labelled({"one": one / PART})["prior_2"][0]
+    assert wrapped({"a": "a 1", "b": "b 2"}) == [["a", "b"]]
+    assert wrapped({"a": "a" * 40, "b": "b" * 60, "c": "c"}) == [["a"], ["b"], ["c"]]
