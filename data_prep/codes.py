@@ -9,7 +9,6 @@ the shards. So a killed job keeps its finished songs and continues after them. A
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,9 +111,9 @@ def write_index(folder: str | Path) -> None:
     """Write index.parquet (song, level, shard, row, length) from the shards; a later shard replaces an earlier one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from filelock import FileLock
 
     folder = Path(folder)
-    rows = sorted(_entries(folder).values())
     schema = pa.schema(
         [
             ("song", pa.string()),
@@ -124,11 +123,13 @@ def write_index(folder: str | Path) -> None:
             ("length", pa.int64()),
         ]
     )
-    columns = list(zip(*rows)) if rows else [[] for _ in schema]
-    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema)], schema)
-    part = folder / f".{INDEX}.{os.getpid()}.part"
-    pq.write_table(table, part)
-    part.replace(folder / INDEX)
+    part = folder / f".{INDEX}.part"
+    with FileLock(folder / ".index.lock"):  # of two writers that end together the later one has seen all shards
+        rows = sorted(_entries(folder).values())
+        columns = list(zip(*rows)) if rows else [[] for _ in schema]
+        table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema)], schema)
+        pq.write_table(table, part)
+        part.replace(folder / INDEX)
 
 
 class CodesReader:

@@ -6,7 +6,7 @@ plain child processes that read pickles from a pipe rather than `multiprocessing
 script again (a script without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item
 when one worker dies.
 
-Under `mpirun`, with mpi4py, every rank takes its share of each round and rank 0 gets all results in order.
+Under `mpirun`, with mpi4py, every rank takes its share, and rank 0 gets each result as soon as it is there, in order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pickle
 import queue
 import subprocess
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from contextlib import suppress
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
-ROUND = 64  # items a rank takes between two gatherings
+FIRST_WORD = 3.0  # seconds that rank 0 has to say what is wrong before another rank says it
 
 
 class WorkerCrashed(RuntimeError):
@@ -73,19 +74,42 @@ def is_leader() -> bool:
     return comm is None or comm.Get_rank() == 0
 
 
+def abort_ranks(code: int) -> None:
+    """End all ranks of an mpirun job with an exit code; nothing happens where this process is no such rank.
+
+    A rank that fails alone has to do this: the others wait for it, and it would wait for them where MPI ends, for ever.
+    The exception that is on its way is shown, because nobody will catch it.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
+        if sys.exc_info()[0] not in (None, SystemExit):
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        mpi.COMM_WORLD.Abort(code)
+
+
+def let_leader_speak() -> None:
+    """Wait a little in all ranks of an mpirun job but the first: what is wrong for all of them is then said once."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.Get_rank():
+        time.sleep(FIRST_WORD)
+
+
 def _mpi(comm: Any, function: Callable, items: Sequence, on_crash: Callable | None) -> Iterator[Any]:
-    """Share the items out in rounds, so that results reach rank 0 (and its journal) while the work goes on."""
+    """Share the items out, one by one; results go to rank 0, and so to its journal, while the work goes on."""
     rank, size = comm.Get_rank(), comm.Get_size()
     try:
         items = comm.bcast(items, root=0)
-        for start in range(0, len(items), ROUND * size):
-            part = items[start : start + ROUND * size]
-            shares = comm.gather(list(_local(function, part[rank::size], 1, on_crash)), root=0)
-            if rank == 0:
-                yield from (shares[i % size][i // size] for i in range(len(part)))
+        own = _local(function, items[rank::size], 1, on_crash)
+        if rank:
+            for result in own:
+                comm.send(result, dest=0)
+        else:
+            for i in range(len(items)):
+                yield next(own) if i % size == 0 else comm.recv(source=i % size)
     except BaseException:  # the other ranks would wait for this one for ever
-        traceback.print_exc()
-        comm.Abort(1)
+        abort_ranks(1)
         raise
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.pool import abort_ranks, let_leader_speak
+from launch.heartbeat import listen
 from launch.usage import Usage, nearest, read_arguments, read_usage, render
 
 # verb -> (module:function, what it does in one line). The functions' parameters are the flags.
@@ -27,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "prepare": ("launch.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
     "train": ("launch.train:train", "train a level's codec (vqvae) or its prior on a data folder"),
+    "export": ("launch.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
     "sample": ("launch.sample:sample", "write songs from artist, genre and lyrics"),
     "continue": ("launch.sample:continue_", "carry on a recording from its first seconds"),
@@ -43,6 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("launch.report:report", "the curves of a training as a page, from its log.jsonl"),
     "evaluate": ("launch.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
+    "launch": ("launch.cluster:launch", "any of these in many processes: one machine, a list of hosts, MPI or SLURM"),
     "bench": ("launch.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 
@@ -64,6 +69,21 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without unicode is no reason to die
+    listen()
+    code: Any = 1
+    try:
+        code = _answer(words, verbs)
+        return code
+    except SystemExit as end:
+        code = end.code
+        raise
+    finally:
+        if code:
+            abort_ranks(code)
+
+
+def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
+    """Run one verb, with a line on stderr for what went wrong; its exit code."""
     verb = next((w for w in words if not w.startswith("-")), "")
     try:
         _run(words, verbs)
@@ -81,6 +101,7 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
             raise
         if os.environ.get("JUKEBOX_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
+        let_leader_speak()
         print(f"jukebox{f' {verb}' if verb in verbs else ''}: {line}", file=sys.stderr)
         return 2
 
@@ -100,7 +121,7 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
     verb, *rest = words
     if verb not in verbs:
         raise UserError(f"there is no verb {verb!r}{nearest(verb, list(verbs))} (jukebox --help lists them)")
-    function = _load(verbs[verb][0])
+    function = load(verbs[verb][0])
     usage = read_usage(verb, function)
     before_dashes = rest[: rest.index("--")] if "--" in rest else rest
     if "-h" in before_dashes or "--help" in before_dashes:
@@ -109,7 +130,7 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
     _call(function, usage, read_arguments(usage, rest))
 
 
-def _load(target: str) -> Callable[..., Any]:
+def load(target: str) -> Callable[..., Any]:
     """The function that `module:function` names."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -126,7 +147,9 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
 
     @SetParseFns(**{name: argument.parse for name, argument in kinds.items()})
     def verb(**values: Any) -> None:  # and what the function returns is for Python, not for the terminal
-        function(**values)
+        rest = values.pop(usage.rest.name, ()) if usage.rest else ()
+        parameters = {name.rstrip("_"): name for name in inspect.signature(function).parameters}
+        function(*rest, **{parameters[name]: value for name, value in values.items()})
 
     fire.Fire(verb, command=[f"--{name}={text}" for name, text in texts.items()], name=f"jukebox {usage.verb}")
 

@@ -2,13 +2,16 @@
 
 Codes go to `DATA/codes/<hash of the codec>/`: another codec writes another folder, never among them. Each song is
 encoded level by level in constant memory; what is there already is not made again, so a killed run goes on by the
-same command.
+same command. Of several ranks (torchrun, mpirun, srun, `jukebox launch`) each takes its share of the songs and writes
+files of its own; they need not talk to each other.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,10 +46,37 @@ def encode_sound(codec: VQVAE, audio: Float[np.ndarray, "c t"], levels: Sequence
     return {level: codes[level][0].cpu().numpy().astype("uint16") for level in levels}
 
 
+@contextlib.contextmanager
+def own_name(target: Path, rank: int) -> Iterator[str]:
+    """The name of this rank's files in `target`, which no other process has meanwhile; UserError where one has it.
+
+    What killed ranks left behind becomes whole before: a lock is held as long as its process lives, and no longer.
+    """
+    from filelock import FileLock, Timeout
+
+    from data_prep.codes import CodesWriter
+
+    own = f"codes_{rank}" if rank else "codes"
+    lock = FileLock(target / f".{own}.lock", timeout=0)
+    with FileLock(target / ".rescue.lock"):  # one rank at a time, so that none takes another's songs for missing
+        for name in {part.name[1:].rpartition("-")[0] for part in target.glob(".codes*-*")} - {own}:
+            with contextlib.suppress(Timeout), FileLock(target / f".{name}.lock", timeout=0):
+                CodesWriter(target, (), name=name).close()
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"another process is encoding into {target}; run this again when it is done") from None
+        CodesWriter(target, (), name=own).close()
+    try:
+        yield own
+    finally:
+        lock.release()
+
+
 def encode_rows(
-    codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path, beside: int
+    codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path, beside: int, name: str
 ) -> None:
-    """Write what is missing of the codes of `rows` into the folder `target`, with a bar and a closing line.
+    """Write what is missing of the codes of `rows` into files `name` of `target`, with a bar and a closing line.
 
     `beside` songs go side by side, each in one thread: pieces of sound are too short to be shared between cores.
     """
@@ -64,7 +94,6 @@ def encode_rows(
         audio = read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
         return encode_sound(codec, audio, missing[row.song])
 
-    CodesWriter(target, levels).close()  # what a killed run left behind becomes whole first
     missing, names = missing_levels(target, list(rows), levels), ", ".join(map(str, levels))
     if not missing:
         print(f"all {len(rows)} songs have codes of level {names} in {target}")
@@ -73,7 +102,7 @@ def encode_rows(
     with progress(round(made), f"encoding level {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
             todo = [rows[song] for song in rows if missing.get(song) == absent]
-            with CodesWriter(target, absent) as writer:
+            with CodesWriter(target, absent, name=name) as writer:
                 for row, codes in zip(todo, in_order(codes_of, todo, threads=beside)):
                     writer.add(row.song, codes)
                     bar.update(round(row.seconds))
@@ -103,26 +132,25 @@ def encode(
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     """
     import torch
-    from filelock import FileLock, Timeout
 
     from data_prep.manifest import load_manifest
     from jukebox.model import Jukebox
+    from launch.ranks import rank_and_ranks
     from launch.train import chosen_levels
 
-    beside = threads or torch.get_num_threads()
+    rank, ranks = rank_and_ranks()
+    cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
+    beside = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     folder, jukebox = Path(data), Jukebox.from_pretrained(model)
     wanted = chosen_levels(levels, jukebox.trained_levels() or range(len(jukebox.hops)))
     rows = [row for row in load_manifest(folder) if not split or row.split == split]
     if not rows:
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
-    chosen = {row.song: row for row in rows[: songs if songs > 0 else None]}
+    chosen = {row.song: row for row in rows[: songs if songs > 0 else None][rank::ranks]}
     target = folder / "codes" / jukebox.codec_hash()
     target.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(target / ".lock", timeout=0):
-            encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target, beside)
-    except Timeout:
-        raise UserError(f"another process is encoding into {target}; run this again when it is done") from None
+    with own_name(target, rank) as name:
+        encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target, beside, name)

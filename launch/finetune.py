@@ -45,11 +45,21 @@ def tuned(recipe: Recipe, tune: str) -> Recipe:
     )  # fmt: skip
 
 
-def copied(old: str, new: Path, *data: Path) -> Jukebox:
-    """The model folder `new`, made as a copy of `old` where there is none, once every folder of `data` is known to be there."""
+def check_tuning(what: str, old: str, *data: Path) -> None:
+    """UserError where what was asked for is no fine-tuning, before anything is written."""
+    if not old:
+        raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
+    if what != "prior":
+        raise UserError(
+            "--from_model is for priors, one a level: the codec is copied, for codes of another one mean nothing to them"
+        )
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"there is no data folder {folder}; make it with `jukebox prepare MUSIC --out {folder}`")
+
+
+def copied(old: str, new: Path) -> Jukebox:
+    """The model folder `new`, made as a copy of `old` where there is none; it must have the same codec."""
     source = Jukebox.from_pretrained(old)
     if source.folder.resolve() == new.resolve():
         raise UserError(f"--out {new} is the model to begin with; give another --out")

@@ -3,7 +3,7 @@
 The jsonl file is the record and is always written; a resumed run first cuts the lines behind its checkpoint, so that
 the file of a run that was killed reads like that of one that was not. Values stay on the device until a line is due:
 the numbers of all steps since the last line then come over together, which is also when one that is not finite is
-found.
+found. Of several ranks one writes, and the numbers are means over all of them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from data_prep.errors import UserError
+from launch.heartbeat import beat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +29,18 @@ class NotFinite(UserError):
     """A loss or gradient became nan or infinite; the message names the term and the step."""
 
 
-def progress(total: float, what: str, unit: str = "it", done: float = 0) -> tqdm[Any]:
+class Bar(tqdm):
+    """A progress bar that whoever watches this process sees moving too."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        beat(getattr(self, "desc", "") or "working")  # a silent bar has no name
+        return super().update(n)
+
+
+def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
     """A bar with rate and time left; in a log file it writes a line every ten seconds, not ten a second."""
     every = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True)
+    return Bar(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -47,14 +57,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 class Log:
     """The record of one run in `folder`: `add` every step, `flush` when a line is due, `close` at the end."""
 
-    def __init__(self, folder: Path, name: str, steps: int, done: int = 0, wandb: str = "") -> None:
-        self.path = folder / "log.jsonl"
+    def __init__(
+        self, folder: Path, name: str, steps: int, done: int = 0, wandb: str = "", writes: bool = True,
+        mean: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """`writes`: whether this rank is the one that writes; `mean`: the mean of a tensor over all ranks."""
+        self.path, self.mean = folder / "log.jsonl", mean
         folder.mkdir(parents=True, exist_ok=True)
-        self._cut(done)
-        self.file = self.path.open("a")
+        if writes:
+            self._cut(done)
+        self.file = self.path.open("a") if writes else open(os.devnull, "w")  # noqa: SIM115
         self.waiting: list[tuple[int, dict[str, Tensor | float]]] = []
-        self.wandb = start_wandb(wandb, folder, name) if wandb else None
-        self.bar = progress(steps, name, unit="step", done=done)
+        self.wandb = start_wandb(wandb, folder, name) if wandb and writes else None
+        self.bar = progress(steps, name, unit="step", done=done, silent=not writes)
 
     def _cut(self, done: int) -> None:
         kept = [line for line in read_log(self.path) if line["step"] <= done]
@@ -67,8 +82,10 @@ class Log:
         self.waiting.append((step, {k: v.detach() if hasattr(v, "detach") else v for k, v in values.items()}))  # type: ignore[union-attr]
         self.bar.update()
 
-    def flush(self, extra: dict[str, float]) -> dict[str, float]:
-        """Writes the means since the last line, and `extra`; NotFinite where a value was none."""
+    def flush(
+        self, extra: dict[str, float], derive: Callable[[dict[str, float]], dict[str, float]] | None = None
+    ) -> dict[str, float]:
+        """Writes the means since the last line, `extra`, and what `derive` makes of the line; NotFinite where a value was none."""
         if not self.waiting:
             return {}
         last = self.waiting[-1][0]
@@ -78,19 +95,30 @@ class Log:
                 columns.setdefault(name, []).append((step, value))
         self.waiting = []
         line: dict[str, float] = {"step": last}
-        for name, column in columns.items():
-            numbers = _to_floats([value for _, value in column])
-            for (step, _), number in zip(column, numbers):
+        for name, numbers in self._over_ranks({n: _to_floats([v for _, v in c]) for n, c in columns.items()}).items():
+            for (step, _), number in zip(columns[name], numbers):
                 if not math.isfinite(number):
                     raise NotFinite(f"{name} became {number} at step {step}")
             line[name] = sum(numbers) / len(numbers)
         line |= extra
+        line |= derive(line) if derive else {}
         self.file.write(json.dumps({k: v if k == "step" else float(f"{v:.7g}") for k, v in line.items()}) + "\n")
         self.file.flush()
         self.bar.set_postfix({"loss": f"{line['loss']:.4g}", "lr": f"{line['lr']:.2g}"}, refresh=False)
         if self.wandb is not None:
             self.wandb.log({k: v for k, v in line.items() if k != "step"}, step=last)
         return line
+
+    def _over_ranks(self, columns: dict[str, list[float]]) -> dict[str, list[float]]:
+        """The means over all ranks of columns that every rank has, in one message."""
+        if self.mean is None:
+            return columns
+        import torch
+
+        flat = iter(
+            self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist()
+        )
+        return {name: [next(flat) for _ in column] for name, column in columns.items()}
 
     def close(self) -> None:
         self.bar.close()

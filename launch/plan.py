@@ -57,10 +57,11 @@ def plan(
         return plan_train(
             model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads
         )
+    from jukebox.facts import by_level
     from launch.sample import read_fractions, read_levels
 
     config = read_config(model)
-    known = sorted(entry["level"] for entry in config["priors"])
+    known = sorted(by_level(config))
     if seconds <= 0 or takes < 1 or not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"{seconds:g} s, {takes} takes, prompt of {prompt_seconds:g} s; expected a length, takes, and a shorter prompt"

@@ -156,9 +156,10 @@ def trained_rate(prior: sizes.Config, how: Training, rows: int, device: str) -> 
     cond = Conditions(lyrics=lyrics, above=above).to(device)
 
     def step() -> None:
-        with engine.autocast():
-            losses = model.loss({config.level: codes}, cond)
-        engine.step(losses, 0)
+        engine.step(loss, [codes], 0)
+
+    def loss(part: torch.Tensor) -> dict[str, torch.Tensor]:
+        return model.loss({config.level: part}, cond)
 
     step()
     through, rest = operations(cut)

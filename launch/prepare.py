@@ -29,13 +29,14 @@ def prepare(
     """
     from data_prep.errors import UserError
     from data_prep.manifest import prepare as write_tables
-    from data_prep.pool import is_leader
+    from data_prep.pool import mpi_comm
+    from launch.ranks import rank_and_ranks
 
-    try:
-        prepared = write_tables(source, out, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers)
-    except UserError:
-        if is_leader():
-            raise
-        raise SystemExit(2) from None  # one rank says it
+    if (ranks := rank_and_ranks()[1]) > 1 and mpi_comm() is None:
+        raise UserError(
+            f"{ranks} ranks cannot share this without MPI: start it with mpirun -n {ranks} (or jukebox launch --with mpich "
+            "or openmpi), with mpi4py installed, or alone"
+        )
+    prepared = write_tables(source, out, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers)
     if prepared is not None:
         print(f"{prepared}\nwrote {prepared.folder / 'manifest.parquet'}")

@@ -1,31 +1,35 @@
 """Which of several processes this one is, from what its starter has put into the environment; nothing has to be installed for it.
 
-    torchrun          RANK                       WORLD_SIZE
-    Open MPI          OMPI_COMM_WORLD_RANK       OMPI_COMM_WORLD_SIZE
-    MPICH, Intel      PMI_RANK                   PMI_SIZE
-    SLURM (srun)      SLURM_PROCID               SLURM_STEP_NUM_TASKS
+                      rank                   of                      on this machine             first machine
+    torchrun          RANK                   WORLD_SIZE              LOCAL_RANK                  MASTER_ADDR, MASTER_PORT
+    Open MPI          OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE    OMPI_COMM_WORLD_LOCAL_RANK
+    MPICH, Intel      PMI_RANK               PMI_SIZE                MPI_LOCALRANKID
+    SLURM (srun)      SLURM_PROCID           SLURM_STEP_NUM_TASKS    SLURM_LOCALID               SLURM_STEP_NODELIST
 
-SLURM_NTASKS is there in a batch script too, where one process runs alone, so it does not count.
+SLURM_NTASKS is there in a batch script too, where one process runs alone, so it does not count. MPI does not say where the
+first rank lives: MASTER_ADDR does, or all ranks are on one machine.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 
 from data_prep.errors import UserError
 
 NAMES = (
-    ("RANK", "WORLD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
+PORT = 29500  # where nobody names one
 
 
 def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) where it runs alone."""
-    for mine, all_of_them in NAMES:
+    for mine, all_of_them, _, _ in NAMES:
         if mine in environ and all_of_them in environ:
             try:
                 rank, ranks = int(environ[mine]), int(environ[all_of_them])
@@ -38,3 +42,39 @@ def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
                 )
             return rank, ranks
     return 0, 1
+
+
+def local_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """This process's number among those of its machine: the number of its GPU."""
+    for mine, all_of_them, here, _ in NAMES:
+        if mine in environ and all_of_them in environ:
+            return int(environ.get(here) or environ[mine])
+    return 0
+
+
+def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Address and port at which the first rank waits for the others; UserError where nothing says which machine that is."""
+    port = int(environ.get("MASTER_PORT") or PORT)
+    if environ.get("MASTER_ADDR"):
+        return environ["MASTER_ADDR"], port
+    if "SLURM_PROCID" in environ and (nodes := environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST")):
+        job = int(environ.get("SLURM_JOB_ID") or 0)  # jobs of one machine do not meet each other
+        return first_host(nodes), port if "MASTER_PORT" in environ else 20_000 + job % 10_000
+    _, ranks = rank_and_ranks(environ)
+    for mine, all_of_them, _, here in NAMES:
+        if mine in environ and all_of_them in environ and int(environ.get(here) or ranks) < ranks:
+            raise UserError(
+                f"{ranks} processes on several machines, and nothing says where they meet: set MASTER_ADDR to the name of the first "
+                "machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"
+            )
+    return "127.0.0.1", port
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a SLURM list of nodes, such as gpu[07-09,12],login."""
+    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
+    if found is None:
+        raise UserError(
+            f"SLURM's list of nodes is {nodes!r}; expected names such as gpu[07-09]: set MASTER_ADDR yourself"
+        )
+    return found[1] + (found[2] or "")

@@ -48,6 +48,8 @@ class Drawing:
     top_p: draw from the likeliest codes that together have this probability (0: from all)
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    lower: how the levels below the top are written: autoregressive (one code after another), or masked (many at once)
+    passes: with --lower masked, in how many passes each is filled, coarsest first, as in 24,12 (empty: 24,12)
     """
 
     takes: int = 1
@@ -60,6 +62,8 @@ class Drawing:
     top_p: float = 0.0
     guidance: float = 1.0
     hop_fractions: str = "0.5,0.5,0.5"
+    lower: Literal["autoregressive", "masked"] = "autoregressive"
+    passes: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,21 +157,24 @@ def branch(
 
 @shared_flags
 def upsample(
-    run: str, *, out: str = "", level: int = -1, seed: int = -1, model: str = "", words: Words, machine: Machine
-) -> None:
+    run: str, *, out: str = "", level: int = -1, seed: int = -1, lower: Literal["", "autoregressive", "masked"] = "", passes: str = "",
+    model: str = "", words: Words, machine: Machine,
+) -> None:  # fmt: skip
     """Write the finer levels of a run, or of a codes.npz of `codec encode`.
 
     run: run folder, or file of codes
     out: run folder for a copy with other finer levels (empty: the run itself is completed)
     level: of a copy, the level that is kept with those above it (-1: the finest finished one, or the top of a whole run)
     seed: of a copy, number that all chance of the finer levels follows from (-1: that of the run)
+    lower: how they are written: autoregressive (one code after another), or masked (many at once); empty: as the run says
+    passes: with --lower masked, in how many passes each is filled, coarsest first, as in 24,12 (empty: 24,12)
     model: folder of a trained model, for a file of codes (a run knows its own)
     """
     from jukebox import request
     from jukebox.facts import Facts
     from jukebox.run import Run
 
-    choices = request.Choices(seed=max(seed, 0), **_machine(machine))
+    choices = request.Choices(seed=max(seed, 0), lower=lower, passes=read_passes(passes), **_machine(machine))
     kept, other = level if level >= 0 else None, seed if seed >= 0 else None
     if run.endswith(".npz"):
         if not (model and out):
@@ -187,7 +194,7 @@ def upsample(
             "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
         )
     opened = Run.open(run)
-    opened.update(levels=request.extended(opened))
+    opened.update(**request.extended(opened, lower, read_passes(passes)))
     _go(opened, "" if machine.device == "auto" else machine.device)
 
 
@@ -244,7 +251,8 @@ def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
 
     return Choices(
         seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=read_levels(drawing.levels),
-        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
+        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, lower=drawing.lower,
+        passes=read_passes(drawing.passes), **_machine(machine),
     )  # fmt: skip
 
 
@@ -267,6 +275,13 @@ def read_fractions(text: str) -> tuple[float, ...]:
         raise UserError(
             f"--hop_fractions got {text!r}, expected a share of the window for every level, as in 0.5,0.5,0.125"
         ) from None
+
+
+def read_passes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--passes got {text!r}, expected a number for each level below the top, as in 24,12") from None
 
 
 def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:

@@ -12,6 +12,7 @@ import functools
 import inspect
 import math
 import re
+import shlex
 import shutil
 import textwrap
 import types
@@ -30,7 +31,10 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Argument:
-    """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal."""
+    """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal.
+
+    `rest` takes all words behind a lone `--`, as one text in a shell's quotes.
+    """
 
     name: str
     kind: type
@@ -38,9 +42,12 @@ class Argument:
     about: str
     positional: bool
     choices: tuple[str, ...] = ()
+    rest: bool = False
 
     def parse(self, text: str) -> Any:
         """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
+        if self.rest:
+            return tuple(shlex.split(text))
         if self.choices:
             if text not in self.choices:
                 raise UserError(
@@ -60,12 +67,12 @@ class Argument:
     @property
     def shown(self) -> str:
         """The name as the person types it."""
-        return self.name.upper() if self.positional else f"--{self.name}"
+        return f"-- {self.name.upper()}" if self.rest else self.name.upper() if self.positional else f"--{self.name}"
 
     @property
     def place(self) -> str:
         """What stands for a positional in the usage line: its choices, else its name in capitals."""
-        return "|".join(self.choices) or self.name.upper()
+        return "|".join(self.choices) or self.name.upper() + " ..." * self.rest
 
     def _wanted(self) -> str:
         noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(self.kind, "text")
@@ -90,18 +97,24 @@ class Usage:
 
     @property
     def positionals(self) -> list[Argument]:
-        return [a for a in self.arguments if a.positional]
+        return [a for a in self.arguments if a.positional and not a.rest]
 
     @property
     def flags(self) -> list[Argument]:
         return [a for a in self.arguments if not a.positional]
+
+    @property
+    def rest(self) -> Argument | None:
+        """What takes the words behind a lone `--`, if anything does."""
+        return next((a for a in self.arguments if a.rest), None)
 
     def line(self) -> str:
         """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
         places = (a.place if a.default is REQUIRED else f"[{a.place}]" for a in self.positionals)
         words = ["jukebox", self.verb, *places]
         words += [f"--{a.name} {_TYPE_NAMES[a.kind].upper()}" for a in self.flags if a.default is REQUIRED]
-        return " ".join(words + ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags))
+        words += ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags)
+        return " ".join(words + ([f"-- {self.rest.place}"] if self.rest else []))
 
 
 def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
@@ -112,7 +125,10 @@ def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
     for name, parameter in inspect.signature(function).parameters.items():
         kind, choices = _read_kind(hints.get(name, str))
         positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        arguments.append(Argument(name, kind, parameter.default, abouts.get(name, ""), positional, choices))
+        rest = parameter.kind is parameter.VAR_POSITIONAL
+        typed = name.rstrip("_")  # --with and --print are words of Python's own, so their parameters end in _
+        about = abouts.get(name, "")
+        arguments.append(Argument(typed, kind, parameter.default, about, positional or rest, choices, rest))
     return Usage(verb, summary, tuple(arguments))
 
 
@@ -182,7 +198,7 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
 
     Both `--flag value` and `--flag=value`; `-` and `_` are the same in a flag's name; a truth is `--flag` or
     `--noflag`; a value may be a negative number or a lone `-`, but one that begins with `--` needs the `=`; after a
-    lone `--` all words are positionals.
+    lone `--` all words are positionals, or belong to the verb's `rest`.
     """
     flags = {a.name: a for a in usage.arguments}
     given: dict[str, str] = {}
@@ -191,7 +207,10 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
     while queue:
         word = queue.pop(0)
         if word == "--":
-            positionals += queue
+            if usage.rest:
+                given[usage.rest.name] = shlex.join(queue)
+            else:
+                positionals += queue
             break
         if not re.match(r"--?[A-Za-z_]", word):
             positionals.append(word)
@@ -224,6 +243,8 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
     open_places = [a for a in usage.positionals if a.name not in given]
     if len(positionals) > len(open_places):
         extra = positionals[len(open_places)]
+        if usage.rest:
+            raise UserError(f"{extra!r} stands before the --; usage: {usage.line()}")
         raise UserError(f"{extra!r} is one word too many; usage: {usage.line()} (a text with spaces needs quotes)")
     given |= {a.name: value for a, value in zip(open_places, positionals)}
     missing = [a for a in usage.arguments if a.default is REQUIRED and a.name not in given]
@@ -236,7 +257,8 @@ def render(usage: Usage) -> str:
     """The help page of a verb: what it does, its positionals, its flags with type, meaning, unit and default."""
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
     text = f"{usage.line()}\n\n{usage.summary}\n"
-    for title, arguments in (("arguments", usage.positionals), ("flags", usage.flags)):
+    places = usage.positionals + ([usage.rest] if usage.rest else [])
+    for title, arguments in (("arguments", places), ("flags", usage.flags)):
         if arguments:
             text += f"\n{title}:\n" + "".join(_render_argument(a, width) for a in arguments)
     return text

@@ -41,13 +41,13 @@ def train_steps(width: int, depth: int, n_ctx: int, rows: int, *flags: str) -> f
     config = config_of(width, depth, n_ctx, *flags)
     forget_peak()
     before = peak_mb()
-    engine = TorchEngine(AutoregressivePrior(config), Recipe(10, rows, 1e-4, bf16="bf16" in flags), torch.device("cpu"))
+    prior = AutoregressivePrior(config)
+    engine = TorchEngine(prior, Recipe(10, rows, 1e-4, bf16="bf16" in flags), torch.device("cpu"))
     codes = torch.zeros(rows, n_ctx, dtype=torch.long)
     words = Lyrics(torch.ones(rows, config.n_tokens, dtype=torch.long), torch.zeros(rows, config.n_tokens))
+    cond = Conditions(lyrics=words if config.lyrics else None)
     for step in range(3):
-        with engine.autocast():
-            losses = engine.model.loss({2: codes}, Conditions(lyrics=words if config.lyrics else None))
-        engine.step(losses, step)
+        engine.step(lambda part: prior.loss({2: part}, cond), [codes], step)
     return (peak_mb() - before) * 2**20
 
 

@@ -113,7 +113,7 @@ def test_a_killed_writer_keeps_every_song_that_it_had_added(tmp_path: Path) -> N
         writer.add("7", {2: np.full(50, 7)})
     reader = CodesReader(tmp_path)
     assert [int(reader.read(song, 2)[0]) for song in reader.songs] == list(range(8))
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".codes*"))
 
 
 def test_wrong_codes_are_refused(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -216,26 +214,3 @@ def test_wrong_settings_and_missing_tables_are_one_line(music: Path, tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         prepare(music, tmp_path / "file")
-
-
-@pytest.mark.long
-@pytest.mark.skipif(
-    shutil.which("mpirun") is None and not Path(sys.executable).with_name("mpirun").exists(), reason="no MPI"
-)
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_under_mpirun_write_the_same_tables(music: Path, tables: Path, tmp_path: Path, ranks: int) -> None:
-    pytest.importorskip("mpi4py")
-    mpirun = shutil.which("mpirun") or str(Path(sys.executable).with_name("mpirun"))
-    code = "import sys; from launch.cli import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)}
-
-    def run(*words: str) -> subprocess.CompletedProcess:
-        command = [mpirun, "-n", str(ranks), sys.executable, "-c", code, "prepare", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-
-    done = run(str(music), "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("kept 12 songs") == 1
-    assert same_tables(tables, tmp_path)
-    failed = run(str(tmp_path / "nothing"), "--out", str(tmp_path / "more"))
-    assert failed.returncode == 2 and failed.stderr.count("no such folder") == 1

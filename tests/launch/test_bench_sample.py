@@ -12,7 +12,7 @@ from launch.bench import bench
 from launch.bench_prior import SHAPE
 from launch.bench_sample import Case, _matrices, _prior, bench_sample
 
-SMALL = {**SHAPE, "n_ctx": 64, "prior_width": 32, "prior_depth": 3, "heads": 2, "blocks": 4}
+SMALL = {**SHAPE, "n_ctx": 64, "prior_width": 64, "prior_depth": 3, "heads": 2, "blocks": 4}
 
 
 def test_what_cannot_be_measured_is_told(tmp_path):
@@ -32,7 +32,7 @@ def test_the_products_read_every_matrix_of_a_step_in_its_dtype(tmp_path, dtype, 
     prior = _prior({"shape": SMALL, "dtype": dtype, "ours": str(tmp_path / "ours.pt")})
     matrices = _matrices(prior)
     assert all(w.dtype == kept for w in matrices)
-    assert sum(w.numel() for w in matrices) == 3 * (32 * 24 + 8 * 32 + 2 * 32 * 32) + 2048 * 32
+    assert sum(w.numel() for w in matrices) == 3 * (64 * 48 + 16 * 64 + 2 * 64 * 64) + 2048 * 64
 
 
 @pytest.mark.long

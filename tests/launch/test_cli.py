@@ -79,7 +79,7 @@ def jukebox(monkeypatch):
     SEEN.clear()
     TO_RAISE.clear()
     monkeypatch.delenv("JUKEBOX_TRACEBACK", raising=False)
-    monkeypatch.setattr("launch.cli._load", lambda target: toy)
+    monkeypatch.setattr("launch.cli.load", lambda target: toy)
     return lambda *words: main(words, verbs={"toy": ("nowhere:toy", "sings")})
 
 
@@ -316,7 +316,7 @@ def test_no_words_whatever_make_a_traceback(words):
     SEEN.clear()
     TO_RAISE.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.cli._load", lambda target: toy)
+        patch.setattr("launch.cli.load", lambda target: toy)
         code = main(["toy", *words], verbs={"toy": ("nowhere:toy", "sings")})
     asked_for_help = {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words)
     assert code == (0 if SEEN or asked_for_help else 2)
@@ -330,7 +330,7 @@ def test_every_value_arrives_as_it_was_typed(model, artist, seed, seconds):
     TO_RAISE.clear()
     words = ["toy", f"--artist={artist}", "--seed", str(seed), f"--prompt-seconds={seconds!r}", "--", model, "s"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("launch.cli._load", lambda target: toy)
+        patch.setattr("launch.cli.load", lambda target: toy)
         assert main(words, verbs={"toy": ("nowhere:toy", "sings")}) == 0
     assert SEEN == [(model, "s", artist, seconds, seed, True, False)]
 

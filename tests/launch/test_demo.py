@@ -57,7 +57,7 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
     third = subprocess.run([*DEMO, "--out", str(out)], capture_output=True, text=True, timeout=300)
     assert third.returncode == 0 and "was trained already" in (out / "logs" / "train_vqvae_2.log").read_text()
 
-    gather(tmp_path, [out, out])
+    gather(tmp_path, {0: out, 7: out})
     assert len(json.loads((tmp_path / "evidence.json").read_text())["rows"]) > 30
 
 

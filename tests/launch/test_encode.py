@@ -126,7 +126,7 @@ def test_two_processes_cannot_encode_into_one_folder(data, model):
 
     target = data / "codes" / Jukebox.from_pretrained(model).codec_hash()
     target.mkdir(parents=True)
-    with FileLock(target / ".lock"), pytest.raises(UserError, match="another process is encoding"):
+    with FileLock(target / ".codes.lock"), pytest.raises(UserError, match="another process is encoding"):
         encode(str(data), str(model))
     encode(str(data), str(model), levels="2")
 

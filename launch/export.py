@@ -1,0 +1,107 @@
+"""`jukebox export`: the weights of a checkpoint, as a part of a model folder that can be played."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from launch.checkpoint import Checkpoint
+
+
+def export(training: str, *, out: str = "", step: int = 0) -> None:
+    """Make a model of a checkpoint: of a training under way, or of one on another number of ranks elsewhere.
+
+    The averaged weights are taken where the training keeps some, as it does itself at its end.
+
+    training: the folder of a training, such as MODEL/training/prior_2
+    out: the model folder to write into, made as a copy of MODEL where there is none; empty: MODEL itself
+    step: the checkpoint of this step; 0: the last whole one
+    """
+    folder = Path(training)
+    checkpoint = chosen(folder, step)
+    what, _, level = str(checkpoint.facts["name"]).rpartition("_")
+    home = folder.resolve().parents[1]
+    target = Path(out) if out else home
+    if not (target / "config.json").is_file():
+        copy_model(home, target)
+    settings = {
+        name.removeprefix("setting "): json.loads(value)
+        for name, value in checkpoint.facts["identity"].items()
+        if name.startswith("setting ")
+    }
+    write(checkpoint, what, int(level), settings, target)
+    print(f"{checkpoint.facts['name']}: the weights of step {checkpoint.facts['step']} are in {target}")
+
+
+def chosen(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step, or the last whole one; UserError where there is none."""
+    from launch.checkpoint import load_checkpoint, open_checkpoint, written
+
+    if step:
+        wanted = folder / f"step_{step:08d}"
+        if wanted not in written(folder):
+            there = ", ".join(str(int(path.name[5:])) for path in written(folder)) or "none"
+            raise UserError(f"{folder} has no checkpoint of step {step}; there are: {there}")
+        return open_checkpoint(wanted)
+    found, complaint = load_checkpoint(folder)
+    if complaint:
+        print(complaint)
+    if found is None:
+        raise UserError(
+            f"{folder} holds no whole checkpoint; expected the folder of a training, such as MODEL/training/prior_2"
+        )
+    return found
+
+
+def copy_model(home: Path, target: Path) -> None:
+    """The model folder `home` at a new place, without its trainings."""
+    if not (home / "config.json").is_file():
+        raise UserError(f"{home} holds no model; give --out a model folder for the weights to go into")
+    shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)
+
+
+def write(checkpoint: Checkpoint, what: str, level: int, settings: dict[str, Any], target: Path) -> None:
+    """Write a level of the codec, or a prior, of these settings into a model folder."""
+    import torch
+
+    from jukebox.model import Jukebox
+    from priors.autoregressive import AutoregressivePrior, PriorConfig
+    from vqvae.vqvae import VQVAE, VQVAEConfig
+
+    model = Jukebox.from_pretrained(target)
+    if what == "vqvae":
+        codec = VQVAE(VQVAEConfig.from_dict(settings), (level,))
+        if codec.config != model.codec_config:
+            raise UserError(f"{target} holds a codec of another configuration; give another --out")
+        fill_averaged(codec, checkpoint)
+        model.save_codec(codec)
+        return
+    if model.codec_hash() != checkpoint.facts["identity"]["codec"]:
+        raise UserError(
+            f"the prior was trained on the codes of another codec than that of {target}; give another --out"
+        )
+    with torch.device("meta"):
+        prior = AutoregressivePrior(PriorConfig.from_json(settings))
+    fill_averaged(prior, checkpoint)
+    model.save_prior(level, prior)
+
+
+def fill_averaged(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """The weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
+    names = checkpoint.names("weights")
+    averaged = {name: checkpoint.get("average", name) for name in names}
+    state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}
+    try:
+        model.load_state_dict(state, assign=True)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint.path} is not of a plain model ({str(error).strip().splitlines()[-1].strip()}); the command that "
+            "trains it writes the model too, at the end of its --steps"
+        ) from None

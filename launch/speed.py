@@ -1,0 +1,40 @@
+"""How fast a training is beside what its device can do: operations counted once, and the rate of a plain matrix product."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def counted(work: Callable[[], T]) -> tuple[T, int]:
+    """What `work()` returns, and the floating-point operations of its products and convolutions, backward passes too."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        made = work()
+    return made, counter.get_total_flops()
+
+
+@functools.cache
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a square matrix product: the best of a few, on this process's cores or its GPU."""
+    on_gpu = device.type == "cuda"
+    side, repeats = (8192, 10) if on_gpu else (512, 1)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(a, a)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        best = min(best, (time.perf_counter() - started) / repeats)
+    return 2 * side**3 / best
