@@ -24,8 +24,8 @@ CARDS = {
     "A100": (80e9, 312e12), "H100": (80e9, 989e12), "H200": (141e9, 989e12),
 }  # fmt: skip
 FLOAT, BF16 = 4, 2
-LIVE = 1_000_000_000  # numbers that ZeRO 3 keeps gathered at most, and
-BUCKET = 500_000_000  # numbers that are reduced at once: DeepSpeed's own settings
+LIVE = 100_000_000  # numbers that ZeRO 3 keeps gathered at most, and
+BUCKET = 50_000_000  # numbers that are reduced at once: as launch/deepspeed.py sets them
 ROOM = 0.94  # share of a GPU's memory that may be planned with: the allocator wastes some
 SHORT_BLOCK, SHORT_WINDOW = (
     128,

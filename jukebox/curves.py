@@ -212,20 +212,18 @@ def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def example_html(folder: Path) -> str:
-    """The newest sounds and pictures that a training left in `folder`, inside the page."""
-    newest = max((path.stem.split("_")[1] for path in folder.glob("step_*")), default="")
+    """The newest sounds and pictures that a training left in `folder`, inside the page, and what they should sound like."""
+    newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
     out = []
-    for path in sorted(folder.glob(f"step_{newest}_*")) if newest else ():
+    for path in [*folder.glob("original.wav"), *sorted(folder.glob(f"step_{newest}_*"))] if newest else ():
+        words = path.stem.removeprefix(f"step_{newest}_").replace("_", " ")
+        what = html.escape(words if path.stem == words else f"{words}, step {int(newest)}")
         data = base64.b64encode(path.read_bytes()).decode()
-        what = html.escape(f"{path.stem.split('_', 2)[2].replace('_', ' ')}, step {int(newest)}")
         if path.suffix == ".wav":
-            out.append(
-                f'<figure><figcaption>{what}</figcaption><audio controls src="data:audio/wav;base64,{data}"></audio></figure>'
-            )
-        elif path.suffix == ".png":
-            out.append(
-                f'<figure><figcaption>{what}</figcaption><img alt="{what}" src="data:image/png;base64,{data}"></figure>'
-            )
+            shown = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+        else:
+            shown = f'<img alt="{what}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        out.append(f"<figure><figcaption>{what}</figcaption>{shown}</figure>")
     return "".join(out)
 
 

@@ -94,6 +94,27 @@ def plot_spectrogram(
     return save(figure, path)
 
 
+def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
+    """Draws a matrix bare to `path` (PNG), row 0 lowest, from its hundredth to its last but one hundredth value; small ones larger."""
+    from matplotlib.image import imsave
+
+    low, high = np.quantile(values, [0.01, 0.99])
+    larger = [max(1, round(size / of)) for size, of in zip((256, 768), values.shape, strict=True)]
+    png, drawn = io.BytesIO(), values.repeat(larger[0], axis=0).repeat(larger[1], axis=1)
+    imsave(
+        png,
+        drawn,
+        vmin=low,
+        vmax=max(high, low + 1e-9),
+        cmap="magma",
+        origin="lower",
+        format="png",
+        metadata={"Software": "jukebox"},
+    )
+    write_atomically(Path(path), png.getvalue())
+    return Path(path)
+
+
 def save(figure: Any, path: Path) -> Path:
     """A figure as PNG, the same bytes for the same figure."""
     png = io.BytesIO()

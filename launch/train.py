@@ -49,6 +49,7 @@ def train(
     threads: int = 0,
     device: str = "auto",
     wandb: str = "",
+    examples_every: int = 0,
     from_model: str = "",
     tune: Literal["all", "lora", "labels", "lyrics"] = "all",
     rank: int = 8,
@@ -86,6 +87,7 @@ def train(
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
+    examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
     from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
     tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
         lyrics: all, with the preset's lyrics added to a prior without
@@ -117,6 +119,10 @@ def train(
     if accumulate > 1 and what == "vqvae":
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
+        )
+    if examples_every and (what == "masked" or spread.stage == 3):
+        raise UserError(
+            "--examples_every is for codecs and priors whose weights are whole on a rank; leave it away, or give --zero 0, 1 or 2"
         )
     if threads:
         torch.set_num_threads(threads)
@@ -166,7 +172,17 @@ def train(
             else:
                 task = PriorTask(model, config, folder, recipe, seed, device)
         where = target / "training" / task.name
-        ended = fit(task, recipe, where, seed=seed, device=device, wandb=wandb, spread=spread, keep=keep)
+        ended = fit(
+            task,
+            recipe,
+            where,
+            seed=seed,
+            device=device,
+            wandb=wandb,
+            spread=spread,
+            keep=keep,
+            examples_every=examples_every,
+        )
         if ended.ended == "stopped":
             part()
             raise SystemExit(130)
