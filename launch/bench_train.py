@@ -101,7 +101,7 @@ def main(job: dict[str, Any]) -> None:
 
     def step(number: int) -> float:
         started = time.perf_counter()
-        engine.step(lambda part: engine.model.loss({0: part}, Conditions()), [codes], number)
+        engine.step(lambda part: prior.loss({0: part}, Conditions()), [codes], number)
         return time.perf_counter() - started
 
     step(0)

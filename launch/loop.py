@@ -201,11 +201,10 @@ def _fit(
 
     from launch.checkpoint import load_checkpoint, save_checkpoint
     from launch.engine import open_engine
-    from launch.group import first, largest, mean, who
+    from launch.group import first, largest, mean, say
     from launch.log import Log, NotFinite
     from launch.speed import counted, product_rate
 
-    say = print if who()[0] == 0 else (lambda _: None)
     identity = {"seed": seed, **task.identity}
     checkpoint, complaint = load_checkpoint(folder)
     if complaint:

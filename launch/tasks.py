@@ -26,6 +26,7 @@ from data_prep.windows import Windows
 from jukebox.model import Jukebox, write_json
 from jukebox.presets import Preset, Recipe
 from jukebox.song import Wear, prepare_all, song_of, window_conditions
+from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
@@ -112,7 +113,7 @@ class VQVAETask:
         before = model.codec_hash() if model.trained_levels() else ""
         model.save_codec(self.model)
         if model.prior_configs and model.codec_hash() != before:
-            print(
+            say(
                 f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
             )
 
@@ -163,7 +164,23 @@ class PriorTask:
         """Finds the songs whose codes are there and prepares what is known of them."""
         config = self.config
         levels = (self.level, self.level + 1) if config.above else (self.level,)
+<<<<<<< HEAD
         self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
+=======
+        hint = f"run `jukebox encode {self.data} {self.jukebox.folder}` first"
+        if not self.folder.is_dir():
+            raise UserError(f"{self.data} holds no codes of this codec ({self.folder.name}); {hint}")
+        self.codes = CodesReader(self.folder)
+        coded = [song for song in self.codes.songs_with(levels) if song in rows]
+        self.songs = [song for song in coded if self.codes.length(song, self.level) >= config.n_ctx]
+        if not self.songs:
+            raise UserError(
+                f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
+                f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
+            )
+        if short := len(coded) - len(self.songs):
+            say(f"{self.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+>>>>>>> engines
         model = self.jukebox
         self.prepared = prepare_all(
             [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate

@@ -96,6 +96,13 @@ class DeepSpeedEngine(Engine):
         if self.stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
 
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]:
+        found = {
+            phase: getattr(engine.optimizer, "torch_autocast_gradscaler", None)
+            for phase, engine in self.engines.items()
+        }
+        return {phase: scaler for phase, scaler in found.items() if scaler is not None}
+
     # ---- a step
 
     def _groups(self, phase: str) -> list[dict[str, Any]]:
@@ -122,7 +129,7 @@ class DeepSpeedEngine(Engine):
         return bool(self.verdicts[phase])
 
     def _update(self, phase: str) -> float:
-        return self.norms[phase]  # of the step before where fp16 has overflowed
+        return self.norms[phase] if self.verdicts[phase] is not None else 0.0  # fp16 has overflowed: nobody asked
 
     # ---- averages
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +18,11 @@ from launch.deepspeed import BUCKETS, CARDS, OURS, Spread, configuration, merged
 from launch.engine import TorchEngine, open_engine
 from launch.gradients import PartNorms, Spikes, noise_scale
 from launch.log import read_log
-from launch.loop import fit, fold
+from launch.loop import fit
 from launch.ranks import first_host, local_rank, meeting_point, rank_and_ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toys import Duel, Line
 
 RECIPE = Recipe(steps=40, batch=8, lr=1e-2, warmup=5, log_every=1, save_every=10)
 CPU = torch.device("cpu")
@@ -74,28 +79,6 @@ def test_the_noise_scale_of_a_gradient_with_known_noise_is_found():
     assert math.isnan(noise_scale(1.0, 2.0, rows, parts)), "less noise than none is no noise scale"
 
 
-class Line:
-    """A task of one linear layer."""
-
-    name, unit, amount, identity = "line_0", "rows", 8.0, {}
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Linear(3, 1)
-
-    def open(self) -> None:
-        pass
-
-    def batch(self, step: int, rank: int, world: int) -> torch.Tensor:
-        return torch.randn(8, 3, generator=torch.Generator().manual_seed(fold(0, step))).chunk(world)[rank]
-
-    def loss(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        return {"loss": (self.model(batch)[:, 0] - batch.sum(1)).square().mean()}
-
-    def save(self) -> None:
-        pass
-
-
 def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for parts in (1, 4):
         fit(Line(), RECIPE, tmp_path / str(parts), spread=Spread(accumulate=parts))
@@ -103,26 +86,6 @@ def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for name in ("loss", "gradient_norm"):
         assert [line[name] for line in one] == pytest.approx([line[name] for line in four], rel=1e-4)
     assert "noise_scale" not in one[-1] and any("noise_scale" in line for line in four)
-
-
-class Duel(Line):
-    """Two phases: a generator makes a number of noise, a critic tells it from 3; the optimum is 3 for the generator."""
-
-    name = "duel_0"
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.ModuleDict(
-            {"makes": nn.Linear(3, 1), "judges": nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))}
-        )
-        self.phases = {"generator": self.model["makes"], "critic": self.model["judges"]}
-
-    def loss(self, batch: torch.Tensor, step: int, phase: str = "") -> dict[str, torch.Tensor]:
-        made, true = self.model["makes"](batch), 3.0 + 0.1 * batch[:, :1]
-        if phase == "generator":
-            return {"loss": nn.functional.softplus(-self.model["judges"](made)).mean(), "made": made.detach().mean()}
-        told = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(self.model["judges"](made))
-        return {"loss": told.mean()}
 
 
 def test_phases_learn_in_turn_each_by_its_own_optimiser_and_leave_the_others_still():
