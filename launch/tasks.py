@@ -164,23 +164,7 @@ class PriorTask:
         """Finds the songs whose codes are there and prepares what is known of them."""
         config = self.config
         levels = (self.level, self.level + 1) if config.above else (self.level,)
-<<<<<<< HEAD
         self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
-=======
-        hint = f"run `jukebox encode {self.data} {self.jukebox.folder}` first"
-        if not self.folder.is_dir():
-            raise UserError(f"{self.data} holds no codes of this codec ({self.folder.name}); {hint}")
-        self.codes = CodesReader(self.folder)
-        coded = [song for song in self.codes.songs_with(levels) if song in rows]
-        self.songs = [song for song in coded if self.codes.length(song, self.level) >= config.n_ctx]
-        if not self.songs:
-            raise UserError(
-                f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
-                f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
-            )
-        if short := len(coded) - len(self.songs):
-            say(f"{self.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
->>>>>>> engines
         model = self.jukebox
         self.prepared = prepare_all(
             [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate
@@ -296,7 +280,7 @@ def songs_to_train_on(
             f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
         )
     if short := len(coded) - len(songs):
-        print(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+        say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
     return codes, rows, songs
 
 
