@@ -175,7 +175,7 @@ def memory(prior: sizes.Config, how: Training, gpus: int, device: str = "cuda") 
     weights, gradients, moments = (share if how.zero >= stage else whole for stage in (3, 2, 1))
     live = min(whole - share, LIVE) if how.zero == 3 else 0.0
     copies = share if how.zero else 0.0
-    buffers = min(whole, BUCKET) if how.zero and gpus > 1 else 0.0
+    buffers = min(whole, BUCKET) if how.zero else 0.0
     if how.offload:
         moments = copies = 0.0
     ema = (share if how.zero else whole) if how.ema else 0.0
