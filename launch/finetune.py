@@ -12,6 +12,7 @@ keep their own labels beside them, and take a new artist for an unknown one.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def tuned(recipe: Recipe, tune: str) -> Recipe:
     )  # fmt: skip
 
 
-def check_tuning(what: str, old: str, *data: Path) -> None:
-    """UserError where what was asked for is no fine-tuning, before anything is written."""
+def check_tuning(what: str, old: str, levels: Iterable[int], *data: Path) -> list[int]:
+    """Those of `levels` that the old model has a prior of; UserError, before anything is written, where this is no fine-tuning."""
     if not old:
         raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
     if what != "prior":
@@ -56,6 +57,7 @@ def check_tuning(what: str, old: str, *data: Path) -> None:
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"there is no data folder {folder}; make it with `jukebox prepare MUSIC --out {folder}`")
+    return [level for level in levels if level in Jukebox.from_pretrained(old).prior_configs]
 
 
 def copied(old: str, new: Path) -> Jukebox:

@@ -134,9 +134,10 @@ def train(
         raise UserError(f"the preset {preset} has no {what}; train it with one that has, such as small")
     if what == "masked" and (level >= 0 or levels):
         raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
-    wanted = chosen_levels(str(level) if level >= 0 else levels, chosen.recipes(what))
+    known = chosen.recipes(what)
     if from_model or tune != "all" or rehearse:
-        check_tuning(what, from_model, folder, Path(rehearse or data))
+        known = check_tuning(what, from_model, known, folder, Path(rehearse or data))
+    wanted = chosen_levels(str(level) if level >= 0 else levels, known)
     model = copied(from_model, target) if from_model else open_model(target, folder, chosen, what)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}

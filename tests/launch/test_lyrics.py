@@ -81,6 +81,8 @@ def mute(model: Path) -> Path:
     torch.manual_seed(1)
     plain = replace(preset, lyrics=None, trunk=replace(preset.trunk, depth=2, order=("dense",), time_bias=False))
     jukebox.save_prior(2, AutoregressivePrior(plain))
+    names = len(jukebox.labels.artists), len(jukebox.labels.genres)
+    jukebox.save_prior(1, AutoregressivePrior(find("test").prior(1, *names)))
     return folder
 
 
