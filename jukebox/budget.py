@@ -173,9 +173,11 @@ def memory(prior: sizes.Config, how: Training, gpus: int, device: str = "cuda") 
     numbers = sizes.prior_weights(prior).all
     share, whole = numbers / gpus, float(numbers)
     weights, gradients, moments = (share if how.zero >= stage else whole for stage in (3, 2, 1))
-    live = min(whole - share, LIVE) if how.zero == 3 else 0.0
+    live = min(whole, LIVE) if how.zero == 3 else 0.0
     copies = share if how.zero else 0.0
-    buffers = min(whole, BUCKET) if how.zero else 0.0
+    buffers = min(whole, BUCKET) if how.zero or gpus > 1 else 0.0
+    # gradients that wait to be reduced: in ZeRO 2 those of others beside one's own, in ZeRO 3 all once more
+    buffers += min({2: whole - share, 3: whole}.get(how.zero, 0.0), BUCKET)
     if how.offload:
         moments = copies = 0.0
     ema = (share if how.zero else whole) if how.ema else 0.0
