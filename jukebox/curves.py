@@ -36,8 +36,9 @@ LETTERS = 52  # of a legend's line
 POINTS = 120  # of a curve, at most: more cannot be seen
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
 UNITS = {
-    "bits": "bits a code", "lr": "learning rate", "gradient_norm": "norm of the gradient", "data_wait": "share of time waiting for data",
-    "skipped": "steps skipped", "share_of_peak": "share of the machine's rate", "codes_per_second": "codes a second",
+    "bits": "bits a code", "lr": "learning rate", "gradient_norm": "norm of the gradient", "skipped": "steps skipped",
+    "noise_scale": "noise scale of the gradient, rows", "data_wait": "share of time waiting for data",
+    "share_of_peak": "share of the machine's rate", "codes_per_second": "codes a second",
     "seconds_per_second": "seconds of sound a second",
 }  # fmt: skip
 

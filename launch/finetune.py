@@ -122,7 +122,8 @@ class TunedPrior(PriorTask):
             raise UserError(
                 f"--rehearse takes half of every batch; a batch of {recipe.batch} has none, give --batch 2 or more"
             )
-        labels = source.labels_of(level).extended(names_of(data))
+        self.names = names_of(data)
+        labels = source.labels_of(level).extended(self.names)
         prior = begin(source, config, labels, tune, rank, seed)
         whole = float(recipe.batch * prior.config.n_ctx)
         super().__init__(
@@ -159,4 +160,4 @@ class TunedPrior(PriorTask):
         model.save_prior(self.level, merged(self.model))
         if self.labels != model.labels_of(self.level):  # a table longer than the names does no harm, one shorter would
             model.save_labels(self.labels, self.level)
-            model.save_labels(before.extended(self.labels))
+            model.save_labels(before.extended(self.names))
