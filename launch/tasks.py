@@ -32,7 +32,6 @@ from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.columns import Keep, draw_masks
 from priors.conditions import Conditions, stack
-from priors.extend import with_lyrics
 from priors.lyrics import Characters
 from priors.masked import MaskedConfig, MaskedPrior, join_masks
 from priors.prior import Sequences
@@ -146,8 +145,9 @@ class PriorTask:
 
     def __init__(
         self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        begin: AutoregressivePrior | None = None,
+        begin: AutoregressivePrior | None = None, labels: Labels | None = None,
     ) -> None:  # fmt: skip
+        self.labels = labels or model.labels_of(config.level)
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         self.level, codec = config.level, model.codec_hash()
         self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
@@ -167,7 +167,7 @@ class PriorTask:
         self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
         model = self.jukebox
         self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], model.labels_of(self.level), model.vocabulary, model.sample_rate
+            [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate
         )
         lengths = [self.codes.length(song, self.level) for song in self.songs]
         self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)
@@ -292,26 +292,6 @@ def songs_to_train_on(
     if short := len(coded) - len(songs):
         say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
     return codes, rows, songs
-
-
-def lyrics_added(model: Jukebox, folder: str, config: PriorConfig, seed: int) -> AutoregressivePrior:
-    """The trained prior of another model folder with the lyrics of `config` added; its labels become those of `model`."""
-    old, level = Jukebox.from_pretrained(folder), config.level
-    if config.lyrics is None:
-        raise UserError(f"the preset has no lyrics at level {level}; --from_prior adds lyrics: give --level of the top")
-    if old.codec_hash() != model.codec_hash():
-        raise UserError(
-            f"{folder} was trained on the codes of another codec; copy its codec.safetensors to {model.folder}"
-        )
-    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
-    prior = with_lyrics(old.prior(level), config.lyrics, time_bias=config.trunk.time_bias)
-    if not model.prior_configs:
-        model.save_labels(old.labels_of(level))
-    elif model.labels_of(level) != old.labels_of(level):
-        raise UserError(
-            f"{model.folder} numbers artists and genres in another way than {folder}; train into a new --out"
-        )
-    return prior
 
 
 def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
