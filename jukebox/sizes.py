@@ -158,11 +158,10 @@ def masked_weights(masked: Config) -> Weights:
 def _fine_weights(masked: Config, level: int) -> int:
     """Numbers that bring columns back to the codes of a level, but for the norm."""
     fine, ratio = masked["fine"], ratios(masked)[level]
-    above = [*ratios(masked), 0][level + 1]
+    above, below = [*ratios(masked), 0][level + 1], ratios(masked)[level - 1] if level else 0
     unfold = (masked["trunk"]["width"] + 1) * ratio * fine
-    heard = _convolution(masked["vector"], fine, 3) + (
-        _convolution(masked["vector"], fine, 2 * ratio // above) if above else 0
-    )
+    steps = ([ratio // above] if above else []) + ([below // ratio] if below else [])
+    heard = sum(_convolution(masked["vector"], fine, kernel) for kernel in (3, *(2 * step for step in steps)))
     return unfold + heard + _stack(fine, masked["local"]) + (fine + 1) * masked["bins"]
 
 
@@ -170,7 +169,9 @@ def pass_products(masked: Config, level: int) -> tuple[int, int]:
     """Multiplications of a pass over a column but for logits, and of the logits of one code."""
     width, fine, ratio = masked["trunk"]["width"], masked["fine"], ratios(masked)[level]
     attention = 2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
-    code = _convolution(masked["vector"], fine, 5) + _stack(fine, masked["local"])  # of two kernels: 3, and 2s every s
+    code = _convolution(masked["vector"], fine, 13) + _stack(
+        fine, masked["local"]
+    )  # kernel 3, 2s every s above, 2s below
     return masked_weights(masked).matrices + attention + ratio * (width * fine + code), fine * masked["bins"]
 
 

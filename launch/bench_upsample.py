@@ -56,13 +56,13 @@ def bench_upsample(
     rows: list[dict[str, Any]] = []
     for shape in shapes:
         arms = arms_of(shape, passes, seed)
-        times: dict[str, list[float]] = {name: [] for name in arms}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
         steps = {}
         for turn in range(repeats + 1):  # the first warms up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
-                began = time.perf_counter()
+                wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
-                times[name].append(time.perf_counter() - began)
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
         rows += _rows(shape, steps, {name: some[1:] for name, some in times.items()}, torch.get_num_threads())
     _print_rows(rows)
     if out:
@@ -180,28 +180,29 @@ def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
 
 
 def _rows(
-    shape: Shape, steps: Mapping[str, int], times: Mapping[str, list[float]], threads: int
+    shape: Shape, steps: Mapping[str, int], times: Mapping[str, list[tuple[float, float]]], threads: int
 ) -> list[dict[str, Any]]:
     rows, base = [], "one after another"
-    for name, walls in times.items():
-        ratios = [a / b for a, b in zip(times[base], walls, strict=True)]  # neighbours in time
+    for name, runs in times.items():
+        walls, cpus = zip(*runs, strict=True)
+        pairs = list(zip(times[base], runs, strict=True))  # neighbours in time
         seconds = statistics.median(walls)
         rows.append({
-            **shape._asdict(), "arm": name, "passes": steps[name], "passes_ratio": steps[base] / steps[name], "walls": walls,
-            "seconds": seconds, "ratio": statistics.median(ratios), "threads": threads,
+            **shape._asdict(), "arm": name, "passes": steps[name], "passes_ratio": steps[base] / steps[name], "walls": list(walls),
+            "seconds": seconds, "ratio": statistics.median(a[0] / b[0] for a, b in pairs), "cpu": statistics.median(cpus),
+            "cpu_ratio": statistics.median(a[1] / b[1] for a, b in pairs), "threads": threads,
             "music_seconds_per_second": shape.columns * HOPS[-1] / RATE / seconds,
         })  # fmt: skip
     return rows
 
 
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    print(
-        f"{'width':>5} {'dtype':<9} {'arm':<21}{'passes':>7}{'fewer':>7}{'seconds':>9}{'spread':>14}{'faster':>8}{'music s/s':>11}"
-    )
+    print(f"{'width':>5} {'dtype':<9} {'arm':<21}{'passes':>7}{'fewer':>7}{'seconds':>9}{'spread':>14}{'faster':>8}{'CPU s':>8}{'less':>7}"
+          f"{'music s/s':>11}")  # fmt: skip
     for r in rows:
         spread = f"{min(r['walls']):.2f}-{max(r['walls']):.2f}"
         print(f"{r['width']:>5} {r['dtype']:<9} {r['arm']:<21}{r['passes']:>7}{r['passes_ratio']:>7.1f}{r['seconds']:>9.2f}{spread:>14}"
-              f"{r['ratio']:>8.2f}{r['music_seconds_per_second']:>11.3f}")  # fmt: skip
+              f"{r['ratio']:>8.2f}{r['cpu']:>8.2f}{r['cpu_ratio']:>7.2f}{r['music_seconds_per_second']:>11.3f}")  # fmt: skip
 
 
 # ---- by ear

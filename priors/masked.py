@@ -10,8 +10,8 @@ order. Kept codes come out as they went in.
 
     columns   the vectors of their codes, or MASK a slot, side by side   + position + labels + timing
     trunk     blocks that see all columns before and behind; `cross` layers listen to the lyrics
-    level     back at a level's own rate: what the trunk says of the column, the code itself and its neighbours, the codes above;
-              dilated convolutions over these, with the same weights for every slot
+    level     back at a level's own rate: what the trunk says of the column, the code itself and its neighbours, the codes above
+              and below; dilated convolutions over these, with the same weights for every slot
     logits    of the codes that are asked for, and of no others
 
 A column is too narrow a door for 21 codes: with logits right behind the trunk, from weights of each slot, every slot has to
@@ -130,25 +130,24 @@ class Fine(nn.Module):
     def __init__(self, config: MaskedConfig, level: int):
         super().__init__()
         width, init = config.fine, config.trunk.init
-        self.ratio = config.ratios[level]
-        # at first the codes next to a hole and above it speak louder than the trunk, which has yet to learn
+        self.level, self.ratio = level, config.ratios[level]
+        # at first the codes around a hole speak louder than the trunk, which has yet to learn
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
         self.own = nn.Conv1d(config.vector, width, 3, padding=1)
         step = self.ratio // config.ratios[level + 1] if level + 1 < len(config.ratios) else 0
         self.above = nn.ConvTranspose1d(config.vector, width, 2 * step, step, step // 2) if step else None
+        step = config.ratios[level - 1] // self.ratio if level else 0
+        self.below = nn.Conv1d(config.vector, width, 2 * step, step, step // 2) if step else None
         self.stack = ResidualStack(width, config.local, growth=3, zero_out=True)
         self.ln = LayerNorm(width)
         self.out = Linear(width, config.bins, init.linear)
 
-    def forward(
-        self, columns: Float[Tensor, "b t w"], own: Float[Tensor, "b n v"], above: Float[Tensor, "b m v"] | None
-    ) -> Float[Tensor, "b n f"]:
-        x = (
-            self.unfold(columns).unflatten(2, (self.ratio, -1)).flatten(1, 2).transpose(1, 2)
-        )  # (B, T, R * F) -> (B, F, T * R)
-        x = x + self.own(own.transpose(1, 2))
-        if self.above is not None and above is not None:
-            x = x + self.above(above.transpose(1, 2))
+    def forward(self, columns: Float[Tensor, "b t w"], vectors: Mapping[int, Tensor]) -> Float[Tensor, "b n f"]:
+        x = self.unfold(columns).unflatten(2, (self.ratio, -1))  # (B, T, R * F) -> (B, T, R, F)
+        x = x.flatten(1, 2).transpose(1, 2)  # -> (B, F, T * R)
+        for distance, convolution in ((0, self.own), (1, self.above), (-1, self.below)):
+            if convolution is not None:
+                x = x + convolution(vectors[self.level + distance].transpose(1, 2))
         return self.ln(self.stack(x).transpose(1, 2))
 
 
@@ -208,8 +207,7 @@ class MaskedPrior(Prior):
     def logits(self, seen: Seen, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
         """Of the codes of a level that are asked for, in the order of `asked`, row after row."""
         fine = self.fine[level]
-        x = fine(seen.columns, seen.vectors[level], seen.vectors.get(level + 1))
-        return fine.out(x[asked])  # type: ignore[operator]
+        return fine.out(fine(seen.columns, seen.vectors)[asked])  # type: ignore[operator]
 
     # ---- training
 
@@ -249,11 +247,11 @@ class MaskedPrior(Prior):
         costs = self.costs(sequences, cond, keep, asked, every=counts is not None)
         counts = counts or {level: each.numel() for level, each in costs.items()}
         # a level of which this part asks nothing costs 0 here: its weights still have a gradient, as on every other rank
-        bits = {level: each.sum() / counts[level] for level, each in costs.items() if counts[level]}
+        bits = [each.sum() / counts[level] for level, each in costs.items() if counts[level]]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
-        mean = torch.stack(list(bits.values())).mean()
-        return {"loss": mean, "bits": mean} | {f"bits_{level}": value for level, value in bits.items()}
+        mean = torch.stack(bits).mean()
+        return {"loss": mean, "bits": mean}
 
     @torch.no_grad()
     def bits(self, sequences: Sequences, cond: Conditions, keep: Keep) -> dict[int, Float[Tensor, "b _"]]:

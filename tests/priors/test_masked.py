@@ -232,6 +232,5 @@ def test_all_parameters_get_a_gradient_and_the_first_loss_is_that_of_a_guess(pri
     losses = fresh.loss(codes, cond, keep)
     losses["loss"].backward()
     assert losses["bits"].item() == pytest.approx(6.0, abs=0.1)
-    assert {"bits_0", "bits_1", "bits_2"} < set(losses)
     missing = [n for n, p in fresh.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert missing == []
