@@ -106,7 +106,7 @@ def test_a_host_whose_cable_is_pulled_is_named(hosts, until, training, losses, t
 def test_a_rank_that_stands_still_on_the_other_host_is_named_with_its_line(hosts, until, training, losses, tmp_path):
     words, variables = carried(hosts, "ssh")
     more = training(tmp_path / "model", 100000)
-    job = hosts.launch(*words, "--patience", "5", "--", *more, **variables)
+    job = hosts.launch(*words, "--patience", "20", "--", *more, **variables)
     until(lambda: len(losses(tmp_path / "model")) > 5)
     (rank,) = hosts.ranks(2)
     os.kill(rank, signal.SIGSTOP)
