@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-STEPS = 240
+STEPS = 120
 
 
 def submit(slurm, words: list[str]) -> str:
@@ -58,11 +58,11 @@ def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
     slurm, until, training, losses, uninterrupted, tmp_path, how
 ):
     job = submit(slurm, training(tmp_path / "model"))
-    until(lambda: len(losses(tmp_path / "model")) > 60)
+    until(lambda: len(losses(tmp_path / "model")) > 30)
     slurm.run(*how, job)
     until(lambda: slurm.state(job) == "PENDING")
     before = len(losses(tmp_path / "model"))
-    assert 60 < before < STEPS and "stopped at step" in slurm.output(job)
+    assert 30 < before < STEPS and "stopped at step" in slurm.output(job)
     until(lambda: slurm.state(job) in ("COMPLETED", "FAILED", "CANCELLED"))
     print(slurm.output(job))
     assert slurm.state(job) == "COMPLETED", slurm.output(job)
