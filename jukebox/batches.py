@@ -21,6 +21,9 @@ Batch = list[int]
 WARM_UP = 0.25  # share of a parallel window whose codes are dropped
 
 
+KEPT = 1 / 8  # share of a masked window that the one before has filled: 64 columns of 512
+
+
 class Segment(NamedTuple):
     """A window from `start` whose codes `begin`..`end` are new; what lies before `begin` is heard, or dropped as a warm-up."""
 
@@ -84,9 +87,18 @@ def parallel_segments(total: int, n_ctx: int, overlap: int, begin: int) -> Itera
         begin = min(start + n_ctx, total)
 
 
+def is_masked(asked: Mapping[str, Any], level: int) -> bool:
+    """Whether a request has the codes of a level filled many at once by the masked prior, and not drawn one by one."""
+    return asked.get("lower") == "masked" and level + 1 < len(asked["hops"])
+
+
 def windows_of(asked: Mapping[str, Any], level: int, n_ctx: int, total: int, begin: int) -> Iterator[Segment]:
     """The windows of a level that a request asks for, from code `begin` on: one after another, or such as can be side by side."""
     hops = asked["hops"]
+    if is_masked(asked, level):  # in columns, which begin with a code of the top level
+        column = hops[-1] // hops[level]
+        known = int(KEPT * n_ctx / column) * column
+        return segments(total, n_ctx, n_ctx - known, begin)
     # windows begin with a code of the level above
     ratio = hops[level + 1] // hops[level] if level + 1 < len(hops) else 1
     if asked["parallel"] and level + 1 < len(hops):

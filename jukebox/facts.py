@@ -17,6 +17,11 @@ from jukebox.files import file_hash
 from jukebox.schedule import codes_of
 
 
+def by_level(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """What a config.json says of the priors that write one level each, by level."""
+    return {p["level"]: p for p in config["priors"] if "level" in p}
+
+
 @dataclass(frozen=True)
 class Facts:
     """What config.json says of a model, without opening it."""
@@ -26,6 +31,7 @@ class Facts:
     channels: int
     hops: tuple[int, ...]
     priors: Mapping[int, int]  # level -> width
+    masked: bool = False  # whether there is a prior that fills holes in all levels
 
     @staticmethod
     def read(folder: str | Path) -> Facts:
@@ -39,8 +45,9 @@ class Facts:
             config = json.loads(path.read_text(encoding="utf-8"))
             codec = config["codec"]["config"]
             hops = tuple(accumulate((s**d for s, d in zip(codec["strides_t"], codec["downs_t"], strict=True)), mul))
-            priors = {p["level"]: p["config"]["trunk"]["width"] for p in config["priors"]}
-            return Facts(path.parent.resolve(), codec["sample_rate"], codec["channels"], hops, priors)
+            priors = {level: p["config"]["trunk"]["width"] for level, p in by_level(config).items()}
+            masked = any(p.get("kind") == "masked" for p in config["priors"])
+            return Facts(path.parent.resolve(), codec["sample_rate"], codec["channels"], hops, priors, masked)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a model configuration of this version ({error!r}); train or import it again"
@@ -60,16 +67,25 @@ class Facts:
         small = max(self.priors.values(), default=0) < 512
         return asked or (1 if small else int(os.environ.get("OMP_NUM_THREADS") or cores))
 
-    def check_levels(self, levels: Sequence[int], given: int | None = None) -> list[int]:
-        """Levels to fill, the coarsest first; all below `given`, which needs no prior, or from the top on."""
+    def check_levels(self, levels: Sequence[int], given: int | None = None, lower: str = "") -> list[int]:
+        """Levels to fill, the coarsest first; all below `given`, which needs no prior, or from the top on.
+
+        Where `lower` is masked those below the top need the masked prior, and none of their own.
+        """
         top = len(self.hops) - 1 if given is None else given
         levels = sorted(set(levels) or set(range(top + 1)), reverse=True)
         if levels != list(range(top, levels[-1] - 1, -1)) or levels[-1] < 0:
             raise UserError(f"levels {levels}; expected level {top} and those below it without a gap, as in 2,1")
+        filled = [level for level in levels if lower == "masked" and level + 1 < len(self.hops) and level != given]
+        if filled and not self.masked:
+            raise UserError(
+                f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first"
+            )
         for level in levels:
-            if level not in self.priors and level != given:
+            if level not in self.priors and level != given and level not in filled:
                 raise UserError(
-                    f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}`, or sample --levels above it"
+                    f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}`, sample --levels above it"
+                    + (", or give --lower masked" if self.masked and level + 1 < len(self.hops) else "")
                 )
         return levels
 

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from jukebox.hearing import Hearing
 from jukebox.report import write_page
 from jukebox.run import Run
 from jukebox.song import Prepared, window_conditions
-from priors.autoregressive import AutoregressivePrior
 from priors.conditions import stack
 from priors.prior import How
 
@@ -60,7 +60,7 @@ class Filling:
 
     run: Run
     level: int
-    prior: AutoregressivePrior
+    prior: Any  # an AutoregressivePrior; of a subclass, what it draws with
     songs: Sequence[Prepared]
     hearing: dict[int, Hearing]  # sample -> its sound
     bar: tqdm
@@ -146,7 +146,7 @@ class Filling:
         prime = self.run.codes(self.level, samples, start, begin)
         rngs = [generator(self.run.request["seed"], i, self.level, begin) for i in samples]
         known = self.run.codes(self.level, samples, begin, end)
-        self.steps += end - begin
+        self.steps += self.steps_of(end - begin)
         held, at, began = [], 0, time.perf_counter()
         for part in self.draw([(i, start) for i in samples], prime, rngs, end - begin):
             old = known[:, at : at + part.shape[1]]
@@ -157,6 +157,10 @@ class Filling:
             if at == end - begin or time.perf_counter() - began > EVERY:
                 self._write(samples, start, np.concatenate(held, axis=1), time.perf_counter() - began)
                 held, began = [], time.perf_counter()
+
+    def steps_of(self, length: int) -> int:
+        """Steps one after another that `length` codes take."""
+        return length
 
     def draw(
         self,

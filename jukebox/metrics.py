@@ -155,6 +155,12 @@ def log_mel(audio: Float[Tensor, " t"], sample_rate: int, bands: int, rate: int,
     return 10 * (mel_filters(sample_rate, n_fft, bands) @ power).clamp(min=1e-8).log10()
 
 
+def mel_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"], sample_rate: int) -> float:
+    """Mean distance of 64 log-mel bands of two sounds of one length, in dB, 100 frames a second; below -60 dB nothing is heard."""
+    a, b = (log_mel(wave, sample_rate, 64, 100, 0.046).clamp(min=-60) for wave in (x, y))
+    return (a - b).abs().mean().item()
+
+
 def spectral_flux(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Tensor, " n"]:
     """How much the mel bands rise within 30 ms, mean over 40 bands, in dB; `rate` frames a second."""
     mel = log_mel(audio, sample_rate, 40, rate, 0.046)

@@ -1,8 +1,9 @@
 """Jukebox: a model folder, that is a codec and a prior per level with the vocabularies they speak.
 
-    config.json         codec: kind, file, configuration; priors: level, kind, file, reads, writes, configuration
+    config.json         codec: kind, file, configuration; priors: level, kind, file, reads, writes, configuration (one that
+                        writes all levels has none to be named by: kind masked)
     codec.safetensors   every trained level of the codec (names start with `levels.<level>.`)
-    prior_2.safetensors .. prior_0.safetensors
+    prior_2.safetensors .. prior_0.safetensors, prior_masked.safetensors
     labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary (and lyrics.model)
     labels_1.json ..    of a level whose prior has learned other labels (imported models)
     card.md             what this is, for people
@@ -19,7 +20,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from filelock import FileLock
@@ -30,10 +31,12 @@ from torch.overrides import TorchFunctionMode
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
+from jukebox.facts import by_level
 from jukebox.files import file_hash, write_json
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.int8 import quantise
 from priors.lyrics import PLAIN, Characters, Pieces, Vocabulary
+from priors.masked import MaskedConfig, MaskedPrior
 from vqvae.vqvae import VQVAE, VQVAEConfig
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from jukebox.song import Song
 
 CONFIG, CODEC = "config.json", "codec.safetensors"
+MASKED, MASKED_FILE = "masked", "prior_masked.safetensors"
 # of everything in a prior but its norms, which are float32 at least, and in int8 but the matrices; float64 is for checks
 DTYPES = {
     "float32": torch.float32,
@@ -72,10 +76,14 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def hollow(config: PriorConfig) -> AutoregressivePrior:
+@overload
+def hollow(config: PriorConfig) -> AutoregressivePrior: ...
+@overload
+def hollow(config: MaskedConfig) -> MaskedPrior: ...
+def hollow(config: PriorConfig | MaskedConfig) -> AutoregressivePrior | MaskedPrior:
     """A prior whose parameters have shapes and no memory (torch's meta device)."""
     with torch.device("meta"), _Undrawn():
-        return AutoregressivePrior(config)
+        return MaskedPrior(config) if isinstance(config, MaskedConfig) else AutoregressivePrior(config)
 
 
 def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -118,7 +126,9 @@ class Jukebox:
     def __init__(self, folder: Path, config: dict):
         self.folder, self.config = Path(folder), config
         self.codec_config = VQVAEConfig.from_dict(config["codec"]["config"])
-        self.prior_configs = {p["level"]: PriorConfig.from_json(p["config"]) for p in config["priors"]}
+        self.prior_configs = {level: PriorConfig.from_json(p["config"]) for level, p in by_level(config).items()}
+        masked = next((p for p in config["priors"] if p.get("kind") == MASKED), None)
+        self.masked_config = masked and MaskedConfig.from_json(masked["config"])
 
     # ---- opening and making
 
@@ -233,21 +243,42 @@ class Jukebox:
 
         In int8 are the weights that every code needs, those of the trunk and of the head, with a scale an output.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-        wanted = DTYPES[dtype]
         path = self.folder / f"prior_{level}.safetensors"
         if level not in self.prior_configs or not path.is_file():
             raise UserError(
                 f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}` first"
             )
         prior = hollow(self.prior_configs[level])
-        prior.load_state_dict(read_state(path, wanted), assign=True)
-        for parameter in prior.parameters():
-            parameter.requires_grad_(False)
+        _give_weights(prior, path, dtype)
         if dtype == "int8":
             quantise(prior)
-        return prior.eval()
+        return prior
+
+    def masked(self, dtype: str = "float32") -> MaskedPrior:
+        """The prior that fills holes in all levels, ready for use; int8 is for codes drawn one by one, and bfloat16 here."""
+        path = self.folder / MASKED_FILE
+        if self.masked_config is None or not path.is_file():
+            raise UserError(
+                f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first"
+            )
+        prior = hollow(self.masked_config)
+        _give_weights(prior, path, dtype)
+        return prior
+
+    def window(self, level: int, masked: bool = False) -> int:
+        """Codes of a level in a window of its prior, or of the masked one."""
+        if not masked:
+            return self.prior_configs[level].n_ctx
+        assert self.masked_config is not None
+        return self.masked_config.n_ctx * self.masked_config.ratios[level]
+
+    def save_masked(self, prior: MaskedPrior) -> None:
+        """Write the masked prior and name it in the configuration."""
+        write_tensors(self.folder / MASKED_FILE, dict(prior.state_dict()))
+        writes = list(prior.spec.writes)
+        self._name(
+            {"kind": MASKED, "file": MASKED_FILE, "reads": writes, "writes": writes, "config": prior.config.to_json()}
+        )
 
     def save_prior(self, level: int, prior: AutoregressivePrior) -> None:
         """Write the prior of a level and name it in the configuration."""
@@ -256,28 +287,30 @@ class Jukebox:
 
     def name_prior(self, level: int, prior: PriorConfig) -> None:
         """Name the prior of a level, whose file is there, in the configuration."""
+        self._name({
+            "level": level, "kind": "autoregressive", "file": f"prior_{level}.safetensors",
+            "reads": [level + 1] if prior.above else [], "writes": [level], "config": prior.to_json(),
+        })  # fmt: skip
+
+    def _name(self, entry: dict) -> None:
+        """Put a prior in place of the one of the same file."""
         with FileLock(self.folder / ".lock"):
-            entry = {
-                "level": level, "kind": "autoregressive", "file": f"prior_{level}.safetensors",
-                "reads": [level + 1] if prior.above else [], "writes": [level], "config": prior.to_json(),
-            }  # fmt: skip
             config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-            config["priors"] = sorted(
-                [p for p in config["priors"] if p["level"] != level] + [entry], key=lambda p: p["level"]
-            )
+            others = [p for p in config["priors"] if p["file"] != entry["file"]]
+            config["priors"] = sorted([*others, entry], key=lambda p: p["file"])
             write_json(self.folder / CONFIG, config)
             self.__init__(self.folder, config)
             self.write_card()
 
     def alignment(self, level: int) -> dict | None:
         """The way by which the prior of a level tells best when words are sung, if one is known (`jukebox/alignment.py`)."""
-        return next((p.get("alignment") for p in self.config["priors"] if p["level"] == level), None)
+        return by_level(self.config).get(level, {}).get("alignment")
 
     def save_alignment(self, level: int, way: dict) -> None:
         """Keep such a way with the prior; a prior that is written anew begins without one."""
         with FileLock(self.folder / ".lock"):
             self.config = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-            next(p for p in self.config["priors"] if p["level"] == level)["alignment"] = way
+            by_level(self.config)[level]["alignment"] = way
             write_json(self.folder / CONFIG, self.config)
 
     # ---- music: the same walk as the verbs, see jukebox/sample.py
@@ -323,7 +356,19 @@ class Jukebox:
             seconds = prior.n_ctx * prior.hop / prior.sample_rate
             lines.append(f"- prior of level {level}: width {prior.trunk.width}, depth {prior.trunk.depth}, window {prior.n_ctx} codes "
                          f"({seconds:.2f} s); hears {', '.join(hears) or 'nothing'}")  # fmt: skip
+        if masked := self.masked_config:
+            seconds = masked.n_ctx * masked.hop / masked.sample_rate
+            lines.append(f"- masked prior of all levels: width {masked.trunk.width}, depth {masked.trunk.depth}, "
+                         f"window {masked.n_ctx} columns ({seconds:.2f} s)")  # fmt: skip
         (self.folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _give_weights(prior: nn.Module, path: Path, dtype: str) -> None:
+    """Fill a hollow prior from its file, in a dtype of `DTYPES`, for use."""
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    prior.load_state_dict(read_state(path, DTYPES[dtype]), assign=True)
+    prior.eval().requires_grad_(False)
 
 
 def _listed(songs: Song | Sequence[Song]) -> list[Song]:

@@ -11,13 +11,15 @@ and sound are products of large matrices. `fit` changes a request until it fits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_prep.errors import UserError
 from jukebox import sizes
-from jukebox.batches import first_batches, windows_of
+from jukebox.batches import first_batches, is_masked, windows_of
+from jukebox.facts import by_level
 from jukebox.schedule import codes_of
 
 Request = Mapping[str, Any]  # as run.json has it
@@ -111,11 +113,14 @@ def plan_sampling(
     config: Mapping[str, Any], request: Request, *, speeds: Mapping[int, Speed] | None = None, done: Mapping[int, int] | None = None
 ) -> Plan:  # fmt: skip
     """The plan of a request (run.json's form) to a model (config.json's form); `done` says how many codes of a level there are."""
-    priors = {prior["level"]: prior["config"] for prior in config["priors"]}
-    levels = []
+    priors = {level: prior["config"] for level, prior in by_level(config).items()}
+    masked, levels = next((prior for prior in config["priors"] if prior.get("kind") == "masked"), None), []
     for level in sorted(request["levels"], reverse=True):
         have = max((done or {}).get(level, 0), int(request["given"].get(str(level), 0)))
         speed = (speeds or {}).get(level)
+        if masked and is_masked(request, level):
+            levels.append(_plan_masked_level(config["codec"]["config"], masked["config"], request, level, have, speed))
+            continue
         levels.append(_plan_level(config["codec"]["config"], priors.get(level), request, level, have, speed))
     batch = max(len(samples) for samples in batches_of(request))
     return Plan(
@@ -148,6 +153,9 @@ def device_of(request: Request) -> str:
 
 def weight_bytes(prior: sizes.Config, dtype: str) -> int:
     """Bytes of a prior in memory: its norms in float32 at least; int8 keeps a scale for every column, and its own head."""
+    if "hops" in prior:  # the masked one, which in int8 is in bfloat16
+        counted, (_, item) = sizes.masked_weights(prior), BYTES[dtype]
+        return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
     counted, (matrix, other) = sizes.prior_weights(prior), BYTES[dtype]
     total = counted.matrices * matrix + counted.others * other + counted.norms * max(4, other)
     if dtype == "int8":
@@ -184,6 +192,32 @@ def _plan_level(
         products += samples * guided * (primes + len(windows) * _hearing_products(prior))
         seconds = steps * step_seconds(prior, dtype, rows, speed) + products / speed.products
     return LevelPlan(level, rows, parts, steps, (total - have) * samples, seconds)
+
+
+def _plan_masked_level(
+    codec: sizes.Config, masked: sizes.Config, request: Request, level: int, have: int, speed: Speed | None
+) -> LevelPlan:  # fmt: skip
+    """As `_plan_level`, of a level that the masked prior fills; its steps are passes."""
+    batches, hop, column = batches_of(request), sizes.hops(codec), sizes.ratios(masked)[level]
+    samples, rows, (_, item) = len(request["samples"]), max(map(len, batches)), BYTES[dtype_of(request)]
+    total, n_ctx = codes_of(request["seconds"], codec["sample_rate"], hop[level], hop[-1]), masked["trunk"]["n_ctx"]
+    windows = list(windows_of(request, level, n_ctx * column, total, have))
+    passes = request["how"][str(level)]["passes"]
+    columns = max((window.end - window.start) // column for window in windows) if windows else 0
+    parts = {
+        "weights": weight_bytes(masked, dtype_of(request)), "cache": 0,
+        "conditions": rows * n_ctx * masked["trunk"]["width"] * item,
+        "activations": rows * columns * sizes.pass_bytes(masked, level, item),
+        "sound": _sound_bytes(codec, level, total * hop[level], samples, device_of(request)),
+    }  # fmt: skip
+    seconds = None
+    if speed is not None:
+        whole, code = sizes.pass_products(masked, level)
+        seen = sum((window.end - window.start) // column * whole for window in windows)
+        products = 2 * passes * samples * (seen + 2 / math.pi * (total - have) * code)  # the cosine's mean is 2 / pi
+        products += 2 * sizes.codec_products(codec, level) * total * hop[level] * samples / NARROW
+        seconds = products / speed.products
+    return LevelPlan(level, rows, parts, len(batches) * len(windows) * passes, (total - have) * samples, seconds)
 
 
 def _window_bytes(prior: sizes.Config, dtype: str, rows: int, tokens: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Presets: one table of what is built (a codec, a prior for every level) and of how each part is trained (`Recipe`).
+"""Presets: one table of what is built (a codec, a prior a level, a masked one of all) and how each part is trained (`Recipe`).
 
     demo    22.05 kHz, widths up to 192: the whole path in minutes on two CPU cores
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from data_prep.errors import UserError
 from jukebox.openai import VQVAES, vqvae_config
@@ -21,9 +22,12 @@ from jukebox.published import SETS
 from priors.autoregressive import PriorConfig
 from priors.conditions import LabelConfig
 from priors.lyrics import PLAIN, Characters, LyricConfig
+from priors.masked import MaskedConfig
 from priors.transformer import Init, TrunkConfig, residual_scale
 from priors.upsampler import UpsamplerConfig
 from vqvae.vqvae import VQVAEConfig
+
+P = TypeVar("P", PriorConfig, MaskedConfig)
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,43 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """A codec, a prior a level (none: a codec alone), and the recipe of each; `symbols` are the letters that lyrics are written in."""
+    """A codec, a prior a level (none: a codec alone), a masked one of all levels (or none), and the recipe of each.
+
+    `symbols` are the letters that lyrics are written in.
+    """
 
     codec: VQVAEConfig
     priors: Mapping[int, PriorConfig]
     codec_recipes: Mapping[int, Recipe]
     prior_recipes: Mapping[int, Recipe]
     symbols: str = PLAIN
+    masked: MaskedConfig | None = None
+    masked_recipe: Recipe | None = None
+
+    def recipes(self, what: str) -> Mapping[int, Recipe]:
+        """How vqvae, prior or masked is trained, by level; a masked prior of all levels goes by the top one."""
+        if what == "masked":
+            return {self.codec.levels - 1: self.masked_recipe} if self.masked_recipe else {}
+        return self.codec_recipes if what == "vqvae" else self.prior_recipes
+
+    def masked_prior(self, artists: int, genres: int, letters: int = 0) -> MaskedConfig:
+        """The masked prior, where there is one, with tables as `prior` makes them."""
+        assert self.masked is not None, "this preset has no masked prior"
+        return _for_corpus(self.masked, artists, genres, letters)
 
     def prior(self, level: int, artists: int, genres: int, letters: int = 0) -> PriorConfig:
         """The prior of a level with label tables for so many artists and genres, "unknown" counted among them.
 
         `letters` is the size of the lyric vocabulary; 0: that of `symbols`.
         """
-        prior = self.priors[level]
-        if letters and prior.lyrics:
-            prior = replace(prior, lyrics=replace(prior.lyrics, vocabulary=letters))
-        return replace(prior, labels=prior.labels and replace(prior.labels, artists=artists, genres=genres))
+        return _for_corpus(self.priors[level], artists, genres, letters)
+
+
+def _for_corpus(prior: P, artists: int, genres: int, letters: int) -> P:
+    """A prior's shape with tables as long as a corpus needs."""
+    lyrics = replace(prior.lyrics, vocabulary=letters) if prior.lyrics and letters else prior.lyrics
+    labels = prior.labels and replace(prior.labels, artists=artists, genres=genres)
+    return replace(prior, labels=labels, lyrics=lyrics)
 
 
 def find(name: str) -> Preset:
@@ -136,6 +160,23 @@ def _upsampler(
         labels=LabelConfig(1, 1, sample_rate=codec.sample_rate, everywhere=True),
         above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=4, growth=3, cycle=None),
         tied=False,
+    )  # fmt: skip
+
+
+def _masked(
+    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, fine: int, local: int,
+    letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
+) -> MaskedConfig:  # fmt: skip
+    """The prior of all levels: `depth` layers that see all columns, the second of which hears lyrics, as the top prior does."""
+    encoder = TrunkConfig(letters, letter_width, letter_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
+                          init=_init(letter_depth))  # fmt: skip
+    order = ("full", "cross", *("full",) * (depth - 2))
+    return MaskedConfig(
+        codec.bins, codec.hops, codec.sample_rate,
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
+        vector=codec.emb_width, fine=fine, local=local,
+        labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate),
+        lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
     )  # fmt: skip
 
 
@@ -218,6 +259,9 @@ PRESETS: dict[str, Preset] = {
             1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
         },
+        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=3, letters=32, letter_width=128, letter_depth=1,
+                       timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+        masked_recipe=replace(_DEMO_PRIOR, steps=1100, batch=2, lr=4e-3, max_minutes=6.0),
     ),
     "small": Preset(
         codec=_SMALL,
@@ -229,6 +273,9 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={2: _SMALL_CODEC, 1: _SMALL_CODEC, 0: _SMALL_CODEC},
         prior_recipes={2: _SMALL_PRIOR, 1: _SMALL_PRIOR, 0: _SMALL_PRIOR},
+        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, fine=256, local=4, letters=128, letter_width=384,
+                       letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+        masked_recipe=_SMALL_PRIOR,
     ),
     "test": Preset(
         codec=_TEST,
@@ -240,6 +287,9 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
         prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
+        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, fine=16, local=1, letters=16, letter_width=16, letter_depth=1,
+                       timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+        masked_recipe=_TEST_PRIOR,
     ),
     "vqvae": Preset(
         codec=vqvae_config(VQVAES["vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(3), _PUBLISHED_CODEC), prior_recipes={},

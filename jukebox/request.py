@@ -24,6 +24,8 @@ from jukebox.run import VERSION, Run, machine, versions
 from jukebox.song import Song
 from jukebox.sources import find_sources, length_of, read_codes
 
+ONE_BY_ONE, MASKED = "autoregressive", "masked"
+PASSES = (24, 12)  # rounds in which the middle and the bottom level are filled
 HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
 
 
@@ -39,6 +41,8 @@ class Choices:
     takes: int = 1  # samples of each song
     batch: int = 0  # samples side by side, with `parallel` samples times windows; 0: all
     parallel: bool = False  # windows of one song side by side, at the levels below the top
+    lower: str = ""  # how levels below the top are written: ONE_BY_ONE, or MASKED, many at once; empty: as the run before, or the first
+    passes: Sequence[int] = ()  # of masked levels, coarsest first; empty: as the run before, or PASSES
     threads: int = 0  # 0: one for a small model, all for a large one
     device: str = "auto"
     dtype: str = ""  # of the priors, see jukebox.model.DTYPES; empty: float32, or what --max_memory chooses
@@ -51,14 +55,14 @@ class Choices:
 
 def sampled(facts: Facts, songs: Sequence[Song], seconds: float, choices: Choices) -> dict:
     """Songs from nothing, each `takes` times."""
-    return _request(facts, songs, seconds, choices, "sample", facts.check_levels(choices.levels))
+    return _request(facts, songs, seconds, choices, "sample", facts.check_levels(choices.levels, lower=choices.lower))
 
 
 def continued(
     facts: Facts, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, choices: Choices
 ) -> dict:  # fmt: skip
     """The first `prompt_seconds` (0: all) of sound files, files of codes or runs, carried on to `seconds`, each `takes` times."""
-    levels = facts.check_levels(choices.levels)
+    levels = facts.check_levels(choices.levels, lower=choices.lower)
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
@@ -113,6 +117,7 @@ def branched(
     choices = replace(
         choices, seed=asked["seed"] + 1 if seed is None else seed, how={int(k): v for k, v in asked["how"].items()}, levels=levels,
         hop_fractions=asked["hop_fractions"], total_seconds=choices.total_seconds or max(asked["total_seconds"], seconds),
+        lower=asked.get("lower", ONE_BY_ONE), passes=_passes(asked, asked.get("lower", ONE_BY_ONE)),
     )  # fmt: skip
     path = f"{run.folder}, take {take}" if take else str(run.folder)
     prompt = {"path": path, "seconds": keep * facts.hops[-1] / facts.sample_rate}
@@ -131,9 +136,11 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
             f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
     levels = list(range(asked["levels"][0], -1, -1))
-    facts.check_levels(range(kept + 1), kept)
+    lower = choices.lower or asked.get("lower", ONE_BY_ONE)
+    facts.check_levels(range(kept + 1), kept, lower)
     choices = replace(
-        choices, seed=asked["seed"] if seed is None else seed, how={int(k): v for k, v in asked["how"].items()},
+        choices, lower=lower, passes=choices.passes or _passes(asked, lower), seed=asked["seed"] if seed is None else seed,
+        how={int(k): v for k, v in asked["how"].items()},
         hop_fractions=asked["hop_fractions"], total_seconds=asked["total_seconds"], levels=levels,
     )  # fmt: skip
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
@@ -142,14 +149,22 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
     return _request(facts, songs, asked["seconds"], choices, "upsample", levels, given, sources)
 
 
-def extended(run: Run) -> list[int]:
-    """The levels of a run and all below them, for one that is to go on in its own folder."""
-    top = max(run.request["levels"])
+def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str, Any]:
+    """What run.json says anew of a run that is to go on in its own folder, to the levels below those it has."""
+    asked, top = run.request, max(run.request["levels"])
     if not run.count(top):
         raise UserError(
             f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
         )
-    return Facts.read(run.request["model"]).check_levels(range(top + 1), top)
+    facts, before = Facts.read(asked["model"]), asked.get("lower", ONE_BY_ONE)
+    lower, changed = lower or before, bool(passes) or lower not in ("", before)
+    begun = [level for level in range(top) if run.count(level) > asked["given"].get(str(level), 0)]
+    if changed and begun:
+        raise UserError(
+            f"{run.folder} has codes of level {begun[-1]} already; to write them another way make a copy: name it with --out"
+        )
+    how = _with_passes(asked["how"], lower, passes or _passes(asked, lower), top)
+    return {"levels": facts.check_levels(range(top + 1), top, lower), "lower": lower, "how": how}
 
 
 def upsampled_codes(facts: Facts, song: Song, path: str | Path, choices: Choices, level: int | None = None) -> dict:
@@ -160,7 +175,7 @@ def upsampled_codes(facts: Facts, song: Song, path: str | Path, choices: Choices
         raise UserError(
             f"{path} has codes of level {', '.join(map(str, sorted(codes.levels)))}; expected {finest or 1}, to write the finer ones"
         )
-    facts.check_levels(range(finest + 1), finest)
+    facts.check_levels(range(finest + 1), finest, choices.lower)
     top = next(each for each in range(finest, len(facts.hops)) if each + 1 not in codes.levels)
     levels, seconds = list(range(top, -1, -1)), codes.samples / facts.sample_rate
     if codes.samples < facts.hops[-1]:
@@ -187,27 +202,56 @@ def _request(
         raise UserError(
             f"{seconds:g} seconds, {choices.takes} takes, batch {choices.batch}; expected seconds above 0, takes from 1, a batch from 0"
         )
+    lower = choices.lower or ONE_BY_ONE
+    if lower not in (ONE_BY_ONE, MASKED):
+        raise UserError(f"lower {lower!r}; expected {ONE_BY_ONE} or {MASKED}")
+    if lower == MASKED and choices.parallel:
+        raise UserError("--parallel is for levels drawn one code after another; with --lower masked leave it away")
     if len(choices.hop_fractions) < len(facts.hops) or not all(0 < f <= 1 for f in choices.hop_fractions):
         raise UserError(
             f"hop_fractions {tuple(choices.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
         )
     total, labels = choices.total_seconds or seconds, facts.labels
+    how = {str(level): _fields(choices.how.get(level, {})) for level in range(len(facts.hops))}
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(choices.takes)]
     return {
         "version": VERSION, "verb": verb, "model": str(facts.folder), "seed": choices.seed, "seconds": seconds,
         "total_seconds": total, "sample_rate": facts.sample_rate, "channels": facts.channels, "hops": list(facts.hops),
         "levels": list(levels), "hop_fractions": list(choices.hop_fractions),
-        "how": {str(level): _fields(choices.how.get(level, {})) for level in range(len(facts.hops))},
+        "how": _with_passes(how, lower, choices.passes, len(facts.hops) - 1),
         "prompt": prompt, "given": {str(level): count for level, count in (given or {}).items()},
         "sources": [list(source) for source in sources for _ in range(choices.takes)],
         "samples": [
             {"artist": s.artist, "genres": list(s.genres), "lyrics": s.lyrics, "word_times": [list(t) for t in s.word_times]} for s in songs
         ],
-        "batch": choices.batch, "parallel": choices.parallel, "cuts": [],
+        "batch": choices.batch, "parallel": choices.parallel, "lower": lower, "cuts": [],
         "batches": first_batches(len(songs), choices.batch, choices.ranks),
         "device": choices.device, "dtype": choices.dtype, "compile": choices.compile,
         "machine": machine(facts.threads(choices.threads)), "versions": versions(),
     }  # fmt: skip
+
+
+def _with_passes(how: Mapping[str, Any], lower: str, passes: Sequence[int], top: int) -> dict[str, Any]:
+    """How every level is drawn, those below the top in so many passes where they are masked; else in none."""
+    if lower != MASKED:
+        if passes:
+            raise UserError(f"passes are of levels that are filled many codes at once; give --lower {MASKED} with them")
+        return dict(how)
+    passes = passes or PASSES[:top]
+    if len(passes) != top or min(passes) < 1:
+        raise UserError(
+            f"passes {tuple(passes)}; expected {top} numbers from 1, of the levels below the top, as in 24,12"
+        )
+    return dict(how) | {
+        str(level): {**how[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)
+    }
+
+
+def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
+    """The passes of a run before, coarsest level first; none where its levels, or those to come, are drawn one code after another."""
+    levels = range(len(asked["hops"]) - 2, -1, -1)
+    both = asked.get("lower") == lower == MASKED
+    return tuple(asked["how"][str(level)]["passes"] for level in levels) if both else ()
 
 
 def _fields(how: Any) -> dict[str, Any]:

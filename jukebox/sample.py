@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 from jukebox import request
-from jukebox.batches import batches_at, windows_of
+from jukebox.batches import batches_at, is_masked, windows_of
 from jukebox.facts import Facts, check_weights
 from jukebox.filling import Filling
 from jukebox.hearing import Hearing
+from jukebox.masked_filling import MaskedFilling
 from jukebox.metrics import Seams, seams
 from jukebox.model import Jukebox
 from jukebox.plan import dtype_of
@@ -69,15 +70,19 @@ def branch(
 
 
 def upsample(
-    run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, **choices
-) -> Run:
-    """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed."""
+    run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, lower: str = "",
+    passes: Sequence[int] = (), **choices,
+) -> Run:  # fmt: skip
+    """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
+
+    `lower` says how: one code after another ("autoregressive") or many at once ("masked", in so many `passes` a level).
+    """
     if out is not None:
-        made = Choices(**{"threads": torch.get_num_threads(), **choices})
+        made = Choices(**{"threads": torch.get_num_threads(), "lower": lower, "passes": passes, **choices})
         return resume(Run.create(out, request.upsampled(run, made, level, seed)))
     if level is not None or seed is not None or choices:
         raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
-    run.update(levels=request.extended(run))
+    run.update(**request.extended(run, lower, passes))
     return resume(run)
 
 
@@ -125,7 +130,7 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
         check_weights(asked, Facts.read(model.folder))
         if "model_hash" not in asked:
             run.update(model_hash=model.hashes())
-        chosen = _device(device or asked["device"])
+        chosen = chosen_device(device or asked["device"])
         if asked["device"] == "auto":
             run.update(device=chosen.split(":")[0])
         if "compiled" not in asked:
@@ -144,7 +149,8 @@ def to_compile(model: Jukebox, run: Run) -> bool:
     """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
     asked = run.request
     if asked["compile"] == "auto":
-        new = {level: run.total(level) - asked["given"].get(str(level), 0) for level in asked["levels"]}
+        one_by_one = [level for level in asked["levels"] if not is_masked(asked, level)]
+        new = {level: run.total(level) - asked["given"].get(str(level), 0) for level in one_by_one}
         steps = sum(count * model.prior_configs[level].trunk.depth for level, count in new.items())
         return steps >= WORTH_COMPILING and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
@@ -165,17 +171,24 @@ def fill_level(
         for each in hearing.values():
             each.grow()
         return
-    prior = model.prior(level, run.request["dtype"]).to(device)
-    prior.compiled = run.request["compiled"]
-    prepared = [Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate) for song in songs]
+    masked, dtype = is_masked(run.request, level), run.request["dtype"]
+    labels = model.labels if masked else model.labels_of(level)
+    prepared = [Prepared.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
     done = sum(run.count(level, [i]) for i in samples)
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
     bar = tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every)
     with bar:
-        filling = Filling(run, level, prior, prepared, hearing, bar)
+        if masked:
+            filling = MaskedFilling(run, level, model.masked(dtype).to(device), prepared, hearing, bar)
+        else:
+            prior = model.prior(level, dtype).to(device)
+            prior.compiled = run.request["compiled"]
+            filling = Filling(run, level, prior, prepared, hearing, bar)
         for batch in batches:
             filling.fill(batch)
-    if filling.parallel and filling.steps:
+    if masked and filling.steps:
+        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} passes")
+    elif filling.parallel and filling.steps:
         print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
 
 
@@ -196,7 +209,7 @@ def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
 def joins(model: Jukebox, run: Run, level: int) -> list[float]:
     """The seconds at which windows of a level join, those of the given codes left out."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
-    made = windows_of(run.request, level, model.prior_configs[level].n_ctx, run.total(level), given)
+    made = windows_of(run.request, level, model.window(level, is_masked(run.request, level)), run.total(level), given)
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 
 
@@ -216,7 +229,7 @@ def _choices(model: Jukebox, choices: dict) -> Choices:
     return Choices(**{"threads": torch.get_num_threads(), **choices, "how": how})
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -96,15 +96,20 @@ def prior_weights(prior: Config) -> Weights:
         norms += 2 * width
         others += above["bins"] * width + upsampler_weights(above, width)
     if lyrics and not letters:
-        inner = lyrics["trunk"]
-        encoder = [*products(inner), (inner["width"], width)]
-        more_norms, more = _rest_of(inner)
-        norms += more_norms + 2 * width
-        others += sum(n_in * n_out for n_in, n_out in encoder) + more + width
-        others += (lyrics["vocabulary"] + lyrics["n_tokens"]) * inner["width"]
-        others += (inner["width"] + lyrics["vocabulary"] * width) if lyrics["causal"] else 0
+        more_norms, more = _encoder_of(lyrics, width)
+        norms, others = norms + more_norms, others + more
     numbers = sum(n_in * n_out for n_in, n_out in matrices)
     return Weights(numbers, sum(columns for _, columns in matrices), norms, others, rows * width)
+
+
+def _encoder_of(lyrics: Config, width: int) -> tuple[int, int]:
+    """Numbers of the lyric encoder's norms, and of all else in it."""
+    inner = lyrics["trunk"]
+    norms, others = _rest_of(inner)
+    others += sum(n_in * n_out for n_in, n_out in [*products(inner), (inner["width"], width)]) + width
+    others += (lyrics["vocabulary"] + lyrics["n_tokens"]) * inner["width"]
+    others += (inner["width"] + lyrics["vocabulary"] * width) if lyrics["causal"] else 0
+    return norms + 2 * width, others
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int) -> int:
@@ -122,6 +127,61 @@ def upsampler_weights(above: Config, width: int) -> int:
     ups_out = [inner] * (ups - 1) + [width]
     steps = sum(_stack(inner, above["depth"]) + _convolution(inner, out, kernel) for out in ups_out)
     return _convolution(width, inner, 3) + steps
+
+
+# ---- the prior of all levels
+
+
+def ratios(masked: Config) -> list[int]:
+    """Codes of each level in a column of a masked prior."""
+    return [masked["hops"][-1] // hop for hop in masked["hops"]]
+
+
+def masked_weights(masked: Config) -> Weights:
+    """The numbers of a masked prior's file; its table is that of all slots."""
+    trunk, labels, lyrics = masked["trunk"], masked["labels"], masked["lyrics"]
+    width, slots, levels = trunk["width"], sum(ratios(masked)), range(len(masked["hops"]))
+    matrices = [*products(trunk), (slots * masked["vector"], width)]
+    norms, others = _rest_of(trunk)
+    norms, others = norms + 2 * width, others + width
+    others += (len(levels) * masked["bins"] + slots) * masked["vector"] + trunk["n_ctx"] * width
+    norms += 2 * masked["fine"] * len(levels)
+    others += sum(_fine_weights(masked, level) for level in levels)
+    others += (labels["artists"] + labels["genres"] + 3 * labels["timing_bins"]) * width if labels else 0
+    if lyrics:
+        more_norms, more = _encoder_of(lyrics, width)
+        norms, others = norms + more_norms, others + more
+    numbers = sum(n_in * n_out for n_in, n_out in matrices)
+    return Weights(numbers, sum(out for _, out in matrices), norms, others, masked["fine"] * masked["bins"])
+
+
+def _fine_weights(masked: Config, level: int) -> int:
+    """Numbers that bring columns back to the codes of a level, but for the norm."""
+    fine, ratio = masked["fine"], ratios(masked)[level]
+    above, below = [*ratios(masked), 0][level + 1], ratios(masked)[level - 1] if level else 0
+    unfold = (masked["trunk"]["width"] + 1) * ratio * fine
+    steps = ([ratio // above] if above else []) + ([below // ratio] if below else [])
+    heard = sum(_convolution(masked["vector"], fine, kernel) for kernel in (3, *(2 * step for step in steps)))
+    return unfold + heard + _stack(fine, masked["local"]) + (fine + 1) * masked["bins"]
+
+
+def pass_products(masked: Config, level: int) -> tuple[int, int]:
+    """Multiplications of a pass over a column but for logits, and of the logits of one code."""
+    width, fine, ratio = masked["trunk"]["width"], masked["fine"], ratios(masked)[level]
+    attention = 2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
+    code = _convolution(masked["vector"], fine, 13) + _stack(
+        fine, masked["local"]
+    )  # kernel 3, 2s every s above, 2s below
+    return masked_weights(masked).matrices + attention + ratio * (width * fine + code), fine * masked["bins"]
+
+
+def pass_bytes(masked: Config, level: int, itemsize: int) -> int:
+    """Bytes a column takes in a pass over a level: embedded, in a layer of the trunk, or at the level's rate with its logits."""
+    trunk, slots, ratio = masked["trunk"], sum(ratios(masked)), ratios(masked)[level]
+    _, hidden, _ = head_room(trunk)
+    layer = itemsize * (4 * trunk["width"] + max(2 * hidden, 4 * trunk["width"])) + 8 * trunk["width"]
+    fine = ratio * (5 * masked["fine"] * itemsize + masked["bins"] * (itemsize + 4 * 4) + 8 * 8)
+    return slots * masked["vector"] * itemsize * 2 + max(layer, fine, slots * masked["vector"] * itemsize)
 
 
 # ---- what decoding keeps

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from priors.autoregressive import PriorConfig
     from priors.conditions import Conditions, Lyrics
     from priors.lyrics import Tokens, Vocabulary
+    from priors.masked import MaskedConfig
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,13 @@ class Prepared:
 
 def window_conditions(
     song: Prepared,
-    config: PriorConfig,
+    config: PriorConfig | MaskedConfig,
     start: int,
     above: Int[np.ndarray, " s"] | None = None,
     wear: Wear | None = None,
     rng: np.random.Generator | None = None,
 ) -> Conditions:
-    """Conditions (batch of one) of the window that starts at code `start` of this prior's level.
+    """Conditions (batch of one) of the window that starts at code (of a masked prior: column) `start` of this prior's level.
 
     With `wear` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
     """
@@ -118,7 +119,7 @@ def window_conditions(
     return Conditions(**fields)
 
 
-def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, length: int) -> Lyrics:
+def _lyric_window(ids, seconds, config: PriorConfig | MaskedConfig, total: int, offset: int, length: int) -> Lyrics:
     import torch
 
     from priors.conditions import Lyrics

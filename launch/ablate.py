@@ -1,4 +1,5 @@
-"""The verb ablate; and what each idea of the codec is worth, by leaving it out (the prior: `launch/ablate_prior.py`).
+"""The verb ablate; and what each idea of the codec is worth, by leaving it out (the priors: `launch/ablate_prior.py`,
+`launch/ablate_masked.py`, `launch/ablate_prompts.py`).
 
 Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
 autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
@@ -234,7 +235,7 @@ def print_tables(summary: dict[str, Any]) -> None:
 
 
 def ablate(
-    what: Literal["codec", "prior"],
+    what: Literal["codec", "prior", "masked", "prompts"],
     data: str,
     model: str = "",
     *,
@@ -249,28 +250,38 @@ def ablate(
 
     codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores.
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
+    masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
+    prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 
-    what: codec, or prior (the top one)
-    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (prior)
-    model: the model folder whose codec wrote the codes in DATA (prior); {seed} likewise
+    what: codec, prior (the top one), masked, or prompts
+    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (all but codec)
+    model: the model folder whose codec wrote the codes in DATA (all but codec); {seed} likewise
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
-    preset: sizes and recipe of the prior
+    preset: sizes and recipe of the prior (prior, masked)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    if (what == "prior") != bool(model):
+    if (what != "codec") != bool(model):
         expected = (
-            "the model folder whose codes are in DATA" if what == "prior" else "no MODEL, since it trains its own"
+            "the model folder whose codes are in DATA" if what != "codec" else "no MODEL, since it trains its own"
         )
         raise UserError(f"ablate {what} got {model or 'no MODEL'}; expected {expected}")
     if what == "prior":
         from launch.ablate_prior import ablate_prior
 
         ablate_prior(data, model, Path(out), seeds, steps, songs, processes, preset)
+    elif what == "masked":
+        from launch.ablate_masked import ablate_masked
+
+        ablate_masked(data, model, Path(out), seeds, steps, songs, processes, preset)
+    elif what == "prompts":
+        from launch.ablate_prompts import ablate_prompts
+
+        ablate_prompts(data, model, Path(out), seeds, songs, processes)
     else:
         ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
 

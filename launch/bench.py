@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    what: Literal["sample", "codec", "prior", "attention"],
+    what: Literal["sample", "codec", "prior", "attention", "train", "upsample"],
     model: str = "",
     *,
     batch: int = 1,
@@ -38,15 +38,16 @@ def bench(
     """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
     what: sample (drawing codes, with the priors of MODEL); without MODEL, random weights: sample (every dtype, compiled), codec
-        (the published one), prior (a training step) or attention (memory of training it)
-    model: the model folder, for sample
+        (the published one), prior (a training step), attention (memory of training it), train (on ranks, by stage of ZeRO) or
+        upsample (the lower levels one code after another, and masked; with MODEL and --data by ear)
+    model: the model folder, for sample and upsample
     batch: songs drawn at once
     seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
-    repeats: codec, prior, sample without MODEL: runs of each case and side, of which the median counts
+    repeats: codec, prior, train, upsample, sample without MODEL: runs of each case and side, of which the median counts
     threads: CPU threads; 0 takes what torch would take
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
-    data: sample: the data folder of MODEL, to measure what each dtype costs in bits per held-out code instead
+    data: the data folder of MODEL; sample: to measure what each dtype costs in bits per held-out code instead; upsample: to listen
     out: a json file to write the table to; by default it is only printed
     """
     if what == "codec":
@@ -61,6 +62,16 @@ def bench(
         from launch.bench_attention import bench_attention
 
         return bench_attention(threads, out)
+    if what == "upsample":
+        from launch.bench_upsample import bench_upsample, compare_by_ear
+
+        if bool(model) != bool(data):
+            raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+        return compare_by_ear(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
+    if what == "train":
+        from launch.bench_train import bench_train
+
+        return bench_train(repeats, threads, seed, out)
     seconds = seconds or 5.0
     if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")

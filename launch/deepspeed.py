@@ -24,6 +24,13 @@ CARDS: dict[int, dict[str, Any]] = {
     40: {"zero": 2, "offload": False, "recompute": True},
     80: {"zero": 1, "offload": False, "recompute": False},
 }
+# numbers that are under way between ranks or gathered at once: DeepSpeed's own are ten times as many, gigabytes on every card
+BUCKETS = {
+    "reduce_bucket_size": 50_000_000,
+    "allgather_bucket_size": 50_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 100_000_000,
+}
 # keys of DeepSpeed's that we set -> the flag that sets them
 OURS = {
     "train_batch_size": "--batch",
@@ -79,7 +86,7 @@ def configuration(recipe: Recipe, spread: Spread, world: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": recipe.batch // (world * spread.accumulate),
         "gradient_accumulation_steps": spread.accumulate,
         "gradient_clipping": recipe.clip if spread.stage else 0.0,  # stage 0: by our own hand, see zero.py
-        "zero_optimization": {"stage": spread.stage},
+        "zero_optimization": {"stage": spread.stage, **BUCKETS},
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
         "steps_per_print": None,
     }

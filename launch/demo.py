@@ -45,7 +45,7 @@ def demo(
         for s in range(seed, seed + 3):
             print(f"\n=== seed {s} ===", flush=True)
             make(Path(out) / f"seed_{s}", songs, seconds, s, scale * 1.7, max(samples, 2), preset, threads)
-        gather(Path(out), [Path(out) / f"seed_{s}" for s in range(seed, seed + 3)])
+        gather(Path(out), {s: Path(out) / f"seed_{s}" for s in range(seed, seed + 3)})
     else:
         make(Path(out), songs, seconds, seed, scale, samples, preset, threads)
 

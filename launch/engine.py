@@ -150,15 +150,28 @@ class Engine(ABC):
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps of the engine beside tensors."""
-        return {phase: {"updates": n, **self.spikes[phase].state()} for phase, n in self.updates.items()}
+        scalers = self._scalers()
+        return {
+            phase: {
+                "updates": n,
+                **self.spikes[phase].state(),
+                "scaler": scalers[phase].state_dict() if phase in scalers else {},
+            }
+            for phase, n in self.updates.items()
+        }
 
     def _restore_facts(self, facts: dict[str, Any]) -> None:
         for phase in self.phases:
             self.updates[phase] = facts[phase]["updates"]
             self.spikes[phase].restore(facts[phase])
+        for phase, scaler in self._scalers().items():
+            if facts[phase]["scaler"]:
+                scaler.load_state_dict(facts[phase]["scaler"])
 
     average: dict[str, Tensor]
 
+    @abstractmethod
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]: ...
     @abstractmethod
     def _groups(self, phase: str) -> list[dict[str, Any]]: ...
     @abstractmethod
@@ -188,10 +201,13 @@ class TorchEngine(Engine):
     ) -> None:
         super().__init__(model, recipe, device, phases or {"": model}, accumulate)
         self.optimisers = {phase: adamw(parameters.values(), recipe) for phase, parameters in self.phases.items()}
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.fp16)
+        self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
         self.average = {
             name: p.detach().clone() for part in self.phases.values() for name, p in part.items() if recipe.ema
         }
+
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]:
+        return self.scalers if self.recipe.fp16 else {}
 
     def _groups(self, phase: str) -> list[dict[str, Any]]:
         return self.optimisers[phase].param_groups
@@ -199,20 +215,26 @@ class TorchEngine(Engine):
     def _learn(self, phase: str, loss: Loss, part: Any) -> dict[str, Tensor]:
         with self.autocast():
             losses = loss(part)
-        self.scaler.scale(losses["loss"] / self.accumulate).backward()
+        self.scalers[phase].scale(losses["loss"] / self.accumulate).backward()
         return losses
 
     def _update(self, phase: str) -> float:
-        parameters, optimiser = list(self.phases[phase].values()), self.optimisers[phase]
+        parameters, optimiser, scaler = list(self.phases[phase].values()), self.optimisers[phase], self.scalers[phase]
         for p in parameters:
             if p.grad is None:  # what no loss has touched has gradient zero, as it has in DeepSpeed
                 p.grad = torch.zeros_like(p)
-        self.scaler.unscale_(optimiser)
+        scaler.unscale_(optimiser)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
+        if scaler.is_enabled() and not math.isfinite(
+            norm
+        ):  # the scale was too large: it falls, and nothing else is done
+            scaler.update()
+            optimiser.zero_grad(set_to_none=True)
+            return 0.0
         if self.spikes[phase].allows(norm):
-            self.scaler.step(optimiser)
+            scaler.step(optimiser)
             self.updates[phase] += 1
-        self.scaler.update()
+        scaler.update()
         optimiser.zero_grad(set_to_none=True)
         return norm
 

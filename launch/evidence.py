@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -46,11 +46,11 @@ def rows_table(rows: Sequence[dict]) -> str:
     )
 
 
-def gather(out: Path, demos: Sequence[Path]) -> None:
-    """Read evaluation.json of every demo, print the table over seeds and write it to evidence.json."""
+def gather(out: Path, demos: Mapping[int, Path]) -> None:
+    """Read evaluation.json of every demo (seed -> folder), print the table over seeds and write it to evidence.json."""
     from jukebox.model import write_json
 
-    figures = [json.loads((demo / "evaluation.json").read_text(encoding="utf-8")) for demo in demos]
+    figures = [json.loads((demo / "evaluation.json").read_text(encoding="utf-8")) for demo in demos.values()]
     rows: list[dict] = []
     for level in sorted(figures[0]["codec"]):
         for key in ("spectral_convergence_db", "untrained_db", "codes_used", "entropy_bits"):
@@ -60,7 +60,7 @@ def gather(out: Path, demos: Sequence[Path]) -> None:
     for sound in figures[0]["sound"]:
         same = [r for f in figures for r in f["sound"] if r["what"] == sound["what"]]
         rows += [row(f"{sound['what']}: {key}", [r[key] for r in same]) for key in ("peakiness", "onsets", "frechet")]
-    write_json(out / "evidence.json", {"seeds": [f["seed"] for f in figures], "rows": rows})
+    write_json(out / "evidence.json", {"seeds": list(demos), "rows": rows})
     print(f"\nover {len(figures)} seeds")
     print(rows_table(rows))
     print(f"\nwritten to {out / 'evidence.json'}")

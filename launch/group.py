@@ -70,6 +70,12 @@ def who() -> tuple[int, int]:
     return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
 
 
+def say(what: object) -> None:
+    """Print once, not once a rank."""
+    if who()[0] == 0:
+        print(what)
+
+
 def first(work: Callable[[], T]) -> T:
     """`work()` of rank 0, on all ranks: what it returned, or the UserError that it raised."""
     if alone():

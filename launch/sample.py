@@ -5,6 +5,7 @@ The request is on disk before torch is imported: whenever a command is stopped, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,6 +49,8 @@ class Drawing:
     top_p: draw from the likeliest codes that together have this probability (0: from all)
     guidance: how much harder than trained the conditions pull (1: as trained)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    lower: how the levels below the top are written: autoregressive (one code after another), or masked (many at once)
+    passes: with --lower masked, in how many passes each is filled, coarsest first, as in 24,12 (empty: 24,12)
     """
 
     takes: int = 1
@@ -60,6 +63,8 @@ class Drawing:
     top_p: float = 0.0
     guidance: float = 1.0
     hop_fractions: str = "0.5,0.5,0.5"
+    lower: Literal["autoregressive", "masked"] = "autoregressive"
+    passes: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing
     from jukebox.facts import Facts
 
     facts = Facts.read(model)
-    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
+    _make(out, request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
 
 
 @shared_flags
@@ -117,7 +122,7 @@ def continue_(
     from jukebox.facts import Facts
 
     facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
-    asked = [_song(facts, words)]
+    asked = [read_song(facts, words)]
     wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
     _make(out, wish, machine)
 
@@ -144,7 +149,7 @@ def branch(
     from jukebox.run import Run
 
     choices = request.Choices(takes=takes, total_seconds=total_seconds, **_machine(machine))
-    words = _song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
+    words = read_song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
     asked = request.branched(
         Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
@@ -153,27 +158,30 @@ def branch(
 
 @shared_flags
 def upsample(
-    run: str, *, out: str = "", level: int = -1, seed: int = -1, model: str = "", words: Words, machine: Machine
-) -> None:
+    run: str, *, out: str = "", level: int = -1, seed: int = -1, lower: Literal["", "autoregressive", "masked"] = "", passes: str = "",
+    model: str = "", words: Words, machine: Machine,
+) -> None:  # fmt: skip
     """Write the finer levels of a run, or of a codes.npz of `codec encode`.
 
     run: run folder, or file of codes
     out: run folder for a copy with other finer levels (empty: the run itself is completed)
     level: of a copy, the level that is kept with those above it (-1: the finest finished one, or the top of a whole run)
     seed: of a copy, number that all chance of the finer levels follows from (-1: that of the run)
+    lower: how they are written: autoregressive (one code after another), or masked (many at once); empty: as the run says
+    passes: with --lower masked, in how many passes each is filled, coarsest first, as in 24,12 (empty: 24,12)
     model: folder of a trained model, for a file of codes (a run knows its own)
     """
     from jukebox import request
     from jukebox.facts import Facts
     from jukebox.run import Run
 
-    choices = request.Choices(seed=max(seed, 0), **_machine(machine))
+    choices = request.Choices(seed=max(seed, 0), lower=lower, passes=read_passes(passes), **_machine(machine))
     kept, other = level if level >= 0 else None, seed if seed >= 0 else None
     if run.endswith(".npz"):
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         facts = Facts.read(model)
-        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept), machine)
+        _make(out, request.upsampled_codes(facts, read_song(facts, words), run, choices, kept), machine)
         return
     if words != Words() or model:
         raise UserError(
@@ -187,7 +195,7 @@ def upsample(
             "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
         )
     opened = Run.open(run)
-    opened.update(levels=request.extended(opened))
+    opened.update(**request.extended(opened, lower, read_passes(passes)))
     _go(opened, "" if machine.device == "auto" else machine.device)
 
 
@@ -232,7 +240,8 @@ def _go(run: Run, device: str = "") -> None:
     from launch.plan import preflight
 
     if rank == 0:
-        _tell_left_out(run)
+        texts = [entry["lyrics"] or "" for entry in run.request["samples"]]
+        tell_left_out(run.request["model"], texts)
         preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
@@ -244,7 +253,8 @@ def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
 
     return Choices(
         seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=read_levels(drawing.levels),
-        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, **_machine(machine),
+        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, lower=drawing.lower,
+        passes=read_passes(drawing.passes), **_machine(machine),
     )  # fmt: skip
 
 
@@ -269,6 +279,13 @@ def read_fractions(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def read_passes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UserError(f"--passes got {text!r}, expected a number for each level below the top, as in 24,12") from None
+
+
 def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
     if min(drawing.temperature, drawing.temperature_lower, drawing.top_k) < 0 or not 0 <= drawing.top_p <= 1:
         raise UserError(
@@ -279,7 +296,7 @@ def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
     return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
 
-def _song(facts: Facts, words: Words) -> Song:
+def read_song(facts: Facts, words: Words) -> Song:
     from jukebox.song import Song
 
     labels, genres = facts.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
@@ -309,12 +326,12 @@ def read_lyrics(path: str) -> tuple[str, list]:
 # ---- what is told
 
 
-def _tell_left_out(run: Run) -> None:
+def tell_left_out(model: str | Path, texts: Sequence[str]) -> None:
     """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
     from jukebox.model import Jukebox
 
-    for text in dict.fromkeys(entry["lyrics"] for entry in run.request["samples"] if entry["lyrics"]):
-        dropped = Jukebox.from_pretrained(run.request["model"]).vocabulary.encode(text).dropped
+    for text in dict.fromkeys(text for text in texts if text):
+        dropped = Jukebox.from_pretrained(model).vocabulary.encode(text).dropped
         if dropped:
             listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
             print(f"left out of the lyrics, because the model has no letter for it: {listed}")

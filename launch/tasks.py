@@ -26,12 +26,14 @@ from data_prep.windows import Windows
 from jukebox.model import Jukebox, write_json
 from jukebox.presets import Preset, Recipe
 from jukebox.song import Wear, prepare_all, song_of, window_conditions
+from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
+from priors.columns import Keep, draw_masks
 from priors.conditions import Conditions, stack
-from priors.extend import with_lyrics
 from priors.lyrics import Characters
+from priors.masked import MaskedConfig, MaskedPrior, join_masks
 from priors.prior import Sequences
 from priors.transformer import Transformer
 from vqvae.losses import Bandwidth, measure_bandwidth
@@ -111,7 +113,7 @@ class VQVAETask:
         before = model.codec_hash() if model.trained_levels() else ""
         model.save_codec(self.model)
         if model.prior_configs and model.codec_hash() != before:
-            print(
+            say(
                 f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
             )
 
@@ -143,8 +145,9 @@ class PriorTask:
 
     def __init__(
         self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        begin: AutoregressivePrior | None = None,
+        begin: AutoregressivePrior | None = None, labels: Labels | None = None,
     ) -> None:  # fmt: skip
+        self.labels = labels or model.labels_of(config.level)
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         self.level, codec = config.level, model.codec_hash()
         self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
@@ -154,32 +157,17 @@ class PriorTask:
         heard = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
         if begin is None:
             self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
-        if recipe.recompute:
-            for trunk in self.model.modules():
-                if isinstance(trunk, Transformer):
-                    trunk.config = replace(trunk.config, recompute=True)
+        recompute_if_asked(self.model, recipe)
         self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
 
     def open(self) -> None:
         """Finds the songs whose codes are there and prepares what is known of them."""
-        config, rows = self.config, {row.song: row for row in training_rows(self.data)}
+        config = self.config
         levels = (self.level, self.level + 1) if config.above else (self.level,)
-        hint = f"run `jukebox encode {self.data} {self.jukebox.folder}` first"
-        if not self.folder.is_dir():
-            raise UserError(f"{self.data} holds no codes of this codec ({self.folder.name}); {hint}")
-        self.codes = CodesReader(self.folder)
-        coded = [song for song in self.codes.songs_with(levels) if song in rows]
-        self.songs = [song for song in coded if self.codes.length(song, self.level) >= config.n_ctx]
-        if not self.songs:
-            raise UserError(
-                f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
-                f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
-            )
-        if short := len(coded) - len(self.songs):
-            print(f"{self.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+        self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
         model = self.jukebox
         self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], model.labels_of(self.level), model.vocabulary, model.sample_rate
+            [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate
         )
         lengths = [self.codes.length(song, self.level) for song in self.songs]
         self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)
@@ -210,24 +198,100 @@ class PriorTask:
         self.jukebox.save_prior(self.level, self.model)
 
 
-def lyrics_added(model: Jukebox, folder: str, config: PriorConfig, seed: int) -> AutoregressivePrior:
-    """The trained prior of another model folder with the lyrics of `config` added; its labels become those of `model`."""
-    old, level = Jukebox.from_pretrained(folder), config.level
-    if config.lyrics is None:
-        raise UserError(f"the preset has no lyrics at level {level}; --from_prior adds lyrics: give --level of the top")
-    if old.codec_hash() != model.codec_hash():
-        raise UserError(
-            f"{folder} was trained on the codes of another codec; copy its codec.safetensors to {model.folder}"
+class MaskedTask:
+    """The masked prior, on windows of columns of songs whose codes of all levels are there."""
+
+    name, unit = "masked", "codes"
+
+    def __init__(
+        self, model: Jukebox, config: MaskedConfig, data: Path, recipe: Recipe, seed: int, device: str
+    ) -> None:
+        self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
+        codec = model.codec_hash()
+        self.identity = {"codec": codec, **settings(config.to_json())}
+        self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx * sum(config.ratios))
+        torch.manual_seed(fold(seed, len(config.hops), FIRST_WEIGHTS))
+        self.model, self.device = MaskedPrior(config), torch.device(device)
+        self.model.start_from({level: model.codec([level]).level(level).codebook.k for level in model.trained_levels()})
+        recompute_if_asked(self.model, recipe)
+        self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
+
+    def open(self) -> None:
+        """Finds the songs whose codes are there and prepares what is known of them."""
+        levels = range(len(self.config.hops))
+        self.codes, rows, self.songs = songs_to_train_on(self, levels, levels[-1])
+        model = self.jukebox
+        self.prepared = prepare_all(
+            [song_of(rows[s]) for s in self.songs], model.labels, model.vocabulary, model.sample_rate
         )
-    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
-    prior = with_lyrics(old.prior(level), config.lyrics, time_bias=config.trunk.time_bias)
-    if not model.prior_configs:
-        model.save_labels(old.labels_of(level))
-    elif model.labels_of(level) != old.labels_of(level):
-        raise UserError(
-            f"{model.folder} numbers artists and genres in another way than {folder}; train into a new --out"
+        self.windows = Windows([self.codes.length(song, levels[-1]) for song in self.songs], self.config.n_ctx)
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]]:
+        """Codes, conditions, masks, and, a row, how many codes of each level a row of the whole batch asks for on the average.
+
+        Rows ask for different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
+        of it draws the masks of all rows.
+        """
+        places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
+        first = rank * len(places)
+        rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
+        codes = {level: torch.stack([row[0][level] for row in rows]) for level in rows[0][0]}
+        masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
+        asked = {level: sum(int(each[level].sum()) for _, each in masks) / len(masks) for level in codes}
+        usual = {level: torch.full((len(rows),), number, dtype=torch.float64) for level, number in asked.items()}
+        return codes, stack([cond for _, cond in rows]), *join_masks(masks[first : first + len(places)]), usual
+
+    def _masks(self, seed: Sequence[int]) -> tuple[Keep, Keep]:
+        return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))
+
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[int, Tensor], Conditions]:
+        config, name, codes = self.config, self.songs[song], {}
+        for level, ratio in enumerate(config.ratios):
+            read = self.codes.read(name, level, start * ratio, (start + config.n_ctx) * ratio)
+            codes[level] = torch.from_numpy(read.astype(np.int64))
+        rng = np.random.default_rng(list(seed))
+        cond = window_conditions(self.prepared[song], config, start, wear=self.wear, rng=rng)
+        return codes, cond
+
+    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]], step: int) -> dict[str, Tensor]:
+        sequences, cond, keep, asked, usual = batch
+        counts = {level: float(rows.sum()) for level, rows in usual.items()}
+        sequences, keep, asked = (
+            {level: x.to(self.device) for level, x in each.items()} for each in (sequences, keep, asked)
         )
-    return prior
+        return self.model.loss(sequences, cond.to(self.device), keep, asked, counts)
+
+    def save(self) -> None:
+        self.jukebox.save_masked(self.model)
+
+
+def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:
+    """Gradient checkpointing of every trunk of a prior, where the recipe says so."""
+    if recipe.recompute:
+        for trunk in model.modules():
+            if isinstance(trunk, Transformer):
+                trunk.config = replace(trunk.config, recompute=True)
+
+
+def songs_to_train_on(
+    task: PriorTask | MaskedTask, levels: Sequence[int], level: int
+) -> tuple[CodesReader, dict[str, SongRow], list[str]]:
+    """The codes, the training songs' rows, and those songs that have codes of `levels` and fill a window at `level`."""
+    config, rows = task.config, {row.song: row for row in training_rows(task.data)}
+    hint = f"run `jukebox encode {task.data} {task.jukebox.folder}` first"
+    if not task.folder.is_dir():
+        raise UserError(f"{task.data} holds no codes of this codec ({task.folder.name}); {hint}")
+    codes = CodesReader(task.folder)
+    coded = [song for song in codes.songs_with(levels) if song in rows]
+    songs = [song for song in coded if codes.length(song, level) >= config.n_ctx]
+    if not songs:
+        raise UserError(
+            f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
+            f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
+        )
+    if short := len(coded) - len(songs):
+        say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+    return codes, rows, songs
 
 
 def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
@@ -235,7 +299,7 @@ def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
 
     Once a prior is trained the labels stay: its tables are numbered by them.
     """
-    if what == "prior" and not (folder / "config.json").is_file():
+    if what != "vqvae" and not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")

@@ -6,7 +6,7 @@ Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launch.loop import Task
 
 
-def chosen_levels(levels: str, known: Sequence[int]) -> list[int]:
+def chosen_levels(levels: str, known: Collection[int]) -> list[int]:
     """Levels written as "2,1,0" (empty: all of `known`), coarsest first."""
     try:
         chosen = {int(part) for part in levels.split(",")} if levels.strip() else set(known)
@@ -30,7 +30,7 @@ def chosen_levels(levels: str, known: Sequence[int]) -> list[int]:
 
 
 def train(
-    what: Literal["vqvae", "prior"],
+    what: Literal["vqvae", "prior", "masked"],
     data: str,
     *,
     preset: str = "small",
@@ -49,22 +49,27 @@ def train(
     threads: int = 0,
     device: str = "auto",
     wandb: str = "",
-    from_prior: str = "",
-    zero: Literal[-1, 0, 1, 2, 3] = -1,
+    examples_every: int = 0,
+    from_model: str = "",
+    tune: Literal["all", "lora", "labels", "lyrics"] = "all",
+    rank: int = 8,
+    rehearse: str = "",
+    zero: Literal["auto", "0", "1", "2", "3"] = "auto",
     offload: bool = False,
     accumulate: int = 1,
     adam: Literal["torch", "deepspeed"] = "torch",
     deepspeed: str = "",
-    card: Literal[0, 8, 16, 24, 40, 80] = 0,
+    card: Literal["any", "8", "16", "24", "40", "80"] = "any",
     keep: int = 2,
 ) -> None:
-    """Train the codec, or the priors on its codes; the same command continues a run that was ended.
+    """Train the codec, or priors on its codes; the same command continues a run that was ended.
 
-    The codec comes first, then `jukebox encode`, then the priors. Levels are trained one after another, coarsest first;
-    they share nothing, so several processes may train different levels of one model side by side. Started by torchrun,
-    deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level together: a batch is shared out among them.
+    The codec comes first, then `jukebox encode`, then the priors, and the masked prior where one is wanted. Levels are
+    trained one after another, coarsest first; they share nothing, so several processes may train different levels of one
+    model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
+    together: a batch is shared out among them.
 
-    what: vqvae (the codec) or prior
+    what: vqvae (the codec), prior (one a level), or masked (one of all levels, which fills holes; on songs with codes of all)
     data: the data folder that `jukebox prepare` made
     preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
@@ -82,33 +87,42 @@ def train(
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
-    from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
-    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; -1: 1 for several ranks
+    examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
+    from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
+    tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
+        lyrics: all, with the preset's lyrics added to a prior without
+    rank: rank of the adapters of --tune lora
+    rehearse: a data folder of old songs, of which half of every batch is drawn, so that they are not forgotten
+    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
     offload: keep the optimiser in the host's memory, for priors larger than the card
     accumulate: parts in which a rank takes its share of a batch, one after another; priors only
     adam: torch (fused), or deepspeed: DeepSpeed's own kernels, which their first use compiles
     deepspeed: a json file with settings of DeepSpeed's to add to ours
-    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; flags come before it
+    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; --zero comes before its
     keep: checkpoints of each level that stay
     """
     import torch
 
     from jukebox.presets import find
     from launch.deepspeed import CARDS, Spread
+    from launch.finetune import TunedPrior, check_tuning, copied, tuned
     from launch.group import join, part
     from launch.loop import fit
-    from launch.tasks import PriorTask, VQVAETask, lyrics_added, open_model
+    from launch.tasks import MaskedTask, PriorTask, VQVAETask, open_model
 
-    suits = CARDS[card] if card else {}
-    spread = Spread(
-        suits.get("zero", -1) if zero < 0 else zero, offload or suits.get("offload", False), accumulate, adam, deepspeed
-    )
-    recompute = recompute or (what == "prior" and suits.get("recompute", False))
+    suits = CARDS[int(card)] if card != "any" else {}
+    stage = suits.get("zero", -1) if zero == "auto" else int(zero)
+    spread = Spread(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
+    recompute = recompute or (what != "vqvae" and suits.get("recompute", False))
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
     if accumulate > 1 and what == "vqvae":
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
+        )
+    if examples_every and (what == "masked" or spread.stage == 3):
+        raise UserError(
+            "--examples_every is for codecs and priors whose weights are whole on a rank; leave it away, or give --zero 0, 1 or 2"
         )
     if threads:
         torch.set_num_threads(threads)
@@ -116,12 +130,15 @@ def train(
     device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
-    if what == "prior" and not chosen.priors:
-        raise UserError(
-            f"the preset {preset} is a codec alone; train its priors with the preset of a prior, such as small"
-        )
-    wanted = chosen_levels(str(level) if level >= 0 else levels, range(chosen.codec.levels))
-    model = open_model(target, folder, chosen, what)
+    if not chosen.recipes(what):
+        raise UserError(f"the preset {preset} has no {what}; train it with one that has, such as small")
+    if what == "masked" and (level >= 0 or levels):
+        raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
+    known = chosen.recipes(what)
+    if from_model or tune != "all" or rehearse:
+        known = check_tuning(what, from_model, known, folder, Path(rehearse or data))
+    wanted = chosen_levels(str(level) if level >= 0 else levels, known)
+    model = copied(from_model, target) if from_model else open_model(target, folder, chosen, what)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
@@ -139,18 +156,34 @@ def train(
     if recompute and what == "vqvae":
         raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
     for each in wanted:
-        recipe = (chosen.codec_recipes if what == "vqvae" else chosen.prior_recipes)[each]
+        recipe = chosen.recipes(what)[each]
+        if from_model and tune != "lyrics":
+            recipe = tuned(recipe, tune)
         # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
         recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
+        sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
+        elif what == "masked":
+            task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device)
         else:
-            labels = model.labels
-            config = chosen.prior(each, len(labels.artists), len(labels.genres), model.vocabulary.size)
-            begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
-            task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
+            config = chosen.prior(each, *sizes)
+            if from_model:
+                task = TunedPrior(model, from_model, config, folder, recipe, seed, device, tune, rank, rehearse)
+            else:
+                task = PriorTask(model, config, folder, recipe, seed, device)
         where = target / "training" / task.name
-        ended = fit(task, recipe, where, seed=seed, device=device, wandb=wandb, spread=spread, keep=keep)
+        ended = fit(
+            task,
+            recipe,
+            where,
+            seed=seed,
+            device=device,
+            wandb=wandb,
+            spread=spread,
+            keep=keep,
+            examples_every=examples_every,
+        )
         if ended.ended == "stopped":
             part()
             raise SystemExit(130)

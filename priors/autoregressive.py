@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from priors.cache import Cache, CrossCache
 from priors.conditions import Conditions, LabelConfig, LabelEmbedding, Lyrics, TimingEmbedding
 from priors.decode import draw, uniforms
-from priors.lyrics import LyricConfig, LyricEncoder
+from priors.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
 from priors.prior import How, Prior, PriorSpec, Sequences
 from priors.step import Step, stepper
 from priors.transformer import Init, Transformer, TrunkConfig
@@ -192,18 +192,13 @@ class AutoregressivePrior(Prior):
         return Heard(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
 
     def lyrics_of(self, cond: Conditions, batch: int) -> Lyrics:
-        if cond.lyrics is not None:
-            return cond.lyrics
-        device, shape = self.x_emb.weight.device, (batch, self.config.n_tokens)
-        return Lyrics(torch.zeros(shape, dtype=torch.long, device=device), torch.full(shape, torch.nan, device=device))
+        return cond.lyrics or no_lyrics(batch, self.config.n_tokens, self.x_emb.weight.device)
 
     def distance(self, lyrics: Lyrics) -> Float[Tensor, "b t n"] | None:
         """Seconds between each step and each letter."""
         if not self.config.trunk.time_bias:
             return None
-        step = self.config.hop / self.config.sample_rate
-        when = (torch.arange(self.config.n_ctx, device=lyrics.ids.device) + 0.5) * step
-        return (when[None, :, None] - lyrics.seconds[:, None, :].float()).abs()
+        return letter_distance(lyrics, self.config.n_ctx, self.config.hop / self.config.sample_rate)
 
     # ---- training
 

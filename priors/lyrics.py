@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from priors.conditions import Lyrics
 from priors.linear import LayerNorm, Linear
 from priors.transformer import Init, Transformer, TrunkConfig
 
@@ -172,6 +173,18 @@ def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float)
     known = np.flatnonzero(~np.isnan(seconds))
     at = int(known[np.abs(seconds[known] - middle).argmin()])
     return min(max(at - n_tokens // 2, 0), len(seconds) - n_tokens)
+
+
+def no_lyrics(batch: int, n_tokens: int, device: torch.device) -> Lyrics:
+    """Padding alone, as for a song without words."""
+    ids = torch.zeros(batch, n_tokens, dtype=torch.long, device=device)
+    return Lyrics(ids, torch.full(ids.shape, torch.nan, device=device))
+
+
+def letter_distance(lyrics: Lyrics, steps: int, seconds_each: float) -> Float[Tensor, "b t n"]:
+    """Seconds between the middle of each of `steps` steps of a window and each letter, nan where its time is not known."""
+    when = (torch.arange(steps, device=lyrics.ids.device) + 0.5) * seconds_each
+    return (when[None, :, None] - lyrics.seconds[:, None, :].float()).abs()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class How:
     top_k: int = 0
     top_p: float = 0.0
     guidance: float = 1.0
-    passes: int = 0  # rounds of a prior that fills many codes at once
+    passes: int = 0  # rounds of a prior that fills many codes at once; 0: as many as it takes by itself
+    noise: float = 4.5  # of such a prior: how far chance, rather than the model, says which codes stand first
     published: bool = False  # reproduce the published code where ours is deliberately different
 
 

@@ -12,7 +12,7 @@ from data_prep.manifest import prepare
 from data_prep.songs import make_corpus
 from jukebox.model import Jukebox
 from launch import ablate as verb
-from launch import ablate_prior, loop
+from launch import ablate_masked, ablate_prior, loop
 from launch.ablate import VARIANTS, Unit, ablate, recipe_of, run_unit, shape_of, summarise
 from launch.encode import encode
 from launch.evidence import rows_table
@@ -141,3 +141,54 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     for unit in units:
         prior = Jukebox.from_pretrained(tmp_path / "out" / "units" / unit.name / "model").prior(2)
         assert prior.config.trunk.time_bias == (unit.arm != "no time bias")
+
+
+# ---- the masked prior
+
+
+def made_up_masked(seed: int) -> dict:
+    level = {"bits": 4.0 + seed, "unigram_bits": 8.0, "ratio": 0.5}
+    suffix = {f"{end}_{how}": 1.0 for end in ("last", "first") for how in ("with", "without", "ratio")}
+    return {
+        "seed": seed, "half": {"2": level, "1": level}, "suffix": {"2": suffix, "1": suffix},
+        "parents": {"own": 2.0, "other": 8.0, "ratio": 0.25}, "other_song": {"mel": 9.0, "frechet": 50.0},
+        "passes": {"1": {"mel": 5.0, "frechet": 20.0}, "12": {"mel": 4.0, "frechet": 5.0 + seed}, "36": {"mel": 4.0, "frechet": 5.0}},
+    }  # fmt: skip
+
+
+def test_figures_of_the_masked_prior_are_ratios_seed_by_seed():
+    rows = {row["what"]: row for row in ablate_masked.summarise([made_up_masked(s) for s in range(3)])}
+    assert rows["level 2, half hidden: bits"]["values"] == [4.0, 5.0, 6.0]
+    assert rows["frechet of 12 passes / of 1"]["values"] == [0.25, 0.3, 0.35]
+    assert rows["bottom from the levels above: mel, ratio"]["mean"] == 0.25
+    assert "another song: frechet" in rows and "middle and bottom one code after another: mel" not in rows
+
+
+@pytest.mark.long
+def test_a_masked_prior_is_trained_in_a_copy_of_the_model_and_measured(tmp_path, monkeypatch):
+    corpus = make_corpus(tmp_path / "corpus", 12, seed=0, seconds=4.0, workers=0)
+    data, model = tmp_path / "data", tmp_path / "model"
+    prepare(corpus / "songs.jsonl", data, test_share=0.4)
+    train("vqvae", str(data), preset="test", steps=10, out=str(model))
+    with pytest.raises(UserError, match="jukebox encode"):
+        ablate("masked", str(data), str(model), out=str(tmp_path / "out"), preset="test")
+    encode(str(data), str(model))
+    train("prior", str(data), preset="test", levels="1,0", steps=10, out=str(model))
+    monkeypatch.setattr("jukebox.masked_evaluation.ROWS", 4)
+    before = sorted(path.name for path in model.iterdir())
+    ablate(
+        "masked",
+        str(data),
+        str(model),
+        out=str(tmp_path / "out"),
+        seeds=1,
+        steps=10,
+        songs=3,
+        processes=1,
+        preset="test",
+    )
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    what = {row["what"]: row["mean"] for row in kept["rows"]}
+    assert what["level 0, half hidden: unigram bits"] > 0 and "middle and bottom one code after another: mel" in what
+    assert sorted(path.name for path in model.iterdir()) == before
+    assert Jukebox.from_pretrained(tmp_path / "out" / "units" / "masked_0" / "model").masked()

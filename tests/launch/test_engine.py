@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,15 @@ from torch import nn
 
 from data_prep.errors import UserError
 from jukebox.presets import Recipe
-from launch.deepspeed import CARDS, OURS, Spread, configuration, merged
+from launch.deepspeed import BUCKETS, CARDS, OURS, Spread, configuration, merged
 from launch.engine import TorchEngine, open_engine
 from launch.gradients import PartNorms, Spikes, noise_scale
 from launch.log import read_log
-from launch.loop import fit, fold
+from launch.loop import fit
 from launch.ranks import first_host, local_rank, meeting_point, rank_and_ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toys import Duel, Line
 
 RECIPE = Recipe(steps=40, batch=8, lr=1e-2, warmup=5, log_every=1, save_every=10)
 CPU = torch.device("cpu")
@@ -74,28 +79,6 @@ def test_the_noise_scale_of_a_gradient_with_known_noise_is_found():
     assert math.isnan(noise_scale(1.0, 2.0, rows, parts)), "less noise than none is no noise scale"
 
 
-class Line:
-    """A task of one linear layer."""
-
-    name, unit, amount, identity = "line_0", "rows", 8.0, {}
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Linear(3, 1)
-
-    def open(self) -> None:
-        pass
-
-    def batch(self, step: int, rank: int, world: int) -> torch.Tensor:
-        return torch.randn(8, 3, generator=torch.Generator().manual_seed(fold(0, step))).chunk(world)[rank]
-
-    def loss(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        return {"loss": (self.model(batch)[:, 0] - batch.sum(1)).square().mean()}
-
-    def save(self) -> None:
-        pass
-
-
 def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for parts in (1, 4):
         fit(Line(), RECIPE, tmp_path / str(parts), spread=Spread(accumulate=parts))
@@ -103,26 +86,6 @@ def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for name in ("loss", "gradient_norm"):
         assert [line[name] for line in one] == pytest.approx([line[name] for line in four], rel=1e-4)
     assert "noise_scale" not in one[-1] and any("noise_scale" in line for line in four)
-
-
-class Duel(Line):
-    """Two phases: a generator makes a number of noise, a critic tells it from 3; the optimum is 3 for the generator."""
-
-    name = "duel_0"
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = nn.ModuleDict(
-            {"makes": nn.Linear(3, 1), "judges": nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))}
-        )
-        self.phases = {"generator": self.model["makes"], "critic": self.model["judges"]}
-
-    def loss(self, batch: torch.Tensor, step: int, phase: str = "") -> dict[str, torch.Tensor]:
-        made, true = self.model["makes"](batch), 3.0 + 0.1 * batch[:, :1]
-        if phase == "generator":
-            return {"loss": nn.functional.softplus(-self.model["judges"](made)).mean(), "made": made.detach().mean()}
-        told = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(self.model["judges"](made))
-        return {"loss": told.mean()}
 
 
 def test_phases_learn_in_turn_each_by_its_own_optimiser_and_leave_the_others_still():
@@ -152,16 +115,17 @@ def test_two_phases_train_log_and_go_on_exactly(tmp_path):
 def test_deepspeed_is_told_the_global_batch_and_the_stage():
     told = configuration(replace(RECIPE, batch=24), Spread(zero=2, offload=True, accumulate=3), world=4)
     assert told["train_batch_size"] == 24 and told["train_micro_batch_size_per_gpu"] == 2
-    assert told["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
+    assert told["zero_optimization"] == {"stage": 2, **BUCKETS, "offload_optimizer": {"device": "cpu"}}
     assert configuration(RECIPE, Spread(), world=2)["zero_optimization"]["stage"] == 1
     assert {Spread(**{k: v for k, v in card.items() if k != "recompute"}).stage for card in CARDS.values()} == {1, 2, 3}
 
 
 def test_a_file_of_ones_own_adds_settings_and_may_not_contradict_the_flags(tmp_path):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 5}, "zero_hpz": 1}))
+    theirs = {"stage": 3, "stage3_prefetch_bucket_size": 5, "sub_group_size": 7}
+    file.write_text(json.dumps({"zero_optimization": theirs, "prescale_gradients": True}))
     told = configuration(RECIPE, Spread(zero=3, file=str(file)), world=2)
-    assert told["zero_optimization"] == {"stage": 3, "stage3_prefetch_bucket_size": 5} and told["zero_hpz"] == 1
+    assert told["zero_optimization"] == {**BUCKETS, **theirs} and told["prescale_gradients"]
     with pytest.raises(UserError, match=r"sets zero_optimization.stage to 3, here it is 1 by --zero"):
         configuration(RECIPE, Spread(zero=1, file=str(file)), world=2)
     for name, flag in OURS.items():
@@ -177,7 +141,7 @@ def test_a_file_of_ones_own_adds_settings_and_may_not_contradict_the_flags(tmp_p
 
 def test_what_cannot_be_spread_is_told_in_one_line():
     for recipe, spread, words in [
-        (RECIPE, Spread(accumulate=3), "a batch of 8 cannot be shared equally by 2 processes in 3 parts each; give --batch a multiple of 6"),
+        (RECIPE, Spread(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
         (RECIPE, Spread(zero=0, offload=True), "give --zero 1, 2 or 3"),
         (replace(RECIPE, fp16=True), Spread(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
     ]:  # fmt: skip

@@ -21,7 +21,7 @@ from jukebox.presets import Recipe, find
 from launch.log import read_log
 from launch.loop import Trained, fit
 from launch.pcm import Pcm
-from launch.tasks import PriorTask, VQVAETask, blend, blend_shares
+from launch.tasks import MaskedTask, PriorTask, VQVAETask, blend, blend_shares
 from launch.train import train
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
@@ -56,6 +56,8 @@ def tasks(data: Path, model: Path, recipe: Recipe):
     priors = [preset.prior(level, len(labels.artists), len(labels.genres)) for level in (2, 1)]
     made = [VQVAETask(jukebox, 1, data, replace(recipe, crop=1024), 0, "cpu")]
     made += [PriorTask(jukebox, config, data, replace(recipe, jitter_seconds=0.1), 0, "cpu") for config in priors]  # type: ignore[list-item]
+    masked = preset.masked_prior(len(labels.artists), len(labels.genres))
+    made.append(MaskedTask(jukebox, masked, data, replace(recipe, drop_labels=0.2), 0, "cpu"))  # type: ignore[arg-type]
     for task in made:
         task.open()
     return made
@@ -77,6 +79,20 @@ def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_r
         assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True)), task.name
         joined = [torch.cat(parts) for parts in zip(*halves, strict=True)]
         assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True)), task.name
+
+
+def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model):
+    """Also of the masked prior, of which each part asks for another number of codes."""
+    jukebox = Jukebox.from_pretrained(model)
+    config = find("test").masked_prior(len(jukebox.labels.artists), len(jukebox.labels.genres), jukebox.vocabulary.size)
+    masked = MaskedTask(jukebox, config, data, RECIPE, 0, "cpu")
+    masked.open()
+    for task in (*tasks(data, model, RECIPE)[1:], masked):
+        whole = task.loss(task.batch(7, 0, 1), 7)
+        parts = [task.loss(task.batch(7, rank, 4), 7) for rank in range(4)]
+        assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
+        for name, value in whole.items():
+            assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
 
 
 def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
@@ -149,7 +165,7 @@ def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_pat
             fit(task, recipe, folder)
             lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
             found.append((lines, [p.detach().clone() for p in task.model.state_dict().values()]))
-    for (lines, weights), (again, weights_again) in zip(found[:3], found[3:]):
+    for (lines, weights), (again, weights_again) in zip(found[:4], found[4:], strict=True):
         assert len(lines) == 25 and lines == again
         assert all(torch.equal(a, b) for a, b in zip(weights, weights_again))
 
@@ -199,6 +215,21 @@ def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, mod
         fit(task, recipe, folder / "training")
         bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
     assert bits[0] < 1.0 and bits[1] > 2.5, bits
+
+
+def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, model, tmp_path):
+    out = tmp_path / "model"
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+    train("masked", str(data), preset="test", steps=3, out=str(out))
+    opened = Jukebox.from_pretrained(out)
+    assert opened.masked().config == find("test").masked_prior(
+        len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
+    )
+    lines = read_log(out / "training" / "masked" / "log.jsonl")
+    assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
+    for flags, message in (({"level": 2}, "all levels at once"), ({"preset": "vqvae"}, "has no masked")):
+        with pytest.raises(UserError, match=message):
+            train("masked", str(data), **{"preset": "test", "out": str(out), **flags})  # type: ignore[arg-type]
 
 
 def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_path):
