@@ -8,7 +8,7 @@ MODEL ?= demo/model
 # .venv/bin first: mpirun, ninja and the libraries behind them must come from one place.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo demo-edit evidence test test-long lint bench clean distclean
+.PHONY: install demo demo-edit evidence test test-long test-cluster lint bench clean distclean
 .DEFAULT_GOAL := install
 
 install: .venv/.installed
@@ -40,6 +40,10 @@ test: install
 
 test-long: install
 	$(BIN)/python -m pytest -m long
+
+# Two hosts and a SLURM of two nodes made of this one machine: needs root, and what docs/cluster.md says; the rest is skipped.
+test-cluster: install
+	$(BIN)/python -m pytest tests/cluster/two_hosts.py tests/cluster/slurm.py
 
 lint: install
 	$(BIN)/ruff check .
