@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,20 @@ from jaxtyping import Float
 
 from data_prep.audio import mix, open_source, to_pcm
 from data_prep.errors import BadAudio
+
+
+def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
+    """The blocks at another rate, as many and one more, which is the end that the filter held back."""
+    import soxr
+
+    stream, channels = None, 0
+    for block in blocks:
+        if stream is None:
+            channels = len(block)
+            stream = soxr.ResampleStream(rate, target, channels, "float32", "HQ")
+        yield stream.resample_chunk(np.ascontiguousarray(block.T)).T
+    if stream is not None:
+        yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
 
 
 class BlockReader:
@@ -51,16 +65,19 @@ class BlockReader:
                 raise BadAudio(self.path, "unreadable", f"decoding failed: {error}") from error
 
     def _resampled(self) -> Iterator[np.ndarray]:
-        import soxr
-
-        stream = soxr.ResampleStream(self.source_rate, self.sample_rate, self.source_channels, "float32", "HQ")
         heard = given = 0
-        for block in self._decoded():
-            heard += block.shape[1]
-            made = stream.resample_chunk(np.ascontiguousarray(block.T))
-            given += len(made)
-            yield made.T
-        rest = stream.resample_chunk(np.zeros((0, self.source_channels), np.float32), last=True).T
+
+        def counted() -> Iterator[np.ndarray]:
+            nonlocal heard
+            for block in self._decoded():
+                heard += block.shape[1]
+                yield block
+
+        rest = np.zeros((self.source_channels, 0), np.float32)
+        for made in resampled(counted(), self.source_rate, self.sample_rate):
+            given += rest.shape[1]
+            yield rest
+            rest = made
         count = round(heard * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
         yield np.pad(rest[:, : max(0, count)], ((0, 0), (0, max(0, count - rest.shape[1]))))
 

@@ -130,7 +130,7 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
         check_weights(asked, Facts.read(model.folder))
         if "model_hash" not in asked:
             run.update(model_hash=model.hashes())
-        chosen = _device(device or asked["device"])
+        chosen = chosen_device(device or asked["device"])
         if asked["device"] == "auto":
             run.update(device=chosen.split(":")[0])
         if "compiled" not in asked:
@@ -229,7 +229,7 @@ def _choices(model: Jukebox, choices: dict) -> Choices:
     return Choices(**{"threads": torch.get_num_threads(), **choices, "how": how})
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

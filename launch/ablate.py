@@ -1,5 +1,5 @@
 """The verb ablate; and what each idea of the codec is worth, by leaving it out (the priors: `launch/ablate_prior.py`,
-`launch/ablate_masked.py`).
+`launch/ablate_masked.py`, `launch/ablate_prompts.py`).
 
 Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
 autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
@@ -235,7 +235,7 @@ def print_tables(summary: dict[str, Any]) -> None:
 
 
 def ablate(
-    what: Literal["codec", "prior", "masked"],
+    what: Literal["codec", "prior", "masked", "prompts"],
     data: str,
     model: str = "",
     *,
@@ -251,10 +251,11 @@ def ablate(
     codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores.
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
+    prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 
-    what: codec, prior (the top one), or masked
-    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (prior, masked)
-    model: the model folder whose codec wrote the codes in DATA (prior, masked); {seed} likewise
+    what: codec, prior (the top one), masked, or prompts
+    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (all but codec)
+    model: the model folder whose codec wrote the codes in DATA (all but codec); {seed} likewise
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
@@ -277,6 +278,10 @@ def ablate(
         from launch.ablate_masked import ablate_masked
 
         ablate_masked(data, model, Path(out), seeds, steps, songs, processes, preset)
+    elif what == "prompts":
+        from launch.ablate_prompts import ablate_prompts
+
+        ablate_prompts(data, model, Path(out), seeds, songs, processes)
     else:
         ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
 

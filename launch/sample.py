@@ -5,6 +5,7 @@ The request is on disk before torch is imported: whenever a command is stopped, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,7 +101,7 @@ def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing
     from jukebox.facts import Facts
 
     facts = Facts.read(model)
-    _make(out, request.sampled(facts, [_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
+    _make(out, request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
 
 
 @shared_flags
@@ -121,7 +122,7 @@ def continue_(
     from jukebox.facts import Facts
 
     facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
-    asked = [_song(facts, words)]
+    asked = [read_song(facts, words)]
     wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
     _make(out, wish, machine)
 
@@ -148,7 +149,7 @@ def branch(
     from jukebox.run import Run
 
     choices = request.Choices(takes=takes, total_seconds=total_seconds, **_machine(machine))
-    words = _song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
+    words = read_song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
     asked = request.branched(
         Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
@@ -180,7 +181,7 @@ def upsample(
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         facts = Facts.read(model)
-        _make(out, request.upsampled_codes(facts, _song(facts, words), run, choices, kept), machine)
+        _make(out, request.upsampled_codes(facts, read_song(facts, words), run, choices, kept), machine)
         return
     if words != Words() or model:
         raise UserError(
@@ -239,7 +240,8 @@ def _go(run: Run, device: str = "") -> None:
     from launch.plan import preflight
 
     if rank == 0:
-        _tell_left_out(run)
+        texts = [entry["lyrics"] or "" for entry in run.request["samples"]]
+        tell_left_out(run.request["model"], texts)
         preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
@@ -294,7 +296,7 @@ def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
     return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
 
-def _song(facts: Facts, words: Words) -> Song:
+def read_song(facts: Facts, words: Words) -> Song:
     from jukebox.song import Song
 
     labels, genres = facts.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
@@ -324,12 +326,12 @@ def read_lyrics(path: str) -> tuple[str, list]:
 # ---- what is told
 
 
-def _tell_left_out(run: Run) -> None:
+def tell_left_out(model: str | Path, texts: Sequence[str]) -> None:
     """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
     from jukebox.model import Jukebox
 
-    for text in dict.fromkeys(entry["lyrics"] for entry in run.request["samples"] if entry["lyrics"]):
-        dropped = Jukebox.from_pretrained(run.request["model"]).vocabulary.encode(text).dropped
+    for text in dict.fromkeys(text for text in texts if text):
+        dropped = Jukebox.from_pretrained(model).vocabulary.encode(text).dropped
         if dropped:
             listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
             print(f"left out of the lyrics, because the model has no letter for it: {listed}")

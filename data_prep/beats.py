@@ -1,0 +1,90 @@
+"""When the beats of a recording fall, and when its notes begin, in seconds; by librosa (Ellis 2007 for beats).
+
+The strength of onsets is measured in pieces, so that memory does not grow with the song, and both are found in the whole of it: 43
+numbers a second. librosa compiles its beat tracker when it is first called, some 15 seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.blocks import BlockReader
+
+RATE, HOP = 22050, 512
+PIECE, MARGIN = 2048 * HOP, 8 * HOP  # samples measured at a time, and heard on both sides of them
+
+
+class Pulse(NamedTuple):
+    """Beats a minute, and the second of each beat."""
+
+    tempo: float
+    beats: Float[np.ndarray, " n"]
+
+
+def find_beats(path: str | Path) -> Pulse:
+    """The beats of a recording; none where nothing is struck."""
+    return beats_of(_strength(_sound(path)))
+
+
+def find_onsets(path: str | Path) -> Float[np.ndarray, " n"]:
+    """The seconds at which notes begin: peaks of the onset strength, traced back to where it began to rise."""
+    import librosa
+
+    strength = _strength(_sound(path))
+    if not strength.any():
+        return np.zeros(0)
+    found = librosa.onset.onset_detect(
+        onset_envelope=strength, sr=RATE, hop_length=HOP, backtrack=True, energy=strength, units="time"
+    )
+    return np.asarray(found, np.float64)
+
+
+def pulse_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Pulse:
+    """The beats of mono samples."""
+    import soxr
+
+    at_rate = audio if sample_rate == RATE else soxr.resample(audio, sample_rate, RATE)
+    return beats_of(_strength(iter([np.asarray(at_rate, np.float32)])))
+
+
+def beats_of(strength: Float[np.ndarray, " n"]) -> Pulse:
+    """The beats in a curve of onset strength."""
+    import librosa
+
+    if not strength.any():
+        return Pulse(0.0, np.zeros(0))
+    tempo, beats = librosa.beat.beat_track(onset_envelope=strength, sr=RATE, hop_length=HOP, units="time")
+    return Pulse(float(np.atleast_1d(tempo)[0]), np.asarray(beats, np.float64))
+
+
+def _sound(path: str | Path) -> Iterator[Float[np.ndarray, " n"]]:
+    with BlockReader(path, sample_rate=RATE, channels=1) as reader:
+        yield from (block[0] for block in reader)
+
+
+def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " m"]:
+    """Onset strength, a number for every HOP samples; measured piece by piece, each with a margin that is dropped."""
+    parts, held, margin, more = [], np.zeros(0, np.float32), 0, True
+    while more:
+        gathered = [held]
+        while sum(map(len, gathered)) < margin + PIECE + MARGIN and (more := (block := next(blocks, None)) is not None):
+            gathered.append(block)  # type: ignore[arg-type]  # None ends the loop
+        held = np.concatenate(gathered)
+        if len(held) <= margin:
+            break
+        parts.append(_piece(held, margin, PIECE if more else len(held) - margin))
+        if more:
+            held, margin = held[margin + PIECE - MARGIN :], MARGIN
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _piece(sound: Float[np.ndarray, " n"], margin: int, count: int) -> Float[np.ndarray, " m"]:
+    import librosa
+
+    strength = librosa.onset.onset_strength(y=sound[: margin + count + MARGIN], sr=RATE, hop_length=HOP)
+    return strength[margin // HOP : (margin + count) // HOP]
