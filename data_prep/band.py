@@ -1,4 +1,4 @@
-"""Four artists and three genres, and the accompaniment that one of each plays together.
+"""Four artists, a fifth for fine-tuning and three genres, and the accompaniment that one of each plays together.
 
 An artist is who plays: instruments, a scale, a few chord progressions, a habit (arpeggios, block chords, off-beats, a
 drone) and the singer's throat and range. A genre is how time goes: tempo, metre, swing, drum pattern. Both are meant to
@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.instruments import note
 
-MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
+MAJOR, MINOR, HARMONIC = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 8, 11)
 DORIAN, MIXOLYDIAN = (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10)
 
 
@@ -57,6 +57,10 @@ ARTISTS = (
     Artist("Harbour Lights", DORIAN, (50, 52, 57), ((0, 3, 0, 6), (0, 6, 3, 4)), "block", "organ", "organ", 46, 0.93),
     Artist("Night Ferry", MIXOLYDIAN, (53, 55, 58), ((0, 6, 3, 0), (0, 3, 6, 3)), "offbeat", "reed", "reed", 48, 1.05),
     Artist("Glass Orchard", MINOR, (50, 52, 53), ((0, 5, 2, 6), (0, 3, 5, 6)), "drone", "bell", "bell", 50, 1.12),
+)
+# Plays in no corpus unless asked for: what a model is fine-tuned on must be new to it.
+NEWCOMER = Artist(
+    "Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86
 )
 GENRES = (
     Genre(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,19 @@ class Labels:
             keys = [word for key in keys for word in key.split("_")]
         return [self._genre_ids.get(key, 0) for key in keys]
 
+    def extended(self, other: Labels) -> Labels:
+        """Return these labels with the names of `other` that are not known behind them; no number changes.
+
+        The pace stays, but for genres that had none. By the rules "v2" the words of a genre are what is known.
+        """
+        genres = [clean(name, self.rules).split("_") if self.rules == "v2" else [name] for name in other.genres]
+        artists = _unknown(other.artists, self._artist_ids, self._key)
+        words = _unknown([word for name in genres for word in name], self._genre_ids, self._key)
+        pace = self.pace or other.pace
+        if self.pace and other.pace:
+            pace = replace(self.pace, genres={**other.pace.genres, **self.pace.genres})
+        return replace(self, artists=(*self.artists, *artists), genres=(*self.genres, *words), pace=pace)
+
     def to_json(self) -> dict[str, Any]:
         """Return lists and plain numbers; `from_json` undoes it."""
         pace = self.pace.to_json() if self.pace else None
@@ -99,6 +112,15 @@ def build_labels(rows: Iterable[Any]) -> Labels:
     artists = _vocabulary(row.artist for row in rows if row.artist)
     genres = _vocabulary(genre for row in rows for genre in row.genres)
     return Labels(artists, genres, measure_pace(rows))
+
+
+def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:
+    """Return the names whose key is not known, each once."""
+    new: dict[str, str] = {}
+    for name in names:
+        if key(name) and key(name) not in known and key(name) != key(UNKNOWN):
+            new.setdefault(key(name), name)
+    return list(new.values())
 
 
 def _vocabulary(names: Iterable[str]) -> tuple[str, ...]:

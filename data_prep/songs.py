@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.band import ARTISTS, GENRES, Artist, Genre, Score, play, write_score
+from data_prep.band import ARTISTS, GENRES, NEWCOMER, Artist, Genre, Score, play, write_score
 from data_prep.errors import UserError
 from data_prep.voice import Syllable, sing, split_syllables
 
@@ -130,12 +130,13 @@ def soften(sound: np.ndarray, knee: float = 0.6, ceiling: float = 0.94) -> np.nd
     return sound
 
 
-def named(what: str, name: str | None, choices: tuple, rng: np.random.Generator):
-    """The artist or genre of that name, or one by chance where no name is given."""
+def named(what: str, name: str | None, choices: tuple, rng: np.random.Generator, others: tuple = ()):
+    """The artist or genre of that name, or one of `choices` by chance where no name is given."""
     drawn = choices[int(rng.integers(len(choices)))]
-    found = [choice for choice in choices if choice.name == name] if name is not None else [drawn]
+    known = (*choices, *others)
+    found = [choice for choice in known if choice.name == name] if name is not None else [drawn]
     if not found:
-        raise UserError(f"no {what} is called {name!r}; made songs know {', '.join(c.name for c in choices)}")
+        raise UserError(f"no {what} is called {name!r}; made songs know {', '.join(c.name for c in known)}")
     return found[0]
 
 
@@ -153,7 +154,7 @@ def make_song(
     Given lyrics are sung as far as they fit (`words` says what was sung); letters sound, other characters are silent.
     """
     choice, words_rng, score_rng, band_rng, noise_rng = (np.random.default_rng([seed, i]) for i in range(5))
-    who: Artist = named("artist", artist, ARTISTS, choice)
+    who: Artist = named("artist", artist, ARTISTS, choice, (NEWCOMER,))
     how: Genre = named("genre", genre, GENRES, choice)
     score = write_score(who, how, seconds, score_rng)
     made = make_lyrics(how, seconds, words_rng)
@@ -170,12 +171,13 @@ def make_song(
     return MadeSong(mix, sample_rate, who.name, how.name, lyrics, words)
 
 
-def write_song(index: int, *, folder: Path, seed: int, seconds: float, sample_rate: int) -> dict:
-    """Song `index` of a corpus, written as a file; its row of songs.jsonl. Artists and genres come round in turn."""
+def write_song(index: int, *, folder: Path, seed: int, seconds: float, sample_rate: int, artist: str | None) -> dict:
+    """Song `index` of a corpus, written as a file; its row of songs.jsonl. Genres, and artists if none is named, in turn."""
     from data_prep.audio import write_wav
 
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    artist, genre = ARTISTS[index % 4].name, GENRES[index // 4 % 3].name
+    genre = GENRES[index % 3 if artist else index // 4 % 3].name
+    artist = artist or ARTISTS[index % 4].name
     song = make_song(own, seconds=seconds, sample_rate=sample_rate, artist=artist, genre=genre)
     path = f"song_{index:04d}.wav"
     write_wav(folder / path, song.audio[None], sample_rate)
@@ -190,14 +192,18 @@ def make_corpus(
     seed: int = 0,
     seconds: float = 20.0,
     sample_rate: int = 22050,
+    artist: str | None = None,
     workers: int = 2,
 ) -> Path:
-    """Write `count` songs and songs.jsonl and return the folder: the same bytes for a seed, whatever `workers` is."""
+    """Write `count` songs (all by `artist`, or by four in turn) and songs.jsonl, and return the folder.
+
+    The bytes depend on the seed and not on `workers`.
+    """
     from data_prep.pool import is_leader, map_songs
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write = partial(write_song, folder=folder, seed=seed, seconds=seconds, sample_rate=sample_rate)
+    write = partial(write_song, folder=folder, seed=seed, seconds=seconds, sample_rate=sample_rate, artist=artist)
     rows = list(map_songs(write, range(count), workers=workers, what="made songs"))
     if is_leader():  # the other ranks under mpirun get no rows
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms and curves for the docs.
+"""Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms for the docs.
 
 `write_page` reads nothing but the run folder (run.json, progress.jsonl, alignment.json, audio/*.wav), so it can be called after every
 window, after a kill, and years later. Pictures depend on the sound alone and are drawn again when the sound is newer.
@@ -12,7 +12,6 @@ import io
 import json
 import os
 import wave
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,27 +94,25 @@ def plot_spectrogram(
     return save(figure, path)
 
 
-def loss_curves(logs: Mapping[str, Path], path: Path, key: str = "loss", unit: str = "") -> Path:
-    """Draws `key` over "step" of logs (label -> jsonl) to `path` (PNG): every point faintly, a running mean over it."""
-    from matplotlib.figure import Figure
+def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
+    """Draws a matrix bare to `path` (PNG), row 0 lowest, from its hundredth to its last but one hundredth value; small ones larger."""
+    from matplotlib.image import imsave
 
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    for label, log in logs.items():
-        points = [(line["step"], line[key]) for line in read_lines(Path(log)) if "step" in line and key in line]
-        if not points:
-            raise UserError(f'{log} has no line with "step" and "{key}"; give the log.jsonl of a training')
-        step, value = np.array(points, dtype=np.float64).T
-        width = max(1, len(value) // 25)
-        smooth = np.convolve(
-            np.pad(value, (width // 2, (width - 1) // 2), mode="edge"), np.ones(width) / width, "valid"
-        )
-        (line,) = axes.plot(step, smooth, label=label)
-        axes.plot(step, value, color=line.get_color(), alpha=0.2, linewidth=0.8)
-    axes.set(xlabel="step", ylabel=f"{key} ({unit})" if unit else key)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return save(figure, path)
+    low, high = np.quantile(values, [0.01, 0.99])
+    larger = [max(1, round(size / of)) for size, of in zip((256, 768), values.shape, strict=True)]
+    png, drawn = io.BytesIO(), values.repeat(larger[0], axis=0).repeat(larger[1], axis=1)
+    imsave(
+        png,
+        drawn,
+        vmin=low,
+        vmax=max(high, low + 1e-9),
+        cmap="magma",
+        origin="lower",
+        format="png",
+        metadata={"Software": "jukebox"},
+    )
+    write_atomically(Path(path), png.getvalue())
+    return Path(path)
 
 
 def save(figure: Any, path: Path) -> Path:

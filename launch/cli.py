@@ -48,6 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "lyrics": ("launch.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
     "features": ("launch.features:features", "the hidden states of a prior over a recording, for research"),
     "codec": ("launch.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
+    "report": ("launch.report:report", "the curves of a training as a page, from its log.jsonl"),
     "evaluate": ("launch.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
     "launch": ("launch.cluster:launch", "any of these in many processes: one machine, a list of hosts, MPI or SLURM"),

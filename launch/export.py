@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_prep.errors import UserError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from launch.checkpoint import Checkpoint
+
+M = TypeVar("M", bound="nn.Module")
 
 
 def export(training: str, *, out: str = "", step: int = 0) -> None:
@@ -26,7 +28,6 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
     """
     folder = Path(training)
     checkpoint = chosen(folder, step)
-    what, _, level = str(checkpoint.facts["name"]).rpartition("_")
     home = folder.resolve().parents[1]
     target = Path(out) if out else home
     if not (target / "config.json").is_file():
@@ -36,7 +37,7 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
         for name, value in checkpoint.facts["identity"].items()
         if name.startswith("setting ")
     }
-    write(checkpoint, what, int(level), settings, target)
+    write(checkpoint, settings, target)
     print(f"{checkpoint.facts['name']}: the weights of step {checkpoint.facts['step']} are in {target}")
 
 
@@ -67,36 +68,32 @@ def copy_model(home: Path, target: Path) -> None:
     shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)
 
 
-def write(checkpoint: Checkpoint, what: str, level: int, settings: dict[str, Any], target: Path) -> None:
+def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> None:
     """Write a level of the codec, or a prior, of these settings into a model folder."""
-    import torch
-
     from jukebox.model import Jukebox
     from priors.autoregressive import AutoregressivePrior, PriorConfig
+    from priors.masked import MaskedConfig, MaskedPrior
     from vqvae.vqvae import VQVAE, VQVAEConfig
 
-    model = Jukebox.from_pretrained(target)
+    model, (what, _, level) = Jukebox.from_pretrained(target), checkpoint.facts["name"].partition("_")
     if what == "vqvae":
-        codec = VQVAE(VQVAEConfig.from_dict(settings), (level,))
+        codec = VQVAE(VQVAEConfig.from_dict(settings), (int(level),))
         if codec.config != model.codec_config:
             raise UserError(f"{target} holds a codec of another configuration; give another --out")
-        fill_averaged(codec, checkpoint)
-        model.save_codec(codec)
-        return
-    if model.codec_hash() != checkpoint.facts["identity"]["codec"]:
+        model.save_codec(filled(codec, checkpoint))
+    elif model.codec_hash() != checkpoint.facts["identity"]["codec"]:
         raise UserError(
             f"the prior was trained on the codes of another codec than that of {target}; give another --out"
         )
-    with torch.device("meta"):
-        prior = AutoregressivePrior(PriorConfig.from_json(settings))
-    fill_averaged(prior, checkpoint)
-    model.save_prior(level, prior)
+    elif what == "masked":
+        model.save_masked(filled(MaskedPrior(MaskedConfig.from_json(settings)), checkpoint))
+    else:
+        model.save_prior(int(level), filled(AutoregressivePrior(PriorConfig.from_json(settings)), checkpoint))
 
 
-def fill_averaged(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """The weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
-    names = checkpoint.names("weights")
-    averaged = {name: checkpoint.get("average", name) for name in names}
+def filled(model: M, checkpoint: Checkpoint) -> M:
+    """A model with the weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
+    averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
     state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}
     try:
         model.load_state_dict(state, assign=True)  # type: ignore[arg-type]
@@ -105,3 +102,4 @@ def fill_averaged(model: nn.Module, checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} is not of a plain model ({str(error).strip().splitlines()[-1].strip()}); the command that "
             "trains it writes the model too, at the end of its --steps"
         ) from None
+    return model

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,15 @@ class Log:
             self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist()
         )
         return {name: [next(flat) for _ in column] for name, column in columns.items()}
+
+    def show(self, step: int, files: Sequence[str]) -> None:
+        """Sends examples, which lie on disk, to wandb where a project was named."""
+        if self.wandb is not None and files:
+            import wandb
+
+            kinds = {".wav": wandb.Audio, ".png": wandb.Image}
+            named = {f"examples/{Path(file).stem.split('_')[-1]}": kinds[Path(file).suffix](file) for file in files}
+            self.wandb.log(named, step=step)
 
     def close(self) -> None:
         self.bar.close()

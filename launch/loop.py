@@ -150,9 +150,11 @@ def landing(done: int, steps: int, seconds: float, limit: float, recipe: Recipe)
 
 def fit(
     task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
-    spread: Spread | None = None, keep: int = 2,
+    spread: Spread | None = None, keep: int = 2, examples_every: int = 0,
 ) -> Trained:  # fmt: skip
     """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
+
+    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/examples.py`).
 
     Several ranks (`launch/group.py`) train one model together, as `spread` says. The recipe's `max_minutes` count the
     training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
@@ -163,7 +165,7 @@ def fit(
     from launch.deepspeed import Spread
 
     with locked(folder, task.name):
-        return _fit(task, recipe, folder, seed, torch.device(device), wandb, spread or Spread(), keep)
+        return _fit(task, recipe, folder, seed, torch.device(device), wandb, spread or Spread(), keep, examples_every)
 
 
 @contextlib.contextmanager
@@ -192,8 +194,9 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def _fit(
-    task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, wandb: str, spread: Spread, keep: int
-) -> Trained:
+    task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, wandb: str, spread: Spread, keep: int,
+    examples_every: int,
+) -> Trained:  # fmt: skip
     import torch
 
     from launch.checkpoint import load_checkpoint, save_checkpoint
@@ -249,6 +252,16 @@ def _fit(
         else:
             deque(tensors, maxlen=0)  # the gathering is everybody's
 
+    def show() -> None:
+        from launch.examples import write_examples
+
+        beat("writing examples")
+        engine.model.eval()
+        with engine.weights() as model:
+            files = first(lambda: [str(file) for file in write_examples(task, model, folder / "examples", done)])
+        engine.model.train()
+        log.show(done, files)
+
     def loss(numbered: tuple[int, Any], step: int, phase: str) -> dict[str, Tensor]:
         number, batch = numbered
         torch.manual_seed(fold(seed, step, number))
@@ -296,6 +309,8 @@ def _fit(
                     write_line()  # first the numbers, whose check also keeps bad weights out of the checkpoint
                 if last or done % recipe.save_every == 0:
                     save()
+                if examples_every and (last or done % examples_every == 0):
+                    show()
                 if last:
                     break
     except (NotFinite, FloatingPointError) as error:

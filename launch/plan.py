@@ -9,19 +9,22 @@ from typing import Any, Literal
 
 from data_prep.errors import UserError
 from jukebox import sizes
+from jukebox.budget import Budget
 from jukebox.plan import Plan, Request, Speed, config_of, dtype_of, fit, plan_sampling, spell
 from jukebox.run import Run
 from jukebox.schedule import codes_of
 
 
 def plan(
-    what: Literal["sample"], model: str, *, seconds: float = 20.0, takes: int = 1, prompt_seconds: float = 0.0, levels: str = "",
+    what: Literal["sample", "train"], model: str, *, seconds: float = 20.0, takes: int = 1, prompt_seconds: float = 0.0, levels: str = "",
     hop_fractions: str = "0.5,0.5,0.5", guidance: float = 1.0, dtype: str = "", batch: int = 0, parallel: bool = False,
     max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto",
-) -> Plan:  # fmt: skip
-    """Print the memory by level and part, and the time by level, that a run is predicted to take.
+    level: int = -1, gpus: str = "1", card: str = "here", zero: str = "", steps: int = 0, recompute: bool = False,
+    offload: bool = False, precision: Literal["bf16", "float32"] = "bf16", share: float = 0.4, network: float = 25.0,
+) -> Plan | list[Budget]:  # fmt: skip
+    """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
 
-    what: sample (continue, upsample and resume are planned alike when they begin)
+    what: sample (continue, upsample and resume are planned alike when they begin), or train
     model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be there
     seconds: finished length of the song, in seconds
     takes: samples of the song
@@ -30,13 +33,30 @@ def plan(
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     guidance: how much harder than trained the conditions pull (1: as trained)
     dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
-    batch: samples decoded side by side, with --parallel samples times windows (0: all, or what --max_memory chooses)
+    batch: samples decoded side by side, with --parallel samples times windows (0: all, or what --max_memory chooses);
+        train: windows a step, of all GPUs together (0: the preset's)
     parallel: below the top level, draw the windows of a song side by side
     max_memory: memory to stay below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     bandwidth: GB a second that weights are read with, on the machine that is meant (0: this one's, measured)
     threads: CPU threads (0: what torch would take)
     device: cpu, cuda, or auto: a GPU if there is one
+    level: train: the prior to train (-1: the top one)
+    gpus: train: how many GPUs; several numbers with commas between them make a row each
+    card: train: here (this machine, measured), or RTX3090, RTX4090, V100, A100-40, A100, H100, H200
+    zero: train: ZeRO's stage, 0 to 3, or several with commas between them (empty: what fits and is fastest)
+    steps: train: steps in all (0: the preset's, or 100,000)
+    recompute: train: gradient checkpointing
+    offload: train: moments on the host
+    precision: train: bf16 (autocast; weights stay float32) or float32
+    share: train: of the card's rate, how much is reached
+    network: train: GB a second that a GPU sends to others
     """
+    if what == "train":
+        from launch.plan_train import plan_train
+
+        return plan_train(
+            model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads
+        )
     from jukebox.facts import by_level
     from launch.sample import read_fractions, read_levels
 

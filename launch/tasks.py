@@ -30,11 +30,11 @@ from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
-from priors.columns import Keep, draw_masks
+from priors.columns import draw_masks
 from priors.conditions import Conditions, stack
-from priors.extend import with_lyrics
 from priors.lyrics import Characters
 from priors.masked import MaskedConfig, MaskedPrior, join_masks
+from priors.masks import Keep
 from priors.prior import Sequences
 from priors.transformer import Transformer
 from vqvae.losses import Bandwidth, measure_bandwidth
@@ -146,8 +146,9 @@ class PriorTask:
 
     def __init__(
         self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        begin: AutoregressivePrior | None = None,
+        begin: AutoregressivePrior | None = None, labels: Labels | None = None,
     ) -> None:  # fmt: skip
+        self.labels = labels or model.labels_of(config.level)
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         self.level, codec = config.level, model.codec_hash()
         self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
@@ -167,7 +168,7 @@ class PriorTask:
         self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
         model = self.jukebox
         self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], model.labels_of(self.level), model.vocabulary, model.sample_rate
+            [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate
         )
         lengths = [self.codes.length(song, self.level) for song in self.songs]
         self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)
@@ -226,30 +227,40 @@ class MaskedTask:
         )
         self.windows = Windows([self.codes.length(song, levels[-1]) for song in self.songs], self.config.n_ctx)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep]:
+    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]]:
+        """Codes, conditions, masks, and, a row, how many codes of each level a row of the whole batch asks for on the average.
+
+        Rows ask for different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
+        of it draws the masks of all rows.
+        """
         places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
         first = rank * len(places)
         rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
         codes = {level: torch.stack([row[0][level] for row in rows]) for level in rows[0][0]}
-        return codes, stack([cond for _, cond, _ in rows]), *join_masks([masks for _, _, masks in rows])
+        masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
+        asked = {level: sum(int(each[level].sum()) for _, each in masks) / len(masks) for level in codes}
+        usual = {level: torch.full((len(rows),), number, dtype=torch.float64) for level, number in asked.items()}
+        return codes, stack([cond for _, cond in rows]), *join_masks(masks[first : first + len(places)]), usual
 
-    def _row(
-        self, song: int, start: int, seed: Sequence[int]
-    ) -> tuple[dict[int, Tensor], Conditions, tuple[Keep, Keep]]:
+    def _masks(self, seed: Sequence[int]) -> tuple[Keep, Keep]:
+        return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))
+
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[int, Tensor], Conditions]:
         config, name, codes = self.config, self.songs[song], {}
         for level, ratio in enumerate(config.ratios):
             read = self.codes.read(name, level, start * ratio, (start + config.n_ctx) * ratio)
             codes[level] = torch.from_numpy(read.astype(np.int64))
         rng = np.random.default_rng(list(seed))
         cond = window_conditions(self.prepared[song], config, start, wear=self.wear, rng=rng)
-        return codes, cond, draw_masks(config.n_ctx, config.ratios, rng)
+        return codes, cond
 
-    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep], step: int) -> dict[str, Tensor]:
-        sequences, cond, keep, asked = batch
+    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]], step: int) -> dict[str, Tensor]:
+        sequences, cond, keep, asked, usual = batch
+        counts = {level: float(rows.sum()) for level, rows in usual.items()}
         sequences, keep, asked = (
             {level: x.to(self.device) for level, x in each.items()} for each in (sequences, keep, asked)
         )
-        return self.model.loss(sequences, cond.to(self.device), keep, asked)
+        return self.model.loss(sequences, cond.to(self.device), keep, asked, counts)
 
     def save(self) -> None:
         self.jukebox.save_masked(self.model)
@@ -282,26 +293,6 @@ def songs_to_train_on(
     if short := len(coded) - len(songs):
         say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
     return codes, rows, songs
-
-
-def lyrics_added(model: Jukebox, folder: str, config: PriorConfig, seed: int) -> AutoregressivePrior:
-    """The trained prior of another model folder with the lyrics of `config` added; its labels become those of `model`."""
-    old, level = Jukebox.from_pretrained(folder), config.level
-    if config.lyrics is None:
-        raise UserError(f"the preset has no lyrics at level {level}; --from_prior adds lyrics: give --level of the top")
-    if old.codec_hash() != model.codec_hash():
-        raise UserError(
-            f"{folder} was trained on the codes of another codec; copy its codec.safetensors to {model.folder}"
-        )
-    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
-    prior = with_lyrics(old.prior(level), config.lyrics, time_bias=config.trunk.time_bias)
-    if not model.prior_configs:
-        model.save_labels(old.labels_of(level))
-    elif model.labels_of(level) != old.labels_of(level):
-        raise UserError(
-            f"{model.folder} numbers artists and genres in another way than {folder}; train into a new --out"
-        )
-    return prior
 
 
 def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:

@@ -49,7 +49,11 @@ def train(
     threads: int = 0,
     device: str = "auto",
     wandb: str = "",
-    from_prior: str = "",
+    examples_every: int = 0,
+    from_model: str = "",
+    tune: Literal["all", "lora", "labels", "lyrics"] = "all",
+    rank: int = 8,
+    rehearse: str = "",
     zero: Literal["auto", "0", "1", "2", "3"] = "auto",
     offload: bool = False,
     accumulate: int = 1,
@@ -83,7 +87,12 @@ def train(
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
-    from_prior: a model folder whose trained prior has no lyrics: the preset's are added to it, and training goes on
+    examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
+    from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
+    tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
+        lyrics: all, with the preset's lyrics added to a prior without
+    rank: rank of the adapters of --tune lora
+    rehearse: a data folder of old songs, of which half of every batch is drawn, so that they are not forgotten
     zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
     offload: keep the optimiser in the host's memory, for priors larger than the card
     accumulate: parts in which a rank takes its share of a batch, one after another; priors only
@@ -96,9 +105,10 @@ def train(
 
     from jukebox.presets import find
     from launch.deepspeed import CARDS, Spread
+    from launch.finetune import TunedPrior, check_tuning, copied, tuned
     from launch.group import join, part
     from launch.loop import fit
-    from launch.tasks import MaskedTask, PriorTask, VQVAETask, lyrics_added, open_model
+    from launch.tasks import MaskedTask, PriorTask, VQVAETask, open_model
 
     suits = CARDS[int(card)] if card != "any" else {}
     stage = suits.get("zero", -1) if zero == "auto" else int(zero)
@@ -110,6 +120,10 @@ def train(
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
         )
+    if examples_every and (what == "masked" or spread.stage == 3):
+        raise UserError(
+            "--examples_every is for codecs and priors whose weights are whole on a rank; leave it away, or give --zero 0, 1 or 2"
+        )
     if threads:
         torch.set_num_threads(threads)
     beat("meeting the others", 0)
@@ -120,8 +134,11 @@ def train(
         raise UserError(f"the preset {preset} has no {what}; train it with one that has, such as small")
     if what == "masked" and (level >= 0 or levels):
         raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
-    wanted = chosen_levels(str(level) if level >= 0 else levels, chosen.recipes(what))
-    model = open_model(target, folder, chosen, what)
+    known = chosen.recipes(what)
+    if from_model or tune != "all" or rehearse:
+        known = check_tuning(what, from_model, known, folder, Path(rehearse or data))
+    wanted = chosen_levels(str(level) if level >= 0 else levels, known)
+    model = copied(from_model, target) if from_model else open_model(target, folder, chosen, what)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
@@ -139,8 +156,11 @@ def train(
     if recompute and what == "vqvae":
         raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
     for each in wanted:
+        recipe = chosen.recipes(what)[each]
+        if from_model and tune != "lyrics":
+            recipe = tuned(recipe, tune)
         # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
-        recipe = replace(chosen.recipes(what)[each], **({"max_minutes": 0.0} if steps else {}) | changes)
+        recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
         sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
@@ -148,10 +168,22 @@ def train(
             task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device)
         else:
             config = chosen.prior(each, *sizes)
-            begin = lyrics_added(model, from_prior, config, seed) if from_prior else None
-            task = PriorTask(model, begin.config if begin else config, folder, recipe, seed, device, begin)
+            if from_model:
+                task = TunedPrior(model, from_model, config, folder, recipe, seed, device, tune, rank, rehearse)
+            else:
+                task = PriorTask(model, config, folder, recipe, seed, device)
         where = target / "training" / task.name
-        ended = fit(task, recipe, where, seed=seed, device=device, wandb=wandb, spread=spread, keep=keep)
+        ended = fit(
+            task,
+            recipe,
+            where,
+            seed=seed,
+            device=device,
+            wandb=wandb,
+            spread=spread,
+            keep=keep,
+            examples_every=examples_every,
+        )
         if ended.ended == "stopped":
             part()
             raise SystemExit(130)

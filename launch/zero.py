@@ -14,6 +14,7 @@ What is notable:
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,7 @@ class DeepSpeedEngine(Engine):
             )
         super().__init__(model, recipe, device, phases, spread.accumulate)
         self.stage, self.spread = spread.stage, spread
+        self.plain = hollow_copy(model) if self.stage == 3 else model
         settings = configuration(recipe, spread, self.world)
         start_deepspeed(device)
         self.shapes = {name: p.shape for parameters in self.phases.values() for name, p in parameters.items()}
@@ -159,7 +161,10 @@ class DeepSpeedEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it should be written: whole on every rank, averaged where there are averages, restored after."""
+        """The model as it should be written or heard: whole on every rank, averaged where there are averages, restored after.
+
+        In ZeRO 3 it is a copy without DeepSpeed's hooks, which would wait for the other ranks when one listens alone.
+        """
         import deepspeed
 
         trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
@@ -168,7 +173,12 @@ class DeepSpeedEngine(Engine):
         with sharded:  # what is written into gathered weights is forgotten with them
             for name, value in self._whole_averages():
                 trained[name].data.copy_(value)
-            yield self.model
+            if self.stage == 3:
+                self.plain.load_state_dict(self.model.state_dict(), assign=True)
+            self.plain.eval()
+            yield self.plain
+        if self.stage == 3:
+            self.plain.to("meta")
         for name, value in live.items():
             trained[name].data.copy_(value)
 
@@ -191,8 +201,10 @@ class DeepSpeedEngine(Engine):
                         yield f"{kind}/{name}", value
 
     def _moment(self, phase: str, p: nn.Parameter, kind: str) -> Tensor | None:
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
 
+        if self.stage == 3:
+            return joined(safe_get_local_optimizer_state(p, kind), p.ds_shape)  # type: ignore[attr-defined]
         if self.stage:
             return safe_get_full_optimizer_state(p, kind)
         return self.inner[phase].state[p][kind] if p in self.inner[phase].state else None
@@ -215,14 +227,17 @@ class DeepSpeedEngine(Engine):
                 self.average[name].copy_(piece(kept, p) if self.stage == 3 else kept)
 
     def _restore_moments(self, phase: str, p: nn.Parameter, moments: dict[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if not self.stage and len(moments) == len(MOMENTS):
             step = torch.tensor(float(self.updates[phase]), device=p.device)
             self.inner[phase].state[p] = {"step": step, **moments}
         elif self.stage:
             for kind, value in moments.items():
-                safe_set_full_optimizer_state(p, value, kind)
+                if self.stage == 3:  # DeepSpeed's own way fails where a tensor has fewer numbers than its pieces
+                    safe_set_local_optimizer_state(p, piece(value, p), kind)
+                else:
+                    safe_set_full_optimizer_state(p, value, kind)
 
 
 def start_deepspeed(device: torch.device) -> None:
@@ -243,6 +258,12 @@ def start_deepspeed(device: torch.device) -> None:
             "gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo", store=dist.HashStore(), rank=0, world_size=1
         )
     deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
+
+
+def hollow_copy(model: nn.Module) -> nn.Module:
+    """The same modules with weights that take no memory."""
+    hollow = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, dict(hollow))
 
 
 def flats(zero: Any) -> list[Tensor]:

@@ -1,7 +1,8 @@
-"""Lyrics added to a prior that was trained without them (Jukebox, section 6.2, "decoder pretraining").
+"""What a trained prior can be given later: lyrics (Jukebox, section 6.2, "decoder pretraining"), and names it does not know.
 
-Cross layers are put between the trained ones, and what they write into the stream starts at zero: at first the model
-computes, bit for bit, what it did before, and then learns to listen.
+For lyrics cross layers are put between the trained ones, and what they write into the stream starts at zero: at first the
+model computes, bit for bit, what it did before, and then learns to listen. New artists and genres are new rows behind the
+old ones, which keep their numbers.
 """
 
 from __future__ import annotations
@@ -63,4 +64,24 @@ def with_lyrics(
                 for linear in (block.attn.c_proj, block.mlp.c_proj):
                     linear.w.zero_()
                     linear.b.zero_()
+    return made
+
+
+@torch.no_grad()
+def with_labels(prior: AutoregressivePrior, artists: int, genres: int) -> AutoregressivePrior:
+    """A copy of a prior whose label tables are grown to so many rows; new ones start as row 0, "unknown"."""
+    labels = prior.config.labels
+    if labels is None:
+        raise ValueError("this prior hears no artists and genres; train one that does, with a preset such as small")
+    if artists < labels.artists or genres < labels.genres:
+        raise ValueError(
+            f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}"
+        )
+    with torch.device("meta"):
+        made = AutoregressivePrior(replace(prior.config, labels=replace(labels, artists=artists, genres=genres)))
+    state = {name: tensor.detach().clone() for name, tensor in prior.state_dict().items()}
+    for name, rows in (("labels.artist.weight", artists), ("labels.genre.weight", genres)):
+        old = state[name]
+        state[name] = torch.cat([old, old[:1].expand(rows - len(old), -1)])
+    made.load_state_dict(state, assign=True)
     return made

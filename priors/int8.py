@@ -46,7 +46,7 @@ class Int8Linear(nn.Module):
         b, rows = self.b, x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW and rows.shape[1] % 16 == 0:
             y = torch.ops.aten._weight_int8pack_mm(rows, self.w, self.scale)
-            return (y if b is None else y + b).view(*x.shape[:-1], -1)
+            return (y if b is None else y + b).view(*x.shape[:-1], y.shape[-1])
         y = F.linear(x, self.w.to(x.dtype)) * self.scale.to(x.dtype)  # int8 is exact in every dtype
         return y if b is None else y + b.to(x.dtype)
 

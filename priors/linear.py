@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x, w, *given)
         with torch.autocast(x.device.type, enabled=False):
             y = x if before is None else before(x, *given)
-            return torch.addmm(b.to(x.dtype), y.flatten(0, -2), w.to(x.dtype)).view(*x.shape[:-1], -1)
+            return torch.addmm(b.to(x.dtype), y.flatten(0, -2), w.to(x.dtype)).view(*x.shape[:-1], w.shape[1])
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,7 +85,7 @@ class Linear(nn.Module):
         if not torch.is_grad_enabled():
             x = x if before is None else before(x, *given)
             y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
-            return y.view(*x.shape[:-1], -1)
+            return y.view(*x.shape[:-1], self.w.shape[1])
         device = x.device.type
         if torch.is_autocast_enabled(device):  # what a norm makes is then half as large as what it is made of, and kept
             x = x if before is None else before(x, *given)

@@ -34,11 +34,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.columns import ColumnEmbedding, Keep, draw_masks, left_after
+from priors.columns import ColumnEmbedding, draw_masks, left_after
 from priors.conditions import Conditions, LabelConfig, LabelEmbedding, TimingEmbedding
 from priors.decode import draw_surely, uniforms
 from priors.linear import LayerNorm, Linear
 from priors.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
+from priors.masks import Keep
 from priors.prior import How, Prior, PriorSpec, Sequences
 from priors.transformer import Init, Transformer, TrunkConfig
 from vqvae.blocks import ResidualStack
@@ -212,9 +213,12 @@ class MaskedPrior(Prior):
     # ---- training
 
     def costs(
-        self, sequences: Sequences, cond: Conditions, keep: Keep, asked: Keep | None = None
+        self, sequences: Sequences, cond: Conditions, keep: Keep, asked: Keep | None = None, every: bool = False
     ) -> dict[int, Float[Tensor, " n"]]:
-        """Level -> bits of each code that is asked for, or of all that are not kept; levels of which none is are left out."""
+        """Level -> bits of each code that is asked for, or of all that are not kept.
+
+        Levels of which none is are left out, or empty where `every` level is wanted.
+        """
         asked = asked or {level: ~known for level, known in keep.items()}
         seen = self.look(sequences, keep, self.hear(cond, *sequences[len(self.config.hops) - 1].shape))
         return {
@@ -223,20 +227,28 @@ class MaskedPrior(Prior):
             )
             / math.log(2)
             for level, codes in sequences.items()
-            if asked[level].any()
+            if every or asked[level].any()
         }
 
     def loss(
-        self, sequences: Sequences, cond: Conditions, keep: Keep | None = None, asked: Keep | None = None
-    ) -> dict[str, Tensor]:
-        """As of every prior; without `keep` what is hidden is drawn as in training, by torch's own generator."""
+        self, sequences: Sequences, cond: Conditions, keep: Keep | None = None, asked: Keep | None = None,
+        counts: Mapping[int, float] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """As of every prior; without `keep` what is hidden is drawn as in training, by torch's own generator.
+
+        Sums of bits are divided by `counts` of codes, level -> number: of a part of a larger batch, the mean over its
+        parts, so that the mean of the parts' losses is the larger batch's. By default they are those of this batch.
+        """
         if keep is None:
             batch, columns = sequences[len(self.config.hops) - 1].shape
             rng = np.random.default_rng(int(torch.randint(2**62, ())))
             keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(batch)])
             device = self.pos_emb.device
             keep, asked = ({level: x.to(device) for level, x in each.items()} for each in (keep, asked))
-        bits = [each.mean() for each in self.costs(sequences, cond, keep, asked).values()]
+        costs = self.costs(sequences, cond, keep, asked, every=counts is not None)
+        counts = counts or {level: each.numel() for level, each in costs.items()}
+        # a level of which this part asks nothing costs 0 here: its weights still have a gradient, as on every other rank
+        bits = [each.sum() / counts[level] for level, each in costs.items() if counts[level]]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
         mean = torch.stack(bits).mean()

@@ -46,6 +46,51 @@ def until_fixture():
     return until
 
 
+STEPS = 120
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of eight made songs."""
+    from data_prep.manifest import prepare
+    from data_prep.songs import make_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    prepare(make_corpus(folder / "songs", 8, seconds=3.0, workers=1) / "songs.jsonl", folder / "data", workers=1)
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def training(corpus: Path):
+    """The words that train a small codec into a model folder: `training(out)`, `training(out, steps)`."""
+    words = ["train", "vqvae", str(corpus), "--preset", "test", "--level", "2", "--device", "cpu"]
+    return lambda out, steps=STEPS: [*words, "--steps", str(steps), "--out", str(out)]
+
+
+@pytest.fixture(scope="session")
+def losses():
+    """Step -> loss of a training into a model folder, from its log."""
+    from launch.log import read_log
+
+    return lambda out: {
+        line["step"]: line["loss"] for line in read_log(Path(out) / "training" / "vqvae_2" / "log.jsonl")
+    }
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(training, losses, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, float]]:
+    """The losses of one process, and of two ranks on this machine, that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name, how in (("one", []), ("two", ["launch", "--ranks", "2", "--"])):
+        command = [sys.executable, "-m", "launch.cli", *how, *training(folder / name)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = {name: losses(folder / name) for name in ("one", "two")}
+    assert list(found["one"]) == list(found["two"]) == list(range(1, STEPS + 1))
+    return found
+
+
 @dataclass
 class Hosts:
     """Addresses of the hosts, a hostfile that names them, options by which ssh gets there."""
@@ -67,10 +112,19 @@ class Hosts:
             command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True
         )
 
-    def processes(self, host: int, word: str) -> list[int]:
-        """Ids of the processes on a host whose command holds a word."""
+    def processes(self, host: int) -> dict[int, str]:
+        """Our processes on a host and their commands."""
         pids = sh(f"ip netns pids jukebox-{host}").split()
-        return [int(p) for p in pids if word in sh(f"tr '\\0' ' ' < /proc/{p}/cmdline", check=False)]
+        commands = {int(pid): sh(f"tr '\\0' ' ' < /proc/{pid}/cmdline", check=False) for pid in pids}
+        return {pid: command for pid, command in commands.items() if "launch." in command}
+
+    def ranks(self, host: int) -> list[int]:
+        """Those of them that are ranks themselves, and do not look after one."""
+        return [
+            pid
+            for pid, command in self.processes(host).items()
+            if command.startswith(f"{sys.executable} -m launch.cli")
+        ]
 
 
 @pytest.fixture

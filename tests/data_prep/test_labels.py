@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,3 +52,21 @@ def test_loading_undoes_saving_and_errors_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("[1]")
     with pytest.raises(UserError, match="expected artists"):
         Labels.load(tmp_path / "bad.json")
+
+
+def test_labels_are_extended_behind_what_is_known_and_no_number_changes() -> None:
+    slow, fast = Pace(1.0, 4, 2.0), Pace(0.5, 3, 1.0)
+    old = Labels(("unknown", "Ann", "Bob"), ("unknown", "rock"), replace(slow, genres={"rock": slow}))
+    other = Labels(
+        ("unknown", "aaron", "bob", "Zoe"),
+        ("unknown", "Rock", "waltz"),
+        Pace(0.7, 3, 0.0, {"rock": fast, "waltz": fast}),
+    )
+    grown = old.extended(other)
+    assert grown.artists == ("unknown", "Ann", "Bob", "aaron", "Zoe") and grown.genres == ("unknown", "rock", "waltz")
+    assert grown.pace is not None and grown.pace.beat == 1.0 and grown.pace.genres == {"rock": slow, "waltz": fast}
+    assert grown.extended(other) == grown and old.extended(old) == old
+    published = Labels(("", "ann"), ("unknown", "dark", "pop"), None, "v2").extended(
+        Labels(("unknown",), ("unknown", "Dark Ambient"))
+    )
+    assert published.genres == ("unknown", "dark", "pop", "ambient") and published.genre_ids(["Dark Ambient"]) == [1, 3]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.align import Pace, place, syllables
-from data_prep.band import ARTISTS, GENRES, write_score
+from data_prep.band import ARTISTS, GENRES, NEWCOMER, write_score
 from data_prep.errors import UserError
 from data_prep.instruments import hertz
 from data_prep.songs import LOUDNESS, WORDS, MadeSong, make_corpus, make_song, sing_lyrics
@@ -117,7 +117,7 @@ def test_the_voice_sounds_in_its_words_and_nowhere_else_and_is_louder_than_the_b
 
 
 def test_the_singer_stays_between_110_and_330_hertz_and_in_the_scale():
-    for artist in ARTISTS:
+    for artist in (*ARTISTS, NEWCOMER):
         for genre in GENRES:
             for seed in range(8):
                 score = write_score(artist, genre, 20.0, np.random.default_rng(seed))
@@ -214,6 +214,13 @@ def test_a_corpus_is_the_same_bytes_whatever_the_workers(tmp_path):
     assert [row["path"] for row in rows] == names[:3]
     assert all(set(row) == {"path", "artist", "genre", "lyrics", "words"} for row in rows)
     assert all([word for word, _, _ in row["words"]] == row["lyrics"].split() for row in rows)
+
+
+def test_the_newcomer_plays_where_he_is_asked_for_and_nowhere_else(tmp_path):
+    assert NEWCOMER.name not in {make_song(seed, seconds=0.1).artist for seed in range(40)}
+    corpus = make_corpus(tmp_path, 4, seconds=0.5, artist=NEWCOMER.name, workers=1)
+    rows = [json.loads(line) for line in (corpus / "songs.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["artist"] for row in rows} == {NEWCOMER.name} and len({row["genre"] for row in rows}) == 3
 
 
 def test_an_unknown_artist_or_genre_is_answered_with_the_known_ones():

@@ -202,13 +202,8 @@ def test_wav_is_read_as_it_was_written(tmp_path):
 
 
 def test_plots_for_the_docs_are_pngs_and_repeatable(tmp_path):
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps({"step": i, "loss": 5 - i / 100, "lr": 1}) + "\n" for i in range(200)))
-    for draw in (
-        lambda path: report.plot_spectrogram(tone(1), SAMPLE_RATE, path, title="ein Ton", mark=0.5),
-        lambda path: report.loss_curves({"level 2": log}, path, unit="bits per code"),
-    ):
-        first, second = draw(tmp_path / "a.png").read_bytes(), draw(tmp_path / "b.png").read_bytes()
-        assert first[:8] == b"\x89PNG\r\n\x1a\n" and first == second
-    with pytest.raises(UserError, match="bits"):
-        report.loss_curves({"level 2": log}, tmp_path / "c.png", key="bits")
+    first, second = (
+        report.plot_spectrogram(tone(1), SAMPLE_RATE, tmp_path / name, title="ein Ton", mark=0.5).read_bytes()
+        for name in ("a.png", "b.png")
+    )
+    assert first[:8] == b"\x89PNG\r\n\x1a\n" and first == second

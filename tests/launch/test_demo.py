@@ -29,7 +29,7 @@ def start(out: Path) -> subprocess.Popen:
 def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_kill(tmp_path):
     out = tmp_path / "demo"
     first = start(out)
-    while not list(out.glob("model/training/vqvae_*/checkpoint*")):  # in the middle of training the codec
+    while not list(out.glob("model/training/vqvae_*/step_*")):  # in the middle of training the codec
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGKILL)

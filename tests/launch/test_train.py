@@ -81,6 +81,20 @@ def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_r
         assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True)), task.name
 
 
+def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model):
+    """Also of the masked prior, of which each part asks for another number of codes."""
+    jukebox = Jukebox.from_pretrained(model)
+    config = find("test").masked_prior(len(jukebox.labels.artists), len(jukebox.labels.genres), jukebox.vocabulary.size)
+    masked = MaskedTask(jukebox, config, data, RECIPE, 0, "cpu")
+    masked.open()
+    for task in (*tasks(data, model, RECIPE)[1:], masked):
+        whole = task.loss(task.batch(7, 0, 1), 7)
+        parts = [task.loss(task.batch(7, rank, 4), 7) for rank in range(4)]
+        assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
+        for name, value in whole.items():
+            assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
+
+
 def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
     from data_prep.audio import read
 

@@ -1,0 +1,74 @@
+"""The peak memory of real training steps beside their plan.
+
+    python -m tests.train_peak WIDTH DEPTH N_CTX ROWS [bf16] [recompute] [local]
+
+A process of its own trains a prior of that shape for three steps with the engine of one process; what is measured is what the kernel
+says it had at most (VmHWM), less what it had after the steps of a tiny prior, which load what torch loads. The C library is told to
+give back what is freed: by itself it keeps large blocks, and then half as much again is resident that nobody uses.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+from jukebox.presets import Recipe, find
+from priors.autoregressive import PriorConfig
+from priors.transformer import ORDERS
+
+
+def config_of(width: int, depth: int, n_ctx: int, *flags: str) -> PriorConfig:
+    """The demo's top prior in another size; `local`: published patterns and no lyrics."""
+    prior = find("demo").prior(2, 5, 4)
+    trunk = replace(prior.trunk, width=width, depth=depth, n_ctx=n_ctx, recompute="recompute" in flags)
+    if "local" in flags:
+        trunk = replace(trunk, order=ORDERS[2], blocks=n_ctx // 32, time_bias=False, m_attn=0.25, m_mlp=1.0)
+        return replace(prior, trunk=trunk, lyrics=None)
+    return replace(prior, trunk=trunk)
+
+
+def train_steps(width: int, depth: int, n_ctx: int, rows: int, *flags: str) -> float:
+    """Bytes that three steps of training add to this process at most."""
+    import torch
+
+    from launch.engine import TorchEngine
+    from launch.sides import forget_peak, peak_mb
+    from priors.autoregressive import AutoregressivePrior
+    from priors.conditions import Conditions, Lyrics
+
+    config = config_of(width, depth, n_ctx, *flags)
+    forget_peak()
+    before = peak_mb()
+    prior = AutoregressivePrior(config)
+    engine = TorchEngine(prior, Recipe(10, rows, 1e-4, bf16="bf16" in flags), torch.device("cpu"))
+    codes = torch.zeros(rows, n_ctx, dtype=torch.long)
+    words = Lyrics(torch.ones(rows, config.n_tokens, dtype=torch.long), torch.zeros(rows, config.n_tokens))
+    cond = Conditions(lyrics=words if config.lyrics else None)
+    for step in range(3):
+        engine.step(lambda part: prior.loss({2: part}, cond), [codes], step)
+    return (peak_mb() - before) * 2**20
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--here":
+        shape = [int(n) for n in sys.argv[2:6]]
+        train_steps(32, 2, 64, 1)
+        print(train_steps(*shape, *sys.argv[6:]))
+    else:
+        from jukebox.budget import Training, memory
+
+        width, depth, n_ctx, rows = (int(n) for n in sys.argv[1:5])
+        flags = sys.argv[5:]
+        command = [sys.executable, "-m", "tests.train_peak", "--here", *sys.argv[1:]]
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+        out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        how = Training(rows, bf16="bf16" in flags, recompute="recompute" in flags)
+        parts = memory(asdict(config_of(width, depth, n_ctx, *flags)), how, 1, "cpu")
+        seen, planned = float(out.stdout.split()[-1]), sum(parts.values())
+        print(
+            " ".join(sys.argv[1:])
+            + f": seen {seen / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB ({planned / seen - 1:+.0%})"
+        )
+        print("   ", {name: f"{size / 1e6:.0f} MB" for name, size in parts.items()})
