@@ -8,7 +8,7 @@ MODEL ?= demo/model
 # .venv/bin first: mpirun, ninja and the libraries behind them must come from one place.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo demo-edit evidence test test-long lint bench clean distclean
+.PHONY: install demo demo-edit evidence test test-long test-cluster lint bench clean distclean
 .DEFAULT_GOAL := install
 
 install: .venv/.installed
@@ -29,17 +29,22 @@ demo: install
 evidence: install
 	$(BIN)/jukebox demo --evidence --out evidence
 
-# The demo's model with a masked prior beside the others (some 6 minutes more), and a song whose lower levels it fills.
+# The demo's model with a masked prior beside the others (some 6 minutes more), a song whose lower levels it fills, and an edit.
 demo-edit: install
 	$(BIN)/jukebox demo --out demo
 	$(BIN)/jukebox train masked demo/data --out demo/model --preset demo --threads 2
 	test -d demo/masked || $(BIN)/jukebox upsample demo/song --level 2 --lower masked --out demo/masked
+	$(BIN)/jukebox edit demo/model demo/recording.mp3 --start 4 --end 5 --out demo/edited.wav
 
 test: install
 	$(BIN)/python -m pytest -m "not long"
 
 test-long: install
 	$(BIN)/python -m pytest -m long
+
+# Two hosts and a SLURM of two nodes made of this one machine: needs root, and what docs/cluster.md says; the rest is skipped.
+test-cluster: install
+	$(BIN)/python -m pytest tests/cluster/two_hosts.py tests/cluster/slurm.py
 
 lint: install
 	$(BIN)/ruff check .

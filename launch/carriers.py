@@ -57,7 +57,7 @@ def commands(
         return [Start(tuple(agent(place, logs, program, names[0])), everyone)]
     if carrier == "ssh":
         lines = {name: elsewhere(agent(place, logs, program, name)) for name in names}
-        return [Start(("ssh", *SSH, *more, name, line), place.ranks_of(name)) for name, line in lines.items()]
+        return [Start(("ssh", *more, *SSH, name, line), place.ranks_of(name)) for name, line in lines.items()]
     if carrier == "pdsh":  # %h is the name of the host that it runs on
         line = elsewhere(agent(place, logs, program, "%h"))
         return [Start(("pdsh", "-R", "ssh", "-S", "-f", "1024", *more, "-w", ",".join(names), line), everyone)]
@@ -108,7 +108,8 @@ def batch_script(
     """
     asked = [f"--job-name=jukebox-{words[0]}", f"--nodes={nodes}", f"--ntasks-per-node={ranks}"]
     asked += [f"--{name}={value}" for name, value in (("time", time), ("partition", partition)) if value]
-    asked += ["--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={logs}/slurm-%j.out", *options]
+    asked += ["--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={logs}/slurm-%j.out"]
+    asked += [shlex.join(options)] * bool(options)  # one line: an option and its value may be two words
     inner = [sys.executable, "-m", "launch.cli", "launch", "--with", "srun", "--logs", str(logs)]
     inner += ["--patience", f"{patience:g}", "--", *words]
     return "\n".join(

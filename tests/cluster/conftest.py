@@ -46,7 +46,7 @@ def until_fixture():
     return until
 
 
-STEPS = 240
+STEPS = 120
 
 
 @pytest.fixture(scope="session")

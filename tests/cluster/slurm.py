@@ -1,29 +1,78 @@
-"""One job over two SLURM nodes, by the script that `jukebox launch --slurm` writes."""
+"""One job over two SLURM nodes, by the script that `jukebox launch --slurm` writes; taken off its nodes, it goes on later."""
 
 from __future__ import annotations
 
 import re
 
-import numpy as np
+import pytest
 
-from jukebox.run import Run
-from launch.cli import main
-
-
-def submit(slurm, *words: str) -> str:
-    """The number of the job."""
-    said = slurm.run("python", "-m", "launch.cli", "launch", "--slurm", *words)
-    return re.search(r"Submitted batch job (\d+)", said)[1]
+STEPS = 120
 
 
-def test_two_nodes_share_the_samples_of_a_run(slurm, until, tiny_model, tmp_path):
-    ask = ["sample", str(tiny_model.folder), "--seconds", "0.3", "--takes", "2", "--seed", "5"]
-    job = submit(
-        slurm, "--nodes", "2", "--ranks_per_node", "1", "--time", "10", "--", *ask, "--out", str(tmp_path / "run")
+def submit(slurm, words: list[str]) -> str:
+    """The number of the job that trains on both nodes."""
+    command = [
+        "python",
+        "-m",
+        "launch.cli",
+        "launch",
+        "--slurm",
+        "--nodes",
+        "2",
+        "--ranks_per_node",
+        "1",
+        "--time",
+        "30",
+    ]
+    return re.search(r"Submitted batch job (\d+)", slurm.run(*command, "--", *words))[1]
+
+
+def test_the_script_passes_the_schedulers_own_check(slurm, training, tmp_path):
+    command = [
+        "python",
+        "-m",
+        "launch.cli",
+        "launch",
+        "--slurm",
+        "--nodes",
+        "2",
+        "--ranks_per_node",
+        "2",
+        "--time",
+        "1-0",
+    ]
+    (tmp_path / "script").write_text(
+        slurm.run(*command, "--partition", "all", "--print", "--", *training(tmp_path / "model"))
     )
-    until(lambda: slurm.state(job) in ("COMPLETED", "FAILED"))
+    slurm.run("sbatch", "--test-only", str(tmp_path / "script"))
+    (tmp_path / "wrong").write_text((tmp_path / "script").read_text().replace("--partition=all", "--partition=none"))
+    with pytest.raises(AssertionError, match="invalid partition"):
+        slurm.run("sbatch", "--test-only", str(tmp_path / "wrong"))
+
+
+@pytest.mark.parametrize("how", [
+    ["scontrol", "requeue"],  # the scheduler takes the nodes away: preemption, maintenance
+    ["scancel", "--batch", "--signal=USR1"],  # what the script asks for two minutes before its time limit
+])  # fmt: skip
+def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
+    slurm, until, training, losses, uninterrupted, tmp_path, how
+):
+    job = submit(slurm, training(tmp_path / "model"))
+    until(lambda: len(losses(tmp_path / "model")) > 30)
+    slurm.run(*how, job)
+    until(lambda: slurm.state(job) == "PENDING")
+    before = len(losses(tmp_path / "model"))
+    assert 30 < before < STEPS and "stopped at step" in slurm.output(job)
+    until(lambda: slurm.state(job) in ("COMPLETED", "FAILED", "CANCELLED"))
+    print(slurm.output(job))
     assert slurm.state(job) == "COMPLETED", slurm.output(job)
-    assert main([*ask, "--out", str(tmp_path / "alone")]) == 0
-    run, alone = Run.open(tmp_path / "run"), Run.open(tmp_path / "alone")
-    assert run.request["batches"] == [[0], [1]]
-    assert all(np.array_equal(run.codes(level), alone.codes(level)) for level in (2, 1, 0))
+    assert sorted(path.name for path in (slurm.folder / "logs").glob("0*")) == ["0001", "0002"]
+    assert losses(tmp_path / "model") == pytest.approx(uninterrupted["two"], rel=1e-6)
+
+
+def test_scancel_ends_the_job_for_good_and_keeps_what_is_done(slurm, until, training, losses, tmp_path):
+    job = submit(slurm, training(tmp_path / "model", 100000))
+    until(lambda: len(losses(tmp_path / "model")) > 20)
+    slurm.run("scancel", job)
+    until(lambda: not slurm.run("squeue", "-h").strip())
+    assert slurm.state(job) == "CANCELLED" and "stopped at step" in slurm.output(job)
