@@ -27,9 +27,9 @@ from jukebox.filling import generator
 from jukebox.model import Jukebox
 from jukebox.schedule import windows
 from jukebox.song import Prepared, prepare_all, song_of, window_conditions
-from priors.columns import Keep
 from priors.conditions import Conditions, stack
 from priors.masked import MaskedConfig, MaskedPrior
+from priors.masks import Keep
 from priors.prior import How, Sequences
 from vqvae.stream import decode_long
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,11 @@ def bench_upsample(
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+                print(
+                    f"{shape.width} {shape.dtype}, turn {turn} of {repeats}: {name} {times[name][-1][0]:.2f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
         rows += _rows(shape, steps, {name: some[1:] for name, some in times.items()}, torch.get_num_threads())
     _print_rows(rows)
     if out:

@@ -103,8 +103,8 @@ def batch_script(
 ) -> str:
     """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued by itself before the time limit.
 
-    Two minutes before the limit, and where the scheduler preempts the job, the ranks write a checkpoint and end; then
-    the job waits for its next turn and the same command goes on. `scancel` ends it for good.
+    Two minutes before the limit the ranks write a checkpoint and end, and the job waits for its next turn; where the
+    scheduler takes it off its nodes at once, the last checkpoint counts. `scancel` ends it for good.
     """
     asked = [f"--job-name=jukebox-{words[0]}", f"--nodes={nodes}", f"--ntasks-per-node={ranks}"]
     asked += [f"--{name}={value}" for name, value in (("time", time), ("partition", partition)) if value]

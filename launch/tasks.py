@@ -30,10 +30,11 @@ from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
 from priors.autoregressive import AutoregressivePrior, PriorConfig
-from priors.columns import Keep, draw_masks
+from priors.columns import draw_masks
 from priors.conditions import Conditions, stack
 from priors.lyrics import Characters
 from priors.masked import MaskedConfig, MaskedPrior, join_masks
+from priors.masks import Keep
 from priors.prior import Sequences
 from priors.transformer import Transformer
 from vqvae.losses import Bandwidth, measure_bandwidth

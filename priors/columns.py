@@ -18,9 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-Keep = dict[
-    int, Tensor
-]  # level -> Bool (b, t_level), true where a code is known; level 0 has 16 entries under a column
+from priors.masks import Keep
 
 
 def by_column(x: Tensor, ratio: int) -> Tensor:

@@ -34,11 +34,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.columns import ColumnEmbedding, Keep, draw_masks, left_after
+from priors.columns import ColumnEmbedding, draw_masks, left_after
 from priors.conditions import Conditions, LabelConfig, LabelEmbedding, TimingEmbedding
 from priors.decode import draw_surely, uniforms
 from priors.linear import LayerNorm, Linear
 from priors.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
+from priors.masks import Keep
 from priors.prior import How, Prior, PriorSpec, Sequences
 from priors.transformer import Init, Transformer, TrunkConfig
 from vqvae.blocks import ResidualStack
