@@ -120,10 +120,8 @@ def train(
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
         )
-    if examples_every and (what == "masked" or spread.stage == 3):
-        raise UserError(
-            "--examples_every is for codecs and priors whose weights are whole on a rank; leave it away, or give --zero 0, 1 or 2"
-        )
+    if examples_every and what == "masked":
+        raise UserError("--examples_every is for codecs and priors of one level; leave it away")
     if threads:
         torch.set_num_threads(threads)
     beat("meeting the others", 0)
