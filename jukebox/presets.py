@@ -261,7 +261,7 @@ PRESETS: dict[str, Preset] = {
         },
         masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=3, letters=32, letter_width=128, letter_depth=1,
                        timing_bins=32, max_seconds=60.0, m_mlp=4.0),
-        masked_recipe=replace(_DEMO_PRIOR, steps=1100, batch=2, lr=4e-3, max_minutes=6.0),
+        masked_recipe=replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
     ),
     "small": Preset(
         codec=_SMALL,

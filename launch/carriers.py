@@ -64,19 +64,19 @@ def commands(
     if carrier == "srun":
         nodes = ["--nodes", str(len(names)), "--ntasks", str(place.world), "--distribution", "block"]
         return [Start(("srun", *nodes, "--kill-on-bad-exit=1", "--export=ALL", *more, *alone), everyone)]
-    return [Start((*mpirun(carrier, place), *more, *alone), everyone)]
+    words = mpirun(carrier, place)
+    return [Start((words[0], *more, *words[1:], *alone), everyone)]
 
 
 def mpirun(carrier: Literal["openmpi", "mpich"], place: Place) -> list[str]:
     """mpirun and its words; a rank keeps all cores (Open MPI would bind it to one)."""
     here = place.hosts[0][0] == "localhost"
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
-    names = [pair.split("=", 1)[0] for pair in carried_environment()]
+    environment = ["env", *carried_environment()]  # each MPI has words of its own for this, and not all get everywhere
     if carrier == "mpich":
-        return ["mpirun", "-n", str(place.world), *([] if here else ["-hosts", hosts]), "-genvlist", ",".join(names)]
+        return ["mpirun", "-n", str(place.world), *([] if here else ["-hosts", hosts]), *environment]
     root = ["--allow-run-as-root"] * (os.geteuid() == 0)
-    exported = [word for name in names for word in ("-x", name)]
-    return ["mpirun", *root, "-n", str(place.world), "--host", hosts, "--bind-to", "none", *exported]
+    return ["mpirun", *root, "-n", str(place.world), "--host", hosts, "--bind-to", "none", *environment]
 
 
 def check_carrier(carrier: Carrier | None) -> None:
@@ -103,8 +103,8 @@ def batch_script(
 ) -> str:
     """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued by itself before the time limit.
 
-    Two minutes before the limit, and where the scheduler preempts the job, the ranks write a checkpoint and end; then
-    the job waits for its next turn and the same command goes on. `scancel` ends it for good.
+    Two minutes before the limit the ranks write a checkpoint and end, and the job waits for its next turn; where the
+    scheduler takes it off its nodes at once, the last checkpoint counts. `scancel` ends it for good.
     """
     asked = [f"--job-name=jukebox-{words[0]}", f"--nodes={nodes}", f"--ntasks-per-node={ranks}"]
     asked += [f"--{name}={value}" for name, value in (("time", time), ("partition", partition)) if value]

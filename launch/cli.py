@@ -20,6 +20,7 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.pool import abort_ranks, let_leader_speak
 from launch.heartbeat import listen
+from launch.ranks import rank_and_ranks
 from launch.usage import Usage, nearest, read_arguments, read_usage, render
 
 # verb -> (module:function, what it does in one line). The functions' parameters are the flags.
@@ -218,5 +219,22 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
     return home in _PACKAGES and dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"
 
 
+def program() -> None:
+    """The console script: `main`, and then the end of the process.
+
+    Of ranks that have trained, one in about a hundred is aborted by gloo's threads while Python takes itself apart, and a
+    job that is done would be called dead. Nothing is left to do then, so they do not wait for that; MPI's ranks must.
+    """
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code
+    if "torch.distributed" in sys.modules and "mpi4py.MPI" not in sys.modules and rank_and_ranks()[1] > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -62,6 +62,14 @@ def allocation() -> tuple[tuple[str, int], ...]:
     return tuple((name, ranks) for name in names.split())
 
 
+def address_of(host: str, carrier: Carrier | None) -> str:
+    """The address of a host for the others: a SLURM node may have another one than its name says."""
+    if carrier != "srun":
+        return "127.0.0.1" if host == "localhost" else host
+    said = subprocess.run(["scontrol", "show", "node", host], capture_output=True, text=True, check=True).stdout
+    return next((word.partition("=")[2] for word in said.split() if word.startswith("NodeAddr=")), host)
+
+
 def check_words(words: Sequence[str], ranks: int) -> None:
     """UserError before anything starts, where the verb or its words are wrong, or it does not share its work."""
     from launch.cli import VERBS, load
@@ -157,7 +165,7 @@ def launch(
         return print(script, end="") if print_ else submit(script, folder)
     hosts = places(carrier, hostfile, ranks, ranks_per_node)
     check_words(words, sum(slots for _, slots in hosts))
-    master = "127.0.0.1" if hosts[0][0] == "localhost" else hosts[0][0]
+    master = address_of(hosts[0][0], carrier)
     port = free_port() if len(hosts) == 1 and master == "127.0.0.1" else random.SystemRandom().randint(20000, 32000)
     place, program = Place(hosts, f"{master}:{port}"), [sys.executable, "-m", "launch.cli", *words]
     if print_:

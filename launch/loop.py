@@ -114,11 +114,13 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
 
 
 class Stop:
-    """While open, Ctrl-C and SIGTERM end the run after the current step; a second Ctrl-C ends it at once."""
+    """While open, Ctrl-C and SIGTERM end the run after the current step; the same a second time ends it at once.
 
-    asked = False
+    A scheduler that takes a job away sends SIGTERM to every process, and `jukebox launch` asks by SIGINT: that is one wish.
+    """
 
     def __enter__(self) -> Stop:
+        self.asked, self.heard = False, set[int]()
         self.before: dict[int, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
@@ -128,9 +130,9 @@ class Stop:
         return self
 
     def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
+        if number in self.heard:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.heard = True, self.heard | {number}
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():

@@ -129,7 +129,7 @@ class Job:
 
     def stop(self, patience: float) -> None:
         """Tell all agents that their ranks have so many seconds to end."""
-        part = self.logs / "stop.part"
+        part = self.logs / f"stop.{time.monotonic_ns()}"  # of its own: a signal may come in the middle of this
         part.write_text(str(patience))
         part.replace(self.logs / "stop")
 

@@ -29,6 +29,7 @@ from jukebox.song import Wear, prepare_all, song_of, window_conditions
 from launch.group import say
 from launch.loop import fold
 from launch.pcm import Pcm, open_pcm
+from launch.sounding import SoundingCodes
 from priors.autoregressive import AutoregressivePrior, PriorConfig
 from priors.columns import draw_masks
 from priors.conditions import Conditions, stack
@@ -140,15 +141,15 @@ def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) ->
 
 
 class PriorTask:
-    """A prior, on windows of the codes that `jukebox encode` wrote, with what is known of their songs."""
+    """A prior, on windows of the codes that `jukebox encode` wrote (or would write), with what is known of their songs."""
 
     unit = "codes"
 
     def __init__(
         self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        begin: AutoregressivePrior | None = None, labels: Labels | None = None,
+        begin: AutoregressivePrior | None = None, labels: Labels | None = None, from_audio: bool = False,
     ) -> None:  # fmt: skip
-        self.labels = labels or model.labels_of(config.level)
+        self.labels, self.from_audio = labels or model.labels_of(config.level), from_audio
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         self.level, codec = config.level, model.codec_hash()
         self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
@@ -205,8 +206,10 @@ class MaskedTask:
     name, unit = "masked", "codes"
 
     def __init__(
-        self, model: Jukebox, config: MaskedConfig, data: Path, recipe: Recipe, seed: int, device: str
-    ) -> None:
+        self, model: Jukebox, config: MaskedConfig, data: Path, recipe: Recipe, seed: int, device: str,
+        from_audio: bool = False,
+    ) -> None:  # fmt: skip
+        self.from_audio = from_audio
         self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
         codec = model.codec_hash()
         self.identity = {"codec": codec, **settings(config.to_json())}
@@ -276,13 +279,20 @@ def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:
 
 def songs_to_train_on(
     task: PriorTask | MaskedTask, levels: Sequence[int], level: int
-) -> tuple[CodesReader, dict[str, SongRow], list[str]]:
-    """The codes, the training songs' rows, and those songs that have codes of `levels` and fill a window at `level`."""
+) -> tuple[CodesReader | SoundingCodes, dict[str, SongRow], list[str]]:
+    """The codes, the training songs' rows, and those songs that have codes of `levels` and fill a window at `level`.
+
+    The codes are read, or made from the sound when they are wanted.
+    """
     config, rows = task.config, {row.song: row for row in training_rows(task.data)}
     hint = f"run `jukebox encode {task.data} {task.jukebox.folder}` first"
-    if not task.folder.is_dir():
-        raise UserError(f"{task.data} holds no codes of this codec ({task.folder.name}); {hint}")
-    codes = CodesReader(task.folder)
+    if task.from_audio:
+        hint = "train with longer songs"
+        codes: CodesReader | SoundingCodes = SoundingCodes(task.jukebox, task.data, rows, levels, task.device)
+    elif not task.folder.is_dir():
+        raise UserError(f"{task.data} holds no codes of this codec ({task.folder.name}); {hint}, or give --from_audio")
+    else:
+        codes = CodesReader(task.folder)
     coded = [song for song in codes.songs_with(levels) if song in rows]
     songs = [song for song in coded if codes.length(song, level) >= config.n_ctx]
     if not songs:

@@ -50,6 +50,7 @@ def train(
     device: str = "auto",
     wandb: str = "",
     examples_every: int = 0,
+    from_audio: bool = False,
     from_model: str = "",
     tune: Literal["all", "lora", "labels", "lyrics"] = "all",
     rank: int = 8,
@@ -88,6 +89,7 @@ def train(
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
+    from_audio: encode each window when it is trained on, instead of reading what `jukebox encode` wrote: slower, nothing is stored
     from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
     tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
         lyrics: all, with the preset's lyrics added to a prior without
@@ -120,9 +122,11 @@ def train(
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
         )
-    if examples_every and (what == "masked" or spread.stage == 3):
+    if examples_every and what == "masked":
+        raise UserError("--examples_every is for codecs and priors of one level; leave it away")
+    if from_audio and (what == "vqvae" or from_model):
         raise UserError(
-            "--examples_every is for codecs and priors whose weights are whole on a rank; leave it away, or give --zero 0, 1 or 2"
+            "--from_audio is for priors from the beginning: a codec has no codes, and --from_model wants them encoded"
         )
     if threads:
         torch.set_num_threads(threads)
@@ -165,13 +169,13 @@ def train(
         if what == "vqvae":
             task: Task = VQVAETask(model, each, folder, recipe, seed, device)
         elif what == "masked":
-            task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device)
+            task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device, from_audio)
         else:
             config = chosen.prior(each, *sizes)
             if from_model:
                 task = TunedPrior(model, from_model, config, folder, recipe, seed, device, tune, rank, rehearse)
             else:
-                task = PriorTask(model, config, folder, recipe, seed, device)
+                task = PriorTask(model, config, folder, recipe, seed, device, from_audio=from_audio)
         where = target / "training" / task.name
         ended = fit(
             task,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -47,17 +48,35 @@ def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], how: How) -
     return code.clamp(max=logits.shape[-1] - 1)
 
 
+BLOCK = 64  # codes whose probabilities are summed before any is looked at alone
+
+
 def draw_surely(
     logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], how: How
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """As `draw`, for many rows at once, with the probability of each code that was drawn."""
+    """As `draw`, for many rows at once and in float32 at least, with the probability of each code that was drawn.
+
+    A running sum over all codes costs more than all that was computed of them; here it runs over blocks, then inside the one
+    block that the number falls into.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if how.temperature == 0.0:
         probability, code = torch.softmax(wide, dim=-1).max(dim=-1)
         return code, probability
-    share = torch.softmax(filter_logits(wide / how.temperature, how.top_k, how.top_p), dim=-1)
-    cumulative = share.cumsum(dim=-1)
-    # a number next to 1 must stay below the sum after rounding: what lies behind the last likely code was never drawn
-    at = uniform.to(wide).clamp(max=1 - 2**-22)[:, None] * cumulative[:, -1:]
-    code = torch.searchsorted(cumulative, at, right=True).clamp(max=logits.shape[-1] - 1)
-    return code[:, 0], share.gather(1, code)[:, 0]
+    wide = filter_logits(wide if how.temperature == 1.0 else wide / how.temperature, how.top_k, how.top_p)
+    blocks = torch.softmax(wide, dim=-1)
+    blocks = F.pad(blocks, (0, -blocks.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (N, K) -> (N, K / BLOCK, BLOCK)
+    sums = blocks.sum(dim=-1)
+    chosen, before = _pass(sums, uniform.to(wide)[:, None] * sums.sum(dim=-1, keepdim=True))
+    inside = blocks.gather(1, chosen[..., None].expand(-1, -1, BLOCK))[:, 0]
+    code, _ = _pass(inside, uniform.to(wide)[:, None] * sums.sum(dim=-1, keepdim=True) - before)
+    return (chosen * BLOCK + code)[:, 0], inside.gather(1, code)[:, 0]
+
+
+def _pass(shares: Float[Tensor, "n k"], at: Float[Tensor, "n 1"]) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """Where the running sum of shares passes `at`, and the sum in front of it; never a share of 0, whatever rounding does."""
+    running = shares.cumsum(dim=-1)
+    # a number that rounding has brought to the end of the sum must stay in front of it, and one before its beginning behind
+    found = torch.searchsorted(running, at.clamp(min=0).minimum(running[:, -1:] * (1 - 2**-22)), right=True)
+    found = found.clamp(max=shares.shape[-1] - 1)
+    return found, running.gather(1, found) - shares.gather(1, found)

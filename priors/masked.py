@@ -45,6 +45,7 @@ from priors.transformer import Init, Transformer, TrunkConfig
 from vqvae.blocks import ResidualStack
 
 PASSES = 12  # of a level whose How does not say
+AT_ONCE = 256  # codes whose logits are there at once: they stay in the cache of a core
 Watch = Callable[[int, int, Tensor], None]  # (level, pass, what is unknown after it)
 
 
@@ -205,10 +206,14 @@ class MaskedPrior(Prior):
         y = self.trunk(x.to(heard.columns) + heard.columns, heard.encoded, heard.distance)
         return Seen(self.ln(y), vectors)
 
-    def logits(self, seen: Seen, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
-        """Of the codes of a level that are asked for, in the order of `asked`, row after row."""
+    def logits(
+        self, seen: Seen, level: int, asked: Bool[Tensor, "b _"], rows: int = 0
+    ) -> Iterator[Float[Tensor, "n k"]]:
+        """Of the codes of a level that are asked for, in the order of `asked`: all, or so many `rows` at a time."""
         fine = self.fine[level]
-        return fine.out(fine(seen.columns, seen.vectors)[asked])  # type: ignore[operator]
+        x = fine(seen.columns, seen.vectors)[asked]  # (B, T * R, F) -> (n, F)
+        for part in x.split(rows or max(1, len(x))):
+            yield fine.out(part)  # type: ignore[operator]
 
     # ---- training
 
@@ -223,7 +228,7 @@ class MaskedPrior(Prior):
         seen = self.look(sequences, keep, self.hear(cond, *sequences[len(self.config.hops) - 1].shape))
         return {
             level: F.cross_entropy(
-                self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none"
+                next(self.logits(seen, level, asked[level])).float(), codes[asked[level]], reduction="none"
             )
             / math.log(2)
             for level, codes in sequences.items()
@@ -307,8 +312,9 @@ class MaskedPrior(Prior):
         """A code for everything unknown at a level, by its number in `chance`, and its log probability."""
         asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
         if asked.any():
-            logits = self.logits(self.look(codes, known, heard), level, asked)
-            new[asked], probability = draw_surely(logits, chance[asked], how)
+            logits = self.logits(self.look(codes, known, heard), level, asked, AT_ONCE)
+            parts = [draw_surely(some, u, how) for some, u in zip(logits, chance[asked].split(AT_ONCE), strict=True)]
+            new[asked], probability = (torch.cat(each) for each in zip(*parts, strict=True))
             log_p[asked] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 

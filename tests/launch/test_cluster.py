@@ -221,11 +221,12 @@ def test_mpirun_and_srun_start_one_agent_a_rank(monkeypatch):
     ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", "/x")
+    monkeypatch.setenv("PATH", "/bin")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     place, agent = Place(HOSTS, MASTER), [*AGENT, *TAIL]
     expected = {
-        "mpich": "mpirun -n 5 -hosts a:2,b:3 -genvlist PATH,PYTHONPATH",
-        "openmpi": "mpirun -n 5 --host a:2,b:3 --bind-to none -x PATH -x PYTHONPATH",
+        "mpich": f"mpirun -n 5 -hosts a:2,b:3 env PATH={Path(PYTHON).parent}:/bin PYTHONPATH=/x",
+        "openmpi": f"mpirun -n 5 --host a:2,b:3 --bind-to none env PATH={Path(PYTHON).parent}:/bin PYTHONPATH=/x",
         "srun": "srun --nodes 2 --ntasks 5 --distribution block --kill-on-bad-exit=1 --export=ALL",
     }
     for carrier, words in expected.items():

@@ -85,5 +85,5 @@ def test_wandb_without_a_network_gets_numbers_sound_and_pictures(data, monkeypat
 def test_a_matrix_is_drawn_whatever_its_size_and_mistakes_are_one_line(data, tmp_path, capsys):
     for shape in ((3, 4), (600, 5), (1, 1)):
         assert heat(np.zeros(shape), tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
-    assert main([*command(data, "prior"), "--examples_every", "5", "--zero", "3"]) == 2
-    assert "--examples_every is for codecs and priors whose weights" in capsys.readouterr().err
+    assert main(["train", "masked", str(data), "--preset", "test", "--examples_every", "5"]) == 2
+    assert "--examples_every is for codecs and priors of one level" in capsys.readouterr().err

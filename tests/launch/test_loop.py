@@ -19,7 +19,7 @@ from jukebox.presets import Recipe
 from launch.checkpoint import load_checkpoint, written
 from launch.engine import TorchEngine, lr_at
 from launch.log import read_log
-from launch.loop import fit, fold, landing
+from launch.loop import Stop, fit, fold, landing
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -252,3 +252,13 @@ def test_two_processes_cannot_train_the_same_part_of_a_model(tmp_path):
     (tmp_path / "t").mkdir()
     with FileLock(tmp_path / "t" / ".lock"), pytest.raises(UserError, match="another process is training toy_0"):
         fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
+
+
+def test_one_wish_to_stop_may_come_by_two_signals_but_the_same_twice_means_at_once():
+    with Stop() as stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)

@@ -142,24 +142,39 @@ def test_every_launcher_and_stage_of_zero_gives_the_curve_of_one_process(corpus,
             assert_same(tmp_path, f"{case}-{kind}", case.split("-")[0])
 
 
-def kill_one(command: list[str], log: Path, steps: int) -> tuple[int, float, str, int]:
-    """Run `command` until its log has so many lines, SIGKILL its rank 1: exit code, seconds it took to end, its words, the rank's pid."""
+def end_one(
+    command: list[str], log: Path, steps: int, named: bytes = b"RANK=1", how: int = signal.SIGKILL
+) -> tuple[int, float, str, int]:
+    """Run `command` until its log has so many lines, signal the rank `named` in its environment: exit code, seconds until the job
+    had ended, its words, the rank's process."""
     process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while len(read_log(log)) < steps:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
-    pid = next(
-        pid for pid in descendants(process.pid) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    )
-    os.kill(pid, signal.SIGKILL)
-    killed = time.monotonic()
+    pid = next(p for p in descendants(process.pid) if named in Path(f"/proc/{p}/environ").read_bytes().split(b"\0"))
+    os.kill(pid, how)
+    begun = time.monotonic()
     words, _ = process.communicate(timeout=60)
-    return process.returncode, time.monotonic() - killed, words, pid
+    return process.returncode, time.monotonic() - begun, words, pid
 
 
 def descendants(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+@pytest.mark.long
+def test_one_rank_that_is_told_to_stop_stops_all_after_the_same_step(corpus, tmp_path):
+    shutil.copytree(corpus / "model", tmp_path / "model", ignore=shutil.ignore_patterns("training"))
+    flags = "--preset test --level 2 --steps 100000 --batch 8 --threads 1".split()
+    words = ["train", "prior", str(corpus / "data"), *flags, "--out", str(tmp_path / "model")]
+    training = tmp_path / "model" / "training" / "prior_2"
+    code, _, words, _ = end_one(
+        starter("mpirun", 2, ["-c", CALL, *words]), training / "log.jsonl", 13, b"PMI_RANK=1", signal.SIGTERM
+    )
+    kept, _ = load_checkpoint(training)
+    assert kept is not None and kept.facts["step"] == len(read_log(training / "log.jsonl")) >= 13
+    assert code == 130 and words.count(f"stopped at step {kept.facts['step']} of 100000") == 1
 
 
 @pytest.mark.long
@@ -181,7 +196,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_exactly_and_on_other_numbers_o
     whole, words = finish("whole", 2)
     assert len(whole) == 60, words
     training = tmp_path / "killed" / "training" / "prior_2"
-    code, seconds, words, pid = kill_one(command("killed", 2), training / "log.jsonl", 33)
+    code, seconds, words, pid = end_one(command("killed", 2), training / "log.jsonl", 33)
     assert code != 0 and seconds < 30
     assert f"Signal 9 (SIGKILL) received by PID {pid}" in words and "rank      : 1 (local_rank: 1)" in words
     kept, _ = load_checkpoint(training)

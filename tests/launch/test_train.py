@@ -63,6 +63,38 @@ def tasks(data: Path, model: Path, recipe: Recipe):
     return made
 
 
+def test_windows_encoded_while_training_are_those_that_were_encoded_before(data, model):
+    jukebox, preset = Jukebox.from_pretrained(model), find("test")
+    names = len(jukebox.labels.artists), len(jukebox.labels.genres)
+    same = []
+    for level in (2, 1, 0):
+        pair = [
+            PriorTask(jukebox, preset.prior(level, *names), data, RECIPE, 0, "cpu", from_audio=way)
+            for way in (False, True)
+        ]
+        for task in pair:
+            task.open()
+        stored, sounding = ([flat(task.batch(step, 0, 1)) for step in range(6)] for task in pair)
+        for a, b in zip(stored, sounding, strict=True):
+            assert [x.shape for x in a] == [x.shape for x in b]
+            same += [(x == y).float().mean() for x, y in zip(a, b, strict=True)]
+    assert torch.stack(same).mean() > 0.999, "but for ties within rounding"
+
+
+def test_a_prior_trains_on_sound_without_any_codes(data, model, tmp_path, capsys):
+    import shutil
+
+    folder, bare = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("codes"))
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("training"))
+    with pytest.raises(UserError, match="or give --from_audio"):
+        train("prior", str(folder), preset="test", level=1, steps=2, out=str(bare))
+    train("prior", str(folder), preset="test", level=1, steps=2, out=str(bare), from_audio=True)
+    assert "prior_1: trained, 2 steps" in capsys.readouterr().out and not (folder / "codes").exists()
+    with pytest.raises(UserError, match="for priors from the beginning"):
+        train("vqvae", str(folder), preset="test", steps=2, out=str(bare), from_audio=True)
+
+
 def flat(batch) -> list[torch.Tensor]:
     """Every tensor of a batch, whatever it is made of, with nan as a number."""
     if isinstance(batch, torch.Tensor):

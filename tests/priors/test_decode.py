@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from priors.decode import draw, filter_logits, uniforms
+from priors.decode import draw, draw_surely, filter_logits, uniforms
 from priors.prior import How
 
 LOGITS = torch.tensor([[0.1, 3.0, 2.0, 3.0, -1.0]])
@@ -44,3 +44,22 @@ def test_numbers_of_a_sample_depend_on_its_generator_alone():
     rng = torch.Generator().manual_seed(7)
     in_parts = torch.cat([uniforms([rng], 2), uniforms([rng], 3)], dim=1)
     assert torch.equal(in_parts, alone)
+
+
+@pytest.mark.parametrize("bins", [5, 64, 200])
+def test_many_rows_at_once_are_drawn_as_one_by_one_with_their_probabilities(bins):
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(500, bins, dtype=torch.float64) * 3, torch.rand(500, dtype=torch.float64)
+    for how in (How(), How(temperature=0.7, top_k=9), How(top_p=0.8), How(temperature=0.0)):
+        codes, probability = draw_surely(logits, uniform, how)
+        assert torch.equal(codes, draw(logits, uniform, how))
+        heat = how.temperature or 1.0
+        share = torch.softmax(filter_logits(logits / heat, how.top_k, how.top_p), -1)
+        assert torch.allclose(probability, share.gather(1, codes[:, None])[:, 0])
+
+
+def test_the_ends_of_chance_never_draw_what_was_filtered_away():
+    logits = torch.full((4, 130), 5.0).index_fill(1, torch.tensor([0, 129]), 20.0)
+    for ends in (torch.zeros(4), torch.full((4,), 1 - 2**-30, dtype=torch.float64)):
+        codes, probability = draw_surely(logits[:, torch.randperm(130)], ends, How(top_k=2))
+        assert (probability > 0.4).all() and len(set(codes.tolist())) == 1

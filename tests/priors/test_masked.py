@@ -141,7 +141,10 @@ def test_logits_are_computed_for_the_codes_asked_for_alone(prior):
     codes, keep, cond = window(prior)
     seen = prior.look(codes, keep, prior.hear(cond, 5, 24))
     for level in LEVELS:
-        assert len(prior.logits(seen, level, ~keep[level])) == int((~keep[level]).sum())
+        parts = list(prior.logits(seen, level, ~keep[level], 10))
+        assert max(map(len, parts)) <= 10
+        assert sum(map(len, parts)) == int((~keep[level]).sum())
+        assert torch.allclose(torch.cat(parts), next(prior.logits(seen, level, ~keep[level])), atol=1e-5)
 
 
 def test_bits_stand_where_they_belong(prior):
