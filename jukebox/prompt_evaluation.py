@@ -73,11 +73,22 @@ class Prompted:
 
 
 def prompt_figures(
-    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4), kept: Keeper | None = None
+    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4), temperature: float = 0.6,
+    kept: Keeper | None = None,
 ) -> dict:  # fmt: skip
-    """All figures of the model's masked prior; `passes` coarsest level first. `kept` is handed the codes that were drawn."""
+    """All figures of the model's masked prior.
+
+    `passes` are by level, coarsest first, `temperature` that of the levels below the top; `kept` is handed the codes that were drawn.
+    """
     prior, top = model.masked(), len(model.hops) - 1
-    clips = _clips(model, prior, held, seconds, {top - i: How(passes=n) for i, n in enumerate(passes)}, seed)
+    clips = _clips(
+        model,
+        prior,
+        held,
+        seconds,
+        {top - i: How(temperature if i else 1.0, passes=n) for i, n in enumerate(passes)},
+        seed,
+    )
     ear = Ear.of(model, clips.codes[0])
     per, n = masks.per_column(model.hops), clips.columns
     prompts = {f"every {period}": masks.spread(masks.periodic(n, period), per) for period in PERIODS}
