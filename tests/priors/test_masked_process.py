@@ -114,7 +114,7 @@ def test_bits_of_half_hidden_codes_come_within_a_tenth_of_the_exact_ones():
 
     untrained = measured()
     optimiser = torch.optim.AdamW(prior.parameters(), 3e-3)
-    steps = 1200
+    steps = 2600
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * min(1.0, (steps - step) / (0.5 * steps))
