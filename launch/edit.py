@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
-from launch.sample import Words, read_levels, read_song, tell_left_out
+from launch.sample import Words, beside, read_levels, read_song, tell_left_out
 from launch.usage import shared_flags
 
 if TYPE_CHECKING:
@@ -240,10 +240,7 @@ def _levels(opened: Jukebox, text: str, flag: str) -> tuple[int, ...]:
 
 def _out(song: str, redrawing: Redrawing, verb: str) -> Path:
     """Without a suffix where none is given: the song's format says which."""
-    path = Path(song).resolve()
-    return (
-        Path(redrawing.out) if redrawing.out else path.with_name(f"{path.name if path.is_dir() else path.stem}_{verb}")
-    )
+    return Path(redrawing.out) if redrawing.out else beside(song, verb)
 
 
 # ---- what is told

@@ -5,6 +5,7 @@ The request is on disk before torch is imported: whenever a command is stopped, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,23 +91,26 @@ class Machine:
 
 
 @shared_flags
-def sample(model: str, *, out: str, seconds: float = 20.0, words: Words, drawing: Drawing, machine: Machine) -> None:
+def sample(
+    model: str, *, out: str = "", seconds: float = 20.0, words: Words, drawing: Drawing, machine: Machine
+) -> None:
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
     model: folder of a trained model
-    out: run folder to make
+    out: run folder to make (empty: song, or song_2 and so on where that is there)
     seconds: finished length of the song, in seconds
     """
     from jukebox import request
     from jukebox.facts import Facts
 
     facts = Facts.read(model)
-    _make(out, request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine)), machine)
+    asked = request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine))
+    _make(out or _unused("song"), asked, machine)
 
 
 @shared_flags
 def continue_(
-    model: str, song: str, *, out: str, prompt_seconds: float = 12.0, seconds: float = 30.0, words: Words, drawing: Drawing,
+    model: str, song: str, *, out: str = "", prompt_seconds: float = 12.0, seconds: float = 30.0, words: Words, drawing: Drawing,
     machine: Machine,
 ) -> None:  # fmt: skip
     """Carry on recordings: their first seconds are kept, the rest is new.
@@ -114,7 +118,7 @@ def continue_(
     model: folder of a trained model
     song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several
         joined by commas
-    out: run folder to make
+    out: run folder to make (empty: beside the recording, with _continued behind its name)
     prompt_seconds: how much of it is kept, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
     """
@@ -124,18 +128,18 @@ def continue_(
     facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
     asked = [read_song(facts, words)]
     wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
-    _make(out, wish, machine)
+    _make(out or _unused(beside(prompts[0], "continued")), wish, machine)
 
 
 @shared_flags
 def branch(
-    run: str, *, out: str, keep_seconds: float = 0.0, take: int = 0, takes: int = 1, seed: int = -1, lyrics: str = "",
+    run: str, *, out: str = "", keep_seconds: float = 0.0, take: int = 0, takes: int = 1, seed: int = -1, lyrics: str = "",
     seconds: float = 0.0, total_seconds: float = 0.0, machine: Machine,
 ) -> None:  # fmt: skip
     """Keep the first seconds of a run and go on otherwise: with another seed, other lyrics, or from the take that is best.
 
     run: run folder to begin with; it is not changed
-    out: run folder to make
+    out: run folder to make (empty: beside it, with _branch behind its name)
     keep_seconds: how much of it is kept, in seconds (0: all there is)
     take: number of the sample to go on from, counted from 1 as on the page (0: from each)
     takes: samples of each, which differ in what chance decides
@@ -153,7 +157,7 @@ def branch(
     asked = request.branched(
         Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
-    _make(out, asked, machine)
+    _make(out or _unused(beside(run, "branch")), asked, machine)
 
 
 @shared_flags
@@ -216,13 +220,30 @@ def replay(run: str, *, out: str = "") -> None:
     run: run.json, or the folder of a run
     out: run folder to make (empty: beside the run, with _replay behind its name)
     """
-    folder = Path(run) if Path(run).is_dir() else Path(run).parent
     from jukebox.sample import replay as again
 
-    _tell(again(run, out or folder.resolve().with_name(f"{folder.resolve().name}_replay")))
+    _tell(again(run, out or _unused(beside(run if Path(run).is_dir() else Path(run).parent, "replay"))))
 
 
 # ---- from what a person types to a run
+
+
+def beside(path: str | Path, verb: str) -> Path:
+    """Where a verb puts what it makes of a file or folder: next to it, the verb behind its name."""
+    path = Path(path).resolve()
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}_{verb}")
+
+
+def _unused(path: str | Path) -> str:
+    """The path, or with the first number behind it under which nothing is there; it is told, for whoever has to resume."""
+    if rank_and_ranks()[1] > 1:
+        raise UserError("several processes share a run, so that its folder needs a name: give --out")
+    path, number = Path(path), 1
+    while (found := path if number == 1 else path.with_name(f"{path.name}_{number}")).exists():
+        number += 1
+    shown = os.path.relpath(found) if found.is_relative_to(Path.cwd()) else str(found)
+    print(f"into the run folder {shown}")
+    return shown
 
 
 def _make(out: str, asked: dict[str, Any], machine: Machine) -> None:
@@ -349,9 +370,7 @@ def _tell(run: Run) -> None:
     if run.request["parallel"]:
         _tell_seams(run)
     if run.n_samples > 1:
-        print(
-            f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S --out NEW"
-        )
+        print(f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S")
     print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
 
 

@@ -105,6 +105,26 @@ def test_a_song_is_continued_in_takes_and_goes_on_from_the_chosen_one(tiny_model
     assert "already holds a run" in capsys.readouterr().err
 
 
+def test_a_run_whose_folder_is_not_named_gets_one_that_nothing_is_in(tiny_model, tmp_path, capsys, monkeypatch):
+    """Made where the person is, or beside what it comes from; told before the first code, numbered, resumed like any other."""
+    monkeypatch.chdir(tmp_path)
+    model = str(tiny_model.folder)
+    words = ["--seconds", "0.05", "--levels", "2"]
+    for name in ("song", "song_2"):
+        assert main(["sample", model, *words]) == 0
+        assert capsys.readouterr().out.startswith(f"into the run folder {name}\n") and whole(Run.open(tmp_path / name))
+    assert main(["continue", model, "song", "--prompt_seconds", "0.03", "--takes", "3", *words]) == 0
+    assert main(["branch", "song_continued", "--take", "3", "--seconds", "0.1"]) == 0
+    assert main(["replay", "song_continued_branch"]) == 0
+    capsys.readouterr()
+    names = ("song_continued", "song_continued_branch", "song_continued_branch_replay")
+    assert [Run.open(tmp_path / name).n_samples for name in names] == [3, 1, 1]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["sample", model, *words]) == 2
+    assert "its folder needs a name: give --out" in capsys.readouterr().err and not (tmp_path / "song_3").exists()
+
+
 @pytest.mark.parametrize(
     "environ, expected",
     [
