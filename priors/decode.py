@@ -65,11 +65,14 @@ def draw_surely(
         return code, probability
     wide = filter_logits(wide if how.temperature == 1.0 else wide / how.temperature, how.top_k, how.top_p)
     blocks = torch.softmax(wide, dim=-1)
-    blocks = F.pad(blocks, (0, -blocks.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # (N, K) -> (N, K / BLOCK, BLOCK)
+    if short := -blocks.shape[1] % BLOCK:
+        blocks = F.pad(blocks, (0, short))
+    blocks = blocks.unflatten(1, (-1, BLOCK))  # (N, K) -> (N, K / BLOCK, BLOCK)
     sums = blocks.sum(dim=-1)
-    chosen, before = _pass(sums, uniform.to(wide)[:, None] * sums.sum(dim=-1, keepdim=True))
-    inside = blocks.gather(1, chosen[..., None].expand(-1, -1, BLOCK))[:, 0]
-    code, _ = _pass(inside, uniform.to(wide)[:, None] * sums.sum(dim=-1, keepdim=True) - before)
+    at = uniform.to(wide)[:, None] * sums.sum(dim=-1, keepdim=True)
+    chosen, before = _pass(sums, at)
+    inside = blocks[torch.arange(len(blocks), device=blocks.device), chosen[:, 0]]
+    code, _ = _pass(inside, at - before)
     return (chosen * BLOCK + code)[:, 0], inside.gather(1, code)[:, 0]
 
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ from vqvae.blocks import ResidualStack
 
 PASSES = 12  # of a level whose How does not say
 AT_ONCE = 256  # codes whose logits are there at once: they stay in the cache of a core
+PIECE = 2**18  # numbers of a layer at a level's own rate that are there at once, likewise
 Watch = Callable[[int, int, Tensor], None]  # (level, pass, what is unknown after it)
 
 
@@ -152,6 +154,29 @@ class Fine(nn.Module):
                 x = x + convolution(vectors[self.level + distance].transpose(1, 2))
         return self.ln(self.stack(x).transpose(1, 2))
 
+    def around(
+        self, seen: Seen, asked: Bool[Tensor, "b n"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "n f"], Bool[Tensor, "b _"]]]:
+        """Piece by piece the vectors of the codes that are asked for, with where they are: the same as of the whole at once.
+
+        A piece is computed with as many columns on either side as it hears; pieces of which nothing is asked are left out.
+        """
+        columns = seen.columns.shape[1]
+        far = 1 + -(-self.stack.reach // self.ratio)  # columns
+        size = max(1, PIECE // (self.out.w.shape[0] * self.ratio)) if seen.columns.device.type == "cpu" else columns
+        for first in range(0, columns, size):
+            last = min(first + size, columns)
+            here = slice(first * self.ratio, last * self.ratio)
+            if not asked[:, here].any():
+                continue
+            begin, end = max(0, first - far), min(columns, last + far)
+            rates = {level: x.shape[1] // columns for level, x in seen.vectors.items()}
+            vectors = {level: x[:, begin * rates[level] : end * rates[level]] for level, x in seen.vectors.items()}
+            made = self(seen.columns[:, begin:end], vectors)[:, (first - begin) * self.ratio :][
+                :, : here.stop - here.start
+            ]
+            yield here, made[asked[:, here]], asked[:, here]
+
 
 class MaskedPrior(Prior):
     """Codes of all levels given some of them and conditions; the loss is in bits per code, levels counting alike."""
@@ -206,14 +231,10 @@ class MaskedPrior(Prior):
         y = self.trunk(x.to(heard.columns) + heard.columns, heard.encoded, heard.distance)
         return Seen(self.ln(y), vectors)
 
-    def logits(
-        self, seen: Seen, level: int, asked: Bool[Tensor, "b _"], rows: int = 0
-    ) -> Iterator[Float[Tensor, "n k"]]:
-        """Of the codes of a level that are asked for, in the order of `asked`: all, or so many `rows` at a time."""
-        fine = self.fine[level]
-        x = fine(seen.columns, seen.vectors)[asked]  # (B, T * R, F) -> (n, F)
-        for part in x.split(rows or max(1, len(x))):
-            yield fine.out(part)  # type: ignore[operator]
+    def logits(self, seen: Seen, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
+        """Of the codes of a level that are asked for, in the order of `asked`."""
+        fine = cast(Fine, self.fine[level])
+        return fine.out(fine(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
     # ---- training
 
@@ -228,7 +249,7 @@ class MaskedPrior(Prior):
         seen = self.look(sequences, keep, self.hear(cond, *sequences[len(self.config.hops) - 1].shape))
         return {
             level: F.cross_entropy(
-                next(self.logits(seen, level, asked[level])).float(), codes[asked[level]], reduction="none"
+                self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none"
             )
             / math.log(2)
             for level, codes in sequences.items()
@@ -312,10 +333,12 @@ class MaskedPrior(Prior):
         """A code for everything unknown at a level, by its number in `chance`, and its log probability."""
         asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
         if asked.any():
-            logits = self.logits(self.look(codes, known, heard), level, asked, AT_ONCE)
-            parts = [draw_surely(some, u, how) for some, u in zip(logits, chance[asked].split(AT_ONCE), strict=True)]
-            new[asked], probability = (torch.cat(each) for each in zip(*parts, strict=True))
-            log_p[asked] = probability.double().clamp(min=1e-30).log()
+            fine = cast(Fine, self.fine[level])
+            for here, x, some in fine.around(self.look(codes, known, heard), asked):
+                rows = zip(x.split(AT_ONCE), chance[:, here][some].split(AT_ONCE), strict=True)
+                drawn = [draw_surely(fine.out(part), u, how) for part, u in rows]
+                new[:, here][some], probability = (torch.cat(each) for each in zip(*drawn, strict=True))
+                log_p[:, here][some] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 
     def _check(self, sequences: Sequences, keep: Keep) -> None:

@@ -57,6 +57,7 @@ class ResidualStack(nn.Module):
         dilations = [growth ** (i if cycle is None else i % cycle) for i in range(depth)]
         if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
             dilations.reverse()
+        self.reach = sum(dilations)  # steps to either side that are heard
         scale = depth**-0.5 if res_scale else 1.0
         self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations)
 

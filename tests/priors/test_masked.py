@@ -8,8 +8,10 @@ import math
 import pytest
 import torch
 
+from priors import masked
 from priors.columns import by_column, left_after
 from priors.conditions import Conditions, LabelConfig, Lyrics
+from priors.decode import draw_surely
 from priors.lyrics import LyricConfig
 from priors.masked import MaskedConfig, MaskedPrior, gumbel, least_sure
 from priors.prior import How
@@ -137,14 +139,30 @@ def test_a_hidden_code_hears_both_sides_and_every_level(prior):
     assert not torch.equal(prior.costs(codes, cond.without("timing"), keep, asked)[1], before)
 
 
-def test_logits_are_computed_for_the_codes_asked_for_alone(prior):
+def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_others(prior, monkeypatch):
+    """Each piece hears what is around it; a piece without an unknown code is not computed."""
     codes, keep, cond = window(prior)
     seen = prior.look(codes, keep, prior.hear(cond, 5, 24))
+    monkeypatch.setattr(masked, "AT_ONCE", 7)
     for level in LEVELS:
-        parts = list(prior.logits(seen, level, ~keep[level], 10))
-        assert max(map(len, parts)) <= 10
-        assert sum(map(len, parts)) == int((~keep[level]).sum())
-        assert torch.allclose(torch.cat(parts), next(prior.logits(seen, level, ~keep[level])), atol=1e-5)
+        fine, asked = prior.fine[level], ~keep[level]
+        whole = prior.logits(seen, level, asked)
+        for columns in (1, 3, 10):
+            monkeypatch.setattr(masked, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
+            made, rows = torch.full((*asked.shape, 16), torch.nan), []
+            for here, x, some in fine.around(seen, asked):
+                assert here.stop - here.start <= columns * fine.ratio and some.any()
+                made[:, here][some] = fine.out(x)
+            assert torch.allclose(made[asked], whole, atol=1e-5) and torch.equal(made.isnan().all(dim=2), ~asked)
+            count = fine.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
+            chance = torch.rand(asked.shape, dtype=torch.float64)
+            new, _ = prior._draw(level, codes, keep, prior.hear(cond, 5, 24), chance, How())
+            count.remove()
+            assert max(rows) <= 7 and sum(rows) == int(asked.sum()) and not new[~asked].any()
+            sure = [
+                draw_surely(row[None], u[None], How())[0].item() for row, u in zip(whole, chance[asked], strict=True)
+            ]
+            assert new[asked].tolist() == sure
 
 
 def test_bits_stand_where_they_belong(prior):
