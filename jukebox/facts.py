@@ -22,6 +22,12 @@ def by_level(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     return {p["level"]: p for p in config["priors"] if "level" in p}
 
 
+def threads_for(width: int, asked: int) -> int:
+    """CPU threads as asked; by itself one for priors that are not wide, whose steps are too short to be shared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
+
+
 @dataclass(frozen=True)
 class Facts:
     """What config.json says of a model, without opening it."""
@@ -62,10 +68,7 @@ class Facts:
         return codes_of(seconds, self.sample_rate, self.hops[level], self.hops[-1])
 
     def threads(self, asked: int) -> int:
-        """CPU threads as asked; by itself one for small models, whose steps are too short to be shared."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        small = max(self.priors.values(), default=0) < 512
-        return asked or (1 if small else int(os.environ.get("OMP_NUM_THREADS") or cores))
+        return threads_for(max(self.priors.values(), default=0), asked)
 
     def check_levels(self, levels: Sequence[int], given: int | None = None, lower: str = "") -> list[int]:
         """Levels to fill, the coarsest first; all below `given`, which needs no prior, or from the top on.

@@ -31,6 +31,7 @@ PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes that the decoder's pi
 WAITING = 8  # copies of what a decoder waits for that are alive at once
 PAGE = 14  # bytes a sample of sound while its spectrogram is drawn
 NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
+WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 WINDOWS = 64  # of a song side by side, at most, when a batch is chosen for --parallel
 GB = 1e9
 
@@ -149,6 +150,16 @@ def dtype_of(request: Request) -> str:
 def device_of(request: Request) -> str:
     """Whose memory counts: cuda's, or the machine's."""
     return "cuda" if request["device"].startswith("cuda") else "cpu"
+
+
+def worth_compiling(request: Request, depths: Mapping[int, int], sample_rate: int) -> bool:
+    """Whether the codes that a request draws one by one, with priors so many layers deep by level, pay for compiling a step."""
+    hops, steps = request["hops"], 0
+    for level in request["levels"]:
+        if not is_masked(request, level):
+            total = codes_of(request["seconds"], sample_rate, hops[level], hops[-1])
+            steps += (total - int(request["given"].get(str(level), 0))) * depths.get(level, 0)
+    return steps >= WORTH_COMPILING
 
 
 def weight_bytes(prior: sizes.Config, dtype: str) -> int:

@@ -31,7 +31,7 @@ from jukebox.hearing import Hearing
 from jukebox.masked_filling import MaskedFilling
 from jukebox.metrics import Seams, seams
 from jukebox.model import Jukebox
-from jukebox.plan import dtype_of
+from jukebox.plan import dtype_of, worth_compiling
 from jukebox.report import read_wav, write_page
 from jukebox.request import Choices
 from jukebox.run import REQUEST, Run, read_request, versions
@@ -39,8 +39,6 @@ from jukebox.song import Prepared, Song
 from jukebox.sources import fetch
 from priors import native
 from priors.prior import How
-
-WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
 def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **choices) -> Run:
@@ -149,10 +147,8 @@ def to_compile(model: Jukebox, run: Run) -> bool:
     """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
     asked = run.request
     if asked["compile"] == "auto":
-        one_by_one = [level for level in asked["levels"] if not is_masked(asked, level)]
-        new = {level: run.total(level) - asked["given"].get(str(level), 0) for level in one_by_one}
-        steps = sum(count * model.prior_configs[level].trunk.depth for level, count in new.items())
-        return steps >= WORTH_COMPILING and native.why_not(asked["dtype"]) is None
+        depths = {level: config.trunk.depth for level, config in model.prior_configs.items()}
+        return worth_compiling(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"

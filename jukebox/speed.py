@@ -27,20 +27,20 @@ SECONDS = 0.05  # that each number is measured for, at least twice
 WIDTH, ROWS = 1024, 512  # of large products
 
 
-def measure(device: str, dtype: str, rows: int, matrices: int) -> Speed:
-    """The speed of a device for `rows` decoded side by side by a model of so many bytes of `matrices`."""
+def measure(device: str, dtype: str, rows: int, matrices: int, compiled: bool) -> Speed:
+    """The speed of a device for `rows` decoded side by side by a model of so many bytes of `matrices`, its steps compiled or plain."""
     stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is taken to be read as fast
     depth = max(1, min(matrices, MOST) // (_numbers(_trunk(WIDTH, 1)) * stored.itemsize))
-    return _measure(device, stored, rows, depth, torch.get_num_threads())
+    return _measure(device, stored, rows, depth, torch.get_num_threads(), compiled)
 
 
 @functools.lru_cache
 @torch.no_grad()
-def _measure(device: str, dtype: torch.dtype, rows: int, depth: int, threads: int) -> Speed:
-    few, many = (_step_seconds(_trunk(64, layers), device, dtype, rows) for layers in (3, 15))
+def _measure(device: str, dtype: torch.dtype, rows: int, depth: int, threads: int, compiled: bool) -> Speed:
+    few, many = (_step_seconds(_trunk(64, layers), device, dtype, rows, compiled) for layers in (3, 15))
     layer = max(1e-7, (many - few) / 12)
     wide = _trunk(WIDTH, depth)
-    reading = _step_seconds(wide, device, dtype, rows) - few - (depth - 3) * layer
+    reading = _step_seconds(wide, device, dtype, rows, compiled) - few - (depth - 3) * layer
     bandwidth = _numbers(wide) * dtype.itemsize / max(reading, 1e-7)
     x, w = (torch.ones(n, WIDTH, device=device, dtype=dtype) for n in (ROWS, WIDTH))
     return Speed(bandwidth, 2 * ROWS * WIDTH * WIDTH / _seconds(lambda: x @ w, device), layer)
@@ -54,11 +54,12 @@ def _numbers(trunk: TrunkConfig) -> int:
     return sum(rows * columns for rows, columns in sizes.products(asdict(trunk)))
 
 
-def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int) -> float:
+def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int, compiled: bool) -> float:
     """Seconds that a small prior with this trunk takes for a step of sampling; its weights are numbers of no meaning."""
     prior = hollow(PriorConfig(0, 64, 8, 22050, trunk)).to_empty(device=device).to(dtype)
     for parameter in prior.parameters():
         parameter.fill_(0.01)
+    prior.compiled = compiled
     rngs = [torch.Generator() for _ in range(rows)]
     nothing = {0: torch.zeros(rows, 0, dtype=torch.long, device=device)}
     state = prior.start(Conditions(), nothing, rngs, How())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from data_prep.errors import UserError
 from jukebox import sizes
 from jukebox.budget import Budget
-from jukebox.plan import Plan, Request, Speed, config_of, dtype_of, fit, plan_sampling, spell
+from jukebox.plan import Plan, Request, Speed, config_of, dtype_of, fit, plan_sampling, spell, worth_compiling
 from jukebox.run import Run
 from jukebox.schedule import codes_of
 
@@ -38,7 +38,7 @@ def plan(
     parallel: below the top level, draw the windows of a song side by side
     max_memory: memory to stay below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     bandwidth: GB a second that weights are read with, on the machine that is meant (0: this one's, measured)
-    threads: CPU threads (0: what torch would take)
+    threads: CPU threads (0: as a run would take; train: as torch would)
     device: cpu, cuda, or auto: a GPU if there is one
     level: train: the prior to train (-1: the top one)
     gpus: train: how many GPUs; several numbers with commas between them make a row each
@@ -57,7 +57,7 @@ def plan(
         return plan_train(
             model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads
         )
-    from jukebox.facts import by_level
+    from jukebox.facts import by_level, threads_for
     from launch.sample import read_fractions, read_levels
 
     config = read_config(model)
@@ -69,10 +69,10 @@ def plan(
     chosen = read_levels(levels) or tuple(known)
     if not chosen or not set(chosen) <= set(known):
         raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {levels}")
-    if threads:
-        import torch
+    import torch
 
-        torch.set_num_threads(threads)
+    widths = [prior["config"]["trunk"]["width"] for prior in by_level(config).values()]
+    torch.set_num_threads(threads_for(max(widths), threads))
     codec = config["codec"]["config"]
     hops, rate = sizes.hops(codec), codec["sample_rate"]
     given = {str(level): codes_of(prompt_seconds, rate, hops[level], hops[-1]) for level in chosen if prompt_seconds}
@@ -144,7 +144,10 @@ def fitted(request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
 
 
 def preflight(run: Run, device: str = "") -> None:
-    """Say in one line what the rest of a run will take."""
+    """Say in one line what the rest of a run will take, with its own threads."""
+    import torch
+
+    torch.set_num_threads(run.request["machine"]["threads"])
     request = on_device(run.request | ({"device": device} if device else {}))
     done = {level: run.count(level) for level in request["levels"]}
     if any(done[level] < run.total(level) for level in done):
@@ -165,14 +168,33 @@ def planned(
 ) -> Plan:
     """The plan of a request at this machine's speed, or at a bandwidth of so many GB/s."""
     plan = plan_sampling(config, request, done=done)
-    speeds = {level.level: _speed(plan, max(1, level.rows), level.parts["weights"], bandwidth) for level in plan.levels}
+    compiled = will_compile(config, request, plan.dtype)
+    speeds = {
+        level.level: _speed(plan, max(1, level.rows), level.parts["weights"], bandwidth, compiled)
+        for level in plan.levels
+    }
     return plan_sampling(config, request, done=done, speeds=speeds)
 
 
-def _speed(plan: Plan, rows: int, weights: int, bandwidth: float) -> Speed:
+def will_compile(config: dict[str, Any], request: Request, dtype: str) -> bool:
+    """Whether the run compiles its steps, as `jukebox.sample.to_compile` will decide when the model is there."""
+    if "compiled" in request:
+        return request["compiled"]
+    from jukebox.facts import by_level
+
+    depths = {level: prior["config"]["trunk"]["depth"] for level, prior in by_level(config).items()}
+    choice, rate = request.get("compile", "auto"), config["codec"]["config"]["sample_rate"]
+    if choice == "off" or (choice == "auto" and not worth_compiling(request, depths, rate)):
+        return False
+    from priors import native
+
+    return native.why_not(dtype) is None
+
+
+def _speed(plan: Plan, rows: int, weights: int, bandwidth: float, compiled: bool) -> Speed:
     from dataclasses import replace
 
     from jukebox.speed import measure
 
-    speed = measure(plan.device, plan.dtype, rows, weights)
+    speed = measure(plan.device, plan.dtype, rows, weights, compiled)
     return replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed

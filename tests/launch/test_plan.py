@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from data_prep.errors import UserError
+from jukebox import speed
 from jukebox.plan import plan_sampling
 from jukebox.run import Run
 from launch.cli import main
 from launch.plan import plan
+from priors import native
 from tests.peak import watch
 
 
@@ -61,6 +64,24 @@ def test_every_sampling_verb_says_what_it_will_take(tiny_model, tmp_path, capsys
     assert capsys.readouterr().out.startswith("predicted: ")
     assert main(["resume", str(out)]) == 0
     assert "predicted" not in capsys.readouterr().out  # there is nothing left to do
+
+
+@pytest.mark.parametrize("compile_", ["on", "off", "auto"])
+def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, tmp_path, monkeypatch, compile_):
+    if compile_ == "on" and native.why_not():
+        pytest.skip("no C++ compiler here")
+    seen, plain = [], speed.measure
+
+    def measure(device, dtype, rows, matrices, compiled):
+        seen.append((torch.get_num_threads(), compiled))
+        return plain(device, dtype, rows, matrices, compiled)
+
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr("jukebox.plan.WORTH_COMPILING", 10**9 if compile_ == "auto" else 0)
+    words = ["sample", str(tiny_model.folder), "--out", str(tmp_path / "run"), "--seconds", "0.2", "--levels", "2,1"]
+    assert main([*words, "--threads", "2", "--compile", compile_]) == 0
+    asked = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert asked["compiled"] == (compile_ == "on") and set(seen) == {(2, compile_ == "on")}
 
 
 def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):
