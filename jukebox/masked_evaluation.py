@@ -13,6 +13,7 @@ both. `mel` is the mean distance of log-mel spectra in dB, `frechet` that of all
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,7 +94,8 @@ def half_figures(prior: MaskedPrior, clips: Clips, seed: int) -> dict[str, dict[
     for level, codes in clips.codes.items():
         unigram = metrics.codebook_use(codes, prior.config.bins)[1]
         bits = mean_bits(prior, clips, keep, level)
-        figures[str(level)] = {"bits": bits, "unigram_bits": unigram, "ratio": bits / unigram}
+        ratio = bits / unigram if unigram else math.inf  # a codec that has collapsed writes one code
+        figures[str(level)] = {"bits": bits, "unigram_bits": unigram, "ratio": ratio}
     return figures
 
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def row(what: str, values: Sequence[float], least_z: float | None = None) -> dict:
-    """One figure over seeds."""
+def row(what: str, values: Sequence[float | None], least_z: float | None = None) -> dict:
+    """One figure over seeds; where a seed has none (a file says null), there is no mean."""
     import numpy as np
 
+    values = [float("nan") if value is None else value for value in values]
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {
-        "what": what, "mean": float(np.mean(values)), "spread": spread, "least_z": least_z, "values": list(values)
+        "what": what, "mean": float(np.mean(values)), "spread": spread, "least_z": least_z, "values": values
     }  # fmt: skip
 
 

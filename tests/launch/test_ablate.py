@@ -114,8 +114,9 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     """Two corpora of their own, one a seed; a unit that was stopped is not measured, finished ones are kept."""
     for seed in range(2):
         folder = tmp_path / f"seed_{seed}"
-        corpus = make_corpus(folder / "corpus", 12, seed=seed, seconds=8.0, workers=0)
-        prepare(corpus / "songs.jsonl", folder / "data", test_share=0.4)
+        # who is held out hangs on the bytes of the sound, which differ between processors: so many that it is always enough
+        corpus = make_corpus(folder / "corpus", 24, seed=seed, seconds=8.0, workers=0)
+        prepare(corpus / "songs.jsonl", folder / "data", test_share=0.5)
         train("vqvae", str(folder / "data"), preset="test", level=2, steps=10, out=str(folder / "model"))
         encode(str(folder / "data"), str(folder / "model"), levels="2")
     given = [str(tmp_path / "seed_{seed}" / name) for name in ("data", "model")]
@@ -123,8 +124,14 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
         ablate("prior", given[0], given[1].replace("{seed}", "0"), out=str(tmp_path / "out"), preset="test")
     units = ablate_prior.units_of(*given, 2, "test")
     assert len(units) == 6 and {unit.data for unit in units} == {tmp_path / f"seed_{s}" / "data" for s in range(2)}
+    enter = loop.Stop.__enter__
+
+    def enter_asked(stop: loop.Stop) -> loop.Stop:
+        enter(stop).asked = True
+        return stop
+
     with monkeypatch.context() as stopping:
-        stopping.setattr(loop.Stop, "asked", True)
+        stopping.setattr(loop.Stop, "__enter__", enter_asked)
         with pytest.raises(KeyboardInterrupt):
             ablate_prior.run_unit(units[0], tmp_path / "out", 20, 4)
     assert not (tmp_path / "out" / "units" / units[0].name / "figures.json").is_file()
@@ -166,10 +173,10 @@ def test_figures_of_the_masked_prior_are_ratios_seed_by_seed():
 
 @pytest.mark.long
 def test_a_masked_prior_is_trained_in_a_copy_of_the_model_and_measured(tmp_path, monkeypatch):
-    corpus = make_corpus(tmp_path / "corpus", 12, seed=0, seconds=4.0, workers=0)
+    corpus = make_corpus(tmp_path / "corpus", 24, seed=0, seconds=4.0, workers=0)
     data, model = tmp_path / "data", tmp_path / "model"
-    prepare(corpus / "songs.jsonl", data, test_share=0.4)
-    train("vqvae", str(data), preset="test", steps=10, out=str(model))
+    prepare(corpus / "songs.jsonl", data, test_share=0.5)
+    train("vqvae", str(data), preset="test", steps=60, out=str(model))
     with pytest.raises(UserError, match="jukebox encode"):
         ablate("masked", str(data), str(model), out=str(tmp_path / "out"), preset="test")
     encode(str(data), str(model))
