@@ -113,8 +113,8 @@ def summarise(units: Sequence[Figures]) -> list[Figures]:
         rows.append(row(f"bottom from the levels above: mel, {key}", [u["parents"][key] for u in units]))
     arms = [(f"middle and bottom in {n} passes each", [u["passes"][n] for u in units]) for n in units[0]["passes"]]
     for key, what in (("one_by_one", "middle and bottom one code after another"), ("other_song", "another song")):
-        if key in units[0]:
-            arms.append((what, [u[key] for u in units]))
+        if found := [u[key] for u in units if key in u]:  # not every model has priors of the lower levels
+            arms.append((what, found))
     for what, found in arms:
         rows += [row(f"{what}: {key}", [f[key] for f in found]) for key in ("mel", "frechet")]
     if {"1", "12", "36"} <= set(units[0]["passes"]):
