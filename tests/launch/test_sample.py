@@ -147,13 +147,17 @@ def test_a_rank_that_cannot_be_is_refused(environ):
 
 
 def process(*words: object, **environ: str) -> subprocess.Popen:
-    """A command that writes codes every 8, so that kills find windows half done."""
+    """A command that writes codes every 8, and not too fast, so that kills find windows half done."""
     code = f"""if True:
-        import sys
+        import sys, time
         from launch.cli import main
         import priors.autoregressive as p, jukebox.filling as f
         plain = p.AutoregressivePrior.sample
-        p.AutoregressivePrior.sample = lambda self, state, length: plain(self, state, length, 8)
+        def sample(self, state, length):
+            for part in plain(self, state, length, 8):
+                time.sleep(0.004)
+                yield part
+        p.AutoregressivePrior.sample = sample
         f.EVERY = 0.0
         f.write_page = lambda folder: None
         sys.exit(main({[str(word) for word in words]!r}))
@@ -177,13 +181,17 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
     asked, out = {**reference.request}, tmp_path / "run"
     run = Run.create(out, {k: v for k, v in asked.items() if k != "model_hash"})
     full, kills, half_done = sum(2 * run.total(level) for level in (2, 1, 0)), [], 0
+    ends = {(line["level"], line["codes_total"]) for line in reference.progress}  # of windows
     for kill in range(20):
         target = full * (kill + chance.random()) / 20
         child, began = process("resume", out), time.monotonic()
         while child.poll() is None and time.monotonic() - began < (chance.uniform(0.1, 2.0) if kill % 5 == 4 else 300):
             done = lines(out)
-            if sum(line["rows"] * len(line["samples"]) for line in done) > target:
-                time.sleep(chance.random() * 0.01)
+            beyond = sum(line["rows"] * len(line["samples"]) for line in done) > target
+            if beyond and (
+                kill % 2 or (done[-1]["level"], done[-1]["codes_total"]) not in ends
+            ):  # half of them in a window
+                time.sleep(chance.random() * 0.01 if kill % 2 else 0.0)
                 break
             time.sleep(0.002)
         child.kill()
@@ -191,8 +199,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
         assert child.returncode == -signal.SIGKILL, child.stderr.read().decode() if child.stderr else ""
         done = lines(out)
         kills.append(done[-1]["level"] if done else 2)
-        ends = {line["codes_total"] for line in reference.progress if done and line["level"] == done[-1]["level"]}
-        half_done += bool(done) and done[-1]["codes_total"] not in ends
+        half_done += bool(done) and (done[-1]["level"], done[-1]["codes_total"]) not in ends
     assert set(kills) == {2, 1, 0} and half_done >= 5, (kills, half_done)
     last = process("resume", out)
     assert last.wait(timeout=300) == 0
