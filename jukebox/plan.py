@@ -218,7 +218,7 @@ def _plan_masked_level(
     parts = {
         "weights": weight_bytes(masked, dtype_of(request)), "cache": 0,
         "conditions": rows * n_ctx * masked["trunk"]["width"] * item,
-        "activations": rows * columns * sizes.pass_bytes(masked, level, item),
+        "activations": sizes.pass_bytes(masked, level, rows, columns, item),
         "sound": _sound_bytes(codec, level, total * hop[level], samples, device_of(request)),
     }  # fmt: skip
     seconds = None

@@ -175,13 +175,21 @@ def pass_products(masked: Config, level: int) -> tuple[int, int]:
     return masked_weights(masked).matrices + attention + ratio * (width * fine + code), fine * masked["bins"]
 
 
-def pass_bytes(masked: Config, level: int, itemsize: int) -> int:
-    """Bytes a column takes in a pass over a level: embedded, in a layer of the trunk, or at the level's rate with its logits."""
+AT_ONCE, PIECE = 256, 2**18  # of priors/masked.py; a test holds them together
+
+
+def pass_bytes(masked: Config, level: int, rows: int, columns: int, itemsize: int) -> int:
+    """Bytes of a pass over a level: all columns embedded and in a layer of the trunk, or a piece at the level's rate with its logits.
+
+    Half as much again is what the heap was seen to hold between them.
+    """
     trunk, slots, ratio = masked["trunk"], sum(ratios(masked)), ratios(masked)[level]
     _, hidden, _ = head_room(trunk)
     layer = itemsize * (4 * trunk["width"] + max(2 * hidden, 4 * trunk["width"])) + 8 * trunk["width"]
-    fine = ratio * (5 * masked["fine"] * itemsize + masked["bins"] * (itemsize + 4 * 4) + 8 * 8)
-    return slots * masked["vector"] * itemsize * 2 + max(layer, fine, slots * masked["vector"] * itemsize)
+    piece = min(columns * ratio, max(ratio, PIECE // masked["fine"]))
+    fine = rows * piece * 5 * masked["fine"] * itemsize + AT_ONCE * masked["bins"] * (itemsize + 4 * 4)
+    embedded, codes = rows * columns * slots * masked["vector"] * itemsize, rows * columns * ratio * 8 * 8
+    return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
 
 # ---- what decoding keeps

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from jukebox.presets import PRESETS, find
 from jukebox.request import Choices, sampled
 from jukebox.run import Run
 from jukebox.song import Song
+from priors import masked
 from priors.masked import MaskedPrior
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
@@ -164,3 +169,37 @@ def test_a_plan_counts_the_passes_of_masked_levels(run):
     plan = plan_sampling(config, {**run.request, "device": "cpu", "dtype": "float32"})
     assert {level.level: level.steps for level in plan.levels if level.level < 2} == {1: 3 * 3, 0: 3 * 2}
     assert all(level.parts["cache"] == 0 and level.parts["weights"] > 0 for level in plan.levels if level.level < 2)
+    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, masked.PIECE)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux what was resident")
+def test_a_pass_takes_about_the_memory_that_is_planned():
+    """A wide prior over long windows, in a process of its own; logits of all codes at once alone would take ten times that."""
+    code = """if True:
+        import torch
+        from jukebox import sizes
+        from launch.bench_upsample import Shape, masked_of
+        from launch.sides import forget_peak, peak_mb
+        from priors.conditions import Conditions
+        from priors.prior import How
+        torch.set_num_threads(1)
+
+        def fill(prior, columns, rows):
+            codes = {level: torch.zeros(rows, columns * ratio, dtype=torch.long) for level, ratio in enumerate((16, 4, 1))}
+            keep = {level: torch.full_like(x, level == 2, dtype=torch.bool) for level, x in codes.items()}
+            rngs = [torch.Generator() for _ in range(rows)]
+            prior.fill(codes, keep, Conditions(), rngs, {1: How(passes=1), 0: How(passes=1)})
+
+        fill(masked_of(Shape(64, "float32", columns=16)), 16, 1)  # what torch takes the first time
+        prior, rows, columns = masked_of(Shape(512, "float32", columns=256, depth=1)), 8, 256
+        before = int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 2**10
+        forget_peak()
+        fill(prior, columns, rows)
+        print(peak_mb() - before, sizes.pass_bytes(prior.config.to_json(), 0, rows, columns, 4) / 2**20)
+    """
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env, check=True
+    )
+    seen, planned = map(float, told.stdout.split())
+    assert 0.5 < planned / seen < 2, (seen, planned)
