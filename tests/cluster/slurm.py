@@ -51,7 +51,7 @@ def test_the_script_passes_the_schedulers_own_check(slurm, training, tmp_path):
 
 
 @pytest.mark.parametrize("how, asked", [
-    (["scontrol", "requeue"], False),  # the nodes are taken away at once: the last checkpoint counts
+    (["scontrol", "requeue"], False),  # the nodes are taken away at once: the last checkpoint counts, or one more if there is time
     (["scancel", "--batch", "--signal=USR1"], True),  # as two minutes before the time limit: a checkpoint is written first
 ])  # fmt: skip
 def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
@@ -61,7 +61,7 @@ def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
     until(lambda: len(losses(tmp_path / "model")) > 30)
     slurm.run(*how, job)
     until(lambda: (slurm.folder / "logs" / "0002").exists())
-    assert 30 <= len(losses(tmp_path / "model")) < STEPS and ("stopped at step" in slurm.output(job)) == asked
+    assert 30 <= len(losses(tmp_path / "model")) < STEPS and ("stopped at step" in slurm.output(job) or not asked)
     until(lambda: slurm.state(job) in ("COMPLETED", "FAILED", "CANCELLED"))
     print(slurm.output(job))
     assert slurm.state(job) == "COMPLETED", slurm.output(job)
