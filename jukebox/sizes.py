@@ -175,7 +175,7 @@ def pass_products(masked: Config, level: int) -> tuple[int, int]:
     return masked_weights(masked).matrices + attention + ratio * (width * fine + code), fine * masked["bins"]
 
 
-AT_ONCE, PIECE = 256, 2**18  # of priors/masked.py; a test holds them together
+AT_ONCE, PIECE = 256, 2**18  # of priors/masked.py and priors/fine.py; a test holds them together
 
 
 def pass_bytes(masked: Config, level: int, rows: int, columns: int, itemsize: int) -> int:

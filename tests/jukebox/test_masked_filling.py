@@ -24,7 +24,7 @@ from jukebox.presets import PRESETS, find
 from jukebox.request import Choices, sampled
 from jukebox.run import Run
 from jukebox.song import Song
-from priors import masked
+from priors import fine, masked
 from priors.masked import MaskedPrior
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
@@ -169,7 +169,7 @@ def test_a_plan_counts_the_passes_of_masked_levels(run):
     plan = plan_sampling(config, {**run.request, "device": "cpu", "dtype": "float32"})
     assert {level.level: level.steps for level in plan.levels if level.level < 2} == {1: 3 * 3, 0: 3 * 2}
     assert all(level.parts["cache"] == 0 and level.parts["weights"] > 0 for level in plan.levels if level.level < 2)
-    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, masked.PIECE)
+    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, fine.PIECE)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux what was resident")

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from priors import fine as fine_
 from priors import masked
 from priors.columns import by_column, left_after
 from priors.conditions import Conditions, LabelConfig, Lyrics
@@ -148,7 +149,7 @@ def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_o
         fine, asked = prior.fine[level], ~keep[level]
         whole = prior.logits(seen, level, asked)
         for columns in (1, 3, 10):
-            monkeypatch.setattr(masked, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
+            monkeypatch.setattr(fine_, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
             made, rows = torch.full((*asked.shape, 16), torch.nan), []
             for here, x, some in fine.around(seen, asked):
                 assert here.stop - here.start <= columns * fine.ratio and some.any()
