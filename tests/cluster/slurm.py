@@ -61,7 +61,10 @@ def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
     until(lambda: len(losses(tmp_path / "model")) > 30)
     slurm.run(*how, job)
     until(lambda: (slurm.folder / "logs" / "0002").exists())
-    assert 30 <= len(losses(tmp_path / "model")) < STEPS and ("stopped at step" in slurm.output(job) or not asked)
+    kept = max(int(path.name[5:]) for path in (tmp_path / "model" / "training" / "vqvae_2").glob("step_*"))
+    stopped = re.search(r"stopped at step (\d+) of", slurm.output(job))
+    assert 30 <= len(losses(tmp_path / "model")) < STEPS and (stopped or not asked)
+    assert kept == int(stopped[1]) if stopped else (kept >= 30 and kept % 10 == 0)  # what the next start goes on from
     until(lambda: slurm.state(job) in ("COMPLETED", "FAILED", "CANCELLED"))
     print(slurm.output(job))
     assert slurm.state(job) == "COMPLETED", slurm.output(job)
