@@ -164,15 +164,16 @@ def test_ranks_encode_the_codes_of_one_process_also_after_a_kill(music, alone, t
     model = Jukebox.create(tmp_path / "model", config)
     model.save_codec(VQVAE(config))
     folder, expected = alone / "codes" / model.codec_hash(), None
-    for ranks in (0, 1, 2, 4):
+    words = ("encode", str(alone), str(model.folder), "--threads", "1")
+    for ranks, killed in ((0, False), (1, False), (2, False), (4, False), (4, True)):
         shutil.rmtree(folder, ignore_errors=True)
-        if ranks == 4:  # two ranks are killed as soon as a song of either is on disk
-            process = begin(music, 2, "encode", str(alone), str(model.folder), "--threads", "1")
+        if killed:  # two ranks, as soon as a song of either is on disk; how much they leave undone is up to the machine
+            process = begin(music, 2, *words)
             while len(list(folder.glob(".codes*.part"))) + len(list(folder.glob("codes*.arrow"))) < 2:
                 assert process.poll() is None or process.returncode == 0, process.communicate()
                 time.sleep(0.002)
             kill(process)
-        done = run(music, ranks, "encode", str(alone), str(model.folder), "--threads", "1")
+        done = run(music, ranks, *words)
         assert done.returncode == 0, done.stderr
         reader = CodesReader(folder)
         codes = {(song, level): reader.read(song, level).tolist() for song in reader.songs for level in (0, 1, 2)}
@@ -180,4 +181,6 @@ def test_ranks_encode_the_codes_of_one_process_also_after_a_kill(music, alone, t
         assert codes == expected and len(codes) == 33
         index = pq.read_table(folder / "index.parquet").to_pydict()
         assert sorted(zip(index["song"], index["level"])) == sorted(codes)
-        assert len(set(index["shard"])) >= max(ranks, 1) and not list(folder.glob(".codes*.part"))
+        files = len(set(index["shard"]))
+        assert files >= 2 if killed else files == max(ranks, 1), index["shard"]
+        assert not list(folder.glob(".codes*.part"))
