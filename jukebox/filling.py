@@ -1,9 +1,8 @@
 """Filling one level of a run: batch after batch, window after window, codes on disk as they come.
 
 A window that a kill has left half done is drawn again from its beginning: the same prefill of the same prime, the same generators, the
-same steps. That gives the codes on disk, bit for bit, and then those that are missing; it costs what had been done of the window,
-and needs nothing saved. A cache rebuilt by one parallel prefill of all codes would be there at once, but differ in rounding, and then
-in codes; a saved one is as large as the cache, gigabytes for a large prior. Where the codes drawn again are not those on disk
+same steps. That gives the codes on disk, bit for bit, and then those that are missing. Where drawing it takes minutes, its state has been
+saved on the way (jukebox/half_done.py), and it goes on from there. Where the codes drawn again are not those on disk
 (another machine, other versions) the ones on disk stay, the window is cut there, and one line says so.
 
 Where memory runs out, the batch is cut into halves, at the code where it happened, and each goes on; see jukebox/batches.py.
@@ -26,11 +25,13 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 from jukebox.batches import Batch, Segment, cut_in, side_by_side, windows_of
+from jukebox.half_done import HalfDone
 from jukebox.hearing import Hearing
 from jukebox.report import write_page
 from jukebox.run import Run
 from jukebox.song import Prepared, window_conditions
 from priors.conditions import stack
+from priors.decode import uniforms
 from priors.prior import How
 
 EVERY = 1.0  # seconds between two times that codes of an unfinished window are written
@@ -169,12 +170,19 @@ class Filling:
         rngs: Sequence[torch.Generator],
         length: int,
     ) -> Iterator[Int[np.ndarray, "b t"]]:
-        """`length` codes of every row (sample, first code of its window) behind `prime`, as they come."""
+        """`length` codes of every row (sample, first code of its window) behind `prime`, as they come; saved ones come at once."""
         items = [window_conditions(self.songs[i], self.prior.config, start, self._above(i, start)) for i, start in rows]
         codes = torch.from_numpy(prime.astype(np.int64)).to(self.device)
         state = self.prior.start(stack(items).to(self.device), {self.level: codes}, rngs, self.how)
-        for part in self.prior.sample(state, length):
-            yield part[self.level].cpu().numpy()
+        half_done, made, done = HalfDone(self.run, self.level, rows, prime, length, state), [], 0
+        if (saved := half_done.take_up()) is not None:
+            made, done = [saved], saved.shape[1]
+            uniforms(rngs, done)
+            yield saved
+        for part in self.prior.sample(state, length - done):
+            made.append(part[self.level].cpu().numpy())
+            yield made[-1]
+            half_done.keep(made)
 
     def _above(self, sample: int, start: int) -> Int[np.ndarray, " s"] | None:
         """The codes above a window; behind their end the last one is repeated."""

@@ -27,6 +27,7 @@ from jukebox import request
 from jukebox.batches import batches_at, is_masked, windows_of
 from jukebox.facts import Facts, check_weights
 from jukebox.filling import Filling
+from jukebox.half_done import forget
 from jukebox.hearing import Hearing
 from jukebox.masked_filling import MaskedFilling
 from jukebox.metrics import Seams, seams
@@ -166,6 +167,7 @@ def fill_level(
     if run.count(level, samples) == total:
         for each in hearing.values():
             each.grow()
+        forget(run, level, samples)
         return
     masked, dtype = is_masked(run.request, level), run.request["dtype"]
     labels = model.labels if masked else model.labels_of(level)
@@ -182,6 +184,7 @@ def fill_level(
             filling = Filling(run, level, prior, prepared, hearing, bar)
         for batch in batches:
             filling.fill(batch)
+    forget(run, level, samples)
     if masked and filling.steps:
         print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} passes")
     elif filling.parallel and filling.steps:

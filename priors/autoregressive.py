@@ -115,6 +115,36 @@ class DecodeState:
     guided: bool = False
     step: Step | None = None  # what hears a code; made when the first one comes
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What comes in the middle of a window, behind a code that was drawn, to what `start` makes of its conditions; on the CPU."""
+        assert self.code is not None
+        return {name: buffer.cpu() for name, buffer in self._buffers()} | {
+            "code": self.code.cpu(),
+            "position": torch.tensor([self.position]),
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Bring a state of the same start to where `tensors` were taken; the generators are wound on by whoever has them.
+
+        ValueError where they are of another shape, and nothing is changed.
+        """
+        for name, buffer in self._buffers():
+            if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (buffer.shape, buffer.dtype):
+                raise ValueError(f"{name} is not {buffer.dtype} of shape {tuple(buffer.shape)}")
+        for name, buffer in self._buffers():
+            buffer.copy_(tensors[name])
+        self.code, self.logits = tensors["code"].to(self.heard.start.device), None
+        self.position, self.step = int(tensors["position"]), None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for _, buffer in self._buffers())
+
+    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
+        for i, cache in enumerate(self.caches):
+            if isinstance(cache, Cache):
+                yield from ((f"{name}_{i}", getattr(cache, name)) for name in ("k", "v"))
+
 
 class AutoregressivePrior(Prior):
     """Codes of one level given conditions; the loss is in bits per code."""

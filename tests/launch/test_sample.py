@@ -147,11 +147,11 @@ def test_a_rank_that_cannot_be_is_refused(environ):
 
 
 def process(*words: object, **environ: str) -> subprocess.Popen:
-    """A command that writes codes every 8, and not too fast, so that kills find windows half done."""
+    """A command that writes codes every 8, with STATES their states too, and not too fast, so that kills find windows half done."""
     code = f"""if True:
-        import sys, time
+        import os, sys, time
         from launch.cli import main
-        import priors.autoregressive as p, jukebox.filling as f
+        import priors.autoregressive as p, jukebox.filling as f, jukebox.half_done as h
         plain = p.AutoregressivePrior.sample
         def sample(self, state, length):
             for part in plain(self, state, length, 8):
@@ -159,6 +159,8 @@ def process(*words: object, **environ: str) -> subprocess.Popen:
                 yield part
         p.AutoregressivePrior.sample = sample
         f.EVERY = 0.0
+        if "STATES" in os.environ:
+            h.EVERY, h.RATE = 0.0, float("inf")
         f.write_page = lambda folder: None
         sys.exit(main({[str(word) for word in words]!r}))
     """
@@ -184,7 +186,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
     ends = {(line["level"], line["codes_total"]) for line in reference.progress}  # of windows
     for kill in range(20):
         target = full * (kill + chance.random()) / 20
-        child, began = process("resume", out), time.monotonic()
+        child, began = process("resume", out, **({"STATES": "1"} if kill % 3 else {})), time.monotonic()
         while child.poll() is None and time.monotonic() - began < (chance.uniform(0.1, 2.0) if kill % 5 == 4 else 300):
             done = lines(out)
             beyond = sum(line["rows"] * len(line["samples"]) for line in done) > target
