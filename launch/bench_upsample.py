@@ -3,7 +3,7 @@
 Both arms run in one process, in turn, from the same random top codes of one window of 512 columns, at the same width, depth and
 dtype, with random weights of the published codebook (2048 codes a level, hops 8, 32, 128). Each arm is in its best form: steps of
 the first are compiled where this machine can, its windows do not overlap; a second row draws its windows side by side, as
-`--parallel` does, for as few steps as that gives. With MODEL and --data the two arms of a trained model are compared by ear instead.
+`--parallel` does, for as few steps as that gives, a third takes the steps in torch, as the passes are. With MODEL and --data the two arms of a trained model are compared by ear instead.
 """
 
 from __future__ import annotations
@@ -83,18 +83,20 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[
     torch.manual_seed(seed)
     top = torch.randint(shape.bins, (1, shape.columns))
     ones = {level: upsampler_of(shape, level) for level in (1, 0)}
+    plain = {level: upsampler_of(shape, level, compiled=False) for level in (1, 0)}
     masked = masked_of(shape)
     arms: dict[str, Callable[[], int]] = {
         "one after another": lambda: _one_by_one(ones, top, False),
         "windows side by side": lambda: _one_by_one(ones, top, True),
+        "steps of torch": lambda: _one_by_one(plain, top, False),
     }
     for middle, bottom in passes:
         arms[f"masked {middle},{bottom}"] = lambda middle=middle, bottom=bottom: _filled(masked, top, middle, bottom)
     return arms
 
 
-def upsampler_of(shape: Shape, level: int) -> AutoregressivePrior:
-    """A prior of a level with random weights, ready to draw."""
+def upsampler_of(shape: Shape, level: int, compiled: bool = True) -> AutoregressivePrior:
+    """A prior of a level with random weights, ready to draw, its steps compiled if they can be."""
     from priors import native
     from priors.autoregressive import AutoregressivePrior, PriorConfig
     from priors.upsampler import UpsamplerConfig
@@ -104,7 +106,7 @@ def upsampler_of(shape: Shape, level: int) -> AutoregressivePrior:
     prior = AutoregressivePrior(
         PriorConfig(level, shape.bins, HOPS[level], RATE, _trunk(shape, n_ctx, "dense"), above=above, tied=False)
     )
-    prior.compiled = native.why_not(shape.dtype) is None
+    prior.compiled = compiled and native.why_not(shape.dtype) is None
     return _ready(prior, shape.dtype)
 
 

@@ -30,7 +30,7 @@ def test_a_code_a_step_beside_a_few_passes_however_many_codes(tmp_path, capsys):
     rows = bench_upsample(1, 1, 0, str(tmp_path / "table.json"), [SMALL], [(3, 2)])
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     passes = {row["arm"]: row["passes"] for row in rows}
-    assert passes["one after another"] == 32 * 20 and passes["masked 3,2"] == 5
+    assert passes["one after another"] == passes["steps of torch"] == 32 * 20 and passes["masked 3,2"] == 5
     assert all(row["seconds"] > 0 for row in rows) and "music s/s" in capsys.readouterr().out
 
 
