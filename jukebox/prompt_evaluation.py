@@ -34,6 +34,7 @@ PERIODS = (2, 4, 8, 16, 32)
 LEVELS = {"top and middle": (2, 1), "top": (2,), "nothing": ()}
 AROUND_BEAT = 0.075  # seconds kept from each beat on
 WITHIN = 0.04  # of the tempo
+TEMPERATURES = (0.7, 0.5, 0.5)  # of the levels, coarsest first; what tempo asks for, see docs/log.md
 HALVINGS = 9  # of the share of noise, to meet a distance
 Keeper = Callable[[str, Tensor], object]  # told the name of a prompt and the bottom codes drawn for it
 
@@ -73,22 +74,16 @@ class Prompted:
 
 
 def prompt_figures(
-    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4), temperature: float = 0.6,
-    kept: Keeper | None = None,
+    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4),
+    temperatures: Sequence[float] = TEMPERATURES, kept: Keeper | None = None,
 ) -> dict:  # fmt: skip
     """All figures of the model's masked prior.
 
-    `passes` are by level, coarsest first, `temperature` that of the levels below the top; `kept` is handed the codes that were drawn.
+    `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
     """
     prior, top = model.masked(), len(model.hops) - 1
-    clips = _clips(
-        model,
-        prior,
-        held,
-        seconds,
-        {top - i: How(temperature if i else 1.0, passes=n) for i, n in enumerate(passes)},
-        seed,
-    )
+    how = {top - i: How(each, passes=n) for i, (each, n) in enumerate(zip(temperatures, passes, strict=True))}
+    clips = _clips(model, prior, held, seconds, how, seed)
     ear = Ear.of(model, clips.codes[0])
     per, n = masks.per_column(model.hops), clips.columns
     prompts = {f"every {period}": masks.spread(masks.periodic(n, period), per) for period in PERIODS}

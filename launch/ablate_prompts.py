@@ -31,6 +31,7 @@ class Unit(NamedTuple):
 def run_unit(unit: Unit, out: Path, songs: int) -> Figures:
     """Measure one unit."""
     from jukebox.model import MASKED_FILE, Jukebox
+    from jukebox.prompt_evaluation import TEMPERATURES
     from launch.units import once
 
     hashes = Jukebox.from_pretrained(unit.model).hashes()
@@ -39,6 +40,7 @@ def run_unit(unit: Unit, out: Path, songs: int) -> Figures:
         "seconds": SECONDS,
         "masked": hashes.get(MASKED_FILE),
         "codec": hashes["codec.safetensors"],
+        "temperatures": list(TEMPERATURES),
     }
     return once(out / "units" / f"prompts_{unit.seed}", asked, lambda: _measure(unit, out, songs))
 

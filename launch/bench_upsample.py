@@ -3,7 +3,8 @@
 Both arms run in one process, in turn, from the same random top codes of one window of 512 columns, at the same width, depth and
 dtype, with random weights of the published codebook (2048 codes a level, hops 8, 32, 128). Each arm is in its best form: steps of
 the first are compiled where this machine can, its windows do not overlap; a second row draws its windows side by side, as
-`--parallel` does, for as few steps as that gives, a third takes the steps in torch, as the passes are. With MODEL and --data the two arms of a trained model are compared by ear instead.
+`--parallel` does, for as few steps as that gives, a third takes the steps in torch, as the passes are taken. With MODEL and --data the
+two arms of a trained model are compared by ear instead.
 """
 
 from __future__ import annotations

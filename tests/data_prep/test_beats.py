@@ -40,12 +40,12 @@ def test_strength_in_pieces_is_that_of_the_whole(monkeypatch):
 
 
 @pytest.mark.long  # and its tracker
-@pytest.mark.parametrize("tempo", [90.0, 120.0])
+@pytest.mark.parametrize("tempo", [90.0, 120.0, 126.0])  # the tracker's own steps there: 123.0, 129.2
 def test_beats_are_found_at_their_tempo(tmp_path, tempo):
     times = np.arange(0.4, 20.0, 60 / tempo)
     write_wav(tmp_path / "song.wav", clicks(times, 20.0, 44100)[None], 44100)
     pulse = beats.find_beats(tmp_path / "song.wav")
-    assert abs(pulse.tempo / tempo - 1) < 0.04
+    assert abs(pulse.tempo / tempo - 1) < 0.01
     near = np.abs(pulse.beats[:, None] - times[None]).min(axis=1)
     assert np.median(near) < 0.05 and len(pulse.beats) > 0.8 * len(times)
     silent = beats.pulse_of(np.zeros(22050, np.float32), 22050)
