@@ -1,7 +1,7 @@
 """Filling one level of a run: batch after batch, window after window, codes on disk as they come.
 
 A window that a kill has left half done is drawn again from its beginning: the same prefill of the same prime, the same generators, the
-same steps. That gives the codes on disk, bit for bit, and then those that are missing. Where drawing it takes minutes, its state has been
+same steps. That gives the codes on disk, bit for bit, and then those that are missing. Where drawing it takes longer, its state has been
 saved on the way (jukebox/half_done.py), and it goes on from there. Where the codes drawn again are not those on disk
 (another machine, other versions) the ones on disk stay, the window is cut there, and one line says so.
 

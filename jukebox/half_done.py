@@ -3,7 +3,7 @@
 Codes on disk do not bring a window back: caches rebuilt from them by one parallel pass would differ in rounding, and then in
 codes. Drawing it again by the same steps is exact, and for a small prior a matter of seconds; for a large one on a CPU it is hours, and a
 process that is killed more often than that would never get on. So the caches themselves are written, with the codes drawn so far:
-every minute, or so seldom that no more than RATE bytes a second are written on average.
+every ten seconds, or so seldom that no more than RATE bytes a second are written on average.
 
     states/level_2_sample_0.pt    of the batch whose first sample is 0; gone when the level is done
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from jukebox.run import Run
 
-EVERY = 60.0  # seconds of drawing between two states at least
+EVERY = 10.0  # seconds of drawing between two states at least
 RATE = 5e6  # bytes a second: of a disk that writes 100 MB a second a twentieth, and in a day not what wears it out
 
 
