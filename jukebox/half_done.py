@@ -21,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ class HalfDone:
         if time.monotonic() - self.at < self.wait:
             return
         self.at = time.monotonic()
-        self.path.parent.mkdir(exist_ok=True)
-        if shutil.disk_usage(self.path.parent).free < 2 * self.state.nbytes:
+        if shutil.disk_usage(self.path.parents[1]).free < 2 * self.state.nbytes:
             return
         tensors, temporary = self.state.tensors(), self.path.with_suffix(".part")
         tensors["codes"] = torch.from_numpy(np.concatenate(parts, axis=1))
         try:
+            self.path.parent.mkdir(exist_ok=True)
             with open(temporary, "wb") as file:
                 torch.save({"key": self.key, "crc32": _checksum(tensors), "tensors": tensors}, file)
                 file.flush()
@@ -98,6 +99,8 @@ def forget(run: Run, level: int, samples: Sequence[int]) -> None:
     for sample in samples:
         for path in (state_path(run, level, sample), state_path(run, level, sample).with_suffix(".part")):
             path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or another process has states there
+        (run.folder / "states").rmdir()
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

@@ -103,7 +103,7 @@ def test_a_run_killed_more_often_than_a_window_takes_comes_to_the_codes_of_an_un
         except Killed:
             continue
     assert_same(run, whole)
-    assert kills >= 5 and not list((run.folder / "states").iterdir())
+    assert kills >= 5 and not (run.folder / "states").exists()
     assert at_once <= steps[0] <= at_once + kills  # at most the code heard last is heard once more
 
 
@@ -150,7 +150,7 @@ def test_where_there_is_no_room_for_a_state_the_run_goes_on_without(trouble, tin
 
         monkeypatch.setattr(torch, "save", full)
     run = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "run", levels=(2,))
-    assert run.count(2) == run.total(2) and not list((run.folder / "states").iterdir())
+    assert run.count(2) == run.total(2) and not (run.folder / "states").exists()
     assert ("could not be saved" in capsys.readouterr().err) == (trouble == "full")
 
 
