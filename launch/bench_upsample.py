@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = tuple(Shape(width, dtype) for width in (256, 512) for dtype in ("float32", "bfloat16"))
-PASSES = ((24, 12), (12, 12), (36, 36))
+PASSES = ((24, 12), (12, 12), (8, 4), (36, 36))
 
 
 def bench_upsample(
@@ -235,7 +235,7 @@ def compare_by_ear(model: str, data: str, seed: int, out: str) -> list[dict[str,
         return fill_clips(prior, clips, {top: clips.codes[top]}, how, seed, len(clips))[0]
 
     arms = {"one after another": lambda: one_by_one(jukebox, clips, How(temperature=0.5), seed)}
-    arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in ((24, 12), (12, 12), (36, 36))}
+    arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()
         codes = draw()
