@@ -1,4 +1,4 @@
-"""The state of a window that is being drawn, saved now and then, so that a kill costs minutes and not the window.
+"""The state of a window that is being drawn, saved now and then, so that a kill costs seconds or a minute and not the window.
 
 Codes on disk do not bring a window back: caches rebuilt from them by one parallel pass would differ in rounding, and then in
 codes. Drawing it again by the same steps is exact, and for a small prior a matter of seconds; for a large one on a CPU it is hours, and a
