@@ -29,7 +29,7 @@ demo: install
 evidence: install
 	$(BIN)/jukebox demo --evidence --out evidence
 
-# The demo's model with a masked prior beside the others (some 8 minutes more), a song whose lower levels it fills, and an edit.
+# The demo's model with a masked prior beside the others (some 5 minutes more), a song whose lower levels it fills, and an edit.
 # The demo encodes levels 1 and 0 of some songs only; a masked prior wants all of them.
 demo-edit: install
 	$(BIN)/jukebox demo --out demo
