@@ -147,7 +147,6 @@ class Filling:
         prime = self.run.codes(self.level, samples, start, begin)
         rngs = [generator(self.run.request["seed"], i, self.level, begin) for i in samples]
         known = self.run.codes(self.level, samples, begin, end)
-        self.steps += self.steps_of(end - begin)
         held, at, began = [], 0, time.perf_counter()
         for part in self.draw([(i, start) for i in samples], prime, rngs, end - begin):
             old = known[:, at : at + part.shape[1]]
@@ -158,10 +157,6 @@ class Filling:
             if at == end - begin or time.perf_counter() - began > EVERY:
                 self._write(samples, start, np.concatenate(held, axis=1), time.perf_counter() - began)
                 held, began = [], time.perf_counter()
-
-    def steps_of(self, length: int) -> int:
-        """Steps one after another that `length` codes take."""
-        return length
 
     def draw(
         self,
@@ -183,6 +178,7 @@ class Filling:
             made.append(part[self.level].cpu().numpy())
             yield made[-1]
             half_done.keep(made)
+        self.steps += length - done
 
     def _above(self, sample: int, start: int) -> Int[np.ndarray, " s"] | None:
         """The codes above a window; behind their end the last one is repeated."""
@@ -244,7 +240,6 @@ class Filling:
             else:
                 self.run.add_cut(where | {"at": some[0].begin, "into": self._halves(samples, error)})
             return False
-        self.steps += length
         codes = np.concatenate(parts, axis=1).reshape(len(samples), len(some), length)
         kept = [codes[:, k, s.begin - s.start : s.end - s.start] for k, s in enumerate(some)]
         self._write(samples, some[0].start, np.concatenate(kept, axis=1), time.perf_counter() - began)

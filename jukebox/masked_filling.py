@@ -31,10 +31,6 @@ class MaskedFilling(Filling):
         self.column = self.config.ratios[self.level]  # codes of this level in a column
         self.n_ctx = self.config.n_ctx * self.column
 
-    def steps_of(self, length: int) -> int:
-        """Passes, however many codes they give."""
-        return self.how.passes or PASSES
-
     def draw(
         self, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], rngs: Sequence[torch.Generator], length: int
     ) -> Iterator[Int[np.ndarray, "b t"]]:  # fmt: skip
@@ -44,6 +40,7 @@ class MaskedFilling(Filling):
         known = [self._known(level, rows, prime, columns) for level in range(len(self.config.hops))]
         codes, keep = ({level: part[i] for level, part in enumerate(known)} for i in range(2))
         made = self.prior.fill(codes, keep, stack(items).to(self.device), rngs, {self.level: self.how})
+        self.steps += self.how.passes or PASSES  # however many codes they give
         yield made[self.level][:, prime.shape[1] :].cpu().numpy()
 
     def _known(
