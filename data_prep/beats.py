@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.blocks import BlockReader
+from data_prep.audio.blocks import BlockReader
 
 RATE, HOP = 22050, 512
 PIECE, MARGIN = 2048 * HOP, 8 * HOP  # samples measured at a time, and heard on both sides of them

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.align import TimedText
-from data_prep.audio import probe
+from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
 from data_prep.labels import build_labels
 from data_prep.pool import is_leader, map_songs

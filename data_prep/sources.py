@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.align import TimedText, parse_lrc
-from data_prep.audio import AUDIO_SUFFIXES
+from data_prep.audio.audio import AUDIO_SUFFIXES
 from data_prep.errors import UserError
 
 _STAMPED = re.compile(r"^\s*\[\d+:\d\d", re.MULTILINE)

@@ -19,10 +19,10 @@ from data_prep.labels import Labels
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
-    from priors.autoregressive import PriorConfig
-    from priors.conditions import Conditions, Lyrics
-    from priors.lyrics import Tokens, Vocabulary
-    from priors.masked import MaskedConfig
+    from priors.autoregressive.model import PriorConfig
+    from priors.conditioning.conditions import Conditions, Lyrics
+    from priors.conditioning.lyrics import Tokens, Vocabulary
+    from priors.masked.model import MaskedConfig
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def window_conditions(
     """
     import torch
 
-    from priors.conditions import Conditions
+    from priors.conditioning.conditions import Conditions
 
     def chance(p: float) -> bool:
         return rng is not None and p > 0 and rng.random() < p
@@ -122,8 +122,8 @@ def window_conditions(
 def _lyric_window(ids, seconds, config: PriorConfig | MaskedConfig, total: int, offset: int, length: int) -> Lyrics:
     import torch
 
-    from priors.conditions import Lyrics
-    from priors.lyrics import linear_window, timed_window
+    from priors.conditioning.conditions import Lyrics
+    from priors.conditioning.lyrics import linear_window, timed_window
 
     n = config.n_tokens
     if not np.isnan(seconds).all():

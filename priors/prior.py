@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from priors.conditions import Conditions
+from priors.conditioning.conditions import Conditions
 
 Sequences = dict[int, Tensor]  # level -> codes (b, t) int64, or latents (b, t, d)
 

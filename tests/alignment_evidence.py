@@ -20,15 +20,15 @@ import torch
 from tqdm import tqdm
 
 from data_prep.align import TimedText, place
-from data_prep.band import ARTISTS, GENRES
 from data_prep.manifest import audio_path, load_manifest
-from data_prep.songs import make_lyrics, make_song
-from jukebox.alignment import Task, codes_of_file, hearing_level, misses
-from jukebox.metrics import table
-from jukebox.model import Jukebox
+from data_prep.synthetic.band import ARTISTS, GENRES
+from data_prep.synthetic.songs import make_lyrics, make_song
+from jukebox.alignment.align import Task, codes_of_file, hearing_level, misses
+from jukebox.evaluation.metrics import table
+from jukebox.model.folder import Jukebox
 from jukebox.song import Song, song_of
-from priors.autoregressive import AutoregressivePrior
-from vqvae.stream import encode_long
+from priors.autoregressive.model import AutoregressivePrior
+from vqvae.jukebox.stream import encode_long
 
 SECONDS, FIRST_SEED = 20.0, 5_000_000
 

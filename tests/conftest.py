@@ -10,11 +10,11 @@ import torch
 from hypothesis import settings
 
 from data_prep.labels import Labels
-from jukebox.model import Jukebox
-from jukebox.presets import find
-from priors.autoregressive import AutoregressivePrior
-from priors.lyrics import Characters
-from vqvae.vqvae import VQVAE
+from jukebox.model.folder import Jukebox
+from jukebox.model.presets import find
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.lyrics import Characters
+from vqvae.jukebox.vqvae import VQVAE
 
 torch.set_num_threads(1)
 # no example is timed; a change is judged by the same examples as the one before it, and new ones are looked for at home

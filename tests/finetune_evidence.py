@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.band import NEWCOMER
 from data_prep.codes import CodesReader
 from data_prep.manifest import load_manifest, prepare
-from data_prep.songs import make_corpus
-from jukebox.evaluation import window_bits
-from jukebox.model import Jukebox
+from data_prep.synthetic.band import NEWCOMER
+from data_prep.synthetic.songs import make_corpus
+from jukebox.evaluation.figures import window_bits
+from jukebox.model.folder import Jukebox
 from jukebox.song import prepare_all, song_of, window_conditions
-from launch.encode import encode
-from launch.train import train
+from launch.corpus.encode import encode
+from launch.training.train import train
 
 STEPS = 300
 ARMS: dict[str, dict] = {

@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 
 from data_prep.labels import Labels
-from jukebox.convert import DTYPES, write_prior
-from jukebox.model import Jukebox, hollow
-from jukebox.plan import Plan, plan_sampling
-from jukebox.presets import shapes
-from jukebox.streamed import Lazy
-from priors.autoregressive import PriorConfig
-from priors.lyrics import PUBLISHED, Characters
-from vqvae.vqvae import VQVAE
+from jukebox.importers.convert import DTYPES, write_prior
+from jukebox.importers.streamed import Lazy
+from jukebox.model.folder import Jukebox, hollow
+from jukebox.model.presets import shapes
+from jukebox.planning.sampling import Plan, plan_sampling
+from priors.autoregressive.model import PriorConfig
+from priors.conditioning.lyrics import PUBLISHED, Characters
+from vqvae.jukebox.vqvae import VQVAE
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jukebox.openai import VQVAE_DEFAULTS, published_vqvae_key, vqvae_config
-from jukebox.openai_priors import PRIORS, prior_config, to_published
-from priors.autoregressive import AutoregressivePrior
+from jukebox.importers.prior_keys import PRIORS, prior_config, to_published
+from jukebox.importers.vqvae_keys import VQVAE_DEFAULTS, published_vqvae_key, vqvae_config
+from priors.autoregressive.model import AutoregressivePrior
 from tests.conformance import codec as codecs
 from tests.conformance.__main__ import check, kind_of, main
 from tests.conformance.golden import Golden
 from tests.conformance.priors import conditions
-from vqvae.losses import Bandwidth
-from vqvae.vqvae import VQVAE
+from vqvae.jukebox.losses import Bandwidth
+from vqvae.jukebox.vqvae import VQVAE
 
 GOLDEN = Path(__file__).parent / "golden"
 SUFFIXES = (".json", ".io.safetensors", ".state.safetensors")

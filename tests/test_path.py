@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mutagen.mp3 import EasyMP3
 
-from data_prep.audio import write_mp3
-from data_prep.songs import make_song
+from data_prep.audio.audio import write_mp3
+from data_prep.synthetic.songs import make_song
 from launch.cli import main
 
 

@@ -14,9 +14,9 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
-from jukebox.presets import Recipe, find
-from priors.autoregressive import PriorConfig
-from priors.transformer import ORDERS
+from jukebox.model.presets import Recipe, find
+from priors.autoregressive.model import PriorConfig
+from priors.transformer.trunk import ORDERS
 
 
 def config_of(width: int, depth: int, n_ctx: int, *flags: str) -> PriorConfig:
@@ -33,10 +33,10 @@ def train_steps(width: int, depth: int, n_ctx: int, rows: int, *flags: str) -> f
     """Bytes that three steps of training add to this process at most."""
     import torch
 
-    from launch.engine import TorchEngine
-    from launch.sides import forget_peak, peak_mb
-    from priors.autoregressive import AutoregressivePrior
-    from priors.conditions import Conditions, Lyrics
+    from launch.bench.alternate import forget_peak, peak_mb
+    from launch.training.engine import TorchEngine
+    from priors.autoregressive.model import AutoregressivePrior
+    from priors.conditioning.conditions import Conditions, Lyrics
 
     config = config_of(width, depth, n_ctx, *flags)
     forget_peak()
@@ -57,7 +57,7 @@ if __name__ == "__main__":
         train_steps(32, 2, 64, 1)
         print(train_steps(*shape, *sys.argv[6:]))
     else:
-        from jukebox.budget import Training, memory
+        from jukebox.planning.training import Training, memory
 
         width, depth, n_ctx, rows = (int(n) for n in sys.argv[1:5])
         flags = sys.argv[5:]

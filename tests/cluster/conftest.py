@@ -53,7 +53,7 @@ STEPS = 120
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of eight made songs."""
     from data_prep.manifest import prepare
-    from data_prep.songs import make_corpus
+    from data_prep.synthetic.songs import make_corpus
 
     folder = tmp_path_factory.mktemp("corpus")
     prepare(make_corpus(folder / "songs", 8, seconds=3.0, workers=1) / "songs.jsonl", folder / "data", workers=1)
@@ -70,7 +70,7 @@ def training(corpus: Path):
 @pytest.fixture(scope="session")
 def losses():
     """Step -> loss of a training into a model folder, from its log."""
-    from launch.log import read_log
+    from launch.training.log import read_log
 
     return lambda out: {
         line["step"]: line["loss"] for line in read_log(Path(out) / "training" / "vqvae_2" / "log.jsonl")

@@ -41,12 +41,12 @@ def write_checkpoint(folder: Path) -> None:
     """The files of the set in the published layout, as far as they are needed: codec and top prior."""
     import torch
 
-    from jukebox.openai import VQVAES, published_vqvae_key, vqvae_config
-    from jukebox.openai_priors import PRIORS, prior_config, to_published
-    from launch.import_ import parts_of
-    from priors.autoregressive import AutoregressivePrior
+    from jukebox.importers.prior_keys import PRIORS, prior_config, to_published
+    from jukebox.importers.vqvae_keys import VQVAES, published_vqvae_key, vqvae_config
+    from launch.verbs.import_ import parts_of
+    from priors.autoregressive.model import AutoregressivePrior
     from tests.conformance.codec import SUMS
-    from vqvae.vqvae import VQVAE
+    from vqvae.jukebox.vqvae import VQVAE
 
     torch.manual_seed(0)
     codec_path, *_, prior_path = (folder / part for part in parts_of(SET))
@@ -83,9 +83,9 @@ def sample_codes(folder: Path, count: int = 16) -> None:
     """The first codes of a song from the top prior in bf16."""
     import torch
 
-    from jukebox.model import Jukebox
+    from jukebox.model.folder import Jukebox
     from jukebox.song import Prepared, Song, window_conditions
-    from priors.conditions import stack
+    from priors.conditioning.conditions import stack
     from priors.prior import How
 
     model = Jukebox.from_pretrained(folder)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.openai import published_vqvae_key, vqvae_config, vqvae_state
+from jukebox.importers.vqvae_keys import published_vqvae_key, vqvae_config, vqvae_state
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest, relative
-from vqvae import losses
-from vqvae.losses import Bandwidth
-from vqvae.vqvae import VQVAE, VQVAEConfig
+from vqvae.jukebox import losses
+from vqvae.jukebox.losses import Bandwidth
+from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
 
 SUMS = (".k_sum", ".k_elem", ".initialised")  # the published files do not hold them
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.openai_labels import PublishedLabels, clean
-from jukebox.presets import Recipe
-from jukebox.schedule import starts, windows
-from launch.engine import TorchEngine, lr_at
-from priors.conditions import LabelConfig, timing_bins
-from priors.decode import filter_logits
-from priors.lyrics import PUBLISHED, Characters, linear_window
+from jukebox.importers.labels import PublishedLabels, clean
+from jukebox.model.presets import Recipe
+from jukebox.sampling.windows import starts, windows
+from launch.training.engine import TorchEngine, lr_at
+from priors.conditioning.conditions import LabelConfig, timing_bins
+from priors.conditioning.lyrics import PUBLISHED, Characters, linear_window
+from priors.logits import filter_logits
 from tests.conformance.golden import Check, Golden, apart, relative
 
 

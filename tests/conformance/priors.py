@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.openai_priors import from_published, prior_config, to_published
-from priors.autoregressive import AutoregressivePrior, DecodeState
-from priors.conditions import Conditions, Lyrics
+from jukebox.importers.prior_keys import from_published, prior_config, to_published
+from priors.autoregressive.model import AutoregressivePrior, DecodeState
+from priors.conditioning.conditions import Conditions, Lyrics
 from priors.prior import How
-from priors.transformer import ORDERS, Transformer, TrunkConfig
+from priors.transformer.trunk import ORDERS, Transformer, TrunkConfig
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest, relative
 
 # attention kinds as the published code numbers them; 4 and 5 are of no model

@@ -9,15 +9,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from jukebox.openai import vqvae_config, vqvae_state
-from jukebox.openai_priors import from_published, prior_config
-from jukebox.schedule import starts, windows
-from priors.autoregressive import AutoregressivePrior
-from priors.lyrics import PUBLISHED, Characters, linear_window
+from jukebox.importers.prior_keys import from_published, prior_config
+from jukebox.importers.vqvae_keys import vqvae_config, vqvae_state
+from jukebox.sampling.windows import starts, windows
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.lyrics import PUBLISHED, Characters, linear_window
 from priors.prior import How
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest
 from tests.conformance.priors import conditions
-from vqvae.vqvae import VQVAE
+from vqvae.jukebox.vqvae import VQVAE
 
 
 @dataclass

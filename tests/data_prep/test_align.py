@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.align import Pace, TimedText, character_seconds, measure_pace, parse_lrc, place, syllables, word_seconds
-from data_prep.songs import make_song
+from data_prep.synthetic.songs import make_song
 
 WORDS = st.text("abcdefgouy'éß日本", min_size=1, max_size=7)
 LYRICS = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_size=1, max_size=6).map("\n".join)

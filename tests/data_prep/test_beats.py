@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep import beats
-from data_prep.audio import write_wav
+from data_prep.audio.audio import write_wav
 
 
 def clicks(times: np.ndarray, seconds: float, rate: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import manifest
-from data_prep.audio import read
+from data_prep.audio.audio import read
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import audio_path, load_manifest, prepare, split_songs

@@ -8,9 +8,9 @@ import torch
 
 from data_prep.align import TimedText
 from data_prep.labels import Labels
-from jukebox.presets import find
+from jukebox.model.presets import find
 from jukebox.song import Prepared, Song, Wear, window_conditions
-from priors.lyrics import PLAIN, Characters
+from priors.conditioning.lyrics import PLAIN, Characters
 
 LABELS = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
 CONFIG = find("test").prior(2, 3, 3)  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.band import NEWCOMER
-from data_prep.songs import make_corpus
-from jukebox.model import Jukebox
+from data_prep.synthetic.band import NEWCOMER
+from data_prep.synthetic.songs import make_corpus
+from jukebox.model.folder import Jukebox
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.sh"))

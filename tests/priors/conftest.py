@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from priors.autoregressive import AutoregressivePrior, PriorConfig
-from priors.conditions import Conditions, LabelConfig, Lyrics
-from priors.lyrics import LyricConfig
-from priors.transformer import LOCAL, TrunkConfig
-from priors.upsampler import UpsamplerConfig
+from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
+from priors.conditioning.lyrics import LyricConfig
+from priors.conditioning.upsampler import UpsamplerConfig
+from priors.transformer.trunk import LOCAL, TrunkConfig
 
 BINS, RATE = 11, 1000
 LABELS = LabelConfig(artists=5, genres=4, max_genres=2, timing_bins=6, max_seconds=3.0, sample_rate=RATE)

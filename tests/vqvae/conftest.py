@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vqvae.vqvae import VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAEConfig
 
 
 @pytest.fixture(autouse=True)

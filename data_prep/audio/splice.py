@@ -1,0 +1,209 @@
+"""A sound file copied with some of its samples replaced: all others stay what they were, bit for bit.
+
+Samples go through as the file holds them, integers as integers, so that nothing is rounded outside the replaced parts; the copy has the
+same rate, channels, container and sample format. What is lossy (mp3, ogg, m4a ..) cannot be written again without loss: its
+decoded samples become a wav of 32-bit floats. Block by block, in memory that does not grow with the song.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.audio.audio import BLOCK, mix, open_source
+from data_prep.errors import BadAudio, UserError
+
+BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+FLOATS = {"FLOAT": "float32", "DOUBLE": "float64"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New sound for the samples [start, end) of a file; over `fade` samples at both ends, inside, the old one goes and comes.
+
+    A piece that ends at sample 0 or begins behind the last one makes the file longer. `audio` gives (c, n) blocks, in all at least
+    as many samples as the piece has; other channels than the file's are mixed or repeated.
+    """
+
+    start: int
+    end: int
+    fade: int
+    audio: Iterable[Float[np.ndarray, "c n"]]
+
+
+class Original:
+    """An open sound file by its own samples: `blocks()` are (n, c) of int32 (left-justified), float32 or float64."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file = path, _exact(path)
+        source = open_source(path) if self.file is None else None
+        self.source, known = source, source or self.file
+        self.subtype, self.format = ("FLOAT", "WAV") if self.file is None else (self.file.subtype, self.file.format)
+        self.sample_rate = known.sample_rate if source else self.file.samplerate  # type: ignore[union-attr]
+        self.channels: int = known.channels  # type: ignore[union-attr]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All samples from the first on."""
+        try:
+            if self.source is not None:
+                yield from (block.T for block in self.source.blocks(0))
+                return
+            assert self.file is not None
+            dtype = FLOATS.get(self.subtype, "int32")
+            while len(block := self.file.read(BLOCK, dtype=dtype, always_2d=True)):
+                yield block
+        except RuntimeError as error:  # soundfile's own errors are such
+            raise BadAudio(self.path, "truncated", f"decoding failed: {error}") from error
+
+    def to_float(self, block: np.ndarray) -> Float[np.ndarray, "n c"]:
+        """Samples of the file as floats in [-1, 1]."""
+        return block / 2.0**31 if block.dtype == np.int32 else block.astype(np.float64)
+
+    def from_float(self, audio: Float[np.ndarray, "n c"]) -> np.ndarray:
+        """Floats as samples of the file, rounded and clipped to its bits."""
+        if self.subtype in FLOATS:
+            return audio.astype(FLOATS[self.subtype])
+        bits = BITS[self.subtype]
+        whole = np.clip(np.rint(audio * 2.0 ** (bits - 1)), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
+        return (whole.astype(np.int64) << (32 - bits)).astype(np.int32)
+
+    def close(self) -> None:
+        (self.source or self.file).close()  # type: ignore[union-attr]
+
+    def __enter__(self) -> Original:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix of a copy of this file: its own where it can be written without loss, else .wav."""
+    with Original(path) as original:
+        return path.suffix.lower() if original.file is not None and path.suffix else ".wav"
+
+
+def check_target(source: Path, target: Path) -> None:
+    """UserError where the target's suffix names no container that can hold the source's samples."""
+    with Original(source) as original:
+        _container(original, target)
+
+
+def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int) -> None:
+    """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
+
+    BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
+    """
+    import soundfile
+
+    pieces = sorted(pieces, key=lambda piece: piece.start)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    with Original(source) as original:
+        container = _container(original, target)
+        made = _spliced(original, pieces, frames)
+        try:
+            with soundfile.SoundFile(
+                str(part), "w", original.sample_rate, original.channels, original.subtype, format=container
+            ) as file:
+                for block in made:
+                    file.write(np.ascontiguousarray(block))
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray, " n"]:
+    """How much of the old sound is left at samples `at` of a piece: 1 falls to 0 and rises again, as a raised cosine.
+
+    Old and new sum to 1 everywhere; an end of the piece that is an end of the file has nothing to fade with.
+    """
+    fade = min(piece.fade, (piece.end - piece.start) // 2)
+    if not fade:
+        return np.zeros(len(at))
+    left = (at - piece.start + 0.5) / fade if piece.start > 0 else np.ones(len(at))
+    right = (piece.end - at - 0.5) / fade if piece.end < frames else np.ones(len(at))
+    return 0.5 + 0.5 * np.cos(math.pi * np.clip(np.minimum(left, right), 0.0, 1.0))
+
+
+def _spliced(original: Original, pieces: Sequence[Piece], frames: int) -> Iterator[np.ndarray]:
+    """Blocks (n, c) of the copy, in the file's own samples."""
+    streams = [_Stream(piece.audio, original.channels) for piece in pieces]
+    for piece, stream in zip(pieces, streams):
+        if piece.end <= 0:
+            yield from (original.from_float(new) for new in stream.blocks(piece.end - piece.start))
+    at = 0
+    for block in original.blocks():
+        block = block.copy()
+        for piece, stream in zip(pieces, streams):
+            low, high = max(at, piece.start), min(at + len(block), piece.end)
+            if low < high:
+                new = stream.take(high - low)
+                old = original.to_float(block[low - at : high - at])
+                share = share_of_old(np.arange(low, high), piece, frames)[:, None]
+                block[low - at : high - at] = original.from_float(new + share * (old - new))
+        at += len(block)
+        yield block
+    if at != frames:
+        raise BadAudio(original.path, "truncated", f"it had {frames} samples a moment ago and now has {at}")
+    for piece, stream in zip(pieces, streams):
+        if piece.start >= frames:
+            yield from (original.from_float(new) for new in stream.blocks(piece.end - piece.start))
+
+
+class _Stream:
+    """Blocks (c, n) read as so many samples (n, channels) as are asked for."""
+
+    def __init__(self, audio: Iterable[np.ndarray], channels: int) -> None:
+        self.audio, self.channels, self.held = iter(audio), channels, np.zeros((0, channels))
+
+    def take(self, count: int) -> Float[np.ndarray, "n c"]:
+        parts = [self.held]
+        while (have := sum(map(len, parts))) < count:
+            block = next(self.audio, None)
+            if block is None:
+                raise ValueError(f"a piece gave {have} samples where {count} were to be replaced")
+            parts.append(mix(np.asarray(block, np.float64), self.channels).T)
+        joined = np.concatenate(parts)
+        self.held = joined[count:]
+        return joined[:count]
+
+    def blocks(self, count: int) -> Iterator[np.ndarray]:
+        for done in range(0, count, BLOCK):
+            yield self.take(min(BLOCK, count - done))
+
+
+def _exact(path: Path) -> Any:
+    """The file opened by libsndfile, where it holds samples that can be written again as they are; else None."""
+    import soundfile
+
+    try:
+        file = soundfile.SoundFile(str(path))
+    except (RuntimeError, OSError):
+        return None
+    if file.subtype in BITS or file.subtype in FLOATS:
+        return file
+    file.close()
+    return None
+
+
+def _container(original: Original, target: Path) -> str:
+    """The container that the target's suffix names, which must be able to hold the source's samples."""
+    import soundfile
+
+    named = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64", ".rf64": "RF64"}
+    alike = original.file is not None and target.suffix.lower() == original.path.suffix.lower()
+    container = original.format if alike else named.get(target.suffix.lower(), "")
+    if container not in soundfile.available_formats() or not soundfile.check_format(container, original.subtype):
+        raise UserError(
+            f"{target} cannot hold the samples of {original.path} ({original.subtype}) as they are; name it "
+            f"{target.with_suffix('.wav').name}"
+        )
+    return container

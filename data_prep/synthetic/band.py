@@ -1,0 +1,257 @@
+"""Four artists, a fifth for fine-tuning and three genres, and the accompaniment that one of each plays together.
+
+An artist is who plays: instruments, a scale, a few chord progressions, a habit (arpeggios, block chords, off-beats, a
+drone) and the singer's throat and range. A genre is how time goes: tempo, metre, swing, drum pattern. Both are meant to
+be heard, and learned, from a few seconds of any song.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.synthetic.instruments import note
+
+MAJOR, MINOR, HARMONIC = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3, 5, 7, 8, 11)
+DORIAN, MIXOLYDIAN = (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10)
+
+
+@dataclass(frozen=True)
+class Artist:
+    """An ensemble: pitches are MIDI, chords are degrees of the scale (0 is the tonic), one a bar."""
+
+    name: str
+    scale: tuple[int, ...]
+    tonics: tuple[int, ...]
+    progressions: tuple[tuple[int, int, int, int], ...]
+    habit: str  # arpeggio | block | offbeat | drone
+    chords: str  # the instrument that plays them
+    lead: str  # the instrument that plays the tune before the singer comes in
+    lowest: int  # of the singer, who has a ninth above it
+    throat: float  # scales the formants
+
+
+@dataclass(frozen=True)
+class Genre:
+    """A way to count: beats of 60 / bpm seconds, `bar` of them a bar; drums are (beat in the bar, name, loudness)."""
+
+    name: str
+    bpm: float
+    bar: int
+    intro: int  # bars before the first line
+    swing: float  # where the second half of a beat begins, 0.5 is straight
+    drums: tuple[tuple[float, str, float], ...]
+    fill: tuple[tuple[float, str, float], ...]  # instead of the last beat of every fourth bar
+    syllables: tuple[int, ...]  # of a made line, so that it leaves a beat or two of rest before a bar line
+
+    @property
+    def beat(self) -> float:
+        """Seconds a beat."""
+        return 60.0 / self.bpm
+
+
+ARTISTS = (
+    Artist("Copper Finch", MAJOR, (55, 57, 60), ((0, 4, 5, 3), (0, 5, 3, 4)), "arpeggio", "pluck", "pluck", 50, 1.0),
+    Artist("Harbour Lights", DORIAN, (50, 52, 57), ((0, 3, 0, 6), (0, 6, 3, 4)), "block", "organ", "organ", 46, 0.93),
+    Artist("Night Ferry", MIXOLYDIAN, (53, 55, 58), ((0, 6, 3, 0), (0, 3, 6, 3)), "offbeat", "reed", "reed", 48, 1.05),
+    Artist("Glass Orchard", MINOR, (50, 52, 53), ((0, 5, 2, 6), (0, 3, 5, 6)), "drone", "bell", "bell", 50, 1.12),
+)
+# Plays in no corpus unless asked for: what a model is fine-tuned on must be new to it.
+NEWCOMER = Artist(
+    "Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86
+)
+GENRES = (
+    Genre(
+        "waltz", 112.0, 3, 2, 0.5,
+        ((0, "kick", 0.9), (1, "brush", 0.9), (2, "brush", 0.8), (2.5, "hat", 0.4)),
+        ((2, "snare", 0.5), (2.5, "snare", 0.7)),
+        (5,),
+    ),
+    Genre(
+        "rock", 126.0, 4, 2, 0.5,
+        ((0, "kick", 1.0), (1, "snare", 1.0), (2, "kick", 1.0), (2.5, "kick", 0.8), (3, "snare", 1.0))
+        + tuple((i / 2, "hat", 0.8 if i % 2 == 0 else 0.55) for i in range(8)),
+        ((3, "tom", 0.8), (3.25, "snare", 0.6), (3.5, "tom", 0.9), (3.75, "tom", 1.0)),
+        (6, 7, 7),
+    ),
+    Genre(
+        "ballad", 88.0, 4, 1, 0.66,
+        ((0, "kick", 0.8), (1, "hat", 0.7), (1.5, "hat", 0.45), (2, "snare", 0.7), (2.5, "kick", 0.5), (3, "hat", 0.7),
+         (3.5, "open", 0.6)),
+        ((3, "snare", 0.35), (3.5, "tom", 0.6)),
+        (6, 7, 7),
+    ),
+)  # fmt: skip
+
+
+def degree_pitch(artist: Artist, tonic: int, degree: int) -> int:
+    """The MIDI pitch of a degree of the artist's scale, degree 7 an octave over degree 0."""
+    return tonic + 12 * (degree // 7) + artist.scale[degree % 7]
+
+
+def near(pitch: int, centre: int) -> int:
+    """The same note in the octave that lies within centre - 6 .. centre + 5."""
+    return (pitch - centre + 6) % 12 + centre - 6
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a song is built on: who, how, which key, a chord for each bar and a tune for each beat."""
+
+    artist: Artist
+    genre: Genre
+    tonic: int
+    chords: tuple[int, ...]  # a degree a bar
+    tune: tuple[int, ...]  # a MIDI pitch a beat, whether it is sung or not
+    end: int  # the bar of the last chord
+
+    def chord(self, bar: int, centre: int = 60) -> list[int]:
+        """The three pitches of a bar's chord, each in the octave round `centre`, lowest first: voices move little."""
+        return sorted(near(degree_pitch(self.artist, self.tonic, self.chords[bar] + i), centre) for i in (0, 2, 4))
+
+    def root(self, bar: int) -> int:
+        """The pitch of the bass: the chord's root within 36..47."""
+        return near(degree_pitch(self.artist, self.tonic, self.chords[bar]), 42)
+
+
+def write_score(artist: Artist, genre: Genre, seconds: float, rng: np.random.Generator) -> Score:
+    """A key, a progression and a tune of four bars that comes back, with another ending the second time."""
+    bars = int(np.ceil(seconds / genre.beat / genre.bar)) + 1
+    tonic = int(rng.choice(artist.tonics))
+    progression = artist.progressions[int(rng.integers(len(artist.progressions)))]
+    chords = [progression[(bar - genre.intro) % 4] for bar in range(bars)]  # the intro leads into the first chord
+    end = int(seconds / genre.beat / genre.bar)  # the bar that the song ends in
+    chords[end:] = [0] * (bars - end)
+    bottom, top = artist.lowest, artist.lowest + 14
+    ladder = [p for p in range(bottom, top + 1) if (p - tonic) % 12 in artist.scale]
+    phrase: list[int] = []
+    at, crest = len(ladder) // 2, rng.uniform(0.35, 0.65)
+    for beat in range(4 * genre.bar):
+        place = beat / (4 * genre.bar)
+        height = place / crest if place < crest else (1 - place) / (1 - crest)  # an arch over the four bars
+        aim = (0.25 + 0.6 * height) * (len(ladder) - 1)
+        degree = progression[beat // genre.bar]
+        tones = {degree_pitch(artist, tonic, degree + i) % 12 for i in (0, 2, 4)}
+        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # where only a note of the chord will do
+        leap = np.abs(np.arange(len(ladder)) - at)
+        cost = 0.5 * np.abs(np.arange(len(ladder)) - aim) + 0.5 * np.maximum(leap - 1, 0) ** 2 + 1.2 * (leap == 0)
+        cost += 1.5 * rng.random(len(ladder)) + [100.0 * (strong and p % 12 not in tones) for p in ladder]
+        at = int(np.argmin(cost))
+        phrase.append(ladder[at])
+    before = phrase[3 * genre.bar - 1]
+    home = min((p for p in ladder if (p - tonic) % 12 == 0), key=lambda p: abs(p - before))
+    step = min((p for p in ladder if p != home), key=lambda p: abs(p - home) - 0.5 * (p > home))
+    second = phrase[: 3 * genre.bar] + [step] + [home] * (genre.bar - 1)
+    tune = [(phrase, second)[(bar - genre.intro) // 4 % 2][(bar - genre.intro) % 4 * genre.bar + beat]
+            for bar in range(bars) for beat in range(genre.bar)]  # fmt: skip
+    return Score(artist, genre, tonic, tuple(chords), tuple(tune), end)
+
+
+Stroke = tuple[float, str, int, float, float]  # beat, instrument, pitch, beats, loudness
+
+
+def chord_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """What the artist's habit makes of one bar; beats count from the bar line."""
+    artist, beats = score.artist, score.genre.bar
+    chord = score.chord(bar)
+    if artist.habit == "arpeggio":
+        steps = [*chord, chord[0] + 12, chord[2], chord[1]]
+        for i in range(2 * beats):
+            yield i / 2, artist.chords, steps[i % len(steps)], 2.0, 1.0 if i % 2 == 0 else 0.75
+        yield 0, artist.chords, chord[0] - 12, 3.0, 0.8
+    elif artist.habit == "block":
+        hits = ((0.0, 1.9), (2.0, 0.95)) if beats == 3 else ((0.0, 1.4), (1.5, 0.45), (2.0, 1.9))
+        for at, length in hits:
+            for pitch in chord:
+                yield at, artist.chords, pitch, length, 0.6
+    elif artist.habit == "offbeat":
+        for i in range(beats):
+            for pitch in chord:
+                yield i + 0.5, artist.chords, pitch, 0.4, 0.75
+    else:
+        for pitch, loud in ((score.tonic, 0.55), (score.tonic + 7, 0.45), (score.tonic - 12, 0.5)):
+            yield 0, "organ", pitch, float(beats), loud
+        for i, at in enumerate((0.0, 1.0, 1.5, 2.5) if beats == 3 else (0.0, 1.5, 2.0, 3.0, 3.5)):
+            yield at, artist.chords, chord[(i * 2) % 3] + 12, 3.0, 0.8 if at else 1.0
+
+
+def bass_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The bass line of one bar: walking under off-beats, a pedal under a drone, else root and fifth."""
+    beats, root = score.genre.bar, score.root(bar)
+    if score.artist.habit == "drone":
+        yield 0, "bass", near(score.tonic, 42), float(beats), 1.0
+        return
+    degree = score.chords[bar]
+    third, fifth = (near(degree_pitch(score.artist, score.tonic, degree + i), root + 5) for i in (2, 4))
+    if score.artist.habit == "offbeat":
+        onward = score.root(min(bar + 1, len(score.chords) - 1))
+        walk = [root, third, fifth, onward + (2 if onward < fifth else -1)]
+        for i in range(beats):
+            yield i, "bass", walk[i if beats == 4 else (0, 2, 3)[i]], 1.0, 1.0
+    elif beats == 3:
+        yield 0, "bass", root, 2.0, 1.1
+        yield 2, "bass", fifth, 1.0, 0.7
+    else:
+        for at, pitch, length in ((0, root, 1.5), (1.5, root, 0.5), (2, fifth, 1.5), (3.5, root, 0.5)):
+            yield at, "bass", pitch, length, 1.0
+
+
+def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The genre's pattern, with a fill at the end of every fourth bar."""
+    genre = score.genre
+    fills = (bar - genre.intro) % 4 == 3
+    for at, name, loud in genre.drums:
+        if not (fills and at >= genre.bar - 1):
+            yield at, name, 0, 0.0, 0.85 * loud
+    if fills:
+        for at, name, loud in genre.fill:
+            yield at, name, 0, 0.0, 0.85 * loud
+
+
+def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The tune an octave up before the singer comes in; later an answer at the end of every second bar, in the rest."""
+    genre, lead = score.genre, score.artist.lead
+    first = bar * genre.bar
+    if bar < genre.intro:
+        for beat in range(genre.bar):
+            yield beat, lead, score.tune[first + beat] + 12, 1.0, 1.2
+    elif (bar - genre.intro) % 2 == 1:
+        last, onward = score.tune[first + genre.bar - 1], score.tune[first + genre.bar]
+        yield genre.bar - 1, lead, last + 12, 0.5, 1.1
+        yield genre.bar - 0.5, lead, onward + 12, 0.5, 0.9  # the note that the singer comes in on
+
+
+def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
+    """The last chord: everybody holds the tonic."""
+    yield 0, "bass", score.root(bar), 4.0, 1.0
+    yield 0, "kick", 0, 0.0, 1.0
+    yield 0, "open", 0, 0.0, 0.8
+    for pitch in (*score.chord(bar), score.chord(bar)[0] + 12):
+        yield 0, score.artist.chords, pitch, 4.0, 0.8
+
+
+def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """The accompaniment, float32 (samples,): chords, bass, drums and, before the singer comes in, the tune."""
+    genre = score.genre
+    sound = np.zeros(samples, np.float32)
+    for bar in range(len(score.chords)):
+        if bar < score.end:
+            strokes = [*chord_strokes(score, bar), *bass_strokes(score, bar), *drum_strokes(score, bar)]
+            strokes += lead_strokes(score, bar)
+        else:
+            strokes = last_strokes(score, bar) if bar == score.end else []
+        for at, instrument, pitch, beats, loud in strokes:
+            whole, half = divmod(at, 1.0)
+            swung = whole + (
+                half * 2 * genre.swing if half <= 0.5 else genre.swing + (half - 0.5) * 2 * (1 - genre.swing)
+            )
+            late = 0.004 * rng.random()  # nobody plays on the dot
+            start = int(((bar * genre.bar + swung) * genre.beat + late) * sample_rate)
+            length = int((beats * genre.beat + 0.06 if beats else 0.3) * sample_rate)
+            stop = min(samples, start + length)
+            if start < stop:
+                tone = note(instrument, pitch, length, sample_rate)[: stop - start]
+                sound[start:stop] += tone * np.float32(loud * (0.9 + 0.2 * rng.random()))
+    return sound

@@ -1,0 +1,265 @@
+"""When each word of a song is sung, told by the prior that hears its lyrics (Jukebox, section 5.3 and figure 2).
+
+`letter_scores.py` says how well each letter fits each code, by one of two ways; `segments.py` finds the words in time that
+fit best. Which way is best, and by which layer and head, is measured by `find_way` on songs whose times are known, and
+kept with the prior in config.json; imported models bring theirs. Where nothing is kept, a prior with a time bias is asked
+for its likelihood, and of another the head is taken, and kept, whose attention pays most along its best reading of the
+very song: the most monotone and sharp one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep.align import TimedText, format_lrc, syllables
+from data_prep.audio import audio as sound
+from data_prep.errors import UserError
+from data_prep.manifest import audio_path, load_manifest
+from jukebox.alignment.scores import Attention, Ear, Likelihood, Word, layers_that_listen, words_of
+from jukebox.alignment.viterbi import Chart
+from jukebox.model.folder import Jukebox, write_json
+from jukebox.report.spectrograms import write_page
+from jukebox.sampling.run import Run
+from jukebox.sampling.windows import starts
+from jukebox.song import Prepared, Song, song_of
+from priors.autoregressive.model import AutoregressivePrior
+from vqvae.jukebox.stream import encode_long
+
+SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # seconds that a word may last, and how many lengths are tried
+BEAT, LOOSE = 0.3, 0.7  # seconds a syllable where the model has measured no pace, and their spread (of the logarithm)
+SPREAD = 0.3  # the same where it has
+PLACES = 8.0  # some 256 places, a code apart, lie within the reach of a word
+
+
+class Timed(NamedTuple):
+    """A word, its line, when it is sung (seconds), and how likely it is that it and no rest is heard there (0..1)."""
+
+    word: str
+    line: int
+    start: float
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Words in time, those that were not found in the song, its length, and by which way they were looked for."""
+
+    words: tuple[Timed, ...]
+    left_out: tuple[str, ...]
+    seconds: float
+    way: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        words = [word._asdict() for word in self.words]
+        return {"seconds": self.seconds, "way": self.way, "words": words, "left_out": list(self.left_out)}
+
+    def to_lrc(self) -> str:
+        """The words that were found, with their times, line by line."""
+        lines = sorted({word.line for word in self.words})
+        return format_lrc([[TimedText(*w[:1], *w[2:4]) for w in self.words if w.line == line] for line in lines])
+
+
+def confidence(gain: float) -> float:
+    """How likely a word is where it beats a rest by so many bits, if it was found in the best of 2 ** PLACES places."""
+    return 1 / (1 + 2.0 ** min(PLACES - gain, 60.0))
+
+
+# ---- one song
+
+
+def hearing_level(model: Jukebox) -> int:
+    """The level whose prior hears lyrics; UserError where none does."""
+    for level, config in sorted(model.prior_configs.items(), reverse=True):
+        if config.lyrics:
+            return level
+    raise UserError(
+        f"no prior of {model.folder} hears lyrics, so there is nothing to align with; train one on songs with lyrics "
+        "(docs/training.md), or import 5b_lyrics or 1b_lyrics"
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A song to be aligned: its codes, words and pace, and the prior that hears it."""
+
+    prior: AutoregressivePrior
+    codes: Int[Tensor, " t"]
+    prepared: Prepared
+    words: list[Word]
+    beat: float  # seconds a syllable
+    spread: float
+
+    @staticmethod
+    def of(model: Jukebox, level: int, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Song) -> Task:
+        text = song.lyrics or ""
+        bare = Song(song.artist, song.genres, text, (), song.seconds)  # no times
+        prepared = Prepared.of(bare, model.labels_of(level), model.vocabulary, model.sample_rate)
+        words, pace = words_of(prepared, text), model.labels.pace
+        if not words:
+            raise UserError(
+                f"the lyrics have {len(text.split())} words and none with a letter that {model.folder} knows "
+                "(lyrics.json); expected the words that are sung"
+            )
+        beat, spread = (pace.of(song.genres).beat, SPREAD) if pace else (BEAT, LOOSE)
+        return Task(prior, codes.to(next(prior.parameters()).device), prepared, words, beat, spread)
+
+    @property
+    def step(self) -> float:
+        """Seconds a code."""
+        return self.prior.config.hop / self.prior.config.sample_rate
+
+    def chart(self) -> Chart:
+        lengths = np.unique(np.maximum(1, np.round(np.geomspace(SHORTEST, LONGEST, LENGTHS) / self.step))).astype(int)
+        expected = self.beat * np.array([syllables(word.text) for word in self.words])
+        costs = (np.log(lengths * self.step / expected[:, None]) / self.spread) ** 2 / 2 / np.log(2)
+        return Chart([word.last - word.first for word in self.words], lengths.tolist(), costs)
+
+    def likelihood(self) -> Likelihood:
+        letters = sum(word.last - word.first for word in self.words)
+        pace = self.beat * sum(syllables(word.text) for word in self.words) / letters
+        return Likelihood(self.prior, self.codes, self.prepared, self.words, pace)
+
+    def attention(self, layer: int) -> list[Ear]:
+        """An ear for each head of a layer."""
+        listening = Attention(self.prior, self.codes, self.prepared, self.words, layer)
+        return [listening.ear(head) for head in range(self.prior.config.trunk.heads)]
+
+    def follow(self, ears: Sequence[Ear], bar: tqdm | None = None) -> list[Chart]:
+        """What each ear hears of the song, window by window, side by side."""
+        charts, done, total = [self.chart() for _ in ears], 0, len(self.codes)
+        n_ctx = self.prior.config.n_ctx
+        for start in starts(total, n_ctx, n_ctx // 2):
+            stop = min(start + n_ctx, total)
+            for chart, ear in zip(charts, ears, strict=True):
+                first, last = chart.alive(stop - done)
+                chart.extend(first, *ear(start, done, first, last))
+            if bar is not None:
+                bar.update(stop - done)
+            done = stop
+        return charts
+
+    def timed(self, chart: Chart) -> tuple[Timed, ...]:
+        """The words of a chart's best reading."""
+        return tuple(
+            Timed(word.text, word.line, span.start * self.step, span.end * self.step, confidence(span.gain))
+            for word, span in zip(self.words, chart.best())
+        )
+
+    def heads(self, bar: tqdm | None = None) -> list[tuple[dict[str, Any], Chart]]:
+        """The way and what is heard of every head that listens to lyrics."""
+        return [
+            ({"way": "attention", "layer": layer, "head": head}, chart)
+            for layer in layers_that_listen(self.prior)
+            for head, chart in enumerate(self.follow(self.attention(layer), bar))
+        ]
+
+    def hear(self, way: dict[str, Any], bar: tqdm | None = None) -> Chart:
+        """What is heard by one way."""
+        ears = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
+        return self.follow(ears, bar)[0]
+
+
+def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
+    """When the words of `song.lyrics` are sung in a song's codes (of the level that hears lyrics); its word times are not read."""
+    level = hearing_level(model)
+    task = Task.of(model, level, model.prior(level).to(device), codes, song)
+    way = model.alignment(level) or ({"way": "likelihood"} if task.prior.config.trunk.time_bias else None)
+    passes = 1 if way else len(layers_that_listen(task.prior))
+    with tqdm(total=passes * len(codes), desc="listening", unit="code") as bar:
+        if way is None:
+            way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
+            way["found"] = "the most monotone and sharp of a song"
+            if chart.score() > 0:  # else none of the heads has heard a word
+                with suppress(OSError):  # the model folder may be another's
+                    model.save_alignment(level, way)
+        else:
+            chart = task.hear(way, bar)
+    words, left = task.timed(chart), (song.lyrics or "").split()
+    for word in words:
+        left.remove(word.word)
+    return Alignment(words, tuple(left), len(codes) * task.step, way)
+
+
+def codes_of_file(model: Jukebox, path: str | Path, level: int) -> Int[Tensor, " t"]:
+    """The codes of a recording of any length."""
+    wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.codec_config.channels)
+    hop = model.hops[level]
+    if wave.shape[1] < hop:
+        raise UserError(f"{path} has {wave.shape[1]} samples, less than one code ({hop}); give a longer recording")
+    wave = torch.from_numpy(wave[:, : wave.shape[1] // hop * hop])
+    return encode_long(model.codec([level]), wave[None], (level,))[level][0]
+
+
+def align_file(model: Jukebox, path: str | Path, song: Song, *, device: str = "cpu") -> Alignment:
+    """When the words of `song.lyrics` are sung in a recording."""
+    if not (song.lyrics and song.lyrics.strip()):
+        raise UserError(f"there are no lyrics to find in {path}; give their text")
+    codes, level = codes_of_file(model, path, hearing_level(model)), hearing_level(model)
+    seconds = len(codes) * model.hops[level] / model.sample_rate
+    return align(model, codes, Song(song.artist, song.genres, song.lyrics, (), seconds), device=device)
+
+
+def align_run(model: Jukebox, run: Run, *, device: str = "cpu") -> list[Alignment]:
+    """When the words of each sample of a run are sung; written to RUN/alignment.json, and its page follows them."""
+    level, found = hearing_level(model), []
+    codes = torch.from_numpy(run.codes(level).astype(np.int64))
+    for number, entry in enumerate(run.request["samples"]):
+        song = Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], (), run.request["total_seconds"])
+        found.append(
+            align(model, codes[number], song, device=device) if (song.lyrics or "").strip() else Alignment((), (), 0.0)
+        )
+    write_json(run.folder / "alignment.json", {"samples": [one.to_json() for one in found]})
+    write_page(run.folder)
+    return found
+
+
+# ---- which way is best
+
+
+def misses(words: Sequence[Timed], true: Sequence[TimedText], seconds: float) -> Float[np.ndarray, " w"]:
+    """Seconds between the start of each word and the truth; a word that was not found counts as sung at the song's end."""
+    told = [word.start for word in words] + [seconds] * (len(true) - len(words))
+    return np.abs(np.array(told) - np.array([word.start for word in true]))
+
+
+def find_way(model: Jukebox, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
+    """Measure every way on held-out songs with known word times, keep the best in the model folder; all of them, best first."""
+    level = hearing_level(model)
+    prior = model.prior(level).to(device)
+    rows = [row for row in load_manifest(data) if [t.text for t in row.word_times] == (row.lyrics or "").split() != []]
+    rows = sorted(rows, key=lambda row: row.split != "test")[:songs]
+    if not rows:
+        raise UserError(
+            f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)"
+        )
+    errors: dict[str, list[np.ndarray]] = {}
+    ways: dict[str, dict[str, Any]] = {}
+    for row in tqdm(rows, desc="songs with known times", unit="song"):
+        song = song_of(row)
+        task = Task.of(model, level, prior, codes_of_file(model, audio_path(data, row), level), song)
+        heard = task.heads()
+        if prior.config.trunk.time_bias:
+            heard.append(({"way": "likelihood"}, task.hear({"way": "likelihood"})))
+        for way, chart in heard:
+            name = str(way)
+            ways[name] = way
+            errors.setdefault(name, []).append(misses(task.timed(chart), row.word_times, row.seconds))
+    table = [
+        {**ways[name], "error_seconds": float(np.concatenate(e).mean()), "median_seconds": float(np.median(np.concatenate(e))),
+         "songs": len(rows)}
+        for name, e in errors.items()
+    ]  # fmt: skip
+    table.sort(key=lambda way: way["error_seconds"])
+    model.save_alignment(level, {**table[0], "found": "songs with known times"})
+    return table

@@ -1,0 +1,142 @@
+"""How well each letter of the lyrics fits each code of a song, in bits, as a prior hears it. There are two ways:
+
+    attention   how much more a head of a cross or prime layer listens to a letter than to letters on average. The song
+                is heard window by window, as it is sampled; the letters of a window are put on the whole text's axis.
+    likelihood  how well the code is foretold if this letter is sung at every step. For priors whose attention has a
+                time bias: each letter in turn is said to be sung now, its neighbours before and after it at the pace of
+                singing, and all are heard as one batch.
+
+No times go in. A head with a time bias that is told times listens where it was told to, and gives back what it was
+given; without them it has not learned to listen. Likelihood tries all times and lets the codes choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from jukebox.song import Prepared, window_conditions
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import Lyrics, stack
+
+REST = 0.5  # seconds by which all letters are further away in a rest
+FLOOR = 6.0  # bits by which attention may shun a letter
+
+
+class Word(NamedTuple):
+    """A word of the lyrics, the number of its line, and its tokens: `first` to `last`, exclusive."""
+
+    text: str
+    line: int
+    first: int
+    last: int
+
+
+def words_of(song: Prepared, text: str) -> list[Word]:
+    """The words of a text that have at least one letter in the vocabulary."""
+    found, at = [], 0
+    for number, line in enumerate(text.split("\n")):
+        for word in line.split():
+            start = text.index(word, at)
+            at = start + len(word)
+            first, last = np.searchsorted(song.tokens.positions, [start, at])
+            if last > first:
+                found.append(Word(word, number, int(first), int(last)))
+    return found
+
+
+Ear = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
+# (window's start, first new code, first word, last word) -> scores of rests (t, w) and of each word's letters (t, l)
+
+
+class Likelihood:
+    """Scores by the prior's likelihood of the codes, each letter in turn said to be sung at every step."""
+
+    def __init__(
+        self, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Prepared, words: Sequence[Word], pace: float
+    ):
+        self.prior, self.codes, self.song, self.words, self.pace = prior, codes, song, words, pace
+
+    def __call__(self, start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        words, n = self.words[first:last], self.prior.config.n_ctx
+        rests = [(word.first - 0.5, REST) for word in words]
+        if last == len(self.words):
+            rests.append((self.words[-1].last - 0.5, REST))
+        letters = [(float(token), 0.0) for word in words for token in range(word.first, word.last)]
+        bits = self.bits(start, self.codes[start : start + n], rests + letters)[:, done - start :]
+        ends = np.cumsum([len(rests)] + [word.last - word.first for word in words])
+        return -bits[: len(rests)].T, [-part.T for part in np.split(bits, ends)[1:-1]]
+
+    @torch.no_grad()
+    def bits(
+        self, start: int, codes: Int[Tensor, " t"], playheads: Sequence[tuple[float, float]]
+    ) -> Float[np.ndarray, "p t"]:
+        """Bits of each code of a window under every playhead: a place among the letters, and seconds of distance added."""
+        size = max(1, 8192 // len(codes))
+        bare = replace(self.song, ids=self.song.ids[:0], seconds=self.song.seconds[:0])
+        parts = []
+        for i in range(0, len(playheads), size):
+            ids, away = zip(*(self.around(*playhead) for playhead in playheads[i : i + size]), strict=True)
+            cond = stack([window_conditions(bare, self.prior.config, start)] * len(ids)).to(codes.device)
+            lyrics = Lyrics(torch.stack(ids), torch.full((len(ids), len(ids[0])), torch.nan))
+            heard = self.prior.hear(replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics))), len(ids))
+            heard.distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
+            batch = codes[None].expand(len(ids), -1)
+            logits = self.prior(batch, cond, heard).float()
+            parts.append(F.cross_entropy(logits.transpose(1, 2), batch, reduction="none") / np.log(2))
+        return torch.cat(parts).cpu().numpy()
+
+    def around(self, place: float, extra: float) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+        """The letters around a place in the text, and how many seconds each is away; padding to the left, as elsewhere."""
+        n, count = self.prior.config.n_tokens, len(self.song.ids)
+        first = min(max(int(place) - n // 2, 0), max(count - n, 0))
+        ids = torch.from_numpy(self.song.ids[first : first + n])
+        away = (torch.arange(first, first + len(ids)) - place).abs() * self.pace + extra
+        pad = (n - len(ids), 0)
+        return F.pad(ids, pad), F.pad(away.float(), pad, value=torch.nan)
+
+
+class Attention:
+    """Scores by the attention of one layer's heads; letters outside the window of lyrics are shunned."""
+
+    def __init__(
+        self, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Prepared, words: Sequence[Word], layer: int
+    ):
+        self.prior, self.codes, self.song, self.words, self.layer = prior, codes, song, words, layer
+        self.window: tuple[int, np.ndarray] = (-1, np.zeros(0))
+
+    def scores(self, start: int) -> Float[np.ndarray, "h t n"]:
+        """How many bits more each head listens to each letter of the text than to letters on average, in one window."""
+        if self.window[0] != start:
+            config, count = self.prior.config, len(self.song.ids)
+            numbered = replace(self.song, ids=np.arange(1, count + 1))  # tells which letters the window has
+            places = window_conditions(numbered, config, start)
+            cond = window_conditions(self.song, config, start).to(self.codes.device)
+            weights = self.prior.alignment(self.codes[None, start : start + config.n_ctx], cond, self.layer)[0]
+            assert places.lyrics is not None
+            index = places.lyrics.ids[0].numpy()
+            there = index > 0
+            on_text = np.zeros((*weights.shape[:2], count), np.float32)
+            on_text[:, :, index[there] - 1] = weights.float().cpu().numpy()[:, :, there]
+            self.window = (start, np.log2(on_text * there.sum() + 2.0**-FLOOR))
+        return self.window[1]
+
+    def ear(self, head: int) -> Ear:
+        def listen(start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+            scores = self.scores(start)[head, done - start :]
+            rests = np.zeros((len(scores), last - first + (last == len(self.words))), np.float32)
+            return rests, [scores[:, word.first : word.last] for word in self.words[first:last]]
+
+        return listen
+
+
+def layers_that_listen(prior: AutoregressivePrior) -> list[int]:
+    """Layers whose attention is to the lyrics."""
+    return [i for i, block in enumerate(prior.trunk.blocks) if block.attn.pattern in ("cross", "prime")]

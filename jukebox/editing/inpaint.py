@@ -1,0 +1,87 @@
+"""Filling holes in long sequences: which windows stand over them, and drawing what is not kept, window after window.
+
+    columns to draw   ......XXXXXX........................XXXXXXXXXXXXXXXXXXXXXXXXXXX......
+    windows              |----- 0 ----|                |----- 1 ----|
+                                                               |----- 2 ----|
+                                                                       |----- 3 ----|
+
+Only what windows hold is computed, so time grows with the holes and not with the song.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from jukebox.sampling.sampler import generator
+from jukebox.song import Prepared, window_conditions
+from priors.conditioning.conditions import stack
+from priors.masked.masks import Keep
+from priors.prior import How
+
+if TYPE_CHECKING:
+    from priors.masked.model import MaskedPrior
+
+BESIDE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
+
+
+def windows_over(redraw: Bool[Tensor, " n"], n_ctx: int) -> list[tuple[int, int]]:
+    """Windows (start, stop) of at most `n_ctx` columns, in order, that between them hold all columns to draw; none without any.
+
+    A hole that one window can hold with music on both sides stands in its middle. Over a longer one windows stand evenly, the first
+    hears what lies before it, each further one the end of its predecessor too, and the last what lies behind.
+    """
+    n, drawn, made = len(redraw), 0, []
+    for first, stop in _holes(redraw, n_ctx // 2):
+        for start in _starts(n, first, stop, n_ctx, n_ctx // BESIDE):
+            start = max(0, min(start, n - n_ctx))
+            end = min(n, start + n_ctx)
+            if redraw[max(drawn, start) : end].any():
+                made.append((start, end))
+                drawn = end
+    return made
+
+
+def _holes(redraw: Bool[Tensor, " n"], apart: int) -> Iterator[tuple[int, int]]:
+    """From the first to the last column to draw, of those that lie at most `apart` from each other."""
+    todo = redraw.nonzero().flatten().tolist()
+    breaks = [i for i in range(1, len(todo)) if todo[i] - todo[i - 1] > apart]
+    for begin, end in zip([0, *breaks], [*breaks, len(todo)]):
+        if begin < end:
+            yield todo[begin], todo[end - 1] + 1
+
+
+def _starts(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list[int]:
+    low, high = max(0, first - beside), min(n, stop + beside) - n_ctx
+    if high <= low:
+        return [(first + stop - n_ctx) // 2]
+    steps = -(-(high - low) // (n_ctx - beside))
+    return [low + i * (high - low) // steps for i in range(steps + 1)]
+
+
+def fill_windows(
+    prior: MaskedPrior, codes: dict[int, Shaped[np.ndarray, "b t"]], keep: Keep, made: Sequence[tuple[int, int]], first: int,
+    songs: Sequence[Prepared], seed: int, takes: Sequence[int], how: Mapping[int, How], done: Callable[[], object] = int,
+) -> None:  # fmt: skip
+    """Draw what is not kept into `codes` and `keep`, which begin at column `first`; each window hears what is drawn so far.
+
+    A row is one of `songs`, and draws by the chance of one of `takes`.
+    """
+    device, ratios = next(prior.parameters()).device, dict(enumerate(prior.config.ratios))
+    for start, stop in made:
+        part = {level: slice(start * ratio, stop * ratio) for level, ratio in ratios.items()}
+        window = {
+            level: torch.from_numpy(codes[level][:, at].astype(np.int64)).to(device) for level, at in part.items()
+        }
+        known = {level: keep[level][:, at].to(device) for level, at in part.items()}
+        cond = stack([window_conditions(song, prior.config, first + start) for song in songs]).to(device)
+        rngs = [generator(seed, take, len(ratios), first + start) for take in takes]
+        for level, new in prior.fill(window, known, cond, rngs, how).items():
+            codes[level][:, part[level]] = new.cpu().numpy().astype(codes[level].dtype)
+            keep[level][:, part[level]] = True
+        done()

@@ -1,0 +1,265 @@
+"""From spans of a recording that are to be drawn to files in which they are: codes read, holes filled, sound put back.
+
+A take is a file; it stands under its name when it is whole. What was asked for stands beside it as json, so that the same command
+goes on where it was stopped, and another one does not overwrite what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep.audio.audio import mix, read
+from data_prep.audio.splice import Piece, check_target, splice, suffix_of
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from jukebox.editing.grid import MARGIN, Codes, Layout, Recording, read_codes, render
+from jukebox.editing.inpaint import fill_windows, windows_over
+from jukebox.sampling.run import versions
+from jukebox.sampling.sampler import generator
+from jukebox.song import Prepared, Song, window_conditions
+from priors.masked import masks
+from priors.masked.masks import Keep
+from priors.prior import How
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import Jukebox
+    from priors.masked.model import MaskedPrior
+    from vqvae.jukebox.vqvae import VQVAE
+
+HOW = {2: How(passes=24), 1: How(passes=24), 0: How(passes=12)}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How codes are drawn: `how` by level; `fade` in seconds; `takes` differ in what chance decides, and all of it follows from `seed`."""
+
+    how: Mapping[int, How] = field(default_factory=lambda: dict(HOW))
+    takes: int = 1
+    seed: int = 0
+    fade: float = 0.02
+    total_seconds: float = 0.0  # length that the model is told; 0: that of the result
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Span:
+    """One range that is drawn: the file's samples [start, end), the columns that may be heard, and what of them is kept."""
+
+    start: int
+    end: int
+    first: int  # column
+    keep: Keep  # (1, columns * ratio) from `first` on
+
+    def inside(self, first: int, stop: int) -> Keep:
+        """What is kept of columns [first, stop)."""
+        per = {level: mask.shape[1] // self.keep[max(self.keep)].shape[1] for level, mask in self.keep.items()}
+        return {
+            level: mask[:, (first - self.first) * per[level] : (stop - self.first) * per[level]]
+            for level, mask in self.keep.items()
+        }
+
+    @property
+    def redraw(self) -> Bool[Tensor, " n"]:
+        """Columns in which something is drawn."""
+        columns = self.keep[max(self.keep)].shape[1]
+        return ~torch.stack([kept.view(columns, -1).all(1) for kept in self.keep.values()]).all(0)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What was made: a file a take, and what of the ranges was kept for it."""
+
+    takes: list[Path]
+    made: int  # of the takes; the others were there
+    kept_rate: float  # bits a second, counted
+    full_rate: float  # of all codes
+    orphans: int  # codes kept under coarser ones that change
+    windows: int
+    took: float  # seconds
+
+
+class Redrawing:
+    """Spans of a recording to be drawn, and all that is needed for it."""
+
+    def __init__(
+        self, model: Jukebox, recording: Recording, layout: Layout, spans: Sequence[Span], words: Song | None,
+        drawing: Drawing | None, verb: str,
+    ) -> None:  # fmt: skip
+        self.model, self.recording, self.layout, self.spans, self.verb = model, recording, layout, spans, verb
+        self.drawing = drawing or Drawing()
+        seconds = self.drawing.total_seconds or layout.columns / layout.per_second
+        self.song = replace(words or Song(), seconds=seconds).placed(model.labels)
+        self.read: dict[
+            int, tuple[int, Codes]
+        ] = {}  # span -> its first column that was read, and the codes from there on
+
+    def make(self, out: str | Path, asked: Mapping | None = None) -> Edited:
+        """Write every take that is not there yet."""
+        began, takes = time.perf_counter(), self._takes(Path(out))
+        prior = self.model.masked(self.drawing.dtype).to(self.drawing.device)
+        codec = self.model.codec([0]).to(self.drawing.device)
+        todo = self._begin(takes, dict(asked or {}))
+        plans = [windows_over(span.redraw, prior.config.n_ctx) for span in self.spans]
+        with tqdm(total=len(todo) * sum(map(len, plans)), desc=self.verb, unit="window") as bar:
+            for take in todo:
+                pieces = [
+                    Piece(
+                        span.start, span.end, self._fade(span), self._sound(span, plan, prior, codec, take, bar.update)
+                    )
+                    for span, plan in zip(self.spans, plans)
+                ]
+                splice(self.recording.sound, takes[take], pieces, self.layout.frames)
+        kept, full, orphans = self._kept()
+        return Edited(takes, len(todo), kept, full, orphans, sum(map(len, plans)), time.perf_counter() - began)
+
+    # ---- what is asked for
+
+    def _takes(self, out: Path) -> list[Path]:
+        out = out if out.suffix else out.with_name(out.name + suffix_of(self.recording.sound))
+        count = self.drawing.takes
+        if count < 1:
+            raise UserError(f"{count} takes; expected 1 or more")
+        check_target(self.recording.sound, out)
+        return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
+
+    def _begin(self, takes: Sequence[Path], asked: dict) -> list[int]:
+        """Numbers of the takes to make; what was asked for is put on disk. UserError where a file is that it did not make."""
+        beside = takes[0].with_suffix(".json")
+        request = {
+            "verb": self.verb, "model": str(self.model.folder.resolve()), "model_hash": self.model.hashes(),
+            "song": str(self.recording.sound.resolve()), "ranges": [[span.start, span.end] for span in self.spans],
+            "sample_rate": self.layout.rate, "asked": asked, "words": asdict(self.song), "drawing": asdict(self.drawing),
+            "kept_bits_per_second": self._kept()[0],
+        }  # fmt: skip
+        request = json.loads(json.dumps(request))
+        there = [i for i, path in enumerate(takes) if path.exists()]
+        if there and _request_of(beside) != request:
+            raise UserError(f"{takes[there[0]]} is there already and was not made by this command; name another --out")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        write_json(beside, request | {"versions": versions()})
+        return [i for i in range(len(takes)) if i not in there]
+
+    def _kept(self) -> tuple[float, float, int]:
+        """Of the ranges: bits a second that are kept, and those of all their codes; and how many codes contradict those above."""
+        kept = full = seconds = 0.0
+        for span in self.spans:
+            part = span.inside(*self.layout.touched(span.start, span.end))
+            columns = part[max(part)].shape[1]
+            seconds += columns / self.layout.per_second
+            kept += int(masks.count_kept(part))
+            full += sum(mask.numel() for mask in part.values())
+        bits = math.log2(self.model.codec_config.bins) / seconds
+        return kept * bits, full * bits, sum(int(masks.orphans(span.keep)) for span in self.spans)
+
+    def _fade(self, span: Span) -> int:
+        return min(round(self.drawing.fade * self.layout.rate), (span.end - span.start) // 2, self.layout.frames)
+
+    # ---- what is made
+
+    def _sound(
+        self, span: Span, plan: Sequence[tuple[int, int]], prior: MaskedPrior, codec: VQVAE, take: int, done: Callable[[], object]
+    ) -> Iterator[Float[np.ndarray, "c n"]]:  # fmt: skip
+        """The new sound of a span; it is drawn when its first block is asked for."""
+        first, codes = self._codes(span, plan)
+        low = first - span.first
+        n = len(codes[max(codes)])
+        keep = {
+            level: mask[:, low * r : (low + n) * r].clone()
+            for level, r in masks.per_column(self.model.hops).items()
+            for mask in [span.keep[level]]
+        }
+        prepared = Prepared.of(self.song, self.model.labels, self.model.vocabulary, self.model.sample_rate)
+        if self._top_sings(prior):
+            self._sing(codes, keep, first, take)
+        here = [(start - low, stop - low) for start, stop in plan]
+        rows = {level: each[None] for level, each in codes.items()}  # the same memory
+        fill_windows(prior, rows, keep, here, first, [prepared], self.drawing.seed, [take], self.drawing.how, done)
+        fade = self._fade(span)
+        if span.end <= 0 or span.start >= self.layout.frames:
+            yield self._joined(span, codec, codes, first, fade)
+        else:
+            yield from render(codec, codes[0], first, self.layout, span.start, span.end)
+
+    def _codes(self, span: Span, plan: Sequence[tuple[int, int]]) -> tuple[int, Codes]:
+        """A copy of the codes that a span's windows hear and its sound is made of, and the column that they begin with."""
+        if id(span) not in self.read:
+            margin = math.ceil(MARGIN * self.layout.per_second)
+            top = self.model.prior_configs.get(len(self.model.hops) - 1)
+            reach = max(margin, top.n_ctx if top and self.song.lyrics else 0)
+            first, stop = (column - span.first for column in self.layout.touched(span.start, span.end))
+            low = max(0, min([first - reach, *(start for start, _ in plan)]))
+            high = min(len(span.redraw), max([stop + margin, *(end for _, end in plan)]))
+            found = read_codes(self.model, self.recording, self.layout, span.first + low, span.first + high)
+            self.read[id(span)] = span.first + low, found
+        first, codes = self.read[id(span)]
+        return first, {level: each.copy() for level, each in codes.items()}
+
+    def _top_sings(self, prior: MaskedPrior) -> bool:
+        """Whether the top level of a hole is left to its own prior: where there are words that the masked one cannot hear."""
+        return bool(self.song.lyrics) and prior.config.lyrics is None
+
+    def _sing(self, codes: Codes, keep: Keep, first: int, take: int) -> None:
+        """Draw the top level from the first to the last column that changes, one code after another: it hears the past and the words."""
+        level = max(codes)
+        prior = self.model.prior(level, self.drawing.dtype).to(self.drawing.device)
+        song = Prepared.of(self.song, self.model.labels_of(level), self.model.vocabulary, self.model.sample_rate)
+        todo = (~keep[level][0]).nonzero().flatten().tolist()
+        at, end = todo[0], todo[-1] + 1
+        while at < end:
+            start = max(0, at - prior.spec.n_ctx // 2)
+            stop = min(end, start + prior.spec.n_ctx)
+            cond = window_conditions(song, prior.config, first + start).to(self.drawing.device)
+            prime = torch.from_numpy(codes[level][start:at].astype(np.int64))[None].to(self.drawing.device)
+            rngs = [generator(self.drawing.seed, take, level, first + at)]
+            state = prior.start(cond, {level: prime}, rngs, self.drawing.how[level])
+            new = torch.cat([part[level] for part in prior.sample(state, stop - at)], dim=1)
+            codes[level][at:stop] = new[0].cpu().numpy().astype(np.uint16)
+            at = stop
+        keep[level][:] = True
+
+    def _joined(
+        self, span: Span, codec: VQVAE, codes: Codes, first: int, fade: int
+    ) -> Float[np.ndarray, "c n"]:  # fmt: skip
+        """New sound in front of the file or behind it, joined to it without a step.
+
+        There is no old sound to cross over from. What the codec makes of the file's own edge differs from the file; that
+        difference, mirrored at the edge and fading away within `fade` samples, is added, so that the two sides meet.
+        """
+        in_front, length = span.end <= 0, span.end - span.start
+        start, end = (span.start, fade) if in_front else (span.start - fade, span.end)
+        made = mix(
+            np.concatenate(list(render(codec, codes[0], first, self.layout, start, end)), axis=1),
+            self.recording.info.channels,
+        )
+        made = (
+            made if in_front else made[:, ::-1]
+        )  # its end lies at the file's edge now, and `fade` samples of the file behind it
+        new, own = made[:, :length], made[:, length:]
+        edge = (0 if in_front else self.layout.frames - fade) / self.layout.rate
+        old, _ = read(self.recording.sound, start=edge, seconds=fade / self.layout.rate)
+        old = old if in_front else old[:, ::-1]
+        share = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / fade) if fade else np.zeros(0)
+        new = new.copy()
+        new[:, length - fade :] += ((old[:, :fade] - own) * share)[:, ::-1]
+        return new if in_front else new[:, ::-1]
+
+
+def _request_of(path: Path) -> dict | None:
+    """What a former command asked for, without the versions it ran with."""
+    try:
+        return {k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k != "versions"}
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,183 @@
+"""What prompts make of held-out songs: the dial from copy to new song, the tempo that beats keep, and noise beside them.
+
+dial     a song drawn anew around every 2nd, 4th .. 32nd column, and around its levels; what is kept, and how far the sound has gone
+tempo    around its beats, around as many columns spread evenly, and around nothing: how many clips keep their tempo within 4 per cent
+noise    codes replaced at random in place of drawn ones, so many that the mel distance is the same: Frechet distances side by side
+
+Distances as in `jukebox/evaluation/masked.py`: to the sound of the song's own codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from data_prep.beats import pulse_of
+from data_prep.errors import UserError
+from jukebox.editing.inpaint import fill_windows, windows_over
+from jukebox.evaluation.figures import HeldOut
+from jukebox.evaluation.masked import Ear
+from jukebox.model.folder import Jukebox
+from jukebox.song import Prepared, prepare_all, song_of
+from priors.masked import masks
+from priors.masked.masks import Keep
+from priors.masked.model import MaskedPrior
+from priors.prior import How, Sequences
+from vqvae.jukebox.stream import decode_long
+
+PERIODS = (2, 4, 8, 16, 32)
+LEVELS = {"top and middle": (2, 1), "top": (2,), "nothing": ()}
+AROUND_BEAT = 0.075  # seconds kept from each beat on
+WITHIN = 0.04  # of the tempo
+TEMPERATURES = (0.7, 0.5, 0.5)  # of the levels, coarsest first; what tempo asks for, see docs/log.md
+HALVINGS = 9  # of the share of noise, to meet a distance
+Keeper = Callable[[str, Tensor], object]  # told the name of a prompt and the bottom codes drawn for it
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """Clips of held-out songs and what redraws them: codes (b, t * ratio) of all levels, and the songs they begin."""
+
+    model: Jukebox
+    prior: MaskedPrior
+    codes: Sequences
+    songs: Sequence[Prepared]
+    how: Mapping[int, How]
+    seed: int
+
+    @property
+    def columns(self) -> int:
+        return self.codes[max(self.codes)].shape[1]
+
+    @property
+    def per_second(self) -> float:
+        return self.model.sample_rate / self.model.hops[-1]
+
+    def around(self, keep: Keep) -> Tensor:
+        """The bottom codes of all clips, drawn around what is kept."""
+        made = {level: codes.numpy().copy() for level, codes in self.codes.items()}
+        known = {level: kept.expand(len(self.songs), -1).clone() for level, kept in keep.items()}
+        redraw = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(0)
+        windows = windows_over(redraw, self.prior.config.n_ctx)
+        fill_windows(self.prior, made, known, windows, 0, self.songs, self.seed, range(len(self.songs)), self.how)
+        return torch.from_numpy(made[0])
+
+    def rate(self, keep: Keep) -> float:
+        """Kept bits a second, mean over clips."""
+        rates = masks.bits_per_second(keep, self.prior.config.bins, self.columns / self.per_second)
+        return float(np.mean(rates))
+
+
+def prompt_figures(
+    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4),
+    temperatures: Sequence[float] = TEMPERATURES, kept: Keeper | None = None,
+) -> dict:  # fmt: skip
+    """All figures of the model's masked prior.
+
+    `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
+    """
+    prior, top = model.masked(), len(model.hops) - 1
+    how = {top - i: How(each, passes=n) for i, (each, n) in enumerate(zip(temperatures, passes, strict=True))}
+    clips = _clips(model, prior, held, seconds, how, seed)
+    ear = Ear.of(model, clips.codes[0])
+    per, n = masks.per_column(model.hops), clips.columns
+    prompts = {f"every {period}": masks.spread(masks.periodic(n, period), per) for period in PERIODS}
+    prompts |= {
+        name: masks.combined([masks.nothing(n)], keep_levels=levels, per=per) for name, levels in LEVELS.items()
+    }
+    made = {name: clips.around(keep) for name, keep in prompts.items()}
+    figures = {name: {"bits_per_second": clips.rate(keep), **ear.figures(made[name])} for name, keep in prompts.items()}
+    mel = [figures[f"every {period}"]["mel"] for period in PERIODS]
+    tempo, beats = _tempo(clips, ear, made["nothing"])
+    for name, codes in (made | beats).items():
+        if kept:
+            kept(name, codes)
+    noise = {name: _noise(clips, ear, figures[name]["mel"], seed) for name in prompts}
+    return {"dial": figures, "spearman": spearman(PERIODS, mel), "tempo": tempo, "noise": noise}
+
+
+def _clips(
+    model: Jukebox, prior: MaskedPrior, held: HeldOut, seconds: float, how: Mapping[int, How], seed: int
+) -> Prompted:
+    top, columns = len(model.hops) - 1, int(seconds * model.sample_rate / model.hops[-1])
+    if short := [row.path for row, codes in zip(held.rows, held.codes) if len(codes[top]) < columns]:
+        raise UserError(f"{short[0]} is shorter than {seconds:g} s; give fewer seconds, or longer held-out songs")
+    codes = {}
+    for level, ratio in masks.per_column(model.hops).items():
+        rows = [song[level][: columns * ratio].astype(np.int64) for song in held.codes]
+        codes[level] = torch.from_numpy(np.stack(rows))
+    songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
+    return Prompted(model, prior, codes, songs, how, seed)
+
+
+# ---- tempo
+
+
+def even(n: int, count: int) -> Bool[Tensor, " n"]:
+    """`count` of `n` columns, spread as evenly as whole columns can be."""
+    columns = masks.nothing(n)
+    columns[torch.arange(count) * n // max(count, 1)] = True
+    return columns
+
+
+def _tempo(clips: Prompted, ear: Ear, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
+    """How many clips keep their tempo around their beats and around as many columns spread evenly; and the codes drawn."""
+    rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.hops)
+    pulses = [pulse_of(wave.numpy(), rate) for wave in ear.true]
+    beats = [masks.beats(n, pulse.beats.tolist(), clips.per_second, after=AROUND_BEAT) for pulse in pulses]
+    rows = {"beats": beats, "as many, evenly": [even(n, int(columns.sum())) for columns in beats]}
+    keeps = {name: masks.stack([masks.spread(columns, per) for columns in each]) for name, each in rows.items()}
+    made = {name: clips.around(keep) for name, keep in keeps.items()}
+    codec, figures = clips.model.codec([0]), {}
+    for name, codes in (made | {"nothing": unprompted}).items():
+        tempi = [pulse_of(decode_long(codec, row[None], 0)[0].mean(0).numpy(), rate).tempo for row in codes]
+        near = [abs(tempo / pulse.tempo - 1) <= WITHIN if pulse.tempo else False for tempo, pulse in zip(tempi, pulses)]
+        figures[name] = {"share_within": float(np.mean(near)), "tempi": tempi, **ear.figures(codes)}
+    kept = float(np.mean([columns.float().mean().item() for columns in beats]))
+    return {"source": [pulse.tempo for pulse in pulses], "kept_columns": kept, "prompts": figures}, made
+
+
+# ---- noise
+
+
+def _noise(clips: Prompted, ear: Ear, mel: float, seed: int) -> dict[str, float]:
+    """The distances of the songs' own bottom codes, of which a share is replaced by random ones, just so many that `mel` is met."""
+    rng = torch.Generator().manual_seed(seed)
+    true = clips.codes[0]
+    order = torch.rand(true.shape, generator=rng)
+    other = torch.randint(clips.prior.config.bins, true.shape, generator=rng)
+    low, high, share, found = 0.0, 1.0, 1.0, ear.figures(other)
+    for _ in range(HALVINGS if found["mel"] > mel else 0):  # where random codes alone are nearer, they are all there is
+        share = (low + high) / 2
+        found = ear.figures(torch.where(order < share, other, true))
+        low, high = (share, high) if found["mel"] < mel else (low, share)
+    return {"share": share, **found}
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """The rank correlation of two rows of numbers without ties."""
+    a, b = (np.argsort(np.argsort(each)) for each in (x, y))
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def verdicts(figures: Mapping) -> dict[str, bool]:
+    """What is asked of the figures of one seed, and whether it is so."""
+    dial, noise = figures["dial"], figures["noise"]
+    within = {name: each["share_within"] for name, each in figures["tempo"]["prompts"].items()}
+    top_and_middle, top, nothing = (dial[name]["mel"] for name in LEVELS)
+    reached = [name for name in dial if noise[name]["share"] < 1]
+    return {
+        "distance rises with the period, rank correlation at least 0.9": figures["spearman"] >= 0.9,
+        "distance: top and middle kept < top < nothing": top_and_middle < top < nothing,
+        "beats kept: tempo within 4 % on at least 8 of 10 clips": within["beats"] >= 0.8,
+        "beats kept: tempo on no fewer clips than with as many columns, evenly": within["beats"]
+        >= within["as many, evenly"],
+        "noise as far in mel is further in Frechet distance, each prompt": all(
+            dial[name]["frechet"] < noise[name]["frechet"] for name in reached
+        ),
+    }

@@ -1,0 +1,148 @@
+"""A published set as a model folder: its codec, its priors one after another, and the labels that each has learned.
+
+Nothing is written before all of it fits: the settings that a file tells or its set has, the shape of every tensor, the
+number of names in the id tables, the letters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.labels import Labels
+from jukebox.importers.convert import DTYPES, Source, Weights, fitting, write_prior
+from jukebox.importers.labels import PublishedLabels
+from jukebox.importers.prior_keys import PRIORS, alignment_way, prior_config
+from jukebox.importers.vqvae_keys import VQVAES, vqvae_config, vqvae_state
+from jukebox.model.folder import Jukebox
+from priors.autoregressive.model import PriorConfig
+from priors.conditioning.lyrics import PUBLISHED, Characters
+from vqvae.jukebox.vqvae import VQVAE
+
+# set -> the folder of its top prior, the settings of that prior, the version of its labels and letters
+SETS = {
+    "5b": ("5b", "prior_5b", "v2"),
+    "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),
+    "1b_lyrics": ("1b_lyrics", "prior_1b_lyrics", "v3"),
+}
+
+
+def codec_settings(source: Source, out: str | Path) -> dict[str, Any]:
+    """The settings of the set's codec: those in its file, else of the codec that `out` has, else the published ones."""
+    if source.codec_hps and {"levels", "downs_t", "strides_t"} <= set(source.codec_hps):
+        return VQVAES["vqvae"] | source.codec_hps
+    if source.codec is not None:
+        return VQVAES["vqvae"]
+    if not (Path(out) / "config.json").is_file():
+        raise UserError(f"no vqvae.pth.tar among the files, and {out} holds no codec yet; add it to --files")
+    config = Jukebox.from_pretrained(out).codec_config
+    return {"l_bins": config.bins, "levels": config.levels, "downs_t": config.downs_t, "strides_t": config.strides_t}
+
+
+def versions_of(name: str, source: Source, top: int) -> dict[int, str]:
+    """Whose labels and letters each prior has learned, v2 or v3; one that knows no labels is left out.
+
+    The settings in its file tell it. Without them the top prior has its set's, what lies below v2.
+    """
+    found = {}
+    for level in source.priors:
+        told = source.prior_hps.get(level) or {}
+        version = SETS[name][2] if level == top else "v2"
+        if "labels_v3" in told:
+            version = "v3" if told["labels_v3"] else "v2"
+        if told.get("labels", True):
+            found[level] = version
+    return found
+
+
+def fit_prior(name: str, source: Source, level: int, codec: Mapping[str, Any]) -> tuple[Weights, PriorConfig]:
+    """A prior's weights under our names, and its shape; UserError where they are not of the set."""
+    top, where, told = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
+    named = SETS[name][1] if level == top else f"upsampler_level_{level}"
+    choices = [told, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(told) else [PRIORS[named]]
+    if where.is_dir():
+        choices.reverse()  # a hub folder's settings leave out some of the published: they come second
+    try:
+        weights, config = fitting(source.priors[level], choices, codec)
+    except ValueError as error:
+        raise UserError(f"{where} is not {named}: {error}") from error
+    published = prior_config(PRIORS[named], VQVAES["vqvae"])
+    for what in ("lyrics", "letters_in_front", "above"):
+        if bool(getattr(config, what)) != bool(getattr(published, what)):
+            raise UserError(
+                f"{where} is a prior with another form of {what.split('_')[0]} than {named}; is it of another set?"
+            )
+    return weights, config
+
+
+def check_tables(config: PriorConfig, tables: PublishedLabels, where: Path) -> None:
+    """UserError where the tables have more names, or other letters, than the prior has learned."""
+    labels, letters = tables.labels(), Characters(PUBLISHED[tables.version]).size
+    assert config.labels
+    for what, named, known in (
+        ("artists", len(labels.artists), config.labels.artists), ("genres", len(labels.genres), config.labels.genres),
+    ):  # fmt: skip
+        if named > known:
+            raise UserError(
+                f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels"
+            )
+    if config.lyrics and config.lyrics.vocabulary != letters:
+        raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {letters}")
+
+
+def write_codec(name: str, source: Source, hps: Mapping[str, Any], version: str, out: str | Path) -> Jukebox:
+    """The model folder with its codec, which is read whole."""
+    assert source.codec is not None
+    config = vqvae_config(hps)
+    try:
+        state = vqvae_state({key: tensor.read() for key, tensor in source.codec.items()}, config)
+    except ValueError as error:
+        raise UserError(f"the codec of {name}: {error}") from error
+    codec = VQVAE(config)
+    codec.load_state_dict(state)
+    jukebox = Jukebox.create(out, config, Characters(PUBLISHED[version]))
+    jukebox.save_codec(codec)
+    return jukebox
+
+
+class PublishedSet:
+    """The parts of a set that were found, fitted to what they must be; `write` makes the model folder `out` of them."""
+
+    def __init__(self, name: str, source: Source, out: str | Path) -> None:
+        self.name, self.source, self.out, self.codec = name, source, Path(out), codec_settings(source, out)
+        top = self.codec["levels"] - 1
+        self.versions = versions_of(name, source, top)
+        self.priors = {
+            level: fit_prior(name, source, level, self.codec) for level in sorted(source.priors, reverse=True)
+        }
+        self.labels: dict[int, Labels] = {}
+        # the version of the letters, and of the labels unless a level has learned others
+        self.version = self.versions.get(top, SETS[name][2])
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the priors have."""
+        return sum(math.prod(tensor.shape) for weights, _ in self.priors.values() for tensor in weights.values())
+
+    def take_names(self, tables: Mapping[str, PublishedLabels]) -> None:
+        """Take the id tables of every version in `versions`; UserError where one does not fit its prior."""
+        for level, version in self.versions.items():
+            check_tables(self.priors[level][1], tables[version], self.source.where[level])
+        self.labels = {level: tables[version].labels() for level, version in self.versions.items()}
+
+    def write(self, dtype: str, done: Callable[[int], object] | None = None) -> Jukebox:
+        """The codec, then one prior after another, coarsest first; `done` hears of the bytes written."""
+        jukebox = Jukebox.from_pretrained(self.out) if self.source.codec is None else write_codec(
+            self.name, self.source, self.codec, self.version, self.out
+        )  # fmt: skip
+        for level, (weights, prior) in self.priors.items():
+            write_prior(jukebox.folder / f"prior_{level}.safetensors", weights, DTYPES[dtype], done)
+            jukebox.name_prior(level, prior)
+            if level == self.codec["levels"] - 1 and (way := alignment_way(SETS[self.name][1], prior)):
+                jukebox.save_alignment(level, way)
+        for level, labels in self.labels.items():
+            jukebox.save_labels(labels, None if self.versions[level] == self.version else level)
+        return jukebox

@@ -1,0 +1,300 @@
+"""Presets: one table of what is built (a codec, a prior a level, a masked one of all) and how each part is trained (`Recipe`).
+
+    demo    22.05 kHz, widths up to 192: the whole path in minutes on two CPU cores
+    small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
+    test    minimal sizes: seconds; what the tests run
+    vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
+
+`shapes` knows the published sets too, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
+Sizes that depend on the corpus (how many artists, how many genres) are filled in by `Preset.prior`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from data_prep.errors import UserError
+from jukebox.importers.prior_keys import PRIORS, prior_config
+from jukebox.importers.published import SETS
+from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+from priors.autoregressive.model import PriorConfig
+from priors.conditioning.conditions import LabelConfig
+from priors.conditioning.lyrics import PLAIN, Characters, LyricConfig
+from priors.conditioning.upsampler import UpsamplerConfig
+from priors.masked.model import MaskedConfig
+from priors.transformer.trunk import Init, TrunkConfig, residual_scale
+from vqvae.jukebox.vqvae import VQVAEConfig
+
+P = TypeVar("P", PriorConfig, MaskedConfig)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a part is trained. `steps`, `warmup`, `.._every` count steps, `crop` samples; shares are of the whole run."""
+
+    steps: int
+    batch: int
+    lr: float
+    crop: int = 0  # codecs only; a prior's window is its n_ctx
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup: int = 50
+    schedule: str = "cosine"  # or "linear", "constant", "published"
+    decay_from: float = 0.0  # share of the run at which linear decay starts
+    gamma: float = 1.0  # "published" only: factor on the rate after every `gamma_every` steps
+    gamma_every: int = 0  # 0: never
+    final_lr: float = 0.05  # share of lr at the last step
+    clip: float = 1.0  # largest gradient norm; 0: none
+    ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
+    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
+    bf16: bool = False  # autocast, where the machine has bf16 units
+    fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
+    recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
+    delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
+    drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
+    drop_lyrics: float = 0.0  # probability that a window has no lyrics
+    drop_times: float = 0.0  # probability that a window's lyrics have no times
+    jitter_seconds: float = 0.0  # SD of noise on the lyrics' times
+    log_every: int = 20
+    save_every: int = 500
+    max_minutes: float = 0.0  # limit on the time, all runs together; 0: none
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A codec, a prior a level (none: a codec alone), a masked one of all levels (or none), and the recipe of each.
+
+    `symbols` are the letters that lyrics are written in.
+    """
+
+    codec: VQVAEConfig
+    priors: Mapping[int, PriorConfig]
+    codec_recipes: Mapping[int, Recipe]
+    prior_recipes: Mapping[int, Recipe]
+    symbols: str = PLAIN
+    masked: MaskedConfig | None = None
+    masked_recipe: Recipe | None = None
+
+    def recipes(self, what: str) -> Mapping[int, Recipe]:
+        """How vqvae, prior or masked is trained, by level; a masked prior of all levels goes by the top one."""
+        if what == "masked":
+            return {self.codec.levels - 1: self.masked_recipe} if self.masked_recipe else {}
+        return self.codec_recipes if what == "vqvae" else self.prior_recipes
+
+    def masked_prior(self, artists: int, genres: int, letters: int = 0) -> MaskedConfig:
+        """The masked prior, where there is one, with tables as `prior` makes them."""
+        assert self.masked is not None, "this preset has no masked prior"
+        return _for_corpus(self.masked, artists, genres, letters)
+
+    def prior(self, level: int, artists: int, genres: int, letters: int = 0) -> PriorConfig:
+        """The prior of a level with label tables for so many artists and genres, "unknown" counted among them.
+
+        `letters` is the size of the lyric vocabulary; 0: that of `symbols`.
+        """
+        return _for_corpus(self.priors[level], artists, genres, letters)
+
+
+def _for_corpus(prior: P, artists: int, genres: int, letters: int) -> P:
+    """A prior's shape with tables as long as a corpus needs."""
+    lyrics = replace(prior.lyrics, vocabulary=letters) if prior.lyrics and letters else prior.lyrics
+    labels = prior.labels and replace(prior.labels, artists=artists, genres=genres)
+    return replace(prior, labels=labels, lyrics=lyrics)
+
+
+def find(name: str) -> Preset:
+    """The preset of that name; UserError names those there are."""
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def shapes(name: str) -> tuple[VQVAEConfig, Mapping[int, PriorConfig]]:
+    """The codec and the priors by level of a preset or of a published set; UserError names those there are."""
+    if name not in SETS:
+        if name not in PRESETS:
+            raise UserError(
+                f"there is no preset or published set {name!r}; choose one of {', '.join([*PRESETS, *SETS])}"
+            )
+        return PRESETS[name].codec, PRESETS[name].priors
+    parts = {2: SETS[name][1], 1: "upsampler_level_1", 0: "upsampler_level_0"}
+    codec = VQVAES["vqvae"]
+    return vqvae_config(codec), {level: prior_config(PRIORS[part], codec) for level, part in parts.items()}
+
+
+# ---- priors, from a few dials
+
+
+def _init(depth: int) -> Init:
+    """Embeddings start large: 5.5 instead of 5.9 bits after a minute, and labels heard twice as well."""
+    return Init(linear=0.03, embedding=0.3, position=0.1, label=0.3, residual=residual_scale(depth))
+
+
+def _top(
+    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
+    letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
+) -> PriorConfig:  # fmt: skip
+    """The top prior: `turns` times through `order`; cross attention with the time bias is where it hears lyrics."""
+    level, depth = codec.levels - 1, turns * len(order)
+    encoder = TrunkConfig(letters, letter_width, letter_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
+                          init=_init(letter_depth))  # fmt: skip
+    return PriorConfig(
+        level, codec.bins, codec.hops[level], codec.sample_rate,
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
+        labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate,
+                           everywhere=True),
+        lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
+        tied=False,
+    )  # fmt: skip
+
+
+def _upsampler(
+    codec: VQVAEConfig, level: int, n_ctx: int, width: int, heads: int, depth: int, m_mlp: float
+) -> PriorConfig:
+    """A prior of a finer level: it hears the labels and, through dilated convolutions, the codes above."""
+    ratio = codec.hops[level + 1] // codec.hops[level]
+    return PriorConfig(
+        level, codec.bins, codec.hops[level], codec.sample_rate,
+        TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=m_mlp, init=_init(depth)),
+        labels=LabelConfig(1, 1, sample_rate=codec.sample_rate, everywhere=True),
+        above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=4, growth=3, cycle=None),
+        tied=False,
+    )  # fmt: skip
+
+
+def _masked(
+    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, fine: int, local: int,
+    letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
+) -> MaskedConfig:  # fmt: skip
+    """The prior of all levels: `depth` layers that see all columns, the second of which hears lyrics, as the top prior does."""
+    encoder = TrunkConfig(letters, letter_width, letter_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
+                          init=_init(letter_depth))  # fmt: skip
+    order = ("full", "cross", *("full",) * (depth - 2))
+    return MaskedConfig(
+        codec.bins, codec.hops, codec.sample_rate,
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
+        vector=codec.emb_width, fine=fine, local=local,
+        labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate),
+        lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
+    )  # fmt: skip
+
+
+# ---- demo: two cores, twelve minutes
+
+_DEMO = VQVAEConfig(
+    sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4),  # one strided convolution a stage: 3 times faster
+    emb_width=64, bins=256,
+    widths=((32,), (32, 96), (16, 64, 192)), depths=(3, 3, 3),  # widths grow as the rate falls
+    mu=0.99, threshold=0.3, reset_restarted=True,
+    linf=0.0, commit=0.02, relative_spectral=True,
+    multispectral_stfts=((1024, 256, 1024), (512, 128, 512), (256, 64, 256)), spectral_stft=(1024, 256, 1024),
+)  # fmt: skip
+# Short crops, small batches, many steps: wider and longer lost at equal time.
+_DEMO_CODEC = Recipe(
+    steps=2600, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
+    bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.0,
+)  # fmt: skip
+_DEMO_PRIOR = Recipe(
+    steps=1100, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
+    drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=3.7,
+)  # fmt: skip
+
+# ---- small: one GPU
+
+_SMALL = VQVAEConfig(
+    sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4), emb_width=64, bins=1024,
+    widths=((64,), (64, 128), (32, 128, 384)), depths=(4, 4, 4),
+    mu=0.99, threshold=0.3, commit=0.02, relative_spectral=True,
+    multispectral_stfts=((2048, 256, 2048), (1024, 128, 1024), (512, 64, 512)), spectral_stft=(2048, 256, 2048),
+)  # fmt: skip
+_SMALL_CODEC = Recipe(
+    steps=200_000, batch=32, lr=3e-4, crop=8192, betas=(0.9, 0.99), warmup=500, schedule="linear", decay_from=0.6,
+    bf16=True, delay_quantiser=0.02, log_every=100, save_every=2000,
+)  # fmt: skip
+_SMALL_PRIOR = Recipe(
+    steps=200_000, batch=16, lr=3e-4, weight_decay=0.01, warmup=2000, bf16=True,
+    drop_labels=0.05, drop_lyrics=0.1, drop_times=0.05, jitter_seconds=0.03, log_every=50, save_every=1000,
+)  # fmt: skip
+
+# ---- the published codecs: theirs were batches of a whole node
+
+_PUBLISHED_CODEC = Recipe(
+    steps=400_000, batch=16, lr=3e-4, crop=65_536, betas=(0.9, 0.999), warmup=100, schedule="constant", ema=0.999,
+    log_every=100, save_every=2000,
+)  # fmt: skip
+
+# ---- test: seconds
+
+_TEST = VQVAEConfig(
+    sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4), emb_width=8, bins=32,
+    widths=((8,), (8, 8), (8, 8, 8)), depths=(1, 1, 1), threshold=0.3, linf=0.0, relative_spectral=True,
+    multispectral_stfts=((256, 64, 256),), spectral_stft=(256, 64, 256),
+)  # fmt: skip
+_TEST_CODEC = Recipe(
+    steps=30, batch=4, lr=3e-3, crop=1024, warmup=5, schedule="linear", decay_from=0.6, delay_quantiser=0.2,
+    log_every=1, save_every=10,
+)  # fmt: skip
+_TEST_PRIOR = Recipe(
+    steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03,
+    log_every=1, save_every=10,
+)  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        codec=_DEMO,
+        priors={
+            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, letters=64,
+                    letter_width=128, letter_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+            1: _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
+            0: _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
+        },
+        codec_recipes={
+            2: _DEMO_CODEC,
+            1: replace(_DEMO_CODEC, steps=2300, batch=8, max_minutes=1.7),
+            0: replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
+        },
+        prior_recipes={
+            2: _DEMO_PRIOR,
+            1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+            0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+        },
+        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=3, letters=32, letter_width=128, letter_depth=1,
+                       timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+        masked_recipe=replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
+    ),
+    "small": Preset(
+        codec=_SMALL,
+        priors={
+            2: _top(_SMALL, n_ctx=2048, width=768, heads=12, order=("dense", "dense", "cross", "dense"), turns=6,
+                    letters=256, letter_width=384, letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+            1: _upsampler(_SMALL, 1, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
+            0: _upsampler(_SMALL, 0, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
+        },
+        codec_recipes={2: _SMALL_CODEC, 1: _SMALL_CODEC, 0: _SMALL_CODEC},
+        prior_recipes={2: _SMALL_PRIOR, 1: _SMALL_PRIOR, 0: _SMALL_PRIOR},
+        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, fine=256, local=4, letters=128, letter_width=384,
+                       letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+        masked_recipe=_SMALL_PRIOR,
+    ),
+    "test": Preset(
+        codec=_TEST,
+        priors={
+            2: _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1, letters=16,
+                    letter_width=16, letter_depth=1, timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+            1: _upsampler(_TEST, 1, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
+            0: _upsampler(_TEST, 0, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
+        },
+        codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
+        prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
+        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, fine=16, local=1, letters=16, letter_width=16, letter_depth=1,
+                       timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+        masked_recipe=_TEST_PRIOR,
+    ),
+    "vqvae": Preset(
+        codec=vqvae_config(VQVAES["vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(3), _PUBLISHED_CODEC), prior_recipes={},
+    ),
+    "small_vqvae": Preset(
+        codec=vqvae_config(VQVAES["small_vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(2), _PUBLISHED_CODEC), prior_recipes={},
+    ),
+}  # fmt: skip

@@ -1,0 +1,249 @@
+"""The curves of trainings, drawn from their log.jsonl as SVG and as one page; pure text from data, without an account or a network.
+
+A panel shows one quantity over the steps, a line a part of the model: every point faintly, a running mean over it. Codecs and
+priors count other things, so each kind has panels of its own. What spans two decades is drawn on a logarithmic axis. The page
+holds everything in itself, the newest sounds and pictures that the training left too.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import UserError
+
+Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+COLOURS = ("#b5304f", "#2f7fb5", "#3f9a56", "#c9861a", "#7d57b8", "#138f8a", "#8a6d3b", "#666a73")
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = (
+    360,
+    210,
+    52,
+    10,
+    40,
+    24,
+    13,
+)  # of a panel, its margins, a line of text: pixels
+LETTERS = 52  # of a legend's line
+POINTS = 120  # of a curve, at most: more cannot be seen
+FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
+UNITS = {
+    "bits": "bits a code", "lr": "learning rate", "gradient_norm": "norm of the gradient", "skipped": "steps skipped",
+    "noise_scale": "noise scale of the gradient, rows", "data_wait": "share of time waiting for data",
+    "share_of_peak": "share of the machine's rate", "codes_per_second": "codes a second",
+    "seconds_per_second": "seconds of sound a second",
+}  # fmt: skip
+
+
+def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """The logs of MODEL, or of MODEL/training/PART, part -> lines; UserError where there are none."""
+    run = Path(run)
+    logs = [run / "log.jsonl"] if (run / "log.jsonl").is_file() else sorted((run / "training").glob("*/log.jsonl"))
+    parts = {log.parent.name: lines for log in logs if (lines := _lines(log))}
+    if not parts:
+        raise UserError(f"{run} holds no log.jsonl of a training; give a model folder, or its training/PART")
+    return parts
+
+
+def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+    """The parts of several runs, label -> its folder and its lines; a label says no more than is needed to tell them apart."""
+    found = {run: read_parts(folder) for run, folder in runs.items()}
+    same = len({tuple(parts) for parts in found.values()}) == 1 and all(len(parts) == 1 for parts in found.values())
+    out = {}
+    for run, parts in found.items():
+        for part, lines in parts.items():
+            label = part if len(runs) == 1 else run if same else f"{run}/{part}"
+            folder = Path(runs[run])
+            out[label] = (folder if (folder / "log.jsonl").is_file() else folder / "training" / part, lines)
+    return out
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; one that a kill has cut is left out."""
+    lines = []
+    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return [line for line in lines if isinstance(line, dict) and "step" in line]
+
+
+def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Curve]]:
+    """Quantity -> part -> its curve, in the order of the panels; a loss that is nothing but the bits is left out."""
+    names = dict.fromkeys(name for lines in parts.values() for line in lines for name in line)
+    found: dict[str, dict[str, Curve]] = {}
+    for name in sorted(names, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
+        for part, lines in parts.items():
+            points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+            same = name == "loss" and all(line.get("bits") == line.get("loss") for line in lines)
+            if points and name not in ("step", "minutes") and not same:
+                steps, values = np.array(points, dtype=np.float64).T
+                found.setdefault(name, {})[part] = (steps, values)
+    return found
+
+
+# ---- one panel
+
+
+def short(value: float) -> str:
+    """A number in few letters."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """A running mean over a twenty-fifth of the curve, as long as the curve."""
+    width = max(1, len(values) // 25)
+    padded = np.pad(values, (width // 2, (width - 1) // 2), mode="edge")
+    return np.convolve(padded, np.ones(width) / width, "valid")
+
+
+def thin(curve: Curve) -> Curve:
+    """At most POINTS points of a curve, each the mean of its neighbours."""
+    groups = np.array_split(np.arange(len(curve[0])), min(POINTS, len(curve[0])))
+    steps, values = ([part[group].mean() for group in groups] for part in curve)
+    return np.array(steps), np.array(values)
+
+
+def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Three to six round numbers between two, both included where they are round."""
+    if logarithmic:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        every = max(1, len(powers) // 5)
+        return [10.0**p for p in powers[::every] if low <= 10.0**p <= high]
+    step = 10 ** math.floor(math.log10((high - low) / 2 or 1))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 5)
+    first = math.ceil(low / step - 1e-9)
+    return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _range(curves: Iterable[Curve]) -> tuple[float, float, bool]:
+    """Lowest and highest value to show, and whether the axis is logarithmic; single spikes may leave the panel."""
+    values = np.concatenate([thin(curve)[1] for curve in curves])
+    low, high = float(values.min()), float(np.quantile(values, 0.99))
+    logarithmic = low > 0 and high > 100 * low
+    if not logarithmic:
+        low, high = (0.0 if 0 <= low < 0.3 * high else low), max(high, low + 1e-9)
+    return low, high, logarithmic
+
+
+def wrapped(ends: Mapping[str, str]) -> list[list[str]]:
+    """The parts of a legend in lines of at most LETTERS letters, or of one part."""
+    lines: list[list[str]] = []
+    room = 0
+    for part, text in ends.items():
+        room -= len(text) + 2
+        if room < 0:
+            lines.append([])
+            room = LETTERS - len(text)
+        lines[-1].append(part)
+    return lines
+
+
+def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> str:
+    """One quantity of all parts as a group of SVG, WIDTH by HEIGHT."""
+    low, high, logarithmic = _range(curves.values())
+    last = max(float(steps[-1]) for steps, _ in curves.values())
+    ends = {part: f"{part} {short(smooth(values)[-1])}" for part, (_, values) in curves.items()}
+    legend = wrapped(ends)
+    top = TOP + LINE * (len(legend) - 1)
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
+
+    def y(value: float) -> float:
+        up = np.log(max(value, low) / low) / np.log(high / low) if logarithmic else (value - low) / (high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - top - BOTTOM) * min(max(float(up), 0.0), 1.0)
+
+    def line(curve: Curve, style: str) -> str:
+        points = " ".join(f"{x(s):.0f},{y(v):.1f}" for s, v in zip(*thin(curve), strict=True))
+        return f'<polyline points="{points}" fill="none" {style}/>'
+
+    out = [f'<text x="{LEFT}" y="13" font-weight="600">{html.escape(UNITS.get(name, name.replace("_", " ")))}</text>']
+    for i, parts in enumerate(legend):
+        words = "  ".join(f'<tspan fill="{colours[part]}">{html.escape(ends[part])}</tspan>' for part in parts)
+        out.append(f'<text x="{LEFT}" y="{29 + LINE * i}">{words}</text>')
+    for value in ticks(low, high, logarithmic):
+        out.append(f'<path d="M{LEFT} {y(value):.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity=".15"/>')
+        out.append(f'<text x="{LEFT - 5}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>')
+    for step in ticks(0, last, False):
+        out.append(f'<text x="{x(step):.0f}" y="{HEIGHT - 6}" text-anchor="middle">{short(step)}</text>')
+    for part, curve in curves.items():
+        out.append(line(curve, f'stroke="{colours[part]}" opacity=".3"'))
+        out.append(line((curve[0], smooth(curve[1])), f'stroke="{colours[part]}" stroke-width="1.6"'))
+    return "".join(out)
+
+
+def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = (), columns: int = 3) -> str:
+    """Every quantity of some parts (those named in `only`, if any) in a grid of panels, as one SVG that stands alone."""
+    curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
+    if not curves:
+        raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")
+    colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
+    columns = min(columns, len(curves))
+    rows = -(-len(curves) // columns)
+    panels = "".join(
+        f'<g transform="translate({i % columns * WIDTH} {i // columns * HEIGHT})">{panel_svg(name, each, colours)}</g>'
+        for i, (name, each) in enumerate(curves.items())
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {columns * WIDTH} {rows * HEIGHT}" '
+        f'font-family="system-ui, sans-serif" font-size="11" fill="currentColor" color="#777">{panels}</svg>'
+    )
+
+
+# ---- the page
+
+
+def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
+    """Parts of the same kind together: the codec's levels, the priors, whatever else."""
+    found: dict[str, list[str]] = {}
+    for part in sorted(parts, key=lambda part: "vqvae" not in part):
+        kind = part.rpartition("/")[2].split("_")[0]
+        found.setdefault({"vqvae": "The codec", "prior": "The priors"}.get(kind, kind), []).append(part)
+    return found
+
+
+def example_html(folder: Path) -> str:
+    """The newest sounds and pictures that a training left in `folder`, inside the page, and what they should sound like."""
+    newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
+    out = []
+    for path in [*folder.glob("original.wav"), *sorted(folder.glob(f"step_{newest}_*"))] if newest else ():
+        words = path.stem.removeprefix(f"step_{newest}_").replace("_", " ")
+        what = html.escape(words if path.stem == words else f"{words}, step {int(newest)}")
+        data = base64.b64encode(path.read_bytes()).decode()
+        if path.suffix == ".wav":
+            shown = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+        else:
+            shown = f'<img alt="{what}" style="max-width:100%" src="data:image/png;base64,{data}">'
+        out.append(f"<figure><figcaption>{what}</figcaption>{shown}</figure>")
+    return "".join(out)
+
+
+def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
+    """The page of one or several trainings, name -> folder."""
+    found = labelled(runs)
+    parts = {label: lines for label, (_, lines) in found.items()}
+    examples = {label: example_html(folder / "examples") for label, (folder, _) in found.items()}
+    sections = []
+    for kind, names in kinds(parts).items():
+        curves = figure_svg({name: parts[name] for name in names}, only)
+        ends = "; ".join(
+            f"{name}: {parts[name][-1]['step']} steps, {parts[name][-1].get('minutes', 0):.1f} min" for name in names
+        )
+        shown = "".join(f"<h2>{html.escape(name)}</h2>{examples[name]}" for name in names if examples[name])
+        sections.append(
+            f'<section><h2>{html.escape(kind)}</h2><p class="soft">{html.escape(ends)}</p>{curves}{shown}</section>'
+        )
+    title = f"Training of {', '.join(runs)}"
+    template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
+    body = f"<header><h1>{html.escape(title)}</h1></header>\n" + "\n".join(sections)
+    return Template(template).substitute(title=html.escape(title), kind="", body=body)

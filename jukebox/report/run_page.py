@@ -1,0 +1,261 @@
+"""The page of a run as HTML: players, pictures, lyrics that follow the sound, settings and speed; pure text from data.
+
+The page opens from disk without a server and asks nobody else for anything; page.html beside this file holds its style
+and a small script, without which all but the moving line and the lit words still works. Axes, the end of the prompt and
+the playhead are HTML over a bare picture, so that they stay sharp on a phone. All that comes from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Sounding(NamedTuple):
+    """One wav of the run: paths relative to the page (no picture: None), its length, and what is to be said of it."""
+
+    wav: str
+    png: str | None
+    seconds: float
+    sample_rate: int
+    note: str = ""
+
+
+def top_hz(sample_rate: int) -> float:
+    """The upper edge of every picture, 11025 Hz or what the sample rate allows."""
+    return min(11025.0, sample_rate / 2)
+
+
+def mel(hz: float) -> float:
+    """Hertz -> mel."""
+    return 2595 * float(np.log10(1 + hz / 700))
+
+
+def hertz_labels(sample_rate: int) -> list[tuple[float, str]]:
+    """(place from the bottom 0..1, label) of the frequencies that a picture names."""
+    marks = [(200, "200 Hz"), (500, "500"), (1000, "1 kHz"), (2000, "2"), (4000, "4"), (8000, "8 kHz")]
+    return [(mel(hz) / mel(top_hz(sample_rate)), label) for hz, label in marks if hz < 0.97 * top_hz(sample_rate)]
+
+
+def reached(lines: Sequence[Mapping[str, Any]], sample: int) -> int:
+    """Codes that a sample has by these lines of progress; a line that names no samples is of all."""
+    totals = [line.get("codes_total") or 0 for line in lines if sample in line.get("samples", [sample])]
+    return max(totals, default=0)
+
+
+def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) -> dict[int | str, dict[str, float]]:
+    """Level -> share done (0..1), seconds taken, seconds of music (of all samples), their ratio; "all" at the end."""
+    songs, levels, longest = len(request["samples"]), sorted(request["levels"]), max(request["hops"])
+    out: dict[int | str, dict[str, float]] = {}
+    for level in levels:
+        lines = [line for line in progress if line.get("level") == level]
+        made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
+        took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
+        heard = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
+        wanted = request["seconds"] * request["sample_rate"]
+        done = 1.0 if heard > wanted - longest else heard / wanted  # lengths are rounded down to whole coarse codes
+        out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
+    if out and min(row["done"] for row in out.values()) == 1:
+        took, music = sum(row["took"] for row in out.values()), out[levels[0]]["music"]
+        out["all"] = {"done": 1.0, "took": took, "music": music, "speed": music / took if took else 0.0}
+    return out
+
+
+def lyrics_html(lyrics: str, word_times: Sequence[Sequence[Any]]) -> str:
+    """The lyrics, escaped; each timed text found in them, in order, a span with its start and end in seconds."""
+    out, at = [], 0
+    for text, start, end in word_times:
+        place = lyrics.find(text, at) if text else -1
+        if place < 0 or not (isinstance(start, int | float) and isinstance(end, int | float) and start < end):
+            continue
+        word = f'<span data-start="{start:.3f}" data-end="{end:.3f}">{html.escape(text)}</span>'
+        out += [html.escape(lyrics[at:place]), word]
+        at = place + len(text)
+    return "".join(out) + html.escape(lyrics[at:])
+
+
+def table_html(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """A table whose first column names the rows; everything escaped."""
+
+    def cells(row: Sequence[object]) -> str:
+        return "".join(f"<{t}>{html.escape(str(c))}</{t}>" for t, c in zip(["th"] + ["td"] * (len(row) - 1), row))
+
+    head = f"<thead><tr>{''.join(f'<th>{html.escape(h)}</th>' for h in header)}</tr></thead>" if header else ""
+    body = "".join(f"<tr>{cells(row)}</tr>" for row in rows)
+    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'
+
+
+def clock(seconds: float) -> str:
+    """12.5 -> "12.5 s", 75 -> "1:15"."""
+    return f"{seconds:.3g} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
+    """A picture with its frequencies, its seconds, and a line where the prompt (seconds, 0: none) ends."""
+    length = sound.seconds
+    hertz = "".join(
+        f'<span class="hz" style="bottom:{100 * p:.1f}%">{label}</span>' for p, label in hertz_labels(sound.sample_rate)
+    )
+    step = next((s for s in (0.5, 1, 2, 5, 10, 15, 30, 60) if length / s <= 8 * max(1, length / 75)), 120)
+    seconds = "".join(
+        f'<span style="left:{100 * t / length:.2f}%">{clock(t)}</span>' for t in np.arange(0, length - step / 3, step)
+    )
+    line = ""
+    if 0 < prompt < length:
+        side = " early" if prompt < length / 4 else ""
+        line = (
+            f'<i class="prompt{side}" style="left:{100 * prompt / length:.2f}%"><b>prompt ends, {clock(prompt)}</b></i>'
+        )
+    wide = f' style="width:max(100%, {14 * length:.0f}px)"' if length > 75 else ""
+    return (
+        f'<div class="plate"><div class="scroll"><div{wide}><div class="picture" data-seconds="{length:.3f}">'
+        f'<img src="{html.escape(str(sound.png))}" alt="{html.escape(alt)}">{line}<i class="head"></i></div>'
+        f'<div class="ticks">{seconds}</div></div></div><div class="axis">{hertz}</div></div>'
+    )
+
+
+def level_html(
+    request: Mapping[str, Any], level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]
+) -> str:
+    """Picture and player of one level of one sample, or how far it has come; `row` as `speeds` gives it."""
+    done, hop, ranks = row["done"], request["hops"][level], {len(request["hops"]) - 1: "coarsest", 0: "finest"}
+    about = f"{ranks.get(level, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
+    if sound is None:
+        about += ", nothing to hear yet"
+    elif sound.note or done < 1:
+        about += f", {html.escape(sound.note) or f'{clock(sound.seconds)} so far'}"
+    if row["speed"]:
+        about += f"; {row['speed']:.3g} seconds of music per second"
+    parts = [f'<figcaption><b>Level {level}</b> <span class="soft">{about}</span></figcaption>']
+    if sound is not None and sound.png:
+        prompt = (request.get("prompt") or {}).get("seconds") or 0.0
+        parts.append(picture_html(sound, f"spectrogram of level {level}, sample {sample + 1}", prompt))
+    if sound is not None:
+        label = f"level {level} of sample {sample + 1}"
+        parts.append(f'<audio controls preload="metadata" src="{html.escape(sound.wav)}" aria-label="{label}"></audio>')
+    if done < 1:
+        parts.append(f'<progress max="1" value="{done:.3f}" aria-label="share done"></progress>')
+    return "<figure>" + "\n".join(parts) + "</figure>"
+
+
+def words_of(song: Mapping[str, Any], heard: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
+    """[text, start, end] of each word that lights up, and whose times these are: the model's ear comes before what was asked."""
+    if heard is not None:
+        times = [[word["word"], word["start"], word["end"]] for word in heard["words"]]
+        missed = f"; {len(heard['left_out'])} words are not heard" if heard["left_out"] else ""
+        return times, f"Words light up where the model hears them{missed}."
+    times = song.get("word_times") or []
+    return times, "Words light up at the times that were asked for." if times else ""
+
+
+def sample_html(
+    request: Mapping[str, Any],
+    sample: int,
+    sounds: Mapping[tuple[int, int], Sounding],
+    speed: Mapping[int | str, Mapping[str, float]],
+    heard: Mapping[str, Any] | None = None,
+) -> str:
+    """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `heard` is its alignment."""
+    song = request["samples"][sample]
+    genres = ", ".join(song.get("genres") or []) or "no genre"
+    name = f"{song.get('artist') or 'no artist'} · {genres}"
+    title = f"Sample {sample + 1}: {name}" if len(request["samples"]) > 1 else name
+    levels = [
+        level_html(request, level, sample, sounds.get((level, sample)), speed[level])
+        for level in sorted(request["levels"])
+    ]
+    lyrics = song.get("lyrics") or ""
+    times, note = words_of(song, heard) if lyrics else ([], "No lyrics were given.")
+    words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
+    return (
+        f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
+        f'<p class="soft">{note}</p></header><div>{"".join(levels)}</div>{words}</section>'
+    )
+
+
+def plain(value: object) -> str:
+    """A setting as a person writes it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of what was asked for; where the levels differ in one, a value for each."""
+    rows = [(k, plain(request[k])) for k in ("model", "seed", "seconds", "total_seconds") if k in request]
+    how = request.get("how") or {}
+    if how and all(isinstance(choice, Mapping) for choice in how.values()):  # level -> name -> value
+        levels = [str(level) for level in sorted(request["levels"]) if str(level) in how]
+        for name in dict.fromkeys(name for level in levels for name in how[level]):
+            values = [plain(how[level].get(name)) for level in levels]
+            each = ", ".join(f"{value} (level {level})" for level, value in zip(levels, values))
+            rows.append((name, values[0] if len(set(values)) == 1 else each))
+    else:
+        rows += [(name, plain(value)) for name, value in how.items()]
+    return [(name.replace("_", " "), value) for name, value in rows]
+
+
+def page_html(
+    request: Mapping[str, Any],
+    progress: Sequence[Mapping[str, Any]],
+    sounds: Mapping[tuple[int, int], Sounding],
+    heard: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
+
+    `heard` is the alignment of each sample (words with start and end, and those left out), where there is one.
+    """
+    speed, count = speeds(request, progress), len(request["samples"])
+    verb = {
+        "sample": "A song from nothing",
+        "continue": "A recording, continued",
+        "upsample": "Upsampled",
+        "branch": "A song that goes on another way",
+    }
+    title = verb.get(request["verb"], str(request["verb"]))
+    prompt = request.get("prompt")
+    facts = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
+    facts += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
+    facts += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
+    badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
+    aligned = [*heard, *[None] * (count - len(heard))]
+    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i]) for i in range(count))
+    names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
+    rates = [
+        (names[k], f"{100 * r['done']:.0f} %", clock(r["took"]), f"{r['speed']:.3g}" if r["took"] else "")
+        for k, r in speed.items()
+    ]
+    together = f", {count} samples together" if count > 1 else ""
+    tables = (
+        f"<div><h2>Settings</h2>{table_html(settings(request))}</div>"
+        f"<div><h2>Speed</h2>{table_html(rates, ('', 'done', 'took', f'seconds of music per second{together}'))}"
+    )
+    where = [
+        (f"{part}: {k}", plain(v))
+        for part in ("machine", "versions", "model_hash")
+        for k, v in _items(request.get(part))
+    ]
+    if where:
+        tables += f"<details><summary>Machine, versions, model</summary>{table_html(where)}</details>"
+    body = (
+        f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(facts))}</p></header>\n'
+        f'<div class="samples">{samples}</div>\n<section><div class="tables">{tables}</div></div>'
+        f'<p class="soft">Everything that was asked for: <a href="run.json">run.json</a></p></section>'
+    )
+    template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=html.escape(f"{title} · seed {request['seed']}"), kind=' class="many"' if count > 1 else "", body=body
+    )
+
+
+def _items(part: object) -> list[tuple[object, object]]:
+    return list(part.items()) if isinstance(part, Mapping) else [("", part)] if part else []

@@ -1,0 +1,264 @@
+"""The run folder: everything about one sampling, written as it goes, so that nothing made is ever lost.
+
+    run.json                      the whole request: model, seed, songs, lengths, choices, batches, machine, versions
+    codes/level_2_sample_0.u16    codes as they come, uint16, little endian; a file a level and sample
+    progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
+    audio/ images/ index.html
+
+run.json is written first, before anything heavy is imported, and so this module imports nothing heavy. Codes are on disk before the
+line that vouches for them; what lies behind the last line is cut off by whoever goes on. Every sample has files of its own, so
+that several processes can share a run: each holds a lock on its samples, which the system takes back when the process ends, however
+it ends; lines of progress are appended under a lock as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from jaxtyping import Int
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from jukebox.sampling.windows import codes_of
+
+VERSION = 2
+REQUEST, PROGRESS = "run.json", "progress.jsonl"
+NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "how", "samples",
+          "batches", "cuts", "given", "sources", "machine", "versions")  # fmt: skip
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def machine(threads: int) -> dict:
+    """What bit-equal codes depend on beside the versions."""
+    processor = platform.processor() or platform.machine()
+    return {"system": platform.platform(), "processor": processor, "threads": threads}
+
+
+def versions() -> dict:
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("torch", "numpy", "jukebox-music")
+    }
+
+
+class Run:
+    """One sampling on disk."""
+
+    def __init__(self, folder: Path, request: dict, progress: list[dict]):
+        self.folder, self.request, self.progress = Path(folder), request, progress
+        self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> codes vouched for, their checksum
+        for line in progress:
+            self._note(line)
+
+    # ---- making and opening
+
+    @classmethod
+    def create(cls, folder: str | Path, request: dict, join: bool = False) -> Run:
+        """Begin a run; a folder that holds one is refused, so that nothing is overwritten, unless it is the same and `join` is set."""
+        folder = Path(folder)
+        with saving(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                if not (folder / REQUEST).exists():
+                    write_json(folder / REQUEST, request)
+                    return cls(folder, request, [])
+        if not (join and _asked(read_request(folder / REQUEST)) == _asked(request)):
+            raise UserError(
+                f"{folder} already holds a run; go on with it by `jukebox resume {folder}`, or name another --out"
+            )
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Open a run and check all that its progress vouches for; nothing is changed, so another process may be at work in it."""
+        folder = Path(folder)
+        run = cls(folder, read_request(folder / REQUEST), _read_progress(folder / PROGRESS))
+        for level, sample in run._ends:
+            run._check(level, sample)
+        return run
+
+    def _note(self, line: dict) -> None:
+        try:
+            for sample, crc in zip(line["samples"], line["crc32"], strict=True):
+                self._ends[line["level"], sample] = line["codes_total"], crc
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.folder / PROGRESS, f"a line without {error}") from error
+
+    def _check(self, level: int, sample: int) -> None:
+        path, (count, crc) = self.codes_path(level, sample), self._ends[level, sample]
+        data = path.read_bytes()[: 2 * count] if path.is_file() else b""
+        if len(data) < 2 * count:
+            raise _damaged(path, f"it is shorter than {PROGRESS} says, {len(data) // 2} of {count} codes")
+        if zlib.crc32(data) != crc:
+            raise _damaged(path, "it does not match its checksum")
+
+    # ---- who writes
+
+    @contextmanager
+    def own(self, samples: Sequence[int]) -> Iterator[None]:
+        """Write these samples, alone: lock them, read anew what is there, and cut off what no line vouches for."""
+        with ExitStack() as locks, saving(self.folder):
+            (self.folder / ".locks").mkdir(exist_ok=True)
+            for sample in samples:
+                try:
+                    locks.enter_context(FileLock(self.folder / ".locks" / f"sample_{sample}", timeout=0))
+                except Timeout:
+                    raise UserError(
+                        f"{self.folder} is being written by another process; wait until that is done, or stop it first"
+                    ) from None
+            self.__init__(self.folder, read_request(self.folder / REQUEST), _read_progress(self.folder / PROGRESS))
+            for path in sorted((self.folder / "codes").glob("level_*_sample_*.u16")):
+                level, sample = map(int, path.stem.split("_")[1::2])
+                if sample in samples:
+                    os.truncate(path, 2 * self.count(level, [sample]))
+            yield
+
+    def update(self, **changes) -> None:
+        """Change the request, on disk first."""
+        with FileLock(self.folder / ".lock"):
+            request = read_request(self.folder / REQUEST) | changes
+            write_json(self.folder / REQUEST, request)
+        self.request = request
+
+    def add_cut(self, cut: dict) -> None:
+        """Record what was decided on the way (see jukebox/sampling/batches.py), so that it is decided alike the next time."""
+        with FileLock(self.folder / ".lock"):
+            request = read_request(self.folder / REQUEST)
+            request["cuts"].append(cut)
+            write_json(self.folder / REQUEST, request)
+        self.request = request
+
+    # ---- what is there
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.request["samples"])
+
+    def codes_path(self, level: int, sample: int) -> Path:
+        return self.folder / "codes" / f"level_{level}_sample_{sample}.u16"
+
+    def audio_path(self, level: int, sample: int) -> Path:
+        return self.folder / "audio" / f"level_{level}_sample_{sample}.wav"
+
+    def total(self, level: int) -> int:
+        """Codes that a finished level has (of each sample)."""
+        asked = self.request
+        return codes_of(asked["seconds"], asked["sample_rate"], asked["hops"][level], asked["hops"][-1])
+
+    def count(self, level: int, samples: Sequence[int] | None = None) -> int:
+        """Codes of a level that are on disk, of the sample that has least."""
+        samples = range(self.n_samples) if samples is None else samples
+        return min(self._ends.get((level, sample), (0, 0))[0] for sample in samples)
+
+    def codes(
+        self, level: int, samples: Sequence[int] | None = None, start: int = 0, stop: int | None = None
+    ) -> Int[np.ndarray, "b t"]:
+        """Codes start..stop of a level, a row a sample, as far as all of them have come."""
+        samples, count = list(range(self.n_samples) if samples is None else samples), self.count(level, samples)
+        rows = min(count, count if stop is None else stop) - start
+        if rows <= 0:
+            return np.zeros((len(samples), 0), np.uint16)
+        return np.stack([np.fromfile(self.codes_path(level, i), "<u2", rows, offset=2 * start) for i in samples])
+
+    # ---- what comes
+
+    def append(
+        self, level: int, samples: Sequence[int], start: int, codes: Int[np.ndarray, "b t"], took: float
+    ) -> None:
+        """Add codes of the window that begins at `start` (or of a prompt), a row each of `samples`, made in `took` seconds."""
+        crcs = []
+        for sample, row in zip(samples, codes.astype("<u2"), strict=True):
+            before = self._ends.get((level, sample), (0, 0))
+            self.codes_path(level, sample).parent.mkdir(exist_ok=True)
+            _append(self.codes_path(level, sample), row.tobytes())
+            crcs.append(zlib.crc32(row.tobytes(), before[1]))
+        rows, asked = codes.shape[1], self.request
+        line = {
+            "level": level, "samples": list(samples), "start": start, "rows": rows,
+            "codes_total": self.count(level, samples) + rows, "took": round(took, 4), "crc32": crcs,
+            # of all samples on average, as a batch of all of them would have made it
+            "music_seconds": rows * asked["hops"][level] / asked["sample_rate"] * len(samples) / self.n_samples,
+        }  # fmt: skip
+        with FileLock(self.folder / ".progress.lock"):
+            _mend(self.folder / PROGRESS)
+            _append(self.folder / PROGRESS, (json.dumps(line) + "\n").encode())
+        self.progress.append(line)
+        self._note(line)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """A disk that fills up while a run is written ends it with one line; all that was written before is good."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"the disk is full; {folder} keeps what is made: free some space and go on with `jukebox resume {folder}`"
+        ) from error
+
+
+def read_request(path: Path) -> dict:
+    """run.json, checked; UserError names what is wrong with it."""
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} holds no {REQUEST}; expected a run folder made by `jukebox sample` or `jukebox continue`"
+        )
+    try:
+        request = json.loads(path.read_text(encoding="utf-8"))
+        version = request["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"it cannot be read: {error}") from error
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}, this program writes {VERSION}: sample it again")
+    if missing := [name for name in NEEDED if name not in request]:
+        raise _damaged(path, f"it does not say {', '.join(missing)}")
+    return request
+
+
+def _asked(request: dict) -> dict:
+    """What a person chose: two ranks of one command agree in it."""
+    return {
+        k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device", "compiled")
+    }
+
+
+def _damaged(path: Path, how: str) -> UserError:
+    return UserError(f"{path} is damaged: {how}; restore it from a copy, or delete the folder and sample it again")
+
+
+def _append(path: Path, data: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _mend(path: Path) -> None:
+    """Remove a last line that a kill has cut short."""
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read(1) not in (b"\n", b""):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _read_progress(path: Path) -> list[dict]:
+    """Lines of the progress file but one that a kill has cut short."""
+    data = path.read_bytes() if path.is_file() else b""
+    try:
+        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+    except ValueError as error:
+        raise _damaged(path, f"a line cannot be read: {error}") from error

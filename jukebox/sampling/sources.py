@@ -1,0 +1,93 @@
+"""Where codes come from that are given: a recording, a codes.npz, or a row of another run. A source is (path, row).
+
+Their length is asked for before a run begins, and needs nothing heavy; the codes themselves are fetched by the walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from data_prep.errors import UserError
+from data_prep.files import file_hash
+from jukebox.model.info import Facts, check_weights
+from jukebox.sampling.code_file import Codes
+from jukebox.sampling.run import Run
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import Jukebox
+
+
+def find_sources(path: str | Path) -> list[tuple[str, int]]:
+    """(path, row) of what a prompt gives: every sample of a run folder; a file of sound or codes is one."""
+    if Path(path).is_dir():
+        return [(str(Path(path).resolve()), row) for row in range(Run.open(path).n_samples)]
+    return [(str(Path(path).resolve()), 0)]
+
+
+def length_of(facts: Facts, path: str, row: int, levels: Sequence[int], seconds: float) -> int:
+    """Codes of the top level that a source has, of at most `seconds` (0: of all of it), at every one of `levels`."""
+    if Path(path).is_dir():
+        run = Run.open(path)
+        check_weights(run.request, facts)
+        return min(run.count(level, [row]) * facts.hops[level] // facts.hops[-1] for level in levels)
+    if path.endswith(".npz"):
+        codes = read_codes(facts, path)
+        if missing := set(levels) - set(codes.levels):
+            raise UserError(
+                f"{path} has no codes of level {', '.join(map(str, missing))}; encode all levels, or give --levels"
+            )
+        return codes.samples // facts.hops[-1]
+    return read_sound(facts, path, seconds).shape[1] // facts.hops[-1]
+
+
+def read_sound(facts: Facts, path: str, seconds: float) -> Float[np.ndarray, "c t"]:
+    """The first `seconds` (0: all) of a recording at the codec's rate and channels, (C, T)."""
+    from data_prep.audio import audio
+
+    most = seconds + 1 / facts.sample_rate if seconds else None
+    return audio.read(path, sample_rate=facts.sample_rate, channels=facts.channels, seconds=most)[0]
+
+
+def read_codes(facts: Facts, path: str | Path) -> Codes:
+    """A file of codes, if this model's codec wrote it."""
+    codes = Codes.load(Path(path))
+    weights = facts.folder / "codec.safetensors"
+    if codes.sample_rate != facts.sample_rate or (
+        codes.codec and weights.is_file() and codes.codec != file_hash(weights)
+    ):
+        raise UserError(
+            f"{path} was written by another codec than that of {facts.folder}; give the model that encoded it"
+        )
+    return codes
+
+
+def fetch(model: Jukebox, path: str, row: int, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
+    """The first codes of a source, as many of each level as `counts` says; those of a recording by encoding it."""
+    if Path(path).is_dir():
+        run = Run.open(path)
+        codes = {level: run.codes(level, [row], stop=count)[0] for level, count in counts.items()}
+    elif path.endswith(".npz"):
+        codes = Codes.load(Path(path)).levels
+    else:
+        codes = _encode(model, path, counts)
+    if short := [level for level, count in counts.items() if len(codes.get(level, ())) < count]:
+        raise UserError(
+            f"{path} has not the codes of level {short[0]} that this run begins with; was it changed since?"
+        )
+    return {level: codes[level][:count] for level, count in counts.items()}
+
+
+def _encode(model: Jukebox, path: str, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
+    import torch
+
+    from vqvae.jukebox.stream import encode_long
+
+    samples = max(count * model.hops[level] for level, count in counts.items())
+    sound = read_sound(Facts.read(model.folder), path, samples / model.sample_rate)[:, :samples]
+    codes = encode_long(model.codec(counts), torch.from_numpy(sound)[None], counts)
+    return {level: z[0].numpy() for level, z in codes.items()}

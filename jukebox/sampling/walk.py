@@ -1,0 +1,260 @@
+"""Sampling songs: one walk over levels and windows, and the verbs that begin it (Jukebox, section 5).
+
+    sample      from nothing                          every level, top first
+    continue_   from recordings, codes or runs        their beginning is the prompt of every level
+    branch      from the first seconds of a run       another seed, other words, another take
+    upsample    from the codes of a level             the levels below it
+    replay      from a run.json                       the same codes again
+    resume      from a run cut short                  what is missing
+
+Each verb writes a request (jukebox/sampling/request.py) and passes it to `resume`. `resume` fetches the prompt codes,
+samples every level, top first, and decodes audio on the way. A window is conditioned on the codes before it (its
+prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's prior is
+in memory at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data_prep.errors import UserError
+from jukebox.evaluation.metrics import Seams, seams
+from jukebox.model.folder import Jukebox
+from jukebox.model.info import Facts, check_weights
+from jukebox.planning.sampling import dtype_of, worth_compiling
+from jukebox.report.spectrograms import read_wav, write_page
+from jukebox.sampling import request
+from jukebox.sampling.batches import batches_at, is_masked, windows_of
+from jukebox.sampling.masked_sampler import MaskedFilling
+from jukebox.sampling.request import Choices
+from jukebox.sampling.run import REQUEST, Run, read_request, versions
+from jukebox.sampling.sampler import Filling
+from jukebox.sampling.sources import fetch
+from jukebox.sampling.wav_writer import Hearing
+from jukebox.sampling.window_checkpoint import forget
+from jukebox.song import Prepared, Song
+from priors.autoregressive import native
+from priors.prior import How
+
+
+def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **choices) -> Run:
+    """Sample `seconds` of music for every song (a batch) into the run folder `out`; `choices` as in `request.Choices`."""
+    facts = Facts.read(model.folder)
+    return resume(Run.create(out, request.sampled(facts, songs, seconds, _choices(model, choices))))
+
+
+def continue_(
+    model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
+    **choices,
+) -> Run:  # fmt: skip
+    """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
+    facts = Facts.read(model.folder)
+    asked = request.continued(facts, songs, prompts, prompt_seconds, seconds, _choices(model, choices))
+    return resume(Run.create(out, asked))
+
+
+def branch(
+    run: Run, out: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
+    seed: int | None = None, **choices,
+) -> Run:  # fmt: skip
+    """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
+    made = Choices(**{"threads": torch.get_num_threads(), **choices})
+    asked = request.branched(run, made, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
+    return resume(Run.create(out, asked))
+
+
+def upsample(
+    run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, lower: str = "",
+    passes: Sequence[int] = (), **choices,
+) -> Run:  # fmt: skip
+    """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
+
+    `lower` says how: one code after another ("autoregressive") or many at once ("masked", in so many `passes` a level).
+    """
+    if out is not None:
+        made = Choices(**{"threads": torch.get_num_threads(), "lower": lower, "passes": passes, **choices})
+        return resume(Run.create(out, request.upsampled(run, made, level, seed)))
+    if level is not None or seed is not None or choices:
+        raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
+    run.update(**request.extended(run, lower, passes))
+    return resume(run)
+
+
+def replay(path: str | Path, out: str | Path) -> Run:
+    """Draw the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
+    path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
+    again = Run.create(out, request.replayed(read_request(path)))
+    if path.name != REQUEST or not (path.parent / "codes").is_dir():
+        return resume(again)
+    original = Run.open(path.parent)
+    for level, count in ((int(level), count) for level, count in again.request["given"].items()):
+        if 0 < count <= original.count(level):  # what they came from may have gone since
+            again.append(level, range(again.n_samples), 0, original.codes(level, stop=count), 0.0)
+    compare(original, resume(again))
+    return again
+
+
+def compare(a: Run, b: Run) -> None:
+    """Print for every level whether two runs have the same codes; UserError where they have not."""
+    for level in a.request["levels"]:
+        length = min(a.count(level), b.count(level))
+        differ = a.codes(level, stop=length) != b.codes(level, stop=length)
+        if differ.any():
+            sample, code = np.argwhere(differ)[0]
+            raise UserError(
+                f"level {level} of sample {sample} differs from code {code} on; on the same machine with the same versions it would not "
+                f"({a.folder} and {b.folder})"
+            )
+        print(f"level {level}: the same {length} codes" + (f" of {a.n_samples} samples" if a.n_samples > 1 else ""))
+
+
+# ---- the walk
+
+
+def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
+    """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one."""
+    mine = run.request["batches"][rank::ranks]
+    if not mine:  # more processes than batches
+        return run
+    with run.own([i for batch in mine for i in batch]):
+        asked = run.request
+        _tell_differences(run)
+        torch.set_num_threads(asked["machine"]["threads"])
+        model = Jukebox.from_pretrained(asked["model"])
+        check_weights(asked, Facts.read(model.folder))
+        if "model_hash" not in asked:
+            run.update(model_hash=model.hashes())
+        chosen = chosen_device(device or asked["device"])
+        if asked["device"] == "auto":
+            run.update(device=chosen.split(":")[0])
+        if "compiled" not in asked:
+            run.update(dtype=dtype_of(asked))
+            run.update(compiled=to_compile(model, run))
+        for batch in mine:
+            give(model, run, batch)
+        songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
+        for level in sorted(asked["levels"], reverse=True):
+            fill_level(model, run, songs, level, mine, _placed(chosen, rank))
+            write_page(run.folder)
+    return run
+
+
+def to_compile(model: Jukebox, run: Run) -> bool:
+    """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
+    asked = run.request
+    if asked["compile"] == "auto":
+        depths = {level: config.trunk.depth for level, config in model.prior_configs.items()}
+        return worth_compiling(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
+    if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
+        raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
+    return asked["compile"] == "on"
+
+
+def fill_level(
+    model: Jukebox, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str
+) -> None:
+    """Sample what is missing of one level, and decode it as it grows; finished sound is left alone."""
+    batches = [part for batch in mine for part in batches_at(list(batch), run.request["cuts"], level)]
+    samples, total = [i for batch in batches for i in batch], run.total(level)
+    codec = model.codec([level])
+    hearing = {i: Hearing(run, codec, level, i) for i in samples}
+    hearing = {i: each for i, each in hearing.items() if not each.is_whole()}
+    if run.count(level, samples) == total:
+        for each in hearing.values():
+            each.grow()
+        forget(run, level, samples)
+        return
+    masked, dtype = is_masked(run.request, level), run.request["dtype"]
+    labels = model.labels if masked else model.labels_of(level)
+    prepared = [Prepared.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
+    done = sum(run.count(level, [i]) for i in samples)
+    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
+    bar = tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every)
+    with bar:
+        if masked:
+            filling = MaskedFilling(run, level, model.masked(dtype).to(device), prepared, hearing, bar)
+        else:
+            prior = model.prior(level, dtype).to(device)
+            prior.compiled = run.request["compiled"]
+            filling = Filling(run, level, prior, prepared, hearing, bar)
+        for batch in batches:
+            filling.fill(batch)
+    forget(run, level, samples)
+    if masked and filling.steps:
+        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} passes")
+    elif filling.parallel and filling.steps:
+        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
+
+
+def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
+    """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
+    missing = {
+        int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count
+    }
+    sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
+    for path, row in sources:
+        codes = fetch(model, path, row, missing)
+        for level, count in missing.items():
+            new = [i for i in samples if run.request["sources"][i] == [path, row] and run.count(level, [i]) < count]
+            if new:
+                run.append(level, new, 0, np.repeat(codes[level][None], len(new), axis=0), 0.0)
+
+
+def joins(model: Jukebox, run: Run, level: int) -> list[float]:
+    """The seconds at which windows of a level join, those of the given codes left out."""
+    given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
+    made = windows_of(run.request, level, model.window(level, is_masked(run.request, level)), run.total(level), given)
+    return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
+
+
+def seam_figures(model: Jukebox, run: Run, level: int) -> list[Seams]:
+    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    where = joins(model, run, level)
+    waves = [read_wav(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
+    return [seams(wave, model.sample_rate, where) for wave in waves]
+
+
+# ---- small helpers
+
+
+def _choices(model: Jukebox, choices: dict) -> Choices:
+    """Choices of a Python caller: every level has its How, and torch's threads are the caller's."""
+    how = {level: (choices.get("how") or {}).get(level, How()) for level in range(len(model.hops))}
+    return Choices(**{"threads": torch.get_num_threads(), **choices, "how": how})
+
+
+def chosen_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"there is no GPU here for --device {name}; go on with `--device cpu` (other codes than a GPU's)"
+        )
+    return name
+
+
+def _placed(device: str, rank: int) -> str:
+    """Ranks of one machine share its GPUs."""
+    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def _tell_differences(run: Run) -> None:
+    """One line where this run began elsewhere: bit-equal codes are promised on the same machine with the same versions only."""
+    asked, now = run.request, versions()
+    old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]
+    here = request.machine(asked["machine"]["threads"])
+    old += [
+        f"{name} {asked['machine'].get(name)}"
+        for name in ("system", "processor")
+        if asked["machine"].get(name) != here[name]
+    ]
+    if old:
+        print(
+            f"{run.folder} began with {', '.join(old)}; the codes still to come may differ in rounding", file=sys.stderr
+        )

@@ -1,0 +1,80 @@
+"""Sound that grows with its codes: after every window there is more to hear, and nothing is decoded twice.
+
+The wav is a pure function of the codes: its decoder cuts them anew every so many, whatever windows they came in, so that at the end
+its bytes are those of the whole decoded at once. Its header tells the length that is there, and is written after the samples: a
+player, or a kill, at any moment finds a good file. The decoder's own state is not saved; who resumes decodes the level once more.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+import torch
+
+from data_prep.audio.audio import to_pcm
+from jukebox.sampling.run import Run
+from vqvae.jukebox.stream import Decoding
+from vqvae.jukebox.vqvae import VQVAE
+
+HEADER = 44  # bytes
+
+
+def header(frames: int, channels: int, sample_rate: int) -> bytes:
+    """The head of a wav file of 16-bit PCM, as the standard library writes it."""
+    size = frames * channels * 2
+    form = struct.pack(
+        "<4sLHHLLHH", b"fmt ", 16, 1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16
+    )
+    return struct.pack("<4sL4s", b"RIFF", size + 36, b"WAVE") + form + struct.pack("<4sL", b"data", size)
+
+
+class Hearing:
+    """The wav of one sample at one level."""
+
+    def __init__(self, run: Run, codec: VQVAE, level: int, sample: int):
+        self.run, self.level, self.sample = run, level, sample
+        self.decoding, self.heard, self.frames = Decoding(codec, level), 0, 0
+        self.channels, self.sample_rate = codec.config.channels, codec.config.sample_rate
+        self.path = run.audio_path(level, sample)
+        self.path.parent.mkdir(exist_ok=True)
+
+    def is_whole(self) -> bool:
+        """Whether all of the level is decoded already."""
+        frames = self.run.total(self.level) * self.run.request["hops"][self.level]
+        return (
+            self.path.is_file()
+            and self.path.stat().st_size == HEADER + frames * self.channels * 2
+            and self._tells(frames)
+        )
+
+    def _tells(self, frames: int) -> bool:
+        with open(self.path, "rb") as file:
+            return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
+
+    def grow(self) -> None:
+        """Decode the codes that have come since the last time."""
+        codes = self.run.codes(self.level, [self.sample], self.heard)[0]
+        if not len(codes):
+            return
+        self.heard += len(codes)
+        done = self.heard == self.run.total(self.level)
+        sound = list(self.decoding.push(torch.from_numpy(codes.astype(np.int64)), last=done))
+        if sound:
+            self._write(b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound))
+
+    def _write(self, pcm: bytes) -> None:
+        began, self.frames = self.frames > 0, self.frames + len(pcm) // (2 * self.channels)
+        head = header(self.frames, self.channels, self.sample_rate)
+        if not began:  # what an earlier process has decoded stays until there is as much again
+            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+            part.write_bytes(head + pcm)
+            part.replace(self.path)
+            return
+        with open(self.path, "r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(pcm)
+            file.flush()
+            file.seek(0)
+            file.write(head)

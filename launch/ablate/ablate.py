@@ -1,0 +1,311 @@
+"""The verb ablate; and what each idea of the codec is worth, by leaving it out (the priors: `launch/ablate/prior.py`,
+`launch/ablate/masked.py`, `launch/ablate/prompts.py`).
+
+Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
+autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
+same loop on the same crops over several seeds, and measured on songs it has not heard. A unit is one variant, level and
+seed; finished ones are kept in DIR, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from jukebox.model.presets import Recipe
+    from vqvae.jukebox.vqvae import VQVAEConfig
+
+# variant -> (what it leaves out, levels to train): the top level is where the codec is hardest
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "base": ({}, (2, 1, 0)),
+    "no restarts": ({"threshold": 0.0}, (2,)),
+    "no spectral loss": ({"multispectral": 0.0}, (2, 1, 0)),
+    "256 codes": ({"bins": 256}, (2,)),
+    "nested": ({}, (-1,)),  # -1: all levels in one model
+}
+# Crops of 16: a level sees this many codes a step, times 16.
+CROPS = {2: 4096, 1: 2048, 0: 2048, -1: 4096}
+ABOVE_HZ = 2000.0
+
+
+class Unit(NamedTuple):
+    """One training of the ablation."""
+
+    variant: str
+    level: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.replace(' ', '_')}_{'all' if self.level < 0 else self.level}_{self.seed}"
+
+
+def shape_of(unit: Unit, base: str = "demo") -> tuple[VQVAEConfig, int]:
+    """The configuration of a unit, and its crop in samples."""
+    from jukebox.model.presets import find
+
+    changes, _ = VARIANTS[unit.variant]
+    config, crop = replace(find(base).codec, **{"bins": 2048, **changes}), CROPS[unit.level]
+    codes = 16 * crop / config.hops[max(unit.level, 0) if unit.level >= 0 else -1]
+    # dead is who has a quarter of the mean use: the threshold counts uses a batch
+    return replace(config, threshold=changes.get("threshold", 0.25 * codes / config.bins)), crop
+
+
+def recipe_of(unit: Unit, steps: int) -> Recipe:
+    from jukebox.model.presets import find
+
+    return replace(
+        find("demo").codec_recipes[2], steps=steps, batch=16, crop=shape_of(unit)[1], delay_quantiser=0.0,
+        max_minutes=0.0, log_every=50, save_every=max(1, steps // 4),
+    )  # fmt: skip
+
+
+def run_unit(unit: Unit, data: Path, out: Path, steps: int, songs: int) -> dict[str, Any]:
+    """Train and measure one unit, its words in `log.txt` of its folder; what was measured is kept there too."""
+    from launch.ablate.units import once
+
+    folder, asked = out / "units" / unit.name, {"steps": steps, "songs": songs}
+    return once(folder, asked, lambda: {**unit._asdict(), **_train_and_measure(unit, data, folder, steps, songs)})
+
+
+def _train_and_measure(unit: Unit, data: Path, folder: Path, steps: int, songs: int) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import save_file
+
+    from jukebox.evaluation.metrics import codebook_use
+    from jukebox.model.folder import Jukebox
+    from launch.ablate.units import train_whole
+    from launch.training.tasks import VQVAETask
+    from vqvae.jukebox.nested import NestedVQVAE
+    from vqvae.jukebox.stream import decode_long, encode_long
+
+    config, _ = shape_of(unit)
+    recipe, seed = recipe_of(unit, steps), unit.seed
+
+    class NestedTask(VQVAETask):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.name = "nested"
+            torch.manual_seed(seed)
+            self.model: Any = NestedVQVAE(config)
+
+        def save(self) -> None:
+            save_file(self.model.state_dict(), folder / "nested.safetensors")
+
+    model, nested = Jukebox.create(folder, config), unit.level < 0
+    top = config.levels - 1 if nested else unit.level
+    task = (NestedTask if nested else VQVAETask)(model, top, data, recipe, seed, "cpu")
+    train_whole(task, recipe, folder / "training", seed=seed)
+    codec: Any = task.model.eval()
+    held = _held_out(data, config, songs)
+    if nested:
+        codes = [codec.encode(wave) for wave in held]
+        made = [codec.decode(each, [top]) for each in codes]
+        whole = [codec.decode(each, range(config.levels)) for each in codes]
+    else:
+        codes = [encode_long(codec, wave, [top]) for wave in held]
+        made = whole = [decode_long(codec, each[top], top) for each in codes]
+    _keep_sound(folder, held[0], made[0], config.sample_rate)
+    share, entropy = codebook_use(torch.cat([each[top].flatten() for each in codes]), config.bins)
+    figures = _errors(held, made, config.sample_rate) | {"codes_used": share * config.bins, "entropy_bits": entropy}
+    if nested:
+        figures |= {f"whole_{name}": value for name, value in _errors(held, whole, config.sample_rate).items()}
+    return figures
+
+
+def _held_out(data: Path, config: VQVAEConfig, songs: int) -> list[Float[Tensor, "1 c t"]]:
+    """The first `songs` songs of the split "test", 10 seconds of each."""
+    import torch
+
+    from data_prep.audio.audio import read
+    from data_prep.manifest import audio_path, load_manifest
+
+    rows = [row for row in load_manifest(data) if row.split == "test"][:songs]
+    if not rows:
+        raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
+    waves = []
+    for row in rows:
+        audio, _ = read(audio_path(data, row), sample_rate=config.sample_rate, channels=config.channels, seconds=10.0)
+        waves.append(torch.from_numpy(audio[:, : audio.shape[1] // config.hops[-1] * config.hops[-1]])[None])
+    return waves
+
+
+def _errors(true: Sequence[Tensor], made: Sequence[Tensor], sample_rate: int) -> dict[str, float]:
+    """Spectral convergence in dB, and the same ratio of the part above 2 kHz, means over songs."""
+    import numpy as np
+    import torch
+
+    from jukebox.evaluation.metrics import magnitudes, mono, spectral_convergence
+
+    whole, high = [], []
+    for x, y in zip(true, made, strict=True):
+        whole.append(spectral_convergence(x, y).item())
+        m_x, m_y = (magnitudes(mono(each), 2048, 512) for each in (x, y))
+        above = torch.linspace(0, sample_rate / 2, m_x.shape[-2]) >= ABOVE_HZ
+        high.append(((m_x - m_y)[:, above].norm() / m_x[:, above].norm().clamp(min=1e-6)).item())
+    return {"convergence_db": float(20 * np.log10(np.mean(whole))), "error_above_2khz": float(np.mean(high))}
+
+
+def _keep_sound(folder: Path, true: Tensor, made: Tensor, sample_rate: int) -> None:
+    from data_prep.audio.audio import write_wav
+
+    for name, audio in (("true", true), ("made", made)):
+        write_wav(folder / f"{name}.wav", audio[0].numpy(), sample_rate)
+
+
+FIGURES = ("convergence_db", "error_above_2khz", "codes_used", "entropy_bits")
+
+
+def summarise(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread (standard deviation over seeds) of every figure, and what each idea is worth, seed by seed."""
+    import numpy as np
+
+    rows = []
+    for variant, level in dict.fromkeys((u["variant"], u["level"]) for u in units):
+        same = [u for u in units if (u["variant"], u["level"]) == (variant, level)]
+        row: dict[str, Any] = {"variant": variant, "level": level, "seeds": len(same)}
+        for name in (*FIGURES, *(key for key in same[0] if key.startswith("whole_"))):
+            values = [u[name] for u in same]
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            row[name] = {"mean": float(np.mean(values)), "spread": spread}
+        rows.append(row)
+
+    def pairs(left: tuple[str, int], right: tuple[str, int], name: str) -> list[tuple[float, float]]:
+        found = {(u["variant"], u["level"], u["seed"]): u[name] for u in units}
+        return [
+            (found[(*left, u["seed"])], found[(*right, u["seed"])])
+            for u in units
+            if (u["variant"], u["level"]) == left and (*right, u["seed"]) in found
+        ]
+
+    worth: list[dict[str, Any]] = []
+    for what, left, right, name, divide, aim in (
+        ("restarts: codes used, with / without", ("base", 2), ("no restarts", 2), "codes_used", True, "at least 1.5"),
+        ("spectral loss: error above 2 kHz, level 2, with / without", ("base", 2), ("no spectral loss", 2),
+         "error_above_2khz", True, "at most 0.8"),
+        ("spectral loss: error above 2 kHz, level 1, with / without", ("base", 1), ("no spectral loss", 1),
+         "error_above_2khz", True, "at most 0.8"),
+        ("spectral loss: error above 2 kHz, level 0, with / without", ("base", 0), ("no spectral loss", 0),
+         "error_above_2khz", True, "at most 0.8"),
+        ("separate: dB of the top level less than nested", ("base", 2), ("nested", -1), "convergence_db", False, "below 0"),
+        ("2048 codes: dB of the top level less than with 256", ("base", 2), ("256 codes", 2), "convergence_db", False,
+         "below 0"),
+        ("levels: dB of level 0 less than level 1", ("base", 0), ("base", 1), "convergence_db", False, "below 0"),
+        ("levels: dB of level 1 less than level 2", ("base", 1), ("base", 2), "convergence_db", False, "below 0"),
+    ):  # fmt: skip
+        values = [a / max(b, 1e-9) if divide else a - b for a, b in pairs(left, right, name)]
+        if values:
+            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            worth.append({"what": what, "mean": float(np.mean(values)), "spread": spread, "aim": aim, "values": values})
+    return {"rows": rows, "worth": worth}
+
+
+def print_tables(summary: dict[str, Any]) -> None:
+    from jukebox.evaluation.metrics import table
+
+    def shown(figure: dict[str, Any], digits: int) -> str:
+        spread = "" if figure["spread"] is None else f" +- {figure['spread']:.{digits}f}"
+        return f"{figure['mean']:.{digits}f}{spread}"
+
+    digits = dict(zip(FIGURES, (2, 3, 0, 2)))
+    body = [
+        [row["variant"], "top alone" if row["level"] < 0 else row["level"]]
+        + [shown(row[n], d) for n, d in digits.items()]
+        for row in summary["rows"]
+    ]
+    print(
+        "\n"
+        + table([["variant", "level", "convergence, dB", "error above 2 kHz", "codes used", "entropy, bits"], *body])
+    )
+    for row in summary["rows"]:
+        if "whole_convergence_db" in row:
+            print(f"{row['variant']}, all its levels together: {shown(row['whole_convergence_db'], 2)} dB")
+    print(
+        "\n" + table([["", "mean +- spread", "aim"], *([w["what"], shown(w, 2), w["aim"]] for w in summary["worth"])])
+    )
+
+
+def ablate(
+    what: Literal["codec", "prior", "masked", "prompts"],
+    data: str,
+    model: str = "",
+    *,
+    out: str,
+    seeds: int = 3,
+    steps: int = 1000,
+    songs: int = 8,
+    processes: int = 0,
+    preset: str = "demo",
+) -> None:
+    """Measure what an idea is worth by leaving it out, over several seeds: a table, kept as ablation.json.
+
+    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores.
+    prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
+    masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
+    prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
+
+    what: codec, prior (the top one), masked, or prompts
+    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (all but codec)
+    model: the model folder whose codec wrote the codes in DATA (all but codec); {seed} likewise
+    out: the folder for tables, models and sound
+    seeds: how many seeds
+    steps: training steps of each model
+    songs: held-out songs to measure on
+    processes: models trained side by side, a core each; 0: all cores
+    preset: sizes and recipe of the prior (prior, masked)
+    """
+    if seeds < 1 or steps < 10 or songs < 1:
+        raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
+    if (what != "codec") != bool(model):
+        expected = (
+            "the model folder whose codes are in DATA" if what != "codec" else "no MODEL, since it trains its own"
+        )
+        raise UserError(f"ablate {what} got {model or 'no MODEL'}; expected {expected}")
+    if what == "prior":
+        from launch.ablate.prior import ablate_prior
+
+        ablate_prior(data, model, Path(out), seeds, steps, songs, processes, preset)
+    elif what == "masked":
+        from launch.ablate.masked import ablate_masked
+
+        ablate_masked(data, model, Path(out), seeds, steps, songs, processes, preset)
+    elif what == "prompts":
+        from launch.ablate.prompts import ablate_prompts
+
+        ablate_prompts(data, model, Path(out), seeds, songs, processes)
+    else:
+        ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
+
+
+def ablate_codec(data: Path, out: Path, seeds: int, steps: int, songs: int, processes: int) -> None:
+    """Run what is not there yet, print the tables and keep them as ablation.json."""
+    from jukebox.model.folder import write_json
+    from launch.ablate.units import side_by_side
+
+    _decode_once(data, songs)
+    units = [Unit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels]
+    out.mkdir(parents=True, exist_ok=True)
+    figures = side_by_side([partial(run_unit, unit, data, out, steps, songs) for unit in units], processes)
+    summary = summarise(figures)
+    write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, **summary})
+    print_tables(summary)
+    print(f"\nwritten to {out / 'ablation.json'}; what each model makes of a held-out song is in {out / 'units'}")
+
+
+def _decode_once(data: Path, songs: int) -> None:
+    """The corpus as samples, made before the processes that share it start; UserError where there is none."""
+    from launch.corpus.pcm import open_pcm
+    from launch.training.tasks import training_rows
+
+    config, _ = shape_of(Unit("base", 2, 0))
+    _held_out(data, config, min(songs, 1))
+    open_pcm(data, training_rows(data), config.sample_rate, config.channels)

@@ -1,0 +1,63 @@
+"""Units of an experiment: each trains and measures one thing, once; its words go to a log and its figures are kept.
+
+So an experiment that was stopped goes on with the same command, and several units run side by side, a core each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+Figures = dict[str, Any]
+
+
+def once(folder: Path, asked: Figures, work: Callable[[], Figures]) -> Figures:
+    """What `work` measured, from `figures.json` where it is there and was asked for with the same numbers."""
+    done = folder / "figures.json"
+    if done.is_file() and (kept := json.loads(done.read_text(encoding="utf-8")))["asked"] == asked:
+        return kept
+    import torch
+
+    from jukebox.model.folder import write_json
+
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        write_json(done, {"asked": asked, **work()})
+    return json.loads(done.read_text(encoding="utf-8"))
+
+
+def train_whole(*given: Any, **how: Any) -> None:
+    """`launch.training.loop.fit`, but what was stopped on the way is not measured: KeyboardInterrupt."""
+    from launch.training.loop import fit
+
+    if fit(*given, **how).ended == "stopped":
+        raise KeyboardInterrupt
+
+
+def side_by_side(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
+    """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
+    from launch.training.log import progress
+
+    with _pool(processes or os.cpu_count() or 1) as pool, progress(len(units), "ablation", unit="model") as bar:
+        running = [pool.submit(unit) for unit in units]
+        try:
+            for future in as_completed(running):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in running]
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    import multiprocessing
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))

@@ -1,0 +1,81 @@
+"""What attention costs in memory when it is trained: `jukebox bench attention`.
+
+One layer, forward and backward, for every pattern that published models use and windows of 1,024 to 8,192 steps in
+blocks of 64, each in a fresh process: its peak memory less what it had when the layer stood ready. A square of
+the longest window is 64 times that of the shortest; what grows linearly is 8 times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+
+PATTERNS = ("row", "column", "previous_row", "dense", "prime", "cross")
+LENGTHS = (1024, 2048, 4096, 8192)
+WIDTH, HEADS, BLOCK, LETTERS, BATCH = 512, 8, 64, 512, 2
+
+
+def bench_attention(
+    threads: int, out: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
+) -> list[dict[str, Any]]:
+    """Rows of the table, a pattern and a precision each, with MiB by length; printed as they come."""
+    print(
+        f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}"
+    )
+    print(f"{'pattern':<14}{'precision':<11}" + "".join(f"{n:>8}" for n in lengths) + f"{'last/first':>12}")
+    rows = []
+    for precision in ("float32", "bf16"):
+        for pattern in patterns:
+            job = {"pattern": pattern, "precision": precision, "threads": threads}
+            mb = [_in_fresh_process({**job, "length": length}) for length in lengths]
+            rows.append({"pattern": pattern, "precision": precision, "lengths": list(lengths), "mb": mb})
+            line = "".join(f"{x:>8.1f}" for x in mb)
+            print(f"{pattern:<14}{precision:<11}{line}{mb[-1] / mb[0]:>12.1f}", flush=True)
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def _in_fresh_process(job: dict[str, Any]) -> float:
+    command = [sys.executable, "-m", "launch.bench.attention", json.dumps(job)]
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what a tensor leaves free is given back at once
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
+    if result.returncode:
+        raise UserError("a process of the bench ended early; its own message is above")
+    return float(result.stdout)
+
+
+def main(job: dict[str, Any]) -> float:
+    """MiB that a forward and a backward pass of one layer need beyond the layer and its input."""
+    import torch
+
+    from launch.bench.alternate import forget_peak, peak_mb
+    from priors.transformer.attention import Attention
+
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    layer = Attention(WIDTH, WIDTH, HEADS, job["pattern"], block=BLOCK, prime=LETTERS)
+
+    def step(length: int, batch: int) -> float:
+        x = torch.randn(batch, length, WIDTH, requires_grad=True)
+        letters = torch.randn(batch, LETTERS, WIDTH) if layer.cross else None
+        forget_peak()
+        before = peak_mb()
+        with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bf16"):
+            y = layer(x, letters)
+        y.backward(torch.ones_like(y))
+        return peak_mb() - before
+
+    step(2 * BLOCK, 1)  # first calls load libraries
+    return step(job["length"], BATCH)
+
+
+if __name__ == "__main__":
+    print(main(json.loads(sys.argv[1])))

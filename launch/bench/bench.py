@@ -1,0 +1,212 @@
+"""How fast a model writes codes, beside what the machine's matrix products alone would allow (gpt-fast's habit).
+
+The limit is measured, not looked up: one decoding step is recorded, and then only its products of a matrix with the
+codes' vectors are run again, the weights read from memory as in real decoding. What lies between the two numbers is
+attention, small operations and Python. A peer's environment, where one is named, runs transformers' port of the
+published architecture at the same width, depth, window and codebook, on as many threads.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from priors.autoregressive.model import AutoregressivePrior
+    from priors.conditioning.conditions import Conditions
+
+
+def bench(
+    what: Literal["sample", "codec", "prior", "attention", "train", "upsample"],
+    model: str = "",
+    *,
+    batch: int = 1,
+    seconds: float = 0.0,
+    repeats: int = 5,
+    threads: int = 0,
+    seed: int = 0,
+    peer: str = "",
+    data: str = "",
+    out: str = "",
+) -> list[dict[str, Any]]:
+    """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
+
+    what: sample (drawing codes, with the priors of MODEL); without MODEL, random weights: sample (every dtype, compiled), codec
+        (the published one), prior (a training step), attention (memory of training it), train (on ranks, by stage of ZeRO) or
+        upsample (the lower levels one code after another, and masked; with MODEL and --data by ear)
+    model: the model folder, for sample and upsample
+    batch: songs drawn at once
+    seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
+    repeats: codec, prior, train, upsample, sample without MODEL: runs of each case and side, of which the median counts
+    threads: CPU threads; 0 takes what torch would take
+    seed: of the draws
+    peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
+    data: the data folder of MODEL; sample: to measure what each dtype costs in bits per held-out code instead; upsample: to listen
+    out: a json file to write the table to; by default it is only printed
+    """
+    if what == "codec":
+        from launch.bench.codec import bench_codec
+
+        return bench_codec(peer, seconds or 20.0, repeats, threads, out)
+    if what == "prior":
+        from launch.bench.prior import bench_prior
+
+        return bench_prior(peer, repeats, threads, seed, out)
+    if what == "attention":
+        from launch.bench.attention import bench_attention
+
+        return bench_attention(threads, out)
+    if what == "upsample":
+        from launch.bench.upsample import bench_upsample, compare_by_ear
+
+        if bool(model) != bool(data):
+            raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+        return compare_by_ear(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
+    if what == "train":
+        from launch.bench.train import bench_train
+
+        return bench_train(repeats, threads, seed, out)
+    seconds = seconds or 5.0
+    if batch < 1 or seconds < 0:
+        raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
+    if not model:
+        from launch.bench.sample import bench_sample
+
+        return bench_sample(peer, repeats, threads, seed, out)
+    import torch
+
+    from jukebox import Jukebox
+
+    if threads:
+        torch.set_num_threads(threads)
+    jukebox = Jukebox.from_pretrained(model)
+    if not jukebox.prior_configs:
+        raise UserError(f"{model} has no priors yet; train one with `jukebox train prior`, then measure it")
+    if data:
+        from launch.bench.sample import bits_of_dtypes
+
+        return bits_of_dtypes(jukebox, data)
+    rows = []
+    print(f"{torch.get_num_threads()} CPU threads, float32, batch {batch}; windows from empty to full")
+    print(f"{'level':>5} {'codes/s':>9} {'limit':>9} {'share':>6} {'music s/s':>9}" + (f" {'peer':>9}" if peer else ""))
+    for level in sorted(jukebox.prior_configs, reverse=True):
+        prior = jukebox.prior(level)
+        rate, limit = measure(prior, batch, seconds, seed)
+        config, trunk = prior.config, prior.config.trunk
+        row = {
+            "level": level,
+            "codes_per_second": rate,
+            "limit_codes_per_second": limit,
+            "music_seconds_per_second": rate * config.hop / config.sample_rate,
+            **{"width": trunk.width, "depth": trunk.depth, "n_ctx": config.n_ctx, "bins": config.bins},
+            **{"batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__},
+        }
+        line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
+        print(line, end="", flush=True)
+        if peer:
+            row["peer_codes_per_second"] = measure_peer(peer, row | {"heads": trunk.heads, "seconds": seconds})
+            print(f" {row['peer_codes_per_second']:>9.0f}", end="")
+        print(flush=True)
+        rows.append(row)
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 0) -> tuple[float, float]:
+    """Codes a second of all samples together: drawn as in a song, and by the matrix products alone."""
+    import torch
+
+    from priors.prior import How
+
+    level, n_ctx = prior.config.level, prior.config.n_ctx
+    cond = _conditions(prior, batch, seed)
+    nothing = {level: torch.zeros(batch, 0, dtype=torch.long)}
+
+    def window(length: int = n_ctx - 1) -> None:
+        rngs = [torch.Generator().manual_seed(seed + i) for i in range(batch)]
+        for _ in prior.sample(prior.start(cond, nothing, rngs, How()), length):
+            pass
+
+    window(2)  # first calls allocate
+    rate = batch * (n_ctx - 1) / _seconds_each(window, seconds)
+    products = _products_of_a_step(prior, cond, nothing)
+
+    def replay() -> None:
+        for function, args in products:
+            function(*args)
+
+    with torch.no_grad():
+        return rate, batch / _seconds_each(replay, min(seconds, 2.0))
+
+
+def _conditions(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
+    """Nothing known, and some codes above for a prior that must hear them."""
+    import torch
+
+    from priors.conditioning.conditions import Conditions
+
+    if not prior.config.above:
+        return Conditions()
+    config = prior.config.above
+    length = -(-prior.config.n_ctx // config.ratio)
+    rng = torch.Generator().manual_seed(seed)
+    return Conditions(above=torch.randint(config.bins, (batch, length), generator=rng))
+
+
+def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: dict) -> list[tuple[Callable, tuple]]:
+    """The matrix products with weights of one decoding step, recorded from torch's own dispatch."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from priors.prior import How
+
+    aten, recorded = torch.ops.aten, []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func in (aten.mm.default, aten.addmm.default):
+                recorded.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    batch = nothing[prior.config.level].shape[0]
+    rngs = [torch.Generator().manual_seed(i) for i in range(batch)]
+    state = prior.start(cond, nothing, rngs, How())
+    with torch.no_grad(), Recorder():
+        prior.advance(state, torch.zeros(batch, dtype=torch.long))
+    if not recorded:
+        raise RuntimeError("one decoding step ran no matrix product that could be recorded")
+    return recorded
+
+
+def _seconds_each(function: Callable[[], object], least: float) -> float:
+    """Seconds of one call, the best of the calls that fit into `least` seconds (one at least): noise only ever adds."""
+    best, end = float("inf"), time.perf_counter() + least
+    while True:
+        began = time.perf_counter()
+        function()
+        best = min(best, (now := time.perf_counter()) - began)
+        if now > end:
+            return best
+
+
+def measure_peer(python: str, row: dict[str, Any]) -> float:
+    """Codes a second of transformers' JukeboxPrior at the size of `row`, in the interpreter `python`."""
+    if not Path(python).exists():
+        raise UserError(
+            f"--peer got {python!r}, expected the python of an environment with transformers 4.46 (make bench)"
+        )
+    script = Path(__file__).parent / "peers" / "timing.py"
+    result = subprocess.run([python, script, json.dumps(row)], capture_output=True, text=True)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"the peer in {python} failed: {last}; rebuild it with make distclean bench, or leave --peer away"
+        )
+    return float(result.stdout.split()[-1])

@@ -1,0 +1,227 @@
+"""How fast the codec is, beside transformers' port of the published one: `jukebox bench codec`.
+
+Both sides run the published configuration in float32 with the same random weights, which come from the peer by way of
+the importer, on the same noise. Each case has a process a side, so that its peak memory is its own; the two are asked in
+turn and compared pair by pair, so that what else the machine does falls on both. Codes must be equal but for ties.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.errors import UserError
+from launch.bench.alternate import Side, check_peer, in_turn, median_cpu, median_ratio, run_peer, serve, walls
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vqvae.jukebox.vqvae import VQVAE
+
+PEER = Path(__file__).parent / "peers" / "codec.py"
+CASES = (("encode", None), ("decode", 0), ("decode", 1), ("decode", 2))
+
+
+def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str) -> list[dict[str, Any]]:
+    """Rows of the table, printed as they come; the peer is left out where its python is not named."""
+    import numpy as np
+    import torch
+
+    from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+
+    check_peer(peer)
+    config = vqvae_config(VQVAES["vqvae"])
+    samples = int(seconds * config.sample_rate) // config.hops[-1] * config.hops[-1]
+    if samples < 2**15 or repeats < 1:
+        raise UserError(f"--seconds {seconds:g} and --repeats {repeats}: expected at least 1 second and 1 repeat")
+    threads = threads or torch.get_num_threads()
+    print(f"published codec, float32, {samples / config.sample_rate:.1f} s of noise, {threads} threads, {repeats} repeats; "
+          f"load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+    print(
+        f"{'case':<10}{'s a s':>8}{'CPU s':>8}{'MB':>7}"
+        + f"{'peer s a s':>12}{'CPU s':>8}{'MB':>7}{'ratio':>8}" * bool(peer)
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        job: dict[str, Any] = {"audio": f"{folder}/audio.npy", "codes": [], "threads": threads}
+        np.save(job["audio"], np.random.default_rng(0).normal(0, 0.2, (1, 1, samples)).astype(np.float32))
+        job |= _make_weights(Path(folder), job, peer)
+        for case, level in CASES:
+            this = {**job, "case": case, "level": level or 0}
+            row = {
+                "case": case if level is None else f"{case} {level}",
+                "seconds": samples / config.sample_rate,
+                "threads": threads,
+            }
+            row |= _measure(this, Path(folder), peer, repeats)
+            if case == "encode":  # the codes that are decoded after
+                made = np.load(f"{folder}/ours.npz")
+                for i in range(config.levels):
+                    np.save(f"{folder}/codes_{i}.npy", made[f"arr_{i}"])
+                    job["codes"].append(f"{folder}/codes_{i}.npy")
+            rows.append(row)
+            _print_row(row)
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    line = f"{row['case']:<10}{row['rate']:>8.2f}{row['cpu']:>8.2f}{row['peak_mb']:>7.0f}"
+    if "ratio" in row:
+        line += f"{row['peer_rate']:>12.2f}{row['peer_cpu']:>8.2f}{row['peer_peak_mb']:>7.0f}{row['ratio']:>8.2f}"
+    print(line)
+    print("          where the time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in row["shares"].items()))
+    if "agreement" in row:
+        print(
+            f"          {row['agreement']}; memory {row['peak_mb'] / row['peer_peak_mb']:.2f} of the peer's", flush=True
+        )
+
+
+def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str]:
+    """Files with the weights of both sides: the peer's own, and ours, which the importer made of them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from jukebox.importers.torchfile import open_checkpoint, state_dict
+    from jukebox.importers.vqvae_keys import VQVAES, published_from_port, vqvae_config, vqvae_state
+    from vqvae.jukebox.vqvae import VQVAE
+
+    config, theirs, published = vqvae_config(VQVAES["vqvae"]), folder / "peer.pt", folder / "published.pt"
+    if peer:
+        run_peer(peer, PEER, {**job, "make": str(theirs)})
+        port = torch.load(theirs, weights_only=True)
+        torch.save({"model": {published_from_port(n, config.downs_t): t for n, t in port.items()}}, published)
+        state = vqvae_state(state_dict(open_checkpoint(published)), config)
+    else:
+        torch.manual_seed(0)
+        state = VQVAE(config).state_dict()
+    save_file(state, folder / "ours.safetensors")
+    return {"weights": str(theirs), "ours": str(folder / "ours.safetensors")}
+
+
+def _measure(job: dict[str, Any], folder: Path, peer: str, repeats: int) -> dict[str, Any]:
+    """Medians of both sides for one case, and how far their results are apart."""
+    sides = {"ours": Side([sys.executable, "-m", "launch.bench.codec"], {**job, "out": f"{folder}/ours.npz"})}
+    if peer:
+        sides["peer"] = Side([peer, PEER], {**job, "out": f"{folder}/peer.npz"})
+    times, reports = in_turn(sides, repeats)
+    seconds, ours = _seconds_of(job), times["ours"]
+    row: dict[str, Any] = {"walls": walls(ours), "rate": seconds / statistics.median(walls(ours))}
+    row |= {"cpu": median_cpu(ours), **reports["ours"]}
+    if peer:
+        theirs = times["peer"]
+        row |= {"peer_walls": walls(theirs), "peer_rate": seconds / statistics.median(walls(theirs))}
+        row |= {"peer_cpu": median_cpu(theirs), "peer_peak_mb": reports["peer"]["peak_mb"]}
+        row["ratio"] = median_ratio(ours, theirs)
+        row |= _compare(job, folder)
+    return row
+
+
+def _seconds_of(job: dict[str, Any]) -> float:
+    import numpy as np
+
+    return np.load(job["audio"], mmap_mode="r").shape[-1] / 44100
+
+
+def _compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """How far the last results of the two sides are apart, in a sentence and in numbers."""
+    import numpy as np
+
+    ours, theirs = (np.load(folder / f"{name}.npz") for name in ("ours", "peer"))
+    if job["case"] == "decode":
+        apart = float(np.abs(ours["arr_0"] - theirs["arr_0"]).max())
+        return {"apart": apart, "agreement": f"sound equal within {apart:.1e}"}
+    codec, audio = _codec(job), np.load(job["audio"])
+    total = differ = 0
+    gap = 0.0
+    for level in range(len(codec.spec.hops)):
+        mine, other = (made[f"arr_{level}"][0] for made in (ours, theirs))
+        where = np.flatnonzero(mine != other)
+        total, differ = total + len(mine), differ + len(where)
+        gap = max(gap, _largest_gap(codec, audio, level, mine, other, where)) if len(where) else gap
+    agreement = f"{total} codes equal"
+    if differ:
+        agreement = f"{differ} of {total} codes differ, all between two whose distances agree within {gap:.1e}"
+    return {"codes": total, "codes_that_differ": differ, "largest_gap": gap, "agreement": agreement}
+
+
+def _largest_gap(
+    codec: VQVAE, audio: np.ndarray, level: int, mine: np.ndarray, other: np.ndarray, where: np.ndarray
+) -> float:
+    """How much farther one of two codes is than the other at most, relative to |x|^2 + |k|^2, of which they are sums."""
+    import torch
+
+    autoencoder = codec.level(level)
+    with torch.no_grad():
+        x = autoencoder.encoder(torch.from_numpy(audio))[0].T[where].double()
+    one, two = (autoencoder.codebook.k[torch.from_numpy(codes[where])].double() for codes in (mine, other))
+    size = x.square().sum(1) + one.square().sum(1)
+    return (((x - one).square().sum(1) - (x - two).square().sum(1)).abs() / size).max().item()
+
+
+def _codec(job: dict[str, Any]) -> VQVAE:
+    from safetensors.torch import load_file
+
+    from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+    from vqvae.jukebox.vqvae import VQVAE
+
+    levels = None if job["case"] == "encode" else [job["level"]]
+    codec = VQVAE(vqvae_config(VQVAES["vqvae"]), levels)
+    state = load_file(job["ours"])
+    codec.load_state_dict({name: state[name] for name in codec.state_dict()})
+    return codec.eval()
+
+
+def main(job: dict[str, Any]) -> None:
+    """Our side of one case: a run for every line on stdin, then a profile, the results and the peak memory."""
+    import numpy as np
+    import torch
+
+    from vqvae.jukebox.stream import decode_long, encode_long
+
+    torch.set_num_threads(job["threads"])
+    codec, audio = _codec(job), torch.from_numpy(np.load(job["audio"]))
+    codes = torch.from_numpy(np.load(job["codes"][job["level"]])) if job["codes"] else None
+    made: list[torch.Tensor] = []
+
+    def run() -> None:
+        if codes is None:
+            made[:] = encode_long(codec, audio, range(3)).values()
+        else:
+            made[:] = [decode_long(codec, codes, job["level"])]
+
+    def report() -> dict[str, Any]:
+        np.savez(job["out"], *[each.numpy() for each in made])
+        return {"shares": _shares(run)}
+
+    serve(run, report)
+
+
+def _shares(run: Any) -> dict[str, float]:
+    """Where one run's time goes, by the operation that torch's profiler saw at work, in one thread."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.set_num_threads(1)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    shares = {"convolution": 0.0, "nearest code": 0.0, "moving and adding": 0.0}
+    for event in profiled.key_averages():
+        kind = "moving and adding"
+        if "conv" in event.key or event.key in ("aten::addmm", "aten::addmm_"):
+            kind = "convolution"
+        elif event.key in ("aten::mm", "aten::min"):
+            kind = "nearest code"
+        shares[kind] += event.self_cpu_time_total
+    whole = sum(shares.values()) or 1.0
+    return {kind: value / whole for kind, value in shares.items()}
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,272 @@
+"""How fast codes are drawn, beside transformers' port of the published model: `jukebox bench sample` without a MODEL.
+
+Both sides hold the same random weights of one top prior in the published layout, which come from the peer by way of the
+importer. Ours runs in float32 and in other dtypes, its steps compiled where this machine has a compiler; the peer has
+float32 alone. A process a side is asked for every case in turn. Beside the steps stand the same matrix products alone,
+in the fastest form that torch has for them, and how fast the weights are read beside a plain sum over memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_prep.errors import UserError
+from launch.bench.alternate import Side, check_peer, median_cpu, median_ratio, peak_mb, walls
+from launch.bench.prior import SHAPE, _config, _make_job
+
+if TYPE_CHECKING:
+    import torch
+
+    from jukebox import Jukebox
+    from priors.autoregressive.model import AutoregressivePrior
+
+PEER = Path(__file__).parent / "peers" / "sample.py"
+
+
+class Case(NamedTuple):
+    name: str
+    batch: int
+    prime: int
+    tokens: int
+
+
+CASES = (
+    Case("first 512", 1, 0, 512),
+    Case("512 after 1,536", 1, 1536, 512),  # the prompt is heard within the time
+    Case("1 after 1,024", 1, 1024, 1),
+    Case("batch 16, 256", 16, 0, 256),
+)
+
+
+class Sampler(Side):
+    """A process that does any of the cases when asked."""
+
+    def sample(self, case: Case) -> tuple[float, float]:
+        """Wall and CPU seconds."""
+        assert self.process.stdin is not None
+        print(json.dumps(case._asdict()), file=self.process.stdin, flush=True)
+        wall, cpu = json.loads(self.answer())
+        return wall, cpu
+
+
+def bench_sample(
+    peer: str, repeats: int, threads: int, seed: int, out: str, dtypes: Sequence[str] = ("float32", "bfloat16", "int8"),
+    shape: Mapping[str, Any] = SHAPE, cases: Sequence[Case] = CASES,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of the table, a case and dtype each; the peer is left out where its python is not named."""
+    import torch
+
+    check_peer(peer)
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: expected at least 1")
+    threads = threads or torch.get_num_threads()
+    print(f"codes of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, {threads} threads, "
+          f"{repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        job = _make_job(Path(folder), shape, threads, seed, peer)
+        command = [sys.executable, "-m", "launch.bench.sample"]
+        sides = {dtype: Sampler(command, {**job, "dtype": dtype}) for dtype in dtypes}
+        if peer:
+            sides["peer"] = Sampler([peer, PEER], job)
+        times = {case: _in_turn(sides, case, repeats) for case in cases}
+        reports = {name: side.close() for name, side in sides.items()}
+    rows = [_row(case, dtype, times[case], reports, threads) for case in cases for dtype in dtypes]
+    _print_rows(rows, reports)
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def _in_turn(sides: Mapping[str, Sampler], case: Case, repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Times of every side, after one run that warms up; the order of the sides changes from turn to turn."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name in list(sides)[:: 1 if turn % 2 else -1]:
+            times[name].append(sides[name].sample(case))
+    return {name: runs[1:] for name, runs in times.items()}
+
+
+def _row(case: Case, dtype: str, times: Mapping[str, Any], reports: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    ours, report = times[dtype], reports[dtype]
+    seconds = statistics.median(walls(ours))
+    row: dict[str, Any] = {
+        **case._asdict(), "dtype": dtype, "compiled": report["compiled"], "threads": threads, "walls": walls(ours), "seconds": seconds,
+        "cpu": median_cpu(ours), "codes_per_second": case.batch * case.tokens / seconds,
+        "products_codes_per_second": case.batch / report["products"][str(case.batch)], "peak_mb": report["peak_mb"],
+    }  # fmt: skip
+    if case.prime == 0:
+        row["share"] = row["codes_per_second"] / row["products_codes_per_second"]
+        row["read_gb_per_second"] = report["weights_mb"] / 1e3 * case.tokens / seconds
+    if "peer" in times:
+        theirs = times["peer"]
+        row |= {
+            "peer_walls": walls(theirs), "peer_codes_per_second": case.batch * case.tokens / statistics.median(walls(theirs)),
+            "peer_cpu": median_cpu(theirs), "peer_peak_mb": reports["peer"]["peak_mb"], "ratio": median_ratio(ours, theirs),
+        }  # fmt: skip
+    return row
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping[str, Any]]) -> None:
+    print(f"{'case':<17}{'dtype':<10}{'codes/s':>9}{'CPU s':>7}{'products':>10}{'share':>7}{'GB/s':>6}"
+          + f"{'peer':>8}{'CPU s':>7}{'ratio':>7}" * ("ratio" in rows[0]))  # fmt: skip
+    for row in rows:
+        line = f"{row['name']:<17}{row['dtype']:<10}{row['codes_per_second']:>9.1f}{row['cpu']:>7.2f}"
+        if "share" in row:
+            line += f"{row['products_codes_per_second']:>10.0f}{row['share']:>7.0%}{row['read_gb_per_second']:>6.1f}"
+        if "ratio" in row:
+            line = f"{line:<66}{row['peer_codes_per_second']:>8.1f}{row['peer_cpu']:>7.2f}{row['ratio']:>7.2f}"
+        print(line)
+    for name, report in reports.items():
+        told = f"{name}: {report['peak_mb']:.0f} MB at the most over all cases"
+        if "reading_gb_per_second" in report:
+            told += f"; steps {'compiled' if report['compiled'] else 'plain'}; a sum reads {report['reading_gb_per_second']:.1f} GB/s"
+        print(told)
+
+
+# ---- our side
+
+
+def main(job: dict[str, Any]) -> None:
+    """A case for every line on stdin, then what the machine could do."""
+    import torch
+
+    from priors.autoregressive import native
+    from priors.conditioning.conditions import Conditions
+    from priors.prior import How
+
+    torch.set_num_threads(job["threads"])
+    prior, level = _prior(job), job["shape"]["level"]
+    prior.compiled = native.why_not(job["dtype"]) is None
+    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
+    one = Conditions(artist, genres, timing)
+
+    def run(case: Case) -> None:
+        cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))
+        prime = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
+        rngs = [torch.Generator().manual_seed(i) for i in range(case.batch)]
+        for _ in prior.sample(prior.start(cond, {level: prime}, rngs, How()), case.tokens):
+            pass
+
+    print("ready", flush=True)
+    batches = {1}
+    for line in sys.stdin:
+        case = Case(**json.loads(line))
+        batches.add(case.batch)
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(case)
+        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+    peak, weights = peak_mb(), _matrices(prior)
+    products = {batch: _products_seconds(weights, batch, job["dtype"]) for batch in batches}
+    some = torch.ones(64_000_000)
+    print(json.dumps({
+        "peak_mb": peak, "products": products, "compiled": prior.compiled, "weights_mb": sum(w.nbytes for w in weights) / 1e6,
+        "reading_gb_per_second": some.nbytes / 1e9 / _best(some.sum),
+    }), flush=True)  # fmt: skip
+
+
+def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
+    """The prior in its dtype, by the way of every model: a folder."""
+    import torch
+
+    from jukebox import Jukebox
+    from jukebox.model.presets import PRESETS
+    from priors.autoregressive.model import AutoregressivePrior
+
+    config = _config(job["shape"])
+    with tempfile.TemporaryDirectory() as folder:
+        model = Jukebox.create(folder, PRESETS["test"].codec)
+        prior = AutoregressivePrior(config)
+        prior.load_state_dict(torch.load(job["ours"], weights_only=True))
+        model.save_prior(config.level, prior)
+        return model.prior(config.level, job["dtype"])
+
+
+def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
+    """The matrices that a step multiplies with, each (out, in)."""
+    import torch
+
+    from priors.autoregressive.int8 import Int8Linear
+
+    found = []
+    for block in prior.trunk.blocks:
+        for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+            found.append(linear.w if isinstance(linear, Int8Linear) else linear.w.t())
+    head = prior.x_out or prior.x_emb
+    table = head.w if isinstance(head, Int8Linear) else head.weight
+    assert isinstance(table, torch.Tensor)
+    return [*found, table]
+
+
+def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) -> float:
+    """Seconds of a step's matrix products alone, in the fastest form that torch has for them."""
+    import torch
+
+    number = torch.bfloat16 if dtype == "int8" else weights[0].dtype
+    inputs = {w.shape[1]: torch.ones(rows, w.shape[1], dtype=number) for w in weights}
+    bias = {w.shape[0]: torch.ones(w.shape[0], dtype=number) for w in weights}
+    if dtype == "int8":
+        op = torch.ops.aten._weight_int8pack_mm
+        forms: list[Callable[[], Any]] = [lambda: [op(inputs[w.shape[1]], w, bias[w.shape[0]]) for w in weights]]
+    else:
+        forms = []
+        for layout in (lambda w: w.contiguous().t(), lambda w: w.t().contiguous()):
+            laid = [layout(w) for w in weights]
+            forms.append(lambda laid=laid: [torch.addmm(bias[w.shape[1]], inputs[w.shape[0]], w) for w in laid])
+    return min(map(_best, forms))
+
+
+def _best(function: Callable[[], Any], seconds: float = 0.5) -> float:
+    """Seconds of one call, the best of those that fit: noise only ever adds."""
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        began = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+# ---- what a dtype costs
+
+
+def bits_of_dtypes(
+    model: Jukebox, data: str, dtypes: Sequence[str] = ("float32", "bfloat16", "int8"), count: int = 48, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Bits per code of every prior over windows of held-out songs, in each dtype; printed beside the change from float32."""
+    import numpy as np
+    import torch
+
+    from jukebox.evaluation.figures import draw_windows, hold_out, song_of, window_bits
+    from jukebox.song import Prepared, window_conditions
+
+    held, rows = hold_out(model, Path(data), 16), []
+    songs = [Prepared.of(song_of(row), model.labels, model.vocabulary, model.sample_rate) for row in held.rows]
+    for level, config in sorted(model.prior_configs.items(), reverse=True):
+        ratio = config.above.ratio if config.above else 1
+        windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)
+        codes = np.stack([held.codes[w.song][level][w.start : w.start + config.n_ctx] for w in windows])
+        above = [
+            held.codes[w.song][level + 1][w.start // ratio :][: config.n_ctx // ratio] if config.above else None
+            for w in windows
+        ]
+        cond = [window_conditions(songs[w.song], config, w.start, a) for w, a in zip(windows, above, strict=True)]
+        row: dict[str, Any] = {"level": level, "windows": count}
+        for dtype in dtypes:
+            row[dtype] = float(
+                window_bits(model.prior(level, dtype), torch.from_numpy(codes.astype(np.int64)), cond).mean()
+            )
+        rows.append(row)
+        changes = ", ".join(f"{d} {row[d]:.4f} ({row[d] / row['float32'] - 1:+.2%})" for d in dtypes[1:])
+        print(f"level {level}: {row['float32']:.4f} bits per code in float32; {changes}")
+    return rows
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

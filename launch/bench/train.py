@@ -1,0 +1,145 @@
+"""What training on ranks costs: `jukebox bench train`, codes a second and memory a rank by stage of ZeRO.
+
+A prior of random codes, its optimiser and its gradients weigh far more than a window's activations, so that what ZeRO shares out
+shows. Every case is a job of its own, started by torchrun: one process with torch's engine, then DeepSpeed on one and on two ranks.
+Memory is the most that a rank held in a step beyond what it had before the model was built, and beside it, counted tensor by
+tensor, what it keeps between two steps (weights, the float32 copies that the optimiser updates, moments).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+
+SHAPE = {"width": 512, "depth": 8, "heads": 8, "n_ctx": 256, "bins": 1024, "batch": 4}
+CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, stage; -1: torch's engine)
+
+
+def bench_train(repeats: int, threads: int, seed: int, out: str) -> list[dict[str, Any]]:
+    """Rows of the table, a number of ranks and a stage each; printed as they come."""
+    print(f"a training step in float32: width {SHAPE['width']}, depth {SHAPE['depth']}, {SHAPE['batch']} windows of "
+          f"{SHAPE['n_ctx']} codes in all; MiB are those of rank 0")  # fmt: skip
+    print(f"{'engine':<12}{'ranks':>6}{'codes/s':>9}{'kept':>9}{'peak':>9}")
+    rows = []
+    for ranks, zero in CASES:
+        row = measured({"ranks": ranks, "zero": zero, "repeats": repeats, "threads": threads or 1, "seed": seed})
+        rows.append(row)
+        name = "torch" if zero < 0 else f"ZeRO {zero}"
+        print(
+            f"{name:<12}{ranks:>6}{row['codes_per_second']:>9.0f}{row['kept_mb'][0]:>9.0f}{row['peak_mb'][0]:>9.0f}",
+            flush=True,
+        )
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def measured(job: dict[str, Any]) -> dict[str, Any]:
+    """One case, in a job of its own."""
+    with tempfile.TemporaryDirectory() as temporary, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        job = {**job, "out": str(Path(temporary) / "row.json")}
+        start = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(job["ranks"]),
+            "--master_port",
+            str(port),
+        ]
+        env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(
+            [*start, "-m", "launch.bench.train", json.dumps(job)], env=env, capture_output=True, text=True
+        )
+        if not Path(job["out"]).exists():
+            raise UserError(f"a job of the bench ended early: {done.stderr.strip().splitlines()[-1:]}")
+        return json.loads(Path(job["out"]).read_text())
+
+
+def main(job: dict[str, Any]) -> None:
+    """One rank of a case; rank 0 writes the row."""
+    import torch
+    import torch.distributed as dist
+
+    from jukebox.model.presets import Recipe
+    from launch.bench.alternate import forget_peak, peak_mb
+    from launch.cluster.group import join, part, who
+    from launch.training.deepspeed_config import Spread
+    from launch.training.engine import open_engine
+    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+    from priors.conditioning.conditions import Conditions
+    from priors.transformer.trunk import TrunkConfig
+
+    torch.set_num_threads(job["threads"])
+    device = torch.device(join("cuda" if torch.cuda.is_available() else "cpu"))
+    recipe = Recipe(steps=100, batch=SHAPE["batch"], lr=1e-4)
+    if job["zero"] >= 0:
+        from launch.training.zero import start_deepspeed
+
+        start_deepspeed(device)  # what it imports is not the model's
+    torch.manual_seed(job["seed"])
+    trunk = TrunkConfig(SHAPE["n_ctx"], SHAPE["width"], SHAPE["depth"], SHAPE["heads"], m_attn=1.0, m_mlp=4.0)
+    forget_peak()
+    before = peak_mb()
+    prior = AutoregressivePrior(PriorConfig(0, SHAPE["bins"], 8, 44_100, trunk))
+    parameters = sum(p.numel() for p in prior.parameters())
+    engine = open_engine(prior, recipe, device, Spread(zero=job["zero"]))
+    rows = SHAPE["batch"] // engine.world
+    codes = torch.randint(SHAPE["bins"], (rows, SHAPE["n_ctx"]), device=device)
+
+    def step(number: int) -> float:
+        started = time.perf_counter()
+        engine.step(lambda part: prior.loss({0: part}, Conditions()), [codes], number)
+        return time.perf_counter() - started
+
+    step(0)
+    forget_peak()
+    seconds = min(step(number + 1) for number in range(job["repeats"]))
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mb() - before
+    told = [None] * engine.world
+    mine = {"peak_mb": peak, "kept_mb": kept_bytes(engine) / 2**20}
+    if engine.world > 1:
+        dist.all_gather_object(told, mine)
+    else:
+        told = [mine]  # type: ignore[list-item]
+    if who()[0] == 0:
+        row = {
+            **job,
+            "parameters": parameters,
+            "seconds": seconds,
+            "codes_per_second": SHAPE["batch"] * SHAPE["n_ctx"] / seconds,
+        }
+        row |= {name: [each[name] for each in told] for name in mine}  # type: ignore[index]
+        Path(job["out"]).write_text(json.dumps(row))
+    part()
+
+
+def kept_bytes(engine: Any) -> int:
+    """Bytes of this rank's weights, optimiser and the optimiser's own copies of the weights, each storage once."""
+    import torch
+
+    found = [*engine.model.parameters(), *engine.model.buffers()]
+    found += [p.ds_tensor for p in engine.model.parameters() if hasattr(p, "ds_tensor")]
+    optimisers = list(getattr(engine, "inner", getattr(engine, "optimisers", {})).values())
+    for state in (state for optimiser in optimisers for state in optimiser.state.values()):
+        found += [t for t in state.values() if isinstance(t, torch.Tensor)]
+    for optimiser in optimisers:
+        found += list(optimiser.state)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
+    return sum(storages.values())
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,254 @@
+"""How fast the middle and bottom levels are written: one code after another, or many at once by a masked prior.
+
+Both arms run in one process, in turn, from the same random top codes of one window of 512 columns, at the same width, depth and
+dtype, with random weights of the published codebook (2048 codes a level, hops 8, 32, 128). Each arm is in its best form: steps of
+the first are compiled where this machine can, its windows do not overlap; a second row draws its windows side by side, as
+`--parallel` does, for as few steps as that gives, a third takes the steps in torch, as the passes are taken. With MODEL and --data the
+two arms of a trained model are compared by ear instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from priors.autoregressive.model import AutoregressivePrior
+    from priors.masked.model import MaskedPrior
+
+HOPS, BINS, RATE = (8, 32, 128), 2048, 44100
+COLUMNS, DEPTH, CODES = 512, 4, 2048  # of a window; layers; codes of a window that is drawn one by one
+WARM_UP = CODES // 4  # codes that a window side by side with others draws and drops, as --parallel does
+
+
+class Shape(NamedTuple):
+    """What is measured: the same for both arms."""
+
+    width: int
+    dtype: str
+    columns: int = COLUMNS
+    depth: int = DEPTH
+    bins: int = BINS
+
+
+SHAPES = tuple(Shape(width, dtype) for width in (256, 512) for dtype in ("float32", "bfloat16"))
+PASSES = ((24, 12), (12, 12), (8, 4), (36, 36))
+
+
+def bench_upsample(
+    repeats: int, threads: int, seed: int, out: str, shapes: Sequence[Shape] = SHAPES, passes: Sequence[tuple[int, int]] = PASSES
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of the table, one for each shape and arm."""
+    import torch
+
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: expected at least 1")
+    if threads:
+        torch.set_num_threads(threads)
+    print(f"levels 1 and 0 under {shapes[0].columns} columns ({shapes[0].columns * HOPS[-1] / RATE:.2f} s), depth {shapes[0].depth}, "
+          f"{torch.get_num_threads()} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for shape in shapes:
+        arms = arms_of(shape, passes, seed)
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+        steps = {}
+        for turn in range(repeats + 1):  # the first warms up
+            for name in list(arms)[:: 1 if turn % 2 else -1]:
+                wall, cpu = time.perf_counter(), time.process_time()
+                steps[name] = arms[name]()
+                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+                print(
+                    f"{shape.width} {shape.dtype}, turn {turn} of {repeats}: {name} {times[name][-1][0]:.2f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        rows += _rows(shape, steps, {name: some[1:] for name, some in times.items()}, torch.get_num_threads())
+    _print_rows(rows)
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[str, Callable[[], int]]:
+    """Name -> what writes both levels once and says in how many passes through a network."""
+    import torch
+
+    torch.manual_seed(seed)
+    top = torch.randint(shape.bins, (1, shape.columns))
+    ones = {level: upsampler_of(shape, level) for level in (1, 0)}
+    plain = {level: upsampler_of(shape, level, compiled=False) for level in (1, 0)}
+    masked = masked_of(shape)
+    arms: dict[str, Callable[[], int]] = {
+        "one after another": lambda: _one_by_one(ones, top, False),
+        "windows side by side": lambda: _one_by_one(ones, top, True),
+        "steps of torch": lambda: _one_by_one(plain, top, False),
+    }
+    for middle, bottom in passes:
+        arms[f"masked {middle},{bottom}"] = lambda middle=middle, bottom=bottom: _filled(masked, top, middle, bottom)
+    return arms
+
+
+def upsampler_of(shape: Shape, level: int, compiled: bool = True) -> AutoregressivePrior:
+    """A prior of a level with random weights, ready to draw, its steps compiled if they can be."""
+    from priors.autoregressive import native
+    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+    from priors.conditioning.upsampler import UpsamplerConfig
+
+    n_ctx = min(CODES, shape.columns * HOPS[-1] // HOPS[level])
+    above = UpsamplerConfig(shape.bins, 1, 4, min(shape.width, 128), depth=4, growth=3, cycle=None)
+    prior = AutoregressivePrior(
+        PriorConfig(level, shape.bins, HOPS[level], RATE, _trunk(shape, n_ctx, "dense"), above=above, tied=False)
+    )
+    prior.compiled = compiled and native.why_not(shape.dtype) is None
+    return _ready(prior, shape.dtype)
+
+
+def masked_of(shape: Shape) -> MaskedPrior:
+    """A masked prior of the same width and depth."""
+    from priors.masked.model import MaskedConfig, MaskedPrior
+
+    config = MaskedConfig(
+        shape.bins, HOPS, RATE, _trunk(shape, shape.columns, "full"), vector=64, fine=shape.width // 4, local=4
+    )
+    return _ready(MaskedPrior(config), shape.dtype)
+
+
+def _trunk(shape: Shape, n_ctx: int, pattern: str) -> Any:
+    from priors.transformer.trunk import TrunkConfig
+
+    return TrunkConfig(n_ctx, shape.width, shape.depth, max(1, shape.width // 64), (pattern,), m_attn=1.0, m_mlp=4.0)
+
+
+def _ready(prior: Any, dtype: str) -> Any:
+    """The prior in a dtype, its norms in float32 as in a model folder."""
+    import torch
+
+    from jukebox.model.folder import is_norm
+
+    for name, parameter in prior.named_parameters():
+        parameter.requires_grad_(False)
+        if not is_norm(name):
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+    return prior.eval()
+
+
+def _one_by_one(ones: Mapping[int, AutoregressivePrior], top: Any, side_by_side: bool) -> int:
+    """Both levels, the windows of each one after another or as one batch; steps one after another."""
+    import torch
+
+    from priors.conditioning.conditions import Conditions
+    from priors.prior import How
+
+    above, steps = top, 0
+    for level, prior in ones.items():
+        total, n_ctx = above.shape[1] * 4, prior.config.n_ctx
+        early = (
+            WARM_UP if side_by_side and total > n_ctx else 0
+        )  # a window side by side warms up on codes that are dropped
+        starts = [0, *range(n_ctx - early, total - early, n_ctx - early)]
+        starts = [min(start, total - n_ctx) for start in starts]
+        upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
+        made = []
+        for some in [upper] if side_by_side else upper.split(1):
+            rngs = [torch.Generator().manual_seed(i) for i in range(len(some))]
+            nothing = torch.zeros(len(some), 0, dtype=torch.long)
+            state = prior.start(Conditions(above=some), {level: nothing}, rngs, How())
+            made.append(torch.cat([part[level] for part in prior.sample(state, n_ctx)], dim=1))
+            steps += n_ctx
+        codes = torch.cat(made)
+        above = torch.cat([codes[0], *(row[early:] for row in codes[1:])])[None, :total]
+    return steps
+
+
+def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
+    """Both levels filled; passes, counted as they come."""
+    import torch
+
+    from priors.conditioning.conditions import Conditions
+    from priors.prior import How
+
+    codes = {
+        level: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long)
+        for level, ratio in enumerate(masked.config.ratios)
+    }
+    keep = {level: torch.full_like(x, level == 2, dtype=torch.bool) for level, x in codes.items()}
+    passes: list[int] = []
+    how = {1: How(passes=middle), 0: How(passes=bottom)}
+    masked.fill(
+        {**codes, 2: top}, keep, Conditions(), [torch.Generator().manual_seed(0)], how, lambda *_: passes.append(1)
+    )
+    return len(passes)
+
+
+def _rows(
+    shape: Shape, steps: Mapping[str, int], times: Mapping[str, list[tuple[float, float]]], threads: int
+) -> list[dict[str, Any]]:
+    rows, base = [], "one after another"
+    for name, runs in times.items():
+        walls, cpus = zip(*runs, strict=True)
+        pairs = list(zip(times[base], runs, strict=True))  # neighbours in time
+        seconds = statistics.median(walls)
+        rows.append({
+            **shape._asdict(), "arm": name, "passes": steps[name], "passes_ratio": steps[base] / steps[name], "walls": list(walls),
+            "seconds": seconds, "ratio": statistics.median(a[0] / b[0] for a, b in pairs), "cpu": statistics.median(cpus),
+            "cpu_ratio": statistics.median(a[1] / b[1] for a, b in pairs), "threads": threads,
+            "music_seconds_per_second": shape.columns * HOPS[-1] / RATE / seconds,
+        })  # fmt: skip
+    return rows
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    print(f"{'width':>5} {'dtype':<9} {'arm':<21}{'passes':>7}{'fewer':>7}{'seconds':>9}{'spread':>14}{'faster':>8}{'CPU s':>8}{'less':>7}"
+          f"{'music s/s':>11}")  # fmt: skip
+    for r in rows:
+        spread = f"{min(r['walls']):.2f}-{max(r['walls']):.2f}"
+        print(f"{r['width']:>5} {r['dtype']:<9} {r['arm']:<21}{r['passes']:>7}{r['passes_ratio']:>7.1f}{r['seconds']:>9.2f}{spread:>14}"
+              f"{r['ratio']:>8.2f}{r['cpu']:>8.2f}{r['cpu_ratio']:>7.2f}{r['music_seconds_per_second']:>11.3f}")  # fmt: skip
+
+
+# ---- by ear
+
+
+def compare_by_ear(model: str, data: str, seed: int, out: str) -> list[dict[str, Any]]:
+    """Seconds and distances from the songs of both arms of a trained model, on the same held-out windows."""
+    from jukebox import Jukebox
+    from jukebox.evaluation.figures import hold_out
+    from jukebox.evaluation.masked import Ear, draw_clips, fill_clips, one_by_one
+    from jukebox.evaluation.metrics import table
+    from priors.prior import How
+
+    jukebox = Jukebox.from_pretrained(model)
+    prior, held = jukebox.masked(), hold_out(jukebox, Path(data), 8, 20.0)
+    clips = draw_clips(jukebox, held, prior.config, 16, seed)
+    ear, top, rows = Ear.of(jukebox, clips.codes[0]), len(jukebox.hops) - 1, []
+
+    def filled(passes: tuple[int, int]) -> Any:
+        how = {1: How(passes=passes[0]), 0: How(passes=passes[1])}
+        return fill_clips(prior, clips, {top: clips.codes[top]}, how, seed, len(clips))[0]
+
+    arms = {"one after another": lambda: one_by_one(jukebox, clips, How(temperature=0.5), seed)}
+    arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
+    for name, draw in arms.items():
+        began = time.perf_counter()
+        codes = draw()
+        rows.append({"arm": name, "seconds": time.perf_counter() - began, **ear.figures(codes)})
+    rows.append({"arm": "another song", "seconds": None, **ear.figures(clips.others[0])})
+    print(
+        table(
+            [
+                ["arm", "seconds", "mel, dB", "frechet"],
+                *[[r["arm"], r["seconds"], r["mel"], r["frechet"]] for r in rows],
+            ]
+        )
+    )
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows

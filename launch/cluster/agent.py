@@ -1,0 +1,234 @@
+"""Starts ranks on the machine it runs on and looks after them: `jukebox launch` puts one on every host.
+
+Over ssh, pdsh or on the user's own machine an agent has all ranks of its host; under mpirun or srun, which start one
+process a rank, it has that one. Files in a folder that all hosts see are all that agents, ranks and the watcher share:
+
+    rank_3.log    what the rank prints             rank_3.beat   what it is doing (launch/cluster/heartbeat.py)
+    rank_3.end    how it ended, as json            stop, where   written by the watcher: end your ranks; where are they?
+
+No rank outlives its agent, and no agent whoever listens to it: a launcher that is killed leaves nothing behind that
+could hold a lock, a port or a card against the next start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.errors import UserError
+from launch.cluster.heartbeat import VARIABLE
+from launch.cluster.ranks import rank_and_ranks
+
+PATIENCE = 60.0  # seconds that a rank has to end by itself when it is asked to: it may be writing a checkpoint
+SHORT = 5.0  # the same where another rank has died: what it waits for will not come
+POLL = 0.1
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Place:
+    """The ranks of the job, host by host: ((name, ranks), ...), and the address of rank 0 for all to meet at."""
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+
+    @property
+    def world(self) -> int:
+        return sum(slots for _, slots in self.hosts)
+
+    def ranks_of(self, host: str) -> range:
+        """The numbers of the ranks on a host: those of the first host come first."""
+        first = 0
+        for name, slots in self.hosts:
+            if name == host:
+                return range(first, first + slots)
+            first += slots
+        raise UserError(f"there is no host {host!r} among {', '.join(name for name, _ in self.hosts)}")
+
+    def host_of(self, rank: int) -> str:
+        return next(name for name, _ in self.hosts if rank in self.ranks_of(name))
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """What a rank reads to find its number and the others, in torchrun's names."""
+        host = self.host_of(rank)
+        here, names = self.ranks_of(host), [name for name, _ in self.hosts]
+        address, _, port = self.master.rpartition(":")
+        found = {
+            "RANK": rank,
+            "WORLD_SIZE": self.world,
+            "LOCAL_RANK": rank - here.start,
+            "LOCAL_WORLD_SIZE": len(here),
+            "GROUP_RANK": names.index(host),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": port,
+            # ranks share the cores of their host, unless the person says otherwise
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // len(here))),
+        }
+        if len(names) > 1 and (interface := interface_to(names[1] if names[0] == host else address)):
+            # else gloo takes the address of the host's own name, which is 127.0.1.1 on many a machine
+            found |= {name: os.environ.get(name, interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+        return {name: str(value) for name, value in found.items()}
+
+
+def interface_to(host: str) -> str:
+    """The network interface by which packets to a host leave; empty where that cannot be said."""
+    import fcntl
+
+    def address(name: str) -> str:
+        request = name.encode()[:15].ljust(40, b"\0")
+        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24])  # SIOCGIFADDR
+
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                if address(name) == own and not own.startswith("127."):
+                    return name
+    return ""
+
+
+class Rank:
+    """One rank: a process in a session of its own, its output in a file."""
+
+    def __init__(self, number: int, place: Place, logs: Path, program: Sequence[str]) -> None:
+        self.number, self.place, self.logs, self.told = number, place, logs, False
+        environment = os.environ | place.environment(number) | {VARIABLE: str(self._file("beat"))}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # the last words of one that dies count
+        with self._file("log").open("ab") as log:
+            self.process = subprocess.Popen(
+                program,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C for the watcher must not reach the ranks a second time
+                close_fds=False,  # mpirun talks to its processes by a pipe that they inherit
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+
+    def _file(self, what: str) -> Path:
+        return self.logs / f"rank_{self.number}.{what}"
+
+    def ended(self) -> int | None:
+        """The exit code (negative: a signal), written down for the watcher the first time; None while it runs."""
+        code = self.process.poll()
+        if code is not None and not self._file("end").exists():
+            facts = {"code": code, "host": self.place.host_of(self.number), "told": self.told, "time": time.time()}
+            part = self._file("end.part")
+            part.write_text(json.dumps(facts))
+            part.replace(self._file("end"))
+        return code
+
+    def stop(self) -> None:
+        """Ask it to end after what it is doing, once: a second Ctrl-C would mean at once."""
+        if not self.told and self.process.poll() is None:
+            self.told = True
+            self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it and all that it has started."""
+        if self.process.poll() is None:
+            self.told = True
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def tell_where(self) -> None:
+        """Have it write its stack into its log, below a line about the process; one that is stopped cannot answer."""
+        with contextlib.suppress(OSError):
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            with self._file("log").open("a") as log:
+                log.write(f"\nasked where it is; state of the process: {state}\n")
+        if self._file("beat").exists():  # from then on it answers; before, the signal would end it
+            self.process.send_signal(signal.SIGUSR1)
+
+
+def die_with_parent(number: int) -> Callable[[], None] | None:
+    """For a child, before it becomes its program: the signal that the system sends it when its parent dies."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(DIE_WITH_PARENT, number)
+
+
+def look_after(ranks: Sequence[Rank], logs: Path) -> int:
+    """Wait for all ranks; the exit code of the first that failed, or 0."""
+    listener, asked, deadline, failed, answered = select.poll(), threading.Event(), math.inf, 0, False
+    listener.register(sys.stdout.fileno(), 0)  # reports nothing but that the other end has gone
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
+    while True:
+        codes = [rank.ended() for rank in ranks]
+        failed = failed or next((code for code in codes if code), 0)
+        patience = stop_asked(logs)
+        if patience is None and (asked.is_set() or listener.poll(0)):
+            patience = PATIENCE
+        if patience is None and failed:
+            patience = SHORT
+        if patience is not None:
+            deadline = min(deadline, time.monotonic() + patience)
+        late = time.monotonic() >= deadline
+        # mpirun and srun kill all others when one ends in error: where all end as asked, none goes before the last
+        if None not in codes and (late or not any(rank.told for rank in ranks) or everyone_ended(ranks[0])):
+            return failed if failed >= 0 else 128 - failed
+        for rank in ranks if patience is not None else ():
+            rank.kill() if late else rank.stop()
+        if not answered and (logs / "where").exists():
+            answered = True
+            for rank in ranks:
+                rank.tell_where()
+        time.sleep(POLL)
+
+
+def everyone_ended(one: Rank) -> bool:
+    """Whether every rank of the job, on whatever host, has ended."""
+    return all((one.logs / f"rank_{rank}.end").exists() for rank in range(one.place.world))
+
+
+def stop_asked(logs: Path) -> float | None:
+    """Seconds that ranks may take to end, where the watcher has asked for it."""
+    try:
+        return float((logs / "stop").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def read_hosts(text: str) -> tuple[tuple[str, int], ...]:
+    """Hosts written as a:2,b:2."""
+    return tuple((name, int(slots)) for name, _, slots in (part.rpartition(":") for part in text.split(",")))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Start this machine's ranks and wait for them."""
+    parser = argparse.ArgumentParser("launch.cluster.agent", description="starts ranks of a job on this machine")
+    parser.add_argument("--hosts", required=True, type=read_hosts, help="all hosts with their ranks: a:2,b:2")
+    parser.add_argument("--host", default="", help="which of them this is; else the rank is the environment's")
+    parser.add_argument("--master", required=True, help="address:port at which rank 0 waits for the others")
+    parser.add_argument("--logs", required=True, type=Path, help="folder that all hosts see")
+    parser.add_argument("program", nargs="+", metavar="-- PROGRAM ...", help="what every rank runs")
+    asked = parser.parse_args(argv)
+    place = Place(asked.hosts, asked.master)
+    if not asked.logs.is_dir():
+        raise UserError(f"{socket.gethostname()} does not see {asked.logs}; give --logs a folder that all hosts share")
+    numbers = place.ranks_of(asked.host) if asked.host else [rank_and_ranks()[0]]
+    return look_after([Rank(number, place, asked.logs, asked.program) for number in numbers], asked.logs)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"jukebox launch, on {socket.gethostname()}: {error}")

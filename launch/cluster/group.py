@@ -1,0 +1,110 @@
+"""The group of processes that train together: how they meet, agree and part; all of it does nothing in a process alone.
+
+Who is who comes from the environment (`launch/cluster/ranks.py`). Tensors of a GPU go by NCCL, those of a CPU by gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_prep.errors import UserError
+from launch.cluster.ranks import local_rank, meeting_point, rank_and_ranks
+
+T = TypeVar("T")
+PATIENCE = timedelta(minutes=30)  # the first rank may decode a corpus while the others wait
+
+
+def join(device: str) -> str:
+    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own)."""
+    rank, ranks = rank_and_ranks()
+    if ranks == 1:
+        return device
+    if device == "cuda":
+        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        meet(rank, ranks, "cuda:nccl,cpu:gloo" if device.startswith("cuda") else "gloo")
+    return device
+
+
+def meet(rank: int, ranks: int, backend: str) -> None:
+    """Open the process group; UserError where the ranks cannot find each other."""
+    address, port = meeting_point()
+    # DeepSpeed reads these too; without them it would ask MPI
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(local_rank()))
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=ranks, timeout=PATIENCE)
+    except (dist.DistError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"rank {rank} of {ranks} did not meet the others at {address}:{port} ({reason}); is the port free and the machine's name "
+            "known to all? MASTER_ADDR and MASTER_PORT name another place"
+        ) from error
+
+
+def part() -> None:
+    """Wait for the others and close the group, so that nobody takes a finished rank for a dead one."""
+    if alone():
+        return
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized())
+
+
+def who() -> tuple[int, int]:
+    """This rank and how many there are."""
+    return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
+
+
+def say(what: object) -> None:
+    """Print once, not once a rank."""
+    if who()[0] == 0:
+        print(what)
+
+
+def first(work: Callable[[], T]) -> T:
+    """`work()` of rank 0, on all ranks: what it returned, or the UserError that it raised."""
+    if alone():
+        return work()
+    made: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            made = [work(), None]
+        except UserError as error:
+            made = [None, str(error)]
+    dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
+    if made[1] is not None:
+        raise UserError(made[1])
+    return made[0]
+
+
+def largest(*values: float) -> list[float]:
+    """The largest of each value over all ranks: what every rank then knows alike."""
+    if alone():
+        return list(values)
+    shared = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return shared.tolist()
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean over all ranks, on the CPU."""
+    values = values.detach().double().cpu()
+    if alone():
+        return values
+    dist.all_reduce(values)
+    return values / dist.get_world_size()

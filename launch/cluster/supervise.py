@@ -1,0 +1,287 @@
+"""Watches a job of many ranks: starts their agents, shows rank 0, and says who died or who waits where.
+
+Three ways a job goes wrong, and what is said of each:
+
+- a rank dies: which one, on which host, of what, doing what, and the last lines of its log; the others are ended;
+- a host is lost (its agent has gone without a word): which ranks it had, and what ssh or mpirun said;
+- nobody moves: a rank has not said for longer than the patience that it does something new. The ranks that are behind
+  are named with the place in the code where they stand (their stacks are in their logs), and the job is ended.
+
+Whatever the end, the same command goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from launch.cluster.agent import PATIENCE, SHORT, Place, die_with_parent
+from launch.cluster.heartbeat import Beat, read_beat
+
+SETTLE = 1.0  # seconds after a death in which others may turn out to have died before
+ANSWER = 3.0  # seconds for ranks to write their stacks
+LINES = 12  # of a dead rank's log
+FRAME = re.compile(r'File ".*?([^/"]+/[^/"]+\.py)", line (\d+) in (\S+)')
+STACK = "most recent call first"  # the head of a thread's stack
+COLLECTIVE = "torch/distributed/"  # in the stack of a rank that waits for others
+
+
+@dataclass(frozen=True)
+class Start:
+    """A command that starts the agents of some ranks."""
+
+    command: tuple[str, ...]
+    ranks: range
+
+
+@dataclass(frozen=True)
+class End:
+    """How a rank ended; `told` when it was its agent that asked for it, `when` in seconds of its host's clock."""
+
+    rank: int
+    code: int
+    host: str
+    told: bool
+    when: float
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"ended with exit code {self.code}"
+        with contextlib.suppress(ValueError):
+            return f"was killed by signal {-self.code} ({signal.Signals(-self.code).name})"
+        return f"was killed by signal {-self.code}"
+
+
+class Agents:
+    """The running commands of a job, and what they say themselves (of ranks that they could not start, mostly)."""
+
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self.said: list[str] = []
+        self.running = [(start, self._begin(start.command)) for start in starts]
+        self.gone: dict[int, float] = {}  # process -> when it was first seen to have ended
+
+    def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGTERM),
+        )
+        assert process.stdout is not None
+        threading.Thread(target=self._listen, args=(process.stdout,), daemon=True).start()
+        return process
+
+    def _listen(self, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            self.said.append(line.decode(errors="replace").rstrip())
+
+    def lost(self, ended: set[int]) -> Iterator[tuple[list[int], int]]:
+        """(ranks, exit code) of commands that ended some time ago without a word on these ranks."""
+        for number, (start, process) in enumerate(self.running):
+            code = process.poll()
+            missing = [rank for rank in start.ranks if rank not in ended]
+            if code is None or not missing:
+                continue
+            if time.monotonic() - self.gone.setdefault(number, time.monotonic()) > SETTLE:
+                yield missing, code
+
+    def wait(self, seconds: float) -> None:
+        """Give the commands some time to end, then end them."""
+        until = time.monotonic() + seconds
+        for signal_number, more in ((None, 0.0), (signal.SIGTERM, SHORT), (signal.SIGKILL, SHORT)):
+            for _, process in self.running:
+                if signal_number and process.poll() is None:
+                    process.send_signal(signal_number)
+            for _, process in self.running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until + more - time.monotonic()))
+
+
+class Job:
+    """A job that runs: its ranks' places, its folder of logs, its agents."""
+
+    def __init__(self, starts: Sequence[Start], place: Place, logs: Path, patience: float) -> None:
+        self.place, self.logs, self.patience = place, logs, patience
+        self.shown, self.asked = 0, 0
+        self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> its last beat, and when that was first seen
+        self.ends: dict[int, End] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+        self.agents = Agents(starts)
+
+    def _ask(self, number: int, frame: object) -> None:
+        """Ctrl-C asks all ranks to end after what they do; a second one ends them at once."""
+        self.stop(0.0 if self.asked else PATIENCE)
+        self.asked = self.asked or number
+
+    def stop(self, patience: float) -> None:
+        """Tell all agents that their ranks have so many seconds to end."""
+        part = self.logs / f"stop.{time.monotonic_ns()}"  # of its own: a signal may come in the middle of this
+        part.write_text(str(patience))
+        part.replace(self.logs / "stop")
+
+    def log(self, rank: int) -> Path:
+        return self.logs / f"rank_{rank}.log"
+
+    def run(self) -> int:
+        """Watch until all ranks have ended; the job's exit code."""
+        try:
+            while True:
+                self.read_ends()
+                self.show()  # after the ends, so that the last words are shown too
+                if (code := self.verdict()) is not None:
+                    self.stop(SHORT)
+                    self.agents.wait(2 * SHORT)
+                    return code
+                time.sleep(0.1)
+        finally:
+            self.agents.wait(0.0)
+
+    def show(self) -> None:
+        """Pass on what rank 0 has printed since the last look."""
+        with contextlib.suppress(OSError), self.log(0).open("rb") as file:
+            file.seek(self.shown)
+            text = file.read()
+            self.shown += len(text)
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+
+    def read_ends(self) -> None:
+        """Learn of ranks that have ended since the last look."""
+        for entry in os.scandir(self.logs):
+            rank = re.fullmatch(r"rank_(\d+)\.end", entry.name)
+            if rank and int(rank[1]) not in self.ends:
+                facts = json.loads(Path(entry.path).read_text())
+                self.ends[int(rank[1])] = End(int(rank[1]), facts["code"], facts["host"], facts["told"], facts["time"])
+
+    def verdict(self) -> int | None:
+        """The exit code once the job is over or has to be ended; None while all is well."""
+        failed = [end for end in self.ends.values() if end.code and not end.told]
+        lost = list(self.agents.lost(set(self.ends)))
+        if failed and not self.asked:
+            time.sleep(SETTLE)
+            self.read_ends()
+            return self.tell_death(first_cause([end for end in self.ends.values() if end.code and not end.told]))
+        if len(self.ends) == self.place.world or (self.asked and lost):
+            codes = [end.code for end in self.ends.values() if end.code]
+            return 0 if not (codes or lost) else 128 + self.asked if self.asked else abs(codes[0])
+        if lost:
+            return self.tell_loss(*lost[0])
+        return None if self.asked else self.look_for_a_hang()
+
+    def tell_death(self, end: End) -> int:
+        """Say which rank died and what it said last; the exit code."""
+        beat = read_beat(self.logs / f"rank_{end.rank}.beat")
+        complain(f"rank {end.rank} on {end.host} {end}{f' at {beat}' if beat else ''}; the others are ended")
+        if end.rank or end.code < 0:  # what rank 0 said stands above
+            complain(f"the last lines of {self.log(end.rank)}:", *last_lines(self.log(end.rank)))
+        complain("the same command goes on from the last checkpoint")
+        return end.code if end.code > 0 else 128 - end.code
+
+    def tell_loss(self, ranks: Sequence[int], code: int) -> int:
+        """Say which ranks were lost with their host or starter; the exit code."""
+        hosts = dict.fromkeys(self.place.host_of(rank) for rank in ranks)
+        complain(f"lost {numbered(ranks)} on {', '.join(hosts)}: what started them ended with exit code {code}")
+        complain(*self.agents.said[-LINES:])
+        complain("the same command goes on from the last checkpoint")
+        return code if code > 0 else 1
+
+    def look_for_a_hang(self) -> int | None:
+        """Note who has moved; where nobody has for too long, say who waits where. The exit code, or None."""
+        now = time.monotonic()
+        for rank in range(self.place.world):
+            beat = read_beat(self.logs / f"rank_{rank}.beat")
+            if beat and rank not in self.ends and (rank not in self.beats or self.beats[rank][0] != beat):
+                self.beats[rank] = (beat, now)
+        standing = {rank: now - since for rank, (_, since) in self.beats.items() if rank not in self.ends}
+        if min(standing.values(), default=0.0) <= self.patience:
+            return None
+        self.tell_hang(standing, self.ask_where(list(standing)))
+        return 1
+
+    def ask_where(self, ranks: Sequence[int]) -> dict[int, str]:
+        """What the ranks have written into their logs when they were asked where they are: stacks, if they could."""
+        begins = {rank: self.log(rank).stat().st_size for rank in ranks}
+        (self.logs / "where").touch()
+        until, said = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
+        while time.monotonic() < until and not all(STACK in text for text in said.values()):
+            time.sleep(0.3)  # a stack comes in several pieces
+            said = {rank: text_from(self.log(rank), begin) for rank, begin in begins.items()}
+        return said
+
+    def tell_hang(self, standing: dict[int, float], said: dict[int, str]) -> None:
+        """Say who is behind and where in the code, then where the others wait for them."""
+        complain(f"nothing has moved for {min(standing.values()):.0f} s (--patience); the job is ended. Behind:")
+        behind, waiting = those_behind({rank: self.beats[rank][0] for rank in standing}, said), {}
+        for rank in sorted(standing):
+            words = f"{self.beats[rank][0]}, {place_in_code(said[rank])}"
+            if rank in behind:
+                complain(f"  rank {rank} on {self.place.host_of(rank)}: {words}, for {standing[rank]:.0f} s")
+            else:
+                waiting.setdefault(words, []).append(rank)
+        for words, ranks in waiting.items():
+            complain(f"  waiting: {numbered(ranks)}: {words}")
+        complain(f"all stacks are in {self.logs}; the same command goes on from the last checkpoint")
+
+
+def those_behind(beats: dict[int, Beat], said: dict[int, str]) -> list[int]:
+    """The ranks that the others wait for: not in a collective themselves, where some are; of those the least far."""
+    working = [rank for rank in beats if COLLECTIVE not in said[rank]] or list(beats)
+    least = min((beats[rank].step, beats[rank].count) for rank in working)
+    return [rank for rank in working if (beats[rank].step, beats[rank].count) == least]
+
+
+def first_cause(failed: Sequence[End]) -> End:
+    """Of several that failed, the one that others fell over: what a signal killed, else the first by the clock.
+
+    A mistake of the person (exit code 2) is all ranks' own, and rank 0 has said it already.
+    """
+    return min(failed, key=lambda end: (end.code >= 0, end.rank != 0 if end.code == 2 else True, end.when))
+
+
+def last_lines(log: Path) -> list[str]:
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 8192))
+        return [f"  | {line}" for line in file.read().decode(errors="replace").splitlines()[-LINES:]]
+    return []
+
+
+def text_from(log: Path, begin: int) -> str:
+    """What a log holds from byte `begin` on."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        return file.read().decode(errors="replace")
+
+
+def place_in_code(said: str) -> str:
+    """Where a rank's main thread stood when it was asked: the innermost line of all, and the innermost of ours."""
+    frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(said[said.rfind(STACK) :])]
+    if STACK not in said or not frames:
+        state = re.search(r"state of the process: (\S)", said)
+        stopped = {"T": "stopped", "D": "waiting for a disk"}.get(state[1], state[1]) if state else "gone"
+        return f"no answer (its process is {stopped})"
+    ours = next((f for f in frames if f.split("/")[0] in ("launch", "jukebox", "priors", "vqvae", "data_prep")), "")
+    return f"in {frames[0]}" + (f", called from {ours}" if ours and ours != frames[0] else "")
+
+
+def numbered(ranks: Sequence[int]) -> str:
+    """ "rank 3", "ranks 0, 2, 3"."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def complain(*lines: str) -> None:
+    for line in lines:
+        print(line if line.startswith("  ") else f"jukebox launch: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,94 @@
+"""The sound that a codec trains on: every song decoded, resampled and mixed once, in one memory-mapped file.
+
+`DATA/pcm/<key>.i16` holds 16-bit samples (time, channels), song after song, `<key>.json` their lengths. Training then
+reads crops at memory speed, whatever the files were (an mp3 can only be decoded from its beginning), several
+processes share one copy, and a resumed run starts at once. An hour takes 160 MB at 22.05 kHz mono. The key names
+songs, rate and channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from data_prep.audio.audio import read
+from data_prep.manifest import SongRow, audio_path
+from launch.training.log import progress
+
+
+def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """function(item) in the order of the items, computed by threads a few items ahead of the reader."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Any] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class Pcm:
+    """Songs as samples: `lengths` (samples a song), any piece of any song, and `key`, which names them all."""
+
+    def __init__(self, path: Path, lengths: Sequence[int], channels: int) -> None:
+        self.key = path.stem
+        self.lengths = np.asarray(lengths, np.int64)
+        self.starts = np.concatenate([[0], self.lengths.cumsum()])
+        self.samples = np.memmap(path, "<i2", "r", shape=(int(self.starts[-1]), channels))
+
+    def crop(self, song: int, start: int, length: int) -> Float[np.ndarray, "c t"]:
+        """`length` samples of a song in [-1, 1], zeros where it has ended."""
+        begin = self.starts[song] + start
+        piece = self.samples[begin : min(begin + length, self.starts[song + 1])].astype(np.float32).T / 32768.0
+        return np.pad(piece, ((0, 0), (0, length - piece.shape[1])))
+
+    def draw(self, seed: Sequence[int], count: int, length: int) -> list[tuple[int, int]]:
+        """`count` pairs (song, start) at random: every place of the corpus alike, a pure function of the seed."""
+        rng = np.random.default_rng(list(seed))
+        places = np.maximum(self.lengths - length + 1, 1).cumsum()
+        drawn = rng.integers(0, places[-1], count)
+        songs = np.searchsorted(places, drawn, side="right")
+        before = np.concatenate([[0], places])[songs]
+        return [(int(song), int(place)) for song, place in zip(songs, drawn - before)]
+
+
+def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int) -> Pcm:
+    """The songs of `rows` as samples, decoded now if they were not before; a second process waits for the first."""
+    from filelock import FileLock
+
+    named = json.dumps([sample_rate, channels, *([row.song, row.hash] for row in rows)])
+    key = hashlib.sha256(named.encode()).hexdigest()[:12]
+    path, index = data / "pcm" / f"{key}.i16", data / "pcm" / f"{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not index.exists():
+            lengths = _decode(data, rows, sample_rate, channels, path)
+            fresh = index.with_suffix(".tmp")
+            fresh.write_text(json.dumps({"sample_rate": sample_rate, "channels": channels, "lengths": lengths}))
+            os.replace(fresh, index)
+    return Pcm(path, json.loads(index.read_text())["lengths"], channels)
+
+
+def _decode(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int, path: Path) -> list[int]:
+    def samples(row: SongRow) -> Int16[np.ndarray, "t c"]:
+        audio, _ = read(audio_path(data, row), sample_rate=sample_rate, channels=channels)
+        return np.clip(np.rint(audio.T * 32768.0), -32768, 32767).astype("<i2")
+
+    lengths = []
+    bar = progress(round(sum(row.seconds for row in rows)), "reading songs", unit="s")
+    with path.open("wb") as file, bar:
+        for row, piece in zip(rows, in_order(samples, rows, threads=min(8, os.cpu_count() or 1))):
+            lengths.append(len(piece))
+            file.write(piece.tobytes())
+            bar.update(round(row.seconds))
+    return lengths

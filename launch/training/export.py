@@ -1,0 +1,105 @@
+"""`jukebox export`: the weights of a checkpoint, as a part of a model folder that can be played."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from launch.training.checkpoint import Checkpoint
+
+M = TypeVar("M", bound="nn.Module")
+
+
+def export(training: str, *, out: str = "", step: int = 0) -> None:
+    """Make a model of a checkpoint: of a training under way, or of one on another number of ranks elsewhere.
+
+    The averaged weights are taken where the training keeps some, as it does itself at its end.
+
+    training: the folder of a training, such as MODEL/training/prior_2
+    out: the model folder to write into, made as a copy of MODEL where there is none; empty: MODEL itself
+    step: the checkpoint of this step; 0: the last whole one
+    """
+    folder = Path(training)
+    checkpoint = chosen(folder, step)
+    home = folder.resolve().parents[1]
+    target = Path(out) if out else home
+    if not (target / "config.json").is_file():
+        copy_model(home, target)
+    settings = {
+        name.removeprefix("setting "): json.loads(value)
+        for name, value in checkpoint.facts["identity"].items()
+        if name.startswith("setting ")
+    }
+    write(checkpoint, settings, target)
+    print(f"{checkpoint.facts['name']}: the weights of step {checkpoint.facts['step']} are in {target}")
+
+
+def chosen(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step, or the last whole one; UserError where there is none."""
+    from launch.training.checkpoint import load_checkpoint, open_checkpoint, written
+
+    if step:
+        wanted = folder / f"step_{step:08d}"
+        if wanted not in written(folder):
+            there = ", ".join(str(int(path.name[5:])) for path in written(folder)) or "none"
+            raise UserError(f"{folder} has no checkpoint of step {step}; there are: {there}")
+        return open_checkpoint(wanted)
+    found, complaint = load_checkpoint(folder)
+    if complaint:
+        print(complaint)
+    if found is None:
+        raise UserError(
+            f"{folder} holds no whole checkpoint; expected the folder of a training, such as MODEL/training/prior_2"
+        )
+    return found
+
+
+def copy_model(home: Path, target: Path) -> None:
+    """The model folder `home` at a new place, without its trainings."""
+    if not (home / "config.json").is_file():
+        raise UserError(f"{home} holds no model; give --out a model folder for the weights to go into")
+    shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)
+
+
+def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> None:
+    """Write a level of the codec, or a prior, of these settings into a model folder."""
+    from jukebox.model.folder import Jukebox
+    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+    from priors.masked.model import MaskedConfig, MaskedPrior
+    from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+
+    model, (what, _, level) = Jukebox.from_pretrained(target), checkpoint.facts["name"].partition("_")
+    if what == "vqvae":
+        codec = VQVAE(VQVAEConfig.from_dict(settings), (int(level),))
+        if codec.config != model.codec_config:
+            raise UserError(f"{target} holds a codec of another configuration; give another --out")
+        model.save_codec(filled(codec, checkpoint))
+    elif model.codec_hash() != checkpoint.facts["identity"]["codec"]:
+        raise UserError(
+            f"the prior was trained on the codes of another codec than that of {target}; give another --out"
+        )
+    elif what == "masked":
+        model.save_masked(filled(MaskedPrior(MaskedConfig.from_json(settings)), checkpoint))
+    else:
+        model.save_prior(int(level), filled(AutoregressivePrior(PriorConfig.from_json(settings)), checkpoint))
+
+
+def filled(model: M, checkpoint: Checkpoint) -> M:
+    """A model with the weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
+    averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
+    state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}
+    try:
+        model.load_state_dict(state, assign=True)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint.path} is not of a plain model ({str(error).strip().splitlines()[-1].strip()}); the command that "
+            "trains it writes the model too, at the end of its --steps"
+        ) from None
+    return model

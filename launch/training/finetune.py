@@ -1,0 +1,163 @@
+"""Fine-tuning: the priors of one model folder go on in another, on other songs, with names they did not know.
+
+    all      every weight learns                       lyrics   every weight, and lyrics for a prior that had none
+    lora     low-rank paths beside the matrices, and the rows of new names
+    labels   the rows of new names alone: of old songs not one bit changes
+
+The new folder begins as a copy of the old one, so that it can be played at any moment: codec, vocabulary, every prior. What DATA
+names is put behind the names that are known, whose numbers stay. A level that is tuned learns the new names; the others
+keep their own labels beside them, and take a new artist for an unknown one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from data_prep.errors import UserError
+from data_prep.files import file_hash
+from data_prep.labels import Labels
+from jukebox.model.folder import CONFIG, Jukebox
+from jukebox.model.presets import Recipe
+from launch.training.loop import fold
+from launch.training.tasks import FIRST_WEIGHTS, PriorTask
+from priors.autoregressive.extend import with_labels, with_lyrics
+from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+from priors.conditioning.conditions import Conditions, stack
+from priors.prior import Sequences
+from priors.transformer.lora import add_adapters, freeze, merged
+
+STEPS, WARMUP = 600, 30
+# share of the recipe's rate: what is trained from nothing may move fast, what knows something must not
+RATES = {"all": 0.1, "lora": 1.0, "labels": 5.0}
+COPIED = ("codec.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", CONFIG)
+
+
+def tuned(recipe: Recipe, tune: str) -> Recipe:
+    """The recipe of a prior, for going on with it: fewer steps at the rate that suits what learns."""
+    return replace(
+        recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], weight_decay=0.0, max_minutes=0.0,
+        schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
+    )  # fmt: skip
+
+
+def check_tuning(what: str, old: str, levels: Iterable[int], *data: Path) -> list[int]:
+    """Those of `levels` that the old model has a prior of; UserError, before anything is written, where this is no fine-tuning."""
+    if not old:
+        raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
+    if what != "prior":
+        raise UserError(
+            "--from_model is for priors, one a level: the codec is copied, for codes of another one mean nothing to them"
+        )
+    for folder in data:
+        if not folder.is_dir():
+            raise UserError(f"there is no data folder {folder}; make it with `jukebox prepare MUSIC --out {folder}`")
+    return [level for level in levels if level in Jukebox.from_pretrained(old).prior_configs]
+
+
+def copied(old: str, new: Path) -> Jukebox:
+    """The model folder `new`, made as a copy of `old` where there is none; it must have the same codec."""
+    source = Jukebox.from_pretrained(old)
+    if source.folder.resolve() == new.resolve():
+        raise UserError(f"--out {new} is the model to begin with; give another --out")
+    new.mkdir(parents=True, exist_ok=True)
+    with FileLock(new / ".lock"):  # two levels may begin side by side
+        if not (new / CONFIG).is_file():
+            for pattern in COPIED:  # the configuration last: without it the folder is none
+                for path in source.folder.glob(pattern):
+                    if not (new / path.name).exists():  # pieces of lyrics may have come first
+                        shutil.copy(path, new / path.name)
+    model = Jukebox.from_pretrained(new)
+    if model.codec_hash() != source.codec_hash():
+        raise UserError(f"{new} has another codec than {old}, whose priors know its codes alone; give a new --out")
+    return model
+
+
+def names_of(data: Path) -> Labels:
+    """The names of a data folder; none where it has no labels."""
+    path = data / "labels.json"
+    return Labels.load(path) if path.is_file() else Labels()
+
+
+def begin(old: Jukebox, config: PriorConfig, labels: Labels, tune: str, rank: int, seed: int) -> AutoregressivePrior:
+    """The trained prior of a level as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
+    level = config.level
+    if tune == "lyrics" and config.lyrics is None:
+        raise UserError(f"the preset has no lyrics at level {level}; --tune lyrics adds them: give --level of the top")
+    before, prior = old.labels_of(level), old.prior(level)
+    sizes, known = (len(labels.artists), len(labels.genres)), (len(before.artists), len(before.genres))
+    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
+    if tune == "lyrics" and config.lyrics:
+        prior = with_lyrics(prior, config.lyrics, time_bias=config.trunk.time_bias)
+    if prior.config.labels:
+        prior = with_labels(prior, *sizes)
+    prior.requires_grad_(True)
+    if tune == "labels" and (sizes == known or not prior.config.labels):
+        raise UserError(
+            f"DATA names no artist or genre that {old.folder} does not know; --tune lora or all learns from its songs"
+        )
+    if tune in ("lora", "labels"):
+        freeze(prior, *known)
+    if tune == "lora":
+        if rank < 1:
+            raise UserError(f"--rank got {rank}, expected 1 or more, such as 8")
+        add_adapters(prior, rank)
+    return prior
+
+
+class TunedPrior(PriorTask):
+    """A trained prior on new songs, and on old ones where some are to be rehearsed."""
+
+    def __init__(
+        self, model: Jukebox, old: str, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
+        tune: str, rank: int = 8, rehearse: str = "",
+    ) -> None:  # fmt: skip
+        source, level, half = Jukebox.from_pretrained(old), config.level, recipe.batch // 2 if rehearse else 0
+        if rehearse and not half:
+            raise UserError(
+                f"--rehearse takes half of every batch; a batch of {recipe.batch} has none, give --batch 2 or more"
+            )
+        self.names = names_of(data)
+        labels = source.labels_of(level).extended(self.names)
+        prior = begin(source, config, labels, tune, rank, seed)
+        whole = float(recipe.batch * prior.config.n_ctx)
+        super().__init__(
+            model, prior.config, data, replace(recipe, batch=recipe.batch - half), seed, device, prior, labels
+        )
+        self.amount = whole
+        self.identity |= {"tune": tune, "from": file_hash(source.folder / f"prior_{level}.safetensors")}
+        self.identity |= {"rank": rank} if tune == "lora" else {}
+        self.old = None
+        if rehearse:
+            shared = replace(recipe, batch=half)
+            self.old = PriorTask(model, prior.config, Path(rehearse), shared, seed, device, prior, labels)
+
+    def open(self) -> None:
+        super().open()
+        if self.old:
+            self.old.open()
+
+    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions]:
+        batch = super().batch(step, rank, world)
+        if self.old is None:
+            return batch
+        parts = [batch, self.old.batch(step, rank, world)]
+        codes = {self.level: torch.cat([codes[self.level] for codes, _ in parts])}
+        return codes, stack([cond for _, cond in parts])
+
+    def save(self) -> None:
+        """Write the plain prior, and then the names it knows; levels that are not tuned keep theirs."""
+        model, before = self.jukebox, self.jukebox.labels
+        if self.labels != model.labels_of(self.level):
+            for level in model.prior_configs:
+                if not (model.folder / f"labels_{level}.json").is_file():
+                    model.save_labels(before, level)
+        model.save_prior(self.level, merged(self.model))
+        if self.labels != model.labels_of(self.level):  # a table longer than the names does no harm, one shorter would
+            model.save_labels(self.labels, self.level)
+            model.save_labels(before.extended(self.names))

@@ -1,0 +1,163 @@
+"""What a training run says: a progress bar, a line of json for every few steps, and wandb when a project is named.
+
+The jsonl file is the record and is always written; a resumed run first cuts the lines behind its checkpoint, so that
+the file of a run that was killed reads like that of one that was not. Values stay on the device until a line is due:
+the numbers of all steps since the last line then come over together, which is also when one that is not finite is
+found. Of several ranks one writes, and the numbers are means over all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from data_prep.errors import UserError
+from launch.cluster.heartbeat import beat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NotFinite(UserError):
+    """A loss or gradient became nan or infinite; the message names the term and the step."""
+
+
+class Bar(tqdm):
+    """A progress bar that whoever watches this process sees moving too."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        beat(getattr(self, "desc", "") or "working")  # a silent bar has no name
+        return super().update(n)
+
+
+def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
+    """A bar with rate and time left; in a log file it writes a line every ten seconds, not ten a second."""
+    every = 0.1 if sys.stderr.isatty() else 10.0
+    return Bar(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl, oldest first; a last line that a kill cut short is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Log:
+    """The record of one run in `folder`: `add` every step, `flush` when a line is due, `close` at the end."""
+
+    def __init__(
+        self, folder: Path, name: str, steps: int, done: int = 0, wandb: str = "", writes: bool = True,
+        mean: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """`writes`: whether this rank is the one that writes; `mean`: the mean of a tensor over all ranks."""
+        self.path, self.mean = folder / "log.jsonl", mean
+        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            self._cut(done)
+        self.file = self.path.open("a") if writes else open(os.devnull, "w")  # noqa: SIM115
+        self.waiting: list[tuple[int, dict[str, Tensor | float]]] = []
+        self.wandb = start_wandb(wandb, folder, name) if wandb and writes else None
+        self.bar = progress(steps, name, unit="step", done=done, silent=not writes)
+
+    def _cut(self, done: int) -> None:
+        kept = [line for line in read_log(self.path) if line["step"] <= done]
+        fresh = self.path.with_suffix(".tmp")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(fresh, self.path)
+
+    def add(self, step: int, values: dict[str, Tensor | float]) -> None:
+        """Keeps the values of step `step` (counted from 1) without waiting for the device."""
+        self.waiting.append((step, {k: v.detach() if hasattr(v, "detach") else v for k, v in values.items()}))  # type: ignore[union-attr]
+        self.bar.update()
+
+    def flush(
+        self, extra: dict[str, float], derive: Callable[[dict[str, float]], dict[str, float]] | None = None
+    ) -> dict[str, float]:
+        """Writes the means since the last line, `extra`, and what `derive` makes of the line; NotFinite where a value was none."""
+        if not self.waiting:
+            return {}
+        last = self.waiting[-1][0]
+        columns: dict[str, list[tuple[int, Any]]] = {}
+        for step, values in self.waiting:
+            for name, value in values.items():
+                columns.setdefault(name, []).append((step, value))
+        self.waiting = []
+        line: dict[str, float] = {"step": last}
+        for name, numbers in self._over_ranks({n: _to_floats([v for _, v in c]) for n, c in columns.items()}).items():
+            for (step, _), number in zip(columns[name], numbers):
+                if not math.isfinite(number):
+                    raise NotFinite(f"{name} became {number} at step {step}")
+            line[name] = sum(numbers) / len(numbers)
+        line |= extra
+        line |= derive(line) if derive else {}
+        self.file.write(json.dumps({k: v if k == "step" else float(f"{v:.7g}") for k, v in line.items()}) + "\n")
+        self.file.flush()
+        self.bar.set_postfix({"loss": f"{line['loss']:.4g}", "lr": f"{line['lr']:.2g}"}, refresh=False)
+        if self.wandb is not None:
+            self.wandb.log({k: v for k, v in line.items() if k != "step"}, step=last)
+        return line
+
+    def _over_ranks(self, columns: dict[str, list[float]]) -> dict[str, list[float]]:
+        """The means over all ranks of columns that every rank has, in one message."""
+        if self.mean is None:
+            return columns
+        import torch
+
+        flat = iter(
+            self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist()
+        )
+        return {name: [next(flat) for _ in column] for name, column in columns.items()}
+
+    def show(self, step: int, files: Sequence[str]) -> None:
+        """Sends examples, which lie on disk, to wandb where a project was named."""
+        if self.wandb is not None and files:
+            import wandb
+
+            kinds = {".wav": wandb.Audio, ".png": wandb.Image}
+            named = {f"examples/{Path(file).stem.split('_')[-1]}": kinds[Path(file).suffix](file) for file in files}
+            self.wandb.log(named, step=step)
+
+    def close(self) -> None:
+        self.bar.close()
+        self.file.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _to_floats(column: list[Any]) -> list[float]:
+    """Floats of numbers or of 0-dimensional tensors, the tensors in one transfer from their device."""
+    import torch
+
+    if isinstance(column[0], torch.Tensor):
+        return torch.stack([value.float() for value in column]).tolist()
+    return [float(value) for value in column]
+
+
+def start_wandb(project: str, folder: Path, name: str) -> Any:
+    """A wandb run that a resumed training continues; UserError when wandb is not installed or cannot start."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"--wandb {project} was given, but wandb is not installed: pip install 'jukebox-music[train]', or leave "
+            "the flag away (log.jsonl is written in any case)"
+        ) from error
+    run_id = f"{folder.resolve().parent.parent.name}-{name}"
+    try:
+        return wandb.init(project=project, name=name, id=run_id, resume="allow", dir=str(folder))
+    except Exception as error:
+        raise UserError(
+            f"--wandb {project}: wandb could not start ({error}); `wandb login` first, or WANDB_MODE=offline"
+        ) from error

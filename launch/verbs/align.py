@@ -1,0 +1,100 @@
+"""`jukebox align`: when each word of a song is sung, as an .lrc file and json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import Jukebox
+
+
+def align(
+    model: str, song: str, *, lyrics: str = "", artist: str = "", genre: str = "", out: str = "", songs: int = 8,
+    threads: int = 0, device: str = "auto",
+) -> None:  # fmt: skip
+    """When each word of a song is sung: an .lrc file, and json with start, end and confidence.
+
+    model: folder of a model with a prior that hears lyrics
+    song: the recording; or a run folder, whose page then follows the singing; or a data folder: which way of aligning
+        is best is measured on its songs with known word times, and kept in the model folder
+    lyrics: the words of the recording, a text file
+    artist: name of the recording's artist, where the model knows it
+    genre: name of its genre, or several joined by commas
+    out: .lrc file to write, with a .json beside it (empty: beside the recording)
+    songs: songs of a data folder to measure on, the held-out ones first
+    threads: CPU threads (0: one for a small model, all for a large one)
+    device: cpu, cuda, or auto: a GPU if there is one
+    """
+    import torch
+
+    from jukebox.model.folder import Jukebox
+
+    opened = Jukebox.from_pretrained(model)
+    widest = max((prior.trunk.width for prior in opened.prior_configs.values()), default=0)
+    if threads or widest < 512:
+        torch.set_num_threads(threads or 1)
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    path = Path(song)
+    if (path / "manifest.parquet").is_file():
+        measure(opened, path, songs, chosen)
+    elif (path / "run.json").is_file():
+        follow(opened, path, chosen)
+    elif path.is_dir():
+        raise UserError(
+            f"{path} is a folder, but neither a run (run.json) nor a data folder (manifest.parquet); name a recording"
+        )
+    else:
+        genres = tuple(part.strip() for part in genre.split(",") if part.strip())
+        write(opened, path, lyrics, artist or None, genres, out, chosen)
+
+
+def measure(model: Jukebox, data: Path, songs: int, device: str) -> None:
+    """Which way is best, measured and kept."""
+    from jukebox.alignment.align import find_way
+    from jukebox.evaluation.metrics import table
+
+    if songs < 1:
+        raise UserError(f"--songs {songs}: expected at least 1 song to measure on")
+    ways = find_way(model, data, songs=songs, device=device)
+    rows = [[name(way), way["error_seconds"], way["median_seconds"]] for way in ways]
+    print(table([["way", "mean error, s", "median, s"], *rows]))
+    print(f"word starts of {ways[0]['songs']} songs; {name(ways[0])} is kept in {model.folder / 'config.json'}")
+
+
+def follow(model: Jukebox, folder: Path, device: str) -> None:
+    """The words of a run, and its page."""
+    from jukebox.alignment.align import align_run
+    from jukebox.sampling.run import Run
+
+    for number, found in enumerate(align_run(model, Run.open(folder), device=device), start=1):
+        print(f"sample {number}: {len(found.words)} words found, {len(found.left_out)} left out")
+    print(f"written to {folder / 'alignment.json'}; {folder / 'index.html'} follows the singing")
+
+
+def write(
+    model: Jukebox, song: Path, lyrics: str, artist: str | None, genres: tuple[str, ...], out: str, device: str
+) -> None:
+    """The words of a recording, as .lrc and .json."""
+    from jukebox.alignment.align import align_file
+    from jukebox.model.folder import write_json
+    from jukebox.song import Song
+    from launch.verbs.sample import read_lyrics
+
+    if not lyrics:
+        raise UserError(f"--lyrics is missing: a text file with the words that are sung in {song}")
+    text, _ = read_lyrics(lyrics)
+    found = align_file(model, song, Song(artist, genres, text), device=device)
+    target = Path(out) if out else song.with_suffix(".lrc")
+    target.write_text(found.to_lrc(), encoding="utf-8")
+    write_json(target.with_suffix(".json"), found.to_json())
+    print(f"{len(found.words)} words in time, by {name(found.way)}: {target} and {target.with_suffix('.json')}")
+    if found.left_out:
+        print(f"{len(found.left_out)} words were not found and are left out: {' '.join(found.left_out[:12])}")
+
+
+def name(way: dict) -> str:
+    """A way in words."""
+    return way["way"] if way["way"] == "likelihood" else f"attention of layer {way['layer']}, head {way['head']}"

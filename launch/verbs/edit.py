@@ -1,0 +1,271 @@
+"""The verbs that change a song: edit (a hole filled), vary, extend, compress. What is outside the range stays, sample for sample.
+
+Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is a sound file, or a run folder, whose codes are there already.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_prep.errors import UserError
+from launch.cli.usage import shared_flags
+from launch.verbs.sample import Words, beside, read_levels, read_song, tell_left_out
+
+if TYPE_CHECKING:
+    from jukebox.editing.spans import Drawing, Edited
+    from jukebox.model.folder import Jukebox
+    from jukebox.song import Song
+
+
+@dataclass(frozen=True)
+class Redrawing:
+    """How codes are drawn, and on what.
+
+    out: sound file to write (empty: beside the song, with the verb behind its name); takes are numbered
+    takes: results, which differ in what chance decides
+    seed: number that all chance follows from
+    passes: rounds in which each level is filled, coarsest first
+    temperature: how adventurous the top level is; 0 always takes the likeliest code
+    temperature_lower: the same for the levels below
+    fade: seconds at both ends of a range, inside it, in which old and new sound cross over
+    total_seconds: length of the whole song that the model is told, in seconds (0: that of the result)
+    sample: of a run folder, number of the sample to change, counted from 1 as on the page
+    threads: CPU threads (0: one for a small model, all for a large one)
+    device: cpu, cuda, or auto: a GPU if there is one
+    dtype: numbers of the priors
+    """
+
+    out: str = ""
+    takes: int = 1
+    seed: int = 0
+    passes: str = "24,24,12"
+    temperature: float = 0.98
+    temperature_lower: float = 0.9
+    fade: float = 0.02
+    total_seconds: float = 0.0
+    sample: int = 1
+    threads: int = 0
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the song is.
+
+    artist: name of an artist the model knows; none is unknown
+    genre: name of a genre, or several joined by commas
+    """
+
+    artist: str = ""
+    genre: str = ""
+
+
+@shared_flags
+def edit(model: str, song: str, *, start: str, end: str, words: Words, redrawing: Redrawing) -> None:
+    """Draw a range of a song anew, hearing what is before it and behind it.
+
+    model: folder of a trained model, with a masked prior
+    song: the recording, in any format that `prepare` reads, or a run folder
+    start: where the range begins, in seconds or as m:ss
+    end: where it ends
+    """
+    begin, stop = read_time(start, "--start"), read_time(end, "--end")
+    opened, drawing = _opened(model, redrawing)
+    from jukebox.editing import verbs as editing
+
+    made = editing.edit(
+        opened, song, _out(song, redrawing, "edit"), begin, stop, _song(opened, words), drawing, redrawing.sample
+    )
+    _tell(made, f"{_shown(begin)} to {_shown(stop)} are new; {_faded(drawing)}")
+
+
+@shared_flags
+def vary(
+    model: str, song: str, *, periodic: int = 0, width: int = 1, roll: int = 0, random: float = 1.0, prefix: float = 0.0,
+    suffix: float = 0.0, beat: bool = False, before_beat: float = 0.0, after_beat: float = 0.075, every_beat: int = 1, onset: int = -1,
+    dropout: float = 0.0, keep_levels: str = "", redraw_levels: str = "", start: str = "0", end: str = "", words: Labels,
+    redrawing: Redrawing,
+) -> None:  # fmt: skip
+    """Draw a song anew around what is kept of it: the columns that any of the prompts keeps, and whole levels.
+
+    model: folder of a trained model, with a masked prior
+    song: the recording, in any format that `prepare` reads, or a run folder
+    periodic: keep every so-manieth column (0: none)
+    width: columns kept at each of these, an odd number
+    roll: number of the first of these columns
+    random: share of the columns that is not kept, at random (1: none is kept)
+    prefix: keep the first seconds of the range
+    suffix: keep its last seconds
+    beat: keep the beats
+    before_beat: seconds kept before each beat
+    after_beat: seconds kept after it
+    every_beat: keep every so-manieth beat only
+    onset: keep the columns in which notes begin, and so many on both sides (-1: do not)
+    dropout: share of the kept columns that is let go again, at random
+    keep_levels: levels kept everywhere, from the coarsest on, as in 2 or 2,1
+    redraw_levels: levels drawn anew everywhere, whatever the prompts keep, as in 0
+    start: where the range begins that is drawn, in seconds or as m:ss
+    end: where it ends (empty: with the song)
+    """
+    begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
+    opened, drawing = _opened(model, redrawing)
+    from jukebox.editing import verbs as editing
+
+    prompt = editing.Prompt(
+        periodic, width, roll, random, prefix, suffix, beat, before_beat, after_beat, every_beat, onset, dropout,
+        _levels(opened, keep_levels, "--keep_levels"), _levels(opened, redraw_levels, "--redraw_levels"),
+    )  # fmt: skip
+    made = editing.vary(
+        opened,
+        song,
+        _out(song, redrawing, "vary"),
+        prompt,
+        begin,
+        stop,
+        _song(opened, words),
+        drawing,
+        redrawing.sample,
+    )
+    _tell(made, _kept(made, drawing))
+
+
+@shared_flags
+def extend(
+    model: str, song: str, *, before: str = "0", after: str = "0", words: Words, redrawing: Redrawing
+) -> None:  # fmt: skip
+    """Write more music in front of a song and behind it, which hears the song and leads into it.
+
+    model: folder of a trained model, with a masked prior
+    song: the recording, in any format that `prepare` reads, or a run folder
+    before: seconds of music in front
+    after: seconds of music behind
+    """
+    front, behind = read_time(before, "--before"), read_time(after, "--after")
+    opened, drawing = _opened(model, redrawing)
+    from jukebox.editing import verbs as editing
+
+    made = editing.extend(
+        opened, song, _out(song, redrawing, "extend"), front, behind, _song(opened, words), drawing, redrawing.sample
+    )
+    fade = f"joined within {drawing.fade * 1000:g} ms of them; the song is as it was"
+    _tell(made, f"{_shown(front)} in front and {_shown(behind)} behind are new, {fade}")
+
+
+@shared_flags
+def compress(
+    model: str, song: str, *, kbps: float, start: str = "0", end: str = "", words: Labels, redrawing: Redrawing
+) -> None:
+    """Make a song from few bits of its codes a second, the others drawn: the dial between compression and generation.
+
+    model: folder of a trained model, with a masked prior
+    song: the recording, in any format that `prepare` reads, or a run folder
+    kbps: thousand bits a second that may be kept
+    start: where the range begins that is drawn, in seconds or as m:ss
+    end: where it ends (empty: with the song)
+    """
+    begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
+    opened, drawing = _opened(model, redrawing)
+    from jukebox.editing import verbs as editing
+
+    made = editing.compress(
+        opened,
+        song,
+        _out(song, redrawing, "compress"),
+        kbps,
+        begin,
+        stop,
+        _song(opened, words),
+        drawing,
+        redrawing.sample,
+    )
+    _tell(made, _kept(made, drawing))
+
+
+# ---- from what a person types
+
+
+def read_time(text: str, flag: str) -> float:
+    """Seconds, from 42, 42.5, 0:42, 1:02.5 or 1:00:02."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    if not match or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
+        raise UserError(f"{flag} got {text!r}, expected seconds or minutes and seconds, as in 42.5 or 0:42.5")
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def _opened(model: str, redrawing: Redrawing) -> tuple[Jukebox, Drawing]:
+    """The model, and how to draw; torch comes here."""
+    if min(redrawing.temperature, redrawing.temperature_lower, redrawing.fade, redrawing.total_seconds) < 0:
+        raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
+    import torch
+
+    from jukebox.editing.spans import Drawing
+    from jukebox.model.folder import Jukebox
+    from jukebox.model.info import Facts
+    from jukebox.sampling.walk import chosen_device
+    from priors.prior import How
+
+    opened = Jukebox.from_pretrained(model)
+    passes, top = read_levels(redrawing.passes), len(opened.hops) - 1
+    if len(passes) != top + 1 or min(passes) < 1:
+        raise UserError(f"--passes got {redrawing.passes!r}, expected {top + 1} numbers from 1, as in 24,24,12")
+    torch.set_num_threads(Facts.read(model).threads(redrawing.threads))
+    heat = {top: redrawing.temperature}
+    how = {top - i: How(heat.get(top - i, redrawing.temperature_lower), passes=n) for i, n in enumerate(passes)}
+    device = chosen_device(redrawing.device)
+    return opened, Drawing(
+        how, redrawing.takes, redrawing.seed, redrawing.fade, redrawing.total_seconds, device, redrawing.dtype
+    )
+
+
+def _song(opened: Jukebox, words: Words | Labels) -> Song:
+    from jukebox.model.info import Facts
+
+    song = read_song(Facts.read(opened.folder), words if isinstance(words, Words) else Words(words.artist, words.genre))
+    tell_left_out(opened.folder, [song.lyrics or ""])
+    return song
+
+
+def _levels(opened: Jukebox, text: str, flag: str) -> tuple[int, ...]:
+    levels = read_levels(text)
+    if not set(levels) <= set(range(len(opened.hops))):
+        raise UserError(
+            f"{flag} got {text!r}, expected levels from 0 to {len(opened.hops) - 1} joined by commas, as in 2,1"
+        )
+    return levels
+
+
+def _out(song: str, redrawing: Redrawing, verb: str) -> Path:
+    """Without a suffix where none is given: the song's format says which."""
+    return Path(redrawing.out) if redrawing.out else beside(song, verb)
+
+
+# ---- what is told
+
+
+def _shown(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
+
+
+def _faded(drawing: Drawing) -> str:
+    return f"cross-fades of {drawing.fade * 1000:g} ms lie inside the range, all outside is as it was"
+
+
+def _kept(made: Edited, drawing: Drawing) -> str:
+    return f"kept {made.kept_rate / 1000:.3f} of {made.full_rate / 1000:.3f} kb/s; {_faded(drawing)}"
+
+
+def _tell(made: Edited, what: str) -> None:
+    if made.orphans:
+        print(
+            f"{made.orphans} codes are kept under coarser ones that change, and contradict them; keep levels from the coarsest on"
+        )
+    print(what)
+    if made.made:
+        print(f"{made.made * made.windows} windows in {made.took:.1f} s")
+    if made.made < len(made.takes):
+        print(f"{len(made.takes) - made.made} of {len(made.takes)} were there already")
+    print("\n".join(f"{path}" for path in made.takes))

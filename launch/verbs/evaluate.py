@@ -1,0 +1,39 @@
+"""The verb evaluate: what a model learned, on songs it never heard, each figure beside its control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.errors import UserError
+
+
+def evaluate(
+    model: str, data: str, *, out: str = "", windows: int = 96, songs: int = 16, seed: int = 0, threads: int = 0
+) -> None:
+    """Measure a model on the held-out songs of a data folder: a table, and the same figures as json.
+
+    model: folder of a trained model
+    data: data folder made by `prepare`, whose split "test" is used
+    out: json file to write (empty: evaluation.json in the model folder)
+    windows: windows of codes to measure each prior on
+    songs: held-out songs to use (0: all)
+    seed: number that the choice of windows and of false conditions follows from
+    threads: CPU threads (0: all)
+    """
+    import torch
+
+    from jukebox.evaluation.figures import evaluate_model, tables
+    from jukebox.model.folder import Jukebox, write_json
+
+    if windows < 2 or songs < 0:
+        raise UserError(
+            f"--windows {windows} and --songs {songs}: expected at least 2 windows and 0 (all) or more songs"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    opened = Jukebox.from_pretrained(model)
+    figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed)
+    target = Path(out) if out else opened.folder / "evaluation.json"
+    write_json(target, figures)
+    print(tables(figures))
+    print(f"\nwritten to {target}")

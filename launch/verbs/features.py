@@ -1,0 +1,53 @@
+"""`jukebox features`: the hidden states of a prior over a song, as npz."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+
+def features(
+    song: str,
+    *,
+    model: str,
+    out: str,
+    layer: int,
+    level: int = 2,
+    pool: Literal["mean", "none"] = "mean",
+    threads: int = 0,
+    device: str = "auto",
+) -> None:
+    """Write what a layer of a prior has made of a recording, for music research (docs/features.md).
+
+    song: the recording
+    model: folder of a trained model
+    out: the npz file to write: states (steps, width), seconds (steps), level, layer, hop, sample_rate
+    layer: blocks that the stream has passed, 0 (the inputs) to the prior's depth
+    level: the prior's level, 2 (coarsest) to 0
+    pool: mean (one row, the mean over the song) or none (a row a code)
+    threads: CPU threads; 0: all cores
+    device: cpu, cuda, or auto: a GPU if there is one
+    """
+    import numpy as np
+    import torch
+
+    from jukebox.evaluation.features import hidden_states
+    from jukebox.model.folder import Jukebox
+
+    if threads:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    began, opened, path = time.perf_counter(), Jukebox.from_pretrained(model), Path(out)
+    found = hidden_states(opened, song, level, layer, pool=pool, device=device)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(part, "wb") as file:
+        np.savez(
+            file, states=found.states, seconds=found.seconds, level=level, layer=layer, hop=opened.hops[level],
+            sample_rate=opened.sample_rate,
+        )  # fmt: skip
+    os.replace(part, path)
+    rows, width = found.states.shape
+    print(f"{out}: {rows} x {width} of layer {layer}, level {level}, in {time.perf_counter() - began:.1f} s")

@@ -1,0 +1,44 @@
+"""`jukebox lyrics train`: pieces of words learned from the lyrics of a data folder, in any language, for a model to read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from data_prep.errors import UserError
+
+
+def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512) -> None:
+    """Learn the pieces that lyrics are written in, before the model's first prior with lyrics is trained.
+
+    what: train
+    data: the data folder that `jukebox prepare` made; its training songs are read
+    out: the model folder, made where there is none
+    vocabulary: how many pieces at most; 256 are single bytes, so that any text can be written
+    """
+    from filelock import FileLock
+
+    from data_prep.manifest import load_manifest
+    from jukebox.model.folder import CONFIG, Jukebox, write_vocabulary
+    from priors.conditioning.lyrics import Pieces
+
+    rows = [row for row in load_manifest(Path(data)) if row.split == "train"]
+    texts = [row.lyrics for row in rows if row.lyrics and row.lyrics.strip()]
+    if not texts:
+        raise UserError(
+            f"none of the {len(rows)} training songs of {data} has lyrics; see docs/data.md for where to put them"
+        )
+    folder = Path(out)
+    if (folder / CONFIG).is_file():
+        heard = [level for level, p in Jukebox.from_pretrained(folder).prior_configs.items() if p.lyrics]
+        if heard:
+            raise UserError(
+                f"the prior of level {heard[0]} in {folder} knows its letters already; give a new --out for other ones"
+            )
+    pieces = Pieces.train(texts, vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        write_vocabulary(folder, pieces)
+    letters = sum(map(len, texts))
+    ids = sum(len(pieces.encode(text).ids) for text in texts)
+    print(f"{pieces.size} pieces from {len(texts)} songs in {folder}: {letters / ids:.2f} characters a piece")

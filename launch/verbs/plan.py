@@ -1,0 +1,210 @@
+"""`jukebox plan`: what a run will take in memory and time, from the shapes of a model alone. Nothing of the model is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.errors import UserError
+from jukebox.planning import sizes
+from jukebox.planning.sampling import (
+    Plan,
+    Request,
+    Speed,
+    config_of,
+    dtype_of,
+    fit,
+    plan_sampling,
+    spell,
+    worth_compiling,
+)
+from jukebox.planning.training import Budget
+from jukebox.sampling.run import Run
+from jukebox.sampling.windows import codes_of
+
+
+def plan(
+    what: Literal["sample", "train"], model: str, *, seconds: float = 20.0, takes: int = 1, prompt_seconds: float = 0.0, levels: str = "",
+    hop_fractions: str = "0.5,0.5,0.5", guidance: float = 1.0, dtype: str = "", batch: int = 0, parallel: bool = False,
+    max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto",
+    level: int = -1, gpus: str = "1", card: str = "here", zero: str = "", steps: int = 0, recompute: bool = False,
+    offload: bool = False, precision: Literal["bf16", "float32"] = "bf16", share: float = 0.4, network: float = 25.0,
+) -> Plan | list[Budget]:  # fmt: skip
+    """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
+
+    what: sample (continue, upsample and resume are planned alike when they begin), or train
+    model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be there
+    seconds: finished length of the song, in seconds
+    takes: samples of the song
+    prompt_seconds: how much of the song is given, in seconds
+    levels: levels to write, as in 2,1,0 (empty: all)
+    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    guidance: how much harder than trained the conditions pull (1: as trained)
+    dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
+    batch: samples decoded side by side, with --parallel samples times windows (0: all, or what --max_memory chooses);
+        train: windows a step, of all GPUs together (0: the preset's)
+    parallel: below the top level, draw the windows of a song side by side
+    max_memory: memory to stay below, such as 8GB: dtype and batch are chosen so (empty: no limit)
+    bandwidth: GB a second that weights are read with, on the machine that is meant (0: this one's, measured)
+    threads: CPU threads (0: as a run would take; train: as torch would)
+    device: cpu, cuda, or auto: a GPU if there is one
+    level: train: the prior to train (-1: the top one)
+    gpus: train: how many GPUs; several numbers with commas between them make a row each
+    card: train: here (this machine, measured), or RTX3090, RTX4090, V100, A100-40, A100, H100, H200
+    zero: train: ZeRO's stage, 0 to 3, or several with commas between them (empty: what fits and is fastest)
+    steps: train: steps in all (0: the preset's, or 100,000)
+    recompute: train: gradient checkpointing
+    offload: train: moments on the host
+    precision: train: bf16 (autocast; weights stay float32) or float32
+    share: train: of the card's rate, how much is reached
+    network: train: GB a second that a GPU sends to others
+    """
+    if what == "train":
+        from launch.verbs.plan_train import plan_train
+
+        return plan_train(
+            model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads
+        )
+    from jukebox.model.info import by_level, threads_for
+    from launch.verbs.sample import read_fractions, read_levels
+
+    config = read_config(model)
+    known = sorted(by_level(config))
+    if seconds <= 0 or takes < 1 or not 0 <= prompt_seconds < seconds:
+        raise UserError(
+            f"{seconds:g} s, {takes} takes, prompt of {prompt_seconds:g} s; expected a length, takes, and a shorter prompt"
+        )
+    chosen = read_levels(levels) or tuple(known)
+    if not chosen or not set(chosen) <= set(known):
+        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {levels}")
+    import torch
+
+    widths = [prior["config"]["trunk"]["width"] for prior in by_level(config).values()]
+    torch.set_num_threads(threads_for(max(widths), threads))
+    codec = config["codec"]["config"]
+    hops, rate = sizes.hops(codec), codec["sample_rate"]
+    given = {str(level): codes_of(prompt_seconds, rate, hops[level], hops[-1]) for level in chosen if prompt_seconds}
+    request = on_device({
+        "seconds": seconds, "levels": list(chosen), "samples": [{}] * takes, "hop_fractions": read_fractions(hop_fractions),
+        "how": {str(max(known)): {"guidance": guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
+        "given": given, "hops": hops,
+    })  # fmt: skip
+    if max_memory:
+        request |= fit(config, request, read_size(max_memory))
+    made = planned(config, request, bandwidth)
+    print(table(made))
+    return made
+
+
+def table(plan: Plan) -> str:
+    """Every level in a line, memory by part in GB (10^9 bytes)."""
+    names = list(plan.levels[0].parts)
+    head = [
+        f"{'level':>5}",
+        *(f"{name:>11}" for name in names),
+        f"{'in all':>7} {'steps':>9} {'ms a step':>9} {'time':>9}",
+    ]
+    lines = [" ".join(head)]
+    for level in plan.levels:
+        cells = [f"{level.level:>5}", *(f"{level.parts[name] / 1e9:>11.3f}" for name in names)]
+        cells.append(f"{(plan.framework + level.bytes) / 1e9:>7.2f} {level.steps:>9,}")
+        if level.seconds is not None:
+            cells.append(f"{1e3 * level.seconds / max(1, level.steps):>9.2f} {spell(level.seconds):>9}")
+        lines.append(" ".join(cells))
+    return "\n".join([*lines, f"GB; framework {plan.framework / 1e9:.2f} is counted in all", plan.line()])
+
+
+def read_size(text: str) -> int:
+    """Bytes of a size such as 8GB, 500MB, 7.5GiB; a bare number counts GB."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
+    power = " KMGT".index(found[2].upper()) if found[2] else 3
+    return int(number * (1024 if found[3] else 1000) ** power)
+
+
+def read_config(model: str) -> dict[str, Any]:
+    """The shapes of a model folder, a preset or a published set, as config.json has them."""
+    from jukebox.model.presets import PRESETS, SETS, shapes
+
+    path = Path(model) / "config.json"
+    if path.is_file():
+        from jukebox import Jukebox
+
+        Jukebox.from_pretrained(model)  # says so if it is none of ours
+        return json.loads(path.read_text(encoding="utf-8"))
+    if Path(model).is_dir() and model not in (*PRESETS, *SETS):
+        raise UserError(
+            f"{model} holds no config.json; expected a model folder, or the name of a preset or published set"
+        )
+    return config_of(*shapes(model))
+
+
+def fitted(request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
+    """What `max_memory` makes of a request, to be written in it; UserError, before anything is written, where it cannot fit."""
+    if not max_memory:
+        return {"dtype": dtype_of(request)}
+    return fit(read_config(request["model"]), on_device(request), read_size(max_memory), ranks)
+
+
+def preflight(run: Run, device: str = "") -> None:
+    """Say in one line what the rest of a run will take, with its own threads."""
+    import torch
+
+    torch.set_num_threads(run.request["machine"]["threads"])
+    request = on_device(run.request | ({"device": device} if device else {}))
+    done = {level: run.count(level) for level in request["levels"]}
+    if any(done[level] < run.total(level) for level in done):
+        print(planned(read_config(request["model"]), request, done=done).line(), flush=True)
+
+
+def on_device(request: Request) -> dict[str, Any]:
+    """The request with its device said: `auto` is known only to torch."""
+    if request["device"] != "auto":
+        return dict(request)
+    import torch
+
+    return {**request, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+
+
+def planned(
+    config: dict[str, Any], request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None
+) -> Plan:
+    """The plan of a request at this machine's speed, or at a bandwidth of so many GB/s."""
+    plan = plan_sampling(config, request, done=done)
+    compiled = will_compile(config, request, plan.dtype)
+    speeds = {
+        level.level: _speed(plan, max(1, level.rows), level.parts["weights"], bandwidth, compiled)
+        for level in plan.levels
+    }
+    return plan_sampling(config, request, done=done, speeds=speeds)
+
+
+def will_compile(config: dict[str, Any], request: Request, dtype: str) -> bool:
+    """Whether the run compiles its steps, as `jukebox.sampling.walk.to_compile` will decide when the model is there."""
+    if "compiled" in request:
+        return request["compiled"]
+    from jukebox.model.info import by_level
+
+    depths = {level: prior["config"]["trunk"]["depth"] for level, prior in by_level(config).items()}
+    choice, rate = request.get("compile", "auto"), config["codec"]["config"]["sample_rate"]
+    if choice == "off" or (choice == "auto" and not worth_compiling(request, depths, rate)):
+        return False
+    from priors.autoregressive import native
+
+    return native.why_not(dtype) is None
+
+
+def _speed(plan: Plan, rows: int, weights: int, bandwidth: float, compiled: bool) -> Speed:
+    from dataclasses import replace
+
+    from jukebox.planning.speed import measure
+
+    speed = measure(plan.device, plan.dtype, rows, weights, compiled)
+    return replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed

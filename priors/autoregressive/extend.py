@@ -1,0 +1,87 @@
+"""What a trained prior can be given later: lyrics (Jukebox, section 6.2, "decoder pretraining"), and names it does not know.
+
+For lyrics cross layers are put between the trained ones, and what they write into the stream starts at zero: at first the
+model computes, bit for bit, what it did before, and then learns to listen. New artists and genres are new rows behind the
+old ones, which keep their numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.lyrics import LyricConfig
+
+
+def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
+    """An order of layers with a cross layer behind each `every` of them; what is left over stands in front, as published."""
+    first = len(order) % every
+    parts = [tuple(order[i : i + every]) for i in range(first, len(order), every)]
+    return tuple(order[:first]) + tuple(name for part in parts for name in (*part, "cross"))
+
+
+def with_lyrics(
+    prior: AutoregressivePrior,
+    lyrics: LyricConfig,
+    *,
+    order: Sequence[str] | None = None,
+    time_bias: bool = False,
+) -> AutoregressivePrior:
+    """A copy of a trained, lyric-free prior that hears lyrics, its output unchanged; ValueError where that cannot be.
+
+    `order` names every layer of the new trunk (default: a cross layer behind each ninth, or behind the last of fewer).
+    """
+    config, trunk = prior.config, prior.config.trunk
+    old = tuple(trunk.pattern(layer) for layer in range(trunk.depth))
+    if config.lyrics or "cross" in old:
+        raise ValueError("this prior hears lyrics already; lyrics are added to one that was trained without")
+    if lyrics.trunk.depth == 0:
+        raise ValueError("letters in front of the codes cannot be added to a trained prior; give the encoder a depth")
+    if trunk.res_scale:
+        raise ValueError("a trunk with res_scale is scaled by its depth; more layers would change what it computes")
+    order = tuple(order or crossed(old, min(9, trunk.depth)))
+    if tuple(name for name in order if name != "cross") != old:
+        raise ValueError(f"order {order} without its cross layers is not that of the trained prior, {old}")
+    wider = replace(trunk, depth=len(order), order=order, time_bias=time_bias)
+    made = AutoregressivePrior(replace(config, trunk=wider, lyrics=lyrics))
+    places = [layer for layer, name in enumerate(order) if name != "cross"]
+    state = {}
+    for name, tensor in prior.state_dict().items():
+        head, layers, rest = name.partition("trunk.layers.")
+        if layers and not head:
+            number, _, part = rest.partition(".")
+            name = f"trunk.layers.{places[int(number)]}.{part}"
+        state[name] = tensor
+    missing, unexpected = made.load_state_dict(state, strict=False)
+    new = tuple(f"trunk.layers.{layer}." for layer, name in enumerate(order) if name == "cross")
+    assert not unexpected and all(name.startswith((*new, "lyric_encoder.")) for name in missing)
+    with torch.no_grad():
+        for layer, block in enumerate(made.trunk.blocks):
+            if order[layer] == "cross":
+                for linear in (block.attn.c_proj, block.mlp.c_proj):
+                    linear.w.zero_()
+                    linear.b.zero_()
+    return made
+
+
+@torch.no_grad()
+def with_labels(prior: AutoregressivePrior, artists: int, genres: int) -> AutoregressivePrior:
+    """A copy of a prior whose label tables are grown to so many rows; new ones start as row 0, "unknown"."""
+    labels = prior.config.labels
+    if labels is None:
+        raise ValueError("this prior hears no artists and genres; train one that does, with a preset such as small")
+    if artists < labels.artists or genres < labels.genres:
+        raise ValueError(
+            f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}"
+        )
+    with torch.device("meta"):
+        made = AutoregressivePrior(replace(prior.config, labels=replace(labels, artists=artists, genres=genres)))
+    state = {name: tensor.detach().clone() for name, tensor in prior.state_dict().items()}
+    for name, rows in (("labels.artist.weight", artists), ("labels.genre.weight", genres)):
+        old = state[name]
+        state[name] = torch.cat([old, old[:1].expand(rows - len(old), -1)])
+    made.load_state_dict(state, assign=True)
+    return made

@@ -1,0 +1,152 @@
+"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler when it is first wanted.
+
+What is not the trunk (embeddings, conditions, drawing) stays in torch; the caches are those of the plain step, so that one
+may go on where the other stopped. Weights are float32, bfloat16 or int8, read where they lie; sums are float32. The
+compiler's result lives as long as the process: it takes a second or two, and no file can be stale.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from priors.autoregressive.int8 import Int8Linear
+from priors.transformer.cache import Cache, CrossCache, places
+from priors.transformer.linear import Linear
+
+if TYPE_CHECKING:
+    from priors.autoregressive.model import AutoregressivePrior, Heard
+
+SOURCE = Path(__file__).with_name("native.cpp")
+COMPILED = ("float32", "bfloat16", "int8")
+FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled step; RuntimeError with the reason where there is no compiler, or it fails."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    compiler = next((name for name in names if name and shutil.which(name)), None)
+    if compiler is None:
+        raise RuntimeError("no C++ compiler was found (c++, g++ or clang++; the variable CXX names another)")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "native.so"
+        for extra in (("-march=native", "-fopenmp"), ()):  # the second: one thread, for compilers without OpenMP
+            told = subprocess.run(
+                [compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True
+            )
+            if told.returncode == 0:
+                return ctypes.CDLL(str(made))
+    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {told.stderr.strip().splitlines()[-1:]}")
+
+
+def why_not(dtype: str = "float32") -> str | None:
+    """Why steps cannot be compiled or captured here, or None if they can."""
+    if torch.cuda.is_available():
+        return None
+    if dtype not in COMPILED:
+        return f"{dtype} is not compiled on a CPU; {', '.join(COMPILED)} are"
+    try:
+        library()
+    except (RuntimeError, OSError) as error:
+        return str(error)
+    return None
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_void_p) for n in ("w", "scale", "b")] + [(n, ctypes.c_int64) for n in ("n_in", "n_out")]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        [(n, _Linear) for n in ("attn", "proj", "fc", "mlp")]
+        + [(n, ctypes.c_void_p) for n in ("ln_0_w", "ln_0_b", "ln_1_w", "ln_1_b", "k", "v", "bias", "places")]
+        + [(n, ctypes.c_int64) for n in ("slots", "n_ctx")]
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        [("layers", ctypes.POINTER(_Layer)), ("head", _Linear)]
+        + [(n, ctypes.c_int64) for n in ("depth", "batch", "width", "state", "heads", "hidden", "threads")]
+        + [(n, ctypes.c_float) for n in ("scale", "eps")]
+        + [(n, ctypes.c_void_p) for n in ("x", "qkv", "attended", "a", "m")]
+    )
+
+
+def rows_of(linear: Linear) -> Tensor:
+    """The weight as rows of outputs, (out, in): laid out so in memory from the first call on, without a second copy."""
+    if not linear.w.t().is_contiguous():
+        linear.w.data = linear.w.data.t().contiguous().t()
+    return linear.w.t()
+
+
+class Native:
+    """The steps of one window: a code in, the next logits out."""
+
+    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
+        self.prior, self.heard, self.caches, self.position = prior, heard, caches, position
+        self.held: list[Tensor] = []  # what the pointers point into
+        config, blocks, batch = prior.config.trunk, prior.trunk.blocks, heard.start.shape[0]
+        self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
+        state, hidden = int(config.m_attn * config.width), int(config.m_mlp * config.width)
+        room = [torch.empty(batch, n) for n in (config.width, 3 * state, state, config.width, hidden)]
+        self.step = _Step(
+            self.layers, self._linear(prior.x_out or prior.x_emb), len(blocks), batch, config.width, state,
+            config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
+        )  # fmt: skip
+        self.bytes = next(tensor.element_size() for tensor in self.held)  # of the first layer's weight
+        self.call = library().step
+
+    def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
+        """The address of a tensor, kept alive as long as this object; numbers beside the weights in float32."""
+        if tensor is None:
+            return None
+        self.held.append(tensor.detach().to(dtype or tensor.dtype).contiguous())
+        return self.held[-1].data_ptr()
+
+    def _linear(self, module: nn.Module) -> _Linear:
+        if isinstance(module, Int8Linear):
+            w, scale, b = module.w, module.scale, module.b
+        elif isinstance(module, Linear):
+            w, scale, b = rows_of(module), None, module.b
+        else:  # the head: a table of embeddings, or a linear layer without bias
+            w, scale, b = module.weight, None, None
+        assert isinstance(w, Tensor)
+        return _Linear(self._hold(w, None), self._hold(scale), self._hold(b), w.shape[1], w.shape[0])
+
+    def _layer(self, block, cache: Cache | CrossCache) -> _Layer:
+        linears = [self._linear(m) for m in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+        norms = [self._hold(p) for ln in (block.ln_0, block.ln_1) for p in (ln.weight, ln.bias)]
+        n_ctx, slots = self.prior.config.trunk.n_ctx, cache.k.shape[3]
+        bias, table = None, places("cross", n_ctx, 1, slots)
+        if isinstance(cache, Cache):
+            table = cache.places
+        elif cache.bias is not None:
+            cache.bias, n_ctx = cache.bias.contiguous(), cache.bias.shape[2]
+            bias = self._hold(cache.bias, None)
+        return _Layer(
+            *linears, *norms, cache.k.data_ptr(), cache.v.data_ptr(), bias, self._hold(table, None), slots, n_ctx
+        )
+
+    def __call__(self, code: Tensor) -> Tensor:
+        x, again = self.prior.inputs(self.heard, code, torch.tensor([self.position]))
+        x = x.float().contiguous()
+        again = None if again is None else again.float().contiguous()
+        logits = torch.empty(len(x), self.step.head.n_out)
+        self.call(
+            ctypes.byref(self.step), self.bytes, ctypes.c_int64(self.position), ctypes.c_void_p(x.data_ptr()),
+            ctypes.c_void_p(None if again is None else again.data_ptr()), ctypes.c_void_p(logits.data_ptr()),
+        )  # fmt: skip
+        self.position += 1
+        return logits

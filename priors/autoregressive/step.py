@@ -1,0 +1,68 @@
+"""One step of decoding, three ways to the same logits: a code goes in, the logits of the next come out.
+
+    Plain      the operations of the prior one by one, as everywhere else
+    Captured   the same, recorded once as a CUDA graph: a step is one launch instead of a thousand
+    Native     (`native.py`) compiled C++ on a CPU
+
+All stand on the same caches, and hold nothing else but the position, so that one may go on where another stopped. The
+position is a tensor on the device: nothing waits for the device between one code and the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from priors.transformer.cache import Cache, CrossCache
+
+if TYPE_CHECKING:
+    from priors.autoregressive.model import AutoregressivePrior, Heard
+
+Step = Callable[[Int[Tensor, " b"]], Float[Tensor, "b k"]]
+
+
+class Plain:
+    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
+        self.prior, self.heard, self.caches = prior, heard, caches
+        self.position = torch.tensor([position], device=heard.start.device)
+
+    def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        logits = self.prior.step(self.heard, self.caches, code, self.position)
+        self.position += 1
+        return logits
+
+
+class Captured:
+    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
+        plain = Plain(prior, heard, caches, position)
+        self.code = torch.zeros(len(heard.start), dtype=torch.long, device=heard.start.device)
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # kernels are loaded and room is made; what it writes, the first step overwrites
+            prior.step(heard, caches, self.code, plain.position)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = plain(self.code)
+
+    def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+        self.code.copy_(code)
+        self.graph.replay()
+        return self.logits.clone()  # the graph writes the next ones over these
+
+
+def stepper(
+    prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int, compiled: bool
+) -> Step:
+    """The steps of a window: plain, or where that is wanted captured (GPU) or native (CPU)."""
+    if not compiled:
+        return Plain(prior, heard, caches, position)
+    if heard.start.is_cuda:
+        return Captured(prior, heard, caches, position)
+    from priors.autoregressive.native import Native
+
+    return Native(prior, heard, caches, position)

@@ -1,0 +1,51 @@
+"""The codes of the level above, brought to this level's rate: one vector a step (Jukebox, section 4.3).
+
+An embedding, then the same strided decoder stage as the codec's: dilated residual blocks, so that a step hears the
+coarser codes before and after it, and transposed convolutions; a layer norm at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from priors.transformer.linear import LayerNorm
+from priors.transformer.trunk import Init
+from vqvae.jukebox.blocks import DecoderStage
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig:
+    """`ups` transposed convolutions of `stride` each: stride**ups steps a coarser code; dilations restart every `cycle`."""
+
+    bins: int
+    ups: int
+    stride: int
+    width: int
+    depth: int
+    growth: int = 3
+    cycle: int | None = 8
+    res_scale: bool = False
+    m_conv: float = 1.0
+
+    @property
+    def ratio(self) -> int:
+        return self.stride**self.ups
+
+
+class Upsampler(nn.Module):
+    def __init__(self, config: UpsamplerConfig, width: int, init: Init):
+        super().__init__()
+        self.x_emb = nn.Embedding(config.bins, width)
+        nn.init.normal_(self.x_emb.weight, std=init.embedding)
+        self.stage = DecoderStage(
+            width, width, config.width, config.ups, config.stride, config.depth,
+            growth=config.growth, cycle=config.cycle, res_scale=config.res_scale, m_conv=config.m_conv,
+        )  # fmt: skip
+        self.ln = LayerNorm(width)
+
+    def forward(self, above: Int[Tensor, "b s"]) -> Float[Tensor, "b t w"]:
+        x = self.x_emb(above).transpose(1, 2)  # (B, S, W) -> (B, W, S)
+        return self.ln(self.stage(x).transpose(1, 2))  # (B, W, S * ratio) -> (B, T, W)

@@ -1,0 +1,105 @@
+"""Columns: the codes of all levels side by side, those that sound under one code of the top level in one column.
+
+With hops 8, 32 and 128 a column has 21 slots: the top code, the 4 codes of the middle and the 16 of the bottom that fill the
+same 128 samples. So a sequence of every level's codes is as short as the top level's, and one trunk can look over all of it
+(VampNet, arXiv:2307.04686, whose columns are the residual codebooks of one frame; ours are separate autoencoders).
+
+    slot      0    1 2 3 4    5 6 .. 20
+    level     2       1           0          coarsest first, in the order of time inside a level
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from priors.masked.masks import Keep
+
+
+def by_column(x: Tensor, ratio: int) -> Tensor:
+    """A level's codes or flags (b, t * ratio) as columns (b, t, ratio)."""
+    return x.unflatten(1, (-1, ratio))
+
+
+def in_time(x: Tensor) -> Tensor:
+    """What `by_column` made, as it was: (b, t, ratio) -> (b, t * ratio)."""
+    return x.flatten(1, 2)
+
+
+def share_masked(r: float) -> float:
+    """The cosine schedule: the share of codes still unknown at `r` in [0, 1] of the way from none known to all."""
+    return math.cos(math.pi / 2 * r)
+
+
+def left_after(step: int, passes: int, unknown: int) -> int:
+    """How many of `unknown` codes are unknown after a pass, counted from 1: none after the last."""
+    return math.floor(share_masked(step / passes) * unknown)
+
+
+class ColumnEmbedding(nn.Module):
+    """Every code as a vector, that of its level's table, or the learned MASK of its slot where it is not known."""
+
+    def __init__(self, bins: int, ratios: Sequence[int], width: int, std: float):
+        super().__init__()
+        self.ratios = tuple(ratios)
+        self.x_emb = nn.ModuleList(nn.Embedding(bins, width) for _ in ratios)
+        self.mask = nn.Parameter(torch.randn(sum(ratios), width) * std)
+        for table in self.x_emb:
+            nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type]
+
+    def forward(self, codes: Mapping[int, Int[Tensor, "b _"]], keep: Keep) -> dict[int, Float[Tensor, "b _ v"]]:
+        """Vectors by level; codes that are not kept are not looked at, but must be below `bins`."""
+        masks, vectors = iter(self.mask.split(self.ratios[::-1])), {}
+        for level in reversed(range(len(self.ratios))):
+            known = self.x_emb[level](by_column(codes[level], self.ratios[level]))  # (B, T, ratio, V)
+            hidden = next(masks).to(known.dtype)
+            vectors[level] = in_time(torch.where(by_column(keep[level], self.ratios[level])[..., None], known, hidden))
+        return vectors
+
+    def side_by_side(self, vectors: Mapping[int, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
+        """All slots of a column as one vector (b, t, slots * width), coarsest first."""
+        levels = reversed(range(len(self.ratios)))
+        return torch.cat([by_column(vectors[level], self.ratios[level]).flatten(2) for level in levels], dim=2)
+
+
+# ---- what is hidden in training
+
+
+def draw_hole(columns: int, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
+    """Columns to fill: all, a stretch, or single ones between kept ones, a third each; at least one."""
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.ones(columns, bool)
+    if kind == 1:
+        first, last = sorted(rng.integers(columns, size=2))
+        return (np.arange(columns) >= first) & (np.arange(columns) <= last)
+    hole = rng.random(columns) < rng.random()
+    hole[rng.integers(columns)] = True
+    return hole
+
+
+def draw_masks(columns: int, ratios: Sequence[int], rng: np.random.Generator) -> tuple[Keep, Keep]:
+    """What is known of a window in training and which codes are asked for, each (1, t_level) a level.
+
+    A third of the windows each knows no level, the top, and all but the bottom. Of the others every code is hidden with the
+    probability of the cosine schedule. In half of the windows that is all; the other half looks as in `fill`, which
+    finishes a level before it begins with the next: outside a hole all is known, inside it nothing of the finer levels,
+    which are not asked for.
+    """
+    known, share = int(rng.integers(len(ratios))), share_masked(rng.random())
+    as_filled = rng.random() < 0.5
+    hole = draw_hole(columns, rng) if as_filled else np.ones(columns, bool)
+    first = len(ratios) - 1 - known  # the coarsest level that is not known
+    keep, asked = {}, {}
+    for level, ratio in enumerate(ratios):
+        inside = np.repeat(hole, ratio)
+        hidden = inside & (rng.random(columns * ratio) < (1.0 if as_filled and level < first else share))
+        hidden &= level <= first
+        keep[level] = torch.from_numpy(~hidden)[None]
+        asked[level] = torch.from_numpy(hidden & (level == first or not as_filled))[None]
+    return keep, asked

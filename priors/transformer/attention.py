@@ -1,0 +1,216 @@
+"""Attention: one module for every pattern by which a step may look at others.
+
+A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer,
+section 4):
+
+    dense     j <= i                                row            j <= i and i, j in the same block
+    column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
+    prime     j <= i and j < prime                  full           everything;  cross: everything of another sequence
+
+`visible` writes the predicate down as a dense mask: it is the truth that the tests compare with. `attend` computes the
+same result by reshaping into blocks, so that no T x T tensor ever exists. Notable: in block 0 `previous_row` sees
+nothing, and its output there is exactly zero, not a softmax over nothing.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from priors.transformer.linear import LayerNorm, Linear
+
+SHORT = 512  # steps up to which training in bf16 on a CPU may keep the square of a window
+FITS = 128  # steps up to which the square of a block fits the cache of a CPU
+PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
+
+
+def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[Tensor, "t t"]:
+    """The predicate of a pattern as a mask: [i, j] is true where query i may see key j."""
+    i, j = torch.arange(length)[:, None], torch.arange(length)[None, :]
+    if pattern == "dense":
+        return j <= i
+    if pattern == "row":
+        return (j <= i) & (j // block == i // block)
+    if pattern == "column":
+        return (j <= i) & (j % block == i % block)
+    if pattern == "previous_row":
+        return j // block == i // block - 1
+    if pattern == "prime":
+        return (j <= i) & (j < prime)
+    if pattern == "full":
+        return torch.ones(length, length, dtype=torch.bool)
+    raise ValueError(f"pattern {pattern!r} has no mask; expected one of {', '.join(PATTERNS)} but not cross")
+
+
+def attend(
+    q: Float[Tensor, "b h t d"],
+    k: Float[Tensor, "b h s d"],
+    v: Float[Tensor, "b h s d"],
+    pattern: str,
+    block: int = 1,
+    prime: int = 0,
+    bias: Tensor | None = None,
+) -> Float[Tensor, "b h t d"]:
+    """Attention of q over k and v under a pattern, in memory linear in t.
+
+    `bias` (b h t s) is added to the logits of cross and full.
+    """
+    if pattern in ("cross", "full"):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    if pattern == "dense":
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT:
+            return _attend_by_queries(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if pattern == "prime":
+        reach = min(prime, q.shape[2])
+        k, v = k[:, :, :reach], v[:, :, :reach]
+        inside = F.scaled_dot_product_attention(q[:, :, :reach], k, v, is_causal=True)
+        return torch.cat([inside, F.scaled_dot_product_attention(q[:, :, reach:], k, v)], dim=2)
+    return _attend_in_blocks(q, k, v, pattern, block)
+
+
+def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor, rows: int = 128) -> Tensor:
+    """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU faster than torch's own, for short windows."""
+    ends = [min(first + rows, q.shape[2]) for first in range(0, q.shape[2], rows)]
+    parts = zip(q.split(rows, dim=2), ends, strict=True)
+    return torch.cat([_by_products(some, k[:, :, :end], v[:, :, :end], causal=True) for some, end in parts], dim=2)
+
+
+def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "a h t d"]:
+    """A softmax between two matrix products; the queries are the last of the keys' steps where it is causal.
+
+    On a CPU this is faster than torch's own attention as long as a block fits the cache, most of all in bf16.
+    """
+    (t, d), s = q.shape[-2:], k.shape[-2]
+    future = q.new_full((t, s), -torch.inf).triu(s - t + 1) if causal else q.new_zeros(t, s)
+    with torch.autocast("cpu", enabled=False):
+        q3, k3, v3 = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))  # (A, H, T, D) -> (A * H, T, D)
+        logits = torch.baddbmm(future, q3, k3.transpose(1, 2), alpha=1 / math.sqrt(d))
+        return torch.bmm(torch.softmax(logits, dim=-1), v3).view(q.shape)
+
+
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int) -> Tensor:
+    b, h, t, d = q.shape
+    short = -t % block  # the last block may be unfinished: its missing keys lie after every real query
+    if short:
+        q, k, v = (F.pad(x, (0, 0, 0, short)) for x in (q, k, v))
+    q, k, v = (x.view(b, h, -1, block, d).transpose(1, 2) for x in (q, k, v))  # -> (B, blocks, H, block, D)
+    if pattern == "row":
+        out = _attend_within(q, k, v, causal=True)
+    elif pattern == "column":
+        q, k, v = (x.transpose(1, 3) for x in (q, k, v))  # -> (B, block, H, blocks, D)
+        out = _attend_within(q, k, v, causal=True).transpose(1, 3)
+    elif pattern == "previous_row":
+        seen = _attend_within(q[:, 1:], k[:, :-1], v[:, :-1], causal=False)
+        out = F.pad(seen, (0, 0, 0, 0, 0, 0, 1, 0))  # block 0 sees nothing
+    else:
+        raise ValueError(f"unknown attention pattern {pattern!r}; expected one of {', '.join(PATTERNS)}")
+    return out.transpose(1, 2).reshape(b, h, -1, d)[:, :, :t]
+
+
+def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "b n h t d"]:
+    """Attention inside each of n blocks; four axes, because with five torch falls back to its slowest form."""
+    shape = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    if q.device.type == "cpu" and q.shape[-2] <= FITS:
+        return _by_products(q, k, v, causal).view(shape)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).view(shape)
+
+
+class Attention(nn.Module):
+    """Multi-head attention under one pattern, over the sequence itself or (cross) over another one.
+
+    `time_bias` gives every head of a cross attention a learned slope s: exp(s) * |seconds between query and key| is
+    taken from its logits, so that a head can listen to what is sung now. Where a key has no time the bias is zero.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        state: int,
+        heads: int,
+        pattern: str,
+        *,
+        block: int = 1,
+        prime: int = 0,
+        std: float = 0.02,
+        out_std: float = 0.02,
+        time_bias: bool = False,
+    ):
+        super().__init__()
+        if pattern not in PATTERNS:
+            raise ValueError(f"unknown attention pattern {pattern!r}; expected one of {', '.join(PATTERNS)}")
+        if state % heads:
+            raise ValueError(f"attention width {state} must be a multiple of the number of heads, {heads}")
+        self.pattern, self.heads, self.block, self.prime = pattern, heads, block, prime
+        self.cross = pattern == "cross"
+        self.c_attn = Linear(width, state if self.cross else 3 * state, std)
+        if self.cross:
+            self.c_enc_kv = Linear(width, 2 * state, std)
+        self.c_proj = Linear(state, width, out_std)
+        # one code of a top level lasts some 6 ms: slopes from about one code to a whole line of lyrics
+        slopes = torch.linspace(math.log(60.0), math.log(2.0), heads)
+        self.slope = nn.Parameter(slopes) if self.cross and time_bias else None
+
+    def split(self, x: Float[Tensor, "b t s"]) -> Float[Tensor, "b h t d"]:
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)  # (B, T, S) -> (B, H, T, S/H)
+
+    def merge(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t w"]:
+        return self.c_proj(x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1))  # (B, H, T, D) -> (B, T, W)
+
+    def project(self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b h t d) of the sequence itself, normed first if it comes with a norm."""
+        q, k, v = self.c_attn.after(norm, x).chunk(3, dim=-1)
+        return self.split(q), self.split(k), self.split(v)
+
+    def context(self, encoded: Float[Tensor, "b n w"]) -> tuple[Tensor, Tensor]:
+        """Keys and values (b h n d) of the sequence that a cross attention listens to."""
+        k, v = self.c_enc_kv(encoded).chunk(2, dim=-1)
+        return self.split(k), self.split(v)
+
+    def bias(self, distance: Float[Tensor, "b t n"] | None, dtype: torch.dtype) -> Float[Tensor, "b h t n"] | None:
+        """What time takes from the logits: distances in seconds, nan where unknown."""
+        if self.slope is None or distance is None:
+            return None
+        return (-self.slope.exp()[:, None, None] * distance.nan_to_num(0.0)[:, None]).to(dtype)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t w"],
+        encoded: Tensor | None = None,
+        distance: Tensor | None = None,
+        norm: LayerNorm | None = None,
+    ) -> Float[Tensor, "b t w"]:
+        if self.cross:
+            q = self.split(self.c_attn.after(norm, x))
+            k, v = self.context(self.given(encoded).to(x.dtype))
+            return self.merge(attend(q, k, v, "cross", bias=self.bias(distance, q.dtype)))
+        q, k, v = self.project(x, norm)
+        return self.merge(attend(q, k, v, self.pattern, self.block, self.prime))
+
+    def given(self, encoded: Tensor | None) -> Tensor:
+        if encoded is None:
+            raise ValueError("cross attention was given nothing to listen to; this model needs a lyric condition")
+        return encoded
+
+    def weights(
+        self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
+    ) -> Float[Tensor, "b h t n"]:
+        """The softmax of a cross or prime attention itself, for alignment; n is what it listens to."""
+        bias = None
+        if self.cross:
+            q, (k, _) = self.split(self.c_attn(x)), self.context(self.given(encoded).to(x.dtype))
+            bias = self.bias(distance, torch.float32)
+        elif self.pattern == "prime":
+            q, k, _ = self.project(x)
+            k = k[:, :, : self.prime]
+            i, j = (torch.arange(n, device=x.device) for n in (q.shape[2], k.shape[2]))
+            bias = torch.zeros(len(i), len(j), device=x.device).masked_fill(j > i[:, None], -torch.inf)
+        else:
+            raise ValueError(f"a {self.pattern} layer does not listen to lyrics; align with a cross or prime layer")
+        logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+        return torch.softmax(logits if bias is None else logits + bias, dim=-1)

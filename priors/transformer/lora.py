@@ -1,0 +1,101 @@
+"""Fine-tuning in few numbers: low-rank adapters (LoRA, Hu et al. 2021) and label tables of which only new rows learn.
+
+    LowRank   y = x w + b + (x down) up * scale, w and b frozen; `up` starts at zero, so at first nothing changes
+    Rows      an embedding whose first rows are kept and whose others are trained
+
+Both are put into a trained prior in place, and `merged` gives the plain prior back that computes the same: sampling,
+conversion and int8 know nothing of either. The layer is our own because peft's knows neither our `Linear` (weights stored
+in, out; a norm or activation made again in the backward pass) nor its `after`, and forms the whole matrix and its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from priors.autoregressive.model import AutoregressivePrior
+from priors.transformer.linear import Function, Linear
+from priors.transformer.trunk import Block
+
+
+class LowRank(Linear):
+    """A trained linear layer, frozen, with a low-rank path beside it; no gradient of the whole matrix is ever made."""
+
+    def __init__(self, linear: Linear, rank: int, alpha: float):
+        nn.Module.__init__(self)
+        self.w, self.b = (nn.Parameter(p.detach(), requires_grad=False) for p in (linear.w, linear.b))
+        n_in, n_out = self.w.shape
+        self.down = nn.Parameter(torch.randn(n_in, rank, device=self.w.device) * n_in**-0.5)
+        self.up = nn.Parameter(torch.zeros(rank, n_out, device=self.w.device))
+        self.scale = alpha / rank
+
+    def forward(
+        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
+    ) -> Float[Tensor, "... o"]:
+        x = x if before is None else before(x, *given)
+        low = F.linear(F.linear(x, self.down.t().to(x.dtype)), self.up.t().to(x.dtype)) * self.scale
+        return F.linear(x, self.w.t().to(x.dtype), self.b.to(x.dtype)) + low
+
+    def merged(self) -> dict[str, Tensor]:
+        return {"w": self.w + self.scale * (self.down @ self.up), "b": self.b}
+
+
+class Rows(nn.Module):
+    """An embedding table of which the first `kept` rows stay as they are."""
+
+    def __init__(self, table: nn.Embedding, kept: int):
+        super().__init__()
+        self.old = nn.Parameter(table.weight[:kept].detach().clone(), requires_grad=False)
+        self.new = nn.Parameter(table.weight[kept:].detach().clone())
+
+    @property
+    def weight(self) -> Float[Tensor, "n w"]:
+        return torch.cat([self.old, self.new])
+
+    def forward(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... w"]:
+        return F.embedding(ids, self.weight)
+
+    def merged(self) -> dict[str, Tensor]:
+        return {"weight": self.weight}
+
+
+def freeze(prior: AutoregressivePrior, artists: int, genres: int) -> None:
+    """Leave nothing to be trained but the rows of the label tables from number `artists` and `genres` on."""
+    prior.requires_grad_(False)
+    if prior.config.labels:
+        for name, kept in (("artist", artists), ("genre", genres)):
+            table = getattr(prior.labels, name)
+            if table.num_embeddings > kept:
+                setattr(prior.labels, name, Rows(table, kept))
+
+
+def add_adapters(prior: AutoregressivePrior, rank: int, alpha: float = 0.0) -> None:
+    """Put a low-rank path beside every matrix of every block, the lyric encoder's too; `alpha` 0: as the rank."""
+    for block in [module for module in prior.modules() if isinstance(module, Block)]:
+        for part in (block.attn, block.mlp):
+            for name, linear in list(part.named_children()):
+                if isinstance(linear, Linear):
+                    setattr(part, name, LowRank(linear, rank, alpha or rank))
+
+
+def adapters(prior: nn.Module) -> Iterator[tuple[str, LowRank | Rows]]:
+    """Every adapter in a prior by its name."""
+    return ((name, m) for name, m in prior.named_modules() if isinstance(m, LowRank | Rows))
+
+
+@torch.no_grad()
+def merged(prior: AutoregressivePrior) -> AutoregressivePrior:
+    """The plain prior that computes what `prior` with its adapters does; it shares the other weights."""
+    state = dict(prior.state_dict())
+    for name, adapter in adapters(prior):
+        for part in adapter.state_dict():
+            del state[f"{name}.{part}"]
+        state |= {f"{name}.{part}": tensor for part, tensor in adapter.merged().items()}
+    with torch.device("meta"):
+        plain = AutoregressivePrior(prior.config)
+    plain.load_state_dict(state, assign=True)
+    return plain.eval()

@@ -1,0 +1,141 @@
+"""Figures beside their controls: they see what was learned, and nothing where nothing can be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.align import TimedText
+from data_prep.errors import UserError
+from data_prep.labels import Labels
+from data_prep.manifest import SongRow
+from jukebox.evaluation.figures import HeldOut, coloured_noise, draw_windows, prior_figures, tables
+from jukebox.evaluation.metrics import sound_statistics
+from jukebox.model.presets import find
+from jukebox.song import Prepared, Song, Wear, song_of, window_conditions
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import stack
+from priors.conditioning.lyrics import Characters
+
+PRESET = find("test")
+VOCABULARY = Characters(PRESET.symbols)
+LABELS = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
+STEP = 128 / 22050
+
+
+class Model:
+    """As much of a model folder as the figures of a prior ask for."""
+
+    sample_rate, labels, vocabulary = 22050, LABELS, VOCABULARY
+
+    def __init__(self, prior: AutoregressivePrior):
+        self._prior = prior
+
+    def prior(self, level: int) -> AutoregressivePrior:
+        return self._prior.eval()
+
+    def labels_of(self, level: int) -> Labels:
+        return self.labels
+
+
+def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldOut:
+    """Songs whose codes say what is sung (a or e, by the word) and who sings (odd or even), and nothing else can be foretold."""
+    rows, codes = [], []
+    length = int(seconds / STEP)
+    for i in range(count):
+        words = [
+            TimedText("aaaa" if rng.random() < 0.5 else "eeee", t * 0.25, t * 0.25 + 0.25)
+            for t in range(int(seconds * 4))
+        ]
+        at = [words[min(int(t * STEP * 4), len(words) - 1)].text[0] == "a" for t in range(length)]
+        who = i % 2
+        codes.append({2: (rng.integers(0, 2, length) + 2 * np.array(at) + 4 * who).astype(np.uint16)})
+        lyrics = " ".join(w.text for w in words)
+        rows.append(
+            SongRow(f"{i}", f"{i}", seconds, 22050, 1, ("ann", "bob")[who], ("rock",), lyrics, tuple(words), "", "test")
+        )
+    return HeldOut(rows, [], codes)
+
+
+@pytest.fixture(scope="module")
+def learned() -> tuple[dict, dict]:
+    """Figures of a small prior before and after some seconds of training on songs that are not those it is measured on."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    prior = AutoregressivePrior(PRESET.prior(2, 3, 3))
+    train, held = singing(48, rng), singing(8, rng)
+    before = prior_figures(Model(prior), held, 2, 48, 0)  # type: ignore[arg-type]
+    songs = [Prepared.of(song_of(row), LABELS, VOCABULARY, 22050) for row in train.rows]
+    optimiser = torch.optim.Adam(prior.parameters(), lr=5e-3)
+    wear = Wear(labels=0.05, lyrics=0.1)
+    prior.train()
+    for _ in range(250):
+        places = [(int(i), int(rng.integers(len(train.codes[i][2]) - 32))) for i in rng.integers(0, 48, 8)]
+        cond = stack([window_conditions(songs[i], prior.config, start, None, wear, rng) for i, start in places])
+        codes = np.stack([train.codes[i][2][start : start + 32] for i, start in places]).astype(np.int64)
+        loss = prior.loss({2: torch.from_numpy(codes)}, cond)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return before, prior_figures(Model(prior), held, 2, 48, 0)  # type: ignore[arg-type]
+
+
+def test_what_was_learned_from_lyrics_and_artist_shows_against_their_controls(learned):
+    after = learned[1]
+    assert after["bits"] < 1.6 < after["unigram_bits"]  # one bit of the three is chance
+    for name in ("lyrics", "letters", "labels", "artist"):
+        figure = after["controls"][name]
+        assert figure["difference"] > 0.05 and figure["z"] > 3, (name, figure)
+
+
+def test_what_cannot_help_does_not_and_an_untrained_prior_hears_nothing(learned):
+    before, after = learned
+    assert abs(after["controls"]["genre"]["difference"]) < 0.05  # all songs are of one genre
+    assert before["bits"] > before["unigram_bits"]
+    for name in ("lyrics", "letters"):
+        assert abs(before["controls"][name]["difference"]) < 0.1 * after["controls"][name]["difference"]
+
+
+def test_attention_follows_the_words_by_its_bias_where_times_are_told_and_knows_when_they_are_false(learned):
+    before, after = learned[0]["alignment"], learned[1]["alignment"]
+    for figures in (before, after):
+        trials = figures["trials"]
+        assert trials["times shuffled"]["score"] > 0.8 and trials["times shuffled"]["control"] < 0.4, figures
+        assert trials["times shuffled"]["z"] > 3 and figures["chance"] < 0.4
+    assert abs(before["trials"]["untrained"]["difference"]) < 0.1  # what has learned nothing is like what has not
+
+
+def test_windows_are_spread_over_songs_and_never_their_own_control():
+    windows = draw_windows([100, 40, 10, 64], 32, 4, 30, 0)
+    assert {w.song for w in windows} == {0, 1, 3} and all(w.song != w.other and w.start % 4 == 0 for w in windows)
+    assert all(w.start + 32 <= (100, 40, 10, 64)[w.song] for w in windows)
+    with pytest.raises(UserError, match="2 or more"):
+        draw_windows([100, 10], 32, 1, 4, 0)
+
+
+def test_tables_show_every_figure(learned):
+    codec = {"spectral_convergence_db": -9.0, "se": 0.1, "untrained_db": 0.5, "codes_used": 0.9, "entropy_bits": 7.0}
+    text = tables({"songs": 8, "seconds": 24.0, "codec": {"2": codec}, "priors": {"2": learned[1]}})
+    assert all(
+        word in text
+        for word in ("-9.000", "90%", "unigram entropy", "letters", "plain", "timing", "z by song", "line times")
+    )
+
+
+def test_noise_of_the_same_spectrum_is_no_music():
+    t = np.arange(2 * 22050) / 22050
+    notes = np.concatenate(
+        [np.sin(2 * np.pi * f * t[:5512]) * np.exp(-4 * t[:5512]) for f in (220, 330, 440, 262, 294, 349, 392, 440)]
+    )
+    noise = coloured_noise(notes[None].astype(np.float32))
+    real, fake = (sound_statistics(x, 22050) for x in (notes[None], noise))
+    assert real.loudness_db == pytest.approx(fake.loudness_db, abs=0.1) and real.onsets > fake.onsets + 1
+
+
+def test_a_song_of_the_manifest_is_a_song():
+    row = SongRow("a", "a.wav", 3.0, 44100, 2, "ann", ("rock",), "la", (TimedText("la", 0.0, 1.0),), "", "train")
+    assert song_of(row) == Song("ann", ("rock",), "la", (TimedText("la", 0.0, 1.0),), 3.0)
+    assert replace(song_of(row), artist=None).artist is None

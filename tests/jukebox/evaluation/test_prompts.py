@@ -1,0 +1,98 @@
+"""What prompts are measured by: distances that noise meets, columns spread evenly, and verdicts that can fail."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from jukebox.evaluation import prompts as evaluation
+from jukebox.evaluation.masked import Ear
+from jukebox.evaluation.prompts import Prompted, even, spearman, verdicts
+from jukebox.song import Prepared, Song
+from priors.masked import masks
+from priors.prior import How
+from tests.jukebox.editing.test_verbs import with_masked
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Prompted:
+    """Two clips of random codes, 0.7 s each, and the tiny model."""
+    model = with_masked(tmp_path_factory.mktemp("masked"))
+    rng = torch.Generator().manual_seed(0)
+    codes = {level: torch.randint(32, (2, 120 * ratio), generator=rng) for level, ratio in masks.PER_COLUMN.items()}
+    songs = [Prepared.of(Song(name, seconds=1.0), model.labels, model.vocabulary, 22050) for name in ("ann", "bob")]
+    return Prompted(model, model.masked(), codes, songs, {level: How(passes=2) for level in range(3)}, 0)
+
+
+def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
+    per = masks.PER_COLUMN
+    keep = masks.stack([masks.spread(masks.periodic(120, 3), per), masks.spread(masks.ends(120, 40, 40), per)])
+    made, kept = clips.around(keep), keep[0]
+    assert torch.equal(made[kept], clips.codes[0][kept]) and (made[~kept] != clips.codes[0][~kept]).float().mean() > 0.5
+    assert clips.rate(keep) == pytest.approx((40 + 80) / 2 * 21 * 5 / (120 * 128 / 22050))
+
+
+def test_noise_is_as_far_as_it_was_to_be(clips):
+    ear = Ear.of(clips.model, clips.codes[0])
+    everything = evaluation._noise(clips, ear, 1e9, 0)
+    assert everything["share"] == 1.0
+    for part in (0.2, 0.7):
+        found = evaluation._noise(clips, ear, part * everything["mel"], 0)
+        assert found["mel"] == pytest.approx(part * everything["mel"], rel=0.05) and 0 < found["share"] < 1
+
+
+def test_even_columns_are_as_many_as_asked_for_and_spread():
+    for n, count in ((100, 7), (100, 100), (50, 0), (1378, 156)):
+        columns = even(n, count).nonzero().flatten()
+        assert len(columns) == count
+        assert count < 2 or set(columns.diff().tolist()) <= {n // count, -(-n // count)}
+
+
+def test_rank_correlation():
+    assert spearman([1, 2, 3, 4], [10, 20, 25, 90]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([2, 4, 8, 16, 32], [1, 3, 2, 4, 5]) == pytest.approx(0.9)
+
+
+def test_each_verdict_can_fail():
+    rows = [*(f"every {p}" for p in evaluation.PERIODS), *evaluation.LEVELS]
+    good = {
+        "dial": {name: {"mel": i + 1.0, "frechet": 1.0} for i, name in enumerate(rows)},
+        "spearman": 1.0,
+        "tempo": {"prompts": {name: {"share_within": share} for name, share in (("beats", 0.9), ("as many, evenly", 0.8))}},
+        "noise": {name: {"share": 0.5, "frechet": 2.0} for name in rows},
+    }  # fmt: skip
+    assert all(verdicts(good).values())
+    changes = [
+        ("spearman", lambda f: f.update(spearman=0.8)),
+        ("levels", lambda f: f["dial"]["nothing"].update(mel=0.5)),
+        ("tempo", lambda f: f["tempo"]["prompts"]["beats"].update(share_within=0.7)),
+        ("noise", lambda f: f["noise"]["top"].update(frechet=0.5)),
+    ]
+    for _, change in changes:
+        bad = copy.deepcopy(good)
+        change(bad)
+        assert not all(verdicts(bad).values())
+    unreached = copy.deepcopy(good)
+    unreached["noise"]["top"].update(frechet=0.5, share=1.0)  # no noise is as far: nothing to compare
+    assert all(verdicts(unreached).values())
+
+
+@pytest.mark.long  # librosa compiles its beat tracker
+def test_tempo_of_a_kept_song_is_kept(clips):
+    rate = clips.model.sample_rate
+    at = np.arange(8 * rate) / rate
+    clicks = (np.exp(-30 * (at % 0.5)) * np.sin(2 * np.pi * 660 * at)).astype(np.float32)
+    n = int(8 * rate / 128)
+    codes = {level: torch.zeros(1, n * ratio, dtype=torch.long) for level, ratio in masks.PER_COLUMN.items()}
+    one = Prompted(clips.model, clips.prior, codes, clips.songs[:1], clips.how, 0)
+    ear = Ear.of(clips.model, codes[0])
+    figures, made = evaluation._tempo(
+        one, Ear(ear.model, [torch.from_numpy(clicks[: n * 128])], ear.features), codes[0]
+    )
+    assert abs(figures["source"][0] / 120 - 1) < 0.04
+    assert set(figures["prompts"]) == {"beats", "as many, evenly", "nothing"}
+    assert 0.1 < figures["kept_columns"] < 0.2 and made["beats"].shape == codes[0].shape

@@ -1,0 +1,288 @@
+"""The plan of a run: its exact parts are the files' and buffers' own, the others hold what the code holds, and fitting fits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import weakref
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from data_prep.errors import UserError
+from jukebox.importers.convert import write_prior
+from jukebox.importers.prior_keys import PRIORS, prior_config
+from jukebox.importers.streamed import Lazy
+from jukebox.importers.vqvae_keys import VQVAES
+from jukebox.model.folder import Jukebox, read_state
+from jukebox.model.presets import shapes
+from jukebox.planning.sampling import Speed, config_of, fit, plan_sampling, spell, weight_bytes
+from jukebox.sampling.windows import codes_of, starts
+from launch.verbs.plan import read_size, table
+from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+from priors.conditioning.conditions import Conditions, Lyrics
+from priors.prior import How
+from tests.peak import random_weights
+
+GB = 10**9
+
+
+def request(**changes) -> dict:
+    asked = {"seconds": 60.0, "levels": [2, 1, 0], "samples": [{}] * 4, "hop_fractions": (0.5, 0.5, 0.5), "how": {}}
+    return (
+        asked
+        | {"device": "cpu", "dtype": "bfloat16", "batch": 0, "parallel": False, "given": {}, "hops": (8, 32, 128)}
+        | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def published() -> dict:
+    return config_of(*shapes("1b_lyrics"))
+
+
+# ---- memory
+
+
+class Tally(TorchDispatchMode):
+    """Bytes of the storages made inside that are alive `now`, and the most there were at once, `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak = 0, 0
+        self.alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        given = {a.untyped_storage()._cdata for a in args if isinstance(a, Tensor)}
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+                self.see(tensor.untyped_storage())
+        return made
+
+    def see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+
+        def forget(_: object) -> None:
+            del self.alive[key]
+            self.now -= size
+
+        if key not in self.alive:
+            self.alive[key] = weakref.ref(storage, forget)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+
+def shrunk(name: str) -> PriorConfig:
+    """A published prior with its patterns and conditions, but narrow and short."""
+    small: dict = {"n_ctx": 768, "blocks": 32, "prior_width": 128, "y_bins": (10, 10)}
+    if "1b" in name:
+        small |= {"prior_depth": 32, "n_tokens": 64}
+    elif "lyrics" in name:
+        small |= {"prior_depth": 19, "n_tokens": 64, "prime_width": 64, "prime_depth": 3, "heads": 2}
+    else:
+        small |= {"prior_depth": 6, "cond_width": 64}
+    return prior_config({**PRIORS[name], **small}, VQVAES["vqvae"])
+
+
+SHAPES = {name: shrunk(name) for name in ("prior_1b_lyrics", "prior_5b_lyrics", "upsampler_level_0")}
+SHAPES["demo"] = replace(shapes("demo")[1][2], level=2)
+
+
+@pytest.mark.parametrize(("primed", "dtype"), [(True, "float32"), (True, "bfloat16"), (False, "bfloat16")])
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_window_holds_the_tensors_that_are_planned(name, primed, dtype):
+    config, batch = SHAPES[name], 2
+    n_ctx, prime = config.n_ctx, config.n_ctx // 2 if primed else 0
+    prior = AutoregressivePrior(config).to(getattr(torch, dtype))
+    for parameter in prior.parameters():
+        parameter.requires_grad_(False)
+    cond = Conditions(
+        timing=torch.tensor([[10**7, 0, 10**5]] * batch) if config.labels and config.labels.timing_bins else None,
+        lyrics=Lyrics(*(torch.zeros(batch, config.n_tokens, dtype=t) for t in (torch.long, torch.float32)))
+        if config.lyrics
+        else None,
+        above=torch.zeros(batch, n_ctx // config.above.ratio).long() if config.above else None,
+    )
+    with Tally() as tally:
+        state = prior.start(cond, {config.level: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, How())
+        held, started = tally.now, tally.peak
+        for _ in prior.sample(state, 3):
+            pass
+    codec, _ = shapes("vqvae")
+    above = starts_with(prime, config, codec)
+    level = plan_sampling(config_of(codec, {config.level: config}), request(
+        levels=[config.level], samples=[{}] * batch, dtype=dtype, given={str(config.level): above[0]}, seconds=above[1]
+    )).levels[0]  # fmt: skip
+    kept = level.parts["cache"] + level.parts["conditions"]
+    assert kept <= held < 1.02 * kept + 50_000  # beside them the start vector, the logits and the letters
+    assert max(started, tally.peak) == pytest.approx(kept + level.parts["activations"], rel=0.06)
+
+
+def starts_with(prime: int, config: PriorConfig, codec) -> tuple[int, float]:
+    """A request whose only window hears `prime` codes: codes given, and seconds in all."""
+    return prime, config.n_ctx * codec.hops[config.level] / codec.sample_rate
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_are_as_many_bytes_as_their_file(name, dtype, tmp_path):
+    config, path = SHAPES[name], tmp_path / "prior.safetensors"
+    write_prior(path, random_weights(config), getattr(torch, dtype))
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert weight_bytes(asdict(config), dtype) == path.stat().st_size - 8 - header
+    state = read_state(path, getattr(torch, dtype))
+    assert weight_bytes(asdict(config), dtype) == sum(t.nbytes for t in state.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
+def test_a_file_is_mapped_where_its_dtype_is_wanted_and_converted_where_not(tmp_path):
+    path = tmp_path / "prior.safetensors"
+    rng = torch.Generator().manual_seed(0)
+    names = {"trunk.ln_0.weight": (8,), "x_emb.weight": (64, 8)}
+    tensors = {name: torch.randn(shape, generator=rng) for name, shape in names.items()}
+    write_prior(path, {n: Lazy(tuple(t.shape), lambda t=t: t) for n, t in tensors.items()}, torch.bfloat16)
+    with safe_open(path, "pt") as file:
+        assert file.get_tensor("x_emb.weight").dtype == torch.bfloat16
+    mapped, wide = read_state(path, torch.bfloat16), read_state(path, torch.float32)
+    assert mapped["x_emb.weight"].dtype == torch.bfloat16 and mapped["trunk.ln_0.weight"].dtype == torch.float32
+    assert torch.equal(wide["x_emb.weight"], tensors["x_emb.weight"].bfloat16().float())
+    assert torch.equal(mapped["trunk.ln_0.weight"], tensors["trunk.ln_0.weight"])
+    assert is_in(path, mapped["x_emb.weight"]) and is_in(path, mapped["trunk.ln_0.weight"])
+    assert not is_in(path, wide["x_emb.weight"]) and is_in(path, wide["trunk.ln_0.weight"])
+
+
+def is_in(path: Path, tensor: Tensor) -> bool:
+    """Whether the tensor lies in the memory that the kernel maps from a file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(address, 16) for address in line.split()[0].split("-"))
+        if line.endswith(str(path)) and first <= tensor.data_ptr() < last:
+            return True
+    return False
+
+
+def test_building_a_prior_loads_no_compiler_and_planning_no_torch(tmp_path):
+    code = """
+import sys, json
+from jukebox.planning.sampling import plan_sampling
+config, request = json.load(open(sys.argv[1]))
+print(plan_sampling(config, request).peak, "torch" in sys.modules)
+from jukebox.model.folder import hollow
+from jukebox.model.presets import shapes
+prior = hollow(shapes("demo")[1][2])
+print(all(p.is_meta for p in prior.parameters()), "torch._dynamo" in sys.modules)
+"""
+    config = config_of(*shapes("demo"))
+    (tmp_path / "asked.json").write_text(json.dumps([config, request()]))
+    command = [sys.executable, "-c", code, tmp_path / "asked.json"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(plan_sampling(config, request()).peak), "False", "True", "False"]
+
+
+# ---- time
+
+
+def test_steps_are_those_of_the_windows_and_time_follows_bandwidth(published):
+    slow, fast = Speed(10e9, 1e15, 0.0), Speed(20e9, 1e15, 0.0)
+    plans = [plan_sampling(published, request(), speeds=dict.fromkeys(range(3), s)) for s in (slow, fast)]
+    for level, hop in enumerate((8, 32, 128)):
+        planned = next(each for each in plans[0].levels if each.level == level)
+        assert planned.steps == codes_of(60.0, 44100, hop, 128) and planned.codes == 4 * planned.steps
+    assert plans[0].seconds == pytest.approx(2 * plans[1].seconds, rel=0.02)
+    one = plan_sampling(published, request(batch=1), speeds=dict.fromkeys(range(3), slow))
+    assert one.levels[0].steps == 4 * plans[0].levels[0].steps
+    layers = plan_sampling(published, request(), speeds=dict.fromkeys(range(3), Speed(1e18, 1e18, 1e-3)))
+    assert layers.levels[0].seconds == pytest.approx(74e-3 * layers.levels[0].steps, rel=0.01)
+
+
+def test_what_is_there_already_is_not_planned_again(published):
+    speeds = dict.fromkeys(range(3), Speed(10e9, 1e12, 1e-4))
+    whole = plan_sampling(published, request(), speeds=speeds)
+    half = plan_sampling(published, request(), speeds=speeds, done={2: 20671, 1: 40000})
+    assert half.levels[0].parts["weights"] == 0 and half.levels[0].steps == 0
+    assert half.levels[1].steps == whole.levels[1].steps - 40000
+    assert half.levels[2] == whole.levels[2]
+    given = plan_sampling(published, request(given={"2": 5000}), speeds=speeds)
+    assert given.levels[0].codes == whole.levels[0].codes - 4 * 5000
+
+
+def test_a_prompt_and_guidance_cost_memory(published):
+    plain = plan_sampling(published, request(levels=[2], seconds=10.0))
+    primed = plan_sampling(published, request(levels=[2], seconds=10.0, given={"2": 3000}))
+    assert primed.peak > plain.peak
+    guided = plan_sampling(published, request(levels=[2], seconds=10.0, how={"2": {"guidance": 2.0}}))
+    assert guided.levels[0].parts["cache"] == 2 * plain.levels[0].parts["cache"]
+    assert len(starts(codes_of(10.0, 44100, 128, 128), 6144, 3072)) == 1
+
+
+def test_windows_side_by_side_cost_memory_and_save_steps(published):
+    speeds = dict.fromkeys(range(3), Speed(10e9, 1e12, 1e-4))
+    plain, beside = (plan_sampling(published, request(parallel=p, samples=[{}]), speeds=speeds) for p in (False, True))
+    assert beside.levels[0] == plain.levels[0]  # the top level is drawn one window after another
+    for level in (1, 2):
+        rows = beside.levels[level].rows
+        assert rows > 10 and beside.levels[level].steps == 8192
+        assert beside.levels[level].parts["cache"] == rows * plain.levels[level].parts["cache"]
+    four = plan_sampling(published, request(parallel=True, samples=[{}], batch=4), speeds=speeds)
+    assert four.levels[1].rows == 4 and four.levels[1].steps % 8192 == 0
+    assert fit(published, request(parallel=True, dtype="bfloat16", samples=[{}]), four.peak)["batch"] >= 4
+
+
+# ---- fitting
+
+
+def test_what_was_asked_stays_if_it_fits_and_else_precision_goes_before_company(published):
+    asked = request(dtype="")
+    needs = {dtype: plan_sampling(published, request(dtype=dtype)).peak for dtype in ("float32", "bfloat16", "int8")}
+    for limit, dtype, batches in (
+        (needs["float32"], "float32", [[0, 1, 2, 3]]),
+        (needs["float32"] - 1, "bfloat16", [[0, 1, 2, 3]]),
+        (needs["bfloat16"] - 1, "bfloat16", [[0, 1], [2, 3]]),
+    ):
+        chosen = fit(published, asked, limit)
+        assert (chosen["dtype"], chosen["batches"]) == (dtype, batches)
+    least = plan_sampling(published, request(dtype="bfloat16", batch=1)).peak
+    assert fit(published, asked, least - 1)["dtype"] == "int8"
+    for limit in (3 * GB, 4 * GB, 6 * GB, 20 * GB):
+        chosen = fit(published, asked, limit)
+        assert plan_sampling(published, {**asked, **chosen}).peak <= limit
+
+
+def test_a_dtype_that_was_asked_for_is_kept(published):
+    limit = plan_sampling(published, request(dtype="float32", batch=1)).peak
+    chosen = fit(published, request(dtype="float32"), limit)
+    assert (chosen["dtype"], chosen["batch"]) == ("float32", 1)
+    with pytest.raises(UserError, match=r"takes .* GB with float32 and one sample at a time, or with --dtype int8"):
+        fit(published, request(dtype="float32"), limit - 1)
+
+
+def test_what_would_fit_is_said_in_one_line():
+    config = config_of(*shapes("5b_lyrics"))
+    with pytest.raises(UserError) as error:
+        fit(config, request(dtype=""), 4 * GB)
+    said = str(error.value)
+    assert "level 2 takes" in said and "level 1, 0 alone would fit" in said and "\n" not in said
+
+
+def test_sizes_and_times_are_read_and_said():
+    for text, size in {"8GB": 8 * GB, "500 MB": GB // 2, "1.5g": 3 * GB // 2, "2GiB": 2**31, "6": 6 * GB}.items():
+        assert read_size(text) == size
+    for wrong in ("", "much", "-1GB", "1.2.3GB", "0"):
+        with pytest.raises(UserError, match="expected a size such as 8GB"):
+            read_size(wrong)
+    assert [spell(t) for t in (0.5, 89, 600, 7200)] == ["less than 1 s", "89 s", "10 min", "2.0 h"]
+    with pytest.raises(UserError, match="--dtype got 'float8'"):
+        plan_sampling(config_of(*shapes("demo")), request(dtype="float8"))
+
+
+def test_a_model_folder_is_planned_as_the_request_that_follows(tiny_model):
+    model = Jukebox.from_pretrained(tiny_model.folder)
+    assert model.config["codec"]["config"]["sample_rate"] == 22050
+    made = plan_sampling(model.config, request(seconds=0.4, dtype="float32"))
+    assert [level.level for level in made.levels] == [2, 1, 0] and made.line() in table(made)

@@ -1,0 +1,53 @@
+"""A model in every dtype, and runs that keep in which one they were drawn, and how."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from jukebox import Song
+from jukebox.model.folder import DTYPES
+from jukebox.sampling.walk import replay, sample
+from priors.autoregressive import native
+from priors.conditioning.conditions import Conditions
+
+SECONDS = 0.25
+compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
+
+
+@torch.no_grad()
+def test_every_dtype_says_nearly_the_same(tiny_model):
+    codes = torch.randint(0, 8, (2, tiny_model.prior_configs[2].n_ctx), generator=torch.Generator().manual_seed(0))
+    whole = tiny_model.prior(2).bits(codes, Conditions())
+    for dtype in DTYPES:
+        prior = tiny_model.prior(2, dtype)
+        assert prior.x_emb.weight.dtype == DTYPES[dtype]
+        change = (prior.bits(codes, Conditions()).mean() / whole.mean() - 1).abs()
+        assert change < 0.02 and (change > 0) == (dtype != "float32"), dtype
+    with pytest.raises(UserError, match="expected one of float32"):
+        tiny_model.prior(2, "int4")
+
+
+@compiler
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_run_keeps_its_dtype_and_its_way_and_is_replayed_in_them(tiny_model, tmp_path, dtype):
+    run = sample(tiny_model, [Song()], SECONDS, tmp_path / "run", dtype=dtype, compile="on")
+    asked = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (asked["dtype"], asked["compile"], asked["compiled"]) == (dtype, "on", True)
+    again = replay(tmp_path / "run", tmp_path / "again")
+    assert again.request["compiled"] and all(np.array_equal(run.codes(l), again.codes(l)) for l in (2, 1, 0))
+
+
+def test_few_codes_are_not_worth_a_compiler(tiny_model, tmp_path):
+    run = sample(tiny_model, [Song()], 0.1, tmp_path / "run", levels=(2,))
+    assert run.request["compile"] == "auto" and run.request["compiled"] is False
+
+
+def test_what_cannot_be_compiled_is_told(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "why_not", lambda dtype: "no C++ compiler was found")
+    with pytest.raises(UserError, match="--compile on cannot be: no C"):
+        sample(tiny_model, [Song()], SECONDS, tmp_path / "run", compile="on")

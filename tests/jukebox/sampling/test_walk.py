@@ -1,0 +1,528 @@
+"""The walk over levels and windows: what is kept, what repeats, what survives a kill."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import wave
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.audio.audio import read, write_wav
+from data_prep.errors import UserError
+from jukebox.model.info import Facts
+from jukebox.sampling import request
+from jukebox.sampling import sampler as filling
+from jukebox.sampling import walk as sampling
+from jukebox.sampling.batches import segments
+from jukebox.sampling.code_file import Codes
+from jukebox.sampling.request import Choices, song_of_entry
+from jukebox.sampling.run import Run
+from jukebox.sampling.sampler import generator
+from jukebox.sampling.wav_writer import Hearing
+from jukebox.song import Prepared, Song, window_conditions
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import stack
+from priors.prior import How
+from vqvae.jukebox.stream import decode_long
+
+SONG = Song("ann", ("rock",), "la la la\nli li")
+SECONDS = 0.4  # 68 codes of the top level, whose window is 32
+
+
+def codes_of(run: Run) -> dict[int, np.ndarray]:
+    return {level: run.codes(level) for level in run.request["levels"]}
+
+
+def assert_same(a: Run, b: Run) -> None:
+    for level, codes in codes_of(a).items():
+        assert np.array_equal(codes, b.codes(level)), f"level {level} differs"
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model, tmp_path_factory) -> Run:
+    """Two songs, with their page."""
+    return sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path_factory.mktemp("run") / "a", seed=3)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Pages have tests of their own; one test here asks for them."""
+    monkeypatch.setattr(sampling, "write_page", lambda folder: None)
+
+
+def test_a_run_has_every_level_at_its_full_length_and_wavs_of_the_finished_length(run, tiny_model):
+    for level, hop in enumerate(tiny_model.hops):
+        codes = run.codes(level)
+        assert codes.shape == (2, 68 * 128 // hop)
+        assert len(np.unique(codes)) > 8  # not one code for ever
+        for i in range(2):
+            with wave.open(str(run.audio_path(level, i))) as file:
+                assert (file.getnframes(), file.getframerate(), file.getsampwidth()) == (68 * 128, 22050, 2)
+    assert (run.folder / "index.html").is_file() and len(list((run.folder / "images").iterdir())) == 6
+    assert not np.array_equal(run.codes(2)[0], run.codes(2)[1])  # same request, other generator
+
+
+def test_windows_are_really_used(run, tiny_model):
+    assert list(dict.fromkeys(line["start"] for line in run.progress if line["level"] == 2)) == [0, 16, 32, 36]
+
+
+def test_the_same_seed_gives_the_same_codes_and_the_same_bytes_of_sound(run, tiny_model, tmp_path):
+    again = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "b", seed=3, levels=(2, 1))
+    assert_same(again, run)
+    for path in (again.folder / "audio").iterdir():
+        assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
+    other = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "c", seed=4, levels=(2,))
+    assert not np.array_equal(run.codes(2), other.codes(2))
+
+
+def test_a_song_needs_no_artist_genre_or_lyrics_and_each_of_them_changes_it(tiny_model, tmp_path):
+    bare = sampling.sample(tiny_model, [Song()], 0.3, tmp_path / "bare", levels=(2,))
+    for i, song in enumerate([Song("bob"), Song(genres=("waltz",)), Song(lyrics="oh\nmy")]):
+        named = sampling.sample(tiny_model, [song], 0.3, tmp_path / f"named{i}", levels=(2,))
+        assert not np.array_equal(bare.codes(2), named.codes(2)), song
+
+
+SONGS = [Song("ann", ("rock",), "la"), Song("bob", (), "li la"), Song(), Song("ann"), Song(None, ("waltz",))]
+
+
+def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model, tmp_path):
+    batch = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1, dtype="float64")
+    alone = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1, dtype="float64")
+    assert alone.request["batches"] == [[0], [1], [2], [3], [4]]
+    assert_same(batch, alone)
+
+
+def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within: float) -> bool:
+    """Where a sample's codes first differ between two runs, both codes lie within rounding of the number that was drawn."""
+    for level in alone.request["levels"]:
+        differ = np.flatnonzero(batch.codes(level)[sample] != alone.codes(level)[sample])
+        if not len(differ):
+            continue
+        at, total = int(differ[0]), batch.total(level)
+        prior, config = model.prior(level, "float64"), model.prior_configs[level]
+        ratio = config.above.ratio if config.above else 1
+        hop = int(0.5 * config.n_ctx) // ratio * ratio
+        start, begin, _ = next(s for s in segments(total, config.n_ctx, hop, 0) if s.begin <= at < s.end)
+        song = song_of_entry(batch.request["samples"][sample], batch.request["total_seconds"])
+        prepared = Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate)
+        above = None
+        if config.above:
+            need = config.n_ctx // ratio
+            above = batch.codes(level + 1)[sample, start // ratio :][:need]
+            above = np.pad(above, (0, need - len(above)), mode="edge")
+        codes = torch.from_numpy(batch.codes(level)[sample : sample + 1, start : at + 1].astype(np.int64))
+        logits = prior(codes, window_conditions(prepared, config, start, above))[0, -1, -config.bins :]
+        cumulative = torch.softmax(logits, -1).cumsum(-1)
+        uniform = torch.rand(at - begin + 1, generator=generator(1, sample, level, begin), dtype=torch.float64)[-1]
+        low, high = sorted(int(run.codes(level)[sample, at]) for run in (batch, alone))
+        return high == low + 1 and abs(cumulative[low] - uniform).item() < within
+    return True
+
+
+def test_in_float32_the_first_difference_of_a_sample_is_a_tie_within_rounding(tiny_model, tmp_path):
+    batch = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "batch", seed=1, levels=(2, 1))
+    alone = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "alone", seed=1, levels=(2, 1), batch=1)
+    assert all(first_difference_is_a_tie(tiny_model, batch, alone, i, 1e-5) for i in range(5))
+    other = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "other", seed=2, levels=(2,))  # the control: not a tie
+    assert not all(first_difference_is_a_tie(tiny_model, batch, other, i, 1e-5) for i in range(5))
+
+
+def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
+    """The walk's window is the prior called plainly from nothing."""
+    run = sampling.sample(tiny_model, [SONG, Song()], 0.18, tmp_path / "run", seed=2)  # 31 codes of a window of 32
+    for level in run.request["levels"]:
+        prior, config = tiny_model.prior(level), tiny_model.prior_configs[level]
+        count = min(run.total(level), config.n_ctx)
+        items = []
+        for i, entry in enumerate(run.request["samples"]):
+            song = song_of_entry(entry, run.request["total_seconds"])
+            prepared = Prepared.of(song, tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate)
+            above = None
+            if config.above:
+                need = config.n_ctx // config.above.ratio
+                above = run.codes(level + 1, [i], 0, need)[0]
+                above = np.pad(above, (0, need - len(above)), mode="edge")
+            items.append(window_conditions(prepared, config, 0, above))
+        rngs = [generator(2, i, level, 0) for i in range(2)]
+        state = prior.start(stack(items), {level: torch.zeros(2, 0, dtype=torch.long)}, rngs, How())
+        codes = torch.cat([part[level] for part in prior.sample(state, count)], 1)
+        assert np.array_equal(codes.numpy(), run.codes(level, stop=count))
+
+
+class Killed(Exception):
+    pass
+
+
+def cut_off(monkeypatch, appends: int) -> None:
+    """From now on the walk dies at its append number `appends`, after some codes that no progress line vouches for."""
+    append, count = Run.append, iter(range(1000000))
+
+    def fail(self, level, samples, *args):
+        if next(count) == appends:
+            self.codes_path(level, samples[0]).parent.mkdir(exist_ok=True)
+            with open(self.codes_path(level, samples[0]), "ab") as file:
+                file.write(b"\x07" * 11)
+            with open(self.folder / "progress.jsonl", "ab") as file:
+                file.write(b'{"level": 2, "sa')
+            raise Killed
+        append(self, level, samples, *args)
+
+    monkeypatch.setattr(Run, "append", fail)
+
+
+@pytest.mark.parametrize("choices", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
+def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(choices, tiny_model, tmp_path, monkeypatch):
+    whole = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **choices)
+    plain = AutoregressivePrior.sample
+    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
+    monkeypatch.setattr(filling, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window
+    for cut in (1, 6) if choices else (0, 2, 12):
+        folder = tmp_path / f"cut{cut}"
+        with monkeypatch.context() as patch:
+            cut_off(patch, cut)
+            with pytest.raises(Killed):
+                sampling.sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **choices)
+        opened = Run.open(folder)
+        assert opened.count(1) < opened.total(1)
+        assert_same(whole, sampling.resume(opened))
+
+
+def test_resuming_a_finished_run_changes_nothing(run):
+    before = codes_of(run)
+    again = sampling.resume(Run.open(run.folder))
+    assert all(np.array_equal(before[level], again.codes(level)) for level in before)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    t = np.arange(22050) / 22050
+    wave = (
+        0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.2 * t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t))
+    )[None]
+    path = tmp_path_factory.mktemp("recording") / "tune.wav"
+    write_wav(path, wave.astype(np.float32), 22050)
+    return path
+
+
+def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tiny_model, recording, tmp_path):
+    run = sampling.continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
+    kept = 22050 // 5 // 128  # whole codes of the top level in 0.2 s
+    heard = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
+    prompt = tiny_model.codec().encode(heard, (0, 1, 2))
+    for level, hop in enumerate(tiny_model.hops):
+        codes = run.codes(level)
+        assert codes.shape[1] == int(0.5 * 22050) // 128 * (128 // hop)
+        for row in codes:
+            assert np.array_equal(row[: kept * 128 // hop], prompt[level][0].numpy())
+    assert not np.array_equal(run.codes(2)[0, kept:], run.codes(2)[1, kept:])
+
+
+def test_a_prompt_that_is_too_long_is_one_clear_error(tiny_model, recording, tmp_path):
+    with pytest.raises(UserError, match="smaller --prompt_seconds"):
+        sampling.continue_(tiny_model, [SONG], [recording], 3.0, 5.0, tmp_path / "x")
+    with pytest.raises(UserError, match="finished length"):
+        sampling.continue_(tiny_model, [SONG], [recording], 0.5, 0.4, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def assert_full(run: Run, samples: int) -> None:
+    for level in run.request["levels"]:
+        assert run.codes(level).shape == (samples, run.total(level))
+        for i in range(samples):
+            assert read(run.audio_path(level, i))[0].shape == (1, run.total(0) * 8)
+
+
+@pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.long)])
+def test_every_mode_works_for_one_sample_and_five_with_empty_lyrics(n, tiny_model, recording, tmp_path):
+    songs = [Song("ann", (), ""), Song(lyrics="  \n")] * 3
+    run = sampling.sample(tiny_model, songs[:n], 0.06, tmp_path / "sample")
+    assert_full(run, n)
+    assert_full(sampling.continue_(tiny_model, songs[:n], [recording], 0.03, 0.06, tmp_path / "continue"), n)
+    assert_full(sampling.branch(run, tmp_path / "branch", keep_seconds=0.03), n)
+    assert_full(sampling.upsample(run, tmp_path / "upsample", level=2), n)
+    again = sampling.replay(run.folder, tmp_path / "again")
+    assert_full(again, n)
+    assert_same(run, again)
+
+
+def test_a_short_primed_run_does_not_overshoot(tiny_model, recording, tmp_path):
+    """10 codes of a prompt and 20 in all, of a window of 32: 20 codes, not 30 (the published code's)."""
+    run = sampling.continue_(tiny_model, [SONG], [recording], 10.5 * 128 / 22050, 20.5 * 128 / 22050, tmp_path / "run")
+    assert run.request["given"] == {"2": 10, "1": 40, "0": 160}
+    assert [run.codes(level).shape for level in (2, 1, 0)] == [(1, 20), (1, 80), (1, 320)]
+
+
+def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_model, tmp_path, monkeypatch):
+    grown, plain = [], Hearing.grow
+
+    def grow(self):
+        plain(self)
+        if self.path.is_file():
+            with wave.open(str(self.path)) as file:
+                grown.append((self.level, file.getnframes(), file.readframes(file.getnframes())))
+
+    monkeypatch.setattr(Hearing, "grow", grow)
+    run = sampling.sample(tiny_model, [SONG], 1.5, tmp_path / "run", levels=(2,))
+    codes = torch.from_numpy(run.codes(2).astype(np.int64))
+    write_wav(tmp_path / "whole.wav", decode_long(tiny_model.codec([2]), codes, 2)[0].numpy(), 22050)
+    assert run.audio_path(2, 0).read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    lengths = [frames for _, frames, _ in grown]
+    assert lengths == sorted(lengths) and len(set(lengths)) >= 3  # there is something to hear long before the end
+    assert all(grown[-1][2].startswith(heard) for _, _, heard in grown)  # and what was heard stays
+
+
+def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(tiny_model, tmp_path):
+    run = sampling.sample(tiny_model, [SONG, SONG], 0.25, tmp_path / "run", levels=(2, 1))
+    keep = 40 * 128 / 22050 + 1e-4
+    other = sampling.branch(run, tmp_path / "seed", keep_seconds=keep, seed=77)
+    words = sampling.branch(run, tmp_path / "words", keep_seconds=keep, seed=77, lyrics=Song(lyrics="oh oh oh oh"))
+    for made in (other, words):
+        for level in (2, 1):
+            kept = 40 * 128 // tiny_model.hops[level]
+            assert np.array_equal(made.codes(level, stop=kept), run.codes(level, stop=kept))
+            assert not np.array_equal(made.codes(level)[:, kept:], run.codes(level)[:, kept:])
+    assert not np.array_equal(other.codes(2), words.codes(2))
+    assert other.request["prompt"]["seconds"] == pytest.approx(40 * 128 / 22050)
+
+
+def test_takes_share_their_beginning_and_the_chosen_one_goes_on(tiny_model, recording, tmp_path):
+    takes = sampling.continue_(tiny_model, [SONG], [recording], 0.1, 0.2, tmp_path / "takes", takes=3, levels=(2, 1))
+    kept = takes.request["given"]["2"]
+    assert takes.n_samples == 3 and (takes.codes(2, stop=kept) == takes.codes(2, [0], stop=kept)).all()
+    assert len(np.unique(takes.codes(2), axis=0)) == 3
+    more = sampling.branch(takes, tmp_path / "more", take=2, seconds=0.3, takes=2)
+    for level in (2, 1):
+        assert np.array_equal(more.codes(level, stop=takes.total(level)), takes.codes(level, [1, 1]))
+    assert more.count(2) > takes.count(2) and not np.array_equal(*more.codes(2))
+    with pytest.raises(UserError, match="no take 4"):
+        sampling.branch(takes, tmp_path / "x", take=4, seconds=0.3)
+    with pytest.raises(UserError, match=r"expected --keep_seconds up to that"):
+        sampling.branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to draw
+    assert not (tmp_path / "x").exists()
+
+
+def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, recording, tmp_path):
+    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 60 * 128]), (0, 1, 2))
+    rows = {level: z[0].numpy().astype(np.uint16) for level, z in codes.items()}
+    Codes(rows, 22050, 60 * 128, tiny_model.codec_hash()).save(tmp_path / "codes.npz")
+    prompts = [recording, tmp_path / "codes.npz", run.folder]  # the run has two songs
+    made = sampling.continue_(tiny_model, [SONG], prompts, 0.2, 0.3, tmp_path / "made", levels=(2, 1))
+    assert made.n_samples == 4
+    for level in (2, 1):
+        kept = made.request["given"][str(level)]
+        assert np.array_equal(made.codes(level, [1], stop=kept)[0], rows[level][:kept])
+        assert np.array_equal(
+            made.codes(level, [0], stop=kept - 8)[0], rows[level][: kept - 8]
+        )  # the codec hears a little ahead
+        assert np.array_equal(made.codes(level, [2, 3], stop=kept), run.codes(level, stop=kept))
+    longer = sampling.continue_(tiny_model, [SONG], [run.folder], 0, 0.5, tmp_path / "longer", levels=(2,))
+    assert np.array_equal(longer.codes(2, stop=run.total(2)), run.codes(2))
+    Codes(rows, 22050, 60 * 128, "another codec").save(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="another codec"):
+        sampling.continue_(tiny_model, [SONG], [tmp_path / "other.npz"], 0.2, 0.3, tmp_path / "x")
+
+
+def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_model, tmp_path):
+    run = sampling.sample(tiny_model, [SONG], 0.15, tmp_path / "run", seed=3)
+    half = sampling.sample(tiny_model, [SONG], 0.15, tmp_path / "half", seed=3, levels=(2, 1))
+    other = sampling.upsample(half, tmp_path / "other", seed=9)  # its finest finished level is kept
+    assert np.array_equal(other.codes(1), half.codes(1)) and not np.array_equal(other.codes(0), run.codes(0))
+    assert_same(run, sampling.upsample(half))
+    Codes({1: run.codes(1)[0]}, 22050, run.total(0) * 8, "").save(tmp_path / "codes.npz")
+    asked = request.upsampled_codes(
+        Facts.read(tiny_model.folder), Song("ann"), tmp_path / "codes.npz", Choices(seed=3, threads=1)
+    )
+    made = sampling.resume(Run.create(tmp_path / "made", asked))
+    assert made.request["levels"] == [1, 0]
+    assert np.array_equal(made.codes(1), run.codes(1, [0])) and made.count(0) == run.total(0)
+
+
+def test_a_replay_gives_the_codes_again_and_says_when_it_does_not(tiny_model, tmp_path, capsys):
+    run = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "run", seed=3, levels=(2, 1))
+    sampling.replay(run.folder / "run.json", tmp_path / "again")
+    assert f"level 1: the same {run.total(1)} codes of 2 samples" in capsys.readouterr().out
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "mine.json").write_text((run.folder / "run.json").read_text())  # a request alone can be replayed too
+    assert_same(run, sampling.replay(folder / "mine.json", tmp_path / "alone"))
+    other = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "other", seed=4, levels=(2,))
+    with pytest.raises(UserError, match=r"level 2 of sample 0 differs from code \d+ on"):
+        sampling.compare(run, other)
+
+
+def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, capsys):
+    folder = tmp_path / "moved"
+    shutil.copytree(run.folder, folder)
+    asked = json.loads((folder / "run.json").read_text())
+    asked["versions"]["torch"] = "1.4.0"
+    asked["machine"]["system"] = "another"
+    (folder / "run.json").write_text(json.dumps(asked))
+    sampling.resume(Run.open(folder))
+    told = capsys.readouterr().err.strip()
+    assert "torch 1.4.0 (now" in told and "system another" in told and "\n" not in told
+
+
+def test_a_run_remembers_its_threads(tiny_model, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        run = sampling.sample(tiny_model, [Song()], 0.05, tmp_path / "run", levels=(2,), threads=2)
+        torch.set_num_threads(1)
+        sampling.resume(Run.open(run.folder))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_windows_side_by_side_take_the_steps_of_one_and_hear_the_codes_above(tiny_model, tmp_path, capsys):
+    run = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "run", parallel=True)
+    n_ctx = tiny_model.prior_configs[0].n_ctx
+    assert f"level 0: {run.total(0)} codes in {n_ctx} steps one after another" in capsys.readouterr().out
+    assert_full(run, 1)
+    few = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "few", parallel=True, batch=3, levels=(2, 1))
+    assert f"level 1: {run.total(1)} codes in {2 * n_ctx} steps one after another" in capsys.readouterr().out
+    assert few.count(1) == few.total(1) and np.array_equal(few.codes(2), run.codes(2))
+
+
+def test_a_parallel_continuation_keeps_its_prompt_and_out_of_memory_takes_fewer_windows(
+    tiny_model, recording, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        asked = starve(patch, 3)
+        run = sampling.continue_(
+            tiny_model, [SONG, SONG], [recording], 0.1, 0.25, tmp_path / "run", parallel=True, levels=(2, 1)
+        )
+    assert max(asked) > 3 and run.request["cuts"]
+    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 17 * 128]), (0, 1, 2))
+    for level in (2, 1):
+        kept = run.request["given"][str(level)]
+        assert np.array_equal(run.codes(level, stop=kept), np.concatenate([codes[level].numpy()[:, :kept]] * 2))
+    assert_full(run, 2)
+    asked = starve(monkeypatch, 100)
+    assert_same(run, sampling.replay(run.folder, tmp_path / "again"))
+    assert max(asked) <= 3
+
+
+def test_upsample_keeps_the_top_and_writes_the_levels_below(tiny_model, tmp_path):
+    whole = sampling.sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "whole", seed=3)
+    top = sampling.sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "top", seed=3, levels=(2,))
+    assert not top.count(0)
+    other = sampling.upsample(top, tmp_path / "other", seed=9)
+    assert np.array_equal(other.codes(2), whole.codes(2))
+    assert not np.array_equal(other.codes(1), whole.codes(1))
+    with pytest.raises(UserError, match="needs a copy"):
+        sampling.upsample(top, seed=9)
+    assert_same(whole, sampling.upsample(top))  # the same seed: as if it had been sampled whole
+
+
+def starve(monkeypatch, most: int) -> list[int]:
+    """From now on a prior has memory for `most` rows and not for more; the rows it was asked for."""
+    asked, plain = [], AutoregressivePrior.start
+
+    def start(self, cond, prime, rngs, how):
+        asked.append(len(rngs))
+        if len(rngs) > most:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
+        return plain(self, cond, prime, rngs, how)
+
+    monkeypatch.setattr(AutoregressivePrior, "start", start)
+    return asked
+
+
+def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(tiny_model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        asked = starve(patch, 2)
+        run = sampling.sample(tiny_model, SONGS, 0.2, tmp_path / "run", seed=1, levels=(2, 1))
+    assert asked[:3] == [5, 3, 2] and max(asked[3:]) == 2
+    assert [cut["into"] for cut in run.request["cuts"]] == [[[0, 1, 2], [3, 4]], [[0, 1], [2]]]
+    asked = starve(monkeypatch, 5)
+    again = sampling.replay(run.folder, tmp_path / "again")
+    assert max(asked) == 2  # there would be memory, but what is drawn in other company rounds otherwise
+    assert_same(run, again)
+
+
+def test_out_of_memory_in_the_middle_of_a_window_loses_nothing(tiny_model, tmp_path, monkeypatch):
+    plain = AutoregressivePrior.sample
+
+    def sample(self, state, length):
+        for i, part in enumerate(plain(self, state, length, 5)):
+            if i == 2 and len(state.rngs) == 4:
+                raise MemoryError
+            yield part
+
+    monkeypatch.setattr(AutoregressivePrior, "sample", sample)
+    monkeypatch.setattr(filling, "EVERY", 0.0)
+    run = sampling.sample(tiny_model, SONGS[:4], 0.25, tmp_path / "run", levels=(2,))
+    cut = {"level": 2, "start": 0, "at": 10, "samples": [0, 1, 2, 3], "into": [[0, 1], [2, 3]]}
+    assert run.request["cuts"] == [cut] and run.count(2) == run.total(2)
+    monkeypatch.setattr(AutoregressivePrior, "sample", plain)
+    assert_same(run, sampling.replay(run.folder / "run.json", tmp_path / "again"))
+
+
+def test_no_memory_for_one_sample_is_one_clear_error_and_a_run_that_can_go_on(tiny_model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        starve(patch, 0)
+        with pytest.raises(UserError, match="not enough memory for one sample at level 2"):
+            sampling.sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
+    run = sampling.resume(Run.open(tmp_path / "run"))
+    assert run.count(2) == run.total(2) and len(run.request["cuts"]) == 1
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tiny_model, tmp_path, monkeypatch):
+    def start(self, cond, prime, rngs, how):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(AutoregressivePrior, "start", start)
+    with pytest.raises(RuntimeError, match="shapes"):
+        sampling.sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
+
+
+def test_one_prior_is_in_memory_at_a_time(tiny_model, tmp_path, monkeypatch):
+    plain, made, alive = type(tiny_model).prior, [], []
+
+    def prior(self, level, *args, **more):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in made))
+        made.append(weakref.ref(found := plain(self, level, *args, **more)))
+        return found
+
+    monkeypatch.setattr(type(tiny_model), "prior", prior)
+    sampling.sample(tiny_model, SONGS[:2], 0.05, tmp_path / "run")
+    assert alive == [0, 0, 0]
+
+
+def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_them(
+    tiny_model, tmp_path, monkeypatch, capsys
+):
+    plain = AutoregressivePrior.sample
+    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
+    monkeypatch.setattr(filling, "EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        cut_off(patch, 2)
+        with pytest.raises(Killed):
+            sampling.sample(tiny_model, [SONG], 0.25, tmp_path / "run", levels=(2,))
+    run = Run.open(tmp_path / "run")
+    kept = run.codes(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "generator", lambda *where: generator(99, *where[1:]))
+        sampling.resume(run)
+    assert "other codes than those on disk" in capsys.readouterr().err
+    assert kept.shape[1] == 14 and np.array_equal(run.codes(2, stop=14), kept) and run.count(2) == run.total(2)
+
+
+def test_the_request_says_everything(run):
+    asked = json.loads((run.folder / "run.json").read_text())
+    assert asked["seed"] == 3 and asked["seconds"] == SECONDS and asked["hops"] == [8, 32, 128]
+    assert asked["samples"][0]["artist"] == "ann" and asked["samples"][0]["word_times"]
+    assert set(asked["model_hash"]) == {
+        "codec.safetensors",
+        "prior_0.safetensors",
+        "prior_1.safetensors",
+        "prior_2.safetensors",
+    }
+    assert How(**asked["how"]["2"]) == How()

@@ -1,0 +1,161 @@
+"""States of half-done windows: a run that is killed again and again gets on, and no file can lead it astray."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jukebox.sampling import sampler as filling
+from jukebox.sampling import walk as sampling
+from jukebox.sampling import window_checkpoint as half_done
+from jukebox.sampling.run import Run
+from jukebox.sampling.window_checkpoint import HalfDone
+from jukebox.song import Song
+from priors.autoregressive.model import AutoregressivePrior
+from priors.prior import How
+
+SONG = Song("ann", ("rock",), "la la la\nli li")
+SECONDS = 0.2
+PIECE = 7  # codes that come at once here
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """Codes come, are written, and states are saved, every 7; no pages."""
+    plain = AutoregressivePrior.sample
+    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, PIECE))
+    monkeypatch.setattr(filling, "EVERY", 0.0)
+    monkeypatch.setattr(half_done, "EVERY", 0.0)
+    monkeypatch.setattr(half_done, "RATE", torch.inf)
+    monkeypatch.setattr(sampling, "write_page", lambda folder: None)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """How many codes have been heard, one by one."""
+    advance, count = AutoregressivePrior.advance, [0]
+
+    def counted(self, state, code):
+        count[0] += 1
+        advance(self, state, code)
+
+    monkeypatch.setattr(AutoregressivePrior, "advance", counted)
+    return count
+
+
+def deadly(monkeypatch, lives: int) -> None:
+    """The process dies whenever it has saved `lives` states."""
+    keep, saved = HalfDone.keep, [0]
+
+    def kill(self, parts):
+        keep(self, parts)
+        saved[0] += 1
+        if saved[0] % lives == 0:
+            raise Killed
+
+    monkeypatch.setattr(HalfDone, "keep", kill)
+
+
+def assert_same(a: Run, b: Run) -> None:
+    for level in a.request["levels"]:
+        assert a.count(level) == a.total(level) and np.array_equal(a.codes(level), b.codes(level)), level
+
+
+def cut_short(monkeypatch, model, out: Path, **choices) -> Run:
+    """A run that has died in its first window behind two pieces, with its state."""
+    with monkeypatch.context() as patch:
+        deadly(patch, 2)
+        with pytest.raises(Killed):
+            sampling.sample(model, [SONG], SECONDS, out, **choices)
+    assert [path.name for path in (out / "states").iterdir()] == ["level_2_sample_0.pt"]
+    return Run.open(out)
+
+
+@pytest.mark.parametrize("lives", [1, 2])
+@pytest.mark.parametrize("choices", [
+    {},
+    {"parallel": True},
+    {"parallel": True, "batch": 3},
+    {"batch": 1, "compile": "on"},
+    {"compile": "on", "dtype": "bfloat16"},
+    {"compile": "on", "dtype": "int8", "how": {2: How(guidance=1.5), 1: How(top_k=5)}},
+])  # fmt: skip
+def test_a_run_killed_more_often_than_a_window_takes_comes_to_the_codes_of_an_uninterrupted_one(
+    choices, lives, tiny_model, tmp_path, monkeypatch, steps
+):
+    words = {"seed": 3, "levels": (2, 1), **choices}
+    whole = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "whole", **words)
+    at_once, steps[0], kills = steps[0], 0, 0
+    deadly(monkeypatch, lives)
+    with pytest.raises(Killed):
+        sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "run", **words)
+    for kills in range(1, 1000):  # noqa: B007
+        try:
+            run = sampling.resume(Run.open(tmp_path / "run"))
+            break
+        except Killed:
+            continue
+    assert_same(run, whole)
+    assert kills >= 5 and not (run.folder / "states").exists()
+    assert at_once <= steps[0] <= at_once + kills  # at most the code heard last is heard once more
+
+
+def test_without_its_state_a_window_is_drawn_from_its_beginning(tiny_model, tmp_path, monkeypatch, steps):
+    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
+    run, steps[0] = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,)), 0
+    shutil.rmtree(run.folder / "states")
+    at_once = len(range(whole.total(2)))
+    assert_same(sampling.resume(run), whole)
+    assert steps[0] > at_once - PIECE
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "rubbish", "nothing"])
+def test_a_damaged_state_is_named_and_not_used(harm, tiny_model, tmp_path, monkeypatch, capsys):
+    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
+    run = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,))
+    path = run.folder / "states" / "level_2_sample_0.pt"
+    data = bytearray(path.read_bytes())
+    if harm == "changed":  # a number of the caches, where the file is longest
+        middle = len(data) // 2
+        data[middle : middle + 64] = bytes(byte ^ 0x10 for byte in data[middle : middle + 64])
+    path.write_bytes({"cut": data[: len(data) // 2], "rubbish": b"state", "nothing": b""}.get(harm, bytes(data)))
+    assert_same(sampling.resume(run), whole)
+    assert f"{path} is damaged" in capsys.readouterr().err
+
+
+def test_the_state_of_another_run_or_window_is_not_used(tiny_model, tmp_path, monkeypatch):
+    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,), seed=1)
+    run = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,), seed=1)
+    other = cut_short(monkeypatch, tiny_model, tmp_path / "other", levels=(2,), seed=2)
+    shutil.copy(other.folder / "states" / "level_2_sample_0.pt", run.folder / "states" / "level_2_sample_0.pt")
+    assert_same(sampling.resume(run), whole)
+
+
+@pytest.mark.parametrize("trouble", ["no room", "full"])
+def test_where_there_is_no_room_for_a_state_the_run_goes_on_without(trouble, tiny_model, tmp_path, monkeypatch, capsys):
+    if trouble == "no room":
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    else:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+    run = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "run", levels=(2,))
+    assert run.count(2) == run.total(2) and not (run.folder / "states").exists()
+    assert ("could not be saved" in capsys.readouterr().err) == (trouble == "full")
+
+
+def test_a_short_window_leaves_no_state(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    run = sampling.sample(tiny_model, [SONG], 0.05, tmp_path / "run", levels=(2,))
+    assert not (run.folder / "states").exists()

@@ -1,0 +1,58 @@
+"""The bench: its limit is made of the very products of a decoding step, and it says why when it cannot measure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from jukebox import Jukebox
+from jukebox.model.presets import PRESETS
+from launch.bench.bench import _conditions, _products_of_a_step, bench, measure
+from priors.autoregressive.model import AutoregressivePrior
+
+PRESET = PRESETS["test"]
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    jukebox = Jukebox.create(tmp_path / "model", PRESET.codec)
+    for level, config in PRESET.priors.items():
+        jukebox.save_prior(level, AutoregressivePrior(config))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("level", sorted(PRESET.priors))
+def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(level):
+    prior = AutoregressivePrior(PRESET.priors[level]).eval()
+    products = _products_of_a_step(prior, _conditions(prior, 1, 0), {level: torch.zeros(1, 0, dtype=torch.long)})
+    read = {t.untyped_storage().data_ptr() for _, args in products for t in args if isinstance(t, torch.Tensor)}
+    matrices = {n: p.untyped_storage().data_ptr() for n, p in prior.named_parameters() if p.ndim == 2}
+    trunk = {n for n, where in matrices.items() if where in read}
+    assert any(n.startswith("trunk.") for n in trunk)
+    assert not any(n.startswith(("upsampler", "lyric_encoder", "labels")) for n in trunk), "those run once a window"
+    needed = {n for n in matrices if n.startswith("trunk.") and ".mlp." in n} | {"x_out.weight"} & set(matrices)
+    assert needed <= trunk
+
+
+def test_codes_are_drawn_slower_than_the_products_alone_allow(model):
+    rate, limit = measure(Jukebox.from_pretrained(model).prior(2), batch=2, seconds=0.2)
+    assert 0 < rate < limit
+
+
+def test_the_table_has_a_row_a_level_and_is_written_as_json(model, tmp_path, capsys):
+    rows = bench("sample", str(model), seconds=0.05, out=str(tmp_path / "table.json"))
+    assert [row["level"] for row in rows] == [2, 1, 0]
+    assert json.loads((tmp_path / "table.json").read_text()) == rows
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_a_model_without_priors_and_a_peer_that_is_not_there_are_told(model, tmp_path):
+    Jukebox.create(tmp_path / "empty", PRESET.codec)
+    with pytest.raises(UserError, match="has no priors yet"):
+        bench("sample", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="--peer got"):
+        bench("sample", str(model), seconds=0.01, peer=str(tmp_path / "no-python"))

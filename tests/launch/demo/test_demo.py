@@ -1,0 +1,71 @@
+"""The demo, at toy size but whole: real processes, every verb, pages and tables; and what a kill leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.demo.demo import side_by_side
+from launch.demo.evidence import gather
+
+CALL = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())"]
+DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test", "--seconds", "5", "--threads", "1"]
+
+
+def start(out: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*DEMO, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.long
+def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_kill(tmp_path):
+    out = tmp_path / "demo"
+    first = start(out)
+    while not list(out.glob("model/training/vqvae_*/step_*")):  # in the middle of training the codec
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    second = start(out)
+    said = second.communicate(timeout=600)[0]
+    assert second.returncode == 0, said
+    assert "unigram entropy" in said and "held-out songs" in said and "song, level 0" in said
+    for name in (
+        "corpus/songs.jsonl",
+        "data/manifest.parquet",
+        "model/config.json",
+        "song/index.html",
+        "continued/index.html",
+    ):
+        assert (out / name).is_file(), name
+    for run in ("song", "continued"):
+        assert len(list((out / run / "audio").glob("*.wav"))) == 3
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(
+        figures["priors"]["2"]["controls"]
+    )
+    assert {"codec", "priors", "sound"} <= set(figures)
+
+    third = subprocess.run([*DEMO, "--out", str(out)], capture_output=True, text=True, timeout=300)
+    assert third.returncode == 0 and "was trained already" in (out / "logs" / "train_vqvae_2.log").read_text()
+
+    gather(tmp_path, {0: out, 7: out})
+    assert len(json.loads((tmp_path / "evidence.json").read_text())["rows"]) > 30
+
+
+def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_path):
+    from data_prep.errors import UserError
+
+    with pytest.raises(UserError, match=r"(sample|evaluate) failed: .*no config\.json"):
+        side_by_side(
+            tmp_path,
+            [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]],
+        )

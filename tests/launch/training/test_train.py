@@ -1,0 +1,315 @@
+"""The real tasks on made songs: their batches, exact resumption at the command line, learning, and mistakes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from data_prep.manifest import audio_path, load_manifest
+from jukebox.model.folder import Jukebox
+from jukebox.model.presets import Recipe, find
+from launch.corpus.pcm import Pcm
+from launch.training.log import read_log
+from launch.training.loop import Trained, fit
+from launch.training.tasks import MaskedTask, PriorTask, VQVAETask, blend, blend_shares
+from launch.training.train import train
+
+RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of twelve made songs of 3 s, some of them held out."""
+    from data_prep.manifest import prepare
+    from data_prep.synthetic.songs import make_corpus
+
+    root = tmp_path_factory.mktemp("songs")
+    make_corpus(root / "corpus", 12, seed=0, seconds=3.0, workers=1)
+    prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
+    return root / "data"
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    """A model folder with a codec of the test preset (hardly trained) and the codes of all songs."""
+    from launch.corpus.encode import encode
+
+    folder = data.parent / "model"
+    train("vqvae", str(data), preset="test", steps=10, out=str(folder))
+    encode(str(data), str(folder))
+    return folder
+
+
+def tasks(data: Path, model: Path, recipe: Recipe):
+    jukebox, preset = Jukebox.from_pretrained(model), find("test")
+    labels = jukebox.labels
+    priors = [preset.prior(level, len(labels.artists), len(labels.genres)) for level in (2, 1)]
+    made = [VQVAETask(jukebox, 1, data, replace(recipe, crop=1024), 0, "cpu")]
+    made += [PriorTask(jukebox, config, data, replace(recipe, jitter_seconds=0.1), 0, "cpu") for config in priors]  # type: ignore[list-item]
+    masked = preset.masked_prior(len(labels.artists), len(labels.genres))
+    made.append(MaskedTask(jukebox, masked, data, replace(recipe, drop_labels=0.2), 0, "cpu"))  # type: ignore[arg-type]
+    for task in made:
+        task.open()
+    return made
+
+
+def test_windows_encoded_while_training_are_those_that_were_encoded_before(data, model):
+    jukebox, preset = Jukebox.from_pretrained(model), find("test")
+    names = len(jukebox.labels.artists), len(jukebox.labels.genres)
+    same = []
+    for level in (2, 1, 0):
+        pair = [
+            PriorTask(jukebox, preset.prior(level, *names), data, RECIPE, 0, "cpu", from_audio=way)
+            for way in (False, True)
+        ]
+        for task in pair:
+            task.open()
+        stored, sounding = ([flat(task.batch(step, 0, 1)) for step in range(6)] for task in pair)
+        for a, b in zip(stored, sounding, strict=True):
+            assert [x.shape for x in a] == [x.shape for x in b]
+            same += [(x == y).float().mean() for x, y in zip(a, b, strict=True)]
+    assert torch.stack(same).mean() > 0.999, "but for ties within rounding"
+
+
+def test_a_prior_trains_on_sound_without_any_codes(data, model, tmp_path, capsys):
+    import shutil
+
+    folder, bare = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(data, folder, ignore=shutil.ignore_patterns("codes"))
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("training"))
+    with pytest.raises(UserError, match="or give --from_audio"):
+        train("prior", str(folder), preset="test", level=1, steps=2, out=str(bare))
+    train("prior", str(folder), preset="test", level=1, steps=2, out=str(bare), from_audio=True)
+    assert "prior_1: trained, 2 steps" in capsys.readouterr().out and not (folder / "codes").exists()
+    with pytest.raises(UserError, match="for priors from the beginning"):
+        train("vqvae", str(folder), preset="test", steps=2, out=str(bare), from_audio=True)
+
+
+def flat(batch) -> list[torch.Tensor]:
+    """Every tensor of a batch, whatever it is made of, with nan as a number."""
+    if isinstance(batch, torch.Tensor):
+        return [batch.nan_to_num(-1.0) if batch.is_floating_point() else batch]
+    parts = batch.values() if isinstance(batch, dict) else vars(batch).values() if hasattr(batch, "__dict__") else batch
+    return [tensor for part in parts if part is not None for tensor in flat(part)]
+
+
+def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_ranks(data, model):
+    for task in tasks(data, model, RECIPE):
+        whole, again, other = (flat(task.batch(step, 0, 1)) for step in (7, 7, 8))
+        halves = [flat(task.batch(7, rank, 2)) for rank in range(2)]
+        assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True)), task.name
+        assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True)), task.name
+        joined = [torch.cat(parts) for parts in zip(*halves, strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(whole, joined, strict=True)), task.name
+
+
+def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model):
+    """Also of the masked prior, of which each part asks for another number of codes."""
+    jukebox = Jukebox.from_pretrained(model)
+    config = find("test").masked_prior(len(jukebox.labels.artists), len(jukebox.labels.genres), jukebox.vocabulary.size)
+    masked = MaskedTask(jukebox, config, data, RECIPE, 0, "cpu")
+    masked.open()
+    for task in (*tasks(data, model, RECIPE)[1:], masked):
+        whole = task.loss(task.batch(7, 0, 1), 7)
+        parts = [task.loss(task.batch(7, rank, 4), 7) for rank in range(4)]
+        assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
+        for name, value in whole.items():
+            assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
+    from data_prep.audio.audio import read
+
+    task = tasks(data, model, RECIPE)[0]
+    songs = {s: [read(audio_path(data, r))[0] for r in load_manifest(data) if r.split == s] for s in ("train", "test")}
+    assert songs["train"] and songs["test"]
+
+    def holds(song, crop) -> bool:
+        places = (song[0, : -len(crop) + 1] - crop[0]).__abs__() < 1e-6
+        return any(abs(song[0, i : i + len(crop)] - crop).max() < 1e-4 for i in places.nonzero()[0])
+
+    for crop in torch.cat([task.batch(step, 0, 1) for step in range(3)])[:, 0].numpy():
+        assert any(holds(song, crop) for song in songs["train"])
+        assert abs(crop).max() < 1e-3 or not any(holds(song, crop) for song in songs["test"])
+
+
+def test_the_bandwidth_is_measured_once_for_a_corpus_and_kept_with_the_model(data, model, tmp_path, monkeypatch):
+    jukebox = Jukebox.create(tmp_path / "model", find("test").codec)
+    first = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 0, "cpu")
+    first.open()
+    assert 0 < first.bandwidth.l2 < first.bandwidth.l1 < 1 < first.bandwidth.spec
+    monkeypatch.setattr("launch.training.tasks.measure_bandwidth", lambda *_: pytest.fail("it was measured again"))
+    again = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 5, "cpu")
+    again.open()
+    assert again.bandwidth == first.bandwidth
+    with pytest.raises(pytest.fail.Exception):  # crops of another length have another spectral norm
+        VQVAETask(jukebox, 1, data, replace(RECIPE, crop=2048), 0, "cpu").open()
+
+
+def test_every_place_of_the_corpus_is_drawn_alike_and_short_songs_end_in_silence(tmp_path):
+    samples = np.arange(1, 1001, dtype="<i2")
+    samples.tofile(tmp_path / "a.i16")
+    pcm = Pcm(tmp_path / "a.i16", [40, 60, 900], 1)
+    draws = pcm.draw((0, 1), 20_000, 50)
+    counts = np.bincount([song for song, _ in draws], minlength=3) / 20_000
+    assert np.allclose(counts, np.array([1, 11, 851]) / 863, atol=0.01)
+    assert {start for song, start in draws if song == 1} == set(range(11)) and {s for g, s in draws if g == 0} == {0}
+    assert (pcm.crop(0, 0, 50)[0] * 32768 == np.r_[1:41, [0] * 10]).all()
+    assert (pcm.crop(2, 850, 50)[0] * 32768 == np.arange(951, 1001)).all()
+
+
+def test_stereo_crops_are_mixed_by_their_share_and_mono_ones_are_left_alone():
+    crops = np.random.default_rng(0).normal(size=(3, 2, 8)).astype(np.float32)
+    same, mono, swapped = blend(crops, np.array([0.0, 0.5, 1.0], np.float32))
+    assert np.array_equal(same, crops[0]) and np.allclose(mono[0], mono[1]) and np.allclose(swapped, crops[2, ::-1])
+    assert np.array_equal(blend(crops[:, :1], np.ones(3, np.float32)), crops[:, :1])
+    shares = blend_shares(2000, np.random.default_rng(0))
+    assert 0.45 < (shares == 0).mean() < 0.55 and shares.max() <= 1
+
+
+def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_path):
+    recipe, found = replace(RECIPE, steps=25, delay_quantiser=0.2), []
+    for dies in (False, True):
+        for task in tasks(data, model, recipe):
+            folder, task.save = tmp_path / task.name / str(dies), lambda: None
+            if dies:
+
+                def loss(batch, step, whole=task.loss):
+                    if step == 17:
+                        raise MemoryError
+                    return whole(batch, step)
+
+                task.loss = loss
+                with pytest.raises(MemoryError):
+                    fit(task, recipe, folder)
+                task = next(t for t in tasks(data, model, recipe) if t.name == task.name)
+                task.save = lambda: None
+            fit(task, recipe, folder)
+            lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
+            found.append((lines, [p.detach().clone() for p in task.model.state_dict().values()]))
+    for (lines, weights), (again, weights_again) in zip(found[:4], found[4:], strict=True):
+        assert len(lines) == 25 and lines == again
+        assert all(torch.equal(a, b) for a, b in zip(weights, weights_again))
+
+
+@pytest.mark.long
+def test_a_codec_and_a_prior_killed_at_the_command_line_go_on_exactly(data, model, tmp_path):
+    for what, name in (("vqvae", "vqvae_2"), ("prior", "prior_2")):
+        found = []
+        for kill in (False, True):
+            out = tmp_path / f"{what}_{kill}"
+            shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+            flags = ["--preset", "test", "--level", "2", "--steps", "60", "--threads", "1", "--out", str(out)]
+            call = "import sys; from launch.cli import main; sys.exit(main())"
+            command = [sys.executable, "-c", call, "train", what, str(data), *flags]
+            log = out / "training" / name / "log.jsonl"
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            while kill and len(read_log(log)) < 23 and process.poll() is None:
+                time.sleep(0.002)
+            if kill:
+                process.kill()
+                assert process.wait() == -signal.SIGKILL, "it must not be done before it is killed"
+                process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            assert process.wait() == 0
+            weights = out / ("codec.safetensors" if what == "vqvae" else "prior_2.safetensors")
+            lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(log)]
+            found.append((lines, weights.read_bytes()))
+        assert len(found[0][0]) == 60 and found[0] == found[1], what
+
+
+def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, model):
+    from data_prep.codes import CodesWriter
+
+    bits = []
+    for shuffled in (False, True):
+        rng = np.random.default_rng(0)
+        jukebox = Jukebox.from_pretrained(model)
+        labels, folder = jukebox.labels, model.parent / f"rule_{shuffled}"
+        config = find("test").prior(2, len(labels.artists), len(labels.genres))
+        with CodesWriter(folder, [2]) as writer:
+            for row in load_manifest(data):
+                codes = np.arange(500) % 8
+                writer.add(row.song, {2: rng.permutation(codes) if shuffled else codes})
+        recipe = replace(RECIPE, steps=80, lr=1e-2, save_every=100)
+        task = PriorTask(jukebox, config, data, recipe, 0, "cpu")
+        task.folder = folder
+        task.save = lambda: None  # type: ignore[method-assign]
+        fit(task, recipe, folder / "training")
+        bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
+    assert bits[0] < 1.0 and bits[1] > 2.5, bits
+
+
+def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, model, tmp_path):
+    out = tmp_path / "model"
+    shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+    train("masked", str(data), preset="test", steps=3, out=str(out))
+    opened = Jukebox.from_pretrained(out)
+    assert opened.masked().config == find("test").masked_prior(
+        len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
+    )
+    lines = read_log(out / "training" / "masked" / "log.jsonl")
+    assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
+    for flags, message in (({"level": 2}, "all levels at once"), ({"preset": "vqvae"}, "has no masked")):
+        with pytest.raises(UserError, match=message):
+            train("masked", str(data), **{"preset": "test", "out": str(out), **flags})  # type: ignore[arg-type]
+
+
+def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_path):
+    for arguments, flags, message in [
+        (("prior", str(data)), {"out": str(tmp_path / "none")}, "train its codec first"),
+        (("vqvae", str(tmp_path / "none")), {}, "make it with `jukebox prepare"),
+        (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
+        (("vqvae", str(data)), {"levels": "2,7"}, "there is no level 7"),
+        (("vqvae", str(data)), {"levels": "all"}, "expected numbers with commas"),
+        (("vqvae", str(data)), {"preset": "demo", "out": str(model)}, "another configuration"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(*arguments, **{"preset": "test", **flags})  # type: ignore[arg-type]
+    twin = Jukebox.create(tmp_path / "twin", Jukebox.from_pretrained(model).codec_config)
+    codec = Jukebox.from_pretrained(model).codec()
+    next(codec.parameters()).data.add_(1.0)
+    twin.save_codec(codec)
+    with pytest.raises(UserError, match="no codes of this codec"):
+        train("prior", str(data), preset="test", out=str(tmp_path / "twin"))
+
+
+def test_recomputing_activations_keeps_less_and_changes_neither_losses_nor_the_model(data, model, tmp_path):
+    found, kept = [], []
+    for recompute in (False, True):
+        out = tmp_path / str(recompute)
+        shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
+        train("prior", str(data), preset="test", level=2, steps=3, recompute=recompute, out=str(out))
+        lines = read_log(out / "training" / "prior_2" / "log.jsonl")
+        files = [(out / name).read_bytes() for name in ("config.json", "prior_2.safetensors")]
+        found.append(([(line["loss"], line["gradient_norm"]) for line in lines], files))
+        task = tasks(data, model, replace(RECIPE, recompute=recompute))[1]
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            losses = task.loss(task.batch(0, 0, 1), 0)
+        kept.append(sum(sizes))
+        del losses
+    assert len(found[0][0]) == 3 and found[0] == found[1]
+    assert kept[1] < kept[0]
+    with pytest.raises(UserError, match="--recompute is for priors"):
+        train("vqvae", str(data), preset="test", recompute=True, out=str(tmp_path / "codec"))
+
+
+def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_time(data, model, monkeypatch):
+    asked: list[Recipe] = []
+    done = Trained("vqvae_2", 0, 0, 0.0, "done")
+    monkeypatch.setattr("launch.training.loop.fit", lambda task, recipe, *a, **k: asked.append(recipe) or done)
+    for flags in ({}, {"steps": 7}, {"steps": 7, "max_minutes": 2.0, "precision": "bf16"}):
+        train("vqvae", str(data), preset="demo", level=2, out=str(model.parent / "demo"), **flags)  # type: ignore[arg-type]
+    whole = find("demo").codec_recipes[2]
+    assert asked == [whole, replace(whole, steps=7, max_minutes=0.0), replace(whole, steps=7, max_minutes=2.0)]
+    assert whole.max_minutes > 0 and whole.bf16

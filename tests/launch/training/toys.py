@@ -1,0 +1,50 @@
+"""The smallest tasks, for tests of the loop and of its engines: they know nothing of music, as the loop should not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from launch.training.loop import fold
+
+
+class Line:
+    """A task of one linear layer."""
+
+    name, unit, amount, identity = "line_0", "rows", 8.0, {}
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 1)
+
+    def open(self) -> None:
+        pass
+
+    def batch(self, step: int, rank: int, world: int) -> torch.Tensor:
+        return torch.randn(8, 3, generator=torch.Generator().manual_seed(fold(0, step))).chunk(world)[rank]
+
+    def loss(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        return {"loss": (self.model(batch)[:, 0] - batch.sum(1)).square().mean()}
+
+    def save(self) -> None:
+        pass
+
+
+class Duel(Line):
+    """Two phases: a generator makes a number of noise, a critic tells it from 3; the optimum is 3 for the generator."""
+
+    name = "duel_0"
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict(
+            {"makes": nn.Linear(3, 1), "judges": nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))}
+        )
+        self.phases = {"generator": self.model["makes"], "critic": self.model["judges"]}
+
+    def loss(self, batch: torch.Tensor, step: int, phase: str = "") -> dict[str, torch.Tensor]:
+        made, true = self.model["makes"](batch), 3.0 + 0.1 * batch[:, :1]
+        if phase == "generator":
+            return {"loss": nn.functional.softplus(-self.model["judges"](made)).mean(), "made": made.detach().mean()}
+        told = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(self.model["judges"](made))
+        return {"loss": told.mean()}

@@ -1,0 +1,55 @@
+"""Encoder and decoder have the published shapes, and keep lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vqvae.jukebox.blocks import Encoder, ResidualStack
+from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+
+
+def test_the_published_shape_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        codec = VQVAE(VQVAEConfig())
+    counts = {name: sum(p.numel() for p in codec.level(i).encoder.parameters()) for i, name in enumerate("bmt")}
+    assert list(counts.values()) == [441_856, 116_384, 168_224]
+    assert sum(p.numel() for p in codec.parameters()) == 1_485_763
+    assert [block.dilated.dilation[0] for block in codec.level(0).decoder.stages[0].steps[0].stack.blocks] == [
+        3**i for i in reversed(range(8))
+    ]
+    with torch.device("meta"):
+        small = vqvae_of(downs_t=(5, 3), strides_t=(2, 2), multipliers=(1, 1), bins=1024)
+    assert sum(p.numel() for p in small.parameters()) == 586_050 and small.config.hops == (32, 256)
+
+
+def vqvae_of(**settings) -> VQVAE:
+    return VQVAE(VQVAEConfig(**settings))
+
+
+@pytest.mark.parametrize("length", [16, 17, 31, 100, 255])
+def test_lengths_floor_on_the_way_down_and_multiply_on_the_way_up(small, length):
+    codec = VQVAE(small).eval()
+    codes = codec.encode(torch.randn(2, 1, length), [0, 1])
+    for level, hop in enumerate(small.hops):
+        assert codes[level].shape == (2, length // hop)
+        assert codec.decode(codes, level).shape == (2, 1, length // hop * hop)
+
+
+def test_residual_scale_and_zero_output_make_an_identity():
+    x = torch.randn(1, 6, 20)
+    assert torch.equal(ResidualStack(6, 4, zero_out=True)(x), x)
+    plain, scaled = ResidualStack(6, 4), ResidualStack(6, 4, res_scale=True)
+    scaled.load_state_dict(plain.state_dict())
+    assert {block.scale for block in scaled.blocks} == {0.5}
+    first = plain.blocks[0](x) - x
+    assert torch.allclose(scaled.blocks[0](x) - x, first / 2, atol=1e-6)
+
+
+def test_widths_and_depths_can_be_said_outright():
+    encoder = Encoder(2, 8, (4, 6, 10), (1, 2, 1), (8, 2, 4), depth=1)
+    assert encoder(torch.randn(1, 2, 256)).shape == (1, 8, 2)
+    codec = vqvae_of(widths=((32,), (32, 96), (16, 64, 192)), depths=(3, 2, 1), downs_t=(1, 1, 1), strides_t=(8, 4, 4))
+    stages = codec.level(2).encoder.stages
+    assert [stage.out.in_channels for stage in stages] == [16, 64, 192]
+    assert [len(codec.level(level).decoder.stages[0].steps[0].stack.blocks) for level in range(3)] == [3, 2, 1]

@@ -1,0 +1,226 @@
+"""Encoder and decoder of one level: strided convolutions, each with a stack of dilated residual blocks beside it.
+
+Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
+- every strided convolution has kernel 2s and padding s/2, so a length T becomes floor(T / s) and comes back as T;
+- dilations grow as 3^i, so four blocks see 81 steps and eight see 6,561: the receptive field is bought by depth;
+- there is no activation between the strided convolution and its stack, and no normalisation anywhere;
+- the decoder runs its stack with the widest dilation first.
+`layers` lists them in the order sound passes them: the streams (`vqvae/jukebox/stream.py`) run them from that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """x + scale * pointwise(relu(dilated(relu(x)))), of unchanged shape (b, width, t)."""
+
+    def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0, zero_out: bool = False) -> None:
+        super().__init__()
+        self.dilated = nn.Conv1d(width, hidden, 3, padding=dilation, dilation=dilation)
+        self.pointwise = nn.Conv1d(hidden, width, 1)
+        self.scale = scale
+        if zero_out:
+            for parameter in self.pointwise.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
+        h = self.pointwise(F.relu_(self.dilated(F.relu(x))))
+        if self.scale != 1.0:
+            h = h * self.scale
+        return h.add_(x)
+
+
+class ResidualStack(nn.Module):
+    """`depth` residual blocks whose dilation grows by `growth` a block, starting again every `cycle` blocks."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        *,
+        m_conv: float = 1.0,
+        growth: int = 3,
+        cycle: int | None = None,
+        reverse: bool = False,
+        res_scale: bool = False,
+        zero_out: bool = False,
+    ) -> None:
+        super().__init__()
+        dilations = [growth ** (i if cycle is None else i % cycle) for i in range(depth)]
+        if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
+            dilations.reverse()
+        self.reach = sum(dilations)  # steps to either side that are heard
+        scale = depth**-0.5 if res_scale else 1.0
+        self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations)
+
+    def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class DownStep(nn.Module):
+    """One strided convolution, then a stack at the lower rate."""
+
+    def __init__(self, in_width: int, width: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_width, width, 2 * stride, stride, padding=stride // 2)
+        self.stack = ResidualStack(width, depth, **stack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(self.conv(x))  # (B, C, T) -> (B, W, T // stride)
+
+
+class UpStep(nn.Module):
+    """A stack, then one transposed convolution to the higher rate."""
+
+    def __init__(self, width: int, out_width: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.stack = ResidualStack(width, depth, **stack)
+        self.conv = nn.ConvTranspose1d(width, out_width, 2 * stride, stride, padding=stride // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.stack(x))  # (B, W, T) -> (B, C, T * stride)
+
+
+class EncoderStage(nn.Module):
+    """`down` strided steps at `width` channels, then a projection: (b, in, t) -> (b, out, t // stride**down)."""
+
+    def __init__(self, in_width: int, out_width: int, width: int, down: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(
+            DownStep(in_width if i == 0 else width, width, stride, depth, **stack) for i in range(down)
+        )
+        self.out = nn.Conv1d(width, out_width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return self.out(x)
+
+
+class DecoderStage(nn.Module):
+    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up); for upsamplers too."""
+
+    def __init__(self, in_width: int, out_width: int, width: int, up: int, stride: int, depth: int, **stack) -> None:
+        super().__init__()
+        self.inlet = nn.Conv1d(in_width, width, 3, padding=1)
+        self.steps = nn.ModuleList(
+            UpStep(width, out_width if i == up - 1 else width, stride, depth, **stack) for i in range(up)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last.conv(self.before_last(x))
+
+    @property
+    def last(self) -> UpStep:
+        return cast(UpStep, self.steps[-1])
+
+    def before_last(self, x: Tensor) -> Tensor:
+        """All but the last transposed convolution."""
+        x = self.inlet(x)
+        for step in self.steps[:-1]:
+            x = step(x)
+        return self.last.stack(x)
+
+
+class Encoder(nn.Module):
+    """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage for every level down to this one."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_width: int,
+        widths: Sequence[int],
+        downs: Sequence[int],
+        strides: Sequence[int],
+        depth: int,
+        **stack,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            EncoderStage(channels if s == 0 else emb_width, emb_width, width, down, stride, depth, **stack)
+            for s, (width, down, stride) in enumerate(zip(widths, downs, strides, strict=True))
+        )
+
+    def forward(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b e s"]:
+        x = audio
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
+    """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made."""
+    kernel, bias, stride, padding = joined_kernel(up, out)
+    y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
+    first, last = beyond(x[..., 0], x[..., -1], up, out)
+    return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
+
+
+def joined_kernel(
+    up: nn.ConvTranspose1d, out: nn.Conv1d
+) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
+    """Kernel, bias, stride and padding of `up` and `out` (kernel 3) as one transposed convolution."""
+    assert up.bias is not None and out.bias is not None
+    kernel = F.conv1d(up.weight, out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
+    bias = out.bias + torch.einsum("cej,e->c", out.weight, up.bias)
+    return kernel, bias, cast(int, up.stride[0]), cast(int, up.padding[0]) + 1
+
+
+def beyond(
+    first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: nn.ConvTranspose1d, out: nn.Conv1d
+) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
+    """What the joined convolution makes too much of the first and the last sample, from the first and the last input.
+
+    `up` would go on for a sample before and behind them, where `out` hears zeros.
+    """
+    assert up.bias is not None
+    stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
+    before, after = first @ up.weight[..., padding - 1] + up.bias, last @ up.weight[..., stride + padding] + up.bias
+    return before @ out.weight[..., 0].T, after @ out.weight[..., 2].T
+
+
+class Decoder(nn.Module):
+    """Latents (b, emb_width, s) to audio (b, channels, s * hop); the stages run from last to first."""
+
+    def __init__(
+        self,
+        channels: int,
+        emb_width: int,
+        widths: Sequence[int],
+        ups: Sequence[int],
+        strides: Sequence[int],
+        depth: int,
+        **stack,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            DecoderStage(emb_width, emb_width, width, up, stride, depth, **stack)
+            for width, up, stride in zip(widths, ups, strides, strict=True)
+        )
+        self.out = nn.Conv1d(emb_width, channels, 3, padding=1)
+
+    def forward(self, latents: Float[Tensor, "b e s"]) -> Float[Tensor, "b c t"]:
+        x = latents
+        for stage in reversed(self.stages[1:]):
+            x = stage(x)
+        finest = cast(DecoderStage, self.stages[0])
+        return joined(finest.before_last(x), finest.last.conv, self.out)
+
+
+def layers(module: nn.Module) -> Iterator[nn.Module]:
+    """Convolutions and residual blocks in the order sound passes them: that in which they are made, but for decoders."""
+    if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | ResidualBlock):
+        yield module
+        return
+    for part in [*reversed(module.stages), module.out] if isinstance(module, Decoder) else module.children():
+        yield from layers(part)

@@ -1,0 +1,160 @@
+"""How far a reconstruction is from the sound: waveform errors, spectral errors, spectral convergence.
+
+Jukebox (arXiv:2005.00341, section 3.2 and appendix B.1). Notable:
+- errors are divided by the "bandwidth" of the corpus (its mean |x|, variance and mean spectral norm), so that one set
+  of weights suits quiet and loud corpora;
+- the spectral errors compare magnitudes, never phases, by the Frobenius norm of one clip's difference;
+- an exact match has gradient zero, not nan: the norm's subgradient at zero is taken.
+All of it is float32. Audio is (b, c, t); spectral terms take (n, t), see `mixdown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vqvae.jukebox.vqvae import VQVAEConfig
+
+Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
+CONVERGENCE_FLOOR = 2e-3  # a clip whose spectral norm is below counts as silence
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """What errors are divided by: mean |x|, variance of x, mean spectral norm of a clip of the corpus."""
+
+    l1: float = 1.0
+    l2: float = 1.0
+    spec: float = 1.0
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def l1(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> Tensor:
+    """Mean absolute error."""
+    return (x - y).abs().mean() / bandwidth.l1
+
+
+def l2(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> Tensor:
+    """Mean squared error."""
+    return (x - y).square().mean() / bandwidth.l2
+
+
+def linf(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth, k: int) -> Tensor:
+    """Mean of the `k` largest squared errors of each clip: the loudest misses weigh alone."""
+    residual = (x - y).square().flatten(1)
+    worst = residual.topk(k, dim=1).values if k < residual.shape[1] else residual
+    return worst.mean() / bandwidth.l2
+
+
+def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
+    """What a spectral loss compares: the channels' "mean" (published: deaf to stereo), "channels", or "mid_side"."""
+    if audio.shape[1] == 1 or stereo == "channels":
+        return audio.flatten(0, 1)
+    if stereo == "mean":
+        return audio.mean(1)
+    left, right = audio.unbind(1)
+    return torch.cat([(left + right) / 2, (left - right) / 2])
+
+
+def magnitudes(audio: Float[Tensor, "n t"], resolution: Resolution) -> Float[Tensor, "n f s"]:
+    """Magnitudes of a centred, Hann-windowed Fourier transform; ValueError if the clip is too short for n_fft."""
+    n_fft, hop, window = resolution
+    if audio.shape[-1] <= n_fft // 2:
+        raise ValueError(
+            f"a clip of {audio.shape[-1]} samples is too short for a spectral loss with n_fft {n_fft}: "
+            f"train on clips of at least {n_fft // 2 + 1} samples, or configure smaller transforms"
+        )
+    hann = torch.hann_window(window, device=audio.device)
+    return torch.stft(audio, n_fft, hop, window, hann, center=True, pad_mode="reflect", return_complex=True).abs()
+
+
+def norm(x: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
+    """Frobenius norm of each clip; its gradient at zero is zero."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1))
+
+
+def spectral(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
+    """Norm of the difference of two magnitude spectrograms, a clip."""
+    return norm(target - output)
+
+
+def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
+    """Norm of the difference over the norm of the target, a clip; 0 for silence."""
+    size = norm(target)
+    return norm(target - output) * (size > CONVERGENCE_FLOOR) / size.clamp(min=CONVERGENCE_FLOOR)
+
+
+def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolution = (2048, 256, 1536)) -> Bandwidth:
+    """The bandwidth of a corpus, from clips of the length that training uses (the spectral norm grows with length)."""
+    count = total = absolute = squared = spectral_total = 0.0
+    n_clips = 0
+    for clip in clips:
+        exact = clip.double()
+        count += exact.numel()
+        total += exact.sum().item()
+        absolute += exact.abs().sum().item()
+        squared += exact.square().sum().item()
+        spectral_total += norm(magnitudes(clip.float().mean(0, keepdim=True), resolution)).item()
+        n_clips += 1
+    if not n_clips or not squared or not spectral_total:
+        raise ValueError(
+            f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent"
+        )
+    return Bandwidth(absolute / count, squared / count - (total / count) ** 2, spectral_total / n_clips)
+
+
+class Ruler:
+    """Measures reconstructions of one batch; what depends on the target alone is computed once for all levels."""
+
+    def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
+        self.config, self.audio, self.bandwidth = config, audio, bandwidth
+        self.mono = mixdown(audio, config.stereo)
+        self.targets = {
+            resolution: magnitudes(self.mono, resolution)
+            for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
+        }
+
+    def measure(self, output: Float[Tensor, "b c t"]) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
+        """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
+        c, x, b = self.config, self.audio, self.bandwidth
+        weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
+        metrics = {"l1_loss": l1(x, output, b), "l2_loss": l2(x, output, b)}
+        metrics["linf_loss"] = linf(x, output, b, c.linf_k)
+        terms = {
+            "recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))
+        }
+        mono = mixdown(output, c.stereo)
+        if c.multispectral:
+            parts = [self._error(mono, resolution) for resolution in c.multispectral_stfts]
+            terms["multispectral_loss"] = (c.multispectral, torch.stack(parts).mean())
+        if c.spectral:
+            terms["spectral_loss"] = (c.spectral, self._error(mono, c.spectral_stft, c.spectral_is_convergence))
+        if self._spectral_resolutions():
+            with torch.no_grad():
+                target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, c.spectral_stft)
+                metrics["spectral_convergence"] = spectral_convergence(target, magnitude).mean()
+        return terms, metrics
+
+    def _error(self, mono: Float[Tensor, "n t"], resolution: Resolution, convergence: bool = False) -> Tensor:
+        target, magnitude = self.targets[resolution], magnitudes(mono, resolution)
+        if convergence:
+            return spectral_convergence(target, magnitude).mean()
+        error = spectral(target, magnitude)
+        scale = norm(target) + 1 if self.config.relative_spectral else self.bandwidth.spec
+        return (error / scale).mean()
+
+    def _spectral_resolutions(self) -> list[Resolution]:
+        """The transform of the spectral term and of the convergence metric; too short clips go without the metric."""
+        long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
+        return [self.config.spectral_stft] if self.config.spectral or long_enough else []
+
+    def _multispectral_resolutions(self) -> tuple[Resolution, ...]:
+        return self.config.multispectral_stfts if self.config.multispectral else ()

@@ -1,0 +1,99 @@
+"""What separate autoencoders are compared with: a nested VQ-VAE, whose level l encodes what level l-1's encoder made.
+
+After VQ-VAE-2 (arXiv:1906.00446). One chain of encoders goes up, a codebook takes each level's latents, and one chain of
+decoders comes down, each adding the codes of its level to what it hears from above; one loss is paid for the sound
+that all levels make together. Nothing obliges the top to say anything that the bottom could say as well, and the
+Jukebox paper (section 3) found that it falls nearly silent. For `jukebox ablate codec` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqvae.codec import Sequences
+from vqvae.jukebox.blocks import DecoderStage, EncoderStage
+from vqvae.jukebox.losses import Bandwidth, Ruler
+from vqvae.jukebox.quantize import Codebook
+from vqvae.jukebox.vqvae import VQVAEConfig
+
+
+class NestedVQVAE(nn.Module):
+    """The levels of `config` in one hierarchy; stage s is as wide as the stage that level s adds to the separate ones."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, stack = (
+            config,
+            {"growth": config.dilation_growth_rate, "cycle": config.dilation_cycle, "m_conv": config.m_conv},
+        )
+        shapes = [(c.level_widths(s)[s], c.downs_t[s], c.strides_t[s], c.level_depth(s)) for s in range(config.levels)]
+        self.encoders = nn.ModuleList(
+            EncoderStage(c.emb_width if s else c.channels, c.emb_width, *shape, **stack)
+            for s, shape in enumerate(shapes)
+        )
+        self.decoders = nn.ModuleList(
+            DecoderStage(c.emb_width, c.emb_width, *shape, **stack, reverse=c.reverse_decoder_dilation)
+            for shape in shapes
+        )
+        self.codebooks = nn.ModuleList(
+            Codebook(c.bins, c.emb_width, mu=c.mu, threshold=c.threshold, reset_restarted=c.reset_restarted)
+            for _ in shapes
+        )
+        self.out = nn.Conv1d(c.emb_width, c.channels, 3, padding=1)
+
+    def latents(self, audio: Float[Tensor, "b c t"]) -> list[Float[Tensor, "b e s"]]:
+        """What the chain of encoders makes, a level after the other."""
+        made = [audio]
+        for encoder in self.encoders:
+            made.append(encoder(made[-1]))
+        return made[1:]
+
+    def sound(self, quantised: list[Tensor]) -> Float[Tensor, "b c t"]:
+        """The sound of the levels together, from the top down."""
+        below = torch.zeros(())
+        for latents, decoder in zip(reversed(quantised), reversed(self.decoders), strict=True):
+            below = decoder(latents + below)
+        return self.out(below)
+
+    @torch.no_grad()
+    def encode(self, audio: Float[Tensor, "b c t"]) -> Sequences:
+        """Codes of all levels."""
+        books = [book for book in self.codebooks if isinstance(book, Codebook)]
+        return {level: book.encode(x) for level, (book, x) in enumerate(zip(books, self.latents(audio)))}
+
+    @torch.no_grad()
+    def decode(self, codes: Sequences, levels: Collection[int]) -> Float[Tensor, "b c t"]:
+        """The sound of `levels` together; the others are silent (zero latents)."""
+        quantised = []
+        for level, book in enumerate(self.codebooks):
+            assert isinstance(book, Codebook)
+            x = book.decode(codes[level])
+            quantised.append(x if level in levels else torch.zeros_like(x))
+        return self.sound(quantised)
+
+    def loss(
+        self,
+        audio: Float[Tensor, "b c t"],
+        *,
+        generator: torch.Generator | None = None,
+        quantise: bool = True,
+        bandwidth: Bandwidth | None = None,
+    ) -> dict[str, Tensor]:
+        """One reconstruction of all levels, and a commitment for each; as `VQVAE.loss`."""
+        with torch.autocast(audio.device.type, enabled=False):
+            ruler = Ruler(self.config, audio, bandwidth or Bandwidth())
+        latents, commits, logs = self.latents(audio), [], {}
+        if quantise:
+            found = [book(x, generator) for book, x in zip(self.codebooks, latents)]
+            latents, commits = [each.latents for each in found], [each.commit for each in found]
+            logs = {f"entropy_{level}": each.metrics["entropy"] for level, each in enumerate(found)}
+        with torch.autocast(audio.device.type, enabled=False):
+            terms, _ = ruler.measure(self.sound(latents).float())
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        loss = loss + self.config.commit * torch.stack(commits).sum() if commits else loss
+        return {"loss": loss, **{name: value.detach() for name, (_, value) in terms.items()}, **logs}
