@@ -164,13 +164,13 @@ def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, 
 
     A line's seconds are shared evenly by its characters. Words that differ (one sung twice, one left out) are passed over.
     """
-    heard = []
+    timed = []
     for text, start, end in times:
         each = (end - start) / max(1, len(text))
-        heard += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
+        timed += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
     written = [_bare(lyrics[a:b]) for a, b in _words(lyrics)]
-    blocks = SequenceMatcher(None, written, [word for word, _, _ in heard], autojunk=False).get_matching_blocks()
-    return [(block.a + i, *heard[block.b + i][1:]) for block in blocks for i in range(block.size)]
+    blocks = SequenceMatcher(None, written, [word for word, _, _ in timed], autojunk=False).get_matching_blocks()
+    return [(block.a + i, *timed[block.b + i][1:]) for block in blocks for i in range(block.size)]
 
 
 def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
@@ -248,7 +248,7 @@ def measure_pace(rows: Iterable[Any]) -> Pace | None:
     everything: list[_Sung] = []
     by_genre: dict[str, list[_Sung]] = {}
     for row in rows:
-        if row.lyrics and (sung := _listen(row.lyrics, row.word_times)):
+        if row.lyrics and (sung := _pace_of_song(row.lyrics, row.word_times)):
             everything.append(sung)
             for genre in {name_key(genre) for genre in row.genres}:
                 by_genre.setdefault(genre, []).append(sung)
@@ -258,7 +258,7 @@ def measure_pace(rows: Iterable[Any]) -> Pace | None:
     return Pace(whole.beat, whole.bar, whole.lead, {name: _middle(songs) for name, songs in sorted(by_genre.items())})
 
 
-def _listen(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
+def _pace_of_song(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
     """Return what one song tells, or None where it has no times of single words."""
     spans, beats, starts = _words(lyrics), [], {}
     line_of = [lyrics.count("\n", 0, start) for start, _ in spans]

@@ -51,7 +51,7 @@ class SongRow:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PrepareSummary:
     """What `prepare` did: songs kept and their hours, files refused and why, other files (or repeated rows) ignored."""
 
     kept: int
@@ -79,7 +79,7 @@ def prepare(
     test_share: float = 0.1,
     seed: int = 0,
     workers: int = 0,
-) -> Prepared | None:
+) -> PrepareSummary | None:
     """Write manifest.parquet, refused.parquet and labels.json of a folder, csv or jsonl file into the folder `out`.
 
     Under mpirun every rank calls it, and all but the first get None. Raises UserError for a source without audio, and,
@@ -124,7 +124,7 @@ def prepare(
     reasons = Counter(result["reason"] for result in refused)
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in rows) / 3600
-    prepared = Prepared(len(rows), len(refused), hours, counts, found.ignored, out)
+    prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out)
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")
     return prepared
@@ -151,8 +151,8 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
-    facts = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
-    return {**asdict(song), **facts, "hash": digest.hexdigest()}
+    sound_info = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
+    return {**asdict(song), **sound_info, "hash": digest.hexdigest()}
 
 
 def _crashed(song: Found, explanation: str) -> dict[str, Any]:

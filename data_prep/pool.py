@@ -89,7 +89,7 @@ def abort_ranks(code: int) -> None:
         mpi.COMM_WORLD.Abort(code)
 
 
-def let_leader_speak() -> None:
+def wait_for_leader() -> None:
     """Wait a little in all ranks of an mpirun job but the first: what is wrong for all of them is then said once."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_rank():

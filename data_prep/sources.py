@@ -34,7 +34,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Source:
+class SongSource:
     """The songs of a folder or list, sorted by path; `ignored` counts other files, or rows that came twice."""
 
     root: Path
@@ -42,7 +42,7 @@ class Source:
     ignored: int
 
 
-def find_songs(source: str | Path, out: str | Path | None = None) -> Source:
+def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
     """List the songs of a folder (with its sub-folders; hidden files and `out` left aside), a csv or a jsonl file.
 
     Raises UserError where the source does not exist, is something else, is malformed, or names no audio at all.
@@ -63,7 +63,7 @@ def find_songs(source: str | Path, out: str | Path | None = None) -> Source:
         songs.setdefault(song.path, song)
     if not songs:
         raise UserError(f"{source}: it lists no songs; expected a row a song with path, artist, genres, lyrics")
-    return Source(source.parent.resolve(), tuple(songs[path] for path in sorted(songs)), repeated)
+    return SongSource(source.parent.resolve(), tuple(songs[path] for path in sorted(songs)), repeated)
 
 
 def complete(song: Found, root: Path) -> Found:
@@ -120,7 +120,7 @@ def _tag_texts(value: Any) -> list[str]:
     return [text for text in (str(item).replace("\r\n", "\n").strip() for item in values) if text]
 
 
-def _find_in_folder(folder: Path, out: Path | None) -> Source:
+def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
     """Walk a folder, following links to folders once."""
     songs, ignored, seen = [], 0, {out.resolve()} if out is not None and out.resolve() != folder.resolve() else set()
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -140,7 +140,7 @@ def _find_in_folder(folder: Path, out: Path | None) -> Source:
     if not songs:
         kinds = " ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
         raise UserError(f"{folder}: there is no audio in this folder ({ignored} other files); expected {kinds}")
-    return Source(folder.resolve(), tuple(sorted(songs, key=lambda song: song.path)), ignored)
+    return SongSource(folder.resolve(), tuple(sorted(songs, key=lambda song: song.path)), ignored)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -43,7 +43,7 @@ class Song:
 
 
 @dataclass(frozen=True)
-class Wear:
+class ConditionDropout:
     """How conditions are worn down in training, so that each may be absent later: probabilities, and seconds of jitter (SD)."""
 
     labels: float = 0.0
@@ -53,7 +53,7 @@ class Wear:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSong:
     """A song in ids: artist, genres, letters, and the second at which each letter is sung (nan: unknown)."""
 
     artist: int
@@ -64,11 +64,11 @@ class Prepared:
     tokens: Tokens
 
     @staticmethod
-    def of(song: Song, labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> Prepared:
+    def of(song: Song, labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> PreparedSong:
         text = song.lyrics or ""
         tokens = vocabulary.encode(text)
         when = character_seconds(text, song.word_times) if song.word_times else np.full(len(text), np.nan, np.float32)
-        return Prepared(
+        return PreparedSong(
             labels.artist_id(song.artist),
             tuple(labels.genre_ids(song.genres)),
             tokens.ids,
@@ -79,16 +79,16 @@ class Prepared:
 
 
 def window_conditions(
-    song: Prepared,
+    song: PreparedSong,
     config: PriorConfig | MaskedConfig,
     start: int,
     above: Int[np.ndarray, " s"] | None = None,
-    wear: Wear | None = None,
+    dropout: ConditionDropout | None = None,
     rng: np.random.Generator | None = None,
 ) -> Conditions:
     """Conditions (batch of one) of the window that starts at code (of a masked prior: column) `start` of this prior's level.
 
-    With `wear` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
+    With `dropout` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
     """
     import torch
 
@@ -97,22 +97,22 @@ def window_conditions(
     def chance(p: float) -> bool:
         return rng is not None and p > 0 and rng.random() < p
 
-    wear = wear or Wear()
+    dropout = dropout or ConditionDropout()
     offset, length = start * config.hop, config.n_ctx * config.hop
     fields: dict = {}
     if config.labels:
-        known = not chance(wear.labels)
+        known = not chance(dropout.labels)
         bag = (list(song.genres) if known else [0])[: config.labels.max_genres]
         fields["artist"] = torch.tensor([song.artist if known else 0])
         fields["genres"] = torch.tensor([bag + [-1] * (config.labels.max_genres - len(bag))])
         if config.labels.timing_bins:
             fields["timing"] = torch.tensor([[max(song.total, offset + 1), offset, length]])
     if config.lyrics:
-        ids, seconds = (song.ids, song.seconds) if not chance(wear.lyrics) else (song.ids[:0], song.seconds[:0])
-        if chance(wear.times):
+        ids, seconds = (song.ids, song.seconds) if not chance(dropout.lyrics) else (song.ids[:0], song.seconds[:0])
+        if chance(dropout.times):
             seconds = np.full_like(seconds, np.nan)
-        elif rng is not None and wear.jitter:
-            seconds = seconds + rng.normal(0.0, wear.jitter, len(seconds)).astype(np.float32)
+        elif rng is not None and dropout.jitter:
+            seconds = seconds + rng.normal(0.0, dropout.jitter, len(seconds)).astype(np.float32)
         fields["lyrics"] = _lyric_window(ids, seconds, config, max(song.total, offset + 1), offset, length)
     if above is not None:
         fields["above"] = torch.from_numpy(np.ascontiguousarray(above).astype(np.int64))[None]
@@ -136,8 +136,8 @@ def _lyric_window(ids, seconds, config: PriorConfig | MaskedConfig, total: int, 
     return Lyrics(torch.from_numpy(window)[None], torch.from_numpy(when.astype(np.float32))[None])
 
 
-def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> list[Prepared]:
-    return [Prepared.of(song, labels, vocabulary, sample_rate) for song in songs]
+def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> list[PreparedSong]:
+    return [PreparedSong.of(song, labels, vocabulary, sample_rate) for song in songs]
 
 
 def song_of(row: SongRow) -> Song:

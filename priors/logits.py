@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from priors.prior import How
+from priors.prior import SamplingParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
@@ -37,12 +37,12 @@ def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t
     return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64) for rng in rngs])
 
 
-def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], how: How) -> Int[Tensor, " b"]:
+def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: SamplingParams) -> Int[Tensor, " b"]:
     """One code a row: the likeliest at temperature 0, else that at which the cumulative distribution passes `uniform`."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    if how.temperature == 0.0:
+    if params.temperature == 0.0:
         return wide.argmax(dim=-1)
-    kept = filter_logits(wide / how.temperature, how.top_k, how.top_p)
+    kept = filter_logits(wide / params.temperature, params.top_k, params.top_p)
     cumulative = torch.softmax(kept.double(), dim=-1).cumsum(dim=-1)
     code = torch.searchsorted(cumulative, (uniform.to(wide.device) * cumulative[:, -1])[:, None], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)
@@ -52,7 +52,7 @@ BLOCK = 64  # codes whose probabilities are summed before any is looked at alone
 
 
 def draw_surely(
-    logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], how: How
+    logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], params: SamplingParams
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """As `draw`, for many rows at once and in float32 at least, with the probability of each code that was drawn.
 
@@ -60,10 +60,10 @@ def draw_surely(
     block that the number falls into.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    if how.temperature == 0.0:
+    if params.temperature == 0.0:
         probability, code = torch.softmax(wide, dim=-1).max(dim=-1)
         return code, probability
-    wide = filter_logits(wide if how.temperature == 1.0 else wide / how.temperature, how.top_k, how.top_p)
+    wide = filter_logits(wide if params.temperature == 1.0 else wide / params.temperature, params.top_k, params.top_p)
     blocks = torch.softmax(wide, dim=-1)
     if short := -blocks.shape[1] % BLOCK:
         blocks = F.pad(blocks, (0, short))

@@ -27,7 +27,7 @@ class PriorSpec:
 
 
 @dataclass(frozen=True)
-class How:
+class SamplingParams:
     """Choices of sampling; temperature 0 takes the likeliest code, top_k 0 and top_p 0 keep all, guidance 1 is none."""
 
     temperature: float = 1.0
@@ -49,7 +49,7 @@ class Prior(nn.Module, ABC):
         """Log names to values; "loss" is what training lowers, "bits" the bits per code; `keep` marks codes known."""
 
     @abstractmethod
-    def start(self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], how: How) -> Any:
+    def start(self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams) -> Any:
         """State of sampling after the codes of `prime` (b, t) have been heard; one generator a sample."""
 
     @abstractmethod

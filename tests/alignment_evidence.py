@@ -23,7 +23,7 @@ from data_prep.align import TimedText, place
 from data_prep.manifest import audio_path, load_manifest
 from data_prep.synthetic.band import ARTISTS, GENRES
 from data_prep.synthetic.songs import make_lyrics, make_song
-from jukebox.alignment.align import Task, codes_of_file, hearing_level, misses
+from jukebox.alignment.align import AlignmentTask, codes_of_file, lyric_level, misses
 from jukebox.evaluation.metrics import table
 from jukebox.model.folder import Jukebox
 from jukebox.song import Song, song_of
@@ -56,7 +56,7 @@ def irregular_song(seed: int, sample_rate: int) -> tuple[np.ndarray, Song]:
 
 def songs_of(model: Jukebox, data: Path, count: int, seed: int) -> dict[str, list[tuple[torch.Tensor, Song]]]:
     """Kind -> (codes, song) of `count` songs."""
-    level, codec = hearing_level(model), model.codec([hearing_level(model)])
+    level, codec = lyric_level(model), model.codec([lyric_level(model)])
     made: dict[str, list[tuple[torch.Tensor, Song]]] = {"irregular": [], "held out": []}
     for number in range(count):
         audio, song = irregular_song(100 * seed + number, model.sample_rate)
@@ -71,14 +71,14 @@ def errors(
     model: Jukebox, untrained: AutoregressivePrior, codes: torch.Tensor, song: Song, other: Song
 ) -> dict[str, np.ndarray]:
     """Way or control -> seconds by which each word's start is missed."""
-    level, true = hearing_level(model), song.word_times
-    task = Task.of(model, level, model.prior(level), codes, song)
-    found = {"likelihood": task.timed(task.hear({"way": "likelihood"}))}
+    level, true = lyric_level(model), song.word_times
+    task = AlignmentTask.of(model, level, model.prior(level), codes, song)
+    found = {"likelihood": task.timed(task.encode_conditions({"way": "likelihood"}))}
     found |= {f"attention, head {way['head']}": task.timed(chart) for way, chart in task.heads()}
-    blank = Task.of(model, level, untrained, codes, song)
-    found["untrained"] = blank.timed(blank.hear({"way": "likelihood"}))
-    mistaken = Task.of(model, level, task.prior, codes, replace(song, lyrics=other.lyrics))
-    found["another song's words"] = mistaken.timed(mistaken.hear({"way": "likelihood"}))[: len(true)]
+    blank = AlignmentTask.of(model, level, untrained, codes, song)
+    found["untrained"] = blank.timed(blank.encode_conditions({"way": "likelihood"}))
+    mistaken = AlignmentTask.of(model, level, task.prior, codes, replace(song, lyrics=other.lyrics))
+    found["another song's words"] = mistaken.timed(mistaken.encode_conditions({"way": "likelihood"}))[: len(true)]
     result = {name: misses(words, true, song.seconds) for name, words in found.items()}
     sure = np.array([word.confidence > 0.5 for word in found["likelihood"]])
     result["likelihood, sure"] = result["likelihood"][: len(sure)][sure]
@@ -94,7 +94,7 @@ def measured(folders: Sequence[Path], count: int) -> Iterator[tuple[str, dict[st
     songs = [songs_of(model, folder / "data", count, seed) for seed, (model, folder) in enumerate(zip(models, folders))]
     for number, seed in tqdm(list(itertools.product(range(count), range(len(folders)))), unit="two songs"):
         torch.manual_seed(seed)
-        untrained = AutoregressivePrior(models[seed].prior_configs[hearing_level(models[seed])]).eval()
+        untrained = AutoregressivePrior(models[seed].prior_configs[lyric_level(models[seed])]).eval()
         for kind, made in songs[seed].items():
             yield kind, errors(models[seed], untrained, *made[number], made[(number + 1) % count][1])
 

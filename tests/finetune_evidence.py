@@ -76,11 +76,11 @@ def seed_of(out: Path, demo: Path, seed: int, level: int = 2) -> dict:
     data = new_songs(out / "songs", 64, seed)
     encode(str(data), str(model.folder), levels=str(level), threads=1)
     found = {"before": {"new": mean(song_bits(model, data, level)), "old": mean(song_bits(model, old_data, level))}}
-    for arm, how in ARMS.items():
+    for arm, params in ARMS.items():
         target = out / arm.replace(", ", "_")
-        how = how | ({"rehearse": str(old_data)} if "rehearse" in how else {})
+        params = params | ({"rehearse": str(old_data)} if "rehearse" in params else {})
         where = {"from_model": str(model.folder), "out": str(target), "level": level, "preset": "demo"}
-        train("prior", str(data), **where, steps=STEPS, seed=seed, threads=1, **how)
+        train("prior", str(data), **where, steps=STEPS, seed=seed, threads=1, **params)
         tuned = Jukebox.from_pretrained(target)
         found[arm] = {
             "new": mean(song_bits(tuned, data, level)), "old": mean(song_bits(tuned, old_data, level)),

@@ -43,8 +43,8 @@ class Peak:
 def make_random(folder: Path, name: str, dtype: torch.dtype, levels: tuple[int, ...] = ()) -> Jukebox:
     """A model folder of the shape `name` with random weights in `dtype`; of its priors only `levels` (none: all)."""
     codec, priors = shapes(name)
-    letters = next((p.lyrics.vocabulary for p in priors.values() if p.lyrics), 0)
-    symbols = next((s for s in PUBLISHED.values() if len(s) + 1 == letters), None)
+    lyric_tokens = next((p.lyrics.vocabulary for p in priors.values() if p.lyrics), 0)
+    symbols = next((s for s in PUBLISHED.values() if len(s) + 1 == lyric_tokens), None)
     model = Jukebox.create(folder, codec, Characters(symbols) if symbols else None)
     model.save_labels(Labels(("unknown", "ann"), ("unknown", "rock"), None))
     model.save_codec(VQVAE(codec))
@@ -104,7 +104,7 @@ def main(name: str, *flags: str) -> None:
     print(
         f"planned {plan.peak / 1e9:.3f} GB (level {plan.largest.level}), peak {peak.all / 1e9:.3f} GB, {peak.all / plan.peak:.3f} of it"
     )
-    print(f"own pages {peak.own / 1e9:.3f} GB, mapped ones {peak.mapped / 1e9:.3f} GB")
+    print(f"own pages {peak.lock_samples / 1e9:.3f} GB, mapped ones {peak.mapped / 1e9:.3f} GB")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def copy(name: str, folder: Path, new: str) -> Path:
 
 
 def write(
-    folder: Path, name: str, facts: dict[str, Any], io: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
+    folder: Path, name: str, info: dict[str, Any], io: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
 ) -> Golden:
-    (folder / f"{name}.json").write_text(json.dumps(facts))
+    (folder / f"{name}.json").write_text(json.dumps(info))
     for suffix, tensors in (("io", io), ("state", state)):
         separate = {n: t.detach().clone().contiguous() for n, t in tensors.items()}
         save_file(separate, folder / f"{name}.{suffix}.safetensors")
@@ -91,11 +91,11 @@ def test_one_altered_weight_is_exit_code_1(tmp_path, capsys):
 def test_another_attention_order_is_seen(tmp_path, other):
     """Order 1 has the same tensors; 6 needs others, and 4 is of no model: a line that says so, no traceback."""
     path = copy("prior_top_labelled_shared", tmp_path, "p")
-    facts = json.loads(Path(f"{path}.json").read_text())
-    assert facts["hps"]["attn_order"] == 2
-    facts["hps"]["attn_order"] = other
-    del facts["derived"]  # what is computed must tell, not what is said
-    Path(f"{path}.json").write_text(json.dumps(facts))
+    info = json.loads(Path(f"{path}.json").read_text())
+    assert info["hps"]["attn_order"] == 2
+    info["hps"]["attn_order"] = other
+    del info["derived"]  # what is computed must tell, not what is said
+    Path(f"{path}.json").write_text(json.dumps(info))
     wrong = out(Golden(tmp_path, "p"))
     assert (
         any("logits" in line for line in wrong) if other == 1 else len(wrong) == 1 and "cannot be compared" in wrong[0]
@@ -109,8 +109,8 @@ def test_two_swapped_stacks_are_seen(tmp_path):
     for key in keys:
         state[f"order2.{key}"] = state[f"order2.{key}"].flip(0).contiguous()
     save_file(state, f"{path}.state.safetensors")
-    facts = json.loads(Path(f"{path}.json").read_text())
-    Path(f"{path}.json").write_text(json.dumps({"order2": facts["order2"], "order12": facts["order12"]}))
+    info = json.loads(Path(f"{path}.json").read_text())
+    Path(f"{path}.json").write_text(json.dumps({"order2": info["order2"], "order12": info["order12"]}))
     wrong = out(Golden(tmp_path, "o"))
     assert wrong and all("order2" in line for line in wrong)
 
@@ -118,14 +118,14 @@ def test_two_swapped_stacks_are_seen(tmp_path):
 @pytest.mark.parametrize("change", ["windows", "rates", "average"])
 def test_one_wrong_number_of_a_schedule_is_seen(tmp_path, change):
     path = copy("schedule" if change == "windows" else "optim", tmp_path, "s")
-    facts = json.loads(Path(f"{path}.json").read_text())
+    info = json.loads(Path(f"{path}.json").read_text())
     if change == "windows":
-        facts["sample_level_trace"][0]["calls"][0]["prime"] += 1
+        info["sample_level_trace"][0]["calls"][0]["prime"] += 1
     elif change == "rates":
-        facts["lr_curves"][2]["values"][30] *= 1.001
+        info["lr_curves"][2]["values"][30] *= 1.001
     else:
-        facts["plain"]["ema_mu"] = 0.96
-    Path(f"{path}.json").write_text(json.dumps(facts))
+        info["plain"]["ema_mu"] = 0.96
+    Path(f"{path}.json").write_text(json.dumps(info))
     assert len(out(Golden(tmp_path, "s"))) == 1
 
 
@@ -160,8 +160,8 @@ def label_rows(hps: dict[str, Any], items: int, hop: int) -> torch.Tensor | None
     for i in range(items):
         genres = [] if i == items - 1 else [i % hps["y_bins"][0]]
         genres += [-1] * (hps["max_bow_genre_size"] - len(genres))
-        letters = torch.randint(0, hps["n_vocab"], (hps["n_tokens"],)).tolist() if hps.get("n_tokens") else []
-        rows.append([length * 3 + 999, i * hop, length, i % hps["y_bins"][1], *genres, *letters])
+        lyric_tokens = torch.randint(0, hps["n_vocab"], (hps["n_tokens"],)).tolist() if hps.get("n_tokens") else []
+        rows.append([length * 3 + 999, i * hop, length, i % hps["y_bins"][1], *genres, *lyric_tokens])
     return torch.tensor(rows)
 
 
@@ -179,7 +179,7 @@ def record(folder: Path, name: str, seed: int = 0) -> Golden:
     y = label_rows(hps, items, config.hop)
     given = {"in.z": z, "in.z_cond": above, "in.y": y}
     cond = conditions(prior, y, above)
-    logits, heard = prior(z, cond), prior.hear(cond, items)
+    logits, heard = prior(z, cond), prior.encode_conditions(cond, items)
     merged = prior.tokens(z, heard)
     nll = torch.nn.functional.cross_entropy(logits.mT, merged, reduction="none") / math.log(2)
     io = {n: t for n, t in given.items() if t is not None} | {"out.logits": logits, "out.token_nll_bits": nll}
@@ -187,17 +187,17 @@ def record(folder: Path, name: str, seed: int = 0) -> Golden:
     for case, prime in primes.items():
         sampling[case] = {"prime_len": prime}
         io |= {f"out.sample.{case}.tokens": z, f"out.sample.{case}.step_logits": logits}
-        if prior.letters:
+        if prior.lyric_tokens:
             io[f"out.sample.{case}.merged_tokens"] = merged
     loss = prior.loss({config.level: z}, cond)
     loss["loss"].backward()
     grads = {n: torch.zeros(0) if p.grad is None else p.grad for n, p in prior.named_parameters()}
     norms = {n: g.norm().item() for n, g in to_published(grads, config, bool(hps["cond_c_res"])).items()}
-    facts = {
+    info = {
         "hps": hps, "vqvae_hps": CODECS[levels], "sampling": sampling, "grad_norms": norms,
         "losses": {"loss": loss["loss"].item(), "gen_loss": loss["bits"].item()},
     }  # fmt: skip
-    return write(folder, name, facts, io, to_published(prior.state_dict(), config, bool(hps["cond_c_res"])))
+    return write(folder, name, info, io, to_published(prior.state_dict(), config, bool(hps["cond_c_res"])))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -233,13 +233,13 @@ def test_a_codec_of_two_levels_and_other_shapes_passes_and_one_wrong_weight_does
         "recons_loss_l2": "recons_loss_l1",
         "l1_loss": "l1_loss_l0",
     }
-    facts = {
+    info = {
         "hps": hps, "bandwidth": {"l1": 0.3, "l2": 0.1, "spec": 40.0}, "train_forward": {},
         "eval_forward": {"lmix": {theirs: logs[ours].item() for theirs, ours in named.items()}},
     }  # fmt: skip
     state = {n: t for n, t in codec.state_dict().items() if not n.endswith(codecs.SUMS)}
     state = {published_vqvae_key(n, config.downs_t): t for n, t in state.items()}
-    golden = write(tmp_path, "vqvae_two_levels", facts, io, state)
+    golden = write(tmp_path, "vqvae_two_levels", info, io, state)
     assert len(list(check(golden))) == 8 and not out(golden)
     golden.state["decoders.1.out.weight"][0, 0, 0] += 0.02
     assert out(golden)

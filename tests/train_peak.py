@@ -64,8 +64,8 @@ if __name__ == "__main__":
         command = [sys.executable, "-m", "tests.train_peak", "--here", *sys.argv[1:]]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
         out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        how = Training(rows, bf16="bf16" in flags, recompute="recompute" in flags)
-        parts = memory(asdict(config_of(width, depth, n_ctx, *flags)), how, 1, "cpu")
+        params = Training(rows, bf16="bf16" in flags, recompute="recompute" in flags)
+        parts = memory(asdict(config_of(width, depth, n_ctx, *flags)), params, 1, "cpu")
         seen, planned = float(out.stdout.split()[-1]), sum(parts.values())
         print(
             " ".join(sys.argv[1:])

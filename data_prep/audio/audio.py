@@ -41,7 +41,7 @@ class AudioInfo:
     peak: float
 
 
-class Source(Protocol):
+class AudioDecoder(Protocol):
     """An open file: `blocks(start)` yields float32 (channels, n) from sample `start` to the end."""
 
     sample_rate: int
@@ -243,7 +243,7 @@ def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
         part.unlink(missing_ok=True)
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> AudioDecoder:
     """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
     if not path.is_file():
         raise BadAudio(path, "unreadable", "there is no such file")
@@ -263,7 +263,7 @@ def open_source(path: Path) -> Source:
     raise BadAudio(path, "unreadable", "; ".join(reasons))
 
 
-def _collect(path: Path, source: Source, start: int, count: int | None) -> np.ndarray:
+def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:
     """Join the blocks from sample `start` until there are `count` samples or no more; (channels, samples)."""
     blocks, have = [np.zeros((source.channels, 0), np.float32)], 0
     try:

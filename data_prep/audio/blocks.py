@@ -65,12 +65,12 @@ class BlockReader:
                 raise BadAudio(self.path, "unreadable", f"decoding failed: {error}") from error
 
     def _resampled(self) -> Iterator[np.ndarray]:
-        heard = given = 0
+        decoded = given = 0
 
         def counted() -> Iterator[np.ndarray]:
-            nonlocal heard
+            nonlocal decoded
             for block in self._decoded():
-                heard += block.shape[1]
+                decoded += block.shape[1]
                 yield block
 
         rest = np.zeros((self.source_channels, 0), np.float32)
@@ -78,7 +78,7 @@ class BlockReader:
             given += rest.shape[1]
             yield rest
             rest = made
-        count = round(heard * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
+        count = round(decoded * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
         yield np.pad(rest[:, : max(0, count)], ((0, 0), (0, max(0, count - rest.shape[1]))))
 
     def __enter__(self) -> BlockReader:

@@ -35,9 +35,9 @@ def find_cut(path: Path) -> str | None:
         return _cut_mp3(data) if path.suffix.lower() == ".mp3" and not is_flac else None
 
 
-def _missing(says: int, has: int) -> str | None:
+def _missing(expected: int, has: int) -> str | None:
     """Compare a stated end of the file with the real one."""
-    return f"it should be {says:,} bytes long and has {has:,}" if says > has else None
+    return f"it should be {expected:,} bytes long and has {has:,}" if expected > has else None
 
 
 def _cut_chunks(data: Bytes, order: str) -> str | None:

@@ -36,7 +36,7 @@ FLOOR = 0.001  # RMS of the noise under everything: a prior that has heard digit
 
 
 @dataclass(frozen=True)
-class MadeSong:
+class SyntheticSong:
     """One song: mono float32 audio (T,) below 0.95, its labels, its lyrics and (word, start, end) in seconds."""
 
     audio: np.ndarray
@@ -130,10 +130,10 @@ def soften(sound: np.ndarray, knee: float = 0.6, ceiling: float = 0.94) -> np.nd
     return sound
 
 
-def named(what: str, name: str | None, choices: tuple, rng: np.random.Generator, others: tuple = ()):
-    """The artist or genre of that name, or one of `choices` by chance where no name is given."""
-    drawn = choices[int(rng.integers(len(choices)))]
-    known = (*choices, *others)
+def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generator, others: tuple = ()):
+    """The artist or genre of that name, or one of `candidates` by chance where no name is given."""
+    drawn = candidates[int(rng.integers(len(candidates)))]
+    known = (*candidates, *others)
     found = [choice for choice in known if choice.name == name] if name is not None else [drawn]
     if not found:
         raise UserError(f"no {what} is called {name!r}; made songs know {', '.join(c.name for c in known)}")
@@ -148,16 +148,16 @@ def make_song(
     artist: str | None = None,
     genre: str | None = None,
     lyrics: str | None = None,
-) -> MadeSong:
+) -> SyntheticSong:
     """One song, a pure function of its arguments; artist, genre and lyrics are drawn where they are not given.
 
     Given lyrics are sung as far as they fit (`words` says what was sung); letters sound, other characters are silent.
     """
     choice, words_rng, score_rng, band_rng, noise_rng = (np.random.default_rng([seed, i]) for i in range(5))
     who: Artist = named("artist", artist, ARTISTS, choice, (NEWCOMER,))
-    how: Genre = named("genre", genre, GENRES, choice)
-    score = write_score(who, how, seconds, score_rng)
-    made = make_lyrics(how, seconds, words_rng)
+    manner: Genre = named("genre", genre, GENRES, choice)
+    score = write_score(who, manner, seconds, score_rng)
+    made = make_lyrics(manner, seconds, words_rng)
     lyrics = made if lyrics is None else lyrics
     voice, words = sing_lyrics(lyrics, score, seconds, sample_rate)
     samples = len(voice)
@@ -168,7 +168,7 @@ def make_song(
     mix[samples - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
     mix = soften(mix)
     mix += np.float32(FLOOR * 12**0.5) * (noise_rng.random(samples, np.float32) - np.float32(0.5))
-    return MadeSong(mix, sample_rate, who.name, how.name, lyrics, words)
+    return SyntheticSong(mix, sample_rate, who.name, manner.name, lyrics, words)
 
 
 def write_song(index: int, *, folder: Path, seed: int, seconds: float, sample_rate: int, artist: str | None) -> dict:

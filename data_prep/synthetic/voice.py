@@ -48,7 +48,7 @@ STRENGTH = np.array([1.0, 0.58, 0.22], np.float32)
 class Syllable(NamedTuple):
     """Letters that are sung on one pitch (MIDI) from `start` to `end` (seconds)."""
 
-    letters: str
+    characters: str
     pitch: float
     start: float
     end: float
@@ -73,15 +73,19 @@ def split_syllables(word: str) -> tuple[str, ...]:
     return tuple(word[a:b] for a, b in pairwise(cuts))
 
 
-def letter_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
+def character_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
     """(letter, start, end) for the letters that sound, in seconds; they fill the syllable."""
-    letters = [c for c in plain(syllable.letters) if c in VOICED or c in NOISE]
-    vowels = sum(c in VOWELS for c in letters)
+    characters = [c for c in plain(syllable.characters) if c in VOICED or c in NOISE]
+    vowels = sum(c in VOWELS for c in characters)
     seconds = syllable.end - syllable.start
-    short = min(CONSONANT, 0.5 * seconds / max(1, len(letters) - vowels)) if vowels else seconds / max(1, len(letters))
-    long = (seconds - short * (len(letters) - vowels)) / max(1, vowels)
+    short = (
+        min(CONSONANT, 0.5 * seconds / max(1, len(characters) - vowels))
+        if vowels
+        else seconds / max(1, len(characters))
+    )
+    long = (seconds - short * (len(characters) - vowels)) / max(1, vowels)
     spans, at = [], syllable.start
-    for c in letters:
+    for c in characters:
         end = at + (long if c in VOWELS else short)
         spans.append((c, at, end))
         at = end
@@ -89,13 +93,13 @@ def letter_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
 
 
 @lru_cache(maxsize=512)
-def hiss(letter: str, length: int, sample_rate: int) -> np.ndarray:
+def hiss(character: str, length: int, sample_rate: int) -> np.ndarray:
     """The noise of one letter, float32 (length,), with its gap, its envelope and its level."""
-    low, high, level, gap = NOISE[letter]
+    low, high, level, gap = NOISE[character]
     t = np.arange(length) / length
     sounding = np.clip((t - gap) / (1 - gap), 0, 1)
     shape = sounding * (1 - sounding) * 4 if gap == 0 else np.minimum(1, sounding * 20) * (1 - sounding) ** 2
-    return (level * shape * noise_band(f"voice {letter}", length, low, high, sample_rate)).astype(np.float32)
+    return (level * shape * noise_band(f"voice {character}", length, low, high, sample_rate)).astype(np.float32)
 
 
 def smooth(track: np.ndarray, frames: int) -> np.ndarray:
@@ -121,10 +125,10 @@ def controls(line: Sequence[Syllable], word_ends: set[float], start: float, fram
         pitch[last:b] = syllable.pitch
         age = np.arange(b - a) * step
         wobble[a:b] = np.clip((age - 0.12) / 0.2, 0, 1)
-        for letter, begin, end in letter_spans(syllable):
+        for character, begin, end in character_spans(syllable):
             i, j = frame(begin), frame(end)
-            if letter in VOICED:
-                *peaks, level = VOICED[letter]
+            if character in VOICED:
+                *peaks, level = VOICED[character]
                 formants[last:j] = np.multiply(peaks, throat)
                 loudness[i:j] = level
                 last = j
@@ -190,9 +194,9 @@ def sing(
     top = min(CEILING, 0.45 * sample_rate)
     sound = sum_of_sines(harmonics(pitch, formants, loudness, top), pitch, hop, sample_rate)
     for syllable in line:
-        for letter, begin, end in letter_spans(syllable):
-            if letter in NOISE:
-                noise = hiss(letter, max(2, int((end - begin) * sample_rate)), sample_rate)
+        for character, begin, end in character_spans(syllable):
+            if character in NOISE:
+                noise = hiss(character, max(2, int((end - begin) * sample_rate)), sample_rate)
                 at = round(begin * sample_rate) - first
                 room = sound[at : at + len(noise)]
                 room += noise[: len(room)]

@@ -25,13 +25,13 @@ from data_prep.align import TimedText, format_lrc, syllables
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
 from data_prep.manifest import audio_path, load_manifest
-from jukebox.alignment.scores import Attention, Ear, Likelihood, Word, layers_that_listen, words_of
+from jukebox.alignment.scores import AttentionScores, LikelihoodScores, Scorer, Word, lyric_layers, words_of
 from jukebox.alignment.viterbi import Chart
 from jukebox.model.folder import Jukebox, write_json
 from jukebox.report.spectrograms import write_page
 from jukebox.sampling.run import Run
 from jukebox.sampling.windows import starts
-from jukebox.song import Prepared, Song, song_of
+from jukebox.song import PreparedSong, Song, song_of
 from priors.autoregressive.model import AutoregressivePrior
 from vqvae.jukebox.stream import encode_long
 
@@ -41,7 +41,7 @@ SPREAD = 0.3  # the same where it has
 PLACES = 8.0  # some 256 places, a code apart, lie within the reach of a word
 
 
-class Timed(NamedTuple):
+class TimedWord(NamedTuple):
     """A word, its line, when it is sung (seconds), and how likely it is that it and no rest is heard there (0..1)."""
 
     word: str
@@ -55,7 +55,7 @@ class Timed(NamedTuple):
 class Alignment:
     """Words in time, those that were not found in the song, its length, and by which way they were looked for."""
 
-    words: tuple[Timed, ...]
+    words: tuple[TimedWord, ...]
     left_out: tuple[str, ...]
     seconds: float
     way: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def confidence(gain: float) -> float:
 # ---- one song
 
 
-def hearing_level(model: Jukebox) -> int:
+def lyric_level(model: Jukebox) -> int:
     """The level whose prior hears lyrics; UserError where none does."""
     for level, config in sorted(model.prior_configs.items(), reverse=True):
         if config.lyrics:
@@ -90,21 +90,23 @@ def hearing_level(model: Jukebox) -> int:
 
 
 @dataclass(frozen=True)
-class Task:
+class AlignmentTask:
     """A song to be aligned: its codes, words and pace, and the prior that hears it."""
 
     prior: AutoregressivePrior
     codes: Int[Tensor, " t"]
-    prepared: Prepared
+    prepared: PreparedSong
     words: list[Word]
     beat: float  # seconds a syllable
     spread: float
 
     @staticmethod
-    def of(model: Jukebox, level: int, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Song) -> Task:
+    def of(
+        model: Jukebox, level: int, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Song
+    ) -> AlignmentTask:
         text = song.lyrics or ""
         bare = Song(song.artist, song.genres, text, (), song.seconds)  # no times
-        prepared = Prepared.of(bare, model.labels_of(level), model.vocabulary, model.sample_rate)
+        prepared = PreparedSong.of(bare, model.labels_of(level), model.vocabulary, model.sample_rate)
         words, pace = words_of(prepared, text), model.labels.pace
         if not words:
             raise UserError(
@@ -112,7 +114,7 @@ class Task:
                 "(lyrics.json); expected the words that are sung"
             )
         beat, spread = (pace.of(song.genres).beat, SPREAD) if pace else (BEAT, LOOSE)
-        return Task(prior, codes.to(next(prior.parameters()).device), prepared, words, beat, spread)
+        return AlignmentTask(prior, codes.to(next(prior.parameters()).device), prepared, words, beat, spread)
 
     @property
     def step(self) -> float:
@@ -125,34 +127,34 @@ class Task:
         costs = (np.log(lengths * self.step / expected[:, None]) / self.spread) ** 2 / 2 / np.log(2)
         return Chart([word.last - word.first for word in self.words], lengths.tolist(), costs)
 
-    def likelihood(self) -> Likelihood:
-        letters = sum(word.last - word.first for word in self.words)
-        pace = self.beat * sum(syllables(word.text) for word in self.words) / letters
-        return Likelihood(self.prior, self.codes, self.prepared, self.words, pace)
+    def likelihood(self) -> LikelihoodScores:
+        tokens = sum(word.last - word.first for word in self.words)
+        pace = self.beat * sum(syllables(word.text) for word in self.words) / tokens
+        return LikelihoodScores(self.prior, self.codes, self.prepared, self.words, pace)
 
-    def attention(self, layer: int) -> list[Ear]:
+    def attention(self, layer: int) -> list[Scorer]:
         """An ear for each head of a layer."""
-        listening = Attention(self.prior, self.codes, self.prepared, self.words, layer)
-        return [listening.ear(head) for head in range(self.prior.config.trunk.heads)]
+        attention = AttentionScores(self.prior, self.codes, self.prepared, self.words, layer)
+        return [attention.scorer(head) for head in range(self.prior.config.trunk.heads)]
 
-    def follow(self, ears: Sequence[Ear], bar: tqdm | None = None) -> list[Chart]:
+    def follow(self, scorers: Sequence[Scorer], bar: tqdm | None = None) -> list[Chart]:
         """What each ear hears of the song, window by window, side by side."""
-        charts, done, total = [self.chart() for _ in ears], 0, len(self.codes)
+        charts, done, total = [self.chart() for _ in scorers], 0, len(self.codes)
         n_ctx = self.prior.config.n_ctx
         for start in starts(total, n_ctx, n_ctx // 2):
             stop = min(start + n_ctx, total)
-            for chart, ear in zip(charts, ears, strict=True):
+            for chart, scorer in zip(charts, scorers, strict=True):
                 first, last = chart.alive(stop - done)
-                chart.extend(first, *ear(start, done, first, last))
+                chart.extend(first, *scorer(start, done, first, last))
             if bar is not None:
                 bar.update(stop - done)
             done = stop
         return charts
 
-    def timed(self, chart: Chart) -> tuple[Timed, ...]:
+    def timed(self, chart: Chart) -> tuple[TimedWord, ...]:
         """The words of a chart's best reading."""
         return tuple(
-            Timed(word.text, word.line, span.start * self.step, span.end * self.step, confidence(span.gain))
+            TimedWord(word.text, word.line, span.start * self.step, span.end * self.step, confidence(span.gain))
             for word, span in zip(self.words, chart.best())
         )
 
@@ -160,22 +162,22 @@ class Task:
         """The way and what is heard of every head that listens to lyrics."""
         return [
             ({"way": "attention", "layer": layer, "head": head}, chart)
-            for layer in layers_that_listen(self.prior)
+            for layer in lyric_layers(self.prior)
             for head, chart in enumerate(self.follow(self.attention(layer), bar))
         ]
 
-    def hear(self, way: dict[str, Any], bar: tqdm | None = None) -> Chart:
+    def encode_conditions(self, way: dict[str, Any], bar: tqdm | None = None) -> Chart:
         """What is heard by one way."""
-        ears = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
-        return self.follow(ears, bar)[0]
+        scorers = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
+        return self.follow(scorers, bar)[0]
 
 
 def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
     """When the words of `song.lyrics` are sung in a song's codes (of the level that hears lyrics); its word times are not read."""
-    level = hearing_level(model)
-    task = Task.of(model, level, model.prior(level).to(device), codes, song)
+    level = lyric_level(model)
+    task = AlignmentTask.of(model, level, model.prior(level).to(device), codes, song)
     way = model.alignment(level) or ({"way": "likelihood"} if task.prior.config.trunk.time_bias else None)
-    passes = 1 if way else len(layers_that_listen(task.prior))
+    passes = 1 if way else len(lyric_layers(task.prior))
     with tqdm(total=passes * len(codes), desc="listening", unit="code") as bar:
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
@@ -184,7 +186,7 @@ def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str =
                 with suppress(OSError):  # the model folder may be another's
                     model.save_alignment(level, way)
         else:
-            chart = task.hear(way, bar)
+            chart = task.encode_conditions(way, bar)
     words, left = task.timed(chart), (song.lyrics or "").split()
     for word in words:
         left.remove(word.word)
@@ -205,14 +207,14 @@ def align_file(model: Jukebox, path: str | Path, song: Song, *, device: str = "c
     """When the words of `song.lyrics` are sung in a recording."""
     if not (song.lyrics and song.lyrics.strip()):
         raise UserError(f"there are no lyrics to find in {path}; give their text")
-    codes, level = codes_of_file(model, path, hearing_level(model)), hearing_level(model)
+    codes, level = codes_of_file(model, path, lyric_level(model)), lyric_level(model)
     seconds = len(codes) * model.hops[level] / model.sample_rate
     return align(model, codes, Song(song.artist, song.genres, song.lyrics, (), seconds), device=device)
 
 
 def align_run(model: Jukebox, run: Run, *, device: str = "cpu") -> list[Alignment]:
     """When the words of each sample of a run are sung; written to RUN/alignment.json, and its page follows them."""
-    level, found = hearing_level(model), []
+    level, found = lyric_level(model), []
     codes = torch.from_numpy(run.codes(level).astype(np.int64))
     for number, entry in enumerate(run.request["samples"]):
         song = Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], (), run.request["total_seconds"])
@@ -227,15 +229,15 @@ def align_run(model: Jukebox, run: Run, *, device: str = "cpu") -> list[Alignmen
 # ---- which way is best
 
 
-def misses(words: Sequence[Timed], true: Sequence[TimedText], seconds: float) -> Float[np.ndarray, " w"]:
+def misses(words: Sequence[TimedWord], true: Sequence[TimedText], seconds: float) -> Float[np.ndarray, " w"]:
     """Seconds between the start of each word and the truth; a word that was not found counts as sung at the song's end."""
-    told = [word.start for word in words] + [seconds] * (len(true) - len(words))
-    return np.abs(np.array(told) - np.array([word.start for word in true]))
+    predicted = [word.start for word in words] + [seconds] * (len(true) - len(words))
+    return np.abs(np.array(predicted) - np.array([word.start for word in true]))
 
 
 def find_way(model: Jukebox, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
     """Measure every way on held-out songs with known word times, keep the best in the model folder; all of them, best first."""
-    level = hearing_level(model)
+    level = lyric_level(model)
     prior = model.prior(level).to(device)
     rows = [row for row in load_manifest(data) if [t.text for t in row.word_times] == (row.lyrics or "").split() != []]
     rows = sorted(rows, key=lambda row: row.split != "test")[:songs]
@@ -247,11 +249,11 @@ def find_way(model: Jukebox, data: str | Path, *, songs: int = 8, device: str = 
     ways: dict[str, dict[str, Any]] = {}
     for row in tqdm(rows, desc="songs with known times", unit="song"):
         song = song_of(row)
-        task = Task.of(model, level, prior, codes_of_file(model, audio_path(data, row), level), song)
-        heard = task.heads()
+        task = AlignmentTask.of(model, level, prior, codes_of_file(model, audio_path(data, row), level), song)
+        found_words = task.heads()
         if prior.config.trunk.time_bias:
-            heard.append(({"way": "likelihood"}, task.hear({"way": "likelihood"})))
-        for way, chart in heard:
+            found_words.append(({"way": "likelihood"}, task.encode_conditions({"way": "likelihood"})))
+        for way, chart in found_words:
             name = str(way)
             ways[name] = way
             errors.setdefault(name, []).append(misses(task.timed(chart), row.word_times, row.seconds))

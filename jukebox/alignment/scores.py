@@ -7,7 +7,7 @@
                 singing, and all are heard as one batch.
 
 No times go in. A head with a time bias that is told times listens where it was told to, and gives back what it was
-given; without them it has not learned to listen. Likelihood tries all times and lets the codes choose.
+given; without them it has not learned to listen. LikelihoodScores tries all times and lets the codes choose.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from jukebox.song import Prepared, window_conditions
+from jukebox.song import PreparedSong, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Lyrics, stack
 
@@ -39,7 +39,7 @@ class Word(NamedTuple):
     last: int
 
 
-def words_of(song: Prepared, text: str) -> list[Word]:
+def words_of(song: PreparedSong, text: str) -> list[Word]:
     """The words of a text that have at least one letter in the vocabulary."""
     found, at = [], 0
     for number, line in enumerate(text.split("\n")):
@@ -52,15 +52,20 @@ def words_of(song: Prepared, text: str) -> list[Word]:
     return found
 
 
-Ear = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
+Scorer = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
 # (window's start, first new code, first word, last word) -> scores of rests (t, w) and of each word's letters (t, l)
 
 
-class Likelihood:
+class LikelihoodScores:
     """Scores by the prior's likelihood of the codes, each letter in turn said to be sung at every step."""
 
     def __init__(
-        self, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Prepared, words: Sequence[Word], pace: float
+        self,
+        prior: AutoregressivePrior,
+        codes: Int[Tensor, " t"],
+        song: PreparedSong,
+        words: Sequence[Word],
+        pace: float,
     ):
         self.prior, self.codes, self.song, self.words, self.pace = prior, codes, song, words, pace
 
@@ -69,8 +74,8 @@ class Likelihood:
         rests = [(word.first - 0.5, REST) for word in words]
         if last == len(self.words):
             rests.append((self.words[-1].last - 0.5, REST))
-        letters = [(float(token), 0.0) for word in words for token in range(word.first, word.last)]
-        bits = self.bits(start, self.codes[start : start + n], rests + letters)[:, done - start :]
+        tokens = [(float(token), 0.0) for word in words for token in range(word.first, word.last)]
+        bits = self.bits(start, self.codes[start : start + n], rests + tokens)[:, done - start :]
         ends = np.cumsum([len(rests)] + [word.last - word.first for word in words])
         return -bits[: len(rests)].T, [-part.T for part in np.split(bits, ends)[1:-1]]
 
@@ -86,10 +91,12 @@ class Likelihood:
             ids, away = zip(*(self.around(*playhead) for playhead in playheads[i : i + size]), strict=True)
             cond = stack([window_conditions(bare, self.prior.config, start)] * len(ids)).to(codes.device)
             lyrics = Lyrics(torch.stack(ids), torch.full((len(ids), len(ids[0])), torch.nan))
-            heard = self.prior.hear(replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics))), len(ids))
-            heard.distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
+            conditioning = self.prior.encode_conditions(
+                replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics))), len(ids)
+            )
+            conditioning.distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
             batch = codes[None].expand(len(ids), -1)
-            logits = self.prior(batch, cond, heard).float()
+            logits = self.prior(batch, cond, conditioning).float()
             parts.append(F.cross_entropy(logits.transpose(1, 2), batch, reduction="none") / np.log(2))
         return torch.cat(parts).cpu().numpy()
 
@@ -103,11 +110,16 @@ class Likelihood:
         return F.pad(ids, pad), F.pad(away.float(), pad, value=torch.nan)
 
 
-class Attention:
+class AttentionScores:
     """Scores by the attention of one layer's heads; letters outside the window of lyrics are shunned."""
 
     def __init__(
-        self, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Prepared, words: Sequence[Word], layer: int
+        self,
+        prior: AutoregressivePrior,
+        codes: Int[Tensor, " t"],
+        song: PreparedSong,
+        words: Sequence[Word],
+        layer: int,
     ):
         self.prior, self.codes, self.song, self.words, self.layer = prior, codes, song, words, layer
         self.window: tuple[int, np.ndarray] = (-1, np.zeros(0))
@@ -128,15 +140,15 @@ class Attention:
             self.window = (start, np.log2(on_text * there.sum() + 2.0**-FLOOR))
         return self.window[1]
 
-    def ear(self, head: int) -> Ear:
-        def listen(start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    def scorer(self, head: int) -> Scorer:
+        def score(start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
             scores = self.scores(start)[head, done - start :]
             rests = np.zeros((len(scores), last - first + (last == len(self.words))), np.float32)
             return rests, [scores[:, word.first : word.last] for word in self.words[first:last]]
 
-        return listen
+        return score
 
 
-def layers_that_listen(prior: AutoregressivePrior) -> list[int]:
+def lyric_layers(prior: AutoregressivePrior) -> list[int]:
     """Layers whose attention is to the lyrics."""
     return [i for i, block in enumerate(prior.trunk.blocks) if block.attn.pattern in ("cross", "prime")]

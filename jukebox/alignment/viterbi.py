@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 HURRY = 4.0  # bits that a word's length may cost while the search looks ahead
 
 
-class Span(NamedTuple):
+class WordSpan(NamedTuple):
     """A word: first step, last step exclusive, and by how much its score is better than that of a rest in its place."""
 
     start: int
@@ -40,23 +40,23 @@ class Ends(NamedTuple):
 class Gap:
     """The rest before a word (or after the last): its score by step, and how each step was reached."""
 
-    def __init__(self, reach: int, letters: int):
+    def __init__(self, reach: int, tokens: int):
         self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
         self.sums = np.zeros(
-            (reach + 1, letters + 1)
+            (reach + 1, tokens + 1)
         )  # running sums of the scores of the next word's letters, and of rest
         self.entered: dict[
             int, tuple[np.ndarray, Ends]
         ] = {}  # first step of a piece -> steps it was entered at, and how
 
-    def word_before(self, at: int) -> Span:
+    def word_before(self, at: int) -> WordSpan:
         """The word that ends where the rest began which is still going on at step `at`."""
         first = max(start for start in self.entered if start < at)
         entered, ends = self.entered[first]
         step = int(entered[at - first - 1])
         if not step:  # it was entered in an earlier piece
             return self.word_before(first)
-        return Span(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
+        return WordSpan(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
 
 
 class Chart:
@@ -67,9 +67,9 @@ class Chart:
     """
 
     def __init__(
-        self, letters: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0
+        self, tokens: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0
     ):
-        self.letters, self.lengths, self.costs, self.beam = list(letters), list(lengths), costs, beam
+        self.tokens, self.lengths, self.costs, self.beam = list(tokens), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
         self.quickest = np.array(self.lengths)[
             (costs <= HURRY).argmax(axis=1)
@@ -79,7 +79,7 @@ class Chart:
         self.gaps[0].score[-1] = 0.0
 
     def _gap(self, word: int) -> Gap:
-        return Gap(self.reach, self.letters[word] if word < len(self.letters) else 0)
+        return Gap(self.reach, self.tokens[word] if word < len(self.tokens) else 0)
 
     def alive(self, steps: int) -> tuple[int, int]:
         """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most.
@@ -90,7 +90,7 @@ class Chart:
         best = max(scores.values())
         good = [number for number, score in scores.items() if score > best - self.beam]
         soon = int((self.quickest[max(good) + 1 :].cumsum() <= steps).sum())
-        return min(good), min(len(self.letters), max(good) + 2 + soon)
+        return min(good), min(len(self.tokens), max(good) + 2 + soon)
 
     def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
         """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
@@ -138,7 +138,7 @@ class Chart:
         gap.sums = sums[-self.reach - 1 :]
         return ends
 
-    def best(self) -> list[Span]:
+    def best(self) -> list[WordSpan]:
         """The words of the best reading; those behind the last that is reached are left out."""
         gaps = self.past | self.gaps
         number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt16
 from data_prep.audio.audio import AudioInfo, probe
 from data_prep.audio.blocks import BlockReader, resampled
 from data_prep.errors import UserError
-from jukebox.model.info import Facts, check_weights
+from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ class Recording:
     row: int = 0
 
     @staticmethod
-    def open(facts: Facts, song: str | Path, sample: int = 1) -> Recording:
+    def open(info: ModelInfo, song: str | Path, sample: int = 1) -> Recording:
         """A sound file, or sample number `sample` (from 1) of a run folder that has been drawn to its finest level."""
         path = Path(song)
         if not path.is_dir():
             return Recording(path, probe(path))
         run = Run.open(path)
-        check_weights(run.request, facts)
+        check_weights(run.request, info)
         if not 1 <= sample <= run.n_samples:
             raise UserError(f"there is no sample {sample} in {path}; it has 1 to {run.n_samples}")
-        missing = [level for level in range(len(facts.hops)) if run.count(level, [sample - 1]) < run.total(level)]
+        missing = [level for level in range(len(info.hops)) if run.count(level, [sample - 1]) < run.total(level)]
         sound = run.audio_path(0, sample - 1)
         if missing or not sound.is_file():
             raise UserError(f"{path} is not drawn down to level 0; finish it with `jukebox upsample {path}` first")

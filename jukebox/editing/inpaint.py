@@ -19,37 +19,37 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from jukebox.sampling.sampler import generator
-from jukebox.song import Prepared, window_conditions
+from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
 from priors.masked.masks import Keep
-from priors.prior import How
+from priors.prior import SamplingParams
 
 if TYPE_CHECKING:
     from priors.masked.model import MaskedPrior
 
-BESIDE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
+CONTEXT_SHARE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
 
 
-def windows_over(redraw: Bool[Tensor, " n"], n_ctx: int) -> list[tuple[int, int]]:
+def windows_over(resampled: Bool[Tensor, " n"], n_ctx: int) -> list[tuple[int, int]]:
     """Windows (start, stop) of at most `n_ctx` columns, in order, that between them hold all columns to draw; none without any.
 
     A hole that one window can hold with music on both sides stands in its middle. Over a longer one windows stand evenly, the first
     hears what lies before it, each further one the end of its predecessor too, and the last what lies behind.
     """
-    n, drawn, made = len(redraw), 0, []
-    for first, stop in _holes(redraw, n_ctx // 2):
-        for start in _starts(n, first, stop, n_ctx, n_ctx // BESIDE):
+    n, drawn, made = len(resampled), 0, []
+    for first, stop in _regions(resampled, n_ctx // 2):
+        for start in _starts(n, first, stop, n_ctx, n_ctx // CONTEXT_SHARE):
             start = max(0, min(start, n - n_ctx))
             end = min(n, start + n_ctx)
-            if redraw[max(drawn, start) : end].any():
+            if resampled[max(drawn, start) : end].any():
                 made.append((start, end))
                 drawn = end
     return made
 
 
-def _holes(redraw: Bool[Tensor, " n"], apart: int) -> Iterator[tuple[int, int]]:
+def _regions(resampled: Bool[Tensor, " n"], apart: int) -> Iterator[tuple[int, int]]:
     """From the first to the last column to draw, of those that lie at most `apart` from each other."""
-    todo = redraw.nonzero().flatten().tolist()
+    todo = resampled.nonzero().flatten().tolist()
     breaks = [i for i in range(1, len(todo)) if todo[i] - todo[i - 1] > apart]
     for begin, end in zip([0, *breaks], [*breaks, len(todo)]):
         if begin < end:
@@ -66,7 +66,7 @@ def _starts(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list[int]
 
 def fill_windows(
     prior: MaskedPrior, codes: dict[int, Shaped[np.ndarray, "b t"]], keep: Keep, made: Sequence[tuple[int, int]], first: int,
-    songs: Sequence[Prepared], seed: int, takes: Sequence[int], how: Mapping[int, How], done: Callable[[], object] = int,
+    songs: Sequence[PreparedSong], seed: int, takes: Sequence[int], params: Mapping[int, SamplingParams], done: Callable[[], object] = int,
 ) -> None:  # fmt: skip
     """Draw what is not kept into `codes` and `keep`, which begin at column `first`; each window hears what is drawn so far.
 
@@ -81,7 +81,7 @@ def fill_windows(
         known = {level: keep[level][:, at].to(device) for level, at in part.items()}
         cond = stack([window_conditions(song, prior.config, first + start) for song in songs]).to(device)
         rngs = [generator(seed, take, len(ratios), first + start) for take in takes]
-        for level, new in prior.fill(window, known, cond, rngs, how).items():
+        for level, new in prior.fill(window, known, cond, rngs, params).items():
             codes[level][:, part[level]] = new.cpu().numpy().astype(codes[level].dtype)
             keep[level][:, part[level]] = True
         done()

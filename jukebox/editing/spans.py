@@ -28,24 +28,24 @@ from jukebox.editing.grid import MARGIN, Codes, Layout, Recording, read_codes, r
 from jukebox.editing.inpaint import fill_windows, windows_over
 from jukebox.sampling.run import versions
 from jukebox.sampling.sampler import generator
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.song import PreparedSong, Song, window_conditions
 from priors.masked import masks
 from priors.masked.masks import Keep
-from priors.prior import How
+from priors.prior import SamplingParams
 
 if TYPE_CHECKING:
     from jukebox.model.folder import Jukebox
     from priors.masked.model import MaskedPrior
     from vqvae.jukebox.vqvae import VQVAE
 
-HOW = {2: How(passes=24), 1: How(passes=24), 0: How(passes=12)}
+DEFAULT_PARAMS = {2: SamplingParams(passes=24), 1: SamplingParams(passes=24), 0: SamplingParams(passes=12)}
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How codes are drawn: `how` by level; `fade` in seconds; `takes` differ in what chance decides, and all of it follows from `seed`."""
+class EditOptions:
+    """How codes are sampled: `params` by level, `fade` in seconds; `takes` differ in their random numbers, which follow from `seed`."""
 
-    how: Mapping[int, How] = field(default_factory=lambda: dict(HOW))
+    params: Mapping[int, SamplingParams] = field(default_factory=lambda: dict(DEFAULT_PARAMS))
     takes: int = 1
     seed: int = 0
     fade: float = 0.02
@@ -72,7 +72,7 @@ class Span:
         }
 
     @property
-    def redraw(self) -> Bool[Tensor, " n"]:
+    def resampled(self) -> Bool[Tensor, " n"]:
         """Columns in which something is drawn."""
         columns = self.keep[max(self.keep)].shape[1]
         return ~torch.stack([kept.view(columns, -1).all(1) for kept in self.keep.values()]).all(0)
@@ -91,16 +91,16 @@ class Edited:
     took: float  # seconds
 
 
-class Redrawing:
+class InpaintingJob:
     """Spans of a recording to be drawn, and all that is needed for it."""
 
     def __init__(
         self, model: Jukebox, recording: Recording, layout: Layout, spans: Sequence[Span], words: Song | None,
-        drawing: Drawing | None, verb: str,
+        options: EditOptions | None, verb: str,
     ) -> None:  # fmt: skip
         self.model, self.recording, self.layout, self.spans, self.verb = model, recording, layout, spans, verb
-        self.drawing = drawing or Drawing()
-        seconds = self.drawing.total_seconds or layout.columns / layout.per_second
+        self.options = options or EditOptions()
+        seconds = self.options.total_seconds or layout.columns / layout.per_second
         self.song = replace(words or Song(), seconds=seconds).placed(model.labels)
         self.read: dict[
             int, tuple[int, Codes]
@@ -109,10 +109,10 @@ class Redrawing:
     def make(self, out: str | Path, asked: Mapping | None = None) -> Edited:
         """Write every take that is not there yet."""
         began, takes = time.perf_counter(), self._takes(Path(out))
-        prior = self.model.masked(self.drawing.dtype).to(self.drawing.device)
-        codec = self.model.codec([0]).to(self.drawing.device)
+        prior = self.model.masked(self.options.dtype).to(self.options.device)
+        codec = self.model.codec([0]).to(self.options.device)
         todo = self._begin(takes, dict(asked or {}))
-        plans = [windows_over(span.redraw, prior.config.n_ctx) for span in self.spans]
+        plans = [windows_over(span.resampled, prior.config.n_ctx) for span in self.spans]
         with tqdm(total=len(todo) * sum(map(len, plans)), desc=self.verb, unit="window") as bar:
             for take in todo:
                 pieces = [
@@ -129,7 +129,7 @@ class Redrawing:
 
     def _takes(self, out: Path) -> list[Path]:
         out = out if out.suffix else out.with_name(out.name + suffix_of(self.recording.sound))
-        count = self.drawing.takes
+        count = self.options.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
         check_target(self.recording.sound, out)
@@ -141,7 +141,7 @@ class Redrawing:
         request = {
             "verb": self.verb, "model": str(self.model.folder.resolve()), "model_hash": self.model.hashes(),
             "song": str(self.recording.sound.resolve()), "ranges": [[span.start, span.end] for span in self.spans],
-            "sample_rate": self.layout.rate, "asked": asked, "words": asdict(self.song), "drawing": asdict(self.drawing),
+            "sample_rate": self.layout.rate, "asked": asked, "words": asdict(self.song), "drawing": asdict(self.options),
             "kept_bits_per_second": self._kept()[0],
         }  # fmt: skip
         request = json.loads(json.dumps(request))
@@ -165,7 +165,7 @@ class Redrawing:
         return kept * bits, full * bits, sum(int(masks.orphans(span.keep)) for span in self.spans)
 
     def _fade(self, span: Span) -> int:
-        return min(round(self.drawing.fade * self.layout.rate), (span.end - span.start) // 2, self.layout.frames)
+        return min(round(self.options.fade * self.layout.rate), (span.end - span.start) // 2, self.layout.frames)
 
     # ---- what is made
 
@@ -181,12 +181,12 @@ class Redrawing:
             for level, r in masks.per_column(self.model.hops).items()
             for mask in [span.keep[level]]
         }
-        prepared = Prepared.of(self.song, self.model.labels, self.model.vocabulary, self.model.sample_rate)
-        if self._top_sings(prior):
-            self._sing(codes, keep, first, take)
+        prepared = PreparedSong.of(self.song, self.model.labels, self.model.vocabulary, self.model.sample_rate)
+        if self._top_prior_reads_lyrics(prior):
+            self._sample_top_level(codes, keep, first, take)
         here = [(start - low, stop - low) for start, stop in plan]
         rows = {level: each[None] for level, each in codes.items()}  # the same memory
-        fill_windows(prior, rows, keep, here, first, [prepared], self.drawing.seed, [take], self.drawing.how, done)
+        fill_windows(prior, rows, keep, here, first, [prepared], self.options.seed, [take], self.options.params, done)
         fade = self._fade(span)
         if span.end <= 0 or span.start >= self.layout.frames:
             yield self._joined(span, codec, codes, first, fade)
@@ -201,30 +201,30 @@ class Redrawing:
             reach = max(margin, top.n_ctx if top and self.song.lyrics else 0)
             first, stop = (column - span.first for column in self.layout.touched(span.start, span.end))
             low = max(0, min([first - reach, *(start for start, _ in plan)]))
-            high = min(len(span.redraw), max([stop + margin, *(end for _, end in plan)]))
+            high = min(len(span.resampled), max([stop + margin, *(end for _, end in plan)]))
             found = read_codes(self.model, self.recording, self.layout, span.first + low, span.first + high)
             self.read[id(span)] = span.first + low, found
         first, codes = self.read[id(span)]
         return first, {level: each.copy() for level, each in codes.items()}
 
-    def _top_sings(self, prior: MaskedPrior) -> bool:
+    def _top_prior_reads_lyrics(self, prior: MaskedPrior) -> bool:
         """Whether the top level of a hole is left to its own prior: where there are words that the masked one cannot hear."""
         return bool(self.song.lyrics) and prior.config.lyrics is None
 
-    def _sing(self, codes: Codes, keep: Keep, first: int, take: int) -> None:
+    def _sample_top_level(self, codes: Codes, keep: Keep, first: int, take: int) -> None:
         """Draw the top level from the first to the last column that changes, one code after another: it hears the past and the words."""
         level = max(codes)
-        prior = self.model.prior(level, self.drawing.dtype).to(self.drawing.device)
-        song = Prepared.of(self.song, self.model.labels_of(level), self.model.vocabulary, self.model.sample_rate)
+        prior = self.model.prior(level, self.options.dtype).to(self.options.device)
+        song = PreparedSong.of(self.song, self.model.labels_of(level), self.model.vocabulary, self.model.sample_rate)
         todo = (~keep[level][0]).nonzero().flatten().tolist()
         at, end = todo[0], todo[-1] + 1
         while at < end:
             start = max(0, at - prior.spec.n_ctx // 2)
             stop = min(end, start + prior.spec.n_ctx)
-            cond = window_conditions(song, prior.config, first + start).to(self.drawing.device)
-            prime = torch.from_numpy(codes[level][start:at].astype(np.int64))[None].to(self.drawing.device)
-            rngs = [generator(self.drawing.seed, take, level, first + at)]
-            state = prior.start(cond, {level: prime}, rngs, self.drawing.how[level])
+            cond = window_conditions(song, prior.config, first + start).to(self.options.device)
+            prime = torch.from_numpy(codes[level][start:at].astype(np.int64))[None].to(self.options.device)
+            rngs = [generator(self.options.seed, take, level, first + at)]
+            state = prior.start(cond, {level: prime}, rngs, self.options.params[level])
             new = torch.cat([part[level] for part in prior.sample(state, stop - at)], dim=1)
             codes[level][at:stop] = new[0].cpu().numpy().astype(np.uint16)
             at = stop
@@ -238,23 +238,23 @@ class Redrawing:
         There is no old sound to cross over from. What the codec makes of the file's own edge differs from the file; that
         difference, mirrored at the edge and fading away within `fade` samples, is added, so that the two sides meet.
         """
-        in_front, length = span.end <= 0, span.end - span.start
-        start, end = (span.start, fade) if in_front else (span.start - fade, span.end)
+        before, length = span.end <= 0, span.end - span.start
+        start, end = (span.start, fade) if before else (span.start - fade, span.end)
         made = mix(
             np.concatenate(list(render(codec, codes[0], first, self.layout, start, end)), axis=1),
             self.recording.info.channels,
         )
         made = (
-            made if in_front else made[:, ::-1]
+            made if before else made[:, ::-1]
         )  # its end lies at the file's edge now, and `fade` samples of the file behind it
         new, own = made[:, :length], made[:, length:]
-        edge = (0 if in_front else self.layout.frames - fade) / self.layout.rate
+        edge = (0 if before else self.layout.frames - fade) / self.layout.rate
         old, _ = read(self.recording.sound, start=edge, seconds=fade / self.layout.rate)
-        old = old if in_front else old[:, ::-1]
+        old = old if before else old[:, ::-1]
         share = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / fade) if fade else np.zeros(0)
         new = new.copy()
         new[:, length - fade :] += ((old[:, :fade] - own) * share)[:, ::-1]
-        return new if in_front else new[:, ::-1]
+        return new if before else new[:, ::-1]
 
 
 def _request_of(path: Path) -> dict | None:

@@ -24,8 +24,8 @@ import torch
 
 from data_prep.errors import UserError
 from jukebox.editing.grid import Layout, Recording
-from jukebox.editing.spans import Drawing, Edited, Redrawing, Span
-from jukebox.model.info import Facts
+from jukebox.editing.spans import Edited, EditOptions, InpaintingJob, Span
+from jukebox.model.info import ModelInfo
 from jukebox.sampling.sampler import generator
 from jukebox.song import Song
 from priors.masked import masks
@@ -65,18 +65,18 @@ class Prompt:
 
 def edit(
     model: Jukebox, song: str | Path, out: str | Path, start: float, end: float, words: Song | None = None,
-    drawing: Drawing | None = None, sample: int = 1,
+    options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """The seconds from `start` to `end` of a song drawn anew; `sample` (from 1) says which, where the song is a run folder."""
     recording, layout = _open(model, song, sample)
     begin, stop = _range(recording, start, end)
     span = Span(begin, stop, 0, _outside(layout.columns, *layout.touched(begin, stop), _per(model)))
-    return Redrawing(model, recording, layout, [span], words, drawing, "edit").make(out)
+    return InpaintingJob(model, recording, layout, [span], words, options, "edit").make(out)
 
 
 def vary(
     model: Jukebox, song: str | Path, out: str | Path, prompt: Prompt, start: float = 0.0, end: float | None = None,
-    words: Song | None = None, drawing: Drawing | None = None, sample: int = 1,
+    words: Song | None = None, options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song, or its seconds from `start` to `end`, drawn anew around what `prompt` keeps."""
     if not prompt.keeps_something:
@@ -87,15 +87,15 @@ def vary(
     recording, layout = _open(model, song, sample)
     begin, stop = _range(recording, start, end)
     first, last = layout.touched(begin, stop)
-    seed = (drawing or Drawing()).seed
+    seed = (options or EditOptions()).seed
     inside = build(prompt, recording.sound, last - first, first, layout.per_second, seed, _per(model))
     span = Span(begin, stop, 0, _within(inside, first, layout.columns, _per(model)))
-    return Redrawing(model, recording, layout, [span], words, drawing, "vary").make(out, asdict(prompt))
+    return InpaintingJob(model, recording, layout, [span], words, options, "vary").make(out, asdict(prompt))
 
 
 def compress(
     model: Jukebox, song: str | Path, out: str | Path, kbps: float, start: float = 0.0, end: float | None = None,
-    words: Song | None = None, drawing: Drawing | None = None, sample: int = 1,
+    words: Song | None = None, options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song from at most `kbps` thousand bits a second of its codes; the others are drawn."""
     recording, layout = _open(model, song, sample)
@@ -104,31 +104,34 @@ def compress(
     seconds = (last - first) / layout.per_second
     inside = masks.at_most(last - first, kbps * 1000, model.codec_config.bins, seconds, _per(model))
     span = Span(begin, stop, 0, _within(inside, first, layout.columns, _per(model)))
-    return Redrawing(model, recording, layout, [span], words, drawing, "compress").make(out, {"kbps": kbps})
+    return InpaintingJob(model, recording, layout, [span], words, options, "compress").make(out, {"kbps": kbps})
 
 
 def extend(
     model: Jukebox, song: str | Path, out: str | Path, before: float = 0.0, after: float = 0.0, words: Song | None = None,
-    drawing: Drawing | None = None, sample: int = 1,
+    options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song with `before` seconds more in front of it and `after` behind, each of which hears the song."""
     recording, alone = _open(model, song, sample)
-    front, behind = round(before * alone.rate), round(after * alone.rate)
-    if min(before, after) < 0 or not front + behind:
+    before_start, after_end = round(before * alone.rate), round(after * alone.rate)
+    if min(before, after) < 0 or not before_start + after_end:
         raise UserError(
             f"{before:g} s before and {after:g} s after the song; expected seconds from 0, and one of them above it"
         )
-    layout = replace(alone, before=-(-front * alone.model_rate // (alone.rate * alone.hop)), after=behind)
+    layout = replace(alone, before=-(-before_start * alone.model_rate // (alone.rate * alone.hop)), after=after_end)
     lead, n = layout.before, layout.columns
     # neither side hears the other, which is not there yet; a column that the file does not fill is no music to hear
     spans = [
-        Span(-front, 0, 0, _outside(layout.ended, 0, lead, _per(model))),
+        Span(-before_start, 0, 0, _outside(layout.ended, 0, lead, _per(model))),
         Span(
-            layout.frames, layout.frames + behind, lead, _outside(n - lead, layout.ended - lead, n - lead, _per(model))
+            layout.frames,
+            layout.frames + after_end,
+            lead,
+            _outside(n - lead, layout.ended - lead, n - lead, _per(model)),
         ),
     ]
     spans = [span for span in spans if span.start < span.end]
-    return Redrawing(model, recording, layout, spans, words, drawing, "extend").make(out)
+    return InpaintingJob(model, recording, layout, spans, words, options, "extend").make(out)
 
 
 def build(
@@ -154,7 +157,7 @@ def build(
 
 
 def _open(model: Jukebox, song: str | Path, sample: int) -> tuple[Recording, Layout]:
-    recording = Recording.open(Facts.read(model.folder), song, sample)
+    recording = Recording.open(ModelInfo.read(model.folder), song, sample)
     return recording, Layout(recording.info.frames, recording.info.sample_rate, model.sample_rate, model.hops[-1])
 
 
@@ -181,12 +184,12 @@ def _per(model: Jukebox) -> dict[int, int]:
 def _outside(n: int, first: int, stop: int, per: Mapping[int, int]) -> Keep:
     """Everything kept but columns [first, stop)."""
     at = torch.arange(n)
-    return masks.spread((at < first) | (at >= stop), per)
+    return masks.expand_to_levels((at < first) | (at >= stop), per)
 
 
 def _within(inside: Keep, first: int, n: int, per: Mapping[int, int]) -> Keep:
     """A mask over some columns from `first` on, as one over all `n`, the others kept."""
-    keep = masks.spread(masks.everything(n), per)
+    keep = masks.expand_to_levels(masks.everything(n), per)
     for level, mask in inside.items():
         keep[level][:, first * per[level] : first * per[level] + mask.shape[1]] = mask
     return keep

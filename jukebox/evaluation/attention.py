@@ -29,16 +29,16 @@ from torch import Tensor
 from data_prep.align import TimedText, word_seconds
 from data_prep.labels import Labels
 from jukebox.evaluation import metrics
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.song import PreparedSong, Song, window_conditions
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 from priors.conditioning.conditions import Conditions, Lyrics, stack
 from priors.conditioning.lyrics import Vocabulary
 
 if TYPE_CHECKING:
-    from jukebox.evaluation.figures import Window
+    from jukebox.evaluation.figures import HeldOutWindow
 
 
-class Told(NamedTuple):
+class AttentionWindow(NamedTuple):
     """A window's conditions, and which of its letters are of the word sung at each step."""
 
     conditions: Conditions
@@ -49,7 +49,7 @@ class Told(NamedTuple):
         assert self.conditions.lyrics is not None
         return self.conditions.lyrics
 
-    def given(self, lyrics: Lyrics) -> Told:
+    def given(self, lyrics: Lyrics) -> AttentionWindow:
         """The same window, its prior told other lyrics."""
         return self._replace(conditions=replace(self.conditions, lyrics=lyrics))
 
@@ -62,7 +62,7 @@ class Best(NamedTuple):
     scores: Float[np.ndarray, " w"]
 
 
-def listening_layers(prior: AutoregressivePrior) -> list[int]:
+def lyric_layers(prior: AutoregressivePrior) -> list[int]:
     """The layers whose attention is to lyrics."""
     return [i for i, block in enumerate(prior.trunk.blocks) if block.attn.pattern in ("cross", "prime")]
 
@@ -79,11 +79,11 @@ def by_lines(song: Song) -> Song:
     return replace(song, word_times=tuple(lines))
 
 
-def letters_sung(song: Song, heard: Prepared, config: PriorConfig, start: int) -> Bool[Tensor, "t n"]:
-    """Which letters of a window, as the prior hears it from `heard`, are of the word that `song` truly sings at each step."""
-    spans = word_seconds(song.lyrics or "", song.word_times)[heard.tokens.positions]  # (letters of the song, 2)
+def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: int) -> Bool[Tensor, "t n"]:
+    """Which letters of a window, as the prior hears it from `prepared`, are of the word that `song` truly sings at each step."""
+    spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (letters of the song, 2)
     numbers = np.arange(1, len(spans) + 1)  # numbers in place of letters tell which of them the window holds
-    window = window_conditions(replace(heard, ids=numbers), config, start).lyrics
+    window = window_conditions(replace(prepared, ids=numbers), config, start).lyrics
     assert window is not None
     begin, end = np.concatenate([spans, [[np.nan, np.nan]]])[window.ids[0].numpy() - 1].T  # padding takes the last row
     when = (start + np.arange(config.n_ctx) + 0.5) * config.hop / config.sample_rate
@@ -91,15 +91,15 @@ def letters_sung(song: Song, heard: Prepared, config: PriorConfig, start: int) -
 
 
 def best_head(
-    prior: AutoregressivePrior, codes: Int[Tensor, "w t"], told: Sequence[Told], choosing: Bool[np.ndarray, " w"],
+    prior: AutoregressivePrior, codes: Int[Tensor, "w t"], read: Sequence[AttentionWindow], choosing: Bool[np.ndarray, " w"],
     batch: int = 4,
 ) -> Best:  # fmt: skip
     """Choose the head with the highest alignment score on the windows `choosing`, and score it on the others."""
     found = []
-    for layer in listening_layers(prior):
+    for layer in lyric_layers(prior):
         parts = []
-        for i in range(0, len(told), batch):
-            some = told[i : i + batch]
+        for i in range(0, len(read), batch):
+            some = read[i : i + batch]
             weights = prior.alignment(codes[i : i + batch], stack([t.conditions for t in some]), layer)
             parts.append(metrics.alignment_score(weights, torch.stack([t.sung for t in some])))
         scores = torch.cat(parts).double().numpy()  # (windows, heads)
@@ -110,25 +110,28 @@ def best_head(
     return Best(layer, head, scores)
 
 
-def tell(
-    songs: Sequence[Song], told: Sequence[Song], labels: Labels, vocabulary: Vocabulary, config: PriorConfig,
-    windows: Sequence[Window],
-) -> list[Told]:  # fmt: skip
-    """Every window as a prior hears it from the songs `told`, beside what the `songs` truly sing."""
-    prepared = [Prepared.of(song, labels, vocabulary, config.sample_rate) for song in told]
+def attention_windows(
+    songs: Sequence[Song], read: Sequence[Song], labels: Labels, vocabulary: Vocabulary, config: PriorConfig,
+    windows: Sequence[HeldOutWindow],
+) -> list[AttentionWindow]:  # fmt: skip
+    """Every window as a prior hears it from the songs `read`, beside what the `songs` truly sing."""
+    prepared = [PreparedSong.of(song, labels, vocabulary, config.sample_rate) for song in read]
     return [
-        Told(window_conditions(prepared[w.song], config, w.start), letters_sung(songs[w.song], prepared[w.song], config, w.start))
+        AttentionWindow(window_conditions(prepared[w.song], config, w.start), tokens_sung(songs[w.song], prepared[w.song], config, w.start))
         for w in windows
     ]  # fmt: skip
 
 
 def alignment_figures(
-    prior: AutoregressivePrior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, windows: Sequence[Window],
-    codes: Int[Tensor, "w t"], seed: int,
+    prior: AutoregressivePrior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
+    windows: Sequence[HeldOutWindow], codes: Int[Tensor, "w t"], seed: int,
 ) -> dict | None:  # fmt: skip
     """Scores and controls over windows of codes, ready for json; none where fewer than two songs have times of words."""
     config, known = prior.config, (labels, vocabulary, prior.config)
-    given, coarse = tell(songs, songs, *known, windows), tell(songs, [by_lines(s) for s in songs], *known, windows)
+    given, coarse = (
+        attention_windows(songs, songs, *known, windows),
+        attention_windows(songs, [by_lines(s) for s in songs], *known, windows),
+    )
     timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # words, not lines
     kept = [i for i, w in enumerate(windows) if timed[w.song] and given[i].sung.any() and coarse[i].sung.any()]
     order = sorted({windows[i].song for i in kept})
@@ -139,10 +142,10 @@ def alignment_figures(
     torch.manual_seed(seed)
     untrained, rng = AutoregressivePrior(config).eval(), np.random.default_rng([seed, 1])
 
-    def best(net: AutoregressivePrior, told: Sequence[Told]) -> Best:
-        return best_head(net, codes[kept], told, choosing)
+    def best(net: AutoregressivePrior, read: Sequence[AttentionWindow]) -> Best:
+        return best_head(net, codes[kept], read, choosing)
 
-    others = tell(songs, songs, *known, [replace(w, song=w.other) for w in windows])
+    others = attention_windows(songs, songs, *known, [replace(w, song=w.other) for w in windows])
     true = best(prior, given)
     trials = {
         "another song": (true, best(prior, [t.given(o.lyrics) for t, o in zip(given, others, strict=True)])),

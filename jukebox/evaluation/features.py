@@ -17,7 +17,7 @@ from jaxtyping import Float
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
 from jukebox.model.folder import Jukebox
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.song import PreparedSong, Song, window_conditions
 from vqvae.jukebox.stream import encode_long
 
 
@@ -56,7 +56,7 @@ def hidden_states(
     codes = encode_long(model.codec(levels), torch.from_numpy(wave)[None], levels)
     prior, total = model.prior(level).to(device), codes[level].shape[1]
     whole = Song(seconds=wave.shape[1] / model.sample_rate)
-    song = Prepared.of(whole, model.labels_of(level), model.vocabulary, model.sample_rate)
+    song = PreparedSong.of(whole, model.labels_of(level), model.vocabulary, model.sample_rate)
     parts = []
     for start, given in feature_windows(total, config.n_ctx):
         above = None
@@ -67,10 +67,10 @@ def hidden_states(
             above = np.pad(coarse, (0, need - len(coarse)), mode="edge")
         cond = window_conditions(song, config, start, above).to(torch.device(device))
         window = codes[level][:, start : start + config.n_ctx].to(device)
-        heard = prior.hear(cond, 1)
-        x = prior.embed(prior.tokens(window, heard)[:, :-1], heard)
-        distance = None if heard.distance is None else heard.distance[:, : x.shape[1]]
-        states = prior.trunk.hidden(x, layer, heard.encoded, distance)[0, prior.letters :]
+        conditioning = prior.encode_conditions(cond, 1)
+        x = prior.embed(prior.tokens(window, conditioning)[:, :-1], conditioning)
+        distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
+        states = prior.trunk.hidden(x, layer, conditioning.encoded, distance)[0, prior.lyric_prefix :]
         parts.append(states[given - start :].float().cpu().numpy())
     rows = np.concatenate(parts)[:total]
     if pool == "mean":

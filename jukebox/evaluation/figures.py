@@ -30,7 +30,7 @@ from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
 from jukebox.model.folder import Jukebox
-from jukebox.song import Prepared, Song, song_of, window_conditions
+from jukebox.song import PreparedSong, Song, song_of, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Conditions, Lyrics, stack
 from vqvae.jukebox.stream import decode_long, encode_long
@@ -100,7 +100,7 @@ def codec_figures(model: Jukebox, held: HeldOut, seconds: float = 10.0) -> dict[
 
 
 @dataclass
-class Window:
+class HeldOutWindow:
     """A window of a held-out song, and another song that plays the false one."""
 
     song: int
@@ -108,7 +108,7 @@ class Window:
     start: int
 
 
-def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, seed: int) -> list[Window]:
+def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, seed: int) -> list[HeldOutWindow]:
     """`count` windows spread over the songs that are long enough, each with another such song."""
     rng = np.random.default_rng(seed)
     fitting = [i for i, length in enumerate(lengths) if length >= n_ctx]
@@ -121,7 +121,7 @@ def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, see
         song = fitting[k % len(fitting)]
         other = int(rng.choice([i for i in fitting if i != song]))
         last = min(lengths[song], lengths[other]) - n_ctx  # the false codes above must reach as far
-        windows.append(Window(song, other, int(rng.integers(last // ratio + 1)) * ratio))
+        windows.append(HeldOutWindow(song, other, int(rng.integers(last // ratio + 1)) * ratio))
     return windows
 
 
@@ -147,17 +147,17 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
     true_songs = [song_of(row) for row in held.rows]
     plain_songs = [replace(song, word_times=()).placed(labels) for song in true_songs]
 
-    def ready(songs: Sequence[Song]) -> list[Prepared]:
-        return [Prepared.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
+    def ready(songs: Sequence[Song]) -> list[PreparedSong]:
+        return [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
 
     songs, plain = ready(true_songs), ready(plain_songs)
 
-    def above(window: Window, song: int) -> np.ndarray | None:
+    def above(window: HeldOutWindow, song: int) -> np.ndarray | None:
         first = window.start // ratio
         return held.codes[song][level + 1][first : first + config.n_ctx // ratio] if config.above else None
 
     def conditions(
-        change: Callable[[Window], Prepared], upper: Callable[[Window], int] = lambda w: w.song
+        change: Callable[[HeldOutWindow], PreparedSong], upper: Callable[[HeldOutWindow], int] = lambda w: w.song
     ) -> list[Conditions]:
         return [window_conditions(change(w), config, w.start, above(w, upper(w))) for w in windows]
 
@@ -165,7 +165,7 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
         others = [i for i in range(1, size) if i != true]
         return int(rng.choice(others)) if others else 0
 
-    def relabel(w: Window, artist: bool, genre: bool) -> Prepared:
+    def relabel(w: HeldOutWindow, artist: bool, genre: bool) -> PreparedSong:
         song = songs[w.song]
         return replace(
             song,
@@ -173,7 +173,7 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
             genres=(false_label(song.genres[0] if song.genres else 0, len(labels.genres)),) if genre else song.genres,
         )
 
-    def with_words(w: Window, text: Prepared) -> Prepared:
+    def with_words(w: HeldOutWindow, text: PreparedSong) -> PreparedSong:
         return replace(songs[w.song], ids=text.ids, seconds=text.seconds)
 
     codes = torch.from_numpy(
@@ -189,7 +189,7 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
     if config.lyrics and any(song.ids.size for song in songs):
         false = conditions(lambda w: with_words(w, songs[w.other]))
         trial("lyrics", false)
-        trial("letters", [replace(t, lyrics=_letters_of(f, t)) for t, f in zip(truth, false, strict=True)])
+        trial("letters", [replace(t, lyrics=_lyrics_at_true_times(f, t)) for t, f in zip(truth, false, strict=True)])
         placed = window_bits(prior, codes, conditions(lambda w: with_words(w, plain[w.song])))
         trial("plain", conditions(lambda w: with_words(w, plain[w.other])), placed)
     if config.labels and len(labels.artists) > 2 and len(labels.genres) > 2:
@@ -213,7 +213,7 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
     }  # fmt: skip
 
 
-def _letters_of(false: Conditions, true: Conditions) -> Lyrics:
+def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Lyrics:
     """Another song's letters at the true song's times."""
     assert false.lyrics is not None and true.lyrics is not None
     return Lyrics(false.lyrics.ids, true.lyrics.seconds)

@@ -27,11 +27,11 @@ from jukebox.evaluation.figures import HeldOut, draw_windows
 from jukebox.model.folder import Jukebox
 from jukebox.sampling.sampler import generator
 from jukebox.sampling.windows import windows
-from jukebox.song import Prepared, prepare_all, song_of, window_conditions
+from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.conditioning.conditions import Conditions, stack
 from priors.masked.masks import Keep
 from priors.masked.model import MaskedConfig, MaskedPrior
-from priors.prior import How, Sequences
+from priors.prior import SamplingParams, Sequences
 from vqvae.jukebox.stream import decode_long
 
 LAST = 8  # columns at the end of a hole
@@ -45,7 +45,7 @@ class Clips:
     codes: Sequences
     others: Sequences
     cond: Conditions
-    songs: list[Prepared]
+    songs: list[PreparedSong]
     starts: list[int]
 
     def __len__(self) -> int:
@@ -102,16 +102,16 @@ def half_figures(prior: MaskedPrior, clips: Clips, seed: int) -> dict[str, dict[
 def suffix_figures(prior: MaskedPrior, clips: Clips) -> dict[str, dict[str, float]]:
     """Bits of the last and of the first columns of a hole with and without the music behind it, level by level."""
     figures, n = {}, prior.config.n_ctx
-    hole = slice(n // 4, n // 2)
-    ends = {"last": slice(hole.stop - LAST, hole.stop), "first": slice(hole.start, hole.start + LAST)}
+    region = slice(n // 4, n // 2)
+    ends = {"last": slice(region.stop - LAST, region.stop), "first": slice(region.start, region.start + LAST)}
     for level in clips.codes:
         figures[str(level)] = {}
-        for name, behind in (("with", slice(hole.stop, n)), ("without", slice(0, 0))):
+        for name, after_region in (("with", slice(region.stop, n)), ("without", slice(0, 0))):
             keep = {each: torch.ones_like(x, dtype=torch.bool) for each, x in clips.codes.items()}
             for each in range(level + 1):  # levels above are known, as when a level is filled
                 known = keep[each].unflatten(1, (n, -1))
-                known[:, hole.start :] = False
-                known[:, behind] = True
+                known[:, region.start :] = False
+                known[:, after_region] = True
             for end, columns in ends.items():
                 figures[str(level)][f"{end}_{name}"] = mean_bits(prior, clips, keep, level, columns)
         for end in ends:
@@ -125,7 +125,7 @@ def suffix_figures(prior: MaskedPrior, clips: Clips) -> dict[str, dict[str, floa
 
 
 @dataclass(frozen=True)
-class Ear:
+class SoundDistance:
     """What hears codes of level 0 beside those of the songs: their sound, and its features."""
 
     model: Jukebox
@@ -133,9 +133,9 @@ class Ear:
     features: Float[Tensor, "n d"]
 
     @staticmethod
-    def of(model: Jukebox, codes: Tensor) -> Ear:
+    def of(model: Jukebox, codes: Tensor) -> SoundDistance:
         waves = _sounds(model, codes)
-        return Ear(model, waves, _features(model, waves))
+        return SoundDistance(model, waves, _features(model, waves))
 
     def figures(self, codes: Tensor) -> dict[str, float]:
         """The distances of drawn codes."""
@@ -156,7 +156,7 @@ def _features(model: Jukebox, waves: Sequence[Tensor]) -> Tensor:
 
 
 def fill_clips(
-    prior: MaskedPrior, clips: Clips, known: Sequences, how: dict[int, How], seed: int, rows: int = ROWS
+    prior: MaskedPrior, clips: Clips, known: Sequences, params: dict[int, SamplingParams], seed: int, rows: int = ROWS
 ) -> Sequences:
     """All codes of the windows, from those of the levels in `known`."""
     parts = []
@@ -165,20 +165,22 @@ def fill_clips(
         codes = {level: known.get(level, torch.zeros_like(x))[some] for level, x in clips.codes.items()}
         keep = {level: torch.full_like(x, level in known, dtype=torch.bool) for level, x in codes.items()}
         rngs = [generator(seed, i + k, 0, 0) for k in range(len(codes[0]))]
-        parts.append(prior.fill(codes, keep, clips.cond.rows(some), rngs, how))
+        parts.append(prior.fill(codes, keep, clips.cond.rows(some), rngs, params))
     return {level: torch.cat([part[level] for part in parts]) for level in clips.codes}
 
 
-def parents_figures(prior: MaskedPrior, clips: Clips, ear: Ear, how: How, seed: int) -> dict[str, float]:
+def parents_figures(
+    prior: MaskedPrior, clips: Clips, distance: SoundDistance, params: SamplingParams, seed: int
+) -> dict[str, float]:
     """The distance of bottom codes drawn from the levels above, the song's own and another song's."""
     figures = {}
     for name, source in (("own", clips.codes), ("other", clips.others)):
         above = {level: codes for level, codes in source.items() if level > 0}
-        figures[name] = ear.figures(fill_clips(prior, clips, above, {0: how}, seed)[0])["mel"]
+        figures[name] = distance.figures(fill_clips(prior, clips, above, {0: params}, seed)[0])["mel"]
     return figures | {"ratio": figures["own"] / figures["other"]}
 
 
-def one_by_one(model: Jukebox, clips: Clips, how: How, seed: int) -> Tensor:
+def autoregressive_codes(model: Jukebox, clips: Clips, params: SamplingParams, seed: int) -> Tensor:
     """The bottom codes of the windows, drawn from their top codes one after another, level by level."""
     above, top = clips.codes[len(model.hops) - 1], len(model.hops) - 1
     for level in range(top - 1, -1, -1):
@@ -195,33 +197,33 @@ def one_by_one(model: Jukebox, clips: Clips, how: How, seed: int) -> Tensor:
             items = [
                 window_conditions(s, prior.config, f, u) for s, f, u in zip(clips.songs, first, upper, strict=True)
             ]
-            state = prior.start(stack(items), {level: made[:, window.start :]}, rngs, how)
+            state = prior.start(stack(items), {level: made[:, window.start :]}, rngs, params)
             made = torch.cat([made, *(part[level] for part in prior.sample(state, window.end - window.known))], dim=1)
         above = made
     return above
 
 
 def masked_figures(
-    model: Jukebox, held: HeldOut, *, count: int = 24, seed: int = 0, passes: Sequence[int] = (1, 4, 12, 36), how: How | None = None,
-    one: How | None = None,
+    model: Jukebox, held: HeldOut, *, count: int = 24, seed: int = 0, passes: Sequence[int] = (1, 4, 12, 36),
+    params: SamplingParams | None = None, one: SamplingParams | None = None,
 ) -> dict:  # fmt: skip
-    """All figures of the model's masked prior; `how` draws its codes, `one` those of the priors beside it."""
-    prior, how, one = model.masked(), how or How(), one or How(temperature=0.5)
+    """All figures of the model's masked prior; `params` draws its codes, `one` those of the priors beside it."""
+    prior, params, one = model.masked(), params or SamplingParams(), one or SamplingParams(temperature=0.5)
     clips = draw_clips(model, held, prior.config, count, seed)
-    ear, top = Ear.of(model, clips.codes[0]), len(model.hops) - 1
+    distance, top = SoundDistance.of(model, clips.codes[0]), len(model.hops) - 1
     figures = {
         "half": half_figures(prior, clips, seed), "suffix": suffix_figures(prior, clips),
-        "parents": parents_figures(prior, clips, ear, _in(how, 12), seed), "passes": {},
+        "parents": parents_figures(prior, clips, distance, _in(params, 12), seed), "passes": {},
     }  # fmt: skip
     for n in passes:
-        lower = dict.fromkeys(range(top), _in(how, n))
+        lower = dict.fromkeys(range(top), _in(params, n))
         made = fill_clips(prior, clips, {top: clips.codes[top]}, lower, seed)
-        figures["passes"][str(n)] = ear.figures(made[0])
+        figures["passes"][str(n)] = distance.figures(made[0])
     if set(range(top)) <= set(model.prior_configs):
-        figures["one_by_one"] = ear.figures(one_by_one(model, clips, one, seed))
-    figures["other_song"] = ear.figures(clips.others[0])
+        figures["one_by_one"] = distance.figures(autoregressive_codes(model, clips, one, seed))
+    figures["other_song"] = distance.figures(clips.others[0])
     return figures
 
 
-def _in(how: How, passes: int) -> How:
-    return How(**{**vars(how), "passes": passes})
+def _in(params: SamplingParams, passes: int) -> SamplingParams:
+    return SamplingParams(**{**vars(params), "passes": passes})

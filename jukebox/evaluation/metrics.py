@@ -80,9 +80,9 @@ def alignment_score(weights: Float[Tensor, "b h t n"], sung: Bool[Tensor, "b t n
     return right.sum(-1) / sung.any(-1).sum(-1)[:, None]
 
 
-def alignment_chance(sung: Bool[Tensor, "b t n"], letters: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """The `alignment_score` to expect of a head that picks letters at random; `letters` is false where a window is padded."""
-    return (sung.sum(-1) / letters.sum(-1, keepdim=True)).sum(-1) / sung.any(-1).sum(-1)
+def alignment_chance(sung: Bool[Tensor, "b t n"], tokens: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """The `alignment_score` to expect of a head that picks letters at random; `tokens` is false where a window is padded."""
+    return (sung.sum(-1) / tokens.sum(-1, keepdim=True)).sum(-1) / sung.any(-1).sum(-1)
 
 
 # -------------------- a reconstruction and its original
@@ -194,9 +194,9 @@ def chroma(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Ten
     n_fft = window_length(sample_rate, 0.186)
     power = magnitudes(audio, n_fft, round(sample_rate / rate)).square()
     hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    heard = (hz >= 100) & (hz <= 2000)
-    pitch = (69 + 12 * (hz[heard] / 440).log2()).round().long() % 12
-    classes = torch.zeros(12, power.shape[1]).index_add_(0, pitch, power[heard])
+    audible = (hz >= 100) & (hz <= 2000)
+    pitch = (69 + 12 * (hz[audible] / 440).log2()).round().long() % 12
+    classes = torch.zeros(12, power.shape[1]).index_add_(0, pitch, power[audible])
     return classes / classes.sum(0).clamp(min=1e-6)
 
 

@@ -21,13 +21,13 @@ from data_prep.beats import pulse_of
 from data_prep.errors import UserError
 from jukebox.editing.inpaint import fill_windows, windows_over
 from jukebox.evaluation.figures import HeldOut
-from jukebox.evaluation.masked import Ear
+from jukebox.evaluation.masked import SoundDistance
 from jukebox.model.folder import Jukebox
-from jukebox.song import Prepared, prepare_all, song_of
+from jukebox.song import PreparedSong, prepare_all, song_of
 from priors.masked import masks
 from priors.masked.masks import Keep
 from priors.masked.model import MaskedPrior
-from priors.prior import How, Sequences
+from priors.prior import SamplingParams, Sequences
 from vqvae.jukebox.stream import decode_long
 
 PERIODS = (2, 4, 8, 16, 32)
@@ -46,8 +46,8 @@ class Prompted:
     model: Jukebox
     prior: MaskedPrior
     codes: Sequences
-    songs: Sequence[Prepared]
-    how: Mapping[int, How]
+    songs: Sequence[PreparedSong]
+    params: Mapping[int, SamplingParams]
     seed: int
 
     @property
@@ -62,9 +62,11 @@ class Prompted:
         """The bottom codes of all clips, drawn around what is kept."""
         made = {level: codes.numpy().copy() for level, codes in self.codes.items()}
         known = {level: kept.expand(len(self.songs), -1).clone() for level, kept in keep.items()}
-        redraw = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(0)
-        windows = windows_over(redraw, self.prior.config.n_ctx)
-        fill_windows(self.prior, made, known, windows, 0, self.songs, self.seed, range(len(self.songs)), self.how)
+        resampled = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(
+            0
+        )
+        windows = windows_over(resampled, self.prior.config.n_ctx)
+        fill_windows(self.prior, made, known, windows, 0, self.songs, self.seed, range(len(self.songs)), self.params)
         return torch.from_numpy(made[0])
 
     def rate(self, keep: Keep) -> float:
@@ -82,27 +84,31 @@ def prompt_figures(
     `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
     """
     prior, top = model.masked(), len(model.hops) - 1
-    how = {top - i: How(each, passes=n) for i, (each, n) in enumerate(zip(temperatures, passes, strict=True))}
-    clips = _clips(model, prior, held, seconds, how, seed)
-    ear = Ear.of(model, clips.codes[0])
+    params = {
+        top - i: SamplingParams(each, passes=n) for i, (each, n) in enumerate(zip(temperatures, passes, strict=True))
+    }
+    clips = _clips(model, prior, held, seconds, params, seed)
+    distance = SoundDistance.of(model, clips.codes[0])
     per, n = masks.per_column(model.hops), clips.columns
-    prompts = {f"every {period}": masks.spread(masks.periodic(n, period), per) for period in PERIODS}
+    prompts = {f"every {period}": masks.expand_to_levels(masks.periodic(n, period), per) for period in PERIODS}
     prompts |= {
         name: masks.combined([masks.nothing(n)], keep_levels=levels, per=per) for name, levels in LEVELS.items()
     }
     made = {name: clips.around(keep) for name, keep in prompts.items()}
-    figures = {name: {"bits_per_second": clips.rate(keep), **ear.figures(made[name])} for name, keep in prompts.items()}
+    figures = {
+        name: {"bits_per_second": clips.rate(keep), **distance.figures(made[name])} for name, keep in prompts.items()
+    }
     mel = [figures[f"every {period}"]["mel"] for period in PERIODS]
-    tempo, beats = _tempo(clips, ear, made["nothing"])
+    tempo, beats = _tempo(clips, distance, made["nothing"])
     for name, codes in (made | beats).items():
         if kept:
             kept(name, codes)
-    noise = {name: _noise(clips, ear, figures[name]["mel"], seed) for name in prompts}
+    noise = {name: _noise(clips, distance, figures[name]["mel"], seed) for name in prompts}
     return {"dial": figures, "spearman": spearman(PERIODS, mel), "tempo": tempo, "noise": noise}
 
 
 def _clips(
-    model: Jukebox, prior: MaskedPrior, held: HeldOut, seconds: float, how: Mapping[int, How], seed: int
+    model: Jukebox, prior: MaskedPrior, held: HeldOut, seconds: float, params: Mapping[int, SamplingParams], seed: int
 ) -> Prompted:
     top, columns = len(model.hops) - 1, int(seconds * model.sample_rate / model.hops[-1])
     if short := [row.path for row, codes in zip(held.rows, held.codes) if len(codes[top]) < columns]:
@@ -112,7 +118,7 @@ def _clips(
         rows = [song[level][: columns * ratio].astype(np.int64) for song in held.codes]
         codes[level] = torch.from_numpy(np.stack(rows))
     songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
-    return Prompted(model, prior, codes, songs, how, seed)
+    return Prompted(model, prior, codes, songs, params, seed)
 
 
 # ---- tempo
@@ -125,19 +131,21 @@ def even(n: int, count: int) -> Bool[Tensor, " n"]:
     return columns
 
 
-def _tempo(clips: Prompted, ear: Ear, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
+def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
     """How many clips keep their tempo around their beats and around as many columns spread evenly; and the codes drawn."""
     rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.hops)
-    pulses = [pulse_of(wave.numpy(), rate) for wave in ear.true]
+    pulses = [pulse_of(wave.numpy(), rate) for wave in distance.true]
     beats = [masks.beats(n, pulse.beats.tolist(), clips.per_second, after=AROUND_BEAT) for pulse in pulses]
     rows = {"beats": beats, "as many, evenly": [even(n, int(columns.sum())) for columns in beats]}
-    keeps = {name: masks.stack([masks.spread(columns, per) for columns in each]) for name, each in rows.items()}
+    keeps = {
+        name: masks.stack([masks.expand_to_levels(columns, per) for columns in each]) for name, each in rows.items()
+    }
     made = {name: clips.around(keep) for name, keep in keeps.items()}
     codec, figures = clips.model.codec([0]), {}
     for name, codes in (made | {"nothing": unprompted}).items():
         tempi = [pulse_of(decode_long(codec, row[None], 0)[0].mean(0).numpy(), rate).tempo for row in codes]
         near = [abs(tempo / pulse.tempo - 1) <= WITHIN if pulse.tempo else False for tempo, pulse in zip(tempi, pulses)]
-        figures[name] = {"share_within": float(np.mean(near)), "tempi": tempi, **ear.figures(codes)}
+        figures[name] = {"share_within": float(np.mean(near)), "tempi": tempi, **distance.figures(codes)}
     kept = float(np.mean([columns.float().mean().item() for columns in beats]))
     return {"source": [pulse.tempo for pulse in pulses], "kept_columns": kept, "prompts": figures}, made
 
@@ -145,16 +153,16 @@ def _tempo(clips: Prompted, ear: Ear, unprompted: Tensor) -> tuple[dict, dict[st
 # ---- noise
 
 
-def _noise(clips: Prompted, ear: Ear, mel: float, seed: int) -> dict[str, float]:
+def _noise(clips: Prompted, distance: SoundDistance, mel: float, seed: int) -> dict[str, float]:
     """The distances of the songs' own bottom codes, of which a share is replaced by random ones, just so many that `mel` is met."""
     rng = torch.Generator().manual_seed(seed)
     true = clips.codes[0]
     order = torch.rand(true.shape, generator=rng)
     other = torch.randint(clips.prior.config.bins, true.shape, generator=rng)
-    low, high, share, found = 0.0, 1.0, 1.0, ear.figures(other)
+    low, high, share, found = 0.0, 1.0, 1.0, distance.figures(other)
     for _ in range(HALVINGS if found["mel"] > mel else 0):  # where random codes alone are nearer, they are all there is
         share = (low + high) / 2
-        found = ear.figures(torch.where(order < share, other, true))
+        found = distance.figures(torch.where(order < share, other, true))
         low, high = (share, high) if found["mel"] < mel else (low, share)
     return {"share": share, **found}
 

@@ -21,7 +21,7 @@ from data_prep.errors import UserError
 from jukebox.importers.hf_port import codec_settings, prior_settings, published_codec_name, published_prior_name
 from jukebox.importers.prior_keys import prior_config, prior_key
 from jukebox.importers.streamed import Lazy, write_streamed
-from jukebox.importers.torchfile import Checkpoint, open_checkpoint, stored_tensors
+from jukebox.importers.torchfile import PublishedCheckpoint, open_checkpoint, stored_tensors
 from jukebox.model.folder import is_norm
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 
@@ -30,7 +30,7 @@ Weights = dict[str, Lazy]  # by published names
 
 
 @dataclass
-class Source:
+class FoundWeights:
     """What was found: weights under their published names, and the settings that came with them."""
 
     codec: Weights | None = None
@@ -47,12 +47,12 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _settings(checkpoint: Checkpoint) -> dict[str, Any]:
+def _settings(checkpoint: PublishedCheckpoint) -> dict[str, Any]:
     hps = checkpoint.content.get("hps")
     return {n: v for n, v in hps.items() if is_plain(v)} if isinstance(hps, Mapping) else {}
 
 
-def lazy_file(path: Path, entry: str = "model") -> tuple[Weights, Checkpoint]:
+def lazy_file(path: Path, entry: str = "model") -> tuple[Weights, PublishedCheckpoint]:
     """The weights of a file of torch.save, to be read one by one."""
     checkpoint = open_checkpoint(path)
     stored = stored_tensors(checkpoint, entry)
@@ -76,9 +76,9 @@ def lazy_safetensors(path: Path) -> Weights:
         raise UserError(f"{path} cannot be read as safetensors ({error}); download or copy it again") from error
 
 
-def open_published(files: Sequence[Path]) -> Source:
+def open_published(files: Sequence[Path]) -> FoundWeights:
     """Checkpoints in the published layout; which is which is told by their names, vqvae or prior_level_N."""
-    source = Source()
+    source = FoundWeights()
     for path in files:
         weights, checkpoint = lazy_file(path)
         if "vqvae" in path.name:
@@ -92,13 +92,13 @@ def open_published(files: Sequence[Path]) -> Source:
     return source
 
 
-def open_port(folder: Path) -> Source:
+def open_port(folder: Path) -> FoundWeights:
     """A hub folder of the registry's port: its shards joined, its names told as published."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shards = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not shards:
         raise UserError(f"{folder} has a config.json and no weights; expected model.safetensors or pytorch_model.bin")
-    source = Source(codec={}, codec_hps=codec_settings(config), prior_hps=prior_settings(config))
+    source = FoundWeights(codec={}, codec_hps=codec_settings(config), prior_hps=prior_settings(config))
     top = max(source.prior_hps, default=2)
     for shard in shards:
         weights = lazy_safetensors(shard) if shard.suffix == ".safetensors" else lazy_file(shard, "")[0]
@@ -147,11 +147,11 @@ def fit(weights: Weights, config: PriorConfig) -> Weights:
 
 
 def fitting(
-    weights: Weights, choices: Sequence[Mapping[str, Any]], codec_hps: Mapping[str, Any]
+    weights: Weights, candidates: Sequence[Mapping[str, Any]], codec_hps: Mapping[str, Any]
 ) -> tuple[Weights, PriorConfig]:
     """The first of several settings whose prior has these weights; ValueError with the last misfit if there is none."""
     wrong: Exception = ValueError("no settings")
-    for hps in choices:
+    for hps in candidates:
         try:
             config = prior_config(hps, codec_hps)
             return fit(weights, config), config

@@ -23,7 +23,7 @@ _WHOLE = {
     "prior.embed_tokens": "prior.x_emb",
     "prior.fc_proj_out": "prior.x_out",
 }
-_LETTER = {"weight": "w", "bias": "b"}
+_SUFFIX = {"weight": "w", "bias": "b"}
 
 
 def published_codec_name(name: str, downs_t: Sequence[int]) -> str:
@@ -68,17 +68,17 @@ def published_prior_name(name: str) -> str:
         return name.replace("encoder", "prime_prior", 1)
     if re.fullmatch(r"metadata_embedding\.\w+_emb\.emb\.weight", name):
         return name.replace("metadata_embedding", "y_emb", 1)
-    if kind in _LETTER and stem in _WHOLE:
+    if kind in _SUFFIX and stem in _WHOLE:
         return f"{_WHOLE[stem]}.{kind}"
-    if kind in _LETTER and stem == "encoder.proj_in":
-        return f"prime_state_proj.{_LETTER[kind]}"
-    if kind in _LETTER and stem.startswith("conditioner_blocks.upsampler."):
+    if kind in _SUFFIX and stem == "encoder.proj_in":
+        return f"prime_state_proj.{_SUFFIX[kind]}"
+    if kind in _SUFFIX and stem.startswith("conditioner_blocks.upsampler."):
         inner = stem.removeprefix("conditioner_blocks.upsampler.")
         return f"conditioner_blocks.0.cond.model.{_step(inner, 'upsample_block', False, 'blocks')}.{kind}"
-    if kind in _LETTER and (found := re.fullmatch(r"(prior|encoder)\.transformer\._attn_mods\.(\d+)\.(.+)", stem)):
+    if kind in _SUFFIX and (found := re.fullmatch(r"(prior|encoder)\.transformer\._attn_mods\.(\d+)\.(.+)", stem)):
         whose = "prior" if found[1] == "prior" else "prime_prior"
         inner, last = found[3].replace("layer_norm_", "ln_"), found[3].rpartition(".")[2]
-        return f"{whose}.transformer._attn_mods.{found[2]}.{inner}.{_LETTER[kind] if last in _PARTS else kind}"
+        return f"{whose}.transformer._attn_mods.{found[2]}.{inner}.{_SUFFIX[kind] if last in _PARTS else kind}"
     raise ValueError(f"{name} is no tensor of the port's priors")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.labels import Labels
-from jukebox.importers.convert import DTYPES, Source, Weights, fitting, write_prior
+from jukebox.importers.convert import DTYPES, FoundWeights, Weights, fitting, write_prior
 from jukebox.importers.labels import PublishedLabels
 from jukebox.importers.prior_keys import PRIORS, alignment_way, prior_config
 from jukebox.importers.vqvae_keys import VQVAES, vqvae_config, vqvae_state
@@ -30,7 +30,7 @@ SETS = {
 }
 
 
-def codec_settings(source: Source, out: str | Path) -> dict[str, Any]:
+def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
     """The settings of the set's codec: those in its file, else of the codec that `out` has, else the published ones."""
     if source.codec_hps and {"levels", "downs_t", "strides_t"} <= set(source.codec_hps):
         return VQVAES["vqvae"] | source.codec_hps
@@ -42,31 +42,35 @@ def codec_settings(source: Source, out: str | Path) -> dict[str, Any]:
     return {"l_bins": config.bins, "levels": config.levels, "downs_t": config.downs_t, "strides_t": config.strides_t}
 
 
-def versions_of(name: str, source: Source, top: int) -> dict[int, str]:
+def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
     """Whose labels and letters each prior has learned, v2 or v3; one that knows no labels is left out.
 
     The settings in its file tell it. Without them the top prior has its set's, what lies below v2.
     """
     found = {}
     for level in source.priors:
-        told = source.prior_hps.get(level) or {}
+        given_settings = source.prior_hps.get(level) or {}
         version = SETS[name][2] if level == top else "v2"
-        if "labels_v3" in told:
-            version = "v3" if told["labels_v3"] else "v2"
-        if told.get("labels", True):
+        if "labels_v3" in given_settings:
+            version = "v3" if given_settings["labels_v3"] else "v2"
+        if given_settings.get("labels", True):
             found[level] = version
     return found
 
 
-def fit_prior(name: str, source: Source, level: int, codec: Mapping[str, Any]) -> tuple[Weights, PriorConfig]:
+def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, Any]) -> tuple[Weights, PriorConfig]:
     """A prior's weights under our names, and its shape; UserError where they are not of the set."""
-    top, where, told = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
+    top, where, given_settings = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
     named = SETS[name][1] if level == top else f"upsampler_level_{level}"
-    choices = [told, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(told) else [PRIORS[named]]
+    candidates = (
+        [given_settings, PRIORS[named]]
+        if {"prior_width", "attn_order", "n_ctx"} <= set(given_settings)
+        else [PRIORS[named]]
+    )
     if where.is_dir():
-        choices.reverse()  # a hub folder's settings leave out some of the published: they come second
+        candidates.reverse()  # a hub folder's settings leave out some of the published: they come second
     try:
-        weights, config = fitting(source.priors[level], choices, codec)
+        weights, config = fitting(source.priors[level], candidates, codec)
     except ValueError as error:
         raise UserError(f"{where} is not {named}: {error}") from error
     published = prior_config(PRIORS[named], VQVAES["vqvae"])
@@ -80,7 +84,7 @@ def fit_prior(name: str, source: Source, level: int, codec: Mapping[str, Any]) -
 
 def check_tables(config: PriorConfig, tables: PublishedLabels, where: Path) -> None:
     """UserError where the tables have more names, or other letters, than the prior has learned."""
-    labels, letters = tables.labels(), Characters(PUBLISHED[tables.version]).size
+    labels, characters = tables.labels(), Characters(PUBLISHED[tables.version]).size
     assert config.labels
     for what, named, known in (
         ("artists", len(labels.artists), config.labels.artists), ("genres", len(labels.genres), config.labels.genres),
@@ -89,11 +93,11 @@ def check_tables(config: PriorConfig, tables: PublishedLabels, where: Path) -> N
             raise UserError(
                 f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels"
             )
-    if config.lyrics and config.lyrics.vocabulary != letters:
-        raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {letters}")
+    if config.lyrics and config.lyrics.vocabulary != characters:
+        raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {characters}")
 
 
-def write_codec(name: str, source: Source, hps: Mapping[str, Any], version: str, out: str | Path) -> Jukebox:
+def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> Jukebox:
     """The model folder with its codec, which is read whole."""
     assert source.codec is not None
     config = vqvae_config(hps)
@@ -111,7 +115,7 @@ def write_codec(name: str, source: Source, hps: Mapping[str, Any], version: str,
 class PublishedSet:
     """The parts of a set that were found, fitted to what they must be; `write` makes the model folder `out` of them."""
 
-    def __init__(self, name: str, source: Source, out: str | Path) -> None:
+    def __init__(self, name: str, source: FoundWeights, out: str | Path) -> None:
         self.name, self.source, self.out, self.codec = name, source, Path(out), codec_settings(source, out)
         top = self.codec["levels"] - 1
         self.versions = versions_of(name, source, top)

@@ -87,7 +87,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PublishedCheckpoint:
     """What a file holds: plain values, placeholders and tensors to be; `tensor` reads one of them."""
 
     content: Any
@@ -110,7 +110,7 @@ class Checkpoint:
 _AGAIN = "the file is cut short or damaged: download or copy it again"
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
     """Open a file of `torch.save`, either format; UserError where it is none, or is cut short."""
     path = Path(path)
     if not path.is_file():
@@ -127,7 +127,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); {_AGAIN}") from error
 
 
-def stored_tensors(checkpoint: Checkpoint, entry: str = "model") -> dict[str, StoredTensor]:
+def stored_tensors(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, StoredTensor]:
     """The tensors to be under `entry` (empty: of the file), without the `module.` of a wrapped model, none of them read.
 
     UserError for anything else in there.
@@ -146,7 +146,7 @@ def stored_tensors(checkpoint: Checkpoint, entry: str = "model") -> dict[str, St
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
-def state_dict(checkpoint: Checkpoint, entry: str = "model") -> dict[str, Tensor]:
+def state_dict(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, Tensor]:
     """The tensors under `entry`, all read; UserError as in `stored_tensors`."""
     return {name: checkpoint.tensor(stored) for name, stored in stored_tensors(checkpoint, entry).items()}
 
@@ -191,7 +191,7 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _open_zip(path: Path, file: BinaryIO) -> Checkpoint:
+def _open_zip(path: Path, file: BinaryIO) -> PublishedCheckpoint:
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
@@ -212,10 +212,10 @@ def _open_zip(path: Path, file: BinaryIO) -> Checkpoint:
             name, extra = struct.unpack("<HH", _exactly(again, 4))
             return _numbers(again, entry.header_offset + 30 + name + extra, storage.dtype, start, count)
 
-    return Checkpoint(content, path, read)
+    return PublishedCheckpoint(content, path, read)
 
 
-def _open_legacy(path: Path, file: BinaryIO) -> Checkpoint:
+def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
     if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
         raise UserError(f"{path} is no file of torch.save; expected a checkpoint such as vqvae.pth.tar")
     system = _Unpickler(file).load()
@@ -244,7 +244,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> Checkpoint:
         with path.open("rb") as again:
             return _numbers(again, places[storage.key], storage.dtype, start, count)
 
-    return Checkpoint(content, path, read)
+    return PublishedCheckpoint(content, path, read)
 
 
 def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: int) -> Tensor:

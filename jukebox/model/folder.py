@@ -35,7 +35,7 @@ from data_prep.labels import Labels
 from jukebox.model.info import by_level
 from priors.autoregressive.int8 import quantise
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.lyrics import PLAIN, Characters, Pieces, Vocabulary
+from priors.conditioning.lyrics import PLAIN, Characters, SentencePieceVocabulary, Vocabulary
 from priors.masked.model import MaskedConfig, MaskedPrior
 from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
 
@@ -103,7 +103,7 @@ def read_state(path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     """Write lyrics.json, and lyrics.model where the vocabulary is one of pieces."""
-    if isinstance(vocabulary, Pieces):
+    if isinstance(vocabulary, SentencePieceVocabulary):
         temporary = folder / f"lyrics.model.{os.getpid()}.tmp"
         temporary.write_bytes(vocabulary.model)
         os.replace(temporary, folder / "lyrics.model")
@@ -113,10 +113,10 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 def read_vocabulary(folder: Path) -> Vocabulary:
     """What `write_vocabulary` wrote."""
     data = json.loads((folder / "lyrics.json").read_text(encoding="utf-8"))
-    if data["kind"] == Pieces.kind:
+    if data["kind"] == SentencePieceVocabulary.kind:
         if not (folder / "lyrics.model").is_file():
             raise UserError(f"{folder} has no lyrics.model, the pieces of its lyrics; copy it beside lyrics.json")
-        return Pieces((folder / "lyrics.model").read_bytes())
+        return SentencePieceVocabulary((folder / "lyrics.model").read_bytes())
     return Characters(data["symbols"])
 
 
@@ -249,7 +249,7 @@ class Jukebox:
                 f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}` first"
             )
         prior = hollow(self.prior_configs[level])
-        _give_weights(prior, path, dtype)
+        _load_weights(prior, path, dtype)
         if dtype == "int8":
             quantise(prior)
         return prior
@@ -262,7 +262,7 @@ class Jukebox:
                 f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first"
             )
         prior = hollow(self.masked_config)
-        _give_weights(prior, path, dtype)
+        _load_weights(prior, path, dtype)
         return prior
 
     def window(self, level: int, masked: bool = False) -> int:
@@ -315,21 +315,21 @@ class Jukebox:
 
     # ---- music: the same walk as the verbs, see jukebox/sampling/walk.py
 
-    def sample(self, songs: Song | Sequence[Song], seconds: float, out: str | Path, **how) -> Run:
-        """Write songs from nothing into the run folder `out`; `how` as in `jukebox.sampling.walk.sample`."""
+    def sample(self, songs: Song | Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
+        """Write songs from nothing into the run folder `out`; `options` as in `jukebox.sampling.walk.sample`."""
         from jukebox.sampling import walk as sample
 
-        return sample.sample(self, _listed(songs), seconds, out, **how)
+        return sample.sample(self, _listed(songs), seconds, out, **options)
 
     def continue_(
         self, songs: Song | Sequence[Song], prompts: str | Path | Sequence[str | Path], prompt_seconds: float, seconds: float,
-        out: str | Path, **how,
+        out: str | Path, **options,
     ) -> Run:  # fmt: skip
-        """Carry on recordings in the run folder `out`; `how` as in `jukebox.sampling.walk.continue_`."""
+        """Carry on recordings in the run folder `out`; `options` as in `jukebox.sampling.walk.continue_`."""
         from jukebox.sampling import walk as sample
 
         paths = [prompts] if isinstance(prompts, str | Path) else list(prompts)
-        return sample.continue_(self, _listed(songs), paths, prompt_seconds, seconds, out, **how)
+        return sample.continue_(self, _listed(songs), paths, prompt_seconds, seconds, out, **options)
 
     def hashes(self) -> dict[str, str]:
         """Hash of every weight file, for the provenance of a run."""
@@ -344,7 +344,7 @@ class Jukebox:
             f"- codec: {codec.bins} codes a level; trained levels: {', '.join(map(str, self.trained_levels())) or 'none'}",
         ]  # fmt: skip
         for level, prior in sorted(self.prior_configs.items(), reverse=True):
-            hears = [
+            inputs = [
                 name
                 for name, part in (
                     ("labels", prior.labels),
@@ -355,7 +355,7 @@ class Jukebox:
             ]
             seconds = prior.n_ctx * prior.hop / prior.sample_rate
             lines.append(f"- prior of level {level}: width {prior.trunk.width}, depth {prior.trunk.depth}, window {prior.n_ctx} codes "
-                         f"({seconds:.2f} s); hears {', '.join(hears) or 'nothing'}")  # fmt: skip
+                         f"({seconds:.2f} s); hears {', '.join(inputs) or 'nothing'}")  # fmt: skip
         if masked := self.masked_config:
             seconds = masked.n_ctx * masked.hop / masked.sample_rate
             lines.append(f"- masked prior of all levels: width {masked.trunk.width}, depth {masked.trunk.depth}, "
@@ -363,7 +363,7 @@ class Jukebox:
         (self.folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _give_weights(prior: nn.Module, path: Path, dtype: str) -> None:
+def _load_weights(prior: nn.Module, path: Path, dtype: str) -> None:
     """Fill a hollow prior from its file, in a dtype of `DTYPES`, for use."""
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")

@@ -29,7 +29,7 @@ def threads_for(width: int, asked: int) -> int:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelInfo:
     """What config.json says of a model, without opening it."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Facts:
     masked: bool = False  # whether there is a prior that fills holes in all levels
 
     @staticmethod
-    def read(folder: str | Path) -> Facts:
+    def read(folder: str | Path) -> ModelInfo:
         """The facts of a model folder; UserError where it is none."""
         path = Path(folder) / "config.json"
         if not path.is_file():
@@ -53,7 +53,7 @@ class Facts:
             hops = tuple(accumulate((s**d for s, d in zip(codec["strides_t"], codec["downs_t"], strict=True)), mul))
             priors = {level: p["config"]["trunk"]["width"] for level, p in by_level(config).items()}
             masked = any(p.get("kind") == "masked" for p in config["priors"])
-            return Facts(path.parent.resolve(), codec["sample_rate"], codec["channels"], hops, priors, masked)
+            return ModelInfo(path.parent.resolve(), codec["sample_rate"], codec["channels"], hops, priors, masked)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is not a model configuration of this version ({error!r}); train or import it again"
@@ -93,15 +93,15 @@ class Facts:
         return levels
 
 
-def check_weights(request: Mapping[str, Any], facts: Facts) -> None:
+def check_weights(request: Mapping[str, Any], info: ModelInfo) -> None:
     """Refuse to go on with other weights than those that drew the codes there are."""
     known = request.get("model_hash") or {}
     changed = [
         name
         for name, old in known.items()
-        if not (facts.folder / name).is_file() or file_hash(facts.folder / name) != old
+        if not (info.folder / name).is_file() or file_hash(info.folder / name) != old
     ]
     if changed:
         raise UserError(
-            f"{', '.join(changed)} of {facts.folder} changed since this run was sampled; its codes would not fit: sample again"
+            f"{', '.join(changed)} of {info.folder} changed since this run was sampled; its codes would not fit: sample again"
         )

@@ -83,22 +83,22 @@ class Preset:
             return {self.codec.levels - 1: self.masked_recipe} if self.masked_recipe else {}
         return self.codec_recipes if what == "vqvae" else self.prior_recipes
 
-    def masked_prior(self, artists: int, genres: int, letters: int = 0) -> MaskedConfig:
+    def masked_prior(self, artists: int, genres: int, lyric_tokens: int = 0) -> MaskedConfig:
         """The masked prior, where there is one, with tables as `prior` makes them."""
         assert self.masked is not None, "this preset has no masked prior"
-        return _for_corpus(self.masked, artists, genres, letters)
+        return _for_corpus(self.masked, artists, genres, lyric_tokens)
 
-    def prior(self, level: int, artists: int, genres: int, letters: int = 0) -> PriorConfig:
+    def prior(self, level: int, artists: int, genres: int, lyric_tokens: int = 0) -> PriorConfig:
         """The prior of a level with label tables for so many artists and genres, "unknown" counted among them.
 
-        `letters` is the size of the lyric vocabulary; 0: that of `symbols`.
+        `lyric_tokens` is the size of the lyric vocabulary; 0: that of `symbols`.
         """
-        return _for_corpus(self.priors[level], artists, genres, letters)
+        return _for_corpus(self.priors[level], artists, genres, lyric_tokens)
 
 
-def _for_corpus(prior: P, artists: int, genres: int, letters: int) -> P:
+def _for_corpus(prior: P, artists: int, genres: int, lyric_tokens: int) -> P:
     """A prior's shape with tables as long as a corpus needs."""
-    lyrics = replace(prior.lyrics, vocabulary=letters) if prior.lyrics and letters else prior.lyrics
+    lyrics = replace(prior.lyrics, vocabulary=lyric_tokens) if prior.lyrics and lyric_tokens else prior.lyrics
     labels = prior.labels and replace(prior.labels, artists=artists, genres=genres)
     return replace(prior, labels=labels, lyrics=lyrics)
 
@@ -133,18 +133,18 @@ def _init(depth: int) -> Init:
 
 def _top(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
-    letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
+    lyric_tokens: int, lyric_width: int, lyric_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
 ) -> PriorConfig:  # fmt: skip
     """The top prior: `turns` times through `order`; cross attention with the time bias is where it hears lyrics."""
     level, depth = codec.levels - 1, turns * len(order)
-    encoder = TrunkConfig(letters, letter_width, letter_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
-                          init=_init(letter_depth))  # fmt: skip
+    encoder = TrunkConfig(lyric_tokens, lyric_width, lyric_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
+                          init=_init(lyric_depth))  # fmt: skip
     return PriorConfig(
         level, codec.bins, codec.hops[level], codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
         labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate,
                            everywhere=True),
-        lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
+        lyrics=LyricConfig(Characters(PLAIN).size, lyric_tokens, encoder),
         tied=False,
     )  # fmt: skip
 
@@ -164,19 +164,19 @@ def _upsampler(
 
 
 def _masked(
-    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, fine: int, local: int,
-    letters: int, letter_width: int, letter_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
+    codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int,
+    lyric_tokens: int, lyric_width: int, lyric_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
 ) -> MaskedConfig:  # fmt: skip
     """The prior of all levels: `depth` layers that see all columns, the second of which hears lyrics, as the top prior does."""
-    encoder = TrunkConfig(letters, letter_width, letter_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
-                          init=_init(letter_depth))  # fmt: skip
+    encoder = TrunkConfig(lyric_tokens, lyric_width, lyric_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
+                          init=_init(lyric_depth))  # fmt: skip
     order = ("full", "cross", *("full",) * (depth - 2))
     return MaskedConfig(
         codec.bins, codec.hops, codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
-        vector=codec.emb_width, fine=fine, local=local,
+        vector=codec.emb_width, head_width=head_width, local=local,
         labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate),
-        lyrics=LyricConfig(Characters(PLAIN).size, letters, encoder),
+        lyrics=LyricConfig(Characters(PLAIN).size, lyric_tokens, encoder),
     )  # fmt: skip
 
 
@@ -244,8 +244,8 @@ PRESETS: dict[str, Preset] = {
     "demo": Preset(
         codec=_DEMO,
         priors={
-            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, letters=64,
-                    letter_width=128, letter_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, lyric_tokens=64,
+                    lyric_width=128, lyric_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
             1: _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             0: _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
         },
@@ -259,35 +259,35 @@ PRESETS: dict[str, Preset] = {
             1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
         },
-        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, fine=64, local=3, letters=32, letter_width=128, letter_depth=1,
-                       timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3, lyric_tokens=32, lyric_width=128,
+                       lyric_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
         masked_recipe=replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
     ),
     "small": Preset(
         codec=_SMALL,
         priors={
             2: _top(_SMALL, n_ctx=2048, width=768, heads=12, order=("dense", "dense", "cross", "dense"), turns=6,
-                    letters=256, letter_width=384, letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+                    lyric_tokens=256, lyric_width=384, lyric_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
             1: _upsampler(_SMALL, 1, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
             0: _upsampler(_SMALL, 0, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
         },
         codec_recipes={2: _SMALL_CODEC, 1: _SMALL_CODEC, 0: _SMALL_CODEC},
         prior_recipes={2: _SMALL_PRIOR, 1: _SMALL_PRIOR, 0: _SMALL_PRIOR},
-        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, fine=256, local=4, letters=128, letter_width=384,
-                       letter_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, head_width=256, local=4, lyric_tokens=128, lyric_width=384,
+                       lyric_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
         masked_recipe=_SMALL_PRIOR,
     ),
     "test": Preset(
         codec=_TEST,
         priors={
-            2: _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1, letters=16,
-                    letter_width=16, letter_depth=1, timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+            2: _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1, lyric_tokens=16,
+                    lyric_width=16, lyric_depth=1, timing_bins=8, max_seconds=60.0, m_mlp=2.0),
             1: _upsampler(_TEST, 1, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
             0: _upsampler(_TEST, 0, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
         },
         codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
         prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
-        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, fine=16, local=1, letters=16, letter_width=16, letter_depth=1,
+        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1, lyric_tokens=16, lyric_width=16, lyric_depth=1,
                        timing_bins=8, max_seconds=60.0, m_mlp=2.0),
         masked_recipe=_TEST_PRIOR,
     ),

@@ -31,7 +31,7 @@ PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes that the decoder's pi
 WAITING = 8  # copies of what a decoder waits for that are alive at once
 PAGE = 14  # bytes a sample of sound while its spectrogram is drawn
 NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
-WORTH_COMPILING = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
+COMPILE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 WINDOWS = 64  # of a song side by side, at most, when a batch is chosen for --parallel
 GB = 1e9
 
@@ -152,14 +152,14 @@ def device_of(request: Request) -> str:
     return "cuda" if request["device"].startswith("cuda") else "cpu"
 
 
-def worth_compiling(request: Request, depths: Mapping[int, int], sample_rate: int) -> bool:
+def should_compile(request: Request, depths: Mapping[int, int], sample_rate: int) -> bool:
     """Whether the codes that a request draws one by one, with priors so many layers deep by level, pay for compiling a step."""
     hops, steps = request["hops"], 0
     for level in request["levels"]:
         if not is_masked(request, level):
             total = codes_of(request["seconds"], sample_rate, hops[level], hops[-1])
             steps += (total - int(request["given"].get(str(level), 0))) * depths.get(level, 0)
-    return steps >= WORTH_COMPILING
+    return steps >= COMPILE_THRESHOLD
 
 
 def weight_bytes(prior: sizes.Config, dtype: str) -> int:
@@ -193,14 +193,14 @@ def _plan_level(
             window._replace(begin=window.start) for window in windows
         ]  # the whole of each is drawn, from nothing
     guided = 2 if request["how"].get(str(level), {}).get("guidance", 1.0) != 1.0 else 1
-    tokens = [window.begin - window.start + 1 + sizes.letters_in_front(prior) for window in windows]
+    tokens = [window.begin - window.start + 1 + sizes.lyric_prefix(prior) for window in windows]
     rows, dtype = most * side * guided, dtype_of(request)
     parts = _window_bytes(prior, dtype, rows, max(tokens)) | {"sound": sound}
     steps = len(batches) * sum(window.end - window.begin for window in windows[::side])
     seconds = None
     if speed is not None:
         primes = 2 * sizes.prior_weights(prior).matrices * sum(tokens)
-        products += samples * guided * (primes + len(windows) * _hearing_products(prior))
+        products += samples * guided * (primes + len(windows) * _upsampler_products(prior))
         seconds = steps * step_seconds(prior, dtype, rows, speed) + products / speed.products
     return LevelPlan(level, rows, parts, steps, (total - have) * samples, seconds)
 
@@ -237,7 +237,7 @@ def _window_bytes(prior: sizes.Config, dtype: str, rows: int, tokens: int) -> di
     cache = rows * item * sum(sizes.cache_numbers(prior).values())
     conditions = rows * (item * stream + 4 * wide)
     # the codes above are heard before there is a cache; a draw needs its logits in three widths
-    before = rows * sizes.hearing_bytes(prior, item) - cache - conditions
+    before = rows * sizes.upsampler_bytes(prior, item) - cache - conditions
     draws = rows * sizes.vocabulary(prior) * (item + 4 + 24)
     activations = max(rows * tokens * sizes.prefill_bytes(prior, item), before, draws)
     return {"weights": weight_bytes(prior, dtype), "cache": cache, "conditions": conditions, "activations": activations}
@@ -261,7 +261,7 @@ def step_seconds(prior: sizes.Config, dtype: str, rows: int, speed: Speed) -> fl
     return read / speed.bandwidth + layers * speed.layer
 
 
-def _hearing_products(prior: sizes.Config) -> int:
+def _upsampler_products(prior: sizes.Config) -> int:
     """Numbers multiplied and added to hear the codes above a window, nearly all below this level's rate."""
     above = prior["above"]
     if not above:

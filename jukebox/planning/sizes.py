@@ -46,7 +46,7 @@ def prime_reach(trunk: Config) -> int:
     return (trunk["prime"] // trunk["blocks"] + 1) * trunk["blocks"] if trunk["prime"] else 0
 
 
-def letters_in_front(prior: Config) -> int:
+def lyric_prefix(prior: Config) -> int:
     """Letters that stand in front of the codes in one sequence with them."""
     lyrics = prior["lyrics"]
     return lyrics["n_tokens"] if lyrics and lyrics["trunk"]["depth"] == 0 else 0
@@ -54,12 +54,12 @@ def letters_in_front(prior: Config) -> int:
 
 def vocabulary(prior: Config) -> int:
     """Rows of the tables that embed tokens and tell them apart."""
-    return prior["bins"] + (prior["lyrics"]["vocabulary"] if letters_in_front(prior) else 0)
+    return prior["bins"] + (prior["lyrics"]["vocabulary"] if lyric_prefix(prior) else 0)
 
 
 def window(prior: Config) -> int:
     """Codes of a window."""
-    return prior["trunk"]["n_ctx"] - letters_in_front(prior)
+    return prior["trunk"]["n_ctx"] - lyric_prefix(prior)
 
 
 # ---- weights
@@ -86,7 +86,7 @@ def _rest_of(trunk: Config) -> tuple[int, int]:
 def prior_weights(prior: Config) -> Weights:
     """The numbers of a prior's file."""
     trunk, labels, lyrics, above = prior["trunk"], prior["labels"], prior["lyrics"], prior["above"]
-    width, letters = trunk["width"], letters_in_front(prior)
+    width, prefix = trunk["width"], lyric_prefix(prior)
     rows = vocabulary(prior)
     matrices = list(products(trunk))
     norms, others = _rest_of(trunk)
@@ -95,7 +95,7 @@ def prior_weights(prior: Config) -> Weights:
     if above:
         norms += 2 * width
         others += above["bins"] * width + upsampler_weights(above, width)
-    if lyrics and not letters:
+    if lyrics and not prefix:
         more_norms, more = _encoder_of(lyrics, width)
         norms, others = norms + more_norms, others + more
     numbers = sum(n_in * n_out for n_in, n_out in matrices)
@@ -145,29 +145,29 @@ def masked_weights(masked: Config) -> Weights:
     norms, others = _rest_of(trunk)
     norms, others = norms + 2 * width, others + width
     others += (len(levels) * masked["bins"] + slots) * masked["vector"] + trunk["n_ctx"] * width
-    norms += 2 * masked["fine"] * len(levels)
+    norms += 2 * masked["head_width"] * len(levels)
     others += sum(_fine_weights(masked, level) for level in levels)
     others += (labels["artists"] + labels["genres"] + 3 * labels["timing_bins"]) * width if labels else 0
     if lyrics:
         more_norms, more = _encoder_of(lyrics, width)
         norms, others = norms + more_norms, others + more
     numbers = sum(n_in * n_out for n_in, n_out in matrices)
-    return Weights(numbers, sum(out for _, out in matrices), norms, others, masked["fine"] * masked["bins"])
+    return Weights(numbers, sum(out for _, out in matrices), norms, others, masked["head_width"] * masked["bins"])
 
 
 def _fine_weights(masked: Config, level: int) -> int:
     """Numbers that bring columns back to the codes of a level, but for the norm."""
-    fine, ratio = masked["fine"], ratios(masked)[level]
+    fine, ratio = masked["head_width"], ratios(masked)[level]
     above, below = [*ratios(masked), 0][level + 1], ratios(masked)[level - 1] if level else 0
     unfold = (masked["trunk"]["width"] + 1) * ratio * fine
     steps = ([ratio // above] if above else []) + ([below // ratio] if below else [])
-    heard = sum(_convolution(masked["vector"], fine, kernel) for kernel in (3, *(2 * step for step in steps)))
-    return unfold + heard + _stack(fine, masked["local"]) + (fine + 1) * masked["bins"]
+    inputs = sum(_convolution(masked["vector"], fine, kernel) for kernel in (3, *(2 * step for step in steps)))
+    return unfold + inputs + _stack(fine, masked["local"]) + (fine + 1) * masked["bins"]
 
 
 def pass_products(masked: Config, level: int) -> tuple[int, int]:
     """Multiplications of a pass over a column but for logits, and of the logits of one code."""
-    width, fine, ratio = masked["trunk"]["width"], masked["fine"], ratios(masked)[level]
+    width, fine, ratio = masked["trunk"]["width"], masked["head_width"], ratios(masked)[level]
     attention = 2 * int(masked["trunk"]["m_attn"] * width) * masked["trunk"]["n_ctx"] * masked["trunk"]["depth"]
     code = _convolution(masked["vector"], fine, 13) + _stack(
         fine, masked["local"]
@@ -186,8 +186,8 @@ def pass_bytes(masked: Config, level: int, rows: int, columns: int, itemsize: in
     trunk, slots, ratio = masked["trunk"], sum(ratios(masked)), ratios(masked)[level]
     _, hidden, _ = head_room(trunk)
     layer = itemsize * (4 * trunk["width"] + max(2 * hidden, 4 * trunk["width"])) + 8 * trunk["width"]
-    piece = min(columns * ratio, max(ratio, PIECE // masked["fine"]))
-    fine = rows * piece * 5 * masked["fine"] * itemsize + AT_ONCE * masked["bins"] * (itemsize + 4 * 4)
+    piece = min(columns * ratio, max(ratio, PIECE // masked["head_width"]))
+    fine = rows * piece * 5 * masked["head_width"] * itemsize + AT_ONCE * masked["bins"] * (itemsize + 4 * 4)
     embedded, codes = rows * columns * slots * masked["vector"] * itemsize, rows * columns * ratio * 8 * 8
     return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
@@ -224,10 +224,10 @@ def seen_numbers(prior: Config) -> int:
 def condition_numbers(prior: Config) -> tuple[int, int]:
     """What a window keeps of its conditions: numbers in the dtype of the stream, and in float32."""
     trunk, labels, lyrics = prior["trunk"], prior["labels"], prior["lyrics"]
-    width, letters = trunk["width"], letters_in_front(prior)
-    along = bool(prior["above"] or (labels and (labels["timing_bins"] or (labels["everywhere"] and letters))))
+    width, prefix = trunk["width"], lyric_prefix(prior)
+    along = bool(prior["above"] or (labels and (labels["timing_bins"] or (labels["everywhere"] and prefix))))
     kept = trunk["n_ctx"] * width * along
-    if not lyrics or letters:
+    if not lyrics or prefix:
         return kept, 0
     return kept + lyrics["n_tokens"] * width, window(prior) * lyrics["n_tokens"] * bool(trunk["time_bias"])
 
@@ -241,7 +241,7 @@ def prefill_bytes(prior: Config, itemsize: int) -> int:
     return held + max(norm, itemsize * (2 * hidden + width))
 
 
-def hearing_bytes(prior: Config, itemsize: int) -> int:
+def upsampler_bytes(prior: Config, itemsize: int) -> int:
     """Bytes that bringing the coarser codes of a window to this level's rate takes, its result among them."""
     if not prior["above"]:
         return 0

@@ -20,7 +20,7 @@ from jukebox.planning import sizes
 from jukebox.planning.sampling import Speed
 from priors.autoregressive.model import PriorConfig
 from priors.conditioning.conditions import Conditions
-from priors.prior import How
+from priors.prior import SamplingParams
 from priors.transformer.trunk import LOCAL, TrunkConfig
 
 MOST = 128_000_000  # bytes of matrices that are read
@@ -63,7 +63,7 @@ def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int
     prior.compiled = compiled
     rngs = [torch.Generator() for _ in range(rows)]
     nothing = {0: torch.zeros(rows, 0, dtype=torch.long, device=device)}
-    state = prior.start(Conditions(), nothing, rngs, How())
+    state = prior.start(Conditions(), nothing, rngs, SamplingParams())
     next(iter(prior.sample(state, 1)))  # the first code is there when a window starts
     return _seconds(lambda: next(iter(prior.sample(state, 1))), device, trunk.n_ctx - 2)
 

@@ -86,7 +86,7 @@ class Budget:
 # ---- activations, for one row of a batch
 
 
-def block_bytes(trunk: sizes.Config, pattern: str, bf16: bool, letters: int = 0, cpu: bool = False) -> float:
+def block_bytes(trunk: sizes.Config, pattern: str, bf16: bool, lyric_tokens: int = 0, cpu: bool = False) -> float:
     """Bytes a step that a block keeps: its stream twice, queries, keys, values, what was attended, and the MLP's hidden layer.
 
     In bf16 norms and activations are kept too, since they are half as large as what they are made of.
@@ -97,8 +97,8 @@ def block_bytes(trunk: sizes.Config, pattern: str, bf16: bool, letters: int = 0,
     if bf16:
         kept += BF16 * (2 * width + hidden) + 4 * FLOAT
     if pattern == "cross":  # keys and values are the letters'
-        kept += item * state * (-2 + 2 * letters / steps)
-        kept += FLOAT * trunk["heads"] * letters * 2 if trunk["time_bias"] else 0
+        kept += item * state * (-2 + 2 * lyric_tokens / steps)
+        kept += FLOAT * trunk["heads"] * lyric_tokens * 2 if trunk["time_bias"] else 0
     if pattern == "prime":
         kept += item * state
     if (
@@ -113,8 +113,8 @@ def block_bytes(trunk: sizes.Config, pattern: str, bf16: bool, letters: int = 0,
     return kept
 
 
-def _trunk_bytes(trunk: sizes.Config, bf16: bool, recompute: bool, letters: int, cpu: bool) -> float:
-    blocks = [trunk["n_ctx"] * block_bytes(trunk, p, bf16, letters, cpu) for p in sizes.patterns(trunk)]
+def _trunk_bytes(trunk: sizes.Config, bf16: bool, recompute: bool, lyric_tokens: int, cpu: bool) -> float:
+    blocks = [trunk["n_ctx"] * block_bytes(trunk, p, bf16, lyric_tokens, cpu) for p in sizes.patterns(trunk)]
     if recompute:  # the stream in front of every block, and the block that is being made again, with what it works with
         width, (_, hidden, _) = trunk["width"], sizes.head_room(trunk)
         working = (BF16 if bf16 else FLOAT) * trunk["n_ctx"] * (2 * hidden + width)
@@ -126,11 +126,11 @@ def activation_bytes(prior: sizes.Config, bf16: bool, recompute: bool = False, c
     """Bytes a row of a batch keeps when its backward pass begins: trunk, lyrics, the codes above, and the logits twice."""
     trunk, lyrics, above, item = prior["trunk"], prior["lyrics"], prior["above"], BF16 if bf16 else FLOAT
     width, steps = trunk["width"], trunk["n_ctx"]
-    letters = lyrics["n_tokens"] if lyrics and not sizes.letters_in_front(prior) else 0
-    kept = _trunk_bytes(trunk, bf16, recompute, letters, cpu)
+    lyric_tokens = lyrics["n_tokens"] if lyrics and not sizes.lyric_prefix(prior) else 0
+    kept = _trunk_bytes(trunk, bf16, recompute, lyric_tokens, cpu)
     kept += steps * (item * width + 2 * FLOAT * sizes.vocabulary(prior))
-    if letters and lyrics:
-        kept += _trunk_bytes(lyrics["trunk"], bf16, recompute, 0, cpu) + 3 * FLOAT * letters * width
+    if lyric_tokens and lyrics:
+        kept += _trunk_bytes(lyrics["trunk"], bf16, recompute, 0, cpu) + 3 * FLOAT * lyric_tokens * width
     if above:
         coarse = steps / above["stride"] ** above["ups"]
         kept += coarse * item * above["width"] * (2 * above["depth"] + 2) + 2 * FLOAT * steps * width
@@ -144,22 +144,22 @@ def operations(prior: sizes.Config) -> tuple[float, float]:
     """Floating-point operations of a window's forward pass: of its trunk, which recomputing does again, and of the rest."""
     trunk, lyrics, above = prior["trunk"], prior["lyrics"], prior["above"]
     steps, (state, _, block) = trunk["n_ctx"], sizes.head_room(trunk)
-    letters = lyrics["n_tokens"] if lyrics else 0
+    lyric_tokens = lyrics["n_tokens"] if lyrics else 0
     keys = {
         "dense": steps / 2,
         "row": block / 2,
         "column": steps / block / 2,
         "previous_row": block,
-        "cross": letters,
+        "cross": lyric_tokens,
         "prime": sizes.prime_reach(trunk),
     }
     through = 2 * sum(a * b for a, b in sizes.products(trunk)) * steps
     crosses = sizes.patterns(trunk).count("cross")  # keys and values of letters are made once a letter
-    through -= 4 * trunk["width"] * state * crosses * (steps - letters)
+    through -= 4 * trunk["width"] * state * crosses * (steps - lyric_tokens)
     through += sum(4 * state * keys[pattern] for pattern in sizes.patterns(trunk)) * steps
     rest = 2.0 * trunk["width"] * sizes.vocabulary(prior) * steps
-    if lyrics and not sizes.letters_in_front(prior):
-        rest += 2 * sum(a * b for a, b in sizes.products(lyrics["trunk"])) * letters
+    if lyrics and not sizes.lyric_prefix(prior):
+        rest += 2 * sum(a * b for a, b in sizes.products(lyrics["trunk"])) * lyric_tokens
     if above:
         rest += 2 * sizes.upsampler_weights(above, trunk["width"]) * steps / above["stride"]
     return through, rest
@@ -168,52 +168,52 @@ def operations(prior: sizes.Config) -> tuple[float, float]:
 # ---- the whole
 
 
-def memory(prior: sizes.Config, how: Training, gpus: int, device: str = "cuda") -> dict[str, float]:
+def memory(prior: sizes.Config, setup: Training, gpus: int, device: str = "cuda") -> dict[str, float]:
     """Bytes of each GPU by part."""
     numbers = sizes.prior_weights(prior).all
     share, whole = numbers / gpus, float(numbers)
-    weights, gradients, moments = (share if how.zero >= stage else whole for stage in (3, 2, 1))
-    live = min(whole, LIVE) if how.zero == 3 else 0.0
-    copies = share if how.zero else 0.0
-    buffers = min(whole, BUCKET) if how.zero or gpus > 1 else 0.0
+    weights, gradients, moments = (share if setup.zero >= stage else whole for stage in (3, 2, 1))
+    live = min(whole, LIVE) if setup.zero == 3 else 0.0
+    copies = share if setup.zero else 0.0
+    buffers = min(whole, BUCKET) if setup.zero or gpus > 1 else 0.0
     # gradients that wait to be reduced: in ZeRO 2 those of others beside one's own, in ZeRO 3 all once more
-    buffers += min({2: whole - share, 3: whole}.get(how.zero, 0.0), BUCKET)
-    if how.offload:
+    buffers += min({2: whole - share, 3: whole}.get(setup.zero, 0.0), BUCKET)
+    if setup.offload:
         moments = copies = 0.0
-    ema = (share if how.zero else whole) if how.ema else 0.0
-    kept = how.rows * activation_bytes(prior, how.bf16, how.recompute, device == "cpu")
+    ema = (share if setup.zero else whole) if setup.ema else 0.0
+    kept = setup.rows * activation_bytes(prior, setup.bf16, setup.recompute, device == "cpu")
     return {
         "weights": FLOAT * (weights + live), "gradients": FLOAT * gradients, "moments": 2 * FLOAT * moments,
         "buffers": FLOAT * (copies + buffers + ema), "activations": kept,
     }  # fmt: skip
 
 
-def exchanged(prior: sizes.Config, how: Training, gpus: int) -> float:
+def exchanged(prior: sizes.Config, setup: Training, gpus: int) -> float:
     """Bytes that each GPU sends in a step: up to ZeRO 1 gradients are summed and weights or sums handed back, once.
 
     From ZeRO 2 on gradients go to their owners after every part, in ZeRO 3 weights are gathered twice a part.
     """
-    times = {0: 2, 1: 2, 2: how.accumulate + 1, 3: 3 * how.accumulate}[how.zero]
+    times = {0: 2, 1: 2, 2: setup.accumulate + 1, 3: 3 * setup.accumulate}[setup.zero]
     return times * FLOAT * sizes.prior_weights(prior).all * (gpus - 1) / gpus
 
 
-def budget(prior: sizes.Config, how: Training, machines: Machines) -> Budget:
+def budget(prior: sizes.Config, setup: Training, machines: Machines) -> Budget:
     """The training of a prior on some machines, predicted."""
     trunk, rest = operations(prior)
-    windows = how.rows * how.accumulate
-    passes = (4 if how.recompute else 3) * trunk + 3 * rest  # the backward pass is twice the forward one
+    windows = setup.rows * setup.accumulate
+    passes = (4 if setup.recompute else 3) * trunk + 3 * rest  # the backward pass is twice the forward one
     batch = windows * machines.gpus
     return Budget(
-        memory(prior, how, machines.gpus, machines.device), FRAMEWORK[machines.device],
-        windows * passes / (machines.rate * machines.share), exchanged(prior, how, machines.gpus) / machines.network,
+        memory(prior, setup, machines.gpus, machines.device), FRAMEWORK[machines.device],
+        windows * passes / (machines.rate * machines.share), exchanged(prior, setup, machines.gpus) / machines.network,
         batch, batch * sizes.window(prior),
     )  # fmt: skip
 
 
-def largest_rows(prior: dict[str, Any], how: Training, machines: Machines, most: int) -> int:
+def largest_rows(prior: dict[str, Any], setup: Training, machines: Machines, most: int) -> int:
     """The most rows at once that fit into a GPU, a divisor of `most`; 0 where not even one does."""
     for rows in sorted((n for n in range(1, most + 1) if most % n == 0), reverse=True):
-        parts = memory(prior, replace(how, rows=rows), machines.gpus, machines.device)
+        parts = memory(prior, replace(setup, rows=rows), machines.gpus, machines.device)
         if FRAMEWORK[machines.device] + sum(parts.values()) <= ROOM * machines.memory:
             return rows
     return 0

@@ -32,7 +32,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = (
     24,
     13,
 )  # of a panel, its margins, a line of text: pixels
-LETTERS = 52  # of a legend's line
+LEGEND_CHARACTERS = 52  # of a legend's line
 POINTS = 120  # of a curve, at most: more cannot be seen
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
 UNITS = {
@@ -143,7 +143,7 @@ def wrapped(ends: Mapping[str, str]) -> list[list[str]]:
         room -= len(text) + 2
         if room < 0:
             lines.append([])
-            room = LETTERS - len(text)
+            room = LEGEND_CHARACTERS - len(text)
         lines[-1].append(part)
     return lines
 

@@ -56,9 +56,11 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
         lines = [line for line in progress if line.get("level") == level]
         made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
         took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
-        heard = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
+        alignment = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
-        done = 1.0 if heard > wanted - longest else heard / wanted  # lengths are rounded down to whole coarse codes
+        done = (
+            1.0 if alignment > wanted - longest else alignment / wanted
+        )  # lengths are rounded down to whole coarse codes
         out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
     if out and min(row["done"] for row in out.values()) == 1:
         took, music = sum(row["took"] for row in out.values()), out[levels[0]]["music"]
@@ -143,11 +145,11 @@ def level_html(
     return "<figure>" + "\n".join(parts) + "</figure>"
 
 
-def words_of(song: Mapping[str, Any], heard: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
+def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
     """[text, start, end] of each word that lights up, and whose times these are: the model's ear comes before what was asked."""
-    if heard is not None:
-        times = [[word["word"], word["start"], word["end"]] for word in heard["words"]]
-        missed = f"; {len(heard['left_out'])} words are not heard" if heard["left_out"] else ""
+    if alignment is not None:
+        times = [[word["word"], word["start"], word["end"]] for word in alignment["words"]]
+        missed = f"; {len(alignment['left_out'])} words are not heard" if alignment["left_out"] else ""
         return times, f"Words light up where the model hears them{missed}."
     times = song.get("word_times") or []
     return times, "Words light up at the times that were asked for." if times else ""
@@ -158,9 +160,9 @@ def sample_html(
     sample: int,
     sounds: Mapping[tuple[int, int], Sounding],
     speed: Mapping[int | str, Mapping[str, float]],
-    heard: Mapping[str, Any] | None = None,
+    alignment: Mapping[str, Any] | None = None,
 ) -> str:
-    """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `heard` is its alignment."""
+    """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `alignment` is its alignment."""
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
@@ -170,7 +172,7 @@ def sample_html(
         for level in sorted(request["levels"])
     ]
     lyrics = song.get("lyrics") or ""
-    times, note = words_of(song, heard) if lyrics else ([], "No lyrics were given.")
+    times, note = words_of(song, alignment) if lyrics else ([], "No lyrics were given.")
     words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
     return (
         f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
@@ -192,15 +194,15 @@ def plain(value: object) -> str:
 def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what was asked for; where the levels differ in one, a value for each."""
     rows = [(k, plain(request[k])) for k in ("model", "seed", "seconds", "total_seconds") if k in request]
-    how = request.get("how") or {}
-    if how and all(isinstance(choice, Mapping) for choice in how.values()):  # level -> name -> value
-        levels = [str(level) for level in sorted(request["levels"]) if str(level) in how]
-        for name in dict.fromkeys(name for level in levels for name in how[level]):
-            values = [plain(how[level].get(name)) for level in levels]
+    params = request.get("how") or {}
+    if params and all(isinstance(choice, Mapping) for choice in params.values()):  # level -> name -> value
+        levels = [str(level) for level in sorted(request["levels"]) if str(level) in params]
+        for name in dict.fromkeys(name for level in levels for name in params[level]):
+            values = [plain(params[level].get(name)) for level in levels]
             each = ", ".join(f"{value} (level {level})" for level, value in zip(levels, values))
             rows.append((name, values[0] if len(set(values)) == 1 else each))
     else:
-        rows += [(name, plain(value)) for name, value in how.items()]
+        rows += [(name, plain(value)) for name, value in params.items()]
     return [(name.replace("_", " "), value) for name, value in rows]
 
 
@@ -208,11 +210,11 @@ def page_html(
     request: Mapping[str, Any],
     progress: Sequence[Mapping[str, Any]],
     sounds: Mapping[tuple[int, int], Sounding],
-    heard: Sequence[Mapping[str, Any]] = (),
+    alignment: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
 
-    `heard` is the alignment of each sample (words with start and end, and those left out), where there is one.
+    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one.
     """
     speed, count = speeds(request, progress), len(request["samples"])
     verb = {
@@ -223,11 +225,11 @@ def page_html(
     }
     title = verb.get(request["verb"], str(request["verb"]))
     prompt = request.get("prompt")
-    facts = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
-    facts += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
-    facts += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
+    summary = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
+    summary += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
+    summary += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
     badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
-    aligned = [*heard, *[None] * (count - len(heard))]
+    aligned = [*alignment, *[None] * (count - len(alignment))]
     samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i]) for i in range(count))
     names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
     rates = [
@@ -247,7 +249,7 @@ def page_html(
     if where:
         tables += f"<details><summary>Machine, versions, model</summary>{table_html(where)}</details>"
     body = (
-        f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(facts))}</p></header>\n'
+        f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(summary))}</p></header>\n'
         f'<div class="samples">{samples}</div>\n<section><div class="tables">{tables}</div></div>'
         f'<p class="soft">Everything that was asked for: <a href="run.json">run.json</a></p></section>'
     )

@@ -59,7 +59,7 @@ def cut_in(cuts: Sequence[dict], level: int, samples: Batch, segment: Segment) -
     return None
 
 
-def side_by_side(cuts: Sequence[dict], level: int, samples: Batch, start: int, windows: int) -> int:
+def parallel_windows(cuts: Sequence[dict], level: int, samples: Batch, start: int, windows: int) -> int:
     """How many windows of each of `samples` are side by side in the pass whose first window is at `start`, of `windows` so far."""
     for cut in cuts:
         if (cut["level"], cut["start"], cut["samples"]) == (level, start, samples) and "windows" in cut:

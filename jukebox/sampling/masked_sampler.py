@@ -1,4 +1,4 @@
-"""Filling one level of a run with the masked prior: window after window, the codes of each at once, in a few passes.
+"""LevelSampler one level of a run with the masked prior: window after window, the codes of each at once, in a few passes.
 
 The walk is that of every level (jukebox/sampling/sampler.py): batches, the generator of a window, codes with checksums, what a kill leaves.
 A window is some columns of all levels (priors/masked/columns.py). It knows the levels above, its own codes as far as they are written, an
@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from jukebox.sampling.sampler import Filling
+from jukebox.sampling.sampler import LevelSampler
 from jukebox.song import window_conditions
 from priors.conditioning.conditions import stack
 from priors.masked.model import PASSES, MaskedPrior
 
 
-class MaskedFilling(Filling):
+class MaskedLevelSampler(LevelSampler):
     """One level of a run being filled by one process."""
 
     def __post_init__(self) -> None:
@@ -39,8 +39,8 @@ class MaskedFilling(Filling):
         items = [window_conditions(self.songs[i], self.config, start // self.column) for i, start in rows]
         known = [self._known(level, rows, prime, columns) for level in range(len(self.config.hops))]
         codes, keep = ({level: part[i] for level, part in enumerate(known)} for i in range(2))
-        made = self.prior.fill(codes, keep, stack(items).to(self.device), rngs, {self.level: self.how})
-        self.steps += self.how.passes or PASSES  # however many codes they give
+        made = self.prior.fill(codes, keep, stack(items).to(self.device), rngs, {self.level: self.params})
+        self.steps += self.params.passes or PASSES  # however many codes they give
         yield made[self.level][:, prime.shape[1] :].cpu().numpy()
 
     def _known(

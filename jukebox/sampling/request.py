@@ -18,23 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.model.info import Facts, check_weights
+from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.batches import first_batches
 from jukebox.sampling.run import VERSION, Run, machine, versions
 from jukebox.sampling.sources import find_sources, length_of, read_codes
 from jukebox.song import Song
 
-ONE_BY_ONE, MASKED = "autoregressive", "masked"
+AUTOREGRESSIVE, MASKED = "autoregressive", "masked"
 PASSES = (24, 12)  # rounds in which the middle and the bottom level are filled
 HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How a run is drawn, whatever it begins with; `how` says temperature and so on by level, `ranks` how many processes share it."""
+class SamplingOptions:
+    """How a run is drawn, whatever it begins with; `params` says temperature and so on by level, `ranks` how many processes share it."""
 
     seed: int = 0
-    how: Mapping[int, Any] = field(default_factory=dict)  # level -> How, or its fields by name
+    params: Mapping[int, Any] = field(default_factory=dict)  # level -> How, or its fields by name
     total_seconds: float = 0.0  # length that the model is told; 0: the finished length
     levels: Sequence[int] = ()  # all
     hop_fractions: Sequence[float] = HOP_FRACTIONS
@@ -53,59 +53,59 @@ class Choices:
 # ---- the verbs
 
 
-def sampled(facts: Facts, songs: Sequence[Song], seconds: float, choices: Choices) -> dict:
+def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, options: SamplingOptions) -> dict:
     """Songs from nothing, each `takes` times."""
-    return _request(facts, songs, seconds, choices, "sample", facts.check_levels(choices.levels, lower=choices.lower))
+    return _request(info, songs, seconds, options, "sample", info.check_levels(options.levels, lower=options.lower))
 
 
 def continued(
-    facts: Facts, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, choices: Choices
+    info: ModelInfo, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, options: SamplingOptions
 ) -> dict:  # fmt: skip
     """The first `prompt_seconds` (0: all) of sound files, files of codes or runs, carried on to `seconds`, each `takes` times."""
-    levels = facts.check_levels(choices.levels, lower=choices.lower)
+    levels = info.check_levels(options.levels, lower=options.lower)
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
         )
     sources = [source for prompt in prompts for source in find_sources(prompt)]
-    there = [length_of(facts, path, row, levels, prompt_seconds) for path, row in sources]
-    if prompt_seconds and (short := min(there)) < facts.codes(prompt_seconds, levels[0]):
+    there = [length_of(info, path, row, levels, prompt_seconds) for path, row in sources]
+    if prompt_seconds and (short := min(there)) < info.codes(prompt_seconds, levels[0]):
         path, _ = sources[there.index(short)]
         raise UserError(
-            f"{path} is {short * facts.hops[-1] / facts.sample_rate:.2f} s long; the prompt was to be {prompt_seconds:g} s: "
+            f"{path} is {short * info.hops[-1] / info.sample_rate:.2f} s long; the prompt was to be {prompt_seconds:g} s: "
             "give a smaller --prompt_seconds"
         )
-    kept = min(min(there), facts.codes(prompt_seconds, levels[0]) if prompt_seconds else min(there))
-    if not 0 < kept < facts.codes(seconds, levels[0]):
+    kept = min(min(there), info.codes(prompt_seconds, levels[0]) if prompt_seconds else min(there))
+    if not 0 < kept < info.codes(seconds, levels[0]):
         raise UserError(
-            f"the prompt is {kept * facts.hops[-1] / facts.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
+            f"the prompt is {kept * info.hops[-1] / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
             "length, and more than nothing"
         )
-    given = {level: kept * facts.hops[-1] // facts.hops[level] for level in levels}
+    given = {level: kept * info.hops[-1] // info.hops[level] for level in levels}
     paths = list(dict.fromkeys(str(path) for path, _ in sources))
-    prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * facts.hops[-1] / facts.sample_rate}
+    prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * info.hops[-1] / info.sample_rate}
     count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
-    return _request(facts, songs, seconds, choices, "continue", levels, given, sources, prompt)
+    return _request(info, songs, seconds, options, "continue", levels, given, sources, prompt)
 
 
 def branched(
-    run: Run, choices: Choices, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
+    run: Run, options: SamplingOptions, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
     seed: int | None = None,
 ) -> dict:  # fmt: skip
     """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), carried on to `seconds`."""
-    asked, facts = run.request, Facts.read(run.request["model"])
-    check_weights(run.request, facts)
+    asked, info = run.request, ModelInfo.read(run.request["model"])
+    check_weights(run.request, info)
     if not 0 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder}; it has 1 to {run.n_samples}")
     rows = [take - 1] if take else list(range(run.n_samples))
     seconds, levels = seconds or asked["seconds"], asked["levels"]
-    ratio = {level: facts.hops[-1] // facts.hops[level] for level in levels}
+    ratio = {level: info.hops[-1] // info.hops[level] for level in levels}
     there = {level: run.count(level, rows) // ratio[level] for level in levels}  # in codes of the top level
-    keep = facts.codes(keep_seconds, len(facts.hops) - 1) if keep_seconds else there[levels[0]]
-    if not 0 < keep <= there[levels[0]] or keep >= facts.codes(seconds, len(facts.hops) - 1):
-        second = facts.hops[-1] / facts.sample_rate
+    keep = info.codes(keep_seconds, len(info.hops) - 1) if keep_seconds else there[levels[0]]
+    if not 0 < keep <= there[levels[0]] or keep >= info.codes(seconds, len(info.hops) - 1):
+        second = info.hops[-1] / info.sample_rate
         raise UserError(
             f"{keep * second:.2f} s were to be kept of {run.folder}, for {seconds:g} s in all; it has {there[levels[0]] * second:.2f} s: "
             "expected --keep_seconds up to that, and below --seconds, the finished length"
@@ -114,21 +114,21 @@ def branched(
     songs = [song_of_entry(asked["samples"][row], asked["total_seconds"]) for row in rows]
     if lyrics is not None:
         songs = [replace(song, lyrics=lyrics.lyrics, word_times=lyrics.word_times) for song in songs]
-    choices = replace(
-        choices, seed=asked["seed"] + 1 if seed is None else seed, how={int(k): v for k, v in asked["how"].items()}, levels=levels,
-        hop_fractions=asked["hop_fractions"], total_seconds=choices.total_seconds or max(asked["total_seconds"], seconds),
-        lower=asked.get("lower", ONE_BY_ONE), passes=_passes(asked, asked.get("lower", ONE_BY_ONE)),
+    options = replace(
+        options, seed=asked["seed"] + 1 if seed is None else seed, params={int(k): v for k, v in asked["how"].items()}, levels=levels,
+        hop_fractions=asked["hop_fractions"], total_seconds=options.total_seconds or max(asked["total_seconds"], seconds),
+        lower=asked.get("lower", AUTOREGRESSIVE), passes=_passes(asked, asked.get("lower", AUTOREGRESSIVE)),
     )  # fmt: skip
     path = f"{run.folder}, take {take}" if take else str(run.folder)
-    prompt = {"path": path, "seconds": keep * facts.hops[-1] / facts.sample_rate}
+    prompt = {"path": path, "seconds": keep * info.hops[-1] / info.sample_rate}
     sources = [(str(run.folder.resolve()), row) for row in rows]
-    return _request(facts, songs, seconds, choices, "branch", levels, given, sources, prompt)
+    return _request(info, songs, seconds, options, "branch", levels, given, sources, prompt)
 
 
-def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | None = None) -> dict:
+def upsampled(run: Run, options: SamplingOptions, level: int | None = None, seed: int | None = None) -> dict:
     """A copy of a run down to `level` (None: its finest finished one, or the top), the levels below anew."""
-    asked, facts = run.request, Facts.read(run.request["model"])
-    check_weights(run.request, facts)
+    asked, info = run.request, ModelInfo.read(run.request["model"])
+    check_weights(run.request, info)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
     kept = level if level is not None else finished[-1] if finished and finished[-1] > 0 else asked["levels"][0]
     if kept not in finished:
@@ -136,17 +136,17 @@ def upsampled(run: Run, choices: Choices, level: int | None = None, seed: int | 
             f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
     levels = list(range(asked["levels"][0], -1, -1))
-    lower = choices.lower or asked.get("lower", ONE_BY_ONE)
-    facts.check_levels(range(kept + 1), kept, lower)
-    choices = replace(
-        choices, lower=lower, passes=choices.passes or _passes(asked, lower), seed=asked["seed"] if seed is None else seed,
-        how={int(k): v for k, v in asked["how"].items()},
+    lower = options.lower or asked.get("lower", AUTOREGRESSIVE)
+    info.check_levels(range(kept + 1), kept, lower)
+    options = replace(
+        options, lower=lower, passes=options.passes or _passes(asked, lower), seed=asked["seed"] if seed is None else seed,
+        params={int(k): v for k, v in asked["how"].items()},
         hop_fractions=asked["hop_fractions"], total_seconds=asked["total_seconds"], levels=levels,
     )  # fmt: skip
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
     sources = [(str(run.folder.resolve()), row) for row in range(run.n_samples)]
     given = {each: run.total(each) for each in levels if each >= kept}
-    return _request(facts, songs, asked["seconds"], choices, "upsample", levels, given, sources)
+    return _request(info, songs, asked["seconds"], options, "upsample", levels, given, sources)
 
 
 def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str, Any]:
@@ -156,37 +156,39 @@ def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str,
         raise UserError(
             f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
         )
-    facts, before = Facts.read(asked["model"]), asked.get("lower", ONE_BY_ONE)
+    info, before = ModelInfo.read(asked["model"]), asked.get("lower", AUTOREGRESSIVE)
     lower, changed = lower or before, bool(passes) or lower not in ("", before)
     begun = [level for level in range(top) if run.count(level) > asked["given"].get(str(level), 0)]
     if changed and begun:
         raise UserError(
             f"{run.folder} has codes of level {begun[-1]} already; to write them another way make a copy: name it with --out"
         )
-    how = _with_passes(asked["how"], lower, passes or _passes(asked, lower), top)
-    return {"levels": facts.check_levels(range(top + 1), top, lower), "lower": lower, "how": how}
+    params = _with_passes(asked["how"], lower, passes or _passes(asked, lower), top)
+    return {"levels": info.check_levels(range(top + 1), top, lower), "lower": lower, "how": params}
 
 
-def upsampled_codes(facts: Facts, song: Song, path: str | Path, choices: Choices, level: int | None = None) -> dict:
+def upsampled_codes(
+    info: ModelInfo, song: Song, path: str | Path, options: SamplingOptions, level: int | None = None
+) -> dict:
     """The finer levels of a file of codes, from its finest or from `level`."""
-    codes = read_codes(facts, path)
+    codes = read_codes(info, path)
     finest = min(codes.levels) if level is None else level
     if finest not in codes.levels or finest == 0:
         raise UserError(
             f"{path} has codes of level {', '.join(map(str, sorted(codes.levels)))}; expected {finest or 1}, to write the finer ones"
         )
-    facts.check_levels(range(finest + 1), finest, choices.lower)
-    top = next(each for each in range(finest, len(facts.hops)) if each + 1 not in codes.levels)
-    levels, seconds = list(range(top, -1, -1)), codes.samples / facts.sample_rate
-    if codes.samples < facts.hops[-1]:
-        raise UserError(f"{path} is shorter than one code of the coarsest level, {facts.hops[-1]} samples")
-    given = {each: facts.codes(seconds, each) for each in levels if each >= finest}
-    return _request(facts, [song], seconds, choices, "upsample", levels, given, [(str(Path(path).resolve()), 0)])
+    info.check_levels(range(finest + 1), finest, options.lower)
+    top = next(each for each in range(finest, len(info.hops)) if each + 1 not in codes.levels)
+    levels, seconds = list(range(top, -1, -1)), codes.samples / info.sample_rate
+    if codes.samples < info.hops[-1]:
+        raise UserError(f"{path} is shorter than one code of the coarsest level, {info.hops[-1]} samples")
+    given = {each: info.codes(seconds, each) for each in levels if each >= finest}
+    return _request(info, [song], seconds, options, "upsample", levels, given, [(str(Path(path).resolve()), 0)])
 
 
 def replayed(request: dict) -> dict:
     """The request once more, with the machine and versions of now; what had to be decided on the way is decided alike."""
-    check_weights(request, Facts.read(request["model"]))
+    check_weights(request, ModelInfo.read(request["model"]))
     return request | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
 
 
@@ -194,56 +196,56 @@ def replayed(request: dict) -> dict:
 
 
 def _request(
-    facts: Facts, songs: Sequence[Song], seconds: float, choices: Choices, verb: str, levels: Sequence[int],
+    info: ModelInfo, songs: Sequence[Song], seconds: float, options: SamplingOptions, verb: str, levels: Sequence[int],
     given: Mapping[int, int] | None = None, sources: Sequence[tuple[str, int]] = (), prompt: dict | None = None,
 ) -> dict:  # fmt: skip
     """What run.json says before the first code."""
-    if seconds <= 0 or choices.takes < 1 or choices.batch < 0:
+    if seconds <= 0 or options.takes < 1 or options.batch < 0:
         raise UserError(
-            f"{seconds:g} seconds, {choices.takes} takes, batch {choices.batch}; expected seconds above 0, takes from 1, a batch from 0"
+            f"{seconds:g} seconds, {options.takes} takes, batch {options.batch}; expected seconds above 0, takes from 1, a batch from 0"
         )
-    lower = choices.lower or ONE_BY_ONE
-    if lower not in (ONE_BY_ONE, MASKED):
-        raise UserError(f"lower {lower!r}; expected {ONE_BY_ONE} or {MASKED}")
-    if lower == MASKED and choices.parallel:
+    lower = options.lower or AUTOREGRESSIVE
+    if lower not in (AUTOREGRESSIVE, MASKED):
+        raise UserError(f"lower {lower!r}; expected {AUTOREGRESSIVE} or {MASKED}")
+    if lower == MASKED and options.parallel:
         raise UserError("--parallel is for levels drawn one code after another; with --lower masked leave it away")
-    if len(choices.hop_fractions) < len(facts.hops) or not all(0 < f <= 1 for f in choices.hop_fractions):
+    if len(options.hop_fractions) < len(info.hops) or not all(0 < f <= 1 for f in options.hop_fractions):
         raise UserError(
-            f"hop_fractions {tuple(choices.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
+            f"hop_fractions {tuple(options.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
         )
-    total, labels = choices.total_seconds or seconds, facts.labels
-    how = {str(level): _fields(choices.how.get(level, {})) for level in range(len(facts.hops))}
-    songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(choices.takes)]
+    total, labels = options.total_seconds or seconds, info.labels
+    params = {str(level): _fields(options.params.get(level, {})) for level in range(len(info.hops))}
+    songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]
     return {
-        "version": VERSION, "verb": verb, "model": str(facts.folder), "seed": choices.seed, "seconds": seconds,
-        "total_seconds": total, "sample_rate": facts.sample_rate, "channels": facts.channels, "hops": list(facts.hops),
-        "levels": list(levels), "hop_fractions": list(choices.hop_fractions),
-        "how": _with_passes(how, lower, choices.passes, len(facts.hops) - 1),
+        "version": VERSION, "verb": verb, "model": str(info.folder), "seed": options.seed, "seconds": seconds,
+        "total_seconds": total, "sample_rate": info.sample_rate, "channels": info.channels, "hops": list(info.hops),
+        "levels": list(levels), "hop_fractions": list(options.hop_fractions),
+        "how": _with_passes(params, lower, options.passes, len(info.hops) - 1),
         "prompt": prompt, "given": {str(level): count for level, count in (given or {}).items()},
-        "sources": [list(source) for source in sources for _ in range(choices.takes)],
+        "sources": [list(source) for source in sources for _ in range(options.takes)],
         "samples": [
             {"artist": s.artist, "genres": list(s.genres), "lyrics": s.lyrics, "word_times": [list(t) for t in s.word_times]} for s in songs
         ],
-        "batch": choices.batch, "parallel": choices.parallel, "lower": lower, "cuts": [],
-        "batches": first_batches(len(songs), choices.batch, choices.ranks),
-        "device": choices.device, "dtype": choices.dtype, "compile": choices.compile,
-        "machine": machine(facts.threads(choices.threads)), "versions": versions(),
+        "batch": options.batch, "parallel": options.parallel, "lower": lower, "cuts": [],
+        "batches": first_batches(len(songs), options.batch, options.ranks),
+        "device": options.device, "dtype": options.dtype, "compile": options.compile,
+        "machine": machine(info.threads(options.threads)), "versions": versions(),
     }  # fmt: skip
 
 
-def _with_passes(how: Mapping[str, Any], lower: str, passes: Sequence[int], top: int) -> dict[str, Any]:
+def _with_passes(params: Mapping[str, Any], lower: str, passes: Sequence[int], top: int) -> dict[str, Any]:
     """How every level is drawn, those below the top in so many passes where they are masked; else in none."""
     if lower != MASKED:
         if passes:
             raise UserError(f"passes are of levels that are filled many codes at once; give --lower {MASKED} with them")
-        return dict(how)
+        return dict(params)
     passes = passes or PASSES[:top]
     if len(passes) != top or min(passes) < 1:
         raise UserError(
             f"passes {tuple(passes)}; expected {top} numbers from 1, of the levels below the top, as in 24,12"
         )
-    return dict(how) | {
-        str(level): {**how[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)
+    return dict(params) | {
+        str(level): {**params[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)
     }
 
 
@@ -254,9 +256,9 @@ def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
     return tuple(asked["how"][str(level)]["passes"] for level in levels) if both else ()
 
 
-def _fields(how: Any) -> dict[str, Any]:
+def _fields(params: Any) -> dict[str, Any]:
     """A How as json has it; the command line, which does not import its class, gives the fields at once."""
-    return dict(how) if isinstance(how, Mapping) else asdict(how)
+    return dict(params) if isinstance(params, Mapping) else asdict(params)
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:

@@ -104,7 +104,7 @@ class Run:
     # ---- who writes
 
     @contextmanager
-    def own(self, samples: Sequence[int]) -> Iterator[None]:
+    def lock_samples(self, samples: Sequence[int]) -> Iterator[None]:
         """Write these samples, alone: lock them, read anew what is there, and cut off what no line vouches for."""
         with ExitStack() as locks, saving(self.folder):
             (self.folder / ".locks").mkdir(exist_ok=True)
@@ -233,8 +233,8 @@ def _asked(request: dict) -> dict:
     }
 
 
-def _damaged(path: Path, how: str) -> UserError:
-    return UserError(f"{path} is damaged: {how}; restore it from a copy, or delete the folder and sample it again")
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged: {reason}; restore it from a copy, or delete the folder and sample it again")
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Filling one level of a run: batch after batch, window after window, codes on disk as they come.
+"""LevelSampler one level of a run: batch after batch, window after window, codes on disk as they come.
 
 A window that a kill has left half done is drawn again from its beginning: the same prefill of the same prime, the same generators, the
 same steps. That gives the codes on disk, bit for bit, and then those that are missing. Where drawing it takes longer, its state has been
@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from data_prep.errors import UserError
 from jukebox.report.spectrograms import write_page
-from jukebox.sampling.batches import Batch, Segment, cut_in, side_by_side, windows_of
+from jukebox.sampling.batches import Batch, Segment, cut_in, parallel_windows, windows_of
 from jukebox.sampling.run import Run
-from jukebox.sampling.wav_writer import Hearing
-from jukebox.sampling.window_checkpoint import HalfDone
-from jukebox.song import Prepared, window_conditions
+from jukebox.sampling.wav_writer import WavWriter
+from jukebox.sampling.window_checkpoint import WindowCheckpoint
+from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
 from priors.logits import uniforms
-from priors.prior import How
+from priors.prior import SamplingParams
 
 EVERY = 1.0  # seconds between two times that codes of an unfinished window are written
 PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
@@ -50,20 +50,20 @@ class OtherCodes(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python ran out of memory, on whatever device."""
-    said = str(error).lower()
-    told = any(words in said for words in ("not enough memory", "out of memory", "allocate memory"))
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and told)
+    text = str(error).lower()
+    matches = any(words in text for words in ("not enough memory", "out of memory", "allocate memory"))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and matches)
 
 
 @dataclass
-class Filling:
+class LevelSampler:
     """One level of a run being written by one process."""
 
     run: Run
     level: int
     prior: Any  # an AutoregressivePrior; of a subclass, what it draws with
-    songs: Sequence[Prepared]
-    hearing: dict[int, Hearing]  # sample -> its sound
+    songs: Sequence[PreparedSong]
+    writers: dict[int, WavWriter]  # sample -> its sound
     bar: tqdm
     steps: int = 0  # of decoding, one after another
     page_at: float = field(default_factory=lambda: time.monotonic() + PAGE_EVERY)
@@ -72,7 +72,7 @@ class Filling:
         self.total, self.n_ctx = self.run.total(self.level), self.prior.spec.n_ctx
         hops = self.run.request["hops"]
         self.ratio = hops[self.level + 1] // hops[self.level] if self.level + 1 < len(hops) else 1
-        self.how = How(**self.run.request["how"][str(self.level)])
+        self.params = SamplingParams(**self.run.request["how"][str(self.level)])
         self.parallel = self.run.request["parallel"] and self.level + 1 < len(hops)
         self.device = next(self.prior.parameters()).device
 
@@ -81,20 +81,20 @@ class Filling:
     def fill(self, samples: Batch, begin: int = 0) -> None:
         """All windows of a batch from code `begin` on."""
         begin = max(begin, self.run.request["given"].get(str(self.level), 0))
-        self._hear(samples)
+        self._decode_audio(samples)
         made = windows_of(self.run.request, self.level, self.n_ctx, self.total, begin)
         if not self.parallel:
-            self._one_after_another(samples, made)
+            self._sample_sequentially(samples, made)
             return
         todo = list(made)
         if todo and todo[0].begin > 0:  # the first window behind given codes hears them
-            if not self._one_after_another(samples, iter(todo[:1])):
+            if not self._sample_sequentially(samples, iter(todo[:1])):
                 return
             todo = todo[1:]
         batch = self.run.request["batch"]
-        self._side_by_side(samples, todo, max(1, batch // len(samples)) if batch else len(todo))
+        self._sample_in_parallel(samples, todo, max(1, batch // len(samples)) if batch else len(todo))
 
-    def _one_after_another(self, samples: Batch, todo: Iterator[Segment]) -> bool:
+    def _sample_sequentially(self, samples: Batch, todo: Iterator[Segment]) -> bool:
         """Whether the batch came to the end whole."""
         for segment in todo:
             cut = cut_in(self.run.request["cuts"], self.level, samples, segment)
@@ -105,7 +105,7 @@ class Filling:
                 for part in cut["into"]:
                     self.fill(part, cut["at"])
                 return False
-            self._hear(samples)
+            self._decode_audio(samples)
         return True
 
     def _try(self, samples: Batch, segment: Segment) -> dict | None:
@@ -168,16 +168,16 @@ class Filling:
         """`length` codes of every row (sample, first code of its window) behind `prime`, as they come; saved ones come at once."""
         items = [window_conditions(self.songs[i], self.prior.config, start, self._above(i, start)) for i, start in rows]
         codes = torch.from_numpy(prime.astype(np.int64)).to(self.device)
-        state = self.prior.start(stack(items).to(self.device), {self.level: codes}, rngs, self.how)
-        half_done, made, done = HalfDone(self.run, self.level, rows, prime, length, state), [], 0
-        if (saved := half_done.take_up()) is not None:
+        state = self.prior.start(stack(items).to(self.device), {self.level: codes}, rngs, self.params)
+        window_checkpoint, made, done = WindowCheckpoint(self.run, self.level, rows, prime, length, state), [], 0
+        if (saved := window_checkpoint.take_up()) is not None:
             made, done = [saved], saved.shape[1]
             uniforms(rngs, done)
             yield saved
         for part in self.prior.sample(state, length - done):
             made.append(part[self.level].cpu().numpy())
             yield made[-1]
-            half_done.keep(made)
+            window_checkpoint.keep(made)
         self.steps += length - done
 
     def _above(self, sample: int, start: int) -> Int[np.ndarray, " s"] | None:
@@ -196,31 +196,31 @@ class Filling:
         music = codes.size * self.run.request["hops"][self.level] / self.run.request["sample_rate"]
         self.bar.set_postfix_str(f"{music / took:.2f} s of music a second", refresh=False)
 
-    def _hear(self, samples: Batch) -> None:
+    def _decode_audio(self, samples: Batch) -> None:
         for sample in samples:
-            if sample in self.hearing:
-                self.hearing[sample].grow()
+            if sample in self.writers:
+                self.writers[sample].grow()
         if time.monotonic() > self.page_at:
             write_page(self.run.folder)
             self.page_at = time.monotonic() + PAGE_EVERY
 
     # ---- windows side by side
 
-    def _side_by_side(self, samples: Batch, todo: list[Segment], windows: int) -> None:
+    def _sample_in_parallel(self, samples: Batch, todo: list[Segment], windows: int) -> None:
         """Windows of each sample as one batch, at most `windows` at a time; a pass that was cut short is drawn again."""
         done = 0
         while done < len(todo):
             cuts, first = self.run.request["cuts"], todo[done]
-            windows = side_by_side(cuts, self.level, samples, first.start, windows)
+            windows = parallel_windows(cuts, self.level, samples, first.start, windows)
             if cut := cut_in(cuts, self.level, samples, first):
                 for part in cut["into"]:
-                    self._side_by_side(part, todo[done:], windows)
+                    self._sample_in_parallel(part, todo[done:], windows)
                 return
             some = todo[done : done + windows]
             if self.run.count(self.level, samples) < some[-1].end and not self._draw_together(samples, some):
                 gc.collect()
                 continue
-            self._hear(samples)
+            self._decode_audio(samples)
             done += len(some)
 
     def _draw_together(self, samples: Batch, some: list[Segment]) -> bool:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from data_prep.errors import UserError
 from data_prep.files import file_hash
-from jukebox.model.info import Facts, check_weights
+from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.code_file import Codes
 from jukebox.sampling.run import Run
 
@@ -29,39 +29,39 @@ def find_sources(path: str | Path) -> list[tuple[str, int]]:
     return [(str(Path(path).resolve()), 0)]
 
 
-def length_of(facts: Facts, path: str, row: int, levels: Sequence[int], seconds: float) -> int:
+def length_of(info: ModelInfo, path: str, row: int, levels: Sequence[int], seconds: float) -> int:
     """Codes of the top level that a source has, of at most `seconds` (0: of all of it), at every one of `levels`."""
     if Path(path).is_dir():
         run = Run.open(path)
-        check_weights(run.request, facts)
-        return min(run.count(level, [row]) * facts.hops[level] // facts.hops[-1] for level in levels)
+        check_weights(run.request, info)
+        return min(run.count(level, [row]) * info.hops[level] // info.hops[-1] for level in levels)
     if path.endswith(".npz"):
-        codes = read_codes(facts, path)
+        codes = read_codes(info, path)
         if missing := set(levels) - set(codes.levels):
             raise UserError(
                 f"{path} has no codes of level {', '.join(map(str, missing))}; encode all levels, or give --levels"
             )
-        return codes.samples // facts.hops[-1]
-    return read_sound(facts, path, seconds).shape[1] // facts.hops[-1]
+        return codes.samples // info.hops[-1]
+    return read_sound(info, path, seconds).shape[1] // info.hops[-1]
 
 
-def read_sound(facts: Facts, path: str, seconds: float) -> Float[np.ndarray, "c t"]:
+def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, "c t"]:
     """The first `seconds` (0: all) of a recording at the codec's rate and channels, (C, T)."""
     from data_prep.audio import audio
 
-    most = seconds + 1 / facts.sample_rate if seconds else None
-    return audio.read(path, sample_rate=facts.sample_rate, channels=facts.channels, seconds=most)[0]
+    most = seconds + 1 / info.sample_rate if seconds else None
+    return audio.read(path, sample_rate=info.sample_rate, channels=info.channels, seconds=most)[0]
 
 
-def read_codes(facts: Facts, path: str | Path) -> Codes:
+def read_codes(info: ModelInfo, path: str | Path) -> Codes:
     """A file of codes, if this model's codec wrote it."""
     codes = Codes.load(Path(path))
-    weights = facts.folder / "codec.safetensors"
-    if codes.sample_rate != facts.sample_rate or (
+    weights = info.folder / "codec.safetensors"
+    if codes.sample_rate != info.sample_rate or (
         codes.codec and weights.is_file() and codes.codec != file_hash(weights)
     ):
         raise UserError(
-            f"{path} was written by another codec than that of {facts.folder}; give the model that encoded it"
+            f"{path} was written by another codec than that of {info.folder}; give the model that encoded it"
         )
     return codes
 
@@ -88,6 +88,6 @@ def _encode(model: Jukebox, path: str, counts: Mapping[int, int]) -> dict[int, I
     from vqvae.jukebox.stream import encode_long
 
     samples = max(count * model.hops[level] for level, count in counts.items())
-    sound = read_sound(Facts.read(model.folder), path, samples / model.sample_rate)[:, :samples]
+    sound = read_sound(ModelInfo.read(model.folder), path, samples / model.sample_rate)[:, :samples]
     codes = encode_long(model.codec(counts), torch.from_numpy(sound)[None], counts)
     return {level: z[0].numpy() for level, z in codes.items()}

@@ -26,61 +26,61 @@ from tqdm import tqdm
 from data_prep.errors import UserError
 from jukebox.evaluation.metrics import Seams, seams
 from jukebox.model.folder import Jukebox
-from jukebox.model.info import Facts, check_weights
-from jukebox.planning.sampling import dtype_of, worth_compiling
+from jukebox.model.info import ModelInfo, check_weights
+from jukebox.planning.sampling import dtype_of, should_compile
 from jukebox.report.spectrograms import read_wav, write_page
 from jukebox.sampling import request
 from jukebox.sampling.batches import batches_at, is_masked, windows_of
-from jukebox.sampling.masked_sampler import MaskedFilling
-from jukebox.sampling.request import Choices
+from jukebox.sampling.masked_sampler import MaskedLevelSampler
+from jukebox.sampling.request import SamplingOptions
 from jukebox.sampling.run import REQUEST, Run, read_request, versions
-from jukebox.sampling.sampler import Filling
+from jukebox.sampling.sampler import LevelSampler
 from jukebox.sampling.sources import fetch
-from jukebox.sampling.wav_writer import Hearing
+from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import forget
-from jukebox.song import Prepared, Song
+from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
-from priors.prior import How
+from priors.prior import SamplingParams
 
 
-def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **choices) -> Run:
-    """Sample `seconds` of music for every song (a batch) into the run folder `out`; `choices` as in `request.Choices`."""
-    facts = Facts.read(model.folder)
-    return resume(Run.create(out, request.sampled(facts, songs, seconds, _choices(model, choices))))
+def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
+    """Sample `seconds` of music for every song (a batch) into the run folder `out`; `options` as in `request.Choices`."""
+    info = ModelInfo.read(model.folder)
+    return resume(Run.create(out, request.sampled(info, songs, seconds, _sampling_options(model, options))))
 
 
 def continue_(
     model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
-    **choices,
+    **options,
 ) -> Run:  # fmt: skip
     """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
-    facts = Facts.read(model.folder)
-    asked = request.continued(facts, songs, prompts, prompt_seconds, seconds, _choices(model, choices))
+    info = ModelInfo.read(model.folder)
+    asked = request.continued(info, songs, prompts, prompt_seconds, seconds, _sampling_options(model, options))
     return resume(Run.create(out, asked))
 
 
 def branch(
     run: Run, out: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
-    seed: int | None = None, **choices,
+    seed: int | None = None, **options,
 ) -> Run:  # fmt: skip
     """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
-    made = Choices(**{"threads": torch.get_num_threads(), **choices})
+    made = SamplingOptions(**{"threads": torch.get_num_threads(), **options})
     asked = request.branched(run, made, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
     return resume(Run.create(out, asked))
 
 
 def upsample(
     run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, lower: str = "",
-    passes: Sequence[int] = (), **choices,
+    passes: Sequence[int] = (), **options,
 ) -> Run:  # fmt: skip
     """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
 
     `lower` says how: one code after another ("autoregressive") or many at once ("masked", in so many `passes` a level).
     """
     if out is not None:
-        made = Choices(**{"threads": torch.get_num_threads(), "lower": lower, "passes": passes, **choices})
+        made = SamplingOptions(**{"threads": torch.get_num_threads(), "lower": lower, "passes": passes, **options})
         return resume(Run.create(out, request.upsampled(run, made, level, seed)))
-    if level is not None or seed is not None or choices:
+    if level is not None or seed is not None or options:
         raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
     run.update(**request.extended(run, lower, passes))
     return resume(run)
@@ -122,12 +122,12 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
     mine = run.request["batches"][rank::ranks]
     if not mine:  # more processes than batches
         return run
-    with run.own([i for batch in mine for i in batch]):
+    with run.lock_samples([i for batch in mine for i in batch]):
         asked = run.request
-        _tell_differences(run)
+        _print_differences(run)
         torch.set_num_threads(asked["machine"]["threads"])
         model = Jukebox.from_pretrained(asked["model"])
-        check_weights(asked, Facts.read(model.folder))
+        check_weights(asked, ModelInfo.read(model.folder))
         if "model_hash" not in asked:
             run.update(model_hash=model.hashes())
         chosen = chosen_device(device or asked["device"])
@@ -137,7 +137,7 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
             run.update(dtype=dtype_of(asked))
             run.update(compiled=to_compile(model, run))
         for batch in mine:
-            give(model, run, batch)
+            write_prompt_codes(model, run, batch)
         songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
         for level in sorted(asked["levels"], reverse=True):
             fill_level(model, run, songs, level, mine, _placed(chosen, rank))
@@ -150,7 +150,7 @@ def to_compile(model: Jukebox, run: Run) -> bool:
     asked = run.request
     if asked["compile"] == "auto":
         depths = {level: config.trunk.depth for level, config in model.prior_configs.items()}
-        return worth_compiling(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
+        return should_compile(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"
@@ -163,26 +163,26 @@ def fill_level(
     batches = [part for batch in mine for part in batches_at(list(batch), run.request["cuts"], level)]
     samples, total = [i for batch in batches for i in batch], run.total(level)
     codec = model.codec([level])
-    hearing = {i: Hearing(run, codec, level, i) for i in samples}
-    hearing = {i: each for i, each in hearing.items() if not each.is_whole()}
+    writers = {i: WavWriter(run, codec, level, i) for i in samples}
+    writers = {i: each for i, each in writers.items() if not each.is_whole()}
     if run.count(level, samples) == total:
-        for each in hearing.values():
+        for each in writers.values():
             each.grow()
         forget(run, level, samples)
         return
     masked, dtype = is_masked(run.request, level), run.request["dtype"]
     labels = model.labels if masked else model.labels_of(level)
-    prepared = [Prepared.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
+    prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
     done = sum(run.count(level, [i]) for i in samples)
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
     bar = tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every)
     with bar:
         if masked:
-            filling = MaskedFilling(run, level, model.masked(dtype).to(device), prepared, hearing, bar)
+            filling = MaskedLevelSampler(run, level, model.masked(dtype).to(device), prepared, writers, bar)
         else:
             prior = model.prior(level, dtype).to(device)
             prior.compiled = run.request["compiled"]
-            filling = Filling(run, level, prior, prepared, hearing, bar)
+            filling = LevelSampler(run, level, prior, prepared, writers, bar)
         for batch in batches:
             filling.fill(batch)
     forget(run, level, samples)
@@ -192,7 +192,7 @@ def fill_level(
         print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
 
 
-def give(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
+def write_prompt_codes(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
     """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
     missing = {
         int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count
@@ -223,10 +223,10 @@ def seam_figures(model: Jukebox, run: Run, level: int) -> list[Seams]:
 # ---- small helpers
 
 
-def _choices(model: Jukebox, choices: dict) -> Choices:
+def _sampling_options(model: Jukebox, options: dict) -> SamplingOptions:
     """Choices of a Python caller: every level has its How, and torch's threads are the caller's."""
-    how = {level: (choices.get("how") or {}).get(level, How()) for level in range(len(model.hops))}
-    return Choices(**{"threads": torch.get_num_threads(), **choices, "how": how})
+    params = {level: (options.get("params") or {}).get(level, SamplingParams()) for level in range(len(model.hops))}
+    return SamplingOptions(**{"threads": torch.get_num_threads(), **options, "params": params})
 
 
 def chosen_device(name: str) -> str:
@@ -244,7 +244,7 @@ def _placed(device: str, rank: int) -> str:
     return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-def _tell_differences(run: Run) -> None:
+def _print_differences(run: Run) -> None:
     """One line where this run began elsewhere: bit-equal codes are promised on the same machine with the same versions only."""
     asked, now = run.request, versions()
     old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]

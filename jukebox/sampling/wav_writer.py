@@ -30,12 +30,12 @@ def header(frames: int, channels: int, sample_rate: int) -> bytes:
     return struct.pack("<4sL4s", b"RIFF", size + 36, b"WAVE") + form + struct.pack("<4sL", b"data", size)
 
 
-class Hearing:
+class WavWriter:
     """The wav of one sample at one level."""
 
     def __init__(self, run: Run, codec: VQVAE, level: int, sample: int):
         self.run, self.level, self.sample = run, level, sample
-        self.decoding, self.heard, self.frames = Decoding(codec, level), 0, 0
+        self.decoding, self.decoded, self.frames = Decoding(codec, level), 0, 0
         self.channels, self.sample_rate = codec.config.channels, codec.config.sample_rate
         self.path = run.audio_path(level, sample)
         self.path.parent.mkdir(exist_ok=True)
@@ -46,20 +46,20 @@ class Hearing:
         return (
             self.path.is_file()
             and self.path.stat().st_size == HEADER + frames * self.channels * 2
-            and self._tells(frames)
+            and self._has_header(frames)
         )
 
-    def _tells(self, frames: int) -> bool:
+    def _has_header(self, frames: int) -> bool:
         with open(self.path, "rb") as file:
             return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
 
     def grow(self) -> None:
         """Decode the codes that have come since the last time."""
-        codes = self.run.codes(self.level, [self.sample], self.heard)[0]
+        codes = self.run.codes(self.level, [self.sample], self.decoded)[0]
         if not len(codes):
             return
-        self.heard += len(codes)
-        done = self.heard == self.run.total(self.level)
+        self.decoded += len(codes)
+        done = self.decoded == self.run.total(self.level)
         sound = list(self.decoding.push(torch.from_numpy(codes.astype(np.int64)), last=done))
         if sound:
             self._write(b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound))

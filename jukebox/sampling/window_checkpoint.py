@@ -36,7 +36,7 @@ EVERY = 10.0  # seconds of drawing between two states at least
 RATE = 5e6  # bytes a second: of a disk that writes 100 MB a second a twentieth, and in a day not what wears it out
 
 
-class HalfDone:
+class WindowCheckpoint:
     """What is saved of a window (or of windows side by side) of a batch: rows of (sample, first code of the window).
 
     `state` is as `start` of a prior has made it.
@@ -46,9 +46,9 @@ class HalfDone:
         self, run: Run, level: int, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], length: int, state: Any
     ):  # fmt: skip
         self.path = state_path(run, level, rows[0][0])
-        told = [level, rows, length, zlib.crc32(prime.astype("<u2").tobytes()), run.request["how"][str(level)]]
-        told += [run.request[name] for name in ("seed", "dtype", "model_hash")]
-        self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        identity = [level, rows, length, zlib.crc32(prime.astype("<u2").tobytes()), run.request["how"][str(level)]]
+        identity += [run.request[name] for name in ("seed", "dtype", "model_hash")]
+        self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.state, self.at = state, time.monotonic()
         self.wait = max(EVERY, state.nbytes / RATE)
 

@@ -37,7 +37,7 @@ CROPS = {2: 4096, 1: 2048, 0: 2048, -1: 4096}
 ABOVE_HZ = 2000.0
 
 
-class Unit(NamedTuple):
+class CodecUnit(NamedTuple):
     """One training of the ablation."""
 
     variant: str
@@ -49,7 +49,7 @@ class Unit(NamedTuple):
         return f"{self.variant.replace(' ', '_')}_{'all' if self.level < 0 else self.level}_{self.seed}"
 
 
-def shape_of(unit: Unit, base: str = "demo") -> tuple[VQVAEConfig, int]:
+def shape_of(unit: CodecUnit, base: str = "demo") -> tuple[VQVAEConfig, int]:
     """The configuration of a unit, and its crop in samples."""
     from jukebox.model.presets import find
 
@@ -60,7 +60,7 @@ def shape_of(unit: Unit, base: str = "demo") -> tuple[VQVAEConfig, int]:
     return replace(config, threshold=changes.get("threshold", 0.25 * codes / config.bins)), crop
 
 
-def recipe_of(unit: Unit, steps: int) -> Recipe:
+def recipe_of(unit: CodecUnit, steps: int) -> Recipe:
     from jukebox.model.presets import find
 
     return replace(
@@ -69,7 +69,7 @@ def recipe_of(unit: Unit, steps: int) -> Recipe:
     )  # fmt: skip
 
 
-def run_unit(unit: Unit, data: Path, out: Path, steps: int, songs: int) -> dict[str, Any]:
+def run_unit(unit: CodecUnit, data: Path, out: Path, steps: int, songs: int) -> dict[str, Any]:
     """Train and measure one unit, its words in `log.txt` of its folder; what was measured is kept there too."""
     from launch.ablate.units import once
 
@@ -77,7 +77,7 @@ def run_unit(unit: Unit, data: Path, out: Path, steps: int, songs: int) -> dict[
     return once(folder, asked, lambda: {**unit._asdict(), **_train_and_measure(unit, data, folder, steps, songs)})
 
 
-def _train_and_measure(unit: Unit, data: Path, folder: Path, steps: int, songs: int) -> dict[str, Any]:
+def _train_and_measure(unit: CodecUnit, data: Path, folder: Path, steps: int, songs: int) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
@@ -187,7 +187,7 @@ def summarise(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
             if (u["variant"], u["level"]) == left and (*right, u["seed"]) in found
         ]
 
-    worth: list[dict[str, Any]] = []
+    effects: list[dict[str, Any]] = []
     for what, left, right, name, divide, aim in (
         ("restarts: codes used, with / without", ("base", 2), ("no restarts", 2), "codes_used", True, "at least 1.5"),
         ("spectral loss: error above 2 kHz, level 2, with / without", ("base", 2), ("no spectral loss", 2),
@@ -205,8 +205,10 @@ def summarise(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
         values = [a / max(b, 1e-9) if divide else a - b for a, b in pairs(left, right, name)]
         if values:
             spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            worth.append({"what": what, "mean": float(np.mean(values)), "spread": spread, "aim": aim, "values": values})
-    return {"rows": rows, "worth": worth}
+            effects.append(
+                {"what": what, "mean": float(np.mean(values)), "spread": spread, "aim": aim, "values": values}
+            )
+    return {"rows": rows, "worth": effects}
 
 
 def print_tables(summary: dict[str, Any]) -> None:
@@ -289,12 +291,14 @@ def ablate(
 def ablate_codec(data: Path, out: Path, seeds: int, steps: int, songs: int, processes: int) -> None:
     """Run what is not there yet, print the tables and keep them as ablation.json."""
     from jukebox.model.folder import write_json
-    from launch.ablate.units import side_by_side
+    from launch.ablate.units import run_in_processes
 
     _decode_once(data, songs)
-    units = [Unit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels]
+    units = [
+        CodecUnit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels
+    ]
     out.mkdir(parents=True, exist_ok=True)
-    figures = side_by_side([partial(run_unit, unit, data, out, steps, songs) for unit in units], processes)
+    figures = run_in_processes([partial(run_unit, unit, data, out, steps, songs) for unit in units], processes)
     summary = summarise(figures)
     write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, **summary})
     print_tables(summary)
@@ -306,6 +310,6 @@ def _decode_once(data: Path, songs: int) -> None:
     from launch.corpus.pcm import open_pcm
     from launch.training.tasks import training_rows
 
-    config, _ = shape_of(Unit("base", 2, 0))
+    config, _ = shape_of(CodecUnit("base", 2, 0))
     _held_out(data, config, min(songs, 1))
     open_pcm(data, training_rows(data), config.sample_rate, config.channels)

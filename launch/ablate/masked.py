@@ -22,7 +22,7 @@ CLIPS = 64  # held-out windows
 SECONDS = 20.0  # of each held-out song
 
 
-class Unit(NamedTuple):
+class MaskedUnit(NamedTuple):
     """One training: a seed, and what it reads."""
 
     seed: int
@@ -35,7 +35,7 @@ class Unit(NamedTuple):
         return f"masked_{self.seed}"
 
 
-def units_of(data: str, model: str, seeds: int, preset: str) -> list[Unit]:
+def units_of(data: str, model: str, seeds: int, preset: str) -> list[MaskedUnit]:
     """A unit a seed, with the seed in place of `{seed}` in the folders' names; UserError where they cannot be trained on."""
     from jukebox.model.folder import Jukebox
     from jukebox.model.presets import find
@@ -43,7 +43,7 @@ def units_of(data: str, model: str, seeds: int, preset: str) -> list[Unit]:
     if not find(preset).recipes("masked"):
         raise UserError(f"the preset {preset} has no masked prior; take one that has, such as demo")
     named = ((seed, *(Path(name.replace("{seed}", str(seed))) for name in (data, model))) for seed in range(seeds))
-    units = [Unit(seed, mine, codec, preset) for seed, mine, codec in named]
+    units = [MaskedUnit(seed, mine, codec, preset) for seed, mine, codec in named]
     for unit in units:
         codec = Jukebox.from_pretrained(unit.model)
         if not (unit.data / "codes" / codec.codec_hash()).is_dir():
@@ -53,7 +53,7 @@ def units_of(data: str, model: str, seeds: int, preset: str) -> list[Unit]:
     return units
 
 
-def run_unit(unit: Unit, out: Path, steps: int, songs: int) -> Figures:
+def run_unit(unit: MaskedUnit, out: Path, steps: int, songs: int) -> Figures:
     """Train and measure one unit."""
     from jukebox.model.folder import Jukebox
     from launch.ablate.units import once
@@ -64,7 +64,7 @@ def run_unit(unit: Unit, out: Path, steps: int, songs: int) -> Figures:
     return once(folder, asked, lambda: _train_and_measure(unit, folder, steps, songs))
 
 
-def _train_and_measure(unit: Unit, folder: Path, steps: int, songs: int) -> Figures:
+def _train_and_measure(unit: MaskedUnit, folder: Path, steps: int, songs: int) -> Figures:
     from dataclasses import replace
 
     from jukebox.evaluation.figures import hold_out
@@ -129,12 +129,12 @@ def ablate_masked(
 ) -> None:
     """Run what is not there yet, print the table and keep it as ablation.json."""
     from jukebox.model.folder import write_json
-    from launch.ablate.units import side_by_side
+    from launch.ablate.units import run_in_processes
     from launch.demo.evidence import rows_table
 
     units = units_of(data, model, seeds, preset)
     out.mkdir(parents=True, exist_ok=True)
-    figures = side_by_side([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
+    figures = run_in_processes([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
     rows = summarise(figures)
     write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, "rows": rows})
     print("\n" + rows_table(rows))

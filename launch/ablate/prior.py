@@ -33,7 +33,7 @@ class Arm(NamedTuple):
 ARMS = {"characters": Arm(), "pieces": Arm(pieces=True), "no time bias": Arm(time_bias=False)}
 
 
-class Unit(NamedTuple):
+class PriorUnit(NamedTuple):
     """One training: an arm, a seed, and what it reads."""
 
     arm: str
@@ -47,18 +47,18 @@ class Unit(NamedTuple):
         return f"{self.arm.replace(' ', '_')}_{self.seed}"
 
 
-def units_of(data: str, model: str, seeds: int, preset: str) -> list[Unit]:
+def units_of(data: str, model: str, seeds: int, preset: str) -> list[PriorUnit]:
     """Every arm with every seed; `{seed}` in the names of the folders is the seed. UserError where there is none."""
     units = []
     for seed in range(seeds):
         mine, codec = (Path(name.replace("{seed}", str(seed))) for name in (data, model))
-        units += [Unit(arm, seed, mine, codec, preset) for arm in ARMS]
+        units += [PriorUnit(arm, seed, mine, codec, preset) for arm in ARMS]
     for unit in units:
         _held_out(_source(unit), unit.data, 2)
     return units
 
 
-def run_unit(unit: Unit, out: Path, steps: int, songs: int) -> Figures:
+def run_unit(unit: PriorUnit, out: Path, steps: int, songs: int) -> Figures:
     """Train and measure one unit."""
     from launch.ablate.units import once
 
@@ -69,7 +69,7 @@ def run_unit(unit: Unit, out: Path, steps: int, songs: int) -> Figures:
     return once(folder, asked, lambda: _train_and_measure(unit, folder, steps, songs))
 
 
-def _train_and_measure(unit: Unit, folder: Path, steps: int, songs: int) -> Figures:
+def _train_and_measure(unit: PriorUnit, folder: Path, steps: int, songs: int) -> Figures:
     from jukebox.evaluation.figures import prior_figures
     from jukebox.model.presets import find
     from launch.ablate.units import train_whole
@@ -92,13 +92,13 @@ def _train_and_measure(unit: Unit, folder: Path, steps: int, songs: int) -> Figu
     }  # fmt: skip
 
 
-def _source(unit: Unit) -> Jukebox:
+def _source(unit: PriorUnit) -> Jukebox:
     from jukebox.model.folder import Jukebox
 
     return Jukebox.from_pretrained(unit.model)
 
 
-def _open(unit: Unit, folder: Path) -> Jukebox:
+def _open(unit: PriorUnit, folder: Path) -> Jukebox:
     """A model folder of the unit's own, with the codec and the labels of MODEL."""
     from jukebox.model.folder import CODEC, Jukebox
     from jukebox.model.presets import find
@@ -157,12 +157,12 @@ def ablate_prior(
 ) -> None:
     """Run what is not there yet, print the table and keep it as ablation.json."""
     from jukebox.model.folder import write_json
-    from launch.ablate.units import side_by_side
+    from launch.ablate.units import run_in_processes
     from launch.demo.evidence import rows_table
 
     units = units_of(data, model, seeds, preset)
     out.mkdir(parents=True, exist_ok=True)
-    figures = side_by_side([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
+    figures = run_in_processes([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
     rows = summarise(figures)
     write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, "rows": rows})
     print("\n" + rows_table(rows))

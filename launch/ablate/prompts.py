@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from launch.ablate.units import Figures
 
 SECONDS = 8.0  # of each song
-HEARD = 2  # songs that are kept as sound
+SAVED_PROMPTS = 2  # songs that are kept as sound
 
 
-class Unit(NamedTuple):
+class PromptUnit(NamedTuple):
     """One model, and the data it is measured on."""
 
     seed: int
@@ -28,7 +28,7 @@ class Unit(NamedTuple):
     model: Path
 
 
-def run_unit(unit: Unit, out: Path, songs: int) -> Figures:
+def run_unit(unit: PromptUnit, out: Path, songs: int) -> Figures:
     """Measure one unit."""
     from jukebox.evaluation.prompts import TEMPERATURES
     from jukebox.model.folder import MASKED_FILE, Jukebox
@@ -45,7 +45,7 @@ def run_unit(unit: Unit, out: Path, songs: int) -> Figures:
     return once(out / "units" / f"prompts_{unit.seed}", asked, lambda: _measure(unit, out, songs))
 
 
-def _measure(unit: Unit, out: Path, songs: int) -> Figures:
+def _measure(unit: PromptUnit, out: Path, songs: int) -> Figures:
     from data_prep.audio.audio import write_wav
     from jukebox.evaluation.figures import hold_out
     from jukebox.evaluation.prompts import prompt_figures, verdicts
@@ -56,7 +56,7 @@ def _measure(unit: Unit, out: Path, songs: int) -> Figures:
     codec, folder = model.codec([0]), out / "units" / f"prompts_{unit.seed}"
 
     def keep(name: str, codes: Tensor) -> None:
-        for i, row in enumerate(codes[:HEARD]):
+        for i, row in enumerate(codes[:SAVED_PROMPTS]):
             sound = decode_long(codec, row[None], 0)[0].numpy()
             write_wav(folder / f"song_{i}_{name.replace(', ', '_').replace(' ', '_')}.wav", sound, model.sample_rate)
 
@@ -88,15 +88,15 @@ def ablate_prompts(data: str, model: str, out: Path, seeds: int, songs: int, pro
     """Run what is not there yet, print the table and what it says, and keep them as prompts.json."""
     from data_prep.files import write_json
     from jukebox.model.folder import Jukebox
-    from launch.ablate.units import side_by_side
+    from launch.ablate.units import run_in_processes
     from launch.demo.evidence import rows_table
 
     named = [(seed, *(Path(name.replace("{seed}", str(seed))) for name in (data, model))) for seed in range(seeds)]
-    units = [Unit(*each) for each in named]
+    units = [PromptUnit(*each) for each in named]
     for unit in units:
         Jukebox.from_pretrained(unit.model).masked()  # one line now, rather than from a process
     out.mkdir(parents=True, exist_ok=True)
-    figures = side_by_side([partial(run_unit, unit, out, songs) for unit in units], processes)
+    figures = run_in_processes([partial(run_unit, unit, out, songs) for unit in units], processes)
     rows = summarise(figures)
     write_json(out / "prompts.json", {"songs": songs, "seconds": SECONDS, "units": figures, "rows": rows})
     print("\n" + rows_table(rows) + "\n")

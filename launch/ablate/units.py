@@ -32,15 +32,15 @@ def once(folder: Path, asked: Figures, work: Callable[[], Figures]) -> Figures:
     return json.loads(done.read_text(encoding="utf-8"))
 
 
-def train_whole(*given: Any, **how: Any) -> None:
+def train_whole(*given: Any, **options: Any) -> None:
     """`launch.training.loop.fit`, but what was stopped on the way is not measured: KeyboardInterrupt."""
     from launch.training.loop import fit
 
-    if fit(*given, **how).ended == "stopped":
+    if fit(*given, **options).ended == "stopped":
         raise KeyboardInterrupt
 
 
-def side_by_side(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
+def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
     """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
     from launch.training.log import progress
 

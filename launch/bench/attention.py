@@ -19,7 +19,7 @@ from data_prep.errors import UserError
 
 PATTERNS = ("row", "column", "previous_row", "dense", "prime", "cross")
 LENGTHS = (1024, 2048, 4096, 8192)
-WIDTH, HEADS, BLOCK, LETTERS, BATCH = 512, 8, 64, 512, 2
+WIDTH, HEADS, BLOCK, LYRIC_TOKENS, BATCH = 512, 8, 64, 512, 2
 
 
 def bench_attention(
@@ -61,15 +61,15 @@ def main(job: dict[str, Any]) -> float:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    layer = Attention(WIDTH, WIDTH, HEADS, job["pattern"], block=BLOCK, prime=LETTERS)
+    layer = Attention(WIDTH, WIDTH, HEADS, job["pattern"], block=BLOCK, prime=LYRIC_TOKENS)
 
     def step(length: int, batch: int) -> float:
         x = torch.randn(batch, length, WIDTH, requires_grad=True)
-        letters = torch.randn(batch, LETTERS, WIDTH) if layer.cross else None
+        lyric_tokens = torch.randn(batch, LYRIC_TOKENS, WIDTH) if layer.cross else None
         forget_peak()
         before = peak_mb()
         with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bf16"):
-            y = layer(x, letters)
+            y = layer(x, lyric_tokens)
         y.backward(torch.ones_like(y))
         return peak_mb() - before
 

@@ -63,11 +63,11 @@ def bench(
 
         return bench_attention(threads, out)
     if what == "upsample":
-        from launch.bench.upsample import bench_upsample, compare_by_ear
+        from launch.bench.upsample import bench_upsample, compare_sound
 
         if bool(model) != bool(data):
             raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
-        return compare_by_ear(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
+        return compare_sound(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
     if what == "train":
         from launch.bench.train import bench_train
 
@@ -123,7 +123,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
     """Codes a second of all samples together: drawn as in a song, and by the matrix products alone."""
     import torch
 
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     level, n_ctx = prior.config.level, prior.config.n_ctx
     cond = _conditions(prior, batch, seed)
@@ -131,7 +131,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
 
     def window(length: int = n_ctx - 1) -> None:
         rngs = [torch.Generator().manual_seed(seed + i) for i in range(batch)]
-        for _ in prior.sample(prior.start(cond, nothing, rngs, How()), length):
+        for _ in prior.sample(prior.start(cond, nothing, rngs, SamplingParams()), length):
             pass
 
     window(2)  # first calls allocate
@@ -165,7 +165,7 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     aten, recorded = torch.ops.aten, []
 
@@ -177,7 +177,7 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
 
     batch = nothing[prior.config.level].shape[0]
     rngs = [torch.Generator().manual_seed(i) for i in range(batch)]
-    state = prior.start(cond, nothing, rngs, How())
+    state = prior.start(cond, nothing, rngs, SamplingParams())
     with torch.no_grad(), Recorder():
         prior.advance(state, torch.zeros(batch, dtype=torch.long))
     if not recorded:

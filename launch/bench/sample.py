@@ -125,10 +125,10 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping
             line = f"{line:<66}{row['peer_codes_per_second']:>8.1f}{row['peer_cpu']:>7.2f}{row['ratio']:>7.2f}"
         print(line)
     for name, report in reports.items():
-        told = f"{name}: {report['peak_mb']:.0f} MB at the most over all cases"
+        line = f"{name}: {report['peak_mb']:.0f} MB at the most over all cases"
         if "reading_gb_per_second" in report:
-            told += f"; steps {'compiled' if report['compiled'] else 'plain'}; a sum reads {report['reading_gb_per_second']:.1f} GB/s"
-        print(told)
+            line += f"; steps {'compiled' if report['compiled'] else 'plain'}; a sum reads {report['reading_gb_per_second']:.1f} GB/s"
+        print(line)
 
 
 # ---- our side
@@ -140,7 +140,7 @@ def main(job: dict[str, Any]) -> None:
 
     from priors.autoregressive import native
     from priors.conditioning.conditions import Conditions
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     torch.set_num_threads(job["threads"])
     prior, level = _prior(job), job["shape"]["level"]
@@ -152,7 +152,7 @@ def main(job: dict[str, Any]) -> None:
         cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))
         prime = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
         rngs = [torch.Generator().manual_seed(i) for i in range(case.batch)]
-        for _ in prior.sample(prior.start(cond, {level: prime}, rngs, How()), case.tokens):
+        for _ in prior.sample(prior.start(cond, {level: prime}, rngs, SamplingParams()), case.tokens):
             pass
 
     print("ready", flush=True)
@@ -244,10 +244,10 @@ def bits_of_dtypes(
     import torch
 
     from jukebox.evaluation.figures import draw_windows, hold_out, song_of, window_bits
-    from jukebox.song import Prepared, window_conditions
+    from jukebox.song import PreparedSong, window_conditions
 
     held, rows = hold_out(model, Path(data), 16), []
-    songs = [Prepared.of(song_of(row), model.labels, model.vocabulary, model.sample_rate) for row in held.rows]
+    songs = [PreparedSong.of(song_of(row), model.labels, model.vocabulary, model.sample_rate) for row in held.rows]
     for level, config in sorted(model.prior_configs.items(), reverse=True):
         ratio = config.above.ratio if config.above else 1
         windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)

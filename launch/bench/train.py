@@ -76,7 +76,7 @@ def main(job: dict[str, Any]) -> None:
     from jukebox.model.presets import Recipe
     from launch.bench.alternate import forget_peak, peak_mb
     from launch.cluster.group import join, part, who
-    from launch.training.deepspeed_config import Spread
+    from launch.training.deepspeed_config import ParallelConfig
     from launch.training.engine import open_engine
     from priors.autoregressive.model import AutoregressivePrior, PriorConfig
     from priors.conditioning.conditions import Conditions
@@ -95,7 +95,7 @@ def main(job: dict[str, Any]) -> None:
     before = peak_mb()
     prior = AutoregressivePrior(PriorConfig(0, SHAPE["bins"], 8, 44_100, trunk))
     parameters = sum(p.numel() for p in prior.parameters())
-    engine = open_engine(prior, recipe, device, Spread(zero=job["zero"]))
+    engine = open_engine(prior, recipe, device, ParallelConfig(zero=job["zero"]))
     rows = SHAPE["batch"] // engine.world
     codes = torch.randint(SHAPE["bins"], (rows, SHAPE["n_ctx"]), device=device)
 
@@ -108,12 +108,12 @@ def main(job: dict[str, Any]) -> None:
     forget_peak()
     seconds = min(step(number + 1) for number in range(job["repeats"]))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mb() - before
-    told = [None] * engine.world
+    gathered = [None] * engine.world
     mine = {"peak_mb": peak, "kept_mb": kept_bytes(engine) / 2**20}
     if engine.world > 1:
-        dist.all_gather_object(told, mine)
+        dist.all_gather_object(gathered, mine)
     else:
-        told = [mine]  # type: ignore[list-item]
+        gathered = [mine]  # type: ignore[list-item]
     if who()[0] == 0:
         row = {
             **job,
@@ -121,7 +121,7 @@ def main(job: dict[str, Any]) -> None:
             "seconds": seconds,
             "codes_per_second": SHAPE["batch"] * SHAPE["n_ctx"] / seconds,
         }
-        row |= {name: [each[name] for each in told] for name in mine}  # type: ignore[index]
+        row |= {name: [each[name] for each in gathered] for name in mine}  # type: ignore[index]
         Path(job["out"]).write_text(json.dumps(row))
     part()
 

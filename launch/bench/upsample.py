@@ -87,9 +87,9 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[
     plain = {level: upsampler_of(shape, level, compiled=False) for level in (1, 0)}
     masked = masked_of(shape)
     arms: dict[str, Callable[[], int]] = {
-        "one after another": lambda: _one_by_one(ones, top, False),
-        "windows side by side": lambda: _one_by_one(ones, top, True),
-        "steps of torch": lambda: _one_by_one(plain, top, False),
+        "one after another": lambda: _autoregressive(ones, top, False),
+        "windows side by side": lambda: _autoregressive(ones, top, True),
+        "steps of torch": lambda: _autoregressive(plain, top, False),
     }
     for middle, bottom in passes:
         arms[f"masked {middle},{bottom}"] = lambda middle=middle, bottom=bottom: _filled(masked, top, middle, bottom)
@@ -116,7 +116,7 @@ def masked_of(shape: Shape) -> MaskedPrior:
     from priors.masked.model import MaskedConfig, MaskedPrior
 
     config = MaskedConfig(
-        shape.bins, HOPS, RATE, _trunk(shape, shape.columns, "full"), vector=64, fine=shape.width // 4, local=4
+        shape.bins, HOPS, RATE, _trunk(shape, shape.columns, "full"), vector=64, head_width=shape.width // 4, local=4
     )
     return _ready(MaskedPrior(config), shape.dtype)
 
@@ -140,27 +140,25 @@ def _ready(prior: Any, dtype: str) -> Any:
     return prior.eval()
 
 
-def _one_by_one(ones: Mapping[int, AutoregressivePrior], top: Any, side_by_side: bool) -> int:
+def _autoregressive(ones: Mapping[int, AutoregressivePrior], top: Any, parallel: bool) -> int:
     """Both levels, the windows of each one after another or as one batch; steps one after another."""
     import torch
 
     from priors.conditioning.conditions import Conditions
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     above, steps = top, 0
     for level, prior in ones.items():
         total, n_ctx = above.shape[1] * 4, prior.config.n_ctx
-        early = (
-            WARM_UP if side_by_side and total > n_ctx else 0
-        )  # a window side by side warms up on codes that are dropped
+        early = WARM_UP if parallel and total > n_ctx else 0  # a window side by side warms up on codes that are dropped
         starts = [0, *range(n_ctx - early, total - early, n_ctx - early)]
         starts = [min(start, total - n_ctx) for start in starts]
         upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
         made = []
-        for some in [upper] if side_by_side else upper.split(1):
+        for some in [upper] if parallel else upper.split(1):
             rngs = [torch.Generator().manual_seed(i) for i in range(len(some))]
             nothing = torch.zeros(len(some), 0, dtype=torch.long)
-            state = prior.start(Conditions(above=some), {level: nothing}, rngs, How())
+            state = prior.start(Conditions(above=some), {level: nothing}, rngs, SamplingParams())
             made.append(torch.cat([part[level] for part in prior.sample(state, n_ctx)], dim=1))
             steps += n_ctx
         codes = torch.cat(made)
@@ -173,7 +171,7 @@ def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
     import torch
 
     from priors.conditioning.conditions import Conditions
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     codes = {
         level: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long)
@@ -181,9 +179,9 @@ def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
     }
     keep = {level: torch.full_like(x, level == 2, dtype=torch.bool) for level, x in codes.items()}
     passes: list[int] = []
-    how = {1: How(passes=middle), 0: How(passes=bottom)}
+    params = {1: SamplingParams(passes=middle), 0: SamplingParams(passes=bottom)}
     masked.fill(
-        {**codes, 2: top}, keep, Conditions(), [torch.Generator().manual_seed(0)], how, lambda *_: passes.append(1)
+        {**codes, 2: top}, keep, Conditions(), [torch.Generator().manual_seed(0)], params, lambda *_: passes.append(1)
     )
     return len(passes)
 
@@ -217,30 +215,30 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 # ---- by ear
 
 
-def compare_by_ear(model: str, data: str, seed: int, out: str) -> list[dict[str, Any]]:
+def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, Any]]:
     """Seconds and distances from the songs of both arms of a trained model, on the same held-out windows."""
     from jukebox import Jukebox
     from jukebox.evaluation.figures import hold_out
-    from jukebox.evaluation.masked import Ear, draw_clips, fill_clips, one_by_one
+    from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
     from jukebox.evaluation.metrics import table
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     jukebox = Jukebox.from_pretrained(model)
     prior, held = jukebox.masked(), hold_out(jukebox, Path(data), 8, 20.0)
     clips = draw_clips(jukebox, held, prior.config, 16, seed)
-    ear, top, rows = Ear.of(jukebox, clips.codes[0]), len(jukebox.hops) - 1, []
+    distance, top, rows = SoundDistance.of(jukebox, clips.codes[0]), len(jukebox.hops) - 1, []
 
     def filled(passes: tuple[int, int]) -> Any:
-        how = {1: How(passes=passes[0]), 0: How(passes=passes[1])}
-        return fill_clips(prior, clips, {top: clips.codes[top]}, how, seed, len(clips))[0]
+        params = {1: SamplingParams(passes=passes[0]), 0: SamplingParams(passes=passes[1])}
+        return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[0]
 
-    arms = {"one after another": lambda: one_by_one(jukebox, clips, How(temperature=0.5), seed)}
+    arms = {"one after another": lambda: autoregressive_codes(jukebox, clips, SamplingParams(temperature=0.5), seed)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()
         codes = draw()
-        rows.append({"arm": name, "seconds": time.perf_counter() - began, **ear.figures(codes)})
-    rows.append({"arm": "another song", "seconds": None, **ear.figures(clips.others[0])})
+        rows.append({"arm": name, "seconds": time.perf_counter() - began, **distance.figures(codes)})
+    rows.append({"arm": "another song", "seconds": None, **distance.figures(clips.others[0])})
     print(
         table(
             [

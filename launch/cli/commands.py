@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.pool import abort_ranks, let_leader_speak
+from data_prep.pool import abort_ranks, wait_for_leader
 from launch.cli.usage import Usage, nearest, read_arguments, read_usage, render
-from launch.cluster.heartbeat import listen
+from launch.cluster.heartbeat import open_heartbeat
 from launch.cluster.ranks import rank_and_ranks
 
 # verb -> (module:function, what it does in one line). The functions' parameters are the flags.
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without unicode is no reason to die
-    listen()
+    open_heartbeat()
     code: Any = 1
     try:
         code = _answer(words, verbs)
@@ -112,7 +112,7 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
             raise
         if os.environ.get("JUKEBOX_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        let_leader_speak()
+        wait_for_leader()
         print(f"jukebox{f' {verb}' if verb in verbs else ''}: {line}", file=sys.stderr)
         return 2
 

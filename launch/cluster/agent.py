@@ -40,7 +40,7 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 @dataclass(frozen=True)
-class Place:
+class MeetingPlace:
     """The ranks of the job, host by host: ((name, ranks), ...), and the address of rank 0 for all to meet at."""
 
     hosts: tuple[tuple[str, int], ...]
@@ -105,8 +105,8 @@ def interface_to(host: str) -> str:
 class Rank:
     """One rank: a process in a session of its own, its output in a file."""
 
-    def __init__(self, number: int, place: Place, logs: Path, program: Sequence[str]) -> None:
-        self.number, self.place, self.logs, self.told = number, place, logs, False
+    def __init__(self, number: int, place: MeetingPlace, logs: Path, program: Sequence[str]) -> None:
+        self.number, self.place, self.logs, self.asked_to_stop = number, place, logs, False
         environment = os.environ | place.environment(number) | {VARIABLE: str(self._file("beat"))}
         environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # the last words of one that dies count
         with self._file("log").open("ab") as log:
@@ -128,25 +128,30 @@ class Rank:
         """The exit code (negative: a signal), written down for the watcher the first time; None while it runs."""
         code = self.process.poll()
         if code is not None and not self._file("end").exists():
-            facts = {"code": code, "host": self.place.host_of(self.number), "told": self.told, "time": time.time()}
+            metadata = {
+                "code": code,
+                "host": self.place.host_of(self.number),
+                "told": self.asked_to_stop,
+                "time": time.time(),
+            }
             part = self._file("end.part")
-            part.write_text(json.dumps(facts))
+            part.write_text(json.dumps(metadata))
             part.replace(self._file("end"))
         return code
 
     def stop(self) -> None:
         """Ask it to end after what it is doing, once: a second Ctrl-C would mean at once."""
-        if not self.told and self.process.poll() is None:
-            self.told = True
+        if not self.asked_to_stop and self.process.poll() is None:
+            self.asked_to_stop = True
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
         """End it and all that it has started."""
         if self.process.poll() is None:
-            self.told = True
+            self.asked_to_stop = True
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def tell_where(self) -> None:
+    def report_stack(self) -> None:
         """Have it write its stack into its log, below a line about the process; one that is stopped cannot answer."""
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -182,14 +187,14 @@ def look_after(ranks: Sequence[Rank], logs: Path) -> int:
             deadline = min(deadline, time.monotonic() + patience)
         late = time.monotonic() >= deadline
         # mpirun and srun kill all others when one ends in error: where all end as asked, none goes before the last
-        if None not in codes and (late or not any(rank.told for rank in ranks) or everyone_ended(ranks[0])):
+        if None not in codes and (late or not any(rank.asked_to_stop for rank in ranks) or everyone_ended(ranks[0])):
             return failed if failed >= 0 else 128 - failed
         for rank in ranks if patience is not None else ():
             rank.kill() if late else rank.stop()
         if not answered and (logs / "where").exists():
             answered = True
             for rank in ranks:
-                rank.tell_where()
+                rank.report_stack()
         time.sleep(POLL)
 
 
@@ -220,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--logs", required=True, type=Path, help="folder that all hosts see")
     parser.add_argument("program", nargs="+", metavar="-- PROGRAM ...", help="what every rank runs")
     asked = parser.parse_args(argv)
-    place = Place(asked.hosts, asked.master)
+    place = MeetingPlace(asked.hosts, asked.master)
     if not asked.logs.is_dir():
         raise UserError(f"{socket.gethostname()} does not see {asked.logs}; give --logs a folder that all hosts share")
     numbers = place.ranks_of(asked.host) if asked.host else [rank_and_ranks()[0]]

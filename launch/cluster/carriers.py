@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.errors import UserError
-from launch.cluster.agent import Place
+from launch.cluster.agent import MeetingPlace
 from launch.cluster.supervise import Start
 
 CARRIED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
@@ -39,7 +39,7 @@ def elsewhere(command: Sequence[str]) -> str:
     return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*carried_environment(), *command])}"
 
 
-def agent(place: Place, logs: Path, program: Sequence[str], host: str = "") -> list[str]:
+def agent(place: MeetingPlace, logs: Path, program: Sequence[str], host: str = "") -> list[str]:
     """The command of an agent: for all ranks of `host`, or for the one that the environment numbers."""
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
     named = ["--host", host] if host else []
@@ -48,7 +48,7 @@ def agent(place: Place, logs: Path, program: Sequence[str], host: str = "") -> l
 
 
 def commands(
-    carrier: Carrier | None, place: Place, logs: Path, program: Sequence[str], options: Sequence[str]
+    carrier: Carrier | None, place: MeetingPlace, logs: Path, program: Sequence[str], options: Sequence[str]
 ) -> list[Start]:
     """What to run here so that all ranks of `place` start; None: all of them are on this machine."""
     everyone, names, more = range(place.world), [name for name, _ in place.hosts], list(options)
@@ -68,7 +68,7 @@ def commands(
     return [Start((words[0], *more, *words[1:], *alone), everyone)]
 
 
-def mpirun(carrier: Literal["openmpi", "mpich"], place: Place) -> list[str]:
+def mpirun(carrier: Literal["openmpi", "mpich"], place: MeetingPlace) -> list[str]:
     """mpirun and its words; a rank keeps all cores (Open MPI would bind it to one)."""
     here = place.hosts[0][0] == "localhost"
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
@@ -85,9 +85,9 @@ def check_carrier(carrier: Carrier | None) -> None:
     if program and shutil.which(program) is None:
         raise UserError(f"--with {carrier} needs {program}, which is not on the PATH of this machine")
     if carrier in MPIRUN:
-        said = subprocess.run(["mpirun", "--version"], capture_output=True, text=True).stdout
-        if MPIRUN[carrier] not in said:
-            first = (said.splitlines() or ["nothing"])[0]
+        output = subprocess.run(["mpirun", "--version"], capture_output=True, text=True).stdout
+        if MPIRUN[carrier] not in output:
+            first = (output.splitlines() or ["nothing"])[0]
             raise UserError(f"--with {carrier}: the mpirun on the PATH is another one ({first.strip()!r})")
 
 

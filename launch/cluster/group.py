@@ -70,7 +70,7 @@ def who() -> tuple[int, int]:
     return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
 
 
-def say(what: object) -> None:
+def print_once(what: object) -> None:
     """Print once, not once a rank."""
     if who()[0] == 0:
         print(what)

@@ -26,7 +26,7 @@ class _Pulse:
     count = 0
 
 
-def listen() -> None:
+def open_heartbeat() -> None:
     """Open this rank's file, and write all threads' stacks to stderr whenever SIGUSR1 comes."""
     path = os.environ.pop(VARIABLE, "")  # a process that this one starts is not this rank
     if path:

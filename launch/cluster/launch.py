@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.errors import UserError
-from launch.cluster.agent import Place
+from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import Carrier, batch_script, check_carrier, commands
 from launch.cluster.supervise import Job
 
@@ -66,8 +66,8 @@ def address_of(host: str, carrier: Carrier | None) -> str:
     """The address of a host for the others: a SLURM node may have another one than its name says."""
     if carrier != "srun":
         return "127.0.0.1" if host == "localhost" else host
-    said = subprocess.run(["scontrol", "show", "node", host], capture_output=True, text=True, check=True).stdout
-    return next((word.partition("=")[2] for word in said.split() if word.startswith("NodeAddr=")), host)
+    output = subprocess.run(["scontrol", "show", "node", host], capture_output=True, text=True, check=True).stdout
+    return next((word.partition("=")[2] for word in output.split() if word.startswith("NodeAddr=")), host)
 
 
 def check_words(words: Sequence[str], ranks: int) -> None:
@@ -167,7 +167,7 @@ def launch(
     check_words(words, sum(slots for _, slots in hosts))
     master = address_of(hosts[0][0], carrier)
     port = free_port() if len(hosts) == 1 and master == "127.0.0.1" else random.SystemRandom().randint(20000, 32000)
-    place, program = Place(hosts, f"{master}:{port}"), [sys.executable, "-m", "launch.cli", *words]
+    place, program = MeetingPlace(hosts, f"{master}:{port}"), [sys.executable, "-m", "launch.cli", *words]
     if print_:
         print(*(shlex.join(start.command) for start in commands(carrier, place, folder, program, more)), sep="\n")
         return

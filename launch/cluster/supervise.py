@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from launch.cluster.agent import PATIENCE, SHORT, Place, die_with_parent
+from launch.cluster.agent import PATIENCE, SHORT, MeetingPlace, die_with_parent
 from launch.cluster.heartbeat import Beat, read_beat
 
 SETTLE = 1.0  # seconds after a death in which others may turn out to have died before
@@ -47,12 +47,12 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """How a rank ended; `told` when it was its agent that asked for it, `when` in seconds of its host's clock."""
+    """How a rank ended; `asked_to_stop` when it was its agent that asked for it, `when` in seconds of its host's clock."""
 
     rank: int
     code: int
     host: str
-    told: bool
+    asked_to_stop: bool
     when: float
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class Agents:
     """The running commands of a job, and what they say themselves (of ranks that they could not start, mostly)."""
 
     def __init__(self, starts: Sequence[Start]) -> None:
-        self.said: list[str] = []
+        self.output: list[str] = []
         self.running = [(start, self._begin(start.command)) for start in starts]
         self.gone: dict[int, float] = {}  # process -> when it was first seen to have ended
 
@@ -81,12 +81,12 @@ class Agents:
             preexec_fn=die_with_parent(signal.SIGTERM),
         )
         assert process.stdout is not None
-        threading.Thread(target=self._listen, args=(process.stdout,), daemon=True).start()
+        threading.Thread(target=self._collect, args=(process.stdout,), daemon=True).start()
         return process
 
-    def _listen(self, pipe: IO[bytes]) -> None:
+    def _collect(self, pipe: IO[bytes]) -> None:
         for line in pipe:
-            self.said.append(line.decode(errors="replace").rstrip())
+            self.output.append(line.decode(errors="replace").rstrip())
 
     def lost(self, ended: set[int]) -> Iterator[tuple[list[int], int]]:
         """(ranks, exit code) of commands that ended some time ago without a word on these ranks."""
@@ -113,7 +113,7 @@ class Agents:
 class Job:
     """A job that runs: its ranks' places, its folder of logs, its agents."""
 
-    def __init__(self, starts: Sequence[Start], place: Place, logs: Path, patience: float) -> None:
+    def __init__(self, starts: Sequence[Start], place: MeetingPlace, logs: Path, patience: float) -> None:
         self.place, self.logs, self.patience = place, logs, patience
         self.shown, self.asked = 0, 0
         self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> its last beat, and when that was first seen
@@ -164,25 +164,29 @@ class Job:
         for entry in os.scandir(self.logs):
             rank = re.fullmatch(r"rank_(\d+)\.end", entry.name)
             if rank and int(rank[1]) not in self.ends:
-                facts = json.loads(Path(entry.path).read_text())
-                self.ends[int(rank[1])] = End(int(rank[1]), facts["code"], facts["host"], facts["told"], facts["time"])
+                metadata = json.loads(Path(entry.path).read_text())
+                self.ends[int(rank[1])] = End(
+                    int(rank[1]), metadata["code"], metadata["host"], metadata["told"], metadata["time"]
+                )
 
     def verdict(self) -> int | None:
         """The exit code once the job is over or has to be ended; None while all is well."""
-        failed = [end for end in self.ends.values() if end.code and not end.told]
+        failed = [end for end in self.ends.values() if end.code and not end.asked_to_stop]
         lost = list(self.agents.lost(set(self.ends)))
         if failed and not self.asked:
             time.sleep(SETTLE)
             self.read_ends()
-            return self.tell_death(first_cause([end for end in self.ends.values() if end.code and not end.told]))
+            return self.report_death(
+                first_cause([end for end in self.ends.values() if end.code and not end.asked_to_stop])
+            )
         if len(self.ends) == self.place.world or (self.asked and lost):
             codes = [end.code for end in self.ends.values() if end.code]
             return 0 if not (codes or lost) else 128 + self.asked if self.asked else abs(codes[0])
         if lost:
-            return self.tell_loss(*lost[0])
+            return self.report_loss(*lost[0])
         return None if self.asked else self.look_for_a_hang()
 
-    def tell_death(self, end: End) -> int:
+    def report_death(self, end: End) -> int:
         """Say which rank died and what it said last; the exit code."""
         beat = read_beat(self.logs / f"rank_{end.rank}.beat")
         complain(f"rank {end.rank} on {end.host} {end}{f' at {beat}' if beat else ''}; the others are ended")
@@ -191,11 +195,11 @@ class Job:
         complain("the same command goes on from the last checkpoint")
         return end.code if end.code > 0 else 128 - end.code
 
-    def tell_loss(self, ranks: Sequence[int], code: int) -> int:
+    def report_loss(self, ranks: Sequence[int], code: int) -> int:
         """Say which ranks were lost with their host or starter; the exit code."""
         hosts = dict.fromkeys(self.place.host_of(rank) for rank in ranks)
         complain(f"lost {numbered(ranks)} on {', '.join(hosts)}: what started them ended with exit code {code}")
-        complain(*self.agents.said[-LINES:])
+        complain(*self.agents.output[-LINES:])
         complain("the same command goes on from the last checkpoint")
         return code if code > 0 else 1
 
@@ -209,26 +213,26 @@ class Job:
         standing = {rank: now - since for rank, (_, since) in self.beats.items() if rank not in self.ends}
         if min(standing.values(), default=0.0) <= self.patience:
             return None
-        self.tell_hang(standing, self.ask_where(list(standing)))
+        self.report_hang(standing, self.ask_where(list(standing)))
         return 1
 
     def ask_where(self, ranks: Sequence[int]) -> dict[int, str]:
         """What the ranks have written into their logs when they were asked where they are: stacks, if they could."""
         begins = {rank: self.log(rank).stat().st_size for rank in ranks}
         (self.logs / "where").touch()
-        until, said = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
-        while time.monotonic() < until and not all(STACK in text for text in said.values()):
+        until, output = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
+        while time.monotonic() < until and not all(STACK in text for text in output.values()):
             time.sleep(0.3)  # a stack comes in several pieces
-            said = {rank: text_from(self.log(rank), begin) for rank, begin in begins.items()}
-        return said
+            output = {rank: text_from(self.log(rank), begin) for rank, begin in begins.items()}
+        return output
 
-    def tell_hang(self, standing: dict[int, float], said: dict[int, str]) -> None:
+    def report_hang(self, standing: dict[int, float], output: dict[int, str]) -> None:
         """Say who is behind and where in the code, then where the others wait for them."""
         complain(f"nothing has moved for {min(standing.values()):.0f} s (--patience); the job is ended. Behind:")
-        behind, waiting = those_behind({rank: self.beats[rank][0] for rank in standing}, said), {}
+        lagging, waiting = lagging_ranks({rank: self.beats[rank][0] for rank in standing}, output), {}
         for rank in sorted(standing):
-            words = f"{self.beats[rank][0]}, {place_in_code(said[rank])}"
-            if rank in behind:
+            words = f"{self.beats[rank][0]}, {place_in_code(output[rank])}"
+            if rank in lagging:
                 complain(f"  rank {rank} on {self.place.host_of(rank)}: {words}, for {standing[rank]:.0f} s")
             else:
                 waiting.setdefault(words, []).append(rank)
@@ -237,9 +241,9 @@ class Job:
         complain(f"all stacks are in {self.logs}; the same command goes on from the last checkpoint")
 
 
-def those_behind(beats: dict[int, Beat], said: dict[int, str]) -> list[int]:
+def lagging_ranks(beats: dict[int, Beat], output: dict[int, str]) -> list[int]:
     """The ranks that the others wait for: not in a collective themselves, where some are; of those the least far."""
-    working = [rank for rank in beats if COLLECTIVE not in said[rank]] or list(beats)
+    working = [rank for rank in beats if COLLECTIVE not in output[rank]] or list(beats)
     least = min((beats[rank].step, beats[rank].count) for rank in working)
     return [rank for rank in working if (beats[rank].step, beats[rank].count) == least]
 
@@ -266,11 +270,11 @@ def text_from(log: Path, begin: int) -> str:
         return file.read().decode(errors="replace")
 
 
-def place_in_code(said: str) -> str:
+def place_in_code(output: str) -> str:
     """Where a rank's main thread stood when it was asked: the innermost line of all, and the innermost of ours."""
-    frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(said[said.rfind(STACK) :])]
-    if STACK not in said or not frames:
-        state = re.search(r"state of the process: (\S)", said)
+    frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(output[output.rfind(STACK) :])]
+    if STACK not in output or not frames:
+        state = re.search(r"state of the process: (\S)", output)
         stopped = {"T": "stopped", "D": "waiting for a disk"}.get(state[1], state[1]) if state else "gone"
         return f"no answer (its process is {stopped})"
     ours = next((f for f in frames if f.split("/")[0] in ("launch", "jukebox", "priors", "vqvae", "data_prep")), "")

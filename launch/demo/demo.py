@@ -74,22 +74,20 @@ def make(
     with clock.step("prepare"):
         if not (out / "data" / "manifest.parquet").is_file():
             share = max(0.06, 8 / songs)  # some 16 songs are measured on
-            side_by_side(
-                out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", f"{share:.4f}"]]]
-            )
+            run_lanes(out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", f"{share:.4f}"]]])
     with clock.step("codec"):
-        side_by_side(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
+        run_lanes(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
     with clock.step("encode"):
         encode = ["encode", data, model, "--threads", str(threads)]
-        side_by_side(
+        run_lanes(
             out, [[[*encode, "--levels", "2"], [*encode, "--levels", "1,0", "--split", "train", "--songs", "64"]]]
         )
     with clock.step("priors"):
-        side_by_side(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
+        run_lanes(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
         # small models spread their doubts over too many codes: colder than 1 sounds better (docs/log.md)
-        how = ["--temperature", "0.98", "--temperature_lower", "0.5"]
-        common = ["--seed", str(seed), "--threads", "1", "--takes", str(samples), *how]
+        sampling_flags = ["--temperature", "0.98", "--temperature_lower", "0.5"]
+        common = ["--seed", str(seed), "--threads", "1", "--takes", str(samples), *sampling_flags]
         song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
                 "--out", str(out / "song"), *common]  # fmt: skip
         rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12",
@@ -99,9 +97,9 @@ def make(
             c if not (out / name / "run.json").is_file() else ["resume", str(out / name)]
             for c, name in ((song, "song"), (rest, "continued"))
         ]
-        side_by_side(out, [[["evaluate", model, data, "--threads", "1", "--out", str(out / "evaluation.json")]], runs])
+        run_lanes(out, [[["evaluate", model, data, "--threads", "1", "--out", str(out / "evaluation.json")]], runs])
     with clock.step("sound"):
-        figures = listen(out)
+        figures = summarise(out)
     print("\n" + figures)
     print("\n" + clock.table())
     print(f"\nto hear it open {out / 'song' / 'index.html'} and {out / 'continued' / 'index.html'}")
@@ -124,7 +122,7 @@ def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds
     return other.artist, other.genre
 
 
-def listen(out: Path) -> str:
+def summarise(out: Path) -> str:
     """Tables of the evaluation and of the sound of song and continuation beside the corpus's own; also into evaluation.json."""
     import json
 
@@ -164,7 +162,7 @@ class Clock:
         )
 
 
-def side_by_side(out: Path, lanes: Sequence[Sequence[Command]]) -> None:
+def run_lanes(out: Path, lanes: Sequence[Sequence[Command]]) -> None:
     """Run lanes of verbs beside each other, the verbs of a lane one after the other; the first that fails ends all."""
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -31,10 +31,10 @@ MANIFEST, SHARD = "manifest.json", 2**30  # bytes
 
 @dataclass
 class Checkpoint:
-    """An opened checkpoint: `facts` are its manifest, tensors are read one at a time."""
+    """An opened checkpoint: `metadata` are its manifest, tensors are read one at a time."""
 
     path: Path
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     places: dict[str, Any] = field(default_factory=dict, repr=False)  # tensor -> its opened file
 
     def names(self, kind: str) -> list[str]:
@@ -46,9 +46,9 @@ class Checkpoint:
         return None if place is None else place.get_tensor(f"{kind}/{name}")
 
 
-def save_checkpoint(folder: Path, facts: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
+def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
     """Write step `facts["step"]` into `folder`; of those there are the last `keep` stay."""
-    path = folder / f"step_{facts['step']:08d}"
+    path = folder / f"step_{metadata['step']:08d}"
     fresh = folder / "step.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -58,7 +58,7 @@ def save_checkpoint(folder: Path, facts: dict[str, Any], tensors: Iterable[tuple
         save_file(shard, file)
         files[file.name] = file.stat().st_size
         _sync(file)
-    write_json(fresh / MANIFEST, {**facts, "files": files})
+    write_json(fresh / MANIFEST, {**metadata, "files": files})
     _sync(fresh / MANIFEST)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(fresh, path)
@@ -88,22 +88,24 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             broken.append(f"{path} is broken ({error})")
             continue
-        told = f"{' and '.join(broken)}; going on from the one before it, step {found.facts['step']}" if broken else ""
-        return found, told
+        warning = (
+            f"{' and '.join(broken)}; going on from the one before it, step {found.metadata['step']}" if broken else ""
+        )
+        return found, warning
     return None, f"{' and '.join(broken)}; starting from step 0" if broken else ""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint whose files are all there and whole; ValueError says which is not."""
-    facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    metadata = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     places = {}
-    for name, size in facts["files"].items():
+    for name, size in metadata["files"].items():
         there = (path / name).stat().st_size
         if there != size:
             raise ValueError(f"{name} has {there} of its {size} bytes")
         opened = safe_open(path / name, "pt")
         places |= dict.fromkeys(opened.keys(), opened)
-    return Checkpoint(path, facts, places)
+    return Checkpoint(path, metadata, places)
 
 
 def written(folder: Path) -> list[Path]:

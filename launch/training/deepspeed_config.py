@@ -48,7 +48,7 @@ OURS = {
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParallelConfig:
     """How a training is spread: ZeRO's stage (-1: 1 where there are several ranks), optimiser on the host, parts of a share."""
 
     zero: int = -1
@@ -76,29 +76,29 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
         )
 
 
-def configuration(recipe: Recipe, spread: Spread, world: int) -> dict[str, Any]:
+def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[str, Any]:
     """What `deepspeed.initialize` is given; UserError where the person's file contradicts it."""
-    check_shares(recipe.batch, world, spread.accumulate)
-    if recipe.fp16 and spread.stage == 0:
+    check_shares(recipe.batch, world, parallel.accumulate)
+    if recipe.fp16 and parallel.stage == 0:
         raise UserError("--precision fp16 scales its losses in ZeRO 1 to 3; give one of them, or bf16")
     ours: dict[str, Any] = {
         "train_batch_size": recipe.batch,
-        "train_micro_batch_size_per_gpu": recipe.batch // (world * spread.accumulate),
-        "gradient_accumulation_steps": spread.accumulate,
-        "gradient_clipping": recipe.clip if spread.stage else 0.0,  # stage 0: by our own hand, see zero.py
-        "zero_optimization": {"stage": spread.stage, **BUCKETS},
+        "train_micro_batch_size_per_gpu": recipe.batch // (world * parallel.accumulate),
+        "gradient_accumulation_steps": parallel.accumulate,
+        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # stage 0: by our own hand, see zero.py
+        "zero_optimization": {"stage": parallel.stage, **BUCKETS},
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
         "steps_per_print": None,
     }
-    if spread.offload:
-        if not spread.stage:
+    if parallel.offload:
+        if not parallel.stage:
             raise UserError(
                 "--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3"
             )
         ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     if recipe.fp16:
         ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
-    return merged(ours, read_file(spread.file)) if spread.file else ours
+    return merged(ours, read_file(parallel.file)) if parallel.file else ours
 
 
 def read_file(file: str) -> dict[str, Any]:

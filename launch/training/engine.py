@@ -22,7 +22,7 @@ from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.training.checkpoint import Checkpoint
-from launch.training.deepspeed_config import Spread
+from launch.training.deepspeed_config import ParallelConfig
 from launch.training.gradients import PartNorms, Spikes
 
 
@@ -148,7 +148,7 @@ class Engine(ABC):
         for name, live in self._averaged(phase):
             self.average[name].lerp_(live, 1.0 - keep)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a checkpoint keeps of the engine beside tensors."""
         scalers = self._scalers()
         return {
@@ -160,13 +160,13 @@ class Engine(ABC):
             for phase, n in self.updates.items()
         }
 
-    def _restore_facts(self, facts: dict[str, Any]) -> None:
+    def _restore_metadata(self, metadata: dict[str, Any]) -> None:
         for phase in self.phases:
-            self.updates[phase] = facts[phase]["updates"]
-            self.spikes[phase].restore(facts[phase])
+            self.updates[phase] = metadata[phase]["updates"]
+            self.spikes[phase].restore(metadata[phase])
         for phase, scaler in self._scalers().items():
-            if facts[phase]["scaler"]:
-                scaler.load_state_dict(facts[phase]["scaler"])
+            if metadata[phase]["scaler"]:
+                scaler.load_state_dict(metadata[phase]["scaler"])
 
     average: dict[str, Tensor]
 
@@ -264,7 +264,7 @@ class TorchEngine(Engine):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model already has."""
-        self._restore_facts(checkpoint.facts["engine"])
+        self._restore_metadata(checkpoint.metadata["engine"])
         for phase, parameters in self.phases.items():
             for name, p in parameters.items():
                 moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
@@ -308,7 +308,7 @@ def fill_model(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def open_engine(
-    model: nn.Module, recipe: Recipe, device: torch.device, spread: Spread, phases: Mapping[str, nn.Module] | None = None,
+    model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Mapping[str, nn.Module] | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Engine:  # fmt: skip
     """The engine of a training: torch's for one process, DeepSpeed's for many or where one of its ways is asked for."""
@@ -316,12 +316,12 @@ def open_engine(
         raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")
     if checkpoint is not None:
         fill_model(model, checkpoint)
-    if who()[1] > 1 or spread.needs_deepspeed:
+    if who()[1] > 1 or parallel.needs_deepspeed:
         from launch.training.zero import DeepSpeedEngine
 
-        engine: Engine = DeepSpeedEngine(model, recipe, device, spread, phases)
+        engine: Engine = DeepSpeedEngine(model, recipe, device, parallel, phases)
     else:
-        engine = TorchEngine(model, recipe, device, phases, spread.accumulate)
+        engine = TorchEngine(model, recipe, device, phases, parallel.accumulate)
     if checkpoint is not None:
         engine.restore(checkpoint)
     return engine

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from data_prep.audio.audio import write_wav
-from jukebox.evaluation.attention import listening_layers
+from jukebox.evaluation.attention import lyric_layers
 from jukebox.report.spectrograms import heat
 from jukebox.song import window_conditions
 from launch.training.loop import Task, fold
 from launch.training.tasks import PriorTask, VQVAETask
-from priors.prior import How
+from priors.prior import SamplingParams
 from vqvae.jukebox.stream import decode_long, encode_long
 from vqvae.jukebox.vqvae import VQVAE
 
@@ -63,11 +63,11 @@ def prior_examples(task: PriorTask, model: nn.Module, folder: Path, head: str) -
         torch.Generator().manual_seed(fold(task.seed, task.level))
     ]  # the same numbers at every step: what changes has learned
     nothing = {task.level: torch.zeros(1, 0, dtype=torch.long, device=task.device)}
-    state = model.start(cond, nothing, rngs, How())  # type: ignore[operator]
+    state = model.start(cond, nothing, rngs, SamplingParams())  # type: ignore[operator]
     codes = torch.cat([part[task.level] for part in model.sample(state, length)], dim=1)  # type: ignore[operator]
     files = [folder / f"{head}_sample.wav"]
     write_wav(files[0], decode_long(codec, codes.cpu(), task.level)[0].numpy(), config.sample_rate)
-    layers = listening_layers(model)  # type: ignore[arg-type]
+    layers = lyric_layers(model)  # type: ignore[arg-type]
     if layers:
         weights = model.alignment(codes, cond, layers[-1])[0].mean(dim=0)  # type: ignore[operator]  # (H, T, N) -> (T, N)
         files.append(heat(weights.T.cpu().float().numpy(), folder / f"{head}_attention.png"))

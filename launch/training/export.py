@@ -34,11 +34,11 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
         copy_model(home, target)
     settings = {
         name.removeprefix("setting "): json.loads(value)
-        for name, value in checkpoint.facts["identity"].items()
+        for name, value in checkpoint.metadata["identity"].items()
         if name.startswith("setting ")
     }
     write(checkpoint, settings, target)
-    print(f"{checkpoint.facts['name']}: the weights of step {checkpoint.facts['step']} are in {target}")
+    print(f"{checkpoint.metadata['name']}: the weights of step {checkpoint.metadata['step']} are in {target}")
 
 
 def chosen(folder: Path, step: int) -> Checkpoint:
@@ -75,13 +75,13 @@ def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> Non
     from priors.masked.model import MaskedConfig, MaskedPrior
     from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
 
-    model, (what, _, level) = Jukebox.from_pretrained(target), checkpoint.facts["name"].partition("_")
+    model, (what, _, level) = Jukebox.from_pretrained(target), checkpoint.metadata["name"].partition("_")
     if what == "vqvae":
         codec = VQVAE(VQVAEConfig.from_dict(settings), (int(level),))
         if codec.config != model.codec_config:
             raise UserError(f"{target} holds a codec of another configuration; give another --out")
         model.save_codec(filled(codec, checkpoint))
-    elif model.codec_hash() != checkpoint.facts["identity"]["codec"]:
+    elif model.codec_hash() != checkpoint.metadata["identity"]["codec"]:
         raise UserError(
             f"the prior was trained on the codes of another codec than that of {target}; give another --out"
         )

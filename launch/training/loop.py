@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from jukebox.model.presets import Recipe
-    from launch.training.deepspeed_config import Spread
+    from launch.training.deepspeed_config import ParallelConfig
     from launch.training.engine import Engine
 
 
@@ -120,7 +120,7 @@ class Stop:
     """
 
     def __enter__(self) -> Stop:
-        self.asked, self.heard = False, set[int]()
+        self.asked, self.received = False, set[int]()
         self.before: dict[int, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
@@ -130,16 +130,16 @@ class Stop:
         return self
 
     def _ask(self, number: int, frame: object) -> None:
-        if number in self.heard:
+        if number in self.received:
             raise KeyboardInterrupt
-        self.asked, self.heard = True, self.heard | {number}
+        self.asked, self.received = True, self.received | {number}
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
 
-def landing(done: int, steps: int, seconds: float, limit: float, recipe: Recipe) -> float:
+def deadline_lr_cap(done: int, steps: int, seconds: float, limit: float, recipe: Recipe) -> float:
     """The ceiling on the learning rate of a run that `limit` seconds will end before its steps do; infinite elsewhere.
 
     A run cut at full rate is left noisy, so its last 15 % of the time decay linearly, as the full schedule would have.
@@ -152,22 +152,24 @@ def landing(done: int, steps: int, seconds: float, limit: float, recipe: Recipe)
 
 def fit(
     task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
-    spread: Spread | None = None, keep: int = 2, examples_every: int = 0,
+    parallel: ParallelConfig | None = None, keep: int = 2, examples_every: int = 0,
 ) -> Trained:  # fmt: skip
     """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
 
     Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/examples.py`).
 
-    Several ranks (`launch/cluster/group.py`) train one model together, as `spread` says. The recipe's `max_minutes` count the
+    Several ranks (`launch/cluster/group.py`) train one model together, as `parallel` says. The recipe's `max_minutes` count the
     training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
     loss is no number any more.
     """
     import torch
 
-    from launch.training.deepspeed_config import Spread
+    from launch.training.deepspeed_config import ParallelConfig
 
     with locked(folder, task.name):
-        return _fit(task, recipe, folder, seed, torch.device(device), wandb, spread or Spread(), keep, examples_every)
+        return _fit(
+            task, recipe, folder, seed, torch.device(device), wandb, parallel or ParallelConfig(), keep, examples_every
+        )
 
 
 @contextlib.contextmanager
@@ -196,13 +198,13 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def _fit(
-    task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, wandb: str, spread: Spread, keep: int,
+    task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, wandb: str, parallel: ParallelConfig, keep: int,
     examples_every: int,
 ) -> Trained:  # fmt: skip
     import torch
 
     from launch.bench.speed import counted, product_rate
-    from launch.cluster.group import first, largest, mean, say
+    from launch.cluster.group import first, largest, mean, print_once
     from launch.training.checkpoint import load_checkpoint, save_checkpoint
     from launch.training.engine import open_engine
     from launch.training.log import Log, NotFinite
@@ -210,16 +212,16 @@ def _fit(
     identity = {"seed": seed, **task.identity}
     checkpoint, complaint = load_checkpoint(folder)
     if complaint:
-        say(complaint)
+        print_once(complaint)
     done, minutes = 0, 0.0
     if checkpoint is not None:
-        facts = checkpoint.facts
-        check_identity(task.name, identity, facts["identity"], folder)
+        metadata = checkpoint.metadata
+        check_identity(task.name, identity, metadata["identity"], folder)
         for key, value in plain(asdict(recipe)).items():
-            if (before := facts["recipe"].get(key, value)) != value:
-                say(f"{task.name}: {key} was {before}, is {value} from step {facts['step']} on")
-        done, minutes = facts["step"], facts["minutes"]
-    engine = open_engine(task.model, recipe, device, spread, getattr(task, "phases", None), checkpoint)
+            if (before := metadata["recipe"].get(key, value)) != value:
+                print_once(f"{task.name}: {key} was {before}, is {value} from step {metadata['step']} on")
+        done, minutes = metadata["step"], metadata["minutes"]
+    engine = open_engine(task.model, recipe, device, parallel, getattr(task, "phases", None), checkpoint)
     limit = 60 * recipe.max_minutes
 
     def save_weights() -> None:
@@ -231,7 +233,9 @@ def _fit(
     if done >= recipe.steps or (limit and 60 * minutes >= limit):
         save_weights()
         more = "--steps" if done >= recipe.steps else "--max_minutes"
-        say(f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further")
+        print_once(
+            f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further"
+        )
         return Trained(task.name, done, recipe.steps, minutes, "done" if done >= recipe.steps else "time")
 
     beat("opening the data", done)
@@ -250,7 +254,7 @@ def _fit(
         }
         tensors = engine.tensors()
         if engine.rank == 0:
-            save_checkpoint(folder, where | {"engine": engine.facts()}, tensors, keep)
+            save_checkpoint(folder, where | {"engine": engine.metadata()}, tensors, keep)
         else:
             deque(tensors, maxlen=0)  # the gathering is everybody's
 
@@ -270,7 +274,7 @@ def _fit(
         return task.loss(batch, step, phase) if phase else task.loss(batch, step)  # type: ignore[call-arg]
 
     def learn(step: int, parts: Any) -> dict[str, Any]:
-        ceiling, moved = landing(done, recipe.steps, seconds, limit, recipe), {}
+        ceiling, moved = deadline_lr_cap(done, recipe.steps, seconds, limit, recipe), {}
         for phase in engine.phases:
             of_phase = engine.step(lambda part, phase=phase: loss(part, step, phase), parts, step, ceiling, phase)
             moved |= {f"{phase}_{name}" if moved else name: value for name, value in of_phase.items()}
@@ -319,14 +323,14 @@ def _fit(
         # The log names the step; the model, which may look first, does not.
         what = str(error) if isinstance(error, NotFinite) else f"{error}, at step {done + 1}"
         kept, _ = load_checkpoint(folder)
-        then = f"the checkpoint of step {kept.facts['step']} is kept" if kept else "there is no checkpoint yet"
+        then = f"the checkpoint of step {kept.metadata['step']} is kept" if kept else "there is no checkpoint yet"
         raise UserError(f"{task.name}: {what}; {then}; try a smaller --lr or --precision float32") from None
     finally:
         log.close()
     if ended != "stopped":
         save_weights()
     trained = Trained(task.name, done, recipe.steps, seconds / 60, ended)
-    say(trained)
+    print_once(trained)
     return trained
 
 

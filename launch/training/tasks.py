@@ -25,8 +25,8 @@ from data_prep.manifest import SongRow, load_manifest
 from data_prep.windows import Windows
 from jukebox.model.folder import Jukebox, write_json
 from jukebox.model.presets import Preset, Recipe
-from jukebox.song import Wear, prepare_all, song_of, window_conditions
-from launch.cluster.group import say
+from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
+from launch.cluster.group import print_once
 from launch.corpus.on_the_fly import SoundingCodes
 from launch.corpus.pcm import Pcm, open_pcm
 from launch.training.loop import fold
@@ -115,7 +115,7 @@ class VQVAETask:
         before = model.codec_hash() if model.trained_levels() else ""
         model.save_codec(self.model)
         if model.prior_configs and model.codec_hash() != before:
-            say(
+            print_once(
                 f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
             )
 
@@ -156,11 +156,13 @@ class PriorTask:
         self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx)
         torch.manual_seed(fold(seed, config.level, FIRST_WEIGHTS))
         self.model, self.device = begin or AutoregressivePrior(config), torch.device(device)
-        heard = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
+        known_levels = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
         if begin is None:
-            self.model.start_from({level: model.codec(heard).level(level).codebook.k for level in heard})
+            self.model.start_from({level: model.codec(known_levels).level(level).codebook.k for level in known_levels})
         recompute_if_asked(self.model, recipe)
-        self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
+        self.dropout = ConditionDropout(
+            recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds
+        )
 
     def open(self) -> None:
         """Finds the songs whose codes are there and prepares what is known of them."""
@@ -188,7 +190,7 @@ class PriorTask:
             ratio = config.above.ratio
             above = self.codes.read(name, self.level + 1, start // ratio, (start + config.n_ctx) // ratio)
         rng = np.random.default_rng(list(seed))
-        return torch.from_numpy(codes), window_conditions(self.prepared[song], config, start, above, self.wear, rng)
+        return torch.from_numpy(codes), window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
 
     def loss(self, batch: tuple[Sequences, Conditions], step: int) -> dict[str, Tensor]:
         sequences, cond = batch
@@ -218,7 +220,9 @@ class MaskedTask:
         self.model, self.device = MaskedPrior(config), torch.device(device)
         self.model.start_from({level: model.codec([level]).level(level).codebook.k for level in model.trained_levels()})
         recompute_if_asked(self.model, recipe)
-        self.wear = Wear(recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds)
+        self.dropout = ConditionDropout(
+            recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds
+        )
 
     def open(self) -> None:
         """Finds the songs whose codes are there and prepares what is known of them."""
@@ -254,7 +258,7 @@ class MaskedTask:
             read = self.codes.read(name, level, start * ratio, (start + config.n_ctx) * ratio)
             codes[level] = torch.from_numpy(read.astype(np.int64))
         rng = np.random.default_rng(list(seed))
-        cond = window_conditions(self.prepared[song], config, start, wear=self.wear, rng=rng)
+        cond = window_conditions(self.prepared[song], config, start, dropout=self.dropout, rng=rng)
         return codes, cond
 
     def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]], step: int) -> dict[str, Tensor]:
@@ -301,7 +305,7 @@ def songs_to_train_on(
             f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
         )
     if short := len(coded) - len(songs):
-        say(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+        print_once(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
     return codes, rows, songs
 
 

@@ -107,14 +107,14 @@ def train(
 
     from jukebox.model.presets import find
     from launch.cluster.group import join, part
-    from launch.training.deepspeed_config import CARDS, Spread
+    from launch.training.deepspeed_config import CARDS, ParallelConfig
     from launch.training.finetune import TunedPrior, check_tuning, copied, tuned
     from launch.training.loop import fit
     from launch.training.tasks import MaskedTask, PriorTask, VQVAETask, open_model
 
     suits = CARDS[int(card)] if card != "any" else {}
     stage = suits.get("zero", -1) if zero == "auto" else int(zero)
-    spread = Spread(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
+    parallel = ParallelConfig(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
     recompute = recompute or (what != "vqvae" and suits.get("recompute", False))
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
@@ -184,7 +184,7 @@ def train(
             seed=seed,
             device=device,
             wandb=wandb,
-            spread=spread,
+            parallel=parallel,
             keep=keep,
             examples_every=examples_every,
         )

@@ -28,7 +28,7 @@ from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
 from launch.cluster.ranks import local_rank
 from launch.training.checkpoint import Checkpoint
-from launch.training.deepspeed_config import Spread, configuration
+from launch.training.deepspeed_config import ParallelConfig, configuration
 from launch.training.engine import MOMENTS, Engine, Loss, adamw, parameter_groups
 
 
@@ -49,24 +49,29 @@ class DeepSpeedEngine(Engine):
     """AdamW over the ranks of the process group."""
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, spread: Spread, phases: Mapping[str, nn.Module] | None = None
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        parallel: ParallelConfig,
+        phases: Mapping[str, nn.Module] | None = None,
+    ) -> None:
         phases = phases or {"": model}
-        if spread.stage == 3 and len(phases) > 1:
+        if parallel.stage == 3 and len(phases) > 1:
             raise UserError(
                 "ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2"
             )
-        super().__init__(model, recipe, device, phases, spread.accumulate)
-        self.stage, self.spread = spread.stage, spread
+        super().__init__(model, recipe, device, phases, parallel.accumulate)
+        self.stage, self.parallel = parallel.stage, parallel
         self.plain = hollow_copy(model) if self.stage == 3 else model
-        settings = configuration(recipe, spread, self.world)
+        settings = configuration(recipe, parallel, self.world)
         start_deepspeed(device)
         self.shapes = {name: p.shape for parameters in self.phases.values() for name, p in parameters.items()}
         self.inner: dict[str, torch.optim.Optimizer] = {}
         self.verdicts: dict[str, bool | None] = dict.fromkeys(phases)
         self.norms = dict.fromkeys(phases, 0.0)
         self.engines = {phase: self._initialise(phase, learns, settings) for phase, learns in phases.items()}
-        self.average = {name: self._own(p).clone() for name, p in self._kept() if recipe.ema}
+        self.average = {name: self._shard_of(p).clone() for name, p in self._kept() if recipe.ema}
 
     def _initialise(self, phase: str, learns: nn.Module, settings: dict[str, Any]) -> Any:
         import deepspeed
@@ -81,17 +86,17 @@ class DeepSpeedEngine(Engine):
 
     def _optimiser(self, phase: str) -> torch.optim.Optimizer:
         parameters, recipe = list(self.phases[phase].values()), self.recipe
-        if self.spread.adam == "torch":
+        if self.parallel.adam == "torch":
             return adamw(parameters, recipe)
         from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
 
         groups = parameter_groups(parameters, recipe.weight_decay)
-        kind = DeepSpeedCPUAdam if self.spread.offload or self.device.type == "cpu" else FusedAdam
+        kind = DeepSpeedCPUAdam if self.parallel.offload or self.device.type == "cpu" else FusedAdam
         return kind(groups, lr=recipe.lr, betas=recipe.betas)
 
     def _start_moments(self, zero: Any) -> None:
         """The moments, which would be made with the first update: zeros; a checkpoint may be read or written before it."""
-        counts = self.spread.adam == "deepspeed"  # its optimisers count updates in whole numbers
+        counts = self.parallel.adam == "deepspeed"  # its optimisers count updates in whole numbers
         for flat in flats(zero):
             moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
             zero.optimizer.state[flat] = {"step": 0 if counts else torch.zeros((), device=flat.device), **moments}
@@ -140,12 +145,12 @@ class DeepSpeedEngine(Engine):
         every = [(name, p) for parameters in self.phases.values() for name, p in parameters.items()]
         return (each for number, each in enumerate(every) if self.stage == 3 or number % self.world == self.rank)
 
-    def _own(self, p: nn.Parameter) -> Tensor:
+    def _shard_of(self, p: nn.Parameter) -> Tensor:
         return shard(p) if self.stage == 3 else p.detach()
 
     def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
         mine = self.phases[phase]
-        return ((name, self._own(p)) for name, p in self._kept() if name in self.average and name in mine)
+        return ((name, self._shard_of(p)) for name, p in self._kept() if name in self.average and name in mine)
 
     def _whole_averages(self) -> Iterator[tuple[str, Tensor]]:
         if not self.recipe.ema:
@@ -211,7 +216,7 @@ class DeepSpeedEngine(Engine):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model already had when DeepSpeed took it."""
-        self._restore_facts(checkpoint.facts["engine"])
+        self._restore_metadata(checkpoint.metadata["engine"])
         for phase, trained in self.phases.items():
             for name, p in trained.items():
                 moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from data_prep.audio.blocks import BlockReader
     from vqvae.jukebox.vqvae import VQVAE
 
-Heard = Callable[[float], object]  # told the seconds of sound that have gone through, for the bar
+OnProgress = Callable[[float], object]  # told the seconds of sound that have gone through, for the bar
 
 
 def encode_file(
-    codec: VQVAE, source: Path, target: Path, levels: Collection[int], name: str = "", heard: Heard = float
+    codec: VQVAE, source: Path, target: Path, levels: Collection[int], name: str = "", on_progress: OnProgress = float
 ) -> int:
     """Write the codes of a sound file, stamped with the codec's `name`; how many channels the file had."""
     import numpy as np
@@ -36,7 +36,7 @@ def encode_file(
     # One growing buffer a level: many small arrays kept among large ones that come and go would tear the heap to shreds.
     parts = {level: bytearray() for level in levels}
     with _open(codec, source) as reader:
-        for piece in encode_stream(codec, _sound(reader, codec, heard), levels):
+        for piece in encode_stream(codec, _sound(reader, codec, on_progress), levels):
             for level, codes in piece.items():
                 parts[level] += codes.cpu().numpy().astype(np.uint16).tobytes()
         joined = {level: np.frombuffer(codes, np.uint16) for level, codes in parts.items()}
@@ -44,7 +44,9 @@ def encode_file(
         return reader.source_channels
 
 
-def decode_file(codec: VQVAE, source: Path, target: Path, level: int, name: str = "", heard: Heard = float) -> int:
+def decode_file(
+    codec: VQVAE, source: Path, target: Path, level: int, name: str = "", on_progress: OnProgress = float
+) -> int:
     """Write the sound of a codes.npz, exactly its `samples`, from the codes of one level; its channels."""
     import numpy as np
     import torch
@@ -66,19 +68,19 @@ def decode_file(codec: VQVAE, source: Path, target: Path, level: int, name: str 
     pieces = (torch.from_numpy(row[i : i + 2**14].astype(np.int64)).to(device) for i in range(0, len(row) or 1, 2**14))
     with BlockWriter(target, codec.spec.channels, rate) as writer:
         for audio in decode_stream(codec, pieces, level):
-            heard(audio.shape[-1] / rate)
+            on_progress(audio.shape[-1] / rate)
             writer.write(audio.cpu().numpy())
         writer.fill(codes.samples)
     return codec.spec.channels
 
 
-def reconstruct_file(codec: VQVAE, source: Path, target: Path, level: int, heard: Heard = float) -> int:
+def reconstruct_file(codec: VQVAE, source: Path, target: Path, level: int, on_progress: OnProgress = float) -> int:
     """Write what one level keeps of a sound file, its length to the sample; how many channels the file had."""
     from data_prep.audio.blocks import BlockWriter
     from vqvae.jukebox.stream import decode_stream, encode_stream
 
     with _open(codec, source) as reader, BlockWriter(target, codec.spec.channels, codec.spec.sample_rate) as writer:
-        codes = (piece[level] for piece in encode_stream(codec, _sound(reader, codec, heard), [level]))
+        codes = (piece[level] for piece in encode_stream(codec, _sound(reader, codec, on_progress), [level]))
         for audio in decode_stream(codec, codes, level):
             writer.write(audio.cpu().numpy())
         writer.fill(reader.samples)
@@ -91,12 +93,12 @@ def _open(codec: VQVAE, source: Path) -> BlockReader:
     return BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
 
 
-def _sound(reader: BlockReader, codec: VQVAE, heard: Heard) -> Iterator[Tensor]:
+def _sound(reader: BlockReader, codec: VQVAE, on_progress: OnProgress) -> Iterator[Tensor]:
     import torch
 
     device = next(codec.parameters()).device
     for block in reader:
-        heard(block.shape[1] / reader.sample_rate)
+        on_progress(block.shape[1] / reader.sample_rate)
         yield torch.from_numpy(block).to(device)
 
 
@@ -166,12 +168,12 @@ def codec(
     files, loaded = find_files(what, Path(source), out), jukebox.codec(wanted).to(device)
     name, started = jukebox.codec_hash(), time.monotonic()
 
-    def run(path: Path, target: Path, heard: Heard) -> int:
+    def run(path: Path, target: Path, on_progress: OnProgress) -> int:
         if what == "encode":
-            return encode_file(loaded, path, target, wanted, name, heard)
+            return encode_file(loaded, path, target, wanted, name, on_progress)
         if what == "decode":
-            return decode_file(loaded, path, target, wanted[0], name, heard)
-        return reconstruct_file(loaded, path, target, wanted[0], heard)
+            return decode_file(loaded, path, target, wanted[0], name, on_progress)
+        return reconstruct_file(loaded, path, target, wanted[0], on_progress)
 
     done, seconds, failed = _run_all(run, files, f"{what} level {', '.join(map(str, wanted))}")
     if failed and len(files) == 1:
@@ -192,7 +194,7 @@ def codec(
 
 
 def _run_all(
-    run: Callable[[Path, Path, Heard], int], files: Sequence[tuple[Path, Path]], title: str
+    run: Callable[[Path, Path, OnProgress], int], files: Sequence[tuple[Path, Path]], title: str
 ) -> tuple[dict[Path, int], float, list[UserError]]:
     """Run over the files under one bar: what was made with its source's channels, seconds of sound, and what failed."""
     from launch.training.log import progress
@@ -200,14 +202,14 @@ def _run_all(
     done, failed, seconds = {}, [], 0.0
     with progress(round(sum(_expected_seconds(path) for path, _ in files)), title, unit="s") as bar:
 
-        def heard(more: float) -> None:
+        def on_progress(more: float) -> None:
             nonlocal seconds
             seconds += more
             bar.update(int(seconds) - bar.n)
 
         for path, target in files:
             try:
-                done[target] = run(path, target, heard)
+                done[target] = run(path, target, on_progress)
             except (UserError, ValueError) as error:
                 failed.append(UserError(str(error) if str(path) in str(error) else f"{path}: {error}"))
     return done, seconds, failed

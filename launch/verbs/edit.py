@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
 from launch.cli.usage import shared_flags
-from launch.verbs.sample import Words, beside, read_levels, read_song, tell_left_out
+from launch.verbs.sample import SongFlags, beside, read_levels, read_song, report_left_out
 
 if TYPE_CHECKING:
-    from jukebox.editing.spans import Drawing, Edited
+    from jukebox.editing.spans import Edited, EditOptions
     from jukebox.model.folder import Jukebox
     from jukebox.song import Song
 
 
 @dataclass(frozen=True)
-class Redrawing:
+class EditFlags:
     """How codes are drawn, and on what.
 
     out: sound file to write (empty: beside the song, with the verb behind its name); takes are numbered
@@ -53,7 +53,7 @@ class Redrawing:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelFlags:
     """What the song is.
 
     artist: name of an artist the model knows; none is unknown
@@ -65,7 +65,7 @@ class Labels:
 
 
 @shared_flags
-def edit(model: str, song: str, *, start: str, end: str, words: Words, redrawing: Redrawing) -> None:
+def edit(model: str, song: str, *, start: str, end: str, words: SongFlags, flags: EditFlags) -> None:
     """Draw a range of a song anew, hearing what is before it and behind it.
 
     model: folder of a trained model, with a masked prior
@@ -74,21 +74,21 @@ def edit(model: str, song: str, *, start: str, end: str, words: Words, redrawing
     end: where it ends
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
-    opened, drawing = _opened(model, redrawing)
+    opened, options = _opened(model, flags)
     from jukebox.editing import verbs as editing
 
     made = editing.edit(
-        opened, song, _out(song, redrawing, "edit"), begin, stop, _song(opened, words), drawing, redrawing.sample
+        opened, song, _out(song, flags, "edit"), begin, stop, _song(opened, words), options, flags.sample
     )
-    _tell(made, f"{_shown(begin)} to {_shown(stop)} are new; {_faded(drawing)}")
+    _print_summary(made, f"{_shown(begin)} to {_shown(stop)} are new; {_faded(options)}")
 
 
 @shared_flags
 def vary(
     model: str, song: str, *, periodic: int = 0, width: int = 1, roll: int = 0, random: float = 1.0, prefix: float = 0.0,
     suffix: float = 0.0, beat: bool = False, before_beat: float = 0.0, after_beat: float = 0.075, every_beat: int = 1, onset: int = -1,
-    dropout: float = 0.0, keep_levels: str = "", redraw_levels: str = "", start: str = "0", end: str = "", words: Labels,
-    redrawing: Redrawing,
+    dropout: float = 0.0, keep_levels: str = "", redraw_levels: str = "", start: str = "0", end: str = "", words: LabelFlags,
+    flags: EditFlags,
 ) -> None:  # fmt: skip
     """Draw a song anew around what is kept of it: the columns that any of the prompts keeps, and whole levels.
 
@@ -112,7 +112,7 @@ def vary(
     end: where it ends (empty: with the song)
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
-    opened, drawing = _opened(model, redrawing)
+    opened, options = _opened(model, flags)
     from jukebox.editing import verbs as editing
 
     prompt = editing.Prompt(
@@ -122,20 +122,20 @@ def vary(
     made = editing.vary(
         opened,
         song,
-        _out(song, redrawing, "vary"),
+        _out(song, flags, "vary"),
         prompt,
         begin,
         stop,
         _song(opened, words),
-        drawing,
-        redrawing.sample,
+        options,
+        flags.sample,
     )
-    _tell(made, _kept(made, drawing))
+    _print_summary(made, _kept(made, options))
 
 
 @shared_flags
 def extend(
-    model: str, song: str, *, before: str = "0", after: str = "0", words: Words, redrawing: Redrawing
+    model: str, song: str, *, before: str = "0", after: str = "0", words: SongFlags, flags: EditFlags
 ) -> None:  # fmt: skip
     """Write more music in front of a song and behind it, which hears the song and leads into it.
 
@@ -144,20 +144,20 @@ def extend(
     before: seconds of music in front
     after: seconds of music behind
     """
-    front, behind = read_time(before, "--before"), read_time(after, "--after")
-    opened, drawing = _opened(model, redrawing)
+    before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
+    opened, options = _opened(model, flags)
     from jukebox.editing import verbs as editing
 
     made = editing.extend(
-        opened, song, _out(song, redrawing, "extend"), front, behind, _song(opened, words), drawing, redrawing.sample
+        opened, song, _out(song, flags, "extend"), before_start, after_end, _song(opened, words), options, flags.sample
     )
-    fade = f"joined within {drawing.fade * 1000:g} ms of them; the song is as it was"
-    _tell(made, f"{_shown(front)} in front and {_shown(behind)} behind are new, {fade}")
+    fade = f"joined within {options.fade * 1000:g} ms of them; the song is as it was"
+    _print_summary(made, f"{_shown(before_start)} in front and {_shown(after_end)} behind are new, {fade}")
 
 
 @shared_flags
 def compress(
-    model: str, song: str, *, kbps: float, start: str = "0", end: str = "", words: Labels, redrawing: Redrawing
+    model: str, song: str, *, kbps: float, start: str = "0", end: str = "", words: LabelFlags, flags: EditFlags
 ) -> None:
     """Make a song from few bits of its codes a second, the others drawn: the dial between compression and generation.
 
@@ -168,21 +168,21 @@ def compress(
     end: where it ends (empty: with the song)
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
-    opened, drawing = _opened(model, redrawing)
+    opened, options = _opened(model, flags)
     from jukebox.editing import verbs as editing
 
     made = editing.compress(
         opened,
         song,
-        _out(song, redrawing, "compress"),
+        _out(song, flags, "compress"),
         kbps,
         begin,
         stop,
         _song(opened, words),
-        drawing,
-        redrawing.sample,
+        options,
+        flags.sample,
     )
-    _tell(made, _kept(made, drawing))
+    _print_summary(made, _kept(made, options))
 
 
 # ---- from what a person types
@@ -196,36 +196,38 @@ def read_time(text: str, flag: str) -> float:
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
 
 
-def _opened(model: str, redrawing: Redrawing) -> tuple[Jukebox, Drawing]:
+def _opened(model: str, flags: EditFlags) -> tuple[Jukebox, EditOptions]:
     """The model, and how to draw; torch comes here."""
-    if min(redrawing.temperature, redrawing.temperature_lower, redrawing.fade, redrawing.total_seconds) < 0:
+    if min(flags.temperature, flags.temperature_lower, flags.fade, flags.total_seconds) < 0:
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     import torch
 
-    from jukebox.editing.spans import Drawing
+    from jukebox.editing.spans import EditOptions
     from jukebox.model.folder import Jukebox
-    from jukebox.model.info import Facts
+    from jukebox.model.info import ModelInfo
     from jukebox.sampling.walk import chosen_device
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     opened = Jukebox.from_pretrained(model)
-    passes, top = read_levels(redrawing.passes), len(opened.hops) - 1
+    passes, top = read_levels(flags.passes), len(opened.hops) - 1
     if len(passes) != top + 1 or min(passes) < 1:
-        raise UserError(f"--passes got {redrawing.passes!r}, expected {top + 1} numbers from 1, as in 24,24,12")
-    torch.set_num_threads(Facts.read(model).threads(redrawing.threads))
-    heat = {top: redrawing.temperature}
-    how = {top - i: How(heat.get(top - i, redrawing.temperature_lower), passes=n) for i, n in enumerate(passes)}
-    device = chosen_device(redrawing.device)
-    return opened, Drawing(
-        how, redrawing.takes, redrawing.seed, redrawing.fade, redrawing.total_seconds, device, redrawing.dtype
+        raise UserError(f"--passes got {flags.passes!r}, expected {top + 1} numbers from 1, as in 24,24,12")
+    torch.set_num_threads(ModelInfo.read(model).threads(flags.threads))
+    heat = {top: flags.temperature}
+    params = {
+        top - i: SamplingParams(heat.get(top - i, flags.temperature_lower), passes=n) for i, n in enumerate(passes)
+    }
+    device = chosen_device(flags.device)
+    return opened, EditOptions(params, flags.takes, flags.seed, flags.fade, flags.total_seconds, device, flags.dtype)
+
+
+def _song(opened: Jukebox, words: SongFlags | LabelFlags) -> Song:
+    from jukebox.model.info import ModelInfo
+
+    song = read_song(
+        ModelInfo.read(opened.folder), words if isinstance(words, SongFlags) else SongFlags(words.artist, words.genre)
     )
-
-
-def _song(opened: Jukebox, words: Words | Labels) -> Song:
-    from jukebox.model.info import Facts
-
-    song = read_song(Facts.read(opened.folder), words if isinstance(words, Words) else Words(words.artist, words.genre))
-    tell_left_out(opened.folder, [song.lyrics or ""])
+    report_left_out(opened.folder, [song.lyrics or ""])
     return song
 
 
@@ -238,9 +240,9 @@ def _levels(opened: Jukebox, text: str, flag: str) -> tuple[int, ...]:
     return levels
 
 
-def _out(song: str, redrawing: Redrawing, verb: str) -> Path:
+def _out(song: str, flags: EditFlags, verb: str) -> Path:
     """Without a suffix where none is given: the song's format says which."""
-    return Path(redrawing.out) if redrawing.out else beside(song, verb)
+    return Path(flags.out) if flags.out else beside(song, verb)
 
 
 # ---- what is told
@@ -250,15 +252,15 @@ def _shown(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:06.3f}"
 
 
-def _faded(drawing: Drawing) -> str:
-    return f"cross-fades of {drawing.fade * 1000:g} ms lie inside the range, all outside is as it was"
+def _faded(options: EditOptions) -> str:
+    return f"cross-fades of {options.fade * 1000:g} ms lie inside the range, all outside is as it was"
 
 
-def _kept(made: Edited, drawing: Drawing) -> str:
-    return f"kept {made.kept_rate / 1000:.3f} of {made.full_rate / 1000:.3f} kb/s; {_faded(drawing)}"
+def _kept(made: Edited, options: EditOptions) -> str:
+    return f"kept {made.kept_rate / 1000:.3f} of {made.full_rate / 1000:.3f} kb/s; {_faded(options)}"
 
 
-def _tell(made: Edited, what: str) -> None:
+def _print_summary(made: Edited, what: str) -> None:
     if made.orphans:
         print(
             f"{made.orphans} codes are kept under coarser ones that change, and contradict them; keep levels from the coarsest on"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_prep.errors import UserError
 
 if TYPE_CHECKING:
-    from jukebox.importers.convert import Source
+    from jukebox.importers.convert import FoundWeights
     from jukebox.importers.labels import PublishedLabels
     from vqvae.jukebox.vqvae import VQVAEConfig
 
@@ -58,9 +58,9 @@ def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAECon
     if preset and preset not in VQVAES:
         raise UserError(f"there is no published codec {preset!r}; expected --preset {' or '.join(VQVAES)}")
     hps = content.get("hps")
-    told = isinstance(hps, Mapping) and {"levels", "downs_t", "strides_t"} <= set(hps)
+    given_settings = isinstance(hps, Mapping) and {"levels", "downs_t", "strides_t"} <= set(hps)
     settings: Mapping[str, Any] = (
-        VQVAES[preset] if preset else hps if isinstance(hps, Mapping) and told else VQVAES["vqvae"]
+        VQVAES[preset] if preset else hps if isinstance(hps, Mapping) and given_settings else VQVAES["vqvae"]
     )
     try:
         return vqvae_config({name: value for name, value in settings.items() if is_plain(value)})
@@ -68,7 +68,7 @@ def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAECon
         raise UserError(f"{path}: its settings make no codec ({error}); name them with --preset") from error
 
 
-def open_source(name: str, files: str, url: str, cache: str) -> Source:
+def open_source(name: str, files: str, url: str, cache: str) -> FoundWeights:
     """The set's weights: the user's files or hub folder, else a download."""
     from jukebox.importers.convert import open_port, open_published
     from jukebox.importers.download import download

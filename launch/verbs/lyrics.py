@@ -20,7 +20,7 @@ def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512
 
     from data_prep.manifest import load_manifest
     from jukebox.model.folder import CONFIG, Jukebox, write_vocabulary
-    from priors.conditioning.lyrics import Pieces
+    from priors.conditioning.lyrics import SentencePieceVocabulary
 
     rows = [row for row in load_manifest(Path(data)) if row.split == "train"]
     texts = [row.lyrics for row in rows if row.lyrics and row.lyrics.strip()]
@@ -30,15 +30,15 @@ def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512
         )
     folder = Path(out)
     if (folder / CONFIG).is_file():
-        heard = [level for level, p in Jukebox.from_pretrained(folder).prior_configs.items() if p.lyrics]
-        if heard:
+        readers = [level for level, p in Jukebox.from_pretrained(folder).prior_configs.items() if p.lyrics]
+        if readers:
             raise UserError(
-                f"the prior of level {heard[0]} in {folder} knows its letters already; give a new --out for other ones"
+                f"the prior of level {readers[0]} in {folder} knows its letters already; give a new --out for other ones"
             )
-    pieces = Pieces.train(texts, vocabulary)
+    pieces = SentencePieceVocabulary.train(texts, vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         write_vocabulary(folder, pieces)
-    letters = sum(map(len, texts))
+    characters = sum(map(len, texts))
     ids = sum(len(pieces.encode(text).ids) for text in texts)
-    print(f"{pieces.size} pieces from {len(texts)} songs in {folder}: {letters / ids:.2f} characters a piece")
+    print(f"{pieces.size} pieces from {len(texts)} songs in {folder}: {characters / ids:.2f} characters a piece")

@@ -17,8 +17,8 @@ from jukebox.planning.sampling import (
     dtype_of,
     fit,
     plan_sampling,
+    should_compile,
     spell,
-    worth_compiling,
 )
 from jukebox.planning.training import Budget
 from jukebox.sampling.run import Run
@@ -194,7 +194,7 @@ def will_compile(config: dict[str, Any], request: Request, dtype: str) -> bool:
 
     depths = {level: prior["config"]["trunk"]["depth"] for level, prior in by_level(config).items()}
     choice, rate = request.get("compile", "auto"), config["codec"]["config"]["sample_rate"]
-    if choice == "off" or (choice == "auto" and not worth_compiling(request, depths, rate)):
+    if choice == "off" or (choice == "auto" and not should_compile(request, depths, rate)):
         return False
     from priors.autoregressive import native
 

@@ -47,14 +47,16 @@ def plan_train(
         batch or recipe_of(model, level, "batch") or max(counts),
         steps or recipe_of(model, level, "steps") or 100_000,
     )
-    how = Training(1, bf16=precision == "bf16", recompute=recompute, offload=offload, ema=False)
-    machines = on_card(card, share, network) if card != "here" else here(prior, how, min(batch, ROWS), network, threads)
+    setup = Training(1, bf16=precision == "bf16", recompute=recompute, offload=offload, ema=False)
+    machines = (
+        on_card(card, share, network) if card != "here" else here(prior, setup, min(batch, ROWS), network, threads)
+    )
     rows = []
     for count in counts:
         if batch % count:
             raise UserError(f"a batch of {batch} cannot be shared by {count} GPUs; give --batch a multiple of {count}")
         some = replace(machines, gpus=count)
-        ways = [replace(how, zero=stage) for stage in stages] or [chosen(prior, how, some, batch // count)]
+        ways = [replace(setup, zero=stage) for stage in stages] or [chosen(prior, setup, some, batch // count)]
         rows += [(some, fitted(prior, way, some, batch // count)) for way in ways]
     plans = [(some, way, budget(prior, way, some)) for some, way in rows]
     print(f"{model}, level {level}: {sizes.prior_weights(prior).all / GB:.3f} billion weights, windows of {sizes.window(prior)} codes, "
@@ -99,16 +101,16 @@ def on_card(card: str, share: float, network: float) -> Machines:
     return Machines(1, memory, rate, share, network * GB)
 
 
-def here(prior: sizes.Config, how: Training, rows: int, network: float, threads: int) -> Machines:
+def here(prior: sizes.Config, setup: Training, rows: int, network: float, threads: int) -> Machines:
     """This machine: its rate of products, and the share of it that training this prior's first layers reaches."""
     import torch
 
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rate = product_rate(device, torch.bfloat16 if how.bf16 else torch.float32)
+    rate = product_rate(device, torch.bfloat16 if setup.bf16 else torch.float32)
     memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else machine_memory()
-    return Machines(1, memory, rate, trained_rate(prior, how, rows, device) / rate, network * GB, device)
+    return Machines(1, memory, rate, trained_rate(prior, setup, rows, device) / rate, network * GB, device)
 
 
 def machine_memory() -> float:
@@ -130,7 +132,7 @@ def product_rate(device: str, dtype: Any) -> float:
     return 2 * side**3 / min(_seconds(lambda: a @ a, device) for _ in range(4))
 
 
-def trained_rate(prior: sizes.Config, how: Training, rows: int, device: str) -> float:
+def trained_rate(prior: sizes.Config, setup: Training, rows: int, device: str) -> float:
     """Operations a second of training steps of this prior, cut to some layers, on codes of no meaning."""
     import torch
 
@@ -141,11 +143,11 @@ def trained_rate(prior: sizes.Config, how: Training, rows: int, device: str) -> 
 
     trunk = prior["trunk"]
     depth = min(trunk["depth"], 2 * len(trunk["order"]), 12)
-    cut = {**prior, "trunk": {**trunk, "depth": depth, "recompute": how.recompute}}
+    cut = {**prior, "trunk": {**trunk, "depth": depth, "recompute": setup.recompute}}
     config = PriorConfig.from_json(cut)
     torch.manual_seed(0)
     model = AutoregressivePrior(config)
-    engine = TorchEngine(model, Recipe(10, rows, 1e-4, bf16=how.bf16), torch.device(device))
+    engine = TorchEngine(model, Recipe(10, rows, 1e-4, bf16=setup.bf16), torch.device(device))
     codes = torch.zeros(rows, config.n_ctx, dtype=torch.long, device=device)
     lyrics = (
         Lyrics(torch.ones(rows, config.n_tokens, dtype=torch.long), torch.zeros(rows, config.n_tokens))
@@ -163,7 +165,7 @@ def trained_rate(prior: sizes.Config, how: Training, rows: int, device: str) -> 
 
     step()
     through, rest = operations(cut)
-    passes = (4 if how.recompute else 3) * through + 3 * rest
+    passes = (4 if setup.recompute else 3) * through + 3 * rest
     return rows * passes / min(_seconds(step, device) for _ in range(STEPS))
 
 
@@ -183,18 +185,18 @@ def _seconds(function: Any, device: str) -> float:
 # ---- what fits
 
 
-def fitted(prior: sizes.Config, how: Training, machines: Machines, share: int) -> Training:
+def fitted(prior: sizes.Config, setup: Training, machines: Machines, share: int) -> Training:
     """The rows at once that fit for a GPU's `share` of a batch, the rest in parts one after another; one row where none fits."""
-    rows = largest_rows(dict(prior), how, machines, share) or 1
+    rows = largest_rows(dict(prior), setup, machines, share) or 1
     rows = max(n for n in range(1, min(rows, ROWS) + 1) if share % n == 0)
-    return replace(how, rows=rows, accumulate=share // rows)
+    return replace(setup, rows=rows, accumulate=share // rows)
 
 
-def chosen(prior: sizes.Config, how: Training, machines: Machines, share: int) -> Training:
+def chosen(prior: sizes.Config, setup: Training, machines: Machines, share: int) -> Training:
     """The first of CHOICES that fits (one process: no stage); the last where none does."""
-    ways = [replace(how, zero=zero, recompute=how.recompute or again) for zero, again in CHOICES]
+    ways = [replace(setup, zero=zero, recompute=setup.recompute or again) for zero, again in CHOICES]
     if machines.gpus == 1:
-        ways = [replace(how, recompute=again) for again in dict.fromkeys((how.recompute, True))]
+        ways = [replace(setup, recompute=again) for again in dict.fromkeys((setup.recompute, True))]
     return next((way for way in ways if largest_rows(dict(prior), way, machines, share)), ways[-1])
 
 
@@ -206,8 +208,13 @@ def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str
     names = list(plans[0][2].parts)
     head = ["GPUs", "ZeRO", "recompute", "rows x parts", *names, "in all", "fits", "s a step", "codes/s", "days"]
     lines = [head, ["---"] * len(head)]
-    for machines, how, plan in plans:
-        cells = [str(machines.gpus), str(how.zero), "yes" if how.recompute else "no", f"{how.rows} x {how.accumulate}"]
+    for machines, setup, plan in plans:
+        cells = [
+            str(machines.gpus),
+            str(setup.zero),
+            "yes" if setup.recompute else "no",
+            f"{setup.rows} x {setup.accumulate}",
+        ]
         cells += [f"{plan.parts[name] / GB:.3g}" for name in names]
         cells += [
             f"{plan.bytes / GB:.3g}",
@@ -219,23 +226,23 @@ def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str
     return "\n".join("| " + " | ".join(f"{c:>{w}}" for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 
-def arithmetic(prior: sizes.Config, machines: Machines, how: Training, plan: Budget) -> str:
+def arithmetic(prior: sizes.Config, machines: Machines, setup: Training, plan: Budget) -> str:
     """How the first row comes about, line by line."""
     numbers, gpus = sizes.prior_weights(prior).all, machines.gpus
     through, rest = operations(prior)
-    row = activation_bytes(prior, how.bf16, how.recompute, machines.device == "cpu")
-    again, windows = (4 if how.recompute else 3), how.rows * how.accumulate
+    row = activation_bytes(prior, setup.bf16, setup.recompute, machines.device == "cpu")
+    again, windows = (4 if setup.recompute else 3), setup.rows * setup.accumulate
 
     def of(stage: int) -> str:
-        return f" / {gpus}" if how.zero >= stage else ""
+        return f" / {gpus}" if setup.zero >= stage else ""
 
     return "\n".join([
         f"the first row: {numbers / GB:.4g} G weights x 4 bytes{of(3)}, gradients x 4{of(2)}, two moments x 4{of(1)}; "
-        f"{how.rows} rows of {row / GB:.3g} GB; framework {plan.framework / GB:.2g} GB",
+        f"{setup.rows} rows of {row / GB:.3g} GB; framework {plan.framework / GB:.2g} GB",
         f"a window forward: {through / 1e12:.4g} TFLOP of the trunk (2 x its matrices x {prior['trunk']['n_ctx']} steps, and attention) + "
         f"{rest / 1e12:.3g} of head and conditions",
         f"a step: {windows} windows a GPU x ({again} x trunk + 3 x rest) / ({machines.rate / 1e12:.3g} TFLOP/s x {machines.share:.0%}) "
         f"= {plan.compute:.3g} s",
-        f"beside it {exchanged(prior, how, gpus) / GB:.3g} GB are sent by each GPU / {machines.network / GB:.3g} GB/s "
+        f"beside it {exchanged(prior, setup, gpus) / GB:.3g} GB are sent by each GPU / {machines.network / GB:.3g} GB/s "
         f"= {plan.exchange:.3g} s; the longer one counts",
     ])  # fmt: skip

@@ -16,14 +16,14 @@ from launch.cli.usage import shared_flags
 from launch.cluster.ranks import rank_and_ranks
 
 if TYPE_CHECKING:
-    from jukebox.model.info import Facts
-    from jukebox.sampling.request import Choices
+    from jukebox.model.info import ModelInfo
+    from jukebox.sampling.request import SamplingOptions
     from jukebox.sampling.run import Run
     from jukebox.song import Song
 
 
 @dataclass(frozen=True)
-class Words:
+class SongFlags:
     """What a song is to be.
 
     artist: name of an artist the model knows; none is unknown
@@ -37,7 +37,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingFlags:
     """How its codes are drawn.
 
     takes: samples of each song, which differ in what chance decides
@@ -69,7 +69,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFlags:
     """What it runs on.
 
     batch: samples decoded side by side, with --parallel samples times windows (0: all)
@@ -92,7 +92,13 @@ class Machine:
 
 @shared_flags
 def sample(
-    model: str, *, out: str = "", seconds: float = 20.0, words: Words, drawing: Drawing, machine: Machine
+    model: str,
+    *,
+    out: str = "",
+    seconds: float = 20.0,
+    words: SongFlags,
+    sampling: SamplingFlags,
+    machine: MachineFlags,
 ) -> None:
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
@@ -100,18 +106,18 @@ def sample(
     out: run folder to make (empty: song, or song_2 and so on where that is there)
     seconds: finished length of the song, in seconds
     """
-    from jukebox.model.info import Facts
+    from jukebox.model.info import ModelInfo
     from jukebox.sampling import request
 
-    facts = Facts.read(model)
-    asked = request.sampled(facts, [read_song(facts, words)], seconds, _choices(facts, drawing, machine))
+    info = ModelInfo.read(model)
+    asked = request.sampled(info, [read_song(info, words)], seconds, _sampling_options(info, sampling, machine))
     _make(out or _unused("song"), asked, machine)
 
 
 @shared_flags
 def continue_(
-    model: str, song: str, *, out: str = "", prompt_seconds: float = 12.0, seconds: float = 30.0, words: Words, drawing: Drawing,
-    machine: Machine,
+    model: str, song: str, *, out: str = "", prompt_seconds: float = 12.0, seconds: float = 30.0, words: SongFlags, sampling: SamplingFlags,
+    machine: MachineFlags,
 ) -> None:  # fmt: skip
     """Carry on recordings: their first seconds are kept, the rest is new.
 
@@ -122,19 +128,19 @@ def continue_(
     prompt_seconds: how much of it is kept, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
     """
-    from jukebox.model.info import Facts
+    from jukebox.model.info import ModelInfo
     from jukebox.sampling import request
 
-    facts, prompts = Facts.read(model), [song] if Path(song).exists() else song.split(",")
-    asked = [read_song(facts, words)]
-    wish = request.continued(facts, asked, prompts, prompt_seconds, seconds, _choices(facts, drawing, machine))
+    info, prompts = ModelInfo.read(model), [song] if Path(song).exists() else song.split(",")
+    asked = [read_song(info, words)]
+    wish = request.continued(info, asked, prompts, prompt_seconds, seconds, _sampling_options(info, sampling, machine))
     _make(out or _unused(beside(prompts[0], "continued")), wish, machine)
 
 
 @shared_flags
 def branch(
     run: str, *, out: str = "", keep_seconds: float = 0.0, take: int = 0, takes: int = 1, seed: int = -1, lyrics: str = "",
-    seconds: float = 0.0, total_seconds: float = 0.0, machine: Machine,
+    seconds: float = 0.0, total_seconds: float = 0.0, machine: MachineFlags,
 ) -> None:  # fmt: skip
     """Keep the first seconds of a run and go on otherwise: with another seed, other lyrics, or from the take that is best.
 
@@ -148,14 +154,14 @@ def branch(
     seconds: finished length, the kept part included, in seconds (0: that of the run)
     total_seconds: length of the whole song that the model is told, in seconds (0: as the run was told, or the finished length)
     """
-    from jukebox.model.info import Facts
+    from jukebox.model.info import ModelInfo
     from jukebox.sampling import request
     from jukebox.sampling.run import Run
 
-    choices = request.Choices(takes=takes, total_seconds=total_seconds, **_machine(machine))
-    words = read_song(Facts.read(Run.open(run).request["model"]), Words(lyrics=lyrics)) if lyrics else None
+    options = request.SamplingOptions(takes=takes, total_seconds=total_seconds, **_machine(machine))
+    words = read_song(ModelInfo.read(Run.open(run).request["model"]), SongFlags(lyrics=lyrics)) if lyrics else None
     asked = request.branched(
-        Run.open(run), choices, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
+        Run.open(run), options, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=words, seed=None if seed < 0 else seed,
     )  # fmt: skip
     _make(out or _unused(beside(run, "branch")), asked, machine)
 
@@ -163,7 +169,7 @@ def branch(
 @shared_flags
 def upsample(
     run: str, *, out: str = "", level: int = -1, seed: int = -1, lower: Literal["", "autoregressive", "masked"] = "", passes: str = "",
-    model: str = "", words: Words, machine: Machine,
+    model: str = "", words: SongFlags, machine: MachineFlags,
 ) -> None:  # fmt: skip
     """Write the finer levels of a run, or of a codes.npz of `codec encode`.
 
@@ -175,26 +181,26 @@ def upsample(
     passes: with --lower masked, in how many passes each is filled, coarsest first, as in 24,12 (empty: 24,12)
     model: folder of a trained model, for a file of codes (a run knows its own)
     """
-    from jukebox.model.info import Facts
+    from jukebox.model.info import ModelInfo
     from jukebox.sampling import request
     from jukebox.sampling.run import Run
 
-    choices = request.Choices(seed=max(seed, 0), lower=lower, passes=read_passes(passes), **_machine(machine))
+    options = request.SamplingOptions(seed=max(seed, 0), lower=lower, passes=read_passes(passes), **_machine(machine))
     kept, other = level if level >= 0 else None, seed if seed >= 0 else None
     if run.endswith(".npz"):
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
-        facts = Facts.read(model)
-        _make(out, request.upsampled_codes(facts, read_song(facts, words), run, choices, kept), machine)
+        info = ModelInfo.read(model)
+        _make(out, request.upsampled_codes(info, read_song(info, words), run, options, kept), machine)
         return
-    if words != Words() or model:
+    if words != SongFlags() or model:
         raise UserError(
             f"{run} is a run, and knows its model and song; --model, --artist, --genre and --lyrics are for a codes.npz"
         )
     if out:
-        _make(out, request.upsampled(Run.open(run), choices, kept, other), machine)
+        _make(out, request.upsampled(Run.open(run), options, kept, other), machine)
         return
-    if (kept, other) != (None, None) or machine != Machine(device=machine.device):
+    if (kept, other) != (None, None) or machine != MachineFlags(device=machine.device):
         raise UserError(
             "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
         )
@@ -222,7 +228,7 @@ def replay(run: str, *, out: str = "") -> None:
     """
     from jukebox.sampling.walk import replay as again
 
-    _tell(again(run, out or _unused(beside(run if Path(run).is_dir() else Path(run).parent, "replay"))))
+    _print_summary(again(run, out or _unused(beside(run if Path(run).is_dir() else Path(run).parent, "replay"))))
 
 
 # ---- from what a person types to a run
@@ -246,7 +252,7 @@ def _unused(path: str | Path) -> str:
     return shown
 
 
-def _make(out: str, asked: dict[str, Any], machine: Machine) -> None:
+def _make(out: str, asked: dict[str, Any], machine: MachineFlags) -> None:
     """Put the request on disk, made to fit into the memory that it may take, and only then import what draws."""
     from jukebox.sampling.run import Run
     from launch.verbs.plan import fitted
@@ -262,24 +268,25 @@ def _go(run: Run, device: str = "") -> None:
 
     if rank == 0:
         texts = [entry["lyrics"] or "" for entry in run.request["samples"]]
-        tell_left_out(run.request["model"], texts)
+        report_left_out(run.request["model"], texts)
         preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
-        _tell(run)
+        _print_summary(run)
 
 
-def _choices(facts: Facts, drawing: Drawing, machine: Machine) -> Choices:
-    from jukebox.sampling.request import Choices
+def _sampling_options(info: ModelInfo, sampling: SamplingFlags, machine: MachineFlags) -> SamplingOptions:
+    from jukebox.sampling.request import SamplingOptions
 
-    return Choices(
-        seed=drawing.seed, how=_how(len(facts.hops), drawing), total_seconds=drawing.total_seconds, levels=read_levels(drawing.levels),
-        hop_fractions=read_fractions(drawing.hop_fractions), takes=drawing.takes, lower=drawing.lower,
-        passes=read_passes(drawing.passes), **_machine(machine),
+    return SamplingOptions(
+        seed=sampling.seed, params=_params_by_level(len(info.hops), sampling), total_seconds=sampling.total_seconds,
+        levels=read_levels(sampling.levels),
+        hop_fractions=read_fractions(sampling.hop_fractions), takes=sampling.takes, lower=sampling.lower,
+        passes=read_passes(sampling.passes), **_machine(machine),
     )  # fmt: skip
 
 
-def _machine(machine: Machine) -> dict[str, Any]:
+def _machine(machine: MachineFlags) -> dict[str, Any]:
     chosen = {name: value for name, value in vars(machine).items() if name != "max_memory"}
     return chosen | {"ranks": rank_and_ranks()[1]}
 
@@ -307,20 +314,25 @@ def read_passes(text: str) -> tuple[int, ...]:
         raise UserError(f"--passes got {text!r}, expected a number for each level below the top, as in 24,12") from None
 
 
-def _how(levels: int, drawing: Drawing) -> dict[int, dict[str, Any]]:
-    if min(drawing.temperature, drawing.temperature_lower, drawing.top_k) < 0 or not 0 <= drawing.top_p <= 1:
+def _params_by_level(levels: int, sampling: SamplingFlags) -> dict[int, dict[str, Any]]:
+    if min(sampling.temperature, sampling.temperature_lower, sampling.top_k) < 0 or not 0 <= sampling.top_p <= 1:
         raise UserError(
             "temperatures and --top_k must not be negative, --top_p lies in [0, 1]; change the one that does not fit"
         )
-    lower = {"temperature": drawing.temperature_lower, "top_k": drawing.top_k, "top_p": drawing.top_p, "guidance": 1.0}
-    top = lower | {"temperature": drawing.temperature, "guidance": drawing.guidance}
+    lower = {
+        "temperature": sampling.temperature_lower,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "guidance": 1.0,
+    }
+    top = lower | {"temperature": sampling.temperature, "guidance": sampling.guidance}
     return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
 
-def read_song(facts: Facts, words: Words) -> Song:
+def read_song(info: ModelInfo, words: SongFlags) -> Song:
     from jukebox.song import Song
 
-    labels, genres = facts.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
+    labels, genres = info.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
     named = [("artist", words.artist, labels.artists), *(("genre", genre, labels.genres) for genre in genres)]
     for what, name, known in named:
         if name and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0:
@@ -347,7 +359,7 @@ def read_lyrics(path: str) -> tuple[str, list]:
 # ---- what is told
 
 
-def tell_left_out(model: str | Path, texts: Sequence[str]) -> None:
+def report_left_out(model: str | Path, texts: Sequence[str]) -> None:
     """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
     from jukebox.model.folder import Jukebox
 
@@ -358,7 +370,7 @@ def tell_left_out(model: str | Path, texts: Sequence[str]) -> None:
             print(f"left out of the lyrics, because the model has no letter for it: {listed}")
 
 
-def _tell(run: Run) -> None:
+def _print_summary(run: Run) -> None:
     """Where the music lies, and seconds of music per second."""
     for level in run.request["levels"]:
         lines = [line for line in run.progress if line["level"] == level and line["took"] > 0]
@@ -368,13 +380,13 @@ def _tell(run: Run) -> None:
                 f"level {level}: {music:.1f} s of music in {took:.1f} s, {music / took:.2f} seconds of music a second"
             )
     if run.request["parallel"]:
-        _tell_seams(run)
+        _print_seams(run)
     if run.n_samples > 1:
         print(f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S")
     print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
 
 
-def _tell_seams(run: Run) -> None:
+def _print_seams(run: Run) -> None:
     """How well windows that were drawn side by side join."""
     from jukebox.model.folder import Jukebox
     from jukebox.sampling.walk import seam_figures

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from priors.autoregressive.step import Step, stepper
 from priors.conditioning.conditions import Conditions, LabelConfig, LabelEmbedding, Lyrics, TimingEmbedding
-from priors.conditioning.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
+from priors.conditioning.lyrics import LyricConfig, LyricEncoder, lyric_distance, no_lyrics
 from priors.conditioning.upsampler import Upsampler, UpsamplerConfig
 from priors.logits import draw, uniforms
-from priors.prior import How, Prior, PriorSpec, Sequences
+from priors.prior import Prior, PriorSpec, SamplingParams, Sequences
 from priors.transformer.cache import Cache, CrossCache
 from priors.transformer.trunk import Init, Transformer, TrunkConfig
 
@@ -49,14 +49,14 @@ class PriorConfig:
     condition_again: bool = True  # add the steps' conditions once more behind the trunk
 
     @property
-    def letters_in_front(self) -> int:
+    def lyric_prefix(self) -> int:
         """Letters that stand in front of the codes in one sequence (0 with a lyric encoder, or without lyrics)."""
         return self.lyrics.n_tokens if self.lyrics and self.lyrics.trunk.depth == 0 else 0
 
     @property
     def n_ctx(self) -> int:
         """Codes of a window."""
-        return self.trunk.n_ctx - self.letters_in_front
+        return self.trunk.n_ctx - self.lyric_prefix
 
     @property
     def n_tokens(self) -> int:
@@ -82,7 +82,7 @@ class PriorConfig:
 
 
 @dataclass
-class Heard:
+class ConditioningInputs:
     """Conditions as the trunk takes them: the start (b 1 w), what is added to every input (b t w), and the lyrics.
 
     Lyrics are encoded (b n w) with their distances in seconds (b t n), or letters (b n) in front of the codes.
@@ -92,7 +92,7 @@ class Heard:
     steps: Tensor | None
     encoded: Tensor | None
     distance: Tensor | None
-    letters: Tensor | None
+    lyric_ids: Tensor | None
 
     def at(self, position: Int[Tensor, " 1"]) -> Float[Tensor, "b 1 w"] | None:
         return None if self.steps is None else self.steps.index_select(1, position)
@@ -105,13 +105,13 @@ class DecodeState:
     The logits are none while `code`, the last one drawn, has not been heard yet.
     """
 
-    heard: Heard
+    conditioning: ConditioningInputs
     caches: list[Cache | CrossCache]
     position: int  # steps in the caches
     logits: Tensor | None
     code: Tensor | None
     rngs: Sequence[torch.Generator]
-    how: How
+    params: SamplingParams
     guided: bool = False
     step: Step | None = None  # what hears a code; made when the first one comes
 
@@ -133,7 +133,7 @@ class DecodeState:
                 raise ValueError(f"{name} is not {buffer.dtype} of shape {tuple(buffer.shape)}")
         for name, buffer in self._buffers():
             buffer.copy_(tensors[name])
-        self.code, self.logits = tensors["code"].to(self.heard.start.device), None
+        self.code, self.logits = tensors["code"].to(self.conditioning.start.device), None
         self.position, self.step = int(tensors["position"]), None
 
     @property
@@ -155,8 +155,8 @@ class AutoregressivePrior(Prior):
         self.config = config
         reads = (config.level + 1,) if config.above else ()
         self.spec = PriorSpec(reads, (config.level,), config.n_ctx, config.bins)
-        self.letters = config.letters_in_front
-        self.vocabulary = config.bins + (config.lyrics.vocabulary if config.lyrics and self.letters else 0)
+        self.lyric_prefix = config.lyric_prefix
+        self.vocabulary = config.bins + (config.lyrics.vocabulary if config.lyrics and self.lyric_prefix else 0)
         self.x_emb = nn.Embedding(self.vocabulary, trunk.width)
         nn.init.normal_(self.x_emb.weight, std=init.embedding)
         self.pos_emb = nn.Parameter(torch.randn(trunk.n_ctx, trunk.width) * init.position)
@@ -168,7 +168,7 @@ class AutoregressivePrior(Prior):
             self.start_token = nn.Parameter(torch.randn(1, trunk.width) * init.position)
         if config.above:
             self.upsampler = Upsampler(config.above, trunk.width, init)
-        if config.lyrics and not self.letters:
+        if config.lyrics and not self.lyric_prefix:
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
@@ -192,7 +192,7 @@ class AutoregressivePrior(Prior):
 
     # ---- conditions
 
-    def hear(self, cond: Conditions, batch: int) -> Heard:
+    def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
         """Conditions to what the trunk takes, for a whole window."""
         config, steps = self.config, None
         if config.labels:
@@ -214,12 +214,12 @@ class AutoregressivePrior(Prior):
             steps = steps.expand(-1, config.n_ctx, -1)
         lyrics = self.lyrics_of(cond, batch) if config.lyrics else None
         if lyrics is None:
-            return Heard(start, steps, None, None, None)
-        if self.letters:
-            silent = torch.zeros(batch, self.letters, start.shape[-1], device=start.device, dtype=start.dtype)
+            return ConditioningInputs(start, steps, None, None, None)
+        if self.lyric_prefix:
+            silent = torch.zeros(batch, self.lyric_prefix, start.shape[-1], device=start.device, dtype=start.dtype)
             steps = None if steps is None else torch.cat([silent, steps], dim=1)
-            return Heard(start, steps, None, None, lyrics.ids)
-        return Heard(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
+            return ConditioningInputs(start, steps, None, None, lyrics.ids)
+        return ConditioningInputs(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
 
     def lyrics_of(self, cond: Conditions, batch: int) -> Lyrics:
         return cond.lyrics or no_lyrics(batch, self.config.n_tokens, self.x_emb.weight.device)
@@ -228,63 +228,63 @@ class AutoregressivePrior(Prior):
         """Seconds between each step and each letter."""
         if not self.config.trunk.time_bias:
             return None
-        return letter_distance(lyrics, self.config.n_ctx, self.config.hop / self.config.sample_rate)
+        return lyric_distance(lyrics, self.config.n_ctx, self.config.hop / self.config.sample_rate)
 
     # ---- training
 
-    def embed(self, tokens: Int[Tensor, "b t"], heard: Heard) -> Float[Tensor, "b t w"]:
+    def embed(self, tokens: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
         """Inputs of steps 0..t: the start, then every token; t may be one less than the window."""
         x = (
-            torch.cat([heard.start.to(self.x_emb.weight.dtype), self.x_emb(tokens)], dim=1)
+            torch.cat([conditioning.start.to(self.x_emb.weight.dtype), self.x_emb(tokens)], dim=1)
             + self.pos_emb[: tokens.shape[1] + 1]
         )
-        return x if heard.steps is None else x + heard.steps[:, : x.shape[1]]
+        return x if conditioning.steps is None else x + conditioning.steps[:, : x.shape[1]]
 
     def head(self, x: Float[Tensor, "b t w"], steps: Tensor | None) -> Float[Tensor, "b t k"]:
         if self.config.condition_again and steps is not None:
             x = x + steps
         return F.linear(x, self.x_emb.weight) if self.x_out is None else self.x_out(x)
 
-    def tokens(self, codes: Int[Tensor, "b t"], heard: Heard) -> Int[Tensor, "b t"]:
+    def tokens(self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Int[Tensor, "b t"]:
         """The whole sequence in the vocabulary of the model: letters in front, if that is their form, then codes."""
-        if not self.letters or heard.letters is None:
+        if not self.lyric_prefix or conditioning.lyric_ids is None:
             return codes
-        return torch.cat([heard.letters, codes + self.vocabulary - self.config.bins], dim=1)
+        return torch.cat([conditioning.lyric_ids, codes + self.vocabulary - self.config.bins], dim=1)
 
     def forward(
-        self, codes: Int[Tensor, "b t"], cond: Conditions, heard: Heard | None = None
+        self, codes: Int[Tensor, "b t"], cond: Conditions, conditioning: ConditioningInputs | None = None
     ) -> Float[Tensor, "b t k"]:
         """Logits of every token given those before it (teacher forced), t up to n_ctx."""
-        heard = heard or self.hear(cond, codes.shape[0])
-        x = self.embed(self.tokens(codes, heard)[:, :-1], heard)
+        conditioning = conditioning or self.encode_conditions(cond, codes.shape[0])
+        x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         t = x.shape[1]
-        y = self.trunk(x, heard.encoded, None if heard.distance is None else heard.distance[:, :t])
-        return self.head(y, None if heard.steps is None else heard.steps[:, :t])
+        y = self.trunk(x, conditioning.encoded, None if conditioning.distance is None else conditioning.distance[:, :t])
+        return self.head(y, None if conditioning.steps is None else conditioning.steps[:, :t])
 
     def bits(self, codes: Int[Tensor, "b t"], cond: Conditions) -> Float[Tensor, "b t"]:
         """Bits that each code costs."""
-        heard = self.hear(cond, codes.shape[0])
-        logits = self(codes, cond, heard)[:, self.letters :].float()
-        target = self.tokens(codes, heard)[:, self.letters :]
+        conditioning = self.encode_conditions(cond, codes.shape[0])
+        logits = self(codes, cond, conditioning)[:, self.lyric_prefix :].float()
+        target = self.tokens(codes, conditioning)[:, self.lyric_prefix :]
         return F.cross_entropy(logits.transpose(1, 2), target, reduction="none") / math.log(2)
 
     def loss(self, sequences: Sequences, cond: Conditions, keep: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
         codes, lyrics = sequences[self.config.level], self.config.lyrics
-        heard = self.hear(cond, codes.shape[0])
-        logits = self(codes, cond, heard).float()
-        target = self.tokens(codes, heard)
+        conditioning = self.encode_conditions(cond, codes.shape[0])
+        logits = self(codes, cond, conditioning).float()
+        target = self.tokens(codes, conditioning)
         music = F.cross_entropy(
-            logits[:, self.letters :].flatten(0, 1), target[:, self.letters :].flatten()
+            logits[:, self.lyric_prefix :].flatten(0, 1), target[:, self.lyric_prefix :].flatten()
         ) / math.log(2)
-        if not (lyrics and lyrics.loss_weight and heard.letters is not None):
+        if not (lyrics and lyrics.loss_weight and conditioning.lyric_ids is not None):
             return {"loss": music, "bits": music}
-        if self.letters:
+        if self.lyric_prefix:
             words = F.cross_entropy(
-                logits[:, : self.letters].flatten(0, 1), target[:, : self.letters].flatten()
+                logits[:, : self.lyric_prefix].flatten(0, 1), target[:, : self.lyric_prefix].flatten()
             ) / math.log(2)
         else:
-            assert heard.encoded is not None
-            words = self.lyric_encoder.loss(heard.encoded, heard.letters)
+            assert conditioning.encoded is not None
+            words = self.lyric_encoder.loss(conditioning.encoded, conditioning.lyric_ids)
         n, m = lyrics.n_tokens, self.config.n_ctx
         total = lyrics.loss_weight * words * n / (n + m) + music * m / (n + m)
         return {"loss": total, "bits": music, "lyric_bits": words}
@@ -292,53 +292,59 @@ class AutoregressivePrior(Prior):
     @torch.no_grad()
     def alignment(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
         """How much each code's step listens to each letter in every head of a cross or prime layer."""
-        heard = self.hear(cond, codes.shape[0])
-        x = self.embed(self.tokens(codes, heard)[:, :-1], heard)
-        distance = None if heard.distance is None else heard.distance[:, : x.shape[1]]
+        conditioning = self.encode_conditions(cond, codes.shape[0])
+        x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
+        distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
         block = self.trunk.blocks[layer]
-        x = block.ln_0(self.trunk.hidden(x, layer, heard.encoded, distance))
-        return block.attn.weights(x, heard.encoded, distance)[:, :, self.letters :, : self.config.n_tokens]
+        x = block.ln_0(self.trunk.hidden(x, layer, conditioning.encoded, distance))
+        return block.attn.weights(x, conditioning.encoded, distance)[:, :, self.lyric_prefix :, : self.config.n_tokens]
 
     # ---- sampling
 
     @torch.no_grad()
-    def start(self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], how: How) -> DecodeState:
+    def start(
+        self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
+    ) -> DecodeState:
         codes = prime[self.config.level]
         if codes.shape[1] >= self.config.n_ctx:
             raise ValueError(
                 f"a prime of {codes.shape[1]} codes fills the window of {self.config.n_ctx}; leave room for new ones"
             )
-        guided = how.guidance != 1.0
-        heard = self.hear(cond, codes.shape[0])
+        guided = params.guidance != 1.0
+        conditioning = self.encode_conditions(cond, codes.shape[0])
         if guided:  # a second batch that hears nothing but the codes above
-            bare = self.hear(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
-            heard = _both(heard, bare)
+            bare = self.encode_conditions(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
+            conditioning = _both(conditioning, bare)
             codes = codes.repeat(2, 1)
-        x = self.embed(self.tokens(codes, heard), heard)
-        caches = self.trunk.caches(x, heard.encoded, heard.distance)
+        x = self.embed(self.tokens(codes, conditioning), conditioning)
+        caches = self.trunk.caches(x, conditioning.encoded, conditioning.distance)
         y = self.trunk.prefill(x, caches)[:, -1:]
-        last = None if heard.steps is None else heard.steps[:, x.shape[1] - 1 : x.shape[1]]
+        last = None if conditioning.steps is None else conditioning.steps[:, x.shape[1] - 1 : x.shape[1]]
         logits = self.head(y, last)[:, 0]
-        return DecodeState(heard, caches, x.shape[1], logits, None, rngs, how, guided)
+        return DecodeState(conditioning, caches, x.shape[1], logits, None, rngs, params, guided)
 
     def inputs(
-        self, heard: Heard, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
+        self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
         """What the trunk takes when a token is heard at a position, and what is added again behind it."""
-        x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), heard.at(position)
+        x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), conditioning.at(position)
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 
     def step(
-        self, heard: Heard, caches: Sequence[Cache | CrossCache], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
+        self,
+        conditioning: ConditioningInputs,
+        caches: Sequence[Cache | CrossCache],
+        code: Int[Tensor, " b"],
+        position: Int[Tensor, " 1"],
     ) -> Float[Tensor, "b k"]:
         """Logits after one more token: a function of tensors alone, in fixed shapes."""
-        x, again = self.inputs(heard, code, position)
+        x, again = self.inputs(conditioning, code, position)
         return self.head(self.trunk.step(x, caches, position), again)[:, 0]
 
     @torch.no_grad()
     def advance(self, state: DecodeState, code: Int[Tensor, " b"]) -> None:
         """Hear one more token; the state then holds the logits of the next."""
-        state.step = state.step or stepper(self, state.heard, state.caches, state.position, self.compiled)
+        state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
         state.logits, state.code, state.position = state.step(code), None, state.position + 1
 
     def next_logits(self, state: DecodeState) -> Float[Tensor, "b k"]:
@@ -350,8 +356,10 @@ class AutoregressivePrior(Prior):
         assert logits is not None
         if state.guided:
             given, bare = logits.chunk(2)
-            logits = bare + state.how.guidance * (given - bare)
-        if self.letters and not state.how.published:  # the published code lets letters be drawn and calls them code 0
+            logits = bare + state.params.guidance * (given - bare)
+        if (
+            self.lyric_prefix and not state.params.published
+        ):  # the published code lets letters be drawn and calls them code 0
             logits = logits.clone()
             logits[:, : self.vocabulary - self.config.bins] = -torch.inf
         return logits
@@ -362,14 +370,14 @@ class AutoregressivePrior(Prior):
         numbers = uniforms(state.rngs, length).to(self.x_emb.weight.device)
         made: list[Tensor] = []
         for i in range(length):
-            state.code, state.logits = draw(self.next_logits(state), numbers[:, i], state.how), None
+            state.code, state.logits = draw(self.next_logits(state), numbers[:, i], state.params), None
             made.append((state.code - shift).clamp(min=0))
             if len(made) == chunk or i == length - 1:
                 yield {self.config.level: torch.stack(made, dim=1)}
                 made = []
 
 
-def _both(a: Heard, b: Heard) -> Heard:
+def _both(a: ConditioningInputs, b: ConditioningInputs) -> ConditioningInputs:
     def join(x: Any, y: Any) -> Any:
         if x is None or y is None:
             x, y = (
@@ -378,4 +386,4 @@ def _both(a: Heard, b: Heard) -> Heard:
             )
         return None if x is None else torch.cat([x, y])
 
-    return Heard(*(join(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)))
+    return ConditioningInputs(*(join(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)))

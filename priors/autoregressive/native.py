@@ -25,7 +25,7 @@ from priors.transformer.cache import Cache, CrossCache, places
 from priors.transformer.linear import Linear
 
 if TYPE_CHECKING:
-    from priors.autoregressive.model import AutoregressivePrior, Heard
+    from priors.autoregressive.model import AutoregressivePrior, ConditioningInputs
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILED = ("float32", "bfloat16", "int8")
@@ -42,12 +42,12 @@ def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "native.so"
         for extra in (("-march=native", "-fopenmp"), ()):  # the second: one thread, for compilers without OpenMP
-            told = subprocess.run(
+            compiled = subprocess.run(
                 [compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True
             )
-            if told.returncode == 0:
+            if compiled.returncode == 0:
                 return ctypes.CDLL(str(made))
-    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {told.stderr.strip().splitlines()[-1:]}")
+    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {compiled.stderr.strip().splitlines()[-1:]}")
 
 
 def why_not(dtype: str = "float32") -> str | None:
@@ -94,10 +94,16 @@ def rows_of(linear: Linear) -> Tensor:
 class Native:
     """The steps of one window: a code in, the next logits out."""
 
-    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
-        self.prior, self.heard, self.caches, self.position = prior, heard, caches, position
+    def __init__(
+        self,
+        prior: AutoregressivePrior,
+        conditioning: ConditioningInputs,
+        caches: Sequence[Cache | CrossCache],
+        position: int,
+    ):
+        self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
         self.held: list[Tensor] = []  # what the pointers point into
-        config, blocks, batch = prior.config.trunk, prior.trunk.blocks, heard.start.shape[0]
+        config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
         state, hidden = int(config.m_attn * config.width), int(config.m_mlp * config.width)
         room = [torch.empty(batch, n) for n in (config.width, 3 * state, state, config.width, hidden)]
@@ -140,7 +146,7 @@ class Native:
         )
 
     def __call__(self, code: Tensor) -> Tensor:
-        x, again = self.prior.inputs(self.heard, code, torch.tensor([self.position]))
+        x, again = self.prior.inputs(self.conditioning, code, torch.tensor([self.position]))
         x = x.float().contiguous()
         again = None if again is None else again.float().contiguous()
         logits = torch.empty(len(x), self.step.head.n_out)

@@ -20,30 +20,42 @@ from torch import Tensor
 from priors.transformer.cache import Cache, CrossCache
 
 if TYPE_CHECKING:
-    from priors.autoregressive.model import AutoregressivePrior, Heard
+    from priors.autoregressive.model import AutoregressivePrior, ConditioningInputs
 
 Step = Callable[[Int[Tensor, " b"]], Float[Tensor, "b k"]]
 
 
 class Plain:
-    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
-        self.prior, self.heard, self.caches = prior, heard, caches
-        self.position = torch.tensor([position], device=heard.start.device)
+    def __init__(
+        self,
+        prior: AutoregressivePrior,
+        conditioning: ConditioningInputs,
+        caches: Sequence[Cache | CrossCache],
+        position: int,
+    ):
+        self.prior, self.conditioning, self.caches = prior, conditioning, caches
+        self.position = torch.tensor([position], device=conditioning.start.device)
 
     def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        logits = self.prior.step(self.heard, self.caches, code, self.position)
+        logits = self.prior.step(self.conditioning, self.caches, code, self.position)
         self.position += 1
         return logits
 
 
 class Captured:
-    def __init__(self, prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int):
-        plain = Plain(prior, heard, caches, position)
-        self.code = torch.zeros(len(heard.start), dtype=torch.long, device=heard.start.device)
+    def __init__(
+        self,
+        prior: AutoregressivePrior,
+        conditioning: ConditioningInputs,
+        caches: Sequence[Cache | CrossCache],
+        position: int,
+    ):
+        plain = Plain(prior, conditioning, caches, position)
+        self.code = torch.zeros(len(conditioning.start), dtype=torch.long, device=conditioning.start.device)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # kernels are loaded and room is made; what it writes, the first step overwrites
-            prior.step(heard, caches, self.code, plain.position)
+            prior.step(conditioning, caches, self.code, plain.position)
         torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -56,13 +68,17 @@ class Captured:
 
 
 def stepper(
-    prior: AutoregressivePrior, heard: Heard, caches: Sequence[Cache | CrossCache], position: int, compiled: bool
+    prior: AutoregressivePrior,
+    conditioning: ConditioningInputs,
+    caches: Sequence[Cache | CrossCache],
+    position: int,
+    compiled: bool,
 ) -> Step:
     """The steps of a window: plain, or where that is wanted captured (GPU) or native (CPU)."""
     if not compiled:
-        return Plain(prior, heard, caches, position)
-    if heard.start.is_cuda:
-        return Captured(prior, heard, caches, position)
+        return Plain(prior, conditioning, caches, position)
+    if conditioning.start.is_cuda:
+        return Captured(prior, conditioning, caches, position)
     from priors.autoregressive.native import Native
 
-    return Native(prior, heard, caches, position)
+    return Native(prior, conditioning, caches, position)

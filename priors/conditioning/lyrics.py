@@ -1,6 +1,6 @@
 """Lyrics: text to ids and back, the window of text that belongs to a window of sound, and the encoder a prior listens to.
 
-A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`Pieces`); id 0 stands for padding and for
+A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`); id 0 stands for padding and for
 nothing. What is not in it is transliterated where that is possible and otherwise left out, counted, and reported. The
 published sets (v2 with 80 ids, v3 with 79) are `PUBLISHED`.
 """
@@ -23,8 +23,8 @@ from priors.conditioning.conditions import Lyrics
 from priors.transformer.linear import LayerNorm, Linear
 from priors.transformer.trunk import Init, Transformer, TrunkConfig
 
-_LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
-PUBLISHED = {"v2": _LETTERS + ".,:;!?-+'\"()[] \t\n", "v3": _LETTERS + ".,:;!?-'\"()[] \t\n"}
+_ALPHANUMERIC = string.ascii_uppercase + string.ascii_lowercase + string.digits
+PUBLISHED = {"v2": _ALPHANUMERIC + ".,:;!?-+'\"()[] \t\n", "v3": _ALPHANUMERIC + ".,:;!?-'\"()[] \t\n"}
 PLAIN = string.ascii_lowercase + " '\n"  # lower case letters: enough for made songs, and quick to learn
 
 
@@ -83,7 +83,7 @@ class Characters:
         return {"kind": self.kind, "symbols": self.symbols}
 
 
-class Pieces:
+class SentencePieceVocabulary:
     """A vocabulary of pieces of words in any language: a SentencePiece unigram model; a rare character becomes its bytes."""
 
     kind = "sentencepiece"
@@ -95,7 +95,7 @@ class Pieces:
         self.processor = SentencePieceProcessor(model_proto=model)
 
     @staticmethod
-    def train(texts: Iterable[str], vocabulary: int = 512) -> Pieces:
+    def train(texts: Iterable[str], vocabulary: int = 512) -> SentencePieceVocabulary:
         """Learn at most `vocabulary` pieces from lyrics, 256 bytes and the line break among them; ValueError if too few."""
         from sentencepiece import SentencePieceTrainer
 
@@ -116,7 +116,7 @@ class Pieces:
             )  # fmt: skip
         except RuntimeError as error:  # more characters than places
             raise ValueError(f"no {vocabulary} pieces can be learned from these lyrics ({error}); try more") from error
-        return Pieces(written.getvalue())
+        return SentencePieceVocabulary(written.getvalue())
 
     @property
     def size(self) -> int:
@@ -150,7 +150,7 @@ class Pieces:
         return {"kind": self.kind, "size": self.size}
 
 
-Vocabulary = Characters | Pieces
+Vocabulary = Characters | SentencePieceVocabulary
 
 
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
@@ -181,7 +181,7 @@ def no_lyrics(batch: int, n_tokens: int, device: torch.device) -> Lyrics:
     return Lyrics(ids, torch.full(ids.shape, torch.nan, device=device))
 
 
-def letter_distance(lyrics: Lyrics, steps: int, seconds_each: float) -> Float[Tensor, "b t n"]:
+def lyric_distance(lyrics: Lyrics, steps: int, seconds_each: float) -> Float[Tensor, "b t n"]:
     """Seconds between the middle of each of `steps` steps of a window and each letter, nan where its time is not known."""
     when = (torch.arange(steps, device=lyrics.ids.device) + 0.5) * seconds_each
     return (when[None, :, None] - lyrics.seconds[:, None, :].float()).abs()

@@ -61,7 +61,7 @@ class ColumnEmbedding(nn.Module):
             vectors[level] = in_time(torch.where(by_column(keep[level], self.ratios[level])[..., None], known, hidden))
         return vectors
 
-    def side_by_side(self, vectors: Mapping[int, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
+    def concatenate(self, vectors: Mapping[int, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
         """All slots of a column as one vector (b, t, slots * width), coarsest first."""
         levels = reversed(range(len(self.ratios)))
         return torch.cat([by_column(vectors[level], self.ratios[level]).flatten(2) for level in levels], dim=2)
@@ -70,7 +70,7 @@ class ColumnEmbedding(nn.Module):
 # ---- what is hidden in training
 
 
-def draw_hole(columns: int, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
+def random_region(columns: int, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
     """Columns to fill: all, a stretch, or single ones between kept ones, a third each; at least one."""
     kind = rng.integers(3)
     if kind == 0:
@@ -78,9 +78,9 @@ def draw_hole(columns: int, rng: np.random.Generator) -> Bool[np.ndarray, " t"]:
     if kind == 1:
         first, last = sorted(rng.integers(columns, size=2))
         return (np.arange(columns) >= first) & (np.arange(columns) <= last)
-    hole = rng.random(columns) < rng.random()
-    hole[rng.integers(columns)] = True
-    return hole
+    region = rng.random(columns) < rng.random()
+    region[rng.integers(columns)] = True
+    return region
 
 
 def draw_masks(columns: int, ratios: Sequence[int], rng: np.random.Generator) -> tuple[Keep, Keep]:
@@ -93,11 +93,11 @@ def draw_masks(columns: int, ratios: Sequence[int], rng: np.random.Generator) ->
     """
     known, share = int(rng.integers(len(ratios))), share_masked(rng.random())
     as_filled = rng.random() < 0.5
-    hole = draw_hole(columns, rng) if as_filled else np.ones(columns, bool)
+    region = random_region(columns, rng) if as_filled else np.ones(columns, bool)
     first = len(ratios) - 1 - known  # the coarsest level that is not known
     keep, asked = {}, {}
     for level, ratio in enumerate(ratios):
-        inside = np.repeat(hole, ratio)
+        inside = np.repeat(region, ratio)
         hidden = inside & (rng.random(columns * ratio) < (1.0 if as_filled and level < first else share))
         hidden &= level <= first
         keep[level] = torch.from_numpy(~hidden)[None]

@@ -25,19 +25,19 @@ PIECE = 2**18  # numbers of a layer that are there at once: they stay in the cac
 
 
 @dataclass
-class Seen:
+class EncodedColumns:
     """What a window looks like with its holes: columns after the trunk (b t w), and vectors of the codes by level."""
 
     columns: Tensor
     vectors: dict[int, Tensor]
 
 
-class Fine(nn.Module):
+class LevelHead(nn.Module):
     """From columns back to the codes of one level: a vector (b, t * ratio, fine) for each, and logits."""
 
     def __init__(self, config: MaskedConfig, level: int):
         super().__init__()
-        width, init = config.fine, config.trunk.init
+        width, init = config.head_width, config.trunk.init
         self.level, self.ratio = level, config.ratios[level]
         # at first the codes around a hole speak louder than the trunk, which has yet to learn
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
@@ -59,7 +59,7 @@ class Fine(nn.Module):
         return self.ln(self.stack(x).transpose(1, 2))
 
     def around(
-        self, seen: Seen, asked: Bool[Tensor, "b n"]
+        self, seen: EncodedColumns, asked: Bool[Tensor, "b n"]
     ) -> Iterator[tuple[slice, Float[Tensor, "n f"], Bool[Tensor, "b _"]]]:
         """Piece by piece the vectors of the codes that are asked for, with where they are: the same as of the whole at once.
 

@@ -1,7 +1,7 @@
 """Which codes of a song are kept and which are drawn anew: prompts as an algebra of pure functions (VampNet, Garcia 2023, section 3).
 
 The unit is a column: one code of the coarsest level with the codes below it, 1 + 4 + 16 = 21 at hops 128, 32 and 8. A prompt says for each
-of n columns whether it is kept (`Columns`); `spread` writes it onto the levels (`Keep`), so that no finer code is kept under a
+of n columns whether it is kept (`Columns`); `expand_to_levels` writes it onto the levels (`Keep`), so that no finer code is kept under a
 coarser one that changes, which would contradict it. Prompts join by `union` (a column is kept if any of them keeps it) and `intersection`;
 `combined` is the one order in which a person's wishes are put together. Times come in as seconds, whoever measured them.
 
@@ -116,7 +116,7 @@ def dropout(columns: Columns, p: float, rng: torch.Generator) -> Columns:
     return columns & (torch.rand(len(columns), generator=rng) >= p)
 
 
-def spread(columns: Columns, per: Mapping[int, int] = PER_COLUMN) -> Keep:
+def expand_to_levels(columns: Columns, per: Mapping[int, int] = PER_COLUMN) -> Keep:
     """A prompt over columns as one over the codes of every level, a batch of one."""
     return {level: columns.repeat_interleave(count)[None] for level, count in per.items()}
 
@@ -133,14 +133,14 @@ def without_levels(keep: Keep, levels: Collection[int]) -> Keep:
 
 def combined(
     prompts: Sequence[Columns], *, drop: float = 0.0, rng: torch.Generator | None = None, keep_levels: Collection[int] = (),
-    redraw_levels: Collection[int] = (), per: Mapping[int, int] = PER_COLUMN,
+    resample_levels: Collection[int] = (), per: Mapping[int, int] = PER_COLUMN,
 ) -> Keep:  # fmt: skip
     """Wishes put together: the union of all prompts; then dropout; then levels kept whole; levels drawn anew win over all."""
     columns = union(*prompts)
     if drop:
         _check(rng is not None, "a dropout without a generator", "rng, which says what is dropped")
         columns = dropout(columns, drop, rng)  # type: ignore[arg-type]
-    return without_levels(with_levels(spread(columns, per), keep_levels), redraw_levels)
+    return without_levels(with_levels(expand_to_levels(columns, per), keep_levels), resample_levels)
 
 
 def stack(keeps: Sequence[Keep]) -> Keep:
@@ -184,7 +184,7 @@ def at_most(n: int, most: float, bins: int, seconds: float, per: Mapping[int, in
         carried = n * sum(per[each] for each in coarser)
         for period in range(1, (MOST_APART if coarser else n) + 1):
             if (carried + math.ceil(n / period) * per[level]) * bits <= most:
-                keep = with_levels(spread(periodic(n, period), per), coarser)
+                keep = with_levels(expand_to_levels(periodic(n, period), per), coarser)
                 return without_levels(keep, levels[:i])
     raise ValueError(f"{most:g} bits a second; one code alone is {bits:g} here: expected that or more")
 

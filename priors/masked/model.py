@@ -5,7 +5,7 @@
 
 `sequences` are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1 of level
 0, 1, 2. `keep` says which are known, Bool of the same shapes; what is not kept is never looked at. `cond` are the conditions of the
-window, `rngs` a generator a sample, `how` maps each level to be filled to its How: `passes` rounds, temperature, `noise` of the
+window, `rngs` a generator a sample, `params` maps each level to be filled to its How: `passes` rounds, temperature, `noise` of the
 order. Kept codes come out as they went in.
 
     columns   the vectors of their codes, or MASK a slot, side by side   + position + labels + timing
@@ -33,12 +33,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from priors.conditioning.conditions import Conditions, LabelConfig, LabelEmbedding, TimingEmbedding
-from priors.conditioning.lyrics import LyricConfig, LyricEncoder, letter_distance, no_lyrics
+from priors.conditioning.lyrics import LyricConfig, LyricEncoder, lyric_distance, no_lyrics
 from priors.logits import draw_surely, uniforms
 from priors.masked.columns import ColumnEmbedding, draw_masks, left_after
-from priors.masked.heads import Fine, Seen
+from priors.masked.heads import EncodedColumns, LevelHead
 from priors.masked.masks import Keep
-from priors.prior import How, Prior, PriorSpec, Sequences
+from priors.prior import Prior, PriorSpec, SamplingParams, Sequences
 from priors.transformer.linear import LayerNorm, Linear
 from priors.transformer.trunk import Init, Transformer, TrunkConfig
 
@@ -51,7 +51,7 @@ Watch = Callable[[int, int, Tensor], None]  # (level, pass, what is unknown afte
 class MaskedConfig:
     """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
 
-    At each level's own rate there are `local` blocks of convolutions, `fine` wide.
+    At each level's own rate there are `local` blocks of convolutions, `head_width` wide.
     """
 
     bins: int
@@ -59,7 +59,7 @@ class MaskedConfig:
     sample_rate: int
     trunk: TrunkConfig
     vector: int = 64
-    fine: int = 64
+    head_width: int = 64
     local: int = 4
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
@@ -98,7 +98,7 @@ class MaskedConfig:
 
 
 @dataclass
-class Heard:
+class ColumnConditioning:
     """Conditions as the trunk takes them: what is added to every column (b t w), lyrics (b n w), seconds to them (b t n)."""
 
     columns: Tensor
@@ -113,7 +113,7 @@ class FillState:
     cond: Conditions
     known: Sequences
     rngs: Sequence[torch.Generator]
-    how: How
+    params: SamplingParams
 
 
 class MaskedPrior(Prior):
@@ -135,7 +135,7 @@ class MaskedPrior(Prior):
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.ln = LayerNorm(trunk.width)
-        self.fine = nn.ModuleList(Fine(config, level) for level in range(len(config.hops)))
+        self.heads = nn.ModuleList(LevelHead(config, level) for level in range(len(config.hops)))
 
     @torch.no_grad()
     def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
@@ -148,30 +148,30 @@ class MaskedPrior(Prior):
 
     # ---- conditions
 
-    def hear(self, cond: Conditions, batch: int, columns: int) -> Heard:
+    def encode_conditions(self, cond: Conditions, batch: int, columns: int) -> ColumnConditioning:
         config, added = self.config, self.pos_emb[:columns].expand(batch, -1, -1)
         if config.labels:
             added = added + self.labels(cond.artist, cond.genres, batch)
             if config.labels.timing_bins and cond.timing is not None:
                 added = added + self.timing(cond.timing)[:, :columns]
         if not config.lyrics:
-            return Heard(added, None, None)
+            return ColumnConditioning(added, None, None)
         lyrics = cond.lyrics or no_lyrics(batch, config.n_tokens, self.pos_emb.device)
-        far = letter_distance(lyrics, columns, config.hop / config.sample_rate) if config.trunk.time_bias else None
-        return Heard(added, self.lyric_encoder(lyrics.ids), far)
+        far = lyric_distance(lyrics, columns, config.hop / config.sample_rate) if config.trunk.time_bias else None
+        return ColumnConditioning(added, self.lyric_encoder(lyrics.ids), far)
 
     # ---- from what is known to logits
 
-    def look(self, codes: Sequences, keep: Keep, heard: Heard) -> Seen:
+    def encode_columns(self, codes: Sequences, keep: Keep, conditioning: ColumnConditioning) -> EncodedColumns:
         """What is known, seen by the trunk as a whole."""
         vectors = self.embedding(codes, keep)
-        x = self.inlet(self.embedding.side_by_side(vectors))
-        y = self.trunk(x.to(heard.columns) + heard.columns, heard.encoded, heard.distance)
-        return Seen(self.ln(y), vectors)
+        x = self.inlet(self.embedding.concatenate(vectors))
+        y = self.trunk(x.to(conditioning.columns) + conditioning.columns, conditioning.encoded, conditioning.distance)
+        return EncodedColumns(self.ln(y), vectors)
 
-    def logits(self, seen: Seen, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
+    def logits(self, seen: EncodedColumns, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
         """Of the codes of a level that are asked for, in the order of `asked`."""
-        fine = cast(Fine, self.fine[level])
+        fine = cast(LevelHead, self.heads[level])
         return fine.out(fine(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
     # ---- training
@@ -184,7 +184,9 @@ class MaskedPrior(Prior):
         Levels of which none is are left out, or empty where `every` level is wanted.
         """
         asked = asked or {level: ~known for level, known in keep.items()}
-        seen = self.look(sequences, keep, self.hear(cond, *sequences[len(self.config.hops) - 1].shape))
+        seen = self.encode_columns(
+            sequences, keep, self.encode_conditions(cond, *sequences[len(self.config.hops) - 1].shape)
+        )
         return {
             level: F.cross_entropy(
                 self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none"
@@ -230,35 +232,36 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def fill(
-        self, sequences: Sequences, keep: Keep, cond: Conditions, rngs: Sequence[torch.Generator], how: Mapping[int, How],
+        self, sequences: Sequences, keep: Keep, cond: Conditions, rngs: Sequence[torch.Generator], params: Mapping[int, SamplingParams],
         watch: Watch | None = None,
     ) -> Sequences:  # fmt: skip
         """The sequences with every code that is not kept drawn anew, level by level, in `how[level].passes` passes.
 
-        Levels that `how` does not name are left as they are: codes kept, and 0 where nothing is.
+        Levels that `params` does not name are left as they are: codes kept, and 0 where nothing is.
         """
         levels = range(len(self.config.hops))
         self._check(sequences, keep)
         codes = {level: sequences[level].masked_fill(~keep[level], 0) for level in levels}
         known = {level: keep[level].clone() for level in levels}
-        heard = self.hear(cond, *sequences[levels[-1]].shape)
+        conditioning = self.encode_conditions(cond, *sequences[levels[-1]].shape)
         for level in reversed(levels):
-            if level in how and not keep[level].all():
-                self._fill_level(level, codes, known, heard, rngs, how[level], watch)
+            if level in params and not keep[level].all():
+                self._fill_level(level, codes, known, conditioning, rngs, params[level], watch)
         return codes
 
     def _fill_level(
-        self, level: int, codes: Sequences, known: Keep, heard: Heard, rngs: Sequence[torch.Generator], how: How, watch: Watch | None
+        self, level: int, codes: Sequences, known: Keep, conditioning: ColumnConditioning,
+        rngs: Sequence[torch.Generator], params: SamplingParams, watch: Watch | None,
     ) -> None:  # fmt: skip
         """Make all of a level known; `codes` and `known` are changed in their place."""
-        passes = how.passes or PASSES
+        passes = params.passes or PASSES
         unknown = ~known[level]
         at_first = unknown.sum(dim=1).tolist()
         for step in range(1, passes + 1):
             chance, order = numbers_for(rngs, at_first, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
-            new, log_p = self._draw(level, codes, known, heard, chance, how)
+            new, log_p = self._draw(level, codes, known, conditioning, chance, params)
             codes[level] = torch.where(unknown, new, codes[level])
-            confidence = log_p + how.noise * (1 - step / passes) * gumbel(order)
+            confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
             left = torch.tensor([left_after(step, passes, count) for count in at_first], device=unknown.device)
             unknown = least_sure(confidence.masked_fill(~unknown, torch.inf), left)
             known[level] = ~unknown
@@ -266,15 +269,21 @@ class MaskedPrior(Prior):
                 watch(level, step, unknown)
 
     def _draw(
-        self, level: int, codes: Sequences, known: Keep, heard: Heard, chance: Float[Tensor, "b n"], how: How
+        self,
+        level: int,
+        codes: Sequences,
+        known: Keep,
+        conditioning: ColumnConditioning,
+        chance: Float[Tensor, "b n"],
+        params: SamplingParams,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
         """A code for everything unknown at a level, by its number in `chance`, and its log probability."""
         asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
         if asked.any():
-            fine = cast(Fine, self.fine[level])
-            for here, x, some in fine.around(self.look(codes, known, heard), asked):
+            fine = cast(LevelHead, self.heads[level])
+            for here, x, some in fine.around(self.encode_columns(codes, known, conditioning), asked):
                 rows = zip(x.split(AT_ONCE), chance[:, here][some].split(AT_ONCE), strict=True)
-                drawn = [draw_surely(fine.out(part), u, how) for part, u in rows]
+                drawn = [draw_surely(fine.out(part), u, params) for part, u in rows]
                 new[:, here][some], probability = (torch.cat(each) for each in zip(*drawn, strict=True))
                 log_p[:, here][some] = probability.double().clamp(min=1e-30).log()
         return new, log_p
@@ -294,9 +303,11 @@ class MaskedPrior(Prior):
 
     # ---- as every prior: what comes behind a prime, or under the codes of the levels above
 
-    def start(self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], how: How) -> FillState:
+    def start(
+        self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
+    ) -> FillState:
         """`prime` has the beginning of every level; a level that is known further than others is heard as far as it goes."""
-        return FillState(cond, prime, rngs, how)
+        return FillState(cond, prime, rngs, params)
 
     def sample(self, state: FillState, length: int) -> Iterator[Sequences]:
         """The codes behind the prime, up to `length` columns behind that of the level of which least is known."""
@@ -309,7 +320,7 @@ class MaskedPrior(Prior):
                 raise ValueError(f"level {level} is known further than the {columns} columns asked for; ask for more")
             codes[level] = F.pad(known, (0, missing))
             keep[level] = F.pad(torch.ones_like(known, dtype=torch.bool), (0, missing))
-        made = self.fill(codes, keep, state.cond, state.rngs, dict.fromkeys(codes, state.how))
+        made = self.fill(codes, keep, state.cond, state.rngs, dict.fromkeys(codes, state.params))
         for level, known in sorted(state.known.items(), reverse=True):
             if made[level].shape[1] > known.shape[1]:
                 yield {level: made[level][:, known.shape[1] :]}

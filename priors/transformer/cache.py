@@ -44,7 +44,7 @@ def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4
     return torch.stack([written, slot, read, seen], dim=1)
 
 
-class Place(NamedTuple):
+class CachePlace(NamedTuple):
     """Where one step writes and reads in the caches of a pattern, as tensors."""
 
     rows: Int[Tensor, " bh"]  # of (page, b, h, slot) flattened
@@ -97,7 +97,7 @@ class Cache:
             )  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
             buffer[: t % c, :, :, full : full + 1] = new[:, :, full * c :].unsqueeze(0).transpose(0, 3)
 
-    def place(self, position: Int[Tensor, " 1"]) -> Place:
+    def place(self, position: Int[Tensor, " 1"]) -> CachePlace:
         """The place of a step, the same for all layers of a pattern."""
         written, slot, read, seen = self.places.index_select(0, position)[0].split(1)
         batch, heads = self.k.shape[1:3]
@@ -105,10 +105,10 @@ class Cache:
         every = torch.arange(batch * heads, device=position.device)
         rows = (written * batch * heads + every) * self.slots + slot
         mask = torch.arange(self.slots, device=position.device) < seen.clamp(min=1)
-        return Place(rows, read, mask, seen > 0)
+        return CachePlace(rows, read, mask, seen > 0)
 
     def append(
-        self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: Place
+        self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: CachePlace
     ) -> tuple[Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
         """Write the keys and values of one step; return the page that it sees some of."""
         for buffer, new in ((self.k, k), (self.v, v)):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from priors.transformer.attention import Attention, attend
-from priors.transformer.cache import Cache, CrossCache, Place
+from priors.transformer.cache import Cache, CachePlace, CrossCache
 from priors.transformer.linear import LayerNorm, Linear, quick_gelu
 
 LOCAL = ("row", "column", "previous_row")
@@ -137,14 +137,16 @@ class Block(nn.Module):
         cache.fill(k, v)
         return self.finish(x, attn.merge(attend(q, k, v, attn.pattern, attn.block, attn.prime)))
 
-    def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | Place) -> Float[Tensor, "b 1 w"]:
+    def step(
+        self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | CachePlace
+    ) -> Float[Tensor, "b 1 w"]:
         """One step after those in the cache, at its place there (cross: at its position)."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias.index_select(2, cast("Tensor", at))
             q = attn.split(attn.c_attn(normed))
             return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
-        place = cast("Place", at)
+        place = cast("CachePlace", at)
         q, k, v = attn.project(normed)
         seen = F.scaled_dot_product_attention(
             q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None]
@@ -199,7 +201,7 @@ class Transformer(nn.Module):
         self, x: Float[Tensor, "b 1 w"], caches: Sequence[Cache | CrossCache], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b 1 w"]:
         """One step after those in the caches; all shapes are fixed, and the position is a tensor."""
-        at: dict[str, Tensor | Place] = {"cross": position}
+        at: dict[str, Tensor | CachePlace] = {"cross": position}
         for cache in caches:
             if isinstance(cache, Cache) and cache.pattern not in at:
                 at[cache.pattern] = cache.place(position)

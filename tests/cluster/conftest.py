@@ -82,8 +82,8 @@ def uninterrupted(training, losses, tmp_path_factory: pytest.TempPathFactory) ->
     """The losses of one process, and of two ranks on this machine, that nothing disturbs."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for name, how in (("one", []), ("two", ["launch", "--ranks", "2", "--"])):
-        command = [sys.executable, "-m", "launch.cli", *how, *training(folder / name)]
+    for name, params in (("one", []), ("two", ["launch", "--ranks", "2", "--"])):
+        command = [sys.executable, "-m", "launch.cli", *params, *training(folder / name)]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     found = {name: losses(folder / name) for name in ("one", "two")}

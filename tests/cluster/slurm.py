@@ -55,11 +55,11 @@ def test_the_script_passes_the_schedulers_own_check(slurm, training, tmp_path):
     (["scancel", "--batch", "--signal=USR1"], True),  # as two minutes before the time limit: a checkpoint is written first
 ])  # fmt: skip
 def test_a_job_that_is_requeued_in_the_middle_goes_on_to_the_same_losses(
-    slurm, until, training, losses, uninterrupted, tmp_path, how, asked
+    slurm, until, training, losses, uninterrupted, tmp_path, params, asked
 ):
     job = submit(slurm, training(tmp_path / "model"))
     until(lambda: len(losses(tmp_path / "model")) > 30)
-    slurm.run(*how, job)
+    slurm.run(*params, job)
     until(lambda: (slurm.folder / "logs" / "0002").exists())
     kept = max(int(path.name[5:]) for path in (tmp_path / "model" / "training" / "vqvae_2").glob("step_*"))
     stopped = re.search(r"stopped at step (\d+) of", slurm.output(job))

@@ -84,16 +84,18 @@ def sample_codes(folder: Path, count: int = 16) -> None:
     import torch
 
     from jukebox.model.folder import Jukebox
-    from jukebox.song import Prepared, Song, window_conditions
+    from jukebox.song import PreparedSong, Song, window_conditions
     from priors.conditioning.conditions import stack
-    from priors.prior import How
+    from priors.prior import SamplingParams
 
     model = Jukebox.from_pretrained(folder)
     prior = model.prior(2, "bfloat16")
     song = Song("artist 7", ("genre 3",), "a song of no meaning", (), 60.0)
-    prepared = Prepared.of(song, model.labels_of(2), model.vocabulary, model.sample_rate)
+    prepared = PreparedSong.of(song, model.labels_of(2), model.vocabulary, model.sample_rate)
     cond = stack([window_conditions(prepared, prior.config, 0, None)])
-    state = prior.start(cond, {2: torch.zeros(1, 0, dtype=torch.long)}, [torch.Generator().manual_seed(0)], How())
+    state = prior.start(
+        cond, {2: torch.zeros(1, 0, dtype=torch.long)}, [torch.Generator().manual_seed(0)], SamplingParams()
+    )
     codes = torch.cat([part[2] for part in prior.sample(state, count)], dim=1)
     print(f"codes {codes[0].tolist()}")
 

@@ -57,12 +57,12 @@ def check_levels(golden: Golden, codec: VQVAE) -> Iterator[Check]:
         yield Check(f"level {level}: encoder (of the largest)", error, 1e-5)
         codes = codec.encode(audio, [level])
         yield Check(f"level {level}: codes that differ", apart(codes[level], io[f"out.codes.level{level}"]), 0)
-        heard = codec.decode(codes, level).mT
-        error = apart_of_largest(heard, io[f"out.decode.start_level{level}"])
+        conditioning = codec.decode(codes, level).mT
+        error = apart_of_largest(conditioning, io[f"out.decode.start_level{level}"])
         yield Check(f"level {level}: decoder (of the largest)", error, 1e-5)
         if (name := f"in.random_codes.level{level}") in io:
-            heard = codec.decode({level: io[name]}, level).mT
-            error = apart_of_largest(heard, io[f"out.random_decode.level{level}"])
+            conditioning = codec.decode({level: io[name]}, level).mT
+            error = apart_of_largest(conditioning, io[f"out.random_decode.level{level}"])
             yield Check(f"level {level}: any codes (of the largest)", error, 1e-5)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from jukebox.importers.prior_keys import from_published, prior_config, to_published
 from priors.autoregressive.model import AutoregressivePrior, DecodeState
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import How
+from priors.prior import SamplingParams
 from priors.transformer.trunk import ORDERS, Transformer, TrunkConfig
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest, relative
 
@@ -32,8 +32,8 @@ def conditions(prior: AutoregressivePrior, y: Tensor | None, above: Tensor | Non
     """Published label rows (total, offset, length, artist, genres.., letters..) as conditions."""
     if y is None or not prior.config.labels:
         return Conditions(above=above)
-    timing, artist, genres, letters = y.split([3, 1, prior.config.labels.max_genres, prior.config.n_tokens], dim=1)
-    lyrics = Lyrics(letters, torch.full(letters.shape, torch.nan)) if prior.config.lyrics else None
+    timing, artist, genres, lyric_tokens = y.split([3, 1, prior.config.labels.max_genres, prior.config.n_tokens], dim=1)
+    lyrics = Lyrics(lyric_tokens, torch.full(lyric_tokens.shape, torch.nan)) if prior.config.lyrics else None
     return Conditions(artist[:, 0], genres, timing, lyrics, above)
 
 
@@ -47,9 +47,9 @@ def check_prior(golden: Golden, cases: Collection[str] | None = None) -> Iterato
     yield check_patterns(prior.trunk, golden.json.get("derived", {}).get("attn_funcs", []), "patterns")
     yield from check_forward(golden, prior, cond, limit)
     yield from check_gradients(golden, prior, cond)
-    for case, how in golden.json["sampling"].items():
+    for case, params in golden.json["sampling"].items():
         if cases is None or case in cases:
-            yield from check_sampling(golden, prior, cond, case, how, limit)
+            yield from check_sampling(golden, prior, cond, case, params, limit)
 
 
 def check_names(golden: Golden, prior: AutoregressivePrior) -> Iterator[Check]:
@@ -68,20 +68,20 @@ def check_patterns(trunk: Transformer, kinds: Sequence[int], what: str) -> Check
 @torch.no_grad()
 def check_forward(golden: Golden, prior: AutoregressivePrior, cond: Conditions, limit: float) -> Iterator[Check]:
     io, z = golden.io, golden.io["in.z"]
-    heard = prior.hear(cond, len(z))
-    tokens, logits = prior.tokens(z, heard), prior(z, cond)
-    steps = None if heard.steps is None else heard.steps[:, prior.letters :]
+    conditioning = prior.encode_conditions(cond, len(z))
+    tokens, logits = prior.tokens(z, conditioning), prior(z, cond)
+    steps = None if conditioning.steps is None else conditioning.steps[:, prior.lyric_tokens :]
     kept = {
         "logits": logits,
         "token_nll_bits": torch.nn.functional.cross_entropy(logits.mT, tokens, reduction="none") / math.log(2),
         "x_cond": steps,
-        "y_cond": heard.start,
-        "encoder_kv": heard.encoded,
+        "y_cond": conditioning.start,
+        "encoder_kv": conditioning.encoded,
         "merged_tokens": tokens,
     }
     if "in.y_empty_genre" in io:
         empty = conditions(prior, io["in.y_empty_genre"], cond.above)
-        kept["y_cond_empty_genre"] = prior.hear(empty, len(z)).start
+        kept["y_cond_empty_genre"] = prior.encode_conditions(empty, len(z)).start
     if "out.encoder_acts" in io:
         encoder = prior.lyric_encoder
         kept["encoder_acts"] = encoder.trunk(encoder.embed(cond.lyrics.ids))
@@ -91,7 +91,7 @@ def check_forward(golden: Golden, prior: AutoregressivePrior, cond: Conditions, 
         if ours is not None and f"out.{name}" in io:
             yield Check(name, apart(ours, io[f"out.{name}"]), 0 if name == "merged_tokens" else limit)
     bits = prior.bits(z, cond)
-    yield Check("bits per code", apart(bits, io["out.token_nll_bits"][:, prior.letters :]), limit)
+    yield Check("bits per code", apart(bits, io["out.token_nll_bits"][:, prior.lyric_tokens :]), limit)
 
 
 def check_gradients(golden: Golden, prior: AutoregressivePrior, cond: Conditions) -> Iterator[Check]:
@@ -118,27 +118,27 @@ def check_gradients(golden: Golden, prior: AutoregressivePrior, cond: Conditions
 
 @torch.no_grad()
 def check_sampling(
-    golden: Golden, prior: AutoregressivePrior, cond: Conditions, case: str, how: Mapping[str, Any], limit: float
+    golden: Golden, prior: AutoregressivePrior, cond: Conditions, case: str, params: Mapping[str, Any], limit: float
 ) -> Iterator[Check]:
     """The cached path, teacher forced from a prime: logits at every position; where greedy, the codes themselves."""
-    level, primed = prior.config.level, how["prime_len"]
+    level, primed = prior.config.level, params["prime_len"]
     codes, expected = (golden.io[f"out.sample.{case}.{kind}"] for kind in ("tokens", "step_logits"))
-    heard = prior.hear(cond, len(codes))
+    conditioning = prior.encode_conditions(cond, len(codes))
     tokens = golden.io.get(f"out.sample.{case}.merged_tokens", codes)
-    first = prior.letters + primed
-    x = prior.embed(tokens[:, :first], heard)
-    caches = prior.trunk.caches(x, heard.encoded, heard.distance)
+    first = prior.lyric_tokens + primed
+    x = prior.embed(tokens[:, :first], conditioning)
+    caches = prior.trunk.caches(x, conditioning.encoded, conditioning.distance)
     y = prior.trunk.prefill(x, caches)
-    logits = [prior.head(y, None if heard.steps is None else heard.steps[:, : x.shape[1]])]
-    state = DecodeState(heard, caches, x.shape[1], None, None, [], How())
+    logits = [prior.head(y, None if conditioning.steps is None else conditioning.steps[:, : x.shape[1]])]
+    state = DecodeState(conditioning, caches, x.shape[1], None, None, [], SamplingParams())
     for token in tokens[:, first:-1].unbind(1):
         prior.advance(state, token)
         assert state.logits is not None
         logits.append(state.logits[:, None])
     yield Check(f"{case}: logits a step", apart(torch.cat(logits, 1), expected), limit)
-    if how.get("top_k") == 1:
+    if params.get("top_k") == 1:
         state = prior.start(
-            cond, {level: codes[:, :primed]}, [torch.Generator()] * len(codes), How(0.0, published=True)
+            cond, {level: codes[:, :primed]}, [torch.Generator()] * len(codes), SamplingParams(0.0, published=True)
         )
         made = [part[level] for part in prior.sample(state, codes.shape[1] - primed)]
         wrong = (torch.cat(made, 1) != codes[:, primed:]).sum().item()

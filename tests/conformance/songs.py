@@ -14,7 +14,7 @@ from jukebox.importers.vqvae_keys import vqvae_config, vqvae_state
 from jukebox.sampling.windows import starts, windows
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.lyrics import PUBLISHED, Characters, linear_window
-from priors.prior import How
+from priors.prior import SamplingParams
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest
 from tests.conformance.priors import conditions
 from vqvae.jukebox.vqvae import VQVAE
@@ -69,9 +69,9 @@ class Pipeline:
         y[:, 2] = config.n_ctx * config.hop
         for row, ids, first in zip(y, self.lyrics, self.first_letters(level, start), strict=True):
             if config.n_tokens:
-                letters = torch.zeros(config.n_tokens, dtype=torch.long)
-                letters[max(0, -first) :] = torch.from_numpy(ids[max(0, first) : first + config.n_tokens])
-                row[-config.n_tokens :] = letters
+                lyric_tokens = torch.zeros(config.n_tokens, dtype=torch.long)
+                lyric_tokens[max(0, -first) :] = torch.from_numpy(ids[max(0, first) : first + config.n_tokens])
+                row[-config.n_tokens :] = lyric_tokens
         return y
 
     @torch.no_grad()
@@ -83,7 +83,9 @@ class Pipeline:
             above = codes[level + 1][:, start // ratio : (start + n_ctx) // ratio] if prior.config.above else None
             y = self.labels(level, start)
             prime, rngs = {level: codes[level][:, start:]}, [torch.Generator()] * len(y)
-            state = prior.start(conditions(prior, y, above), prime, rngs, How(temperature=0.0, published=True))
+            state = prior.start(
+                conditions(prior, y, above), prime, rngs, SamplingParams(temperature=0.0, published=True)
+            )
             new = [part[level] for part in prior.sample(state, end - known)]
             codes[level] = torch.cat([codes[level], *new], dim=1)
             yield start, y
@@ -96,9 +98,9 @@ class Pipeline:
         whole = [torch.zeros(codes.shape[1], len(ids)) for ids in self.lyrics]
         for start in reversed(starts(codes.shape[1], n_ctx, hop)):
             cond = conditions(prior, self.labels(level, start), None)
-            heard = prior.alignment(codes[:, start : start + n_ctx], cond, hps["alignment_layer"])
+            conditioning = prior.alignment(codes[:, start : start + n_ctx], cond, hps["alignment_layer"])
             for item, first in enumerate(self.first_letters(level, start)):
-                window = heard[item, hps["alignment_head"], :, max(0, -first) :]
+                window = conditioning[item, hps["alignment_head"], :, max(0, -first) :]
                 whole[item][start : start + n_ctx, max(0, first) : first + n] = window
         return whole
 
@@ -129,8 +131,8 @@ def check_level(made: Pipeline, run: str, codes: dict[int, Tensor], level: int) 
     wrong += sum(apart(rows[start], expected[start]) > 0 for start in rows.keys() & expected.keys())
     yield Check(f"{run}, level {level}: windows whose labels differ, of {len(rows)}", wrong, 0)
     yield Check(f"{run}, level {level}: codes that differ", apart(codes[level], io[f"out.{run}.z.level{level}"]), 0)
-    heard = made.codec.decode(codes, level).mT
-    error = apart_of_largest(heard, io[f"out.{run}.audio.level{level}"])
+    conditioning = made.codec.decode(codes, level).mT
+    error = apart_of_largest(conditioning, io[f"out.{run}.audio.level{level}"])
     yield Check(f"{run}, level {level}: audio (of the largest)", error, 1e-5)
 
 

@@ -16,10 +16,10 @@ from data_prep.errors import UserError
 from data_prep.sources import Found, complete, find_songs, read_tags, read_text
 
 
-def write_tone(path: Path, **how) -> Path:
+def write_tone(path: Path, **params) -> Path:
     """Write a short sound."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.1 * np.sin(np.arange(12000) / 9), 24000, **how)
+    soundfile.write(path, 0.1 * np.sin(np.arange(12000) / 9), 24000, **params)
     return path
 
 

@@ -9,7 +9,7 @@ import torch
 from data_prep.align import TimedText
 from data_prep.labels import Labels
 from jukebox.model.presets import find
-from jukebox.song import Prepared, Song, Wear, window_conditions
+from jukebox.song import ConditionDropout, PreparedSong, Song, window_conditions
 from priors.conditioning.lyrics import PLAIN, Characters
 
 LABELS = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
@@ -18,8 +18,8 @@ VOCABULARY = Characters(PLAIN)
 STEP = 128 / 22050
 
 
-def prepared(song: Song) -> Prepared:
-    return Prepared.of(song, LABELS, VOCABULARY, 22050)
+def prepared(song: Song) -> PreparedSong:
+    return PreparedSong.of(song, LABELS, VOCABULARY, 22050)
 
 
 def words(count: int) -> Song:
@@ -70,13 +70,17 @@ def test_labels_timing_and_absence():
 
 
 def test_wear_drops_and_jitters_in_training_only():
-    song, wear = prepared(words(20)), Wear(labels=1.0, lyrics=1.0)
-    gone = window_conditions(song, CONFIG, 100, wear=wear, rng=np.random.default_rng(0))
+    song, dropout = prepared(words(20)), ConditionDropout(labels=1.0, lyrics=1.0)
+    gone = window_conditions(song, CONFIG, 100, dropout=dropout, rng=np.random.default_rng(0))
     assert gone.artist.tolist() == [0] and gone.genres[0, 0].item() == 0 and gone.lyrics.ids.eq(0).all()
-    kept = window_conditions(song, CONFIG, 100, wear=wear)  # no generator: not training
+    kept = window_conditions(song, CONFIG, 100, dropout=dropout)  # no generator: not training
     assert kept.artist.tolist() == [1] and kept.lyrics.ids.ne(0).any()
-    timeless = window_conditions(song, CONFIG, 100, wear=Wear(times=1.0), rng=np.random.default_rng(0)).lyrics
+    timeless = window_conditions(
+        song, CONFIG, 100, dropout=ConditionDropout(times=1.0), rng=np.random.default_rng(0)
+    ).lyrics
     assert timeless.seconds.isnan().all() and timeless.ids.ne(0).any()
-    shaken = window_conditions(song, CONFIG, 100, wear=Wear(jitter=0.1), rng=np.random.default_rng(0)).lyrics
+    shaken = window_conditions(
+        song, CONFIG, 100, dropout=ConditionDropout(jitter=0.1), rng=np.random.default_rng(0)
+    ).lyrics
     differences = (shaken.seconds - kept.lyrics.seconds)[~torch.isnan(kept.lyrics.seconds)]
     assert 0.03 < differences.std().item() < 0.3

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from priors.logits import draw, draw_surely, filter_logits, uniforms
-from priors.prior import How
+from priors.prior import SamplingParams
 
 LOGITS = torch.tensor([[0.1, 3.0, 2.0, 3.0, -1.0]])
 
 
-def kept(**how) -> list[int]:
-    return torch.isfinite(filter_logits(LOGITS, **how))[0].nonzero()[:, 0].tolist()
+def kept(**params) -> list[int]:
+    return torch.isfinite(filter_logits(LOGITS, **params))[0].nonzero()[:, 0].tolist()
 
 
 def test_filters_keep_ties_and_the_code_that_crosses():
@@ -22,19 +22,21 @@ def test_filters_keep_ties_and_the_code_that_crosses():
     assert kept(top_k=3, top_p=0.5) == [1, 3]
 
 
-@pytest.mark.parametrize("how", [How(), How(temperature=0.5), How(top_k=3), How(top_p=0.9)])
-def test_drawn_codes_have_the_probabilities_asked_for(how):
+@pytest.mark.parametrize(
+    "params", [SamplingParams(), SamplingParams(temperature=0.5), SamplingParams(top_k=3), SamplingParams(top_p=0.9)]
+)
+def test_drawn_codes_have_the_probabilities_asked_for(params):
     numbers = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
-    codes = draw(LOGITS.expand(20000, -1), numbers, how)
+    codes = draw(LOGITS.expand(20000, -1), numbers, params)
     share = torch.bincount(codes, minlength=5) / 20000
-    expected = torch.softmax(filter_logits(LOGITS / how.temperature, how.top_k, how.top_p), dim=-1)[0]
+    expected = torch.softmax(filter_logits(LOGITS / params.temperature, params.top_k, params.top_p), dim=-1)[0]
     assert (share - expected).abs().max() < 1e-3
 
 
 def test_temperature_0_is_the_likeliest_and_filtered_codes_never_come():
-    assert draw(LOGITS[:, :3], torch.tensor([0.99]), How(temperature=0.0)).item() == 1
+    assert draw(LOGITS[:, :3], torch.tensor([0.99]), SamplingParams(temperature=0.0)).item() == 1
     for number in (0.0, 1 - 1e-16):
-        assert draw(LOGITS, torch.tensor([number], dtype=torch.float64), How(top_k=2)).item() in (1, 3)
+        assert draw(LOGITS, torch.tensor([number], dtype=torch.float64), SamplingParams(top_k=2)).item() in (1, 3)
 
 
 def test_numbers_of_a_sample_depend_on_its_generator_alone():
@@ -50,16 +52,21 @@ def test_numbers_of_a_sample_depend_on_its_generator_alone():
 def test_many_rows_at_once_are_drawn_as_one_by_one_with_their_probabilities(bins):
     torch.manual_seed(0)
     logits, uniform = torch.randn(500, bins, dtype=torch.float64) * 3, torch.rand(500, dtype=torch.float64)
-    for how in (How(), How(temperature=0.7, top_k=9), How(top_p=0.8), How(temperature=0.0)):
-        codes, probability = draw_surely(logits, uniform, how)
-        assert torch.equal(codes, draw(logits, uniform, how))
-        heat = how.temperature or 1.0
-        share = torch.softmax(filter_logits(logits / heat, how.top_k, how.top_p), -1)
+    for params in (
+        SamplingParams(),
+        SamplingParams(temperature=0.7, top_k=9),
+        SamplingParams(top_p=0.8),
+        SamplingParams(temperature=0.0),
+    ):
+        codes, probability = draw_surely(logits, uniform, params)
+        assert torch.equal(codes, draw(logits, uniform, params))
+        heat = params.temperature or 1.0
+        share = torch.softmax(filter_logits(logits / heat, params.top_k, params.top_p), -1)
         assert torch.allclose(probability, share.gather(1, codes[:, None])[:, 0])
 
 
 def test_the_ends_of_chance_never_draw_what_was_filtered_away():
     logits = torch.full((4, 130), 5.0).index_fill(1, torch.tensor([0, 129]), 20.0)
     for ends in (torch.zeros(4), torch.full((4,), 1 - 2**-30, dtype=torch.float64)):
-        codes, probability = draw_surely(logits[:, torch.randperm(130)], ends, How(top_k=2))
+        codes, probability = draw_surely(logits[:, torch.randperm(130)], ends, SamplingParams(top_k=2))
         assert (probability > 0.4).all() and len(set(codes.tolist())) == 1

@@ -111,7 +111,7 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
     return Bandwidth(absolute / count, squared / count - (total / count) ** 2, spectral_total / n_clips)
 
 
-class Ruler:
+class ReconstructionLoss:
     """Measures reconstructions of one batch; what depends on the target alone is computed once for all levels."""
 
     def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:

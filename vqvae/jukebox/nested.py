@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vqvae.codec import Sequences
 from vqvae.jukebox.blocks import DecoderStage, EncoderStage
-from vqvae.jukebox.losses import Bandwidth, Ruler
+from vqvae.jukebox.losses import Bandwidth, ReconstructionLoss
 from vqvae.jukebox.quantize import Codebook
 from vqvae.jukebox.vqvae import VQVAEConfig
 
@@ -86,14 +86,14 @@ class NestedVQVAE(nn.Module):
     ) -> dict[str, Tensor]:
         """One reconstruction of all levels, and a commitment for each; as `VQVAE.loss`."""
         with torch.autocast(audio.device.type, enabled=False):
-            ruler = Ruler(self.config, audio, bandwidth or Bandwidth())
+            reconstruction = ReconstructionLoss(self.config, audio, bandwidth or Bandwidth())
         latents, commits, logs = self.latents(audio), [], {}
         if quantise:
             found = [book(x, generator) for book, x in zip(self.codebooks, latents)]
             latents, commits = [each.latents for each in found], [each.commit for each in found]
             logs = {f"entropy_{level}": each.metrics["entropy"] for level, each in enumerate(found)}
         with torch.autocast(audio.device.type, enabled=False):
-            terms, _ = ruler.measure(self.sound(latents).float())
+            terms, _ = reconstruction.measure(self.sound(latents).float())
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         loss = loss + self.config.commit * torch.stack(commits).sum() if commits else loss
         return {"loss": loss, **{name: value.detach() for name, (_, value) in terms.items()}, **logs}

@@ -34,7 +34,7 @@ MOST, MOST_CUDA = 2**17, 2**25  # numbers that a layer is given at a time
 CALL = 200.0  # what a layer costs beside its multiplications, as seen at pieces of CHUNK
 
 Part = tuple[Tensor, bool]  # (c, t), and whether it is the last of the sound
-Heard = dict[int, list[Part]]  # level -> what has become of a piece so far
+PartsByLevel = dict[int, list[Part]]  # level -> what has become of a piece so far
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = C
         yield torch.cat(held, dim=-1), True
 
 
-def _assembled(line: Sequence[Layer], pieces: Iterable[Heard], device: torch.device) -> Iterator[dict[int, Tensor]]:
+def _assembled(
+    line: Sequence[Layer], pieces: Iterable[PartsByLevel], device: torch.device
+) -> Iterator[dict[int, Tensor]]:
     """What the line makes of every piece, level by level; on a CPU each thread does a share of the layers.
 
     All shares work at the same time, each on the piece behind that of the next one, and wait for one another.
@@ -193,8 +195,8 @@ def _assembled(line: Sequence[Layer], pieces: Iterable[Heard], device: torch.dev
     if len(shares) == 1:
         yield from (_whole(_share(line, piece)) for piece in pieces)
         return
-    empty: list[Heard] = [{}] * (len(shares) - 1)
-    made: list[Heard] = [{}] * len(shares)
+    empty: list[PartsByLevel] = [{}] * (len(shares) - 1)
+    made: list[PartsByLevel] = [{}] * len(shares)
     with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for piece in chain(pieces, empty):
@@ -205,7 +207,7 @@ def _assembled(line: Sequence[Layer], pieces: Iterable[Heard], device: torch.dev
             torch.set_num_threads(threads)  # the threads of the pool have changed it for those to come
 
 
-def _whole(piece: Heard) -> dict[int, Tensor]:
+def _whole(piece: PartsByLevel) -> dict[int, Tensor]:
     return {level: torch.cat([x for x, _ in parts], dim=-1) for level, parts in piece.items()}
 
 
@@ -220,7 +222,7 @@ def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
 
 
 @torch.no_grad()
-def _share(share: Sequence[Layer], piece: Heard) -> Heard:
+def _share(share: Sequence[Layer], piece: PartsByLevel) -> PartsByLevel:
     """A piece behind the layers of a share."""
     if not piece:
         return piece
@@ -278,14 +280,14 @@ class _Tape:
         self.start += n
 
 
-def _convolve(heard: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: int, n: int) -> Float[Tensor, "w n"]:
+def _convolve(history: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: int, n: int) -> Float[Tensor, "w n"]:
     """bias (w, 1) + the sum over taps (w, c) of tap @ heard (c, n + ...), each `dilation` steps further on.
 
     Products of matrices in place: a library's convolution would first lay out all that it is given, the past too, anew.
     """
-    out = torch.addmm(bias, taps[0], heard[:, :n])
+    out = torch.addmm(bias, taps[0], history[:, :n])
     for k, tap in enumerate(taps[1:], 1):
-        out.addmm_(tap, heard[:, k * dilation : k * dilation + n])
+        out.addmm_(tap, history[:, k * dilation : k * dilation + n])
     return out
 
 
@@ -303,18 +305,18 @@ class _Convolution:
         self.layer, self.stride, self.dilation = layer, int(layer.stride[0]), int(layer.dilation[0])
         self.pad, self.reach = int(layer.padding[0]), (layer.kernel_size[0] - 1) * int(layer.dilation[0])
         self.taps, self.bias = _taps(layer)
-        self.heard = _Tape(self.pad)
+        self.history = _Tape(self.pad)
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
-        room = self.heard.room(x.shape[1] + self.pad * last, len(x), x)
+        room = self.history.room(x.shape[1] + self.pad * last, len(x), x)
         room[:, : x.shape[1]] = x
         room[:, x.shape[1] :] = 0
-        heard = self.heard.held
-        n = max(0, (heard.shape[1] - self.reach - 1) // self.stride + 1)
-        self.heard.drop(n * self.stride)
+        history = self.history.held
+        n = max(0, (history.shape[1] - self.reach - 1) // self.stride + 1)
+        self.history.drop(n * self.stride)
         if self.stride == 1 or not n:
-            return _convolve(heard, self.taps, self.bias, self.dilation, n)
-        return F.conv1d(heard[None], self.layer.weight, self.layer.bias, self.stride, 0, self.dilation)[0]
+            return _convolve(history, self.taps, self.bias, self.dilation, n)
+        return F.conv1d(history[None], self.layer.weight, self.layer.bias, self.stride, 0, self.dilation)[0]
 
 
 class _Residual:
@@ -324,17 +326,17 @@ class _Residual:
         self.reach = int(block.dilated.dilation[0])
         self.taps, self.bias = _taps(block.dilated)
         (self.pointwise,), self.added = _taps(block.pointwise, block.scale)
-        self.heard, self.past = _Tape(self.reach), _Tape()
+        self.history, self.past = _Tape(self.reach), _Tape()
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
-        room = self.heard.room(x.shape[1] + self.reach * last, len(x), x)
+        room = self.history.room(x.shape[1] + self.reach * last, len(x), x)
         torch.clamp_min(x, 0.0, out=room[:, : x.shape[1]])
         room[:, x.shape[1] :] = 0
         torch.add(x, self.added, out=self.past.room(x.shape[1], len(x), x))
-        n = max(0, self.heard.held.shape[1] - 2 * self.reach)
-        hidden = _convolve(self.heard.held, self.taps, self.bias, self.reach, n)
+        n = max(0, self.history.held.shape[1] - 2 * self.reach)
+        hidden = _convolve(self.history.held, self.taps, self.bias, self.reach, n)
         made = torch.addmm(self.past.held[:, :n], self.pointwise, F.relu_(hidden))
-        self.heard.drop(n)
+        self.history.drop(n)
         self.past.drop(n)
         return made
 
@@ -353,17 +355,17 @@ class _Transposed:
         )  # (C, W, taps, stride)
         self.taps = [phases[:, :, k].permute(1, 2, 0).flatten(0, 1).contiguous() for k in reversed(range(count))]
         self.bias = bias.detach().repeat_interleave(stride)[:, None]  # (W * stride, 1)
-        self.heard = _Tape(count - 1)
-        self.inputs = self.said = 0
+        self.history = _Tape(count - 1)
+        self.inputs = self.emitted = 0
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         more = len(self.taps) - 1
-        room = self.heard.room(x.shape[1] + more * last, len(x), x)
+        room = self.history.room(x.shape[1] + more * last, len(x), x)
         room[:, : x.shape[1]] = x
         room[:, x.shape[1] :] = 0
-        n = max(0, self.heard.held.shape[1] - more)
-        made = _convolve(self.heard.held, self.taps, self.bias, 1, n)
-        self.heard.drop(n)
+        n = max(0, self.history.held.shape[1] - more)
+        made = _convolve(self.history.held, self.taps, self.bias, 1, n)
+        self.history.drop(n)
         width = len(self.bias) // self.stride
         laid = made.view(width, self.stride, n).transpose(1, 2).reshape(width, n * self.stride)
         return self._cut(laid, x.shape[1], last)
@@ -372,8 +374,8 @@ class _Transposed:
         """Without what lies before the first sample and behind the last."""
         first = min(self.skip, laid.shape[1])
         self.skip, self.inputs = self.skip - first, self.inputs + inputs
-        end = laid.shape[1] if not last else first + self.inputs * self.stride - self.said
-        self.said += min(end, laid.shape[1]) - first
+        end = laid.shape[1] if not last else first + self.inputs * self.stride - self.emitted
+        self.emitted += min(end, laid.shape[1]) - first
         return laid[:, first:end]
 
 
@@ -390,7 +392,7 @@ class _Last(_Transposed):
         if x.shape[1]:
             self.first = x[:, :1].T.clone() if self.first is None else self.first
             self.last = x[:, -1:].T.clone()
-        silent, y = self.said == 0, super().__call__(x, last)
+        silent, y = self.emitted == 0, super().__call__(x, last)
         if y.shape[1] and self.first is not None and self.last is not None:
             before, after = beyond(self.first, self.last, self.up, self.out)
             y[:, 0] -= before[0] * silent

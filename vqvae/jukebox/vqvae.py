@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vqvae.codec import Codec, CodecSpec, Sequences
 from vqvae.jukebox.blocks import Decoder, Encoder
-from vqvae.jukebox.losses import Bandwidth, Resolution, Ruler
+from vqvae.jukebox.losses import Bandwidth, ReconstructionLoss, Resolution
 from vqvae.jukebox.quantize import Codebook
 
 
@@ -201,7 +201,7 @@ class VQVAE(Codec):
                 f"a batch of shape {tuple(audio.shape)}: expected clips whose length is a multiple of {hop} samples"
             )
         with torch.autocast(audio.device.type, enabled=False):
-            ruler = Ruler(self.config, audio, bandwidth or Bandwidth())
+            reconstruction = ReconstructionLoss(self.config, audio, bandwidth or Bandwidth())
         terms, logs = {}, {}
         for level, autoencoder in self._autoencoders().items():
             latents = autoencoder.encoder(audio)
@@ -215,7 +215,7 @@ class VQVAE(Codec):
                 logs |= {f"{name}_l{level}": value for name, value in quantised.metrics.items()}
             output = autoencoder.decoder(latents if self.training or not quantise else latents.detach())
             with torch.autocast(audio.device.type, enabled=False):
-                of_level, metrics = ruler.measure(output.float())
+                of_level, metrics = reconstruction.measure(output.float())
             if commit is not None:
                 of_level["commit_loss"] = (self.config.commit, commit)
             terms |= {f"{name}_l{level}": term for name, term in of_level.items()}
@@ -227,9 +227,9 @@ class VQVAE(Codec):
         logs |= {name: value for name, (_, value) in terms.items()}
         return {"loss": loss} | _with_summaries({name: value.detach() for name, value in logs.items()})
 
-    def forward(self, audio: Float[Tensor, "b c t"], **how: Any) -> dict[str, Tensor]:
+    def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
         """The loss, so that wrappers that split a batch over devices find it."""
-        return self.loss(audio, **how)
+        return self.loss(audio, **options)
 
     def _autoencoders(self) -> dict[int, Autoencoder]:
         return {int(name): self.level(int(name)) for name in self.levels}

@@ -12,7 +12,7 @@ from data_prep.align import Pace, place, syllables
 from data_prep.errors import UserError
 from data_prep.synthetic.band import ARTISTS, GENRES, NEWCOMER, write_score
 from data_prep.synthetic.instruments import hertz
-from data_prep.synthetic.songs import LOUDNESS, WORDS, MadeSong, make_corpus, make_song, sing_lyrics
+from data_prep.synthetic.songs import LOUDNESS, WORDS, SyntheticSong, make_corpus, make_song, sing_lyrics
 from data_prep.synthetic.voice import Syllable, sing, split_syllables
 
 RATE = 22050
@@ -30,7 +30,7 @@ def spectrum(sound: np.ndarray, points: int = 2048) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def songs() -> list[MadeSong]:
+def songs() -> list[SyntheticSong]:
     return [make_song(100 + i, artist=artist, genre=genre) for i, (artist, genre) in enumerate(PAIRS)]
 
 
@@ -43,7 +43,7 @@ def test_a_song_is_a_pure_function_of_its_seed():
     assert named.audio.tobytes() == song.audio.tobytes()  # what was drawn can be asked for
 
 
-def test_songs_are_neither_clipped_nor_broken_nor_ever_silent(songs: list[MadeSong]):
+def test_songs_are_neither_clipped_nor_broken_nor_ever_silent(songs: list[SyntheticSong]):
     for song in songs:
         sound = song.audio
         assert sound.dtype == np.float32 and sound.shape == (20 * RATE,)
@@ -59,7 +59,7 @@ def test_songs_are_neither_clipped_nor_broken_nor_ever_silent(songs: list[MadeSo
         assert power[frequency > 6000].sum() < 0.01 * power.sum()
 
 
-def test_words_are_the_lyrics_set_a_syllable_a_beat_with_lines_on_bars(songs: list[MadeSong]):
+def test_words_are_the_lyrics_set_a_syllable_a_beat_with_lines_on_bars(songs: list[SyntheticSong]):
     for song in songs:
         genre = next(g for g in GENRES if g.name == song.genre)
         assert [word for word, _, _ in song.words] == song.lyrics.split()
@@ -91,7 +91,7 @@ def test_syllables_are_groups_of_vowels_and_join_to_the_word():
     assert all(3 <= len(word) <= 6 and len(split_syllables(word)) <= 2 for word in vocabulary)
 
 
-def test_plain_lyrics_are_placed_where_a_made_song_sings_them(songs: list[MadeSong]):
+def test_plain_lyrics_are_placed_where_a_made_song_sings_them(songs: list[SyntheticSong]):
     for song in songs:
         genre = next(g for g in GENRES if g.name == song.genre)
         pace = Pace(beat=genre.beat, bar=genre.bar, lead=genre.intro * genre.bar * genre.beat)
@@ -168,7 +168,7 @@ def test_any_rate_and_length_will_do(sample_rate: int, seconds: float):
     assert np.isfinite(song.audio).all() and 0.01 < np.abs(song.audio).max() < 0.95
 
 
-def features(song: MadeSong) -> tuple[np.ndarray, np.ndarray]:
+def features(song: SyntheticSong) -> tuple[np.ndarray, np.ndarray]:
     """What tells the artist (log spectrum in third octaves) and the genre (autocorrelation of the onsets)."""
     power = spectrum(song.audio, 4096)
     edges = (60 * 2 ** (np.arange(22) / 3) / RATE * 4096).astype(int)
@@ -187,7 +187,7 @@ def nearest(known: np.ndarray, names: list[str], asked: np.ndarray) -> list[str]
     return [choices[int(i)] for i in np.argmin(((asked[:, None] - means) ** 2).sum(2), axis=1)]
 
 
-def test_artists_and_genres_are_told_apart_in_songs_not_heard_before(songs: list[MadeSong]):
+def test_artists_and_genres_are_told_apart_in_songs_not_heard_before(songs: list[SyntheticSong]):
     known = songs + [make_song(i, artist=a, genre=g) for i, (a, g) in enumerate(PAIRS)]
     asked = [make_song(900 + i, artist=a, genre=g) for i, (a, g) in enumerate(PAIRS)]
     for which in ("artist", "genre"):

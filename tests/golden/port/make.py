@@ -62,11 +62,11 @@ for kind, top in TOPS.items():
         codes = model.vqvae.encode(audio)
         expected = {"audio": audio} | {f"codes_{level}": c for level, c in enumerate(codes)}
         for i, prior in enumerate(model.priors):  # 0 is the top
-            level, genres, letters = 2 - i, prior.config.max_nb_genres, prior.nb_relevant_lyric_tokens
+            level, genres, lyric_tokens = 2 - i, prior.config.max_nb_genres, prior.nb_relevant_lyric_tokens
             bag = torch.tensor([[3] + [-1] * (genres - 1)])
             y = torch.cat([torch.tensor([[44100 * 100, 44100 * 10, CTX * (8, 32, 128)[level], 4]]), bag], 1)
-            y = torch.cat([y, torch.randint(1, 79, (1, letters))], 1)
-            if not letters:
+            y = torch.cat([y, torch.randint(1, 79, (1, lyric_tokens))], 1)
+            if not lyric_tokens:
                 prior.get_encoder_loss = lambda encoded, y: torch.zeros(())
             made = torch.randint(0, CODES, (1, CTX))
             conds = [torch.randint(0, CODES, (1, CTX // 4))] if i else None

@@ -14,14 +14,14 @@ from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
-from jukebox.alignment.align import Task, align, align_run, find_way, hearing_level, misses
-from jukebox.alignment.scores import Attention, Likelihood, words_of
+from jukebox.alignment.align import AlignmentTask, align, align_run, find_way, lyric_level, misses
+from jukebox.alignment.scores import AttentionScores, LikelihoodScores, words_of
 from jukebox.importers.prior_keys import PRIORS, alignment_way, prior_config
 from jukebox.importers.vqvae_keys import VQVAES
 from jukebox.model.folder import Jukebox
 from jukebox.model.presets import find
 from jukebox.sampling.walk import sample
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.song import PreparedSong, Song, window_conditions
 from launch.cli import main
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 from priors.conditioning.conditions import LabelConfig, stack
@@ -33,8 +33,8 @@ RATE, HOP = 22050, 128
 TEXT = "sun and moon\n42 over the water again and again"
 
 
-def prepared(text: str, seconds: float = 3.0) -> Prepared:
-    return Prepared.of(
+def prepared(text: str, seconds: float = 3.0) -> PreparedSong:
+    return PreparedSong.of(
         Song(None, (), text, (), seconds), Labels(("unknown",), ("unknown",), None), Characters(PLAIN), RATE
     )
 
@@ -52,23 +52,23 @@ def test_likelihood_of_a_letter_is_the_priors_own_when_its_time_is_told(tiny_mod
     prior, song = tiny_model.prior(2), prepared("sun and moon")
     codes = torch.randint(0, 32, (20,), generator=torch.Generator().manual_seed(0))
     words, pace, step = words_of(song, "sun and moon"), 0.1, HOP / RATE
-    listening = Likelihood(prior, codes, song, words, pace)
-    rests, letters = listening(0, 0, 0, len(words))
-    assert rests.shape == (20, 4) and [part.shape[1] for part in letters] == [3, 3, 4]
-    for place_, told in [(0, letters[0][0, 0]), (5, letters[1][0, 1]), (11, letters[2][0, 3])]:
+    listening = LikelihoodScores(prior, codes, song, words, pace)
+    rests, tokens = listening(0, 0, 0, len(words))
+    assert rests.shape == (20, 4) and [part.shape[1] for part in tokens] == [3, 3, 4]
+    for place_, told in [(0, tokens[0][0, 0]), (5, tokens[1][0, 1]), (11, tokens[2][0, 3])]:
         times = (
             0.5 * step + (np.arange(len(song.ids)) - place_) * pace
         )  # as far from the first code as the playhead says
         cond = window_conditions(replace(song, seconds=times.astype(np.float32)), prior.config, 0)
         assert -told == pytest.approx(prior.bits(codes[None], cond)[0, 0].item(), abs=1e-4)
-    assert np.ptp([part[0, 0] for part in letters]) > 1e-3  # and letters differ
+    assert np.ptp([part[0, 0] for part in tokens]) > 1e-3  # and letters differ
 
 
 def test_attention_of_every_window_lies_on_the_whole_texts_axis(tiny_model):
     prior, text = tiny_model.prior(2), " ".join(["the river and the water"] * 3)
     song = prepared(text, seconds=64 * HOP / RATE)
     codes = torch.randint(0, 32, (64,), generator=torch.Generator().manual_seed(0))
-    listening = Attention(prior, codes, song, words_of(song, text), layer=1)
+    listening = AttentionScores(prior, codes, song, words_of(song, text), layer=1)
     seen = []
     for start in (0, 32):
         scores = listening.scores(start)
@@ -121,7 +121,7 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
     )
     prior, labels = AutoregressivePrior(config), model.labels
     songs = [sung(seed, 4 * N_CTX) for seed in range(1000, 1032)]
-    ready = [Prepared.of(song, labels, LETTERS, RATE) for _, song in songs]
+    ready = [PreparedSong.of(song, labels, LETTERS, RATE) for _, song in songs]
     optimiser, rng = torch.optim.Adam(prior.parameters(), 1e-2), np.random.default_rng(0)
     for _ in range(200):
         drawn = [(int(rng.integers(32)), int(rng.integers(3 * N_CTX))) for _ in range(8)]
@@ -188,16 +188,18 @@ def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
     for step in range(80):
         sharp[step, step * 7 // 80] = 2.0
     config = replace(find("test").prior(2, 3, 3), lyrics=None)
-    task = Task(AutoregressivePrior(config), torch.zeros(80, dtype=torch.long), song, words_of(song, text), 0.2, 0.3)
+    task = AlignmentTask(
+        AutoregressivePrior(config), torch.zeros(80, dtype=torch.long), song, words_of(song, text), 0.2, 0.3
+    )
 
-    def ear(scores: np.ndarray):
+    def scorer(scores: np.ndarray):
         words = task.words
         return lambda start, done, first, last: (
             np.zeros((min(32, 80 - start) - (done - start), last - first + (last == len(words)))),
             [scores[done : min(start + 32, 80), word.first : word.last] for word in words[first:last]],
         )
 
-    in_order, blurred = task.follow([ear(sharp), ear(np.zeros((80, 7), np.float32))])
+    in_order, blurred = task.follow([scorer(sharp), scorer(np.zeros((80, 7), np.float32))])
     assert in_order.score() > blurred.score() + 20
 
 
@@ -307,7 +309,7 @@ def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):
     mute = make_model(tmp_path / "mute")
     mute.save_prior(2, AutoregressivePrior(replace(mute.prior_configs[2], lyrics=None)))
     with pytest.raises(UserError, match="hears lyrics"):
-        hearing_level(mute)
+        lyric_level(mute)
 
 
 def test_a_song_shorter_than_a_code_is_named(tiny_model, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from jukebox.alignment.viterbi import Chart
 
 
-def random_scores(letters: list[int], steps: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def random_scores(tokens: list[int], steps: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(steps, len(letters) + 1)), [rng.normal(size=(steps, n)) for n in letters]
+    return rng.normal(size=(steps, len(tokens) + 1)), [rng.normal(size=(steps, n)) for n in tokens]
 
 
 def score_of(
@@ -40,12 +40,12 @@ def every_reading(count: int, steps: int, lengths: list[int], at: int = 0):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_search_finds_the_best_of_all_readings_in_one_piece_and_in_many(seed):
-    letters, lengths, steps = [2, 1, 3], [2, 3, 5], 11
-    rests, words = random_scores(letters, steps, seed)
+    tokens, lengths, steps = [2, 1, 3], [2, 3, 5], 11
+    rests, words = random_scores(tokens, steps, seed)
     costs = np.random.default_rng(seed).random((3, 3))
     truth = max(every_reading(3, steps, lengths), key=lambda spans: score_of(spans, rests, words, lengths, costs))
     for cuts in ([], [4], [1, 2, 3, 7], list(range(1, steps))):
-        chart = Chart(letters, lengths, costs)
+        chart = Chart(tokens, lengths, costs)
         for start, stop in itertools.pairwise([0, *cuts, steps]):
             chart.extend(0, rests[start:stop], [word[start:stop] for word in words])
         assert [(word.start, word.end) for word in chart.best()] == truth
@@ -59,15 +59,15 @@ def test_search_finds_the_best_of_all_readings_in_one_piece_and_in_many(seed):
 
 @pytest.mark.parametrize(("piece", "share"), [(2, 0.2), (5, 0.2), (20, 0.25), (80, 0.6)])
 def test_words_far_from_the_best_reading_are_not_looked_at_and_the_result_is_the_same(piece, share):
-    letters, steps = [2] * 40, 400
-    rests, words = np.zeros((steps, 41)), [np.full((steps, 2), -5.0) for _ in letters]
+    tokens, steps = [2] * 40, 400
+    rests, words = np.zeros((steps, 41)), [np.full((steps, 2), -5.0) for _ in tokens]
     for number, word in enumerate(words):
         word[10 * number + 2 : 10 * number + 6, 0] = word[10 * number + 6 : 10 * number + 10, 1] = 5.0
-    chart, looked = Chart(letters, [4, 8, 12], np.zeros((40, 3)), beam=100.0), 0
+    chart, looked = Chart(tokens, [4, 8, 12], np.zeros((40, 3)), beam=100.0), 0
     for start in range(0, steps, piece):
         first, last = chart.alive(piece)
         looked += last - first
-        rest_count = last - first + (last == len(letters))
+        rest_count = last - first + (last == len(tokens))
         chart.extend(first, rests[start : start + piece, first : first + rest_count],
                      [word[start : start + piece] for word in words[first:last]])  # fmt: skip
     assert [word[:2] for word in chart.best()] == [(10 * number + 2, 10 * number + 10) for number in range(40)]

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.audio.audio import write_wav
 from jukebox.editing.grid import Layout, Recording, read_codes, render
-from jukebox.model.info import Facts
+from jukebox.model.info import ModelInfo
 from jukebox.sampling import request
 from jukebox.sampling.run import Run
 from jukebox.song import Song
@@ -30,8 +30,8 @@ def sound(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
 
 def make_run(model, folder, seconds: float) -> Run:
     """A finished run of two samples, of random codes."""
-    facts = Facts.read(model.folder)
-    run = Run.create(folder, request.sampled(facts, [Song(), Song()], seconds, request.Choices()))
+    info = ModelInfo.read(model.folder)
+    run = Run.create(folder, request.sampled(info, [Song(), Song()], seconds, request.SamplingOptions()))
     rng = np.random.default_rng(0)
     for level in range(3):
         run.append(level, [0, 1], 0, rng.integers(0, 32, (2, run.total(level))), 1.0)
@@ -45,7 +45,7 @@ def make_run(model, folder, seconds: float) -> Run:
 def song(tmp_path_factory, tiny_model):
     path = tmp_path_factory.mktemp("song") / "song.wav"
     write_wav(path, sound(6.0, 44100, 2), 44100)
-    recording = Recording.open(Facts.read(tiny_model.folder), path)
+    recording = Recording.open(ModelInfo.read(tiny_model.folder), path)
     return recording, Layout(recording.info.frames, 44100, RATE, HOP)
 
 
@@ -119,7 +119,7 @@ def test_codes_sound_where_they_should_at_the_rate_of_the_file(tiny_model, rate,
 
 def test_a_run_gives_the_codes_that_it_stores(tiny_model, tmp_path):
     run = make_run(tiny_model, tmp_path / "run", 0.4)
-    recording = Recording.open(Facts.read(tiny_model.folder), tmp_path / "run", sample=2)
+    recording = Recording.open(ModelInfo.read(tiny_model.folder), tmp_path / "run", sample=2)
     layout = Layout(recording.info.frames, RATE, RATE, HOP)
     codes = read_codes(tiny_model, recording, layout, 5, 30)
     for level in range(3):

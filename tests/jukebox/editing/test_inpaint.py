@@ -14,10 +14,10 @@ from priors.masked import masks
 
 
 def hole(n: int, *ranges: tuple[int, int]) -> torch.Tensor:
-    redraw = torch.zeros(n, dtype=torch.bool)
+    resampled = torch.zeros(n, dtype=torch.bool)
     for first, stop in ranges:
-        redraw[first:stop] = True
-    return redraw
+        resampled[first:stop] = True
+    return resampled
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def hole(n: int, *ranges: tuple[int, int]) -> torch.Tensor:
         (hole(1000, (300, 500)), [(275, 375), (350, 450), (425, 525)]),
     ],
 )
-def test_windows_stand_over_holes(redraw, expected):
-    assert windows_over(redraw, 100) == expected
+def test_windows_stand_over_holes(resampled, expected):
+    assert windows_over(resampled, 100) == expected
 
 
 @given(
@@ -44,18 +44,18 @@ def test_windows_stand_over_holes(redraw, expected):
     st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), max_size=5),
 )
 def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
-    redraw = hole(n, *((first, first + length) for first, length in pieces))
+    resampled = hole(n, *((first, first + length) for first, length in pieces))
     drawn, beside = torch.zeros(n, dtype=torch.bool), n_ctx // BESIDE
-    for start, stop in windows_over(redraw, n_ctx):
+    for start, stop in windows_over(resampled, n_ctx):
         assert 0 <= start < stop <= n and stop - start == min(n, n_ctx)
-        new = redraw.clone()
+        new = resampled.clone()
         new[:start], new[stop:] = False, False
         new &= ~drawn
         assert new.any()  # no window without a hole
         first = int(new.nonzero()[0])
         assert first - start >= min(beside, first)  # what lies before is heard
         drawn |= new
-    assert torch.equal(drawn, redraw)
+    assert torch.equal(drawn, resampled)
 
 
 def test_a_periodic_prompt_is_covered_by_windows_that_overlap():

@@ -11,12 +11,12 @@ import torch
 
 from data_prep.align import TimedText
 from data_prep.labels import Labels
-from jukebox.evaluation.attention import alignment_figures, best_head, by_lines, letters_sung, tell
-from jukebox.evaluation.figures import Window
+from jukebox.evaluation.attention import alignment_figures, attention_windows, best_head, by_lines, tokens_sung
+from jukebox.evaluation.figures import HeldOutWindow
 from jukebox.model.presets import find
-from jukebox.song import Prepared, Song
+from jukebox.song import PreparedSong, Song
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import PLAIN, Characters, Pieces
+from priors.conditioning.lyrics import PLAIN, Characters, SentencePieceVocabulary
 
 LABELS = Labels(("unknown",), ("unknown",), None)
 CONFIG = find("test").prior(2, 1, 1)  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
@@ -31,19 +31,21 @@ def sung_by(each: float = 0.12) -> Song:
     return Song(lyrics=text, word_times=times, seconds=len(times) * each)
 
 
-@pytest.mark.parametrize("vocabulary", [Characters(PLAIN), Pieces.train(["\n".join(LINES)] * 20, 320)], ids=str)
+@pytest.mark.parametrize(
+    "vocabulary", [Characters(PLAIN), SentencePieceVocabulary.train(["\n".join(LINES)] * 20, 320)], ids=str
+)
 @pytest.mark.parametrize("start", [0, 40, 90])
 def test_the_letters_sung_at_a_step_are_those_of_the_word_whose_time_it_is(vocabulary, start):
     song = sung_by()
-    heard = Prepared.of(song, LABELS, vocabulary, 22050)
-    (told,) = tell([song], [song], LABELS, vocabulary, CONFIG, [Window(0, 0, start)])
-    assert torch.equal(told.sung, letters_sung(song, heard, CONFIG, start)) and told.sung.any()
-    for step, letters in enumerate(told.sung):
+    heard = PreparedSong.of(song, LABELS, vocabulary, 22050)
+    (told,) = attention_windows([song], [song], LABELS, vocabulary, CONFIG, [HeldOutWindow(0, 0, start)])
+    assert torch.equal(told.sung, tokens_sung(song, heard, CONFIG, start)) and told.sung.any()
+    for step, lyric_tokens in enumerate(told.sung):
         second = (start + step + 0.5) * STEP
         word = next((w.text for w in song.word_times if w.start <= second < w.end), "")
-        text = vocabulary.decode(told.lyrics.ids[0][letters]).strip()
-        assert text == word or (text and text in word and letters[0]) or not letters.any(), (text, word)
-        assert word or not letters.any()
+        text = vocabulary.decode(told.lyrics.ids[0][lyric_tokens]).strip()
+        assert text == word or (text and text in word and lyric_tokens[0]) or not lyric_tokens.any(), (text, word)
+        assert word or not lyric_tokens.any()
 
 
 def test_a_song_told_by_lines_keeps_their_first_and_last_second():
@@ -54,10 +56,10 @@ def test_a_song_told_by_lines_keeps_their_first_and_last_second():
     assert by_lines(Song()).word_times == ()
 
 
-def given_windows(count: int = 12) -> tuple[list[Song], list[Window], torch.Tensor]:
+def given_windows(count: int = 12) -> tuple[list[Song], list[HeldOutWindow], torch.Tensor]:
     rng = np.random.default_rng(0)
     songs = [replace(sung_by(each), artist=None) for each in (0.1, 0.12, 0.14, 0.16)]
-    windows = [Window(i % 4, (i + 1) % 4, int(rng.integers(90))) for i in range(count)]
+    windows = [HeldOutWindow(i % 4, (i + 1) % 4, int(rng.integers(90))) for i in range(count)]
     return songs, windows, torch.from_numpy(rng.integers(0, 32, (count, 32)))
 
 
@@ -70,7 +72,7 @@ def test_the_head_that_follows_the_words_is_found_and_scored_on_songs_it_was_not
     cross = prior.trunk.blocks[1].attn
     cross.slope.data = slopes
     songs, windows, codes = given_windows()
-    told = tell(songs, songs, LABELS, Characters(PLAIN), CONFIG, windows)
+    told = attention_windows(songs, songs, LABELS, Characters(PLAIN), CONFIG, windows)
     choosing = np.array([w.song % 2 == 0 for w in windows])
     best = best_head(prior, codes, told, choosing)
     assert (best.layer, best.head) == (1, sharp) and len(best.scores) == 6

@@ -8,7 +8,7 @@ import torch
 
 from data_prep.audio.audio import write_wav
 from jukebox.evaluation.features import feature_windows, hidden_states
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.song import PreparedSong, Song, window_conditions
 from launch.cli import main
 
 
@@ -45,11 +45,11 @@ def test_states_are_those_of_the_prior_and_the_last_layer_gives_its_logits(tiny_
     above = codes[level + 1][0, : config.n_ctx // config.above.ratio].numpy() if config.above else None
     seconds = wave.shape[1] / tiny_model.sample_rate
     cond = window_conditions(
-        Prepared.of(Song(seconds=seconds), tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate), config, 0, above
+        PreparedSong.of(Song(seconds=seconds), tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate), config, 0, above
     )  # fmt: skip
     first = codes[level][:, : config.n_ctx]
     with torch.no_grad():
-        steps = prior.hear(cond, 1).steps
+        steps = prior.encode_conditions(cond, 1).steps
         logits = prior.head(torch.from_numpy(found.states[: config.n_ctx])[None], steps)
         assert torch.allclose(logits, prior(first, cond), atol=1e-4)
     pooled = hidden_states(tiny_model, song, level, depth).states

@@ -15,7 +15,7 @@ from data_prep.manifest import SongRow
 from jukebox.evaluation.figures import HeldOut, coloured_noise, draw_windows, prior_figures, tables
 from jukebox.evaluation.metrics import sound_statistics
 from jukebox.model.presets import find
-from jukebox.song import Prepared, Song, Wear, song_of, window_conditions
+from jukebox.song import ConditionDropout, PreparedSong, Song, song_of, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
 from priors.conditioning.lyrics import Characters
@@ -68,13 +68,13 @@ def learned() -> tuple[dict, dict]:
     prior = AutoregressivePrior(PRESET.prior(2, 3, 3))
     train, held = singing(48, rng), singing(8, rng)
     before = prior_figures(Model(prior), held, 2, 48, 0)  # type: ignore[arg-type]
-    songs = [Prepared.of(song_of(row), LABELS, VOCABULARY, 22050) for row in train.rows]
+    songs = [PreparedSong.of(song_of(row), LABELS, VOCABULARY, 22050) for row in train.rows]
     optimiser = torch.optim.Adam(prior.parameters(), lr=5e-3)
-    wear = Wear(labels=0.05, lyrics=0.1)
+    dropout = ConditionDropout(labels=0.05, lyrics=0.1)
     prior.train()
     for _ in range(250):
         places = [(int(i), int(rng.integers(len(train.codes[i][2]) - 32))) for i in rng.integers(0, 48, 8)]
-        cond = stack([window_conditions(songs[i], prior.config, start, None, wear, rng) for i, start in places])
+        cond = stack([window_conditions(songs[i], prior.config, start, None, dropout, rng) for i, start in places])
         codes = np.stack([train.codes[i][2][start : start + 32] for i, start in places]).astype(np.int64)
         loss = prior.loss({2: torch.from_numpy(codes)}, cond)["loss"]
         optimiser.zero_grad()

@@ -57,9 +57,9 @@ def smeared(x: torch.Tensor, seed: int = 0) -> torch.Tensor:
     return torch.fft.irfft(spectrum.abs() * turn.exp(), n=len(x))
 
 
-def words_in_turn(steps: int = 60, words: int = 12, letters: int = 5) -> torch.Tensor:
+def words_in_turn(steps: int = 60, words: int = 12, lyric_tokens: int = 5) -> torch.Tensor:
     """Windows (8 steps letters) that sing their words one after another, five steps each, after ten of silence."""
-    word_of_letter, word_of_step = torch.arange(words * letters) // letters, (torch.arange(steps) - 10) // 5
+    word_of_letter, word_of_step = torch.arange(words * lyric_tokens) // lyric_tokens, (torch.arange(steps) - 10) // 5
     return (word_of_step[:, None] == word_of_letter).expand(8, -1, -1)
 
 
@@ -83,8 +83,8 @@ def test_attention_at_random_and_to_shuffled_letters_has_the_score_of_chance():
 
 def test_padding_is_nothing_to_choose_from_and_a_window_without_song_has_no_score():
     sung = words_in_turn()
-    letters = torch.arange(60) < 50
-    assert M.alignment_chance(sung & letters, letters.expand(8, -1)).tolist() == pytest.approx([0.1] * 8)
+    lyric_tokens = torch.arange(60) < 50
+    assert M.alignment_chance(sung & lyric_tokens, lyric_tokens.expand(8, -1)).tolist() == pytest.approx([0.1] * 8)
     silent = torch.zeros_like(sung)
     assert M.alignment_score(torch.rand(8, 2, 60, 60), silent).isnan().all()
 

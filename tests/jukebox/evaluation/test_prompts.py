@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from jukebox.evaluation import prompts as evaluation
-from jukebox.evaluation.masked import Ear
+from jukebox.evaluation.masked import SoundDistance
 from jukebox.evaluation.prompts import Prompted, even, spearman, verdicts
-from jukebox.song import Prepared, Song
+from jukebox.song import PreparedSong, Song
 from priors.masked import masks
-from priors.prior import How
+from priors.prior import SamplingParams
 from tests.jukebox.editing.test_verbs import with_masked
 
 
@@ -23,24 +23,26 @@ def clips(tmp_path_factory) -> Prompted:
     model = with_masked(tmp_path_factory.mktemp("masked"))
     rng = torch.Generator().manual_seed(0)
     codes = {level: torch.randint(32, (2, 120 * ratio), generator=rng) for level, ratio in masks.PER_COLUMN.items()}
-    songs = [Prepared.of(Song(name, seconds=1.0), model.labels, model.vocabulary, 22050) for name in ("ann", "bob")]
-    return Prompted(model, model.masked(), codes, songs, {level: How(passes=2) for level in range(3)}, 0)
+    songs = [PreparedSong.of(Song(name, seconds=1.0), model.labels, model.vocabulary, 22050) for name in ("ann", "bob")]
+    return Prompted(model, model.masked(), codes, songs, {level: SamplingParams(passes=2) for level in range(3)}, 0)
 
 
 def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
     per = masks.PER_COLUMN
-    keep = masks.stack([masks.spread(masks.periodic(120, 3), per), masks.spread(masks.ends(120, 40, 40), per)])
+    keep = masks.stack(
+        [masks.expand_to_levels(masks.periodic(120, 3), per), masks.expand_to_levels(masks.ends(120, 40, 40), per)]
+    )
     made, kept = clips.around(keep), keep[0]
     assert torch.equal(made[kept], clips.codes[0][kept]) and (made[~kept] != clips.codes[0][~kept]).float().mean() > 0.5
     assert clips.rate(keep) == pytest.approx((40 + 80) / 2 * 21 * 5 / (120 * 128 / 22050))
 
 
 def test_noise_is_as_far_as_it_was_to_be(clips):
-    ear = Ear.of(clips.model, clips.codes[0])
-    everything = evaluation._noise(clips, ear, 1e9, 0)
+    distance = SoundDistance.of(clips.model, clips.codes[0])
+    everything = evaluation._noise(clips, distance, 1e9, 0)
     assert everything["share"] == 1.0
     for part in (0.2, 0.7):
-        found = evaluation._noise(clips, ear, part * everything["mel"], 0)
+        found = evaluation._noise(clips, distance, part * everything["mel"], 0)
         assert found["mel"] == pytest.approx(part * everything["mel"], rel=0.05) and 0 < found["share"] < 1
 
 
@@ -88,10 +90,10 @@ def test_tempo_of_a_kept_song_is_kept(clips):
     clicks = (np.exp(-30 * (at % 0.5)) * np.sin(2 * np.pi * 660 * at)).astype(np.float32)
     n = int(8 * rate / 128)
     codes = {level: torch.zeros(1, n * ratio, dtype=torch.long) for level, ratio in masks.PER_COLUMN.items()}
-    one = Prompted(clips.model, clips.prior, codes, clips.songs[:1], clips.how, 0)
-    ear = Ear.of(clips.model, codes[0])
+    one = Prompted(clips.model, clips.prior, codes, clips.songs[:1], clips.params, 0)
+    distance = SoundDistance.of(clips.model, codes[0])
     figures, made = evaluation._tempo(
-        one, Ear(ear.model, [torch.from_numpy(clicks[: n * 128])], ear.features), codes[0]
+        one, SoundDistance(distance.model, [torch.from_numpy(clicks[: n * 128])], distance.features), codes[0]
     )
     assert abs(figures["source"][0] / 120 - 1) < 0.04
     assert set(figures["prompts"]) == {"beats", "as many, evenly", "nothing"}

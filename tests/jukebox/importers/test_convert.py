@@ -21,7 +21,7 @@ from jukebox.model.folder import Jukebox, is_norm
 from launch.cli import main
 from launch.verbs.import_ import import_
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import How
+from priors.prior import SamplingParams
 
 PORT = Path(__file__).parents[2] / "golden" / "port"
 SETS = {"1b_lyrics": PORT / "lyrics_1b", "5b_lyrics": PORT / "lyrics_5b"}
@@ -150,7 +150,7 @@ def test_half_precision_is_written_and_run_with_norms_in_float32(dtype, kept, tm
             logits = prior(z, cond)
         far = (logits.float() - io[f"logits_{level}"]).abs().max() / io[f"logits_{level}"].abs().max()
         assert logits.dtype == kept and 0 < far < 0.1
-        state = prior.start(cond, {level: z[:, :5]}, [torch.Generator()], How(0.0))
+        state = prior.start(cond, {level: z[:, :5]}, [torch.Generator()], SamplingParams(0.0))
         assert sum(part[level].shape[1] for part in prior.sample(state, 4)) == 4
 
 

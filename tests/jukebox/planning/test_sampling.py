@@ -27,7 +27,7 @@ from jukebox.sampling.windows import codes_of, starts
 from launch.verbs.plan import read_size, table
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import How
+from priors.prior import SamplingParams
 from tests.peak import random_weights
 
 GB = 10**9
@@ -111,7 +111,9 @@ def test_a_window_holds_the_tensors_that_are_planned(name, primed, dtype):
         above=torch.zeros(batch, n_ctx // config.above.ratio).long() if config.above else None,
     )
     with Tally() as tally:
-        state = prior.start(cond, {config.level: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, How())
+        state = prior.start(
+            cond, {config.level: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, SamplingParams()
+        )
         held, started = tally.now, tally.peak
         for _ in prior.sample(state, 3):
             pass
@@ -216,7 +218,7 @@ def test_a_prompt_and_guidance_cost_memory(published):
     plain = plan_sampling(published, request(levels=[2], seconds=10.0))
     primed = plan_sampling(published, request(levels=[2], seconds=10.0, given={"2": 3000}))
     assert primed.peak > plain.peak
-    guided = plan_sampling(published, request(levels=[2], seconds=10.0, how={"2": {"guidance": 2.0}}))
+    guided = plan_sampling(published, request(levels=[2], seconds=10.0, params={"2": {"guidance": 2.0}}))
     assert guided.levels[0].parts["cache"] == 2 * plain.levels[0].parts["cache"]
     assert len(starts(codes_of(10.0, 44100, 128, 128), 6144, 3072)) == 1
 

@@ -120,15 +120,15 @@ def test_zero_shares_out_moments_then_gradients_then_weights():
 def test_more_gpus_take_less_time_and_recomputing_takes_less_memory_and_more_time():
     prior = asdict(shapes("5b")[1][2])
     few, many = (Machines(gpus, 80e9, 312e12, 0.4, 25e9) for gpus in (64, 512))
-    how = Training(1, accumulate=8, zero=1)
-    plain, again = budget(prior, how, few), budget(prior, replace(how, recompute=True), few)
+    setup = Training(1, accumulate=8, zero=1)
+    plain, again = budget(prior, setup, few), budget(prior, replace(setup, recompute=True), few)
     assert again.bytes < 0.7 * plain.bytes and 1.3 < again.compute / plain.compute < 1.34
-    faster = budget(prior, replace(how, accumulate=1), many)
+    faster = budget(prior, replace(setup, accumulate=1), many)
     assert faster.batch == plain.batch and 7.9 < plain.compute / faster.compute < 8.1
     assert (
-        largest_rows(prior, replace(how, recompute=True), few, 8)
+        largest_rows(prior, replace(setup, recompute=True), few, 8)
         >= 1
-        > largest_rows(prior, replace(how, zero=0), few, 8)
+        > largest_rows(prior, replace(setup, zero=0), few, 8)
     )
 
 

@@ -110,8 +110,8 @@ def test_page_says_who_what_how_and_how_fast(tmp_path):
 
 
 def test_settings_of_a_level_are_named_where_the_levels_differ():
-    how = {"0": {"temperature": 1.0, "top_k": 0}, "2": {"temperature": 0.98, "top_k": 0}, "1": {"top_k": 5}}
-    rows = dict(settings({"levels": [2, 0], "seed": 3, "seconds": 12.0, "how": how}))
+    params = {"0": {"temperature": 1.0, "top_k": 0}, "2": {"temperature": 0.98, "top_k": 0}, "1": {"top_k": 5}}
+    rows = dict(settings({"levels": [2, 0], "seed": 3, "seconds": 12.0, "how": params}))
     assert rows == {"seed": "3", "seconds": "12", "temperature": "1 (level 0), 0.98 (level 2)", "top k": "0"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.sampling.batches import batches_at, cut_in, first_batches, parallel_segments, segments, side_by_side
+from jukebox.sampling.batches import batches_at, cut_in, first_batches, parallel_segments, parallel_windows, segments
 
 
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))
@@ -62,4 +62,4 @@ def test_a_cut_that_left_its_batch_whole_is_made_once():
 
 def test_fewer_windows_side_by_side_once_memory_ran_out():
     cuts = [{"level": 0, "start": 192, "samples": [0], "windows": 3}]
-    assert side_by_side(cuts, 0, [0], 0, 8) == 8 and side_by_side(cuts, 0, [0], 192, 8) == 3
+    assert parallel_windows(cuts, 0, [0], 0, 8) == 8 and parallel_windows(cuts, 0, [0], 192, 8) == 3

@@ -15,17 +15,17 @@ import torch
 
 from data_prep.errors import UserError
 from jukebox.model.folder import Jukebox, hollow, is_norm
-from jukebox.model.info import Facts
+from jukebox.model.info import ModelInfo
 from jukebox.model.presets import PRESETS, find
 from jukebox.planning import sizes
 from jukebox.planning.sampling import plan_sampling
 from jukebox.sampling import masked_sampler as masked_filling
 from jukebox.sampling import walk as sampling
-from jukebox.sampling.masked_sampler import MaskedFilling
-from jukebox.sampling.request import Choices, sampled
+from jukebox.sampling.masked_sampler import MaskedLevelSampler
+from jukebox.sampling.request import SamplingOptions, sampled
 from jukebox.sampling.run import Run
 from jukebox.song import Song
-from priors.masked import heads as fine
+from priors.masked import heads
 from priors.masked import model as masked
 from priors.masked.model import MaskedPrior
 
@@ -53,9 +53,9 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(sampling, "write_page", lambda folder: None)
 
 
-def draw(model, out, **choices) -> Run:
+def draw(model, out, **options) -> Run:
     return sampling.sample(
-        model, [SONG, Song()], SECONDS, out, **{"seed": 3, "lower": "masked", "passes": (3, 2), **choices}
+        model, [SONG, Song()], SECONDS, out, **{"seed": 3, "lower": "masked", "passes": (3, 2), **options}
     )
 
 
@@ -106,7 +106,7 @@ def test_a_window_that_a_kill_left_unwritten_is_drawn_again_to_the_same_codes(ru
     class Killed(Exception):
         pass
 
-    calls, true = [], MaskedFilling.draw
+    calls, true = [], MaskedLevelSampler.draw
 
     def draw_twice(self, rows, prime, rngs, length):
         calls.append(self.level)
@@ -114,7 +114,7 @@ def test_a_window_that_a_kill_left_unwritten_is_drawn_again_to_the_same_codes(ru
             raise Killed
         return true(self, rows, prime, rngs, length)
 
-    monkeypatch.setattr(masked_filling.MaskedFilling, "draw", draw_twice)
+    monkeypatch.setattr(masked_filling.MaskedLevelSampler, "draw", draw_twice)
     with pytest.raises(Killed):
         draw(model, tmp_path / "b")
     for _ in range(5):
@@ -152,9 +152,9 @@ def test_what_cannot_be_is_said_in_one_line(model, tiny_model, tmp_path):
         ({"lower": "masked", "passes": (3, 0)}, "2 numbers"), ({"passes": (3, 2)}, "--lower masked"), ({"lower": "both"}, "expected"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
-            sampled(Facts.read(model.folder), [SONG], 1.0, Choices(**wish))
+            sampled(ModelInfo.read(model.folder), [SONG], 1.0, SamplingOptions(**wish))
     with pytest.raises(UserError, match="train masked"):
-        sampled(Facts.read(tiny_model.folder), [SONG], 1.0, Choices(lower="masked"))
+        sampled(ModelInfo.read(tiny_model.folder), [SONG], 1.0, SamplingOptions(lower="masked"))
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.masked])
@@ -163,15 +163,15 @@ def test_a_masked_prior_is_counted_as_it_is_built(name):
     state, counted = hollow(config).state_dict(), sizes.masked_weights(json.loads(json.dumps(config.to_json())))
     assert counted.all == sum(t.numel() for t in state.values())
     assert counted.norms == sum(t.numel() for n, t in state.items() if is_norm(n))
-    assert counted.table == state["fine.0.out.w"].numel()
+    assert counted.table == state["heads.0.out.w"].numel()
 
 
 def test_a_plan_counts_the_passes_of_masked_levels(run):
-    config = json.loads((Facts.read(run.request["model"]).folder / "config.json").read_text())
+    config = json.loads((ModelInfo.read(run.request["model"]).folder / "config.json").read_text())
     plan = plan_sampling(config, {**run.request, "device": "cpu", "dtype": "float32"})
     assert {level.level: level.steps for level in plan.levels if level.level < 2} == {1: 3 * 3, 0: 3 * 2}
     assert all(level.parts["cache"] == 0 and level.parts["weights"] > 0 for level in plan.levels if level.level < 2)
-    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, fine.PIECE)
+    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, heads.PIECE)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux what was resident")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from jukebox.model.info import Facts
+from jukebox.model.info import ModelInfo
 from jukebox.sampling import walk as sampling
-from jukebox.sampling.request import Choices, sampled
+from jukebox.sampling.request import SamplingOptions, sampled
 from jukebox.sampling.run import Run
 from jukebox.song import Song
 
@@ -30,7 +30,7 @@ def no_pictures(monkeypatch):
 @pytest.fixture
 def run(tiny_model, tmp_path) -> Run:
     """A run of two samples with 20 codes of each at level 2, of 51."""
-    asked = sampled(Facts.read(tiny_model.folder), [SONG, SONG], 0.3, Choices(levels=(2,), threads=1))
+    asked = sampled(ModelInfo.read(tiny_model.folder), [SONG, SONG], 0.3, SamplingOptions(levels=(2,), threads=1))
     made = Run.create(tmp_path / "run", asked)
     made.append(2, [0, 1], 0, CODES, 0.1)
     return made
@@ -53,7 +53,7 @@ def test_what_no_line_vouches_for_is_cut_off_by_whoever_goes_on_and_by_nobody_el
         file.write(b'{"level": 2, "samp')
     opened = Run.open(run.folder)
     assert opened.count(2) == 20 and path.stat().st_size == 44
-    with opened.own([0]):
+    with opened.lock_samples([0]):
         assert path.stat().st_size == 40
         opened.append(2, [0], 0, np.array([[1]]), 0.1)
     assert Run.open(run.folder).codes(2, [0])[0, -1] == 1
@@ -100,7 +100,7 @@ def test_two_processes_do_not_write_one_sample_and_the_second_is_told_in_one_lin
     def other() -> str:
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env).stdout
 
-    with run.own([1]), Run.open(run.folder).own([0]):  # other samples of the run are free
+    with run.lock_samples([1]), Run.open(run.folder).lock_samples([0]):  # other samples of the run are free
         told = other()
     assert "is being written by another process" in told and told.count("\n") == 1
     assert other() == "mine\n"

@@ -15,20 +15,20 @@ import torch
 
 from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
-from jukebox.model.info import Facts
+from jukebox.model.info import ModelInfo
 from jukebox.sampling import request
 from jukebox.sampling import sampler as filling
 from jukebox.sampling import walk as sampling
 from jukebox.sampling.batches import segments
 from jukebox.sampling.code_file import Codes
-from jukebox.sampling.request import Choices, song_of_entry
+from jukebox.sampling.request import SamplingOptions, song_of_entry
 from jukebox.sampling.run import Run
 from jukebox.sampling.sampler import generator
-from jukebox.sampling.wav_writer import Hearing
-from jukebox.song import Prepared, Song, window_conditions
+from jukebox.sampling.wav_writer import WavWriter
+from jukebox.song import PreparedSong, Song, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
-from priors.prior import How
+from priors.prior import SamplingParams
 from vqvae.jukebox.stream import decode_long
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
@@ -110,7 +110,7 @@ def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within
         hop = int(0.5 * config.n_ctx) // ratio * ratio
         start, begin, _ = next(s for s in segments(total, config.n_ctx, hop, 0) if s.begin <= at < s.end)
         song = song_of_entry(batch.request["samples"][sample], batch.request["total_seconds"])
-        prepared = Prepared.of(song, model.labels_of(level), model.vocabulary, model.sample_rate)
+        prepared = PreparedSong.of(song, model.labels_of(level), model.vocabulary, model.sample_rate)
         above = None
         if config.above:
             need = config.n_ctx // ratio
@@ -142,7 +142,7 @@ def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
         items = []
         for i, entry in enumerate(run.request["samples"]):
             song = song_of_entry(entry, run.request["total_seconds"])
-            prepared = Prepared.of(song, tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate)
+            prepared = PreparedSong.of(song, tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate)
             above = None
             if config.above:
                 need = config.n_ctx // config.above.ratio
@@ -150,7 +150,7 @@ def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
                 above = np.pad(above, (0, need - len(above)), mode="edge")
             items.append(window_conditions(prepared, config, 0, above))
         rngs = [generator(2, i, level, 0) for i in range(2)]
-        state = prior.start(stack(items), {level: torch.zeros(2, 0, dtype=torch.long)}, rngs, How())
+        state = prior.start(stack(items), {level: torch.zeros(2, 0, dtype=torch.long)}, rngs, SamplingParams())
         codes = torch.cat([part[level] for part in prior.sample(state, count)], 1)
         assert np.array_equal(codes.numpy(), run.codes(level, stop=count))
 
@@ -176,18 +176,18 @@ def cut_off(monkeypatch, appends: int) -> None:
     monkeypatch.setattr(Run, "append", fail)
 
 
-@pytest.mark.parametrize("choices", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
-def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(choices, tiny_model, tmp_path, monkeypatch):
-    whole = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **choices)
+@pytest.mark.parametrize("options", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
+def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(options, tiny_model, tmp_path, monkeypatch):
+    whole = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **options)
     plain = AutoregressivePrior.sample
     monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
     monkeypatch.setattr(filling, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window
-    for cut in (1, 6) if choices else (0, 2, 12):
+    for cut in (1, 6) if options else (0, 2, 12):
         folder = tmp_path / f"cut{cut}"
         with monkeypatch.context() as patch:
             cut_off(patch, cut)
             with pytest.raises(Killed):
-                sampling.sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **choices)
+                sampling.sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **options)
         opened = Run.open(folder)
         assert opened.count(1) < opened.total(1)
         assert_same(whole, sampling.resume(opened))
@@ -259,7 +259,7 @@ def test_a_short_primed_run_does_not_overshoot(tiny_model, recording, tmp_path):
 
 
 def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_model, tmp_path, monkeypatch):
-    grown, plain = [], Hearing.grow
+    grown, plain = [], WavWriter.grow
 
     def grow(self):
         plain(self)
@@ -267,7 +267,7 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
             with wave.open(str(self.path)) as file:
                 grown.append((self.level, file.getnframes(), file.readframes(file.getnframes())))
 
-    monkeypatch.setattr(Hearing, "grow", grow)
+    monkeypatch.setattr(WavWriter, "grow", grow)
     run = sampling.sample(tiny_model, [SONG], 1.5, tmp_path / "run", levels=(2,))
     codes = torch.from_numpy(run.codes(2).astype(np.int64))
     write_wav(tmp_path / "whole.wav", decode_long(tiny_model.codec([2]), codes, 2)[0].numpy(), 22050)
@@ -336,7 +336,7 @@ def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_mo
     assert_same(run, sampling.upsample(half))
     Codes({1: run.codes(1)[0]}, 22050, run.total(0) * 8, "").save(tmp_path / "codes.npz")
     asked = request.upsampled_codes(
-        Facts.read(tiny_model.folder), Song("ann"), tmp_path / "codes.npz", Choices(seed=3, threads=1)
+        ModelInfo.read(tiny_model.folder), Song("ann"), tmp_path / "codes.npz", SamplingOptions(seed=3, threads=1)
     )
     made = sampling.resume(Run.create(tmp_path / "made", asked))
     assert made.request["levels"] == [1, 0]
@@ -424,11 +424,11 @@ def starve(monkeypatch, most: int) -> list[int]:
     """From now on a prior has memory for `most` rows and not for more; the rows it was asked for."""
     asked, plain = [], AutoregressivePrior.start
 
-    def start(self, cond, prime, rngs, how):
+    def start(self, cond, prime, rngs, params):
         asked.append(len(rngs))
         if len(rngs) > most:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
-        return plain(self, cond, prime, rngs, how)
+        return plain(self, cond, prime, rngs, params)
 
     monkeypatch.setattr(AutoregressivePrior, "start", start)
     return asked
@@ -474,7 +474,7 @@ def test_no_memory_for_one_sample_is_one_clear_error_and_a_run_that_can_go_on(ti
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(tiny_model, tmp_path, monkeypatch):
-    def start(self, cond, prime, rngs, how):
+    def start(self, cond, prime, rngs, params):
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(AutoregressivePrior, "start", start)
@@ -525,4 +525,4 @@ def test_the_request_says_everything(run):
         "prior_1.safetensors",
         "prior_2.safetensors",
     }
-    assert How(**asked["how"]["2"]) == How()
+    assert SamplingParams(**asked["how"]["2"]) == SamplingParams()

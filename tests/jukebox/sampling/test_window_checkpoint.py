@@ -13,10 +13,10 @@ from jukebox.sampling import sampler as filling
 from jukebox.sampling import walk as sampling
 from jukebox.sampling import window_checkpoint as half_done
 from jukebox.sampling.run import Run
-from jukebox.sampling.window_checkpoint import HalfDone
+from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
 from priors.autoregressive.model import AutoregressivePrior
-from priors.prior import How
+from priors.prior import SamplingParams
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.2
@@ -53,7 +53,7 @@ def steps(monkeypatch) -> list[int]:
 
 def deadly(monkeypatch, lives: int) -> None:
     """The process dies whenever it has saved `lives` states."""
-    keep, saved = HalfDone.keep, [0]
+    keep, saved = WindowCheckpoint.keep, [0]
 
     def kill(self, parts):
         keep(self, parts)
@@ -61,7 +61,7 @@ def deadly(monkeypatch, lives: int) -> None:
         if saved[0] % lives == 0:
             raise Killed
 
-    monkeypatch.setattr(HalfDone, "keep", kill)
+    monkeypatch.setattr(WindowCheckpoint, "keep", kill)
 
 
 def assert_same(a: Run, b: Run) -> None:
@@ -69,29 +69,29 @@ def assert_same(a: Run, b: Run) -> None:
         assert a.count(level) == a.total(level) and np.array_equal(a.codes(level), b.codes(level)), level
 
 
-def cut_short(monkeypatch, model, out: Path, **choices) -> Run:
+def cut_short(monkeypatch, model, out: Path, **options) -> Run:
     """A run that has died in its first window behind two pieces, with its state."""
     with monkeypatch.context() as patch:
         deadly(patch, 2)
         with pytest.raises(Killed):
-            sampling.sample(model, [SONG], SECONDS, out, **choices)
+            sampling.sample(model, [SONG], SECONDS, out, **options)
     assert [path.name for path in (out / "states").iterdir()] == ["level_2_sample_0.pt"]
     return Run.open(out)
 
 
 @pytest.mark.parametrize("lives", [1, 2])
-@pytest.mark.parametrize("choices", [
+@pytest.mark.parametrize("options", [
     {},
     {"parallel": True},
     {"parallel": True, "batch": 3},
     {"batch": 1, "compile": "on"},
     {"compile": "on", "dtype": "bfloat16"},
-    {"compile": "on", "dtype": "int8", "how": {2: How(guidance=1.5), 1: How(top_k=5)}},
+    {"compile": "on", "dtype": "int8", "params": {2: SamplingParams(guidance=1.5), 1: SamplingParams(top_k=5)}},
 ])  # fmt: skip
 def test_a_run_killed_more_often_than_a_window_takes_comes_to_the_codes_of_an_uninterrupted_one(
-    choices, lives, tiny_model, tmp_path, monkeypatch, steps
+    options, lives, tiny_model, tmp_path, monkeypatch, steps
 ):
-    words = {"seed": 3, "levels": (2, 1), **choices}
+    words = {"seed": 3, "levels": (2, 1), **options}
     whole = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "whole", **words)
     at_once, steps[0], kills = steps[0], 0, 0
     deadly(monkeypatch, lives)

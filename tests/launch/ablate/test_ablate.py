@@ -14,7 +14,7 @@ from jukebox.model.folder import Jukebox
 from launch.ablate import ablate as verb
 from launch.ablate import masked as ablate_masked
 from launch.ablate import prior as ablate_prior
-from launch.ablate.ablate import VARIANTS, Unit, ablate, recipe_of, run_unit, shape_of, summarise
+from launch.ablate.ablate import VARIANTS, CodecUnit, ablate, recipe_of, run_unit, shape_of, summarise
 from launch.corpus.encode import encode
 from launch.demo.evidence import rows_table
 from launch.training import loop
@@ -34,22 +34,22 @@ def data(tmp_path_factory):
     [("no restarts", {"threshold"}), ("no spectral loss", {"multispectral"}), ("256 codes", {"bins", "threshold"})],
 )
 def test_a_variant_is_the_base_but_for_what_it_leaves_out(variant, changed):
-    base, _ = shape_of(Unit("base", 2, 0))
-    other, _ = shape_of(Unit(variant, 2, 0))
+    base, _ = shape_of(CodecUnit("base", 2, 0))
+    other, _ = shape_of(CodecUnit(variant, 2, 0))
     assert {f.name for f in fields(base) if getattr(base, f.name) != getattr(other, f.name)} == changed
-    assert recipe_of(Unit("base", 2, 0), 100) == recipe_of(Unit(variant, 2, 1), 100)
+    assert recipe_of(CodecUnit("base", 2, 0), 100) == recipe_of(CodecUnit(variant, 2, 1), 100)
 
 
 def test_only_codes_used_less_than_a_quarter_of_the_mean_are_dead():
     for variant, (_, levels) in VARIANTS.items():
         for level in levels:
-            config, crop = shape_of(Unit(variant, level, 0))
+            config, crop = shape_of(CodecUnit(variant, level, 0))
             if variant != "no restarts":
                 assert config.threshold == 0.25 * 16 * crop / config.hops[level] / config.bins
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("unit", [Unit("base", 2, 0), Unit("nested", -1, 0)])
+@pytest.mark.parametrize("unit", [CodecUnit("base", 2, 0), CodecUnit("nested", -1, 0)])
 def test_a_unit_is_trained_measured_and_kept(data, tmp_path, unit, monkeypatch):
     figures = run_unit(unit, data, tmp_path, steps=10, songs=1)
     assert 0 < figures["codes_used"] <= 2048 and 0 < figures["error_above_2khz"] < 5
@@ -157,7 +157,7 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
 
 def made_up_masked(seed: int) -> dict:
     level = {"bits": 4.0 + seed, "unigram_bits": 8.0, "ratio": 0.5}
-    suffix = {f"{end}_{how}": 1.0 for end in ("last", "first") for how in ("with", "without", "ratio")}
+    suffix = {f"{end}_{params}": 1.0 for end in ("last", "first") for params in ("with", "without", "ratio")}
     return {
         "seed": seed, "half": {"2": level, "1": level}, "suffix": {"2": suffix, "1": suffix},
         "parents": {"own": 2.0, "other": 8.0, "ratio": 0.25}, "other_song": {"mel": 9.0, "frechet": 50.0},

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from launch.cluster.agent import Place
+from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import batch_script, commands
 from launch.cluster.heartbeat import Beat, read_beat
 from launch.cluster.launch import fresh_folder, launch, read_hostfile
-from launch.cluster.supervise import End, first_cause, those_behind
+from launch.cluster.supervise import End, first_cause, lagging_ranks
 
 ROOT = Path(__file__).parents[3]
 PYTHON = sys.executable
@@ -59,12 +59,12 @@ for step in range(40):
 GO = """
 import sys
 from pathlib import Path
-from launch.cluster.agent import Place
+from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import commands
 from launch.cluster.launch import fresh_folder
 from launch.cluster.supervise import Job
 folder = Path(sys.argv[1])
-place, own = Place((("localhost", 2),), "127.0.0.1:29500"), fresh_folder(folder / "logs")
+place, own = MeetingPlace((("localhost", 2),), "127.0.0.1:29500"), fresh_folder(folder / "logs")
 program = [sys.executable, str(folder / "toy.py"), sys.argv[2], str(folder)]
 sys.exit(Job(commands(None, place, own, program, []), place, own, 1.5).run())
 """
@@ -158,7 +158,7 @@ def test_a_watcher_that_is_killed_leaves_no_rank_behind(tmp_path):
 
 
 def test_what_a_rank_learns_of_itself_and_the_others():
-    place = Place(HOSTS, MASTER)
+    place = MeetingPlace(HOSTS, MASTER)
     assert [place.host_of(rank) for rank in range(5)] == ["a", "a", "b", "b", "b"]
     found = place.environment(3)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -178,9 +178,9 @@ def test_a_hostfile_names_hosts_and_their_ranks(tmp_path, text, hosts):
     ("a slots=x", "line 1"), ("a\na slots=2", "twice"), ("# none", "names no host"), ("a slots=0", "line 1"),
     ("-oProxyCommand=x", "line 1"),
 ])  # fmt: skip
-def test_a_hostfile_with_a_mistake_is_refused(tmp_path, text, said):
+def test_a_hostfile_with_a_mistake_is_refused(tmp_path, text, output):
     (tmp_path / "hosts").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=output):
         read_hostfile(str(tmp_path / "hosts"))
 
 
@@ -190,7 +190,7 @@ def test_ssh_and_pdsh_carry_folder_environment_and_the_agent_of_the_host(monkeyp
         monkeypatch.delenv(name)
     monkeypatch.setenv("NCCL_DEBUG", "it's on")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    place = Place(HOSTS, MASTER)
+    place = MeetingPlace(HOSTS, MASTER)
     a, b = commands("ssh", place, LOGS, PROGRAM, ["-p", "2222"])
     assert (
         a.command[0] == "ssh"
@@ -223,7 +223,7 @@ def test_mpirun_and_srun_start_one_agent_a_rank(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/x")
     monkeypatch.setenv("PATH", "/bin")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    place, agent = Place(HOSTS, MASTER), [*AGENT, *TAIL]
+    place, agent = MeetingPlace(HOSTS, MASTER), [*AGENT, *TAIL]
     expected = {
         "mpich": f"mpirun -n 5 -hosts a:2,b:3 env PATH={Path(PYTHON).parent}:/bin PYTHONPATH=/x",
         "openmpi": f"mpirun -n 5 --host a:2,b:3 --bind-to none env PATH={Path(PYTHON).parent}:/bin PYTHONPATH=/x",
@@ -284,8 +284,8 @@ def test_print_says_what_would_be_run_and_makes_nothing(tmp_path, capsys, monkey
     (("train", "prior", "DATA"), {"patience": 0.0}, "--patience"),
     (("train", "prior", "DATA"), {"hostfile": "/no/file"}, "cannot be read"),
 ])  # fmt: skip
-def test_what_cannot_be_launched_is_refused_before_anything_starts(words, flags, said):
-    with pytest.raises(UserError, match=re.escape(said)):
+def test_what_cannot_be_launched_is_refused_before_anything_starts(words, flags, output):
+    with pytest.raises(UserError, match=re.escape(output)):
         launch(*words, **{"ranks": 1} | flags if not {"hostfile", "with_", "slurm"} & set(flags) else flags)
 
 
@@ -303,10 +303,10 @@ def test_the_cause_is_what_a_signal_killed_and_not_what_fell_over_it():
 
 def test_those_who_wait_in_a_collective_are_not_behind_where_another_does_not():
     beats = {0: Beat(7, 1, "learning"), 1: Beat(7, 2, "agreeing"), 2: Beat(7, 1, "learning")}
-    assert those_behind(beats, dict.fromkeys(beats, "")) == [0, 2]
-    said = {0: "File torch/distributed/c10d.py", 1: "File launch/corpus/pcm.py", 2: "File torch/distributed/c10d.py"}
-    assert those_behind(beats, said) == [1]
-    assert those_behind(beats, dict.fromkeys(beats, said[0])) == [0, 2]
+    assert lagging_ranks(beats, dict.fromkeys(beats, "")) == [0, 2]
+    output = {0: "File torch/distributed/c10d.py", 1: "File launch/corpus/pcm.py", 2: "File torch/distributed/c10d.py"}
+    assert lagging_ranks(beats, output) == [1]
+    assert lagging_ranks(beats, dict.fromkeys(beats, output[0])) == [0, 2]
 
 
 def test_of_two_ranks_the_one_with_the_smaller_beat_is_behind(tmp_path):

@@ -147,10 +147,10 @@ def test_a_preparation_that_is_killed_goes_on_from_its_finished_songs_on_another
     ("RuntimeError('lost')", 1, "RuntimeError: lost"),
     ("manifest.UserError('not here')", 2, "jukebox prepare: not here"),
 ])  # fmt: skip
-def test_a_rank_that_fails_alone_ends_the_job(music, tmp_path, error, code, said):
+def test_a_rank_that_fails_alone_ends_the_job(music, tmp_path, error, code, output):
     (tmp_path / "site" / "sitecustomize.py").write_text(BROKEN.format(error=error))
     done = run(music, 2, "prepare", str(music), "--out", str(tmp_path / "data"))
-    assert done.returncode == code and said in done.stderr, (done.returncode, done.stderr)
+    assert done.returncode == code and output in done.stderr, (done.returncode, done.stderr)
 
 
 def test_a_mistake_of_all_ranks_is_said_once(music, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.demo.demo import side_by_side
+from launch.demo.demo import run_lanes
 from launch.demo.evidence import gather
 
 CALL = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())"]
@@ -65,7 +65,7 @@ def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_p
     from data_prep.errors import UserError
 
     with pytest.raises(UserError, match=r"(sample|evaluate) failed: .*no config\.json"):
-        side_by_side(
+        run_lanes(
             tmp_path,
             [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]],
         )

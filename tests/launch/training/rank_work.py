@@ -25,7 +25,7 @@ from jukebox.model.folder import Jukebox  # noqa: E402
 from jukebox.model.presets import Recipe, find  # noqa: E402
 from launch.cluster.group import join, part  # noqa: E402
 from launch.training import loop  # noqa: E402
-from launch.training.deepspeed_config import Spread  # noqa: E402
+from launch.training.deepspeed_config import ParallelConfig  # noqa: E402
 from launch.training.loop import fit  # noqa: E402
 from launch.training.tasks import PriorTask, VQVAETask  # noqa: E402
 
@@ -53,13 +53,13 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
     recipe = replace(recipe, bf16="bf" in numbers, delay_quantiser=0.2 if what == "vqvae" else 0.0)
     loop.COUNT_AFTER = 0.0 if "counted" in numbers else 1e9
     settings = out / "unshared.json"
-    spread = Spread(
+    parallel = ParallelConfig(
         numbers.get("zero", -1), "offload" in numbers, numbers.get("accumulate", 1), "torch",
         str(settings) if numbers.get("zero") == 3 else "",
     )  # fmt: skip
     task = make_task(what, data, model, recipe)
     task.save = lambda: save_file(dict(task.model.state_dict()), out / f"{case}.weights")
-    fit(task, recipe, out / case, spread=spread)
+    fit(task, recipe, out / case, parallel=parallel)
 
 
 def main() -> None:

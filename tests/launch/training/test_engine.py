@@ -15,7 +15,7 @@ from torch import nn
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
 from launch.cluster.ranks import first_host, local_rank, meeting_point, rank_and_ranks
-from launch.training.deepspeed_config import BUCKETS, CARDS, OURS, Spread, configuration, merged
+from launch.training.deepspeed_config import BUCKETS, CARDS, OURS, ParallelConfig, configuration, merged
 from launch.training.engine import TorchEngine, open_engine
 from launch.training.gradients import PartNorms, Spikes, noise_scale
 from launch.training.log import read_log
@@ -81,7 +81,7 @@ def test_the_noise_scale_of_a_gradient_with_known_noise_is_found():
 
 def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for parts in (1, 4):
-        fit(Line(), RECIPE, tmp_path / str(parts), spread=Spread(accumulate=parts))
+        fit(Line(), RECIPE, tmp_path / str(parts), parallel=ParallelConfig(accumulate=parts))
     one, four = (read_log(tmp_path / name / "log.jsonl") for name in ("1", "4"))
     for name in ("loss", "gradient_norm"):
         assert [line[name] for line in one] == pytest.approx([line[name] for line in four], rel=1e-4)
@@ -90,7 +90,7 @@ def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
 
 def test_phases_learn_in_turn_each_by_its_own_optimiser_and_leave_the_others_still():
     task = Duel()
-    engine = open_engine(task.model, replace(RECIPE, schedule="constant", warmup=0), CPU, Spread(), task.phases)
+    engine = open_engine(task.model, replace(RECIPE, schedule="constant", warmup=0), CPU, ParallelConfig(), task.phases)
     for phase, moves in (("generator", "makes"), ("critic", "judges")):
         before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
         engine.step(lambda x, phase=phase: task.loss(x, 0, phase), [task.batch(0, 0, 1)], 0, phase=phase)
@@ -113,42 +113,48 @@ def test_two_phases_train_log_and_go_on_exactly(tmp_path):
 
 
 def test_deepspeed_is_told_the_global_batch_and_the_stage():
-    told = configuration(replace(RECIPE, batch=24), Spread(zero=2, offload=True, accumulate=3), world=4)
-    assert told["train_batch_size"] == 24 and told["train_micro_batch_size_per_gpu"] == 2
-    assert told["zero_optimization"] == {"stage": 2, **BUCKETS, "offload_optimizer": {"device": "cpu"}}
-    assert configuration(RECIPE, Spread(), world=2)["zero_optimization"]["stage"] == 1
-    assert {Spread(**{k: v for k, v in card.items() if k != "recompute"}).stage for card in CARDS.values()} == {1, 2, 3}
+    asked_to_stop = configuration(
+        replace(RECIPE, batch=24), ParallelConfig(zero=2, offload=True, accumulate=3), world=4
+    )
+    assert asked_to_stop["train_batch_size"] == 24 and asked_to_stop["train_micro_batch_size_per_gpu"] == 2
+    assert asked_to_stop["zero_optimization"] == {"stage": 2, **BUCKETS, "offload_optimizer": {"device": "cpu"}}
+    assert configuration(RECIPE, ParallelConfig(), world=2)["zero_optimization"]["stage"] == 1
+    assert {ParallelConfig(**{k: v for k, v in card.items() if k != "recompute"}).stage for card in CARDS.values()} == {
+        1,
+        2,
+        3,
+    }
 
 
 def test_a_file_of_ones_own_adds_settings_and_may_not_contradict_the_flags(tmp_path):
     file = tmp_path / "mine.json"
     theirs = {"stage": 3, "stage3_prefetch_bucket_size": 5, "sub_group_size": 7}
     file.write_text(json.dumps({"zero_optimization": theirs, "prescale_gradients": True}))
-    told = configuration(RECIPE, Spread(zero=3, file=str(file)), world=2)
-    assert told["zero_optimization"] == {**BUCKETS, **theirs} and told["prescale_gradients"]
+    asked_to_stop = configuration(RECIPE, ParallelConfig(zero=3, file=str(file)), world=2)
+    assert asked_to_stop["zero_optimization"] == {**BUCKETS, **theirs} and asked_to_stop["prescale_gradients"]
     with pytest.raises(UserError, match=r"sets zero_optimization.stage to 3, here it is 1 by --zero"):
-        configuration(RECIPE, Spread(zero=1, file=str(file)), world=2)
+        configuration(RECIPE, ParallelConfig(zero=1, file=str(file)), world=2)
     for name, flag in OURS.items():
         theirs: dict = {"x": 1} if name in ("optimizer", "scheduler", "fp16", "bf16", "torch_autocast") else 77
         for key in reversed(name.split(".")):
             theirs = {key: theirs}
         with pytest.raises(UserError, match=flag):
-            merged(configuration(RECIPE, Spread(zero=1), world=2), theirs)
+            merged(configuration(RECIPE, ParallelConfig(zero=1), world=2), theirs)
     file.write_text("{")
     with pytest.raises(UserError, match="is no json"):
-        configuration(RECIPE, Spread(zero=1, file=str(file)), world=2)
+        configuration(RECIPE, ParallelConfig(zero=1, file=str(file)), world=2)
 
 
 def test_what_cannot_be_spread_is_told_in_one_line():
-    for recipe, spread, words in [
-        (RECIPE, Spread(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
-        (RECIPE, Spread(zero=0, offload=True), "give --zero 1, 2 or 3"),
-        (replace(RECIPE, fp16=True), Spread(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
+    for recipe, parallel, words in [
+        (RECIPE, ParallelConfig(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
+        (RECIPE, ParallelConfig(zero=0, offload=True), "give --zero 1, 2 or 3"),
+        (replace(RECIPE, fp16=True), ParallelConfig(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=words):
-            configuration(recipe, spread, world=2)
+            configuration(recipe, parallel, world=2)
     with pytest.raises(UserError, match="there is none here; give bf16 or float32"):
-        open_engine(nn.Linear(1, 1), replace(RECIPE, fp16=True), CPU, Spread())
+        open_engine(nn.Linear(1, 1), replace(RECIPE, fp16=True), CPU, ParallelConfig())
 
 
 def test_ranks_their_machines_and_their_meeting_point_are_read_from_every_starter():

@@ -22,11 +22,11 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     make_corpus(root / "corpus", 8, seed=0, seconds=3.0, workers=1)
     prepare(root / "corpus" / "songs.jsonl", root / "data", workers=1)
-    how = {"preset": "test", "steps": 12, "ema": 0.9, "threads": 1, "out": str(root / "model")}
-    train("vqvae", str(root / "data"), **how)
+    params = {"preset": "test", "steps": 12, "ema": 0.9, "threads": 1, "out": str(root / "model")}
+    train("vqvae", str(root / "data"), **params)
     encode(str(root / "data"), str(root / "model"))
-    train("prior", str(root / "data"), level=2, keep=1, **how)
-    train("masked", str(root / "data"), **how)
+    train("prior", str(root / "data"), level=2, keep=1, **params)
+    train("masked", str(root / "data"), **params)
     return root
 
 

@@ -19,7 +19,7 @@ from jukebox.model.presets import Recipe
 from launch.training.checkpoint import load_checkpoint, written
 from launch.training.engine import TorchEngine, lr_at
 from launch.training.log import read_log
-from launch.training.loop import Stop, fit, fold, landing
+from launch.training.loop import Stop, deadline_lr_cap, fit, fold
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -115,7 +115,7 @@ def test_a_run_killed_in_mid_step_goes_on_with_the_losses_of_an_uninterrupted_on
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept, _ = load_checkpoint(tmp_path / "t")
-    assert kept is not None and kept.facts["step"] == 10 and len(read_log(log)) >= 17
+    assert kept is not None and kept.metadata["step"] == 10 and len(read_log(log)) >= 17
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -204,9 +204,9 @@ def test_a_time_limit_lands_the_rate_ends_the_run_and_says_where(tmp_path, capsy
     assert f"ended it at step {trained.step} of 100000" in capsys.readouterr().out
     rates = [line["lr"] for line in read_log(tmp_path / "t" / "log.jsonl")]
     assert rates[-1] < 0.5 * max(rates)
-    assert landing(10, 100, 50.0, 100.0, recipe) == float("inf"), "not before the last 15 % of the time"
-    assert landing(95, 100, 90.0, 100.0, recipe) == float("inf"), "not when the steps will be done in time"
-    assert landing(50, 100, 92.5, 100.0, recipe) == pytest.approx(recipe.lr / 2)
+    assert deadline_lr_cap(10, 100, 50.0, 100.0, recipe) == float("inf"), "not before the last 15 % of the time"
+    assert deadline_lr_cap(95, 100, 90.0, 100.0, recipe) == float("inf"), "not when the steps will be done in time"
+    assert deadline_lr_cap(50, 100, 92.5, 100.0, recipe) == pytest.approx(recipe.lr / 2)
 
 
 def test_averaged_weights_are_what_is_saved_and_live_weights_go_on(tmp_path):

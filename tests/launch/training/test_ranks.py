@@ -143,7 +143,7 @@ def test_every_launcher_and_stage_of_zero_gives_the_curve_of_one_process(corpus,
 
 
 def end_one(
-    command: list[str], log: Path, steps: int, named: bytes = b"RANK=1", how: int = signal.SIGKILL
+    command: list[str], log: Path, steps: int, named: bytes = b"RANK=1", params: int = signal.SIGKILL
 ) -> tuple[int, float, str, int]:
     """Run `command` until its log has so many lines, signal the rank `named` in its environment: exit code, seconds until the job
     had ended, its words, the rank's process."""
@@ -152,7 +152,7 @@ def end_one(
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
     pid = next(p for p in descendants(process.pid) if named in Path(f"/proc/{p}/environ").read_bytes().split(b"\0"))
-    os.kill(pid, how)
+    os.kill(pid, params)
     begun = time.monotonic()
     words, _ = process.communicate(timeout=60)
     return process.returncode, time.monotonic() - begun, words, pid
@@ -173,8 +173,8 @@ def test_one_rank_that_is_told_to_stop_stops_all_after_the_same_step(corpus, tmp
         starter("mpirun", 2, ["-c", CALL, *words]), training / "log.jsonl", 13, b"PMI_RANK=1", signal.SIGTERM
     )
     kept, _ = load_checkpoint(training)
-    assert kept is not None and kept.facts["step"] == len(read_log(training / "log.jsonl")) >= 13
-    assert code == 130 and words.count(f"stopped at step {kept.facts['step']} of 100000") == 1
+    assert kept is not None and kept.metadata["step"] == len(read_log(training / "log.jsonl")) >= 13
+    assert code == 130 and words.count(f"stopped at step {kept.metadata['step']} of 100000") == 1
 
 
 @pytest.mark.long
@@ -200,7 +200,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_exactly_and_on_other_numbers_o
     assert code != 0 and seconds < 30
     assert f"Signal 9 (SIGKILL) received by PID {pid}" in words and "rank      : 1 (local_rank: 1)" in words
     kept, _ = load_checkpoint(training)
-    assert kept is not None and kept.facts["step"] == 30 and len(written(training)) == 2
+    assert kept is not None and kept.metadata["step"] == 30 and len(written(training)) == 2
     for name in ("one", "four", "cut"):
         shutil.copytree(tmp_path / "killed", tmp_path / name)
     file = written(tmp_path / "cut" / "training" / "prior_2")[0] / "tensors_000.safetensors"

@@ -146,7 +146,7 @@ def test_the_shortest_files_go_through(model, tmp_path, samples):
 def test_any_file_gives_sound_of_its_length_or_one_clear_error(model, tiny_model, tmp_path):
     import soundfile
 
-    rng, loaded, told = np.random.default_rng(0), tiny_model.codec([0, 2]), 0
+    rng, loaded, asked_to_stop = np.random.default_rng(0), tiny_model.codec([0, 2]), 0
     for i in range(200):
         samples = int(rng.choice([0, 1, 7, 9, 127, 129, rng.integers(2, 3000)]))
         channels, rate = int(rng.integers(1, 4)), int(rng.choice([8000, RATE, 44100]))
@@ -162,13 +162,13 @@ def test_any_file_gives_sound_of_its_length_or_one_clear_error(model, tiny_model
         try:
             reconstruct_file(loaded, path, made, level)
         except (UserError, ValueError) as error:
-            told += 1
+            asked_to_stop += 1
             assert kind in ("nan", "inf", "huge", "cut") and "\n" not in str(error) and not made.exists()
             continue
         result, _ = read(made)
         expected = read(path, sample_rate=RATE, channels=1)[0].shape[1]
         assert result.shape == (1, expected) and np.isfinite(result).all()
-    assert 40 < told < 130
+    assert 40 < asked_to_stop < 130
 
 
 PEAK = """

@@ -278,5 +278,5 @@ def test_a_small_set_of_ones_own_loads_with_the_settings_in_its_files(tmp_path):
     assert run(tmp_path / "files") == 0
     model = Jukebox.from_pretrained(tmp_path / "model")
     assert set(model.prior_configs) == {0, 1} and model.hops == (4, 8) and model.sample_rate == 22050
-    assert model.prior_configs[1].letters_in_front == 8 and model.prior_configs[0].labels is None
+    assert model.prior_configs[1].lyric_prefix == 8 and model.prior_configs[0].labels is None
     assert model.labels_of(1).artist_id("Ann") == 3 and model.vocabulary.size == 79

@@ -14,12 +14,12 @@ import torch
 from data_prep.align import TimedText
 from data_prep.manifest import load_manifest
 from jukebox.model.folder import Jukebox
-from jukebox.song import Prepared, Song, song_of, window_conditions
+from jukebox.song import PreparedSong, Song, song_of, window_conditions
 from launch.cli import main
 from launch.corpus.encode import encode
 from launch.training.train import train
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import Characters, Pieces
+from priors.conditioning.lyrics import Characters, SentencePieceVocabulary
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,19 @@ def model(data: Path) -> Path:
 
 def test_a_model_reads_the_pieces_and_word_times_follow_them(data, model):
     vocabulary = Jukebox.from_pretrained(model).vocabulary
-    assert isinstance(vocabulary, Pieces) and json.loads((model / "lyrics.json").read_text())["kind"] == "sentencepiece"
+    assert (
+        isinstance(vocabulary, SentencePieceVocabulary)
+        and json.loads((model / "lyrics.json").read_text())["kind"] == "sentencepiece"
+    )
     row = next(row for row in load_manifest(data) if row.lyrics)
     assert vocabulary.decode(vocabulary.encode(row.lyrics).ids) == row.lyrics
     jukebox = Jukebox.from_pretrained(model)
-    song = Prepared.of(song_of(row), jukebox.labels, vocabulary, jukebox.sample_rate)
+    song = PreparedSong.of(song_of(row), jukebox.labels, vocabulary, jukebox.sample_rate)
     assert len(song.ids) == len(song.seconds) < len(Characters().encode(row.lyrics).ids)
     known = song.seconds[~np.isnan(song.seconds)]
     assert len(known) > 0.5 * len(song.seconds) and (np.diff(known) >= 0).all()
     times = (TimedText("sing", 1.0, 2.0), TimedText("moon", 5.0, 6.0))
-    timed = Prepared.of(Song(lyrics="sing moon", word_times=times), jukebox.labels, vocabulary, jukebox.sample_rate)
+    timed = PreparedSong.of(Song(lyrics="sing moon", word_times=times), jukebox.labels, vocabulary, jukebox.sample_rate)
     assert 1.0 <= np.nanmin(timed.seconds) <= 2.0 and 5.0 <= np.nanmax(timed.seconds) <= 6.0
 
 
@@ -103,7 +106,7 @@ def test_lyrics_added_at_the_command_line_leave_the_first_output_bit_equal(data,
         prior = jukebox.prior(2)
         assert prior.config.trunk.order == ("dense", "dense", "cross") and prior.config.trunk.time_bias
         song = next(song_of(row) for row in load_manifest(data) if row.lyrics)
-        heard = Prepared.of(song, jukebox.labels, jukebox.vocabulary, jukebox.sample_rate)
+        heard = PreparedSong.of(song, jukebox.labels, jukebox.vocabulary, jukebox.sample_rate)
         cond = window_conditions(heard, prior.config, 400)
         assert cond.lyrics is not None and (cond.lyrics.ids > 0).any()
         codes = torch.randint(0, 32, (1, 32), generator=torch.Generator().manual_seed(0))

@@ -77,7 +77,7 @@ def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, 
         return plain(device, dtype, rows, matrices, compiled)
 
     monkeypatch.setattr(speed, "measure", measure)
-    monkeypatch.setattr("jukebox.planning.sampling.WORTH_COMPILING", 10**9 if compile_ == "auto" else 0)
+    monkeypatch.setattr("jukebox.planning.sampling.COMPILE_THRESHOLD", 10**9 if compile_ == "auto" else 0)
     words = ["sample", str(tiny_model.folder), "--out", str(tmp_path / "run"), "--seconds", "0.2", "--levels", "2,1"]
     assert main([*words, "--threads", "2", "--compile", compile_]) == 0
     asked = json.loads((tmp_path / "run" / "run.json").read_text())

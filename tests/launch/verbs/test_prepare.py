@@ -81,7 +81,7 @@ BAD = {
 
 def test_every_good_file_is_kept_and_every_bad_one_has_its_reason(folder: Path, tmp_path: Path, capsys) -> None:
     assert main(["prepare", str(folder), "--out", str(tmp_path / "data")]) == 0
-    told = capsys.readouterr().out
+    asked_to_stop = capsys.readouterr().out
     rows = {row.path: row for row in load_manifest(tmp_path / "data")}
     assert set(rows) == set(GOOD)
     for path, (seconds, sample_rate, channels, tolerance) in GOOD.items():
@@ -93,9 +93,10 @@ def test_every_good_file_is_kept_and_every_bad_one_has_its_reason(folder: Path, 
     assert (rows["stereo.mp3"].artist, rows["stereo.mp3"].genres) == ("Ann", ("Rock",))
     assert rows["mono.flac"].lyrics == "hello\nmoon" and rows["mono.flac"].word_times[1].start == 1.0
     assert (
-        "kept 6 songs" in told and "refused 9 (2 unreadable, 1 too short, 1 silent, 1 non-finite, 4 truncated" in told
+        "kept 6 songs" in asked_to_stop
+        and "refused 9 (2 unreadable, 1 too short, 1 silent, 1 non-finite, 4 truncated" in asked_to_stop
     )
-    assert str(tmp_path / "data" / "manifest.parquet") in told
+    assert str(tmp_path / "data" / "manifest.parquet") in asked_to_stop
 
 
 def test_a_folder_without_audio_is_a_one_line_error(tmp_path: Path, capsys) -> None:
@@ -115,8 +116,12 @@ def test_a_folder_of_bad_files_only_ends_with_the_counts_and_exit_code_2(tmp_pat
     (tmp_path / "bad" / "a.mp3").write_text("letter")
     (tmp_path / "bad" / "b.wav").touch()
     assert main(["prepare", str(tmp_path / "bad"), "--out", str(tmp_path / "data")]) == 2
-    told = capsys.readouterr().err
-    assert "kept 0 songs" in told and "refused 2 (2 unreadable" in told and told.strip().count("\n") == 0
+    asked_to_stop = capsys.readouterr().err
+    assert (
+        "kept 0 songs" in asked_to_stop
+        and "refused 2 (2 unreadable" in asked_to_stop
+        and asked_to_stop.strip().count("\n") == 0
+    )
     assert len(pq.read_table(tmp_path / "data" / "refused.parquet")) == 2
 
 

@@ -11,7 +11,7 @@ from priors.autoregressive.extend import crossed, with_lyrics
 from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
 from priors.conditioning.lyrics import LyricConfig
-from priors.prior import How
+from priors.prior import SamplingParams
 from priors.transformer.trunk import ORDERS, Init, TrunkConfig
 
 LYRICS = LyricConfig(11, 6, TrunkConfig(6, 8, 1, init=Init(0.5, 0.5, 0.5, 0.5)))
@@ -40,10 +40,10 @@ def test_output_is_bit_equal_before_and_after(depth, time_bias):
     codes, cond = given()
     with torch.no_grad():
         assert torch.equal(new(codes, cond), old(codes, cond.without("lyrics")))
-    how, rngs = How(), [torch.Generator().manual_seed(i) for i in range(2)]
+    params, rngs = SamplingParams(), [torch.Generator().manual_seed(i) for i in range(2)]
     again = [torch.Generator().manual_seed(i) for i in range(2)]
-    made = next(new.sample(new.start(cond, {2: codes[:, :5]}, rngs, how), 8))
-    same = next(old.sample(old.start(cond.without("lyrics"), {2: codes[:, :5]}, again, how), 8))
+    made = next(new.sample(new.start(cond, {2: codes[:, :5]}, rngs, params), 8))
+    same = next(old.sample(old.start(cond.without("lyrics"), {2: codes[:, :5]}, again, params), 8))
     assert torch.equal(made[2], same[2])
 
 

@@ -11,15 +11,15 @@ import torch
 
 from priors.autoregressive.model import PriorConfig
 from priors.conditioning.conditions import Conditions
-from priors.prior import How
+from priors.prior import SamplingParams
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.15)]  # logits reach 12
 
 
-def cached_logits(prior, codes, cond, primed, how=None) -> torch.Tensor:
+def cached_logits(prior, codes, cond, primed, params=None) -> torch.Tensor:
     """Logits of the codes from `primed` on, the codes being fed one by one after a prime."""
     level = prior.config.level
-    state = prior.start(cond, {level: codes[:, :primed]}, [], how or How(published=True))
+    state = prior.start(cond, {level: codes[:, :primed]}, [], params or SamplingParams(published=True))
     logits = [prior.next_logits(state)]
     for code in codes[:, primed:-1].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
@@ -31,7 +31,7 @@ def cached_logits(prior, codes, cond, primed, how=None) -> torch.Tensor:
 @torch.no_grad()
 def test_cached_logits_equal_full_logits_after_every_prime(make, batch, kind, dtype, limit):
     prior, (codes, cond) = make(kind, dtype), batch(kind)
-    whole = prior(codes, cond)[:, prior.letters :]
+    whole = prior(codes, cond)[:, prior.lyric_tokens :]
     for primed in range(prior.config.n_ctx) if dtype == torch.float64 else (0, 1, 5, 6, 7, 16, 23):
         assert (cached_logits(prior, codes, cond, primed) - whole[:, primed:]).abs().max() < limit, primed
 
@@ -43,7 +43,7 @@ def test_half_precision_follows_full_precision(make, batch, kind):
     assert half(codes, cond).dtype == torch.bfloat16
     assert (half(codes, cond) - whole).abs().mean() < 0.03 * whole.std()
     cached = cached_logits(half, codes, cond, 5)
-    assert (cached - whole[:, half.letters + 5 :]).abs().mean() < 0.03 * whole.std()
+    assert (cached - whole[:, half.lyric_tokens + 5 :]).abs().mean() < 0.03 * whole.std()
 
 
 def test_no_code_hears_itself_or_a_later_one(make, batch, kind):
@@ -52,24 +52,24 @@ def test_no_code_hears_itself_or_a_later_one(make, batch, kind):
         other = codes.clone()
         other[:, t] = (other[:, t] + 1) % prior.config.bins
         same = (prior(codes, cond) - prior(other, cond)).abs().amax((0, 2)) < 1e-12
-        assert same[: prior.letters + t + 1].all() and (t == 23 or not same.all())
+        assert same[: prior.lyric_tokens + t + 1].all() and (t == 23 or not same.all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gradients_go_back_in_time_only(make, batch, kind, dtype):
     prior, (codes, cond) = make(kind, dtype), batch(kind)
-    heard = prior.hear(cond, len(codes))
-    x = prior.embed(prior.tokens(codes, heard)[:, :-1], heard).detach().requires_grad_()
-    y = prior.trunk(x, heard.encoded, heard.distance)
+    conditioning = prior.encode_conditions(cond, len(codes))
+    x = prior.embed(prior.tokens(codes, conditioning)[:, :-1], conditioning).detach().requires_grad_()
+    y = prior.trunk(x, conditioning.encoded, conditioning.distance)
     for t in (0, 7, 12, 22):
         (gradient,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
         assert (gradient[:, t + 1 :] == 0).all() and (gradient[:, t] != 0).any()
 
 
-def drawn(prior, cond, prime, seeds, how=None, length=None) -> torch.Tensor:
+def drawn(prior, cond, prime, seeds, params=None, length=None) -> torch.Tensor:
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     level = prior.config.level
-    state = prior.start(cond, {level: prime}, rngs, how or How())
+    state = prior.start(cond, {level: prime}, rngs, params or SamplingParams())
     parts = list(prior.sample(state, length or prior.config.n_ctx - prime.shape[1]))
     return torch.cat([part[level] for part in parts], dim=1)
 
@@ -87,7 +87,7 @@ def test_a_batch_of_5_is_5_batches_of_1_and_a_seed_is_its_codes(make, batch, kin
 def test_codes_drawn_in_pieces_are_those_drawn_at_once(make, batch, kind):
     prior, (codes, cond) = make(kind, torch.float64), batch(kind)
     level, rngs = prior.config.level, [torch.Generator().manual_seed(s) for s in (0, 1)]
-    state = prior.start(cond, {level: codes[:, :4]}, rngs, How())
+    state = prior.start(cond, {level: codes[:, :4]}, rngs, SamplingParams())
     pieces = [part[level] for n in (1, 6, 13) for part in prior.sample(state, n)]
     assert torch.equal(torch.cat(pieces, 1), drawn(prior, cond, codes[:, :4], (0, 1)))
 
@@ -120,7 +120,7 @@ def test_an_upsampler_without_codes_above_says_so(make, batch):
 def test_a_prime_that_fills_the_window_is_refused(make, batch):
     codes, cond = batch("unlabelled")
     with pytest.raises(ValueError, match="fills the window of 24"):
-        make("unlabelled").start(cond, {2: codes}, [], How())
+        make("unlabelled").start(cond, {2: codes}, [], SamplingParams())
 
 
 @torch.no_grad()
@@ -128,16 +128,16 @@ def test_guidance_moves_away_from_what_is_said_without_conditions(make, batch, k
     prior, (codes, cond) = make(kind, torch.float64), batch(kind)
     bare = cond.without("artist", "genres", "timing", "lyrics")
     given, plain = (cached_logits(prior, codes[:, :4], c, 3) for c in (cond, bare))
-    guided = cached_logits(prior, codes[:, :4], cond, 3, How(guidance=2.5, published=True))
+    guided = cached_logits(prior, codes[:, :4], cond, 3, SamplingParams(guidance=2.5, published=True))
     assert torch.allclose(guided, plain + 2.5 * (given - plain))
-    assert drawn(prior, cond, codes[:, :3], (0, 1), How(guidance=2.5)).shape == (2, 21)
+    assert drawn(prior, cond, codes[:, :3], (0, 1), SamplingParams(guidance=2.5)).shape == (2, 21)
 
 
 def test_letters_are_never_drawn_unless_as_published(make, batch):
     prior, (codes, cond) = make("letters in front"), batch("letters in front")
     with torch.no_grad():
         prior.x_emb.weight[:9] *= 20  # letters become likely
-    published = drawn(prior, cond, codes[:, :1], (0, 1), How(published=True))
+    published = drawn(prior, cond, codes[:, :1], (0, 1), SamplingParams(published=True))
     assert (published == 0).float().mean() > 0.5  # the published code calls a letter code 0
     assert (drawn(prior, cond, codes[:, :1], (0, 1)) == 0).float().mean() < 0.3
 
@@ -206,5 +206,5 @@ def test_embeddings_begin_with_what_the_codes_stand_for(make, kind):
         assert table.std().item() == pytest.approx(prior.config.trunk.init.embedding, rel=0.5)
     changed = {name for name, value in prior.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"x_emb.weight"} | ({"upsampler.x_emb.weight"} if prior.config.above else set())
-    if prior.letters:
+    if prior.lyric_tokens:
         assert torch.equal(prior.x_emb.weight[:-bins], before["x_emb.weight"][:-bins])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from priors.conditioning.lyrics import Characters, Pieces
+from priors.conditioning.lyrics import Characters, SentencePieceVocabulary
 
 LINES = [
     "the river carries all our names",
@@ -18,7 +18,7 @@ TEXTS = ["\n".join(LINES[i % 4 :] + LINES[: i % 4]) for i in range(8)]
 
 @pytest.fixture(scope="module")
 def pieces():
-    return Pieces.train(TEXTS, 340)
+    return SentencePieceVocabulary.train(TEXTS, 340)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_pieces_are_fewer_than_characters_where_they_were_learned(pieces):
 
 
 def test_training_is_a_function_of_its_lyrics(pieces):
-    assert Pieces.train(TEXTS, 340).model == pieces.model
-    assert Pieces(pieces.model).encode(LINES[0]).ids.tolist() == pieces.encode(LINES[0]).ids.tolist()
+    assert SentencePieceVocabulary.train(TEXTS, 340).model == pieces.model
+    assert SentencePieceVocabulary(pieces.model).encode(LINES[0]).ids.tolist() == pieces.encode(LINES[0]).ids.tolist()
 
 
 def test_nothing_to_learn_from_and_too_few_pieces_are_refused():
     with pytest.raises(ValueError, match="no lyrics"):
-        Pieces.train(["", " \n"])
+        SentencePieceVocabulary.train(["", " \n"])
     with pytest.raises(ValueError, match="256 are bytes"):
-        Pieces.train(TEXTS, 200)
+        SentencePieceVocabulary.train(TEXTS, 200)

@@ -32,7 +32,7 @@ def test_a_masked_slot_looks_the_same_whatever_its_code_and_another_slot_does_no
     codes = {level: torch.randint(8, (2, 3 * ratio)) for level, ratio in enumerate(RATIOS)}
     keep = {level: torch.rand(2, 3 * ratio) < 0.5 for level, ratio in enumerate(RATIOS)}
     other = {level: torch.where(keep[level], codes[level], (codes[level] + 1) % 8) for level in codes}
-    seen, same = (embedding.side_by_side(embedding(x, keep)) for x in (codes, other))
+    seen, same = (embedding.concatenate(embedding(x, keep)) for x in (codes, other))
     assert seen.shape == (2, 3, 21 * 5) and torch.equal(seen, same)
     slots = seen.view(2, 3, 21, 5)  # coarsest first, in time inside a level
     first = {2: 0, 1: 1, 0: 5}

@@ -104,7 +104,7 @@ def test_bits_of_half_hidden_codes_come_within_a_tenth_of_the_exact_ones():
     """V3 on a known process, over all hidden codes; the control is the same net untrained."""
     torch.manual_seed(0)
     trunk = TrunkConfig(COLUMNS, 48, 2, 4, ("full",), m_attn=1.0, m_mlp=2.0, init=Init(0.03, 0.3, 0.1, 0.3, 0.5))
-    prior = MaskedPrior(MaskedConfig(K, (1, 2, 4), 100, trunk, vector=16, fine=32, local=2))
+    prior = MaskedPrior(MaskedConfig(K, (1, 2, 4), 100, trunk, vector=16, head_width=32, local=2))
     rng = np.random.default_rng(0)
     test, keep_rng = draw(64, rng), np.random.default_rng(1)
     keep = {level: torch.from_numpy(keep_rng.random(x.shape) < 0.5) for level, x in test.items()}

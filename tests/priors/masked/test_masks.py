@@ -91,8 +91,8 @@ def test_union_keeps_what_any_keeps_and_intersection_what_all_keep():
 
 
 def test_a_prompt_is_spread_over_whole_columns():
-    assert picture(masks.spread(columns("X..X"), SMALL)) == {2: "X..X", 1: "XX....XX", 0: "XXXX........XXXX"}
-    keep = masks.spread(masks.random(50, 0.5, rng()))
+    assert picture(masks.expand_to_levels(columns("X..X"), SMALL)) == {2: "X..X", 1: "XX....XX", 0: "XXXX........XXXX"}
+    keep = masks.expand_to_levels(masks.random(50, 0.5, rng()))
     assert {level: kept.shape for level, kept in keep.items()} == {2: (1, 50), 1: (1, 200), 0: (1, 800)}
     assert masks.orphans(keep).tolist() == [0]
 
@@ -114,7 +114,7 @@ def test_a_fine_code_kept_under_a_coarse_one_that_changes_is_counted():
 
 
 def test_prompts_of_several_items_stand_side_by_side():
-    items = [masks.spread(columns("X..."), SMALL), masks.spread(columns("..XX"), SMALL)]
+    items = [masks.expand_to_levels(columns("X..."), SMALL), masks.expand_to_levels(columns("..XX"), SMALL)]
     keep = masks.stack(items)
     assert keep[1].shape == (2, 8)
     assert masks.count_kept(keep).tolist() == [7, 14]
@@ -124,12 +124,12 @@ def test_a_bit_rate_is_the_counted_codes_times_their_bits():
     """At the published rates: 344.53 columns a second and 11 bits a code (reference: 3.79, 18.95 and 79.6 kb/s; 474 b/s)."""
     n, rate = 8 * 441, 44100 / 128
     seconds = n / rate
-    whole = masks.spread(masks.everything(n))
+    whole = masks.expand_to_levels(masks.everything(n))
     for levels, expected in (((0, 1, 2), 21), ((1, 2), 5), ((2,), 1)):
-        keep = masks.with_levels(masks.spread(masks.nothing(n)), levels)
+        keep = masks.with_levels(masks.expand_to_levels(masks.nothing(n)), levels)
         assert masks.bits_per_second(keep, 2048, seconds)[0] == pytest.approx(rate * 11 * expected, rel=1e-12)
         assert masks.count_kept(keep).tolist() == [sum(int(kept.sum()) for kept in keep.values())] == [n * expected]
-    eighth = masks.without_levels(masks.spread(masks.periodic(n, 8)), (0, 1))
+    eighth = masks.without_levels(masks.expand_to_levels(masks.periodic(n, 8)), (0, 1))
     assert masks.bits_per_second(eighth, 2048, seconds)[0] == pytest.approx(473.7, abs=0.1)
     assert masks.bits_per_second(whole, 512, seconds)[0] == pytest.approx(rate * 9 * 21)
 
@@ -181,4 +181,4 @@ def test_columns_of_a_time_are_exact_at_their_borders():
         for first in range(0, 3000, 7):
             touched = masks.touching(4000, [(first / rate, (first + 5) / rate)], rate)
             assert touched.nonzero().flatten().tolist() == list(range(first, first + 5))
-    assert math.isclose(masks.bits_per_second(masks.spread(masks.everything(1)), 2, 1.0)[0], 21.0)
+    assert math.isclose(masks.bits_per_second(masks.expand_to_levels(masks.everything(1)), 2, 1.0)[0], 21.0)

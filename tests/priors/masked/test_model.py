@@ -11,11 +11,11 @@ import torch
 from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
 from priors.conditioning.lyrics import LyricConfig
 from priors.logits import draw_surely
-from priors.masked import heads as fine_
+from priors.masked import heads
 from priors.masked import model as masked
 from priors.masked.columns import by_column, left_after
 from priors.masked.model import MaskedConfig, MaskedPrior, gumbel, least_sure
-from priors.prior import How
+from priors.prior import SamplingParams
 from priors.transformer.trunk import Init, TrunkConfig
 
 INIT = Init(0.03, 0.3, 0.1, 0.3)
@@ -27,7 +27,7 @@ def config(bins: int = 16, n_ctx: int = 32, hops=(8, 32, 128), **more) -> Masked
     encoder = TrunkConfig(6, 16, 1, 2, ("full",), m_attn=1.0, m_mlp=2.0, init=INIT)
     labels = LabelConfig(3, 3, timing_bins=4, max_seconds=10.0, sample_rate=22050)
     given = {"labels": labels, "lyrics": LyricConfig(12, 6, encoder), **more}
-    return MaskedConfig(bins, hops, 22050, trunk, vector=8, fine=16, local=2, **given)
+    return MaskedConfig(bins, hops, 22050, trunk, vector=8, head_width=16, local=2, **given)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def generators(rows: int) -> list[torch.Generator]:
 
 def test_kept_codes_come_out_bit_identical_and_the_others_from_the_model(prior):
     codes, keep, cond = window(prior)
-    made = prior.fill(codes, keep, cond, generators(5), {level: How(passes=3) for level in LEVELS})
+    made = prior.fill(codes, keep, cond, generators(5), {level: SamplingParams(passes=3) for level in LEVELS})
     for level in LEVELS:
         assert torch.equal(made[level][keep[level]], codes[level][keep[level]])
         assert ((made[level] >= 0) & (made[level] < 16)).all()
@@ -82,7 +82,7 @@ def test_after_each_pass_each_row_lacks_the_floor_of_the_cosine_of_its_own_count
     seen = {}
     passes = {2: 5, 1: 4, 0: 7}
     prior.fill(
-        codes, keep, cond, generators(5), {level: How(passes=n) for level, n in passes.items()},
+        codes, keep, cond, generators(5), {level: SamplingParams(passes=n) for level, n in passes.items()},
         lambda level, step, unknown: seen.update({(level, step): unknown.sum(1).tolist()}),
     )  # fmt: skip
     for (level, step), counts in seen.items():
@@ -96,11 +96,11 @@ def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
     exact = prior.double()
     try:
         codes, keep, cond = window(exact)
-        how = {level: How(passes=4, top_p=0.95) for level in LEVELS}
-        together = exact.fill(codes, keep, cond, generators(5), how)
+        params = {level: SamplingParams(passes=4, top_p=0.95) for level in LEVELS}
+        together = exact.fill(codes, keep, cond, generators(5), params)
         for i in range(5):
             one, known = ({level: x[level][i : i + 1] for level in LEVELS} for x in (codes, keep))
-            alone = exact.fill(one, known, cond.rows(slice(i, i + 1)), generators(5)[i : i + 1], how)
+            alone = exact.fill(one, known, cond.rows(slice(i, i + 1)), generators(5)[i : i + 1], params)
             assert all(torch.equal(alone[level][0], together[level][i]) for level in LEVELS)
     finally:
         prior.float()
@@ -108,9 +108,9 @@ def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
 
 def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
     codes, keep, cond = window(prior)
-    how = {level: How(passes=3) for level in LEVELS}
-    a, b = (prior.fill(codes, keep, cond, generators(5), how) for _ in range(2))
-    c = prior.fill(codes, keep, cond, generators(7)[2:], how)
+    params = {level: SamplingParams(passes=3) for level in LEVELS}
+    a, b = (prior.fill(codes, keep, cond, generators(5), params) for _ in range(2))
+    c = prior.fill(codes, keep, cond, generators(7)[2:], params)
     assert all(torch.equal(a[level], b[level]) for level in LEVELS)
     assert any(not torch.equal(a[level], c[level]) for level in LEVELS)
 
@@ -121,8 +121,8 @@ def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
 def test_what_is_not_kept_is_never_looked_at(prior):
     codes, keep, cond = window(prior)
     other = {level: torch.where(keep[level], codes[level], torch.full_like(codes[level], -7)) for level in LEVELS}
-    how = {level: How(passes=2) for level in LEVELS}
-    a, b = (prior.fill(x, keep, cond, generators(5), how) for x in (codes, other))
+    params = {level: SamplingParams(passes=2) for level in LEVELS}
+    a, b = (prior.fill(x, keep, cond, generators(5), params) for x in (codes, other))
     assert all(torch.equal(a[level], b[level]) for level in LEVELS)
 
 
@@ -143,13 +143,13 @@ def test_a_hidden_code_hears_both_sides_and_every_level(prior):
 def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_others(prior, monkeypatch):
     """Each piece hears what is around it; a piece without an unknown code is not computed."""
     codes, keep, cond = window(prior)
-    seen = prior.look(codes, keep, prior.hear(cond, 5, 24))
+    seen = prior.encode_columns(codes, keep, prior.encode_conditions(cond, 5, 24))
     monkeypatch.setattr(masked, "AT_ONCE", 7)
     for level in LEVELS:
-        fine, asked = prior.fine[level], ~keep[level]
+        fine, asked = prior.heads[level], ~keep[level]
         whole = prior.logits(seen, level, asked)
         for columns in (1, 3, 10):
-            monkeypatch.setattr(fine_, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
+            monkeypatch.setattr(heads, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
             made, rows = torch.full((*asked.shape, 16), torch.nan), []
             for here, x, some in fine.around(seen, asked):
                 assert here.stop - here.start <= columns * fine.ratio and some.any()
@@ -157,11 +157,12 @@ def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_o
             assert torch.allclose(made[asked], whole, atol=1e-5) and torch.equal(made.isnan().all(dim=2), ~asked)
             count = fine.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
             chance = torch.rand(asked.shape, dtype=torch.float64)
-            new, _ = prior._draw(level, codes, keep, prior.hear(cond, 5, 24), chance, How())
+            new, _ = prior._draw(level, codes, keep, prior.encode_conditions(cond, 5, 24), chance, SamplingParams())
             count.remove()
             assert max(rows) <= 7 and sum(rows) == int(asked.sum()) and not new[~asked].any()
             sure = [
-                draw_surely(row[None], u[None], How())[0].item() for row, u in zip(whole, chance[asked], strict=True)
+                draw_surely(row[None], u[None], SamplingParams())[0].item()
+                for row, u in zip(whole, chance[asked], strict=True)
             ]
             assert new[asked].tolist() == sure
 
@@ -194,17 +195,23 @@ def test_gumbel_noise_is_finite_at_the_ends_and_has_its_mean():
 
 def test_codes_of_probability_zero_and_one_are_drawn_without_nan(prior):
     codes, keep, cond = window(prior)
-    for how in (How(passes=3, temperature=0.0), How(passes=3, top_k=1), How(passes=3, temperature=1e-6, noise=0.0)):
-        made = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, how))
+    for params in (
+        SamplingParams(passes=3, temperature=0.0),
+        SamplingParams(passes=3, top_k=1),
+        SamplingParams(passes=3, temperature=1e-6, noise=0.0),
+    ):
+        made = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, params))
         assert all(((made[level] >= 0) & (made[level] < 16)).all() for level in LEVELS)
 
 
 def test_a_filter_changes_what_can_be_drawn(prior):
     """The reference throws the result of its filter away."""
     codes, keep, cond = window(prior)
-    likeliest = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, How(passes=1, temperature=0.0)))
-    filtered = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, How(passes=1, top_k=1)))
-    free = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, How(passes=1)))
+    likeliest = prior.fill(
+        codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1, temperature=0.0))
+    )
+    filtered = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1, top_k=1)))
+    free = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1)))
     assert torch.equal(likeliest[2], filtered[2]) and not torch.equal(likeliest[2], free[2])
 
 
@@ -212,8 +219,8 @@ def test_a_code_competes_with_those_of_its_own_level_only(prior):
     """Coarse levels are finished before finer ones begin, however many passes each has."""
     codes, keep, cond = window(prior)
     order = []
-    how = {0: How(passes=4), 1: How(passes=3), 2: How(passes=2)}
-    prior.fill(codes, keep, cond, generators(5), how, lambda level, step, _: order.append((level, step)))
+    params = {0: SamplingParams(passes=4), 1: SamplingParams(passes=3), 2: SamplingParams(passes=2)}
+    prior.fill(codes, keep, cond, generators(5), params, lambda level, step, _: order.append((level, step)))
     assert order == [(2, 1), (2, 2), (1, 1), (1, 2), (1, 3), (0, 1), (0, 2), (0, 3), (0, 4)]
     assert left_after(4, 4, 10**6) == 0
 
@@ -224,10 +231,10 @@ def test_a_code_competes_with_those_of_its_own_level_only(prior):
 def test_start_and_sample_hand_out_what_lies_behind_the_prime_level_by_level(prior):
     codes, _, cond = window(prior)
     prime = {2: codes[2], 1: codes[1][:, :32], 0: codes[0][:, :64]}  # columns known: 24, 8, 4
-    made = list(prior.sample(prior.start(cond, prime, generators(5), How(passes=2)), 20))
+    made = list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 20))
     assert [{level: tuple(x.shape) for level, x in each.items()} for each in made] == [{1: (5, 64)}, {0: (5, 320)}]
     with pytest.raises(ValueError, match="known further"):
-        list(prior.sample(prior.start(cond, prime, generators(5), How(passes=2)), 10))
+        list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 10))
 
 
 def test_wrong_shapes_and_a_window_that_is_too_long_are_refused(prior):

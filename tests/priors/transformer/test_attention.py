@@ -146,16 +146,16 @@ def largest_in_training(attention: Callable, length: int, dtype: torch.dtype) ->
     + [("dense", 1), ("prime", 1), ("cross", 1)],
 )
 def test_no_tensor_of_length_by_length_is_ever_made_in_training(pattern, block, dtype):
-    layer, letters = (
+    layer, lyric_tokens = (
         Attention(8, 8, 2, pattern, block=block, prime=512, time_bias=pattern == "cross"),
         torch.randn(1, 512, 8),
     )
     distance = torch.rand(1, 8192, 512)
-    heard = (letters, distance) if layer.cross else ()
+    conditioning = (lyric_tokens, distance) if layer.cross else ()
     widest = {"cross": 512, "row": 128, "previous_row": 128, "column": 128}.get(
         pattern, 12
     )  # keys of a query, or q, k, v
-    assert largest_in_training(lambda x: layer(x, *heard), 8192, dtype) <= 2 * 8192 * widest
+    assert largest_in_training(lambda x: layer(x, *conditioning), 8192, dtype) <= 2 * 8192 * widest
 
 
 def test_a_square_of_the_length_would_be_seen():
@@ -171,15 +171,15 @@ def test_cross_attention_listens_to_what_is_sung_now():
     """With a steep slope a head hears the letter whose time is the step's; a letter of unknown time is not excluded."""
     attention = Attention(8, 8, 2, "cross", time_bias=True)
     attention.slope.data.fill_(math.log(1000.0))
-    x, letters = torch.randn(1, 5, 8), torch.randn(1, 5, 8)
+    x, lyric_tokens = torch.randn(1, 5, 8), torch.randn(1, 5, 8)
     distance = (torch.arange(5.0)[:, None] - torch.arange(5.0)).abs()[None]
-    weights = attention.weights(x, letters, distance)
+    weights = attention.weights(x, lyric_tokens, distance)
     assert torch.allclose(weights, torch.eye(5).expand_as(weights), atol=1e-4)
     unknown = distance.clone()
     unknown[:, :, 2] = torch.nan
-    assert (attention.weights(x, letters, unknown)[:, :, 0, 2] > 0.01).all()
-    plain = attention.weights(x, letters)
-    assert torch.allclose(plain, attention.weights(x, letters, torch.full_like(distance, torch.nan)))
+    assert (attention.weights(x, lyric_tokens, unknown)[:, :, 0, 2] > 0.01).all()
+    plain = attention.weights(x, lyric_tokens)
+    assert torch.allclose(plain, attention.weights(x, lyric_tokens, torch.full_like(distance, torch.nan)))
     assert torch.allclose(plain.sum(-1), torch.ones(1, 2, 5))
 
 

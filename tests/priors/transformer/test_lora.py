@@ -22,7 +22,7 @@ def trained(level: int) -> AutoregressivePrior:
     return prior
 
 
-def heard(prior: AutoregressivePrior, artist: int) -> tuple[torch.Tensor, Conditions]:
+def conditioning(prior: AutoregressivePrior, artist: int) -> tuple[torch.Tensor, Conditions]:
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 32, (2, prior.config.n_ctx), generator=generator)
     above = torch.randint(0, 32, (2, prior.config.n_ctx // 4), generator=generator) if prior.config.above else None
@@ -34,7 +34,7 @@ def moved(prior: AutoregressivePrior) -> AutoregressivePrior:
     """The prior after some steps of training."""
     optimiser = torch.optim.SGD([p for p in prior.parameters() if p.requires_grad], lr=0.5)
     for _ in range(3):
-        codes, cond = heard(prior, 3)
+        codes, cond = conditioning(prior, 3)
         optimiser.zero_grad()
         prior.loss({prior.config.level: codes}, cond)["loss"].backward()
         optimiser.step()
@@ -48,12 +48,12 @@ def test_adapters_change_nothing_at_first_and_merged_compute_what_they_learned(l
     freeze(prior, 3, 3)
     add_adapters(prior, 2)
     with torch.no_grad():
-        same = [net(*heard(before, 1)) for net in (before, prior, merged(prior))]
+        same = [net(*conditioning(before, 1)) for net in (before, prior, merged(prior))]
         assert torch.allclose(same[1], same[0], atol=1e-5) and torch.equal(same[2], same[0])
         moved(prior)
-        after = [net(*heard(before, 3)) for net in (prior, merged(prior))]
+        after = [net(*conditioning(before, 3)) for net in (prior, merged(prior))]
         assert torch.allclose(after[0], after[1], atol=1e-4)
-        assert not torch.allclose(prior(*heard(before, 1)), same[0], atol=1e-2)  # LoRA reaches old songs too
+        assert not torch.allclose(prior(*conditioning(before, 1)), same[0], atol=1e-2)  # LoRA reaches old songs too
 
 
 def test_only_adapters_learn_and_their_numbers_are_few():
@@ -82,11 +82,11 @@ def test_with_labels_alone_old_names_keep_every_bit_and_a_new_one_moves():
     prior = with_labels(before, 4, 4)
     freeze(prior, 3, 3)
     with torch.no_grad():
-        old, unknown = before(*heard(before, 1)), before(*heard(before, 0))
-        assert torch.equal(prior(*heard(prior, 3)), unknown)  # a new name begins as an unknown one
+        old, unknown = before(*conditioning(before, 1)), before(*conditioning(before, 0))
+        assert torch.equal(prior(*conditioning(prior, 3)), unknown)  # a new name begins as an unknown one
         plain = merged(moved(prior))
-        assert torch.equal(plain(*heard(prior, 1)), old)
-        assert not torch.allclose(plain(*heard(prior, 3))[0], unknown[0], atol=1e-2)
+        assert torch.equal(plain(*conditioning(prior, 1)), old)
+        assert not torch.allclose(plain(*conditioning(prior, 3))[0], unknown[0], atol=1e-2)
 
 
 def test_tables_do_not_shrink_and_a_prior_without_labels_has_none_to_grow():

@@ -20,7 +20,7 @@ def optimiser_of(codec: VQVAE) -> torch.optim.Optimizer:
     return torch.optim.AdamW(codec.parameters(), 8e-3, betas=(0.9, 0.99), weight_decay=0.0)
 
 
-def train(codec, clips, steps, optimiser=None, generator=None, **how) -> list[float]:
+def train(codec, clips, steps, optimiser=None, generator=None, **params) -> list[float]:
     """Losses of `steps` steps on batches of eight clips in turn."""
     optimiser = optimiser or optimiser_of(codec)
     generator = generator or torch.Generator().manual_seed(0)
@@ -28,7 +28,7 @@ def train(codec, clips, steps, optimiser=None, generator=None, **how) -> list[fl
     codec.train()
     for step in range(steps):
         batch = clips.roll(-8 * step, 0)[:8]  # of eight clips: all of them
-        loss = codec.loss(batch, generator=generator, **how)["loss"]
+        loss = codec.loss(batch, generator=generator, **params)["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
