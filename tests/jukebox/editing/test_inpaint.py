@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.editing.inpaint import BESIDE, windows_over
+from jukebox.editing.inpaint import CONTEXT_SHARE, windows_over
 from priors.masked import masks
 
 
@@ -45,7 +45,7 @@ def test_windows_stand_over_holes(resampled, expected):
 )
 def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
     resampled = hole(n, *((first, first + length) for first, length in pieces))
-    drawn, beside = torch.zeros(n, dtype=torch.bool), n_ctx // BESIDE
+    drawn, beside = torch.zeros(n, dtype=torch.bool), n_ctx // CONTEXT_SHARE
     for start, stop in windows_over(resampled, n_ctx):
         assert 0 <= start < stop <= n and stop - start == min(n, n_ctx)
         new = resampled.clone()
@@ -61,5 +61,5 @@ def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
 def test_a_periodic_prompt_is_covered_by_windows_that_overlap():
     made = windows_over(~masks.periodic(10_000, 16), 512)
     assert made[0][0] == 0 and made[-1][1] == 10_000
-    assert all(b[0] <= a[1] - 512 // BESIDE for a, b in itertools.pairwise(made))
+    assert all(b[0] <= a[1] - 512 // CONTEXT_SHARE for a, b in itertools.pairwise(made))
     assert len(made) == 26  # 9,488 columns behind the first window, at most 384 new ones in each
