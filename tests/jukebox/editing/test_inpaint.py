@@ -21,7 +21,7 @@ def hole(n: int, *ranges: tuple[int, int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("redraw", "expected"),
+    ("resampled", "expected"),
     [
         (hole(1000), []),
         (hole(1000, (500, 510)), [(455, 555)]),  # in the middle

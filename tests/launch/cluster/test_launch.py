@@ -174,7 +174,7 @@ def test_a_hostfile_names_hosts_and_their_ranks(tmp_path, text, hosts):
     assert read_hostfile(str(tmp_path / "hosts")) == hosts
 
 
-@pytest.mark.parametrize("text, said", [
+@pytest.mark.parametrize("text, output", [
     ("a slots=x", "line 1"), ("a\na slots=2", "twice"), ("# none", "names no host"), ("a slots=0", "line 1"),
     ("-oProxyCommand=x", "line 1"),
 ])  # fmt: skip
@@ -270,7 +270,7 @@ def test_print_says_what_would_be_run_and_makes_nothing(tmp_path, capsys, monkey
     assert words[-6:] == [PYTHON, "-m", "launch.cli", "train", "prior", "DATA"] and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words, flags, said", [
+@pytest.mark.parametrize("words, flags, output", [
     ((), {}, "behind --"),
     (("trian", "prior", "DATA"), {}, "did you mean train"),
     (("train", "prior"), {}, "DATA is missing"),

@@ -143,7 +143,7 @@ def test_a_preparation_that_is_killed_goes_on_from_its_finished_songs_on_another
     assert same_tables(alone, tmp_path / "data")
 
 
-@pytest.mark.parametrize("error, code, said", [
+@pytest.mark.parametrize("error, code, output", [
     ("RuntimeError('lost')", 1, "RuntimeError: lost"),
     ("manifest.UserError('not here')", 2, "jukebox prepare: not here"),
 ])  # fmt: skip
