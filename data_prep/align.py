@@ -85,9 +85,7 @@ def parse_lrc(text: str) -> tuple[str, list[TimedText]]:
                 plain.append(line.strip())
             continue
         starts = [_seconds(*stamp) for stamp in re.findall(rf"\[{_STAMP}\]", match[1])]
-        for number, start in enumerate(starts):
-            pieces = _pieces(match[4], start, timed=number == 0)
-            sung.append((start, pieces))
+        sung += [(start, _pieces(match[4], start, timed=number == 0)) for number, start in enumerate(starts)]
     if not sung:
         return "\n".join(plain).strip(), []
     sung.sort(key=lambda line: line[0])
@@ -281,7 +279,7 @@ def _pace_of_song(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
     return _Sung(beats, lines, matched[0][1])
 
 
-def _next_line(beats: int, bar: int) -> int:
+def next_line(beats: int, bar: int) -> int:
     """Return the first bar line that leaves at least one beat of rest after so many beats."""
     return -(-(beats + 1) // bar) * bar
 
@@ -293,7 +291,7 @@ def _middle(songs: Sequence[_Sung]) -> Pace:
     """
     beat = float(np.median([beat for song in songs for beat in song.beats]))
     lines = [line for song in songs for line in song.lines]
-    misses = {bar: sum(min(2.0, abs(gap - _next_line(count, bar))) for count, gap in lines) for bar in METRES}
+    misses = {bar: sum(min(2.0, abs(gap - next_line(count, bar))) for count, gap in lines) for bar in METRES}
     best = min(misses.values())
     bar = next(bar for bar in METRES if misses[bar] <= best + 0.1 * len(lines))
     return Pace(round(beat, 4), bar, round(float(np.median([song.lead for song in songs])), 4))
@@ -316,7 +314,7 @@ def place(lyrics: str, seconds: float, pace: Pace | None, genres: Iterable[str] 
         pace, at, starts = pace.of(genres), 0, []
         for count in counts:
             starts.append(pace.lead + at * pace.beat)
-            at += _next_line(count, pace.bar)
+            at += next_line(count, pace.bar)
         squeeze = min(1.0, seconds / (starts[-1] + counts[-1] * pace.beat))
         starts, beats = [start * squeeze for start in starts], [pace.beat * squeeze] * len(lines)
     result = []

@@ -71,6 +71,8 @@ def _sound(path: str | Path) -> Iterator[Float[np.ndarray, " n"]]:
 
 def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " m"]:
     """Onset strength, a number for every HOP samples; measured piece by piece, each with a margin that is dropped."""
+    import librosa
+
     parts, held, margin, more = [], np.zeros(0, np.float32), 0, True
     while more:
         gathered = [held]
@@ -79,14 +81,9 @@ def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " 
         held = np.concatenate(gathered)
         if len(held) <= margin:
             break
-        parts.append(_piece(held, margin, PIECE if more else len(held) - margin))
+        count = PIECE if more else len(held) - margin
+        strength = librosa.onset.onset_strength(y=held[: margin + count + MARGIN], sr=RATE, hop_length=HOP)
+        parts.append(strength[margin // HOP : (margin + count) // HOP])
         if more:
             held, margin = held[margin + PIECE - MARGIN :], MARGIN
     return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _piece(sound: Float[np.ndarray, " n"], margin: int, count: int) -> Float[np.ndarray, " m"]:
-    import librosa
-
-    strength = librosa.onset.onset_strength(y=sound[: margin + count + MARGIN], sr=RATE, hop_length=HOP)
-    return strength[margin // HOP : (margin + count) // HOP]

@@ -1,9 +1,10 @@
-"""Tables of codes: Arrow files of about 1 GB, one row a song, one large list of uint16 a level, and an index.
+"""Tables of streams: Arrow files of about 1 GB, one row per song, one large list of frames per stream, and an index.
 
+A frame is one number, or a list of fixed size (several books, or a latent); the numbers have the stream's dtype.
 `CodesWriter` writes every song as it comes, into a file that gets its name when it is complete; the index is made from
-the shards. So a killed job keeps its finished songs and continues after them. A song may come again with other levels
-(level 2 of all songs first, the fine levels of some later): the index knows where each level of each song lies.
-`CodesReader` maps the shards into memory and reads a slice of a song without touching the rest.
+the shards. So a killed job keeps its finished songs and continues after them. A song may come again with other streams:
+the index knows where each stream of each song lies. `CodesReader` maps the shards of one or several folders into memory
+and reads a slice of a song without touching the rest. Shards of version 1 have columns `level_0` .., which are `vq.0` ..
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ from typing import Any
 import numpy as np
 
 from data_prep.errors import UserError
+from data_prep.files import replacing
 
-INDEX = "index.parquet"
+INDEX, OLD = "index.parquet", "level_"
 SHARD_BYTES = 1 << 30
 
 
-class CodesWriter:
-    """Append songs' codes to a folder; `songs_done` are the songs that have all of this writer's levels already.
+class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
+    """Append songs' frames to a folder; `songs_done` are the songs that have all of this writer's streams already.
 
     Several writers (one a rank) may share a folder when each has its own `name` (without "-").
     """
 
-    def __init__(
-        self, folder: str | Path, levels: Sequence[int], shard_bytes: int = SHARD_BYTES, name: str = "codes"
-    ) -> None:
+    def __init__(self, folder: str | Path, streams: Sequence[str], shard_bytes: int = SHARD_BYTES, name: str = "codes") -> None:
         """Open or continue a folder; what a killed writer of the same name left behind becomes a shard first."""
-        self.folder, self.levels, self.shard_bytes, self.name = Path(folder), tuple(sorted(levels)), shard_bytes, name
+        self.folder, self.streams, self.shard_bytes, self.name = Path(folder), tuple(streams), shard_bytes, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer: Any = None
         self._bytes = 0
@@ -39,22 +39,26 @@ class CodesWriter:
             if part.exists():
                 self._rescue(part)
         lengths = _lengths(_entries(self.folder))
-        self.songs_done = {song for song, has in lengths.items() if set(self.levels) <= set(has)}
+        self.songs_done = {song for song, has in lengths.items() if set(self.streams) <= set(has)}
 
-    def add(self, song: str, codes: Mapping[int, np.ndarray]) -> None:
-        """Write the codes of one song, {level: (t,) integers below 65536}; from here on a kill does not lose them."""
+    def add(self, song: str, values: Mapping[str, np.ndarray]) -> None:
+        """Write the frames (t, ...) of one song by stream; from here on a kill does not lose them."""
         import pyarrow as pa
 
-        if set(codes) != set(self.levels):
-            raise ValueError(f"{song}: expected codes of levels {self.levels}, got {tuple(sorted(codes))}")
+        if set(values) != set(self.streams):
+            raise ValueError(f"{song}: expected {', '.join(self.streams)}, got {', '.join(sorted(values))}")
         columns: dict[str, Any] = {"song": pa.array([song], pa.string())}
-        for level in self.levels:
-            values = np.asarray(codes[level])
-            if values.ndim != 1 or (values.size and not (values.min() >= 0 and values.max() < 1 << 16)):
-                raise ValueError(f"{song}: codes of level {level} must be one row of values in 0..65535")
-            ends = pa.array([0, len(values)], pa.int64())
-            columns[f"level_{level}"] = pa.LargeListArray.from_arrays(ends, pa.array(values.astype(np.uint16)))
-            self._bytes += 2 * len(values)
+        for stream in self.streams:
+            frames = np.asarray(values[stream])
+            if not 1 <= frames.ndim <= 2 or frames.dtype.kind not in "uf":
+                given = f"{frames.dtype} of shape {frames.shape}"
+                raise ValueError(f"{song}: {stream} is {given}; expected unsigned or float frames")
+            numbers = pa.array(frames.ravel())
+            if frames.ndim == 2:
+                numbers = pa.FixedSizeListArray.from_arrays(numbers, frames.shape[1])
+            ends = pa.array([0, len(frames)], pa.int64())
+            columns[stream] = pa.LargeListArray.from_arrays(ends, numbers)
+            self._bytes += frames.nbytes
         self._write(pa.RecordBatch.from_pydict(columns))
         self.songs_done.add(song)
         if self._bytes >= self.shard_bytes:
@@ -98,59 +102,38 @@ class CodesWriter:
         self._finish()
         write_index(self.folder)
 
-    def __enter__(self) -> CodesWriter:
-        """Use as a context: what is finished is kept also where the work stops with an error."""
-        return self
-
     def __exit__(self, *exception: object) -> None:
-        """Close."""
+        """Close: what is finished is kept also where the work stops with an error."""
         self.close()
 
 
 def write_index(folder: str | Path) -> None:
-    """Write index.parquet (song, level, shard, row, length) from the shards; a later shard replaces an earlier one."""
+    """Write index.parquet (song, stream, shard, row, length) from the shards; a later shard replaces an earlier one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from filelock import FileLock
 
     folder = Path(folder)
-    schema = pa.schema(
-        [
-            ("song", pa.string()),
-            ("level", pa.int8()),
-            ("shard", pa.string()),
-            ("row", pa.int64()),
-            ("length", pa.int64()),
-        ]
-    )
-    part = folder / f".{INDEX}.part"
+    text, number = pa.string(), pa.int64()
+    schema = pa.schema([("song", text), ("stream", text), ("shard", text), ("row", number), ("length", number)])
     with FileLock(folder / ".index.lock"):  # of two writers that end together the later one has seen all shards
-        rows = sorted(_entries(folder).values())
-        columns = list(zip(*rows)) if rows else [[] for _ in schema]
-        table = pa.table([pa.array(column, field.type) for column, field in zip(columns, schema)], schema)
-        pq.write_table(table, part)
-        part.replace(folder / INDEX)
+        rows = [dict(zip(schema.names, row)) for row in sorted(_entries(folder).values())]
+        table = pa.Table.from_pylist(rows, schema)
+        with replacing(folder / INDEX) as temporary:
+            pq.write_table(table, temporary)
 
 
 class CodesReader:
-    """Read codes from a folder of shards, memory-mapped: opening costs the index, reading costs what is read."""
+    """Read frames from folders of shards, memory-mapped: opening costs the index, reading costs what is read."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Read the index (from the shards themselves where a killed job left none or an old one)."""
-        import pyarrow.parquet as pq
-
-        self.folder = Path(folder)
-        shards = sorted(self.folder.glob("*.arrow"))
-        if not shards:
-            raise UserError(f"{folder}: there are no codes here; make them with: jukebox encode DATA MODEL")
-        index = self.folder / INDEX
-        if index.is_file() and index.stat().st_mtime_ns >= max(shard.stat().st_mtime_ns for shard in shards):
-            rows = zip(*(column.to_pylist() for column in pq.read_table(index).columns))
-            self._places = {(row[0], row[1]): row for row in rows}
-        else:
-            self._places = _entries(self.folder)
-        self._lengths = _lengths(self._places)
-        self._shards: dict[str, Any] = {}
+    def __init__(self, *folders: str | Path) -> None:
+        """Read the index of each folder (from its shards where a killed job left none or an old one)."""
+        self.folders = [Path(folder) for folder in folders]
+        self._places: dict[tuple[str, str], tuple] = {}
+        for folder in reversed(self.folders):  # of two that have a song's stream the first one counts
+            self._places |= {key: (folder, *place) for key, place in _index(folder).items()}
+        self._lengths = _lengths({key: place[1:] for key, place in self._places.items()})
+        self._shards: dict[Path, Any] = {}
 
     @property
     def songs(self) -> list[str]:
@@ -158,38 +141,58 @@ class CodesReader:
         return sorted(self._lengths)
 
     @property
-    def levels(self) -> tuple[int, ...]:
-        """Return the levels that at least one song has, finest first."""
-        return tuple(sorted({level for _, level in self._places}))
+    def streams(self) -> tuple[str, ...]:
+        """Return the streams that at least one song has, sorted."""
+        return tuple(sorted({stream for _, stream in self._places}))
 
-    def songs_with(self, levels: Sequence[int]) -> list[str]:
-        """Return the songs that have all of these levels, sorted."""
-        return [song for song in self.songs if set(levels) <= set(self._lengths[song])]
+    def songs_with(self, streams: Sequence[str]) -> list[str]:
+        """Return the songs that have all of these streams, sorted."""
+        return [song for song in self.songs if set(streams) <= set(self._lengths[song])]
 
-    def length(self, song: str, level: int) -> int:
-        """Return how many codes a song has at a level."""
-        return self._place(song, level)[4]
+    def length(self, song: str, stream: str) -> int:
+        """Return how many frames a song has of a stream."""
+        return self._place(song, stream)[5]
 
-    def read(self, song: str, level: int, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return codes start..stop of a song, uint16 (t,): a read-only view into the file."""
-        _, _, shard, row, length = self._place(song, level)
+    def read(self, song: str, stream: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return frames start..stop of a song, (t, ...): a read-only view into the file."""
+        folder, _, _, shard, row, length = self._place(song, stream)
         start, stop, _ = slice(start, stop).indices(length)
-        if shard not in self._shards:
-            self._shards[shard] = _open_shard(self.folder / shard)
-        lists = self._shards[shard].get_batch(row).column(f"level_{level}")
-        return lists.values.slice(start, max(0, stop - start)).to_numpy(zero_copy_only=True)
+        path = folder / shard
+        if path not in self._shards:
+            self._shards[path] = _open_shard(path)
+        batch = self._shards[path].get_batch(row)
+        column = stream if stream in batch.schema.names else stream.replace("vq.", OLD)  # shards of version 1 name levels
+        frames = batch.column(column).values.slice(start, max(0, stop - start))
+        if hasattr(frames.type, "list_size"):
+            return frames.flatten().to_numpy(zero_copy_only=True).reshape(-1, frames.type.list_size)
+        return frames.to_numpy(zero_copy_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to another process without the open files."""
         return {**self.__dict__, "_shards": {}}
 
-    def _place(self, song: str, level: int) -> tuple:
-        """Look up one level of one song."""
+    def _place(self, song: str, stream: str) -> tuple:
+        """Look up one stream of one song."""
         try:
-            return self._places[song, level]
+            return self._places[song, stream]
         except KeyError:
             known = "it has not been encoded" if song not in self._lengths else f"it has {sorted(self._lengths[song])}"
-            raise UserError(f"{song}: no codes of level {level} in {self.folder}; {known}") from None
+            raise UserError(f"{song}: no {stream} in {', '.join(map(str, self.folders))}; {known}") from None
+
+
+def _index(folder: Path) -> dict[tuple[str, str], tuple]:
+    """Return what `_entries` returns, from the index where it is newer than the shards."""
+    import pyarrow.parquet as pq
+
+    shards = sorted(folder.glob("*.arrow"))
+    if not shards:
+        raise UserError(f"{folder}: there are no codes here; make them with: jukebox encode DATA MODEL")
+    index = folder / INDEX
+    if index.is_file() and index.stat().st_mtime_ns >= max(shard.stat().st_mtime_ns for shard in shards):
+        table = pq.read_table(index)
+        if "stream" in table.schema.names:
+            return {(row[0], row[1]): row for row in zip(*(column.to_pylist() for column in table.columns))}
+    return _entries(folder)
 
 
 def _open_shard(path: Path) -> Any:
@@ -199,8 +202,8 @@ def _open_shard(path: Path) -> Any:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
-def _entries(folder: Path) -> dict[tuple[str, int], tuple[str, int, str, int, int]]:
-    """Return {(song, level): (song, level, shard, row, length)} from the shards, later ones over earlier ones."""
+def _entries(folder: Path) -> dict[tuple[str, str], tuple[str, str, str, int, int]]:
+    """Return {(song, stream): (song, stream, shard, row, length)} from the shards, later ones over earlier ones."""
     places = {}
     for path in sorted(folder.glob("*.arrow"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         shard = _open_shard(path)
@@ -208,14 +211,14 @@ def _entries(folder: Path) -> dict[tuple[str, int], tuple[str, int, str, int, in
             batch = shard.get_batch(row)
             song = batch.column("song")[0].as_py()
             for name in batch.schema.names[1:]:
-                level = int(name.removeprefix("level_"))
-                places[song, level] = (song, level, path.name, row, len(batch.column(name).values))
+                stream = f"vq.{name.removeprefix(OLD)}" if name.startswith(OLD) else name
+                places[song, stream] = (song, stream, path.name, row, len(batch.column(name).values))
     return places
 
 
-def _lengths(places: Mapping[tuple[str, int], tuple]) -> dict[str, dict[int, int]]:
-    """Return {song: {level: length}}."""
-    lengths: dict[str, dict[int, int]] = {}
-    for (song, level), place in places.items():
-        lengths.setdefault(song, {})[level] = place[4]
+def _lengths(places: Mapping[tuple[str, str], tuple]) -> dict[str, dict[str, int]]:
+    """Return {song: {stream: length}}."""
+    lengths: dict[str, dict[str, int]] = {}
+    for (song, stream), place in places.items():
+        lengths.setdefault(song, {})[stream] = place[4]
     return lengths

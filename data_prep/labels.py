@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.align import Pace, measure_pace, name_key
 from data_prep.errors import UserError
+from data_prep.files import write_json
 
 UNKNOWN = "unknown"
 
@@ -73,9 +74,8 @@ class Labels:
     def to_json(self) -> dict[str, Any]:
         """Return lists and plain numbers; `from_json` undoes it."""
         pace = self.pace.to_json() if self.pace else None
-        return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace} | (
-            {"rules": self.rules} if self.rules else {}
-        )
+        rules = {"rules": self.rules} if self.rules else {}
+        return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace, **rules}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Labels:
@@ -84,11 +84,8 @@ class Labels:
         return Labels(tuple(data["artists"]), tuple(data["genres"]), pace, data.get("rules", ""))
 
     def save(self, path: str | Path) -> None:
-        """Write a json file, at once or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(path)
+        """Write a json file atomically."""
+        write_json(Path(path), self.to_json())
 
     @staticmethod
     def load(path: str | Path) -> Labels:
@@ -96,9 +93,7 @@ class Labels:
         try:
             return Labels.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
-            raise UserError(
-                f"{path}: there are no labels here; make them with: jukebox prepare MUSIC --out DATA"
-            ) from None
+            raise UserError(f"{path}: there are no labels here; make them with: jukebox prepare MUSIC --out DATA") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: expected artists, genres and pace in json, could not read it ({error})") from None
 

@@ -25,6 +25,7 @@ from typing import Any
 from data_prep.align import TimedText
 from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
+from data_prep.files import file_hash, replacing
 from data_prep.labels import build_labels
 from data_prep.pool import is_leader, map_songs
 from data_prep.sources import Found, complete, find_songs
@@ -72,13 +73,7 @@ class PrepareSummary:
 
 
 def prepare(
-    source: str | Path,
-    out: str | Path,
-    *,
-    min_seconds: float = 1.0,
-    test_share: float = 0.1,
-    seed: int = 0,
-    workers: int = 0,
+    source: str | Path, out: str | Path, *, min_seconds: float = 1.0, test_share: float = 0.1, seed: int = 0, workers: int = 0
 ) -> PrepareSummary | None:
     """Write manifest.parquet, refused.parquet and labels.json of a folder, csv or jsonl file into the folder `out`.
 
@@ -86,22 +81,17 @@ def prepare(
     after writing the tables, where no file could be used.
     """
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
-        raise UserError(
-            f"expected 0 <= test_share < 1, min_seconds >= 0 and workers >= 0, "
-            f"got {test_share}, {min_seconds} and {workers}"
-        )
+        given = f"{test_share}, {min_seconds} and {workers}"
+        raise UserError(f"expected 0 <= test_share < 1, min_seconds >= 0 and workers >= 0, got {given}")
     out = Path(out)
     found = find_songs(source, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: this folder cannot be made ({error.strerror}); choose another --out") from None
-    results: dict[str, dict] = {}
-    journal = None
-    if is_leader():
-        journal = (out / JOURNAL).open("a+", encoding="utf-8")
-        results = _journalled(journal)
-    keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if is_leader() else {}
+    journal = (out / JOURNAL).open("a+", encoding="utf-8") if is_leader() else None
+    results = _journalled(journal) if journal else {}
+    keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
     todo = [song for song in found.songs if keys.get(song.path) not in results]
     function = partial(inspect, root=found.root, min_seconds=min_seconds)
     for result in map_songs(function, todo, workers, what="songs", on_crash=_crashed):
@@ -147,12 +137,8 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
     except UnicodeEncodeError:  # such a name cannot be written into a table
         return {"path": song.path, "reason": "unreadable", "detail": "its name is not valid unicode; rename it"}
     song = complete(song, root)
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
     sound_info = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
-    return {**asdict(song), **sound_info, "hash": digest.hexdigest()}
+    return {**asdict(song), **sound_info, "hash": file_hash(path, 64)}
 
 
 def _crashed(song: Found, explanation: str) -> dict[str, Any]:
@@ -175,7 +161,17 @@ def split_songs(hashes: Iterable[str], test_share: float, seed: int) -> dict[str
 
 def load_manifest(data: str | Path) -> list[SongRow]:
     """Return the songs of a data folder, sorted by path; UserError where there is no manifest."""
-    return [_row(row) for row in _read_manifest(data).to_pylist()]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(data) / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{path}: there is no manifest; make it with: jukebox prepare MUSIC --out {data}")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: this is not a manifest ({error}); make it again with jukebox prepare") from None
+    return [_row(row) for row in table.to_pylist()]
 
 
 def audio_path(data: str | Path, row: SongRow) -> Path:
@@ -196,29 +192,10 @@ def _root(manifest: str, _changed: int) -> Path:
     return moved if relative and not root.is_dir() and moved.is_dir() else root
 
 
-def _read_manifest(data: str | Path) -> Any:
-    """Read the table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(data) / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{path}: there is no manifest; make it with: jukebox prepare MUSIC --out {data}")
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: this is not a manifest ({error}); make it again with jukebox prepare") from None
-
-
 def _row(values: Mapping[str, Any]) -> SongRow:
     """Turn plain values (of a table, of a journal) into a row."""
-    times = [
-        (time["text"], time["start"], time["end"]) if isinstance(time, dict) else time for time in values["word_times"]
-    ]
-    kept = {
-        name: values[name]
-        for name in ("path", "seconds", "sample_rate", "channels", "artist", "lyrics", "hash", "split")
-    }
+    times = [(time["text"], time["start"], time["end"]) if isinstance(time, dict) else time for time in values["word_times"]]
+    kept = {name: values[name] for name in ("path", "seconds", "sample_rate", "channels", "artist", "lyrics", "hash", "split")}
     times = tuple(TimedText(*time) for time in times)
     return SongRow(song=values["path"], genres=tuple(values["genres"]), word_times=times, **kept)
 
@@ -227,27 +204,15 @@ def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path) -> None:
     """Write manifest.parquet."""
     import pyarrow as pa
 
-    time = pa.struct([("text", pa.string()), ("start", pa.float64()), ("end", pa.float64())])
+    text, number = pa.string(), pa.float64()
+    time = pa.struct([("text", text), ("start", number), ("end", number)])
+    columns = [("path", text), ("seconds", number), ("sample_rate", pa.int32()), ("channels", pa.int16()), ("artist", text)]
+    columns += [("genres", pa.list_(text)), ("lyrics", text), ("word_times", pa.list_(time)), ("hash", text), ("split", text)]
     metadata = {"root": str(root)}
     with contextlib.suppress(ValueError):  # another drive
         metadata["root_from_data"] = Path(os.path.relpath(root, out.resolve())).as_posix()
-    schema = pa.schema(
-        [
-            ("path", pa.string()),
-            ("seconds", pa.float64()),
-            ("sample_rate", pa.int32()),
-            ("channels", pa.int16()),
-            ("artist", pa.string()),
-            ("genres", pa.list_(pa.string())),
-            ("lyrics", pa.string()),
-            ("word_times", pa.list_(time)),
-            ("hash", pa.string()),
-            ("split", pa.string()),
-        ],
-        metadata,
-    )
     table = [{**vars(row), "word_times": [word._asdict() for word in row.word_times]} for row in rows]
-    _write(out / MANIFEST, table, schema)
+    _write(out / MANIFEST, table, pa.schema(columns, metadata))
 
 
 def _write_refused(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -259,13 +224,12 @@ def _write_refused(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
-    """Write a table under another name, then rename it."""
+    """Write a table atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema), part)
-    part.replace(path)
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary)
 
 
 def _key(root: Path, song: Found, min_seconds: float) -> str:

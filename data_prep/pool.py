@@ -1,10 +1,9 @@
 """Map a function over songs, many at a time, so that no song can take the others down with it.
 
-Every call runs in a worker process. Decoders are C code fed with files from anywhere: one that dies of a segmentation
-fault costs its song and nothing else, because a worker works on one item at a time and is started again. Workers are
-plain child processes that read pickles from a pipe rather than `multiprocessing`'s: those import the caller's main
-script again (a script without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item
-when one worker dies.
+Every call runs in a worker process. Decoders are C code fed with files from anywhere: one that dies of a segmentation fault
+costs its song and nothing else, because a worker works on one item at a time and is started again. Workers are plain child
+processes that read pickles from a pipe rather than `multiprocessing`'s: those import the caller's main script again (a script
+without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item when one worker dies.
 
 Under `mpirun`, with mpi4py, every rank takes its share, and rank 0 gets each result as soon as it is there, in order.
 """
@@ -33,11 +32,7 @@ class WorkerCrashed(RuntimeError):
 
 
 def map_songs(
-    function: Callable[[Any], Any],
-    items: Sequence[Any],
-    workers: int = 0,
-    what: str = "songs",
-    on_crash: Callable[[Any, str], Any] | None = None,
+    function: Callable, items: Sequence, workers: int = 0, what: str = "songs", on_crash: Callable | None = None
 ) -> Iterator[Any]:
     """Yield function(item) in the order of the items, computed by `workers` processes (0: one a core, at most 8).
 

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,10 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in AUDIO_SUFFIXES:
-                songs.append(Found((Path(place) / name).relative_to(folder).as_posix()))
-            else:
-                ignored += 1
+        paths = [Path(place) / name for name in files if not name.startswith(".")]
+        audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
+        songs += [Found(path.relative_to(folder).as_posix()) for path in audio]
+        ignored += len(paths) - len(audio)
     if not songs:
         kinds = " ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
         raise UserError(f"{folder}: there is no audio in this folder ({ignored} other files); expected {kinds}")
@@ -149,9 +147,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     rows = csv.DictReader(read_text(path).splitlines(keepends=True))
     names = [str(name).strip().lower() for name in rows.fieldnames or ()]
     if "path" not in names:
-        raise UserError(
-            f"{path}: expected a column named path, found {', '.join(names) or 'nothing'}; name it in line 1"
-        )
+        raise UserError(f"{path}: expected a column named path, found {', '.join(names) or 'nothing'}; name it in line 1")
     rows.fieldnames = names
     for row in rows:
         genres = _split([row.get("genres") or row.get("genre") or ""])
@@ -168,9 +164,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except ValueError as error:
             raise UserError(f"{path}, line {number}: this is not json ({error}); expected one object a line") from None
         if not isinstance(row, dict):
-            raise UserError(
-                f'{path}, line {number}: expected an object such as {{"path": "song.mp3"}}, got {line[:60]}'
-            )
+            raise UserError(f'{path}, line {number}: expected an object such as {{"path": "song.mp3"}}, got {line[:60]}')
         yield f"line {number}", row
 
 
@@ -199,12 +193,10 @@ def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
 
 def _words(where: str, words: Any) -> tuple[TimedText, ...]:
     """Check [[word, start, end], ...]."""
-    try:
+    with suppress(TypeError, ValueError):
         times = tuple(TimedText(str(text), float(start), float(end)) for text, start, end in words)
         if all(0 <= start <= end < float("inf") for _, start, end in times):
             return times
-    except (TypeError, ValueError):
-        pass
     raise UserError(f"{where}: expected words as [[word, start, end], ...] in seconds, got {str(words)[:60]}")
 
 

@@ -94,8 +94,7 @@ class Windows:
     def batch(self, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> list[tuple[int, int]]:
         """Return [(song index, start), ...] of one rank's share of a step; `batch_size` counts all ranks together.
 
-        The ranks' shares joined are the batch of one rank alone. Raises ValueError where the shares would differ in
-        size.
+        The ranks' shares joined are the batch of one rank alone. Raises ValueError where the shares would differ in size.
         """
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"a batch of {batch_size} cannot be shared equally by {world} ranks (this one is {rank})")

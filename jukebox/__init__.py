@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
+    from jukebox.api import Jukebox
     from jukebox.song import Song
 
 __all__ = ["Jukebox", "Song"]
 __version__ = "0.1.0"
 
-_HOMES = {"Jukebox": "jukebox.model.folder", "Song": "jukebox.song"}
+_HOMES = {"Jukebox": "jukebox.api", "Song": "jukebox.song"}
 
 
 def __getattr__(name: str) -> Any:

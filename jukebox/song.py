@@ -19,10 +19,9 @@ from data_prep.labels import Labels
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
-    from priors.autoregressive.model import PriorConfig
     from priors.conditioning.conditions import Conditions, Lyrics
-    from priors.conditioning.lyrics import Tokens, Vocabulary
-    from priors.masked.model import MaskedConfig
+    from priors.conditioning.vocabulary import Tokens, Vocabulary
+    from priors.spec import PriorConfig
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,20 @@ class PreparedSong:
 
 def window_conditions(
     song: PreparedSong,
-    config: PriorConfig | MaskedConfig,
+    config: PriorConfig,
     start: int,
     above: Int[np.ndarray, " s"] | None = None,
     dropout: ConditionDropout | None = None,
     rng: np.random.Generator | None = None,
 ) -> Conditions:
-    """Conditions (batch of one) of the window that starts at code (of a masked prior: column) `start` of this prior's level.
+    """Conditions (batch of one) of the window that starts at frame `start` of this prior's windows.
 
     With `dropout` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
     """
     import torch
 
     from priors.conditioning.conditions import Conditions
+    from vqvae.codec import as_tensor
 
     def chance(p: float) -> bool:
         return rng is not None and p > 0 and rng.random() < p
@@ -115,15 +115,15 @@ def window_conditions(
             seconds = seconds + rng.normal(0.0, dropout.jitter, len(seconds)).astype(np.float32)
         fields["lyrics"] = _lyric_window(ids, seconds, config, max(song.total, offset + 1), offset, length)
     if above is not None:
-        fields["above"] = torch.from_numpy(np.ascontiguousarray(above).astype(np.int64))[None]
+        fields["above"] = as_tensor(np.ascontiguousarray(above))[None]
     return Conditions(**fields)
 
 
-def _lyric_window(ids, seconds, config: PriorConfig | MaskedConfig, total: int, offset: int, length: int) -> Lyrics:
+def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, length: int) -> Lyrics:
     import torch
 
     from priors.conditioning.conditions import Lyrics
-    from priors.conditioning.lyrics import linear_window, timed_window
+    from priors.conditioning.vocabulary import linear_window, timed_window
 
     n = config.n_tokens
     if not np.isnan(seconds).all():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
@@ -25,9 +25,7 @@ def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float =
         ordered, index = logits.sort(dim=-1, descending=True)
         before = torch.softmax(ordered, dim=-1).cumsum(dim=-1).roll(1, dims=-1)
         before[..., 0] = 0.0
-        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(
-            -1, index, before > top_p
-        )  # the code that crosses p stays
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before > top_p)  # the code that crosses p stays
         logits = logits.masked_fill(drop, -torch.inf)
     return logits
 

@@ -23,12 +23,12 @@ from data_prep.align import TimedText, place
 from data_prep.manifest import audio_path, load_manifest
 from data_prep.synthetic.band import ARTISTS, GENRES
 from data_prep.synthetic.songs import make_lyrics, make_song
-from jukebox.alignment.align import AlignmentTask, codes_of_file, lyric_level, misses
+from jukebox.alignment.align import AlignmentTask, codes_of_file, lyric_entry, lyric_prior, misses
+from jukebox.alignment.scores import LyricPrior
 from jukebox.evaluation.metrics import table
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.song import Song, song_of
 from priors.autoregressive.model import AutoregressivePrior
-from vqvae.jukebox.stream import encode_long
 
 SECONDS, FIRST_SEED = 20.0, 5_000_000
 
@@ -54,30 +54,29 @@ def irregular_song(seed: int, sample_rate: int) -> tuple[np.ndarray, Song]:
     return audio, Song(artist.name, (genre.name,), text, times, len(audio) / sample_rate)
 
 
-def songs_of(model: Jukebox, data: Path, count: int, seed: int) -> dict[str, list[tuple[torch.Tensor, Song]]]:
+def songs_of(model: ModelFolder, data: Path, count: int, seed: int) -> dict[str, list[tuple[torch.Tensor, Song]]]:
     """Kind -> (codes, song) of `count` songs."""
-    level, codec = lyric_level(model), model.codec([lyric_level(model)])
+    stream = lyric_entry(model).config.spec.writes[0]
+    codec, hop = model.codec([stream]), model.spec.stream(stream).hop
     made: dict[str, list[tuple[torch.Tensor, Song]]] = {"irregular": [], "held out": []}
     for number in range(count):
         audio, song = irregular_song(100 * seed + number, model.sample_rate)
-        wave = torch.from_numpy(audio[: len(audio) // model.hops[level] * model.hops[level]].copy())
-        made["irregular"].append((encode_long(codec, wave[None, None], (level,))[level][0], song))
+        wave = torch.from_numpy(audio[: len(audio) // hop * hop].copy())
+        made["irregular"].append((codec.encode_long(wave[None, None], [stream])[stream][0], song))
     for row in [row for row in load_manifest(data) if row.split == "test"][:count]:
-        made["held out"].append((codes_of_file(model, audio_path(data, row), level), song_of(row)))
+        made["held out"].append((codes_of_file(model, audio_path(data, row), stream), song_of(row)))
     return made
 
 
-def errors(
-    model: Jukebox, untrained: AutoregressivePrior, codes: torch.Tensor, song: Song, other: Song
-) -> dict[str, np.ndarray]:
+def errors(model: ModelFolder, untrained: LyricPrior, codes: torch.Tensor, song: Song, other: Song) -> dict[str, np.ndarray]:
     """Way or control -> seconds by which each word's start is missed."""
-    level, true = lyric_level(model), song.word_times
-    task = AlignmentTask.of(model, level, model.prior(level), codes, song)
+    (entry, prior), true = lyric_prior(model), song.word_times
+    task = AlignmentTask.of(model, entry, prior, codes, song)
     found = {"likelihood": task.timed(task.encode_conditions({"way": "likelihood"}))}
     found |= {f"attention, head {way['head']}": task.timed(chart) for way, chart in task.heads()}
-    blank = AlignmentTask.of(model, level, untrained, codes, song)
+    blank = AlignmentTask.of(model, entry, untrained, codes, song)
     found["untrained"] = blank.timed(blank.encode_conditions({"way": "likelihood"}))
-    mistaken = AlignmentTask.of(model, level, task.prior, codes, replace(song, lyrics=other.lyrics))
+    mistaken = AlignmentTask.of(model, entry, prior, codes, replace(song, lyrics=other.lyrics))
     found["another song's words"] = mistaken.timed(mistaken.encode_conditions({"way": "likelihood"}))[: len(true)]
     result = {name: misses(words, true, song.seconds) for name, words in found.items()}
     sure = np.array([word.confidence > 0.5 for word in found["likelihood"]])
@@ -90,11 +89,11 @@ def errors(
 
 def measured(folders: Sequence[Path], count: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """(kind of song, errors by way or control), the folders in turn, so that all have a share of what is measured so far."""
-    models = [Jukebox.from_pretrained(folder / "model") for folder in folders]
+    models = [ModelFolder.from_pretrained(folder / "model") for folder in folders]
     songs = [songs_of(model, folder / "data", count, seed) for seed, (model, folder) in enumerate(zip(models, folders))]
     for number, seed in tqdm(list(itertools.product(range(count), range(len(folders)))), unit="two songs"):
         torch.manual_seed(seed)
-        untrained = AutoregressivePrior(models[seed].prior_configs[lyric_level(models[seed])]).eval()
+        untrained = AutoregressivePrior(lyric_entry(models[seed]).config).eval()  # type: ignore[arg-type]
         for kind, made in songs[seed].items():
             yield kind, errors(models[seed], untrained, *made[number], made[(number + 1) % count][1])
 

@@ -278,10 +278,7 @@ def format_table(rows: Sequence[Row]) -> str:
         limit, holds = ("-", "-") if row.limit is None else (str(row.limit), "yes" if row.holds else "no")
         cells.append((row.measure, str(row.value), limit, holds, row.where))
     widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = (
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e}".rstrip()
-        for a, b, c, d, e in cells
-    )
+    lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e}".rstrip() for a, b, c, d, e in cells)
     return "\n".join(lines)
 
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import settings
 
 from data_prep.labels import Labels
-from jukebox.model.folder import Jukebox
+from jukebox import Jukebox
 from jukebox.model.presets import find
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import Characters
+from priors.conditioning.vocabulary import Characters
 from vqvae.jukebox.vqvae import VQVAE
 
 torch.set_num_threads(1)
@@ -32,12 +32,12 @@ def make_model(folder: Path, spread: float = 0.2) -> Jukebox:
     codec = VQVAE(preset.codec)
     codec.train().loss(torch.randn(4, 1, 4096) * 0.3, generator=torch.Generator().manual_seed(0))
     model.save_codec(codec)
-    for level in preset.priors:
-        prior = AutoregressivePrior(preset.prior(level, len(labels.artists), len(labels.genres)))
+    for name in preset.parts("autoregressive"):
+        prior = AutoregressivePrior(preset.priors[name].for_corpus(len(labels.artists), len(labels.genres)))
         with torch.no_grad():
             for parameter in prior.parameters():
                 parameter.add_(torch.randn_like(parameter) * spread)
-        model.save_prior(level, prior)
+        model.save_prior(name, prior)
     return Jukebox.from_pretrained(folder)
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.codes import CodesReader
 from data_prep.manifest import load_manifest, prepare
 from data_prep.synthetic.band import NEWCOMER
 from data_prep.synthetic.songs import make_corpus
 from jukebox.evaluation.figures import window_bits
-from jukebox.model.folder import Jukebox
+from jukebox.model.codes import open_codes
+from jukebox.model.folder import ModelFolder
 from jukebox.song import prepare_all, song_of, window_conditions
 from launch.corpus.encode import encode
 from launch.training.train import train
@@ -37,19 +37,20 @@ ARMS: dict[str, dict] = {
 }
 
 
-def song_bits(model: Jukebox, data: Path, level: int, artist: str | None = None) -> dict[str, list[float]]:
+def song_bits(model: ModelFolder, data: Path, level: int, artist: str | None = None) -> dict[str, list[float]]:
     """Artist -> bits per code of each of its held-out songs, all said to be by `artist` where one is given."""
-    prior, codes = model.prior(level), CodesReader(data / "codes" / model.codec_hash())
-    found: dict[str, list[float]] = {}
-    n, ratio = prior.config.n_ctx, prior.config.above.ratio if prior.config.above else 0
+    name = f"prior_{level}"
+    prior = model.prior(name)
+    (stream,), reads, n, ratio = prior.spec.writes, prior.spec.reads, prior.config.n_ctx, prior.config.ratio
+    codes, found = open_codes(data, model.info, [stream, *reads]), {}
     for row in load_manifest(data):
-        if row.split != "test" or codes.length(row.song, level) < n:
+        if row.split != "test" or codes.length(row.song, stream) < n:
             continue
         song = song_of(row if artist is None else replace(row, artist=artist))
-        (ready,) = prepare_all([song], model.labels_of(level), model.vocabulary, model.sample_rate)
-        starts = range(0, codes.length(row.song, level) - n + 1, n)
-        rows = [codes.read(row.song, level, start, start + n) for start in starts]
-        above = [codes.read(row.song, level + 1, s // ratio, (s + n) // ratio) if ratio else None for s in starts]
+        (ready,) = prepare_all([song], model.labels_of(name), model.vocabulary, model.sample_rate)
+        starts = range(0, codes.length(row.song, stream) - n + 1, n)
+        rows = [codes.read(row.song, stream, start, start + n) for start in starts]
+        above = [codes.read(row.song, reads[0], s // ratio, (s + n) // ratio) if reads else None for s in starts]
         conditions = [window_conditions(ready, prior.config, s, a) for s, a in zip(starts, above, strict=True)]
         bits = window_bits(prior, torch.from_numpy(np.stack(rows).astype(np.int64)), conditions)
         found.setdefault(row.artist or "", []).append(float(bits.mean()))
@@ -63,16 +64,14 @@ def mean(bits: Mapping[str, list[float]]) -> float:
 def new_songs(folder: Path, count: int, seed: int, seconds: float = 20.0) -> Path:
     """A data folder of songs by the new artist, a quarter held out."""
     if not (folder / "data" / "manifest.parquet").is_file():
-        corpus = make_corpus(
-            folder / "corpus", count, seed=1000 + seed, seconds=seconds, artist=NEWCOMER.name, workers=1
-        )
+        corpus = make_corpus(folder / "corpus", count, seed=1000 + seed, seconds=seconds, artist=NEWCOMER.name, workers=1)
         prepare(corpus / "songs.jsonl", folder / "data", test_share=0.25, workers=1)
     return folder / "data"
 
 
 def seed_of(out: Path, demo: Path, seed: int, level: int = 2) -> dict:
     """One seed: bits of both groups of songs, before and after every arm."""
-    old_data, model = demo / "data", Jukebox.from_pretrained(demo / "model")
+    old_data, model = demo / "data", ModelFolder.from_pretrained(demo / "model")
     data = new_songs(out / "songs", 64, seed)
     encode(str(data), str(model.folder), levels=str(level), threads=1)
     found = {"before": {"new": mean(song_bits(model, data, level)), "old": mean(song_bits(model, old_data, level))}}
@@ -81,7 +80,7 @@ def seed_of(out: Path, demo: Path, seed: int, level: int = 2) -> dict:
         params = params | ({"rehearse": str(old_data)} if "rehearse" in params else {})
         where = {"from_model": str(model.folder), "out": str(target), "level": level, "preset": "demo"}
         train("prior", str(data), **where, steps=STEPS, seed=seed, threads=1, **params)
-        tuned = Jukebox.from_pretrained(target)
+        tuned = ModelFolder.from_pretrained(target)
         found[arm] = {
             "new": mean(song_bits(tuned, data, level)), "old": mean(song_bits(tuned, old_data, level)),
             "new under an old name": mean(song_bits(tuned, data, level, artist="Night Ferry")),

@@ -23,12 +23,14 @@ import torch
 from data_prep.labels import Labels
 from jukebox.importers.convert import DTYPES, write_prior
 from jukebox.importers.streamed import Lazy
-from jukebox.model.folder import Jukebox, hollow
-from jukebox.model.presets import shapes
+from jukebox.model.folder import ModelFolder, build_codec, hollow
+from jukebox.model.info import ModelInfo
+from jukebox.model.presets import find, shapes
+from jukebox.model.settings import PRIORS, VQVAES, prior_config
 from jukebox.planning.sampling import Plan, plan_sampling
-from priors.autoregressive.model import PriorConfig
-from priors.conditioning.lyrics import PUBLISHED, Characters
-from vqvae.jukebox.vqvae import VQVAE
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.conditioning.vocabulary import PUBLISHED, Characters
+from priors.spec import PriorConfig
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,37 @@ class Peak:
     mapped: int
 
 
-def make_random(folder: Path, name: str, dtype: torch.dtype, levels: tuple[int, ...] = ()) -> Jukebox:
+def make_random(folder: Path, name: str, dtype: torch.dtype, levels: tuple[int, ...] = ()) -> ModelFolder:
     """A model folder of the shape `name` with random weights in `dtype`; of its priors only `levels` (none: all)."""
-    codec, priors = shapes(name)
-    lyric_tokens = next((p.lyrics.vocabulary for p in priors.values() if p.lyrics), 0)
+    info = ModelInfo.of_shapes(*shapes(name))
+    lyric_tokens = next((p.config.lyrics.vocabulary for p in info.priors.values() if p.config.lyrics), 0)
     symbols = next((s for s in PUBLISHED.values() if len(s) + 1 == lyric_tokens), None)
-    model = Jukebox.create(folder, codec, Characters(symbols) if symbols else None)
+    codec = info.codecs[0].config
+    model = ModelFolder.create(folder, codec, Characters(symbols) if symbols else None)
     model.save_labels(Labels(("unknown", "ann"), ("unknown", "rock"), None))
-    model.save_codec(VQVAE(codec))
-    for level in levels or tuple(priors):
-        write_prior(folder / f"prior_{level}.safetensors", random_weights(priors[level]), dtype)
-        model.name_prior(level, priors[level])
+    model.save_codec(build_codec(codec))
+    for level in levels or info.levels_with_prior:
+        entry = info.writer(info.stream(level).name)
+        assert entry
+        write_prior(folder / entry.file, random_weights(entry.config), dtype)
+        model.name_prior(entry.name, entry.config)
     return model
+
+
+def shrunk(name: str) -> AutoregressiveConfig:
+    """A published prior with its patterns and conditions, but narrow and short; or the top prior of a preset."""
+    if name not in PRIORS:
+        config = find(name).priors["prior_2"]
+        assert isinstance(config, AutoregressiveConfig)
+        return config
+    small: dict = {"n_ctx": 768, "blocks": 32, "prior_width": 128, "y_bins": (10, 10)}
+    if "1b" in name:
+        small |= {"prior_depth": 32, "n_tokens": 64}
+    elif "lyrics" in name:
+        small |= {"prior_depth": 19, "n_tokens": 64, "prime_width": 64, "prime_depth": 3, "heads": 2}
+    else:
+        small |= {"prior_depth": 6, "cond_width": 64}
+    return prior_config({**PRIORS[name], **small}, VQVAES["vqvae"])
 
 
 def random_weights(config: PriorConfig) -> dict[str, Lazy]:
@@ -86,8 +107,7 @@ def _status(process: int, name: str) -> int:
 def compare(model: Path, out: Path, *flags: str) -> tuple[Plan, Peak]:
     """Sample with these flags into the run folder `out`: the plan of what run.json says was asked for and chosen, and the peak."""
     peak = watch("sample", str(model), "--out", str(out), *flags)
-    config, request = (json.loads(path.read_text()) for path in (model / "config.json", out / "run.json"))
-    return plan_sampling(config, request), peak
+    return plan_sampling(ModelInfo.read(model), json.loads((out / "run.json").read_text())), peak
 
 
 def main(name: str, *flags: str) -> None:
@@ -101,10 +121,9 @@ def main(name: str, *flags: str) -> None:
             make_random(folder, name, DTYPES[stored], levels)
         plan, peak = compare(folder, Path(temporary) / "run", *(word for pair in given.items() for word in pair))
     print(f"{name} stored in {stored}, {plan.dtype}, {plan.batch} of {plan.samples} side by side")
-    print(
-        f"planned {plan.peak / 1e9:.3f} GB (level {plan.largest.level}), peak {peak.all / 1e9:.3f} GB, {peak.all / plan.peak:.3f} of it"
-    )
-    print(f"own pages {peak.lock_samples / 1e9:.3f} GB, mapped ones {peak.mapped / 1e9:.3f} GB")
+    print(f"planned {plan.peak / 1e9:.3f} GB (level {plan.largest.level}), peak {peak.all / 1e9:.3f} GB, "
+          f"{peak.all / plan.peak:.3f} of it")  # fmt: skip
+    print(f"own pages {peak.own / 1e9:.3f} GB, mapped ones {peak.mapped / 1e9:.3f} GB")
 
 
 if __name__ == "__main__":

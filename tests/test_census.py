@@ -110,9 +110,7 @@ def test_thirteen_modules_in_a_directory_break_the_limit(plant):
 
 
 def test_init_and_main_do_not_count_as_modules(plant):
-    modules = plant(
-        {f"jukebox/m{i}.py": "" for i in range(12)} | {"jukebox/__init__.py": "", "jukebox/__main__.py": ""}
-    )
+    modules = plant({f"jukebox/m{i}.py": "" for i in range(12)} | {"jukebox/__init__.py": "", "jukebox/__main__.py": ""})
     assert directory_sizes(modules) == {"jukebox": 12} and report(modules, [])[0][0].holds
 
 
@@ -220,10 +218,7 @@ def test_a_name_rule_matches_the_whole_name_in_snake_case(plant):
 
 def test_a_rule_with_kinds_matches_these_kinds_only(plant):
     modules = plant({"vqvae/look.py": "def look(look):\n    look.look = look = 1"})
-    assert matched(modules, "function|parameter name: look -> encode") == [
-        ("function", "look", 1),
-        ("parameter", "look", 1),
-    ]
+    assert matched(modules, "function|parameter name: look -> encode") == [("function", "look", 1), ("parameter", "look", 1)]
     assert len(matched(modules, "name: look -> encode")) == 5
 
 

@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jukebox.importers.prior_keys import PRIORS, prior_config, to_published
-from jukebox.importers.vqvae_keys import VQVAE_DEFAULTS, published_vqvae_key, vqvae_config
+from jukebox.importers.prior_keys import to_published
+from jukebox.importers.vqvae_keys import published_vqvae_key
+from jukebox.model.settings import PRIORS, VQVAE_DEFAULTS, prior_config, vqvae_config
 from priors.autoregressive.model import AutoregressivePrior
+from priors.prior import Batch
 from tests.conformance import codec as codecs
 from tests.conformance.__main__ import check, kind_of, main
 from tests.conformance.golden import Golden
@@ -36,9 +38,7 @@ def copy(name: str, folder: Path, new: str) -> Path:
     return folder / new
 
 
-def write(
-    folder: Path, name: str, info: dict[str, Any], io: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
-) -> Golden:
+def write(folder: Path, name: str, info: dict[str, Any], io: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> Golden:
     (folder / f"{name}.json").write_text(json.dumps(info))
     for suffix, tensors in (("io", io), ("state", state)):
         separate = {n: t.detach().clone().contiguous() for n, t in tensors.items()}
@@ -62,12 +62,7 @@ def test_a_golden_is_known_by_what_it_holds_whatever_its_name(tmp_path):
 
 
 def test_a_folder_of_other_names_passes_and_prints_them(tmp_path, capsys):
-    for name, new in (
-        ("prior_top_unlabelled_dense", "prior_big"),
-        ("filter_logits", "a"),
-        ("optim", "b"),
-        ("schedule", "c"),
-    ):
+    for name, new in (("prior_top_unlabelled_dense", "prior_big"), ("filter_logits", "a"), ("optim", "b"), ("schedule", "c")):
         copy(name, tmp_path, new)
     (tmp_path / "note.json").write_text('{"note": "nothing"}')
     assert main(str(tmp_path)) == 0
@@ -97,9 +92,7 @@ def test_another_attention_order_is_seen(tmp_path, other):
     del info["derived"]  # what is computed must tell, not what is said
     Path(f"{path}.json").write_text(json.dumps(info))
     wrong = out(Golden(tmp_path, "p"))
-    assert (
-        any("logits" in line for line in wrong) if other == 1 else len(wrong) == 1 and "cannot be compared" in wrong[0]
-    )
+    assert any("logits" in line for line in wrong) if other == 1 else len(wrong) == 1 and "cannot be compared" in wrong[0]
 
 
 def test_two_swapped_stacks_are_seen(tmp_path):
@@ -179,17 +172,16 @@ def record(folder: Path, name: str, seed: int = 0) -> Golden:
     y = label_rows(hps, items, config.hop)
     given = {"in.z": z, "in.z_cond": above, "in.y": y}
     cond = conditions(prior, y, above)
-    logits, heard = prior(z, cond), prior.encode_conditions(cond, items)
-    merged = prior.tokens(z, heard)
+    logits, merged = prior(z, cond), prior.tokens(z, prior.encode_conditions(cond, items))
     nll = torch.nn.functional.cross_entropy(logits.mT, merged, reduction="none") / math.log(2)
     io = {n: t for n, t in given.items() if t is not None} | {"out.logits": logits, "out.token_nll_bits": nll}
     primes, sampling = {"nothing": 0, "odd": 7, "long": config.n_ctx - 1}, {}
     for case, prime in primes.items():
         sampling[case] = {"prime_len": prime}
         io |= {f"out.sample.{case}.tokens": z, f"out.sample.{case}.step_logits": logits}
-        if prior.lyric_tokens:
+        if prior.lyric_prefix:
             io[f"out.sample.{case}.merged_tokens"] = merged
-    loss = prior.loss({config.level: z}, cond)
+    loss = prior.loss(Batch({config.stream: z}, cond))
     loss["loss"].backward()
     grads = {n: torch.zeros(0) if p.grad is None else p.grad for n, p in prior.named_parameters()}
     norms = {n: g.norm().item() for n, g in to_published(grads, config, bool(hps["cond_c_res"])).items()}
@@ -218,21 +210,16 @@ def test_a_codec_of_two_levels_and_other_shapes_passes_and_one_wrong_weight_does
     torch.manual_seed(0)
     config = vqvae_config(hps)
     codec, audio = VQVAE(config).eval(), torch.randn(3, 1, 2048) * 0.3
-    for level in range(2):
-        codec.level(level).codebook.k.normal_()
-        codec.level(level).codebook.restore()
-    codes = codec.encode(audio, range(2))
+    for stream in codec.spec.names:
+        codec.autoencoder(stream).codebook.k.normal_()
+        codec.autoencoder(stream).codebook.restore()
+    codes = codec.encode(audio, codec.spec.names)
     io = {"in.audio": audio.mT}
-    for level, z in codes.items():
+    for level, (stream, z) in enumerate(codes.items()):
         io |= {f"out.encoder.level{level}": codec.level(level).encoder(audio), f"out.codes.level{level}": z}
-        io[f"out.decode.start_level{level}"] = codec.decode(codes, level).mT
+        io[f"out.decode.start_level{level}"] = codec.decode(codes, stream).mT
     logs = codec.loss(audio, bandwidth=Bandwidth(0.3, 0.1, 40.0))
-    named = {
-        "loss": "loss",
-        "recons_loss_l1": "recons_loss_l0",
-        "recons_loss_l2": "recons_loss_l1",
-        "l1_loss": "l1_loss_l0",
-    }
+    named = {"loss": "loss", "recons_loss_l1": "recons_loss_l0", "recons_loss_l2": "recons_loss_l1", "l1_loss": "l1_loss_l0"}
     info = {
         "hps": hps, "bandwidth": {"l1": 0.3, "l2": 0.1, "spec": 40.0}, "train_forward": {},
         "eval_forward": {"lmix": {theirs: logs[ours].item() for theirs, ours in named.items()}},

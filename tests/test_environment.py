@@ -62,9 +62,7 @@ def test_the_range_of_torch_is_open(torch):
 def test_a_package_has_one_range_in_all_extras():
     seen: dict[str, str] = {}
     for requirement in RANGES:
-        assert seen.setdefault(canonicalize_name(requirement.name), str(requirement.specifier)) == str(
-            requirement.specifier
-        )
+        assert seen.setdefault(canonicalize_name(requirement.name), str(requirement.specifier)) == str(requirement.specifier)
 
 
 def test_the_conda_environment_is_pyproject_with_a_python_and_an_mpi():
@@ -73,9 +71,7 @@ def test_the_conda_environment_is_pyproject_with_a_python_and_an_mpi():
     (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
     python = next(d for d in conda if d.startswith("python=")).removeprefix("python=")
     assert python == "3.11" and SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
-    assert {re.split("[=<> ]", d)[0] for d in conda} == {"python", "openmpi", "pip"}, (
-        "packages come from pyproject alone"
-    )
+    assert {re.split("[=<> ]", d)[0] for d in conda} == {"python", "openmpi", "pip"}, "packages come from pyproject alone"
     (line,) = pip
     match = re.fullmatch(r"-e \.\[([a-z,]+)\]", line)
     assert match, "pip installs the package itself and nothing beside it, so that its ranges are pyproject's"
@@ -84,6 +80,4 @@ def test_the_conda_environment_is_pyproject_with_a_python_and_an_mpi():
 
 def test_the_pythons_from_3_10_to_3_13_are_admitted():
     supported = SpecifierSet(PROJECT["requires-python"])
-    assert all(supported.contains(v) for v in ("3.10.0", "3.11.7", "3.12.1", "3.13.0")) and not supported.contains(
-        "3.9.0"
-    )
+    assert all(supported.contains(v) for v in ("3.10.0", "3.11.7", "3.12.1", "3.13.0")) and not supported.contains("3.9.0")

@@ -12,16 +12,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from jukebox.model.presets import Recipe, find
-from priors.autoregressive.model import PriorConfig
-from priors.transformer.trunk import ORDERS
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.transformer.config import ORDERS
 
 
-def config_of(width: int, depth: int, n_ctx: int, *flags: str) -> PriorConfig:
+def config_of(width: int, depth: int, n_ctx: int, *flags: str) -> AutoregressiveConfig:
     """The demo's top prior in another size; `local`: published patterns and no lyrics."""
-    prior = find("demo").prior(2, 5, 4)
+    prior = find("demo").priors["prior_2"].for_corpus(5, 4)
+    assert isinstance(prior, AutoregressiveConfig)
     trunk = replace(prior.trunk, width=width, depth=depth, n_ctx=n_ctx, recompute="recompute" in flags)
     if "local" in flags:
         trunk = replace(trunk, order=ORDERS[2], blocks=n_ctx // 32, time_bias=False, m_attn=0.25, m_mlp=1.0)
@@ -33,21 +34,22 @@ def train_steps(width: int, depth: int, n_ctx: int, rows: int, *flags: str) -> f
     """Bytes that three steps of training add to this process at most."""
     import torch
 
+    from jukebox.model.folder import build_prior
     from launch.bench.alternate import forget_peak, peak_mb
-    from launch.training.engine import TorchEngine
-    from priors.autoregressive.model import AutoregressivePrior
+    from launch.engines.engine import TorchEngine
     from priors.conditioning.conditions import Conditions, Lyrics
+    from priors.prior import Batch
 
     config = config_of(width, depth, n_ctx, *flags)
     forget_peak()
     before = peak_mb()
-    prior = AutoregressivePrior(config)
+    prior = build_prior(config)
     engine = TorchEngine(prior, Recipe(10, rows, 1e-4, bf16="bf16" in flags), torch.device("cpu"))
     codes = torch.zeros(rows, n_ctx, dtype=torch.long)
     words = Lyrics(torch.ones(rows, config.n_tokens, dtype=torch.long), torch.zeros(rows, config.n_tokens))
-    cond = Conditions(lyrics=words if config.lyrics else None)
+    batch = Batch({config.stream: codes}, Conditions(lyrics=words if config.lyrics else None))
     for step in range(3):
-        engine.step(lambda part: prior.loss({2: part}, cond), [codes], step)
+        engine.step(prior.loss, [batch], step)
     return (peak_mb() - before) * 2**20
 
 
@@ -65,10 +67,9 @@ if __name__ == "__main__":
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
         out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         params = Training(rows, bf16="bf16" in flags, recompute="recompute" in flags)
-        parts = memory(asdict(config_of(width, depth, n_ctx, *flags)), params, 1, "cpu")
+        parts = memory(config_of(width, depth, n_ctx, *flags), params, 1, "cpu")
         seen, planned = float(out.stdout.split()[-1]), sum(parts.values())
         print(
-            " ".join(sys.argv[1:])
-            + f": seen {seen / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB ({planned / seen - 1:+.0%})"
+            " ".join(sys.argv[1:]) + f": seen {seen / 1e6:.0f} MB, planned {planned / 1e6:.0f} MB ({planned / seen - 1:+.0%})"
         )
         print("   ", {name: f"{size / 1e6:.0f} MB" for name, size in parts.items()})

@@ -1,43 +1,121 @@
-"""What every codec is: audio to sequences and back, one sequence a level.
+"""Codec: audio to streams and back. The interface that every codec has, whatever it is inside.
 
-A codec hears a waveform at several levels of coarseness. Level 0 is the finest and level `len(hops) - 1` the coarsest;
-one element of level `l` stands for `hops[l]` samples. Each level can be encoded and decoded alone, which is what lets a
-song be written coarse to fine and heard at every stage. A codec never hears of priors, and a prior never asks which
-codec wrote.
+Each stream can be encoded and decoded alone. So a song is sampled from coarse to fine and can be played at every stage.
+A codec knows nothing of priors, and a prior does not know which codec wrote its codes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Sequences = dict[int, Tensor]  # level -> codes Int[Tensor, "b t"], or latents Float[Tensor, "b t d"] where bins is None
+from vqvae.streams import CodecSpec, hash_tensors
+
+# stream -> codes Int[Tensor, "b t"] or, with several books, "b t books"; latents Float[Tensor, "b t width"]
+Sequences = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class CodecSpec:
-    """What the rest of the house may know of a codec."""
+def as_tensor(values: np.ndarray) -> Tensor:
+    """Frames as files hold them: codes to int64, latents to float32."""
+    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
 
-    sample_rate: int
-    channels: int
-    hops: tuple[int, ...]  # samples an element of each level stands for, finest first
-    bins: int | None  # codes in a codebook; None: the sequences are latents
-    width: int  # channels of one latent
+
+class StreamDecoder(Protocol):
+    """Decodes a stream of any length piece by piece, in constant memory."""
+
+    def push(self, values: Tensor, last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        """The audio that is complete after `values` (t, ...); `last` says that no more come."""
+        ...
 
 
 class Codec(nn.Module, ABC):
-    """Turns audio into sequences and back; every level reads and writes the waveform itself."""
+    """Turns audio into streams and back; every stream reads and writes the waveform itself."""
 
-    spec: CodecSpec
+    config: Any  # a CodecConfig
+
+    @property
+    def kind(self) -> str:
+        return self.config.kind
+
+    @property
+    def spec(self) -> CodecSpec:
+        return self.config.spec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @abstractmethod
-    def encode(self, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
-        """Sequences of the levels asked for and no others; level `l` gets floor(t / hops[l]) elements."""
+    def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        """The sequences of `streams` and of no others, floor(t / hop) frames each."""
 
     @abstractmethod
-    def decode(self, sequences: Sequences, level: int) -> Float[Tensor, "b c t"]:
-        """Audio of `hops[level]` samples an element, from that level's sequence alone."""
+    def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
+        """Audio of `hop` samples per frame, from that stream alone."""
+
+    @abstractmethod
+    def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """The frames (t, ...) of `streams` of the audio that `blocks` form end to end, in pieces, in constant memory."""
+
+    @abstractmethod
+    def decoder_stream(self, stream: str) -> StreamDecoder:
+        """A decoder of that stream for frames that arrive over time."""
+
+    def embeddings(self, stream: str) -> Float[Tensor, "k e"] | None:
+        """One vector per code, as initial values of a prior's tables; None where there are none."""
+        return None
+
+    def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
+        """Choose what training chooses from its first batch, such as codebooks; most codecs choose nothing."""
+
+    def codes_hash(self, stream: str) -> str:
+        """Names what decides the values of a stream (encoder and quantiser): codes of one mean nothing to another."""
+        state = self.state_dict()
+        names = self.config.codes_tensors(stream, state)
+        return hash_tensors((f"{stream} {name}", state[name].detach().cpu().numpy()) for name in names)
+
+    # ---- any length at once, in constant memory
+
+    def decode_blocks(self, blocks: Iterable[Tensor], stream: str) -> Iterator[Float[Tensor, "c t"]]:
+        """Audio of the frames that `blocks` (t, ...) form end to end."""
+        decoder, before = self.decoder_stream(stream), None
+        for block in blocks:
+            if before is not None:
+                yield from decoder.push(before)
+            before = block
+        if before is not None:
+            yield from decoder.push(before, last=True)
+
+    def encode_long(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        """`encode` in constant memory, clip by clip."""
+        made: Sequences = {}
+        for name in streams:
+            stream = self.spec.stream(name)
+            shape = (len(audio), audio.shape[-1] // stream.hop, *stream.frame_shape)
+            dtype = torch.float32 if stream.bins is None else torch.long
+            made[name] = torch.zeros(shape, dtype=dtype, device=audio.device)
+        for i, clip in enumerate(audio):
+            # Filled in place: many small pieces kept among large temporary ones would fragment the heap.
+            done = dict.fromkeys(streams, 0)
+            for pieces in self.encoder_stream([clip], streams):
+                for name, piece in pieces.items():
+                    made[name][i, done[name] : done[name] + len(piece)] = piece
+                    done[name] += len(piece)
+        return made
+
+    def decode_long(self, values: Tensor, stream: str, samples: int | None = None) -> Float[Tensor, "b c t"]:
+        """`decode` in constant memory; with `samples` exactly so many: cut, or with silence after the last frame."""
+        length = values.shape[1] * self.spec.stream(stream).hop
+        audio = torch.zeros(len(values), self.spec.channels, max(length, samples or 0), device=values.device)
+        for i, row in enumerate(values):
+            done = 0
+            for piece in self.decode_blocks([row], stream):
+                audio[i, :, done : done + piece.shape[-1]] = piece
+                done += piece.shape[-1]
+        return audio[..., : length if samples is None else samples]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import wave
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from data_prep.audio.containers import Mp3Frames, find_cut
 from data_prep.errors import BadAudio
+from data_prep.files import replacing
 
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 PYAV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".wma", ".mka", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi"})
@@ -104,8 +105,9 @@ class _Av:
             raise BadAudio(path, "unreadable", "there is no sound in it")
         self.stream = streams[0]
         self.sample_rate, self.channels = self.stream.rate, self.stream.channels
-        # mp4 knows its length to the sample (the last block of aac is padded); others know it roughly or not at all
-        self.declared = self.stream.duration if _is_per_sample(self.stream) else None
+        # mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all
+        is_per_sample = self.stream.time_base == Fraction(1, self.sample_rate)
+        self.declared = (self.stream.duration or None) if is_per_sample else None
 
     def blocks(self, start: int) -> Iterator[np.ndarray]:
         import av
@@ -122,12 +124,6 @@ class _Av:
 
     def close(self) -> None:
         self.container.close()
-
-
-def _is_per_sample(stream: Any) -> bool:
-    """Say whether a PyAV stream counts its time in samples."""
-    base = stream.time_base
-    return bool(stream.duration) and base is not None and base.numerator == 1 and base.denominator == stream.rate
 
 
 def probe(path: str | Path) -> AudioInfo:
@@ -208,17 +204,9 @@ def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """
     path = Path(path)
     samples = to_pcm(audio, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with wave.open(str(part), "wb") as file:
-            file.setnchannels(len(samples))
-            file.setsampwidth(2)
-            file.setframerate(sample_rate)
-            file.writeframes(samples.T.tobytes())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setparams((len(samples), 2, sample_rate, 0, "NONE", "not compressed"))
+        file.writeframes(samples.T.tobytes())
 
 
 def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
@@ -233,14 +221,8 @@ def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write float (channels, samples) as mp3, at once or not at all."""
     import soundfile
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        soundfile.write(part, np.asarray(audio).T, sample_rate, format="MP3")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(Path(path)) as temporary:
+        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format="MP3")
 
 
 def open_source(path: Path) -> AudioDecoder:
@@ -263,18 +245,26 @@ def open_source(path: Path) -> AudioDecoder:
     raise BadAudio(path, "unreadable", "; ".join(reasons))
 
 
+def decoded(path: Path, source: AudioDecoder, start: int = 0) -> Iterator[np.ndarray]:
+    """The blocks from sample `start` as far as they can be decoded; BadAudio where not even the first can."""
+    some = False
+    try:
+        for block in source.blocks(start):
+            some = True
+            yield block
+    except Exception as error:
+        if not some:
+            raise BadAudio(path, "unreadable", f"decoding failed: {error}") from error
+
+
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:
     """Join the blocks from sample `start` until there are `count` samples or no more; (channels, samples)."""
     blocks, have = [np.zeros((source.channels, 0), np.float32)], 0
-    try:
-        for block in source.blocks(start):
-            blocks.append(block)
-            have += block.shape[1]
-            if count is not None and have >= count:
-                break
-    except Exception as error:
-        if not have:
-            raise BadAudio(path, "unreadable", f"decoding failed: {error}") from error
+    for block in decoded(path, source, start):
+        blocks.append(block)
+        have += block.shape[1]
+        if count is not None and have >= count:
+            break
     return np.concatenate(blocks, axis=1)[:, :count]
 
 

@@ -6,17 +6,17 @@ an mp3 is held whole, as the file that it is.
 
 from __future__ import annotations
 
-import os
 import wave
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import mix, open_source, to_pcm
-from data_prep.errors import BadAudio
+from data_prep.audio.audio import decoded, mix, open_source, to_pcm
+from data_prep.files import replacing
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
@@ -33,7 +33,7 @@ def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int
         yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True).T
 
 
-class BlockReader:
+class BlockReader(AbstractContextManager["BlockReader"]):
     """An open sound file; iterating gives float32 (channels, n), end to end the whole file as `read` gives it.
 
     `source_channels` and `source_rate` are those of the file; `samples` counts what has been given so far. Raises
@@ -48,29 +48,19 @@ class BlockReader:
         self.samples = 0
 
     def __iter__(self) -> Iterator[Float[np.ndarray, "c n"]]:
-        resampled = self.sample_rate != self.source_rate
-        for block in self._resampled() if resampled else self._decoded():
+        same_rate = self.sample_rate == self.source_rate
+        for block in decoded(self.path, self.source) if same_rate else self._resampled():
             block = np.ascontiguousarray(mix(block, self.channels))
             self.samples += block.shape[1]
             yield block
 
-    def _decoded(self) -> Iterator[np.ndarray]:
-        some = False
-        try:
-            for block in self.source.blocks(0):
-                some = True
-                yield block
-        except Exception as error:
-            if not some:
-                raise BadAudio(self.path, "unreadable", f"decoding failed: {error}") from error
-
     def _resampled(self) -> Iterator[np.ndarray]:
-        decoded = given = 0
+        taken = given = 0
 
         def counted() -> Iterator[np.ndarray]:
-            nonlocal decoded
-            for block in self._decoded():
-                decoded += block.shape[1]
+            nonlocal taken
+            for block in decoded(self.path, self.source):
+                taken += block.shape[1]
                 yield block
 
         rest = np.zeros((self.source_channels, 0), np.float32)
@@ -78,27 +68,22 @@ class BlockReader:
             given += rest.shape[1]
             yield rest
             rest = made
-        count = round(decoded * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
+        count = round(taken * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
         yield np.pad(rest[:, : max(0, count)], ((0, 0), (0, max(0, count - rest.shape[1]))))
-
-    def __enter__(self) -> BlockReader:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.source.close()
 
 
-class BlockWriter:
+class BlockWriter(AbstractContextManager["BlockWriter"]):
     """A wav file that grows by blocks: `write` them in a `with`; it stands under its name once that ends without error."""
 
     def __init__(self, path: str | Path, channels: int, sample_rate: int) -> None:
         self.path, self.channels, self.sample_rate, self.samples = Path(path), channels, sample_rate, 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self.file = wave.open(str(self.part), "wb")  # noqa: SIM115
-        self.file.setnchannels(channels)
-        self.file.setsampwidth(2)
-        self.file.setframerate(sample_rate)
+        self.opened = ExitStack()
+        temporary = self.opened.enter_context(replacing(self.path))
+        self.file = self.opened.enter_context(wave.open(str(temporary), "wb"))  # noqa: SIM115
+        self.file.setparams((channels, 2, sample_rate, 0, "NONE", "not compressed"))
 
     def write(self, block: Float[np.ndarray, "c n"]) -> None:
         """Append samples, clipped to 16 bits; ValueError if one is not finite."""
@@ -110,16 +95,8 @@ class BlockWriter:
         if samples > self.samples:
             self.write(np.zeros((self.channels, samples - self.samples), np.float32))
 
-    def __enter__(self) -> BlockWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        try:
-            self.file.close()
-            if kind is None:
-                self.part.replace(self.path)
-        finally:
-            self.part.unlink(missing_ok=True)
+    def __exit__(self, *error: Any) -> None:
+        self.opened.__exit__(*error)
 
 
 def declared_seconds(path: str | Path) -> float:

@@ -1,9 +1,8 @@
 """What a file says about its own length: is it all there, and how many frames does an mp3 really hold?
 
-Decoders are made to play whatever they get: they end quietly where a cut file ends. So a cut is found in the
-container: a wav, aiff, mp4, matroska or wma file states the size of its parts, an ogg stream marks its last page, an
-mp3 file is a chain of frames, with a count in its first ("Xing") frame. What nobody states (a bare aac stream) is left
-to the decoder.
+Decoders are made to play whatever they get: they end quietly where a cut file ends. So a cut is found in the container: a wav,
+aiff, mp4, matroska or wma file states the size of its parts, an ogg stream marks its last page, an mp3 file is a chain of
+frames, with a count in its first ("Xing") frame. What nobody states (a bare aac stream) is left to the decoder.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ decoded samples become a wav of 32-bit floats. Block by block, in memory that do
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from data_prep.audio.audio import BLOCK, mix, open_source
 from data_prep.errors import BadAudio, UserError
+from data_prep.files import replacing
 
 BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 FLOATS = {"FLOAT": "float32", "DOUBLE": "float64"}
@@ -77,22 +78,16 @@ class Original:
     def close(self) -> None:
         (self.source or self.file).close()  # type: ignore[union-attr]
 
-    def __enter__(self) -> Original:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
 
 def suffix_of(path: Path) -> str:
     """The suffix of a copy of this file: its own where it can be written without loss, else .wav."""
-    with Original(path) as original:
+    with closing(Original(path)) as original:
         return path.suffix.lower() if original.file is not None and path.suffix else ".wav"
 
 
 def check_target(source: Path, target: Path) -> None:
     """UserError where the target's suffix names no container that can hold the source's samples."""
-    with Original(source) as original:
+    with closing(Original(source)) as original:
         _container(original, target)
 
 
@@ -104,20 +99,11 @@ def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int) -> 
     import soundfile
 
     pieces = sorted(pieces, key=lambda piece: piece.start)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with Original(source) as original:
-        container = _container(original, target)
-        made = _spliced(original, pieces, frames)
-        try:
-            with soundfile.SoundFile(
-                str(part), "w", original.sample_rate, original.channels, original.subtype, format=container
-            ) as file:
-                for block in made:
-                    file.write(np.ascontiguousarray(block))
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+    with closing(Original(source)) as original:
+        container, form = _container(original, target), (original.sample_rate, original.channels, original.subtype)
+        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *form, format=container) as file:
+            for block in _spliced(original, pieces, frames):
+                file.write(np.ascontiguousarray(block))
 
 
 def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray, " n"]:
@@ -202,8 +188,6 @@ def _container(original: Original, target: Path) -> str:
     alike = original.file is not None and target.suffix.lower() == original.path.suffix.lower()
     container = original.format if alike else named.get(target.suffix.lower(), "")
     if container not in soundfile.available_formats() or not soundfile.check_format(container, original.subtype):
-        raise UserError(
-            f"{target} cannot hold the samples of {original.path} ({original.subtype}) as they are; name it "
-            f"{target.with_suffix('.wav').name}"
-        )
+        wav = target.with_suffix(".wav").name
+        raise UserError(f"{target} cannot hold the samples of {original.path} ({original.subtype}) as they are; name it {wav}")
     return container

@@ -59,9 +59,7 @@ ARTISTS = (
     Artist("Glass Orchard", MINOR, (50, 52, 53), ((0, 5, 2, 6), (0, 3, 5, 6)), "drone", "bell", "bell", 50, 1.12),
 )
 # Plays in no corpus unless asked for: what a model is fine-tuned on must be new to it.
-NEWCOMER = Artist(
-    "Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86
-)
+NEWCOMER = Artist("Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86)
 GENRES = (
     Genre(
         "waltz", 112.0, 3, 2, 0.5,
@@ -202,12 +200,9 @@ def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
     """The genre's pattern, with a fill at the end of every fourth bar."""
     genre = score.genre
     fills = (bar - genre.intro) % 4 == 3
-    for at, name, loud in genre.drums:
-        if not (fills and at >= genre.bar - 1):
-            yield at, name, 0, 0.0, 0.85 * loud
-    if fills:
-        for at, name, loud in genre.fill:
-            yield at, name, 0, 0.0, 0.85 * loud
+    pattern = [stroke for stroke in genre.drums if stroke[0] < genre.bar - 1] if fills else genre.drums
+    for at, name, loud in (*pattern, *(genre.fill if fills else ())):
+        yield at, name, 0, 0.0, 0.85 * loud
 
 
 def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
@@ -244,9 +239,7 @@ def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator)
             strokes = last_strokes(score, bar) if bar == score.end else []
         for at, instrument, pitch, beats, loud in strokes:
             whole, half = divmod(at, 1.0)
-            swung = whole + (
-                half * 2 * genre.swing if half <= 0.5 else genre.swing + (half - 0.5) * 2 * (1 - genre.swing)
-            )
+            swung = whole + (half * 2 * genre.swing if half <= 0.5 else genre.swing + (half - 0.5) * 2 * (1 - genre.swing))
             late = 0.004 * rng.random()  # nobody plays on the dot
             start = int(((bar * genre.bar + swung) * genre.beat + late) * sample_rate)
             length = int((beats * genre.beat + 0.06 if beats else 0.3) * sample_rate)

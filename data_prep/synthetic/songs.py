@@ -1,9 +1,8 @@
 """Made songs with lyrics, artists, genres and the true time of every word: the corpus of the demo and of the tests.
 
 A song is a band (`band.py`) and a singer (`voice.py`), nothing but numpy and a seed. It is set as plain words are set
-everywhere here: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests for a beat at
-least, until the next bar. The tune belongs to the bars and not to the words, so other words change the singer and
-nothing else.
+everywhere here: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests for a beat at least,
+until the next bar. The tune belongs to the bars and not to the words, so other words change the singer and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.align import next_line
 from data_prep.errors import UserError
 from data_prep.synthetic.band import ARTISTS, GENRES, NEWCOMER, Artist, Genre, Score, play, write_score
 from data_prep.synthetic.voice import Syllable, sing, split_syllables
@@ -33,6 +33,7 @@ SENTENCES = (
 )  # fmt: skip
 LOUDNESS = 0.2  # RMS of a sung vowel; the band has 0.4 of it, so that the voice is 6 dB over it
 FLOOR = 0.001  # RMS of the noise under everything: a prior that has heard digital silence learns to fall into it
+SungWords = tuple[tuple[str, float, float], ...]  # (word, start, end) in seconds
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SyntheticSong:
     artist: str
     genre: str
     lyrics: str
-    words: tuple[tuple[str, float, float], ...]
+    words: SungWords
 
 
 def make_line(count: int, rng: np.random.Generator) -> str:
@@ -67,11 +68,6 @@ def make_lyrics(genre: Genre, seconds: float, rng: np.random.Generator) -> str:
         beat = next_line(beat + count, genre.bar)
 
 
-def next_line(beat: int, bar: int) -> int:
-    """The first bar line that leaves at least one beat of rest after `beat`."""
-    return -(-(beat + 1) // bar) * bar
-
-
 def set_lyrics(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple[str, int]]]:
     """Lines of (word, its first beat), each syllable a beat long; what would end after `seconds` is not sung."""
     beat = genre.intro * genre.bar
@@ -88,9 +84,7 @@ def set_lyrics(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple
             beat = next_line(beat, genre.bar)
 
 
-def sing_lyrics(
-    lyrics: str, score: Score, seconds: float, sample_rate: int
-) -> tuple[np.ndarray, tuple[tuple[str, float, float], ...]]:
+def sing_lyrics(lyrics: str, score: Score, seconds: float, sample_rate: int) -> tuple[np.ndarray, SungWords]:
     """The voice alone, float32 (T,), and (word, start, end) in seconds."""
     beat = score.genre.beat
     sound = np.zeros(round(seconds * sample_rate), np.float32)

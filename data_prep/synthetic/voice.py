@@ -78,11 +78,7 @@ def character_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
     characters = [c for c in plain(syllable.characters) if c in VOICED or c in NOISE]
     vowels = sum(c in VOWELS for c in characters)
     seconds = syllable.end - syllable.start
-    short = (
-        min(CONSONANT, 0.5 * seconds / max(1, len(characters) - vowels))
-        if vowels
-        else seconds / max(1, len(characters))
-    )
+    short = min(CONSONANT, 0.5 * seconds / max(1, len(characters) - vowels)) if vowels else seconds / max(1, len(characters))
     long = (seconds - short * (len(characters) - vowels)) / max(1, vowels)
     spans, at = [], syllable.start
     for c in characters:
@@ -180,9 +176,7 @@ def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate
     return sound.ravel()
 
 
-def sing(
-    line: Sequence[Syllable], word_ends: set[float], sample_rate: int, throat: float = 1.0
-) -> tuple[int, np.ndarray]:
+def sing(line: Sequence[Syllable], word_ends: set[float], sample_rate: int, throat: float = 1.0) -> tuple[int, np.ndarray]:
     """One line of syllables, sung: (index of its first sample, float32 sound), vowels with RMS 1.
 
     `word_ends` are the ends of syllables that close a word; `throat` scales the formants (above 1: a shorter throat).

@@ -24,16 +24,18 @@ from tqdm import tqdm
 from data_prep.align import TimedText, format_lrc, syllables
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
+from data_prep.files import write_json
 from data_prep.manifest import audio_path, load_manifest
-from jukebox.alignment.scores import AttentionScores, LikelihoodScores, Scorer, Word, lyric_layers, words_of
+from jukebox.alignment.scores import AttentionScores, LikelihoodScores, LyricPrior, Scorer, Word, has_time_bias, words_of
 from jukebox.alignment.viterbi import Chart
-from jukebox.model.folder import Jukebox, write_json
+from jukebox.model.folder import ModelFolder
+from jukebox.model.info import PriorEntry
 from jukebox.report.spectrograms import write_page
 from jukebox.sampling.run import Run
 from jukebox.sampling.windows import starts
 from jukebox.song import PreparedSong, Song, song_of
-from priors.autoregressive.model import AutoregressivePrior
-from vqvae.jukebox.stream import encode_long
+from priors.prior import ScoresLyrics
+from vqvae.codec import as_tensor
 
 SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # seconds that a word may last, and how many lengths are tried
 BEAT, LOOSE = 0.3, 0.7  # seconds a syllable where the model has measured no pace, and their spread (of the logarithm)
@@ -78,22 +80,33 @@ def confidence(gain: float) -> float:
 # ---- one song
 
 
-def lyric_level(model: Jukebox) -> int:
-    """The level whose prior hears lyrics; UserError where none does."""
-    for level, config in sorted(model.prior_configs.items(), reverse=True):
-        if config.lyrics:
-            return level
+def lyric_entry(model: ModelFolder) -> PriorEntry:
+    """The prior of the coarsest stream that is conditioned on lyrics; UserError where none is."""
+    for stream in reversed(model.spec.streams):
+        if (entry := model.info.writer(stream.name)) and entry.config.lyrics:
+            return entry
     raise UserError(
         f"no prior of {model.folder} hears lyrics, so there is nothing to align with; train one on songs with lyrics "
         "(docs/training.md), or import 5b_lyrics or 1b_lyrics"
     )
 
 
+def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, LyricPrior]:
+    """That prior, ready for use; UserError where it cannot score lyrics."""
+    entry = lyric_entry(model)
+    prior = model.prior(entry.name).to(device)
+    if not isinstance(prior, ScoresLyrics):
+        raise UserError(
+            f"the prior {entry.name} of {model.folder} ({prior.kind}) cannot score lyrics; align needs one that can"
+        )
+    return entry, prior
+
+
 @dataclass(frozen=True)
 class AlignmentTask:
     """A song to be aligned: its codes, words and pace, and the prior that hears it."""
 
-    prior: AutoregressivePrior
+    prior: LyricPrior
     codes: Int[Tensor, " t"]
     prepared: PreparedSong
     words: list[Word]
@@ -101,12 +114,11 @@ class AlignmentTask:
     spread: float
 
     @staticmethod
-    def of(
-        model: Jukebox, level: int, prior: AutoregressivePrior, codes: Int[Tensor, " t"], song: Song
-    ) -> AlignmentTask:
+    def of(model: ModelFolder, entry: PriorEntry, prior: LyricPrior, codes: Int[Tensor, " t"], song: Song) -> AlignmentTask:
+        """A song for `prior`, of the shape of `entry`; `codes` are on its device."""
         text = song.lyrics or ""
         bare = Song(song.artist, song.genres, text, (), song.seconds)  # no times
-        prepared = PreparedSong.of(bare, model.labels_of(level), model.vocabulary, model.sample_rate)
+        prepared = PreparedSong.of(bare, model.labels_of(entry.name), model.vocabulary, model.sample_rate)
         words, pace = words_of(prepared, text), model.labels.pace
         if not words:
             raise UserError(
@@ -114,7 +126,7 @@ class AlignmentTask:
                 "(lyrics.json); expected the words that are sung"
             )
         beat, spread = (pace.of(song.genres).beat, SPREAD) if pace else (BEAT, LOOSE)
-        return AlignmentTask(prior, codes.to(next(prior.parameters()).device), prepared, words, beat, spread)
+        return AlignmentTask(prior, codes, prepared, words, beat, spread)
 
     @property
     def step(self) -> float:
@@ -134,8 +146,7 @@ class AlignmentTask:
 
     def attention(self, layer: int) -> list[Scorer]:
         """An ear for each head of a layer."""
-        attention = AttentionScores(self.prior, self.codes, self.prepared, self.words, layer)
-        return [attention.scorer(head) for head in range(self.prior.config.trunk.heads)]
+        return AttentionScores(self.prior, self.codes, self.prepared, self.words, layer).scorers()
 
     def follow(self, scorers: Sequence[Scorer], bar: tqdm | None = None) -> list[Chart]:
         """What each ear hears of the song, window by window, side by side."""
@@ -162,7 +173,7 @@ class AlignmentTask:
         """The way and what is heard of every head that listens to lyrics."""
         return [
             ({"way": "attention", "layer": layer, "head": head}, chart)
-            for layer in lyric_layers(self.prior)
+            for layer in self.prior.lyric_layers()
             for head, chart in enumerate(self.follow(self.attention(layer), bar))
         ]
 
@@ -172,19 +183,19 @@ class AlignmentTask:
         return self.follow(scorers, bar)[0]
 
 
-def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
-    """When the words of `song.lyrics` are sung in a song's codes (of the level that hears lyrics); its word times are not read."""
-    level = lyric_level(model)
-    task = AlignmentTask.of(model, level, model.prior(level).to(device), codes, song)
-    way = model.alignment(level) or ({"way": "likelihood"} if task.prior.config.trunk.time_bias else None)
-    passes = 1 if way else len(lyric_layers(task.prior))
+def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
+    """When the words of `song.lyrics` are sung in codes of the stream that is conditioned on lyrics; its word times are not read."""
+    entry, prior = lyric_prior(model, device)
+    task = AlignmentTask.of(model, entry, prior, codes.to(device), song)
+    way = entry.alignment or ({"way": "likelihood"} if has_time_bias(entry.config) else None)
+    passes = 1 if way else len(prior.lyric_layers())
     with tqdm(total=passes * len(codes), desc="listening", unit="code") as bar:
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
             way["found"] = "the most monotone and sharp of a song"
             if chart.score() > 0:  # else none of the heads has heard a word
                 with suppress(OSError):  # the model folder may be another's
-                    model.save_alignment(level, way)
+                    model.save_alignment(entry.name, way)
         else:
             chart = task.encode_conditions(way, bar)
     words, left = task.timed(chart), (song.lyrics or "").split()
@@ -193,34 +204,34 @@ def align(model: Jukebox, codes: Int[Tensor, " t"], song: Song, *, device: str =
     return Alignment(words, tuple(left), len(codes) * task.step, way)
 
 
-def codes_of_file(model: Jukebox, path: str | Path, level: int) -> Int[Tensor, " t"]:
+def codes_of_file(model: ModelFolder, path: str | Path, stream: str) -> Int[Tensor, " t"]:
     """The codes of a recording of any length."""
-    wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.codec_config.channels)
-    hop = model.hops[level]
+    wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels)
+    hop = model.spec.stream(stream).hop
     if wave.shape[1] < hop:
         raise UserError(f"{path} has {wave.shape[1]} samples, less than one code ({hop}); give a longer recording")
     wave = torch.from_numpy(wave[:, : wave.shape[1] // hop * hop])
-    return encode_long(model.codec([level]), wave[None], (level,))[level][0]
+    return model.codec([stream]).encode_long(wave[None], [stream])[stream][0]
 
 
-def align_file(model: Jukebox, path: str | Path, song: Song, *, device: str = "cpu") -> Alignment:
+def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str = "cpu") -> Alignment:
     """When the words of `song.lyrics` are sung in a recording."""
     if not (song.lyrics and song.lyrics.strip()):
         raise UserError(f"there are no lyrics to find in {path}; give their text")
-    codes, level = codes_of_file(model, path, lyric_level(model)), lyric_level(model)
-    seconds = len(codes) * model.hops[level] / model.sample_rate
+    config = lyric_entry(model).config
+    codes = codes_of_file(model, path, config.spec.writes[0])
+    seconds = len(codes) * config.hop / model.sample_rate
     return align(model, codes, Song(song.artist, song.genres, song.lyrics, (), seconds), device=device)
 
 
-def align_run(model: Jukebox, run: Run, *, device: str = "cpu") -> list[Alignment]:
+def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alignment]:
     """When the words of each sample of a run are sung; written to RUN/alignment.json, and its page follows them."""
-    level, found = lyric_level(model), []
-    codes = torch.from_numpy(run.codes(level).astype(np.int64))
+    level, found = model.spec.names.index(lyric_entry(model).config.spec.writes[0]), []
+    codes = as_tensor(run.codes(level))
     for number, entry in enumerate(run.request["samples"]):
         song = Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], (), run.request["total_seconds"])
-        found.append(
-            align(model, codes[number], song, device=device) if (song.lyrics or "").strip() else Alignment((), (), 0.0)
-        )
+        known = bool((song.lyrics or "").strip())
+        found.append(align(model, codes[number], song, device=device) if known else Alignment((), (), 0.0))
     write_json(run.folder / "alignment.json", {"samples": [one.to_json() for one in found]})
     write_page(run.folder)
     return found
@@ -235,33 +246,27 @@ def misses(words: Sequence[TimedWord], true: Sequence[TimedText], seconds: float
     return np.abs(np.array(predicted) - np.array([word.start for word in true]))
 
 
-def find_way(model: Jukebox, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
+def find_way(model: ModelFolder, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
     """Measure every way on held-out songs with known word times, keep the best in the model folder; all of them, best first."""
-    level = lyric_level(model)
-    prior = model.prior(level).to(device)
+    entry, prior = lyric_prior(model, device)
     rows = [row for row in load_manifest(data) if [t.text for t in row.word_times] == (row.lyrics or "").split() != []]
     rows = sorted(rows, key=lambda row: row.split != "test")[:songs]
     if not rows:
-        raise UserError(
-            f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)"
-        )
-    errors: dict[str, list[np.ndarray]] = {}
-    ways: dict[str, dict[str, Any]] = {}
+        raise UserError(f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)")
+    ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> the way, and its errors by song
     for row in tqdm(rows, desc="songs with known times", unit="song"):
-        song = song_of(row)
-        task = AlignmentTask.of(model, level, prior, codes_of_file(model, audio_path(data, row), level), song)
+        codes = codes_of_file(model, audio_path(data, row), entry.config.spec.writes[0])
+        task = AlignmentTask.of(model, entry, prior, codes.to(device), song_of(row))
         found_words = task.heads()
-        if prior.config.trunk.time_bias:
+        if has_time_bias(entry.config):
             found_words.append(({"way": "likelihood"}, task.encode_conditions({"way": "likelihood"})))
         for way, chart in found_words:
-            name = str(way)
-            ways[name] = way
-            errors.setdefault(name, []).append(misses(task.timed(chart), row.word_times, row.seconds))
+            ways.setdefault(str(way), (way, []))[1].append(misses(task.timed(chart), row.word_times, row.seconds))
+    all_errors = [(way, np.concatenate(errors)) for way, errors in ways.values()]
     table = [
-        {**ways[name], "error_seconds": float(np.concatenate(e).mean()), "median_seconds": float(np.median(np.concatenate(e))),
-         "songs": len(rows)}
-        for name, e in errors.items()
-    ]  # fmt: skip
+        {**way, "error_seconds": float(errors.mean()), "median_seconds": float(np.median(errors)), "songs": len(rows)}
+        for way, errors in all_errors
+    ]
     table.sort(key=lambda way: way["error_seconds"])
-    model.save_alignment(level, {**table[0], "found": "songs with known times"})
+    model.save_alignment(entry.name, {**table[0], "found": "songs with known times"})
     return table

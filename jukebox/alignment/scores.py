@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,11 +24,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jukebox.song import PreparedSong, window_conditions
-from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Lyrics, stack
+from priors.prior import ScoresLyrics
 
 REST = 0.5  # seconds by which all letters are further away in a rest
 FLOOR = 6.0  # bits by which attention may shun a letter
+
+
+class LyricPrior(ScoresLyrics, Protocol):
+    """A prior that scores lyrics, with its configuration."""
+
+    config: Any  # a PriorConfig
+
+
+def has_time_bias(config: Any) -> bool:
+    """Whether a prior's attention to lyrics depends on the seconds to each token, as `nll_at_distance` supposes."""
+    return bool(getattr(getattr(config, "trunk", None), "time_bias", False))
 
 
 class Word(NamedTuple):
@@ -59,14 +71,7 @@ Scorer = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
 class LikelihoodScores:
     """Scores by the prior's likelihood of the codes, each letter in turn said to be sung at every step."""
 
-    def __init__(
-        self,
-        prior: AutoregressivePrior,
-        codes: Int[Tensor, " t"],
-        song: PreparedSong,
-        words: Sequence[Word],
-        pace: float,
-    ):
+    def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], pace: float):
         self.prior, self.codes, self.song, self.words, self.pace = prior, codes, song, words, pace
 
     def __call__(self, start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -80,9 +85,7 @@ class LikelihoodScores:
         return -bits[: len(rests)].T, [-part.T for part in np.split(bits, ends)[1:-1]]
 
     @torch.no_grad()
-    def bits(
-        self, start: int, codes: Int[Tensor, " t"], playheads: Sequence[tuple[float, float]]
-    ) -> Float[np.ndarray, "p t"]:
+    def bits(self, start: int, codes: Int[Tensor, " t"], playheads: Sequence[tuple[float, float]]) -> Float[np.ndarray, "p t"]:
         """Bits of each code of a window under every playhead: a place among the letters, and seconds of distance added."""
         size = max(1, 8192 // len(codes))
         bare = replace(self.song, ids=self.song.ids[:0], seconds=self.song.seconds[:0])
@@ -91,13 +94,9 @@ class LikelihoodScores:
             ids, away = zip(*(self.around(*playhead) for playhead in playheads[i : i + size]), strict=True)
             cond = stack([window_conditions(bare, self.prior.config, start)] * len(ids)).to(codes.device)
             lyrics = Lyrics(torch.stack(ids), torch.full((len(ids), len(ids[0])), torch.nan))
-            conditioning = self.prior.encode_conditions(
-                replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics))), len(ids)
-            )
-            conditioning.distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
-            batch = codes[None].expand(len(ids), -1)
-            logits = self.prior(batch, cond, conditioning).float()
-            parts.append(F.cross_entropy(logits.transpose(1, 2), batch, reduction="none") / np.log(2))
+            cond = replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics)))
+            distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
+            parts.append(self.prior.nll_at_distance(codes[None].expand(len(ids), -1), cond, distance))
         return torch.cat(parts).cpu().numpy()
 
     def around(self, place: float, extra: float) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
@@ -113,14 +112,7 @@ class LikelihoodScores:
 class AttentionScores:
     """Scores by the attention of one layer's heads; letters outside the window of lyrics are shunned."""
 
-    def __init__(
-        self,
-        prior: AutoregressivePrior,
-        codes: Int[Tensor, " t"],
-        song: PreparedSong,
-        words: Sequence[Word],
-        layer: int,
-    ):
+    def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], layer: int):
         self.prior, self.codes, self.song, self.words, self.layer = prior, codes, song, words, layer
         self.window: tuple[int, np.ndarray] = (-1, np.zeros(0))
 
@@ -131,7 +123,7 @@ class AttentionScores:
             numbered = replace(self.song, ids=np.arange(1, count + 1))  # tells which letters the window has
             places = window_conditions(numbered, config, start)
             cond = window_conditions(self.song, config, start).to(self.codes.device)
-            weights = self.prior.alignment(self.codes[None, start : start + config.n_ctx], cond, self.layer)[0]
+            weights = self.prior.lyric_attention(self.codes[None, start : start + config.n_ctx], cond, self.layer)[0]
             assert places.lyrics is not None
             index = places.lyrics.ids[0].numpy()
             there = index > 0
@@ -140,15 +132,11 @@ class AttentionScores:
             self.window = (start, np.log2(on_text * there.sum() + 2.0**-FLOOR))
         return self.window[1]
 
-    def scorer(self, head: int) -> Scorer:
-        def score(start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
-            scores = self.scores(start)[head, done - start :]
-            rests = np.zeros((len(scores), last - first + (last == len(self.words))), np.float32)
-            return rests, [scores[:, word.first : word.last] for word in self.words[first:last]]
+    def scorers(self) -> list[Scorer]:
+        """One of each head."""
+        return [partial(self._score, head) for head in range(len(self.scores(0)))]
 
-        return score
-
-
-def lyric_layers(prior: AutoregressivePrior) -> list[int]:
-    """Layers whose attention is to the lyrics."""
-    return [i for i, block in enumerate(prior.trunk.blocks) if block.attn.pattern in ("cross", "prime")]
+    def _score(self, head: int, start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        scores = self.scores(start)[head, done - start :]
+        rests = np.zeros((len(scores), last - first + (last == len(self.words))), np.float32)
+        return rests, [scores[:, word.first : word.last] for word in self.words[first:last]]

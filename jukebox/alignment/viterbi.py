@@ -42,12 +42,8 @@ class Gap:
 
     def __init__(self, reach: int, tokens: int):
         self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
-        self.sums = np.zeros(
-            (reach + 1, tokens + 1)
-        )  # running sums of the scores of the next word's letters, and of rest
-        self.entered: dict[
-            int, tuple[np.ndarray, Ends]
-        ] = {}  # first step of a piece -> steps it was entered at, and how
+        self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's letters, and of rest
+        self.entered: dict[int, tuple[np.ndarray, Ends]] = {}  # first step of a piece -> steps it was entered at, and how
 
     def word_before(self, at: int) -> WordSpan:
         """The word that ends where the rest began which is still going on at step `at`."""
@@ -66,14 +62,10 @@ class Chart:
     costs each word.
     """
 
-    def __init__(
-        self, tokens: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0
-    ):
+    def __init__(self, tokens: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0):
         self.tokens, self.lengths, self.costs, self.beam = list(tokens), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
-        self.quickest = np.array(self.lengths)[
-            (costs <= HURRY).argmax(axis=1)
-        ]  # of each word, if it is not to cost much
+        self.quickest = np.array(self.lengths)[(costs <= HURRY).argmax(axis=1)]  # of each word, if it is not to cost much
         self.gaps: dict[int, Gap] = {0: self._gap(0)}
         self.past: dict[int, Gap] = {}
         self.gaps[0].score[-1] = 0.0
@@ -112,9 +104,7 @@ class Chart:
         gain = np.concatenate([gap.score[-1:], ends.score]) - resting
         best = np.maximum.accumulate(gain)
         new = np.concatenate([[True], gain[1:] > best[:-1]])
-        entered = np.maximum.accumulate(
-            np.where(new, np.arange(len(gain)), 0)
-        )  # 0: it was in the gap before this piece
+        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the gap before this piece
         gap.entered[self.now] = (entered[1:].astype(np.int32), ends)
         gap.score = np.concatenate([gap.score, (best + resting)[1:]])
 

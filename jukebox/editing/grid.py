@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, Shaped
 
 from data_prep.audio.audio import AudioInfo, probe
 from data_prep.audio.blocks import BlockReader, resampled
@@ -26,12 +26,12 @@ from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
-    from vqvae.jukebox.vqvae import VQVAE
+    from jukebox.model.folder import ModelFolder
+    from vqvae.codec import Codec
 
 MARGIN = 1.5  # seconds of codes or sound beside what is wanted
 RESAMPLED = 0.1  # seconds beside it at the other rate
-Codes = dict[int, UInt16[np.ndarray, " t"]]  # level -> codes
+Codes = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
 
 
 @dataclass(frozen=True)
@@ -96,32 +96,33 @@ class Layout:
         return whole + (1 if rest and rounding is math.ceil else 0)
 
 
-def read_codes(model: Jukebox, recording: Recording, layout: Layout, first: int, stop: int) -> Codes:
+def read_codes(model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int) -> Codes:
     """The codes of all levels in columns [first, stop), zeros where the file has none."""
-    ratios = {level: layout.hop // hop for level, hop in enumerate(model.hops)}
-    codes = {level: np.zeros((stop - first) * ratio, np.uint16) for level, ratio in ratios.items()}
+    streams = model.spec.streams
+    ratios = {stream.name: layout.hop // stream.hop for stream in streams}
+    codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
     low = max(0, first - layout.before)  # of the file's own columns
     high = min(stop, layout.touched(0, layout.frames)[1]) - layout.before
     if low >= high:
         return codes
-    found = _stored(recording, ratios, low, high) if recording.run else _encode(model, recording, layout, low, high)
+    found = _stored(recording, ratios, low, high) if recording.run else _encode(model, recording, layout, ratios, low, high)
     lead = low + layout.before - first
-    for level, ratio in ratios.items():
-        codes[level][lead * ratio : lead * ratio + len(found[level])] = found[level]
+    for stream, ratio in ratios.items():
+        codes[stream][lead * ratio : lead * ratio + len(found[stream])] = found[stream]
     return codes
 
 
 def render(
-    codec: VQVAE, codes: UInt16[np.ndarray, " t"], first: int, layout: Layout, start: int, end: int
+    codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str, first: int, layout: Layout, start: int, end: int
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [start, end) of the file's rate, as the finest codes from column `first` on sound; in blocks."""
+    """The samples [start, end) of the file's rate, as the frames of `stream` from column `first` on are decoded; in blocks."""
     common = math.gcd(layout.rate, layout.model_rate)
     of_file, of_model = layout.rate // common, layout.model_rate // common  # last equally long
     margin = 0 if of_file == of_model else round(RESAMPLED * layout.rate)
     turn = (start - margin) // of_file  # the last moment before it at which both rates have a sample
     skip = turn * of_model - (first - layout.before) * layout.hop
     at = turn * of_file
-    sound = _from(_decode(codec, codes), skip)
+    sound = _from(_decode(codec, codes, stream), skip)
     for block in sound if of_file == of_model else resampled(sound, layout.model_rate, layout.rate):
         piece = block[:, max(0, start - at) : max(0, end - at)]
         at += block.shape[1]
@@ -132,37 +133,31 @@ def render(
     yield np.zeros((codec.spec.channels, end - max(at, start)), np.float32)  # the end of the last column, rounded
 
 
-def _stored(recording: Recording, ratios: dict[int, int], low: int, high: int) -> Codes:
+def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> Codes:
     """Codes of the file's columns [low, high), as the run has them."""
-    assert recording.run is not None
-    rows = [recording.row]
-    return {level: recording.run.codes(level, rows, low * r, high * r)[0] for level, r in ratios.items()}
+    run, rows = recording.run, [recording.row]
+    assert run is not None
+    return {stream: run.codes(level, rows, low * r, high * r)[0] for level, (stream, r) in enumerate(ratios.items())}
 
 
-def _encode(model: Jukebox, recording: Recording, layout: Layout, low: int, high: int) -> Codes:
+def _encode(model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int) -> Codes:
     """Codes of the file's columns [low, high); a column that it does not fill is filled with silence."""
     import torch
 
-    from vqvae.jukebox.stream import encode_stream
-
     margin = math.ceil(MARGIN * layout.per_second)
     begin, end = max(0, low - margin), high + margin
-    levels = range(len(model.hops))
-    parts: dict[int, list[np.ndarray]] = {level: [] for level in levels}
+    names = model.spec.names
+    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in names}
     blocks = (torch.from_numpy(block) for block in _sound(model, recording, begin * layout.hop, end * layout.hop))
-    for piece in encode_stream(model.codec(levels), blocks, levels):
-        for level, codes in piece.items():
-            parts[level].append(codes.numpy().astype(np.uint16))
-    ratios = {level: layout.hop // model.hops[level] for level in levels}
-    return {
-        level: np.concatenate(parts[level])[(low - begin) * ratio : (high - begin) * ratio]
-        for level, ratio in ratios.items()
-    }
+    for piece in model.codec(names).encoder_stream(blocks, names):
+        for stream, codes in piece.items():
+            parts[stream].append(codes.numpy().astype(model.spec.stream(stream).dtype))
+    return {stream: np.concatenate(parts[stream])[(low - begin) * r : (high - begin) * r] for stream, r in ratios.items()}
 
 
-def _sound(model: Jukebox, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
+def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
     """The samples [begin, end) of a recording at the model's rate and channels, to whole columns with silence; in blocks."""
-    at, hop, channels = 0, model.hops[-1], model.codec_config.channels
+    at, hop, channels = 0, model.spec.unit, model.spec.channels
     with BlockReader(recording.sound, sample_rate=model.sample_rate, channels=channels) as reader:
         for block in reader:
             piece = block[:, max(0, begin - at) : max(0, end - at)]
@@ -175,15 +170,12 @@ def _sound(model: Jukebox, recording: Recording, begin: int, end: int) -> Iterat
         yield np.zeros((channels, -at % hop), np.float32)
 
 
-def _decode(codec: VQVAE, codes: UInt16[np.ndarray, " t"]) -> Iterator[Float[np.ndarray, "c n"]]:
-    import torch
+def _decode(codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str) -> Iterator[Float[np.ndarray, "c n"]]:
+    from vqvae.codec import as_tensor
 
-    from vqvae.jukebox.stream import decode_stream
-
-    device = next(codec.parameters()).device
     size = 2**14
-    pieces = (torch.from_numpy(codes[i : i + size].astype(np.int64)).to(device) for i in range(0, len(codes), size))
-    for audio in decode_stream(codec, pieces, 0):
+    pieces = (as_tensor(codes[i : i + size]).to(codec.device) for i in range(0, len(codes), size))
+    for audio in codec.decode_blocks(pieces, stream):
         yield audio.cpu().numpy()
 
 

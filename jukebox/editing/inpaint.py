@@ -11,21 +11,18 @@ Only what windows hold is computed, so time grows with the holes and not with th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from data_prep.errors import UserError
 from jukebox.sampling.sampler import generator
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
-from priors.masked.masks import Keep
-from priors.prior import SamplingParams
-
-if TYPE_CHECKING:
-    from priors.masked.model import MaskedPrior
+from priors.prior import Inpaints, Mask, Prior
+from priors.spec import SamplingParams
+from vqvae.codec import as_tensor
 
 CONTEXT_SHARE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
 
@@ -65,23 +62,26 @@ def _starts(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list[int]
 
 
 def fill_windows(
-    prior: MaskedPrior, codes: dict[int, Shaped[np.ndarray, "b t"]], keep: Keep, made: Sequence[tuple[int, int]], first: int,
-    songs: Sequence[PreparedSong], seed: int, takes: Sequence[int], params: Mapping[int, SamplingParams], done: Callable[[], object] = int,
+    prior: Prior, codes: dict[str, Shaped[np.ndarray, "b t"]], known: Mask, windows: Sequence[tuple[int, int]], first: int,
+    songs: Sequence[PreparedSong], seed: int, takes: Sequence[int], params: Mapping[str, SamplingParams],
+    done: Callable[[], object] = int,
 ) -> None:  # fmt: skip
-    """Draw what is not kept into `codes` and `keep`, which begin at column `first`; each window hears what is drawn so far.
+    """Sample what is not known into `codes` and `known`, which begin at column `first`, window by window.
 
-    A row is one of `songs`, and draws by the chance of one of `takes`.
+    Each window is conditioned on what is sampled so far.
+    A row is one of `songs`, and its generators are those of one of `takes`.
     """
-    device, ratios = next(prior.parameters()).device, dict(enumerate(prior.config.ratios))
-    for start, stop in made:
-        part = {level: slice(start * ratio, stop * ratio) for level, ratio in ratios.items()}
-        window = {
-            level: torch.from_numpy(codes[level][:, at].astype(np.int64)).to(device) for level, at in part.items()
-        }
-        known = {level: keep[level][:, at].to(device) for level, at in part.items()}
-        cond = stack([window_conditions(song, prior.config, first + start) for song in songs]).to(device)
+    config, device = prior.config, next(prior.parameters()).device
+    if not isinstance(prior, Inpaints):
+        raise UserError(f"a prior of kind {prior.kind} cannot inpaint; edit with a model that has a masked prior")
+    ratios = {stream: config.frames(stream) // config.n_ctx for stream in config.spec.writes}
+    for start, stop in windows:
+        part = {stream: slice(start * ratio, stop * ratio) for stream, ratio in ratios.items()}
+        window = {stream: as_tensor(codes[stream][:, at]).to(device) for stream, at in part.items()}
+        mask = {stream: known[stream][:, at].to(device) for stream, at in part.items()}
+        cond = stack([window_conditions(song, config, first + start) for song in songs]).to(device)
         rngs = [generator(seed, take, len(ratios), first + start) for take in takes]
-        for level, new in prior.fill(window, known, cond, rngs, params).items():
-            codes[level][:, part[level]] = new.cpu().numpy().astype(codes[level].dtype)
-            keep[level][:, part[level]] = True
+        for stream, new in prior.fill(window, mask, cond, rngs, params).items():
+            codes[stream][:, part[stream]] = new.cpu().numpy().astype(codes[stream].dtype)
+            known[stream][:, part[stream]] = True
         done()

@@ -30,13 +30,14 @@ from jukebox.sampling.run import versions
 from jukebox.sampling.sampler import generator
 from jukebox.song import PreparedSong, Song, window_conditions
 from priors.masked import masks
-from priors.masked.masks import Keep
-from priors.prior import SamplingParams
+from priors.prior import Mask
+from priors.spec import SamplingParams
+from vqvae.codec import as_tensor
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
-    from priors.masked.model import MaskedPrior
-    from vqvae.jukebox.vqvae import VQVAE
+    from jukebox.model.folder import ModelFolder
+    from priors.prior import Prior
+    from vqvae.codec import Codec
 
 DEFAULT_PARAMS = {2: SamplingParams(passes=24), 1: SamplingParams(passes=24), 0: SamplingParams(passes=12)}
 
@@ -61,21 +62,22 @@ class Span:
     start: int
     end: int
     first: int  # column
-    keep: Keep  # (1, columns * ratio) from `first` on
+    keep: Mask  # (1, columns * ratio) from `first` on
 
-    def inside(self, first: int, stop: int) -> Keep:
+    def inside(self, first: int, stop: int) -> Mask:
         """What is kept of columns [first, stop)."""
-        per = {level: mask.shape[1] // self.keep[max(self.keep)].shape[1] for level, mask in self.keep.items()}
-        return {
-            level: mask[:, (first - self.first) * per[level] : (stop - self.first) * per[level]]
-            for level, mask in self.keep.items()
-        }
+        per = {stream: mask.shape[1] // self.columns for stream, mask in self.keep.items()}
+        low, high = first - self.first, stop - self.first
+        return {stream: mask[:, low * per[stream] : high * per[stream]] for stream, mask in self.keep.items()}
+
+    @property
+    def columns(self) -> int:
+        return min(mask.shape[1] for mask in self.keep.values())
 
     @property
     def resampled(self) -> Bool[Tensor, " n"]:
-        """Columns in which something is drawn."""
-        columns = self.keep[max(self.keep)].shape[1]
-        return ~torch.stack([kept.view(columns, -1).all(1) for kept in self.keep.values()]).all(0)
+        """Columns in which something is sampled."""
+        return ~torch.stack([kept.view(self.columns, -1).all(1) for kept in self.keep.values()]).all(0)
 
 
 @dataclass(frozen=True)
@@ -95,30 +97,28 @@ class InpaintingJob:
     """Spans of a recording to be drawn, and all that is needed for it."""
 
     def __init__(
-        self, model: Jukebox, recording: Recording, layout: Layout, spans: Sequence[Span], words: Song | None,
+        self, model: ModelFolder, recording: Recording, layout: Layout, spans: Sequence[Span], words: Song | None,
         options: EditOptions | None, verb: str,
     ) -> None:  # fmt: skip
         self.model, self.recording, self.layout, self.spans, self.verb = model, recording, layout, spans, verb
         self.options = options or EditOptions()
         seconds = self.options.total_seconds or layout.columns / layout.per_second
         self.song = replace(words or Song(), seconds=seconds).placed(model.labels)
-        self.read: dict[
-            int, tuple[int, Codes]
-        ] = {}  # span -> its first column that was read, and the codes from there on
+        self.read: dict[int, tuple[int, Codes]] = {}  # span -> its first column that was read, and the codes from there on
 
     def make(self, out: str | Path, asked: Mapping | None = None) -> Edited:
         """Write every take that is not there yet."""
         began, takes = time.perf_counter(), self._takes(Path(out))
-        prior = self.model.masked(self.options.dtype).to(self.options.device)
-        codec = self.model.codec([0]).to(self.options.device)
+        info, finest = self.model.info, self.model.spec.names[0]
+        entry = info.writer(finest, "any") or self.model.entry("masked")
+        prior = self.model.prior(entry.name, self.options.dtype).to(self.options.device)
+        codec = self.model.codec([finest]).to(self.options.device)
         todo = self._begin(takes, dict(asked or {}))
         plans = [windows_over(span.resampled, prior.config.n_ctx) for span in self.spans]
         with tqdm(total=len(todo) * sum(map(len, plans)), desc=self.verb, unit="window") as bar:
             for take in todo:
                 pieces = [
-                    Piece(
-                        span.start, span.end, self._fade(span), self._sound(span, plan, prior, codec, take, bar.update)
-                    )
+                    Piece(span.start, span.end, self._fade(span), self._sound(span, plan, prior, codec, take, bar.update))
                     for span, plan in zip(self.spans, plans)
                 ]
                 splice(self.recording.sound, takes[take], pieces, self.layout.frames)
@@ -138,10 +138,12 @@ class InpaintingJob:
     def _begin(self, takes: Sequence[Path], asked: dict) -> list[int]:
         """Numbers of the takes to make; what was asked for is put on disk. UserError where a file is that it did not make."""
         beside = takes[0].with_suffix(".json")
+        options = asdict(self.options)
+        options["how"] = options.pop("params")
         request = {
             "verb": self.verb, "model": str(self.model.folder.resolve()), "model_hash": self.model.hashes(),
             "song": str(self.recording.sound.resolve()), "ranges": [[span.start, span.end] for span in self.spans],
-            "sample_rate": self.layout.rate, "asked": asked, "words": asdict(self.song), "drawing": asdict(self.options),
+            "sample_rate": self.layout.rate, "asked": asked, "words": asdict(self.song), "drawing": options,
             "kept_bits_per_second": self._kept()[0],
         }  # fmt: skip
         request = json.loads(json.dumps(request))
@@ -157,11 +159,10 @@ class InpaintingJob:
         kept = full = seconds = 0.0
         for span in self.spans:
             part = span.inside(*self.layout.touched(span.start, span.end))
-            columns = part[max(part)].shape[1]
-            seconds += columns / self.layout.per_second
+            seconds += min(mask.shape[1] for mask in part.values()) / self.layout.per_second
             kept += int(masks.count_kept(part))
             full += sum(mask.numel() for mask in part.values())
-        bits = math.log2(self.model.codec_config.bins) / seconds
+        bits = math.log2(self.model.spec.streams[0].bins or 1) / seconds
         return kept * bits, full * bits, sum(int(masks.orphans(span.keep)) for span in self.spans)
 
     def _fade(self, span: Span) -> int:
@@ -170,69 +171,62 @@ class InpaintingJob:
     # ---- what is made
 
     def _sound(
-        self, span: Span, plan: Sequence[tuple[int, int]], prior: MaskedPrior, codec: VQVAE, take: int, done: Callable[[], object]
+        self, span: Span, plan: Sequence[tuple[int, int]], prior: Prior, codec: Codec, take: int, done: Callable[[], object]
     ) -> Iterator[Float[np.ndarray, "c n"]]:  # fmt: skip
         """The new sound of a span; it is drawn when its first block is asked for."""
         first, codes = self._codes(span, plan)
-        low = first - span.first
-        n = len(codes[max(codes)])
-        keep = {
-            level: mask[:, low * r : (low + n) * r].clone()
-            for level, r in masks.per_column(self.model.hops).items()
-            for mask in [span.keep[level]]
-        }
+        low, n = first - span.first, min(map(len, codes.values()))
+        per = masks.per_column(self.model.spec.streams)
+        keep = {stream: span.keep[stream][:, low * r : (low + n) * r].clone() for stream, r in per.items()}
         prepared = PreparedSong.of(self.song, self.model.labels, self.model.vocabulary, self.model.sample_rate)
-        if self._top_prior_reads_lyrics(prior):
+        if self.song.lyrics and prior.config.lyrics is None:  # lyrics on which the masked prior is not conditioned
             self._sample_top_level(codes, keep, first, take)
         here = [(start - low, stop - low) for start, stop in plan]
-        rows = {level: each[None] for level, each in codes.items()}  # the same memory
-        fill_windows(prior, rows, keep, here, first, [prepared], self.options.seed, [take], self.options.params, done)
-        fade = self._fade(span)
+        rows = {stream: each[None] for stream, each in codes.items()}  # the same memory
+        params = {self.model.info.stream(level).name: each for level, each in self.options.params.items()}
+        fill_windows(prior, rows, keep, here, first, [prepared], self.options.seed, [take], params, done)
         if span.end <= 0 or span.start >= self.layout.frames:
-            yield self._joined(span, codec, codes, first, fade)
+            yield self._joined(span, codec, codes, first, self._fade(span))
         else:
-            yield from render(codec, codes[0], first, self.layout, span.start, span.end)
+            stream = self.model.spec.names[0]
+            yield from render(codec, codes[stream], stream, first, self.layout, span.start, span.end)
 
     def _codes(self, span: Span, plan: Sequence[tuple[int, int]]) -> tuple[int, Codes]:
         """A copy of the codes that a span's windows hear and its sound is made of, and the column that they begin with."""
         if id(span) not in self.read:
             margin = math.ceil(MARGIN * self.layout.per_second)
-            top = self.model.prior_configs.get(len(self.model.hops) - 1)
-            reach = max(margin, top.n_ctx if top and self.song.lyrics else 0)
+            top = self.model.info.writer(self.model.spec.names[-1])
+            reach = max(margin, top.config.n_ctx if top and self.song.lyrics else 0)
             first, stop = (column - span.first for column in self.layout.touched(span.start, span.end))
             low = max(0, min([first - reach, *(start for start, _ in plan)]))
             high = min(len(span.resampled), max([stop + margin, *(end for _, end in plan)]))
             found = read_codes(self.model, self.recording, self.layout, span.first + low, span.first + high)
             self.read[id(span)] = span.first + low, found
         first, codes = self.read[id(span)]
-        return first, {level: each.copy() for level, each in codes.items()}
+        return first, {stream: each.copy() for stream, each in codes.items()}
 
-    def _top_prior_reads_lyrics(self, prior: MaskedPrior) -> bool:
-        """Whether the top level of a hole is left to its own prior: where there are words that the masked one cannot hear."""
-        return bool(self.song.lyrics) and prior.config.lyrics is None
-
-    def _sample_top_level(self, codes: Codes, keep: Keep, first: int, take: int) -> None:
-        """Draw the top level from the first to the last column that changes, one code after another: it hears the past and the words."""
-        level = max(codes)
-        prior = self.model.prior(level, self.options.dtype).to(self.options.device)
-        song = PreparedSong.of(self.song, self.model.labels_of(level), self.model.vocabulary, self.model.sample_rate)
-        todo = (~keep[level][0]).nonzero().flatten().tolist()
+    def _sample_top_level(self, codes: Codes, keep: Mask, first: int, take: int) -> None:
+        """Sample the top level from the first to the last column that changes, conditioned on the past and the lyrics."""
+        stream = self.model.spec.streams[-1]
+        entry = self.model.info.writer(stream.name) or self.model.entry(f"prior_{len(self.model.hops) - 1}")
+        prior = self.model.prior(entry.name, self.options.dtype).to(self.options.device)
+        song = PreparedSong.of(self.song, self.model.labels_of(entry.name), self.model.vocabulary, self.model.sample_rate)
+        params = self.options.params[len(self.model.hops) - 1]
+        todo = (~keep[stream.name][0]).nonzero().flatten().tolist()
         at, end = todo[0], todo[-1] + 1
         while at < end:
             start = max(0, at - prior.spec.n_ctx // 2)
             stop = min(end, start + prior.spec.n_ctx)
             cond = window_conditions(song, prior.config, first + start).to(self.options.device)
-            prime = torch.from_numpy(codes[level][start:at].astype(np.int64))[None].to(self.options.device)
-            rngs = [generator(self.options.seed, take, level, first + at)]
-            state = prior.start(cond, {level: prime}, rngs, self.options.params[level])
-            new = torch.cat([part[level] for part in prior.sample(state, stop - at)], dim=1)
-            codes[level][at:stop] = new[0].cpu().numpy().astype(np.uint16)
+            prompt = as_tensor(codes[stream.name][start:at])[None].to(self.options.device)
+            rngs = [generator(self.options.seed, take, stream.key, first + at)]
+            state = prior.start(cond, {stream.name: prompt}, rngs, params)
+            new = torch.cat([part[stream.name] for part in prior.sample(state, stop - at)], dim=1)
+            codes[stream.name][at:stop] = new[0].cpu().numpy().astype(stream.dtype)
             at = stop
-        keep[level][:] = True
+        keep[stream.name][:] = True
 
-    def _joined(
-        self, span: Span, codec: VQVAE, codes: Codes, first: int, fade: int
-    ) -> Float[np.ndarray, "c n"]:  # fmt: skip
+    def _joined(self, span: Span, codec: Codec, codes: Codes, first: int, fade: int) -> Float[np.ndarray, "c n"]:
         """New sound in front of the file or behind it, joined to it without a step.
 
         There is no old sound to cross over from. What the codec makes of the file's own edge differs from the file; that
@@ -240,10 +234,9 @@ class InpaintingJob:
         """
         before, length = span.end <= 0, span.end - span.start
         start, end = (span.start, fade) if before else (span.start - fade, span.end)
-        made = mix(
-            np.concatenate(list(render(codec, codes[0], first, self.layout, start, end)), axis=1),
-            self.recording.info.channels,
-        )
+        stream = self.model.spec.names[0]
+        blocks = list(render(codec, codes[stream], stream, first, self.layout, start, end))
+        made = mix(np.concatenate(blocks, axis=1), self.recording.info.channels)
         made = (
             made if before else made[:, ::-1]
         )  # its end lies at the file's edge now, and `fade` samples of the file behind it

@@ -25,14 +25,13 @@ import torch
 from data_prep.errors import UserError
 from jukebox.editing.grid import Layout, Recording
 from jukebox.editing.spans import Edited, EditOptions, InpaintingJob, Span
-from jukebox.model.info import ModelInfo
 from jukebox.sampling.sampler import generator
 from jukebox.song import Song
 from priors.masked import masks
-from priors.masked.masks import Keep
+from priors.prior import Mask
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,18 @@ class Prompt:
 
 
 def edit(
-    model: Jukebox, song: str | Path, out: str | Path, start: float, end: float, words: Song | None = None,
+    model: ModelFolder, song: str | Path, out: str | Path, start: float, end: float, words: Song | None = None,
     options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """The seconds from `start` to `end` of a song drawn anew; `sample` (from 1) says which, where the song is a run folder."""
-    recording, layout = _open(model, song, sample)
+    recording, layout, per = _open(model, song, sample)
     begin, stop = _range(recording, start, end)
-    span = Span(begin, stop, 0, _outside(layout.columns, *layout.touched(begin, stop), _per(model)))
+    span = Span(begin, stop, 0, _outside(layout.columns, *layout.touched(begin, stop), per))
     return InpaintingJob(model, recording, layout, [span], words, options, "edit").make(out)
 
 
 def vary(
-    model: Jukebox, song: str | Path, out: str | Path, prompt: Prompt, start: float = 0.0, end: float | None = None,
+    model: ModelFolder, song: str | Path, out: str | Path, prompt: Prompt, start: float = 0.0, end: float | None = None,
     words: Song | None = None, options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song, or its seconds from `start` to `end`, drawn anew around what `prompt` keeps."""
@@ -84,35 +83,34 @@ def vary(
             "nothing of the song would be kept; name at least one of --periodic, --random, --beat, --onset, --prefix, --suffix "
             "and --keep_levels"
         )
-    recording, layout = _open(model, song, sample)
+    recording, layout, per = _open(model, song, sample)
     begin, stop = _range(recording, start, end)
     first, last = layout.touched(begin, stop)
-    seed = (options or EditOptions()).seed
-    inside = build(prompt, recording.sound, last - first, first, layout.per_second, seed, _per(model))
-    span = Span(begin, stop, 0, _within(inside, first, layout.columns, _per(model)))
+    inside = build(prompt, recording.sound, last - first, first, layout.per_second, (options or EditOptions()).seed, per)
+    span = Span(begin, stop, 0, _within(inside, first, layout.columns, per))
     return InpaintingJob(model, recording, layout, [span], words, options, "vary").make(out, asdict(prompt))
 
 
 def compress(
-    model: Jukebox, song: str | Path, out: str | Path, kbps: float, start: float = 0.0, end: float | None = None,
+    model: ModelFolder, song: str | Path, out: str | Path, kbps: float, start: float = 0.0, end: float | None = None,
     words: Song | None = None, options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song from at most `kbps` thousand bits a second of its codes; the others are drawn."""
-    recording, layout = _open(model, song, sample)
+    recording, layout, per = _open(model, song, sample)
     begin, stop = _range(recording, start, end)
     first, last = layout.touched(begin, stop)
     seconds = (last - first) / layout.per_second
-    inside = masks.at_most(last - first, kbps * 1000, model.codec_config.bins, seconds, _per(model))
-    span = Span(begin, stop, 0, _within(inside, first, layout.columns, _per(model)))
+    inside = masks.at_most(last - first, kbps * 1000, model.spec.streams[0].bins or 1, seconds, per)
+    span = Span(begin, stop, 0, _within(inside, first, layout.columns, per))
     return InpaintingJob(model, recording, layout, [span], words, options, "compress").make(out, {"kbps": kbps})
 
 
 def extend(
-    model: Jukebox, song: str | Path, out: str | Path, before: float = 0.0, after: float = 0.0, words: Song | None = None,
+    model: ModelFolder, song: str | Path, out: str | Path, before: float = 0.0, after: float = 0.0, words: Song | None = None,
     options: EditOptions | None = None, sample: int = 1,
 ) -> Edited:  # fmt: skip
     """A song with `before` seconds more in front of it and `after` behind, each of which hears the song."""
-    recording, alone = _open(model, song, sample)
+    recording, alone, per = _open(model, song, sample)
     before_start, after_end = round(before * alone.rate), round(after * alone.rate)
     if min(before, after) < 0 or not before_start + after_end:
         raise UserError(
@@ -122,21 +120,16 @@ def extend(
     lead, n = layout.before, layout.columns
     # neither side hears the other, which is not there yet; a column that the file does not fill is no music to hear
     spans = [
-        Span(-before_start, 0, 0, _outside(layout.ended, 0, lead, _per(model))),
-        Span(
-            layout.frames,
-            layout.frames + after_end,
-            lead,
-            _outside(n - lead, layout.ended - lead, n - lead, _per(model)),
-        ),
+        Span(-before_start, 0, 0, _outside(layout.ended, 0, lead, per)),
+        Span(layout.frames, layout.frames + after_end, lead, _outside(n - lead, layout.ended - lead, n - lead, per)),
     ]
     spans = [span for span in spans if span.start < span.end]
     return InpaintingJob(model, recording, layout, spans, words, options, "extend").make(out)
 
 
 def build(
-    prompt: Prompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[int, int] = masks.PER_COLUMN
-) -> Keep:  # fmt: skip
+    prompt: Prompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[str, int] = masks.PER_COLUMN
+) -> Mask:  # fmt: skip
     """A prompt as a mask over `n` columns of a recording from column `first` on."""
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
@@ -152,13 +145,16 @@ def build(
 
         times = find_onsets(sound) - first / per_second
         prompts.append(masks.onsets(n, times.tolist(), per_second, prompt.onsets))
-    levels = {"keep_levels": prompt.keep_levels, "redraw_levels": prompt.redraw_levels}
-    return masks.combined(prompts, drop=prompt.dropout, rng=rng, per=per, **levels)
+    streams = list(per)  # by level
+    keep, resample = ([streams[level] for level in each] for each in (prompt.keep_levels, prompt.redraw_levels))
+    return masks.combined(prompts, drop=prompt.dropout, rng=rng, keep_levels=keep, resample_levels=resample, per=per)
 
 
-def _open(model: Jukebox, song: str | Path, sample: int) -> tuple[Recording, Layout]:
-    recording = Recording.open(ModelInfo.read(model.folder), song, sample)
-    return recording, Layout(recording.info.frames, recording.info.sample_rate, model.sample_rate, model.hops[-1])
+def _open(model: ModelFolder, song: str | Path, sample: int) -> tuple[Recording, Layout, dict[str, int]]:
+    """The song, its layout, and the codes of each stream in a column."""
+    recording = Recording.open(model.info, song, sample)
+    layout = Layout(recording.info.frames, recording.info.sample_rate, model.sample_rate, model.spec.unit)
+    return recording, layout, masks.per_column(model.spec.streams)
 
 
 def _range(recording: Recording, start: float, end: float | None) -> tuple[int, int]:
@@ -167,29 +163,21 @@ def _range(recording: Recording, start: float, end: float | None) -> tuple[int, 
     end = info.seconds if end is None else end
     first, stop = round(start * info.sample_rate), round(end * info.sample_rate)
     if not 0 <= start < end or first >= stop:
-        raise UserError(
-            f"the range from {start:g} s to {end:g} s is empty; expected a start from 0 on, and an end behind it"
-        )
+        raise UserError(f"the range from {start:g} s to {end:g} s is empty; expected a start from 0 on, and an end behind it")
     if stop > info.frames:
-        raise UserError(
-            f"the range from {start:g} s to {end:g} s leaves {recording.sound}, which is {info.seconds:.3f} s long"
-        )
+        raise UserError(f"the range from {start:g} s to {end:g} s leaves {recording.sound}, which is {info.seconds:.3f} s long")
     return first, stop
 
 
-def _per(model: Jukebox) -> dict[int, int]:
-    return masks.per_column(model.hops)
-
-
-def _outside(n: int, first: int, stop: int, per: Mapping[int, int]) -> Keep:
+def _outside(n: int, first: int, stop: int, per: Mapping[str, int]) -> Mask:
     """Everything kept but columns [first, stop)."""
     at = torch.arange(n)
     return masks.expand_to_levels((at < first) | (at >= stop), per)
 
 
-def _within(inside: Keep, first: int, n: int, per: Mapping[int, int]) -> Keep:
+def _within(inside: Mask, first: int, n: int, per: Mapping[str, int]) -> Mask:
     """A mask over some columns from `first` on, as one over all `n`, the others kept."""
     keep = masks.expand_to_levels(masks.everything(n), per)
-    for level, mask in inside.items():
-        keep[level][:, first * per[level] : first * per[level] + mask.shape[1]] = mask
+    for stream, mask in inside.items():
+        keep[stream][:, first * per[stream] : first * per[stream] + mask.shape[1]] = mask
     return keep

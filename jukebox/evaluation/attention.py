@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,14 +28,15 @@ from torch import Tensor
 
 from data_prep.align import TimedText, word_seconds
 from data_prep.labels import Labels
+from jukebox.alignment.scores import has_time_bias
 from jukebox.evaluation import metrics
+from jukebox.evaluation.held_out import HeldOutWindow
+from jukebox.model.folder import build_prior
 from jukebox.song import PreparedSong, Song, window_conditions
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
 from priors.conditioning.conditions import Conditions, Lyrics, stack
-from priors.conditioning.lyrics import Vocabulary
-
-if TYPE_CHECKING:
-    from jukebox.evaluation.figures import HeldOutWindow
+from priors.conditioning.vocabulary import Vocabulary
+from priors.prior import Prior, ScoresLyrics
+from priors.spec import PriorConfig
 
 
 class AttentionWindow(NamedTuple):
@@ -62,11 +63,6 @@ class Best(NamedTuple):
     scores: Float[np.ndarray, " w"]
 
 
-def lyric_layers(prior: AutoregressivePrior) -> list[int]:
-    """The layers whose attention is to lyrics."""
-    return [i for i, block in enumerate(prior.trunk.blocks) if block.attn.pattern in ("cross", "prime")]
-
-
 def by_lines(song: Song) -> Song:
     """The same song as an .lrc file tells it: when each of its lines begins and ends."""
     text, at, lines = song.lyrics or "", 0, []
@@ -91,21 +87,19 @@ def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: 
 
 
 def best_head(
-    prior: AutoregressivePrior, codes: Int[Tensor, "w t"], read: Sequence[AttentionWindow], choosing: Bool[np.ndarray, " w"],
+    prior: ScoresLyrics, codes: Int[Tensor, "w t"], read: Sequence[AttentionWindow], choosing: Bool[np.ndarray, " w"],
     batch: int = 4,
 ) -> Best:  # fmt: skip
     """Choose the head with the highest alignment score on the windows `choosing`, and score it on the others."""
     found = []
-    for layer in lyric_layers(prior):
+    for layer in prior.lyric_layers():
         parts = []
         for i in range(0, len(read), batch):
             some = read[i : i + batch]
-            weights = prior.alignment(codes[i : i + batch], stack([t.conditions for t in some]), layer)
+            weights = prior.lyric_attention(codes[i : i + batch], stack([t.conditions for t in some]), layer)
             parts.append(metrics.alignment_score(weights, torch.stack([t.sung for t in some])))
         scores = torch.cat(parts).double().numpy()  # (windows, heads)
-        found += [
-            (scores[choosing, head].mean(), layer, head, scores[~choosing, head]) for head in range(scores.shape[1])
-        ]
+        found += [(scores[choosing, head].mean(), layer, head, scores[~choosing, head]) for head in range(scores.shape[1])]
     _, layer, head, scores = max(found, key=lambda f: f[0])
     return Best(layer, head, scores)
 
@@ -123,26 +117,28 @@ def attention_windows(
 
 
 def alignment_figures(
-    prior: AutoregressivePrior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
+    prior: Prior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
     windows: Sequence[HeldOutWindow], codes: Int[Tensor, "w t"], seed: int,
 ) -> dict | None:  # fmt: skip
-    """Scores and controls over windows of codes, ready for json; none where fewer than two songs have times of words."""
+    """Scores and controls over windows of codes, ready for json; none where fewer than two songs have times of words.
+
+    None, too, of a prior whose attention to lyrics cannot be read.
+    """
     config, known = prior.config, (labels, vocabulary, prior.config)
-    given, coarse = (
-        attention_windows(songs, songs, *known, windows),
-        attention_windows(songs, [by_lines(s) for s in songs], *known, windows),
-    )
+    given = attention_windows(songs, songs, *known, windows)
+    coarse = attention_windows(songs, [by_lines(s) for s in songs], *known, windows)
     timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # words, not lines
     kept = [i for i, w in enumerate(windows) if timed[w.song] and given[i].sung.any() and coarse[i].sung.any()]
     order = sorted({windows[i].song for i in kept})
-    if len(order) < 2:
+    if len(order) < 2 or not isinstance(prior, ScoresLyrics):
         return None
     windows, given, coarse = [windows[i] for i in kept], [given[i] for i in kept], [coarse[i] for i in kept]
     choosing = np.array([order.index(w.song) % 2 == 0 for w in windows])
     torch.manual_seed(seed)
-    untrained, rng = AutoregressivePrior(config).eval(), np.random.default_rng([seed, 1])
+    untrained, rng = build_prior(config).eval(), np.random.default_rng([seed, 1])
+    assert isinstance(untrained, ScoresLyrics)
 
-    def best(net: AutoregressivePrior, read: Sequence[AttentionWindow]) -> Best:
+    def best(net: ScoresLyrics, read: Sequence[AttentionWindow]) -> Best:
         return best_head(net, codes[kept], read, choosing)
 
     others = attention_windows(songs, songs, *known, [replace(w, song=w.other) for w in windows])
@@ -151,7 +147,7 @@ def alignment_figures(
         "another song": (true, best(prior, [t.given(o.lyrics) for t, o in zip(given, others, strict=True)])),
         "untrained": (true, best(untrained, given)),
     }
-    if config.trunk.time_bias:
+    if has_time_bias(config):
         silent = [t.given(t.lyrics._replace(seconds=torch.full_like(t.lyrics.seconds, torch.nan))) for t in given]
         untimed = best(prior, silent)
         trials |= {
@@ -161,9 +157,7 @@ def alignment_figures(
             "untrained, no times": (untimed, best(untrained, silent)),
         }
     scored = [w.song for w, chose in zip(windows, choosing, strict=True) if not chose]
-    chance = metrics.alignment_chance(
-        torch.stack([t.sung for t in given]), torch.cat([t.lyrics.ids for t in given]) > 0
-    )
+    chance = metrics.alignment_chance(torch.stack([t.sung for t in given]), torch.cat([t.lyrics.ids for t in given]) > 0)
     return {
         "windows": len(scored), "songs": len(set(scored)), "chance": float(chance[torch.from_numpy(~choosing)].mean()),
         "layer": true.layer, "head": true.head,
@@ -179,8 +173,5 @@ def _shuffled(lyrics: Lyrics, rng: np.random.Generator) -> Lyrics:
 
 
 def _figures(score: np.ndarray, control: np.ndarray, songs: Sequence[int]) -> dict[str, float]:
-    windows, by_song = metrics.paired(control, score), metrics.paired_by_song(list(control), list(score), songs)
-    return {
-        "score": float(score.mean()), "control": float(control.mean()), "difference": windows.mean,
-        "se": windows.se, "z": windows.z, "se_songs": by_song.se, "z_songs": by_song.z,
-    }  # fmt: skip
+    means = {"score": float(score.mean()), "control": float(control.mean())}
+    return means | metrics.paired_figures(control, score, songs)

@@ -16,9 +16,10 @@ from jaxtyping import Float
 
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
-from jukebox.model.folder import Jukebox
+from jukebox.evaluation.held_out import encoder
+from jukebox.model.folder import ModelFolder
 from jukebox.song import PreparedSong, Song, window_conditions
-from vqvae.jukebox.stream import encode_long
+from priors.prior import HasHiddenStates
 
 
 @dataclass(frozen=True)
@@ -38,39 +39,38 @@ def feature_windows(total: int, n_ctx: int) -> list[tuple[int, int]]:
 
 @torch.no_grad()
 def hidden_states(
-    model: Jukebox, path: str | Path, level: int, layer: int, *, pool: str = "mean", device: str = "cpu"
+    model: ModelFolder, path: str | Path, level: int, layer: int, *, pool: str = "mean", device: str = "cpu"
 ) -> Features:
     """The states of the prior of `level` behind `layer` blocks (0: its inputs) over a recording; pool "mean" or "none"."""
-    if level not in model.prior_configs:
-        raise UserError(f"{model.folder} has no prior of level {level}; it has {sorted(model.prior_configs) or 'none'}")
-    config = model.prior_configs[level]
-    if not 0 <= layer <= config.trunk.depth:
-        raise UserError(
-            f"layer {layer} of a prior of {config.trunk.depth} layers; expected 0 (its inputs) to {config.trunk.depth}"
-        )
-    wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.codec_config.channels)
-    wave = wave[:, : wave.shape[1] // model.hops[-1] * model.hops[-1]]
+    levels = model.info.levels_with_prior
+    entry = model.info.writer(model.info.stream(level).name) if level in levels else None
+    if entry is None:
+        raise UserError(f"{model.folder} has no prior of level {level}; it has {levels or 'none'}")
+    config, spec, unit = entry.config, entry.config.spec, model.spec.unit
+    if not 0 <= layer <= config.depth:
+        raise UserError(f"layer {layer} of a prior of {config.depth} layers; expected 0 (its inputs) to {config.depth}")
+    prior = model.prior(entry.name).to(device)
+    if not isinstance(prior, HasHiddenStates):
+        raise UserError(f"the prior {entry.name} of {model.folder} ({prior.kind}) has no hidden states to give")
+    wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels)
+    wave = wave[:, : wave.shape[1] // unit * unit]
     if not wave.shape[1]:
-        raise UserError(f"{path} is shorter than one code, {model.hops[-1]} samples")
-    levels = (level, level + 1) if config.above else (level,)
-    codes = encode_long(model.codec(levels), torch.from_numpy(wave)[None], levels)
-    prior, total = model.prior(level).to(device), codes[level].shape[1]
+        raise UserError(f"{path} is shorter than one code, {unit} samples")
+    codes = encoder(model, {*spec.writes, *spec.reads})(torch.from_numpy(wave))
+    total = len(codes[spec.writes[-1]])
     whole = Song(seconds=wave.shape[1] / model.sample_rate)
-    song = PreparedSong.of(whole, model.labels_of(level), model.vocabulary, model.sample_rate)
+    song = PreparedSong.of(whole, model.labels_of(entry.name), model.vocabulary, model.sample_rate)
     parts = []
     for start, given in feature_windows(total, config.n_ctx):
         above = None
-        if config.above:
-            ratio, need = config.above.ratio, config.n_ctx // config.above.ratio
-            start = start // ratio * ratio  # the window begins with a code above
-            coarse = codes[level + 1][0, start // ratio :][:need].numpy()
+        if spec.reads:
+            need = config.n_ctx // config.ratio
+            start = start // config.ratio * config.ratio  # the window begins with a code above
+            coarse = codes[spec.reads[0]][start // config.ratio :][:need].numpy()
             above = np.pad(coarse, (0, need - len(coarse)), mode="edge")
         cond = window_conditions(song, config, start, above).to(torch.device(device))
-        window = codes[level][:, start : start + config.n_ctx].to(device)
-        conditioning = prior.encode_conditions(cond, 1)
-        x = prior.embed(prior.tokens(window, conditioning)[:, :-1], conditioning)
-        distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
-        states = prior.trunk.hidden(x, layer, conditioning.encoded, distance)[0, prior.lyric_prefix :]
+        window = {stream: codes[stream][None, start : start + config.n_ctx].to(device) for stream in spec.writes}
+        states = prior.hidden_states(window, cond, layer)[0]
         parts.append(states[given - start :].float().cpu().numpy())
     rows = np.concatenate(parts)[:total]
     if pool == "mean":

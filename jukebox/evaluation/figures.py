@@ -1,6 +1,6 @@
 """What a model learned, on held-out songs, every figure beside its control.
 
-codec    spectral convergence in dB of each level and of the same net untrained; share and entropy of the codebook's use
+codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use
 priors   bits per code under the true conditions and under false ones, window by window, in pairs:
              lyrics          letters and times of another song
              letters         letters of another song at the true times (the strict control)
@@ -8,6 +8,8 @@ priors   bits per code under the true conditions and under false ones, window by
              labels          another artist and another genre; artist, genre: one of the two
              timing          another place in another song
              above           codes of the level above from another song
+         of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known:
+             another song    all conditions and the streams it reads from another song
 A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
 over songs. The unigram entropy is that of the held-out codes themselves: the best that a prior without memory could do.
 Whether attention follows the words is measured in `jukebox/evaluation/attention.py`.
@@ -15,151 +17,133 @@ Whether attention follows the words is measured in `jukebox/evaluation/attention
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.audio import audio as sound
-from data_prep.errors import UserError
+from data_prep.labels import Labels
 from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
-from jukebox.model.folder import Jukebox
-from jukebox.song import PreparedSong, Song, song_of, window_conditions
-from priors.autoregressive.model import AutoregressivePrior
+from jukebox.evaluation.held_out import HeldOut, HeldOutWindow, PriorWindows, hold_out
+from jukebox.model.folder import ModelFolder, build_codec
+from jukebox.song import PreparedSong, prepare_all, song_of
 from priors.conditioning.conditions import Conditions, Lyrics, stack
-from vqvae.jukebox.stream import decode_long, encode_long
-from vqvae.jukebox.vqvae import VQVAE
+from priors.prior import Batch, Mask, Prior, Sequences
+from vqvae.codec import as_tensor
 
-
-@dataclass
-class HeldOut:
-    """Held-out songs with their sound (C, T) and codes."""
-
-    rows: list[SongRow]
-    waves: list[Tensor]
-    codes: list[dict[int, np.ndarray]]
-
-
-def hold_out(model: Jukebox, data: Path, songs: int, seconds: float = 60.0) -> HeldOut:
-    """The first `songs` songs of the split "test" (at most `seconds` of each), encoded."""
-    rows = [row for row in load_manifest(data) if row.split == "test"][: songs or None]
-    if not rows:
-        raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
-    levels, waves, codes = model.trained_levels(), [], []
-    codec = model.codec(levels)
-    for row in tqdm(rows, desc="held-out songs", unit="song"):
-        wave, _ = sound.read(
-            audio_path(data, row), sample_rate=model.sample_rate, channels=model.codec_config.channels, seconds=seconds
-        )
-        wave = torch.from_numpy(wave[:, : wave.shape[1] // model.hops[-1] * model.hops[-1]])
-        waves.append(wave)
-        codes.append({level: z[0].numpy() for level, z in encode_long(codec, wave[None], levels).items()})
-    return HeldOut(rows, waves, codes)
-
+HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a window of all streams is slow
 
 # ---- the codec
 
 
-def codec_figures(model: Jukebox, held: HeldOut, seconds: float = 10.0) -> dict[int, dict[str, float]]:
-    """Reconstruction of every level, trained and untrained, and the use of its codebook."""
+def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> dict[str, dict[str, float]]:
+    """Level -> reconstruction of its stream, trained and untrained, and the use of its codebook, where it has one."""
     figures = {}
-    for level in model.trained_levels():
-        trained, hop = model.codec([level]), model.hops[level]
+    for name in model.trained_streams():
+        trained, stream, unit = model.codec([name]), model.spec.stream(name), model.spec.unit
         torch.manual_seed(0)
-        untrained = VQVAE(model.codec_config, (level,))
-        with torch.no_grad():  # its codebook is drawn from its own outputs, as at the first step of training
-            untrained.train().loss(held.waves[0][None, :, : 2**16], generator=torch.Generator().manual_seed(0))
+        untrained = build_codec(model.info.codec_of(name).config, [name])
+        untrained.initialise(held.waves[0][None, :, : 2**16], torch.Generator().manual_seed(0))
         untrained.eval()
         trained_sc, untrained_sc = [], []
         for wave, codes in zip(held.waves, held.codes, strict=True):
-            length = min(wave.shape[1], int(seconds * model.sample_rate)) // model.hops[-1] * model.hops[-1]
+            length = min(wave.shape[1], int(seconds * model.sample_rate)) // unit * unit
             true = wave[None, :, :length]
-            made = decode_long(trained, torch.from_numpy(codes[level][None, : length // hop]).long(), level)
+            made = trained.decode_long(as_tensor(codes[name][None, : length // stream.hop]), name)
             trained_sc.append(metrics.spectral_convergence(true, made).item())
-            control = decode_long(untrained, encode_long(untrained, true, (level,))[level], level)
+            control = untrained.decode_long(untrained.encode_long(true, [name])[name], name)
             untrained_sc.append(metrics.spectral_convergence(true, control).item())
-        used, entropy = metrics.codebook_use(
-            torch.from_numpy(np.concatenate([c[level] for c in held.codes])), model.codec_config.bins
-        )
-        decibels = [20 * np.log10(value) for value in trained_sc]
-        mean, error = metrics.mean_and_error(decibels)
-        figures[level] = {
-            "spectral_convergence_db": mean, "se": error, "untrained_db": float(np.mean(20 * np.log10(untrained_sc))),
-            "codes_used": used, "entropy_bits": entropy,
-        }  # fmt: skip
+        mean, error = metrics.mean_and_error([20 * np.log10(value) for value in trained_sc])
+        level = str(model.spec.names.index(name))
+        control_db = float(np.mean(20 * np.log10(untrained_sc)))
+        figures[level] = {"spectral_convergence_db": mean, "se": error, "untrained_db": control_db}
+        if stream.bins:
+            used, entropy = metrics.codebook_use(_all_codes(held, name), stream.bins)
+            figures[level] |= {"codes_used": used, "entropy_bits": entropy}
     return figures
+
+
+def _all_codes(held: HeldOut, stream: str) -> Tensor:
+    return as_tensor(np.concatenate([codes[stream] for codes in held.codes]))
 
 
 # ---- priors
 
 
-@dataclass
-class HeldOutWindow:
-    """A window of a held-out song, and another song that plays the false one."""
-
-    song: int
-    other: int
-    start: int
-
-
-def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, seed: int) -> list[HeldOutWindow]:
-    """`count` windows spread over the songs that are long enough, each with another such song."""
-    rng = np.random.default_rng(seed)
-    fitting = [i for i, length in enumerate(lengths) if length >= n_ctx]
-    if len(fitting) < 2:
-        raise UserError(
-            f"{len(fitting)} held-out songs are as long as a window of {n_ctx} codes; expected 2 or more: prepare more songs"
-        )
-    windows = []
-    for k in range(count):
-        song = fitting[k % len(fitting)]
-        other = int(rng.choice([i for i in fitting if i != song]))
-        last = min(lengths[song], lengths[other]) - n_ctx  # the false codes above must reach as far
-        windows.append(HeldOutWindow(song, other, int(rng.integers(last // ratio + 1)) * ratio))
-    return windows
-
-
 @torch.no_grad()
-def window_bits(
-    prior: AutoregressivePrior, codes: Tensor, conditions: Sequence[Conditions], batch: int = 8
-) -> np.ndarray:
-    """Bits per code of every window (n t)."""
-    parts = [
-        prior.bits(codes[i : i + batch], stack(conditions[i : i + batch])).mean(dim=1)
-        for i in range(0, len(codes), batch)
-    ]
+def window_bits(prior: Prior, codes: Tensor, conditions: Sequence[Conditions], batch: int = 8) -> Float[np.ndarray, " n"]:
+    """Bits per code of every window (n t) of the one stream that a prior with a likelihood writes."""
+    (stream,), parts = prior.spec.writes, []
+    for i in range(0, len(codes), batch):
+        bits = prior.nll({stream: codes[i : i + batch]}, stack(conditions[i : i + batch]))
+        assert bits is not None, "a prior without likelihood"
+        parts.append(bits[stream].mean(dim=1))
     return torch.cat(parts).double().numpy()
 
 
-def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: int) -> dict:
-    """Bits per code of one prior under true and false conditions."""
-    prior, labels = model.prior(level), model.labels_of(level)
-    config = prior.config
-    ratio = config.above.ratio if config.above else 1
-    windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)
-    rng = np.random.default_rng([seed, level])
-    true_songs = [song_of(row) for row in held.rows]
+@torch.no_grad()
+def window_cost(
+    prior: Prior, sequences: Sequences, known: Mask, conditions: Sequence[Conditions]
+) -> tuple[str, Float[np.ndarray, " n"]]:
+    """("bits", those of the unknown frames of every window), or ("loss", ..) where the prior has no likelihood."""
+    costs, measure = [], "bits"
+    for i, cond in enumerate(conditions):
+        window, mask = ({stream: x[i : i + 1] for stream, x in each.items()} for each in (sequences, known))
+        with torch.random.fork_rng(devices=[]):  # noise in a loss: the same under every condition
+            torch.manual_seed(i)
+            if (bits := prior.nll(window, cond, mask)) is None:
+                measure = "loss"
+                costs.append(prior.loss(Batch(window, cond, mask))["loss"].item())
+            else:
+                costs.append(torch.stack([x.nanmean() for x in bits.values()]).mean().item())
+    return measure, np.array(costs)
+
+
+def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int) -> dict:
+    """Bits per code of one prior under true and false conditions; of some kinds `half_known_figures`."""
+    prior, labels = model.prior(name), model.labels_of(name)
+    config, true_songs = prior.config, [song_of(row) for row in held.rows]
     plain_songs = [replace(song, word_times=()).placed(labels) for song in true_songs]
+    songs, plain = (prepare_all(some, labels, model.vocabulary, model.sample_rate) for some in (true_songs, plain_songs))
+    drawn, (stream, *others) = PriorWindows.draw(config, held, songs, count, seed), config.spec.writes
+    if config.spec.prompt != "prefix" or others or not _has_likelihood(prior, drawn):
+        return half_known_figures(prior, drawn, seed)
+    codes, written = drawn.sequences()[stream], model.spec.stream(stream)
+    rng = np.random.default_rng([seed, written.seed_key])
+    bits, trials = condition_trials(prior, drawn, plain, labels, rng)
+    given = (prior, true_songs, labels, model.vocabulary, drawn.windows, codes, seed)
+    alignment = alignment_figures(*given) if config.lyrics else None
+    mean, error = metrics.mean_and_error(bits)
+    # of a frame
+    entropy = written.books * metrics.codebook_use(_all_codes(held, stream), written.bins)[1] if written.bins else None
+    numbers = [window.song for window in drawn.windows]
+    return {
+        "bits": mean, "se": error, "unigram_bits": entropy, "windows": len(numbers), "alignment": alignment,
+        "controls": {name: _figures(true, false, numbers) for name, (true, false) in trials.items()},
+    }  # fmt: skip
 
-    def ready(songs: Sequence[Song]) -> list[PreparedSong]:
-        return [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
 
-    songs, plain = ready(true_songs), ready(plain_songs)
+@torch.no_grad()
+def _has_likelihood(prior: Prior, drawn: PriorWindows) -> bool:
+    one = replace(drawn, windows=drawn.windows[:1])
+    (cond,) = one.conditions(lambda w: one.songs[w.song])
+    return prior.nll(one.sequences(), cond) is not None
 
-    def above(window: HeldOutWindow, song: int) -> np.ndarray | None:
-        first = window.start // ratio
-        return held.codes[song][level + 1][first : first + config.n_ctx // ratio] if config.above else None
 
-    def conditions(
-        change: Callable[[HeldOutWindow], PreparedSong], upper: Callable[[HeldOutWindow], int] = lambda w: w.song
-    ) -> list[Conditions]:
-        return [window_conditions(change(w), config, w.start, above(w, upper(w))) for w in windows]
+def condition_trials(
+    prior: Prior, drawn: PriorWindows, plain: Sequence[PreparedSong], labels: Labels, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Bits of every window under the true conditions; and for each condition the true bits and those under false ones."""
+    config, songs, (codes,) = prior.config, drawn.songs, drawn.sequences().values()
 
     def false_label(true: int, size: int) -> int:
         others = [i for i in range(1, size) if i != true]
@@ -167,19 +151,14 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
 
     def relabel(w: HeldOutWindow, artist: bool, genre: bool) -> PreparedSong:
         song = songs[w.song]
-        return replace(
-            song,
-            artist=false_label(song.artist, len(labels.artists)) if artist else song.artist,
-            genres=(false_label(song.genres[0] if song.genres else 0, len(labels.genres)),) if genre else song.genres,
-        )
+        number = false_label(song.artist, len(labels.artists)) if artist else song.artist
+        genres = (false_label(song.genres[0] if song.genres else 0, len(labels.genres)),) if genre else song.genres
+        return replace(song, artist=number, genres=genres)
 
     def with_words(w: HeldOutWindow, text: PreparedSong) -> PreparedSong:
         return replace(songs[w.song], ids=text.ids, seconds=text.seconds)
 
-    codes = torch.from_numpy(
-        np.stack([held.codes[w.song][level][w.start : w.start + config.n_ctx] for w in windows]).astype(np.int64)
-    )
-    truth = conditions(lambda w: songs[w.song])
+    truth = drawn.conditions(lambda w: songs[w.song])
     bits = window_bits(prior, codes, truth)
     trials: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -187,30 +166,36 @@ def prior_figures(model: Jukebox, held: HeldOut, level: int, count: int, seed: i
         trials[name] = (true, window_bits(prior, codes, false))
 
     if config.lyrics and any(song.ids.size for song in songs):
-        false = conditions(lambda w: with_words(w, songs[w.other]))
+        false = drawn.conditions(lambda w: with_words(w, songs[w.other]))
         trial("lyrics", false)
         trial("letters", [replace(t, lyrics=_lyrics_at_true_times(f, t)) for t, f in zip(truth, false, strict=True)])
-        placed = window_bits(prior, codes, conditions(lambda w: with_words(w, plain[w.song])))
-        trial("plain", conditions(lambda w: with_words(w, plain[w.other])), placed)
+        placed = window_bits(prior, codes, drawn.conditions(lambda w: with_words(w, plain[w.song])))
+        trial("plain", drawn.conditions(lambda w: with_words(w, plain[w.other])), placed)
     if config.labels and len(labels.artists) > 2 and len(labels.genres) > 2:
-        trial("labels", conditions(lambda w: relabel(w, True, True)))
-        trial("artist", conditions(lambda w: relabel(w, True, False)))
-        trial("genre", conditions(lambda w: relabel(w, False, True)))
+        trial("labels", drawn.conditions(lambda w: relabel(w, True, True)))
+        trial("artist", drawn.conditions(lambda w: relabel(w, True, False)))
+        trial("genre", drawn.conditions(lambda w: relabel(w, False, True)))
     if config.labels and config.labels.timing_bins:
         shuffled = [truth[i].timing for i in rng.permutation(len(truth))]
         trial("timing", [replace(t, timing=s) for t, s in zip(truth, shuffled, strict=True)])
-    if config.above:
-        trial("above", conditions(lambda w: songs[w.song], upper=lambda w: w.other))
+    if config.spec.reads:
+        trial("above", drawn.conditions(lambda w: songs[w.song], lambda w: w.other))
+    return bits, trials
 
-    alignment = None
-    if config.lyrics:
-        alignment = alignment_figures(prior, true_songs, labels, model.vocabulary, windows, codes, seed)
-    mean, error = metrics.mean_and_error(bits)
-    _, entropy = metrics.codebook_use(torch.from_numpy(np.concatenate([c[level] for c in held.codes])), config.bins)
-    return {
-        "bits": mean, "se": error, "unigram_bits": entropy, "windows": len(windows), "alignment": alignment,
-        "controls": {name: _figures(true, false, [w.song for w in windows]) for name, (true, false) in trials.items()},
-    }  # fmt: skip
+
+def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
+    """Bits or loss where half of the frames of each stream written are known: the first half, or any for prompt "any"."""
+    drawn, rng = replace(drawn, windows=drawn.windows[:HALF_KNOWN_WINDOWS]), torch.Generator().manual_seed(seed)
+    sequences, known = drawn.sequences(), {}
+    for stream, x in sequences.items():
+        at_random = torch.rand(x.shape[:2], generator=rng) < 0.5
+        first = (torch.arange(x.shape[1]) < x.shape[1] // 2).expand(x.shape[:2])
+        known[stream] = at_random if prior.spec.prompt == "any" else first
+    measure, true = window_cost(prior, sequences, known, drawn.conditions(lambda w: drawn.songs[w.song]))
+    _, false = window_cost(prior, sequences, known, drawn.conditions(lambda w: drawn.songs[w.other], lambda w: w.other))
+    mean, error = metrics.mean_and_error(true)
+    controls = {"another song, half known": _figures(true, false, [window.song for window in drawn.windows], measure)}
+    return {measure: mean, "se": error, "windows": len(true), "alignment": None, "controls": controls}
 
 
 def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Lyrics:
@@ -219,26 +204,24 @@ def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Lyrics:
     return Lyrics(false.lyrics.ids, true.lyrics.seconds)
 
 
-def _figures(true: np.ndarray, false: np.ndarray, songs: Sequence[int]) -> dict[str, float]:
-    windows, by_song = metrics.paired(true, false), metrics.paired_by_song(list(true), list(false), songs)
-    return {
-        "true_bits": float(true.mean()), "control_bits": float(false.mean()), "difference": windows.mean,
-        "se": windows.se, "z": windows.z, "se_songs": by_song.se, "z_songs": by_song.z,
-    }  # fmt: skip
+def _figures(true: np.ndarray, false: np.ndarray, songs: Sequence[int], measure: str = "bits") -> dict[str, float]:
+    means = {f"true_{measure}": float(true.mean()), f"control_{measure}": float(false.mean())}
+    return means | metrics.paired_figures(true, false, songs)
 
 
 # ---- all of it
 
 
-def evaluate_model(model: Jukebox, data: Path, *, windows: int = 96, songs: int = 16, seed: int = 0) -> dict:
+def evaluate_model(model: ModelFolder, data: Path, *, windows: int = 96, songs: int = 16, seed: int = 0) -> dict:
     """Every figure of a model on the held-out songs of a data folder, ready for json."""
     held = hold_out(model, data, songs)
     figures: dict = {
         "songs": len(held.rows), "seconds": float(sum(w.shape[1] for w in held.waves) / model.sample_rate), "seed": seed,
-        "codec": {str(level): f for level, f in codec_figures(model, held).items()}, "priors": {},
+        "codec": codec_figures(model, held), "priors": {},
     }  # fmt: skip
-    for level in sorted(model.prior_configs, reverse=True):
-        figures["priors"][str(level)] = prior_figures(model, held, level, windows, seed)
+    for name in sorted(model.info.priors, reverse=True):
+        key = name[6:] if re.fullmatch(r"prior_\d+", name) else name  # the prior of a level: its number
+        figures["priors"][key] = prior_figures(model, held, name, windows, seed)
     return figures
 
 
@@ -246,48 +229,33 @@ def tables(figures: dict) -> str:
     """The figures as two plain tables."""
     codec: list[list[object]] = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits"]]
     for level, f in sorted(figures["codec"].items()):
-        codec.append(
-            [
-                f"level {level}",
-                f["spectral_convergence_db"],
-                f["se"],
-                f["untrained_db"],
-                f"{f['codes_used']:.0%}",
-                f["entropy_bits"],
-            ]
-        )
+        used = f"{f['codes_used']:.0%}" if "codes_used" in f else None
+        codec.append([f"level {level}", f["spectral_convergence_db"], f["se"], f["untrained_db"], used, f.get("entropy_bits")])
     rows: list[list[object]] = [["prior", "condition", "bits true", "bits false", "difference", "se", "z", "z by song"]]
-    for level, f in sorted(figures["priors"].items(), reverse=True):
-        rows.append(
-            [
-                f"level {level}",
-                "unigram entropy",
-                f["bits"],
-                f["unigram_bits"],
-                f["unigram_bits"] - f["bits"],
-                f["se"],
-                None,
-                None,
-            ]
-        )
-        rows += [
-            [f"level {level}", name, c["true_bits"], c["control_bits"], c["difference"], c["se"], c["z"], c["z_songs"]]
-            for name, c in f["controls"].items()
-        ]
+    for key, f in sorted(figures["priors"].items(), key=lambda each: (each[0].isdigit(), each[0]), reverse=True):
+        rows += _prior_rows(f"level {key}" if key.isdigit() else key, f)
     head = f"held out: {figures['songs']} songs, {figures['seconds']:.0f} s"
     followed = [alignment_table(level, f["alignment"]) for level, f in figures["priors"].items() if f["alignment"]]
     return "\n\n".join([head, metrics.table(codec), *([metrics.table(rows)] if len(rows) > 1 else []), *followed])
 
 
+def _prior_rows(name: str, f: dict[str, Any]) -> list[list[object]]:
+    """Rows of the table of priors; where its columns of bits hold a loss, the condition says so."""
+    rows: list[list[object]] = []
+    measure, what = ("bits", "") if "bits" in f else ("loss", ", loss")
+    if (entropy := f.get("unigram_bits")) is not None:
+        rows.append([name, "unigram entropy", f["bits"], entropy, entropy - f["bits"], f["se"], None, None])
+    for control, c in f["controls"].items():
+        values = [c[f"true_{measure}"], c[f"control_{measure}"], c["difference"], c["se"], c["z"], c["z_songs"]]
+        rows.append([name, control + what, *values])
+    return rows
+
+
 def alignment_table(level: str, figures: dict) -> str:
     """The scores of one prior's attention to its lyrics."""
-    rows: list[list[object]] = [
-        ["attention beside control", "on the word", "control", "difference", "se", "z", "z by song"]
-    ]
-    rows += [
-        [name, t["score"], t["control"], t["difference"], t["se"], t["z"], t["z_songs"]]
-        for name, t in figures["trials"].items()
-    ]
+    rows: list[list[object]] = [["attention beside control", "on the word", "control", "difference", "se", "z", "z by song"]]
+    columns = ("score", "control", "difference", "se", "z", "z_songs")
+    rows += [[name, *(trial[c] for c in columns)] for name, trial in figures["trials"].items()]
     head = (
         f"level {level}: share of sung steps whose most heard letter is of the word being sung (layer {figures['layer']}, "
         f"head {figures['head']}; by chance {figures['chance']:.3f})"
@@ -298,7 +266,7 @@ def alignment_table(level: str, figures: dict) -> str:
 # ---- the sound of what was made
 
 
-def sound_figures(model: Jukebox, data: Path, runs: Sequence[Path], reference_songs: int = 48) -> list[dict]:
+def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], reference_songs: int = 48) -> list[dict]:
     """Statistics of every wav of some runs, beside recordings, their reconstructions and noise of the same colour.
 
     The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs; the rows of real music
@@ -311,9 +279,7 @@ def sound_figures(model: Jukebox, data: Path, runs: Sequence[Path], reference_so
     seconds = opened[0].request["seconds"]
 
     def load(row: SongRow, length: float | None = None) -> np.ndarray:
-        return sound.read(
-            audio_path(data, row), sample_rate=model.sample_rate, channels=model.codec_config.channels, seconds=length
-        )[0]
+        return sound.read(audio_path(data, row), sample_rate=model.sample_rate, channels=model.spec.channels, seconds=length)[0]
 
     train = [row for row in rows if row.split == "train"][:reference_songs]
     held = [row for row in rows if row.split == "test"][:4]
@@ -325,22 +291,19 @@ def sound_figures(model: Jukebox, data: Path, runs: Sequence[Path], reference_so
              "frechet": metrics.frechet_distance(reference, metrics.sound_features(w, model.sample_rate))}
             for w in waves
         ]  # fmt: skip
-        return {"what": name, "pieces": len(values)} | {
-            key: float(np.mean([v[key] for v in values])) for key in values[0]
-        }
+        return {"what": name, "pieces": len(values)} | {key: float(np.mean([v[key] for v in values])) for key in values[0]}
 
     real = [load(row, seconds) for row in held]
     table = [figures("held-out songs", real)]
-    for level in model.trained_levels()[::-1]:
-        codec, hop = model.codec([level]), model.hops[-1]
-        cut = [torch.from_numpy(w[:, : w.shape[1] // hop * hop]) for w in real]
-        made = [decode_long(codec, encode_long(codec, w[None], (level,))[level], level)[0] for w in cut]
-        table.append(figures(f"reconstructed from level {level}", made))
+    for stream in model.trained_streams()[::-1]:
+        codec, unit = model.codec([stream]), model.spec.unit
+        cut = [torch.from_numpy(w[:, : w.shape[1] // unit * unit]) for w in real]
+        made = [codec.decode_long(codec.encode_long(w[None], [stream])[stream], stream)[0] for w in cut]
+        table.append(figures(f"reconstructed from level {model.spec.names.index(stream)}", made))
     for run in opened:
         for level in run.request["levels"]:
-            files = [run.audio_path(level, i) for i in range(run.n_samples)]
             prompt = (run.request["prompt"] or {}).get("seconds", 0.0)
-            waves = [sound.read(file, start=prompt)[0] for file in files]
+            waves = [sound.read(run.audio_path(level, i), start=prompt)[0] for i in range(run.n_samples)]
             table.append(figures(f"{run.folder.name}, level {level}{' (new part)' if prompt else ''}", waves))
     table.append(figures("noise of the same spectrum", [coloured_noise(w) for w in real]))
     return table

@@ -24,6 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vqvae import stft
+from vqvae.stft import magnitudes
+
 # -------------------- codes and paired trials
 
 
@@ -70,6 +73,12 @@ def paired_by_song(true: Sequence[float], control: Sequence[float], songs: Seque
     return paired(*(np.bincount(song, np.asarray(v, dtype=np.float64)) / count for v in (true, control)))
 
 
+def paired_figures(true: np.ndarray, control: np.ndarray, songs: Sequence[object]) -> dict[str, float]:
+    """Of control minus true, ready for json: the mean, standard errors and z over windows, and over songs."""
+    windows, by_song = paired(true, control), paired_by_song(list(true), list(control), songs)
+    return {"difference": windows.mean, "se": windows.se, "z": windows.z, "se_songs": by_song.se, "z_songs": by_song.z}
+
+
 def alignment_score(weights: Float[Tensor, "b h t n"], sung: Bool[Tensor, "b t n"]) -> Float[Tensor, "b h"]:
     """The share of steps whose most heard letter is of the word being sung, for every window and head of an attention.
 
@@ -88,15 +97,6 @@ def alignment_chance(sung: Bool[Tensor, "b t n"], tokens: Bool[Tensor, "b n"]) -
 # -------------------- a reconstruction and its original
 
 
-def magnitudes(audio: Float[Tensor, "*b t"], n_fft: int, hop: int, window: int = 0) -> Float[Tensor, "*b f n"]:
-    """STFT magnitudes, periodic Hann, reflected at the ends; sounds shorter than `n_fft` are padded with zeros."""
-    audio = F.pad(audio, (0, max(0, n_fft - audio.shape[-1])))
-    hann = torch.hann_window(window or n_fft, device=audio.device, dtype=audio.dtype)
-    flat = audio.reshape(-1, audio.shape[-1])
-    stft = torch.stft(flat, n_fft, hop, window or n_fft, hann, center=True, pad_mode="reflect", return_complex=True)
-    return stft.abs().reshape(*audio.shape[:-1], *stft.shape[-2:])
-
-
 def mono(audio: Tensor | np.ndarray) -> Float[Tensor, "b t"]:
     """(b, t) as it is, (b, c, t) averaged over its channels; float32."""
     audio = torch.as_tensor(audio).float()
@@ -105,9 +105,8 @@ def mono(audio: Tensor | np.ndarray) -> Float[Tensor, "b t"]:
 
 def spectral_convergence(x: Float[Tensor, "b *c t"], y: Float[Tensor, "b *c t"]) -> Float[Tensor, " b"]:
     """||M(x) - M(y)|| / ||M(x)|| for the original x, M the magnitudes of STFT 2048/256/1536; 0 where x is silent."""
-    m_x, m_y = (magnitudes(mono(a), 2048, 256, 1536) for a in (x, y))
-    norm = m_x.flatten(1).norm(dim=1)
-    return (m_x - m_y).flatten(1).norm(dim=1) * (norm > 2e-3) / norm.clamp(min=2e-3)
+    spectra = (magnitudes(mono(each), 2048, 256, 1536, pad=True).contiguous() for each in (x, y))  # rounding: see norm
+    return stft.spectral_convergence(*spectra)
 
 
 def to_db(ratio: Tensor | float) -> Tensor:
@@ -122,7 +121,7 @@ def band_energy_db(
     edges: Sequence[float] = (0, 500, 2000, 5000, 11025),
 ) -> Float[Tensor, "b bands"]:
     """How many dB more energy `audio` has than `reference` in each band between `edges` (Hz): what a level has lost."""
-    power = [magnitudes(mono(a), 2048, 512).square().sum(-1) for a in (reference, audio)]  # (b, f)
+    power = [magnitudes(mono(a), 2048, 512, pad=True).square().sum(-1) for a in (reference, audio)]  # (b, f)
     hz = torch.linspace(0, sample_rate / 2, power[0].shape[-1])
     bands = [(hz >= low) & (hz < high + (high == edges[-1])) for low, high in itertools.pairwise(edges)]
     ref, out = (torch.stack([p[:, band.to(p.device)].sum(-1) for band in bands], -1).clamp(min=1e-8) for p in power)
@@ -151,7 +150,7 @@ def window_length(sample_rate: int, seconds: float) -> int:
 def log_mel(audio: Float[Tensor, " t"], sample_rate: int, bands: int, rate: int, seconds: float) -> Tensor:
     """Mel bands in dB (bands, n), `rate` frames a second, 0 dB a full-scale sine's own bin, floor -80 dB."""
     n_fft = window_length(sample_rate, seconds)
-    power = (magnitudes(audio, n_fft, round(sample_rate / rate)) * (4 / n_fft)).square()
+    power = (magnitudes(audio, n_fft, round(sample_rate / rate), pad=True) * (4 / n_fft)).square()
     return 10 * (mel_filters(sample_rate, n_fft, bands) @ power).clamp(min=1e-8).log10()
 
 
@@ -180,7 +179,7 @@ def onset_rate(audio: Float[Tensor, " t"], sample_rate: int) -> float:
 def peak_energy(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> tuple[Tensor, Tensor]:
     """Per frame, the energy between 60 and 5000 Hz in lines 10 dB above the median of their +-80 Hz, and all of it."""
     n_fft = window_length(sample_rate, 0.186)  # long: partials of a 50 Hz bass are to stand apart
-    power = magnitudes(audio, n_fft, round(sample_rate / rate)).square().T  # (n, f)
+    power = magnitudes(audio, n_fft, round(sample_rate / rate), pad=True).square().T  # (n, f)
     bins = sample_rate / n_fft
     reach = round(80 / bins)
     first, last = round(60 / bins), round(5000 / bins)
@@ -192,7 +191,7 @@ def peak_energy(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> tupl
 def chroma(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Tensor, "12 n"]:
     """Energy of the twelve pitch classes (C first) between 100 and 2000 Hz, each frame of sum 1 (0 in silence)."""
     n_fft = window_length(sample_rate, 0.186)
-    power = magnitudes(audio, n_fft, round(sample_rate / rate)).square()
+    power = magnitudes(audio, n_fft, round(sample_rate / rate), pad=True).square()
     hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
     audible = (hz >= 100) & (hz <= 2000)
     pitch = (69 + 12 * (hz[audible] / 440).log2()).round().long() % 12
@@ -218,13 +217,11 @@ def seams(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int, joins: Se
     x = x.reshape(-1, x.shape[-1]).mean(0)
     n_fft = window_length(sample_rate, 0.012)
     step = n_fft // 8
-    level = 20 * (magnitudes(x, n_fft, step) * (4 / n_fft)).clamp(min=1e-4).log10()  # (f, n)
+    level = 20 * (magnitudes(x, n_fft, step, pad=True) * (4 / n_fft)).clamp(min=1e-4).log10()  # (f, n)
     level = level.clamp(min=level.max().item() - 60)
     flux = F.pad((level[:, 4:] - level[:, :-4]).clamp(min=0).mean(0), (4, 0))
     largest = F.max_pool1d(flux[None], 17, stride=1, padding=8)[0]
-    at = torch.tensor([round(second * sample_rate / step) for second in joins], dtype=torch.long).clamp(
-        max=len(flux) - 1
-    )
+    at = torch.tensor([round(second * sample_rate / step) for second in joins], dtype=torch.long).clamp(max=len(flux) - 1)
     inside = torch.ones(len(flux), dtype=torch.bool)
     for reach in range(-16, 17):  # neither its frames nor those of its neighbourhood
         inside[(at + reach).clamp(0, len(flux) - 1)] = False
@@ -249,7 +246,7 @@ def sound_statistics(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int
     """The statistics of one piece, (t,) or (c, t) with channels averaged."""
     audio = torch.as_tensor(audio).float()
     x = audio.reshape(-1, audio.shape[-1]).mean(0)
-    power = magnitudes(x, window_length(sample_rate, 0.093), round(sample_rate / 40))[1:].square() + 1e-12
+    power = magnitudes(x, window_length(sample_rate, 0.093), round(sample_rate / 40), pad=True)[1:].square() + 1e-12
     flatness = power.log().mean(0).exp() / power.mean(0)
     lines, whole = (e.sum().item() for e in peak_energy(x, sample_rate, rate=10))
     notes = chroma(x, sample_rate, rate=2)
@@ -297,9 +294,7 @@ def frechet_distance(reference: Float[Tensor, "n d"], made: Float[Tensor, "m d"]
     ValueError for fewer than two patches. After Heusel 2017 (FID) and Kilgour 2019 (FAD), but of stated features.
     """
     if min(len(reference), len(made)) < 2:
-        raise ValueError(
-            f"{len(reference)} and {len(made)} patches were given, 2 or more are needed: give longer audio"
-        )
+        raise ValueError(f"{len(reference)} and {len(made)} patches were given, 2 or more are needed: give longer audio")
     mean, std = reference.double().mean(0), reference.double().std(0).clamp(min=0.5)
     a, b = ((x.double() - mean) / std for x in (reference, made))
     shrink = a.shape[1] / (a.shape[1] + min(len(a), len(b)))
@@ -316,6 +311,4 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     width = [max(len(row[i]) for row in text if i < len(row)) for i in range(max(map(len, text), default=0))]
     right = [any(i < len(row) and isinstance(row[i], int | float) for row in rows[1:]) for i in range(len(width))]
     text[1:1] = [["-" * w for w in width]]
-    return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right)).rstrip() for row in text
-    )
+    return "\n".join("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right)).rstrip() for row in text)

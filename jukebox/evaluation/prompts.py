@@ -20,15 +20,14 @@ from torch import Tensor
 from data_prep.beats import pulse_of
 from data_prep.errors import UserError
 from jukebox.editing.inpaint import fill_windows, windows_over
-from jukebox.evaluation.figures import HeldOut
+from jukebox.evaluation.held_out import HeldOut
 from jukebox.evaluation.masked import SoundDistance
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.song import PreparedSong, prepare_all, song_of
 from priors.masked import masks
-from priors.masked.masks import Keep
-from priors.masked.model import MaskedPrior
-from priors.prior import SamplingParams, Sequences
-from vqvae.jukebox.stream import decode_long
+from priors.prior import Mask, Prior, Sequences
+from priors.spec import SamplingParams
+from vqvae.codec import as_tensor
 
 PERIODS = (2, 4, 8, 16, 32)
 LEVELS = {"top and middle": (2, 1), "top": (2,), "nothing": ()}
@@ -41,63 +40,59 @@ Keeper = Callable[[str, Tensor], object]  # told the name of a prompt and the bo
 
 @dataclass(frozen=True)
 class Prompted:
-    """Clips of held-out songs and what redraws them: codes (b, t * ratio) of all levels, and the songs they begin."""
+    """Clips of held-out songs and what resamples them: codes (b, t * ratio) of all streams, and the songs they begin."""
 
-    model: Jukebox
-    prior: MaskedPrior
+    model: ModelFolder
+    prior: Prior
     codes: Sequences
     songs: Sequence[PreparedSong]
-    params: Mapping[int, SamplingParams]
+    params: Mapping[str, SamplingParams]
     seed: int
 
     @property
+    def finest(self) -> str:
+        return self.model.spec.names[0]
+
+    @property
     def columns(self) -> int:
-        return self.codes[max(self.codes)].shape[1]
+        return self.codes[self.model.spec.names[-1]].shape[1]
 
     @property
     def per_second(self) -> float:
         return self.model.sample_rate / self.model.hops[-1]
 
-    def around(self, keep: Keep) -> Tensor:
+    def around(self, keep: Mask) -> Tensor:
         """The bottom codes of all clips, drawn around what is kept."""
-        made = {level: codes.numpy().copy() for level, codes in self.codes.items()}
-        known = {level: kept.expand(len(self.songs), -1).clone() for level, kept in keep.items()}
-        resampled = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(
-            0
-        )
+        made = {stream: codes.numpy().copy() for stream, codes in self.codes.items()}
+        known = {stream: kept.expand(len(self.songs), -1).clone() for stream, kept in keep.items()}
+        resampled = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(0)
         windows = windows_over(resampled, self.prior.config.n_ctx)
         fill_windows(self.prior, made, known, windows, 0, self.songs, self.seed, range(len(self.songs)), self.params)
-        return torch.from_numpy(made[0])
+        return torch.from_numpy(made[self.finest])
 
-    def rate(self, keep: Keep) -> float:
+    def rate(self, keep: Mask) -> float:
         """Kept bits a second, mean over clips."""
-        rates = masks.bits_per_second(keep, self.prior.config.bins, self.columns / self.per_second)
-        return float(np.mean(rates))
+        return float(np.mean(masks.bits_per_second(keep, self.prior.config.bins, self.columns / self.per_second)))
 
 
 def prompt_figures(
-    model: Jukebox, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4),
+    model: ModelFolder, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4),
     temperatures: Sequence[float] = TEMPERATURES, kept: Keeper | None = None,
 ) -> dict:  # fmt: skip
     """All figures of the model's masked prior.
 
     `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
     """
-    prior, top = model.masked(), len(model.hops) - 1
-    params = {
-        top - i: SamplingParams(each, passes=n) for i, (each, n) in enumerate(zip(temperatures, passes, strict=True))
-    }
+    prior, given = model.prior("masked"), zip(reversed(model.spec.names), temperatures, passes, strict=True)
+    params = {stream: SamplingParams(each, passes=n) for stream, each, n in given}
     clips = _clips(model, prior, held, seconds, params, seed)
-    distance = SoundDistance.of(model, clips.codes[0])
-    per, n = masks.per_column(model.hops), clips.columns
+    distance = SoundDistance.of(model, clips.codes[clips.finest])
+    per, n = masks.per_column(model.spec.streams), clips.columns
     prompts = {f"every {period}": masks.expand_to_levels(masks.periodic(n, period), per) for period in PERIODS}
-    prompts |= {
-        name: masks.combined([masks.nothing(n)], keep_levels=levels, per=per) for name, levels in LEVELS.items()
-    }
+    for name, levels in LEVELS.items():
+        prompts[name] = masks.combined([masks.nothing(n)], keep_levels=model.info.names(levels), per=per)
     made = {name: clips.around(keep) for name, keep in prompts.items()}
-    figures = {
-        name: {"bits_per_second": clips.rate(keep), **distance.figures(made[name])} for name, keep in prompts.items()
-    }
+    figures = {name: {"bits_per_second": clips.rate(keep), **distance.figures(made[name])} for name, keep in prompts.items()}
     mel = [figures[f"every {period}"]["mel"] for period in PERIODS]
     tempo, beats = _tempo(clips, distance, made["nothing"])
     for name, codes in (made | beats).items():
@@ -108,15 +103,15 @@ def prompt_figures(
 
 
 def _clips(
-    model: Jukebox, prior: MaskedPrior, held: HeldOut, seconds: float, params: Mapping[int, SamplingParams], seed: int
+    model: ModelFolder, prior: Prior, held: HeldOut, seconds: float, params: Mapping[str, SamplingParams], seed: int
 ) -> Prompted:
-    top, columns = len(model.hops) - 1, int(seconds * model.sample_rate / model.hops[-1])
+    top, columns = model.spec.names[-1], int(seconds * model.sample_rate / model.hops[-1])
     if short := [row.path for row, codes in zip(held.rows, held.codes) if len(codes[top]) < columns]:
         raise UserError(f"{short[0]} is shorter than {seconds:g} s; give fewer seconds, or longer held-out songs")
-    codes = {}
-    for level, ratio in masks.per_column(model.hops).items():
-        rows = [song[level][: columns * ratio].astype(np.int64) for song in held.codes]
-        codes[level] = torch.from_numpy(np.stack(rows))
+    codes = {
+        stream: as_tensor(np.stack([song[stream][: columns * ratio] for song in held.codes]))
+        for stream, ratio in masks.per_column(model.spec.streams).items()
+    }
     songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
     return Prompted(model, prior, codes, songs, params, seed)
 
@@ -133,17 +128,15 @@ def even(n: int, count: int) -> Bool[Tensor, " n"]:
 
 def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
     """How many clips keep their tempo around their beats and around as many columns spread evenly; and the codes drawn."""
-    rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.hops)
+    rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.spec.streams)
     pulses = [pulse_of(wave.numpy(), rate) for wave in distance.true]
     beats = [masks.beats(n, pulse.beats.tolist(), clips.per_second, after=AROUND_BEAT) for pulse in pulses]
     rows = {"beats": beats, "as many, evenly": [even(n, int(columns.sum())) for columns in beats]}
-    keeps = {
-        name: masks.stack([masks.expand_to_levels(columns, per) for columns in each]) for name, each in rows.items()
-    }
+    keeps = {name: masks.stack([masks.expand_to_levels(columns, per) for columns in each]) for name, each in rows.items()}
     made = {name: clips.around(keep) for name, keep in keeps.items()}
-    codec, figures = clips.model.codec([0]), {}
+    codec, finest, figures = clips.model.codec([clips.finest]), clips.finest, {}
     for name, codes in (made | {"nothing": unprompted}).items():
-        tempi = [pulse_of(decode_long(codec, row[None], 0)[0].mean(0).numpy(), rate).tempo for row in codes]
+        tempi = [pulse_of(codec.decode_long(row[None], finest)[0].mean(0).numpy(), rate).tempo for row in codes]
         near = [abs(tempo / pulse.tempo - 1) <= WITHIN if pulse.tempo else False for tempo, pulse in zip(tempi, pulses)]
         figures[name] = {"share_within": float(np.mean(near)), "tempi": tempi, **distance.figures(codes)}
     kept = float(np.mean([columns.float().mean().item() for columns in beats]))
@@ -156,7 +149,7 @@ def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tupl
 def _noise(clips: Prompted, distance: SoundDistance, mel: float, seed: int) -> dict[str, float]:
     """The distances of the songs' own bottom codes, of which a share is replaced by random ones, just so many that `mel` is met."""
     rng = torch.Generator().manual_seed(seed)
-    true = clips.codes[0]
+    true = clips.codes[clips.finest]
     order = torch.rand(true.shape, generator=rng)
     other = torch.randint(clips.prior.config.bins, true.shape, generator=rng)
     low, high, share, found = 0.0, 1.0, 1.0, distance.figures(other)
@@ -178,14 +171,11 @@ def verdicts(figures: Mapping) -> dict[str, bool]:
     dial, noise = figures["dial"], figures["noise"]
     within = {name: each["share_within"] for name, each in figures["tempo"]["prompts"].items()}
     top_and_middle, top, nothing = (dial[name]["mel"] for name in LEVELS)
-    reached = [name for name in dial if noise[name]["share"] < 1]
+    further = [dial[name]["frechet"] < noise[name]["frechet"] for name in dial if noise[name]["share"] < 1]
     return {
         "distance rises with the period, rank correlation at least 0.9": figures["spearman"] >= 0.9,
         "distance: top and middle kept < top < nothing": top_and_middle < top < nothing,
         "beats kept: tempo within 4 % on at least 8 of 10 clips": within["beats"] >= 0.8,
-        "beats kept: tempo on no fewer clips than with as many columns, evenly": within["beats"]
-        >= within["as many, evenly"],
-        "noise as far in mel is further in Frechet distance, each prompt": all(
-            dial[name]["frechet"] < noise[name]["frechet"] for name in reached
-        ),
+        "beats kept: tempo on no fewer clips than with as many columns, evenly": within["beats"] >= within["as many, evenly"],
+        "noise as far in mel is further in Frechet distance, each prompt": all(further),
     }

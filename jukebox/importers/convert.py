@@ -19,11 +19,13 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from jukebox.importers.hf_port import codec_settings, prior_settings, published_codec_name, published_prior_name
-from jukebox.importers.prior_keys import prior_config, prior_key
+from jukebox.importers.prior_keys import prior_key
 from jukebox.importers.streamed import Lazy, write_streamed
 from jukebox.importers.torchfile import PublishedCheckpoint, open_checkpoint, stored_tensors
 from jukebox.model.folder import is_norm
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+from jukebox.model.settings import prior_config
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.model import AutoregressivePrior
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Weights = dict[str, Lazy]  # by published names
@@ -68,10 +70,8 @@ def lazy_safetensors(path: Path) -> Weights:
 
     try:
         with safe_open(path, "pt") as file:
-            return {
-                n: Lazy(tuple(file.get_slice(n).get_shape()), lambda n=n: read(n))
-                for n in file.keys()  # noqa: SIM118
-            }
+            names = file.keys()
+            return {n: Lazy(tuple(file.get_slice(n).get_shape()), lambda n=n: read(n)) for n in names}
     except Exception as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); download or copy it again") from error
 
@@ -125,7 +125,7 @@ def _missing_shards(folder: Path, shards: Sequence[Path]) -> list[str]:
     return sorted(set(named) - {shard.name for shard in shards}) if shards[0].suffix in str(index) else []
 
 
-def fit(weights: Weights, config: PriorConfig) -> Weights:
+def fit(weights: Weights, config: AutoregressiveConfig) -> Weights:
     """Published tensors under our names, all there and of the right shape; ValueError names the first that is not."""
     with torch.device("meta"):
         expected = AutoregressivePrior(config).state_dict()
@@ -148,7 +148,7 @@ def fit(weights: Weights, config: PriorConfig) -> Weights:
 
 def fitting(
     weights: Weights, candidates: Sequence[Mapping[str, Any]], codec_hps: Mapping[str, Any]
-) -> tuple[Weights, PriorConfig]:
+) -> tuple[Weights, AutoregressiveConfig]:
     """The first of several settings whose prior has these weights; ValueError with the last misfit if there is none."""
     wrong: Exception = ValueError("no settings")
     for hps in candidates:

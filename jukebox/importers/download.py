@@ -86,16 +86,9 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
             tag.write_text(etag)
         else:
             tag.unlink(missing_ok=True)
-        with (
-            open(part, "ab" if resumed else "wb") as file,
-            tqdm(
-                total=total,
-                initial=have if resumed else 0,
-                desc=part.name.removesuffix(".part"),
-                unit="B",
-                unit_scale=True,
-            ) as bar,
-        ):
+        name, start = part.name.removesuffix(".part"), have if resumed else 0
+        bar = tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True)
+        with bar, open(part, "ab" if resumed else "wb") as file:
             while block := response.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))

@@ -128,18 +128,15 @@ def codec_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def prior_settings(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     """Every prior's published settings from the port's config.json, by our level (0 is the finest)."""
-    given = config.get("prior_config_list") or [
-        config[n] for n in ("prior_0", "prior_1", "prior_2") if isinstance(config.get(n), Mapping)
-    ]
+    single = [config.get(name) for name in ("prior_0", "prior_1", "prior_2")]
+    given = config.get("prior_config_list") or [prior for prior in single if isinstance(prior, Mapping)]
     found = {}
     for index, prior in enumerate(given):
         hps = {ours: prior.get(theirs, default) for ours, (theirs, default) in _PRIOR.items()}
         hps |= {"attn_order": _order(prior), "level": len(given) - 1 - index, "cond_m_conv": float(hps["cond_m_conv"])}
         hps["single_enc_dec"] = bool(prior.get("is_encoder_decoder", True) and hps["n_tokens"])
         if (encoder := prior.get("encoder_config")) and hps["n_tokens"] and not hps["single_enc_dec"]:
-            hps |= {
-                f"prime_{n}": encoder.get(*_PRIOR[f"prior_{n}" if n in ("width", "depth") else n]) for n in _ENCODER
-            }
+            hps |= {f"prime_{n}": encoder.get(*_PRIOR[f"prior_{n}" if n in ("width", "depth") else n]) for n in _ENCODER}
             hps["prime_attn_order"] = _order(encoder)
         found[hps["level"]] = hps
     return found

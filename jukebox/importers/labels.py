@@ -40,9 +40,7 @@ class PublishedLabels:
     @staticmethod
     def read(folder: str | Path, version: str) -> PublishedLabels:
         """The tables of a folder with `v2_artist_ids.txt` and so on."""
-        return PublishedLabels(
-            version, *(read_ids(Path(folder) / f"{version}_{n}_ids.txt") for n in ("artist", "genre"))
-        )
+        return PublishedLabels(version, *(read_ids(Path(folder) / f"{version}_{n}_ids.txt") for n in ("artist", "genre")))
 
     def artist_id(self, name: str) -> int:
         """The id of an artist; 0 if unknown."""

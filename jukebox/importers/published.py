@@ -15,19 +15,13 @@ from data_prep.errors import UserError
 from data_prep.labels import Labels
 from jukebox.importers.convert import DTYPES, FoundWeights, Weights, fitting, write_prior
 from jukebox.importers.labels import PublishedLabels
-from jukebox.importers.prior_keys import PRIORS, alignment_way, prior_config
-from jukebox.importers.vqvae_keys import VQVAES, vqvae_config, vqvae_state
-from jukebox.model.folder import Jukebox
-from priors.autoregressive.model import PriorConfig
-from priors.conditioning.lyrics import PUBLISHED, Characters
+from jukebox.importers.vqvae_keys import vqvae_state
+from jukebox.model.folder import ModelFolder
+from jukebox.model.settings import PRIORS, SETS, VQVAES, alignment_way, prior_config, vqvae_config
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.conditioning.vocabulary import PUBLISHED, Characters
+from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.vqvae import VQVAE
-
-# set -> the folder of its top prior, the settings of that prior, the version of its labels and letters
-SETS = {
-    "5b": ("5b", "prior_5b", "v2"),
-    "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),
-    "1b_lyrics": ("1b_lyrics", "prior_1b_lyrics", "v3"),
-}
 
 
 def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
@@ -38,7 +32,8 @@ def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
         return VQVAES["vqvae"]
     if not (Path(out) / "config.json").is_file():
         raise UserError(f"no vqvae.pth.tar among the files, and {out} holds no codec yet; add it to --files")
-    config = Jukebox.from_pretrained(out).codec_config
+    config = ModelFolder.from_pretrained(out).info.codecs[0].config
+    assert isinstance(config, VQVAEConfig)
     return {"l_bins": config.bins, "levels": config.levels, "downs_t": config.downs_t, "strides_t": config.strides_t}
 
 
@@ -49,24 +44,20 @@ def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
     """
     found = {}
     for level in source.priors:
-        given_settings = source.prior_hps.get(level) or {}
+        hps = source.prior_hps.get(level) or {}
         version = SETS[name][2] if level == top else "v2"
-        if "labels_v3" in given_settings:
-            version = "v3" if given_settings["labels_v3"] else "v2"
-        if given_settings.get("labels", True):
+        if "labels_v3" in hps:
+            version = "v3" if hps["labels_v3"] else "v2"
+        if hps.get("labels", True):
             found[level] = version
     return found
 
 
-def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, Any]) -> tuple[Weights, PriorConfig]:
+def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, Any]) -> tuple[Weights, AutoregressiveConfig]:
     """A prior's weights under our names, and its shape; UserError where they are not of the set."""
-    top, where, given_settings = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
+    top, where, hps = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
     named = SETS[name][1] if level == top else f"upsampler_level_{level}"
-    candidates = (
-        [given_settings, PRIORS[named]]
-        if {"prior_width", "attn_order", "n_ctx"} <= set(given_settings)
-        else [PRIORS[named]]
-    )
+    candidates = [hps, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(hps) else [PRIORS[named]]
     if where.is_dir():
         candidates.reverse()  # a hub folder's settings leave out some of the published: they come second
     try:
@@ -74,15 +65,13 @@ def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, A
     except ValueError as error:
         raise UserError(f"{where} is not {named}: {error}") from error
     published = prior_config(PRIORS[named], VQVAES["vqvae"])
-    for what in ("lyrics", "letters_in_front", "above"):
+    for what in ("lyrics", "lyric_prefix", "above"):
         if bool(getattr(config, what)) != bool(getattr(published, what)):
-            raise UserError(
-                f"{where} is a prior with another form of {what.split('_')[0]} than {named}; is it of another set?"
-            )
+            raise UserError(f"{where} is a prior with another form of {what.split('_')[0]} than {named}; is it of another set?")
     return weights, config
 
 
-def check_tables(config: PriorConfig, tables: PublishedLabels, where: Path) -> None:
+def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: Path) -> None:
     """UserError where the tables have more names, or other letters, than the prior has learned."""
     labels, characters = tables.labels(), Characters(PUBLISHED[tables.version]).size
     assert config.labels
@@ -90,14 +79,12 @@ def check_tables(config: PriorConfig, tables: PublishedLabels, where: Path) -> N
         ("artists", len(labels.artists), config.labels.artists), ("genres", len(labels.genres), config.labels.genres),
     ):  # fmt: skip
         if named > known:
-            raise UserError(
-                f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels"
-            )
+            raise UserError(f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels")
     if config.lyrics and config.lyrics.vocabulary != characters:
         raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {characters}")
 
 
-def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> Jukebox:
+def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> ModelFolder:
     """The model folder with its codec, which is read whole."""
     assert source.codec is not None
     config = vqvae_config(hps)
@@ -107,9 +94,9 @@ def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version
         raise UserError(f"the codec of {name}: {error}") from error
     codec = VQVAE(config)
     codec.load_state_dict(state)
-    jukebox = Jukebox.create(out, config, Characters(PUBLISHED[version]))
-    jukebox.save_codec(codec)
-    return jukebox
+    model = ModelFolder.create(out, config, Characters(PUBLISHED[version]))
+    model.save_codec(codec)
+    return model
 
 
 class PublishedSet:
@@ -119,9 +106,7 @@ class PublishedSet:
         self.name, self.source, self.out, self.codec = name, source, Path(out), codec_settings(source, out)
         top = self.codec["levels"] - 1
         self.versions = versions_of(name, source, top)
-        self.priors = {
-            level: fit_prior(name, source, level, self.codec) for level in sorted(source.priors, reverse=True)
-        }
+        self.priors = {level: fit_prior(name, source, level, self.codec) for level in sorted(source.priors, reverse=True)}
         self.labels: dict[int, Labels] = {}
         # the version of the letters, and of the labels unless a level has learned others
         self.version = self.versions.get(top, SETS[name][2])
@@ -137,16 +122,17 @@ class PublishedSet:
             check_tables(self.priors[level][1], tables[version], self.source.where[level])
         self.labels = {level: tables[version].labels() for level, version in self.versions.items()}
 
-    def write(self, dtype: str, done: Callable[[int], object] | None = None) -> Jukebox:
+    def write(self, dtype: str, done: Callable[[int], object] | None = None) -> ModelFolder:
         """The codec, then one prior after another, coarsest first; `done` hears of the bytes written."""
-        jukebox = Jukebox.from_pretrained(self.out) if self.source.codec is None else write_codec(
+        model = ModelFolder.from_pretrained(self.out) if self.source.codec is None else write_codec(
             self.name, self.source, self.codec, self.version, self.out
         )  # fmt: skip
         for level, (weights, prior) in self.priors.items():
-            write_prior(jukebox.folder / f"prior_{level}.safetensors", weights, DTYPES[dtype], done)
-            jukebox.name_prior(level, prior)
+            name = f"prior_{level}"
+            write_prior(model.folder / f"{name}.safetensors", weights, DTYPES[dtype], done)
+            model.name_prior(name, prior)
             if level == self.codec["levels"] - 1 and (way := alignment_way(SETS[self.name][1], prior)):
-                jukebox.save_alignment(level, way)
+                model.save_alignment(name, way)
         for level, labels in self.labels.items():
-            jukebox.save_labels(labels, None if self.versions[level] == self.version else level)
-        return jukebox
+            model.save_labels(labels, "" if self.versions[level] == self.version else f"prior_{level}")
+        return model

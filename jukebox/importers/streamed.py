@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from data_prep.files import replacing
 
 PIECE = 1 << 20  # numbers that change their dtype at a time
 _NAMES = {
@@ -34,41 +35,28 @@ class Lazy:
 
 
 def write_streamed(
-    path: str | Path,
-    tensors: Mapping[str, Lazy],
-    dtype: Callable[[str], torch.dtype],
-    done: Callable[[int], object] | None = None,
+    path: Path, tensors: Mapping[str, Lazy], dtype: Callable[[str], torch.dtype], done: Callable[[int], object] | None = None
 ) -> None:
     """Write `tensors` in the dtype that `dtype` gives a name, at once or not at all; `done` hears of bytes written."""
-    path = Path(path)
     # wide numbers first: every tensor then lies where its dtype wants it
     order = sorted(tensors, key=lambda name: (-dtype(name).itemsize, name))
     header, end = {}, 0
     for name in order:
         size = math.prod(tensors[name].shape) * dtype(name).itemsize
-        header[name] = {
-            "dtype": _NAMES[dtype(name)],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [end, end + size],
-        }
+        header[name] = {"dtype": _NAMES[dtype(name)], "shape": list(tensors[name].shape), "data_offsets": [end, end + size]}
         end += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name in order:
-                tensor = tensors[name].read()
-                if tuple(tensor.shape) != tensors[name].shape:
-                    raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
-                flat = tensor.detach().contiguous().view(-1)
-                del tensor
-                for start in range(0, len(flat), PIECE):
-                    file.write(flat[start : start + PIECE].to(dtype(name)).view(torch.uint8).numpy().tobytes())
-                if done is not None:
-                    done(flat.numel() * dtype(name).itemsize)
-                del flat  # before the next one is read
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            tensor = tensors[name].read()
+            if tuple(tensor.shape) != tensors[name].shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
+            flat = tensor.detach().contiguous().view(-1)
+            del tensor
+            for start in range(0, len(flat), PIECE):
+                file.write(flat[start : start + PIECE].to(dtype(name)).view(torch.uint8).numpy().tobytes())
+            if done is not None:
+                done(flat.numel() * dtype(name).itemsize)
+            del flat  # before the next one is read

@@ -1,9 +1,8 @@
 """Reads the files of `torch.save`, of 2020 and of today, without running a word of what their pickles say.
 
-A pickle is a program: it may name any function of Python and have it called. Here a name becomes one of a few known
-things (a tensor's recipe, a storage's type, an ordered dict) or an inert placeholder, which takes any call, items and
-state, and does nothing. So optimiser states and settings of any class can stand beside the weights, and nothing of
-them happens. Two formats:
+A pickle is a program: it may name any function of Python and have it called. Here a name becomes one of a few known things (a
+tensor's recipe, a storage's type, an ordered dict) or an inert placeholder, which takes any call, items and state, and does
+nothing. So optimiser states and settings of any class can stand beside the weights, and nothing of them happens. Two formats:
 
     zip (torch 1.6 and later)   a pickle and a record for every storage
     legacy (the 2020 files)     five pickles one after another, then the storages
@@ -31,18 +30,8 @@ from torch import Tensor
 from data_prep.errors import UserError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a legacy file begins
-STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+_KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+STORAGES = {f"{kind}Storage": getattr(torch, f"{kind}Tensor").dtype for kind in _KINDS}
 
 
 class Placeholder(dict):
@@ -161,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch._utils", "_rebuild_tensor"): _tensor,
-            ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
         }
         return known.get((module, name)) or type(name, (Placeholder,), {"__module__": module})
 
@@ -179,10 +168,6 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Stor
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
     return StoredTensor(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride)))
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
 
 
 def _whole(value: Any) -> int:
@@ -250,14 +235,11 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
 def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: int) -> Tensor:
     """`count` numbers from number `start` of what lies at byte `place`, read into their own memory and no other."""
     file.seek(place + start * dtype.itemsize)
-    data = bytearray(count * dtype.itemsize)
-    if (got := file.readinto(data)) != len(data):  # type: ignore[attr-defined]
-        raise EOFError(f"the file ends {len(data) - got} bytes early")
-    return torch.frombuffer(data, dtype=dtype)
+    return torch.frombuffer(_exactly(file, count * dtype.itemsize), dtype=dtype)
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
-    data = file.read(count)
-    if len(data) != count:
-        raise EOFError(f"the file ends {count - len(data)} bytes early")
+def _exactly(file: BinaryIO, count: int) -> bytearray:
+    data = bytearray(count)
+    if (got := file.readinto(data)) != count:  # type: ignore[attr-defined]
+        raise EOFError(f"the file ends {count - got} bytes early")
     return data

@@ -1,107 +1,244 @@
-"""What config.json says of a model, without opening it: enough to write a request before anything heavy is imported."""
+"""A model directory's config.json, read without torch: codecs, streams, priors and their configurations.
+
+    format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment
+    format 1    one codec; priors by level. It is read as format 2.
+
+Kinds are names in the registries of `vqvae` and `priors`; a kind of another package also records which one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors import safe_open
 
 from data_prep.errors import UserError
 from data_prep.files import file_hash
 from data_prep.labels import Labels
-from jukebox.sampling.windows import codes_of
+from priors.registry import PRIOR_CONFIGS
+from priors.spec import PriorConfig
+from vqvae.registry import CODEC_CONFIGS
+from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count, hash_tensors
+
+CONFIG, FORMAT = "config.json", 2
 
 
-def by_level(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """What a config.json says of the priors that write one level each, by level."""
-    return {p["level"]: p for p in config["priors"] if "level" in p}
+@dataclass(frozen=True)
+class CodecEntry:
+    """A codec of a model: its configuration and the file with its tensors."""
+
+    config: CodecConfig
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        kind = self.config.kind
+        package = {"package": name} if (name := CODEC_CONFIGS.package(kind)) else {}
+        return {"kind": kind, "file": self.file, **package, "config": self.config.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> CodecEntry:
+        config = CODEC_CONFIGS.load(data["kind"], data.get("package", ""))
+        return CodecEntry(config.from_json(data["config"]), data["file"])
 
 
-def threads_for(width: int, asked: int) -> int:
-    """CPU threads as asked; by itself one for priors that are not wide, whose steps are too short to be shared."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
+@dataclass(frozen=True)
+class PriorEntry:
+    """A prior of a model; `alignment` is the best measured method of aligning lyrics with it (jukebox/alignment)."""
+
+    name: str
+    config: PriorConfig
+    alignment: dict[str, Any] | None = None
+
+    @property
+    def file(self) -> str:
+        return f"prior_{self.name.removeprefix('prior_')}.safetensors"
+
+    @property
+    def labels_file(self) -> str:
+        """Labels of this prior alone, where it was trained on others than the model's."""
+        return f"labels_{self.name.removeprefix('prior_')}.json"
+
+    def to_json(self) -> dict[str, Any]:
+        kind, spec = self.config.kind, self.config.spec
+        package = {"package": name} if (name := PRIOR_CONFIGS.package(kind)) else {}
+        alignment = {"alignment": self.alignment} if self.alignment else {}
+        return {"name": self.name, "kind": kind, "file": self.file, "reads": list(spec.reads), "writes": list(spec.writes),
+                **package, "config": self.config.to_json(), **alignment}  # fmt: skip
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PriorEntry:
+        config = PRIOR_CONFIGS.load(data["kind"], data.get("package", ""))
+        return PriorEntry(data["name"], config.from_json(data["config"]), data.get("alignment"))
+
+
+def as_format_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json of format 1 in format 2; others as they are."""
+    if "codec" not in data:
+        return data
+    priors = [prior | {"name": f"prior_{prior['level']}" if "level" in prior else prior["kind"]} for prior in data["priors"]]
+    return {"format": FORMAT, "codecs": [data["codec"]], "priors": priors}
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What config.json says of a model, without opening it."""
+    """What config.json specifies, without opening the model."""
 
     folder: Path
-    sample_rate: int
-    channels: int
-    hops: tuple[int, ...]
-    priors: Mapping[int, int]  # level -> width
-    masked: bool = False  # whether there is a prior that fills holes in all levels
+    codecs: tuple[CodecEntry, ...]
+    priors: Mapping[str, PriorEntry]
 
     @staticmethod
     def read(folder: str | Path) -> ModelInfo:
-        """The facts of a model folder; UserError where it is none."""
-        path = Path(folder) / "config.json"
+        """The information of a model directory; UserError where it is none."""
+        path = Path(folder) / CONFIG
         if not path.is_file():
             raise UserError(
                 f"{folder} holds no {path.name}; expected a model folder: train one with `jukebox train`, or give another path"
             )
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            codec = config["codec"]["config"]
-            hops = tuple(accumulate((s**d for s, d in zip(codec["strides_t"], codec["downs_t"], strict=True)), mul))
-            priors = {level: p["config"]["trunk"]["width"] for level, p in by_level(config).items()}
-            masked = any(p.get("kind") == "masked" for p in config["priors"])
-            return ModelInfo(path.parent.resolve(), codec["sample_rate"], codec["channels"], hops, priors, masked)
+            return ModelInfo.from_json(path.parent.resolve(), json.loads(path.read_text(encoding="utf-8")))
         except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ValueError) and "unknown kind" in str(error):
+                raise UserError(f"{path}: {error}") from error
             raise UserError(
                 f"{path} is not a model configuration of this version ({error!r}); train or import it again"
             ) from error
+
+    @staticmethod
+    def from_json(folder: Path, data: Mapping[str, Any]) -> ModelInfo:
+        data = as_format_2(data)
+        priors = [PriorEntry.from_json(prior) for prior in data["priors"]]
+        return ModelInfo(folder, tuple(map(CodecEntry.from_json, data["codecs"])), {p.name: p for p in priors})
+
+    @staticmethod
+    def of_shapes(codec: CodecConfig, priors: Mapping[str, PriorConfig]) -> ModelInfo:
+        """A model that no directory holds, for planning."""
+        entries = {name: PriorEntry(name, config) for name, config in priors.items()}
+        return ModelInfo(Path(), (CodecEntry(codec, "codec.safetensors"),), entries)
+
+    def to_json(self) -> dict[str, Any]:
+        priors = [self.priors[name].to_json() for name in sorted(self.priors)]
+        return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors}
+
+    # ---- streams
+
+    @property
+    def spec(self) -> CodecSpec:
+        """The streams of all codecs, which share one sample rate and number of channels."""
+        first = self.codecs[0].config.spec
+        return CodecSpec(first.sample_rate, first.channels, tuple(s for c in self.codecs for s in c.config.spec.streams))
+
+    @property
+    def sample_rate(self) -> int:
+        return self.spec.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.spec.channels
+
+    @property
+    def hops(self) -> tuple[int, ...]:
+        return self.spec.hops
+
+    def stream(self, level: int) -> Stream:
+        """The stream of a level: its place among the streams, 0 the finest."""
+        return self.spec.streams[level]
+
+    def names(self, levels: Iterable[int]) -> list[str]:
+        """The names of the streams of some levels."""
+        return [self.stream(level).name for level in levels]
+
+    def codec_of(self, stream: str) -> CodecEntry:
+        """The codec that has a stream; ValueError names the streams there are."""
+        self.spec.stream(stream)
+        return next(codec for codec in self.codecs if stream in codec.config.spec.names)
+
+    def frames(self, seconds: float, level: int) -> int:
+        """Frames of a level for a length in seconds, whole at every level."""
+        return frame_count(seconds, self.sample_rate, self.hops[level], self.spec.unit)
+
+    def codes_hash(self, stream: str) -> str:
+        """Names what decides the values of a stream; empty where it is not trained. Equal to `Codec.codes_hash`."""
+        entry = self.codec_of(stream)
+        path = self.folder / entry.file
+        if not path.is_file():
+            return ""
+        with safe_open(path, "np") as file:
+            names = entry.config.codes_tensors(stream, list(file.keys()))
+            return hash_tensors((f"{stream} {name}", np.asarray(file.get_tensor(name))) for name in names)
+
+    def old_codes_hash(self, stream: str) -> str:
+        """What version 1 called the same: the hash of the codec's whole file, decoder and running sums included."""
+        path = self.folder / self.codec_of(stream).file
+        return file_hash(path) if path.is_file() else ""
+
+    # ---- priors
+
+    def writer(self, stream: str, prompt: str = "prefix") -> PriorEntry | None:
+        """The prior that writes a stream and can start from such a prompt; None where there is none.
+
+        One with prompt "any" can start from a prefix too: it serves where a stream is the only one that it writes.
+        """
+        for prior in self.priors.values():
+            spec = prior.config.spec
+            if stream in spec.writes and (spec.prompt == prompt or (prompt == "prefix" and len(spec.writes) == 1)):
+                return prior
+        return None
+
+    @property
+    def levels_with_prior(self) -> list[int]:
+        """Levels whose stream has a prior of its own, finest first."""
+        return [level for level, stream in enumerate(self.spec.streams) if self.writer(stream.name)]
 
     @property
     def labels(self) -> Labels:
         path = self.folder / "labels.json"
         return Labels.load(path) if path.is_file() else Labels()
 
-    def codes(self, seconds: float, level: int) -> int:
-        return codes_of(seconds, self.sample_rate, self.hops[level], self.hops[-1])
-
     def threads(self, asked: int) -> int:
-        return threads_for(max(self.priors.values(), default=0), asked)
+        """CPU threads as asked; by default one, unless a prior that samples frame by frame is wide."""
+        configs = [prior.config for prior in self.priors.values()]
+        return threads_for(max((config.width for config in configs if config.depth), default=0), asked)
 
     def check_levels(self, levels: Sequence[int], given: int | None = None, lower: str = "") -> list[int]:
-        """Levels to fill, the coarsest first; all below `given`, which needs no prior, or from the top on.
+        """Levels to sample, the coarsest first; all below `given`, which needs no prior, or from the top on.
 
-        Where `lower` is masked those below the top need the masked prior, and none of their own.
+        Where `lower` is masked those below the top need a prior with prompt "any", and none of their own.
         """
         top = len(self.hops) - 1 if given is None else given
         levels = sorted(set(levels) or set(range(top + 1)), reverse=True)
         if levels != list(range(top, levels[-1] - 1, -1)) or levels[-1] < 0:
             raise UserError(f"levels {levels}; expected level {top} and those below it without a gap, as in 2,1")
-        filled = [level for level in levels if lower == "masked" and level + 1 < len(self.hops) and level != given]
-        if filled and not self.masked:
-            raise UserError(
-                f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first"
-            )
+        below = [level for level in levels if level + 1 < len(self.hops) and level != given]
+        masked = [level for level in below if self.writer(self.stream(level).name, "any")]
+        filled = below if lower == "masked" else []
+        if set(filled) - set(masked):
+            raise UserError(f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first")
         for level in levels:
-            if level not in self.priors and level != given and level not in filled:
+            if level not in (*self.levels_with_prior, given, *filled):
                 raise UserError(
                     f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}`, sample --levels above it"
-                    + (", or give --lower masked" if self.masked and level + 1 < len(self.hops) else "")
+                    + (", or give --lower masked" if level in masked else "")
                 )
         return levels
 
 
+def threads_for(width: int, asked: int) -> int:
+    """CPU threads as asked; by default one for priors that are not wide, whose steps are too short to be shared."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
+
+
 def check_weights(request: Mapping[str, Any], info: ModelInfo) -> None:
-    """Refuse to go on with other weights than those that drew the codes there are."""
+    """UserError where the weights are not those that sampled the codes there are."""
     known = request.get("model_hash") or {}
-    changed = [
-        name
-        for name, old in known.items()
-        if not (info.folder / name).is_file() or file_hash(info.folder / name) != old
-    ]
-    if changed:
+    if changed := [name for name, old in known.items() if not (path := info.folder / name).is_file() or file_hash(path) != old]:
         raise UserError(
             f"{', '.join(changed)} of {info.folder} changed since this run was sampled; its codes would not fit: sample again"
         )

@@ -1,33 +1,32 @@
-"""Presets: one table of what is built (a codec, a prior a level, a masked one of all) and how each part is trained (`Recipe`).
+"""Presets: one table of what is built (a codec, and priors by name) and how each part is trained (`Recipe`).
 
     demo    22.05 kHz, widths up to 192: the whole path in minutes on two CPU cores
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     test    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
-`shapes` knows the published sets too, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
-Sizes that depend on the corpus (how many artists, how many genres) are filled in by `Preset.prior`.
+`shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
+Sizes that depend on the corpus (how many artists, how many genres) are filled in by `PriorConfig.for_corpus`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
 
 from data_prep.errors import UserError
-from jukebox.importers.prior_keys import PRIORS, prior_config
-from jukebox.importers.published import SETS
-from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
-from priors.autoregressive.model import PriorConfig
-from priors.conditioning.conditions import LabelConfig
-from priors.conditioning.lyrics import PLAIN, Characters, LyricConfig
-from priors.conditioning.upsampler import UpsamplerConfig
-from priors.masked.model import MaskedConfig
-from priors.transformer.trunk import Init, TrunkConfig, residual_scale
-from vqvae.jukebox.vqvae import VQVAEConfig
-
-P = TypeVar("P", PriorConfig, MaskedConfig)
+from jukebox.model.info import CONFIG, ModelInfo
+from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_config
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
+from priors.conditioning.vocabulary import PLAIN, Characters
+from priors.masked.config import MaskedConfig
+from priors.spec import PriorConfig
+from priors.transformer.config import Init, TrunkConfig, residual_scale
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.registry import Registry
+from vqvae.streams import CodecConfig
 
 
 @dataclass(frozen=True)
@@ -64,63 +63,59 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """A codec, a prior a level (none: a codec alone), a masked one of all levels (or none), and the recipe of each.
+    """A codec and priors by name, with the recipe of each stream of the codec and of each prior.
 
-    `symbols` are the letters that lyrics are written in.
+    `symbols` are the characters that lyrics are written in.
     """
 
-    codec: VQVAEConfig
-    priors: Mapping[int, PriorConfig]
-    codec_recipes: Mapping[int, Recipe]
-    prior_recipes: Mapping[int, Recipe]
+    codec: CodecConfig
+    codec_recipes: Mapping[str, Recipe]  # by stream
+    priors: Mapping[str, PriorConfig]
+    prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
-    masked: MaskedConfig | None = None
-    masked_recipe: Recipe | None = None
 
-    def recipes(self, what: str) -> Mapping[int, Recipe]:
-        """How vqvae, prior or masked is trained, by level; a masked prior of all levels goes by the top one."""
-        if what == "masked":
-            return {self.codec.levels - 1: self.masked_recipe} if self.masked_recipe else {}
-        return self.codec_recipes if what == "vqvae" else self.prior_recipes
+    def parts(self, kind: str) -> dict[str, Recipe]:
+        """What there is to train of a kind: streams of the codec, or priors; coarsest first."""
+        if kind == self.codec.kind:
+            names = [stream for stream in reversed(self.codec.spec.names) if stream in self.codec_recipes]
+            return {stream: self.codec_recipes[stream] for stream in names}
+        names = [name for name, config in self.priors.items() if config.kind == kind]
+        return {name: self.prior_recipes[name] for name in names}
 
-    def masked_prior(self, artists: int, genres: int, lyric_tokens: int = 0) -> MaskedConfig:
-        """The masked prior, where there is one, with tables as `prior` makes them."""
-        assert self.masked is not None, "this preset has no masked prior"
-        return _for_corpus(self.masked, artists, genres, lyric_tokens)
-
-    def prior(self, level: int, artists: int, genres: int, lyric_tokens: int = 0) -> PriorConfig:
-        """The prior of a level with label tables for so many artists and genres, "unknown" counted among them.
-
-        `lyric_tokens` is the size of the lyric vocabulary; 0: that of `symbols`.
-        """
-        return _for_corpus(self.priors[level], artists, genres, lyric_tokens)
-
-
-def _for_corpus(prior: P, artists: int, genres: int, lyric_tokens: int) -> P:
-    """A prior's shape with tables as long as a corpus needs."""
-    lyrics = replace(prior.lyrics, vocabulary=lyric_tokens) if prior.lyrics and lyric_tokens else prior.lyrics
-    labels = prior.labels and replace(prior.labels, artists=artists, genres=genres)
-    return replace(prior, labels=labels, lyrics=lyrics)
+    def level_of(self, part: str) -> int:
+        """The level of a stream, or of the coarsest stream that a prior writes."""
+        config = self.priors.get(part)
+        return self.codec.spec.names.index(config.spec.writes[-1] if config else part)
 
 
 def find(name: str) -> Preset:
-    """The preset of that name; UserError names those there are."""
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    """The preset of that name, also of another package (entry points `jukebox.presets`); UserError names those there are."""
+    if name in PRESETS:
+        return PRESETS[name]
+    try:
+        return OTHERS.load(name)
+    except ValueError:
+        raise UserError(f"there is no preset {name!r}; choose one of {', '.join([*PRESETS, *OTHERS.kinds()])}") from None
 
 
-def shapes(name: str) -> tuple[VQVAEConfig, Mapping[int, PriorConfig]]:
-    """The codec and the priors by level of a preset or of a published set; UserError names those there are."""
+def shapes(name: str) -> tuple[CodecConfig, Mapping[str, PriorConfig]]:
+    """The codec and the priors by name of a preset or of a published set; UserError names those there are."""
     if name not in SETS:
-        if name not in PRESETS:
-            raise UserError(
-                f"there is no preset or published set {name!r}; choose one of {', '.join([*PRESETS, *SETS])}"
-            )
-        return PRESETS[name].codec, PRESETS[name].priors
+        if name not in (known := [*PRESETS, *OTHERS.kinds()]):
+            raise UserError(f"there is no preset or published set {name!r}; choose one of {', '.join([*known, *SETS])}")
+        return find(name).codec, find(name).priors
     parts = {2: SETS[name][1], 1: "upsampler_level_1", 0: "upsampler_level_0"}
     codec = VQVAES["vqvae"]
-    return vqvae_config(codec), {level: prior_config(PRIORS[part], codec) for level, part in parts.items()}
+    return vqvae_config(codec), {f"prior_{level}": prior_config(PRIORS[part], codec) for level, part in parts.items()}
+
+
+def read_info(model: str) -> ModelInfo:
+    """The configurations of a model folder, a preset or a published set."""
+    if (Path(model) / CONFIG).is_file():
+        return ModelInfo.read(model)
+    if Path(model).is_dir() and model not in (*PRESETS, *OTHERS.kinds(), *SETS):
+        raise UserError(f"{model} holds no {CONFIG}; expected a model folder, or the name of a preset or published set")
+    return ModelInfo.of_shapes(*shapes(model))
 
 
 # ---- priors, from a few dials
@@ -134,32 +129,29 @@ def _init(depth: int) -> Init:
 def _top(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
     lyric_tokens: int, lyric_width: int, lyric_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
-) -> PriorConfig:  # fmt: skip
+) -> AutoregressiveConfig:  # fmt: skip
     """The top prior: `turns` times through `order`; cross attention with the time bias is where it hears lyrics."""
     level, depth = codec.levels - 1, turns * len(order)
     encoder = TrunkConfig(lyric_tokens, lyric_width, lyric_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
                           init=_init(lyric_depth))  # fmt: skip
-    return PriorConfig(
-        level, codec.bins, codec.hops[level], codec.sample_rate,
+    return AutoregressiveConfig(
+        f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
-        labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate,
-                           everywhere=True),
-        lyrics=LyricConfig(Characters(PLAIN).size, lyric_tokens, encoder),
-        tied=False,
+        labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate, everywhere=True),
+        lyrics=LyricConfig(Characters(PLAIN).size, lyric_tokens, encoder), tied=False,
     )  # fmt: skip
 
 
 def _upsampler(
     codec: VQVAEConfig, level: int, n_ctx: int, width: int, heads: int, depth: int, m_mlp: float
-) -> PriorConfig:
+) -> AutoregressiveConfig:
     """A prior of a finer level: it hears the labels and, through dilated convolutions, the codes above."""
     ratio = codec.hops[level + 1] // codec.hops[level]
-    return PriorConfig(
-        level, codec.bins, codec.hops[level], codec.sample_rate,
+    return AutoregressiveConfig(
+        f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
         TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=m_mlp, init=_init(depth)),
         labels=LabelConfig(1, 1, sample_rate=codec.sample_rate, everywhere=True),
-        above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=4, growth=3, cycle=None),
-        tied=False,
+        above=UpsamplerConfig(codec.bins, 1, ratio, width, depth=4, growth=3, cycle=None), reads=f"vq.{level + 1}", tied=False,
     )  # fmt: skip
 
 
@@ -204,8 +196,7 @@ _DEMO_PRIOR = Recipe(
 
 _SMALL = VQVAEConfig(
     sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4), emb_width=64, bins=1024,
-    widths=((64,), (64, 128), (32, 128, 384)), depths=(4, 4, 4),
-    mu=0.99, threshold=0.3, commit=0.02, relative_spectral=True,
+    widths=((64,), (64, 128), (32, 128, 384)), depths=(4, 4, 4), mu=0.99, threshold=0.3, commit=0.02, relative_spectral=True,
     multispectral_stfts=((2048, 256, 2048), (1024, 128, 1024), (512, 64, 512)), spectral_stft=(2048, 256, 2048),
 )  # fmt: skip
 _SMALL_CODEC = Recipe(
@@ -236,65 +227,60 @@ _TEST_CODEC = Recipe(
     log_every=1, save_every=10,
 )  # fmt: skip
 _TEST_PRIOR = Recipe(
-    steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03,
-    log_every=1, save_every=10,
-)  # fmt: skip
+    steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=1, save_every=10
+)
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
         codec=_DEMO,
         priors={
-            2: _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, lyric_tokens=64,
+            "prior_2": _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1, lyric_tokens=64,
                     lyric_width=128, lyric_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
-            1: _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
-            0: _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
+            "prior_1": _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
+            "prior_0": _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
+            "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3, lyric_tokens=32, lyric_width=128,
+                       lyric_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
         },
         codec_recipes={
-            2: _DEMO_CODEC,
-            1: replace(_DEMO_CODEC, steps=2300, batch=8, max_minutes=1.7),
-            0: replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
+            "vq.2": _DEMO_CODEC,
+            "vq.1": replace(_DEMO_CODEC, steps=2300, batch=8, max_minutes=1.7),
+            "vq.0": replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
         },
         prior_recipes={
-            2: _DEMO_PRIOR,
-            1: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
-            0: replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+            "prior_2": _DEMO_PRIOR,
+            "prior_1": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+            "prior_0": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
+            "masked": replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
         },
-        masked=_masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3, lyric_tokens=32, lyric_width=128,
-                       lyric_depth=1, timing_bins=32, max_seconds=60.0, m_mlp=4.0),
-        masked_recipe=replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
     ),
     "small": Preset(
         codec=_SMALL,
         priors={
-            2: _top(_SMALL, n_ctx=2048, width=768, heads=12, order=("dense", "dense", "cross", "dense"), turns=6,
+            "prior_2": _top(_SMALL, n_ctx=2048, width=768, heads=12, order=("dense", "dense", "cross", "dense"), turns=6,
                     lyric_tokens=256, lyric_width=384, lyric_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
-            1: _upsampler(_SMALL, 1, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
-            0: _upsampler(_SMALL, 0, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
-        },
-        codec_recipes={2: _SMALL_CODEC, 1: _SMALL_CODEC, 0: _SMALL_CODEC},
-        prior_recipes={2: _SMALL_PRIOR, 1: _SMALL_PRIOR, 0: _SMALL_PRIOR},
-        masked=_masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, head_width=256, local=4, lyric_tokens=128, lyric_width=384,
+            "prior_1": _upsampler(_SMALL, 1, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
+            "prior_0": _upsampler(_SMALL, 0, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
+            "masked": _masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, head_width=256, local=4, lyric_tokens=128, lyric_width=384,
                        lyric_depth=4, timing_bins=128, max_seconds=600.0, m_mlp=4.0),
-        masked_recipe=_SMALL_PRIOR,
+        },
+        codec_recipes=dict.fromkeys(_SMALL.spec.names, _SMALL_CODEC),
+        prior_recipes=dict.fromkeys(("prior_2", "prior_1", "prior_0", "masked"), _SMALL_PRIOR),
     ),
     "test": Preset(
         codec=_TEST,
         priors={
-            2: _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1, lyric_tokens=16,
+            "prior_2": _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1, lyric_tokens=16,
                     lyric_width=16, lyric_depth=1, timing_bins=8, max_seconds=60.0, m_mlp=2.0),
-            1: _upsampler(_TEST, 1, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
-            0: _upsampler(_TEST, 0, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
+            "prior_1": _upsampler(_TEST, 1, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
+            "prior_0": _upsampler(_TEST, 0, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
+            "masked": _masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1, lyric_tokens=16,
+                       lyric_width=16, lyric_depth=1, timing_bins=8, max_seconds=60.0, m_mlp=2.0),
         },
-        codec_recipes={2: _TEST_CODEC, 1: _TEST_CODEC, 0: _TEST_CODEC},
-        prior_recipes={2: _TEST_PRIOR, 1: _TEST_PRIOR, 0: _TEST_PRIOR},
-        masked=_masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1, lyric_tokens=16, lyric_width=16, lyric_depth=1,
-                       timing_bins=8, max_seconds=60.0, m_mlp=2.0),
-        masked_recipe=_TEST_PRIOR,
+        codec_recipes=dict.fromkeys(_TEST.spec.names, _TEST_CODEC),
+        prior_recipes=dict.fromkeys(("prior_2", "prior_1", "prior_0", "masked"), _TEST_PRIOR),
     ),
-    "vqvae": Preset(
-        codec=vqvae_config(VQVAES["vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(3), _PUBLISHED_CODEC), prior_recipes={},
-    ),
-    "small_vqvae": Preset(
-        codec=vqvae_config(VQVAES["small_vqvae"]), priors={}, codec_recipes=dict.fromkeys(range(2), _PUBLISHED_CODEC), prior_recipes={},
-    ),
+    **{name: Preset(codec, dict.fromkeys(codec.spec.names, _PUBLISHED_CODEC), {}, {})
+       for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
 }  # fmt: skip
+
+OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

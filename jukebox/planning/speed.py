@@ -11,17 +11,16 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 
 from jukebox.model.folder import hollow
-from jukebox.planning import sizes
 from jukebox.planning.sampling import Speed
-from priors.autoregressive.model import PriorConfig
+from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.conditions import Conditions
-from priors.prior import SamplingParams
-from priors.transformer.trunk import LOCAL, TrunkConfig
+from priors.prior import HasTrunk
+from priors.spec import SamplingParams
+from priors.transformer.config import LOCAL, TrunkConfig
 
 MOST = 128_000_000  # bytes of matrices that are read
 SECONDS = 0.05  # that each number is measured for, at least twice
@@ -29,7 +28,7 @@ WIDTH, ROWS = 1024, 512  # of large products
 
 
 def measure(device: str, dtype: str, rows: int, matrices: int, compiled: bool) -> Speed:
-    """The speed of a device for `rows` decoded side by side by a model of so many bytes of `matrices`, its steps compiled or plain."""
+    """The speed of a device for `rows` decoded in parallel by a model of so many bytes of `matrices`, its steps compiled or not."""
     stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is taken to be read as fast
     depth = max(1, min(matrices, MOST) // (_numbers(_trunk(WIDTH, 1)) * stored.itemsize))
     return _measure(device, stored, rows, depth, torch.get_num_threads(), compiled)
@@ -52,18 +51,19 @@ def _trunk(width: int, depth: int) -> TrunkConfig:
 
 
 def _numbers(trunk: TrunkConfig) -> int:
-    return sum(rows * columns for rows, columns in sizes.products(asdict(trunk)))
+    return sum(rows * columns for rows, columns in trunk.products())
 
 
 def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int, compiled: bool) -> float:
-    """Seconds that a small prior with this trunk takes for a step of sampling; its weights are numbers of no meaning."""
-    prior = hollow(PriorConfig(0, 64, 8, 22050, trunk)).to_empty(device=device).to(dtype)
+    """Seconds that a small prior with this trunk takes per step of sampling; its weights are numbers of no meaning."""
+    prior = hollow(AutoregressiveConfig("vq.0", 64, 8, 22050, trunk)).to_empty(device=device).to(dtype)
     for parameter in prior.parameters():
         parameter.fill_(0.01)
+    assert isinstance(prior, HasTrunk)
     prior.compiled = compiled
     rngs = [torch.Generator() for _ in range(rows)]
-    nothing = {0: torch.zeros(rows, 0, dtype=torch.long, device=device)}
-    state = prior.start(Conditions(), nothing, rngs, SamplingParams())
+    prompt = {"vq.0": torch.zeros(rows, 0, dtype=torch.long, device=device)}
+    state = prior.start(Conditions(), prompt, rngs, SamplingParams())
     next(iter(prior.sample(state, 1)))  # the first code is there when a window starts
     return _seconds(lambda: next(iter(prior.sample(state, 1))), device, trunk.n_ctx - 2)
 

@@ -9,29 +9,21 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from data_prep.errors import UserError
+from jukebox.report.run_page import fill_page
+from jukebox.report.spectrograms import read_lines
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 COLOURS = ("#b5304f", "#2f7fb5", "#3f9a56", "#c9861a", "#7d57b8", "#138f8a", "#8a6d3b", "#666a73")
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = (
-    360,
-    210,
-    52,
-    10,
-    40,
-    24,
-    13,
-)  # of a panel, its margins, a line of text: pixels
+WIDTH, HEIGHT = 360, 210  # of a panel: pixels
+LEFT, RIGHT, TOP, BOTTOM, LINE = 52, 10, 40, 24, 13  # its margins, a line of text
 LEGEND_CHARACTERS = 52  # of a legend's line
 POINTS = 120  # of a curve, at most: more cannot be seen
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
@@ -47,7 +39,8 @@ def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
     """The logs of MODEL, or of MODEL/training/PART, part -> lines; UserError where there are none."""
     run = Path(run)
     logs = [run / "log.jsonl"] if (run / "log.jsonl").is_file() else sorted((run / "training").glob("*/log.jsonl"))
-    parts = {log.parent.name: lines for log in logs if (lines := _lines(log))}
+    read = {log.parent.name: [line for line in read_lines(log) if "step" in line] for log in logs}
+    parts = {part: lines for part, lines in read.items() if lines}
     if not parts:
         raise UserError(f"{run} holds no log.jsonl of a training; give a model folder, or its training/PART")
     return parts
@@ -64,17 +57,6 @@ def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[
             folder = Path(runs[run])
             out[label] = (folder if (folder / "log.jsonl").is_file() else folder / "training" / part, lines)
     return out
-
-
-def _lines(log: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; one that a kill has cut is left out."""
-    lines = []
-    for text in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
 def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Curve]]:
@@ -236,14 +218,11 @@ def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
     sections = []
     for kind, names in kinds(parts).items():
         curves = figure_svg({name: parts[name] for name in names}, only)
-        ends = "; ".join(
-            f"{name}: {parts[name][-1]['step']} steps, {parts[name][-1].get('minutes', 0):.1f} min" for name in names
-        )
+        last = {name: parts[name][-1] for name in names}
+        ends = "; ".join(f"{name}: {line['step']} steps, {line.get('minutes', 0):.1f} min" for name, line in last.items())
         shown = "".join(f"<h2>{html.escape(name)}</h2>{examples[name]}" for name in names if examples[name])
-        sections.append(
-            f'<section><h2>{html.escape(kind)}</h2><p class="soft">{html.escape(ends)}</p>{curves}{shown}</section>'
-        )
+        head = f'<h2>{html.escape(kind)}</h2><p class="soft">{html.escape(ends)}</p>'
+        sections.append(f"<section>{head}{curves}{shown}</section>")
     title = f"Training of {', '.join(runs)}"
-    template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
     body = f"<header><h1>{html.escape(title)}</h1></header>\n" + "\n".join(sections)
-    return Template(template).substitute(title=html.escape(title), kind="", body=body)
+    return fill_page(title, "", body)

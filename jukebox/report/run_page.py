@@ -26,6 +26,11 @@ class Sounding(NamedTuple):
     note: str = ""
 
 
+Json = Mapping[str, Any]  # an object of run.json, of progress.jsonl or of alignment.json
+Sounds = Mapping[tuple[int, int], Sounding]  # by (level, sample)
+Speeds = Mapping[int | str, Mapping[str, float]]  # what `speeds` returns
+
+
 def top_hz(sample_rate: int) -> float:
     """The upper edge of every picture, 11025 Hz or what the sample rate allows."""
     return min(11025.0, sample_rate / 2)
@@ -58,9 +63,7 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
         took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
         alignment = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
-        done = (
-            1.0 if alignment > wanted - longest else alignment / wanted
-        )  # lengths are rounded down to whole coarse codes
+        done = 1.0 if alignment > wanted - longest else alignment / wanted  # lengths are rounded down to whole coarse codes
         out[level] = {"done": done, "took": took, "music": songs * music, "speed": songs * music / took if took else 0}
     if out and min(row["done"] for row in out.values()) == 1:
         took, music = sum(row["took"] for row in out.values()), out[levels[0]]["music"]
@@ -100,19 +103,15 @@ def clock(seconds: float) -> str:
 def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
     """A picture with its frequencies, its seconds, and a line where the prompt (seconds, 0: none) ends."""
     length = sound.seconds
-    hertz = "".join(
-        f'<span class="hz" style="bottom:{100 * p:.1f}%">{label}</span>' for p, label in hertz_labels(sound.sample_rate)
-    )
+    labels = hertz_labels(sound.sample_rate)
+    hertz = "".join(f'<span class="hz" style="bottom:{100 * p:.1f}%">{label}</span>' for p, label in labels)
     step = next((s for s in (0.5, 1, 2, 5, 10, 15, 30, 60) if length / s <= 8 * max(1, length / 75)), 120)
-    seconds = "".join(
-        f'<span style="left:{100 * t / length:.2f}%">{clock(t)}</span>' for t in np.arange(0, length - step / 3, step)
-    )
+    marks = np.arange(0, length - step / 3, step)
+    seconds = "".join(f'<span style="left:{100 * t / length:.2f}%">{clock(t)}</span>' for t in marks)
     line = ""
     if 0 < prompt < length:
         side = " early" if prompt < length / 4 else ""
-        line = (
-            f'<i class="prompt{side}" style="left:{100 * prompt / length:.2f}%"><b>prompt ends, {clock(prompt)}</b></i>'
-        )
+        line = f'<i class="prompt{side}" style="left:{100 * prompt / length:.2f}%"><b>prompt ends, {clock(prompt)}</b></i>'
     wide = f' style="width:max(100%, {14 * length:.0f}px)"' if length > 75 else ""
     return (
         f'<div class="plate"><div class="scroll"><div{wide}><div class="picture" data-seconds="{length:.3f}">'
@@ -121,9 +120,7 @@ def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
     )
 
 
-def level_html(
-    request: Mapping[str, Any], level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]
-) -> str:
+def level_html(request: Json, level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]) -> str:
     """Picture and player of one level of one sample, or how far it has come; `row` as `speeds` gives it."""
     done, hop, ranks = row["done"], request["hops"][level], {len(request["hops"]) - 1: "coarsest", 0: "finest"}
     about = f"{ranks.get(level, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
@@ -155,28 +152,20 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
     return times, "Words light up at the times that were asked for." if times else ""
 
 
-def sample_html(
-    request: Mapping[str, Any],
-    sample: int,
-    sounds: Mapping[tuple[int, int], Sounding],
-    speed: Mapping[int | str, Mapping[str, float]],
-    alignment: Mapping[str, Any] | None = None,
-) -> str:
+def sample_html(request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None) -> str:
     """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `alignment` is its alignment."""
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
     title = f"Sample {sample + 1}: {name}" if len(request["samples"]) > 1 else name
-    levels = [
-        level_html(request, level, sample, sounds.get((level, sample)), speed[level])
-        for level in sorted(request["levels"])
-    ]
+    levels = sorted(request["levels"])
+    figures = "".join(level_html(request, level, sample, sounds.get((level, sample)), speed[level]) for level in levels)
     lyrics = song.get("lyrics") or ""
     times, note = words_of(song, alignment) if lyrics else ([], "No lyrics were given.")
     words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
     return (
         f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
-        f'<p class="soft">{note}</p></header><div>{"".join(levels)}</div>{words}</section>'
+        f'<p class="soft">{note}</p></header><div>{figures}</div>{words}</section>'
     )
 
 
@@ -206,12 +195,7 @@ def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), value) for name, value in rows]
 
 
-def page_html(
-    request: Mapping[str, Any],
-    progress: Sequence[Mapping[str, Any]],
-    sounds: Mapping[tuple[int, int], Sounding],
-    alignment: Sequence[Mapping[str, Any]] = (),
-) -> str:
+def page_html(request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = ()) -> str:
     """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
 
     `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one.
@@ -241,11 +225,7 @@ def page_html(
         f"<div><h2>Settings</h2>{table_html(settings(request))}</div>"
         f"<div><h2>Speed</h2>{table_html(rates, ('', 'done', 'took', f'seconds of music per second{together}'))}"
     )
-    where = [
-        (f"{part}: {k}", plain(v))
-        for part in ("machine", "versions", "model_hash")
-        for k, v in _items(request.get(part))
-    ]
+    where = [(f"{part}: {k}", plain(v)) for part in ("machine", "versions", "model_hash") for k, v in _items(request.get(part))]
     if where:
         tables += f"<details><summary>Machine, versions, model</summary>{table_html(where)}</details>"
     body = (
@@ -253,10 +233,13 @@ def page_html(
         f'<div class="samples">{samples}</div>\n<section><div class="tables">{tables}</div></div>'
         f'<p class="soft">Everything that was asked for: <a href="run.json">run.json</a></p></section>'
     )
+    return fill_page(f"{title} · seed {request['seed']}", ' class="many"' if count > 1 else "", body)
+
+
+def fill_page(title: str, kind: str, body: str) -> str:
+    """page.html with its title, which is escaped here, an attribute of its body and what stands in it."""
     template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
-        title=html.escape(f"{title} · seed {request['seed']}"), kind=' class="many"' if count > 1 else "", body=body
-    )
+    return Template(template).substitute(title=html.escape(title), kind=kind, body=body)
 
 
 def _items(part: object) -> list[tuple[object, object]]:

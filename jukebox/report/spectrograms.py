@@ -12,6 +12,7 @@ import io
 import json
 import os
 import wave
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.errors import UserError
+from data_prep.files import write_bytes
 from jukebox.report.run_page import Sounding, hertz_labels, mel, page_html, top_hz
 
 RANGE_DB = 75.0
@@ -54,24 +56,19 @@ def spectrogram(
     return np.clip(db - max(db.max(), 0.0), -RANGE_DB, 0)  # 0: what is 40 dB below a full-scale sine stays dim
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
+def as_png(values: Float[np.ndarray, "rows columns"], low: float, high: float) -> bytes:
+    """A matrix as a bare PNG in colours from `low` to `high`, row 0 lowest; the same bytes for the same matrix."""
+    from matplotlib.image import imsave
+
+    png = io.BytesIO()
+    imsave(png, values, vmin=low, vmax=high, cmap="magma", origin="lower", format="png", metadata={"Software": "jukebox"})
+    return png.getvalue()
 
 
 def picture(audio: Float[np.ndarray, "*c t"], sample_rate: int) -> bytes:
     """A bare spectrogram as PNG: 1200 columns, more where the sound is longer than 50 s."""
-    from matplotlib.image import imsave
-
     seconds = np.shape(audio)[-1] / sample_rate
-    png, db = io.BytesIO(), spectrogram(audio, sample_rate, int(np.clip(24 * seconds, 1200, 6000)))
-    imsave(
-        png, db, vmin=-RANGE_DB, vmax=0, cmap="magma", origin="lower", format="png", metadata={"Software": "jukebox"}
-    )
-    return png.getvalue()
+    return as_png(spectrogram(audio, sample_rate, int(np.clip(24 * seconds, 1200, 6000))), -RANGE_DB, 0)
 
 
 def plot_spectrogram(
@@ -83,43 +80,24 @@ def plot_spectrogram(
     seconds, labels = np.shape(audio)[-1] / sample_rate, hertz_labels(sample_rate)
     figure = Figure(figsize=(11, 3.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(
-        spectrogram(audio, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 1)
-    )
+    image = axes.imshow(spectrogram(audio, sample_rate), origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, 1))
     axes.set_yticks([place for place, _ in labels], [label for _, label in labels])
     axes.set(title=title, xlabel="seconds")
     if mark is not None:
         axes.axvline(mark, color="white", linestyle="--")
     figure.colorbar(image, label="dB", pad=0.01)
-    return save(figure, path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": "jukebox"})  # the same bytes for the same figure
+    write_bytes(Path(path), png.getvalue())
+    return Path(path)
 
 
 def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
     """Draws a matrix bare to `path` (PNG), row 0 lowest, from its hundredth to its last but one hundredth value; small ones larger."""
-    from matplotlib.image import imsave
-
     low, high = np.quantile(values, [0.01, 0.99])
     larger = [max(1, round(size / of)) for size, of in zip((256, 768), values.shape, strict=True)]
-    png, drawn = io.BytesIO(), values.repeat(larger[0], axis=0).repeat(larger[1], axis=1)
-    imsave(
-        png,
-        drawn,
-        vmin=low,
-        vmax=max(high, low + 1e-9),
-        cmap="magma",
-        origin="lower",
-        format="png",
-        metadata={"Software": "jukebox"},
-    )
-    write_atomically(Path(path), png.getvalue())
-    return Path(path)
-
-
-def save(figure: Any, path: Path) -> Path:
-    """A figure as PNG, the same bytes for the same figure."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": "jukebox"})
-    write_atomically(Path(path), png.getvalue())
+    drawn = values.repeat(larger[0], axis=0).repeat(larger[1], axis=1)
+    write_bytes(Path(path), as_png(drawn, low, max(high, low + 1e-9)))
     return Path(path)
 
 
@@ -127,10 +105,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a jsonl file; a line that a kill has cut is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
+        with suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
     return [line for line in lines if isinstance(line, dict)]
 
 
@@ -142,19 +118,11 @@ def show(run: Path, wav: Path) -> Sounding:
         with wave.open(str(wav), "rb") as file:
             seconds, rate = file.getnframes() / file.getframerate(), file.getframerate()
         if not png.exists() or png.stat().st_mtime_ns < written:
-            write_atomically(png, picture(*read_wav(wav)))
+            write_bytes(png, picture(*read_wav(wav)))
             os.utime(png, ns=(written, written))
     except (wave.Error, EOFError, ZeroDivisionError) as error:
         return Sounding(f"audio/{wav.name}", None, 0.0, 0, f"no picture: {error or 'the file is cut'}")
     return Sounding(f"audio/{wav.name}", f"images/{png.name}", seconds, rate)
-
-
-def read_alignment(run: Path) -> list[dict[str, Any]]:
-    """What RUN/alignment.json says of each sample; none where it is not there or cannot be read."""
-    try:
-        return json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
-    except (OSError, ValueError, KeyError):
-        return []
 
 
 def write_page(run: Path) -> Path:
@@ -166,15 +134,16 @@ def write_page(run: Path) -> Path:
     try:
         request = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{run} holds no run.json that can be read ({error}); give the --out folder of a run"
-        ) from error
+        raise UserError(f"{run} holds no run.json that can be read ({error}); give the --out folder of a run") from error
     sounds = {}
     for level in request["levels"]:
         for sample in range(len(request["samples"])):
             wav = run / "audio" / f"level_{level}_sample_{sample}.wav"
             if wav.exists():
                 sounds[level, sample] = show(run, wav)
-    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, read_alignment(run))
-    write_atomically(run / "index.html", page.encode("utf-8"))
+    alignment = []
+    with suppress(OSError, ValueError, KeyError):  # none where the file is not there or cannot be read
+        alignment = json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
+    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment)
+    write_bytes(run / "index.html", page.encode("utf-8"))
     return run / "index.html"

@@ -13,14 +13,12 @@ where memory ran out, or the same samples once more) go on from code `at` as if 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jukebox.sampling.windows import starts
 
 Batch = list[int]
 WARM_UP = 0.25  # share of a parallel window whose codes are dropped
-
-
 KEPT = 1 / 8  # share of a masked window that the one before has filled: 64 columns of 512
 
 
@@ -61,10 +59,8 @@ def cut_in(cuts: Sequence[dict], level: int, samples: Batch, segment: Segment) -
 
 def parallel_windows(cuts: Sequence[dict], level: int, samples: Batch, start: int, windows: int) -> int:
     """How many windows of each of `samples` are side by side in the pass whose first window is at `start`, of `windows` so far."""
-    for cut in cuts:
-        if (cut["level"], cut["start"], cut["samples"]) == (level, start, samples) and "windows" in cut:
-            windows = min(windows, cut["windows"])
-    return windows
+    here = [cut for cut in cuts if (cut["level"], cut["start"], cut["samples"]) == (level, start, samples)]
+    return min([windows, *(cut["windows"] for cut in here if "windows" in cut)])
 
 
 def segments(total: int, n_ctx: int, hop: int, begin: int) -> Iterator[Segment]:
@@ -87,16 +83,16 @@ def parallel_segments(total: int, n_ctx: int, overlap: int, begin: int) -> Itera
         begin = min(start + n_ctx, total)
 
 
-def is_masked(asked: Mapping[str, Any], level: int) -> bool:
-    """Whether a request has the codes of a level filled many at once by the masked prior, and not drawn one by one."""
-    return asked.get("lower") == "masked" and level + 1 < len(asked["hops"])
+def window_prompt(asked: Mapping[str, Any], level: int) -> Literal["prefix", "any"]:
+    """What the prior that a request has a level sampled by must start from: "any" known codes in masked decoding."""
+    return "any" if asked.get("lower") == "masked" and level + 1 < len(asked["hops"]) else "prefix"
 
 
 def windows_of(asked: Mapping[str, Any], level: int, n_ctx: int, total: int, begin: int) -> Iterator[Segment]:
     """The windows of a level that a request asks for, from code `begin` on: one after another, or such as can be side by side."""
     hops = asked["hops"]
-    if is_masked(asked, level):  # in columns, which begin with a code of the top level
-        column = hops[-1] // hops[level]
+    if window_prompt(asked, level) == "any":  # in columns, which begin with a code of the coarsest level
+        column = max(hops) // hops[level]
         known = int(KEPT * n_ctx / column) * column
         return segments(total, n_ctx, n_ctx - known, begin)
     # windows begin with a code of the level above

@@ -1,51 +1,67 @@
-"""codes.npz: the codes of one recording as a file of its own, what `jukebox codec encode` writes.
+"""codes.npz: the streams of one recording as a file of its own, which `jukebox codec encode` writes.
 
-It holds `level_0` .. (uint16, one code for `hop` samples), `sample_rate`, `samples`, and `codec`, the hash of the weights that wrote it.
+It holds one array per stream under its name (frames first), `sample_rate`, `samples`, and `hashes`, the codes hash of each
+stream as json. Files of version 1 hold `level_0` .. and `codec`, the hash of the whole codec file.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_prep.errors import UserError
+from data_prep.files import replacing
+
+if TYPE_CHECKING:
+    from jukebox.model.info import ModelInfo
+
+OLD = "level_"
 
 
 @dataclass(frozen=True)
 class Codes:
-    """What a codes.npz holds."""
+    """What a codes.npz holds; `hashes` by stream, that of a file of version 1 under an empty name."""
 
-    levels: dict[int, np.ndarray]  # uint16 (samples // hop,)
+    streams: dict[str, np.ndarray]  # (samples // hop, ...)
     sample_rate: int
     samples: int
-    codec: str  # hash of the codec's weights; empty: not known
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write at once or not at all."""
-        arrays: dict[str, Any] = {f"level_{level}": c.astype(np.uint16) for level, c in sorted(self.levels.items())}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **arrays, sample_rate=self.sample_rate, samples=self.samples, codec=self.codec)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write the file atomically."""
+        arrays: dict[str, Any] = {**self.streams, "hashes": json.dumps(dict(self.hashes))}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays, sample_rate=self.sample_rate, samples=self.samples)
 
     @staticmethod
     def load(path: Path) -> Codes:
         """Read a codes.npz; UserError for anything else."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                levels = {int(name[6:]): file[name] for name in file.files if name.startswith("level_")}
-                codes = Codes(levels, int(file["sample_rate"]), int(file["samples"]), str(file.get("codec", "")))
+                if "hashes" in file:
+                    hashes = dict(json.loads(str(file["hashes"])))
+                    streams = {name: file[name] for name in file.files if name not in ("sample_rate", "samples", "hashes")}
+                else:
+                    hashes = {"": str(file.get("codec", ""))}
+                    streams = {f"vq.{name[len(OLD) :]}": file[name] for name in file.files if name.startswith(OLD)}
+                codes = Codes(streams, int(file["sample_rate"]), int(file["samples"]), hashes)
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is no codes.npz of `jukebox codec encode` ({error})") from error
-        if not levels or any(each.ndim != 1 or each.dtype.kind not in "ui" for each in levels.values()):
-            raise UserError(f"{path}: expected level_0, level_1, .. of whole numbers; encode the song again")
+        kinds, most = ("ui", 1) if "" in hashes else ("uif", 2)  # a frame of latents or of several books is a row
+        if not streams or not all(1 <= x.ndim <= most and x.dtype.kind in kinds for x in streams.values()):
+            raise UserError(f"{path}: expected streams of numbers, such as vq.0; encode the song again")
         return codes
+
+    def is_of(self, info: ModelInfo) -> bool:
+        """Whether the codec of a model may have written it: no stream has a hash that differs from the model's."""
+        if self.sample_rate != info.sample_rate or not set(self.streams) <= set(info.spec.names):
+            return False
+        of_model = info.old_codes_hash if "" in self.hashes else info.codes_hash
+        here = {stream: self.hashes.get(stream, self.hashes.get("", "")) for stream in self.streams}
+        return all(not known or of_model(stream) in ("", known) for stream, known in here.items())

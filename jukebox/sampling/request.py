@@ -12,6 +12,7 @@ sample), and how the others are drawn. So there is one walk (jukebox/sampling/wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,10 +24,13 @@ from jukebox.sampling.batches import first_batches
 from jukebox.sampling.run import VERSION, Run, machine, versions
 from jukebox.sampling.sources import find_sources, length_of, read_codes
 from jukebox.song import Song
+from priors.spec import BYTES
+from vqvae.streams import frame_count
 
 AUTOREGRESSIVE, MASKED = "autoregressive", "masked"
 PASSES = (24, 12)  # rounds in which the middle and the bottom level are filled
 HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
+COMPILE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class SamplingOptions:
     takes: int = 1  # samples of each song
     batch: int = 0  # samples side by side, with `parallel` samples times windows; 0: all
     parallel: bool = False  # windows of one song side by side, at the levels below the top
-    lower: str = ""  # how levels below the top are written: ONE_BY_ONE, or MASKED, many at once; empty: as the run before, or the first
+    lower: str = ""  # how levels below the top are sampled; empty: as the run before, or AUTOREGRESSIVE
     passes: Sequence[int] = ()  # of masked levels, coarsest first; empty: as the run before, or PASSES
     threads: int = 0  # 0: one for a small model, all for a large one
     device: str = "auto"
@@ -69,21 +73,21 @@ def continued(
         )
     sources = [source for prompt in prompts for source in find_sources(prompt)]
     there = [length_of(info, path, row, levels, prompt_seconds) for path, row in sources]
-    if prompt_seconds and (short := min(there)) < info.codes(prompt_seconds, levels[0]):
+    if prompt_seconds and (short := min(there)) < info.frames(prompt_seconds, levels[0]):
         path, _ = sources[there.index(short)]
         raise UserError(
-            f"{path} is {short * info.hops[-1] / info.sample_rate:.2f} s long; the prompt was to be {prompt_seconds:g} s: "
+            f"{path} is {short * info.spec.unit / info.sample_rate:.2f} s long; the prompt was to be {prompt_seconds:g} s: "
             "give a smaller --prompt_seconds"
         )
-    kept = min(min(there), info.codes(prompt_seconds, levels[0]) if prompt_seconds else min(there))
-    if not 0 < kept < info.codes(seconds, levels[0]):
+    kept = min(min(there), info.frames(prompt_seconds, levels[0]) if prompt_seconds else min(there))
+    if not 0 < kept < info.frames(seconds, levels[0]):
         raise UserError(
-            f"the prompt is {kept * info.hops[-1] / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
+            f"the prompt is {kept * info.spec.unit / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
             "length, and more than nothing"
         )
-    given = {level: kept * info.hops[-1] // info.hops[level] for level in levels}
+    given = {level: kept * info.spec.unit // info.hops[level] for level in levels}
     paths = list(dict.fromkeys(str(path) for path, _ in sources))
-    prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * info.hops[-1] / info.sample_rate}
+    prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * info.spec.unit / info.sample_rate}
     count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
@@ -101,11 +105,11 @@ def branched(
         raise UserError(f"there is no take {take} in {run.folder}; it has 1 to {run.n_samples}")
     rows = [take - 1] if take else list(range(run.n_samples))
     seconds, levels = seconds or asked["seconds"], asked["levels"]
-    ratio = {level: info.hops[-1] // info.hops[level] for level in levels}
+    ratio = {level: info.spec.unit // info.hops[level] for level in levels}
     there = {level: run.count(level, rows) // ratio[level] for level in levels}  # in codes of the top level
-    keep = info.codes(keep_seconds, len(info.hops) - 1) if keep_seconds else there[levels[0]]
-    if not 0 < keep <= there[levels[0]] or keep >= info.codes(seconds, len(info.hops) - 1):
-        second = info.hops[-1] / info.sample_rate
+    keep = info.frames(keep_seconds, len(info.hops) - 1) if keep_seconds else there[levels[0]]
+    if not 0 < keep <= there[levels[0]] or keep >= info.frames(seconds, len(info.hops) - 1):
+        second = info.spec.unit / info.sample_rate
         raise UserError(
             f"{keep * second:.2f} s were to be kept of {run.folder}, for {seconds:g} s in all; it has {there[levels[0]] * second:.2f} s: "
             "expected --keep_seconds up to that, and below --seconds, the finished length"
@@ -120,7 +124,7 @@ def branched(
         lower=asked.get("lower", AUTOREGRESSIVE), passes=_passes(asked, asked.get("lower", AUTOREGRESSIVE)),
     )  # fmt: skip
     path = f"{run.folder}, take {take}" if take else str(run.folder)
-    prompt = {"path": path, "seconds": keep * info.hops[-1] / info.sample_rate}
+    prompt = {"path": path, "seconds": keep * info.spec.unit / info.sample_rate}
     sources = [(str(run.folder.resolve()), row) for row in rows]
     return _request(info, songs, seconds, options, "branch", levels, given, sources, prompt)
 
@@ -153,9 +157,7 @@ def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str,
     """What run.json says anew of a run that is to go on in its own folder, to the levels below those it has."""
     asked, top = run.request, max(run.request["levels"])
     if not run.count(top):
-        raise UserError(
-            f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first"
-        )
+        raise UserError(f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first")
     info, before = ModelInfo.read(asked["model"]), asked.get("lower", AUTOREGRESSIVE)
     lower, changed = lower or before, bool(passes) or lower not in ("", before)
     begun = [level for level in range(top) if run.count(level) > asked["given"].get(str(level), 0)]
@@ -167,22 +169,21 @@ def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str,
     return {"levels": info.check_levels(range(top + 1), top, lower), "lower": lower, "how": params}
 
 
-def upsampled_codes(
-    info: ModelInfo, song: Song, path: str | Path, options: SamplingOptions, level: int | None = None
-) -> dict:
+def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, options: SamplingOptions, level: int | None = None) -> dict:
     """The finer levels of a file of codes, from its finest or from `level`."""
     codes = read_codes(info, path)
-    finest = min(codes.levels) if level is None else level
-    if finest not in codes.levels or finest == 0:
+    there = [level for level, stream in enumerate(info.spec.streams) if stream.name in codes.streams]
+    finest = min(there) if level is None else level
+    if finest not in there or finest == 0:
         raise UserError(
-            f"{path} has codes of level {', '.join(map(str, sorted(codes.levels)))}; expected {finest or 1}, to write the finer ones"
+            f"{path} has codes of level {', '.join(map(str, there))}; expected {finest or 1}, to write the finer ones"
         )
     info.check_levels(range(finest + 1), finest, options.lower)
-    top = next(each for each in range(finest, len(info.hops)) if each + 1 not in codes.levels)
+    top = next(each for each in range(finest, len(info.hops)) if each + 1 not in there)
     levels, seconds = list(range(top, -1, -1)), codes.samples / info.sample_rate
-    if codes.samples < info.hops[-1]:
-        raise UserError(f"{path} is shorter than one code of the coarsest level, {info.hops[-1]} samples")
-    given = {each: info.codes(seconds, each) for each in levels if each >= finest}
+    if codes.samples < info.spec.unit:
+        raise UserError(f"{path} is shorter than one code of the coarsest level, {info.spec.unit} samples")
+    given = {each: info.frames(seconds, each) for each in levels if each >= finest}
     return _request(info, [song], seconds, options, "upsample", levels, given, [(str(Path(path).resolve()), 0)])
 
 
@@ -214,11 +215,14 @@ def _request(
             f"hop_fractions {tuple(options.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
         )
     total, labels = options.total_seconds or seconds, info.labels
-    params = {str(level): _fields(options.params.get(level, {})) for level in range(len(info.hops))}
+    chosen = [options.params.get(level, {}) for level in range(len(info.hops))]
+    # the command line, which does not import SamplingParams, gives its fields at once
+    params = {str(level): dict(each) if isinstance(each, Mapping) else asdict(each) for level, each in enumerate(chosen)}
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]
     return {
         "version": VERSION, "verb": verb, "model": str(info.folder), "seed": options.seed, "seconds": seconds,
         "total_seconds": total, "sample_rate": info.sample_rate, "channels": info.channels, "hops": list(info.hops),
+        "streams": [asdict(stream) for stream in info.spec.streams],
         "levels": list(levels), "hop_fractions": list(options.hop_fractions),
         "how": _with_passes(params, lower, options.passes, len(info.hops) - 1),
         "prompt": prompt, "given": {str(level): count for level, count in (given or {}).items()},
@@ -241,12 +245,8 @@ def _with_passes(params: Mapping[str, Any], lower: str, passes: Sequence[int], t
         return dict(params)
     passes = passes or PASSES[:top]
     if len(passes) != top or min(passes) < 1:
-        raise UserError(
-            f"passes {tuple(passes)}; expected {top} numbers from 1, of the levels below the top, as in 24,12"
-        )
-    return dict(params) | {
-        str(level): {**params[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)
-    }
+        raise UserError(f"passes {tuple(passes)}; expected {top} numbers from 1, of the levels below the top, as in 24,12")
+    return dict(params) | {str(level): {**params[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)}
 
 
 def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
@@ -256,14 +256,29 @@ def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
     return tuple(asked["how"][str(level)]["passes"] for level in levels) if both else ()
 
 
-def _fields(params: Any) -> dict[str, Any]:
-    """A How as json has it; the command line, which does not import its class, gives the fields at once."""
-    return dict(params) if isinstance(params, Mapping) else asdict(params)
-
-
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
     """A sample of run.json as the song it was."""
     from data_prep.align import TimedText
 
     times = tuple(TimedText(*item) for item in entry["word_times"])
     return Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], times, seconds)
+
+
+# ---- what a request leaves to choose
+
+
+def dtype_of(request: Mapping[str, Any]) -> str:
+    """The request's dtype; UserError if there is none of that name."""
+    dtype = request.get("dtype") or "float32"
+    if dtype not in BYTES:
+        raise UserError(f"--dtype got {dtype!r}, expected one of {', '.join(BYTES)}")
+    return dtype
+
+
+def should_compile(request: Mapping[str, Any], depths: Mapping[int, int], sample_rate: int) -> bool:
+    """Whether the codes to sample, each of which passes so many layers by level, are worth compiling a step."""
+    hops, steps = request["hops"], 0
+    for level in request["levels"]:
+        total = frame_count(request["seconds"], sample_rate, hops[level], math.lcm(*hops))
+        steps += (total - int(request["given"].get(str(level), 0))) * depths.get(level, 0)
+    return steps >= COMPILE_THRESHOLD

@@ -1,7 +1,7 @@
 """The run folder: everything about one sampling, written as it goes, so that nothing made is ever lost.
 
     run.json                      the whole request: model, seed, songs, lengths, choices, batches, machine, versions
-    codes/level_2_sample_0.u16    codes as they come, uint16, little endian; a file a level and sample
+    codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample
     progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
     audio/ images/ index.html
 
@@ -14,7 +14,9 @@ it ends; lines of progress are appended under a lock as well.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
+import math
 import os
 import platform
 import zlib
@@ -25,17 +27,16 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Int
+from jaxtyping import Shaped
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
-from jukebox.sampling.windows import codes_of
+from vqvae.streams import Stream, frame_count
 
 VERSION = 2
 REQUEST, PROGRESS = "run.json", "progress.jsonl"
 NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "how", "samples",
           "batches", "cuts", "given", "sources", "machine", "versions")  # fmt: skip
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def machine(threads: int) -> dict:
@@ -45,9 +46,8 @@ def machine(threads: int) -> dict:
 
 
 def versions() -> dict:
-    return {"python": platform.python_version()} | {
-        name: metadata.version(name) for name in ("torch", "numpy", "jukebox-music")
-    }
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "jukebox-music")}
+    return {"python": platform.python_version(), **packages}
 
 
 class Run:
@@ -72,9 +72,7 @@ class Run:
                     write_json(folder / REQUEST, request)
                     return cls(folder, request, [])
         if not (join and _asked(read_request(folder / REQUEST)) == _asked(request)):
-            raise UserError(
-                f"{folder} already holds a run; go on with it by `jukebox resume {folder}`, or name another --out"
-            )
+            raise UserError(f"{folder} already holds a run; go on with it by `jukebox resume {folder}`, or name another --out")
         return cls.open(folder)
 
     @classmethod
@@ -95,9 +93,10 @@ class Run:
 
     def _check(self, level: int, sample: int) -> None:
         path, (count, crc) = self.codes_path(level, sample), self._ends[level, sample]
-        data = path.read_bytes()[: 2 * count] if path.is_file() else b""
-        if len(data) < 2 * count:
-            raise _damaged(path, f"it is shorter than {PROGRESS} says, {len(data) // 2} of {count} codes")
+        size = self.frame_bytes(level)
+        data = path.read_bytes()[: size * count] if path.is_file() else b""
+        if len(data) < size * count:
+            raise _damaged(path, f"it is shorter than {PROGRESS} specifies, {len(data) // size} of {count} frames")
         if zlib.crc32(data) != crc:
             raise _damaged(path, "it does not match its checksum")
 
@@ -116,10 +115,9 @@ class Run:
                         f"{self.folder} is being written by another process; wait until that is done, or stop it first"
                     ) from None
             self.__init__(self.folder, read_request(self.folder / REQUEST), _read_progress(self.folder / PROGRESS))
-            for path in sorted((self.folder / "codes").glob("level_*_sample_*.u16")):
-                level, sample = map(int, path.stem.split("_")[1::2])
-                if sample in samples:
-                    os.truncate(path, 2 * self.count(level, [sample]))
+            for level, sample in itertools.product(range(len(self.request["hops"])), samples):
+                if (path := self.codes_path(level, sample)).is_file():
+                    os.truncate(path, self.frame_bytes(level) * self.count(level, [sample]))
             yield
 
     def update(self, **changes) -> None:
@@ -143,8 +141,22 @@ class Run:
     def n_samples(self) -> int:
         return len(self.request["samples"])
 
+    def stream(self, level: int) -> Stream:
+        """The stream of a level; runs that do not specify it are of the three-level codec."""
+        if given := self.request.get("streams"):
+            return Stream(**given[level])
+        return Stream(f"vq.{level}", self.request["hops"][level], bins=2**16, rng_key=level)
+
+    def frame_dtype(self, level: int) -> np.dtype:
+        """Little-endian dtype of one number on disk."""
+        return np.dtype(self.stream(level).dtype).newbyteorder("<")
+
+    def frame_bytes(self, level: int) -> int:
+        return self.frame_dtype(level).itemsize * math.prod(self.stream(level).frame_shape)
+
     def codes_path(self, level: int, sample: int) -> Path:
-        return self.folder / "codes" / f"level_{level}_sample_{sample}.u16"
+        dtype = self.frame_dtype(level)
+        return self.folder / "codes" / f"level_{level}_sample_{sample}.{dtype.kind}{8 * dtype.itemsize}"
 
     def audio_path(self, level: int, sample: int) -> Path:
         return self.folder / "audio" / f"level_{level}_sample_{sample}.wav"
@@ -152,7 +164,7 @@ class Run:
     def total(self, level: int) -> int:
         """Codes that a finished level has (of each sample)."""
         asked = self.request
-        return codes_of(asked["seconds"], asked["sample_rate"], asked["hops"][level], asked["hops"][-1])
+        return frame_count(asked["seconds"], asked["sample_rate"], asked["hops"][level], math.lcm(*asked["hops"]))
 
     def count(self, level: int, samples: Sequence[int] | None = None) -> int:
         """Codes of a level that are on disk, of the sample that has least."""
@@ -161,22 +173,25 @@ class Run:
 
     def codes(
         self, level: int, samples: Sequence[int] | None = None, start: int = 0, stop: int | None = None
-    ) -> Int[np.ndarray, "b t"]:
-        """Codes start..stop of a level, a row a sample, as far as all of them have come."""
+    ) -> Shaped[np.ndarray, "b t *frame"]:
+        """Frames start..stop of a level, one row per sample, as far as all of them have come."""
         samples, count = list(range(self.n_samples) if samples is None else samples), self.count(level, samples)
         rows = min(count, count if stop is None else stop) - start
+        dtype, shape = self.frame_dtype(level), self.stream(level).frame_shape
         if rows <= 0:
-            return np.zeros((len(samples), 0), np.uint16)
-        return np.stack([np.fromfile(self.codes_path(level, i), "<u2", rows, offset=2 * start) for i in samples])
+            return np.zeros((len(samples), 0, *shape), dtype)
+        count, offset = rows * math.prod(shape), self.frame_bytes(level) * start
+        read = [np.fromfile(self.codes_path(level, i), dtype, count, offset=offset) for i in samples]
+        return np.stack(read).reshape(len(samples), rows, *shape)
 
     # ---- what comes
 
     def append(
-        self, level: int, samples: Sequence[int], start: int, codes: Int[np.ndarray, "b t"], took: float
+        self, level: int, samples: Sequence[int], start: int, codes: Shaped[np.ndarray, "b t *frame"], took: float
     ) -> None:
         """Add codes of the window that begins at `start` (or of a prompt), a row each of `samples`, made in `took` seconds."""
         crcs = []
-        for sample, row in zip(samples, codes.astype("<u2"), strict=True):
+        for sample, row in zip(samples, codes.astype(self.frame_dtype(level)), strict=True):
             before = self._ends.get((level, sample), (0, 0))
             self.codes_path(level, sample).parent.mkdir(exist_ok=True)
             _append(self.codes_path(level, sample), row.tobytes())
@@ -201,7 +216,7 @@ def saving(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
             f"the disk is full; {folder} keeps what is made: free some space and go on with `jukebox resume {folder}`"
@@ -228,9 +243,7 @@ def read_request(path: Path) -> dict:
 
 def _asked(request: dict) -> dict:
     """What a person chose: two ranks of one command agree in it."""
-    return {
-        k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device", "compiled")
-    }
+    return {k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device", "compiled")}
 
 
 def _damaged(path: Path, reason: str) -> UserError:

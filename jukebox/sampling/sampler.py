@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +31,17 @@ from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
 from priors.logits import uniforms
-from priors.prior import SamplingParams
+from priors.prior import Prior
+from priors.spec import SamplingParams
+from vqvae.codec import as_tensor
 
 EVERY = 1.0  # seconds between two times that codes of an unfinished window are written
 PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
 
 
-def generator(seed: int, sample: int, level: int, begin: int) -> torch.Generator:
+def generator(seed: int, sample: int, stream: int | str, begin: int) -> torch.Generator:
     """The generator of one sample in the window whose new codes begin at `begin`: independent streams from a hash of where they are."""
-    digest = hashlib.sha256(f"{seed}/{sample}/{level}/{begin}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{sample}/{stream}/{begin}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -61,7 +62,7 @@ class LevelSampler:
 
     run: Run
     level: int
-    prior: Any  # an AutoregressivePrior; of a subclass, what it draws with
+    prior: Prior
     songs: Sequence[PreparedSong]
     writers: dict[int, WavWriter]  # sample -> its sound
     bar: tqdm
@@ -69,7 +70,8 @@ class LevelSampler:
     page_at: float = field(default_factory=lambda: time.monotonic() + PAGE_EVERY)
 
     def __post_init__(self) -> None:
-        self.total, self.n_ctx = self.run.total(self.level), self.prior.spec.n_ctx
+        self.stream = self.run.stream(self.level)
+        self.total, self.n_ctx = self.run.total(self.level), self.prior.config.frames(self.stream.name)
         hops = self.run.request["hops"]
         self.ratio = hops[self.level + 1] // hops[self.level] if self.level + 1 < len(hops) else 1
         self.params = SamplingParams(**self.run.request["how"][str(self.level)])
@@ -145,7 +147,7 @@ class LevelSampler:
         """Draw the new codes of a window; those that are on disk are compared, the others written."""
         start, begin, end = segment
         prime = self.run.codes(self.level, samples, start, begin)
-        rngs = [generator(self.run.request["seed"], i, self.level, begin) for i in samples]
+        rngs = [generator(self.run.request["seed"], i, self.stream.key, begin) for i in samples]
         known = self.run.codes(self.level, samples, begin, end)
         held, at, began = [], 0, time.perf_counter()
         for part in self.draw([(i, start) for i in samples], prime, rngs, end - begin):
@@ -159,23 +161,19 @@ class LevelSampler:
                 held, began = [], time.perf_counter()
 
     def draw(
-        self,
-        rows: Sequence[tuple[int, int]],
-        prime: Int[np.ndarray, "b t"],
-        rngs: Sequence[torch.Generator],
-        length: int,
+        self, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], rngs: Sequence[torch.Generator], length: int
     ) -> Iterator[Int[np.ndarray, "b t"]]:
         """`length` codes of every row (sample, first code of its window) behind `prime`, as they come; saved ones come at once."""
         items = [window_conditions(self.songs[i], self.prior.config, start, self._above(i, start)) for i, start in rows]
-        codes = torch.from_numpy(prime.astype(np.int64)).to(self.device)
-        state = self.prior.start(stack(items).to(self.device), {self.level: codes}, rngs, self.params)
+        prompt = {self.stream.name: as_tensor(prime).to(self.device)}
+        state = self.prior.start(stack(items).to(self.device), prompt, rngs, self.params)
         window_checkpoint, made, done = WindowCheckpoint(self.run, self.level, rows, prime, length, state), [], 0
         if (saved := window_checkpoint.take_up()) is not None:
             made, done = [saved], saved.shape[1]
             uniforms(rngs, done)
             yield saved
         for part in self.prior.sample(state, length - done):
-            made.append(part[self.level].cpu().numpy())
+            made.append(part[self.stream.name].cpu().numpy())
             yield made[-1]
             window_checkpoint.keep(made)
         self.steps += length - done
@@ -235,10 +233,8 @@ class LevelSampler:
             if not is_out_of_memory(error):
                 raise
             where = {"level": self.level, "start": some[0].start, "samples": samples}
-            if len(some) > 1:
-                self.run.add_cut(where | {"windows": (len(some) + 1) // 2})
-            else:
-                self.run.add_cut(where | {"at": some[0].begin, "into": self._halves(samples, error)})
+            fewer = {"windows": (len(some) + 1) // 2}
+            self.run.add_cut(where | (fewer if len(some) > 1 else {"at": some[0].begin, "into": self._halves(samples, error)}))
             return False
         codes = np.concatenate(parts, axis=1).reshape(len(samples), len(some), length)
         kept = [codes[:, k, s.begin - s.start : s.end - s.start] for k, s in enumerate(some)]
@@ -251,6 +247,6 @@ class LevelSampler:
         Two chains that draw by the same numbers under nearly the same conditions tend to fall into step, and so the codes that are
         dropped lead to those that are kept next door.
         """
-        rng = generator(self.run.request["seed"], sample, self.level, 0)
+        rng = generator(self.run.request["seed"], sample, self.stream.key, 0)
         torch.rand(start, generator=rng, dtype=torch.float64)
         return rng

@@ -13,20 +13,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash
 from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.code_file import Codes
 from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
 
 def find_sources(path: str | Path) -> list[tuple[str, int]]:
     """(path, row) of what a prompt gives: every sample of a run folder; a file of sound or codes is one."""
-    if Path(path).is_dir():
-        return [(str(Path(path).resolve()), row) for row in range(Run.open(path).n_samples)]
-    return [(str(Path(path).resolve()), 0)]
+    rows = range(Run.open(path).n_samples) if Path(path).is_dir() else [0]
+    return [(str(Path(path).resolve()), row) for row in rows]
 
 
 def length_of(info: ModelInfo, path: str, row: int, levels: Sequence[int], seconds: float) -> int:
@@ -34,15 +32,13 @@ def length_of(info: ModelInfo, path: str, row: int, levels: Sequence[int], secon
     if Path(path).is_dir():
         run = Run.open(path)
         check_weights(run.request, info)
-        return min(run.count(level, [row]) * info.hops[level] // info.hops[-1] for level in levels)
+        return min(run.count(level, [row]) * info.hops[level] // info.spec.unit for level in levels)
     if path.endswith(".npz"):
         codes = read_codes(info, path)
-        if missing := set(levels) - set(codes.levels):
-            raise UserError(
-                f"{path} has no codes of level {', '.join(map(str, missing))}; encode all levels, or give --levels"
-            )
-        return codes.samples // info.hops[-1]
-    return read_sound(info, path, seconds).shape[1] // info.hops[-1]
+        if missing := [level for level in levels if info.stream(level).name not in codes.streams]:
+            raise UserError(f"{path} has no codes of level {', '.join(map(str, missing))}; encode all levels, or give --levels")
+        return codes.samples // info.spec.unit
+    return read_sound(info, path, seconds).shape[1] // info.spec.unit
 
 
 def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, "c t"]:
@@ -56,38 +52,33 @@ def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, 
 def read_codes(info: ModelInfo, path: str | Path) -> Codes:
     """A file of codes, if this model's codec wrote it."""
     codes = Codes.load(Path(path))
-    weights = info.folder / "codec.safetensors"
-    if codes.sample_rate != info.sample_rate or (
-        codes.codec and weights.is_file() and codes.codec != file_hash(weights)
-    ):
-        raise UserError(
-            f"{path} was written by another codec than that of {info.folder}; give the model that encoded it"
-        )
+    if not codes.is_of(info):
+        raise UserError(f"{path} was written by another codec than that of {info.folder}; give the model that encoded it")
+    for stream, values in codes.streams.items():
+        info.spec.stream(stream).check(values, str(path))
     return codes
 
 
-def fetch(model: Jukebox, path: str, row: int, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
+def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
     """The first codes of a source, as many of each level as `counts` says; those of a recording by encoding it."""
     if Path(path).is_dir():
         run = Run.open(path)
         codes = {level: run.codes(level, [row], stop=count)[0] for level, count in counts.items()}
     elif path.endswith(".npz"):
-        codes = Codes.load(Path(path)).levels
+        streams = Codes.load(Path(path)).streams
+        codes = {level: streams.get(model.info.stream(level).name, np.zeros(0)) for level in counts}
     else:
         codes = _encode(model, path, counts)
     if short := [level for level, count in counts.items() if len(codes.get(level, ())) < count]:
-        raise UserError(
-            f"{path} has not the codes of level {short[0]} that this run begins with; was it changed since?"
-        )
+        raise UserError(f"{path} has not the codes of level {short[0]} that this run begins with; was it changed since?")
     return {level: codes[level][:count] for level, count in counts.items()}
 
 
-def _encode(model: Jukebox, path: str, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
+def _encode(model: ModelFolder, path: str, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
     import torch
 
-    from vqvae.jukebox.stream import encode_long
-
     samples = max(count * model.hops[level] for level, count in counts.items())
-    sound = read_sound(ModelInfo.read(model.folder), path, samples / model.sample_rate)[:, :samples]
-    codes = encode_long(model.codec(counts), torch.from_numpy(sound)[None], counts)
-    return {level: z[0].numpy() for level, z in codes.items()}
+    sound = read_sound(model.info, path, samples / model.sample_rate)[:, :samples]
+    names = model.info.names(counts)
+    codes = model.codec(names).encode_long(torch.from_numpy(sound)[None], names)
+    return {level: codes[name][0].numpy() for level, name in zip(counts, names, strict=True)}

@@ -7,10 +7,9 @@
     replay      from a run.json                       the same codes again
     resume      from a run cut short                  what is missing
 
-Each verb writes a request (jukebox/sampling/request.py) and passes it to `resume`. `resume` fetches the prompt codes,
-samples every level, top first, and decodes audio on the way. A window is conditioned on the codes before it (its
-prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's prior is
-in memory at a time.
+Each verb writes a request (jukebox/sampling/request.py) and passes it to `resume`. `resume` fetches the prompt codes, samples
+every level, top first, and decodes audio on the way. A window is conditioned on the codes before it (its prompt), the codes of
+the level above and its conditions. Codes that exist are never changed. Only one level's prior is in memory at a time.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ import torch
 from tqdm import tqdm
 
 from data_prep.errors import UserError
-from jukebox.evaluation.metrics import Seams, seams
-from jukebox.model.folder import Jukebox
-from jukebox.model.info import ModelInfo, check_weights
-from jukebox.planning.sampling import dtype_of, should_compile
-from jukebox.report.spectrograms import read_wav, write_page
+from jukebox.device import choose_device, device_of_rank
+from jukebox.model.folder import ModelFolder
+from jukebox.model.info import PriorEntry, check_weights
+from jukebox.report.spectrograms import write_page
 from jukebox.sampling import request
-from jukebox.sampling.batches import batches_at, is_masked, windows_of
+from jukebox.sampling.batches import batches_at, window_prompt
 from jukebox.sampling.masked_sampler import MaskedLevelSampler
 from jukebox.sampling.request import SamplingOptions
 from jukebox.sampling.run import REQUEST, Run, read_request, versions
@@ -40,22 +38,21 @@ from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import forget
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
-from priors.prior import SamplingParams
+from priors.prior import HasTrunk
+from priors.spec import SamplingParams
 
 
-def sample(model: Jukebox, songs: Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
+def sample(model: ModelFolder, songs: Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
     """Sample `seconds` of music for every song (a batch) into the run folder `out`; `options` as in `request.Choices`."""
-    info = ModelInfo.read(model.folder)
-    return resume(Run.create(out, request.sampled(info, songs, seconds, _sampling_options(model, options))))
+    return resume(Run.create(out, request.sampled(model.info, songs, seconds, _sampling_options(model, options))))
 
 
 def continue_(
-    model: Jukebox, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
+    model: ModelFolder, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
     **options,
 ) -> Run:  # fmt: skip
     """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
-    info = ModelInfo.read(model.folder)
-    asked = request.continued(info, songs, prompts, prompt_seconds, seconds, _sampling_options(model, options))
+    asked = request.continued(model.info, songs, prompts, prompt_seconds, seconds, _sampling_options(model, options))
     return resume(Run.create(out, asked))
 
 
@@ -93,9 +90,9 @@ def replay(path: str | Path, out: str | Path) -> Run:
     if path.name != REQUEST or not (path.parent / "codes").is_dir():
         return resume(again)
     original = Run.open(path.parent)
-    for level, count in ((int(level), count) for level, count in again.request["given"].items()):
-        if 0 < count <= original.count(level):  # what they came from may have gone since
-            again.append(level, range(again.n_samples), 0, original.codes(level, stop=count), 0.0)
+    for level, count in again.request["given"].items():
+        if 0 < count <= original.count(int(level)):  # what they came from may have gone since
+            again.append(int(level), range(again.n_samples), 0, original.codes(int(level), stop=count), 0.0)
     compare(original, resume(again))
     return again
 
@@ -126,77 +123,76 @@ def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
         asked = run.request
         _print_differences(run)
         torch.set_num_threads(asked["machine"]["threads"])
-        model = Jukebox.from_pretrained(asked["model"])
-        check_weights(asked, ModelInfo.read(model.folder))
+        model = ModelFolder.from_pretrained(asked["model"])
+        check_weights(asked, model.info)
         if "model_hash" not in asked:
             run.update(model_hash=model.hashes())
-        chosen = chosen_device(device or asked["device"])
+        chosen = choose_device(device or asked["device"])
         if asked["device"] == "auto":
             run.update(device=chosen.split(":")[0])
         if "compiled" not in asked:
-            run.update(dtype=dtype_of(asked))
+            run.update(dtype=request.dtype_of(asked))
             run.update(compiled=to_compile(model, run))
         for batch in mine:
             write_prompt_codes(model, run, batch)
         songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
         for level in sorted(asked["levels"], reverse=True):
-            fill_level(model, run, songs, level, mine, _placed(chosen, rank))
+            fill_level(model, run, songs, level, mine, device_of_rank(chosen, rank))
             write_page(run.folder)
     return run
 
 
-def to_compile(model: Jukebox, run: Run) -> bool:
+def writer(model: ModelFolder, run: Run, level: int) -> PriorEntry | None:
+    """The prior that a run's request has a level sampled by; None where the model has none."""
+    return model.info.writer(run.stream(level).name, window_prompt(run.request, level))
+
+
+def to_compile(model: ModelFolder, run: Run) -> bool:
     """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
     asked = run.request
     if asked["compile"] == "auto":
-        depths = {level: config.trunk.depth for level, config in model.prior_configs.items()}
-        return should_compile(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
+        depths = {level: entry.config.depth for level in asked["levels"] if (entry := writer(model, run, level))}
+        return request.should_compile(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"
 
 
 def fill_level(
-    model: Jukebox, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str
+    model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str
 ) -> None:
     """Sample what is missing of one level, and decode it as it grows; finished sound is left alone."""
     batches = [part for batch in mine for part in batches_at(list(batch), run.request["cuts"], level)]
     samples, total = [i for batch in batches for i in batch], run.total(level)
-    codec = model.codec([level])
-    writers = {i: WavWriter(run, codec, level, i) for i in samples}
-    writers = {i: each for i, each in writers.items() if not each.is_whole()}
+    codec = model.codec([run.stream(level).name])
+    writers = {i: each for i in samples if not (each := WavWriter(run, codec, level, i)).is_whole()}
     if run.count(level, samples) == total:
         for each in writers.values():
             each.grow()
         forget(run, level, samples)
         return
-    masked, dtype = is_masked(run.request, level), run.request["dtype"]
-    labels = model.labels if masked else model.labels_of(level)
+    missing = "masked" if window_prompt(run.request, level) == "any" else f"prior_{level}"
+    entry = writer(model, run, level) or model.entry(missing)
+    prior = model.prior(entry.name, run.request["dtype"]).to(device)
+    if isinstance(prior, HasTrunk):
+        prior.compiled = run.request["compiled"]
+    labels, masked = model.labels_of(entry.name), prior.spec.prompt == "any"
     prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
     done = sum(run.count(level, [i]) for i in samples)
     every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
-    bar = tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every)
-    with bar:
-        if masked:
-            filling = MaskedLevelSampler(run, level, model.masked(dtype).to(device), prepared, writers, bar)
-        else:
-            prior = model.prior(level, dtype).to(device)
-            prior.compiled = run.request["compiled"]
-            filling = LevelSampler(run, level, prior, prepared, writers, bar)
+    with tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every) as bar:
+        sampler = (MaskedLevelSampler if masked else LevelSampler)(run, level, prior, prepared, writers, bar)
         for batch in batches:
-            filling.fill(batch)
+            sampler.fill(batch)
     forget(run, level, samples)
-    if masked and filling.steps:
-        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} passes")
-    elif filling.parallel and filling.steps:
-        print(f"level {level}: {total * len(samples) - done} codes in {filling.steps} steps one after another")
+    if sampler.steps and (masked or sampler.parallel):
+        what = "passes" if masked else "steps one after another"
+        print(f"level {level}: {total * len(samples) - done} codes in {sampler.steps} {what}")
 
 
-def write_prompt_codes(model: Jukebox, run: Run, samples: Sequence[int]) -> None:
+def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
     """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
-    missing = {
-        int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count
-    }
+    missing = {int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count}
     sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
     for path, row in sources:
         codes = fetch(model, path, row, missing)
@@ -206,55 +202,20 @@ def write_prompt_codes(model: Jukebox, run: Run, samples: Sequence[int]) -> None
                 run.append(level, new, 0, np.repeat(codes[level][None], len(new), axis=0), 0.0)
 
 
-def joins(model: Jukebox, run: Run, level: int) -> list[float]:
-    """The seconds at which windows of a level join, those of the given codes left out."""
-    given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
-    made = windows_of(run.request, level, model.window(level, is_masked(run.request, level)), run.total(level), given)
-    return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
-
-
-def seam_figures(model: Jukebox, run: Run, level: int) -> list[Seams]:
-    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
-    where = joins(model, run, level)
-    waves = [read_wav(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
-    return [seams(wave, model.sample_rate, where) for wave in waves]
-
-
 # ---- small helpers
 
 
-def _sampling_options(model: Jukebox, options: dict) -> SamplingOptions:
+def _sampling_options(model: ModelFolder, options: dict) -> SamplingOptions:
     """Choices of a Python caller: every level has its How, and torch's threads are the caller's."""
     params = {level: (options.get("params") or {}).get(level, SamplingParams()) for level in range(len(model.hops))}
     return SamplingOptions(**{"threads": torch.get_num_threads(), **options, "params": params})
-
-
-def chosen_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(
-            f"there is no GPU here for --device {name}; go on with `--device cpu` (other codes than a GPU's)"
-        )
-    return name
-
-
-def _placed(device: str, rank: int) -> str:
-    """Ranks of one machine share its GPUs."""
-    return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def _print_differences(run: Run) -> None:
     """One line where this run began elsewhere: bit-equal codes are promised on the same machine with the same versions only."""
     asked, now = run.request, versions()
     old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]
-    here = request.machine(asked["machine"]["threads"])
-    old += [
-        f"{name} {asked['machine'].get(name)}"
-        for name in ("system", "processor")
-        if asked["machine"].get(name) != here[name]
-    ]
+    before, here = asked["machine"], request.machine(asked["machine"]["threads"])
+    old += [f"{name} {before.get(name)}" for name in ("system", "processor") if before.get(name) != here[name]]
     if old:
-        print(
-            f"{run.folder} began with {', '.join(old)}; the codes still to come may differ in rounding", file=sys.stderr
-        )
+        print(f"{run.folder} began with {', '.join(old)}; the codes still to come may differ in rounding", file=sys.stderr)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import os
 import struct
 
-import numpy as np
-import torch
-
 from data_prep.audio.audio import to_pcm
+from data_prep.files import write_bytes
 from jukebox.sampling.run import Run
-from vqvae.jukebox.stream import Decoding
-from vqvae.jukebox.vqvae import VQVAE
+from vqvae.codec import Codec, as_tensor
 
 HEADER = 44  # bytes
 
@@ -24,32 +21,25 @@ HEADER = 44  # bytes
 def header(frames: int, channels: int, sample_rate: int) -> bytes:
     """The head of a wav file of 16-bit PCM, as the standard library writes it."""
     size = frames * channels * 2
-    form = struct.pack(
-        "<4sLHHLLHH", b"fmt ", 16, 1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16
-    )
+    form = struct.pack("<4sLHHLLHH", b"fmt ", 16, 1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16)
     return struct.pack("<4sL4s", b"RIFF", size + 36, b"WAVE") + form + struct.pack("<4sL", b"data", size)
 
 
 class WavWriter:
     """The wav of one sample at one level."""
 
-    def __init__(self, run: Run, codec: VQVAE, level: int, sample: int):
+    def __init__(self, run: Run, codec: Codec, level: int, sample: int):
         self.run, self.level, self.sample = run, level, sample
-        self.decoding, self.decoded, self.frames = Decoding(codec, level), 0, 0
-        self.channels, self.sample_rate = codec.config.channels, codec.config.sample_rate
+        self.decoder, self.decoded, self.frames = codec.decoder_stream(run.stream(level).name), 0, 0
+        self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
         self.path = run.audio_path(level, sample)
         self.path.parent.mkdir(exist_ok=True)
 
     def is_whole(self) -> bool:
         """Whether all of the level is decoded already."""
         frames = self.run.total(self.level) * self.run.request["hops"][self.level]
-        return (
-            self.path.is_file()
-            and self.path.stat().st_size == HEADER + frames * self.channels * 2
-            and self._has_header(frames)
-        )
-
-    def _has_header(self, frames: int) -> bool:
+        if not self.path.is_file() or self.path.stat().st_size != HEADER + frames * self.channels * 2:
+            return False
         with open(self.path, "rb") as file:
             return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
 
@@ -59,18 +49,14 @@ class WavWriter:
         if not len(codes):
             return
         self.decoded += len(codes)
-        done = self.decoded == self.run.total(self.level)
-        sound = list(self.decoding.push(torch.from_numpy(codes.astype(np.int64)), last=done))
-        if sound:
-            self._write(b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound))
-
-    def _write(self, pcm: bytes) -> None:
+        sound = list(self.decoder.push(as_tensor(codes), last=self.decoded == self.run.total(self.level)))
+        if not sound:
+            return
+        pcm = b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound)
         began, self.frames = self.frames > 0, self.frames + len(pcm) // (2 * self.channels)
         head = header(self.frames, self.channels, self.sample_rate)
         if not began:  # what an earlier process has decoded stays until there is as much again
-            part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-            part.write_bytes(head + pcm)
-            part.replace(self.path)
+            write_bytes(self.path, head + pcm)
             return
         with open(self.path, "r+b") as file:
             file.seek(0, os.SEEK_END)

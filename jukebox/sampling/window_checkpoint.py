@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from data_prep.files import replacing
 from jukebox.sampling.run import Run
 
 EVERY = 10.0  # seconds of drawing between two states at least
@@ -46,7 +47,8 @@ class WindowCheckpoint:
         self, run: Run, level: int, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], length: int, state: Any
     ):  # fmt: skip
         self.path = state_path(run, level, rows[0][0])
-        identity = [level, rows, length, zlib.crc32(prime.astype("<u2").tobytes()), run.request["how"][str(level)]]
+        crc = zlib.crc32(prime.astype(run.frame_dtype(level)).tobytes())
+        identity = [level, rows, length, crc, run.request["how"][str(level)]]
         identity += [run.request[name] for name in ("seed", "dtype", "model_hash")]
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.state, self.at = state, time.monotonic()
@@ -62,7 +64,7 @@ class WindowCheckpoint:
                 return None
             if _checksum(saved["tensors"]) != saved["crc32"]:
                 raise ValueError("it does not match its checksum")
-            self.state.load(saved["tensors"])
+            self.state.load_state_dict(saved["tensors"])
             return saved["tensors"]["codes"].numpy().copy()
         except Exception as error:  # a reader of files meets anything
             why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -76,18 +78,15 @@ class WindowCheckpoint:
         self.at = time.monotonic()
         if shutil.disk_usage(self.path.parents[1]).free < 2 * self.state.nbytes:
             return
-        tensors, temporary = self.state.tensors(), self.path.with_suffix(".part")
+        tensors, part = self.state.state_dict(), self.path.with_suffix(".part")
         tensors["codes"] = torch.from_numpy(np.concatenate(parts, axis=1))
         try:
-            self.path.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(self.path, part) as temporary, open(temporary, "wb") as file:
                 torch.save({"key": self.key, "crc32": _checksum(tensors), "tensors": tensors}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.path)
         except (OSError, RuntimeError) as error:  # the second: what torch makes of a full disk
             print(f"{self.path} could not be saved ({str(error).splitlines()[0]}); the run goes on", file=sys.stderr)
-            temporary.unlink(missing_ok=True)
 
 
 def state_path(run: Run, level: int, sample: int) -> Path:

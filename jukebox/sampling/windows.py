@@ -48,8 +48,3 @@ def windows(total: int, n_ctx: int, hop: int, known: int = 0, published: bool = 
             made.append(Window(start, known, end))
             known = end
     return made
-
-
-def codes_of(seconds: float, sample_rate: int, hop: int, top_hop: int) -> int:
-    """Codes of a level for a length in seconds, rounded down to whole codes of the top level (at least one)."""
-    return max(1, int(seconds * sample_rate + 1e-6) // top_hop) * (top_hop // hop)

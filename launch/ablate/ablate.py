@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
+from launch.ablate import masked, prior, prompts
+from launch.ablate.units import measure_all, once, run_in_processes, train_whole
+from launch.demo.evidence import mean_and_spread
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from jukebox.model.presets import Recipe
-    from vqvae.jukebox.vqvae import VQVAEConfig
+    from vqvae.jukebox.config import VQVAEConfig
 
 # variant -> (what it leaves out, levels to train): the top level is where the codec is hardest
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -49,13 +53,14 @@ class CodecUnit(NamedTuple):
         return f"{self.variant.replace(' ', '_')}_{'all' if self.level < 0 else self.level}_{self.seed}"
 
 
-def shape_of(unit: CodecUnit, base: str = "demo") -> tuple[VQVAEConfig, int]:
+def shape_of(unit: CodecUnit) -> tuple[VQVAEConfig, int]:
     """The configuration of a unit, and its crop in samples."""
     from jukebox.model.presets import find
 
     changes, _ = VARIANTS[unit.variant]
-    config, crop = replace(find(base).codec, **{"bins": 2048, **changes}), CROPS[unit.level]
-    codes = 16 * crop / config.hops[max(unit.level, 0) if unit.level >= 0 else -1]
+    codec: Any = find("demo").codec
+    config, crop = replace(codec, **{"bins": 2048, **changes}), CROPS[unit.level]
+    codes = 16 * crop / config.hops[unit.level]
     # dead is who has a quarter of the mean use: the threshold counts uses a batch
     return replace(config, threshold=changes.get("threshold", 0.25 * codes / config.bins)), crop
 
@@ -64,15 +69,13 @@ def recipe_of(unit: CodecUnit, steps: int) -> Recipe:
     from jukebox.model.presets import find
 
     return replace(
-        find("demo").codec_recipes[2], steps=steps, batch=16, crop=shape_of(unit)[1], delay_quantiser=0.0,
+        find("demo").codec_recipes["vq.2"], steps=steps, batch=16, crop=shape_of(unit)[1], delay_quantiser=0.0,
         max_minutes=0.0, log_every=50, save_every=max(1, steps // 4),
     )  # fmt: skip
 
 
 def run_unit(unit: CodecUnit, data: Path, out: Path, steps: int, songs: int) -> dict[str, Any]:
     """Train and measure one unit, its words in `log.txt` of its folder; what was measured is kept there too."""
-    from launch.ablate.units import once
-
     folder, asked = out / "units" / unit.name, {"steps": steps, "songs": songs}
     return once(folder, asked, lambda: {**unit._asdict(), **_train_and_measure(unit, data, folder, steps, songs)})
 
@@ -81,19 +84,18 @@ def _train_and_measure(unit: CodecUnit, data: Path, folder: Path, steps: int, so
     import torch
     from safetensors.torch import save_file
 
+    from data_prep.audio.audio import write_wav
     from jukebox.evaluation.metrics import codebook_use
-    from jukebox.model.folder import Jukebox
-    from launch.ablate.units import train_whole
-    from launch.training.tasks import VQVAETask
+    from jukebox.model.folder import ModelFolder
+    from launch.training.tasks import TaskSetup, VQVAETask
     from vqvae.jukebox.nested import NestedVQVAE
-    from vqvae.jukebox.stream import decode_long, encode_long
 
     config, _ = shape_of(unit)
     recipe, seed = recipe_of(unit, steps), unit.seed
 
     class NestedTask(VQVAETask):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
+        def __init__(self, setup: TaskSetup) -> None:
+            super().__init__(setup)
             self.name = "nested"
             torch.manual_seed(seed)
             self.model: Any = NestedVQVAE(config)
@@ -101,20 +103,21 @@ def _train_and_measure(unit: CodecUnit, data: Path, folder: Path, steps: int, so
         def save(self) -> None:
             save_file(self.model.state_dict(), folder / "nested.safetensors")
 
-    model, nested = Jukebox.create(folder, config), unit.level < 0
-    top = config.levels - 1 if nested else unit.level
-    task = (NestedTask if nested else VQVAETask)(model, top, data, recipe, seed, "cpu")
+    model, nested = ModelFolder.create(folder, config), unit.level < 0
+    top = config.spec.names[unit.level]  # -1: the coarsest
+    task = (NestedTask if nested else VQVAETask)(TaskSetup(model, top, data, recipe, seed, "cpu"))
     train_whole(task, recipe, folder / "training", seed=seed)
     codec: Any = task.model.eval()
     held = _held_out(data, config, songs)
     if nested:
         codes = [codec.encode(wave) for wave in held]
         made = [codec.decode(each, [top]) for each in codes]
-        whole = [codec.decode(each, range(config.levels)) for each in codes]
+        whole = [codec.decode(each, config.spec.names) for each in codes]
     else:
-        codes = [encode_long(codec, wave, [top]) for wave in held]
-        made = whole = [decode_long(codec, each[top], top) for each in codes]
-    _keep_sound(folder, held[0], made[0], config.sample_rate)
+        codes = [codec.encode_long(wave, [top]) for wave in held]
+        made = whole = [codec.decode_long(each[top], top) for each in codes]
+    for name, audio in (("true", held[0]), ("made", made[0])):
+        write_wav(folder / f"{name}.wav", audio[0].numpy(), config.sample_rate)
     share, entropy = codebook_use(torch.cat([each[top].flatten() for each in codes]), config.bins)
     figures = _errors(held, made, config.sample_rate) | {"codes_used": share * config.bins, "entropy_bits": entropy}
     if nested:
@@ -144,22 +147,16 @@ def _errors(true: Sequence[Tensor], made: Sequence[Tensor], sample_rate: int) ->
     import numpy as np
     import torch
 
-    from jukebox.evaluation.metrics import magnitudes, mono, spectral_convergence
+    from jukebox.evaluation.metrics import mono, spectral_convergence
+    from vqvae.stft import magnitudes
 
     whole, high = [], []
     for x, y in zip(true, made, strict=True):
         whole.append(spectral_convergence(x, y).item())
-        m_x, m_y = (magnitudes(mono(each), 2048, 512) for each in (x, y))
+        m_x, m_y = (magnitudes(mono(each), 2048, 512, pad=True) for each in (x, y))
         above = torch.linspace(0, sample_rate / 2, m_x.shape[-2]) >= ABOVE_HZ
         high.append(((m_x - m_y)[:, above].norm() / m_x[:, above].norm().clamp(min=1e-6)).item())
     return {"convergence_db": float(20 * np.log10(np.mean(whole))), "error_above_2khz": float(np.mean(high))}
-
-
-def _keep_sound(folder: Path, true: Tensor, made: Tensor, sample_rate: int) -> None:
-    from data_prep.audio.audio import write_wav
-
-    for name, audio in (("true", true), ("made", made)):
-        write_wav(folder / f"{name}.wav", audio[0].numpy(), sample_rate)
 
 
 FIGURES = ("convergence_db", "error_above_2khz", "codes_used", "entropy_bits")
@@ -167,47 +164,30 @@ FIGURES = ("convergence_db", "error_above_2khz", "codes_used", "entropy_bits")
 
 def summarise(units: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and spread (standard deviation over seeds) of every figure, and what each idea is worth, seed by seed."""
-    import numpy as np
-
     rows = []
     for variant, level in dict.fromkeys((u["variant"], u["level"]) for u in units):
         same = [u for u in units if (u["variant"], u["level"]) == (variant, level)]
         row: dict[str, Any] = {"variant": variant, "level": level, "seeds": len(same)}
         for name in (*FIGURES, *(key for key in same[0] if key.startswith("whole_"))):
-            values = [u[name] for u in same]
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            row[name] = {"mean": float(np.mean(values)), "spread": spread}
+            row[name] = mean_and_spread([u[name] for u in same])
         rows.append(row)
 
-    def pairs(left: tuple[str, int], right: tuple[str, int], name: str) -> list[tuple[float, float]]:
-        found = {(u["variant"], u["level"], u["seed"]): u[name] for u in units}
-        return [
-            (found[(*left, u["seed"])], found[(*right, u["seed"])])
-            for u in units
-            if (u["variant"], u["level"]) == left and (*right, u["seed"]) in found
-        ]
-
+    found = {(u["variant"], u["level"], u["seed"]): u for u in units}
     effects: list[dict[str, Any]] = []
     for what, left, right, name, divide, aim in (
         ("restarts: codes used, with / without", ("base", 2), ("no restarts", 2), "codes_used", True, "at least 1.5"),
-        ("spectral loss: error above 2 kHz, level 2, with / without", ("base", 2), ("no spectral loss", 2),
-         "error_above_2khz", True, "at most 0.8"),
-        ("spectral loss: error above 2 kHz, level 1, with / without", ("base", 1), ("no spectral loss", 1),
-         "error_above_2khz", True, "at most 0.8"),
-        ("spectral loss: error above 2 kHz, level 0, with / without", ("base", 0), ("no spectral loss", 0),
-         "error_above_2khz", True, "at most 0.8"),
+        *((f"spectral loss: error above 2 kHz, level {level}, with / without", ("base", level), ("no spectral loss", level),
+           "error_above_2khz", True, "at most 0.8") for level in (2, 1, 0)),
         ("separate: dB of the top level less than nested", ("base", 2), ("nested", -1), "convergence_db", False, "below 0"),
         ("2048 codes: dB of the top level less than with 256", ("base", 2), ("256 codes", 2), "convergence_db", False,
          "below 0"),
         ("levels: dB of level 0 less than level 1", ("base", 0), ("base", 1), "convergence_db", False, "below 0"),
         ("levels: dB of level 1 less than level 2", ("base", 1), ("base", 2), "convergence_db", False, "below 0"),
     ):  # fmt: skip
-        values = [a / max(b, 1e-9) if divide else a - b for a, b in pairs(left, right, name)]
-        if values:
-            spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            effects.append(
-                {"what": what, "mean": float(np.mean(values)), "spread": spread, "aim": aim, "values": values}
-            )
+        seeds = [seed for variant, level, seed in found if (variant, level) == left and (*right, seed) in found]
+        pairs = [(found[(*left, seed)][name], found[(*right, seed)][name]) for seed in seeds]
+        if values := [a / max(b, 1e-9) if divide else a - b for a, b in pairs]:
+            effects.append({"what": what, **mean_and_spread(values), "aim": aim, "values": values})
     return {"rows": rows, "worth": effects}
 
 
@@ -220,20 +200,14 @@ def print_tables(summary: dict[str, Any]) -> None:
 
     digits = dict(zip(FIGURES, (2, 3, 0, 2)))
     body = [
-        [row["variant"], "top alone" if row["level"] < 0 else row["level"]]
-        + [shown(row[n], d) for n, d in digits.items()]
+        [row["variant"], "top alone" if row["level"] < 0 else row["level"]] + [shown(row[n], d) for n, d in digits.items()]
         for row in summary["rows"]
     ]
-    print(
-        "\n"
-        + table([["variant", "level", "convergence, dB", "error above 2 kHz", "codes used", "entropy, bits"], *body])
-    )
+    print("\n" + table([["variant", "level", "convergence, dB", "error above 2 kHz", "codes used", "entropy, bits"], *body]))
     for row in summary["rows"]:
         if "whole_convergence_db" in row:
             print(f"{row['variant']}, all its levels together: {shown(row['whole_convergence_db'], 2)} dB")
-    print(
-        "\n" + table([["", "mean +- spread", "aim"], *([w["what"], shown(w, 2), w["aim"]] for w in summary["worth"])])
-    )
+    print("\n" + table([["", "mean +- spread", "aim"], *([w["what"], shown(w, 2), w["aim"]] for w in summary["worth"])]))
 
 
 def ablate(
@@ -268,35 +242,24 @@ def ablate(
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
     if (what != "codec") != bool(model):
-        expected = (
-            "the model folder whose codes are in DATA" if what != "codec" else "no MODEL, since it trains its own"
-        )
+        expected = "the model folder whose codes are in DATA" if what != "codec" else "no MODEL, since it trains its own"
         raise UserError(f"ablate {what} got {model or 'no MODEL'}; expected {expected}")
-    if what == "prior":
-        from launch.ablate.prior import ablate_prior
-
-        ablate_prior(data, model, Path(out), seeds, steps, songs, processes, preset)
-    elif what == "masked":
-        from launch.ablate.masked import ablate_masked
-
-        ablate_masked(data, model, Path(out), seeds, steps, songs, processes, preset)
+    if what in ("prior", "masked"):
+        arms, kept = {"prior": prior, "masked": masked}[what], Path(out) / "ablation.json"
+        units = arms.units_of(data, model, seeds, preset)
+        runs = [partial(arms.run_unit, unit, Path(out), steps, songs) for unit in units]
+        measure_all(runs, arms.summarise, kept, {"steps": steps, "songs": songs}, processes)
+        print(f"\nwritten to {kept}; the models are in {Path(out) / 'units'}")
     elif what == "prompts":
-        from launch.ablate.prompts import ablate_prompts
-
-        ablate_prompts(data, model, Path(out), seeds, songs, processes)
+        prompts.ablate_prompts(data, model, Path(out), seeds, songs, processes)
     else:
         ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
 
 
 def ablate_codec(data: Path, out: Path, seeds: int, steps: int, songs: int, processes: int) -> None:
     """Run what is not there yet, print the tables and keep them as ablation.json."""
-    from jukebox.model.folder import write_json
-    from launch.ablate.units import run_in_processes
-
     _decode_once(data, songs)
-    units = [
-        CodecUnit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels
-    ]
+    units = [CodecUnit(v, level, seed) for seed in range(seeds) for v, (_, levels) in VARIANTS.items() for level in levels]
     out.mkdir(parents=True, exist_ok=True)
     figures = run_in_processes([partial(run_unit, unit, data, out, steps, songs) for unit in units], processes)
     summary = summarise(figures)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep.errors import UserError
+from launch.ablate.units import Figures, once, seed_folders, train_whole
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
-    from launch.ablate.units import Figures
+    from jukebox.model.folder import ModelFolder
 
 CLIPS = 64  # held-out windows
 SECONDS = 20.0  # of each held-out song
@@ -37,61 +37,53 @@ class MaskedUnit(NamedTuple):
 
 def units_of(data: str, model: str, seeds: int, preset: str) -> list[MaskedUnit]:
     """A unit a seed, with the seed in place of `{seed}` in the folders' names; UserError where they cannot be trained on."""
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.codes import folders_with
+    from jukebox.model.info import ModelInfo
     from jukebox.model.presets import find
 
-    if not find(preset).recipes("masked"):
+    if not find(preset).parts("masked"):
         raise UserError(f"the preset {preset} has no masked prior; take one that has, such as demo")
-    named = ((seed, *(Path(name.replace("{seed}", str(seed))) for name in (data, model))) for seed in range(seeds))
-    units = [MaskedUnit(seed, mine, codec, preset) for seed, mine, codec in named]
+    units = [MaskedUnit(seed, *seed_folders(data, model, seed), preset) for seed in range(seeds)]
     for unit in units:
-        codec = Jukebox.from_pretrained(unit.model)
-        if not (unit.data / "codes" / codec.codec_hash()).is_dir():
-            raise UserError(
-                f"{unit.data} holds no codes of {unit.model}; run `jukebox encode {unit.data} {unit.model}` first"
-            )
+        info = ModelInfo.read(unit.model)
+        if not folders_with(unit.data, info, info.spec.names[-1]):
+            raise UserError(f"{unit.data} holds no codes of {unit.model}; run `jukebox encode {unit.data} {unit.model}` first")
     return units
 
 
 def run_unit(unit: MaskedUnit, out: Path, steps: int, songs: int) -> Figures:
     """Train and measure one unit."""
-    from jukebox.model.folder import Jukebox
-    from launch.ablate.units import once
+    from data_prep.files import file_hash
+    from jukebox.model.folder import CODEC
 
-    folder = out / "units" / unit.name
-    codec = Jukebox.from_pretrained(unit.model).codec_hash()
+    folder, codec = out / "units" / unit.name, file_hash(unit.model / CODEC)
     asked = {"steps": steps, "songs": songs, "clips": CLIPS, "preset": unit.preset, "codec": codec}
     return once(folder, asked, lambda: _train_and_measure(unit, folder, steps, songs))
 
 
 def _train_and_measure(unit: MaskedUnit, folder: Path, steps: int, songs: int) -> Figures:
-    from dataclasses import replace
-
-    from jukebox.evaluation.figures import hold_out
+    from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import masked_figures
     from jukebox.model.presets import find
-    from launch.ablate.units import train_whole
-    from launch.training.tasks import MaskedTask
+    from launch.training.tasks import MaskedTask, TaskSetup
 
     preset, model = find(unit.preset), _copy(unit.model, folder / "model")
-    assert preset.masked_recipe is not None
-    recipe = replace(preset.masked_recipe, steps=steps, max_minutes=0.0, save_every=max(1, steps // 4))
-    config = preset.masked_prior(len(model.labels.artists), len(model.labels.genres), model.vocabulary.size)
-    train_whole(
-        MaskedTask(model, config, unit.data, recipe, unit.seed, "cpu"), recipe, folder / "training", seed=unit.seed
-    )
+    recipe = replace(preset.prior_recipes["masked"], steps=steps, max_minutes=0.0, save_every=max(1, steps // 4))
+    sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
+    setup = TaskSetup(model, "masked", unit.data, recipe, unit.seed, "cpu", preset.priors["masked"].for_corpus(*sizes))
+    train_whole(MaskedTask(setup), recipe, folder / "training", seed=unit.seed)
     model = type(model).from_pretrained(folder / "model")
     held = hold_out(model, unit.data, songs, SECONDS)
     return {"seed": unit.seed, **masked_figures(model, held, count=CLIPS)}  # the same windows for every seed
 
 
-def _copy(source: Path, folder: Path) -> Jukebox:
+def _copy(source: Path, folder: Path) -> ModelFolder:
     """A model folder of the unit's own, with all there is of MODEL but what its training left."""
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
     if not (folder / "config.json").is_file():
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("training", ".lock"), dirs_exist_ok=True)
-    return Jukebox.from_pretrained(folder)
+    return ModelFolder.from_pretrained(folder)
 
 
 # ---- the table
@@ -122,20 +114,3 @@ def summarise(units: Sequence[Figures]) -> list[Figures]:
             ratios = [u["passes"][a]["frechet"] / u["passes"][b]["frechet"] for u in units]
             rows.append(row(f"frechet of {a} passes / of {b}", ratios))
     return rows
-
-
-def ablate_masked(
-    data: str, model: str, out: Path, seeds: int, steps: int, songs: int, processes: int, preset: str
-) -> None:
-    """Run what is not there yet, print the table and keep it as ablation.json."""
-    from jukebox.model.folder import write_json
-    from launch.ablate.units import run_in_processes
-    from launch.demo.evidence import rows_table
-
-    units = units_of(data, model, seeds, preset)
-    out.mkdir(parents=True, exist_ok=True)
-    figures = run_in_processes([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
-    rows = summarise(figures)
-    write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, "rows": rows})
-    print("\n" + rows_table(rows))
-    print(f"\nwritten to {out / 'ablation.json'}; the models are in {out / 'units'}")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import UserError
+from launch.ablate.units import Figures, once, seed_folders, train_whole
 
 if TYPE_CHECKING:
-    from jukebox.evaluation.figures import HeldOut
-    from jukebox.model.folder import Jukebox
-    from launch.ablate.units import Figures
+    from jukebox.evaluation.held_out import HeldOut
+    from jukebox.model.folder import ModelFolder
 
 WINDOWS = 96  # of held-out codes
 
@@ -49,10 +48,7 @@ class PriorUnit(NamedTuple):
 
 def units_of(data: str, model: str, seeds: int, preset: str) -> list[PriorUnit]:
     """Every arm with every seed; `{seed}` in the names of the folders is the seed. UserError where there is none."""
-    units = []
-    for seed in range(seeds):
-        mine, codec = (Path(name.replace("{seed}", str(seed))) for name in (data, model))
-        units += [PriorUnit(arm, seed, mine, codec, preset) for arm in ARMS]
+    units = [PriorUnit(arm, seed, *seed_folders(data, model, seed), preset) for seed in range(seeds) for arm in ARMS]
     for unit in units:
         _held_out(_source(unit), unit.data, 2)
     return units
@@ -60,76 +56,75 @@ def units_of(data: str, model: str, seeds: int, preset: str) -> list[PriorUnit]:
 
 def run_unit(unit: PriorUnit, out: Path, steps: int, songs: int) -> Figures:
     """Train and measure one unit."""
-    from launch.ablate.units import once
+    from data_prep.files import file_hash
+    from jukebox.model.folder import CODEC
 
-    folder = out / "units" / unit.name
-    asked = {
-        "steps": steps, "songs": songs, "windows": WINDOWS, "preset": unit.preset, "codec": _source(unit).codec_hash()
-    }  # fmt: skip
+    folder, codec = out / "units" / unit.name, file_hash(unit.model / CODEC)
+    asked = {"steps": steps, "songs": songs, "windows": WINDOWS, "preset": unit.preset, "codec": codec}
     return once(folder, asked, lambda: _train_and_measure(unit, folder, steps, songs))
 
 
 def _train_and_measure(unit: PriorUnit, folder: Path, steps: int, songs: int) -> Figures:
     from jukebox.evaluation.figures import prior_figures
     from jukebox.model.presets import find
-    from launch.ablate.units import train_whole
-    from launch.training.tasks import PriorTask
+    from launch.training.tasks import PriorTask, TaskSetup
 
     model, preset, arm = _open(unit, folder / "model"), find(unit.preset), ARMS[unit.arm]
-    level, labels = len(model.hops) - 1, model.labels
-    config = preset.prior(level, len(labels.artists), len(labels.genres), model.vocabulary.size)
+    name, labels = f"prior_{len(model.hops) - 1}", model.labels
+    config: Any = preset.priors[name].for_corpus(len(labels.artists), len(labels.genres), model.vocabulary.size)
     config = replace(config, trunk=replace(config.trunk, time_bias=arm.time_bias))
-    recipe = replace(preset.prior_recipes[level], steps=steps, max_minutes=0.0, save_every=max(1, steps // 4))
-    task = PriorTask(model, config, unit.data, recipe, unit.seed, "cpu")
+    recipe = replace(preset.prior_recipes[name], steps=steps, max_minutes=0.0, save_every=max(1, steps // 4))
+    task = PriorTask(TaskSetup(model, name, unit.data, recipe, unit.seed, "cpu", config))
     train_whole(task, recipe, folder / "training", seed=unit.seed)
     held = _held_out(model, unit.data, songs)
     text = [row.lyrics for row in held.rows if row.lyrics]
     ids = sum(len(model.vocabulary.encode(t).ids) for t in text)
-    figures = prior_figures(model, held, level, WINDOWS, 0)  # the same windows for every unit
+    figures = prior_figures(model, held, name, WINDOWS, 0)  # the same windows for every unit
     return {
         "arm": unit.arm, "seed": unit.seed, **figures,
         "vocabulary": model.vocabulary.size, "characters_an_id": sum(map(len, text)) / max(ids, 1),
     }  # fmt: skip
 
 
-def _source(unit: PriorUnit) -> Jukebox:
-    from jukebox.model.folder import Jukebox
+def _source(unit: PriorUnit) -> ModelFolder:
+    from jukebox.model.folder import ModelFolder
 
-    return Jukebox.from_pretrained(unit.model)
+    return ModelFolder.from_pretrained(unit.model)
 
 
-def _open(unit: PriorUnit, folder: Path) -> Jukebox:
+def _open(unit: PriorUnit, folder: Path) -> ModelFolder:
     """A model folder of the unit's own, with the codec and the labels of MODEL."""
-    from jukebox.model.folder import CODEC, Jukebox
+    from jukebox.model.folder import CODEC, ModelFolder
     from jukebox.model.presets import find
     from launch.verbs.lyrics import lyrics
-    from priors.conditioning.lyrics import Characters
+    from priors.conditioning.vocabulary import Characters
 
     source, preset = _source(unit), find(unit.preset)
     folder.mkdir(parents=True, exist_ok=True)
     if ARMS[unit.arm].pieces and not (folder / "lyrics.json").is_file():
         lyrics("train", str(unit.data), out=str(folder))
     shutil.copyfile(source.folder / CODEC, folder / CODEC)
-    model = Jukebox.create(folder, source.codec_config, Characters(preset.symbols))
+    model = ModelFolder.create(folder, source.info.codecs[0].config, Characters(preset.symbols))
     model.save_labels(source.labels)
     return model
 
 
-def _held_out(model: Jukebox, data: Path, songs: int) -> HeldOut:
+def _held_out(model: ModelFolder, data: Path, songs: int) -> HeldOut:
     """The first `songs` songs of the split "test" that have codes of the top level."""
-    from data_prep.codes import CodesReader
     from data_prep.manifest import load_manifest
-    from jukebox.evaluation.figures import HeldOut
+    from jukebox.evaluation.held_out import HeldOut
+    from jukebox.model.codes import open_codes
 
-    level, codes = len(model.hops) - 1, CodesReader(data / "codes" / model.codec_hash())
-    coded = set(codes.songs_with((level,)))
+    level, top = len(model.hops) - 1, model.spec.names[-1]
+    codes = open_codes(data, model.info, [top])
+    coded = set(codes.songs_with([top]))
     rows = [row for row in load_manifest(data) if row.split == "test" and row.song in coded][:songs]
     if len(rows) < 2:
         raise UserError(
             f"{data} has codes of {len(rows)} songs of the split test, expected 2 or more; run `jukebox encode {data} "
             f"{model.folder} --levels {level}`, after preparing it with a larger --test_share if need be"
         )
-    return HeldOut(rows, [], [{level: codes.read(row.song, level)} for row in rows])
+    return HeldOut(rows, [], [{top: codes.read(row.song, top)} for row in rows])
 
 
 # ---- the table
@@ -150,20 +145,3 @@ def summarise(units: Sequence[Figures]) -> list[Figures]:
             pairs = [(u, base[u["seed"]]) for u in same]
             rows.append(row(f"{arm} - characters: bits", [u["bits"] - b["bits"] for u, b in pairs]))
     return rows
-
-
-def ablate_prior(
-    data: str, model: str, out: Path, seeds: int, steps: int, songs: int, processes: int, preset: str
-) -> None:
-    """Run what is not there yet, print the table and keep it as ablation.json."""
-    from jukebox.model.folder import write_json
-    from launch.ablate.units import run_in_processes
-    from launch.demo.evidence import rows_table
-
-    units = units_of(data, model, seeds, preset)
-    out.mkdir(parents=True, exist_ok=True)
-    figures = run_in_processes([partial(run_unit, unit, out, steps, songs) for unit in units], processes)
-    rows = summarise(figures)
-    write_json(out / "ablation.json", {"steps": steps, "songs": songs, "units": figures, "rows": rows})
-    print("\n" + rows_table(rows))
-    print(f"\nwritten to {out / 'ablation.json'}; the models are in {out / 'units'}")

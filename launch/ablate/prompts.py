@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from launch.ablate.units import Figures, measure_all, once, seed_folders
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from launch.ablate.units import Figures
 
 SECONDS = 8.0  # of each song
 SAVED_PROMPTS = 2  # songs that are kept as sound
@@ -31,33 +31,28 @@ class PromptUnit(NamedTuple):
 def run_unit(unit: PromptUnit, out: Path, songs: int) -> Figures:
     """Measure one unit."""
     from jukebox.evaluation.prompts import TEMPERATURES
-    from jukebox.model.folder import MASKED_FILE, Jukebox
-    from launch.ablate.units import once
+    from jukebox.model.folder import CODEC, ModelFolder
 
-    hashes = Jukebox.from_pretrained(unit.model).hashes()
-    asked = {
-        "songs": songs,
-        "seconds": SECONDS,
-        "masked": hashes.get(MASKED_FILE),
-        "codec": hashes["codec.safetensors"],
-        "temperatures": list(TEMPERATURES),
-    }
+    model = ModelFolder.from_pretrained(unit.model)
+    hashes = model.hashes()
+    weights = {"masked": hashes[model.entry("masked").file], "codec": hashes[CODEC]}
+    asked = {"songs": songs, "seconds": SECONDS, **weights, "temperatures": list(TEMPERATURES)}
     return once(out / "units" / f"prompts_{unit.seed}", asked, lambda: _measure(unit, out, songs))
 
 
 def _measure(unit: PromptUnit, out: Path, songs: int) -> Figures:
     from data_prep.audio.audio import write_wav
-    from jukebox.evaluation.figures import hold_out
+    from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.prompts import prompt_figures, verdicts
-    from jukebox.model.folder import Jukebox
-    from vqvae.jukebox.stream import decode_long
+    from jukebox.model.folder import ModelFolder
 
-    model = Jukebox.from_pretrained(unit.model)
-    codec, folder = model.codec([0]), out / "units" / f"prompts_{unit.seed}"
+    model = ModelFolder.from_pretrained(unit.model)
+    finest, folder = model.spec.names[0], out / "units" / f"prompts_{unit.seed}"
+    codec = model.codec([finest])
 
     def keep(name: str, codes: Tensor) -> None:
         for i, row in enumerate(codes[:SAVED_PROMPTS]):
-            sound = decode_long(codec, row[None], 0)[0].numpy()
+            sound = codec.decode_long(row[None], finest)[0].numpy()
             write_wav(folder / f"song_{i}_{name.replace(', ', '_').replace(' ', '_')}.wav", sound, model.sample_rate)
 
     held = hold_out(model, unit.data, songs, SECONDS)
@@ -86,20 +81,14 @@ def summarise(units: Sequence[Figures]) -> list[Figures]:
 
 def ablate_prompts(data: str, model: str, out: Path, seeds: int, songs: int, processes: int) -> None:
     """Run what is not there yet, print the table and what it says, and keep them as prompts.json."""
-    from data_prep.files import write_json
-    from jukebox.model.folder import Jukebox
-    from launch.ablate.units import run_in_processes
-    from launch.demo.evidence import rows_table
+    from jukebox.model.folder import ModelFolder
 
-    named = [(seed, *(Path(name.replace("{seed}", str(seed))) for name in (data, model))) for seed in range(seeds)]
-    units = [PromptUnit(*each) for each in named]
+    units = [PromptUnit(seed, *seed_folders(data, model, seed)) for seed in range(seeds)]
     for unit in units:
-        Jukebox.from_pretrained(unit.model).masked()  # one line now, rather than from a process
-    out.mkdir(parents=True, exist_ok=True)
-    figures = run_in_processes([partial(run_unit, unit, out, songs) for unit in units], processes)
-    rows = summarise(figures)
-    write_json(out / "prompts.json", {"songs": songs, "seconds": SECONDS, "units": figures, "rows": rows})
-    print("\n" + rows_table(rows) + "\n")
+        ModelFolder.from_pretrained(unit.model).entry("masked")  # one line now, rather than from a process
+    runs, asked = [partial(run_unit, unit, out, songs) for unit in units], {"songs": songs, "seconds": SECONDS}
+    figures = measure_all(runs, summarise, out / "prompts.json", asked, processes)
+    print()
     for what in figures[0]["verdicts"]:
         held = sum(unit["verdicts"][what] for unit in figures)
         print(f"{what}: {held} of {len(figures)} seeds")

@@ -13,6 +13,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from data_prep.files import write_json
+from launch.demo.evidence import rows_table
+
 Figures = dict[str, Any]
 
 
@@ -23,13 +26,16 @@ def once(folder: Path, asked: Figures, work: Callable[[], Figures]) -> Figures:
         return kept
     import torch
 
-    from jukebox.model.folder import write_json
-
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         write_json(done, {"asked": asked, **work()})
     return json.loads(done.read_text(encoding="utf-8"))
+
+
+def seed_folders(data: str, model: str, seed: int) -> tuple[Path, Path]:
+    """The folders of a seed, whose number stands for `{seed}` in their names."""
+    return Path(data.replace("{seed}", str(seed))), Path(model.replace("{seed}", str(seed)))
 
 
 def train_whole(*given: Any, **options: Any) -> None:
@@ -40,9 +46,22 @@ def train_whole(*given: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
 
+def measure_all(
+    units: Sequence[Callable[[], Figures]], summarise: Callable[[Sequence[Figures]], list[Figures]], kept: Path, asked: Figures,
+    processes: int,
+) -> list[Figures]:  # fmt: skip
+    """Run what is not there yet, print the table of all units and keep it in the json file `kept`; the figures."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    figures = run_in_processes(units, processes)
+    rows = summarise(figures)
+    write_json(kept, {**asked, "units": figures, "rows": rows})
+    print("\n" + rows_table(rows))
+    return figures
+
+
 def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
     """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
-    from launch.training.log import progress
+    from launch.cli.progress import progress
 
     with _pool(processes or os.cpu_count() or 1) as pool, progress(len(units), "ablation", unit="model") as bar:
         running = [pool.submit(unit) for unit in units]

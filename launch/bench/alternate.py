@@ -1,6 +1,6 @@
 """Sides of a comparison: a process each, asked in turn, so that what else the machine does falls on all of them.
 
-A side answers every empty line on its stdin with the wall and CPU seconds of one run of its case, and the end of its
+A side answers every line on its stdin, which may name a case, with the wall and CPU seconds of one run, and the end of its
 stdin with what it has to report. A process of its own gives each its own peak memory. The peers' scripts keep to the
 same protocol without importing this file: they run in an environment of their own.
 """
@@ -27,19 +27,30 @@ Times = list[tuple[float, float]]  # wall and CPU seconds, a pair a run
 def check_peer(peer: str) -> None:
     """UserError where the peer's python is named and not there."""
     if peer and not Path(peer).exists():
-        raise UserError(
-            f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)"
-        )
+        raise UserError(f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)")
 
 
-def run_peer(peer: str, script: Path, job: Mapping[str, Any]) -> None:
-    """One job of a peer's script that is not timed, such as making the weights that both sides load."""
+def check_sides(peer: str, repeats: int) -> None:
+    """UserError where the peer's python is not there or there are no repeats."""
+    check_peer(peer)
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: expected at least 1")
+
+
+def write_rows(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:
+    """The rows of a table, which are also written to the json file `out` where it is named."""
+    if out:
+        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def run_peer(peer: str, script: Path, job: Mapping[str, Any]) -> str:
+    """The output of one job of a peer's script that is not a side, such as making the weights that both sides load."""
     result = subprocess.run([peer, script, json.dumps(job)], capture_output=True, text=True)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the peer in {peer} failed: {last}; rebuild it with make distclean bench, or leave --peer away"
-        )
+        raise UserError(f"the peer in {peer} failed: {last}; rebuild it with make distclean bench, or leave --peer away")
+    return result.stdout
 
 
 class Side:
@@ -59,10 +70,10 @@ class Side:
             raise UserError("a process of the bench ended early; its own message is above")
         return line
 
-    def run(self) -> tuple[float, float]:
+    def run(self, case: str = "") -> tuple[float, float]:
         """Wall and CPU seconds of one run."""
         assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
+        print(case, file=self.process.stdin, flush=True)
         wall, cpu = json.loads(self.answer())
         return wall, cpu
 
@@ -75,13 +86,13 @@ class Side:
         return report
 
 
-def in_turn(sides: Mapping[str, Side], repeats: int) -> tuple[dict[str, Times], dict[str, dict[str, Any]]]:
-    """The times of `repeats` runs of every side, each warmed up by one more, and their reports."""
+def in_turn(sides: Mapping[str, Side], repeats: int, case: str = "") -> dict[str, Times]:
+    """The times of `repeats` runs of every side, each warmed up by one more; the order of the sides changes from turn to turn."""
     times: dict[str, Times] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
-            times[name].append(sides[name].run())
-    return {name: runs[1:] for name, runs in times.items()}, {name: side.close() for name, side in sides.items()}
+            times[name].append(sides[name].run(case))
+    return {name: runs[1:] for name, runs in times.items()}
 
 
 def walls(times: Times) -> list[float]:
@@ -97,15 +108,25 @@ def median_ratio(ours: Times, theirs: Times) -> float:
     return statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True))
 
 
-def serve(run: Callable[[], object], report: Callable[[], Mapping[str, Any]]) -> None:
-    """The life of one of our own sides; its peak memory is taken before it reports."""
+def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]]) -> None:
+    """The life of one of our own sides: `run` gets each line; its peak memory is taken before it reports."""
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        run()
+        run(line)
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
     peak = peak_mb()
     print(json.dumps({"peak_mb": peak, **report()}), flush=True)
+
+
+def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
+    """Seconds of one call, the best of the calls that fit into `least` seconds (one at least): noise only ever adds."""
+    best, end = float("inf"), time.perf_counter() + least
+    while time.perf_counter() < end or best == float("inf"):
+        began = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - began)
+    return best
 
 
 def peak_mb() -> float:

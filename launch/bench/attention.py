@@ -12,10 +12,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from launch.bench.alternate import forget_peak, peak_mb, write_rows
 
 PATTERNS = ("row", "column", "previous_row", "dense", "prime", "cross")
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -26,9 +26,7 @@ def bench_attention(
     threads: int, out: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
 ) -> list[dict[str, Any]]:
     """Rows of the table, a pattern and a precision each, with MiB by length; printed as they come."""
-    print(
-        f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}"
-    )
+    print(f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}")
     print(f"{'pattern':<14}{'precision':<11}" + "".join(f"{n:>8}" for n in lengths) + f"{'last/first':>12}")
     rows = []
     for precision in ("float32", "bf16"):
@@ -38,9 +36,7 @@ def bench_attention(
             rows.append({"pattern": pattern, "precision": precision, "lengths": list(lengths), "mb": mb})
             line = "".join(f"{x:>8.1f}" for x in mb)
             print(f"{pattern:<14}{precision:<11}{line}{mb[-1] / mb[0]:>12.1f}", flush=True)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
 def _in_fresh_process(job: dict[str, Any]) -> float:
@@ -56,7 +52,6 @@ def main(job: dict[str, Any]) -> float:
     """MiB that a forward and a backward pass of one layer need beyond the layer and its input."""
     import torch
 
-    from launch.bench.alternate import forget_peak, peak_mb
     from priors.transformer.attention import Attention
 
     if job["threads"]:

@@ -8,18 +8,18 @@ published architecture at the same width, depth, window and codebook, on as many
 
 from __future__ import annotations
 
-import json
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.bench.alternate import best_seconds, check_peer, run_peer, write_rows
 
 if TYPE_CHECKING:
     from priors.autoregressive.model import AutoregressivePrior
     from priors.conditioning.conditions import Conditions
+
+PEER = Path(__file__).parent / "peers" / "timing.py"
 
 
 def bench(
@@ -81,22 +81,24 @@ def bench(
         return bench_sample(peer, repeats, threads, seed, out)
     import torch
 
-    from jukebox import Jukebox
+    from jukebox.model.folder import ModelFolder
+    from priors.autoregressive.model import AutoregressivePrior
 
     if threads:
         torch.set_num_threads(threads)
-    jukebox = Jukebox.from_pretrained(model)
-    if not jukebox.prior_configs:
+    opened = ModelFolder.from_pretrained(model)
+    if not opened.info.levels_with_prior:
         raise UserError(f"{model} has no priors yet; train one with `jukebox train prior`, then measure it")
     if data:
         from launch.bench.sample import bits_of_dtypes
 
-        return bits_of_dtypes(jukebox, data)
+        return bits_of_dtypes(opened, data)
     rows = []
     print(f"{torch.get_num_threads()} CPU threads, float32, batch {batch}; windows from empty to full")
     print(f"{'level':>5} {'codes/s':>9} {'limit':>9} {'share':>6} {'music s/s':>9}" + (f" {'peer':>9}" if peer else ""))
-    for level in sorted(jukebox.prior_configs, reverse=True):
-        prior = jukebox.prior(level)
+    for level in reversed(opened.info.levels_with_prior):
+        prior = opened.prior(f"prior_{level}")
+        assert isinstance(prior, AutoregressivePrior)
         rate, limit = measure(prior, batch, seconds, seed)
         config, trunk = prior.config, prior.config.trunk
         row = {
@@ -110,24 +112,24 @@ def bench(
         line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
         print(line, end="", flush=True)
         if peer:
-            row["peer_codes_per_second"] = measure_peer(peer, row | {"heads": trunk.heads, "seconds": seconds})
+            check_peer(peer)
+            size = row | {"heads": trunk.heads, "seconds": seconds}
+            row["peer_codes_per_second"] = float(run_peer(peer, PEER, size).split()[-1])
             print(f" {row['peer_codes_per_second']:>9.0f}", end="")
         print(flush=True)
         rows.append(row)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
 def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 0) -> tuple[float, float]:
     """Codes a second of all samples together: drawn as in a song, and by the matrix products alone."""
     import torch
 
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
-    level, n_ctx = prior.config.level, prior.config.n_ctx
+    n_ctx = prior.config.n_ctx
     cond = _conditions(prior, batch, seed)
-    nothing = {level: torch.zeros(batch, 0, dtype=torch.long)}
+    nothing = {prior.stream: torch.zeros(batch, 0, dtype=torch.long)}
 
     def window(length: int = n_ctx - 1) -> None:
         rngs = [torch.Generator().manual_seed(seed + i) for i in range(batch)]
@@ -135,7 +137,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
             pass
 
     window(2)  # first calls allocate
-    rate = batch * (n_ctx - 1) / _seconds_each(window, seconds)
+    rate = batch * (n_ctx - 1) / best_seconds(window, seconds)
     products = _products_of_a_step(prior, cond, nothing)
 
     def replay() -> None:
@@ -143,7 +145,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
             function(*args)
 
     with torch.no_grad():
-        return rate, batch / _seconds_each(replay, min(seconds, 2.0))
+        return rate, batch / best_seconds(replay, min(seconds, 2.0))
 
 
 def _conditions(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
@@ -165,7 +167,7 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
     aten, recorded = torch.ops.aten, []
 
@@ -175,7 +177,7 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
                 recorded.append((func, args))
             return func(*args, **(kwargs or {}))
 
-    batch = nothing[prior.config.level].shape[0]
+    batch = nothing[prior.stream].shape[0]
     rngs = [torch.Generator().manual_seed(i) for i in range(batch)]
     state = prior.start(cond, nothing, rngs, SamplingParams())
     with torch.no_grad(), Recorder():
@@ -183,30 +185,3 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
     if not recorded:
         raise RuntimeError("one decoding step ran no matrix product that could be recorded")
     return recorded
-
-
-def _seconds_each(function: Callable[[], object], least: float) -> float:
-    """Seconds of one call, the best of the calls that fit into `least` seconds (one at least): noise only ever adds."""
-    best, end = float("inf"), time.perf_counter() + least
-    while True:
-        began = time.perf_counter()
-        function()
-        best = min(best, (now := time.perf_counter()) - began)
-        if now > end:
-            return best
-
-
-def measure_peer(python: str, row: dict[str, Any]) -> float:
-    """Codes a second of transformers' JukeboxPrior at the size of `row`, in the interpreter `python`."""
-    if not Path(python).exists():
-        raise UserError(
-            f"--peer got {python!r}, expected the python of an environment with transformers 4.46 (make bench)"
-        )
-    script = Path(__file__).parent / "peers" / "timing.py"
-    result = subprocess.run([python, script, json.dumps(row)], capture_output=True, text=True)
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"the peer in {python} failed: {last}; rebuild it with make distclean bench, or leave --peer away"
-        )
-    return float(result.stdout.split()[-1])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
-from launch.bench.alternate import Side, check_peer, in_turn, median_cpu, median_ratio, run_peer, serve, walls
+from launch.bench.alternate import Side, check_peer, in_turn, median_cpu, median_ratio, run_peer, serve, walls, write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +32,7 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str)
     import numpy as np
     import torch
 
-    from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+    from jukebox.model.settings import VQVAES, vqvae_config
 
     check_peer(peer)
     config = vqvae_config(VQVAES["vqvae"])
@@ -43,8 +43,7 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str)
     print(f"published codec, float32, {samples / config.sample_rate:.1f} s of noise, {threads} threads, {repeats} repeats; "
           f"load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     print(
-        f"{'case':<10}{'s a s':>8}{'CPU s':>8}{'MB':>7}"
-        + f"{'peer s a s':>12}{'CPU s':>8}{'MB':>7}{'ratio':>8}" * bool(peer)
+        f"{'case':<10}{'s a s':>8}{'CPU s':>8}{'MB':>7}" + f"{'peer s a s':>12}{'CPU s':>8}{'MB':>7}{'ratio':>8}" * bool(peer)
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -52,13 +51,9 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str)
         np.save(job["audio"], np.random.default_rng(0).normal(0, 0.2, (1, 1, samples)).astype(np.float32))
         job |= _make_weights(Path(folder), job, peer)
         for case, level in CASES:
-            this = {**job, "case": case, "level": level or 0}
-            row = {
-                "case": case if level is None else f"{case} {level}",
-                "seconds": samples / config.sample_rate,
-                "threads": threads,
-            }
-            row |= _measure(this, Path(folder), peer, repeats)
+            name, seconds = case if level is None else f"{case} {level}", samples / config.sample_rate
+            row = {"case": name, "seconds": seconds, "threads": threads}
+            row |= _measure({**job, "case": case, "level": level or 0}, seconds, Path(folder), peer, repeats)
             if case == "encode":  # the codes that are decoded after
                 made = np.load(f"{folder}/ours.npz")
                 for i in range(config.levels):
@@ -66,9 +61,7 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str)
                     job["codes"].append(f"{folder}/codes_{i}.npy")
             rows.append(row)
             _print_row(row)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
 def _print_row(row: dict[str, Any]) -> None:
@@ -78,9 +71,7 @@ def _print_row(row: dict[str, Any]) -> None:
     print(line)
     print("          where the time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in row["shares"].items()))
     if "agreement" in row:
-        print(
-            f"          {row['agreement']}; memory {row['peak_mb'] / row['peer_peak_mb']:.2f} of the peer's", flush=True
-        )
+        print(f"          {row['agreement']}; memory {row['peak_mb'] / row['peer_peak_mb']:.2f} of the peer's", flush=True)
 
 
 def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str]:
@@ -88,15 +79,17 @@ def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str
     import torch
     from safetensors.torch import save_file
 
+    from jukebox.importers.hf_port import published_codec_name
     from jukebox.importers.torchfile import open_checkpoint, state_dict
-    from jukebox.importers.vqvae_keys import VQVAES, published_from_port, vqvae_config, vqvae_state
+    from jukebox.importers.vqvae_keys import vqvae_state
+    from jukebox.model.settings import VQVAES, vqvae_config
     from vqvae.jukebox.vqvae import VQVAE
 
     config, theirs, published = vqvae_config(VQVAES["vqvae"]), folder / "peer.pt", folder / "published.pt"
     if peer:
         run_peer(peer, PEER, {**job, "make": str(theirs)})
         port = torch.load(theirs, weights_only=True)
-        torch.save({"model": {published_from_port(n, config.downs_t): t for n, t in port.items()}}, published)
+        torch.save({"model": {published_codec_name(n, config.downs_t): t for n, t in port.items()}}, published)
         state = vqvae_state(state_dict(open_checkpoint(published)), config)
     else:
         torch.manual_seed(0)
@@ -105,13 +98,13 @@ def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str
     return {"weights": str(theirs), "ours": str(folder / "ours.safetensors")}
 
 
-def _measure(job: dict[str, Any], folder: Path, peer: str, repeats: int) -> dict[str, Any]:
-    """Medians of both sides for one case, and how far their results are apart."""
+def _measure(job: dict[str, Any], seconds: float, folder: Path, peer: str, repeats: int) -> dict[str, Any]:
+    """Medians of both sides for one case of `seconds` of sound, and how far their results are apart."""
     sides = {"ours": Side([sys.executable, "-m", "launch.bench.codec"], {**job, "out": f"{folder}/ours.npz"})}
     if peer:
         sides["peer"] = Side([peer, PEER], {**job, "out": f"{folder}/peer.npz"})
-    times, reports = in_turn(sides, repeats)
-    seconds, ours = _seconds_of(job), times["ours"]
+    times = in_turn(sides, repeats)
+    reports, ours = {name: side.close() for name, side in sides.items()}, times["ours"]
     row: dict[str, Any] = {"walls": walls(ours), "rate": seconds / statistics.median(walls(ours))}
     row |= {"cpu": median_cpu(ours), **reports["ours"]}
     if peer:
@@ -121,12 +114,6 @@ def _measure(job: dict[str, Any], folder: Path, peer: str, repeats: int) -> dict
         row["ratio"] = median_ratio(ours, theirs)
         row |= _compare(job, folder)
     return row
-
-
-def _seconds_of(job: dict[str, Any]) -> float:
-    import numpy as np
-
-    return np.load(job["audio"], mmap_mode="r").shape[-1] / 44100
 
 
 def _compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -151,9 +138,7 @@ def _compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"codes": total, "codes_that_differ": differ, "largest_gap": gap, "agreement": agreement}
 
 
-def _largest_gap(
-    codec: VQVAE, audio: np.ndarray, level: int, mine: np.ndarray, other: np.ndarray, where: np.ndarray
-) -> float:
+def _largest_gap(codec: VQVAE, audio: np.ndarray, level: int, mine: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
     """How much farther one of two codes is than the other at most, relative to |x|^2 + |k|^2, of which they are sums."""
     import torch
 
@@ -168,11 +153,11 @@ def _largest_gap(
 def _codec(job: dict[str, Any]) -> VQVAE:
     from safetensors.torch import load_file
 
-    from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+    from jukebox.model.settings import VQVAES, vqvae_config
     from vqvae.jukebox.vqvae import VQVAE
 
-    levels = None if job["case"] == "encode" else [job["level"]]
-    codec = VQVAE(vqvae_config(VQVAES["vqvae"]), levels)
+    streams = None if job["case"] == "encode" else [f"vq.{job['level']}"]
+    codec = VQVAE(vqvae_config(VQVAES["vqvae"]), streams)
     state = load_file(job["ours"])
     codec.load_state_dict({name: state[name] for name in codec.state_dict()})
     return codec.eval()
@@ -183,18 +168,16 @@ def main(job: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from vqvae.jukebox.stream import decode_long, encode_long
-
     torch.set_num_threads(job["threads"])
     codec, audio = _codec(job), torch.from_numpy(np.load(job["audio"]))
     codes = torch.from_numpy(np.load(job["codes"][job["level"]])) if job["codes"] else None
     made: list[torch.Tensor] = []
 
-    def run() -> None:
+    def run(_: str = "") -> None:
         if codes is None:
-            made[:] = encode_long(codec, audio, range(3)).values()
+            made[:] = codec.encode_long(audio, codec.spec.names).values()
         else:
-            made[:] = [decode_long(codec, codes, job["level"])]
+            made[:] = [codec.decode_long(codes, f"vq.{job['level']}")]
 
     def report() -> dict[str, Any]:
         np.savez(job["out"], *[each.numpy() for each in made])

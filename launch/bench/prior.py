@@ -18,17 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError
-from launch.bench.alternate import Side, check_peer, in_turn, median_cpu, median_ratio, run_peer, serve, walls
+from launch.bench.alternate import Side, check_sides, in_turn, median_cpu, median_ratio, run_peer, serve, walls, write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+    from priors.autoregressive.config import AutoregressiveConfig
+    from priors.conditioning.conditions import Conditions
 
 PEER = Path(__file__).parent / "peers" / "prior.py"
 PRECISIONS = ("float32", "bf16")
-# published settings (jukebox/importers/prior_keys.py) of a top prior of 24.5 M parameters without lyrics
+# published settings (jukebox/model/settings.py) of a top prior of 24.5 M parameters without lyrics
 SHAPE: dict[str, Any] = {
     "level": 2, "sr": 44100, "n_ctx": 2048, "prior_width": 512, "prior_depth": 24, "heads": 8, "blocks": 32,
     "attn_order": 2, "merged_decoder": True, "y_bins": (120, 4111), "t_bins": 128, "max_bow_genre_size": 5,
@@ -43,9 +43,7 @@ def bench_prior(
     """Rows of the table, a precision each; the peer is left out where its python is not named."""
     import torch
 
-    check_peer(peer)
-    if repeats < 1:
-        raise UserError(f"--repeats {repeats}: expected at least 1")
+    check_sides(peer, repeats)
     threads = threads or torch.get_num_threads()
     print(f"a training step of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, "
           f"batch 1, {threads} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
@@ -56,16 +54,14 @@ def bench_prior(
         sides |= {f"{p} product": Side(command, {**job, "precision": p, "product": True}) for p in PRECISIONS}
         if peer:
             sides["peer"] = Side([peer, PEER], {**job, "out": f"{folder}/peer.pt"})
-        times, reports = in_turn(sides, repeats)
+        times, reports = in_turn(sides, repeats), {name: side.close() for name, side in sides.items()}
         rows = [_row(precision, shape, times, reports, Path(folder)) for precision in PRECISIONS]
     _print_rows(rows)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
-def _config(shape: Mapping[str, Any]) -> PriorConfig:
-    from jukebox.importers.prior_keys import prior_config
+def _config(shape: Mapping[str, Any]) -> AutoregressiveConfig:
+    from jukebox.model.settings import prior_config
 
     return prior_config(shape, {"l_bins": BINS, "downs_t": (3, 2, 2), "strides_t": (2, 2, 2)})
 
@@ -92,7 +88,7 @@ def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, p
     return job
 
 
-def _from_port(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[str, Tensor]:
+def _from_port(tensors: Mapping[str, Tensor], config: AutoregressiveConfig) -> dict[str, Tensor]:
     from jukebox.importers.hf_port import published_prior_name
     from jukebox.importers.prior_keys import from_published
 
@@ -122,7 +118,7 @@ def _row(
     return row
 
 
-def _gradients_apart(folder: Path, precision: str, config: PriorConfig) -> float:
+def _gradients_apart(folder: Path, precision: str, config: AutoregressiveConfig) -> float:
     """The norm of the difference of all gradients of the two sides, relative to the norm of the peer's."""
     import torch
 
@@ -160,33 +156,29 @@ def main(job: dict[str, Any]) -> None:
 
     torch.set_num_threads(job["threads"])
     if job.get("product"):
-        a, b = (torch.randn(SQUARE, SQUARE, dtype=_dtype(job)) for _ in range(2))
-        serve(lambda: a @ b, dict)
+        dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
+        a, b = (torch.randn(SQUARE, SQUARE, dtype=dtype) for _ in range(2))
+        serve(lambda _: a @ b, dict)
     else:
         _serve_steps(job)
-
-
-def _dtype(job: Mapping[str, Any]) -> Any:
-    import torch
-
-    return torch.bfloat16 if job["precision"] == "bf16" else torch.float32
 
 
 def _serve_steps(job: Mapping[str, Any]) -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from priors.conditioning.conditions import Conditions
+    from priors.autoregressive.model import AutoregressivePrior
+    from priors.prior import Batch
 
-    prior, codes = _prior(job), torch.tensor([job["codes"]])
-    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
-    cond = Conditions(artist, genres, timing)
+    prior = AutoregressivePrior(_config(job["shape"]))
+    prior.load_state_dict(torch.load(job["ours"], weights_only=True, mmap=True))
+    batch = Batch({prior.stream: torch.tensor([job["codes"]])}, _conditions(job))
     made: list[float] = []
 
-    def step() -> None:
+    def step(_: str = "") -> None:
         prior.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bf16"):
-            loss = prior.loss({prior.config.level: codes}, cond)["loss"]
+            loss = prior.loss(batch)["loss"]
         loss.backward()
         made[:] = [loss.item()]
 
@@ -199,14 +191,13 @@ def _serve_steps(job: Mapping[str, Any]) -> None:
     serve(step, report)
 
 
-def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
+def _conditions(job: Mapping[str, Any]) -> Conditions:
     import torch
 
-    from priors.autoregressive.model import AutoregressivePrior
+    from priors.conditioning.conditions import Conditions
 
-    prior = AutoregressivePrior(_config(job["shape"]))
-    prior.load_state_dict(torch.load(job["ours"], weights_only=True, mmap=True))
-    return prior
+    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
+    return Conditions(artist, genres, timing)
 
 
 if __name__ == "__main__":

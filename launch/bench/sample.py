@@ -13,22 +13,20 @@ import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from data_prep.errors import UserError
-from launch.bench.alternate import Side, check_peer, median_cpu, median_ratio, peak_mb, walls
-from launch.bench.prior import SHAPE, _config, _make_job
+from launch.bench.alternate import Side, best_seconds, check_sides, in_turn, median_cpu, median_ratio, serve, walls, write_rows
+from launch.bench.prior import PEER, SHAPE, _conditions, _config, _make_job
 
 if TYPE_CHECKING:
     import torch
 
-    from jukebox import Jukebox
+    from jukebox.model.folder import ModelFolder
     from priors.autoregressive.model import AutoregressivePrior
 
-PEER = Path(__file__).parent / "peers" / "sample.py"
+DTYPES = ("float32", "bfloat16", "int8")
 
 
 class Case(NamedTuple):
@@ -46,52 +44,27 @@ CASES = (
 )
 
 
-class Sampler(Side):
-    """A process that does any of the cases when asked."""
-
-    def sample(self, case: Case) -> tuple[float, float]:
-        """Wall and CPU seconds."""
-        assert self.process.stdin is not None
-        print(json.dumps(case._asdict()), file=self.process.stdin, flush=True)
-        wall, cpu = json.loads(self.answer())
-        return wall, cpu
-
-
 def bench_sample(
-    peer: str, repeats: int, threads: int, seed: int, out: str, dtypes: Sequence[str] = ("float32", "bfloat16", "int8"),
-    shape: Mapping[str, Any] = SHAPE, cases: Sequence[Case] = CASES,
-) -> list[dict[str, Any]]:  # fmt: skip
+    peer: str, repeats: int, threads: int, seed: int, out: str, shape: Mapping[str, Any] = SHAPE, cases: Sequence[Case] = CASES
+) -> list[dict[str, Any]]:
     """Rows of the table, a case and dtype each; the peer is left out where its python is not named."""
     import torch
 
-    check_peer(peer)
-    if repeats < 1:
-        raise UserError(f"--repeats {repeats}: expected at least 1")
+    check_sides(peer, repeats)
     threads = threads or torch.get_num_threads()
     print(f"codes of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, {threads} threads, "
           f"{repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         job = _make_job(Path(folder), shape, threads, seed, peer)
         command = [sys.executable, "-m", "launch.bench.sample"]
-        sides = {dtype: Sampler(command, {**job, "dtype": dtype}) for dtype in dtypes}
+        sides = {dtype: Side(command, {**job, "dtype": dtype}) for dtype in DTYPES}
         if peer:
-            sides["peer"] = Sampler([peer, PEER], job)
-        times = {case: _in_turn(sides, case, repeats) for case in cases}
+            sides["peer"] = Side([peer, PEER], {**job, "sample": True})
+        times = {case: in_turn(sides, repeats, json.dumps(case._asdict())) for case in cases}
         reports = {name: side.close() for name, side in sides.items()}
-    rows = [_row(case, dtype, times[case], reports, threads) for case in cases for dtype in dtypes]
+    rows = [_row(case, dtype, times[case], reports, threads) for case in cases for dtype in DTYPES]
     _print_rows(rows, reports)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
-
-
-def _in_turn(sides: Mapping[str, Sampler], case: Case, repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """Times of every side, after one run that warms up; the order of the sides changes from turn to turn."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name in list(sides)[:: 1 if turn % 2 else -1]:
-            times[name].append(sides[name].sample(case))
-    return {name: runs[1:] for name, runs in times.items()}
+    return write_rows(rows, out)
 
 
 def _row(case: Case, dtype: str, times: Mapping[str, Any], reports: Mapping[str, Any], threads: int) -> dict[str, Any]:
@@ -139,54 +112,47 @@ def main(job: dict[str, Any]) -> None:
     import torch
 
     from priors.autoregressive import native
-    from priors.conditioning.conditions import Conditions
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
     torch.set_num_threads(job["threads"])
-    prior, level = _prior(job), job["shape"]["level"]
+    prior = _prior(job)
     prior.compiled = native.why_not(job["dtype"]) is None
-    artist, genres, timing = (torch.tensor([job[name]]) for name in ("artist", "genres", "timing"))
-    one = Conditions(artist, genres, timing)
+    one, batches = _conditions(job), {1}
 
-    def run(case: Case) -> None:
+    def run(line: str) -> None:
+        case = Case(**json.loads(line))
+        batches.add(case.batch)
         cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))
         prime = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
         rngs = [torch.Generator().manual_seed(i) for i in range(case.batch)]
-        for _ in prior.sample(prior.start(cond, {level: prime}, rngs, SamplingParams()), case.tokens):
+        for _ in prior.sample(prior.start(cond, {prior.stream: prime}, rngs, SamplingParams()), case.tokens):
             pass
 
-    print("ready", flush=True)
-    batches = {1}
-    for line in sys.stdin:
-        case = Case(**json.loads(line))
-        batches.add(case.batch)
-        wall, cpu = time.perf_counter(), time.process_time()
-        run(case)
-        print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
-    peak, weights = peak_mb(), _matrices(prior)
-    products = {batch: _products_seconds(weights, batch, job["dtype"]) for batch in batches}
-    some = torch.ones(64_000_000)
-    print(json.dumps({
-        "peak_mb": peak, "products": products, "compiled": prior.compiled, "weights_mb": sum(w.nbytes for w in weights) / 1e6,
-        "reading_gb_per_second": some.nbytes / 1e9 / _best(some.sum),
-    }), flush=True)  # fmt: skip
+    def report() -> dict[str, Any]:
+        weights, some = _matrices(prior), torch.ones(64_000_000)
+        products = {batch: _products_seconds(weights, batch, job["dtype"]) for batch in batches}
+        sizes = {"compiled": prior.compiled, "weights_mb": sum(w.nbytes for w in weights) / 1e6}
+        return {"products": products, **sizes, "reading_gb_per_second": some.nbytes / 1e9 / best_seconds(some.sum)}
+
+    serve(run, report)
 
 
 def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
     """The prior in its dtype, by the way of every model: a folder."""
     import torch
 
-    from jukebox import Jukebox
+    from jukebox.model.folder import ModelFolder
     from jukebox.model.presets import PRESETS
     from priors.autoregressive.model import AutoregressivePrior
 
-    config = _config(job["shape"])
     with tempfile.TemporaryDirectory() as folder:
-        model = Jukebox.create(folder, PRESETS["test"].codec)
-        prior = AutoregressivePrior(config)
+        model = ModelFolder.create(folder, PRESETS["test"].codec)
+        prior = AutoregressivePrior(_config(job["shape"]))
         prior.load_state_dict(torch.load(job["ours"], weights_only=True))
-        model.save_prior(config.level, prior)
-        return model.prior(config.level, job["dtype"])
+        model.save_prior("prior_2", prior)
+        again = model.prior("prior_2", job["dtype"])
+        assert isinstance(again, AutoregressivePrior)
+        return again
 
 
 def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
@@ -220,50 +186,28 @@ def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) ->
         for layout in (lambda w: w.contiguous().t(), lambda w: w.t().contiguous()):
             laid = [layout(w) for w in weights]
             forms.append(lambda laid=laid: [torch.addmm(bias[w.shape[1]], inputs[w.shape[0]], w) for w in laid])
-    return min(map(_best, forms))
-
-
-def _best(function: Callable[[], Any], seconds: float = 0.5) -> float:
-    """Seconds of one call, the best of those that fit: noise only ever adds."""
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end or best == float("inf"):
-        began = time.perf_counter()
-        function()
-        best = min(best, time.perf_counter() - began)
-    return best
+    return min(map(best_seconds, forms))
 
 
 # ---- what a dtype costs
 
 
-def bits_of_dtypes(
-    model: Jukebox, data: str, dtypes: Sequence[str] = ("float32", "bfloat16", "int8"), count: int = 48, seed: int = 0
-) -> list[dict[str, Any]]:
+def bits_of_dtypes(model: ModelFolder, data: str, count: int = 48) -> list[dict[str, Any]]:
     """Bits per code of every prior over windows of held-out songs, in each dtype; printed beside the change from float32."""
-    import numpy as np
-    import torch
-
-    from jukebox.evaluation.figures import draw_windows, hold_out, song_of, window_bits
-    from jukebox.song import PreparedSong, window_conditions
+    from jukebox.evaluation.figures import window_bits
+    from jukebox.evaluation.held_out import PriorWindows, hold_out
+    from jukebox.song import prepare_all, song_of
 
     held, rows = hold_out(model, Path(data), 16), []
-    songs = [PreparedSong.of(song_of(row), model.labels, model.vocabulary, model.sample_rate) for row in held.rows]
-    for level, config in sorted(model.prior_configs.items(), reverse=True):
-        ratio = config.above.ratio if config.above else 1
-        windows = draw_windows([len(c[level]) for c in held.codes], config.n_ctx, ratio, count, seed)
-        codes = np.stack([held.codes[w.song][level][w.start : w.start + config.n_ctx] for w in windows])
-        above = [
-            held.codes[w.song][level + 1][w.start // ratio :][: config.n_ctx // ratio] if config.above else None
-            for w in windows
-        ]
-        cond = [window_conditions(songs[w.song], config, w.start, a) for w, a in zip(windows, above, strict=True)]
+    songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
+    for level in reversed(model.info.levels_with_prior):
+        name = f"prior_{level}"
+        drawn = PriorWindows.draw(model.info.priors[name].config, held, songs, count, seed=0)
+        (codes,), cond = drawn.sequences().values(), drawn.conditions(lambda w: songs[w.song])
         row: dict[str, Any] = {"level": level, "windows": count}
-        for dtype in dtypes:
-            row[dtype] = float(
-                window_bits(model.prior(level, dtype), torch.from_numpy(codes.astype(np.int64)), cond).mean()
-            )
+        row |= {dtype: float(window_bits(model.prior(name, dtype), codes, cond).mean()) for dtype in DTYPES}
         rows.append(row)
-        changes = ", ".join(f"{d} {row[d]:.4f} ({row[d] / row['float32'] - 1:+.2%})" for d in dtypes[1:])
+        changes = ", ".join(f"{d} {row[d]:.4f} ({row[d] / row['float32'] - 1:+.2%})" for d in DTYPES[1:])
         print(f"level {level}: {row['float32']:.4f} bits per code in float32; {changes}")
     return rows
 

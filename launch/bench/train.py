@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device
+from launch.bench.alternate import forget_peak, peak_mb, write_rows
 
 SHAPE = {"width": 512, "depth": 8, "heads": 8, "n_ctx": 256, "bins": 1024, "batch": 4}
 CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, stage; -1: torch's engine)
@@ -35,34 +36,21 @@ def bench_train(repeats: int, threads: int, seed: int, out: str) -> list[dict[st
         rows.append(row)
         name = "torch" if zero < 0 else f"ZeRO {zero}"
         print(
-            f"{name:<12}{ranks:>6}{row['codes_per_second']:>9.0f}{row['kept_mb'][0]:>9.0f}{row['peak_mb'][0]:>9.0f}",
-            flush=True,
+            f"{name:<12}{ranks:>6}{row['codes_per_second']:>9.0f}{row['kept_mb'][0]:>9.0f}{row['peak_mb'][0]:>9.0f}", flush=True
         )
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
     """One case, in a job of its own."""
-    with tempfile.TemporaryDirectory() as temporary, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    from launch.cli.launch import free_port
+
+    with tempfile.TemporaryDirectory() as temporary:
         job = {**job, "out": str(Path(temporary) / "row.json")}
-        start = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(job["ranks"]),
-            "--master_port",
-            str(port),
-        ]
+        ranks, port = f"--nproc_per_node={job['ranks']}", f"--master_port={free_port()}"
+        start = [sys.executable, "-m", "torch.distributed.run", ranks, port]
         env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"]), "MALLOC_MMAP_THRESHOLD_": "65536"}
-        done = subprocess.run(
-            [*start, "-m", "launch.bench.train", json.dumps(job)], env=env, capture_output=True, text=True
-        )
+        done = subprocess.run([*start, "-m", "launch.bench.train", json.dumps(job)], env=env, capture_output=True, text=True)
         if not Path(job["out"]).exists():
             raise UserError(f"a job of the bench ended early: {done.stderr.strip().splitlines()[-1:]}")
         return json.loads(Path(job["out"]).read_text())
@@ -74,26 +62,27 @@ def main(job: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     from jukebox.model.presets import Recipe
-    from launch.bench.alternate import forget_peak, peak_mb
     from launch.cluster.group import join, part, who
-    from launch.training.deepspeed_config import ParallelConfig
-    from launch.training.engine import open_engine
-    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+    from launch.engines.choose import open_engine
+    from launch.engines.deepspeed_config import ParallelConfig
+    from priors.autoregressive.config import AutoregressiveConfig
+    from priors.autoregressive.model import AutoregressivePrior
     from priors.conditioning.conditions import Conditions
-    from priors.transformer.trunk import TrunkConfig
+    from priors.prior import Batch
+    from priors.transformer.config import TrunkConfig
 
     torch.set_num_threads(job["threads"])
-    device = torch.device(join("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(join(choose_device("auto")))
     recipe = Recipe(steps=100, batch=SHAPE["batch"], lr=1e-4)
     if job["zero"] >= 0:
-        from launch.training.zero import start_deepspeed
+        from launch.engines.zero import start_deepspeed
 
         start_deepspeed(device)  # what it imports is not the model's
     torch.manual_seed(job["seed"])
     trunk = TrunkConfig(SHAPE["n_ctx"], SHAPE["width"], SHAPE["depth"], SHAPE["heads"], m_attn=1.0, m_mlp=4.0)
     forget_peak()
     before = peak_mb()
-    prior = AutoregressivePrior(PriorConfig(0, SHAPE["bins"], 8, 44_100, trunk))
+    prior = AutoregressivePrior(AutoregressiveConfig("vq.0", SHAPE["bins"], 8, 44_100, trunk))
     parameters = sum(p.numel() for p in prior.parameters())
     engine = open_engine(prior, recipe, device, ParallelConfig(zero=job["zero"]))
     rows = SHAPE["batch"] // engine.world
@@ -101,27 +90,21 @@ def main(job: dict[str, Any]) -> None:
 
     def step(number: int) -> float:
         started = time.perf_counter()
-        engine.step(lambda part: prior.loss({0: part}, Conditions()), [codes], number)
+        engine.step(lambda part: prior.loss(Batch({prior.stream: part}, Conditions())), [codes], number)
         return time.perf_counter() - started
 
     step(0)
     forget_peak()
     seconds = min(step(number + 1) for number in range(job["repeats"]))
     peak = torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else peak_mb() - before
-    gathered = [None] * engine.world
     mine = {"peak_mb": peak, "kept_mb": kept_bytes(engine) / 2**20}
+    gathered = [mine] * engine.world
     if engine.world > 1:
         dist.all_gather_object(gathered, mine)
-    else:
-        gathered = [mine]  # type: ignore[list-item]
     if who()[0] == 0:
-        row = {
-            **job,
-            "parameters": parameters,
-            "seconds": seconds,
-            "codes_per_second": SHAPE["batch"] * SHAPE["n_ctx"] / seconds,
-        }
-        row |= {name: [each[name] for each in gathered] for name in mine}  # type: ignore[index]
+        rate = SHAPE["batch"] * SHAPE["n_ctx"] / seconds
+        row = {**job, "parameters": parameters, "seconds": seconds, "codes_per_second": rate}
+        row |= {name: [each[name] for each in gathered] for name in mine}
         Path(job["out"]).write_text(json.dumps(row))
     part()
 
@@ -132,11 +115,9 @@ def kept_bytes(engine: Any) -> int:
 
     found = [*engine.model.parameters(), *engine.model.buffers()]
     found += [p.ds_tensor for p in engine.model.parameters() if hasattr(p, "ds_tensor")]
-    optimisers = list(getattr(engine, "inner", getattr(engine, "optimisers", {})).values())
-    for state in (state for optimiser in optimisers for state in optimiser.state.values()):
-        found += [t for t in state.values() if isinstance(t, torch.Tensor)]
-    for optimiser in optimisers:
+    for optimiser in getattr(engine, "inner", getattr(engine, "optimisers", {})).values():
         found += list(optimiser.state)
+        found += [t for state in optimiser.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}
     return sum(storages.values())
 

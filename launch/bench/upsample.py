@@ -9,7 +9,6 @@ two arms of a trained model are compared by ear instead.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import UserError
+from launch.bench.alternate import Times, write_rows
 
 if TYPE_CHECKING:
     from priors.autoregressive.model import AutoregressivePrior
@@ -58,23 +58,18 @@ def bench_upsample(
     rows: list[dict[str, Any]] = []
     for shape in shapes:
         arms = arms_of(shape, passes, seed)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+        times: dict[str, Times] = {name: [] for name in arms}
         steps = {}
         for turn in range(repeats + 1):  # the first warms up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-                print(
-                    f"{shape.width} {shape.dtype}, turn {turn} of {repeats}: {name} {times[name][-1][0]:.2f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                done = f"{shape.width} {shape.dtype}, turn {turn} of {repeats}: {name} {times[name][-1][0]:.2f} s"
+                print(done, file=sys.stderr, flush=True)
         rows += _rows(shape, steps, {name: some[1:] for name, some in times.items()}, torch.get_num_threads())
     _print_rows(rows)
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    return write_rows(rows, out)
 
 
 def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[str, Callable[[], int]]:
@@ -83,8 +78,8 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[
 
     torch.manual_seed(seed)
     top = torch.randint(shape.bins, (1, shape.columns))
-    ones = {level: upsampler_of(shape, level) for level in (1, 0)}
-    plain = {level: upsampler_of(shape, level, compiled=False) for level in (1, 0)}
+    ones = [upsampler_of(shape, level) for level in (1, 0)]
+    plain = [upsampler_of(shape, level, compiled=False) for level in (1, 0)]
     masked = masked_of(shape)
     arms: dict[str, Callable[[], int]] = {
         "one after another": lambda: _autoregressive(ones, top, False),
@@ -99,21 +94,24 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[
 def upsampler_of(shape: Shape, level: int, compiled: bool = True) -> AutoregressivePrior:
     """A prior of a level with random weights, ready to draw, its steps compiled if they can be."""
     from priors.autoregressive import native
-    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-    from priors.conditioning.upsampler import UpsamplerConfig
+    from priors.autoregressive.config import AutoregressiveConfig
+    from priors.autoregressive.model import AutoregressivePrior
+    from priors.conditioning.config import UpsamplerConfig
 
     n_ctx = min(CODES, shape.columns * HOPS[-1] // HOPS[level])
     above = UpsamplerConfig(shape.bins, 1, 4, min(shape.width, 128), depth=4, growth=3, cycle=None)
-    prior = AutoregressivePrior(
-        PriorConfig(level, shape.bins, HOPS[level], RATE, _trunk(shape, n_ctx, "dense"), above=above, tied=False)
-    )
+    prior = AutoregressivePrior(AutoregressiveConfig(
+        f"vq.{level}", shape.bins, HOPS[level], RATE, _trunk(shape, n_ctx, "dense"), above=above, reads=f"vq.{level + 1}",
+        tied=False,
+    ))  # fmt: skip
     prior.compiled = compiled and native.why_not(shape.dtype) is None
     return _ready(prior, shape.dtype)
 
 
 def masked_of(shape: Shape) -> MaskedPrior:
     """A masked prior of the same width and depth."""
-    from priors.masked.model import MaskedConfig, MaskedPrior
+    from priors.masked.config import MaskedConfig
+    from priors.masked.model import MaskedPrior
 
     config = MaskedConfig(
         shape.bins, HOPS, RATE, _trunk(shape, shape.columns, "full"), vector=64, head_width=shape.width // 4, local=4
@@ -122,7 +120,7 @@ def masked_of(shape: Shape) -> MaskedPrior:
 
 
 def _trunk(shape: Shape, n_ctx: int, pattern: str) -> Any:
-    from priors.transformer.trunk import TrunkConfig
+    from priors.transformer.config import TrunkConfig
 
     return TrunkConfig(n_ctx, shape.width, shape.depth, max(1, shape.width // 64), (pattern,), m_attn=1.0, m_mlp=4.0)
 
@@ -140,26 +138,25 @@ def _ready(prior: Any, dtype: str) -> Any:
     return prior.eval()
 
 
-def _autoregressive(ones: Mapping[int, AutoregressivePrior], top: Any, parallel: bool) -> int:
+def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: bool) -> int:
     """Both levels, the windows of each one after another or as one batch; steps one after another."""
     import torch
 
     from priors.conditioning.conditions import Conditions
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
     above, steps = top, 0
-    for level, prior in ones.items():
+    for prior in ones:
         total, n_ctx = above.shape[1] * 4, prior.config.n_ctx
         early = WARM_UP if parallel and total > n_ctx else 0  # a window side by side warms up on codes that are dropped
-        starts = [0, *range(n_ctx - early, total - early, n_ctx - early)]
-        starts = [min(start, total - n_ctx) for start in starts]
+        starts = [min(start, total - n_ctx) for start in (0, *range(n_ctx - early, total - early, n_ctx - early))]
         upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
         made = []
         for some in [upper] if parallel else upper.split(1):
             rngs = [torch.Generator().manual_seed(i) for i in range(len(some))]
             nothing = torch.zeros(len(some), 0, dtype=torch.long)
-            state = prior.start(Conditions(above=some), {level: nothing}, rngs, SamplingParams())
-            made.append(torch.cat([part[level] for part in prior.sample(state, n_ctx)], dim=1))
+            state = prior.start(Conditions(above=some), {prior.stream: nothing}, rngs, SamplingParams())
+            made.append(torch.cat([part[prior.stream] for part in prior.sample(state, n_ctx)], dim=1))
             steps += n_ctx
         codes = torch.cat(made)
         above = torch.cat([codes[0], *(row[early:] for row in codes[1:])])[None, :total]
@@ -171,24 +168,19 @@ def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
     import torch
 
     from priors.conditioning.conditions import Conditions
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
-    codes = {
-        level: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long)
-        for level, ratio in enumerate(masked.config.ratios)
-    }
-    keep = {level: torch.full_like(x, level == 2, dtype=torch.bool) for level, x in codes.items()}
+    ratios = masked.config.ratios.items()
+    codes = {stream: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long) for stream, ratio in ratios} | {"vq.2": top}
+    known = {stream: torch.full_like(x, stream == "vq.2", dtype=torch.bool) for stream, x in codes.items()}
     passes: list[int] = []
-    params = {1: SamplingParams(passes=middle), 0: SamplingParams(passes=bottom)}
-    masked.fill(
-        {**codes, 2: top}, keep, Conditions(), [torch.Generator().manual_seed(0)], params, lambda *_: passes.append(1)
-    )
+    params = {"vq.1": SamplingParams(passes=middle), "vq.0": SamplingParams(passes=bottom)}
+    rngs = [torch.Generator().manual_seed(0)]
+    masked.fill(codes, known, Conditions(), rngs, params, lambda *_: passes.append(1))
     return len(passes)
 
 
-def _rows(
-    shape: Shape, steps: Mapping[str, int], times: Mapping[str, list[tuple[float, float]]], threads: int
-) -> list[dict[str, Any]]:
+def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], threads: int) -> list[dict[str, Any]]:
     rows, base = [], "one after another"
     for name, runs in times.items():
         walls, cpus = zip(*runs, strict=True)
@@ -217,36 +209,30 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, Any]]:
     """Seconds and distances from the songs of both arms of a trained model, on the same held-out windows."""
-    from jukebox import Jukebox
-    from jukebox.evaluation.figures import hold_out
+    from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
     from jukebox.evaluation.metrics import table
-    from priors.prior import SamplingParams
+    from jukebox.model.folder import ModelFolder
+    from priors.masked.model import MaskedPrior
+    from priors.spec import SamplingParams
 
-    jukebox = Jukebox.from_pretrained(model)
-    prior, held = jukebox.masked(), hold_out(jukebox, Path(data), 8, 20.0)
-    clips = draw_clips(jukebox, held, prior.config, 16, seed)
-    distance, top, rows = SoundDistance.of(jukebox, clips.codes[0]), len(jukebox.hops) - 1, []
+    opened = ModelFolder.from_pretrained(model)
+    prior, held = opened.prior("masked"), hold_out(opened, Path(data), 8, 20.0)
+    assert isinstance(prior, MaskedPrior)
+    clips = draw_clips(opened, held, prior.config, 16, seed)
+    bottom, middle, top = clips.codes
+    distance, rows = SoundDistance.of(opened, clips.codes[bottom]), []
 
     def filled(passes: tuple[int, int]) -> Any:
-        params = {1: SamplingParams(passes=passes[0]), 0: SamplingParams(passes=passes[1])}
-        return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[0]
+        params = {middle: SamplingParams(passes=passes[0]), bottom: SamplingParams(passes=passes[1])}
+        return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[bottom]
 
-    arms = {"one after another": lambda: autoregressive_codes(jukebox, clips, SamplingParams(temperature=0.5), seed)}
+    arms = {"one after another": lambda: autoregressive_codes(opened, clips, SamplingParams(temperature=0.5), seed)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()
         codes = draw()
         rows.append({"arm": name, "seconds": time.perf_counter() - began, **distance.figures(codes)})
-    rows.append({"arm": "another song", "seconds": None, **distance.figures(clips.others[0])})
-    print(
-        table(
-            [
-                ["arm", "seconds", "mel, dB", "frechet"],
-                *[[r["arm"], r["seconds"], r["mel"], r["frechet"]] for r in rows],
-            ]
-        )
-    )
-    if out:
-        Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return rows
+    rows.append({"arm": "another song", "seconds": None, **distance.figures(clips.others[bottom])})
+    print(table([["arm", "seconds", "mel, dB", "frechet"], *[[r["arm"], r["seconds"], r["mel"], r["frechet"]] for r in rows]]))
+    return write_rows(rows, out)

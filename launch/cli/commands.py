@@ -7,6 +7,7 @@ mistake of the person is one line on stderr and exit code 2, a bug of ours keeps
 
 from __future__ import annotations
 
+import dis
 import errno
 import importlib
 import inspect
@@ -19,6 +20,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.pool import abort_ranks, wait_for_leader
+from jukebox import __version__
 from launch.cli.usage import Usage, nearest, read_arguments, read_usage, render
 from launch.cluster.heartbeat import open_heartbeat
 from launch.cluster.ranks import rank_and_ranks
@@ -29,10 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "launch.demo.demo:demo",
         "made songs, every level trained, a song with lyrics and a continuation, as pages to hear",
     ),
-    "prepare": (
-        "launch.verbs.prepare:prepare",
-        "music files (a folder, csv or jsonl) -> a data folder with a manifest",
-    ),
+    "prepare": ("launch.verbs.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
     "train": ("launch.training.train:train", "train a level's codec (vqvae) or its prior on a data folder"),
     "export": ("launch.training.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.corpus.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
@@ -55,21 +54,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("launch.verbs.report:report", "the curves of a training as a page, from its log.jsonl"),
     "evaluate": ("launch.verbs.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
-    "launch": (
-        "launch.cluster.launch:launch",
-        "any of these in many processes: one machine, a list of hosts, MPI or SLURM",
-    ),
+    "launch": ("launch.cli.launch:launch", "any of these in many processes: one machine, a list of hosts, MPI or SLURM"),
     "bench": ("launch.bench.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 
-_EXTRAS = {
-    "deepspeed": "train",
-    "wandb": "train",
-    "mpi4py": "cluster",
-    "gradio": "web",
-    "av": "video",
-    "unidecode": "gpl",
-}
+_EXTRAS = {"deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl"}
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
 _FULL_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
@@ -122,13 +111,9 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
-        print(_overview(verbs), end="")
-        return
+        return print(_overview(verbs), end="")
     if words[0] == "--version":
-        from jukebox import __version__
-
-        print(f"jukebox {__version__}")
-        return
+        return print(f"jukebox {__version__}")
     verb, *rest = words
     if verb not in verbs:
         raise UserError(f"there is no verb {verb!r}{nearest(verb, list(verbs))} (jukebox --help lists them)")
@@ -136,8 +121,7 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
     usage = read_usage(verb, function)
     before_dashes = rest[: rest.index("--")] if "--" in rest else rest
     if "-h" in before_dashes or "--help" in before_dashes:
-        print(render(usage), end="")
-        return
+        return print(render(usage), end="")
     _call(function, usage, read_arguments(usage, rest))
 
 
@@ -152,11 +136,7 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
     import fire
     from fire.decorators import SetParseFns
 
-    kinds = {a.name: a for a in usage.arguments}
-    for name, text in texts.items():  # fire reports a bad value as a usage page of its own: look before it does
-        kinds[name].parse(text)
-
-    @SetParseFns(**{name: argument.parse for name, argument in kinds.items()})
+    @SetParseFns(**{argument.name: argument.parse for argument in usage.arguments})
     def verb(**values: Any) -> None:  # and what the function returns is for Python, not for the terminal
         rest = values.pop(usage.rest.name, ()) if usage.rest else ()
         parameters = {name.rstrip("_"): name for name in inspect.signature(function).parameters}
@@ -166,18 +146,14 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
 
 
 def _overview(verbs: Mapping[str, tuple[str, str]]) -> str:
-    lines = [f"  {verb:<10} {about}" for verb, (_, about) in verbs.items()]
-    return "\n".join(
-        [
-            "jukebox VERB ...: songs as raw audio, from artist, genre and lyrics",
-            "",
-            *lines,
-            "",
-            "jukebox VERB --help says what a verb takes, with units and defaults; jukebox --version",
-            "JUKEBOX_TRACEBACK=1 shows where a one-line error came from",
-            "",
-        ]
-    )
+    lines = "\n".join(f"  {verb:<10} {about}" for verb, (_, about) in verbs.items())
+    return f"""jukebox VERB ...: songs as raw audio, from artist, genre and lyrics
+
+{lines}
+
+jukebox VERB --help says what a verb takes, with units and defaults; jukebox --version
+JUKEBOX_TRACEBACK=1 shows where a one-line error came from
+"""
 
 
 def explain(error: BaseException) -> str | None:
@@ -218,8 +194,6 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
         return False
     while trace.tb_next:
         trace = trace.tb_next
-    import dis
-
     code = trace.tb_frame.f_code.co_code
     home = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
     return home in _PACKAGES and dis.opname[code[trace.tb_lasti]] == "RAISE_VARARGS"

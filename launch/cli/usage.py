@@ -48,12 +48,9 @@ class Argument:
         """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
         if self.rest:
             return tuple(shlex.split(text))
-        if self.choices:
-            if text not in self.choices:
-                raise UserError(
-                    f"{self.shown} got {text!r}, expected one of {', '.join(self.choices)}{nearest(text, self.choices)}"
-                )
-            return text
+        if self.choices and text not in self.choices:
+            close = nearest(text, self.choices)
+            raise UserError(f"{self.shown} got {text!r}, expected one of {', '.join(self.choices)}{close}")
         try:
             if self.kind is bool:
                 return _TRUTHS[text.lower()]
@@ -76,15 +73,8 @@ class Argument:
 
     def _wanted(self) -> str:
         noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(self.kind, "text")
-        unit = next(
-            (
-                u
-                for u in ("seconds", "minutes", "hours", "Hz", "MB", "GB", "steps")
-                if re.search(rf"\b{u}\b", self.about)
-            ),
-            None,
-        )
-        return noun + (f" of {unit}" if unit else "") + (f" ({self.about})" if self.about else "")
+        units = [u for u in ("seconds", "minutes", "hours", "Hz", "MB", "GB", "steps") if re.search(rf"\b{u}\b", self.about)]
+        return noun + (f" of {units[0]}" if units else "") + (f" ({self.about})" if self.about else "")
 
 
 @dataclass(frozen=True)
@@ -119,16 +109,16 @@ class Usage:
 
 def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
     """The usage of `function` as the verb `verb`, from its signature and docstring."""
-    summary, abouts = _read_docstring(inspect.getdoc(function) or "", inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    summary, abouts = _read_docstring(inspect.getdoc(function) or "", parameters)
     hints = typing.get_type_hints(function)
     arguments = []
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in parameters.items():
         kind, choices = _read_kind(hints.get(name, str))
-        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         rest = parameter.kind is parameter.VAR_POSITIONAL
+        positional = rest or parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         typed = name.rstrip("_")  # --with and --print are words of Python's own, so their parameters end in _
-        about = abouts.get(name, "")
-        arguments.append(Argument(typed, kind, parameter.default, about, positional or rest, choices, rest))
+        arguments.append(Argument(typed, kind, parameter.default, abouts.get(name, ""), positional, choices, rest))
     return Usage(verb, summary, tuple(arguments))
 
 
@@ -139,26 +129,21 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
-    names = {name: [f.name for f in fields(group)] for name, group in groups.items()}
 
     @functools.wraps(function)
     def verb(*args: Any, **values: Any) -> Any:
-        made = {name: groups[name](**{n: values.pop(n) for n in names[name] if n in values}) for name in groups}
+        made = {name: g(**{f.name: values.pop(f.name) for f in fields(g) if f.name in values}) for name, g in groups.items()}
         return function(*args, **values, **made)
 
-    own = [p for name, p in parameters.items() if name not in groups]
-    more = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default)
-        for g in groups.values()
-        for f in fields(g)
-    ]
-    abouts = [_read_docstring(inspect.getdoc(g) or "", names[name])[1] for name, g in groups.items()]
-    lines = [f"{name}: {about}" for each in abouts for name, about in each.items()]
-    verb.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined]
-    verb.__annotations__ = {p.name: hints[p.name] for p in own} | {
-        k: v for g in groups.values() for k, v in typing.get_type_hints(g).items()
-    }
-    verb.__doc__ = "\n".join([inspect.getdoc(function) or "", *lines])
+    flags = [p for name, p in parameters.items() if name not in groups]
+    annotations, lines = {p.name: hints[p.name] for p in flags}, [inspect.getdoc(function) or ""]
+    for group in groups.values():
+        flags += [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(group)]
+        annotations |= typing.get_type_hints(group)
+        abouts = _read_docstring(inspect.getdoc(group) or "", [f.name for f in fields(group)])[1]
+        lines += [f"{name}: {about}" for name, about in abouts.items()]
+    verb.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    verb.__annotations__, verb.__doc__ = annotations, "\n".join(lines)
     return verb
 
 
@@ -194,7 +179,7 @@ def nearest(word: str, known: Sequence[str], mark: str = "") -> str:
 
 
 def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
-    """The texts typed for each argument by name, everything known, nothing twice, nothing missing. Raises UserError.
+    """The texts typed for each argument by name, all known, none twice, none missing, each value readable. Raises UserError.
 
     Both `--flag value` and `--flag=value`; `-` and `_` are the same in a flag's name; a truth is `--flag` or
     `--noflag`; a value may be a negative number or a lone `-`, but one that begins with `--` needs the `=`; after a
@@ -217,18 +202,12 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
             continue
         typed, equals, value = word.partition("=")
         name = typed.lstrip("-").replace("-", "_")
-        if (
-            name not in flags
-            and (positive := re.sub("^no_?", "", name)) in flags
-            and flags[positive].kind is bool
-            and not equals
-        ):
+        positive = re.sub("^no_?", "", name)
+        if not equals and name not in flags and positive in flags and flags[positive].kind is bool:
             name, equals, value = positive, "=", "false"
         if name not in flags:
             known = [a.name for a in usage.flags] or ["help"]
-            raise UserError(
-                f"there is no flag {typed}{nearest(name, known, '--')} (jukebox {usage.verb} --help lists them)"
-            )
+            raise UserError(f"there is no flag {typed}{nearest(name, known, '--')} (jukebox {usage.verb} --help lists them)")
         if name in given:
             raise UserError(f"--{name} is given twice")
         if not equals:
@@ -247,9 +226,10 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
             raise UserError(f"{extra!r} stands before the --; usage: {usage.line()}")
         raise UserError(f"{extra!r} is one word too many; usage: {usage.line()} (a text with spaces needs quotes)")
     given |= {a.name: value for a, value in zip(open_places, positionals)}
-    missing = [a for a in usage.arguments if a.default is REQUIRED and a.name not in given]
-    if missing:
+    if missing := [a for a in usage.arguments if a.default is REQUIRED and a.name not in given]:
         raise UserError(f"{missing[0].shown} is missing ({missing[0].about or 'see --help'}); usage: {usage.line()}")
+    for name, text in given.items():  # fire reports a bad value as a usage page of its own: look before it does
+        flags[name].parse(text)
     return given
 
 
@@ -265,12 +245,8 @@ def render(usage: Usage) -> str:
 
 
 def _render_argument(argument: Argument, width: int) -> str:
-    kind = "|".join(argument.choices) or _TYPE_NAMES[argument.kind]
-    head = (
-        f"  {argument.place}"
-        if argument.positional
-        else f"  --{argument.name} {kind.upper() if not argument.choices else kind}"
-    )
+    kind = "|".join(argument.choices) or _TYPE_NAMES[argument.kind].upper()
+    head = f"  {argument.place}" if argument.positional else f"  --{argument.name} {kind}"
     if argument.kind is bool:
         head = f"  --{argument.name} / --no{argument.name}"
     default = {REQUIRED: "" if argument.positional else " (must be given)", None: "", "": ""}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import math
 import os
 import select
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
 from launch.cluster.heartbeat import VARIABLE
 from launch.cluster.ranks import rank_and_ranks
 
@@ -88,16 +88,14 @@ def interface_to(host: str) -> str:
     """The network interface by which packets to a host leave; empty where that cannot be said."""
     import fcntl
 
-    def address(name: str) -> str:
-        request = name.encode()[:15].ljust(40, b"\0")
-        return socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24])  # SIOCGIFADDR
-
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, 9))  # sends nothing
         own = probe.getsockname()[0]
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):
-                if address(name) == own and not own.startswith("127."):
+                request = name.encode()[:15].ljust(40, b"\0")
+                address = socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24])  # SIOCGIFADDR
+                if address == own and not own.startswith("127."):
                     return name
     return ""
 
@@ -128,15 +126,8 @@ class Rank:
         """The exit code (negative: a signal), written down for the watcher the first time; None while it runs."""
         code = self.process.poll()
         if code is not None and not self._file("end").exists():
-            metadata = {
-                "code": code,
-                "host": self.place.host_of(self.number),
-                "told": self.asked_to_stop,
-                "time": time.time(),
-            }
-            part = self._file("end.part")
-            part.write_text(json.dumps(metadata))
-            part.replace(self._file("end"))
+            metadata = {"code": code, "host": self.place.host_of(self.number), "told": self.asked_to_stop, "time": time.time()}
+            write_json(self._file("end"), metadata)
         return code
 
     def stop(self) -> None:
@@ -205,10 +196,9 @@ def everyone_ended(one: Rank) -> bool:
 
 def stop_asked(logs: Path) -> float | None:
     """Seconds that ranks may take to end, where the watcher has asked for it."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return float((logs / "stop").read_text())
-    except (OSError, ValueError):
-        return None
+    return None
 
 
 def read_hosts(text: str) -> tuple[tuple[str, int], ...]:

@@ -92,14 +92,7 @@ def check_carrier(carrier: Carrier | None) -> None:
 
 
 def batch_script(
-    words: Sequence[str],
-    logs: Path,
-    nodes: int,
-    ranks: int,
-    time: str,
-    partition: str,
-    patience: float,
-    options: Sequence[str],
+    words: Sequence[str], logs: Path, nodes: int, ranks: int, time: str, partition: str, patience: float, options: Sequence[str]
 ) -> str:
     """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued by itself before the time limit.
 
@@ -112,22 +105,17 @@ def batch_script(
     asked += [shlex.join(options)] * bool(options)  # one line: an option and its value may be two words
     inner = [sys.executable, "-m", "launch.cli", "launch", "--with", "srun", "--logs", str(logs)]
     inner += ["--patience", f"{patience:g}", "--", *words]
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            *(f"#SBATCH {word}" for word in asked),
-            f"cd {shlex.quote(os.getcwd())}",
-            *(f"export {shlex.quote(pair)}" for pair in carried_environment()),
-            "",
-            "again=",
-            "trap 'again=yes; kill -TERM $job' USR1    # the time limit is near: what is done is kept, the rest comes later",
-            "trap 'kill -TERM $job' TERM               # scancel, preemption or requeue: the scheduler knows what comes next",
-            f"{shlex.join(inner)} &",
-            "job=$!",
-            "wait $job; code=$?",
-            "while kill -0 $job 2>/dev/null; do wait $job; code=$?; done    # a trap ends the first wait",
-            'if [ -n "$again" ] && [ $code -ne 0 ]; then scontrol requeue $SLURM_JOB_ID; fi',
-            "exit $code",
-            "",
-        ]
-    )
+    head = ["#!/bin/bash", *(f"#SBATCH {word}" for word in asked), f"cd {shlex.quote(os.getcwd())}"]
+    head += [f"export {shlex.quote(pair)}" for pair in carried_environment()]
+    body = f"""
+again=
+trap 'again=yes; kill -TERM $job' USR1    # the time limit is near: what is done is kept, the rest comes later
+trap 'kill -TERM $job' TERM               # scancel, preemption or requeue: the scheduler knows what comes next
+{shlex.join(inner)} &
+job=$!
+wait $job; code=$?
+while kill -0 $job 2>/dev/null; do wait $job; code=$?; done    # a trap ends the first wait
+if [ -n "$again" ] && [ $code -ne 0 ]; then scontrol requeue $SLURM_JOB_ID; fi
+exit $code
+"""
+    return "\n".join([*head, body])

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_prep.errors import UserError
+from jukebox.device import device_of_rank
 from launch.cluster.ranks import local_rank, meeting_point, rank_and_ranks
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def join(device: str) -> str:
     if ranks == 1:
         return device
     if device == "cuda":
-        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
+        device = device_of_rank(device, local_rank())
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         meet(rank, ranks, "cuda:nccl,cpu:gloo" if device.startswith("cuda") else "gloo")

@@ -74,7 +74,5 @@ def first_host(nodes: str) -> str:
     """The first name of a SLURM list of nodes, such as gpu[07-09,12],login."""
     found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
     if found is None:
-        raise UserError(
-            f"SLURM's list of nodes is {nodes!r}; expected names such as gpu[07-09]: set MASTER_ADDR yourself"
-        )
+        raise UserError(f"SLURM's list of nodes is {nodes!r}; expected names such as gpu[07-09]: set MASTER_ADDR yourself")
     return found[1] + (found[2] or "")

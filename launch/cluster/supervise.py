@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -161,13 +160,11 @@ class Job:
 
     def read_ends(self) -> None:
         """Learn of ranks that have ended since the last look."""
-        for entry in os.scandir(self.logs):
-            rank = re.fullmatch(r"rank_(\d+)\.end", entry.name)
-            if rank and int(rank[1]) not in self.ends:
-                metadata = json.loads(Path(entry.path).read_text())
-                self.ends[int(rank[1])] = End(
-                    int(rank[1]), metadata["code"], metadata["host"], metadata["told"], metadata["time"]
-                )
+        for path in self.logs.glob("rank_*.end"):
+            rank = int(path.stem.removeprefix("rank_"))
+            if rank not in self.ends:
+                metadata = json.loads(path.read_text())
+                self.ends[rank] = End(rank, metadata["code"], metadata["host"], metadata["told"], metadata["time"])
 
     def verdict(self) -> int | None:
         """The exit code once the job is over or has to be ended; None while all is well."""
@@ -176,9 +173,7 @@ class Job:
         if failed and not self.asked:
             time.sleep(SETTLE)
             self.read_ends()
-            return self.report_death(
-                first_cause([end for end in self.ends.values() if end.code and not end.asked_to_stop])
-            )
+            return self.report_death(first_cause([end for end in self.ends.values() if end.code and not end.asked_to_stop]))
         if len(self.ends) == self.place.world or (self.asked and lost):
             codes = [end.code for end in self.ends.values() if end.code]
             return 0 if not (codes or lost) else 128 + self.asked if self.asked else abs(codes[0])
@@ -257,9 +252,8 @@ def first_cause(failed: Sequence[End]) -> End:
 
 
 def last_lines(log: Path) -> list[str]:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
-        return [f"  | {line}" for line in file.read().decode(errors="replace").splitlines()[-LINES:]]
+    with contextlib.suppress(OSError):
+        return [f"  | {line}" for line in text_from(log, max(0, log.stat().st_size - 8192)).splitlines()[-LINES:]]
     return []
 
 

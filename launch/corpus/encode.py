@@ -1,9 +1,9 @@
 """`jukebox encode`: the codes of every song, once, so that priors train without touching sound.
 
-Codes go to `DATA/codes/<hash of the codec>/`: another codec writes another folder, never among them. Each song is
-encoded level by level in constant memory; what is there already is not made again, so a killed run goes on by the
-same command. Of several ranks (torchrun, mpirun, srun, `jukebox launch`) each takes its share of the songs and writes
-files of its own; they need not talk to each other.
+Each stream goes to a folder of its own, `DATA/codes/<codes hash>/`: another encoder or codebook writes another folder.
+Each song is encoded in constant memory; what is there already is not encoded again, so a killed run goes on by the same
+command. Of several ranks (torchrun, mpirun, srun, `jukebox launch`) each takes its share of the songs and writes files
+of its own; they do not communicate.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device, device_of_rank
+from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
     from data_prep.manifest import SongRow
-    from vqvae.jukebox.vqvae import VQVAE
+    from jukebox.model.info import ModelInfo
+    from vqvae.codec import Codec
 
 
-def missing_levels(folder: Path, songs: Sequence[str], levels: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """For each song the levels of `levels` whose codes are not in `folder` yet; songs that have all are left out."""
+def missing_streams(data: Path, info: ModelInfo, songs: Sequence[str], streams: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For each song the streams that are not encoded yet; songs that have all are left out."""
     from data_prep.codes import CodesReader
+    from jukebox.model.codes import folders_with
 
-    reader = CodesReader(folder) if any(folder.glob("*.arrow")) else None
-    there = {level: set(reader.songs_with([level])) if reader else set() for level in levels}
-    missing = {song: tuple(level for level in levels if song not in there[level]) for song in songs}
+    there: dict[str, set[str]] = {}
+    for stream in streams:
+        folders = folders_with(data, info, stream)
+        there[stream] = set(CodesReader(*folders).songs_with([stream])) if folders else set()
+    missing = {song: tuple(stream for stream in streams if song not in there[stream]) for song in songs}
     return {song: absent for song, absent in missing.items() if absent}
 
 
-def encode_sound(codec: VQVAE, audio: Float[np.ndarray, "c t"], levels: Sequence[int]) -> dict[int, np.ndarray]:
-    """Codes of one song as {level: uint16 (t // hop,)}; the sound is at the codec's rate."""
+def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequence[str]) -> dict[str, np.ndarray]:
+    """The frames of one song as {stream: (t // hop, ...)} in the dtype of files; the audio is at the codec's rate."""
     import torch
 
-    from vqvae.jukebox.stream import encode_long
-
-    device = next(codec.parameters()).device
-    codes = encode_long(codec, torch.from_numpy(audio)[None].to(device), levels)
-    return {level: codes[level][0].cpu().numpy().astype("uint16") for level in levels}
+    found = codec.encode_long(torch.from_numpy(audio)[None].to(codec.device), streams)
+    return {name: codec.spec.stream(name).check(found[name][0].cpu().numpy(), "encoded") for name in streams}
 
 
 @contextlib.contextmanager
@@ -74,52 +77,49 @@ def own_name(target: Path, rank: int) -> Iterator[str]:
 
 
 def encode_rows(
-    codec: VQVAE, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], target: Path, beside: int, name: str
-) -> None:
-    """Write what is missing of the codes of `rows` into files `name` of `target`, with a bar and a closing line.
+    codec: Codec, info: ModelInfo, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], parallel: int, name: str
+) -> None:  # fmt: skip
+    """Write what is missing of the streams of `rows` into files `name` of their folders, with a bar and a closing line.
 
-    `beside` songs go side by side, each in one thread: pieces of sound are too short to be shared between cores.
+    `parallel` songs are encoded at a time, each in one thread: pieces of audio are too short to be shared between cores.
     """
     import torch
 
     from data_prep.audio.audio import read
     from data_prep.codes import CodesWriter
     from data_prep.manifest import audio_path
+    from jukebox.model.codes import codes_folder
+    from launch.cli.progress import progress
     from launch.corpus.pcm import in_order
-    from launch.training.log import progress
 
-    def codes_of(row: SongRow) -> dict[int, np.ndarray]:
+    def streams_of(row: SongRow) -> dict[str, np.ndarray]:
         torch.set_num_threads(1)  # a setting of the thread
         spec = codec.spec
         audio = read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
         return encode_sound(codec, audio, missing[row.song])
 
-    missing, names = missing_levels(target, list(rows), levels), ", ".join(map(str, levels))
+    missing, names = missing_streams(data, info, list(rows), streams), ", ".join(streams)
     if not missing:
-        print(f"all {len(rows)} songs have codes of level {names} in {target}")
+        print(f"all {len(rows)} songs have {names} in {data / 'codes'}")
         return
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
-    with progress(round(made), f"encoding level {names}", unit="s") as bar:
-        for absent in sorted(set(missing.values())):  # songs that lack the same levels share a writer
+    with progress(round(made), f"encoding {names}", unit="s") as bar:
+        for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
-            with CodesWriter(target, absent, name=name) as writer:
-                for row, codes in zip(todo, in_order(codes_of, todo, threads=beside)):
-                    writer.add(row.song, codes)
+            with contextlib.ExitStack() as stack:
+                folders = {stream: codes_folder(data, info, stream) for stream in absent}
+                writers = {s: stack.enter_context(CodesWriter(f, (s,), name=name)) for s, f in folders.items()}
+                for row, found in zip(todo, in_order(streams_of, todo, threads=parallel)):
+                    for stream, writer in writers.items():
+                        writer.add(row.song, {stream: found[stream]})
                     bar.update(round(row.seconds))
     took = max(time.monotonic() - started, 1e-9)
     print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
-    print(f"codes of level {names} in {target}")
+    print(f"{names} in {data / 'codes'}")
 
 
 def encode(
-    data: str,
-    model: str,
-    *,
-    levels: str = "",
-    songs: int = 0,
-    split: str = "",
-    threads: int = 0,
-    device: str = "auto",
+    data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", threads: int = 0, device: str = "auto"
 ) -> None:
     """Encode the songs of a data folder into codes; songs that are encoded already are skipped.
 
@@ -134,23 +134,30 @@ def encode(
     import torch
 
     from data_prep.manifest import load_manifest
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.codes import codes_folder
+    from jukebox.model.folder import ModelFolder
     from launch.cluster.ranks import rank_and_ranks
-    from launch.training.train import chosen_levels
 
     rank, ranks = rank_and_ranks()
     cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
-    beside = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
-    if device == "auto":
-        device = f"cuda:{rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-    folder, jukebox = Path(data), Jukebox.from_pretrained(model)
-    wanted = chosen_levels(levels, jukebox.trained_levels() or range(len(jukebox.hops)))
+    parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
+    device = device_of_rank(choose_device(device), rank)
+    folder, opened = Path(data), ModelFolder.from_pretrained(model)
+    info, trained = opened.info, opened.trained_streams()
+    names = info.spec.names
+    wanted = choose_by_level(levels, {names.index(stream): stream for stream in trained or names})
     rows = [row for row in load_manifest(folder) if not split or row.split == split]
     if not rows:
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
     chosen = {row.song: row for row in rows[: songs if songs > 0 else None][rank::ranks]}
-    target = folder / "codes" / jukebox.codec_hash()
-    target.mkdir(parents=True, exist_ok=True)
-    with own_name(target, rank) as name:
-        encode_rows(jukebox.codec(wanted).to(device), folder, chosen, wanted, target, beside, name)
+    for entry in info.codecs:
+        if not (mine := [stream for stream in wanted if stream in entry.config.spec.names]):
+            continue
+        codec, name = opened.codec(mine).to(device), ""
+        with contextlib.ExitStack() as stack:
+            for stream in mine:
+                target = codes_folder(folder, info, stream)
+                target.mkdir(parents=True, exist_ok=True)
+                name = stack.enter_context(own_name(target, rank))
+            encode_rows(codec, info, folder, chosen, mine, parallel, name)

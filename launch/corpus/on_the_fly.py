@@ -8,45 +8,43 @@ Its codes are therefore those that `jukebox encode` writes (but for ties within 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data_prep.manifest import SongRow
-from jukebox.model.folder import Jukebox
-from jukebox.planning import sizes
+from jukebox.model.folder import ModelFolder
 from launch.corpus.encode import encode_sound
 from launch.corpus.pcm import open_pcm
 
 
-class SoundingCodes:
-    """Codes of the songs of `rows` at `levels`, encoded on `device` when they are read."""
+class OnTheFlyCodes:
+    """Streams of the songs of `rows`, encoded on `device` when they are read."""
 
     def __init__(
-        self, model: Jukebox, data: Path, rows: Mapping[str, SongRow], levels: Sequence[int], device: torch.device
+        self, model: ModelFolder, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], device: torch.device
     ) -> None:
-        config = model.codec_config
-        self.codec, self.hops = model.codec(levels).to(device), config.hops
-        self.pcm = open_pcm(data, list(rows.values()), config.sample_rate, config.channels)
+        self.codec = model.codec(streams).to(device)
+        spec, config = self.codec.spec, self.codec.config
+        self.hops = {stream: spec.stream(stream).hop for stream in streams}
+        self.pcm = open_pcm(data, list(rows.values()), spec.sample_rate, spec.channels)
         self.places = {song: number for number, song in enumerate(rows)}
-        stored = asdict(config)
-        # the dilations of a level's stacks, each at its own rate, and its other convolutions
-        self.reach = {level: sizes.codec_reach(stored, level) // self.hops[level] + 8 for level in levels}
+        # the receptive field, and some frames for the convolutions that it does not count
+        self.reach = {stream: config.receptive_field(stream) // hop + 8 for stream, hop in self.hops.items()}
 
-    def songs_with(self, levels: Sequence[int]) -> list[str]:
-        """All songs, sorted: there is nothing that would have to be encoded before."""
+    def songs_with(self, streams: Sequence[str]) -> list[str]:
+        """All songs, sorted: nothing has to be encoded before."""
         return sorted(self.places)
 
-    def length(self, song: str, level: int) -> int:
-        """How many codes a song has at a level."""
-        return int(self.pcm.lengths[self.places[song]]) // self.hops[level]
+    def length(self, song: str, stream: str) -> int:
+        """How many frames a song has of a stream."""
+        return int(self.pcm.lengths[self.places[song]]) // self.hops[stream]
 
     @torch.no_grad()
-    def read(self, song: str, level: int, start: int, stop: int) -> np.ndarray:
-        """Codes start..stop of a song, uint16 (t,)."""
-        hop, end = self.hops[level], self.length(song, level)
-        first, last = max(0, start - self.reach[level]), min(end, stop + self.reach[level])
+    def read(self, song: str, stream: str, start: int, stop: int) -> np.ndarray:
+        """Frames start..stop of a song, (t, ...), in the dtype of files."""
+        hop, end = self.hops[stream], self.length(song, stream)
+        first, last = max(0, start - self.reach[stream]), min(end, stop + self.reach[stream])
         sound = self.pcm.crop(self.places[song], first * hop, (last - first) * hop)
-        return encode_sound(self.codec, sound, [level])[level][start - first : stop - first]
+        return encode_sound(self.codec, sound, [stream])[stream][start - first : stop - first]

@@ -21,8 +21,9 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from data_prep.audio.audio import read
+from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path
-from launch.training.log import progress
+from launch.cli.progress import progress
 
 
 def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
@@ -73,9 +74,7 @@ def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: in
     with FileLock(path.with_suffix(".lock")):
         if not index.exists():
             lengths = _decode(data, rows, sample_rate, channels, path)
-            fresh = index.with_suffix(".tmp")
-            fresh.write_text(json.dumps({"sample_rate": sample_rate, "channels": channels, "lengths": lengths}))
-            os.replace(fresh, index)
+            write_json(index, {"sample_rate": sample_rate, "channels": channels, "lengths": lengths})
     return Pcm(path, json.loads(index.read_text())["lengths"], channels)
 
 

@@ -9,6 +9,7 @@ interrupted goes on where it was: every step skips what is there.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
 
 RECORDING = 1_000_003  # seeds of the recording that is continued and of the text that is sung: of no song of the corpus
 Command = list[str]
@@ -50,20 +52,19 @@ def demo(
         make(Path(out), songs, seconds, seed, scale, samples, preset, threads)
 
 
-def make(
-    out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str, threads: int
-) -> None:
+def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str, threads: int) -> None:
     """One whole demo in the folder `out`."""
     from jukebox.model.presets import find
 
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
-    recipes, clock = find(preset), Clock()
+    chosen, clock = find(preset), Clock()
     data, model = str(out / "data"), str(out / "model")
     corpus, words, recording = out / "corpus", out / "lyrics.txt", out / "recording.mp3"
 
     def train(what: str, level: int) -> Command:
-        recipe = (recipes.codec_recipes if what == "vqvae" else recipes.prior_recipes)[level]
+        stream, prior = chosen.codec.spec.names[level], f"prior_{level}"
+        recipe = chosen.codec_recipes[stream] if what == "vqvae" else chosen.prior_recipes[prior]
         where, steps = "--levels" if what == "vqvae" else "--level", round(recipe.steps * scale)
         minutes = recipe.max_minutes * scale
         return ["train", what, data, where, str(level), "--steps", str(steps), "--max_minutes", f"{minutes:.2f}", "--preset", preset,
@@ -79,9 +80,7 @@ def make(
         run_lanes(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
     with clock.step("encode"):
         encode = ["encode", data, model, "--threads", str(threads)]
-        run_lanes(
-            out, [[[*encode, "--levels", "2"], [*encode, "--levels", "1,0", "--split", "train", "--songs", "64"]]]
-        )
+        run_lanes(out, [[[*encode, "--levels", "2"], [*encode, "--levels", "1,0", "--split", "train", "--songs", "64"]]])
     with clock.step("priors"):
         run_lanes(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
     with clock.step("song, continuation, figures"):
@@ -124,14 +123,12 @@ def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds
 
 def summarise(out: Path) -> str:
     """Tables of the evaluation and of the sound of song and continuation beside the corpus's own; also into evaluation.json."""
-    import json
-
     from jukebox.evaluation.figures import sound_figures, sound_table, tables
-    from jukebox.model.folder import Jukebox, write_json
+    from jukebox.model.folder import ModelFolder
 
     figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     figures["sound"] = sound_figures(
-        Jukebox.from_pretrained(out / "model"), out / "data", [out / "song", out / "continued"]
+        ModelFolder.from_pretrained(out / "model"), out / "data", [out / "song", out / "continued"]
     )
     write_json(out / "evaluation.json", figures)
     return tables(figures) + "\n\n" + sound_table(figures["sound"])
@@ -157,9 +154,7 @@ class Clock:
         from jukebox.evaluation.metrics import table
 
         total = sum(took for _, took in self.rows)
-        return table(
-            [["step", "seconds"], *[[name, round(took, 1)] for name, took in self.rows], ["all", round(total, 1)]]
-        )
+        return table([["step", "seconds"], *[[name, round(took, 1)] for name, took in self.rows], ["all", round(total, 1)]])
 
 
 def run_lanes(out: Path, lanes: Sequence[Sequence[Command]]) -> None:
@@ -200,9 +195,7 @@ def _start(command: Command, logs: Path, threads: int) -> tuple[subprocess.Popen
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | {"PYTHONUNBUFFERED": "1"}
     call = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())", *command]
     with open(log, "ab") as file:
-        return subprocess.Popen(
-            call, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-        ), log
+        return subprocess.Popen(call, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment), log
 
 
 def _last_line(log: Path) -> str:

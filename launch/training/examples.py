@@ -8,67 +8,61 @@ MODEL/training/<part>/examples; `jukebox report train` shows the newest of them,
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from data_prep.audio.audio import write_wav
-from jukebox.evaluation.attention import lyric_layers
 from jukebox.report.spectrograms import heat
-from jukebox.song import window_conditions
-from launch.training.loop import Task, fold
-from launch.training.tasks import PriorTask, VQVAETask
-from priors.prior import SamplingParams
-from vqvae.jukebox.stream import decode_long, encode_long
-from vqvae.jukebox.vqvae import VQVAE
+from jukebox.song import PreparedSong, window_conditions
+from priors.prior import ScoresLyrics
+from priors.spec import SamplingParams
+from vqvae.codec import Codec
 
-SECONDS = 4.0  # of sound, at most
+if TYPE_CHECKING:
+    from launch.corpus.pcm import Pcm
+
+SECONDS = 4.0  # of audio, at most
 
 
 @torch.no_grad()
-def write_examples(task: Task, model: nn.Module, folder: Path, step: int) -> list[Path]:
-    """The files that show what `model`, that of the task, can do after `step` steps; none for a task that is no codec or prior."""
+def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, folder: Path, step: int) -> list[Path]:
+    """The start of the first training song reconstructed, and the codebook: one column per code, the most used first."""
     folder.mkdir(parents=True, exist_ok=True)
-    head = f"step_{step:07d}"
-    if isinstance(task, VQVAETask):
-        return codec_examples(task, model, folder, head)
-    return prior_examples(task, model, folder, head) if isinstance(task, PriorTask) else []
-
-
-def codec_examples(task: VQVAETask, model: nn.Module, folder: Path, head: str) -> list[Path]:
-    """The start of the first training song as the level keeps it, and the codebook: a column a code, the most used first."""
-    assert task.songs is not None and isinstance(model, VQVAE)
-    rate, hop = model.config.sample_rate, model.config.hops[task.level]
-    length = min(task.songs.lengths[0], int(SECONDS * rate)) // hop * hop
-    sound = torch.from_numpy(task.songs.crop(0, 0, length))[None].to(task.device)
-    kept = decode_long(model, encode_long(model, sound, (task.level,))[task.level], task.level)
-    book = model.level(task.level).codebook
-    vectors = book.k[book.k_elem.argsort(descending=True)]
-    files = {folder / "original.wav": sound, folder / f"{head}_reconstruction.wav": kept}
+    rate, hop = model.spec.sample_rate, model.spec.stream(stream).hop
+    length = min(songs.lengths[0], int(SECONDS * rate)) // hop * hop
+    sound = torch.from_numpy(songs.crop(0, 0, length))[None].to(device)
+    kept = model.decode_long(model.encode_long(sound, (stream,))[stream], stream)
+    files = {folder / "original.wav": sound, folder / f"step_{step:07d}_reconstruction.wav": kept}
     for path, wave in files.items():
         write_wav(path, wave[0].cpu().numpy(), rate)
-    picture = heat(vectors.T.cpu().numpy(), folder / f"{head}_codebook.png")
-    return [*files, picture]
+    book = next((m for m in model.modules() if hasattr(m, "k_elem")), None)
+    if book is None:
+        return [*files]
+    vectors = book.k[book.k_elem.argsort(descending=True)]  # type: ignore[union-attr,index]
+    return [*files, heat(vectors.T.cpu().numpy(), folder / f"step_{step:07d}_codebook.png")]
 
 
-def prior_examples(task: PriorTask, model: nn.Module, folder: Path, head: str) -> list[Path]:
-    """A window from nothing under the conditions of the first training song, decoded, and its steps over the letters."""
-    config, codec = task.config, task.jukebox.codec([task.level])
+@torch.no_grad()
+def prior_examples(
+    model: Any, codec: Codec, codes: Any, song: str, prepared: PreparedSong, folder: Path, step: int, seed: int,
+    device: torch.device,
+) -> list[Path]:  # fmt: skip
+    """A window sampled under the conditions of a training song, decoded, and its attention to the lyrics."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, stream = model.config, model.spec.writes[-1]
     length = min(config.n_ctx, int(SECONDS * config.sample_rate) // config.hop)
     above = None
-    if config.above:
-        above = task.codes.read(task.songs[0], task.level + 1, 0, config.n_ctx // config.above.ratio)
-    cond = window_conditions(task.prepared[0], config, 0, above).to(task.device)
-    rngs = [
-        torch.Generator().manual_seed(fold(task.seed, task.level))
-    ]  # the same numbers at every step: what changes has learned
-    nothing = {task.level: torch.zeros(1, 0, dtype=torch.long, device=task.device)}
-    state = model.start(cond, nothing, rngs, SamplingParams())  # type: ignore[operator]
-    codes = torch.cat([part[task.level] for part in model.sample(state, length)], dim=1)  # type: ignore[operator]
-    files = [folder / f"{head}_sample.wav"]
-    write_wav(files[0], decode_long(codec, codes.cpu(), task.level)[0].numpy(), config.sample_rate)
-    layers = lyric_layers(model)  # type: ignore[arg-type]
-    if layers:
-        weights = model.alignment(codes, cond, layers[-1])[0].mean(dim=0)  # type: ignore[operator]  # (H, T, N) -> (T, N)
-        files.append(heat(weights.T.cpu().float().numpy(), folder / f"{head}_attention.png"))
+    for name in model.spec.reads:
+        above = codes.read(song, name, 0, config.n_ctx // config.ratio)
+    cond = window_conditions(prepared, config, 0, above).to(device)
+    rngs = [torch.Generator().manual_seed(seed)]  # the same numbers at every step: what changes was learned
+    prompt = {stream: torch.zeros(1, 0, dtype=torch.long, device=device)}
+    state = model.start(cond, prompt, rngs, SamplingParams())
+    made = torch.cat([part[stream] for part in model.sample(state, length)], dim=1)
+    files = [folder / f"step_{step:07d}_sample.wav"]
+    write_wav(files[0], codec.decode_long(made.cpu(), stream)[0].numpy(), config.sample_rate)
+    if isinstance(model, ScoresLyrics) and (layers := model.lyric_layers()):
+        weights = model.lyric_attention(made, cond, layers[-1])[0].mean(dim=0)  # (H, T, N) -> (T, N)
+        files.append(heat(weights.T.cpu().float().numpy(), folder / f"step_{step:07d}_attention.png"))
     return files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +13,7 @@ from data_prep.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-    from launch.training.checkpoint import Checkpoint
+    from launch.engines.checkpoint import Checkpoint
 
 M = TypeVar("M", bound="nn.Module")
 
@@ -43,7 +44,7 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
 
 def chosen(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of a step, or the last whole one; UserError where there is none."""
-    from launch.training.checkpoint import load_checkpoint, open_checkpoint, written
+    from launch.engines.checkpoint import load_checkpoint, open_checkpoint, written
 
     if step:
         wanted = folder / f"step_{step:08d}"
@@ -68,31 +69,38 @@ def copy_model(home: Path, target: Path) -> None:
     shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)
 
 
-def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> None:
-    """Write a level of the codec, or a prior, of these settings into a model folder."""
-    from jukebox.model.folder import Jukebox
-    from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-    from priors.masked.model import MaskedConfig, MaskedPrior
-    from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+def part_of(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """The kind and the part (a stream, or the name of a prior) that a checkpoint is of; version 1 has its name only."""
+    identity, (what, _, level) = metadata["identity"], metadata["name"].partition("_")
+    if "kind" in identity:
+        return identity["kind"], identity["part"]
+    return {"vqvae": ("vqvae", f"vq.{level}"), "prior": ("autoregressive", metadata["name"])}.get(what, (what, what))
 
-    model, (what, _, level) = Jukebox.from_pretrained(target), checkpoint.metadata["name"].partition("_")
-    if what == "vqvae":
-        codec = VQVAE(VQVAEConfig.from_dict(settings), (int(level),))
-        if codec.config != model.codec_config:
+
+def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> None:
+    """Write a stream of the codec, or a prior, of these settings into a model folder."""
+    from jukebox.model.folder import ModelFolder, build_codec, build_prior
+    from priors.registry import PRIOR_CONFIGS
+    from vqvae.registry import CODEC_CONFIGS
+
+    model, (kind, part) = ModelFolder.from_pretrained(target), part_of(checkpoint.metadata)
+    if kind in CODEC_CONFIGS.kinds():
+        config = CODEC_CONFIGS.load(kind).from_json(settings)
+        if config not in [entry.config for entry in model.info.codecs]:
             raise UserError(f"{target} holds a codec of another configuration; give another --out")
-        model.save_codec(filled(codec, checkpoint))
-    elif model.codec_hash() != checkpoint.metadata["identity"]["codec"]:
-        raise UserError(
-            f"the prior was trained on the codes of another codec than that of {target}; give another --out"
-        )
-    elif what == "masked":
-        model.save_masked(filled(MaskedPrior(MaskedConfig.from_json(settings)), checkpoint))
-    else:
-        model.save_prior(int(level), filled(AutoregressivePrior(PriorConfig.from_json(settings)), checkpoint))
+        model.save_codec(filled(build_codec(config, [part]), checkpoint))
+        return
+    config = PRIOR_CONFIGS.load(kind).from_json(settings)
+    for stream in dict.fromkeys((*config.spec.writes, *config.spec.reads)):
+        known = {f"codes of {stream}": model.info.codes_hash(stream), "codec": model.info.old_codes_hash(stream)}
+        if any(checkpoint.metadata["identity"].get(name, value) != value for name, value in known.items()):
+            raise UserError(f"the prior was trained on the codes of another codec than that of {target}; give another --out")
+    model.save_prior(part, filled(build_prior(config), checkpoint))
 
 
 def filled(model: M, checkpoint: Checkpoint) -> M:
     """A model with the weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
+    checkpoint = checkpoint.named_for(model)
     averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
     state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}
     try:

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -22,14 +23,14 @@ from filelock import FileLock
 from data_prep.errors import UserError
 from data_prep.files import file_hash
 from data_prep.labels import Labels
-from jukebox.model.folder import CONFIG, Jukebox
+from jukebox.model.folder import ModelFolder
+from jukebox.model.info import CONFIG
 from jukebox.model.presets import Recipe
 from launch.training.loop import fold
-from launch.training.tasks import FIRST_WEIGHTS, PriorTask
+from launch.training.tasks import FIRST_WEIGHTS, PriorTask, TaskSetup
 from priors.autoregressive.extend import with_labels, with_lyrics
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.conditions import Conditions, stack
-from priors.prior import Sequences
+from priors.conditioning.conditions import stack
+from priors.prior import Batch, HasTrunk, Prior
 from priors.transformer.lora import add_adapters, freeze, merged
 
 STEPS, WARMUP = 600, 30
@@ -46,23 +47,23 @@ def tuned(recipe: Recipe, tune: str) -> Recipe:
     )  # fmt: skip
 
 
-def check_tuning(what: str, old: str, levels: Iterable[int], *data: Path) -> list[int]:
-    """Those of `levels` that the old model has a prior of; UserError, before anything is written, where this is no fine-tuning."""
+def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> list[str]:
+    """Those of the priors `names` that the old model has; UserError, before anything is written, where this is no fine-tuning."""
     if not old:
         raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
-    if what != "prior":
+    if task is not PriorTask:
         raise UserError(
             "--from_model is for priors, one a level: the codec is copied, for codes of another one mean nothing to them"
         )
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"there is no data folder {folder}; make it with `jukebox prepare MUSIC --out {folder}`")
-    return [level for level in levels if level in Jukebox.from_pretrained(old).prior_configs]
+    return [name for name in names if name in ModelFolder.from_pretrained(old).info.priors]
 
 
-def copied(old: str, new: Path) -> Jukebox:
+def copied(old: str, new: Path) -> ModelFolder:
     """The model folder `new`, made as a copy of `old` where there is none; it must have the same codec."""
-    source = Jukebox.from_pretrained(old)
+    source = ModelFolder.from_pretrained(old)
     if source.folder.resolve() == new.resolve():
         raise UserError(f"--out {new} is the model to begin with; give another --out")
     new.mkdir(parents=True, exist_ok=True)
@@ -72,8 +73,9 @@ def copied(old: str, new: Path) -> Jukebox:
                 for path in source.folder.glob(pattern):
                     if not (new / path.name).exists():  # pieces of lyrics may have come first
                         shutil.copy(path, new / path.name)
-    model = Jukebox.from_pretrained(new)
-    if model.codec_hash() != source.codec_hash():
+    model = ModelFolder.from_pretrained(new)
+    streams = source.trained_streams()
+    if [model.info.codes_hash(stream) for stream in streams] != [source.info.codes_hash(stream) for stream in streams]:
         raise UserError(f"{new} has another codec than {old}, whose priors know its codes alone; give a new --out")
     return model
 
@@ -84,14 +86,16 @@ def names_of(data: Path) -> Labels:
     return Labels.load(path) if path.is_file() else Labels()
 
 
-def begin(old: Jukebox, config: PriorConfig, labels: Labels, tune: str, rank: int, seed: int) -> AutoregressivePrior:
-    """The trained prior of a level as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
-    level = config.level
+def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, rank: int, seed: int) -> Prior:
+    """The trained prior as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
     if tune == "lyrics" and config.lyrics is None:
-        raise UserError(f"the preset has no lyrics at level {level}; --tune lyrics adds them: give --level of the top")
-    before, prior = old.labels_of(level), old.prior(level)
+        raise UserError(f"the preset has no lyrics for {name}; --tune lyrics adds them: give --level of the top")
+    before, trained = old.labels_of(name), old.prior(name)
+    if not isinstance(trained, HasTrunk):
+        raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train one of its kind anew")
+    prior: Any = trained
     sizes, known = (len(labels.artists), len(labels.genres)), (len(before.artists), len(before.genres))
-    torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
+    torch.manual_seed(fold(seed, old.spec.stream(config.spec.writes[0]).seed_key, FIRST_WEIGHTS))
     if tune == "lyrics" and config.lyrics:
         prior = with_lyrics(prior, config.lyrics, time_bias=config.trunk.time_bias)
     if prior.config.labels:
@@ -113,51 +117,45 @@ def begin(old: Jukebox, config: PriorConfig, labels: Labels, tune: str, rank: in
 class TunedPrior(PriorTask):
     """A trained prior on new songs, and on old ones where some are to be rehearsed."""
 
-    def __init__(
-        self, model: Jukebox, old: str, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        tune: str, rank: int = 8, rehearse: str = "",
-    ) -> None:  # fmt: skip
-        source, level, half = Jukebox.from_pretrained(old), config.level, recipe.batch // 2 if rehearse else 0
+    def __init__(self, setup: TaskSetup, old: str, tune: str, rank: int = 8, rehearse: str = "") -> None:
+        source, recipe = ModelFolder.from_pretrained(old), setup.recipe
+        half = recipe.batch // 2 if rehearse else 0
         if rehearse and not half:
-            raise UserError(
-                f"--rehearse takes half of every batch; a batch of {recipe.batch} has none, give --batch 2 or more"
-            )
-        self.names = names_of(data)
-        labels = source.labels_of(level).extended(self.names)
-        prior = begin(source, config, labels, tune, rank, seed)
-        whole = float(recipe.batch * prior.config.n_ctx)
-        super().__init__(
-            model, prior.config, data, replace(recipe, batch=recipe.batch - half), seed, device, prior, labels
-        )
-        self.amount = whole
-        self.identity |= {"tune": tune, "from": file_hash(source.folder / f"prior_{level}.safetensors")}
+            raise UserError(f"--rehearse takes half of every batch; a batch of {recipe.batch} has none, give --batch 2 or more")
+        self.names = names_of(setup.data)
+        labels = source.labels_of(setup.part).extended(self.names)
+        prior = begin(source, setup.part, setup.config, labels, tune, rank, setup.seed)
+        setup = replace(setup, config=prior.config)
+        super().__init__(replace(setup, recipe=replace(recipe, batch=recipe.batch - half)), prior, labels)
+        self.amount = float(recipe.batch * prior.config.n_ctx)
+        self.identity |= {"tune": tune, "from": file_hash(source.folder / source.entry(setup.part).file)}
         self.identity |= {"rank": rank} if tune == "lora" else {}
         self.old = None
         if rehearse:
-            shared = replace(recipe, batch=half)
-            self.old = PriorTask(model, prior.config, Path(rehearse), shared, seed, device, prior, labels)
+            shared = replace(setup, data=Path(rehearse), recipe=replace(recipe, batch=half))
+            self.old = PriorTask(shared, prior, labels)
 
     def open(self) -> None:
         super().open()
         if self.old:
             self.old.open()
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions]:
+    def batch(self, step: int, rank: int, world: int) -> Batch:
         batch = super().batch(step, rank, world)
         if self.old is None:
             return batch
         parts = [batch, self.old.batch(step, rank, world)]
-        codes = {self.level: torch.cat([codes[self.level] for codes, _ in parts])}
-        return codes, stack([cond for _, cond in parts])
+        codes = {self.stream: torch.cat([part.sequences[self.stream] for part in parts])}
+        return Batch(codes, stack([part.cond for part in parts]))
 
     def save(self) -> None:
-        """Write the plain prior, and then the names it knows; levels that are not tuned keep theirs."""
+        """Write the plain prior, and then the names it knows; priors that are not tuned keep theirs."""
         model, before = self.jukebox, self.jukebox.labels
-        if self.labels != model.labels_of(self.level):
-            for level in model.prior_configs:
-                if not (model.folder / f"labels_{level}.json").is_file():
-                    model.save_labels(before, level)
-        model.save_prior(self.level, merged(self.model))
-        if self.labels != model.labels_of(self.level):  # a table longer than the names does no harm, one shorter would
-            model.save_labels(self.labels, self.level)
+        if self.labels != model.labels_of(self.name):
+            for entry in model.info.priors.values():
+                if not (model.folder / entry.labels_file).is_file():
+                    model.save_labels(before, entry.name)
+        model.save_prior(self.name, merged(self.model))
+        if self.labels != model.labels_of(self.name):  # a table longer than the names does no harm, one shorter would
+            model.save_labels(self.labels, self.name)
             model.save_labels(before.extended(self.names))

@@ -11,15 +11,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from data_prep.errors import UserError
-from launch.cluster.heartbeat import beat
+from data_prep.files import write_bytes
+from launch.cli.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +25,6 @@ if TYPE_CHECKING:
 
 class NotFinite(UserError):
     """A loss or gradient became nan or infinite; the message names the term and the step."""
-
-
-class Bar(tqdm):
-    """A progress bar that whoever watches this process sees moving too."""
-
-    def update(self, n: float | None = 1) -> bool | None:
-        beat(getattr(self, "desc", "") or "working")  # a silent bar has no name
-        return super().update(n)
-
-
-def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
-    """A bar with rate and time left; in a log file it writes a line every ten seconds, not ten a second."""
-    every = 0.1 if sys.stderr.isatty() else 10.0
-    return Bar(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -73,9 +57,7 @@ class Log:
 
     def _cut(self, done: int) -> None:
         kept = [line for line in read_log(self.path) if line["step"] <= done]
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(fresh, self.path)
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, step: int, values: dict[str, Tensor | float]) -> None:
         """Keeps the values of step `step` (counted from 1) without waiting for the device."""
@@ -115,9 +97,7 @@ class Log:
             return columns
         import torch
 
-        flat = iter(
-            self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist()
-        )
+        flat = iter(self.mean(torch.tensor([v for column in columns.values() for v in column], dtype=torch.float64)).tolist())
         return {name: [next(flat) for _ in column] for name, column in columns.items()}
 
     def show(self, step: int, files: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 1. A `Task` (`launch/training/tasks.py`) names a model, its batches and its loss; the loop knows nothing of audio or lyrics.
 2. A batch, and all noise of a step, is a pure function of (seed, step): a killed run goes on exactly, by the same verb.
-3. An engine (`launch/training/engine.py`) updates the weights, in one process or in many; `launch/training/log.py` logs.
+3. An engine (`launch/engines/engine.py`) updates the weights, in one process or in many; `launch/training/log.py` logs.
 4. `MODEL/training/<task>/` keeps the log and the last checkpoints; at the end the weights are written into MODEL.
 5. Where there are several ranks, all walk through this loop together: what decides about its course is agreed upon, rank 0
    writes.
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from jukebox.model.presets import Recipe
-    from launch.training.deepspeed_config import ParallelConfig
-    from launch.training.engine import Engine
+    from launch.engines.deepspeed_config import ParallelConfig
+    from launch.engines.engine import Engine
 
 
 COUNT_AFTER = 30.0  # seconds: only then are the operations of a step counted, which costs some seconds once
@@ -42,8 +42,8 @@ class Task(Protocol):
     `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
     tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank; `loss` names the terms for
     the log, the total as "loss", each the mean over its part; `save` writes the weights into the model folder. A step trains on
-    `amount` of `unit`. A model that learns in turns (generator, critic) has a task with one thing more, `phases`: name -> the
-    module that learns then; its `loss` takes the phase's name as third argument.
+    `amount` of `unit`. A task may also have `examples` (launch/training/examples.py), and, for a model that learns in turns
+    (generator, critic), `phases`: name -> the module that learns then; its `loss` takes the phase's name as third argument.
     """
 
     @property
@@ -164,12 +164,10 @@ def fit(
     """
     import torch
 
-    from launch.training.deepspeed_config import ParallelConfig
+    from launch.engines.deepspeed_config import ParallelConfig
 
     with locked(folder, task.name):
-        return _fit(
-            task, recipe, folder, seed, torch.device(device), wandb, parallel or ParallelConfig(), keep, examples_every
-        )
+        return _fit(task, recipe, folder, seed, torch.device(device), wandb, parallel or ParallelConfig(), keep, examples_every)
 
 
 @contextlib.contextmanager
@@ -186,9 +184,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
-                f"another process is training {name} in {folder}; wait for it, or give another --out"
-            ) from None
+            raise UserError(f"another process is training {name} in {folder}; wait for it, or give another --out") from None
 
     first(take)
     try:
@@ -203,10 +199,10 @@ def _fit(
 ) -> Trained:  # fmt: skip
     import torch
 
-    from launch.bench.speed import counted, product_rate
     from launch.cluster.group import first, largest, mean, print_once
-    from launch.training.checkpoint import load_checkpoint, save_checkpoint
-    from launch.training.engine import open_engine
+    from launch.engines.checkpoint import load_checkpoint, save_checkpoint
+    from launch.engines.choose import open_engine
+    from launch.engines.speed import counted, product_rate
     from launch.training.log import Log, NotFinite
 
     identity = {"seed": seed, **task.identity}
@@ -216,7 +212,9 @@ def _fit(
     done, minutes = 0, 0.0
     if checkpoint is not None:
         metadata = checkpoint.metadata
-        check_identity(task.name, identity, metadata["identity"], folder)
+        before = metadata["identity"]
+        old = getattr(task, "old_identity", {}) if "kind" not in before else {}
+        check_identity(task.name, identity | old, before, folder)
         for key, value in plain(asdict(recipe)).items():
             if (before := metadata["recipe"].get(key, value)) != value:
                 print_once(f"{task.name}: {key} was {before}, is {value} from step {metadata['step']} on")
@@ -233,9 +231,7 @@ def _fit(
     if done >= recipe.steps or (limit and 60 * minutes >= limit):
         save_weights()
         more = "--steps" if done >= recipe.steps else "--max_minutes"
-        print_once(
-            f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further"
-        )
+        print_once(f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further")
         return Trained(task.name, done, recipe.steps, minutes, "done" if done >= recipe.steps else "time")
 
     beat("opening the data", done)
@@ -245,13 +241,7 @@ def _fit(
 
     def save() -> None:
         beat("writing a checkpoint")
-        where = {
-            "name": task.name,
-            "step": done,
-            "minutes": seconds / 60,
-            "identity": identity,
-            "recipe": asdict(recipe),
-        }
+        where = {"name": task.name, "step": done, "minutes": seconds / 60, "identity": identity, "recipe": asdict(recipe)}
         tensors = engine.tensors()
         if engine.rank == 0:
             save_checkpoint(folder, where | {"engine": engine.metadata()}, tensors, keep)
@@ -259,12 +249,10 @@ def _fit(
             deque(tensors, maxlen=0)  # the gathering is everybody's
 
     def show() -> None:
-        from launch.training.examples import write_examples
-
         beat("writing examples")
         engine.model.eval()
         with engine.weights() as model:
-            files = first(lambda: [str(file) for file in write_examples(task, model, folder / "examples", done)])
+            files = first(lambda: [str(file) for file in task.examples(model, folder / "examples", done)])  # type: ignore[attr-defined]
         engine.model.train()
         log.show(done, files)
 
@@ -336,7 +324,7 @@ def _fit(
 
 def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]:
     """The gradient's noise scale, in rows, of a line of the log; nothing where the parts of a batch do not tell it."""
-    from launch.training.gradients import noise_scale
+    from launch.engines.gradients import noise_scale
 
     if "gradient_square_of_parts" not in line:
         return {}

@@ -1,4 +1,4 @@
-"""What the loop trains: a level of the codec on crops of sound, a prior on windows of codes.
+"""What the loop trains: a stream of the codec on crops of audio, a prior on windows of codes.
 
 Both draw their batches from (seed, step) alone, and all noise of a row from (seed, step, row): rank r of w takes the
 r-th part of the global batch, and the batch is the same for every w.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,44 @@ from torch import Tensor
 
 from data_prep.codes import CodesReader
 from data_prep.errors import UserError
+from data_prep.files import write_json
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow, load_manifest
 from data_prep.windows import Windows
-from jukebox.model.folder import Jukebox, write_json
+from jukebox.model.codes import open_codes
+from jukebox.model.folder import ModelFolder, build_codec, build_prior
 from jukebox.model.presets import Preset, Recipe
 from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
 from launch.cluster.group import print_once
-from launch.corpus.on_the_fly import SoundingCodes
+from launch.corpus.on_the_fly import OnTheFlyCodes
 from launch.corpus.pcm import Pcm, open_pcm
+from launch.training.examples import codec_examples, prior_examples
 from launch.training.loop import fold
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.conditions import Conditions, stack
-from priors.conditioning.lyrics import Characters
+from priors.conditioning.conditions import stack
+from priors.conditioning.vocabulary import Characters
 from priors.masked.columns import draw_masks
-from priors.masked.masks import Keep
-from priors.masked.model import MaskedConfig, MaskedPrior, join_masks
-from priors.prior import Sequences
+from priors.masked.model import join_masks
+from priors.prior import Batch, Mask, Prior
+from priors.spec import PriorConfig
 from priors.transformer.trunk import Transformer
+from vqvae.codec import Codec, as_tensor
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
-from vqvae.jukebox.vqvae import VQVAE
 
 FIRST_WEIGHTS = 1 << 20  # stands where the noise of a step has its rank: no such rank exists
+
+
+@dataclass(frozen=True)
+class TaskSetup:
+    """What a training task is made from; `part` is the stream of a codec or the name of a prior, `config` that of the prior."""
+
+    model: ModelFolder
+    part: str
+    data: Path
+    recipe: Recipe
+    seed: int
+    device: str
+    config: PriorConfig | None = None
+    from_audio: bool = False
 
 
 def training_rows(data: Path) -> list[SongRow]:
@@ -52,38 +68,42 @@ def training_rows(data: Path) -> list[SongRow]:
     return rows
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as a checkpoint's identity: one plain value a setting."""
-    return {f"setting {key}": json.dumps(value) for key, value in config.items()}
+def settings(config: Any, part: str) -> dict[str, Any]:
+    """A part and its configuration as a checkpoint's identity: one plain value per setting."""
+    plain = {f"setting {key}": json.dumps(value) for key, value in config.to_json().items()}
+    return {"kind": config.kind, "part": part} | plain
 
 
 class VQVAETask:
-    """One level of the codec, on random crops of the training songs."""
+    """One stream of the three-level codec, on random crops of the training songs."""
 
     unit = "seconds"
 
-    def __init__(self, model: Jukebox, level: int, data: Path, recipe: Recipe, seed: int, device: str) -> None:
-        config = model.codec_config
-        hop, shortest = config.hops[level], max(n_fft for n_fft, _, _ in config.multispectral_stfts) // 2
+    def __init__(self, setup: TaskSetup) -> None:
+        model, recipe, self.seed = setup.model, setup.recipe, setup.seed
+        config = model.info.codec_of(setup.part).config
+        self.stream = config.spec.stream(setup.part)
+        self.level, self.config, self.data, self.recipe = self.stream.seed_key, config, setup.data, recipe
+        hop, shortest = self.stream.hop, max(n_fft for n_fft, _, _ in config.multispectral_stfts) // 2  # type: ignore[attr-defined]
         if recipe.crop % hop or recipe.crop <= shortest:
             raise UserError(f"a crop of {recipe.crop} samples; expected a multiple of {hop} above {shortest}")
-        self.jukebox, self.level, self.data, self.recipe, self.seed = model, level, data, recipe, seed
-        self.name, self.identity = f"vqvae_{level}", settings(config.to_dict())
-        self.amount = recipe.batch * recipe.crop / config.sample_rate
-        torch.manual_seed(fold(seed, level, FIRST_WEIGHTS))
-        self.model, self.device = VQVAE(config, (level,)), torch.device(device)
+        self.jukebox, self.name, self.identity = model, f"vqvae_{self.level}", settings(config, setup.part)
+        self.amount = recipe.batch * recipe.crop / config.spec.sample_rate
+        torch.manual_seed(fold(self.seed, self.level, FIRST_WEIGHTS))
+        self.model: Any = build_codec(config, [setup.part])
+        self.device = torch.device(setup.device)
         self.songs: Pcm | None = None
         self.bandwidth = Bandwidth()
 
     def open(self) -> None:
         """Reads the corpus, and what errors are divided by."""
-        config = self.jukebox.codec_config
-        self.songs = open_pcm(self.data, training_rows(self.data), config.sample_rate, config.channels)
+        spec = self.config.spec
+        self.songs = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels)
         self.bandwidth = self._bandwidth(self.songs)
 
     def _bandwidth(self, songs: Pcm) -> Bandwidth:
         """Measured once for these songs, on crops like those of training, and kept in the model folder."""
-        crop, stft = self.recipe.crop, self.jukebox.codec_config.spectral_stft
+        crop, stft = self.recipe.crop, self.config.spectral_stft  # type: ignore[attr-defined]
         path, name = self.jukebox.folder / "bandwidth.json", f"level {self.level}, crops of {crop}, songs {songs.key}"
         with FileLock(self.jukebox.folder / ".lock"):
             kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -111,13 +131,19 @@ class VQVAETask:
         return {name: value for name, value in losses.items() if not name.endswith(f"_l{self.level}")}
 
     def save(self) -> None:
-        model = self.jukebox
-        before = model.codec_hash() if model.trained_levels() else ""
+        model, stream = self.jukebox, self.stream.name
+        before = model.info.codes_hash(stream)
         model.save_codec(self.model)
-        if model.prior_configs and model.codec_hash() != before:
+        readers = [p.name for p in model.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
+        if readers and model.info.codes_hash(stream) != before:
             print_once(
-                f"{self.name}: the priors of {model.folder} know the codes of the codec before; encode and train them again"
+                f"{self.name}: {', '.join(readers)} of {model.folder} were trained on other codes; encode and train them again"
             )
+
+    def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
+        """The start of the first training song reconstructed, and the codebook."""
+        assert self.songs is not None
+        return codec_examples(model, self.stream.name, self.songs, self.device, folder, step)
 
 
 def part(rows: int, rank: int, world: int) -> slice:
@@ -133,7 +159,7 @@ def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]
 
 
 def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b c t"]:
-    """Stereo crops with their channels mixed into each other, so that the codec hears every width of a stage."""
+    """Stereo crops with their channels mixed into each other, so that the codec is trained on every stereo width."""
     if crops.shape[1] != 2:
         return crops
     shares = shares[:, None, None]
@@ -141,167 +167,134 @@ def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) ->
 
 
 class PriorTask:
-    """A prior, on windows of the codes that `jukebox encode` wrote (or would write), with what is known of their songs."""
+    """A prior of one stream, on windows of encoded (or just encoded) songs, with their conditions."""
 
     unit = "codes"
+    model: Any  # a Prior
 
-    def __init__(
-        self, model: Jukebox, config: PriorConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        begin: AutoregressivePrior | None = None, labels: Labels | None = None, from_audio: bool = False,
-    ) -> None:  # fmt: skip
-        self.labels, self.from_audio = labels or model.labels_of(config.level), from_audio
-        self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
-        self.level, codec = config.level, model.codec_hash()
-        self.name, self.identity = f"prior_{config.level}", {"codec": codec, **settings(config.to_json())}
-        self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx)
-        torch.manual_seed(fold(seed, config.level, FIRST_WEIGHTS))
-        self.model, self.device = begin or AutoregressivePrior(config), torch.device(device)
-        known_levels = [level for level in (config.level, config.level + 1) if level in model.trained_levels()]
+    def __init__(self, setup: TaskSetup, begin: Prior | None = None, labels: Labels | None = None) -> None:
+        assert setup.config is not None
+        self.setup, self.jukebox, self.config, self.name = setup, setup.model, setup.config, setup.part
+        self.data, self.recipe, self.seed, self.device = (setup.data, setup.recipe, setup.seed, torch.device(setup.device))
+        self.labels, spec = labels or self.jukebox.labels_of(self.name), self.config.spec
+        info, self.stream = self.jukebox.info, spec.writes[-1]  # windows are counted in frames of the coarsest
+        self.streams = tuple(dict.fromkeys((*spec.writes, *spec.reads)))
+        hashes = {f"codes of {stream}": info.codes_hash(stream) for stream in self.streams}
+        self.identity = {**hashes, **settings(self.config, self.name)}
+        self.old_identity = {"codec": info.old_codes_hash(self.stream)}
+        self.amount = float(self.recipe.batch * sum(self.config.frames(stream) for stream in spec.writes))
+        torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
+        self.model = begin or build_prior(self.config)
         if begin is None:
-            self.model.start_from({level: model.codec(known_levels).level(level).codebook.k for level in known_levels})
-        recompute_if_asked(self.model, recipe)
-        self.dropout = ConditionDropout(
-            recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds
-        )
+            known = [stream for stream in self.streams if stream in self.jukebox.trained_streams()]
+            vectors = {stream: self._codec_of(stream, known).embeddings(stream) for stream in known}
+            self.model.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
+        recompute_if_asked(self.model, self.recipe)
+        drops = (self.recipe.drop_labels, self.recipe.drop_lyrics, self.recipe.drop_times, self.recipe.jitter_seconds)
+        self.dropout = ConditionDropout(*drops)
+
+    @property
+    def seed_key(self) -> int:
+        """What stands for the prior in seeds."""
+        return self.jukebox.spec.stream(self.stream).seed_key
+
+    def _codec_of(self, stream: str, streams: Sequence[str]) -> Codec:
+        """The codec of a stream with those of `streams` that it has: building it draws numbers, on which first weights depend."""
+        names = self.jukebox.info.codec_of(stream).config.spec.names
+        return self.jukebox.codec([name for name in streams if name in names])
 
     def open(self) -> None:
-        """Finds the songs whose codes are there and prepares what is known of them."""
-        config = self.config
-        levels = (self.level, self.level + 1) if config.above else (self.level,)
-        self.codes, rows, self.songs = songs_to_train_on(self, levels, self.level)
+        """Finds the songs that are encoded and prepares what is known of them."""
+        self.codes, rows, self.songs = songs_to_train_on(self)
         model = self.jukebox
-        self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate
-        )
-        lengths = [self.codes.length(song, self.level) for song in self.songs]
-        self.windows = Windows(lengths, config.n_ctx, config.above.ratio if config.above else 1)
+        self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
+        lengths = [self.codes.length(song, self.stream) for song in self.songs]
+        self.windows = Windows(lengths, self.config.n_ctx, self.config.ratio)
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions]:
+    def batch(self, step: int, rank: int, world: int) -> Batch:
         places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
         first = rank * len(places)
         rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
-        return {self.level: torch.stack([codes for codes, _ in rows])}, stack([cond for _, cond in rows])
+        sequences = {stream: torch.stack([codes[stream] for codes, _ in rows]) for stream in self.config.spec.writes}
+        return Batch(sequences, stack([cond for _, cond in rows]))
 
-    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[Tensor, Conditions]:
-        config, name = self.config, self.songs[song]
-        codes = self.codes.read(name, self.level, start, start + config.n_ctx).astype(np.int64)
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[str, Tensor], Any]:
+        config, name, codes = self.config, self.songs[song], {}
+        for stream in config.spec.writes:
+            ratio = config.frames(stream) // config.n_ctx
+            codes[stream] = as_tensor(self.codes.read(name, stream, start * ratio, (start + config.n_ctx) * ratio))
         above = None
-        if config.above:
-            ratio = config.above.ratio
-            above = self.codes.read(name, self.level + 1, start // ratio, (start + config.n_ctx) // ratio)
+        for stream in set(config.spec.reads) - set(config.spec.writes):
+            above = self.codes.read(name, stream, start // config.ratio, (start + config.n_ctx) // config.ratio)
         rng = np.random.default_rng(list(seed))
-        return torch.from_numpy(codes), window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
+        return codes, window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
 
-    def loss(self, batch: tuple[Sequences, Conditions], step: int) -> dict[str, Tensor]:
-        sequences, cond = batch
-        return self.model.loss(
-            {level: codes.to(self.device) for level, codes in sequences.items()}, cond.to(self.device)
-        )
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.model.loss(batch.to(self.device))
 
     def save(self) -> None:
-        self.jukebox.save_prior(self.level, self.model)
+        self.jukebox.save_prior(self.name, self.model)
+
+    def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
+        """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""
+        return prior_examples(
+            model, self.jukebox.codec([self.stream]), self.codes, self.songs[0], self.prepared[0], folder, step,
+            fold(self.seed, self.seed_key), self.device,
+        )  # fmt: skip
 
 
-class MaskedTask:
-    """The masked prior, on windows of columns of songs whose codes of all levels are there."""
+class MaskedTask(PriorTask):
+    """The masked prior, on windows of columns of songs that are encoded in all of its streams."""
 
-    name, unit = "masked", "codes"
+    examples = None  # type: ignore[assignment]
 
-    def __init__(
-        self, model: Jukebox, config: MaskedConfig, data: Path, recipe: Recipe, seed: int, device: str,
-        from_audio: bool = False,
-    ) -> None:  # fmt: skip
-        self.from_audio = from_audio
-        self.jukebox, self.config, self.data, self.recipe, self.seed = model, config, data, recipe, seed
-        codec = model.codec_hash()
-        self.identity = {"codec": codec, **settings(config.to_json())}
-        self.folder, self.amount = data / "codes" / codec, float(recipe.batch * config.n_ctx * sum(config.ratios))
-        torch.manual_seed(fold(seed, len(config.hops), FIRST_WEIGHTS))
-        self.model, self.device = MaskedPrior(config), torch.device(device)
-        self.model.start_from({level: model.codec([level]).level(level).codebook.k for level in model.trained_levels()})
-        recompute_if_asked(self.model, recipe)
-        self.dropout = ConditionDropout(
-            recipe.drop_labels, recipe.drop_lyrics, recipe.drop_times, recipe.jitter_seconds
-        )
+    @property
+    def seed_key(self) -> int:
+        return len(self.config.spec.writes)
 
-    def open(self) -> None:
-        """Finds the songs whose codes are there and prepares what is known of them."""
-        levels = range(len(self.config.hops))
-        self.codes, rows, self.songs = songs_to_train_on(self, levels, levels[-1])
-        model = self.jukebox
-        self.prepared = prepare_all(
-            [song_of(rows[s]) for s in self.songs], model.labels, model.vocabulary, model.sample_rate
-        )
-        self.windows = Windows([self.codes.length(song, levels[-1]) for song in self.songs], self.config.n_ctx)
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        """Codes, conditions and masks, and the frames of each stream that the loss counts, on average over the whole batch.
 
-    def batch(self, step: int, rank: int, world: int) -> tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]]:
-        """Codes, conditions, masks, and, a row, how many codes of each level a row of the whole batch asks for on the average.
-
-        Rows ask for different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
+        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
         of it draws the masks of all rows.
         """
-        places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
-        first = rank * len(places)
-        rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
-        codes = {level: torch.stack([row[0][level] for row in rows]) for level in rows[0][0]}
+        batch = super().batch(step, rank, world)
+        rows = len(batch.sequences[self.stream])
         masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
-        asked = {level: sum(int(each[level].sum()) for _, each in masks) / len(masks) for level in codes}
-        usual = {level: torch.full((len(rows),), number, dtype=torch.float64) for level, number in asked.items()}
-        return codes, stack([cond for _, cond in rows]), *join_masks(masks[first : first + len(places)]), usual
+        usual = {s: sum(int(asked[s].sum()) for _, asked in masks) / len(masks) for s in batch.sequences}
+        counts = {s: float(torch.full((rows,), number, dtype=torch.float64).sum()) for s, number in usual.items()}
+        known, asked = join_masks(masks[rank * rows : (rank + 1) * rows])
+        return replace(batch, known=known, asked=asked, counts=counts)
 
-    def _masks(self, seed: Sequence[int]) -> tuple[Keep, Keep]:
-        return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))
-
-    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[int, Tensor], Conditions]:
-        config, name, codes = self.config, self.songs[song], {}
-        for level, ratio in enumerate(config.ratios):
-            read = self.codes.read(name, level, start * ratio, (start + config.n_ctx) * ratio)
-            codes[level] = torch.from_numpy(read.astype(np.int64))
-        rng = np.random.default_rng(list(seed))
-        cond = window_conditions(self.prepared[song], config, start, dropout=self.dropout, rng=rng)
-        return codes, cond
-
-    def loss(self, batch: tuple[Sequences, Conditions, Keep, Keep, dict[int, Tensor]], step: int) -> dict[str, Tensor]:
-        sequences, cond, keep, asked, usual = batch
-        counts = {level: float(rows.sum()) for level, rows in usual.items()}
-        sequences, keep, asked = (
-            {level: x.to(self.device) for level, x in each.items()} for each in (sequences, keep, asked)
-        )
-        return self.model.loss(sequences, cond.to(self.device), keep, asked, counts)
-
-    def save(self) -> None:
-        self.jukebox.save_masked(self.model)
+    def _masks(self, seed: Sequence[int]) -> tuple[Mask, Mask]:
+        return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))  # type: ignore[attr-defined]
 
 
 def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:
-    """Gradient checkpointing of every trunk of a prior, where the recipe says so."""
+    """Gradient checkpointing of every trunk of a prior, where the recipe specifies it."""
     if recipe.recompute:
         for trunk in model.modules():
             if isinstance(trunk, Transformer):
                 trunk.config = replace(trunk.config, recompute=True)
 
 
-def songs_to_train_on(
-    task: PriorTask | MaskedTask, levels: Sequence[int], level: int
-) -> tuple[CodesReader | SoundingCodes, dict[str, SongRow], list[str]]:
-    """The codes, the training songs' rows, and those songs that have codes of `levels` and fill a window at `level`.
+def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:
+    """The codes, the training songs' rows, and those songs that have all streams of a task and fill a window.
 
-    The codes are read, or made from the sound when they are wanted.
+    The codes are read, or encoded when they are wanted.
     """
     config, rows = task.config, {row.song: row for row in training_rows(task.data)}
     hint = f"run `jukebox encode {task.data} {task.jukebox.folder}` first"
-    if task.from_audio:
+    if task.setup.from_audio:
         hint = "train with longer songs"
-        codes: CodesReader | SoundingCodes = SoundingCodes(task.jukebox, task.data, rows, levels, task.device)
-    elif not task.folder.is_dir():
-        raise UserError(f"{task.data} holds no codes of this codec ({task.folder.name}); {hint}, or give --from_audio")
+        codes: CodesReader | OnTheFlyCodes = OnTheFlyCodes(task.jukebox, task.data, rows, task.streams, task.device)
     else:
-        codes = CodesReader(task.folder)
-    coded = [song for song in codes.songs_with(levels) if song in rows]
-    songs = [song for song in coded if codes.length(song, level) >= config.n_ctx]
+        codes = open_codes(task.data, task.jukebox.info, task.streams)
+    coded = [song for song in codes.songs_with(task.streams) if song in rows]
+    songs = [song for song in coded if codes.length(song, task.stream) >= config.n_ctx]
     if not songs:
         raise UserError(
-            f"of {len(coded)} training songs with codes of level {' and '.join(map(str, levels))} none fills "
+            f"of {len(coded)} training songs with codes of {' and '.join(task.streams)} none fills "
             f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
         )
     if short := len(coded) - len(songs):
@@ -309,17 +302,17 @@ def songs_to_train_on(
     return codes, rows, songs
 
 
-def open_model(folder: Path, data: Path, preset: Preset, what: str) -> Jukebox:
+def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFolder:
     """The model folder to train into; made for a codec where there is none, its labels those of the data.
 
     Once a prior is trained the labels stay: its tables are numbered by them.
     """
-    if what != "vqvae" and not (folder / "config.json").is_file():
+    if not codec and not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
-    model = Jukebox.create(folder, preset.codec, Characters(preset.symbols))
-    with FileLock(folder / ".lock"):  # two levels may begin side by side
-        if not model.prior_configs and (data / "labels.json").is_file():
+    model = ModelFolder.create(folder, preset.codec, Characters(preset.symbols))
+    with FileLock(folder / ".lock"):  # two levels may begin at the same time
+        if not model.info.priors and (data / "labels.json").is_file():
             model.save_labels(Labels.load(data / "labels.json"))
     return model

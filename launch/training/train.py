@@ -6,31 +6,21 @@ Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) t
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device
+from launch.cli.parse import choose_by_level
 from launch.cluster.heartbeat import beat
 
 if TYPE_CHECKING:
     from launch.training.loop import Task
 
 
-def chosen_levels(levels: str, known: Collection[int]) -> list[int]:
-    """Levels written as "2,1,0" (empty: all of `known`), coarsest first."""
-    try:
-        chosen = {int(part) for part in levels.split(",")} if levels.strip() else set(known)
-    except ValueError:
-        raise UserError(f"--levels got {levels!r}, expected numbers with commas between them, such as 2,1,0") from None
-    if wrong := sorted(chosen - set(known)):
-        raise UserError(f"there is no level {wrong[0]}; choose among {', '.join(map(str, sorted(known)))}")
-    return sorted(chosen, reverse=True)
-
-
 def train(
-    what: Literal["vqvae", "prior", "masked"],
+    what: str,
     data: str,
     *,
     preset: str = "small",
@@ -70,7 +60,8 @@ def train(
     model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
     together: a batch is shared out among them.
 
-    what: vqvae (the codec), prior (one a level), or masked (one of all levels, which fills holes; on songs with codes of all)
+    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints; on songs with codes of all), or another
+        kind of codec or prior that the preset has
     data: the data folder that `jukebox prepare` made
     preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
@@ -107,42 +98,51 @@ def train(
 
     from jukebox.model.presets import find
     from launch.cluster.group import join, part
-    from launch.training.deepspeed_config import CARDS, ParallelConfig
+    from launch.engines.deepspeed_config import CARDS, ParallelConfig
     from launch.training.finetune import TunedPrior, check_tuning, copied, tuned
     from launch.training.loop import fit
-    from launch.training.tasks import MaskedTask, PriorTask, VQVAETask, open_model
+    from launch.training.registry import ALIASES, TASKS
+    from launch.training.tasks import TaskSetup, open_model
+    from vqvae.registry import CODEC_CONFIGS
 
+    kind = ALIASES.get(what, what)
+    if kind not in TASKS.kinds():
+        words = [*ALIASES, *(each for each in TASKS.kinds() if each not in ALIASES.values())]
+        raise UserError(f"there is nothing to train called {what!r}; choose one of {', '.join(words)}")
+    is_codec, task_class = kind in CODEC_CONFIGS.kinds(), TASKS.load(kind)
     suits = CARDS[int(card)] if card != "any" else {}
     stage = suits.get("zero", -1) if zero == "auto" else int(zero)
     parallel = ParallelConfig(stage, offload or suits.get("offload", False), accumulate, adam, deepspeed)
-    recompute = recompute or (what != "vqvae" and suits.get("recompute", False))
+    recompute = recompute or (not is_codec and suits.get("recompute", False))
     if accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {accumulate} --keep {keep}: expected numbers from 1")
-    if accumulate > 1 and what == "vqvae":
+    if accumulate > 1 and is_codec:
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
         )
-    if examples_every and what == "masked":
+    if examples_every and getattr(task_class, "examples", None) is None:
         raise UserError("--examples_every is for codecs and priors of one level; leave it away")
-    if from_audio and (what == "vqvae" or from_model):
+    if from_audio and (is_codec or from_model):
         raise UserError(
             "--from_audio is for priors from the beginning: a codec has no codes, and --from_model wants them encoded"
         )
     if threads:
         torch.set_num_threads(threads)
     beat("meeting the others", 0)
-    device = join(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    device = join(choose_device(device))
     folder, chosen = Path(data), find(preset)
     target = Path(out) if out else folder.parent / "model"
-    if not chosen.recipes(what):
+    recipes = chosen.parts(kind)
+    if not recipes:
         raise UserError(f"the preset {preset} has no {what}; train it with one that has, such as small")
-    if what == "masked" and (level >= 0 or levels):
+    levels = str(level) if level >= 0 else levels
+    if levels and not is_codec and any(len(chosen.priors[name].spec.writes) > 1 for name in recipes):
         raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
-    known = chosen.recipes(what)
+    known = list(recipes)
     if from_model or tune != "all" or rehearse:
-        known = check_tuning(what, from_model, known, folder, Path(rehearse or data))
-    wanted = chosen_levels(str(level) if level >= 0 else levels, known)
-    model = copied(from_model, target) if from_model else open_model(target, folder, chosen, what)
+        known = check_tuning(task_class, from_model, known, folder, Path(rehearse or data))
+    wanted = choose_by_level(levels, {chosen.level_of(part): part for part in known})
+    model = copied(from_model, target) if from_model else open_model(target, folder, chosen, is_codec)
     given: dict[str, Any] = {"steps": steps, "batch": batch, "lr": lr, "max_minutes": max_minutes}
     changes = {name: value for name, value in given.items() if value}
     if precision != "auto":
@@ -150,32 +150,23 @@ def train(
     if schedule != "auto":
         changes["schedule"] = schedule
     if ema >= 1:
-        raise UserError(
-            f"--ema got {ema:g}, expected a decay below 1, such as 0.999, 0 for none or -1 for the recipe's"
-        )
+        raise UserError(f"--ema got {ema:g}, expected a decay below 1, such as 0.999, 0 for none or -1 for the recipe's")
     if ema >= 0:
         changes["ema"] = ema
     if recompute:
         changes["recompute"] = True
-    if recompute and what == "vqvae":
+    if recompute and is_codec:
         raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
     for each in wanted:
-        recipe = chosen.recipes(what)[each]
+        recipe = recipes[each]
         if from_model and tune != "lyrics":
             recipe = tuned(recipe, tune)
-        # A recipe's limit on the time belongs to its own steps: who says how many wants so many.
+        # A recipe's limit on the time belongs to its own steps: with --steps the user wants so many.
         recipe = replace(recipe, **({"max_minutes": 0.0} if steps else {}) | changes)
         sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
-        if what == "vqvae":
-            task: Task = VQVAETask(model, each, folder, recipe, seed, device)
-        elif what == "masked":
-            task = MaskedTask(model, chosen.masked_prior(*sizes), folder, recipe, seed, device, from_audio)
-        else:
-            config = chosen.prior(each, *sizes)
-            if from_model:
-                task = TunedPrior(model, from_model, config, folder, recipe, seed, device, tune, rank, rehearse)
-            else:
-                task = PriorTask(model, config, folder, recipe, seed, device, from_audio=from_audio)
+        config = None if is_codec else chosen.priors[each].for_corpus(*sizes)
+        setup = TaskSetup(model, each, folder, recipe, seed, device, config, from_audio)
+        task: Task = TunedPrior(setup, from_model, tune, rank, rehearse) if from_model else task_class(setup)
         where = target / "training" / task.name
         ended = fit(
             task,

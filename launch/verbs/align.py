@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
+from jukebox.device import choose_device
+from launch.cli.parse import read_list
+from launch.verbs.sample import read_lyrics
 
 if TYPE_CHECKING:
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
+    from jukebox.song import Song
 
 
 def align(
@@ -30,13 +36,11 @@ def align(
     """
     import torch
 
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
-    opened = Jukebox.from_pretrained(model)
-    widest = max((prior.trunk.width for prior in opened.prior_configs.values()), default=0)
-    if threads or widest < 512:
-        torch.set_num_threads(threads or 1)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    opened = ModelFolder.from_pretrained(model)
+    torch.set_num_threads(opened.info.threads(threads))
+    chosen = choose_device(device)
     path = Path(song)
     if (path / "manifest.parquet").is_file():
         measure(opened, path, songs, chosen)
@@ -47,11 +51,12 @@ def align(
             f"{path} is a folder, but neither a run (run.json) nor a data folder (manifest.parquet); name a recording"
         )
     else:
-        genres = tuple(part.strip() for part in genre.split(",") if part.strip())
-        write(opened, path, lyrics, artist or None, genres, out, chosen)
+        from jukebox.song import Song
+
+        write(opened, path, lyrics, Song(artist or None, tuple(read_list(genre))), out, chosen)
 
 
-def measure(model: Jukebox, data: Path, songs: int, device: str) -> None:
+def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
     """Which way is best, measured and kept."""
     from jukebox.alignment.align import find_way
     from jukebox.evaluation.metrics import table
@@ -64,7 +69,7 @@ def measure(model: Jukebox, data: Path, songs: int, device: str) -> None:
     print(f"word starts of {ways[0]['songs']} songs; {name(ways[0])} is kept in {model.folder / 'config.json'}")
 
 
-def follow(model: Jukebox, folder: Path, device: str) -> None:
+def follow(model: ModelFolder, folder: Path, device: str) -> None:
     """The words of a run, and its page."""
     from jukebox.alignment.align import align_run
     from jukebox.sampling.run import Run
@@ -74,19 +79,13 @@ def follow(model: Jukebox, folder: Path, device: str) -> None:
     print(f"written to {folder / 'alignment.json'}; {folder / 'index.html'} follows the singing")
 
 
-def write(
-    model: Jukebox, song: Path, lyrics: str, artist: str | None, genres: tuple[str, ...], out: str, device: str
-) -> None:
+def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, device: str) -> None:
     """The words of a recording, as .lrc and .json."""
     from jukebox.alignment.align import align_file
-    from jukebox.model.folder import write_json
-    from jukebox.song import Song
-    from launch.verbs.sample import read_lyrics
 
     if not lyrics:
         raise UserError(f"--lyrics is missing: a text file with the words that are sung in {song}")
-    text, _ = read_lyrics(lyrics)
-    found = align_file(model, song, Song(artist, genres, text), device=device)
+    found = align_file(model, song, replace(labels, lyrics=read_lyrics(lyrics)[0]), device=device)
     target = Path(out) if out else song.with_suffix(".lrc")
     target.write_text(found.to_lrc(), encoding="utf-8")
     write_json(target.with_suffix(".json"), found.to_json())

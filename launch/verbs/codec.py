@@ -9,103 +9,94 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from data_prep.audio.audio import AUDIO_SUFFIXES
+from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
 from data_prep.errors import UserError
+from jukebox.device import choose_device
 from jukebox.sampling.code_file import Codes
+from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from data_prep.audio.blocks import BlockReader
-    from vqvae.jukebox.vqvae import VQVAE
+    from jukebox.model.info import ModelInfo
+    from vqvae.codec import Codec
 
 OnProgress = Callable[[float], object]  # told the seconds of sound that have gone through, for the bar
 
 
-def encode_file(
-    codec: VQVAE, source: Path, target: Path, levels: Collection[int], name: str = "", on_progress: OnProgress = float
-) -> int:
-    """Write the codes of a sound file, stamped with the codec's `name`; how many channels the file had."""
-    import numpy as np
-
-    from vqvae.jukebox.stream import encode_stream
-
-    # One growing buffer a level: many small arrays kept among large ones that come and go would tear the heap to shreds.
-    parts = {level: bytearray() for level in levels}
+def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, str], on_progress: OnProgress) -> int:
+    """Write the streams of a sound file that `hashes` names, with the codes hash of each; how many channels the file had."""
+    streams = {name: codec.spec.stream(name) for name in hashes}
+    # One growing buffer a stream: many small arrays kept among large ones that come and go would tear the heap to shreds.
+    parts = {name: bytearray() for name in streams}
     with _open(codec, source) as reader:
-        for piece in encode_stream(codec, _sound(reader, codec, on_progress), levels):
-            for level, codes in piece.items():
-                parts[level] += codes.cpu().numpy().astype(np.uint16).tobytes()
-        joined = {level: np.frombuffer(codes, np.uint16) for level, codes in parts.items()}
-        Codes(joined, reader.sample_rate, reader.samples, name).save(target)
+        for pieces in codec.encoder_stream(_sound(reader, codec, on_progress), list(streams)):
+            for name, piece in pieces.items():
+                parts[name] += streams[name].check(piece.cpu().numpy(), str(source)).tobytes()
+        joined = {
+            name: np.frombuffer(parts[name], stream.dtype).reshape(-1, *stream.frame_shape) for name, stream in streams.items()
+        }
+        Codes(joined, reader.sample_rate, reader.samples, hashes).save(target)
         return reader.source_channels
 
 
-def decode_file(
-    codec: VQVAE, source: Path, target: Path, level: int, name: str = "", on_progress: OnProgress = float
-) -> int:
-    """Write the sound of a codes.npz, exactly its `samples`, from the codes of one level; its channels."""
-    import numpy as np
-    import torch
+def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: ModelInfo, on_progress: OnProgress) -> int:
+    """Write the sound of a codes.npz, exactly its `samples`, from one stream; its channels."""
+    from vqvae.codec import as_tensor
 
-    from data_prep.audio.blocks import BlockWriter
-    from vqvae.jukebox.stream import decode_stream
-
-    codes, rate, hop = Codes.load(source), codec.spec.sample_rate, codec.spec.hops[level]
-    if level not in codes.levels:
-        raise UserError(f"{source} has no codes of level {level}; it has {', '.join(map(str, sorted(codes.levels)))}")
-    if codes.sample_rate != rate or len(codes.levels[level]) != codes.samples // hop:
+    codes, rate, hop = Codes.load(source), codec.spec.sample_rate, codec.spec.stream(stream).hop
+    if stream not in codes.streams:
+        raise UserError(f"{source} has no codes of {stream}; it has {', '.join(sorted(codes.streams))}")
+    frames = codec.spec.stream(stream).check(codes.streams[stream], str(source))
+    if codes.sample_rate != rate or len(frames) != codes.samples // hop:
         raise UserError(
-            f"{source}: {len(codes.levels[level])} codes for {codes.samples} samples at {codes.sample_rate} Hz; this "
+            f"{source}: {len(frames)} codes for {codes.samples} samples at {codes.sample_rate} Hz; this "
             f"codec writes one for {hop} samples at {rate} Hz: give the --model that encoded it"
         )
-    if name and codes.codec and codes.codec != name:
-        print(f"{source}: written by codec {codes.codec}, read by {name}: what is heard may be noise", file=sys.stderr)
-    device, row = next(codec.parameters()).device, codes.levels[level]
-    pieces = (torch.from_numpy(row[i : i + 2**14].astype(np.int64)).to(device) for i in range(0, len(row) or 1, 2**14))
+    if not codes.is_of(info):
+        hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
+        print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
+    pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
     with BlockWriter(target, codec.spec.channels, rate) as writer:
-        for audio in decode_stream(codec, pieces, level):
+        for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
             writer.write(audio.cpu().numpy())
         writer.fill(codes.samples)
     return codec.spec.channels
 
 
-def reconstruct_file(codec: VQVAE, source: Path, target: Path, level: int, on_progress: OnProgress = float) -> int:
-    """Write what one level keeps of a sound file, its length to the sample; how many channels the file had."""
-    from data_prep.audio.blocks import BlockWriter
-    from vqvae.jukebox.stream import decode_stream, encode_stream
-
+def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
+    """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
     with _open(codec, source) as reader, BlockWriter(target, codec.spec.channels, codec.spec.sample_rate) as writer:
-        codes = (piece[level] for piece in encode_stream(codec, _sound(reader, codec, on_progress), [level]))
-        for audio in decode_stream(codec, codes, level):
+        codes = (piece[stream] for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]))
+        for audio in codec.decode_blocks(codes, stream):
             writer.write(audio.cpu().numpy())
         writer.fill(reader.samples)
         return reader.source_channels
 
 
-def _open(codec: VQVAE, source: Path) -> BlockReader:
-    from data_prep.audio.blocks import BlockReader
-
+def _open(codec: Codec, source: Path) -> BlockReader:
     return BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
 
 
-def _sound(reader: BlockReader, codec: VQVAE, on_progress: OnProgress) -> Iterator[Tensor]:
+def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterator[Tensor]:
     import torch
 
-    device = next(codec.parameters()).device
     for block in reader:
         on_progress(block.shape[1] / reader.sample_rate)
-        yield torch.from_numpy(block).to(device)
+        yield torch.from_numpy(block).to(codec.device)
 
 
 def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
     """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape."""
-    from data_prep.audio.audio import AUDIO_SUFFIXES
-
     reads = {".npz"} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
     if source.is_dir():
@@ -155,27 +146,25 @@ def codec(
     """
     import torch
 
-    from jukebox.model.folder import Jukebox
-    from launch.training.train import chosen_levels
+    from jukebox.model.folder import ModelFolder
 
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    jukebox = Jukebox.from_pretrained(model)
-    trained = jukebox.trained_levels() or range(len(jukebox.hops))
-    wanted = chosen_levels(levels if what == "encode" else str(level if level >= 0 else min(trained)), trained)
-    files, loaded = find_files(what, Path(source), out), jukebox.codec(wanted).to(device)
-    name, started = jukebox.codec_hash(), time.monotonic()
+    device, opened = choose_device(device), ModelFolder.from_pretrained(model)
+    info, trained = opened.info, opened.trained_streams() or opened.spec.names
+    known = {info.spec.names.index(stream): stream for stream in trained}
+    streams = choose_by_level(levels if what == "encode" else str(level if level >= 0 else min(known)), known)
+    files, loaded = find_files(what, Path(source), out), opened.codec(streams).to(device)
+    hashes, started = {name: info.codes_hash(name) for name in streams}, time.monotonic()
 
     def run(path: Path, target: Path, on_progress: OnProgress) -> int:
         if what == "encode":
-            return encode_file(loaded, path, target, wanted, name, on_progress)
+            return encode_file(loaded, path, target, hashes, on_progress)
         if what == "decode":
-            return decode_file(loaded, path, target, wanted[0], name, on_progress)
-        return reconstruct_file(loaded, path, target, wanted[0], on_progress)
+            return decode_file(loaded, path, target, streams[0], info, on_progress)
+        return reconstruct_file(loaded, path, target, streams[0], on_progress)
 
-    done, seconds, failed = _run_all(run, files, f"{what} level {', '.join(map(str, wanted))}")
+    done, seconds, failed = _run_all(run, files, f"{what} {', '.join(streams)}")
     if failed and len(files) == 1:
         raise failed[0]
     for error in failed:
@@ -187,9 +176,7 @@ def codec(
         print(f"{mixed} of {len(done)} had another number of channels than the codec's {channels}: mixed to {channels}")
     took = max(time.monotonic() - started, 1e-9)
     where = files[0][1] if len(files) == 1 else out or files[0][1].parent
-    print(
-        f"{len(done)} of {len(files)}, {seconds:.0f} s of sound in {took:.1f} s ({seconds / took:.1f} s a second): {where}"
-    )
+    print(f"{len(done)} of {len(files)}, {seconds:.0f} s of sound in {took:.1f} s ({seconds / took:.1f} s a second): {where}")
     return list(done)
 
 
@@ -197,7 +184,7 @@ def _run_all(
     run: Callable[[Path, Path, OnProgress], int], files: Sequence[tuple[Path, Path]], title: str
 ) -> tuple[dict[Path, int], float, list[UserError]]:
     """Run over the files under one bar: what was made with its source's channels, seconds of sound, and what failed."""
-    from launch.training.log import progress
+    from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
     with progress(round(sum(_expected_seconds(path) for path, _ in files)), title, unit="s") as bar:
@@ -216,12 +203,9 @@ def _run_all(
 
 
 def _expected_seconds(path: Path) -> float:
-    from data_prep.audio.blocks import declared_seconds
-
     if path.suffix.lower() != ".npz":
         return declared_seconds(path)
-    try:
+    with suppress(UserError):  # told when its turn comes
         codes = Codes.load(path)
-    except UserError:  # told when its turn comes
-        return 0.0
-    return codes.samples / codes.sample_rate
+        return codes.samples / codes.sample_rate
+    return 0.0

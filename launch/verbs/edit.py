@@ -5,19 +5,19 @@ Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is a 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device
+from launch.cli.parse import read_numbers, read_time
 from launch.cli.usage import shared_flags
-from launch.verbs.sample import SongFlags, beside, read_levels, read_song, report_left_out
+from launch.verbs.sample import LabelFlags, SongFlags, beside, read_song, report_left_out
 
 if TYPE_CHECKING:
     from jukebox.editing.spans import Edited, EditOptions
-    from jukebox.model.folder import Jukebox
-    from jukebox.song import Song
+    from jukebox.model.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,6 @@ class EditFlags:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-@dataclass(frozen=True)
-class LabelFlags:
-    """What the song is.
-
-    artist: name of an artist the model knows; none is unknown
-    genre: name of a genre, or several joined by commas
-    """
-
-    artist: str = ""
-    genre: str = ""
-
-
 @shared_flags
 def edit(model: str, song: str, *, start: str, end: str, words: SongFlags, flags: EditFlags) -> None:
     """Draw a range of a song anew, hearing what is before it and behind it.
@@ -75,11 +63,7 @@ def edit(model: str, song: str, *, start: str, end: str, words: SongFlags, flags
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, options = _opened(model, flags)
-    from jukebox.editing import verbs as editing
-
-    made = editing.edit(
-        opened, song, _out(song, flags, "edit"), begin, stop, _song(opened, words), options, flags.sample
-    )
+    made = _make("edit", opened, song, options, words, flags, begin, stop)
     _print_summary(made, f"{_shown(begin)} to {_shown(stop)} are new; {_faded(options)}")
 
 
@@ -113,30 +97,18 @@ def vary(
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, options = _opened(model, flags)
-    from jukebox.editing import verbs as editing
+    from jukebox.editing.verbs import Prompt
 
-    prompt = editing.Prompt(
+    prompt = Prompt(
         periodic, width, roll, random, prefix, suffix, beat, before_beat, after_beat, every_beat, onset, dropout,
         _levels(opened, keep_levels, "--keep_levels"), _levels(opened, redraw_levels, "--redraw_levels"),
     )  # fmt: skip
-    made = editing.vary(
-        opened,
-        song,
-        _out(song, flags, "vary"),
-        prompt,
-        begin,
-        stop,
-        _song(opened, words),
-        options,
-        flags.sample,
-    )
+    made = _make("vary", opened, song, options, words, flags, prompt, begin, stop)
     _print_summary(made, _kept(made, options))
 
 
 @shared_flags
-def extend(
-    model: str, song: str, *, before: str = "0", after: str = "0", words: SongFlags, flags: EditFlags
-) -> None:  # fmt: skip
+def extend(model: str, song: str, *, before: str = "0", after: str = "0", words: SongFlags, flags: EditFlags) -> None:
     """Write more music in front of a song and behind it, which hears the song and leads into it.
 
     model: folder of a trained model, with a masked prior
@@ -146,11 +118,7 @@ def extend(
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, options = _opened(model, flags)
-    from jukebox.editing import verbs as editing
-
-    made = editing.extend(
-        opened, song, _out(song, flags, "extend"), before_start, after_end, _song(opened, words), options, flags.sample
-    )
+    made = _make("extend", opened, song, options, words, flags, before_start, after_end)
     fade = f"joined within {options.fade * 1000:g} ms of them; the song is as it was"
     _print_summary(made, f"{_shown(before_start)} in front and {_shown(after_end)} behind are new, {fade}")
 
@@ -169,80 +137,48 @@ def compress(
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, options = _opened(model, flags)
-    from jukebox.editing import verbs as editing
-
-    made = editing.compress(
-        opened,
-        song,
-        _out(song, flags, "compress"),
-        kbps,
-        begin,
-        stop,
-        _song(opened, words),
-        options,
-        flags.sample,
-    )
+    made = _make("compress", opened, song, options, words, flags, kbps, begin, stop)
     _print_summary(made, _kept(made, options))
 
 
 # ---- from what a person types
 
 
-def read_time(text: str, flag: str) -> float:
-    """Seconds, from 42, 42.5, 0:42, 1:02.5 or 1:00:02."""
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
-    if not match or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
-        raise UserError(f"{flag} got {text!r}, expected seconds or minutes and seconds, as in 42.5 or 0:42.5")
-    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
-
-
-def _opened(model: str, flags: EditFlags) -> tuple[Jukebox, EditOptions]:
+def _opened(model: str, flags: EditFlags) -> tuple[ModelFolder, EditOptions]:
     """The model, and how to draw; torch comes here."""
     if min(flags.temperature, flags.temperature_lower, flags.fade, flags.total_seconds) < 0:
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     import torch
 
     from jukebox.editing.spans import EditOptions
-    from jukebox.model.folder import Jukebox
-    from jukebox.model.info import ModelInfo
-    from jukebox.sampling.walk import chosen_device
-    from priors.prior import SamplingParams
+    from jukebox.model.folder import ModelFolder
+    from priors.spec import SamplingParams
 
-    opened = Jukebox.from_pretrained(model)
-    passes, top = read_levels(flags.passes), len(opened.hops) - 1
-    if len(passes) != top + 1 or min(passes) < 1:
-        raise UserError(f"--passes got {flags.passes!r}, expected {top + 1} numbers from 1, as in 24,24,12")
-    torch.set_num_threads(ModelInfo.read(model).threads(flags.threads))
-    heat = {top: flags.temperature}
-    params = {
-        top - i: SamplingParams(heat.get(top - i, flags.temperature_lower), passes=n) for i, n in enumerate(passes)
-    }
-    device = chosen_device(flags.device)
+    opened = ModelFolder.from_pretrained(model)
+    top = len(opened.hops) - 1
+    passes = read_numbers(flags.passes, "--passes", f"{top + 1} numbers from 1, as in 24,24,12", low=1, count=top + 1)
+    torch.set_num_threads(opened.info.threads(flags.threads))
+    temperatures = [flags.temperature, *[flags.temperature_lower] * top]
+    params = {top - i: SamplingParams(heat, passes=n) for i, (heat, n) in enumerate(zip(temperatures, passes))}
+    device = choose_device(flags.device)
     return opened, EditOptions(params, flags.takes, flags.seed, flags.fade, flags.total_seconds, device, flags.dtype)
 
 
-def _song(opened: Jukebox, words: SongFlags | LabelFlags) -> Song:
-    from jukebox.model.info import ModelInfo
-
-    song = read_song(
-        ModelInfo.read(opened.folder), words if isinstance(words, SongFlags) else SongFlags(words.artist, words.genre)
-    )
-    report_left_out(opened.folder, [song.lyrics or ""])
-    return song
+def _levels(opened: ModelFolder, text: str, flag: str) -> tuple[int, ...]:
+    top = len(opened.hops) - 1
+    return read_numbers(text, flag, f"levels from 0 to {top} joined by commas, as in 2,1", 0, top)
 
 
-def _levels(opened: Jukebox, text: str, flag: str) -> tuple[int, ...]:
-    levels = read_levels(text)
-    if not set(levels) <= set(range(len(opened.hops))):
-        raise UserError(
-            f"{flag} got {text!r}, expected levels from 0 to {len(opened.hops) - 1} joined by commas, as in 2,1"
-        )
-    return levels
+def _make(
+    verb: str, opened: ModelFolder, song: str, options: EditOptions, words: LabelFlags, flags: EditFlags, *params: Any
+) -> Edited:
+    """What the function `verb` of `jukebox/editing/verbs.py` makes of a song, by `params` of its own."""
+    from jukebox.editing import verbs
 
-
-def _out(song: str, flags: EditFlags, verb: str) -> Path:
-    """Without a suffix where none is given: the song's format says which."""
-    return Path(flags.out) if flags.out else beside(song, verb)
+    out = Path(flags.out) if flags.out else beside(song, verb)  # without a suffix: the song's format says which
+    asked = read_song(opened.info, SongFlags(**vars(words)))
+    report_left_out(opened.folder, [asked.lyrics or ""])
+    return getattr(verbs, verb)(opened, song, out, *params, asked, options, flags.sample)
 
 
 # ---- what is told

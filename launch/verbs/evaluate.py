@@ -22,16 +22,15 @@ def evaluate(
     """
     import torch
 
+    from data_prep.files import write_json
     from jukebox.evaluation.figures import evaluate_model, tables
-    from jukebox.model.folder import Jukebox, write_json
+    from jukebox.model.folder import ModelFolder
 
     if windows < 2 or songs < 0:
-        raise UserError(
-            f"--windows {windows} and --songs {songs}: expected at least 2 windows and 0 (all) or more songs"
-        )
+        raise UserError(f"--windows {windows} and --songs {songs}: expected at least 2 windows and 0 (all) or more songs")
     if threads:
         torch.set_num_threads(threads)
-    opened = Jukebox.from_pretrained(model)
+    opened = ModelFolder.from_pretrained(model)
     figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed)
     target = Path(out) if out else opened.folder / "evaluation.json"
     write_json(target, figures)

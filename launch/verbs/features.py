@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Literal
 
+from data_prep.files import replacing
+from jukebox.device import choose_device
+
+Pool = Literal["mean", "none"]
+
 
 def features(
-    song: str,
-    *,
-    model: str,
-    out: str,
-    layer: int,
-    level: int = 2,
-    pool: Literal["mean", "none"] = "mean",
-    threads: int = 0,
-    device: str = "auto",
+    song: str, *, model: str, out: str, layer: int, level: int = 2, pool: Pool = "mean", threads: int = 0, device: str = "auto"
 ) -> None:
     """Write what a layer of a prior has made of a recording, for music research (docs/features.md).
 
@@ -34,20 +30,16 @@ def features(
     import torch
 
     from jukebox.evaluation.features import hidden_states
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
     if threads:
         torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    began, opened, path = time.perf_counter(), Jukebox.from_pretrained(model), Path(out)
-    found = hidden_states(opened, song, level, layer, pool=pool, device=device)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(part, "wb") as file:
+    began, opened, path = time.perf_counter(), ModelFolder.from_pretrained(model), Path(out)
+    found = hidden_states(opened, song, level, layer, pool=pool, device=choose_device(device))
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(
             file, states=found.states, seconds=found.seconds, level=level, layer=layer, hop=opened.hops[level],
             sample_rate=opened.sample_rate,
         )  # fmt: skip
-    os.replace(part, path)
     rows, width = found.states.shape
     print(f"{out}: {rows} x {width} of layer {layer}, level {level}, in {time.perf_counter() - began:.1f} s")

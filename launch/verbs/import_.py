@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.cli.parse import read_list
 
 if TYPE_CHECKING:
     from jukebox.importers.convert import FoundWeights
     from jukebox.importers.labels import PublishedLabels
-    from vqvae.jukebox.vqvae import VQVAEConfig
+    from vqvae.jukebox.config import VQVAEConfig
 
 ROOT = "https://openaipublic.azureedge.net/"
 TABLES = "https://raw.githubusercontent.com/openai/jukebox/master/"
-LICENCE = (
-    "the published checkpoints are under a noncommercial licence, and so is what is made with them; see docs/openai.md"
-)
+LICENCE = "the published checkpoints are under a noncommercial licence, and so is what is made with them; see docs/openai.md"
 
 
 def parts_of(name: str) -> list[str]:
     """Where the files of a set lie under the root, and in the cache."""
-    from jukebox.importers.published import SETS
+    from jukebox.model.settings import SETS
 
     shared = [f"jukebox/models/5b/{part}.pth.tar" for part in ("vqvae", "prior_level_0", "prior_level_1")]
     return [*shared, f"jukebox/models/{SETS[name][0]}/prior_level_2.pth.tar"]
@@ -34,7 +33,7 @@ def parts_of(name: str) -> list[str]:
 
 def find_files(files: str, name: str) -> list[Path]:
     """The checkpoints that `files` names: themselves with commas between, or a folder that holds them."""
-    paths = [Path(part.strip()).expanduser() for part in files.split(",") if part.strip()]
+    paths = [Path(part).expanduser() for part in read_list(files)]
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0]
         found = [folder / part for part in parts_of(name) if (folder / part).is_file()]
@@ -53,15 +52,14 @@ def find_files(files: str, name: str) -> list[Path]:
 def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAEConfig:
     """The configuration that `preset` names, else that of the settings in the file, else the published one."""
     from jukebox.importers.convert import is_plain
-    from jukebox.importers.vqvae_keys import VQVAES, vqvae_config
+    from jukebox.model.settings import VQVAES, vqvae_config
 
     if preset and preset not in VQVAES:
         raise UserError(f"there is no published codec {preset!r}; expected --preset {' or '.join(VQVAES)}")
+    settings = VQVAES[preset or "vqvae"]
     hps = content.get("hps")
-    given_settings = isinstance(hps, Mapping) and {"levels", "downs_t", "strides_t"} <= set(hps)
-    settings: Mapping[str, Any] = (
-        VQVAES[preset] if preset else hps if isinstance(hps, Mapping) and given_settings else VQVAES["vqvae"]
-    )
+    if not preset and isinstance(hps, Mapping) and {"levels", "downs_t", "strides_t"} <= set(hps):
+        settings = hps
     try:
         return vqvae_config({name: value for name, value in settings.items() if is_plain(value)})
     except (TypeError, ValueError, IndexError) as error:
@@ -118,14 +116,13 @@ def import_(
     preset: shape of a vqvae: vqvae (44.1 kHz, three levels) or small_vqvae; empty: what the file tells, or vqvae
     cache: where downloads are kept
     """
-    from launch.training.log import progress
-
     if what == "vqvae":
         if not files:
             raise UserError("import vqvae needs --files, the checkpoint of a codec such as vqvae.pth.tar")
         return import_codec(files, out, preset)
     from jukebox.importers.convert import DTYPES
     from jukebox.importers.published import PublishedSet
+    from launch.cli.progress import progress
 
     found = PublishedSet(what, open_source(what, files, url, cache), out)
     found.take_names(find_tables(set(found.versions.values()), labels, url, cache))
@@ -134,7 +131,7 @@ def import_(
     levels = ", ".join(map(str, found.priors)) or "none"
     parts = "the codec and the priors" if found.source.codec is not None else "the priors"
     print(f"{what}: {parts} of level {levels} in {dtype} are now {jukebox.folder}")
-    if missing := sorted(set(range(len(jukebox.hops))) - set(jukebox.prior_configs), reverse=True):
+    if missing := sorted(set(range(len(jukebox.hops))) - set(jukebox.info.levels_with_prior), reverse=True):
         print(f"no prior of level {', '.join(map(str, missing))} was among the files; add it later with the same --out")
     print(LICENCE)
 
@@ -143,8 +140,7 @@ def import_codec(files: str, out: str, preset: str = "") -> None:
     """Make a model folder of a codec's checkpoint."""
     from jukebox.importers.torchfile import open_checkpoint, state_dict
     from jukebox.importers.vqvae_keys import vqvae_state
-    from jukebox.model.folder import Jukebox
-    from vqvae.jukebox.vqvae import VQVAE
+    from jukebox.model.folder import ModelFolder, build_codec
 
     path = Path(files)
     checkpoint = open_checkpoint(path)
@@ -154,9 +150,9 @@ def import_codec(files: str, out: str, preset: str = "") -> None:
         state = vqvae_state(weights, config)
     except ValueError as error:
         raise UserError(f"{path}: {error}; if its codec has another shape, name it with --preset") from error
-    codec = VQVAE(config)
+    codec = build_codec(config)
     codec.load_state_dict(state)
-    jukebox = Jukebox.create(out, config)
+    jukebox = ModelFolder.create(out, config)
     jukebox.save_codec(codec)
     step = checkpoint.content.get("step")
     after = f", after {step} steps" if type(step) is int and step else ""

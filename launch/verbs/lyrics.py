@@ -19,26 +19,21 @@ def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512
     from filelock import FileLock
 
     from data_prep.manifest import load_manifest
-    from jukebox.model.folder import CONFIG, Jukebox, write_vocabulary
-    from priors.conditioning.lyrics import SentencePieceVocabulary
+    from jukebox.model.folder import write_vocabulary
+    from jukebox.model.info import CONFIG, ModelInfo
+    from priors.conditioning.vocabulary import SentencePieceVocabulary
 
     rows = [row for row in load_manifest(Path(data)) if row.split == "train"]
     texts = [row.lyrics for row in rows if row.lyrics and row.lyrics.strip()]
     if not texts:
-        raise UserError(
-            f"none of the {len(rows)} training songs of {data} has lyrics; see docs/data.md for where to put them"
-        )
+        raise UserError(f"none of the {len(rows)} training songs of {data} has lyrics; see docs/data.md for where to put them")
     folder = Path(out)
-    if (folder / CONFIG).is_file():
-        readers = [level for level, p in Jukebox.from_pretrained(folder).prior_configs.items() if p.lyrics]
-        if readers:
-            raise UserError(
-                f"the prior of level {readers[0]} in {folder} knows its letters already; give a new --out for other ones"
-            )
+    entries = ModelInfo.read(folder).priors.values() if (folder / CONFIG).is_file() else ()
+    if readers := [entry.name for entry in entries if entry.config.lyrics]:
+        raise UserError(f"{readers[0]} in {folder} knows its letters already; give a new --out for other ones")
     pieces = SentencePieceVocabulary.train(texts, vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         write_vocabulary(folder, pieces)
-    characters = sum(map(len, texts))
-    ids = sum(len(pieces.encode(text).ids) for text in texts)
-    print(f"{pieces.size} pieces from {len(texts)} songs in {folder}: {characters / ids:.2f} characters a piece")
+    length = sum(map(len, texts)) / sum(len(pieces.encode(text).ids) for text in texts)
+    print(f"{pieces.size} pieces from {len(texts)} songs in {folder}: {length:.2f} characters a piece")

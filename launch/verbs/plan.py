@@ -1,28 +1,20 @@
-"""`jukebox plan`: what a run will take in memory and time, from the shapes of a model alone. Nothing of the model is loaded."""
+"""`jukebox plan`: memory and time of a run, from the configurations of a model alone. No weights are loaded."""
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal
 
 from data_prep.errors import UserError
-from jukebox.planning import sizes
-from jukebox.planning.sampling import (
-    Plan,
-    Request,
-    Speed,
-    config_of,
-    dtype_of,
-    fit,
-    plan_sampling,
-    should_compile,
-    spell,
-)
+from jukebox.device import choose_device
+from jukebox.model.info import ModelInfo
+from jukebox.model.presets import read_info
+from jukebox.planning.sampling import Plan, Request, fit, plan_sampling, spell
 from jukebox.planning.training import Budget
+from jukebox.sampling.batches import window_prompt
+from jukebox.sampling.request import dtype_of, should_compile
 from jukebox.sampling.run import Run
-from jukebox.sampling.windows import codes_of
+from launch.cli.parse import read_fractions, read_levels, read_size
 
 
 def plan(
@@ -64,14 +56,10 @@ def plan(
     if what == "train":
         from launch.verbs.plan_train import plan_train
 
-        return plan_train(
-            model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads
-        )
-    from jukebox.model.info import by_level, threads_for
-    from launch.verbs.sample import read_fractions, read_levels
+        return plan_train(model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads)
 
-    config = read_config(model)
-    known = sorted(by_level(config))
+    info = read_info(model)
+    known = info.levels_with_prior
     if seconds <= 0 or takes < 1 or not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"{seconds:g} s, {takes} takes, prompt of {prompt_seconds:g} s; expected a length, takes, and a shorter prompt"
@@ -81,19 +69,16 @@ def plan(
         raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {levels}")
     import torch
 
-    widths = [prior["config"]["trunk"]["width"] for prior in by_level(config).values()]
-    torch.set_num_threads(threads_for(max(widths), threads))
-    codec = config["codec"]["config"]
-    hops, rate = sizes.hops(codec), codec["sample_rate"]
-    given = {str(level): codes_of(prompt_seconds, rate, hops[level], hops[-1]) for level in chosen if prompt_seconds}
+    torch.set_num_threads(info.threads(threads))
+    given = {str(level): info.frames(prompt_seconds, level) for level in chosen if prompt_seconds}
     request = on_device({
         "seconds": seconds, "levels": list(chosen), "samples": [{}] * takes, "hop_fractions": read_fractions(hop_fractions),
         "how": {str(max(known)): {"guidance": guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
-        "given": given, "hops": hops,
+        "given": given, "hops": info.hops,
     })  # fmt: skip
     if max_memory:
-        request |= fit(config, request, read_size(max_memory))
-    made = planned(config, request, bandwidth)
+        request |= fit(info, request, read_size(max_memory))
+    made = planned(info, request, bandwidth)
     print(table(made))
     return made
 
@@ -101,11 +86,7 @@ def plan(
 def table(plan: Plan) -> str:
     """Every level in a line, memory by part in GB (10^9 bytes)."""
     names = list(plan.levels[0].parts)
-    head = [
-        f"{'level':>5}",
-        *(f"{name:>11}" for name in names),
-        f"{'in all':>7} {'steps':>9} {'ms a step':>9} {'time':>9}",
-    ]
+    head = [f"{'level':>5}", *(f"{name:>11}" for name in names), f"{'in all':>7} {'steps':>9} {'ms a step':>9} {'time':>9}"]
     lines = [" ".join(head)]
     for level in plan.levels:
         cells = [f"{level.level:>5}", *(f"{level.parts[name] / 1e9:>11.3f}" for name in names)]
@@ -116,95 +97,51 @@ def table(plan: Plan) -> str:
     return "\n".join([*lines, f"GB; framework {plan.framework / 1e9:.2f} is counted in all", plan.line()])
 
 
-def read_size(text: str) -> int:
-    """Bytes of a size such as 8GB, 500MB, 7.5GiB; a bare number counts GB."""
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    try:
-        number = float(found[1]) if found else 0.0
-    except ValueError:
-        number = 0.0
-    if not found or number <= 0:
-        raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
-    power = " KMGT".index(found[2].upper()) if found[2] else 3
-    return int(number * (1024 if found[3] else 1000) ** power)
-
-
-def read_config(model: str) -> dict[str, Any]:
-    """The shapes of a model folder, a preset or a published set, as config.json has them."""
-    from jukebox.model.presets import PRESETS, SETS, shapes
-
-    path = Path(model) / "config.json"
-    if path.is_file():
-        from jukebox import Jukebox
-
-        Jukebox.from_pretrained(model)  # says so if it is none of ours
-        return json.loads(path.read_text(encoding="utf-8"))
-    if Path(model).is_dir() and model not in (*PRESETS, *SETS):
-        raise UserError(
-            f"{model} holds no config.json; expected a model folder, or the name of a preset or published set"
-        )
-    return config_of(*shapes(model))
-
-
 def fitted(request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
-    """What `max_memory` makes of a request, to be written in it; UserError, before anything is written, where it cannot fit."""
+    """The dtype and batches that `max_memory` leaves a request; UserError, before anything is written, where it cannot fit."""
     if not max_memory:
         return {"dtype": dtype_of(request)}
-    return fit(read_config(request["model"]), on_device(request), read_size(max_memory), ranks)
+    return fit(read_info(request["model"]), on_device(request), read_size(max_memory), ranks)
 
 
 def preflight(run: Run, device: str = "") -> None:
-    """Say in one line what the rest of a run will take, with its own threads."""
+    """Print in one line what the rest of a run will take, with its own threads."""
     import torch
 
     torch.set_num_threads(run.request["machine"]["threads"])
     request = on_device(run.request | ({"device": device} if device else {}))
     done = {level: run.count(level) for level in request["levels"]}
     if any(done[level] < run.total(level) for level in done):
-        print(planned(read_config(request["model"]), request, done=done).line(), flush=True)
+        print(planned(read_info(request["model"]), request, done=done).line(), flush=True)
 
 
 def on_device(request: Request) -> dict[str, Any]:
-    """The request with its device said: `auto` is known only to torch."""
-    if request["device"] != "auto":
-        return dict(request)
-    import torch
-
-    return {**request, "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    """The request with its device chosen."""
+    return {**request, "device": choose_device(request["device"])}
 
 
-def planned(
-    config: dict[str, Any], request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None
-) -> Plan:
+def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None) -> Plan:
     """The plan of a request at this machine's speed, or at a bandwidth of so many GB/s."""
-    plan = plan_sampling(config, request, done=done)
-    compiled = will_compile(config, request, plan.dtype)
-    speeds = {
-        level.level: _speed(plan, max(1, level.rows), level.parts["weights"], bandwidth, compiled)
-        for level in plan.levels
-    }
-    return plan_sampling(config, request, done=done, speeds=speeds)
+    from jukebox.planning.speed import measure
+
+    plan = plan_sampling(info, request, done=done)
+    compiled = will_compile(info, request, plan.dtype)
+    speeds = {}
+    for level in plan.levels:
+        speed = measure(plan.device, plan.dtype, max(1, level.rows), level.parts["weights"], compiled)
+        speeds[level.level] = replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed
+    return plan_sampling(info, request, done=done, speeds=speeds)
 
 
-def will_compile(config: dict[str, Any], request: Request, dtype: str) -> bool:
+def will_compile(info: ModelInfo, request: Request, dtype: str) -> bool:
     """Whether the run compiles its steps, as `jukebox.sampling.walk.to_compile` will decide when the model is there."""
     if "compiled" in request:
         return request["compiled"]
-    from jukebox.model.info import by_level
-
-    depths = {level: prior["config"]["trunk"]["depth"] for level, prior in by_level(config).items()}
-    choice, rate = request.get("compile", "auto"), config["codec"]["config"]["sample_rate"]
-    if choice == "off" or (choice == "auto" and not should_compile(request, depths, rate)):
+    wanted = {level: (info.stream(level).name, window_prompt(request, level)) for level in request["levels"]}
+    depths = {level: entry.config.depth for level, each in wanted.items() if (entry := info.writer(*each))}
+    choice = request.get("compile", "auto")
+    if choice == "off" or (choice == "auto" and not should_compile(request, depths, info.sample_rate)):
         return False
     from priors.autoregressive import native
 
     return native.why_not(dtype) is None
-
-
-def _speed(plan: Plan, rows: int, weights: int, bandwidth: float, compiled: bool) -> Speed:
-    from dataclasses import replace
-
-    from jukebox.planning.speed import measure
-
-    speed = measure(plan.device, plan.dtype, rows, weights, compiled)
-    return replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed

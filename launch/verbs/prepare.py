@@ -4,13 +4,7 @@ from __future__ import annotations
 
 
 def prepare(
-    source: str,
-    *,
-    out: str,
-    min_seconds: float = 1.0,
-    test_share: float = 0.1,
-    seed: int = 0,
-    workers: int = 0,
+    source: str, *, out: str, min_seconds: float = 1.0, test_share: float = 0.1, seed: int = 0, workers: int = 0
 ) -> None:
     """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from data_prep.errors import UserError
+from data_prep.files import write_bytes
+from launch.cli.parse import read_list
 
 
 def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "", only: str = "") -> Path:
@@ -18,17 +20,15 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
     only: quantities to draw, such as bits,lr; empty: all that were logged
     """
     from jukebox.report.curves import figure_svg, labelled, training_html
-    from jukebox.report.spectrograms import write_atomically
 
-    runs = {Path(path).resolve().name: Path(path) for path in [run, *filter(None, beside.split(","))]}
-    if len(runs) < 1 + len(list(filter(None, beside.split(",")))):
+    runs = {Path(path).resolve().name: Path(path) for path in [run, *read_list(beside)]}
+    if len(runs) < 1 + len(read_list(beside)):
         raise UserError(f"{run} and --beside {beside}: runs are told apart by their folders' names; rename one")
-    names, target = [name for name in only.split(",") if name], Path(out) if out else Path(run) / "training.html"
+    names, target = read_list(only), Path(out) if out else Path(run) / "training.html"
     if target.suffix == ".svg":
-        parts = {label: lines for label, (_, lines) in labelled(runs).items()}
-        text = figure_svg(parts, names)
+        text = figure_svg({label: lines for label, (_, lines) in labelled(runs).items()}, names)
     else:
         text = training_html(runs, names)
-    write_atomically(target, text.encode("utf-8"))
+    write_bytes(target, text.encode("utf-8"))
     print(f"wrote {target}")
     return target

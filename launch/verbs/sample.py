@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from launch.cli.parse import read_fractions, read_levels, read_list, read_passes
 from launch.cli.usage import shared_flags
 from launch.cluster.ranks import rank_and_ranks
 
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SongFlags:
+class LabelFlags:
+    """What the song is.
+
+    artist: name of an artist the model knows; none is unknown
+    genre: name of a genre, or several joined by commas
+    """
+
+    artist: str = ""
+    genre: str = ""
+
+
+@dataclass(frozen=True)
+class SongFlags(LabelFlags):
     """What a song is to be.
 
     artist: name of an artist the model knows; none is unknown
@@ -31,8 +44,6 @@ class SongFlags:
     lyrics: text file, or .lrc file with times, of the whole song from its first second
     """
 
-    artist: str = ""
-    genre: str = ""
     lyrics: str = ""
 
 
@@ -92,13 +103,7 @@ class MachineFlags:
 
 @shared_flags
 def sample(
-    model: str,
-    *,
-    out: str = "",
-    seconds: float = 20.0,
-    words: SongFlags,
-    sampling: SamplingFlags,
-    machine: MachineFlags,
+    model: str, *, out: str = "", seconds: float = 20.0, words: SongFlags, sampling: SamplingFlags, machine: MachineFlags
 ) -> None:
     """Write songs from nothing but what is asked for, into a run folder with wav files and a page.
 
@@ -191,15 +196,13 @@ def upsample(
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
         info = ModelInfo.read(model)
-        _make(out, request.upsampled_codes(info, read_song(info, words), run, options, kept), machine)
-        return
+        return _make(out, request.upsampled_codes(info, read_song(info, words), run, options, kept), machine)
     if words != SongFlags() or model:
         raise UserError(
             f"{run} is a run, and knows its model and song; --model, --artist, --genre and --lyrics are for a codes.npz"
         )
     if out:
-        _make(out, request.upsampled(Run.open(run), options, kept, other), machine)
-        return
+        return _make(out, request.upsampled(Run.open(run), options, kept, other), machine)
     if (kept, other) != (None, None) or machine != MachineFlags(device=machine.device):
         raise UserError(
             "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
@@ -267,8 +270,7 @@ def _go(run: Run, device: str = "") -> None:
     from launch.verbs.plan import preflight
 
     if rank == 0:
-        texts = [entry["lyrics"] or "" for entry in run.request["samples"]]
-        report_left_out(run.request["model"], texts)
+        report_left_out(run.request["model"], [entry["lyrics"] or "" for entry in run.request["samples"]])
         preflight(run, device)
     sampling.resume(run, device, rank, ranks)
     if rank == 0:
@@ -280,9 +282,8 @@ def _sampling_options(info: ModelInfo, sampling: SamplingFlags, machine: Machine
 
     return SamplingOptions(
         seed=sampling.seed, params=_params_by_level(len(info.hops), sampling), total_seconds=sampling.total_seconds,
-        levels=read_levels(sampling.levels),
-        hop_fractions=read_fractions(sampling.hop_fractions), takes=sampling.takes, lower=sampling.lower,
-        passes=read_passes(sampling.passes), **_machine(machine),
+        levels=read_levels(sampling.levels), hop_fractions=read_fractions(sampling.hop_fractions), takes=sampling.takes,
+        lower=sampling.lower, passes=read_passes(sampling.passes), **_machine(machine),
     )  # fmt: skip
 
 
@@ -291,40 +292,12 @@ def _machine(machine: MachineFlags) -> dict[str, Any]:
     return chosen | {"ranks": rank_and_ranks()[1]}
 
 
-def read_levels(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise UserError(f"--levels got {text!r}, expected levels joined by commas, as in 2,1,0") from None
-
-
-def read_fractions(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--hop_fractions got {text!r}, expected a share of the window for every level, as in 0.5,0.5,0.125"
-        ) from None
-
-
-def read_passes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise UserError(f"--passes got {text!r}, expected a number for each level below the top, as in 24,12") from None
-
-
 def _params_by_level(levels: int, sampling: SamplingFlags) -> dict[int, dict[str, Any]]:
     if min(sampling.temperature, sampling.temperature_lower, sampling.top_k) < 0 or not 0 <= sampling.top_p <= 1:
         raise UserError(
             "temperatures and --top_k must not be negative, --top_p lies in [0, 1]; change the one that does not fit"
         )
-    lower = {
-        "temperature": sampling.temperature_lower,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "guidance": 1.0,
-    }
+    lower = {"temperature": sampling.temperature_lower, "top_k": sampling.top_k, "top_p": sampling.top_p, "guidance": 1.0}
     top = lower | {"temperature": sampling.temperature, "guidance": sampling.guidance}
     return dict.fromkeys(range(levels - 1), lower) | {levels - 1: top}
 
@@ -332,13 +305,11 @@ def _params_by_level(levels: int, sampling: SamplingFlags) -> dict[int, dict[str
 def read_song(info: ModelInfo, words: SongFlags) -> Song:
     from jukebox.song import Song
 
-    labels, genres = info.labels, tuple(part.strip() for part in words.genre.split(",") if part.strip())
+    labels, genres = info.labels, tuple(read_list(words.genre))
     named = [("artist", words.artist, labels.artists), *(("genre", genre, labels.genres) for genre in genres)]
     for what, name, known in named:
         if name and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0:
-            print(
-                f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
-            )
+            print(f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}")
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
     return Song(words.artist or None, genres, text, tuple(times))
 
@@ -361,11 +332,10 @@ def read_lyrics(path: str) -> tuple[str, list]:
 
 def report_left_out(model: str | Path, texts: Sequence[str]) -> None:
     """The letters that the model does not have; its vocabulary needs torch, so this comes after the request."""
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
 
     for text in dict.fromkeys(text for text in texts if text):
-        dropped = Jukebox.from_pretrained(model).vocabulary.encode(text).dropped
-        if dropped:
+        if dropped := ModelFolder.from_pretrained(model).vocabulary.encode(text).dropped:
             listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
             print(f"left out of the lyrics, because the model has no letter for it: {listed}")
 
@@ -376,9 +346,7 @@ def _print_summary(run: Run) -> None:
         lines = [line for line in run.progress if line["level"] == level and line["took"] > 0]
         took, music = sum(line["took"] for line in lines), sum(line["music_seconds"] for line in lines)
         if took:
-            print(
-                f"level {level}: {music:.1f} s of music in {took:.1f} s, {music / took:.2f} seconds of music a second"
-            )
+            print(f"level {level}: {music:.1f} s of music in {took:.1f} s, {music / took:.2f} seconds of music a second")
     if run.request["parallel"]:
         _print_seams(run)
     if run.n_samples > 1:
@@ -388,12 +356,11 @@ def _print_summary(run: Run) -> None:
 
 def _print_seams(run: Run) -> None:
     """How well windows that were drawn side by side join."""
-    from jukebox.model.folder import Jukebox
-    from jukebox.sampling.walk import seam_figures
+    from jukebox.evaluation.seams import seam_figures
+    from jukebox.model.folder import ModelFolder
 
-    model = Jukebox.from_pretrained(run.request["model"])
+    model = ModelFolder.from_pretrained(run.request["model"])
     for level in run.request["levels"][1:]:
-        figures = seam_figures(model, run, level)
-        if figures:
+        if figures := seam_figures(model, run, level):
             ratio = sum(figure.ratio for figure in figures) / len(figures)
             print(f"level {level}: spectral flux where windows join is {ratio:.2f} times that elsewhere")

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import LyricConfig
+from priors.conditioning.config import LyricConfig
 
 
 def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
@@ -24,11 +24,7 @@ def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
 
 
 def with_lyrics(
-    prior: AutoregressivePrior,
-    lyrics: LyricConfig,
-    *,
-    order: Sequence[str] | None = None,
-    time_bias: bool = False,
+    prior: AutoregressivePrior, lyrics: LyricConfig, *, order: Sequence[str] | None = None, time_bias: bool = False
 ) -> AutoregressivePrior:
     """A copy of a trained, lyric-free prior that hears lyrics, its output unchanged; ValueError where that cannot be.
 
@@ -74,9 +70,7 @@ def with_labels(prior: AutoregressivePrior, artists: int, genres: int) -> Autore
     if labels is None:
         raise ValueError("this prior hears no artists and genres; train one that does, with a preset such as small")
     if artists < labels.artists or genres < labels.genres:
-        raise ValueError(
-            f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}"
-        )
+        raise ValueError(f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}")
     with torch.device("meta"):
         made = AutoregressivePrior(replace(prior.config, labels=replace(labels, artists=artists, genres=genres)))
     state = {name: tensor.detach().clone() for name, tensor in prior.state_dict().items()}

@@ -6,17 +6,13 @@ conditions and norms stay as they are.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from priors.autoregressive.state import SteppedPrior
 from priors.transformer.linear import Function, Linear
-
-if TYPE_CHECKING:
-    from priors.autoregressive.model import AutoregressivePrior
 
 FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (it needs inputs in sixteens)
 
@@ -38,9 +34,7 @@ class Int8Linear(nn.Module):
 
     after = Linear.after
 
-    def forward(
-        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
-    ) -> Float[Tensor, "... o"]:
+    def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
         """Of x, or of before(x, *given)."""
         x = x if before is None else before(x, *given)
         b, rows = self.b, x.reshape(-1, x.shape[-1])
@@ -51,7 +45,7 @@ class Int8Linear(nn.Module):
         return y if b is None else y + b.to(x.dtype)
 
 
-def quantise(prior: AutoregressivePrior) -> None:
+def quantise(prior: SteppedPrior) -> None:
     """Bring the weights that a decoding step reads to int8, in place: the trunk's linear layers, and the head."""
     for block in prior.trunk.blocks:
         for parent in (block.attn, block.mlp):

@@ -6,157 +6,45 @@ The top prior and both upsamplers are this.
     trunk    blocks under their patterns; `cross` layers listen to the lyric encoder
     logits   of code 0 | code 1 | code 2 | ...
 
-The start is artist + genres where there are labels, else a learned token. Lyrics come in one of two forms: as a
-separate encoder, or (an encoder without a trunk of its own) as letters in front of the codes, in one sequence with one
-vocabulary.
+The start is artist + genres where there are labels, else a learned token. Lyrics come in one of two forms: as a separate
+encoder, or (an encoder without a trunk of its own) as letters in front of the codes, in one sequence with one vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.autoregressive.step import Step, stepper
-from priors.conditioning.conditions import Conditions, LabelConfig, LabelEmbedding, Lyrics, TimingEmbedding
-from priors.conditioning.lyrics import LyricConfig, LyricEncoder, lyric_distance, no_lyrics
-from priors.conditioning.upsampler import Upsampler, UpsamplerConfig
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.int8 import quantise
+from priors.autoregressive.state import ConditioningInputs, DecodeState, join_batches
+from priors.autoregressive.step import stepper
+from priors.conditioning.conditions import Conditions, Lyrics
+from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
+from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
+from priors.conditioning.upsampler import Upsampler
 from priors.logits import draw, uniforms
-from priors.prior import Prior, PriorSpec, SamplingParams, Sequences
-from priors.transformer.cache import Cache, CrossCache
-from priors.transformer.trunk import Init, Transformer, TrunkConfig
-
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """Shape of a prior; `trunk.n_ctx` counts codes, and letters too where they stand in front of the codes."""
-
-    level: int
-    bins: int
-    hop: int  # samples a code
-    sample_rate: int
-    trunk: TrunkConfig
-    labels: LabelConfig | None = None
-    lyrics: LyricConfig | None = None
-    above: UpsamplerConfig | None = None
-    tied: bool = True  # logits from the same table that embeds the codes
-    condition_again: bool = True  # add the steps' conditions once more behind the trunk
-
-    @property
-    def lyric_prefix(self) -> int:
-        """Letters that stand in front of the codes in one sequence (0 with a lyric encoder, or without lyrics)."""
-        return self.lyrics.n_tokens if self.lyrics and self.lyrics.trunk.depth == 0 else 0
-
-    @property
-    def n_ctx(self) -> int:
-        """Codes of a window."""
-        return self.trunk.n_ctx - self.lyric_prefix
-
-    @property
-    def n_tokens(self) -> int:
-        """Letters of a window (0 without lyrics)."""
-        return self.lyrics.n_tokens if self.lyrics else 0
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: dict) -> PriorConfig:
-        def trunk(d: dict) -> TrunkConfig:
-            return TrunkConfig(**{**d, "order": tuple(d["order"]), "init": Init(**d["init"])})
-
-        lyrics = data["lyrics"] and LyricConfig(**{**data["lyrics"], "trunk": trunk(data["lyrics"]["trunk"])})
-        labels, above = (
-            data["labels"] and LabelConfig(**data["labels"]),
-            data["above"] and UpsamplerConfig(**data["above"]),
-        )
-        return PriorConfig(
-            **{**data, "trunk": trunk(data["trunk"]), "labels": labels, "lyrics": lyrics, "above": above}
-        )
-
-
-@dataclass
-class ConditioningInputs:
-    """Conditions as the trunk takes them: the start (b 1 w), what is added to every input (b t w), and the lyrics.
-
-    Lyrics are encoded (b n w) with their distances in seconds (b t n), or letters (b n) in front of the codes.
-    """
-
-    start: Tensor
-    steps: Tensor | None
-    encoded: Tensor | None
-    distance: Tensor | None
-    lyric_ids: Tensor | None
-
-    def at(self, position: Int[Tensor, " 1"]) -> Float[Tensor, "b 1 w"] | None:
-        return None if self.steps is None else self.steps.index_select(1, position)
-
-
-@dataclass
-class DecodeState:
-    """Sampling in the middle of a window: what was heard, the caches, and the logits of the next code.
-
-    The logits are none while `code`, the last one drawn, has not been heard yet.
-    """
-
-    conditioning: ConditioningInputs
-    caches: list[Cache | CrossCache]
-    position: int  # steps in the caches
-    logits: Tensor | None
-    code: Tensor | None
-    rngs: Sequence[torch.Generator]
-    params: SamplingParams
-    guided: bool = False
-    step: Step | None = None  # what hears a code; made when the first one comes
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What comes in the middle of a window, behind a code that was drawn, to what `start` makes of its conditions; on the CPU."""
-        assert self.code is not None
-        return {name: buffer.cpu() for name, buffer in self._buffers()} | {
-            "code": self.code.cpu(),
-            "position": torch.tensor([self.position]),
-        }
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a state of the same start to where `tensors` were taken; the generators are wound on by whoever has them.
-
-        ValueError where they are of another shape, and nothing is changed.
-        """
-        for name, buffer in self._buffers():
-            if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (buffer.shape, buffer.dtype):
-                raise ValueError(f"{name} is not {buffer.dtype} of shape {tuple(buffer.shape)}")
-        for name, buffer in self._buffers():
-            buffer.copy_(tensors[name])
-        self.code, self.logits = tensors["code"].to(self.conditioning.start.device), None
-        self.position, self.step = int(tensors["position"]), None
-
-    @property
-    def nbytes(self) -> int:
-        return sum(buffer.nbytes for _, buffer in self._buffers())
-
-    def _buffers(self) -> Iterator[tuple[str, Tensor]]:
-        for i, cache in enumerate(self.caches):
-            if isinstance(cache, Cache):
-                yield from ((f"{name}_{i}", getattr(cache, name)) for name in ("k", "v"))
+from priors.prior import Batch, Mask, Prior, Sequences
+from priors.spec import SamplingParams
+from priors.transformer.cache import Caches
+from priors.transformer.trunk import Transformer
 
 
 class AutoregressivePrior(Prior):
-    """Codes of one level given conditions; the loss is in bits per code."""
+    """Codes of one stream given conditions; the loss is in bits per code."""
 
-    def __init__(self, config: PriorConfig):
+    config: AutoregressiveConfig
+
+    def __init__(self, config: AutoregressiveConfig):
         super().__init__()
         trunk, init = config.trunk, config.trunk.init
-        self.config = config
-        reads = (config.level + 1,) if config.above else ()
-        self.spec = PriorSpec(reads, (config.level,), config.n_ctx, config.bins)
-        self.lyric_prefix = config.lyric_prefix
-        self.vocabulary = config.bins + (config.lyrics.vocabulary if config.lyrics and self.lyric_prefix else 0)
+        self.config, self.stream = config, config.stream
+        self.lyric_prefix, self.vocabulary = config.lyric_prefix, config.vocabulary
         self.x_emb = nn.Embedding(self.vocabulary, trunk.width)
         nn.init.normal_(self.x_emb.weight, std=init.embedding)
         self.pos_emb = nn.Parameter(torch.randn(trunk.n_ctx, trunk.width) * init.position)
@@ -175,17 +63,17 @@ class AutoregressivePrior(Prior):
         self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
 
     @torch.no_grad()
-    def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
-        """Begin the embeddings of codes with what the codes stand for, level -> a vector a code: codes that sound alike start alike.
+    def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
+        """Start the embeddings of codes from the codec's vectors, so that codes that sound alike start alike.
 
-        The vectors are normalised and brought to the trunk's width by a random projection; other tables are left as they are.
+        The vectors are normalised and brought to the trunk's width by a random projection; other tables do not change.
         """
-        tables = {self.config.level: self.x_emb.weight[self.vocabulary - self.config.bins :]}
+        tables = {self.stream: self.x_emb.weight[self.vocabulary - self.config.bins :]}
         if self.config.above:
-            tables[self.config.level + 1] = self.upsampler.x_emb.weight
-        for level, table in tables.items():
-            if level in vectors:
-                v = vectors[level].to(table)
+            tables[self.config.reads] = self.upsampler.x_emb.weight
+        for stream, table in tables.items():
+            if stream in vectors:
+                v = vectors[stream].to(table)
                 v = (v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6)
                 mix = torch.randn(v.shape[1], table.shape[1], device=table.device) * v.shape[1] ** -0.5
                 table.copy_(v @ mix.to(table) * self.config.trunk.init.embedding)
@@ -205,24 +93,19 @@ class AutoregressivePrior(Prior):
             start = self.start_token.expand(batch, 1, -1)
         if config.above:
             if cond.above is None:
-                raise ValueError(
-                    f"the level-{config.level} prior hears the codes of level {config.level + 1}; none were given"
-                )
+                raise ValueError(f"the prior of {config.stream} is conditioned on the codes of {config.reads}; none were given")
             above = self.upsampler(cond.above)
             steps = above if steps is None else steps + above
         if steps is not None and steps.shape[1] == 1:
             steps = steps.expand(-1, config.n_ctx, -1)
-        lyrics = self.lyrics_of(cond, batch) if config.lyrics else None
-        if lyrics is None:
+        if not config.lyrics:
             return ConditioningInputs(start, steps, None, None, None)
+        lyrics = cond.lyrics or no_lyrics(batch, config.n_tokens, start.device)
         if self.lyric_prefix:
             silent = torch.zeros(batch, self.lyric_prefix, start.shape[-1], device=start.device, dtype=start.dtype)
             steps = None if steps is None else torch.cat([silent, steps], dim=1)
             return ConditioningInputs(start, steps, None, None, lyrics.ids)
         return ConditioningInputs(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
-
-    def lyrics_of(self, cond: Conditions, batch: int) -> Lyrics:
-        return cond.lyrics or no_lyrics(batch, self.config.n_tokens, self.x_emb.weight.device)
 
     def distance(self, lyrics: Lyrics) -> Float[Tensor, "b t n"] | None:
         """Seconds between each step and each letter."""
@@ -234,10 +117,8 @@ class AutoregressivePrior(Prior):
 
     def embed(self, tokens: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
         """Inputs of steps 0..t: the start, then every token; t may be one less than the window."""
-        x = (
-            torch.cat([conditioning.start.to(self.x_emb.weight.dtype), self.x_emb(tokens)], dim=1)
-            + self.pos_emb[: tokens.shape[1] + 1]
-        )
+        x = torch.cat([conditioning.start.to(self.x_emb.weight.dtype), self.x_emb(tokens)], dim=1)
+        x = x + self.pos_emb[: tokens.shape[1] + 1]
         return x if conditioning.steps is None else x + conditioning.steps[:, : x.shape[1]]
 
     def head(self, x: Float[Tensor, "b t w"], steps: Tensor | None) -> Float[Tensor, "b t k"]:
@@ -261,27 +142,34 @@ class AutoregressivePrior(Prior):
         y = self.trunk(x, conditioning.encoded, None if conditioning.distance is None else conditioning.distance[:, :t])
         return self.head(y, None if conditioning.steps is None else conditioning.steps[:, :t])
 
-    def bits(self, codes: Int[Tensor, "b t"], cond: Conditions) -> Float[Tensor, "b t"]:
-        """Bits that each code costs."""
+    def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences:
+        codes = sequences[self.stream]
+        bits = self._bits(codes, cond, self.encode_conditions(cond, codes.shape[0]))
+        return {self.stream: bits if known is None else bits.masked_fill(known[self.stream], torch.nan)}
+
+    def nll_at_distance(
+        self, codes: Int[Tensor, "b t"], cond: Conditions, distance: Float[Tensor, "b t n"]
+    ) -> Float[Tensor, "b t"]:
+        """Bits of each code if every lyric token lay `distance` seconds away."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
+        conditioning.distance = distance
+        return self._bits(codes, cond, conditioning)
+
+    def _bits(self, codes: Int[Tensor, "b t"], cond: Conditions, conditioning: ConditioningInputs) -> Float[Tensor, "b t"]:
         logits = self(codes, cond, conditioning)[:, self.lyric_prefix :].float()
         target = self.tokens(codes, conditioning)[:, self.lyric_prefix :]
         return F.cross_entropy(logits.transpose(1, 2), target, reduction="none") / math.log(2)
 
-    def loss(self, sequences: Sequences, cond: Conditions, keep: dict[int, Tensor] | None = None) -> dict[str, Tensor]:
-        codes, lyrics = sequences[self.config.level], self.config.lyrics
-        conditioning = self.encode_conditions(cond, codes.shape[0])
-        logits = self(codes, cond, conditioning).float()
+    def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
+        codes, lyrics, prefix = batch.sequences[self.stream], self.config.lyrics, self.lyric_prefix
+        conditioning = self.encode_conditions(batch.cond, codes.shape[0])
+        logits = self(codes, batch.cond, conditioning).float()
         target = self.tokens(codes, conditioning)
-        music = F.cross_entropy(
-            logits[:, self.lyric_prefix :].flatten(0, 1), target[:, self.lyric_prefix :].flatten()
-        ) / math.log(2)
+        music = F.cross_entropy(logits[:, prefix:].flatten(0, 1), target[:, prefix:].flatten()) / math.log(2)
         if not (lyrics and lyrics.loss_weight and conditioning.lyric_ids is not None):
             return {"loss": music, "bits": music}
-        if self.lyric_prefix:
-            words = F.cross_entropy(
-                logits[:, : self.lyric_prefix].flatten(0, 1), target[:, : self.lyric_prefix].flatten()
-            ) / math.log(2)
+        if prefix:
+            words = F.cross_entropy(logits[:, :prefix].flatten(0, 1), target[:, :prefix].flatten()) / math.log(2)
         else:
             assert conditioning.encoded is not None
             words = self.lyric_encoder.loss(conditioning.encoded, conditioning.lyric_ids)
@@ -290,8 +178,8 @@ class AutoregressivePrior(Prior):
         return {"loss": total, "bits": music, "lyric_bits": words}
 
     @torch.no_grad()
-    def alignment(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
-        """How much each code's step listens to each letter in every head of a cross or prime layer."""
+    def lyric_attention(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
+        """How much each code's step attends to each lyric token in every head of a cross or prime layer."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
@@ -299,22 +187,39 @@ class AutoregressivePrior(Prior):
         x = block.ln_0(self.trunk.hidden(x, layer, conditioning.encoded, distance))
         return block.attn.weights(x, conditioning.encoded, distance)[:, :, self.lyric_prefix :, : self.config.n_tokens]
 
+    def lyric_layers(self) -> list[int]:
+        """The layers that attend to the lyrics."""
+        return [i for i, block in enumerate(self.trunk.blocks) if block.attn.pattern in ("cross", "prime")]
+
+    @torch.no_grad()
+    def hidden_states(self, sequences: Sequences, cond: Conditions, layer: int) -> Float[Tensor, "b t w"]:
+        """The trunk's stream after `layer` layers (0: its inputs) at every code's step."""
+        codes = sequences[self.stream]
+        conditioning = self.encode_conditions(cond, codes.shape[0])
+        x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
+        distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
+        return self.trunk.hidden(x, layer, conditioning.encoded, distance)[:, self.lyric_prefix :]
+
     # ---- sampling
+
+    def quantise(self) -> None:
+        """Bring the weights that a decoding step reads to int8, in place."""
+        quantise(self)
 
     @torch.no_grad()
     def start(
-        self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
+        self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
     ) -> DecodeState:
-        codes = prime[self.config.level]
+        codes = prompt[self.stream]
         if codes.shape[1] >= self.config.n_ctx:
             raise ValueError(
-                f"a prime of {codes.shape[1]} codes fills the window of {self.config.n_ctx}; leave room for new ones"
+                f"a prompt of {codes.shape[1]} codes fills the window of {self.config.n_ctx}; leave room for new ones"
             )
         guided = params.guidance != 1.0
         conditioning = self.encode_conditions(cond, codes.shape[0])
-        if guided:  # a second batch that hears nothing but the codes above
+        if guided:  # a second batch that is conditioned on nothing but the codes above
             bare = self.encode_conditions(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
-            conditioning = _both(conditioning, bare)
+            conditioning = join_batches(conditioning, bare)
             codes = codes.repeat(2, 1)
         x = self.embed(self.tokens(codes, conditioning), conditioning)
         caches = self.trunk.caches(x, conditioning.encoded, conditioning.distance)
@@ -331,11 +236,7 @@ class AutoregressivePrior(Prior):
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 
     def step(
-        self,
-        conditioning: ConditioningInputs,
-        caches: Sequence[Cache | CrossCache],
-        code: Int[Tensor, " b"],
-        position: Int[Tensor, " 1"],
+        self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
         """Logits after one more token: a function of tensors alone, in fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
@@ -357,9 +258,7 @@ class AutoregressivePrior(Prior):
         if state.guided:
             given, bare = logits.chunk(2)
             logits = bare + state.params.guidance * (given - bare)
-        if (
-            self.lyric_prefix and not state.params.published
-        ):  # the published code lets letters be drawn and calls them code 0
+        if self.lyric_prefix and not state.params.published:  # the published code lets letters be drawn and calls them code 0
             logits = logits.clone()
             logits[:, : self.vocabulary - self.config.bins] = -torch.inf
         return logits
@@ -373,17 +272,5 @@ class AutoregressivePrior(Prior):
             state.code, state.logits = draw(self.next_logits(state), numbers[:, i], state.params), None
             made.append((state.code - shift).clamp(min=0))
             if len(made) == chunk or i == length - 1:
-                yield {self.config.level: torch.stack(made, dim=1)}
+                yield {self.stream: torch.stack(made, dim=1)}
                 made = []
-
-
-def _both(a: ConditioningInputs, b: ConditioningInputs) -> ConditioningInputs:
-    def join(x: Any, y: Any) -> Any:
-        if x is None or y is None:
-            x, y = (
-                (torch.zeros_like(y) if x is None and y is not None else x),
-                (torch.zeros_like(x) if y is None and x is not None else y),
-            )
-        return None if x is None else torch.cat([x, y])
-
-    return ConditioningInputs(*(join(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True)))

@@ -13,19 +13,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from priors.autoregressive.int8 import Int8Linear
-from priors.transformer.cache import Cache, CrossCache, places
+from priors.autoregressive.state import ConditioningInputs, SteppedPrior
+from priors.transformer.cache import Cache, Caches, CrossCache, places
 from priors.transformer.linear import Linear
-
-if TYPE_CHECKING:
-    from priors.autoregressive.model import AutoregressivePrior, ConditioningInputs
 
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILED = ("float32", "bfloat16", "int8")
@@ -42,9 +38,7 @@ def library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "native.so"
         for extra in (("-march=native", "-fopenmp"), ()):  # the second: one thread, for compilers without OpenMP
-            compiled = subprocess.run(
-                [compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True
-            )
+            compiled = subprocess.run([compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
             if compiled.returncode == 0:
                 return ctypes.CDLL(str(made))
     raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {compiled.stderr.strip().splitlines()[-1:]}")
@@ -94,18 +88,12 @@ def rows_of(linear: Linear) -> Tensor:
 class Native:
     """The steps of one window: a code in, the next logits out."""
 
-    def __init__(
-        self,
-        prior: AutoregressivePrior,
-        conditioning: ConditioningInputs,
-        caches: Sequence[Cache | CrossCache],
-        position: int,
-    ):
+    def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
         self.held: list[Tensor] = []  # what the pointers point into
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
-        state, hidden = int(config.m_attn * config.width), int(config.m_mlp * config.width)
+        state, hidden = config.state, config.hidden
         room = [torch.empty(batch, n) for n in (config.width, 3 * state, state, config.width, hidden)]
         self.step = _Step(
             self.layers, self._linear(prior.x_out or prior.x_emb), len(blocks), batch, config.width, state,
@@ -141,9 +129,7 @@ class Native:
         elif cache.bias is not None:
             cache.bias, n_ctx = cache.bias.contiguous(), cache.bias.shape[2]
             bias = self._hold(cache.bias, None)
-        return _Layer(
-            *linears, *norms, cache.k.data_ptr(), cache.v.data_ptr(), bias, self._hold(table, None), slots, n_ctx
-        )
+        return _Layer(*linears, *norms, cache.k.data_ptr(), cache.v.data_ptr(), bias, self._hold(table, None), slots, n_ctx)
 
     def __call__(self, code: Tensor) -> Tensor:
         x, again = self.prior.inputs(self.conditioning, code, torch.tensor([self.position]))

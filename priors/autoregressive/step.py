@@ -10,29 +10,16 @@ position is a tensor on the device: nothing waits for the device between one cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from priors.transformer.cache import Cache, CrossCache
-
-if TYPE_CHECKING:
-    from priors.autoregressive.model import AutoregressivePrior, ConditioningInputs
-
-Step = Callable[[Int[Tensor, " b"]], Float[Tensor, "b k"]]
+from priors.autoregressive.state import ConditioningInputs, Step, SteppedPrior
+from priors.transformer.cache import Caches
 
 
 class Plain:
-    def __init__(
-        self,
-        prior: AutoregressivePrior,
-        conditioning: ConditioningInputs,
-        caches: Sequence[Cache | CrossCache],
-        position: int,
-    ):
+    def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches = prior, conditioning, caches
         self.position = torch.tensor([position], device=conditioning.start.device)
 
@@ -43,13 +30,7 @@ class Plain:
 
 
 class Captured:
-    def __init__(
-        self,
-        prior: AutoregressivePrior,
-        conditioning: ConditioningInputs,
-        caches: Sequence[Cache | CrossCache],
-        position: int,
-    ):
+    def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         plain = Plain(prior, conditioning, caches, position)
         self.code = torch.zeros(len(conditioning.start), dtype=torch.long, device=conditioning.start.device)
         aside = torch.cuda.Stream()
@@ -67,13 +48,7 @@ class Captured:
         return self.logits.clone()  # the graph writes the next ones over these
 
 
-def stepper(
-    prior: AutoregressivePrior,
-    conditioning: ConditioningInputs,
-    caches: Sequence[Cache | CrossCache],
-    position: int,
-    compiled: bool,
-) -> Step:
+def stepper(prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int, compiled: bool) -> Step:
     """The steps of a window: plain, or where that is wanted captured (GPU) or native (CPU)."""
     if not compiled:
         return Plain(prior, conditioning, caches, position)

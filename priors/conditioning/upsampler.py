@@ -6,33 +6,13 @@ coarser codes before and after it, and transposed convolutions; a layer norm at 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from priors.conditioning.config import UpsamplerConfig
+from priors.transformer.config import Init
 from priors.transformer.linear import LayerNorm
-from priors.transformer.trunk import Init
 from vqvae.jukebox.blocks import DecoderStage
-
-
-@dataclass(frozen=True)
-class UpsamplerConfig:
-    """`ups` transposed convolutions of `stride` each: stride**ups steps a coarser code; dilations restart every `cycle`."""
-
-    bins: int
-    ups: int
-    stride: int
-    width: int
-    depth: int
-    growth: int = 3
-    cycle: int | None = 8
-    res_scale: bool = False
-    m_conv: float = 1.0
-
-    @property
-    def ratio(self) -> int:
-        return self.stride**self.ups
 
 
 class Upsampler(nn.Module):

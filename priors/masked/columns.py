@@ -11,14 +11,14 @@ same 128 samples. So a sequence of every level's codes is as short as the top le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.masked.masks import Keep
+from priors.prior import Mask
 
 
 def by_column(x: Tensor, ratio: int) -> Tensor:
@@ -44,27 +44,27 @@ def left_after(step: int, passes: int, unknown: int) -> int:
 class ColumnEmbedding(nn.Module):
     """Every code as a vector, that of its level's table, or the learned MASK of its slot where it is not known."""
 
-    def __init__(self, bins: int, ratios: Sequence[int], width: int, std: float):
+    def __init__(self, bins: int, ratios: Mapping[str, int], width: int, std: float):
         super().__init__()
-        self.ratios = tuple(ratios)
+        self.ratios = dict(ratios)
         self.x_emb = nn.ModuleList(nn.Embedding(bins, width) for _ in ratios)
-        self.mask = nn.Parameter(torch.randn(sum(ratios), width) * std)
+        self.mask = nn.Parameter(torch.randn(sum(ratios.values()), width) * std)
         for table in self.x_emb:
             nn.init.normal_(table.weight, std=std)  # type: ignore[arg-type]
 
-    def forward(self, codes: Mapping[int, Int[Tensor, "b _"]], keep: Keep) -> dict[int, Float[Tensor, "b _ v"]]:
-        """Vectors by level; codes that are not kept are not looked at, but must be below `bins`."""
-        masks, vectors = iter(self.mask.split(self.ratios[::-1])), {}
-        for level in reversed(range(len(self.ratios))):
-            known = self.x_emb[level](by_column(codes[level], self.ratios[level]))  # (B, T, ratio, V)
+    def forward(self, codes: Mapping[str, Int[Tensor, "b _"]], keep: Mask) -> dict[str, Float[Tensor, "b _ v"]]:
+        """Vectors by stream; codes that are not kept do not matter, but must be below `bins`."""
+        masks, vectors = iter(self.mask.split(list(self.ratios.values())[::-1])), {}
+        for (stream, ratio), table in zip(reversed(self.ratios.items()), reversed(self.x_emb), strict=True):
+            known = table(by_column(codes[stream], ratio))  # (B, T, ratio, V)
             hidden = next(masks).to(known.dtype)
-            vectors[level] = in_time(torch.where(by_column(keep[level], self.ratios[level])[..., None], known, hidden))
+            vectors[stream] = in_time(torch.where(by_column(keep[stream], ratio)[..., None], known, hidden))
         return vectors
 
-    def concatenate(self, vectors: Mapping[int, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
+    def concatenate(self, vectors: Mapping[str, Float[Tensor, "b _ v"]]) -> Float[Tensor, "b t v"]:
         """All slots of a column as one vector (b, t, slots * width), coarsest first."""
-        levels = reversed(range(len(self.ratios)))
-        return torch.cat([by_column(vectors[level], self.ratios[level]).flatten(2) for level in levels], dim=2)
+        streams = reversed(self.ratios.items())
+        return torch.cat([by_column(vectors[stream], ratio).flatten(2) for stream, ratio in streams], dim=2)
 
 
 # ---- what is hidden in training
@@ -83,23 +83,23 @@ def random_region(columns: int, rng: np.random.Generator) -> Bool[np.ndarray, " 
     return region
 
 
-def draw_masks(columns: int, ratios: Sequence[int], rng: np.random.Generator) -> tuple[Keep, Keep]:
-    """What is known of a window in training and which codes are asked for, each (1, t_level) a level.
+def draw_masks(columns: int, ratios: Mapping[str, int], rng: np.random.Generator) -> tuple[Mask, Mask]:
+    """What is known of a window in training and which codes the loss counts, each (1, t_stream) by stream.
 
-    A third of the windows each knows no level, the top, and all but the bottom. Of the others every code is hidden with the
-    probability of the cosine schedule. In half of the windows that is all; the other half looks as in `fill`, which
-    finishes a level before it begins with the next: outside a hole all is known, inside it nothing of the finer levels,
-    which are not asked for.
+    In a third of the windows each, no stream, the coarsest, or all but the finest are known. Of the others every code is
+    masked with the probability of the cosine schedule. In half of the windows that is all; the other half looks as in
+    `fill`, which completes a stream before it begins with the next: outside a region all is known, inside it nothing of
+    the finer streams, which the loss does not count.
     """
     known, share = int(rng.integers(len(ratios))), share_masked(rng.random())
     as_filled = rng.random() < 0.5
     region = random_region(columns, rng) if as_filled else np.ones(columns, bool)
-    first = len(ratios) - 1 - known  # the coarsest level that is not known
+    first = len(ratios) - 1 - known  # the coarsest stream that is not known
     keep, asked = {}, {}
-    for level, ratio in enumerate(ratios):
+    for level, (stream, ratio) in enumerate(ratios.items()):
         inside = np.repeat(region, ratio)
         hidden = inside & (rng.random(columns * ratio) < (1.0 if as_filled and level < first else share))
         hidden &= level <= first
-        keep[level] = torch.from_numpy(~hidden)[None]
-        asked[level] = torch.from_numpy(hidden & (level == first or not as_filled))[None]
+        keep[stream] = torch.from_numpy(~hidden)[None]
+        asked[stream] = torch.from_numpy(hidden & (level == first or not as_filled))[None]
     return keep, asked

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from priors.masked.config import CHUNK, MaskedConfig
 from priors.transformer.linear import LayerNorm, Linear
 from vqvae.jukebox.blocks import ResidualStack
-
-if TYPE_CHECKING:
-    from priors.masked.model import MaskedConfig
-
-PIECE = 2**18  # numbers of a layer that are there at once: they stay in the cache of a core
 
 
 @dataclass
@@ -29,7 +24,7 @@ class EncodedColumns:
     """What a window looks like with its holes: columns after the trunk (b t w), and vectors of the codes by level."""
 
     columns: Tensor
-    vectors: dict[int, Tensor]
+    vectors: dict[str, Tensor]
 
 
 class LevelHead(nn.Module):
@@ -38,24 +33,28 @@ class LevelHead(nn.Module):
     def __init__(self, config: MaskedConfig, level: int):
         super().__init__()
         width, init = config.head_width, config.trunk.init
-        self.level, self.ratio = level, config.ratios[level]
+        ratios = list(config.ratios.values())
+        self.ratio = ratios[level]
+        self.own_stream = config.streams[level]
+        self.above_stream, self.below_stream = [*config.streams, ""][level + 1], config.streams[level - 1]
         # at first the codes around a hole speak louder than the trunk, which has yet to learn
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
         self.own = nn.Conv1d(config.vector, width, 3, padding=1)
-        step = self.ratio // config.ratios[level + 1] if level + 1 < len(config.ratios) else 0
+        step = self.ratio // ratios[level + 1] if level + 1 < len(ratios) else 0
         self.above = nn.ConvTranspose1d(config.vector, width, 2 * step, step, step // 2) if step else None
-        step = config.ratios[level - 1] // self.ratio if level else 0
+        step = ratios[level - 1] // self.ratio if level else 0
         self.below = nn.Conv1d(config.vector, width, 2 * step, step, step // 2) if step else None
         self.stack = ResidualStack(width, config.local, growth=3, zero_out=True)
         self.ln = LayerNorm(width)
         self.out = Linear(width, config.bins, init.linear)
 
-    def forward(self, columns: Float[Tensor, "b t w"], vectors: Mapping[int, Tensor]) -> Float[Tensor, "b n f"]:
+    def forward(self, columns: Float[Tensor, "b t w"], vectors: Mapping[str, Tensor]) -> Float[Tensor, "b n f"]:
         x = self.unfold(columns).unflatten(2, (self.ratio, -1))  # (B, T, R * F) -> (B, T, R, F)
         x = x.flatten(1, 2).transpose(1, 2)  # -> (B, F, T * R)
-        for distance, convolution in ((0, self.own), (1, self.above), (-1, self.below)):
+        inputs = ((self.own_stream, self.own), (self.above_stream, self.above), (self.below_stream, self.below))
+        for stream, convolution in inputs:
             if convolution is not None:
-                x = x + convolution(vectors[self.level + distance].transpose(1, 2))
+                x = x + convolution(vectors[stream].transpose(1, 2))
         return self.ln(self.stack(x).transpose(1, 2))
 
     def around(
@@ -67,16 +66,14 @@ class LevelHead(nn.Module):
         """
         columns = seen.columns.shape[1]
         far = 1 + -(-self.stack.reach // self.ratio)  # columns
-        size = max(1, PIECE // (self.out.w.shape[0] * self.ratio)) if seen.columns.device.type == "cpu" else columns
+        size = max(1, CHUNK // (self.out.w.shape[0] * self.ratio)) if seen.columns.device.type == "cpu" else columns
         for first in range(0, columns, size):
             last = min(first + size, columns)
             here = slice(first * self.ratio, last * self.ratio)
             if not asked[:, here].any():
                 continue
             begin, end = max(0, first - far), min(columns, last + far)
-            rates = {level: x.shape[1] // columns for level, x in seen.vectors.items()}
-            vectors = {level: x[:, begin * rates[level] : end * rates[level]] for level, x in seen.vectors.items()}
-            made = self(seen.columns[:, begin:end], vectors)[:, (first - begin) * self.ratio :][
-                :, : here.stop - here.start
-            ]
+            rates = {stream: x.shape[1] // columns for stream, x in seen.vectors.items()}
+            vectors = {stream: x[:, begin * rates[stream] : end * rates[stream]] for stream, x in seen.vectors.items()}
+            made = self(seen.columns[:, begin:end], vectors)[:, (first - begin) * self.ratio :][:, : here.stop - here.start]
             yield here, made[asked[:, here]], asked[:, here]

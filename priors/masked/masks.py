@@ -1,7 +1,7 @@
 """Which codes of a song are kept and which are drawn anew: prompts as an algebra of pure functions (VampNet, Garcia 2023, section 3).
 
 The unit is a column: one code of the coarsest level with the codes below it, 1 + 4 + 16 = 21 at hops 128, 32 and 8. A prompt says for each
-of n columns whether it is kept (`Columns`); `expand_to_levels` writes it onto the levels (`Keep`), so that no finer code is kept under a
+of n columns whether it is kept (`Columns`); `expand_to_levels` writes it onto the levels (`Mask`), so that no finer code is kept under a
 coarser one that changes, which would contradict it. Prompts join by `union` (a column is kept if any of them keeps it) and `intersection`;
 `combined` is the one order in which a person's wishes are put together. Times come in as seconds, whoever measured them.
 
@@ -19,15 +19,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from priors.prior import Mask
+from vqvae.streams import Stream
+
 Columns = Bool[Tensor, " n"]  # True: kept
-Keep = dict[int, Bool[Tensor, "b t_level"]]  # level -> what is kept of its codes
-PER_COLUMN: Mapping[int, int] = {2: 1, 1: 4, 0: 16}  # codes of each level in a column, at the published hops
+PER_COLUMN: Mapping[str, int] = {"vq.0": 16, "vq.1": 4, "vq.2": 1}  # codes of each stream in a column, at the published hops
 MOST_APART = 32  # columns between two that carry a finer level, in a prompt for a bit rate
 
 
-def per_column(hops: Sequence[int]) -> dict[int, int]:
-    """Codes of each level under one code of the coarsest."""
-    return {level: hops[-1] // hop for level, hop in enumerate(hops)}
+def per_column(streams: Iterable[Stream]) -> dict[str, int]:
+    """Codes of each stream under one code of the coarsest."""
+    hops = {stream.name: stream.hop for stream in streams}
+    return {name: max(hops.values()) // hop for name, hop in hops.items()}
 
 
 # ---- prompts: each column kept or not
@@ -45,9 +48,7 @@ def everything(n: int) -> Columns:
 
 def random(n: int, intensity: float, rng: torch.Generator) -> Columns:
     """Each column drawn anew with probability `intensity`: 0 keeps everything, 1 nothing."""
-    _check(
-        0 <= intensity <= 1, f"random intensity {intensity:g}", "a probability from 0 (keep all) to 1 (keep nothing)"
-    )
+    _check(0 <= intensity <= 1, f"random intensity {intensity:g}", "a probability from 0 (keep all) to 1 (keep nothing)")
     return torch.rand(n, generator=rng) >= intensity
 
 
@@ -79,11 +80,8 @@ def beats(
     n: int, seconds: Sequence[float], rate: float, before: float = 0.0, after: float = 0.075, every: int = 1, invert: bool = False
 ) -> Columns:  # fmt: skip
     """The columns from `before` to `after` seconds around every `every`-th beat; inverted, those between them."""
-    _check(
-        min(before, after) >= 0 and every >= 1,
-        f"{before:g} s before, {after:g} s after every {every}",
-        "0 or more, every 1 or more",
-    )
+    fine = min(before, after) >= 0 and every >= 1
+    _check(fine, f"{before:g} s before, {after:g} s after every {every}", "0 or more, every 1 or more")
     columns = nothing(n)
     for beat in list(seconds)[::every]:
         columns[max(0, column_of(beat - before, rate)) : max(0, column_of(beat + after, rate) + 1)] = True
@@ -116,25 +114,25 @@ def dropout(columns: Columns, p: float, rng: torch.Generator) -> Columns:
     return columns & (torch.rand(len(columns), generator=rng) >= p)
 
 
-def expand_to_levels(columns: Columns, per: Mapping[int, int] = PER_COLUMN) -> Keep:
+def expand_to_levels(columns: Columns, per: Mapping[str, int] = PER_COLUMN) -> Mask:
     """A prompt over columns as one over the codes of every level, a batch of one."""
     return {level: columns.repeat_interleave(count)[None] for level, count in per.items()}
 
 
-def with_levels(keep: Keep, levels: Collection[int]) -> Keep:
+def with_levels(keep: Mask, levels: Collection[str]) -> Mask:
     """The same, and everything of some levels kept: compression, where coarse levels carry the song."""
     return {level: torch.ones_like(kept) if level in levels else kept for level, kept in keep.items()}
 
 
-def without_levels(keep: Keep, levels: Collection[int]) -> Keep:
+def without_levels(keep: Mask, levels: Collection[str]) -> Mask:
     """The same, with nothing of some levels kept."""
     return {level: torch.zeros_like(kept) if level in levels else kept for level, kept in keep.items()}
 
 
 def combined(
-    prompts: Sequence[Columns], *, drop: float = 0.0, rng: torch.Generator | None = None, keep_levels: Collection[int] = (),
-    resample_levels: Collection[int] = (), per: Mapping[int, int] = PER_COLUMN,
-) -> Keep:  # fmt: skip
+    prompts: Sequence[Columns], *, drop: float = 0.0, rng: torch.Generator | None = None, keep_levels: Collection[str] = (),
+    resample_levels: Collection[str] = (), per: Mapping[str, int] = PER_COLUMN,
+) -> Mask:  # fmt: skip
     """Wishes put together: the union of all prompts; then dropout; then levels kept whole; levels drawn anew win over all."""
     columns = union(*prompts)
     if drop:
@@ -143,14 +141,14 @@ def combined(
     return without_levels(with_levels(expand_to_levels(columns, per), keep_levels), resample_levels)
 
 
-def stack(keeps: Sequence[Keep]) -> Keep:
+def stack(keeps: Sequence[Mask]) -> Mask:
     """Prompts of several items, which may differ, as one batch."""
     return {level: torch.cat([keep[level] for keep in keeps]) for level in keeps[0]}
 
 
-def orphans(keep: Keep) -> Int[Tensor, " b"]:
+def orphans(keep: Mask) -> Int[Tensor, " b"]:
     """How many kept codes stand under a coarser one that is drawn anew, per item: each contradicts what will be above it."""
-    levels = sorted(keep, reverse=True)
+    levels = sorted(keep, key=lambda stream: keep[stream].shape[1])  # coarsest first
     count = torch.zeros(keep[levels[0]].shape[0], dtype=torch.long)
     for coarse, fine in itertools.pairwise(levels):
         above = keep[coarse].repeat_interleave(keep[fine].shape[1] // keep[coarse].shape[1], dim=1)
@@ -161,24 +159,24 @@ def orphans(keep: Keep) -> Int[Tensor, " b"]:
 # ---- bit rates
 
 
-def count_kept(keep: Keep) -> Int[Tensor, " b"]:
+def count_kept(keep: Mask) -> Int[Tensor, " b"]:
     """Kept codes of each item, over all levels."""
     return torch.stack([kept.sum(1) for kept in keep.values()]).sum(0)
 
 
-def bits_per_second(keep: Keep, bins: int, seconds: float) -> list[float]:
+def bits_per_second(keep: Mask, bins: int, seconds: float) -> list[float]:
     """What the kept codes of each item would cost to send: codes x log2(bins) / seconds, counted."""
     return [count * math.log2(bins) / seconds for count in count_kept(keep).tolist()]
 
 
-def at_most(n: int, most: float, bins: int, seconds: float, per: Mapping[int, int] = PER_COLUMN) -> Keep:
+def at_most(n: int, most: float, bins: int, seconds: float, per: Mapping[str, int] = PER_COLUMN) -> Mask:
     """The fullest prompt of one ladder whose counted bits per second are at most `most`.
 
     The ladder: all levels everywhere; then the finest at every 2nd, 3rd, .. 32nd column; then not at all, and the next finest so; at last
     the coarsest alone, ever further apart. A finer level is never kept where a coarser one is not. ValueError below one code.
     """
     bits = math.log2(bins) / seconds  # a second, of one kept code
-    levels = sorted(per)  # finest first
+    levels = sorted(per, key=lambda stream: -per[stream])  # finest first
     for i, level in enumerate(levels):
         coarser = levels[i + 1 :]
         carried = n * sum(per[each] for each in coarser)

@@ -1,12 +1,12 @@
 """MaskedPrior: the codes of all levels, with holes, filled many at once in a few passes (VampNet, arXiv:2307.04686).
 
-    loss(sequences, cond, keep)             cross entropy of the codes that are not kept, given those that are
-    fill(sequences, keep, cond, rngs, how)  the same sequences, what is not kept drawn anew
+    loss(sequences, cond, keep)               cross entropy of the codes that are not kept, given those that are
+    fill(sequences, keep, cond, rngs, params)  the same sequences, what is not kept drawn anew
 
 `sequences` are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1 of level
 0, 1, 2. `keep` says which are known, Bool of the same shapes; what is not kept is never looked at. `cond` are the conditions of the
-window, `rngs` a generator a sample, `params` maps each level to be filled to its How: `passes` rounds, temperature, `noise` of the
-order. Kept codes come out as they went in.
+window, `rngs` a generator a sample, `params` maps each level to be filled to its `SamplingParams`: `passes` rounds, temperature,
+`noise` of the order. Kept codes come out as they went in.
 
     columns   the vectors of their codes, or MASK a slot, side by side   + position + labels + timing
     trunk     blocks that see all columns before and behind; `cross` layers listen to the lyrics
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -32,69 +32,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.conditioning.conditions import Conditions, LabelConfig, LabelEmbedding, TimingEmbedding
-from priors.conditioning.lyrics import LyricConfig, LyricEncoder, lyric_distance, no_lyrics
+from priors.conditioning.conditions import Conditions
+from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
+from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.logits import draw_surely, uniforms
 from priors.masked.columns import ColumnEmbedding, draw_masks, left_after
+from priors.masked.config import CODES_AT_ONCE, PASSES, MaskedConfig
 from priors.masked.heads import EncodedColumns, LevelHead
-from priors.masked.masks import Keep
-from priors.prior import Prior, PriorSpec, SamplingParams, Sequences
+from priors.prior import Batch, Mask, Prior, Sequences
+from priors.spec import SamplingParams
 from priors.transformer.linear import LayerNorm, Linear
-from priors.transformer.trunk import Init, Transformer, TrunkConfig
+from priors.transformer.trunk import Transformer
 
-PASSES = 12  # of a level whose How does not say
-AT_ONCE = 256  # codes whose logits are there at once: they stay in the cache of a core
-Watch = Callable[[int, int, Tensor], None]  # (level, pass, what is unknown after it)
-
-
-@dataclass(frozen=True)
-class MaskedConfig:
-    """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
-
-    At each level's own rate there are `local` blocks of convolutions, `head_width` wide.
-    """
-
-    bins: int
-    hops: tuple[int, ...]  # samples a code, by level
-    sample_rate: int
-    trunk: TrunkConfig
-    vector: int = 64
-    head_width: int = 64
-    local: int = 4
-    labels: LabelConfig | None = None
-    lyrics: LyricConfig | None = None
-
-    @property
-    def ratios(self) -> tuple[int, ...]:
-        """Codes of each level in a column."""
-        return tuple(self.hops[-1] // hop for hop in self.hops)
-
-    @property
-    def hop(self) -> int:
-        """Samples a column."""
-        return self.hops[-1]
-
-    @property
-    def n_ctx(self) -> int:
-        """Columns of a window."""
-        return self.trunk.n_ctx
-
-    @property
-    def n_tokens(self) -> int:
-        return self.lyrics.n_tokens if self.lyrics else 0
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: dict) -> MaskedConfig:
-        def trunk(d: dict) -> TrunkConfig:
-            return TrunkConfig(**{**d, "order": tuple(d["order"]), "init": Init(**d["init"])})
-
-        lyrics = data["lyrics"] and LyricConfig(**{**data["lyrics"], "trunk": trunk(data["lyrics"]["trunk"])})
-        labels = data["labels"] and LabelConfig(**data["labels"])
-        parts = {"hops": tuple(data["hops"]), "trunk": trunk(data["trunk"]), "labels": labels, "lyrics": lyrics}
-        return MaskedConfig(**{**data, **parts})
+Watch = Callable[[str, int, Tensor], None]  # (stream, pass, what is unknown after it)
 
 
 @dataclass
@@ -108,24 +58,32 @@ class ColumnConditioning:
 
 @dataclass
 class FillState:
-    """Sampling that has not begun: what is known, and how the rest is to be drawn."""
+    """Sampling that has not begun: what is known, and the parameters of the rest."""
 
     cond: Conditions
     known: Sequences
     rngs: Sequence[torch.Generator]
     params: SamplingParams
+    nbytes: int = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """A window is sampled whole or not at all."""
 
 
 class MaskedPrior(Prior):
     """Codes of all levels given some of them and conditions; the loss is in bits per code, levels counting alike."""
 
+    config: MaskedConfig
+
     def __init__(self, config: MaskedConfig):
         super().__init__()
-        trunk, init, slots = config.trunk, config.trunk.init, sum(config.ratios)
+        trunk, init = config.trunk, config.trunk.init
         self.config = config
-        self.spec = PriorSpec((), tuple(range(len(config.hops))), config.n_ctx, config.bins)
         self.embedding = ColumnEmbedding(config.bins, config.ratios, config.vector, init.embedding)
-        self.inlet = Linear(slots * config.vector, trunk.width, init.linear)
+        self.inlet = Linear(config.slots * config.vector, trunk.width, init.linear)
         self.pos_emb = nn.Parameter(torch.randn(config.n_ctx, trunk.width) * init.position)
         if config.labels:
             self.labels = LabelEmbedding(config.labels, trunk.width, init.label)
@@ -137,11 +95,14 @@ class MaskedPrior(Prior):
         self.ln = LayerNorm(trunk.width)
         self.heads = nn.ModuleList(LevelHead(config, level) for level in range(len(config.hops)))
 
+    def head(self, stream: str) -> LevelHead:
+        return cast(LevelHead, self.heads[self.config.streams.index(stream)])
+
     @torch.no_grad()
-    def start_from(self, vectors: dict[int, Float[Tensor, "k e"]]) -> None:
-        """Begin with the codec's own vectors of the codes, level -> a vector a code, brought to mean 0 and deviation `init.embedding`."""
-        for level, v in vectors.items():
-            table = self.embedding.x_emb[level].weight
+    def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
+        """Start from the codec's own vectors of the codes, brought to mean 0 and deviation `init.embedding`."""
+        for stream, v in vectors.items():
+            table = self.embedding.x_emb[self.config.streams.index(stream)].weight
             assert isinstance(table, Tensor)
             v = v.to(table)
             table.copy_((v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6) * self.config.trunk.init.embedding)
@@ -162,171 +123,158 @@ class MaskedPrior(Prior):
 
     # ---- from what is known to logits
 
-    def encode_columns(self, codes: Sequences, keep: Keep, conditioning: ColumnConditioning) -> EncodedColumns:
+    def encode_columns(self, codes: Sequences, keep: Mask, conditioning: ColumnConditioning) -> EncodedColumns:
         """What is known, seen by the trunk as a whole."""
         vectors = self.embedding(codes, keep)
         x = self.inlet(self.embedding.concatenate(vectors))
         y = self.trunk(x.to(conditioning.columns) + conditioning.columns, conditioning.encoded, conditioning.distance)
         return EncodedColumns(self.ln(y), vectors)
 
-    def logits(self, seen: EncodedColumns, level: int, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
-        """Of the codes of a level that are asked for, in the order of `asked`."""
-        fine = cast(LevelHead, self.heads[level])
-        return fine.out(fine(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
+    def logits(self, seen: EncodedColumns, stream: str, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
+        """Of the codes of a stream that are asked for, in the order of `asked`."""
+        head = self.head(stream)
+        return head.out(head(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
     # ---- training
 
     def costs(
-        self, sequences: Sequences, cond: Conditions, keep: Keep, asked: Keep | None = None, every: bool = False
-    ) -> dict[int, Float[Tensor, " n"]]:
-        """Level -> bits of each code that is asked for, or of all that are not kept.
+        self, sequences: Sequences, cond: Conditions, keep: Mask, asked: Mask | None = None, every: bool = False
+    ) -> dict[str, Float[Tensor, " n"]]:
+        """Stream -> bits of each code that is asked for, or of all that are not kept.
 
-        Levels of which none is are left out, or empty where `every` level is wanted.
+        Streams of which none is are left out, or empty where `every` stream is wanted.
         """
-        asked = asked or {level: ~known for level, known in keep.items()}
-        seen = self.encode_columns(
-            sequences, keep, self.encode_conditions(cond, *sequences[len(self.config.hops) - 1].shape)
-        )
+        asked = asked or {stream: ~known for stream, known in keep.items()}
+        conditioning = self.encode_conditions(cond, *sequences[self.config.streams[-1]].shape)
+        seen = self.encode_columns(sequences, keep, conditioning)
         return {
-            level: F.cross_entropy(
-                self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none"
-            )
+            stream: F.cross_entropy(self.logits(seen, stream, asked[stream]).float(), codes[asked[stream]], reduction="none")
             / math.log(2)
-            for level, codes in sequences.items()
-            if every or asked[level].any()
+            for stream, codes in sequences.items()
+            if every or asked[stream].any()
         }
 
-    def loss(
-        self, sequences: Sequences, cond: Conditions, keep: Keep | None = None, asked: Keep | None = None,
-        counts: Mapping[int, float] | None = None,
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """As of every prior; without `keep` what is hidden is drawn as in training, by torch's own generator.
+    def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
+        """As of every prior; without `known` the masks are drawn as in training, by torch's own generator.
 
-        Sums of bits are divided by `counts` of codes, level -> number: of a part of a larger batch, the mean over its
-        parts, so that the mean of the parts' losses is the larger batch's. By default they are those of this batch.
+        Sums of bits are divided by `counts`: of a part of a larger batch, the mean over its parts, so that the mean of
+        the parts' losses is the larger batch's. By default they are those of this batch.
         """
+        keep, asked, counts = batch.known, batch.asked, batch.counts
         if keep is None:
-            batch, columns = sequences[len(self.config.hops) - 1].shape
+            rows, columns = batch.sequences[self.config.streams[-1]].shape
             rng = np.random.default_rng(int(torch.randint(2**62, ())))
-            keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(batch)])
+            keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(rows)])
             device = self.pos_emb.device
-            keep, asked = ({level: x.to(device) for level, x in each.items()} for each in (keep, asked))
-        costs = self.costs(sequences, cond, keep, asked, every=counts is not None)
-        counts = counts or {level: each.numel() for level, each in costs.items()}
-        # a level of which this part asks nothing costs 0 here: its weights still have a gradient, as on every other rank
-        bits = [each.sum() / counts[level] for level, each in costs.items() if counts[level]]
+            keep, asked = ({stream: x.to(device) for stream, x in each.items()} for each in (keep, asked))
+        costs = self.costs(batch.sequences, batch.cond, keep, asked, every=counts is not None)
+        counts = counts or {stream: each.numel() for stream, each in costs.items()}
+        # a stream of which this part asks nothing costs 0 here: its weights still have a gradient, as on every other rank
+        bits = [each.sum() / counts[stream] for stream, each in costs.items() if counts[stream]]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
         mean = torch.stack(bits).mean()
         return {"loss": mean, "bits": mean}
 
     @torch.no_grad()
-    def bits(self, sequences: Sequences, cond: Conditions, keep: Keep) -> dict[int, Float[Tensor, "b _"]]:
-        """Bits that each code costs which is not kept, nan where it is."""
-        made = {level: torch.full(x.shape, torch.nan, device=x.device) for level, x in sequences.items()}
-        for level, bits in self.costs(sequences, cond, keep).items():
-            made[level][~keep[level]] = bits
+    def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences:
+        known = known or {stream: torch.zeros_like(x, dtype=torch.bool) for stream, x in sequences.items()}
+        made = {stream: torch.full(x.shape, torch.nan, device=x.device) for stream, x in sequences.items()}
+        for stream, bits in self.costs(sequences, cond, known).items():
+            made[stream][~known[stream]] = bits
         return made
 
     # ---- sampling
 
     @torch.no_grad()
     def fill(
-        self, sequences: Sequences, keep: Keep, cond: Conditions, rngs: Sequence[torch.Generator], params: Mapping[int, SamplingParams],
-        watch: Watch | None = None,
+        self, sequences: Sequences, known: Mask, cond: Conditions, rngs: Sequence[torch.Generator],
+        params: Mapping[str, SamplingParams], watch: Watch | None = None,
     ) -> Sequences:  # fmt: skip
-        """The sequences with every code that is not kept drawn anew, level by level, in `how[level].passes` passes.
+        """The sequences with every unknown code sampled, stream by stream, in `params[stream].passes` passes.
 
-        Levels that `params` does not name are left as they are: codes kept, and 0 where nothing is.
+        Streams that `params` does not name are left as they are: known codes, and 0 elsewhere.
         """
-        levels = range(len(self.config.hops))
-        self._check(sequences, keep)
-        codes = {level: sequences[level].masked_fill(~keep[level], 0) for level in levels}
-        known = {level: keep[level].clone() for level in levels}
-        conditioning = self.encode_conditions(cond, *sequences[levels[-1]].shape)
-        for level in reversed(levels):
-            if level in params and not keep[level].all():
-                self._fill_level(level, codes, known, conditioning, rngs, params[level], watch)
+        streams = self.config.streams
+        self._check(sequences, known)
+        codes = {stream: sequences[stream].masked_fill(~known[stream], 0) for stream in streams}
+        fixed = {stream: known[stream].clone() for stream in streams}
+        conditioning = self.encode_conditions(cond, *sequences[streams[-1]].shape)
+        for stream in reversed(streams):
+            if stream in params and not known[stream].all():
+                self._fill_stream(stream, codes, fixed, conditioning, rngs, params[stream], watch)
         return codes
 
-    def _fill_level(
-        self, level: int, codes: Sequences, known: Keep, conditioning: ColumnConditioning,
+    def _fill_stream(
+        self, stream: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
         rngs: Sequence[torch.Generator], params: SamplingParams, watch: Watch | None,
     ) -> None:  # fmt: skip
-        """Make all of a level known; `codes` and `known` are changed in their place."""
+        """Make all of a stream known; `codes` and `known` are changed in place."""
         passes = params.passes or PASSES
-        unknown = ~known[level]
+        unknown = ~known[stream]
         at_first = unknown.sum(dim=1).tolist()
         for step in range(1, passes + 1):
             chance, order = numbers_for(rngs, at_first, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
-            new, log_p = self._draw(level, codes, known, conditioning, chance, params)
-            codes[level] = torch.where(unknown, new, codes[level])
+            new, log_p = self._draw(stream, codes, known, conditioning, chance, params)
+            codes[stream] = torch.where(unknown, new, codes[stream])
             confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
             left = torch.tensor([left_after(step, passes, count) for count in at_first], device=unknown.device)
             unknown = least_sure(confidence.masked_fill(~unknown, torch.inf), left)
-            known[level] = ~unknown
+            known[stream] = ~unknown
             if watch:
-                watch(level, step, unknown)
+                watch(stream, step, unknown)
 
     def _draw(
-        self,
-        level: int,
-        codes: Sequences,
-        known: Keep,
-        conditioning: ColumnConditioning,
-        chance: Float[Tensor, "b n"],
-        params: SamplingParams,
-    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """A code for everything unknown at a level, by its number in `chance`, and its log probability."""
-        asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
+        self, stream: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
+        chance: Float[Tensor, "b n"], params: SamplingParams,
+    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
+        """A code for everything unknown of a stream, by its number in `chance`, and its log probability."""
+        asked, new, log_p = ~known[stream], torch.zeros_like(codes[stream]), torch.zeros_like(chance)
         if asked.any():
-            fine = cast(LevelHead, self.heads[level])
-            for here, x, some in fine.around(self.encode_columns(codes, known, conditioning), asked):
-                rows = zip(x.split(AT_ONCE), chance[:, here][some].split(AT_ONCE), strict=True)
-                drawn = [draw_surely(fine.out(part), u, params) for part, u in rows]
+            head = self.head(stream)
+            for here, x, some in head.around(self.encode_columns(codes, known, conditioning), asked):
+                rows = zip(x.split(CODES_AT_ONCE), chance[:, here][some].split(CODES_AT_ONCE), strict=True)
+                drawn = [draw_surely(head.out(part), u, params) for part, u in rows]
                 new[:, here][some], probability = (torch.cat(each) for each in zip(*drawn, strict=True))
                 log_p[:, here][some] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 
-    def _check(self, sequences: Sequences, keep: Keep) -> None:
-        levels, ratios = set(range(len(self.config.hops))), self.config.ratios
-        if set(sequences) != levels or set(keep) != levels:
-            raise ValueError(
-                f"codes of level {sorted(sequences)}, keep of level {sorted(keep)}; expected {sorted(levels)}"
-            )
-        columns = sequences[max(levels)].shape[1]
-        lengths = {tuple(len(x[level][0]) for level in sorted(levels)) for x in (sequences, keep)}
+    def _check(self, sequences: Sequences, keep: Mask) -> None:
+        streams, ratios = self.config.streams, tuple(self.config.ratios.values())
+        if set(sequences) != set(streams) or set(keep) != set(streams):
+            raise ValueError(f"codes of {sorted(sequences)}, masks of {sorted(keep)}; expected those of {', '.join(streams)}")
+        columns = sequences[streams[-1]].shape[1]
+        lengths = {tuple(len(x[stream][0]) for stream in streams) for x in (sequences, keep)}
         if not 0 < columns <= self.config.n_ctx or lengths != {tuple(columns * ratio for ratio in ratios)}:
             raise ValueError(
-                f"codes and keep of lengths {sorted(lengths)}; expected 1 to {self.config.n_ctx} columns of {ratios} codes each"
+                f"codes and masks of lengths {sorted(lengths)}; expected 1 to {self.config.n_ctx} columns of {ratios} codes each"
             )
 
-    # ---- as every prior: what comes behind a prime, or under the codes of the levels above
+    # ---- as every prior: what follows a prompt, or lies under the codes of coarser streams
 
-    def start(
-        self, cond: Conditions, prime: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
-    ) -> FillState:
-        """`prime` has the beginning of every level; a level that is known further than others is heard as far as it goes."""
-        return FillState(cond, prime, rngs, params)
+    def start(self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams) -> FillState:
+        """`prompt` has the beginning of every stream; a stream that is known further than others conditions them."""
+        return FillState(cond, prompt, rngs, params)
 
     def sample(self, state: FillState, length: int) -> Iterator[Sequences]:
-        """The codes behind the prime, up to `length` columns behind that of the level of which least is known."""
+        """The codes after the prompt, up to `length` columns after that of the stream of which least is known."""
         ratios = self.config.ratios
-        columns = length + min(codes.shape[1] // ratios[level] for level, codes in state.known.items())
+        columns = length + min(codes.shape[1] // ratios[stream] for stream, codes in state.known.items())
         codes, keep = {}, {}
-        for level, known in state.known.items():
-            missing = columns * ratios[level] - known.shape[1]
+        for stream, known in state.known.items():
+            missing = columns * ratios[stream] - known.shape[1]
             if missing < 0:
-                raise ValueError(f"level {level} is known further than the {columns} columns asked for; ask for more")
-            codes[level] = F.pad(known, (0, missing))
-            keep[level] = F.pad(torch.ones_like(known, dtype=torch.bool), (0, missing))
+                raise ValueError(f"{stream} is known further than the {columns} columns asked for; ask for more")
+            codes[stream] = F.pad(known, (0, missing))
+            keep[stream] = F.pad(torch.ones_like(known, dtype=torch.bool), (0, missing))
         made = self.fill(codes, keep, state.cond, state.rngs, dict.fromkeys(codes, state.params))
-        for level, known in sorted(state.known.items(), reverse=True):
-            if made[level].shape[1] > known.shape[1]:
-                yield {level: made[level][:, known.shape[1] :]}
+        for stream in reversed(self.config.streams):
+            known = state.known[stream]
+            if made[stream].shape[1] > known.shape[1]:
+                yield {stream: made[stream][:, known.shape[1] :]}
 
 
-def join_masks(rows: Sequence[tuple[Keep, Keep]]) -> tuple[Keep, Keep]:
+def join_masks(rows: Sequence[tuple[Mask, Mask]]) -> tuple[Mask, Mask]:
     """Masks of one window each as those of a batch."""
     kept, asked = ([row[i] for row in rows] for i in range(2))
     return tuple({level: torch.cat([each[level] for each in some]) for level in some[0]} for some in (kept, asked))  # type: ignore[return-value]

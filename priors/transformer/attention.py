@@ -1,7 +1,6 @@
 """Attention: one module for every pattern by which a step may look at others.
 
-A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer,
-section 4):
+A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer, section 4):
 
     dense     j <= i                                row            j <= i and i, j in the same block
     column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
@@ -21,10 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from priors.transformer.config import SHORT_BLOCK, SHORT_WINDOW
 from priors.transformer.linear import LayerNorm, Linear
 
-SHORT = 512  # steps up to which training in bf16 on a CPU may keep the square of a window
-FITS = 128  # steps up to which the square of a block fits the cache of a CPU
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
 
 
@@ -62,7 +60,7 @@ def attend(
     if pattern in ("cross", "full"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     if pattern == "dense":
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT:
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT_WINDOW:
             return _attend_by_queries(q, k, v)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if pattern == "prime":
@@ -73,10 +71,10 @@ def attend(
     return _attend_in_blocks(q, k, v, pattern, block)
 
 
-def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor, rows: int = 128) -> Tensor:
+def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU faster than torch's own, for short windows."""
-    ends = [min(first + rows, q.shape[2]) for first in range(0, q.shape[2], rows)]
-    parts = zip(q.split(rows, dim=2), ends, strict=True)
+    ends = [min(first + SHORT_BLOCK, q.shape[2]) for first in range(0, q.shape[2], SHORT_BLOCK)]
+    parts = zip(q.split(SHORT_BLOCK, dim=2), ends, strict=True)
     return torch.cat([_by_products(some, k[:, :, :end], v[:, :, :end], causal=True) for some, end in parts], dim=2)
 
 
@@ -116,7 +114,7 @@ def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: 
     """Attention inside each of n blocks; four axes, because with five torch falls back to its slowest form."""
     shape = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    if q.device.type == "cpu" and q.shape[-2] <= FITS:
+    if q.device.type == "cpu" and q.shape[-2] <= SHORT_BLOCK:
         return _by_products(q, k, v, causal).view(shape)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).view(shape)
 
@@ -167,9 +165,11 @@ class Attention(nn.Module):
         q, k, v = self.c_attn.after(norm, x).chunk(3, dim=-1)
         return self.split(q), self.split(k), self.split(v)
 
-    def context(self, encoded: Float[Tensor, "b n w"]) -> tuple[Tensor, Tensor]:
-        """Keys and values (b h n d) of the sequence that a cross attention listens to."""
-        k, v = self.c_enc_kv(encoded).chunk(2, dim=-1)
+    def context(self, encoded: Float[Tensor, "b n w"] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (b h n d) of the sequence that a cross attention listens to; ValueError without one."""
+        if encoded is None:
+            raise ValueError("cross attention was given nothing to listen to; this model needs a lyric condition")
+        k, v = self.c_enc_kv(encoded.to(dtype)).chunk(2, dim=-1)
         return self.split(k), self.split(v)
 
     def bias(self, distance: Float[Tensor, "b t n"] | None, dtype: torch.dtype) -> Float[Tensor, "b h t n"] | None:
@@ -187,15 +187,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b t w"]:
         if self.cross:
             q = self.split(self.c_attn.after(norm, x))
-            k, v = self.context(self.given(encoded).to(x.dtype))
+            k, v = self.context(encoded, x.dtype)
             return self.merge(attend(q, k, v, "cross", bias=self.bias(distance, q.dtype)))
         q, k, v = self.project(x, norm)
         return self.merge(attend(q, k, v, self.pattern, self.block, self.prime))
-
-    def given(self, encoded: Tensor | None) -> Tensor:
-        if encoded is None:
-            raise ValueError("cross attention was given nothing to listen to; this model needs a lyric condition")
-        return encoded
 
     def weights(
         self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
@@ -203,7 +198,7 @@ class Attention(nn.Module):
         """The softmax of a cross or prime attention itself, for alignment; n is what it listens to."""
         bias = None
         if self.cross:
-            q, (k, _) = self.split(self.c_attn(x)), self.context(self.given(encoded).to(x.dtype))
+            q, (k, _) = self.split(self.c_attn(x)), self.context(encoded, x.dtype)
             bias = self.bias(distance, torch.float32)
         elif self.pattern == "prime":
             q, k, _ = self.project(x)

@@ -18,6 +18,7 @@ captured as a CUDA graph.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -56,9 +57,7 @@ class CachePlace(NamedTuple):
 class Cache:
     """Keys and values of one layer for a batch; `fill` from a parallel prefill, then `append` step by step."""
 
-    def __init__(
-        self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor
-    ):
+    def __init__(self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor):
         self.pattern, self.block = pattern, block
         self.prime = min(prime, n_ctx)
         pages, self.slots = {
@@ -92,9 +91,7 @@ class Cache:
         else:
             full = t // c
             whole = new[:, :, : full * c].unflatten(2, (full, c))
-            buffer[:, :, :, :full] = whole.permute(
-                3, 0, 1, 2, 4
-            )  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
+            buffer[:, :, :, :full] = whole.permute(3, 0, 1, 2, 4)  # (B, H, blocks, block, D) -> (block, B, H, blocks, D)
             buffer[: t % c, :, :, full : full + 1] = new[:, :, full * c :].unsqueeze(0).transpose(0, 3)
 
     def place(self, position: Int[Tensor, " 1"]) -> CachePlace:
@@ -123,3 +120,6 @@ class CrossCache:
 
     def __init__(self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"], bias: Float[Tensor, "b h t n"] | None):
         self.k, self.v, self.bias = k.contiguous()[None], v.contiguous()[None], bias
+
+
+Caches = Sequence[Cache | CrossCache]  # of a trunk, one per layer

@@ -78,9 +78,7 @@ class Linear(nn.Module):
         self.w = nn.Parameter(torch.randn(n_in, n_out) * std if std else torch.zeros(n_in, n_out))
         self.b = nn.Parameter(torch.zeros(n_out))
 
-    def forward(
-        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
-    ) -> Float[Tensor, "... o"]:
+    def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
         """Of x, or of before(x, *given), which in float32 is not kept for the backward pass."""
         if not torch.is_grad_enabled():
             x = x if before is None else before(x, *given)

@@ -11,15 +11,17 @@ in, out; a norm or activation made again in the backward pass) nor its `after`, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.autoregressive.model import AutoregressivePrior
 from priors.transformer.linear import Function, Linear
 from priors.transformer.trunk import Block
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(Linear):
@@ -33,9 +35,7 @@ class LowRank(Linear):
         self.up = nn.Parameter(torch.zeros(rank, n_out, device=self.w.device))
         self.scale = alpha / rank
 
-    def forward(
-        self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor
-    ) -> Float[Tensor, "... o"]:
+    def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
         x = x if before is None else before(x, *given)
         low = F.linear(F.linear(x, self.down.t().to(x.dtype)), self.up.t().to(x.dtype)) * self.scale
         return F.linear(x, self.w.t().to(x.dtype), self.b.to(x.dtype)) + low
@@ -63,17 +63,17 @@ class Rows(nn.Module):
         return {"weight": self.weight}
 
 
-def freeze(prior: AutoregressivePrior, artists: int, genres: int) -> None:
+def freeze(prior: nn.Module, artists: int, genres: int) -> None:
     """Leave nothing to be trained but the rows of the label tables from number `artists` and `genres` on."""
     prior.requires_grad_(False)
-    if prior.config.labels:
+    if isinstance(labels := getattr(prior, "labels", None), nn.Module):
         for name, kept in (("artist", artists), ("genre", genres)):
-            table = getattr(prior.labels, name)
+            table = getattr(labels, name)
             if table.num_embeddings > kept:
-                setattr(prior.labels, name, Rows(table, kept))
+                setattr(labels, name, Rows(table, kept))
 
 
-def add_adapters(prior: AutoregressivePrior, rank: int, alpha: float = 0.0) -> None:
+def add_adapters(prior: nn.Module, rank: int, alpha: float = 0.0) -> None:
     """Put a low-rank path beside every matrix of every block, the lyric encoder's too; `alpha` 0: as the rank."""
     for block in [module for module in prior.modules() if isinstance(module, Block)]:
         for part in (block.attn, block.mlp):
@@ -88,7 +88,7 @@ def adapters(prior: nn.Module) -> Iterator[tuple[str, LowRank | Rows]]:
 
 
 @torch.no_grad()
-def merged(prior: AutoregressivePrior) -> AutoregressivePrior:
+def merged(prior: M) -> M:
     """The plain prior that computes what `prior` with its adapters does; it shares the other weights."""
     state = dict(prior.state_dict())
     for name, adapter in adapters(prior):
@@ -96,6 +96,6 @@ def merged(prior: AutoregressivePrior) -> AutoregressivePrior:
             del state[f"{name}.{part}"]
         state |= {f"{name}.{part}": tensor for part, tensor in adapter.merged().items()}
     with torch.device("meta"):
-        plain = AutoregressivePrior(prior.config)
+        plain = type(prior)(prior.config)  # type: ignore[call-arg]
     plain.load_state_dict(state, assign=True)
     return plain.eval()

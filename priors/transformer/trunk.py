@@ -1,15 +1,11 @@
 """The one trunk: a stack of blocks, each an attention under its pattern and an MLP.
 
 A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms run
-in float32 whatever the dtype of the stream. `ORDERS` are the published orders of patterns, written as the cycle that
-repeats over depth.
+in float32 whatever the dtype of the stream.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -19,74 +15,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from priors.transformer.attention import Attention, attend
-from priors.transformer.cache import Cache, CachePlace, CrossCache
+from priors.transformer.cache import Cache, CachePlace, Caches, CrossCache
+from priors.transformer.config import TrunkConfig
 from priors.transformer.linear import LayerNorm, Linear, quick_gelu
-
-LOCAL = ("row", "column", "previous_row")
-
-ORDERS: dict[int, tuple[str, ...]] = {
-    0: ("dense",),
-    1: ("row", "column"),
-    2: LOCAL,
-    6: (*LOCAL, "cross"),
-    7: (*LOCAL * 5, "cross"),
-    8: (*LOCAL * 3, "cross"),
-    9: (*LOCAL, "dense"),
-    10: LOCAL * 3 + (*LOCAL * 3, "cross") * 7,
-    11: tuple(("cross", "cross", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
-    12: tuple(("prime", "prime", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
-}
-
-
-@dataclass(frozen=True)
-class Init:
-    """Standard deviations of the first weights; `residual` scales the projections back into the stream."""
-
-    linear: float = 0.02
-    embedding: float = 0.02
-    position: float = 0.01
-    label: float = 0.01
-    residual: float = 1.0
-
-    @staticmethod
-    def published(scale: float) -> Init:
-        return Init(0.02 * scale, 0.02 * scale, 0.01 * scale, 0.01 * scale)
-
-
-@dataclass(frozen=True)
-class TrunkConfig:
-    """Shape of a trunk: `order` is the cycle of patterns, `blocks` how many blocks a window is cut into."""
-
-    n_ctx: int
-    width: int
-    depth: int
-    heads: int = 1
-    order: tuple[str, ...] = ("dense",)
-    blocks: int = 1
-    m_attn: float = 0.25
-    m_mlp: float = 1.0
-    res_scale: bool = False
-    prime: int = 0  # steps in front of the sequence that `prime` layers listen to
-    time_bias: bool = False
-    dropout: float = 0.0
-    recompute: bool = False  # gradient checkpointing: activations of a block are computed again in the backward pass
-    init: Init = Init()
-
-    def __post_init__(self):
-        if self.n_ctx % self.blocks:
-            raise ValueError(f"n_ctx {self.n_ctx} must be a multiple of blocks {self.blocks}")
-
-    @property
-    def block(self) -> int:
-        return self.n_ctx // self.blocks
-
-    @property
-    def prime_reach(self) -> int:
-        """Steps that a `prime` layer sees: rounded up past the prime to whole blocks, as published."""
-        return (self.prime // self.blocks + 1) * self.blocks if self.prime else 0
-
-    def pattern(self, layer: int) -> str:
-        return self.order[layer % len(self.order)]
 
 
 class MLP(nn.Module):
@@ -105,13 +36,12 @@ class Block(nn.Module):
         pattern, init = config.pattern(layer), config.init
         # a cross attention starts as nothing: lyrics can be added to a trained prior without changing it (section 6.2)
         out_std = 0.0 if pattern == "cross" and not config.time_bias else init.linear * init.residual
-        state = int(config.m_attn * config.width)
         self.attn = Attention(
-            config.width, state, config.heads, pattern, block=config.block, prime=config.prime_reach,
+            config.width, config.state, config.heads, pattern, block=config.block, prime=config.prime_reach,
             std=init.linear, out_std=out_std, time_bias=config.time_bias,
         )  # fmt: skip
         self.ln_0 = LayerNorm(config.width)
-        self.mlp = MLP(config.width, int(config.m_mlp * config.width), init.linear, out_std)
+        self.mlp = MLP(config.width, config.hidden, init.linear, out_std)
         self.ln_1 = LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.scale = 1 / config.depth if config.res_scale else 1.0
@@ -137,9 +67,7 @@ class Block(nn.Module):
         cache.fill(k, v)
         return self.finish(x, attn.merge(attend(q, k, v, attn.pattern, attn.block, attn.prime)))
 
-    def step(
-        self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | CachePlace
-    ) -> Float[Tensor, "b 1 w"]:
+    def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | CachePlace) -> Float[Tensor, "b 1 w"]:
         """One step after those in the cache, at its place there (cross: at its position)."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
@@ -148,9 +76,7 @@ class Block(nn.Module):
             return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
         place = cast("CachePlace", at)
         q, k, v = attn.project(normed)
-        seen = F.scaled_dot_product_attention(
-            q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None]
-        )
+        seen = F.scaled_dot_product_attention(q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None])
         if cache.pattern == "previous_row":
             seen = seen * place.some  # exactly zero where it sees nothing
         return self.finish(x, attn.merge(seen))
@@ -168,9 +94,7 @@ class Transformer(nn.Module):
     def blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.layers))
 
-    def forward(
-        self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
         for block in self.blocks:
             if self.config.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, encoded, distance, use_reentrant=False)  # type: ignore[assignment]
@@ -178,28 +102,24 @@ class Transformer(nn.Module):
                 x = block(x, encoded, distance)
         return x
 
-    def caches(
-        self, x: Tensor, encoded: Tensor | None = None, distance: Tensor | None = None
-    ) -> list[Cache | CrossCache]:
+    def caches(self, x: Tensor, encoded: Tensor | None = None, distance: Tensor | None = None) -> list[Cache | CrossCache]:
         """Empty buffers for a window, in the dtype and for the batch of x (b t w)."""
         c, made = self.config, []
         for block in self.blocks:
             attn = block.attn
             if attn.cross:
-                made.append(CrossCache(*attn.context(attn.given(encoded).to(x.dtype)), attn.bias(distance, x.dtype)))
+                made.append(CrossCache(*attn.context(encoded, x.dtype), attn.bias(distance, x.dtype)))
             else:
-                width = int(c.m_attn * c.width) // c.heads
+                width = c.state // c.heads
                 made.append(Cache(attn.pattern, x.shape[0], c.heads, width, c.n_ctx, attn.block, attn.prime, x))
         return made
 
-    def prefill(self, x: Float[Tensor, "b t w"], caches: Sequence[Cache | CrossCache]) -> Tensor:
+    def prefill(self, x: Float[Tensor, "b t w"], caches: Caches) -> Tensor:
         for block, cache in zip(self.blocks, caches, strict=True):
             x = block.prefill(x, cache)
         return x
 
-    def step(
-        self, x: Float[Tensor, "b 1 w"], caches: Sequence[Cache | CrossCache], position: Int[Tensor, " 1"]
-    ) -> Float[Tensor, "b 1 w"]:
+    def step(self, x: Float[Tensor, "b 1 w"], caches: Caches, position: Int[Tensor, " 1"]) -> Float[Tensor, "b 1 w"]:
         """One step after those in the caches; all shapes are fixed, and the position is a tensor."""
         at: dict[str, Tensor | CachePlace] = {"cross": position}
         for cache in caches:
@@ -214,8 +134,3 @@ class Transformer(nn.Module):
         for block in self.blocks[:layer]:
             x = block(x, encoded, distance)
         return x
-
-
-def residual_scale(depth: int) -> float:
-    """1 / sqrt(2 * depth): keeps the stream's variance level over depth (GPT-2)."""
-    return 1 / math.sqrt(2 * depth)

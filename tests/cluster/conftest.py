@@ -72,9 +72,7 @@ def losses():
     """Step -> loss of a training into a model folder, from its log."""
     from launch.training.log import read_log
 
-    return lambda out: {
-        line["step"]: line["loss"] for line in read_log(Path(out) / "training" / "vqvae_2" / "log.jsonl")
-    }
+    return lambda out: {line["step"]: line["loss"] for line in read_log(Path(out) / "training" / "vqvae_2" / "log.jsonl")}
 
 
 @pytest.fixture(scope="session")
@@ -108,9 +106,7 @@ class Hosts:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         command = [sys.executable, "-m", "launch.cli", "launch", "--hostfile", str(self.hostfile), *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True
-        )
+        return subprocess.Popen(command, cwd=self.folder, env=environment | variables, stdout=pipe, stderr=pipe, text=True)
 
     def processes(self, host: int) -> dict[int, str]:
         """Our processes on a host and their commands."""
@@ -120,23 +116,15 @@ class Hosts:
 
     def ranks(self, host: int) -> list[int]:
         """Those of them that are ranks themselves, and do not look after one."""
-        return [
-            pid
-            for pid, command in self.processes(host).items()
-            if command.startswith(f"{sys.executable} -m launch.cli")
-        ]
+        return [pid for pid, command in self.processes(host).items() if command.startswith(f"{sys.executable} -m launch.cli")]
 
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
     """Two hosts that are up."""
-    missing = [
-        program for program in ("ip", "unshare", "ssh", "ssh-keygen", "/usr/sbin/sshd") if not shutil.which(program)
-    ]
+    missing = [program for program in ("ip", "unshare", "ssh", "ssh-keygen", "/usr/sbin/sshd") if not shutil.which(program)]
     if os.geteuid() or missing:
-        pytest.skip(
-            f"needs root, and {', '.join(missing) or 'no program'} is missing: apt install iproute2 openssh-server"
-        )
+        pytest.skip(f"needs root, and {', '.join(missing) or 'no program'} is missing: apt install iproute2 openssh-server")
     take_down()
     sh(f"ip link add {BRIDGE} type bridge && ip addr add {NET}.254/24 dev {BRIDGE} && ip link set {BRIDGE} up")
     sh(
@@ -227,9 +215,7 @@ class Slurm:
 
     def state(self, job: str) -> str:
         """PENDING, RUNNING, COMPLETED, ..."""
-        return next(word for word in self.run("scontrol", "show", "job", job).split() if word.startswith("JobState="))[
-            9:
-        ]
+        return next(word for word in self.run("scontrol", "show", "job", job).split() if word.startswith("JobState="))[9:]
 
     def output(self, job: str) -> str:
         """What the job has said so far."""
@@ -241,9 +227,7 @@ class Slurm:
 def slurm(tmp_path: Path) -> Iterator[Slurm]:
     """Two nodes that are up, with a munge of their own."""
     missing = [
-        name
-        for name in ("slurmctld", "slurmd", "munged", "sbatch")
-        if not shutil.which(name, path="/usr/sbin:/usr/bin")
+        name for name in ("slurmctld", "slurmd", "munged", "sbatch") if not shutil.which(name, path="/usr/sbin:/usr/bin")
     ]
     if os.geteuid() or missing:
         pytest.skip(f"needs root, and {', '.join(missing) or 'no program'} is missing: apt install slurm-wlm munge")
@@ -253,12 +237,7 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
     (tmp_path / "munge.key").write_bytes(os.urandom(128))
     (tmp_path / "munge.key").chmod(0o400)
     (tmp_path / "slurm.conf").write_text(SLURM_CONF.format(folder=tmp_path, host=sh("hostname -s").strip()))
-    environment = {
-        **os.environ,
-        "SLURM_CONF": f"{tmp_path}/slurm.conf",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = {**os.environ, "SLURM_CONF": f"{tmp_path}/slurm.conf", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin"
     munge = f"munged --foreground --force --socket={tmp_path}/munge.socket --key-file={tmp_path}/munge.key"
     munge += f" --pid-file={tmp_path}/munged.pid --log-file={tmp_path}/munged.log --seed-file={tmp_path}/munged.seed"

@@ -11,46 +11,20 @@ STEPS = 120
 
 def submit(slurm, words: list[str]) -> str:
     """The number of the job that trains on both nodes."""
-    command = [
-        "python",
-        "-m",
-        "launch.cli",
-        "launch",
-        "--slurm",
-        "--nodes",
-        "2",
-        "--ranks_per_node",
-        "1",
-        "--time",
-        "30",
-    ]
+    command = ["python", "-m", "launch.cli", "launch", "--slurm", "--nodes", "2", "--ranks_per_node", "1", "--time", "30"]
     return re.search(r"Submitted batch job (\d+)", slurm.run(*command, "--", *words))[1]
 
 
 def test_the_script_passes_the_schedulers_own_check(slurm, training, tmp_path):
-    command = [
-        "python",
-        "-m",
-        "launch.cli",
-        "launch",
-        "--slurm",
-        "--nodes",
-        "2",
-        "--ranks_per_node",
-        "2",
-        "--time",
-        "1-0",
-    ]
-    (tmp_path / "script").write_text(
-        slurm.run(*command, "--partition", "all", "--print", "--", *training(tmp_path / "model"))
-    )
+    command = ["python", "-m", "launch.cli", "launch", "--slurm", "--nodes", "2", "--ranks_per_node", "2", "--time", "1-0"]
+    (tmp_path / "script").write_text(slurm.run(*command, "--partition", "all", "--print", "--", *training(tmp_path / "model")))
     slurm.run("sbatch", "--test-only", str(tmp_path / "script"))
     (tmp_path / "wrong").write_text((tmp_path / "script").read_text().replace("--partition=all", "--partition=none"))
     with pytest.raises(AssertionError, match="invalid partition"):
         slurm.run("sbatch", "--test-only", str(tmp_path / "wrong"))
 
 
-@pytest.mark.parametrize("how, asked", [
+@pytest.mark.parametrize("params, asked", [
     (["scontrol", "requeue"], False),  # the nodes are taken away at once: the last checkpoint counts, or one more if there is time
     (["scancel", "--batch", "--signal=USR1"], True),  # as two minutes before the time limit: a checkpoint is written first
 ])  # fmt: skip

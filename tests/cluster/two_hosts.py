@@ -64,9 +64,7 @@ def test_two_hosts_train_one_codec_with_the_losses_of_one_process(hosts, trainin
     code, out, err = end(hosts.launch(*words, "--", *training(tmp_path / "model"), **variables))
     assert (code, err) == (0, "") and "2 ranks on 2 hosts" in out
     assert losses(tmp_path / "model") == pytest.approx(uninterrupted["two"], rel=1e-6)
-    assert list(losses(tmp_path / "model").values())[:30] == pytest.approx(
-        list(uninterrupted["one"].values())[:30], rel=1e-4
-    )
+    assert list(losses(tmp_path / "model").values())[:30] == pytest.approx(list(uninterrupted["one"].values())[:30], rel=1e-4)
 
 
 @pytest.mark.parametrize("carrier", ["ssh", "pdsh", "mpich", "openmpi"])

@@ -41,8 +41,9 @@ def write_checkpoint(folder: Path) -> None:
     """The files of the set in the published layout, as far as they are needed: codec and top prior."""
     import torch
 
-    from jukebox.importers.prior_keys import PRIORS, prior_config, to_published
-    from jukebox.importers.vqvae_keys import VQVAES, published_vqvae_key, vqvae_config
+    from jukebox.importers.prior_keys import to_published
+    from jukebox.importers.vqvae_keys import published_vqvae_key
+    from jukebox.model.settings import PRIORS, VQVAES, prior_config, vqvae_config
     from launch.verbs.import_ import parts_of
     from priors.autoregressive.model import AutoregressivePrior
     from tests.conformance.codec import SUMS
@@ -51,11 +52,9 @@ def write_checkpoint(folder: Path) -> None:
     torch.manual_seed(0)
     codec_path, *_, prior_path = (folder / part for part in parts_of(SET))
     codec = VQVAE(vqvae_config(VQVAES["vqvae"]))
-    for level in range(3):
-        codec.level(level).codebook.k.normal_()
-    names = {
-        published_vqvae_key(n, codec.config.downs_t): t for n, t in codec.state_dict().items() if not n.endswith(SUMS)
-    }
+    for stream in codec.spec.names:
+        codec.autoencoder(stream).codebook.k.normal_()
+    names = {published_vqvae_key(n, codec.config.downs_t): t for n, t in codec.state_dict().items() if not n.endswith(SUMS)}
     save(codec_path, names)
     config = prior_config(PRIORS[TOP], VQVAES["vqvae"])
     with torch.device("meta"):
@@ -83,20 +82,20 @@ def sample_codes(folder: Path, count: int = 16) -> None:
     """The first codes of a song from the top prior in bf16."""
     import torch
 
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.folder import ModelFolder
     from jukebox.song import PreparedSong, Song, window_conditions
     from priors.conditioning.conditions import stack
-    from priors.prior import SamplingParams
+    from priors.spec import SamplingParams
 
-    model = Jukebox.from_pretrained(folder)
-    prior = model.prior(2, "bfloat16")
+    model = ModelFolder.from_pretrained(folder)
+    prior = model.prior("prior_2", "bfloat16")
     song = Song("artist 7", ("genre 3",), "a song of no meaning", (), 60.0)
-    prepared = PreparedSong.of(song, model.labels_of(2), model.vocabulary, model.sample_rate)
+    prepared = PreparedSong.of(song, model.labels_of("prior_2"), model.vocabulary, model.sample_rate)
     cond = stack([window_conditions(prepared, prior.config, 0, None)])
     state = prior.start(
-        cond, {2: torch.zeros(1, 0, dtype=torch.long)}, [torch.Generator().manual_seed(0)], SamplingParams()
+        cond, {"vq.2": torch.zeros(1, 0, dtype=torch.long)}, [torch.Generator().manual_seed(0)], SamplingParams()
     )
-    codes = torch.cat([part[2] for part in prior.sample(state, count)], dim=1)
+    codes = torch.cat([part["vq.2"] for part in prior.sample(state, count)], dim=1)
     print(f"codes {codes[0].tolist()}")
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.importers.vqvae_keys import published_vqvae_key, vqvae_config, vqvae_state
+from jukebox.importers.vqvae_keys import published_vqvae_key, vqvae_state
+from jukebox.model.settings import vqvae_config
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest, relative
 from vqvae.jukebox import losses
+from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.losses import Bandwidth
-from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAE
+from vqvae.stft import magnitudes, spectral_convergence
 
 SUMS = (".k_sum", ".k_elem", ".initialised")  # the published files do not hold them
 
@@ -51,18 +54,18 @@ def check_names(golden: Golden, codec: VQVAE) -> Iterator[Check]:
 @torch.no_grad()
 def check_levels(golden: Golden, codec: VQVAE) -> Iterator[Check]:
     io, audio = golden.io, golden.io["in.audio"].mT
-    for level in range(codec.config.levels):
-        latents = codec.level(level).encoder(audio)
+    for level, stream in enumerate(codec.spec.names):
+        latents = codec.autoencoder(stream).encoder(audio)
         error = apart_of_largest(latents, io[f"out.encoder.level{level}"])
         yield Check(f"level {level}: encoder (of the largest)", error, 1e-5)
-        codes = codec.encode(audio, [level])
-        yield Check(f"level {level}: codes that differ", apart(codes[level], io[f"out.codes.level{level}"]), 0)
-        conditioning = codec.decode(codes, level).mT
-        error = apart_of_largest(conditioning, io[f"out.decode.start_level{level}"])
+        codes = codec.encode(audio, [stream])
+        yield Check(f"level {level}: codes that differ", apart(codes[stream], io[f"out.codes.level{level}"]), 0)
+        made = codec.decode(codes, stream).mT
+        error = apart_of_largest(made, io[f"out.decode.start_level{level}"])
         yield Check(f"level {level}: decoder (of the largest)", error, 1e-5)
         if (name := f"in.random_codes.level{level}") in io:
-            conditioning = codec.decode({level: io[name]}, level).mT
-            error = apart_of_largest(conditioning, io[f"out.random_decode.level{level}"])
+            made = codec.decode({stream: io[name]}, stream).mT
+            error = apart_of_largest(made, io[f"out.random_decode.level{level}"])
             yield Check(f"level {level}: any codes (of the largest)", error, 1e-5)
 
 
@@ -178,18 +181,18 @@ def check_spectra(golden: Golden, config: VQVAEConfig) -> Iterator[Check]:
     a, b, stereo = (io[f"in.spec.{name}"].mT for name in ("a", "b", "stereo"))
 
     def of(function, resolution, x, y) -> Tensor:
-        return function(*(losses.magnitudes(losses.mixdown(v, "mean"), resolution) for v in (x, y)))
+        return function(*(magnitudes(losses.mixdown(v, "mean"), *resolution) for v in (x, y)))
 
     several = [of(losses.spectral, resolution, a, b) for resolution in config.multispectral_stfts]
     ours = {
         "spectral_loss": of(losses.spectral, config.spectral_stft, a, b),
-        "spectral_convergence": of(losses.spectral_convergence, config.spectral_stft, a, b),
+        "spectral_convergence": of(spectral_convergence, config.spectral_stft, a, b),
         "multispectral_loss": torch.stack(several).mean(0),
         # recorded against the same clip played backwards, which the golden's README does not say
         "stereo_spectral_loss": of(losses.spectral, config.spectral_stft, stereo, stereo.flip(-1)),
     }
     for resolution in config.multispectral_stfts:
-        ours[f"mag_nfft{resolution[0]}_first_item"] = losses.magnitudes(a[:1, 0, :1500], resolution)
+        ours[f"mag_nfft{resolution[0]}_first_item"] = magnitudes(a[:1, 0, :1500], *resolution)
     for name, value in ours.items():
         if (key := f"out.spec.{name}") in io:
             yield Check(f"{name} (of the largest)", apart_of_largest(value, io[key]), 1e-5)

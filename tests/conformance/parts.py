@@ -12,9 +12,10 @@ from torch import Tensor
 from jukebox.importers.labels import PublishedLabels, clean
 from jukebox.model.presets import Recipe
 from jukebox.sampling.windows import starts, windows
-from launch.training.engine import TorchEngine, lr_at
-from priors.conditioning.conditions import LabelConfig, timing_bins
-from priors.conditioning.lyrics import PUBLISHED, Characters, linear_window
+from launch.engines.engine import TorchEngine, lr_at
+from priors.conditioning.config import LabelConfig
+from priors.conditioning.labels import timing_bins
+from priors.conditioning.vocabulary import PUBLISHED, Characters, linear_window
 from priors.logits import filter_logits
 from tests.conformance.golden import Check, Golden, apart, relative
 
@@ -97,9 +98,7 @@ def label_row(case: dict[str, Any]) -> list[int]:
     version, n = "v3" if case["v3"] else "v2", case["n_tokens"]
     words = clean(case["genre"], version).split("_") if version == "v2" else [clean(case["genre"], version)]
     given = case["y"][4 : 4 + case["max_genre_words"]]
-    table = PublishedLabels(
-        version, {clean(case["artist"], version): case["y"][3]}, dict(zip(words, given, strict=False))
-    )
+    table = PublishedLabels(version, {clean(case["artist"], version): case["y"][3]}, dict(zip(words, given, strict=False)))
     genres = table.genre_ids(case["genre"])
     row = [case["total_length"], case["offset"], case["sample_length"], table.artist_id(case["artist"]), *genres]
     row += [-1] * (case["max_genre_words"] - len(genres))

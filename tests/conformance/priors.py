@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.importers.prior_keys import from_published, prior_config, to_published
-from priors.autoregressive.model import AutoregressivePrior, DecodeState
+from jukebox.importers.prior_keys import from_published, to_published
+from jukebox.model.settings import prior_config
+from priors.autoregressive.model import AutoregressivePrior
+from priors.autoregressive.state import DecodeState
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import SamplingParams
-from priors.transformer.trunk import ORDERS, Transformer, TrunkConfig
+from priors.prior import Batch
+from priors.spec import SamplingParams
+from priors.transformer.config import ORDERS, TrunkConfig
+from priors.transformer.trunk import Transformer
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest, relative
 
 # attention kinds as the published code numbers them; 4 and 5 are of no model
@@ -70,7 +74,7 @@ def check_forward(golden: Golden, prior: AutoregressivePrior, cond: Conditions, 
     io, z = golden.io, golden.io["in.z"]
     conditioning = prior.encode_conditions(cond, len(z))
     tokens, logits = prior.tokens(z, conditioning), prior(z, cond)
-    steps = None if conditioning.steps is None else conditioning.steps[:, prior.lyric_tokens :]
+    steps = None if conditioning.steps is None else conditioning.steps[:, prior.lyric_prefix :]
     kept = {
         "logits": logits,
         "token_nll_bits": torch.nn.functional.cross_entropy(logits.mT, tokens, reduction="none") / math.log(2),
@@ -86,18 +90,18 @@ def check_forward(golden: Golden, prior: AutoregressivePrior, cond: Conditions, 
         encoder = prior.lyric_encoder
         kept["encoder_acts"] = encoder.trunk(encoder.embed(cond.lyrics.ids))
     if "out.attn_alignment_layer" in io:
-        kept["attn_alignment_layer"] = prior.alignment(z, cond, golden.json["hps"]["alignment_layer"])
+        kept["attn_alignment_layer"] = prior.lyric_attention(z, cond, golden.json["hps"]["alignment_layer"])
     for name, ours in kept.items():
         if ours is not None and f"out.{name}" in io:
             yield Check(name, apart(ours, io[f"out.{name}"]), 0 if name == "merged_tokens" else limit)
-    bits = prior.bits(z, cond)
-    yield Check("bits per code", apart(bits, io["out.token_nll_bits"][:, prior.lyric_tokens :]), limit)
+    bits = prior.nll({prior.stream: z}, cond)[prior.stream]
+    yield Check("bits per code", apart(bits, io["out.token_nll_bits"][:, prior.lyric_prefix :]), limit)
 
 
 def check_gradients(golden: Golden, prior: AutoregressivePrior, cond: Conditions) -> Iterator[Check]:
     """Losses, and the gradient of every parameter, in training mode."""
     prior.train().zero_grad()
-    loss = prior.loss({prior.config.level: golden.io["in.z"]}, cond)
+    loss = prior.loss(Batch({prior.stream: golden.io["in.z"]}, cond))
     loss["loss"].backward()
     prior.eval()
     names = {"loss": "loss", "bpd": "bits", "gen_loss": "bits", "prime_loss": "lyric_bits"}
@@ -121,11 +125,11 @@ def check_sampling(
     golden: Golden, prior: AutoregressivePrior, cond: Conditions, case: str, params: Mapping[str, Any], limit: float
 ) -> Iterator[Check]:
     """The cached path, teacher forced from a prime: logits at every position; where greedy, the codes themselves."""
-    level, primed = prior.config.level, params["prime_len"]
+    stream, primed = prior.stream, params["prime_len"]
     codes, expected = (golden.io[f"out.sample.{case}.{kind}"] for kind in ("tokens", "step_logits"))
     conditioning = prior.encode_conditions(cond, len(codes))
     tokens = golden.io.get(f"out.sample.{case}.merged_tokens", codes)
-    first = prior.lyric_tokens + primed
+    first = prior.lyric_prefix + primed
     x = prior.embed(tokens[:, :first], conditioning)
     caches = prior.trunk.caches(x, conditioning.encoded, conditioning.distance)
     y = prior.trunk.prefill(x, caches)
@@ -138,9 +142,9 @@ def check_sampling(
     yield Check(f"{case}: logits a step", apart(torch.cat(logits, 1), expected), limit)
     if params.get("top_k") == 1:
         state = prior.start(
-            cond, {level: codes[:, :primed]}, [torch.Generator()] * len(codes), SamplingParams(0.0, published=True)
+            cond, {stream: codes[:, :primed]}, [torch.Generator()] * len(codes), SamplingParams(0.0, published=True)
         )
-        made = [part[level] for part in prior.sample(state, codes.shape[1] - primed)]
+        made = [part[stream] for part in prior.sample(state, codes.shape[1] - primed)]
         wrong = (torch.cat(made, 1) != codes[:, primed:]).sum().item()
         yield Check(f"{case}: codes that differ", wrong, 0)
 

@@ -9,12 +9,13 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from jukebox.importers.prior_keys import from_published, prior_config
-from jukebox.importers.vqvae_keys import vqvae_config, vqvae_state
+from jukebox.importers.prior_keys import from_published
+from jukebox.importers.vqvae_keys import vqvae_state
+from jukebox.model.settings import prior_config, vqvae_config
 from jukebox.sampling.windows import starts, windows
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import PUBLISHED, Characters, linear_window
-from priors.prior import SamplingParams
+from priors.conditioning.vocabulary import PUBLISHED, Characters, linear_window
+from priors.spec import SamplingParams
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest
 from tests.conformance.priors import conditions
 from vqvae.jukebox.vqvae import VQVAE
@@ -44,6 +45,10 @@ class Pipeline:
         self.hps = {hps["level"]: hps for hps in json["prior_hps"]}
         version = "v3" if self.hps[max(self.hps)]["labels_v3"] else "v2"
         self.lyrics = [Characters(PUBLISHED[version]).encode(meta["lyrics"]).ids for meta in json["metas"]]
+
+    @property
+    def top(self) -> AutoregressivePrior:
+        return self.priors[max(self.priors)]
 
     def hop(self, level: int) -> int:
         """Codes from window to window."""
@@ -75,19 +80,17 @@ class Pipeline:
         return y
 
     @torch.no_grad()
-    def sample(self, level: int, codes: dict[int, Tensor], total: int, hop: int) -> Iterator[tuple[int, Tensor]]:
+    def sample(self, level: int, codes: dict[str, Tensor], total: int, hop: int) -> Iterator[tuple[int, Tensor]]:
         """Fill a level, greedily; yields every window's start and label rows."""
-        prior = self.priors[level]
-        n_ctx, ratio = prior.config.n_ctx, prior.config.above.ratio if prior.config.above else 1
-        for start, known, end in windows(total, n_ctx, hop, codes[level].shape[1], published=True):
-            above = codes[level + 1][:, start // ratio : (start + n_ctx) // ratio] if prior.config.above else None
+        prior, stream = self.priors[level], self.priors[level].stream
+        n_ctx, ratio, reads = prior.config.n_ctx, prior.config.ratio, prior.config.reads
+        for start, known, end in windows(total, n_ctx, hop, codes[stream].shape[1], published=True):
+            above = codes[reads][:, start // ratio : (start + n_ctx) // ratio] if reads else None
             y = self.labels(level, start)
-            prime, rngs = {level: codes[level][:, start:]}, [torch.Generator()] * len(y)
-            state = prior.start(
-                conditions(prior, y, above), prime, rngs, SamplingParams(temperature=0.0, published=True)
-            )
-            new = [part[level] for part in prior.sample(state, end - known)]
-            codes[level] = torch.cat([codes[level], *new], dim=1)
+            prime, rngs = {stream: codes[stream][:, start:]}, [torch.Generator()] * len(y)
+            state = prior.start(conditions(prior, y, above), prime, rngs, SamplingParams(temperature=0.0, published=True))
+            new = [part[stream] for part in prior.sample(state, end - known)]
+            codes[stream] = torch.cat([codes[stream], *new], dim=1)
             yield start, y
 
     def alignment(self, codes: Tensor, hop: int) -> list[Tensor]:
@@ -98,9 +101,9 @@ class Pipeline:
         whole = [torch.zeros(codes.shape[1], len(ids)) for ids in self.lyrics]
         for start in reversed(starts(codes.shape[1], n_ctx, hop)):
             cond = conditions(prior, self.labels(level, start), None)
-            conditioning = prior.alignment(codes[:, start : start + n_ctx], cond, hps["alignment_layer"])
+            attention = prior.lyric_attention(codes[:, start : start + n_ctx], cond, hps["alignment_layer"])
             for item, first in enumerate(self.first_letters(level, start)):
-                window = conditioning[item, hps["alignment_head"], :, max(0, -first) :]
+                window = attention[item, hps["alignment_head"], :, max(0, -first) :]
                 whole[item][start : start + n_ctx, max(0, first) : first + n] = window
         return whole
 
@@ -112,34 +115,35 @@ def check_pipeline(golden: Golden) -> Iterator[Check]:
         return
     made, io = Pipeline(golden), golden.io
     for run in golden.json["runs"]:
-        codes = {level: io[f"in.{run}.z_start.level{level}"] for level in made.priors}
-        if codes[max(codes)].numel():
+        codes = {prior.stream: io[f"in.{run}.z_start.level{level}"] for level, prior in made.priors.items()}
+        if codes[made.top.stream].numel():
             prompt = made.codec.encode(io["in.prompt_audio"].mT, codes)
-            wrong = sum(apart(prompt[level], codes[level]) > 0 for level in codes)
+            wrong = sum(apart(prompt[stream], codes[stream]) > 0 for stream in codes)
             yield Check(f"{run}: levels whose codes of the prompt differ", wrong, 0)
         for level in sorted(made.priors, reverse=True):
             yield from check_level(made, run, codes, level)
         yield from check_alignment(made, run, codes)
 
 
-def check_level(made: Pipeline, run: str, codes: dict[int, Tensor], level: int) -> Iterator[Check]:
+def check_level(made: Pipeline, run: str, codes: dict[str, Tensor], level: int) -> Iterator[Check]:
     """Fill a level of `codes`; its windows, labels, codes and sound."""
-    io, total = made.golden.io, made.golden.json["sample_hps"]["sample_length"] // made.priors[level].config.hop
+    config = made.priors[level].config
+    io, total = made.golden.io, made.golden.json["sample_hps"]["sample_length"] // config.hop
     rows = dict(made.sample(level, codes, total, made.hop(level)))
     expected = {int(n.rpartition("start")[2]): y for n, y in io.items() if n.startswith(f"out.{run}.y.level{level}.")}
     wrong = len(rows.keys() ^ expected.keys())
     wrong += sum(apart(rows[start], expected[start]) > 0 for start in rows.keys() & expected.keys())
     yield Check(f"{run}, level {level}: windows whose labels differ, of {len(rows)}", wrong, 0)
-    yield Check(f"{run}, level {level}: codes that differ", apart(codes[level], io[f"out.{run}.z.level{level}"]), 0)
-    conditioning = made.codec.decode(codes, level).mT
-    error = apart_of_largest(conditioning, io[f"out.{run}.audio.level{level}"])
+    wrong = apart(codes[config.stream], io[f"out.{run}.z.level{level}"])
+    yield Check(f"{run}, level {level}: codes that differ", wrong, 0)
+    audio = made.codec.decode(codes, config.stream).mT
+    error = apart_of_largest(audio, io[f"out.{run}.audio.level{level}"])
     yield Check(f"{run}, level {level}: audio (of the largest)", error, 1e-5)
 
 
-def check_alignment(made: Pipeline, run: str, codes: dict[int, Tensor]) -> Iterator[Check]:
+def check_alignment(made: Pipeline, run: str, codes: dict[str, Tensor]) -> Iterator[Check]:
     recorded = {n for n in made.golden.io if n.startswith(f"out.{run}.alignment.item")}
     if recorded:
-        top = max(made.priors)
-        for item, ours in enumerate(made.alignment(codes[top], made.hop(top))):
+        for item, ours in enumerate(made.alignment(codes[made.top.stream], made.hop(max(made.priors)))):
             error = apart(ours, made.golden.io[f"out.{run}.alignment.item{item}"])
             yield Check(f"{run}, item {item}: alignment of lyrics", error, 2e-5)

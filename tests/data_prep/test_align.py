@@ -19,17 +19,7 @@ LYRICS = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_siz
 
 @pytest.mark.parametrize(
     ("word", "count"),
-    [
-        ("moon", 1),
-        ("over", 2),
-        ("Hmm", 1),
-        ("1999", 1),
-        ("beautiful,", 3),
-        ("café", 2),
-        ("日本", 2),
-        ("вода", 2),
-        ("-", 1),
-    ],
+    [("moon", 1), ("over", 2), ("Hmm", 1), ("1999", 1), ("beautiful,", 3), ("café", 2), ("日本", 2), ("вода", 2), ("-", 1)],
 )
 def test_syllables(word: str, count: int) -> None:
     assert syllables(word) == count
@@ -51,9 +41,7 @@ def test_repeated_stamps_sing_a_line_again_and_offset_moves_all() -> None:
 
 
 def test_word_stamps_give_the_times_of_words() -> None:
-    lyrics, times = parse_lrc(
-        "[00:01.00]<00:01.00>one <00:01.50>two <00:02.25>\n[00:05.00]three <00:06.00>four <00:07.00>"
-    )
+    lyrics, times = parse_lrc("[00:01.00]<00:01.00>one <00:01.50>two <00:02.25>\n[00:05.00]three <00:06.00>four <00:07.00>")
     assert lyrics == "one two\nthree four"
     assert times == [("one", 1.0, 1.5), ("two", 1.5, 2.25), ("three", 5.0, 6.0), ("four", 6.0, 7.0)]
 

@@ -58,9 +58,7 @@ def test_labels_are_extended_behind_what_is_known_and_no_number_changes() -> Non
     slow, fast = Pace(1.0, 4, 2.0), Pace(0.5, 3, 1.0)
     old = Labels(("unknown", "Ann", "Bob"), ("unknown", "rock"), replace(slow, genres={"rock": slow}))
     other = Labels(
-        ("unknown", "aaron", "bob", "Zoe"),
-        ("unknown", "Rock", "waltz"),
-        Pace(0.7, 3, 0.0, {"rock": fast, "waltz": fast}),
+        ("unknown", "aaron", "bob", "Zoe"), ("unknown", "Rock", "waltz"), Pace(0.7, 3, 0.0, {"rock": fast, "waltz": fast})
     )
     grown = old.extended(other)
     assert grown.artists == ("unknown", "Ann", "Bob", "aaron", "Zoe") and grown.genres == ("unknown", "rock", "waltz")

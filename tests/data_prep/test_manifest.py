@@ -152,8 +152,7 @@ def test_words_with_times_come_back_from_the_table(tmp_path: Path) -> None:
     write_songs(tmp_path, 3)
     words = [["la", 0.25, 0.5], ["lu", 0.5, 1.0]]
     rows = [
-        {"path": f"{i:02d}.wav", "artist": "Ann", "genres": ["a", "b"], "lyrics": "la lu", "words": words}
-        for i in range(3)
+        {"path": f"{i:02d}.wav", "artist": "Ann", "genres": ["a", "b"], "lyrics": "la lu", "words": words} for i in range(3)
     ]
     (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepare(tmp_path / "list.jsonl", tmp_path / "data")

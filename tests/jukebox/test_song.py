@@ -10,10 +10,11 @@ from data_prep.align import TimedText
 from data_prep.labels import Labels
 from jukebox.model.presets import find
 from jukebox.song import ConditionDropout, PreparedSong, Song, window_conditions
-from priors.conditioning.lyrics import PLAIN, Characters
+from priors.conditioning.vocabulary import PLAIN, Characters
 
 LABELS = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
-CONFIG = find("test").prior(2, 3, 3)  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
+# windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
+CONFIG = find("test").priors["prior_2"].for_corpus(3, 3)
 VOCABULARY = Characters(PLAIN)
 STEP = 128 / 22050
 
@@ -44,11 +45,7 @@ def test_a_window_hears_the_letters_that_are_sung_in_it_at_their_seconds(second)
 def test_lyrics_without_times_are_spread_over_the_song_and_short_ones_are_padded_on_the_left():
     song = prepared(Song(lyrics="abcdefghijklmnopqrstuvwxyz" * 4, seconds=100.0))
     firsts = [window_conditions(song, CONFIG, round(s / STEP)).lyrics for s in (0, 50, 99)]
-    assert [VOCABULARY.decode(x.ids[0][:3]) for x in firsts] == [
-        "abc",
-        "pqr"[:0] + VOCABULARY.decode(song.ids[44:47]),
-        "klm",
-    ]
+    assert [VOCABULARY.decode(x.ids[0][:3]) for x in firsts] == ["abc", "pqr"[:0] + VOCABULARY.decode(song.ids[44:47]), "klm"]
     assert all(x.seconds.isnan().all() for x in firsts)
     short = window_conditions(prepared(Song(lyrics="abc", seconds=9.0)), CONFIG, 0).lyrics
     assert short.ids[0, :13].eq(0).all() and VOCABULARY.decode(short.ids[0]) == "abc"
@@ -75,12 +72,8 @@ def test_wear_drops_and_jitters_in_training_only():
     assert gone.artist.tolist() == [0] and gone.genres[0, 0].item() == 0 and gone.lyrics.ids.eq(0).all()
     kept = window_conditions(song, CONFIG, 100, dropout=dropout)  # no generator: not training
     assert kept.artist.tolist() == [1] and kept.lyrics.ids.ne(0).any()
-    timeless = window_conditions(
-        song, CONFIG, 100, dropout=ConditionDropout(times=1.0), rng=np.random.default_rng(0)
-    ).lyrics
+    timeless = window_conditions(song, CONFIG, 100, dropout=ConditionDropout(times=1.0), rng=np.random.default_rng(0)).lyrics
     assert timeless.seconds.isnan().all() and timeless.ids.ne(0).any()
-    shaken = window_conditions(
-        song, CONFIG, 100, dropout=ConditionDropout(jitter=0.1), rng=np.random.default_rng(0)
-    ).lyrics
+    shaken = window_conditions(song, CONFIG, 100, dropout=ConditionDropout(jitter=0.1), rng=np.random.default_rng(0)).lyrics
     differences = (shaken.seconds - kept.lyrics.seconds)[~torch.isnan(kept.lyrics.seconds)]
     assert 0.03 < differences.std().item() < 0.3

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.synthetic.band import NEWCOMER
 from data_prep.synthetic.songs import make_corpus
-from jukebox.model.folder import Jukebox
+from jukebox import Jukebox
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.sh"))
@@ -37,14 +37,7 @@ def test_a_model_is_fine_tuned_from_a_folder_of_music_to_a_song(tiny_model, tmp_
     paths = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     environment = {**os.environ, **paths, "PRESET": "test", "OMP_NUM_THREADS": "1"}
     music, out = tmp_path / "music" / "songs.jsonl", tmp_path / "out"
-    command = [
-        "bash",
-        str(ROOT / "launch" / "recipes" / "finetune.sh"),
-        str(tiny_model.folder),
-        str(music),
-        str(out),
-        "labels",
-    ]
+    command = ["bash", str(ROOT / "launch" / "recipes" / "finetune.sh"), str(tiny_model.folder), str(music), str(out), "labels"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert Jukebox.from_pretrained(out / "model").labels.artists[-1] == NEWCOMER.name

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
-from priors.conditioning.lyrics import LyricConfig
-from priors.conditioning.upsampler import UpsamplerConfig
-from priors.transformer.trunk import LOCAL, TrunkConfig
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import Conditions, Lyrics
+from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
+from priors.transformer.config import LOCAL, TrunkConfig
 
 BINS, RATE = 11, 1000
 LABELS = LabelConfig(artists=5, genres=4, max_genres=2, timing_bins=6, max_seconds=3.0, sample_rate=RATE)
@@ -25,26 +25,26 @@ def trunk(order: tuple[str, ...], n_ctx: int = 24, **more) -> TrunkConfig:
 
 
 # one of every kind: windows of 24 codes in 4 blocks; letters, where there are some, are 8
-KINDS: dict[str, PriorConfig] = {
-    "top": PriorConfig(
-        2, BINS, 32, RATE, trunk((*LOCAL, "cross", "dense"), time_bias=True), LABELS, LyricConfig(9, 8, ENCODER)
+KINDS: dict[str, AutoregressiveConfig] = {
+    "top": AutoregressiveConfig(
+        "vq.2", BINS, 32, RATE, trunk((*LOCAL, "cross", "dense"), time_bias=True), LABELS, LyricConfig(9, 8, ENCODER)
     ),
-    "top as published": PriorConfig(
-        2, BINS, 32, RATE, trunk((*LOCAL, "cross", "row")), LABELS,
+    "top as published": AutoregressiveConfig(
+        "vq.2", BINS, 32, RATE, trunk((*LOCAL, "cross", "row")), LABELS,
         LyricConfig(9, 8, PUBLISHED_ENCODER, causal=True, loss_weight=0.4), tied=False, condition_again=False,
     ),
-    "top without lyrics, as published": PriorConfig(
-        2, BINS, 32, RATE, trunk(LOCAL * 2), LABELS, tied=False, condition_again=False
+    "top without lyrics, as published": AutoregressiveConfig(
+        "vq.2", BINS, 32, RATE, trunk(LOCAL * 2), LABELS, tied=False, condition_again=False
     ),
-    "letters in front": PriorConfig(
-        2, BINS, 32, RATE, trunk((*LOCAL, "prime", "dense"), n_ctx=32, prime=8), LABELS,
+    "letters in front": AutoregressiveConfig(
+        "vq.2", BINS, 32, RATE, trunk((*LOCAL, "prime", "dense"), n_ctx=32, prime=8), LABELS,
         LyricConfig(9, 8, TrunkConfig(8, 16, 0), causal=True, loss_weight=0.4),
     ),
-    "upsampler": PriorConfig(
-        1, BINS, 8, RATE, trunk(LOCAL), LabelConfig(5, 4, 2),
-        above=UpsamplerConfig(BINS, ups=2, stride=2, width=10, depth=2, cycle=2, res_scale=True),
+    "upsampler": AutoregressiveConfig(
+        "vq.1", BINS, 8, RATE, trunk(LOCAL), LabelConfig(5, 4, 2),
+        above=UpsamplerConfig(BINS, ups=2, stride=2, width=10, depth=2, cycle=2, res_scale=True), reads="vq.2",
     ),
-    "unlabelled": PriorConfig(2, BINS, 32, RATE, trunk(("dense", "row"))),
+    "unlabelled": AutoregressiveConfig("vq.2", BINS, 32, RATE, trunk(("dense", "row"))),
 }  # fmt: skip
 
 

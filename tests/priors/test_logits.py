@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from priors.logits import draw, draw_surely, filter_logits, uniforms
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 
 LOGITS = torch.tensor([[0.1, 3.0, 2.0, 3.0, -1.0]])
 

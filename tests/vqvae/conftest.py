@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vqvae.jukebox.vqvae import VQVAEConfig
+from vqvae.jukebox.config import VQVAEConfig
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+PerStage = Sequence[int]  # a number for every stage of an encoder or decoder
+
 
 class ResidualBlock(nn.Module):
     """x + scale * pointwise(relu(dilated(relu(x)))), of unchanged shape (b, width, t)."""
@@ -59,12 +61,10 @@ class ResidualStack(nn.Module):
             dilations.reverse()
         self.reach = sum(dilations)  # steps to either side that are heard
         scale = depth**-0.5 if res_scale else 1.0
-        self.blocks = nn.ModuleList(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations)
+        self.blocks = nn.Sequential(*(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations))
 
     def forward(self, x: Float[Tensor, "b w t"]) -> Float[Tensor, "b w t"]:
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(x)
 
 
 class DownStep(nn.Module):
@@ -96,15 +96,12 @@ class EncoderStage(nn.Module):
 
     def __init__(self, in_width: int, out_width: int, width: int, down: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(
-            DownStep(in_width if i == 0 else width, width, stride, depth, **stack) for i in range(down)
-        )
+        in_widths = [in_width] + [width] * (down - 1)
+        self.steps = nn.Sequential(*(DownStep(each, width, stride, depth, **stack) for each in in_widths))
         self.out = nn.Conv1d(width, out_width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = step(x)
-        return self.out(x)
+        return self.out(self.steps(x))
 
 
 class DecoderStage(nn.Module):
@@ -113,9 +110,8 @@ class DecoderStage(nn.Module):
     def __init__(self, in_width: int, out_width: int, width: int, up: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
         self.inlet = nn.Conv1d(in_width, width, 3, padding=1)
-        self.steps = nn.ModuleList(
-            UpStep(width, out_width if i == up - 1 else width, stride, depth, **stack) for i in range(up)
-        )
+        out_widths = [width] * (up - 1) + [out_width]
+        self.steps = nn.Sequential(*(UpStep(width, each, stride, depth, **stack) for each in out_widths))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last.conv(self.before_last(x))
@@ -126,36 +122,23 @@ class DecoderStage(nn.Module):
 
     def before_last(self, x: Tensor) -> Tensor:
         """All but the last transposed convolution."""
-        x = self.inlet(x)
-        for step in self.steps[:-1]:
-            x = step(x)
-        return self.last.stack(x)
+        return self.last.stack(self.steps[:-1](self.inlet(x)))
 
 
 class Encoder(nn.Module):
     """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage for every level down to this one."""
 
     def __init__(
-        self,
-        channels: int,
-        emb_width: int,
-        widths: Sequence[int],
-        downs: Sequence[int],
-        strides: Sequence[int],
-        depth: int,
-        **stack,
+        self, channels: int, emb_width: int, widths: PerStage, downs: PerStage, strides: PerStage, depth: int, **stack
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            EncoderStage(channels if s == 0 else emb_width, emb_width, width, down, stride, depth, **stack)
-            for s, (width, down, stride) in enumerate(zip(widths, downs, strides, strict=True))
+        stages = enumerate(zip(widths, downs, strides, strict=True))
+        self.stages = nn.Sequential(
+            *(EncoderStage(emb_width if s else channels, emb_width, *shape, depth, **stack) for s, shape in stages)
         )
 
     def forward(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b e s"]:
-        x = audio
-        for stage in self.stages:
-            x = stage(x)
-        return x
+        return self.stages(audio)
 
 
 def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
@@ -166,9 +149,7 @@ def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) ->
     return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
 
 
-def joined_kernel(
-    up: nn.ConvTranspose1d, out: nn.Conv1d
-) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
+def joined_kernel(up: nn.ConvTranspose1d, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
     """Kernel, bias, stride and padding of `up` and `out` (kernel 3) as one transposed convolution."""
     assert up.bias is not None and out.bias is not None
     kernel = F.conv1d(up.weight, out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
@@ -193,19 +174,11 @@ class Decoder(nn.Module):
     """Latents (b, emb_width, s) to audio (b, channels, s * hop); the stages run from last to first."""
 
     def __init__(
-        self,
-        channels: int,
-        emb_width: int,
-        widths: Sequence[int],
-        ups: Sequence[int],
-        strides: Sequence[int],
-        depth: int,
-        **stack,
+        self, channels: int, emb_width: int, widths: PerStage, ups: PerStage, strides: PerStage, depth: int, **stack
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            DecoderStage(emb_width, emb_width, width, up, stride, depth, **stack)
-            for width, up, stride in zip(widths, ups, strides, strict=True)
+            DecoderStage(emb_width, emb_width, *shape, depth, **stack) for shape in zip(widths, ups, strides, strict=True)
         )
         self.out = nn.Conv1d(emb_width, channels, 3, padding=1)
 

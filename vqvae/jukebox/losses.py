@@ -12,17 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from vqvae.jukebox.vqvae import VQVAEConfig
-
-Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
-CONVERGENCE_FLOOR = 2e-3  # a clip whose spectral norm is below counts as silence
+from vqvae.jukebox.config import Resolution, VQVAEConfig
+from vqvae.stft import magnitudes, norm, spectral_convergence
 
 
 @dataclass(frozen=True)
@@ -64,32 +60,9 @@ def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
     return torch.cat([(left + right) / 2, (left - right) / 2])
 
 
-def magnitudes(audio: Float[Tensor, "n t"], resolution: Resolution) -> Float[Tensor, "n f s"]:
-    """Magnitudes of a centred, Hann-windowed Fourier transform; ValueError if the clip is too short for n_fft."""
-    n_fft, hop, window = resolution
-    if audio.shape[-1] <= n_fft // 2:
-        raise ValueError(
-            f"a clip of {audio.shape[-1]} samples is too short for a spectral loss with n_fft {n_fft}: "
-            f"train on clips of at least {n_fft // 2 + 1} samples, or configure smaller transforms"
-        )
-    hann = torch.hann_window(window, device=audio.device)
-    return torch.stft(audio, n_fft, hop, window, hann, center=True, pad_mode="reflect", return_complex=True).abs()
-
-
-def norm(x: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Frobenius norm of each clip; its gradient at zero is zero."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1))
-
-
 def spectral(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
     """Norm of the difference of two magnitude spectrograms, a clip."""
     return norm(target - output)
-
-
-def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Norm of the difference over the norm of the target, a clip; 0 for silence."""
-    size = norm(target)
-    return norm(target - output) * (size > CONVERGENCE_FLOOR) / size.clamp(min=CONVERGENCE_FLOOR)
 
 
 def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolution = (2048, 256, 1536)) -> Bandwidth:
@@ -102,12 +75,10 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
         total += exact.sum().item()
         absolute += exact.abs().sum().item()
         squared += exact.square().sum().item()
-        spectral_total += norm(magnitudes(clip.float().mean(0, keepdim=True), resolution)).item()
+        spectral_total += norm(magnitudes(clip.float().mean(0, keepdim=True), *resolution)).item()
         n_clips += 1
     if not n_clips or not squared or not spectral_total:
-        raise ValueError(
-            f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent"
-        )
+        raise ValueError(f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent")
     return Bandwidth(absolute / count, squared / count - (total / count) ** 2, spectral_total / n_clips)
 
 
@@ -118,7 +89,7 @@ class ReconstructionLoss:
         self.config, self.audio, self.bandwidth = config, audio, bandwidth
         self.mono = mixdown(audio, config.stereo)
         self.targets = {
-            resolution: magnitudes(self.mono, resolution)
+            resolution: magnitudes(self.mono, *resolution)
             for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
         }
 
@@ -128,9 +99,7 @@ class ReconstructionLoss:
         weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
         metrics = {"l1_loss": l1(x, output, b), "l2_loss": l2(x, output, b)}
         metrics["linf_loss"] = linf(x, output, b, c.linf_k)
-        terms = {
-            "recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))
-        }
+        terms = {"recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))}
         mono = mixdown(output, c.stereo)
         if c.multispectral:
             parts = [self._error(mono, resolution) for resolution in c.multispectral_stfts]
@@ -139,12 +108,12 @@ class ReconstructionLoss:
             terms["spectral_loss"] = (c.spectral, self._error(mono, c.spectral_stft, c.spectral_is_convergence))
         if self._spectral_resolutions():
             with torch.no_grad():
-                target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, c.spectral_stft)
+                target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, *c.spectral_stft)
                 metrics["spectral_convergence"] = spectral_convergence(target, magnitude).mean()
         return terms, metrics
 
     def _error(self, mono: Float[Tensor, "n t"], resolution: Resolution, convergence: bool = False) -> Tensor:
-        target, magnitude = self.targets[resolution], magnitudes(mono, resolution)
+        target, magnitude = self.targets[resolution], magnitudes(mono, *resolution)
         if convergence:
             return spectral_convergence(target, magnitude).mean()
         error = spectral(target, magnitude)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from vqvae.codec import Sequences
 from vqvae.jukebox.blocks import DecoderStage, EncoderStage
+from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.losses import Bandwidth, ReconstructionLoss
 from vqvae.jukebox.quantize import Codebook
-from vqvae.jukebox.vqvae import VQVAEConfig
 
 
 class NestedVQVAE(nn.Module):
@@ -27,22 +27,16 @@ class NestedVQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        c, stack = (
-            config,
-            {"growth": config.dilation_growth_rate, "cycle": config.dilation_cycle, "m_conv": config.m_conv},
-        )
+        c, stack = (config, {"growth": config.dilation_growth_rate, "cycle": config.dilation_cycle, "m_conv": config.m_conv})
         shapes = [(c.level_widths(s)[s], c.downs_t[s], c.strides_t[s], c.level_depth(s)) for s in range(config.levels)]
         self.encoders = nn.ModuleList(
-            EncoderStage(c.emb_width if s else c.channels, c.emb_width, *shape, **stack)
-            for s, shape in enumerate(shapes)
+            EncoderStage(c.emb_width if s else c.channels, c.emb_width, *shape, **stack) for s, shape in enumerate(shapes)
         )
         self.decoders = nn.ModuleList(
-            DecoderStage(c.emb_width, c.emb_width, *shape, **stack, reverse=c.reverse_decoder_dilation)
-            for shape in shapes
+            DecoderStage(c.emb_width, c.emb_width, *shape, **stack, reverse=c.reverse_decoder_dilation) for shape in shapes
         )
         self.codebooks = nn.ModuleList(
-            Codebook(c.bins, c.emb_width, mu=c.mu, threshold=c.threshold, reset_restarted=c.reset_restarted)
-            for _ in shapes
+            Codebook(c.bins, c.emb_width, mu=c.mu, threshold=c.threshold, reset_restarted=c.reset_restarted) for _ in shapes
         )
         self.out = nn.Conv1d(c.emb_width, c.channels, 3, padding=1)
 
@@ -62,18 +56,18 @@ class NestedVQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, audio: Float[Tensor, "b c t"]) -> Sequences:
-        """Codes of all levels."""
+        """Codes of all streams."""
         books = [book for book in self.codebooks if isinstance(book, Codebook)]
-        return {level: book.encode(x) for level, (book, x) in enumerate(zip(books, self.latents(audio)))}
+        return {name: book.encode(x) for name, book, x in zip(self.config.spec.names, books, self.latents(audio))}
 
     @torch.no_grad()
-    def decode(self, codes: Sequences, levels: Collection[int]) -> Float[Tensor, "b c t"]:
-        """The sound of `levels` together; the others are silent (zero latents)."""
+    def decode(self, codes: Sequences, streams: Collection[str]) -> Float[Tensor, "b c t"]:
+        """The sound of `streams` together; the others are silent (zero latents)."""
         quantised = []
-        for level, book in enumerate(self.codebooks):
+        for name, book in zip(self.config.spec.names, self.codebooks):
             assert isinstance(book, Codebook)
-            x = book.decode(codes[level])
-            quantised.append(x if level in levels else torch.zeros_like(x))
+            x = book.decode(codes[name])
+            quantised.append(x if name in streams else torch.zeros_like(x))
         return self.sound(quantised)
 
     def loss(

@@ -106,10 +106,7 @@ class Codebook(nn.Module):
             commit = (chosen - x).square().mean()
             through = x + (chosen - x).detach()  # straight through: the decoder's gradient goes to the encoder as it is
             metrics = {"fit": distances.mean(), "pn": (rows - rows.mean()).norm() / rows.numel() ** 0.5}
-            if self.training:
-                metrics |= self._update(rows, codes, distances, generator)
-            else:
-                metrics |= self._use(self._counts(codes))
+            metrics |= self._update(rows, codes, distances, generator) if self.training else self._use(self._counts(codes))
             return Quantised(through.view(b, t, -1).transpose(1, 2), codes.view(b, t), commit, metrics)
 
     @torch.no_grad()
@@ -130,9 +127,7 @@ class Codebook(nn.Module):
         self.restore(self._fresh(len(rows)))
 
     @torch.no_grad()
-    def _update(
-        self, rows: Tensor, codes: Tensor, distances: Tensor, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
+    def _update(self, rows: Tensor, codes: Tensor, distances: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """One step of the moving averages, dead codes restarted; the metrics of the global batch."""
         own, noise = self._candidates(rows, generator)
         sums = torch.zeros_like(self.k).index_add_(0, codes, rows)
@@ -154,9 +149,7 @@ class Codebook(nn.Module):
             self.k_sum.copy_(torch.where(dead[:, None], candidates * fresh, self.k_sum))
         return metrics
 
-    def _candidates(
-        self, rows: Float[Tensor, "n e"], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor | float]:
+    def _candidates(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
         """This rank's part of the candidates, zero where another rank owns the row, and noise to add to their sum."""
         rank, world = _rank_and_world()
         if world > 1 and generator is None:

@@ -1,11 +1,10 @@
 """Encode and decode sound of any length in constant memory, equal to doing it whole, and faster.
 
-A convolution needs only so much of the past. Every layer keeps that end of what it has heard: it begins with the zeros
-it would pad with, joins each new piece to what it holds, computes without padding, and at the very end hears the zeros
-behind. So nothing is computed twice, no receptive field has to be known (the finest published level hears a second on
-either side), and pieces may be so short that they stay in the processor's caches, where the whole of a layer, 113 MB for
-20 s, would go through memory a dozen times. Equal means codes the same but for ties between two codes, audio within
-rounding.
+A convolution needs only so much of the past. Every layer keeps that end of what it has heard: it begins with the zeros it would
+pad with, joins each new piece to what it holds, computes without padding, and at the very end hears the zeros behind. So
+nothing is computed twice, no receptive field has to be known (the finest published level hears a second on either side), and
+pieces may be so short that they stay in the processor's caches, where the whole of a layer, 113 MB for 20 s, would go through
+memory a dozen times. Equal means codes the same but for ties between two codes, audio within rounding.
 
     pieces ->  layers 0..i  ->  layers i+1..j  ->  ...  -> codes, or sound
                thread 0         thread 1                   each a piece behind the one before
@@ -15,7 +14,7 @@ Pieces are too short to be shared between threads, so the layers are: as on an a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -25,128 +24,92 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqvae.codec import Sequences
+from vqvae.jukebox.autoencoder import Autoencoder
 from vqvae.jukebox.blocks import ResidualBlock, beyond, joined_kernel, layers
-from vqvae.jukebox.vqvae import VQVAE
 
 CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples a piece: layers of 2 MB, which a core's cache holds; enough for a GPU
 MOST, MOST_CUDA = 2**17, 2**25  # numbers that a layer is given at a time
 CALL = 200.0  # what a layer costs beside its multiplications, as seen at pieces of CHUNK
 
 Part = tuple[Tensor, bool]  # (c, t), and whether it is the last of the sound
-PartsByLevel = dict[int, list[Part]]  # level -> what has become of a piece so far
+PartsByStream = dict[str, list[Part]]  # stream -> what has become of a piece so far
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of one level that holds its own past; `cost` is about its time a sample, in multiplications."""
+    """A layer of one stream that holds its own past; `cost` is about its time per sample, in multiplications."""
 
-    level: int
+    stream: str
     step: Callable[[Tensor, bool], Tensor]
     cost: float
 
 
 def encode_stream(
-    codec: VQVAE, blocks: Iterable[Float[Tensor, "c t"]], levels: Collection[int], *, chunk: int = 0
-) -> Iterator[dict[int, Int[Tensor, "s"]]]:
-    """Codes of `levels` of the sound that `blocks` make end to end, as they come; `chunk` samples are heard at a time."""
-    line = [layer for level in levels for layer in _encoder(codec, level)]
-    pieces = ((codec.check_audio(piece[None])[0], last) for piece, last in _pieces(blocks, chunk))
-    yield from _assembled(
-        line, ({level: [piece] for level in levels} for piece in pieces), next(codec.parameters()).device
-    )
+    autoencoders: Mapping[str, Autoencoder], blocks: Iterable[Float[Tensor, "c t"]], *, chunk: int = 0
+) -> Iterator[dict[str, Int[Tensor, "s"]]]:
+    """Codes by every autoencoder of the audio that `blocks` form end to end; `chunk` samples are encoded at a time."""
+    line = [layer for stream, autoencoder in autoencoders.items() for layer in _encoder(autoencoder, stream)]
+    pieces = ({stream: [piece] for stream in autoencoders} for piece in _pieces(blocks, chunk))
+    if autoencoders:
+        yield from _assembled(line, pieces, next(iter(autoencoders.values())).codebook.k.device)
 
 
 def decode_stream(
-    codec: VQVAE, codes: Iterable[Int[Tensor, "s"]], level: int, *, chunk: int = 0
+    autoencoder: Autoencoder, codes: Iterable[Int[Tensor, "s"]], *, chunk: int = 0
 ) -> Iterator[Float[Tensor, "c t"]]:
-    """Sound of the codes of `level` that the blocks `codes` make end to end, as it comes, about `chunk` samples a time."""
-    hop = codec.level(level).hop
+    """Audio of the codes that the blocks `codes` form end to end, about `chunk` samples at a time."""
     # a decoder has its width at the full rate already, an encoder at half of it
-    pieces = _pieces((codec.check_codes(block[None])[0] for block in codes), chunk, hop, CHUNK // 2)
-    for made in _assembled(
-        list(_decoder(codec, level)), ({level: [piece]} for piece in pieces), next(codec.parameters()).device
-    ):
-        yield made[level]
+    pieces = ({"": [piece]} for piece in _pieces(codes, chunk, autoencoder.hop, CHUNK // 2))
+    for made in _assembled(list(_decoder(autoencoder)), pieces, autoencoder.codebook.k.device):
+        yield made[""]
 
 
-class Decoding:
-    """Sound of the codes of `level`, for codes that come when they come: each `push` says what can be said by now.
+class AutoencoderDecoder:
+    """Decodes codes that arrive over time: each `push` returns the audio that is complete by then.
 
-    As from `decode_stream`: the codes are joined and cut anew, so that the sound does not depend on how they came.
+    As from `decode_stream`: the codes are joined and cut again, so that the audio does not depend on how they arrived.
     """
 
-    def __init__(self, codec: VQVAE, level: int, *, chunk: int = 0):
-        self.codec, self.level, self.chunk = codec, level, chunk
-        self.line, self.held = list(_decoder(codec, level)), torch.zeros(0, dtype=torch.long)
+    def __init__(self, autoencoder: Autoencoder, check: Callable[[Tensor], Tensor], *, chunk: int = 0):
+        self.hop, self.check, self.chunk = autoencoder.hop, check, chunk
+        self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long)
 
-    def push(self, codes: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
-        """Hear more codes; `last` says that there are no more."""
-        held = torch.cat([self.held.to(codes), self.codec.check_codes(codes[None])[0]])
-        size = _size(held, self.chunk, self.codec.level(self.level).hop, CHUNK // 2)
+    def push(self, values: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        """Take more codes; `last` says that there are no more."""
+        held = torch.cat([self.held.to(values), self.check(values[None])[0]])
+        size = _size(held, self.chunk, self.hop, CHUNK // 2)
         whole = max(0, len(held) - 1) // size * size  # one that fills a piece exactly may be the last
         pieces = [(piece, False) for piece in held[:whole].split(size)] if whole else []
         pieces, self.held = pieces + [(held[whole:], True)] * last, held[whole:]
-        for made in _assembled(self.line, ({self.level: [piece]} for piece in pieces), held.device):
-            yield made[self.level]
+        for made in _assembled(self.line, ({"": [piece]} for piece in pieces), held.device):
+            yield made[""]
 
 
-def encode_long(codec: VQVAE, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
-    """`codec.encode` in constant memory, one clip after another."""
-    audio = codec.check_audio(audio)
-    lengths = {level: audio.shape[-1] // codec.level(level).hop for level in levels}
-    codes = {level: torch.zeros(len(audio), n, dtype=torch.long, device=audio.device) for level, n in lengths.items()}
-    for i, clip in enumerate(audio):
-        # Filled in place: many small pieces kept among large ones that come and go would tear the heap to shreds.
-        done = dict.fromkeys(levels, 0)
-        for pieces in encode_stream(codec, [clip], levels):
-            for level, piece in pieces.items():
-                codes[level][i, done[level] : done[level] + len(piece)] = piece
-                done[level] += len(piece)
-    return codes
+# ---- the layers of an autoencoder
 
 
-def decode_long(
-    codec: VQVAE, codes: Int[Tensor, "b s"], level: int, samples: int | None = None
-) -> Float[Tensor, "b c t"]:
-    """`codec.decode` in constant memory; with `samples` exactly so many: cut, or with silence after the last code."""
-    codec.check_codes(codes)
-    length = codes.shape[1] * codec.level(level).hop
-    audio = torch.zeros(len(codes), codec.config.channels, max(length, samples or 0), device=codes.device)
-    for i, row in enumerate(codes):
-        done = 0
-        for piece in decode_stream(codec, [row], level):
-            audio[i, :, done : done + piece.shape[-1]] = piece
-            done += piece.shape[-1]
-    return audio[..., : length if samples is None else samples]
-
-
-# ---- the lines of a codec
-
-
-def _encoder(codec: VQVAE, level: int) -> Iterator[Layer]:
+def _encoder(autoencoder: Autoencoder, stream: str) -> Iterator[Layer]:
     """Layers from sound (c, t) to codes (s)."""
-    autoencoder, rate = codec.level(level), 1.0
+    rate = 1.0
     for module in layers(autoencoder.encoder):
         step, cost, change = _step(module)
         rate *= change
-        yield Layer(level, step, cost * rate + CALL)
+        yield Layer(stream, step, cost * rate + CALL)
     book = autoencoder.codebook
-    yield Layer(level, lambda x, last: book.encode(x[None])[0], book.k.numel() * rate + CALL)
+    yield Layer(stream, lambda x, last: book.encode(x[None])[0], book.k.numel() * rate + CALL)
 
 
-def _decoder(codec: VQVAE, level: int) -> Iterator[Layer]:
+def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
     """Layers from codes (s) to sound (c, t)."""
-    autoencoder = codec.level(level)
     rate = 1 / autoencoder.hop
-    yield Layer(level, lambda x, last: autoencoder.codebook.decode(x[None].long())[0], CALL)
+    yield Layer(stream, lambda x, last: autoencoder.codebook.decode(x[None].long())[0], CALL)
     *modules, up, out = layers(autoencoder.decoder)
     for module in modules:
         step, cost, change = _step(module)
-        yield Layer(level, step, cost * rate * max(1, change) + CALL)
+        yield Layer(stream, step, cost * rate * max(1, change) + CALL)
         rate *= change
     assert isinstance(up, nn.ConvTranspose1d) and isinstance(out, nn.Conv1d)
-    yield Layer(level, _Last(up, out), up.in_channels * out.out_channels * 3 + 5 * CALL)
+    yield Layer(stream, _Last(up, out), up.in_channels * out.out_channels * 3 + 5 * CALL)
 
 
 def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, float]:
@@ -183,10 +146,8 @@ def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = C
         yield torch.cat(held, dim=-1), True
 
 
-def _assembled(
-    line: Sequence[Layer], pieces: Iterable[PartsByLevel], device: torch.device
-) -> Iterator[dict[int, Tensor]]:
-    """What the line makes of every piece, level by level; on a CPU each thread does a share of the layers.
+def _assembled(line: Sequence[Layer], pieces: Iterable[PartsByStream], device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """What the line makes of every piece, stream by stream; on a CPU each thread does a share of the layers.
 
     All shares work at the same time, each on the piece behind that of the next one, and wait for one another.
     """
@@ -195,8 +156,8 @@ def _assembled(
     if len(shares) == 1:
         yield from (_whole(_share(line, piece)) for piece in pieces)
         return
-    empty: list[PartsByLevel] = [{}] * (len(shares) - 1)
-    made: list[PartsByLevel] = [{}] * len(shares)
+    empty: list[PartsByStream] = [{}] * (len(shares) - 1)
+    made: list[PartsByStream] = [{}] * len(shares)
     with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for piece in chain(pieces, empty):
@@ -207,8 +168,8 @@ def _assembled(
             torch.set_num_threads(threads)  # the threads of the pool have changed it for those to come
 
 
-def _whole(piece: PartsByLevel) -> dict[int, Tensor]:
-    return {level: torch.cat([x for x, _ in parts], dim=-1) for level, parts in piece.items()}
+def _whole(piece: PartsByStream) -> dict[str, Tensor]:
+    return {stream: torch.cat([x for x, _ in parts], dim=-1) for stream, parts in piece.items()}
 
 
 def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
@@ -222,14 +183,14 @@ def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
 
 
 @torch.no_grad()
-def _share(share: Sequence[Layer], piece: PartsByLevel) -> PartsByLevel:
+def _share(share: Sequence[Layer], piece: PartsByStream) -> PartsByStream:
     """A piece behind the layers of a share."""
     if not piece:
         return piece
-    streams: dict[int, Iterator[Part]] = {level: iter(parts) for level, parts in piece.items()}
+    streams: dict[str, Iterator[Part]] = {stream: iter(parts) for stream, parts in piece.items()}
     for layer in share:
-        streams[layer.level] = _through(layer, streams[layer.level])
-    return {level: list(parts) for level, parts in streams.items()}
+        streams[layer.stream] = _through(layer, streams[layer.stream])
+    return {stream: list(parts) for stream, parts in streams.items()}
 
 
 def _through(layer: Layer, parts: Iterator[Part]) -> Iterator[Part]:
@@ -256,19 +217,21 @@ class _Tape:
         self.place: Tensor | None = None
         self.start, self.end = 0, pad
 
-    def room(self, n: int, width: int, like: Tensor) -> Tensor:
-        """Where the next n steps are to be written."""
+    def room(self, x: Tensor, zeros: int = 0) -> Tensor:
+        """Where as many steps as `x` has are to be written; behind them stand `zeros` zeros."""
+        n = x.shape[1] + zeros
         if self.place is None or self.end + n > self.place.shape[1]:
-            kept = self.held if self.place is not None else like.new_zeros(width, self.end)
+            kept = self.held if self.place is not None else x.new_zeros(len(x), self.end)
             room = n + 2 * kept.shape[1]
             if self.place is None or room > self.place.shape[1]:
-                self.place = like.new_empty(width, room + 24)
+                self.place = x.new_empty(len(x), room + 24)
             else:
                 kept = kept.clone()
             self.place[:, : kept.shape[1]] = kept
             self.start, self.end = 0, kept.shape[1]
         self.end += n
-        return self.place[:, self.end - n : self.end]
+        self.place[:, self.end - zeros : self.end] = 0
+        return self.place[:, self.end - n : self.end - zeros]
 
     @property
     def held(self) -> Tensor:
@@ -308,9 +271,7 @@ class _Convolution:
         self.history = _Tape(self.pad)
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
-        room = self.history.room(x.shape[1] + self.pad * last, len(x), x)
-        room[:, : x.shape[1]] = x
-        room[:, x.shape[1] :] = 0
+        self.history.room(x, self.pad * last).copy_(x)
         history = self.history.held
         n = max(0, (history.shape[1] - self.reach - 1) // self.stride + 1)
         self.history.drop(n * self.stride)
@@ -329,10 +290,8 @@ class _Residual:
         self.history, self.past = _Tape(self.reach), _Tape()
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
-        room = self.history.room(x.shape[1] + self.reach * last, len(x), x)
-        torch.clamp_min(x, 0.0, out=room[:, : x.shape[1]])
-        room[:, x.shape[1] :] = 0
-        torch.add(x, self.added, out=self.past.room(x.shape[1], len(x), x))
+        torch.clamp_min(x, 0.0, out=self.history.room(x, self.reach * last))
+        torch.add(x, self.added, out=self.past.room(x))
         n = max(0, self.history.held.shape[1] - 2 * self.reach)
         hidden = _convolve(self.history.held, self.taps, self.bias, self.reach, n)
         made = torch.addmm(self.past.held[:, :n], self.pointwise, F.relu_(hidden))
@@ -350,9 +309,8 @@ class _Transposed:
     def __init__(self, kernel: Tensor, bias: Tensor, stride: int, padding: int) -> None:
         self.stride, self.skip = stride, padding
         count = -(-kernel.shape[2] // stride)
-        phases = F.pad(kernel.detach(), (0, count * stride - kernel.shape[2])).unflatten(
-            2, (count, stride)
-        )  # (C, W, taps, stride)
+        padded = F.pad(kernel.detach(), (0, count * stride - kernel.shape[2]))
+        phases = padded.unflatten(2, (count, stride))  # (C, W, taps, stride)
         self.taps = [phases[:, :, k].permute(1, 2, 0).flatten(0, 1).contiguous() for k in reversed(range(count))]
         self.bias = bias.detach().repeat_interleave(stride)[:, None]  # (W * stride, 1)
         self.history = _Tape(count - 1)
@@ -360,9 +318,7 @@ class _Transposed:
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         more = len(self.taps) - 1
-        room = self.history.room(x.shape[1] + more * last, len(x), x)
-        room[:, : x.shape[1]] = x
-        room[:, x.shape[1] :] = 0
+        self.history.room(x, more * last).copy_(x)
         n = max(0, self.history.held.shape[1] - more)
         made = _convolve(self.history.held, self.taps, self.bias, 1, n)
         self.history.drop(n)

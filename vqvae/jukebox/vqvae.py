@@ -8,152 +8,29 @@ Jukebox (arXiv:2005.00341, section 3). Notable:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
-from itertools import accumulate
-from operator import mul
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqvae.codec import Codec, CodecSpec, Sequences
-from vqvae.jukebox.blocks import Decoder, Encoder
-from vqvae.jukebox.losses import Bandwidth, ReconstructionLoss, Resolution
-from vqvae.jukebox.quantize import Codebook
-
-
-@dataclass(frozen=True)
-class VQVAEConfig:
-    """Shape and losses of all levels; the defaults are the published 44.1 kHz model."""
-
-    sample_rate: int = 44100
-    channels: int = 1
-    # stage s divides the rate by strides_t[s] ** downs_t[s]; level l runs stages 0..l
-    downs_t: tuple[int, ...] = (3, 2, 2)
-    strides_t: tuple[int, ...] = (2, 2, 2)
-    emb_width: int = 64
-    bins: int = 2048
-    # a level's channels and residual blocks: width and depth times its multiplier, or said outright
-    width: int = 32
-    depth: int = 4
-    multipliers: tuple[int, ...] = (2, 1, 1)
-    widths: tuple[tuple[int, ...], ...] | None = None  # [level][stage]
-    depths: tuple[int, ...] | None = None  # [level]
-    m_conv: float = 1.0
-    dilation_growth_rate: int = 3
-    dilation_cycle: int | None = None
-    reverse_decoder_dilation: bool = True
-    # codebook
-    mu: float = 0.99
-    threshold: float = 1.0  # moving use, in tokens of a global batch, below which a code is dead
-    reset_restarted: bool = True  # False: as published, a restarted code keeps its stale sums
-    # losses
-    l1: float = 0.0
-    l2: float = 1.0
-    linf: float = 0.02
-    linf_k: int = 2048
-    spectral: float = 0.0
-    multispectral: float = 1.0
-    commit: float = 0.02
-    spectral_stft: Resolution = (2048, 256, 1536)
-    multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
-    relative_spectral: bool = False  # divide each clip's spectral error by (its own norm + 1), not by the corpus's
-    spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
-    stereo: str = "mean"  # what spectral losses hear of a stereo clip: "mean" (published), "channels", "mid_side"
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _as_tuple(getattr(self, field.name)))
-        self._check()
-
-    @property
-    def levels(self) -> int:
-        return len(self.downs_t)
-
-    @property
-    def hops(self) -> tuple[int, ...]:
-        """Samples a code of each level stands for."""
-        return tuple(accumulate((s**d for d, s in zip(self.downs_t, self.strides_t, strict=True)), mul))
-
-    def level_widths(self, level: int) -> tuple[int, ...]:
-        """Channels of each stage of a level's encoder and decoder."""
-        return self.widths[level] if self.widths else (self.width * self.multipliers[level],) * (level + 1)
-
-    def level_depth(self, level: int) -> int:
-        """Residual blocks of each stack of a level."""
-        return self.depths[level] if self.depths else self.depth * self.multipliers[level]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` undoes it, lists and all."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VQVAEConfig:
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"a VQ-VAE has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return cls(**values)
-
-    def _check(self) -> None:
-        n = self.levels
-        for name in ("strides_t", "multipliers", "widths", "depths"):
-            given = getattr(self, name)
-            if given is not None and len(given) != n and not (name == "multipliers" and self.widths and self.depths):
-                raise ValueError(f"{name} {given} is for {len(given)} levels, downs_t for {n}; give one entry a level")
-        if self.widths and any(len(w) != level + 1 for level, w in enumerate(self.widths)):
-            raise ValueError(f"widths {self.widths}: level l has l + 1 stages, give l + 1 widths")
-        if any(d < 1 for d in self.downs_t):
-            raise ValueError(f"downs_t {self.downs_t}: every stage halves at least once, give numbers from 1")
-        if any(s < 2 or s % 2 for s in self.strides_t):
-            raise ValueError(f"strides_t {self.strides_t}: a length survives the round trip only with even strides")
-        if self.stereo not in ("mean", "channels", "mid_side"):
-            raise ValueError(f'stereo {self.stereo!r}: expected "mean", "channels" or "mid_side"')
-        if self.stereo == "mid_side" and self.channels > 2:
-            raise ValueError(f"mid and side are of two channels, not of {self.channels}; choose stereo='channels'")
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-class Autoencoder(nn.Module):
-    """One level: audio to latents to codes to audio."""
-
-    def __init__(self, config: VQVAEConfig, level: int) -> None:
-        super().__init__()
-        shape = (
-            config.channels,
-            config.emb_width,
-            config.level_widths(level),
-            config.downs_t[: level + 1],
-            config.strides_t[: level + 1],
-            config.level_depth(level),
-        )
-        stack = {"m_conv": config.m_conv, "growth": config.dilation_growth_rate, "cycle": config.dilation_cycle}
-        self.hop = config.hops[level]
-        self.encoder = Encoder(*shape, **stack)
-        self.decoder = Decoder(*shape, **stack, reverse=config.reverse_decoder_dilation)
-        self.codebook = Codebook(
-            config.bins,
-            config.emb_width,
-            mu=config.mu,
-            threshold=config.threshold,
-            reset_restarted=config.reset_restarted,
-        )
+from vqvae.codec import Codec, Sequences, StreamDecoder
+from vqvae.jukebox.autoencoder import Autoencoder
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.jukebox.losses import Bandwidth, ReconstructionLoss
+from vqvae.jukebox.stream import AutoencoderDecoder, decode_stream, encode_stream
 
 
 class VQVAE(Codec):
-    """A codec of one autoencoder a level; `levels` builds only those, with the names they have in the whole."""
+    """A codec of one autoencoder per stream; `streams` builds only those, with the names they have in the whole."""
 
-    def __init__(self, config: VQVAEConfig, levels: Collection[int] | None = None) -> None:
+    config: VQVAEConfig
+
+    def __init__(self, config: VQVAEConfig, streams: Collection[str] | None = None) -> None:
         super().__init__()
-        chosen = sorted(set(range(config.levels) if levels is None else levels))
-        if any(level not in range(config.levels) for level in chosen):
-            raise ValueError(f"levels {chosen}: this codec has levels 0 to {config.levels - 1}")
         self.config = config
-        self.spec = CodecSpec(config.sample_rate, config.channels, config.hops, config.bins, config.emb_width)
+        chosen = sorted({config.level_of(stream) for stream in (config.spec.names if streams is None else streams)})
         self.levels = nn.ModuleDict({str(level): Autoencoder(config, level) for level in chosen})
 
     def level(self, level: int) -> Autoencoder:
@@ -164,21 +41,58 @@ class VQVAE(Codec):
         assert isinstance(module, Autoencoder)
         return module
 
-    @torch.no_grad()
-    def encode(self, audio: Float[Tensor, "b c t"], levels: Collection[int]) -> Sequences:
-        """Codes of `levels`, (b, t // hop) int64 each; samples after the last whole code are not heard."""
-        audio = self.check_audio(audio)
-        return {level: self._encode(audio, level) for level in levels}
+    def autoencoder(self, stream: str) -> Autoencoder:
+        """The autoencoder of a stream; ValueError if it was not built."""
+        return self.level(self.config.level_of(stream))
 
     @torch.no_grad()
-    def decode(self, sequences: Sequences, level: int) -> Float[Tensor, "b c t"]:
-        """Audio (b, c, codes * hop) from the codes of `level` alone; not clipped to [-1, 1]."""
-        autoencoder, codes = self.level(level), sequences[level]
+    def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        """Codes of `streams`, (b, t // hop) int64 each; samples after the last whole code are ignored."""
+        audio = self.check_audio(audio)
+        return {stream: self._encode(audio, self.autoencoder(stream)) for stream in streams}
+
+    @torch.no_grad()
+    def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
+        """Audio (b, c, codes * hop) from the codes of `stream` alone; not clipped to [-1, 1]; `noise` is not used."""
+        autoencoder, codes = self.autoencoder(stream), sequences[stream]
         self.check_codes(codes)
         if not codes.numel():
             samples = codes.shape[1] * autoencoder.hop
             return torch.zeros(len(codes), self.config.channels, samples, device=codes.device)
         return autoencoder.decoder(autoencoder.codebook.decode(codes.long())).float()
+
+    def encoder_stream(
+        self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str], *, chunk: int = 0
+    ) -> Iterator[dict[str, Int[Tensor, " s"]]]:
+        """Codes of `streams` of the audio that `blocks` form end to end; `chunk` samples are encoded at a time."""
+        checked = (self.check_audio(block[None])[0] for block in blocks)
+        return encode_stream({stream: self.autoencoder(stream) for stream in streams}, checked, chunk=chunk)
+
+    def decode_blocks(
+        self, blocks: Iterable[Int[Tensor, " s"]], stream: str, *, chunk: int = 0
+    ) -> Iterator[Float[Tensor, "c t"]]:
+        """Audio of the codes that `blocks` form end to end, about `chunk` samples at a time."""
+        checked = (self.check_codes(block[None])[0] for block in blocks)
+        return decode_stream(self.autoencoder(stream), checked, chunk=chunk)
+
+    def decoder_stream(self, stream: str, *, chunk: int = 0) -> StreamDecoder:
+        return AutoencoderDecoder(self.autoencoder(stream), self.check_codes, chunk=chunk)
+
+    def encode_long(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return super().encode_long(self.check_audio(audio), streams)
+
+    def decode_long(self, values: Int[Tensor, "b s"], stream: str, samples: int | None = None) -> Tensor:
+        return super().decode_long(self.check_codes(values), stream, samples)
+
+    def embeddings(self, stream: str) -> Float[Tensor, "k e"]:
+        return self.autoencoder(stream).codebook.k
+
+    @torch.no_grad()
+    def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
+        training = self.training
+        self.train()
+        self.loss(audio, generator=generator)
+        self.train(training)
 
     def loss(
         self,
@@ -234,8 +148,7 @@ class VQVAE(Codec):
     def _autoencoders(self) -> dict[int, Autoencoder]:
         return {int(name): self.level(int(name)) for name in self.levels}
 
-    def _encode(self, audio: Float[Tensor, "b c t"], level: int) -> Tensor:
-        autoencoder = self.level(level)
+    def _encode(self, audio: Float[Tensor, "b c t"], autoencoder: Autoencoder) -> Tensor:
         if audio.shape[-1] < autoencoder.hop or not len(audio):
             length = audio.shape[-1] // autoencoder.hop
             return torch.zeros(len(audio), length, dtype=torch.long, device=audio.device)
@@ -252,9 +165,7 @@ class VQVAE(Codec):
     def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
         """`audio` as float32; ValueError unless it is floats (b, channels, t)."""
         if audio.dim() != 3 or audio.shape[1] != self.config.channels:
-            raise ValueError(
-                f"audio of shape {tuple(audio.shape)}: expected (batch, {self.config.channels} channels, samples)"
-            )
+            raise ValueError(f"audio of shape {tuple(audio.shape)}: expected (batch, {self.config.channels} channels, samples)")
         if not audio.is_floating_point():
             raise ValueError(f"audio of {audio.dtype}: expected floats in [-1, 1]; divide whole numbers by their range")
         return audio.float()

@@ -1,14 +1,16 @@
-"""Training steps of transformers' Jukebox prior: run by `jukebox bench prior` in the peer's own environment, never imported.
+"""Transformers' Jukebox prior: run by `jukebox bench prior` and `sample` in the peer's own environment, never imported.
 
 It takes one json argument. With `make` it builds the top prior of `shape` with random weights and writes them there;
 else it loads them, and then for every line on stdin does a forward and a backward pass in float32 and prints its
-seconds; at the end it writes loss and gradients and prints its peak memory.
+seconds; at the end it writes loss and gradients and prints its peak memory. With `sample` it does the case of every line
+instead: a prompt of `prime` codes is encoded, then `tokens` are sampled.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 
@@ -51,20 +53,34 @@ def main(job: dict) -> None:
         torch.save(prior.state_dict(), job["make"])
         return
     prior.load_state_dict(torch.load(job["weights"], weights_only=True))
+    sampling = "sample" in job
+    prior.train(not sampling)
     codes, labels = torch.tensor([job["codes"]]), torch.tensor([[*job["timing"], job["artist"], *job["genres"]]])
     made = []
 
-    def run() -> None:
+    def sample(line: str) -> None:
+        case = json.loads(line)
+        batch, prime = case["batch"], case["prime"]
+        prompt = codes[:, :prime].repeat(batch, 1) if prime else None
+        with torch.no_grad():
+            prior.sample(batch, prompt, None, labels.repeat(batch, 1), sample_tokens=prime + case["tokens"])
+
+    def step(_: str) -> None:
         prior.zero_grad(set_to_none=True)
         loss, _ = prior.forward_tokens(codes, [], labels)
         loss.backward()
         made[:] = [loss.item()]
 
+    run = sample if sampling else step
     print("ready", flush=True)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        run()
+        run(line)
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
+    if sampling:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"peak_mb": peak}), flush=True)
+        return
     with open("/proc/self/status") as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
     torch.save({name: p.grad for name, p in prior.named_parameters()}, job["out"])

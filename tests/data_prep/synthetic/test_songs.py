@@ -140,9 +140,7 @@ def test_every_vowel_has_its_own_sound_at_any_pitch():
 def test_other_words_change_the_sound_only_where_they_are_sung():
     lines = ["the moon will sing now", "fly under the sun", "turn with the cold wind"]
     song = make_song(1, artist="Night Ferry", genre="waltz", lyrics="\n".join(lines))
-    other = make_song(
-        1, artist="Night Ferry", genre="waltz", lyrics="\n".join([lines[0], "call now for the moon", lines[2]])
-    )
+    other = make_song(1, artist="Night Ferry", genre="waltz", lyrics="\n".join([lines[0], "call now for the moon", lines[2]]))
     assert [times for _, *times in song.words[:5]] == [times for _, *times in other.words[:5]]
     start, end = other.words[5][1], other.words[9][2]
     difference = song.audio - other.audio

@@ -14,19 +14,21 @@ from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
-from jukebox.alignment.align import AlignmentTask, align, align_run, find_way, lyric_level, misses
+from jukebox.alignment.align import AlignmentTask, align, align_run, find_way, lyric_entry, misses
 from jukebox.alignment.scores import AttentionScores, LikelihoodScores, words_of
-from jukebox.importers.prior_keys import PRIORS, alignment_way, prior_config
-from jukebox.importers.vqvae_keys import VQVAES
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
+from jukebox.model.settings import PRIORS, VQVAES, alignment_way, prior_config
 from jukebox.sampling.walk import sample
 from jukebox.song import PreparedSong, Song, window_conditions
 from launch.cli import main
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.conditions import LabelConfig, stack
-from priors.conditioning.lyrics import PLAIN, Characters, LyricConfig
-from priors.transformer.trunk import TrunkConfig
+from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import stack
+from priors.conditioning.config import LabelConfig, LyricConfig
+from priors.conditioning.vocabulary import PLAIN, Characters
+from priors.prior import Batch
+from priors.transformer.config import TrunkConfig
 from tests.conftest import make_model
 
 RATE, HOP = 22050, 128
@@ -34,9 +36,7 @@ TEXT = "sun and moon\n42 over the water again and again"
 
 
 def prepared(text: str, seconds: float = 3.0) -> PreparedSong:
-    return PreparedSong.of(
-        Song(None, (), text, (), seconds), Labels(("unknown",), ("unknown",), None), Characters(PLAIN), RATE
-    )
+    return PreparedSong.of(Song(None, (), text, (), seconds), Labels(("unknown",), ("unknown",), None), Characters(PLAIN), RATE)
 
 
 def test_words_are_where_their_letters_are_and_one_without_letters_is_none():
@@ -49,23 +49,22 @@ def test_words_are_where_their_letters_are_and_one_without_letters_is_none():
 
 
 def test_likelihood_of_a_letter_is_the_priors_own_when_its_time_is_told(tiny_model):
-    prior, song = tiny_model.prior(2), prepared("sun and moon")
+    prior, song = tiny_model.prior("prior_2"), prepared("sun and moon")
     codes = torch.randint(0, 32, (20,), generator=torch.Generator().manual_seed(0))
     words, pace, step = words_of(song, "sun and moon"), 0.1, HOP / RATE
     listening = LikelihoodScores(prior, codes, song, words, pace)
     rests, tokens = listening(0, 0, 0, len(words))
     assert rests.shape == (20, 4) and [part.shape[1] for part in tokens] == [3, 3, 4]
     for place_, told in [(0, tokens[0][0, 0]), (5, tokens[1][0, 1]), (11, tokens[2][0, 3])]:
-        times = (
-            0.5 * step + (np.arange(len(song.ids)) - place_) * pace
-        )  # as far from the first code as the playhead says
+        times = 0.5 * step + (np.arange(len(song.ids)) - place_) * pace  # as far from the first code as the playhead says
         cond = window_conditions(replace(song, seconds=times.astype(np.float32)), prior.config, 0)
-        assert -told == pytest.approx(prior.bits(codes[None], cond)[0, 0].item(), abs=1e-4)
+        bits = prior.nll({"vq.2": codes[None]}, cond)["vq.2"]
+        assert -told == pytest.approx(bits[0, 0].item(), abs=1e-4)
     assert np.ptp([part[0, 0] for part in tokens]) > 1e-3  # and letters differ
 
 
 def test_attention_of_every_window_lies_on_the_whole_texts_axis(tiny_model):
-    prior, text = tiny_model.prior(2), " ".join(["the river and the water"] * 3)
+    prior, text = tiny_model.prior("prior_2"), " ".join(["the river and the water"] * 3)
     song = prepared(text, seconds=64 * HOP / RATE)
     codes = torch.randint(0, 32, (64,), generator=torch.Generator().manual_seed(0))
     listening = AttentionScores(prior, codes, song, words_of(song, text), layer=1)
@@ -73,12 +72,10 @@ def test_attention_of_every_window_lies_on_the_whole_texts_axis(tiny_model):
     for start in (0, 32):
         scores = listening.scores(start)
         cond = window_conditions(song, prior.config, start)
-        weights = prior.alignment(codes[None, start : start + 32], cond, 1)[0].numpy()
+        weights = prior.lyric_attention(codes[None, start : start + 32], cond, 1)[0].numpy()
         inside = np.flatnonzero((scores > -6.0).any(axis=(0, 1)))
         assert len(inside) == prior.config.n_tokens and (np.diff(inside) == 1).all()
-        np.testing.assert_allclose(
-            2.0 ** scores[:, :, inside] - 2.0**-6, weights * prior.config.n_tokens, rtol=1e-3, atol=1e-4
-        )
+        np.testing.assert_allclose(2.0 ** scores[:, :, inside] - 2.0**-6, weights * prior.config.n_tokens, rtol=1e-3, atol=1e-4)
         assert Characters(PLAIN).decode(song.ids[inside]) == Characters(PLAIN).decode(cond.lyrics.ids[0])
         seen.append(inside[0])
     assert seen[0] < seen[1]  # the lyrics move on with the song
@@ -109,12 +106,12 @@ def sung(seed: int, steps: int, noise: float = 0.5) -> tuple[torch.Tensor, Song]
 
 
 @pytest.fixture(scope="module")
-def singer(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
+def singer(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A model whose top prior has learned, in seconds, that codes tell the letter that is sung now."""
     model = make_model(tmp_path_factory.mktemp("singer"))
     torch.manual_seed(0)
     config = replace(
-        find("test").priors[2],
+        find("test").priors["prior_2"],
         trunk=TrunkConfig(N_CTX, 32, 2, 2, ("cross",), m_attn=1.0, m_mlp=2.0, time_bias=True),
         labels=LabelConfig(3, 3),
         lyrics=LyricConfig(LETTERS.size, 32, TrunkConfig(32, 16, 1, 2, ("full",), m_attn=1.0, m_mlp=1.0)),
@@ -128,10 +125,10 @@ def singer(tmp_path_factory: pytest.TempPathFactory) -> Jukebox:
         cond = stack([window_conditions(ready[i], config, start) for i, start in drawn])
         codes = torch.stack([songs[i][0][start : start + N_CTX] for i, start in drawn])
         optimiser.zero_grad()
-        prior.loss({2: codes}, cond)["loss"].backward()
+        prior.loss(Batch({"vq.2": codes}, cond))["loss"].backward()
         optimiser.step()
-    model.save_prior(2, prior)
-    return Jukebox.from_pretrained(model.folder)
+    model.save_prior("prior_2", prior)
+    return ModelFolder.from_pretrained(model.folder)
 
 
 def test_words_are_found_in_unheard_songs_and_another_songs_words_are_not(singer):
@@ -172,13 +169,11 @@ def test_the_best_way_is_measured_and_kept_until_the_prior_is_written_anew(tmp_p
     corpus = make_corpus(tmp_path / "corpus", 2, seconds=7.0, workers=1)
     prepare(corpus / "songs.jsonl", tmp_path / "data", workers=1)
     ways = find_way(model, tmp_path / "data", songs=1)
-    assert len(ways) == 3 and ways[0]["error_seconds"] == min(
-        way["error_seconds"] for way in ways
-    )  # 2 heads, likelihood
-    kept = Jukebox.from_pretrained(model.folder)
-    assert kept.alignment(2) == {**ways[0], "found": "songs with known times"}
-    kept.save_prior(2, kept.prior(2))
-    assert Jukebox.from_pretrained(model.folder).alignment(2) is None
+    assert len(ways) == 3 and ways[0]["error_seconds"] == min(way["error_seconds"] for way in ways)  # 2 heads, likelihood
+    kept = ModelFolder.from_pretrained(model.folder)
+    assert kept.entry("prior_2").alignment == {**ways[0], "found": "songs with known times"}
+    kept.save_prior("prior_2", kept.prior("prior_2"))
+    assert ModelFolder.from_pretrained(model.folder).entry("prior_2").alignment is None
 
 
 def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
@@ -187,10 +182,8 @@ def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
     sharp = np.full((80, 7), -6.0, np.float32)
     for step in range(80):
         sharp[step, step * 7 // 80] = 2.0
-    config = replace(find("test").prior(2, 3, 3), lyrics=None)
-    task = AlignmentTask(
-        AutoregressivePrior(config), torch.zeros(80, dtype=torch.long), song, words_of(song, text), 0.2, 0.3
-    )
+    config = replace(find("test").priors["prior_2"].for_corpus(3, 3), lyrics=None)
+    task = AlignmentTask(AutoregressivePrior(config), torch.zeros(80, dtype=torch.long), song, words_of(song, text), 0.2, 0.3)
 
     def scorer(scores: np.ndarray):
         words = task.words
@@ -203,7 +196,7 @@ def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
     assert in_order.score() > blurred.score() + 20
 
 
-def listener(config: PriorConfig) -> AutoregressivePrior:
+def listener(config: AutoregressiveConfig) -> AutoregressivePrior:
     """A prior of one cross layer whose head 1 listens to the letter that the last code names; its head 0 to none."""
     lyrics = LyricConfig(LETTERS.size, 16, TrunkConfig(16, 32, 1, 2, ("full",), m_attn=1.0, m_mlp=1.0))
     prior = AutoregressivePrior(
@@ -226,22 +219,22 @@ def listener(config: PriorConfig) -> AutoregressivePrior:
 
 def test_without_a_time_bias_the_head_that_listens_is_found_and_kept(tmp_path):
     model = make_model(tmp_path / "model")
-    model.save_prior(2, listener(model.prior_configs[2]))
+    model.save_prior("prior_2", listener(model.entry("prior_2").config))
     codes, song = sung(1, 4 * N_CTX, noise=0.0)
     found = align(model, codes, song)
     assert {**found.way, "found": ""} == {"way": "attention", "layer": 0, "head": 1, "found": ""}
-    assert Jukebox.from_pretrained(model.folder).alignment(2) == found.way
+    assert ModelFolder.from_pretrained(model.folder).entry("prior_2").alignment == found.way
     assert np.median(misses(found.words, song.word_times, song.seconds)) < 0.03
-    assert align(Jukebox.from_pretrained(model.folder), codes, song) == found
+    assert align(ModelFolder.from_pretrained(model.folder), codes, song) == found
 
 
 def test_a_head_that_has_heard_no_word_is_not_kept(tmp_path):
     model = make_model(tmp_path / "model")
-    config = model.prior_configs[2]
-    model.save_prior(2, AutoregressivePrior(replace(config, trunk=replace(config.trunk, time_bias=False))))
+    config = model.entry("prior_2").config
+    model.save_prior("prior_2", AutoregressivePrior(replace(config, trunk=replace(config.trunk, time_bias=False))))
     codes, song = sung(1, 2 * N_CTX)
     assert align(model, codes, song).words == ()
-    assert Jukebox.from_pretrained(model.folder).alignment(2) is None
+    assert ModelFolder.from_pretrained(model.folder).entry("prior_2").alignment is None
 
 
 def test_published_priors_bring_their_layer_and_head():
@@ -269,16 +262,11 @@ def test_an_lrc_file_says_the_words_it_was_made_of():
 def test_align_writes_lrc_and_json_of_a_recording(tiny_model, tmp_path, capsys):
     corpus = make_corpus(tmp_path, 1, seconds=2.0, workers=1)
     (tmp_path / "words.txt").write_text("sun and moon\n42 over\n")
-    assert (
-        main(["align", str(tiny_model.folder), str(corpus / "song_0000.wav"), "--lyrics", str(tmp_path / "words.txt")])
-        == 0
-    )
+    assert main(["align", str(tiny_model.folder), str(corpus / "song_0000.wav"), "--lyrics", str(tmp_path / "words.txt")]) == 0
     said = json.loads((tmp_path / "song_0000.json").read_text())
     assert [w["word"] for w in said["words"]] == ["sun", "and", "moon", "over"][: len(said["words"])]
     assert "42" in said["left_out"] and "left out" in capsys.readouterr().out
-    assert all(
-        a["end"] <= b["start"] + 1e-9 and 0 <= a["confidence"] <= 1 for a, b in zip(said["words"], said["words"][1:])
-    )
+    assert all(a["end"] <= b["start"] + 1e-9 and 0 <= a["confidence"] <= 1 for a, b in zip(said["words"], said["words"][1:]))
     _, times = parse_lrc((tmp_path / "song_0000.lrc").read_text())
     assert [t.text for t in times] == [w["word"] for w in said["words"]]
     assert [t.start for t in times] == pytest.approx([w["start"] for w in said["words"]], abs=0.006)
@@ -307,9 +295,17 @@ def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):
         assert main(["align", str(tiny_model.folder), *flags]) == 2
         assert said in capsys.readouterr().err
     mute = make_model(tmp_path / "mute")
-    mute.save_prior(2, AutoregressivePrior(replace(mute.prior_configs[2], lyrics=None)))
+    mute.save_prior("prior_2", AutoregressivePrior(replace(mute.entry("prior_2").config, lyrics=None)))
     with pytest.raises(UserError, match="hears lyrics"):
-        lyric_level(mute)
+        lyric_entry(mute)
+
+
+def test_a_prior_that_cannot_score_lyrics_is_one_line(tiny_model, monkeypatch):
+    other = torch.nn.Module()
+    other.kind = "other"  # type: ignore[assignment]
+    monkeypatch.setattr(type(tiny_model), "prior", lambda model, name: other)
+    with pytest.raises(UserError, match=r"prior_2 of .* \(other\) cannot score lyrics"):
+        align(tiny_model, *sung(1, N_CTX))
 
 
 def test_a_song_shorter_than_a_code_is_named(tiny_model, tmp_path):

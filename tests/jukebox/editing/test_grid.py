@@ -12,19 +12,16 @@ from jukebox.model.info import ModelInfo
 from jukebox.sampling import request
 from jukebox.sampling.run import Run
 from jukebox.song import Song
-from vqvae.jukebox.stream import decode_long, encode_long
 
 RATE = 22050
 HOP = 128
+RATIOS = {"vq.0": 16, "vq.1": 4, "vq.2": 1}
 
 
 def sound(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     """Tones that come and go, other ones in each channel."""
     at = np.arange(round(seconds * rate)) / rate
-    rows = [
-        0.4 * np.sin(2 * np.pi * (200 + 90 * c) * at * (1 + 0.2 * at)) * (1 + np.sin(9 * at)) / 2
-        for c in range(channels)
-    ]
+    rows = [0.4 * np.sin(2 * np.pi * (200 + 90 * c) * at * (1 + 0.2 * at)) * (1 + np.sin(9 * at)) / 2 for c in range(channels)]
     return np.stack(rows).astype(np.float32)
 
 
@@ -37,7 +34,7 @@ def make_run(model, folder, seconds: float) -> Run:
         run.append(level, [0, 1], 0, rng.integers(0, 32, (2, run.total(level))), 1.0)
     for i in range(2):
         codes = torch.from_numpy(run.codes(0, [i]).astype(np.int64))
-        write_wav(run.audio_path(0, i), decode_long(model.codec([0]), codes, 0)[0].numpy(), RATE)
+        write_wav(run.audio_path(0, i), model.codec(["vq.0"]).decode_long(codes, "vq.0")[0].numpy(), RATE)
     return run
 
 
@@ -57,33 +54,30 @@ def test_columns_of_samples_are_exact_integers():
     longer = Layout(44100, 44100, RATE, HOP, before=10, after=44100)
     assert longer.columns == 10 + 345 and longer.ended == 182
     assert (
-        longer.touched(-1, 0) == (9, 10)
-        and longer.touched(-2560, 256) == (0, 11)
-        and longer.touched(-9999, 99999) == (0, 355)
+        longer.touched(-1, 0) == (9, 10) and longer.touched(-2560, 256) == (0, 11) and longer.touched(-9999, 99999) == (0, 355)
     )
 
 
 def test_codes_of_a_piece_are_those_of_the_whole(song, tiny_model):
     recording, layout = song
     whole = read_codes(tiny_model, recording, layout, 0, layout.columns)
-    assert {level: len(codes) for level, codes in whole.items()} == {
-        0: 16 * layout.columns,
-        1: 4 * layout.columns,
-        2: layout.columns,
+    assert {stream: len(codes) for stream, codes in whole.items()} == {
+        stream: ratio * layout.columns for stream, ratio in RATIOS.items()
     }
     from data_prep.audio.audio import read
 
     heard = read(recording.sound, sample_rate=RATE, channels=1)[0]
     heard = np.pad(heard, ((0, 0), (0, -heard.shape[1] % HOP)))
-    expected = encode_long(tiny_model.codec(), torch.from_numpy(heard)[None], [0, 1, 2])
-    for level, codes in whole.items():
-        assert (codes == expected[level][0].numpy()).mean() > 0.999  # ties within rounding
+    expected = tiny_model.codec().encode_long(torch.from_numpy(heard)[None], list(RATIOS))
+    for stream, codes in whole.items():
+        assert codes.dtype == np.uint16
+        assert (codes == expected[stream][0].numpy()).mean() > 0.999  # ties within rounding
         assert len(np.unique(codes)) > 4
     for first, stop in ((0, 40), (400, 500), (layout.columns - 30, layout.columns)):
         piece = read_codes(tiny_model, recording, layout, first, stop)
-        for level, codes in piece.items():
-            ratio = HOP // tiny_model.hops[level]
-            assert (codes == whole[level][first * ratio : stop * ratio]).mean() > 0.99
+        for stream, codes in piece.items():
+            ratio = RATIOS[stream]
+            assert (codes == whole[stream][first * ratio : stop * ratio]).mean() > 0.99
 
 
 def test_columns_that_the_file_does_not_have_are_zeros(song, tiny_model):
@@ -91,8 +85,9 @@ def test_columns_that_the_file_does_not_have_are_zeros(song, tiny_model):
     moved = Layout(layout.frames, 44100, RATE, HOP, before=20, after=44100)
     plain = read_codes(tiny_model, recording, layout, 0, 30)
     codes = read_codes(tiny_model, recording, moved, 10, 50)
-    assert not codes[2][:10].any() and np.array_equal(codes[2][10:], plain[2])
-    assert not codes[0][:160].any() and np.array_equal(codes[0][160:], plain[0])
+    for stream, ratio in (("vq.2", 1), ("vq.0", 16)):
+        before, there = np.split(codes[stream], [10 * ratio])
+        assert not before.any() and np.array_equal(there, plain[stream])
     for first, stop in ((0, 15), (moved.ended + 1, moved.columns)):
         assert not any(each.any() for each in read_codes(tiny_model, recording, moved, first, stop).values())
 
@@ -103,17 +98,17 @@ def test_codes_sound_where_they_should_at_the_rate_of_the_file(tiny_model, rate,
     """A piece of the sound, from a piece of the codes, lies where that piece of the whole lies."""
     import soxr
 
-    codec, rng = tiny_model.codec([0]), np.random.default_rng(0)
+    codec, rng = tiny_model.codec(["vq.0"]), np.random.default_rng(0)
     layout = Layout(round(4.0 * rate), rate, RATE, HOP, before=before)
     codes = np.repeat(rng.integers(0, 32, layout.columns), 16).astype(np.uint16)
-    whole = decode_long(codec, torch.from_numpy(codes.astype(np.int64))[None], 0)[0].numpy()[:, before * HOP :]
+    whole = codec.decode_long(torch.from_numpy(codes.astype(np.int64))[None], "vq.0")[0].numpy()[:, before * HOP :]
     expected = whole if rate == RATE else soxr.resample(whole.T, RATE, rate, quality="HQ").T
     start, end = round(1.7 * rate) + 3, round(2.3 * rate) + 11
     first = layout.touched(start, end)[0] - 60
-    made = np.concatenate(list(render(codec, codes[first * 16 :], first, layout, start, end)), axis=1)
+    made = np.concatenate(list(render(codec, codes[first * 16 :], "vq.0", first, layout, start, end)), axis=1)
     assert made.shape == (1, end - start) and np.abs(expected).max() > 0.01
     assert np.abs(made - expected[:, start:end]).max() < 2e-3 * np.abs(expected).max()
-    to_the_end = np.concatenate(list(render(codec, codes, 0, layout, 5, layout.frames)), axis=1)
+    to_the_end = np.concatenate(list(render(codec, codes, "vq.0", 0, layout, 5, layout.frames)), axis=1)
     assert to_the_end.shape == (1, layout.frames - 5)
 
 
@@ -122,6 +117,5 @@ def test_a_run_gives_the_codes_that_it_stores(tiny_model, tmp_path):
     recording = Recording.open(ModelInfo.read(tiny_model.folder), tmp_path / "run", sample=2)
     layout = Layout(recording.info.frames, RATE, RATE, HOP)
     codes = read_codes(tiny_model, recording, layout, 5, 30)
-    for level in range(3):
-        ratio = HOP // tiny_model.hops[level]
-        assert np.array_equal(codes[level], run.codes(level, [1], 5 * ratio, 30 * ratio)[0])
+    for level, (stream, ratio) in enumerate(RATIOS.items()):
+        assert np.array_equal(codes[stream], run.codes(level, [1], 5 * ratio, 30 * ratio)[0])

@@ -39,9 +39,7 @@ def test_windows_stand_over_holes(resampled, expected):
 
 
 @given(
-    st.integers(1, 700),
-    st.sampled_from([32, 100]),
-    st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), max_size=5),
+    st.integers(1, 700), st.sampled_from([32, 100]), st.lists(st.tuples(st.integers(0, 700), st.integers(1, 300)), max_size=5)
 )
 def test_everything_is_drawn_once_and_hears_its_past(n, n_ctx, pieces):
     resampled = hole(n, *((first, first + length) for first, length in pieces))

@@ -13,20 +13,20 @@ import torch
 from data_prep.align import TimedText
 from data_prep.audio import audio
 from data_prep.errors import UserError
+from jukebox import Jukebox
 from jukebox.editing import verbs as edit
 from jukebox.editing.grid import Layout
 from jukebox.editing.inpaint import fill_windows, windows_over
 from jukebox.editing.spans import EditOptions
 from jukebox.editing.verbs import Prompt
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import build_prior
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
 from jukebox.sampling import request
 from jukebox.sampling.run import Run
 from jukebox.song import PreparedSong, Song
 from priors.masked import masks
-from priors.masked.model import MaskedPrior
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 from tests.conftest import make_model
 
 RATE, HOP = 22050, 128
@@ -36,15 +36,15 @@ DRAWING = EditOptions(FEW)
 
 def with_masked(folder: Path, hears_words: bool = True) -> Jukebox:
     model = make_model(folder)
-    config = find("test").masked_prior(3, 3, 0)
+    config = find("test").priors["masked"].for_corpus(3, 3)
     if not hears_words:
         config = replace(config, lyrics=None, trunk=replace(config.trunk, order=("full", "full"), time_bias=False))
     torch.manual_seed(1)
-    prior = MaskedPrior(config)
+    prior = build_prior(config)
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_masked(prior)
+    model.save_prior("masked", prior)
     return Jukebox.from_pretrained(folder)
 
 
@@ -134,8 +134,7 @@ def test_more_music_in_front_and_behind_meets_the_song_without_a_step(model, tmp
 
 def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_sound(model, tmp_path):
     run = Run.create(
-        tmp_path / "run",
-        request.sampled(ModelInfo.read(model.folder), [Song(), Song()], 2.0, request.SamplingOptions()),
+        tmp_path / "run", request.sampled(ModelInfo.read(model.folder), [Song(), Song()], 2.0, request.SamplingOptions())
     )
     codes = {level: np.random.default_rng(level).integers(0, 32, (2, run.total(level))) for level in range(3)}
     for level, each in codes.items():
@@ -144,10 +143,7 @@ def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_sound(model, tmp
         edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, options=DRAWING)  # it has no sound yet
     for i in range(2):
         write_song(
-            run.audio_path(0, i) if run.audio_path(0, i).parent.mkdir(exist_ok=True) is None else Path(),
-            RATE,
-            1,
-            1.9969,
+            run.audio_path(0, i) if run.audio_path(0, i).parent.mkdir(exist_ok=True) is None else Path(), RATE, 1, 1.9969
         )
     made = edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, options=DRAWING, sample=2)
     old, new = samples(run.audio_path(0, 1)), samples(made.takes[0])
@@ -174,41 +170,41 @@ def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_sound(model, tmp
     ],
 )
 def test_kept_codes_are_bit_identical_and_all_others_are_drawn(model, prompt):
-    n, prior = 200, model.masked()
+    n, prior = 200, model.prior("masked")
     keep = edit.build(prompt, Path(), n, 0, RATE / HOP, seed=0)
-    first = {level: kept.clone() for level, kept in keep.items()}
+    first = {stream: kept.clone() for stream, kept in keep.items()}
     old = {
-        level: np.random.default_rng(level).integers(0, 32, kept.shape[1]).astype(np.uint16)
-        for level, kept in keep.items()
+        stream: np.random.default_rng(level).integers(0, 32, kept.shape[1]).astype(np.uint16)
+        for level, (stream, kept) in enumerate(keep.items())
     }
-    for level, codes in old.items():
-        codes[~first[level][0].numpy()] = 31
+    for stream, codes in old.items():
+        codes[~first[stream][0].numpy()] = 31
     song = PreparedSong.of(Song(seconds=3.0), model.labels, model.vocabulary, RATE)
     resampled = ~torch.stack([kept.view(n, -1).all(1) for kept in keep.values()]).all(0)
 
-    def drawn(seed: int) -> dict[int, np.ndarray]:
-        codes = {level: each[None].copy() for level, each in old.items()}
-        kept = {level: each.clone() for level, each in first.items()}
-        fill_windows(prior, codes, kept, windows_over(resampled, prior.config.n_ctx), 0, [song], seed, [0], FEW)
+    params = dict.fromkeys(old, SamplingParams(passes=2))
+
+    def drawn(seed: int) -> dict[str, np.ndarray]:
+        codes = {stream: each[None].copy() for stream, each in old.items()}
+        kept = {stream: each.clone() for stream, each in first.items()}
+        fill_windows(prior, codes, kept, windows_over(resampled, prior.config.n_ctx), 0, [song], seed, [0], params)
         assert all(each.all() for each in kept.values())
-        return {level: each[0] for level, each in codes.items()}
+        return {stream: each[0] for stream, each in codes.items()}
 
     new, again, other = drawn(0), drawn(0), drawn(1)
-    for level, codes in new.items():
-        kept = first[level][0].numpy()
-        assert np.array_equal(codes[kept], old[level][kept]) and np.array_equal(codes, again[level])
-        assert kept.all() or ((codes[~kept] != 31).mean() > 0.5 and not np.array_equal(codes, other[level]))
+    for stream, codes in new.items():
+        kept = first[stream][0].numpy()
+        assert np.array_equal(codes[kept], old[stream][kept]) and np.array_equal(codes, again[stream])
+        assert kept.all() or ((codes[~kept] != 31).mean() > 0.5 and not np.array_equal(codes, other[stream]))
 
 
 def test_prompts_are_united_and_then_overruled_in_the_order_of_the_algebra():
     per_second, n = 100.0, 40
     both = edit.build(Prompt(periodic=10, prefix=0.05), Path(), n, 0, per_second, 0)
     columns = masks.union(masks.periodic(n, 10), masks.ends(n, 5))
-    assert torch.equal(both[2][0], columns) and torch.equal(both[0][0], columns.repeat_interleave(16))
-    dropped = edit.build(
-        Prompt(periodic=1, dropout=1.0, keep_levels=(2, 1), redraw_levels=(1,)), Path(), n, 0, per_second, 0
-    )
-    assert dropped[2].all() and not dropped[1].any() and not dropped[0].any()
+    assert torch.equal(both["vq.2"][0], columns) and torch.equal(both["vq.0"][0], columns.repeat_interleave(16))
+    dropped = edit.build(Prompt(periodic=1, dropout=1.0, keep_levels=(2, 1), redraw_levels=(1,)), Path(), n, 0, per_second, 0)
+    assert dropped["vq.2"].all() and not dropped["vq.1"].any() and not dropped["vq.0"].any()
 
 
 def test_the_bit_rate_told_is_the_one_counted_and_not_above_the_one_asked_for(model, tmp_path):
@@ -260,11 +256,7 @@ def test_takes_differ_and_a_command_that_was_stopped_goes_on(model, tmp_path):
     made.takes[1].unlink()
     stamp = made.takes[0].stat().st_mtime_ns
     again = edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.0, options=three)
-    assert (
-        again.made == 1
-        and np.array_equal(samples(again.takes[1]), takes[1])
-        and made.takes[0].stat().st_mtime_ns == stamp
-    )
+    assert again.made == 1 and np.array_equal(samples(again.takes[1]), takes[1]) and made.takes[0].stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="name another --out"):
         edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.1, options=three)
     with pytest.raises(UserError, match="name another --out"):
@@ -272,9 +264,7 @@ def test_takes_differ_and_a_command_that_was_stopped_goes_on(model, tmp_path):
     assert np.array_equal(samples(made.takes[0]), takes[0])
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [(1.0, 1.0), (1.5, 1.0), (-1.0, 1.0), (3.9, 4.1), (5.0, 6.0), (1.0, 1.000001)]
-)
+@pytest.mark.parametrize(("start", "end"), [(1.0, 1.0), (1.5, 1.0), (-1.0, 1.0), (3.9, 4.1), (5.0, 6.0), (1.0, 1.000001)])
 def test_a_range_that_is_none_is_refused(model, tmp_path, start, end):
     song = write_song(tmp_path / "song.wav")
     with pytest.raises(UserError, match=r"the range from .* s to .* s (is empty|leaves)"):

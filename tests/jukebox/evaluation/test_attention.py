@@ -12,14 +12,14 @@ import torch
 from data_prep.align import TimedText
 from data_prep.labels import Labels
 from jukebox.evaluation.attention import alignment_figures, attention_windows, best_head, by_lines, tokens_sung
-from jukebox.evaluation.figures import HeldOutWindow
+from jukebox.evaluation.held_out import HeldOutWindow
 from jukebox.model.presets import find
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import PLAIN, Characters, SentencePieceVocabulary
+from priors.conditioning.vocabulary import PLAIN, Characters, SentencePieceVocabulary
 
 LABELS = Labels(("unknown",), ("unknown",), None)
-CONFIG = find("test").prior(2, 1, 1)  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
+CONFIG = find("test").priors["prior_2"]  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
 STEP = 128 / 22050
 LINES = ["the moon under river", "we sing", "moon again"]
 
@@ -77,9 +77,7 @@ def test_the_head_that_follows_the_words_is_found_and_scored_on_songs_it_was_not
     best = best_head(prior, codes, told, choosing)
     assert (best.layer, best.head) == (1, sharp) and len(best.scores) == 6
     assert best.scores.mean() > 0.8
-    swapped = [
-        t._replace(sung=t.sung.roll(8, -1)) for t in told
-    ]  # on the songs it is scored on, other letters are true
+    swapped = [t._replace(sung=t.sung.roll(8, -1)) for t in told]  # on the songs it is scored on, other letters are true
     false = best_head(prior, codes, [s if w.song % 2 else t for t, s, w in zip(told, swapped, windows)], choosing)
     assert (false.layer, false.head) == (1, sharp) and false.scores.mean() < 0.2
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from data_prep.audio.audio import write_wav
+from data_prep.errors import UserError
 from jukebox.evaluation.features import feature_windows, hidden_states
 from jukebox.song import PreparedSong, Song, window_conditions
 from launch.cli import main
@@ -16,7 +17,7 @@ from launch.cli import main
 def song(tiny_model, tmp_path_factory):
     """A second of noise: some windows, the last of them unfinished."""
     path = tmp_path_factory.mktemp("songs") / "song.wav"
-    wave = np.random.default_rng(0).normal(0, 0.2, (tiny_model.codec_config.channels, tiny_model.sample_rate))
+    wave = np.random.default_rng(0).normal(0, 0.2, (tiny_model.spec.channels, tiny_model.sample_rate))
     write_wav(path, wave.astype(np.float32), tiny_model.sample_rate)
     return path
 
@@ -32,22 +33,23 @@ def test_every_step_is_given_once(total):
 
 @pytest.mark.parametrize("level", [2, 1])
 def test_states_are_those_of_the_prior_and_the_last_layer_gives_its_logits(tiny_model, song, level):
-    depth, config = tiny_model.prior_configs[level].trunk.depth, tiny_model.prior_configs[level]
+    config, (stream, coarser) = tiny_model.info.priors[f"prior_{level}"].config, (f"vq.{level}", f"vq.{level + 1}")
+    depth = config.trunk.depth
     found = hidden_states(tiny_model, song, level, depth, pool="none")
     total = tiny_model.sample_rate // tiny_model.hops[-1] * tiny_model.hops[-1] // tiny_model.hops[level]
     assert found.states.shape == (total, config.trunk.width) and len(found.seconds) == total
     assert found.seconds[0] == pytest.approx(tiny_model.hops[level] / tiny_model.sample_rate / 2)
-    prior, codec = tiny_model.prior(level), tiny_model.codec()
+    prior, codec = tiny_model.prior(f"prior_{level}"), tiny_model.codec()
     from data_prep.audio.audio import read
 
     wave = read(song)[0][:, : total * tiny_model.hops[level]]
-    codes = codec.encode(torch.from_numpy(wave)[None], (level, *prior.spec.reads))
-    above = codes[level + 1][0, : config.n_ctx // config.above.ratio].numpy() if config.above else None
+    codes = codec.encode(torch.from_numpy(wave)[None], (stream, *prior.spec.reads))
+    above = codes[coarser][0, : config.n_ctx // config.above.ratio].numpy() if config.above else None
     seconds = wave.shape[1] / tiny_model.sample_rate
     cond = window_conditions(
         PreparedSong.of(Song(seconds=seconds), tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate), config, 0, above
     )  # fmt: skip
-    first = codes[level][:, : config.n_ctx]
+    first = codes[stream][:, : config.n_ctx]
     with torch.no_grad():
         steps = prior.encode_conditions(cond, 1).steps
         logits = prior.head(torch.from_numpy(found.states[: config.n_ctx])[None], steps)
@@ -55,6 +57,14 @@ def test_states_are_those_of_the_prior_and_the_last_layer_gives_its_logits(tiny_
     pooled = hidden_states(tiny_model, song, level, depth).states
     assert pooled.shape == (1, config.trunk.width) and np.allclose(pooled[0], found.states.mean(axis=0), atol=1e-5)
     assert not np.allclose(hidden_states(tiny_model, song, level, 0).states, pooled)
+
+
+def test_a_prior_without_hidden_states_is_one_line(tiny_model, song, monkeypatch):
+    other = torch.nn.Module()
+    other.kind = "other"  # type: ignore[assignment]
+    monkeypatch.setattr(type(tiny_model), "prior", lambda model, name: other)
+    with pytest.raises(UserError, match=r"prior_2 of .* \(other\) has no hidden states"):
+        hidden_states(tiny_model, song, 2, 1)
 
 
 def test_the_verb_writes_npz_and_says_what_is_wrong_in_one_line(tiny_model, song, tmp_path, capsys):

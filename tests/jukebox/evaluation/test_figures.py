@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from data_prep.align import TimedText
-from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow
-from jukebox.evaluation.figures import HeldOut, coloured_noise, draw_windows, prior_figures, tables
+from jukebox.evaluation.figures import coloured_noise, prior_figures, tables
+from jukebox.evaluation.held_out import HeldOut
 from jukebox.evaluation.metrics import sound_statistics
 from jukebox.model.presets import find
 from jukebox.song import ConditionDropout, PreparedSong, Song, song_of, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
-from priors.conditioning.lyrics import Characters
+from priors.conditioning.vocabulary import Characters
+from priors.prior import Batch, Prior
+from priors.spec import PriorSpec
 
 PRESET = find("test")
 VOCABULARY = Characters(PRESET.symbols)
@@ -29,16 +32,16 @@ STEP = 128 / 22050
 class Model:
     """As much of a model folder as the figures of a prior ask for."""
 
-    sample_rate, labels, vocabulary = 22050, LABELS, VOCABULARY
+    sample_rate, vocabulary, spec = 22050, VOCABULARY, PRESET.codec.spec
 
-    def __init__(self, prior: AutoregressivePrior):
+    def __init__(self, prior: Prior):
         self._prior = prior
 
-    def prior(self, level: int) -> AutoregressivePrior:
+    def prior(self, name: str) -> Prior:
         return self._prior.eval()
 
-    def labels_of(self, level: int) -> Labels:
-        return self.labels
+    def labels_of(self, name: str) -> Labels:
+        return LABELS
 
 
 def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldOut:
@@ -47,12 +50,11 @@ def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldO
     length = int(seconds / STEP)
     for i in range(count):
         words = [
-            TimedText("aaaa" if rng.random() < 0.5 else "eeee", t * 0.25, t * 0.25 + 0.25)
-            for t in range(int(seconds * 4))
+            TimedText("aaaa" if rng.random() < 0.5 else "eeee", t * 0.25, t * 0.25 + 0.25) for t in range(int(seconds * 4))
         ]
         at = [words[min(int(t * STEP * 4), len(words) - 1)].text[0] == "a" for t in range(length)]
         who = i % 2
-        codes.append({2: (rng.integers(0, 2, length) + 2 * np.array(at) + 4 * who).astype(np.uint16)})
+        codes.append({"vq.2": (rng.integers(0, 2, length) + 2 * np.array(at) + 4 * who).astype(np.uint16)})
         lyrics = " ".join(w.text for w in words)
         rows.append(
             SongRow(f"{i}", f"{i}", seconds, 22050, 1, ("ann", "bob")[who], ("rock",), lyrics, tuple(words), "", "test")
@@ -65,22 +67,22 @@ def learned() -> tuple[dict, dict]:
     """Figures of a small prior before and after some seconds of training on songs that are not those it is measured on."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    prior = AutoregressivePrior(PRESET.prior(2, 3, 3))
+    prior = AutoregressivePrior(PRESET.priors["prior_2"].for_corpus(3, 3))
     train, held = singing(48, rng), singing(8, rng)
-    before = prior_figures(Model(prior), held, 2, 48, 0)  # type: ignore[arg-type]
+    before = prior_figures(Model(prior), held, "prior_2", 48, 0)  # type: ignore[arg-type]
     songs = [PreparedSong.of(song_of(row), LABELS, VOCABULARY, 22050) for row in train.rows]
     optimiser = torch.optim.Adam(prior.parameters(), lr=5e-3)
     dropout = ConditionDropout(labels=0.05, lyrics=0.1)
     prior.train()
     for _ in range(250):
-        places = [(int(i), int(rng.integers(len(train.codes[i][2]) - 32))) for i in rng.integers(0, 48, 8)]
+        places = [(int(i), int(rng.integers(len(train.codes[i]["vq.2"]) - 32))) for i in rng.integers(0, 48, 8)]
         cond = stack([window_conditions(songs[i], prior.config, start, None, dropout, rng) for i, start in places])
-        codes = np.stack([train.codes[i][2][start : start + 32] for i, start in places]).astype(np.int64)
-        loss = prior.loss({2: torch.from_numpy(codes)}, cond)["loss"]
+        codes = np.stack([train.codes[i]["vq.2"][start : start + 32] for i, start in places]).astype(np.int64)
+        loss = prior.loss(Batch({"vq.2": torch.from_numpy(codes)}, cond))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return before, prior_figures(Model(prior), held, 2, 48, 0)  # type: ignore[arg-type]
+    return before, prior_figures(Model(prior), held, "prior_2", 48, 0)  # type: ignore[arg-type]
 
 
 def test_what_was_learned_from_lyrics_and_artist_shows_against_their_controls(learned):
@@ -108,20 +110,46 @@ def test_attention_follows_the_words_by_its_bias_where_times_are_told_and_knows_
     assert abs(before["trials"]["untrained"]["difference"]) < 0.1  # what has learned nothing is like what has not
 
 
-def test_windows_are_spread_over_songs_and_never_their_own_control():
-    windows = draw_windows([100, 40, 10, 64], 32, 4, 30, 0)
-    assert {w.song for w in windows} == {0, 1, 3} and all(w.song != w.other and w.start % 4 == 0 for w in windows)
-    assert all(w.start + 32 <= (100, 40, 10, 64)[w.song] for w in windows)
-    with pytest.raises(UserError, match="2 or more"):
-        draw_windows([100, 10], 32, 1, 4, 0)
+class Denoiser(Prior):
+    """A prior of latents without a likelihood: its loss is their distance from the mean of the stream that it reads."""
+
+    def __init__(self, prompt: str):
+        super().__init__()
+        spec = PriorSpec(("vq.2",), ("latents",), 64, prompt)  # type: ignore[arg-type]
+        self.config = SimpleNamespace(spec=spec, n_ctx=64, ratio=2, frames=lambda stream: 64, hop=64, labels=None, lyrics=None)
+
+    def nll(self, sequences, cond, known=None):
+        return None
+
+    def loss(self, batch, phase=""):
+        assert batch.known is not None and batch.known["latents"].float().mean() == pytest.approx(0.5, abs=0.3)
+        wrong = (batch.sequences["latents"] - batch.cond.above.float().mean()).abs().mean(dim=2)
+        return {"loss": (wrong + 0.1 * torch.randn(())).masked_fill(batch.known["latents"], 0.0).sum()}
+
+    def start(self, cond, prompt, rngs, params):
+        raise NotImplementedError
+
+    sample = start  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("prompt", ["any", "prefix"])
+def test_a_prior_of_latents_without_likelihood_is_measured_by_its_loss_under_another_songs_conditions(prompt):
+    rng = np.random.default_rng(0)
+    rows = singing(6, rng).rows
+    latents = [np.full((400, 3), i, np.float32) for i in range(6)]
+    codes = [{"vq.2": np.full(200, i, np.uint16), "latents": x} for i, x in enumerate(latents)]
+    model = Model(Denoiser(prompt))
+    figures = prior_figures(model, HeldOut(rows, [], codes), "toy", 96, 0)  # type: ignore[arg-type]
+    control = figures["controls"]["another song, half known"]
+    assert figures["windows"] == 24 and control["true_loss"] < 20 < control["control_loss"] and control["z"] > 3
+    assert "another song, half known, loss" in tables({"songs": 6, "seconds": 1.0, "codec": {}, "priors": {"toy": figures}})
 
 
 def test_tables_show_every_figure(learned):
     codec = {"spectral_convergence_db": -9.0, "se": 0.1, "untrained_db": 0.5, "codes_used": 0.9, "entropy_bits": 7.0}
     text = tables({"songs": 8, "seconds": 24.0, "codec": {"2": codec}, "priors": {"2": learned[1]}})
     assert all(
-        word in text
-        for word in ("-9.000", "90%", "unigram entropy", "letters", "plain", "timing", "z by song", "line times")
+        word in text for word in ("-9.000", "90%", "unigram entropy", "letters", "plain", "timing", "z by song", "line times")
     )
 
 

@@ -223,9 +223,7 @@ def test_table_aligns_its_columns():
 
 def test_seams_hear_a_jump_of_phase_and_a_click_and_nothing_in_a_smooth_join():
     t = torch.arange(4 * 22050) / 22050
-    tune = 0.3 * torch.sin(2 * torch.pi * 220 * t) + 0.01 * torch.randn(
-        len(t), generator=torch.Generator().manual_seed(0)
-    )
+    tune = 0.3 * torch.sin(2 * torch.pi * 220 * t) + 0.01 * torch.randn(len(t), generator=torch.Generator().manual_seed(0))
     joins = [0.5, 1.2, 1.9, 2.6, 3.3]
     assert 0.8 < M.seams(tune, 22050, joins).ratio < 1.2
     jump, click = tune.clone(), tune.clone()

@@ -13,7 +13,7 @@ from jukebox.evaluation.masked import SoundDistance
 from jukebox.evaluation.prompts import Prompted, even, spearman, verdicts
 from jukebox.song import PreparedSong, Song
 from priors.masked import masks
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 from tests.jukebox.editing.test_verbs import with_masked
 
 
@@ -22,9 +22,9 @@ def clips(tmp_path_factory) -> Prompted:
     """Two clips of random codes, 0.7 s each, and the tiny model."""
     model = with_masked(tmp_path_factory.mktemp("masked"))
     rng = torch.Generator().manual_seed(0)
-    codes = {level: torch.randint(32, (2, 120 * ratio), generator=rng) for level, ratio in masks.PER_COLUMN.items()}
+    codes = {stream: torch.randint(32, (2, 120 * ratio), generator=rng) for stream, ratio in masks.PER_COLUMN.items()}
     songs = [PreparedSong.of(Song(name, seconds=1.0), model.labels, model.vocabulary, 22050) for name in ("ann", "bob")]
-    return Prompted(model, model.masked(), codes, songs, {level: SamplingParams(passes=2) for level in range(3)}, 0)
+    return Prompted(model, model.prior("masked"), codes, songs, dict.fromkeys(codes, SamplingParams(passes=2)), 0)
 
 
 def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
@@ -32,13 +32,14 @@ def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
     keep = masks.stack(
         [masks.expand_to_levels(masks.periodic(120, 3), per), masks.expand_to_levels(masks.ends(120, 40, 40), per)]
     )
-    made, kept = clips.around(keep), keep[0]
-    assert torch.equal(made[kept], clips.codes[0][kept]) and (made[~kept] != clips.codes[0][~kept]).float().mean() > 0.5
+    made, kept = clips.around(keep), keep["vq.0"]
+    assert torch.equal(made[kept], clips.codes["vq.0"][kept])
+    assert (made[~kept] != clips.codes["vq.0"][~kept]).float().mean() > 0.5
     assert clips.rate(keep) == pytest.approx((40 + 80) / 2 * 21 * 5 / (120 * 128 / 22050))
 
 
 def test_noise_is_as_far_as_it_was_to_be(clips):
-    distance = SoundDistance.of(clips.model, clips.codes[0])
+    distance = SoundDistance.of(clips.model, clips.codes["vq.0"])
     everything = evaluation._noise(clips, distance, 1e9, 0)
     assert everything["share"] == 1.0
     for part in (0.2, 0.7):
@@ -89,12 +90,12 @@ def test_tempo_of_a_kept_song_is_kept(clips):
     at = np.arange(8 * rate) / rate
     clicks = (np.exp(-30 * (at % 0.5)) * np.sin(2 * np.pi * 660 * at)).astype(np.float32)
     n = int(8 * rate / 128)
-    codes = {level: torch.zeros(1, n * ratio, dtype=torch.long) for level, ratio in masks.PER_COLUMN.items()}
+    codes = {stream: torch.zeros(1, n * ratio, dtype=torch.long) for stream, ratio in masks.PER_COLUMN.items()}
     one = Prompted(clips.model, clips.prior, codes, clips.songs[:1], clips.params, 0)
-    distance = SoundDistance.of(clips.model, codes[0])
+    distance = SoundDistance.of(clips.model, codes["vq.0"])
     figures, made = evaluation._tempo(
-        one, SoundDistance(distance.model, [torch.from_numpy(clicks[: n * 128])], distance.features), codes[0]
+        one, SoundDistance(distance.model, [torch.from_numpy(clicks[: n * 128])], distance.features), codes["vq.0"]
     )
     assert abs(figures["source"][0] / 120 - 1) < 0.04
     assert set(figures["prompts"]) == {"beats", "as many, evenly", "nothing"}
-    assert 0.1 < figures["kept_columns"] < 0.2 and made["beats"].shape == codes[0].shape
+    assert 0.1 < figures["kept_columns"] < 0.2 and made["beats"].shape == codes["vq.0"].shape

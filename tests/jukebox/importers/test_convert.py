@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from data_prep.errors import UserError
 from jukebox.importers.convert import open_port, open_published
 from jukebox.importers.hf_port import published_codec_name, published_prior_name
-from jukebox.importers.prior_keys import prior_config, to_published
+from jukebox.importers.prior_keys import to_published
 from jukebox.importers.streamed import Lazy, write_streamed
-from jukebox.model.folder import Jukebox, is_norm
+from jukebox.model.folder import ModelFolder, is_norm
+from jukebox.model.settings import prior_config
 from launch.cli import main
 from launch.verbs.import_ import import_
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 
 PORT = Path(__file__).parents[2] / "golden" / "port"
 SETS = {"1b_lyrics": PORT / "lyrics_1b", "5b_lyrics": PORT / "lyrics_5b"}
@@ -55,12 +56,12 @@ def heard(config, io, level) -> tuple[torch.Tensor, Conditions]:
     return io[f"z_{level}"], Conditions(y[:, 3], genres, y[:, :3], lyrics, io.get(f"above_{level}"))
 
 
-def errors(model: Jukebox, io) -> dict[str, float]:
+def errors(model: ModelFolder, io) -> dict[str, float]:
     """How far codes and logits are from what the port computed."""
-    codes = model.codec().encode(io["audio"].mT, (0, 1, 2))
-    found = {f"codes {level}": (codes[level] != io[f"codes_{level}"]).sum().item() for level in codes}
-    for level in model.prior_configs:
-        prior = model.prior(level)
+    codes = model.codec().encode(io["audio"].mT, model.spec.names)
+    found = {f"codes {level}": (codes[f"vq.{level}"] != io[f"codes_{level}"]).sum().item() for level in range(3)}
+    for level in model.info.levels_with_prior:
+        prior = model.prior(f"prior_{level}")
         with torch.no_grad():
             z, cond = heard(prior.config, io, level)
             found[f"logits {level}"] = (prior(z, cond) - io[f"logits_{level}"]).abs().max().item()
@@ -87,7 +88,7 @@ def published_files(source_folder: Path, out: Path, legacy: bool, hps: bool = Tr
 
 @EACH
 def test_a_folder_of_the_registry_port_computes_what_the_port_computes(name, imported):
-    found = errors(Jukebox.from_pretrained(imported[name]), load_file(SETS[name] / "expected.safetensors"))
+    found = errors(ModelFolder.from_pretrained(imported[name]), load_file(SETS[name] / "expected.safetensors"))
     assert len(found) == 6
     assert all(error <= 2e-5 for error in found.values()), found
 
@@ -99,10 +100,8 @@ def test_one_wrong_weight_is_heard(name, tmp_path, imported):
         path = tmp_path / "model" / f"prior_{level}.safetensors"
         state = load_file(path)
         state[next(n for n in sorted(state) if n.endswith(part))][0] += 0.5
-        write_streamed(
-            path, {n: Lazy(tuple(t.shape), lambda t=t: t) for n, t in state.items()}, lambda n: torch.float32
-        )
-    found = errors(Jukebox.from_pretrained(tmp_path / "model"), load_file(SETS[name] / "expected.safetensors"))
+        write_streamed(path, {n: Lazy(tuple(t.shape), lambda t=t: t) for n, t in state.items()}, lambda n: torch.float32)
+    found = errors(ModelFolder.from_pretrained(tmp_path / "model"), load_file(SETS[name] / "expected.safetensors"))
     assert all(found[f"logits {level}"] > 1e-3 for level in range(3)), found
 
 
@@ -111,19 +110,20 @@ def test_one_wrong_weight_is_heard(name, tmp_path, imported):
 def test_files_in_the_published_layout_give_the_same_model_and_go_back_bit_for_bit(name, legacy, tmp_path, tables):
     files = published_files(SETS[name], tmp_path / "files", legacy)
     import_(name, files=str(files), labels=str(tables), out=str(tmp_path / "model"))
-    model = Jukebox.from_pretrained(tmp_path / "model")
+    model = ModelFolder.from_pretrained(tmp_path / "model")
     found = errors(model, load_file(SETS[name] / "expected.safetensors"))
     assert len(found) == 6 and all(error <= 2e-5 for error in found.values()), found
     source = open_published(sorted(files.rglob("*.pth.tar")))
     for level, weights in source.priors.items():
-        back = to_published(model.prior(level).state_dict(), model.prior_configs[level])
+        prior = model.prior(f"prior_{level}")
+        back = to_published(prior.state_dict(), prior.config)
         assert back.keys() == weights.keys()
         assert all(torch.equal(back[n], tensor.read()) for n, tensor in weights.items())
 
 
 def test_labels_of_a_set_follow_the_published_rules_level_by_level(imported):
-    model = Jukebox.from_pretrained(imported["1b_lyrics"])
-    top, below = model.labels_of(2), model.labels_of(0)
+    model = ModelFolder.from_pretrained(imported["1b_lyrics"])
+    top, below = model.labels_of("prior_2"), model.labels_of("prior_0")
     assert top.artist_id("The Beatles") == 2 and top.artist_id("Speaker") == 5 and top.artist_id("") == 0
     assert top.genre_ids(["Hip Hop"]) == [3]
     assert below.artist_id("  The  Beatles! ") == 1 and below.artist_id("Various") == 0 and below.artist_id(None) == 0
@@ -134,24 +134,21 @@ def test_labels_of_a_set_follow_the_published_rules_level_by_level(imported):
 @pytest.mark.parametrize(("dtype", "kept"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_is_written_and_run_with_norms_in_float32(dtype, kept, tmp_path, tables):
     import_("5b_lyrics", files=str(SETS["5b_lyrics"]), labels=str(tables), out=str(tmp_path / "model"), dtype=dtype)
-    model, io = (
-        Jukebox.from_pretrained(tmp_path / "model"),
-        load_file(SETS["5b_lyrics"] / "expected.safetensors"),
-    )
+    model, io = (ModelFolder.from_pretrained(tmp_path / "model"), load_file(SETS["5b_lyrics"] / "expected.safetensors"))
     for level in range(3):
         with safe_open(tmp_path / "model" / f"prior_{level}.safetensors", "pt") as file:
             names = list(file.keys())
             assert sum(map(is_norm, names)) > 4
             assert all(file.get_tensor(n).dtype == (torch.float32 if is_norm(n) else kept) for n in names)
-        prior = model.prior(level, str(kept).removeprefix("torch."))
+        prior = model.prior(f"prior_{level}", str(kept).removeprefix("torch."))
         assert all(p.dtype == (torch.float32 if is_norm(n) else kept) for n, p in prior.named_parameters())
         z, cond = heard(prior.config, io, level)
         with torch.no_grad():
             logits = prior(z, cond)
         far = (logits.float() - io[f"logits_{level}"]).abs().max() / io[f"logits_{level}"].abs().max()
         assert logits.dtype == kept and 0 < far < 0.1
-        state = prior.start(cond, {level: z[:, :5]}, [torch.Generator()], SamplingParams(0.0))
-        assert sum(part[level].shape[1] for part in prior.sample(state, 4)) == 4
+        state = prior.start(cond, {prior.stream: z[:, :5]}, [torch.Generator()], SamplingParams(0.0))
+        assert sum(part[prior.stream].shape[1] for part in prior.sample(state, 4)) == 4
 
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):
@@ -176,9 +173,7 @@ def test_a_torn_conversion_leaves_no_file(tmp_path):
         raise UserError("cut short")
 
     with pytest.raises(UserError, match="cut short"):
-        write_streamed(
-            tmp_path / "a", {"a": Lazy((2,), lambda: torch.ones(2)), "b": Lazy((2,), torn)}, lambda _: torch.float32
-        )
+        write_streamed(tmp_path / "a", {"a": Lazy((2,), lambda: torch.ones(2)), "b": Lazy((2,), torn)}, lambda _: torch.float32)
     with pytest.raises(ValueError, match="its header says"):
         write_streamed(tmp_path / "a", {"a": Lazy((2,), lambda: torch.ones(3))}, lambda _: torch.float32)
     assert not list(tmp_path.iterdir())
@@ -210,4 +205,4 @@ def test_every_name_of_the_port_has_its_own_published_one(name):
     source = open_port(SETS[name])
     for level, weights in source.priors.items():
         config = prior_config(source.prior_hps[level], source.codec_hps or {})
-        assert sum(math.prod(tensor.shape) for tensor in weights.values()) > 0 and config.level == level
+        assert sum(math.prod(tensor.shape) for tensor in weights.values()) > 0 and config.stream == f"vq.{level}"

@@ -10,10 +10,7 @@ from jukebox.importers.labels import PublishedLabels, clean
 
 @pytest.fixture
 def folder(tmp_path):
-    for version, artists in (
-        ("v2", "unknown;0\nvarious;0\nthe_beatles;7\n"),
-        ("v3", "speaker;3\nunknown;0\nspeaker;9\n"),
-    ):
+    for version, artists in (("v2", "unknown;0\nvarious;0\nthe_beatles;7\n"), ("v3", "speaker;3\nunknown;0\nspeaker;9\n")):
         (tmp_path / f"{version}_artist_ids.txt").write_text(artists)
         (tmp_path / f"{version}_genre_ids.txt").write_text("unknown;0\nrock;4\nhip;2\nhop;5\nhip hop;8\n")
     return tmp_path

@@ -146,8 +146,7 @@ def forge(path, shape=(4,), stride=(1,), offset=0, size=4, record=16):
 
 
 @pytest.mark.parametrize(
-    "lie",
-    [{"shape": (5,)}, {"offset": 1}, {"stride": (2,)}, {"size": 5}, {"record": 8}, {"shape": (-1,)}, {"offset": -1}],
+    "lie", [{"shape": (5,)}, {"offset": 1}, {"stride": (2,)}, {"size": 5}, {"record": 8}, {"shape": (-1,)}, {"offset": -1}]
 )
 def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path, lie):
     assert state_dict(open_checkpoint(forge(tmp_path / "honest")))["w"].tolist() == [0.0] * 4

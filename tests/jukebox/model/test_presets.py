@@ -8,8 +8,9 @@ import torch
 from data_prep.errors import UserError
 from jukebox.model.presets import PRESETS, Preset, find
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import Characters
-from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+from priors.conditioning.vocabulary import Characters
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAE
 
 
 @pytest.fixture(params=PRESETS.values(), ids=PRESETS.keys())
@@ -19,23 +20,27 @@ def preset(request: pytest.FixtureRequest) -> Preset:
 
 def test_hops_are_those_of_the_house_and_crops_are_whole_codes(preset):
     assert preset.codec.hops == ((8, 32, 128) if preset.codec.levels == 3 else (32, 256))
-    assert set(preset.codec_recipes) == set(range(preset.codec.levels))
-    for level, recipe in preset.codec_recipes.items():
-        assert recipe.crop % preset.codec.hops[level] == 0
+    assert set(preset.codec_recipes) == set(preset.codec.spec.names)
+    for name, recipe in preset.codec_recipes.items():
+        hop = preset.codec.spec.stream(name).hop
+        assert recipe.crop % hop == 0
         assert recipe.crop > max(n_fft for n_fft, _, _ in preset.codec.multispectral_stfts) // 2
         # threshold is in uses a batch: above the mean use all codes would be restarted for ever
-        tokens = recipe.batch * recipe.crop / preset.codec.hops[level]
+        tokens = recipe.batch * recipe.crop / hop
         assert preset.codec.threshold < tokens / preset.codec.bins
 
 
 def test_priors_hear_the_level_above_at_its_rate_and_write_the_codecs_codes(preset):
     assert set(preset.priors) == set(preset.prior_recipes)
-    assert set(preset.priors) in (set(), {0, 1, 2})  # none: a published codec, whose priors are sets of their own
-    for level, prior in preset.priors.items():
-        assert (prior.level, prior.bins, prior.hop) == (level, preset.codec.bins, preset.codec.hops[level])
+    names = ["prior_2", "prior_1", "prior_0"]
+    assert list(preset.parts("autoregressive")) in ([], names)  # none: a published codec, whose priors are sets of their own
+    for name in preset.parts("autoregressive"):
+        prior, level = preset.priors[name], int(name[-1])
+        assert (prior.stream, prior.bins, prior.hop) == (f"vq.{level}", preset.codec.bins, preset.codec.hops[level])
         assert prior.sample_rate == preset.codec.sample_rate and prior.labels is not None
         assert (prior.above is None) == (level == 2) and (prior.lyrics is None) == (level != 2)
         if prior.above:
+            assert prior.reads == f"vq.{level + 1}"
             assert prior.above.ratio == preset.codec.hops[level + 1] // preset.codec.hops[level]
             assert prior.n_ctx % prior.above.ratio == 0
         if prior.lyrics:
@@ -51,8 +56,8 @@ def test_recipes_warm_up_and_save_within_their_run(preset):
 def test_models_can_be_built_and_label_tables_have_the_corpuss_sizes(preset):
     with torch.device("meta"):
         VQVAE(preset.codec)
-        for level in preset.priors:
-            prior = AutoregressivePrior(preset.prior(level, artists=7, genres=5))
+        for name in preset.parts("autoregressive"):
+            prior = AutoregressivePrior(preset.priors[name].for_corpus(artists=7, genres=5))
             assert len(prior.labels.artist.weight) == 7 and len(prior.labels.genre.weight) == 5
 
 

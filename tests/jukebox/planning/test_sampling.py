@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import weakref
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,18 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.errors import UserError
 from jukebox.importers.convert import write_prior
-from jukebox.importers.prior_keys import PRIORS, prior_config
 from jukebox.importers.streamed import Lazy
-from jukebox.importers.vqvae_keys import VQVAES
-from jukebox.model.folder import Jukebox, read_state
-from jukebox.model.presets import shapes
-from jukebox.planning.sampling import Speed, config_of, fit, plan_sampling, spell, weight_bytes
-from jukebox.sampling.windows import codes_of, starts
-from launch.verbs.plan import read_size, table
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
+from jukebox.model.folder import read_state
+from jukebox.model.info import ModelInfo
+from jukebox.model.presets import read_info, shapes
+from jukebox.planning.sampling import Speed, fit, plan_sampling, spell
+from jukebox.planning.training import Training, memory
+from jukebox.sampling.windows import starts
+from launch.verbs.plan import table
+from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.prior import SamplingParams
-from tests.peak import random_weights
+from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, SamplingParams
+from tests.peak import shrunk
+from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count
 
 GB = 10**9
 
@@ -43,8 +44,8 @@ def request(**changes) -> dict:
 
 
 @pytest.fixture(scope="module")
-def published() -> dict:
-    return config_of(*shapes("1b_lyrics"))
+def published() -> ModelInfo:
+    return read_info("1b_lyrics")
 
 
 # ---- memory
@@ -79,20 +80,7 @@ class Tally(TorchDispatchMode):
             self.peak = max(self.peak, self.now)
 
 
-def shrunk(name: str) -> PriorConfig:
-    """A published prior with its patterns and conditions, but narrow and short."""
-    small: dict = {"n_ctx": 768, "blocks": 32, "prior_width": 128, "y_bins": (10, 10)}
-    if "1b" in name:
-        small |= {"prior_depth": 32, "n_tokens": 64}
-    elif "lyrics" in name:
-        small |= {"prior_depth": 19, "n_tokens": 64, "prime_width": 64, "prime_depth": 3, "heads": 2}
-    else:
-        small |= {"prior_depth": 6, "cond_width": 64}
-    return prior_config({**PRIORS[name], **small}, VQVAES["vqvae"])
-
-
-SHAPES = {name: shrunk(name) for name in ("prior_1b_lyrics", "prior_5b_lyrics", "upsampler_level_0")}
-SHAPES["demo"] = replace(shapes("demo")[1][2], level=2)
+SHAPES = {name: shrunk(name) for name in ("prior_1b_lyrics", "prior_5b_lyrics", "upsampler_level_0", "demo")}
 
 
 @pytest.mark.parametrize(("primed", "dtype"), [(True, "float32"), (True, "bfloat16"), (False, "bfloat16")])
@@ -108,39 +96,25 @@ def test_a_window_holds_the_tensors_that_are_planned(name, primed, dtype):
         lyrics=Lyrics(*(torch.zeros(batch, config.n_tokens, dtype=t) for t in (torch.long, torch.float32)))
         if config.lyrics
         else None,
-        above=torch.zeros(batch, n_ctx // config.above.ratio).long() if config.above else None,
+        above=torch.zeros(batch, n_ctx // config.ratio).long() if config.above else None,
     )
     with Tally() as tally:
         state = prior.start(
-            cond, {config.level: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, SamplingParams()
+            cond, {config.stream: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, SamplingParams()
         )
         held, started = tally.now, tally.peak
         for _ in prior.sample(state, 3):
             pass
-    codec, _ = shapes("vqvae")
-    above = starts_with(prime, config, codec)
-    level = plan_sampling(config_of(codec, {config.level: config}), request(
-        levels=[config.level], samples=[{}] * batch, dtype=dtype, given={str(config.level): above[0]}, seconds=above[1]
-    )).levels[0]  # fmt: skip
+    info = ModelInfo.of_shapes(shapes("vqvae")[0], {"prior": config})
+    index = info.spec.names.index(config.stream)
+    seconds = n_ctx * info.hops[index] / info.sample_rate  # one window
+    asked = request(
+        levels=[index], samples=[{}] * batch, dtype=dtype, given={str(index): prime}, seconds=seconds, hops=info.hops
+    )
+    level = plan_sampling(info, asked).levels[0]
     kept = level.parts["cache"] + level.parts["conditions"]
-    assert kept <= held < 1.02 * kept + 50_000  # beside them the start vector, the logits and the letters
+    assert kept <= held < 1.02 * kept + 50_000  # beside them the start vector, the logits and the lyrics
     assert max(started, tally.peak) == pytest.approx(kept + level.parts["activations"], rel=0.06)
-
-
-def starts_with(prime: int, config: PriorConfig, codec) -> tuple[int, float]:
-    """A request whose only window hears `prime` codes: codes given, and seconds in all."""
-    return prime, config.n_ctx * codec.hops[config.level] / codec.sample_rate
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_weights_are_as_many_bytes_as_their_file(name, dtype, tmp_path):
-    config, path = SHAPES[name], tmp_path / "prior.safetensors"
-    write_prior(path, random_weights(config), getattr(torch, dtype))
-    header = int.from_bytes(path.read_bytes()[:8], "little")
-    assert weight_bytes(asdict(config), dtype) == path.stat().st_size - 8 - header
-    state = read_state(path, getattr(torch, dtype))
-    assert weight_bytes(asdict(config), dtype) == sum(t.nbytes for t in state.values())
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
@@ -173,18 +147,17 @@ def test_building_a_prior_loads_no_compiler_and_planning_no_torch(tmp_path):
     code = """
 import sys, json
 from jukebox.planning.sampling import plan_sampling
-config, request = json.load(open(sys.argv[1]))
-print(plan_sampling(config, request).peak, "torch" in sys.modules)
+from jukebox.model.presets import read_info
+info, request = read_info("demo"), json.load(open(sys.argv[1]))
+print(plan_sampling(info, request).peak, "torch" in sys.modules)
 from jukebox.model.folder import hollow
-from jukebox.model.presets import shapes
-prior = hollow(shapes("demo")[1][2])
+prior = hollow(info.priors["prior_2"].config)
 print(all(p.is_meta for p in prior.parameters()), "torch._dynamo" in sys.modules)
 """
-    config = config_of(*shapes("demo"))
-    (tmp_path / "asked.json").write_text(json.dumps([config, request()]))
+    (tmp_path / "asked.json").write_text(json.dumps(request()))
     command = [sys.executable, "-c", code, tmp_path / "asked.json"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(plan_sampling(config, request()).peak), "False", "True", "False"]
+    assert said.split() == [str(plan_sampling(read_info("demo"), request()).peak), "False", "True", "False"]
 
 
 # ---- time
@@ -195,7 +168,7 @@ def test_steps_are_those_of_the_windows_and_time_follows_bandwidth(published):
     plans = [plan_sampling(published, request(), speeds=dict.fromkeys(range(3), s)) for s in (slow, fast)]
     for level, hop in enumerate((8, 32, 128)):
         planned = next(each for each in plans[0].levels if each.level == level)
-        assert planned.steps == codes_of(60.0, 44100, hop, 128) and planned.codes == 4 * planned.steps
+        assert planned.steps == frame_count(60.0, 44100, hop, 128) and planned.codes == 4 * planned.steps
     assert plans[0].seconds == pytest.approx(2 * plans[1].seconds, rel=0.02)
     one = plan_sampling(published, request(batch=1), speeds=dict.fromkeys(range(3), slow))
     assert one.levels[0].steps == 4 * plans[0].levels[0].steps
@@ -218,9 +191,9 @@ def test_a_prompt_and_guidance_cost_memory(published):
     plain = plan_sampling(published, request(levels=[2], seconds=10.0))
     primed = plan_sampling(published, request(levels=[2], seconds=10.0, given={"2": 3000}))
     assert primed.peak > plain.peak
-    guided = plan_sampling(published, request(levels=[2], seconds=10.0, params={"2": {"guidance": 2.0}}))
+    guided = plan_sampling(published, request(levels=[2], seconds=10.0, how={"2": {"guidance": 2.0}}))
     assert guided.levels[0].parts["cache"] == 2 * plain.levels[0].parts["cache"]
-    assert len(starts(codes_of(10.0, 44100, 128, 128), 6144, 3072)) == 1
+    assert len(starts(frame_count(10.0, 44100, 128, 128), 6144, 3072)) == 1
 
 
 def test_windows_side_by_side_cost_memory_and_save_steps(published):
@@ -265,26 +238,84 @@ def test_a_dtype_that_was_asked_for_is_kept(published):
 
 
 def test_what_would_fit_is_said_in_one_line():
-    config = config_of(*shapes("5b_lyrics"))
     with pytest.raises(UserError) as error:
-        fit(config, request(dtype=""), 4 * GB)
+        fit(read_info("5b_lyrics"), request(dtype=""), 4 * GB)
     said = str(error.value)
     assert "level 2 takes" in said and "level 1, 0 alone would fit" in said and "\n" not in said
 
 
-def test_sizes_and_times_are_read_and_said():
-    for text, size in {"8GB": 8 * GB, "500 MB": GB // 2, "1.5g": 3 * GB // 2, "2GiB": 2**31, "6": 6 * GB}.items():
-        assert read_size(text) == size
-    for wrong in ("", "much", "-1GB", "1.2.3GB", "0"):
-        with pytest.raises(UserError, match="expected a size such as 8GB"):
-            read_size(wrong)
+def test_times_are_printed_in_a_suitable_unit():
     assert [spell(t) for t in (0.5, 89, 600, 7200)] == ["less than 1 s", "89 s", "10 min", "2.0 h"]
     with pytest.raises(UserError, match="--dtype got 'float8'"):
-        plan_sampling(config_of(*shapes("demo")), request(dtype="float8"))
+        plan_sampling(read_info("demo"), request(dtype="float8"))
 
 
 def test_a_model_folder_is_planned_as_the_request_that_follows(tiny_model):
-    model = Jukebox.from_pretrained(tiny_model.folder)
-    assert model.config["codec"]["config"]["sample_rate"] == 22050
-    made = plan_sampling(model.config, request(seconds=0.4, dtype="float32"))
+    info = ModelInfo.read(tiny_model.folder)
+    assert info.sample_rate == 22050
+    made = plan_sampling(info, request(seconds=0.4, dtype="float32"))
     assert [level.level for level in made.levels] == [2, 1, 0] and made.line() in table(made)
+
+
+# ---- codecs and priors of other packages
+
+
+@dataclass(frozen=True)
+class ToyCodec(CodecConfig):
+    """One stream of latents."""
+
+    kind = "toy"
+
+    @property
+    def spec(self) -> CodecSpec:
+        return CodecSpec(16000, 2, (Stream("toy", 300, width=8, dtype="float32"),))
+
+    @classmethod
+    def from_json(cls, data):
+        return cls(**data)
+
+    def parameter_count(self, stream: str) -> int:
+        return 1000
+
+    def receptive_field(self, stream: str) -> int:
+        return 600
+
+    def decoder_state(self, stream: str) -> int:
+        return 40
+
+    def decoder_products(self, stream: str) -> float:
+        return 50.0
+
+
+@dataclass(frozen=True)
+class ToyPrior(PriorConfig):
+    """A prior that has no cache and no transformer."""
+
+    kind = "toy"
+    hop, sample_rate, labels, lyrics = 300, 16000, None, None
+
+    @property
+    def spec(self) -> PriorSpec:
+        return PriorSpec((), ("toy",), 100)
+
+    @classmethod
+    def from_json(cls, data):
+        return cls(**data)
+
+    def parameters(self) -> ParameterCount:
+        return ParameterCount(0, 0, 0, 7, 0)
+
+    def decoding_cost(self, job: DecodingJob) -> DecodingCost:
+        frames = sum(end - begin for _, begin, end in job.windows)
+        return DecodingCost(job.rows, {"weights": 7}, 3 * len(job.windows), 0, 0, float(job.samples * frames))
+
+
+def test_a_codec_and_a_prior_of_another_package_are_planned_from_their_costs():
+    info = ModelInfo.of_shapes(ToyCodec(), {"toy": ToyPrior()})
+    asked = request(levels=[0], hops=(300,), hop_fractions=(0.5,), seconds=6.0, samples=[{}] * 2, dtype="float32")
+    level = plan_sampling(info, asked, speeds={0: Speed(1e9, 1000.0, 1.0)}).levels[0]
+    assert (level.rows, level.steps, level.codes) == (2, 3 * 6, 2 * 320)
+    assert level.parts["weights"] == 7 and level.parts["cache"] == 0 and level.parts["sound"] > 2 * 14 * 320 * 300
+    assert level.seconds == pytest.approx((2 * 320 + 2 * 50.0 * 320 * 300 * 2 / 0.3) / 1000)
+    with pytest.raises(UserError, match="kind toy is not known"):
+        memory(ToyPrior(), Training(1), 1)

@@ -11,19 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from jukebox.report.curves import (
-    HEIGHT,
-    LEFT,
-    WIDTH,
-    curves_of,
-    figure_svg,
-    labelled,
-    read_parts,
-    smooth,
-    thin,
-    ticks,
-    wrapped,
-)
+from jukebox.report.curves import HEIGHT, LEFT, WIDTH, curves_of, figure_svg, labelled, read_parts, smooth, thin, ticks, wrapped
 from launch.cli import main
 
 PART = "training/prior_2"
@@ -80,10 +68,7 @@ def test_every_quantity_of_every_part_is_on_a_page_that_stands_alone(tmp_path):
 
 def test_runs_are_drawn_side_by_side_and_parts_alone(tmp_path, capsys):
     one, two = write_log(tmp_path / "one"), write_log(tmp_path / "two", steps=100)
-    assert (
-        main(["report", "train", str(one), "--beside", str(two), "--only", "bits", "--out", str(tmp_path / "both.svg")])
-        == 0
-    )
+    assert main(["report", "train", str(one), "--beside", str(two), "--only", "bits", "--out", str(tmp_path / "both.svg")]) == 0
     both = (tmp_path / "both.svg").read_text()
     assert ">one 4" in both and ">two 4" in both and len(points(both)) == 4
     assert main(["report", "train", str(one / PART), "--out", str(tmp_path / "part.html")]) == 0
@@ -106,8 +91,7 @@ def test_a_loss_that_is_the_bits_is_drawn_once_and_one_that_is_not_twice(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "low, high, logarithmic",
-    [(0, 8, False), (3.9, 8.1, False), (1e-4, 3.0, True), (0, 2e-3, False), (5, 5 + 1e-9, False)],
+    "low, high, logarithmic", [(0, 8, False), (3.9, 8.1, False), (1e-4, 3.0, True), (0, 2e-3, False), (5, 5 + 1e-9, False)]
 )
 def test_ticks_are_few_round_and_inside(low, high, logarithmic):
     found = ticks(low, high, logarithmic)

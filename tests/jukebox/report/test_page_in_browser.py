@@ -132,9 +132,7 @@ def test_words_follow_the_sound_while_it_plays(browser, tmp_path):
         # a frame of the page may show what was sung a moment ago
         true = {tuple(word for word, start, end in known if start <= now - late < end) for late in (0.0, 0.05, 0.1)}
         wrong += tuple(lit) not in true
-    assert (
-        wrong == 0 and {word for _, lit in seen for word in lit} == {"Über", "again"} and [] in [lit for _, lit in seen]
-    )
+    assert wrong == 0 and {word for _, lit in seen for word in lit} == {"Über", "again"} and [] in [lit for _, lit in seen]
 
 
 def test_what_the_model_hears_comes_before_what_was_asked(browser, tmp_path):

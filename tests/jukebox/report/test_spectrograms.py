@@ -93,7 +93,7 @@ def test_everything_the_page_refers_to_lies_beside_it(tmp_path):
     run = make_run(tmp_path / "späte läufe", samples=3, prompt=1.0)
     index = report.write_page(run)
     page = Page(index.read_text(encoding="utf-8"))
-    assert index == run / "index.html" and not list(run.rglob("*.part"))
+    assert index == run / "index.html" and not list(run.rglob("*.tmp"))
     assert len(page.of("audio")) == 9 and len(page.of("img")) == 9 and "run.json" in page.links
     for link in page.links:
         assert not link.startswith(("/", "http", "file", "data", "..")) and (run / unquote(link)).is_file(), link
@@ -127,9 +127,7 @@ def test_lyrics_are_shown_to_the_letter_and_nothing_in_them_is_html(tmp_path):
 def test_timed_words_are_found_in_order_and_unknown_times_leave_plain_text():
     assert lyrics_html("a b a", [["a", 0, 1], ["a", 2, 3]]).count("<span") == 2
     assert lyrics_html("a <b>", [["a", float("nan"), float("nan")], ["<b>", None, None], ["", 0, 1]]) == "a &lt;b&gt;"
-    assert lyrics_html("one line\ntwo", [["one line", 0, 1]]).startswith(
-        '<span data-start="0.000" data-end="1.000">one'
-    )
+    assert lyrics_html("one line\ntwo", [["one line", 0, 1]]).startswith('<span data-start="0.000" data-end="1.000">one')
 
 
 def test_prompt_is_a_line_where_it_ends_and_absent_without_one(tmp_path):

@@ -21,15 +21,16 @@ compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compi
 
 @torch.no_grad()
 def test_every_dtype_says_nearly_the_same(tiny_model):
-    codes = torch.randint(0, 8, (2, tiny_model.prior_configs[2].n_ctx), generator=torch.Generator().manual_seed(0))
-    whole = tiny_model.prior(2).bits(codes, Conditions())
+    whole = tiny_model.prior("prior_2")
+    codes = {"vq.2": torch.randint(0, 8, (2, whole.config.n_ctx), generator=torch.Generator().manual_seed(0))}
+    mean = whole.nll(codes, Conditions())["vq.2"].mean()
     for dtype in DTYPES:
-        prior = tiny_model.prior(2, dtype)
+        prior = tiny_model.prior("prior_2", dtype)
         assert prior.x_emb.weight.dtype == DTYPES[dtype]
-        change = (prior.bits(codes, Conditions()).mean() / whole.mean() - 1).abs()
+        change = (prior.nll(codes, Conditions())["vq.2"].mean() / mean - 1).abs()
         assert change < 0.02 and (change > 0) == (dtype != "float32"), dtype
     with pytest.raises(UserError, match="expected one of float32"):
-        tiny_model.prior(2, "int4")
+        tiny_model.prior("prior_2", "int4")
 
 
 @compiler

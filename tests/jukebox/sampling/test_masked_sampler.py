@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from jukebox.model.folder import Jukebox, hollow, is_norm
+from jukebox import Jukebox
+from jukebox.model.folder import build_prior, hollow, is_norm
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import PRESETS, find
-from jukebox.planning import sizes
 from jukebox.planning.sampling import plan_sampling
 from jukebox.sampling import masked_sampler as masked_filling
 from jukebox.sampling import walk as sampling
@@ -25,9 +25,6 @@ from jukebox.sampling.masked_sampler import MaskedLevelSampler
 from jukebox.sampling.request import SamplingOptions, sampled
 from jukebox.sampling.run import Run
 from jukebox.song import Song
-from priors.masked import heads
-from priors.masked import model as masked
-from priors.masked.model import MaskedPrior
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.4  # 68 columns; a window has 32, of which 4 are known from the one before
@@ -39,12 +36,12 @@ def model(tiny_model, tmp_path_factory) -> Jukebox:
     folder = tmp_path_factory.mktemp("masked") / "model"
     shutil.copytree(tiny_model.folder, folder)
     torch.manual_seed(0)
-    prior = MaskedPrior(find("test").masked_prior(3, 3, tiny_model.vocabulary.size))
+    prior = build_prior(find("test").priors["masked"].for_corpus(3, 3, tiny_model.vocabulary.size))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
     made = Jukebox.from_pretrained(folder)
-    made.save_masked(prior)
+    made.save_prior("masked", prior)
     return Jukebox.from_pretrained(folder)
 
 
@@ -54,9 +51,7 @@ def no_pictures(monkeypatch):
 
 
 def draw(model, out, **options) -> Run:
-    return sampling.sample(
-        model, [SONG, Song()], SECONDS, out, **{"seed": 3, "lower": "masked", "passes": (3, 2), **options}
-    )
+    return sampling.sample(model, [SONG, Song()], SECONDS, out, **{"seed": 3, "lower": "masked", "passes": (3, 2), **options})
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +66,20 @@ def assert_same(a: Run, b: Run) -> None:
 
 def test_a_model_folder_names_the_masked_prior_beside_those_of_a_level_and_gives_it_back(model, tiny_model):
     config = json.loads((model.folder / "config.json").read_text())
-    assert [(p["kind"], p["file"], p["writes"]) for p in config["priors"] if "level" not in p] == [
-        ("masked", "prior_masked.safetensors", [0, 1, 2])
+    masked, *others = config["priors"]
+    streams = ["vq.0", "vq.1", "vq.2"]
+    assert (masked["name"], masked["kind"], masked["file"]) == ("masked", "masked", "prior_masked.safetensors")
+    assert masked["reads"] == masked["writes"] == streams
+    assert [(p["name"], p["kind"], p["writes"]) for p in others] == [
+        (f"prior_{level}", "autoregressive", [stream]) for level, stream in enumerate(streams)
     ]
-    assert sorted(model.prior_configs) == [0, 1, 2] and model.masked_config == model.masked().config
-    assert "masked prior" in (model.folder / "card.md").read_text()
-    half = model.masked("bfloat16").state_dict()
+    assert model.info.levels_with_prior == [0, 1, 2]
+    assert model.info.writer("vq.1", "any").config == model.prior("masked").config
+    assert "prior masked (masked) of vq.0, vq.1, vq.2" in (model.folder / "card.md").read_text()
+    half = model.prior("masked", "bfloat16").state_dict()
     assert all(x.dtype == (torch.float32 if is_norm(name) else torch.bfloat16) for name, x in half.items())
     with pytest.raises(UserError, match="train masked"):
-        tiny_model.masked()
+        tiny_model.prior("masked")
 
 
 def test_every_level_comes_to_its_length_and_the_request_keeps_the_passes(run, model):
@@ -157,21 +157,19 @@ def test_what_cannot_be_is_said_in_one_line(model, tiny_model, tmp_path):
         sampled(ModelInfo.read(tiny_model.folder), [SONG], 1.0, SamplingOptions(lower="masked"))
 
 
-@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.masked])
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if "masked" in preset.priors])
 def test_a_masked_prior_is_counted_as_it_is_built(name):
-    config = PRESETS[name].masked_prior(3, 4)
-    state, counted = hollow(config).state_dict(), sizes.masked_weights(json.loads(json.dumps(config.to_json())))
+    config = PRESETS[name].priors["masked"].for_corpus(3, 4)
+    state, counted = hollow(config).state_dict(), config.parameters()
     assert counted.all == sum(t.numel() for t in state.values())
     assert counted.norms == sum(t.numel() for n, t in state.items() if is_norm(n))
     assert counted.table == state["heads.0.out.w"].numel()
 
 
 def test_a_plan_counts_the_passes_of_masked_levels(run):
-    config = json.loads((ModelInfo.read(run.request["model"]).folder / "config.json").read_text())
-    plan = plan_sampling(config, {**run.request, "device": "cpu", "dtype": "float32"})
+    plan = plan_sampling(ModelInfo.read(run.request["model"]), {**run.request, "device": "cpu", "dtype": "float32"})
     assert {level.level: level.steps for level in plan.levels if level.level < 2} == {1: 3 * 3, 0: 3 * 2}
     assert all(level.parts["cache"] == 0 and level.parts["weights"] > 0 for level in plan.levels if level.level < 2)
-    assert (sizes.AT_ONCE, sizes.PIECE) == (masked.AT_ONCE, heads.PIECE)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux what was resident")
@@ -179,29 +177,27 @@ def test_a_pass_takes_about_the_memory_that_is_planned():
     """A wide prior over long windows, in a process of its own; logits of all codes at once alone would take ten times that."""
     code = """if True:
         import torch
-        from jukebox.planning import sizes
         from launch.bench.upsample import Shape, masked_of
         from launch.bench.alternate import forget_peak, peak_mb
         from priors.conditioning.conditions import Conditions
-        from priors.prior import How
+        from priors.spec import SamplingParams
         torch.set_num_threads(1)
 
         def fill(prior, columns, rows):
-            codes = {level: torch.zeros(rows, columns * ratio, dtype=torch.long) for level, ratio in enumerate((16, 4, 1))}
-            keep = {level: torch.full_like(x, level == 2, dtype=torch.bool) for level, x in codes.items()}
+            ratios = {"vq.0": 16, "vq.1": 4, "vq.2": 1}
+            codes = {name: torch.zeros(rows, columns * ratio, dtype=torch.long) for name, ratio in ratios.items()}
+            keep = {name: torch.full_like(x, name == "vq.2", dtype=torch.bool) for name, x in codes.items()}
             rngs = [torch.Generator() for _ in range(rows)]
-            prior.fill(codes, keep, Conditions(), rngs, {1: How(passes=1), 0: How(passes=1)})
+            prior.fill(codes, keep, Conditions(), rngs, dict.fromkeys(("vq.1", "vq.0"), SamplingParams(passes=1)))
 
         fill(masked_of(Shape(64, "float32", columns=16)), 16, 1)  # what torch takes the first time
         prior, rows, columns = masked_of(Shape(512, "float32", columns=256, depth=1)), 8, 256
         before = int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) / 2**10
         forget_peak()
         fill(prior, columns, rows)
-        print(peak_mb() - before, sizes.pass_bytes(prior.config.to_json(), 0, rows, columns, 4) / 2**20)
+        print(peak_mb() - before, prior.config.pass_bytes("vq.0", rows, columns, 4) / 2**20)
     """
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env, check=True
-    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env, check=True)
     seen, planned = map(float, told.stdout.split())
     assert 0.5 < planned / seen < 2, (seen, planned)

@@ -70,7 +70,7 @@ def test_a_damaged_file_is_named(run, tiny_model):
         each.write_bytes(kept[each])
 
     says(path, b"\x01" + kept[path][1:], "level_2_sample_1.u16 is damaged: it does not match its checksum")
-    says(path, kept[path][:20], "level_2_sample_1.u16 is damaged: it is shorter than progress.jsonl says, 10 of 20")
+    says(path, kept[path][:20], "level_2_sample_1.u16 is damaged: it is shorter than progress.jsonl specifies, 10 of 20")
     says(progress, b"\x00" + kept[progress][1:], "progress.jsonl is damaged: a line cannot be read")
     says(progress, b'{"level": 2}\n', "progress.jsonl is damaged: a line without 'samples'")
     says(asked, kept[asked][:-30], "run.json is damaged: it cannot be read")
@@ -90,7 +90,7 @@ def test_two_processes_do_not_write_one_sample_and_the_second_is_told_in_one_lin
         from data_prep.errors import UserError
         from jukebox.sampling.run import Run
         try:
-            with Run.open({str(run.folder)!r}).own([0, 1]):
+            with Run.open({str(run.folder)!r}).lock_samples([0, 1]):
                 print("mine")
         except UserError as error:
             print(error)

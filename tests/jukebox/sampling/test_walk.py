@@ -15,6 +15,7 @@ import torch
 
 from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
+from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo
 from jukebox.sampling import request
 from jukebox.sampling import sampler as filling
@@ -28,11 +29,11 @@ from jukebox.sampling.wav_writer import WavWriter
 from jukebox.song import PreparedSong, Song, window_conditions
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
-from priors.prior import SamplingParams
-from vqvae.jukebox.stream import decode_long
+from priors.spec import SamplingParams
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.4  # 68 codes of the top level, whose window is 32
+STREAMS = ("vq.0", "vq.1", "vq.2")
 
 
 def codes_of(run: Run) -> dict[int, np.ndarray]:
@@ -105,19 +106,19 @@ def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within
         if not len(differ):
             continue
         at, total = int(differ[0]), batch.total(level)
-        prior, config = model.prior(level, "float64"), model.prior_configs[level]
-        ratio = config.above.ratio if config.above else 1
+        prior = model.prior(f"prior_{level}", "float64")
+        config, ratio, bins = prior.config, prior.config.ratio, model.spec.streams[level].bins
         hop = int(0.5 * config.n_ctx) // ratio * ratio
         start, begin, _ = next(s for s in segments(total, config.n_ctx, hop, 0) if s.begin <= at < s.end)
         song = song_of_entry(batch.request["samples"][sample], batch.request["total_seconds"])
-        prepared = PreparedSong.of(song, model.labels_of(level), model.vocabulary, model.sample_rate)
+        prepared = PreparedSong.of(song, model.labels_of(f"prior_{level}"), model.vocabulary, model.sample_rate)
         above = None
-        if config.above:
+        if config.spec.reads:
             need = config.n_ctx // ratio
             above = batch.codes(level + 1)[sample, start // ratio :][:need]
             above = np.pad(above, (0, need - len(above)), mode="edge")
         codes = torch.from_numpy(batch.codes(level)[sample : sample + 1, start : at + 1].astype(np.int64))
-        logits = prior(codes, window_conditions(prepared, config, start, above))[0, -1, -config.bins :]
+        logits = prior(codes, window_conditions(prepared, config, start, above))[0, -1, -bins:]
         cumulative = torch.softmax(logits, -1).cumsum(-1)
         uniform = torch.rand(at - begin + 1, generator=generator(1, sample, level, begin), dtype=torch.float64)[-1]
         low, high = sorted(int(run.codes(level)[sample, at]) for run in (batch, alone))
@@ -137,21 +138,22 @@ def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
     """The walk's window is the prior called plainly from nothing."""
     run = sampling.sample(tiny_model, [SONG, Song()], 0.18, tmp_path / "run", seed=2)  # 31 codes of a window of 32
     for level in run.request["levels"]:
-        prior, config = tiny_model.prior(level), tiny_model.prior_configs[level]
+        prior, stream = tiny_model.prior(f"prior_{level}"), f"vq.{level}"
+        config = prior.config
         count = min(run.total(level), config.n_ctx)
         items = []
         for i, entry in enumerate(run.request["samples"]):
             song = song_of_entry(entry, run.request["total_seconds"])
             prepared = PreparedSong.of(song, tiny_model.labels, tiny_model.vocabulary, tiny_model.sample_rate)
             above = None
-            if config.above:
-                need = config.n_ctx // config.above.ratio
+            if config.spec.reads:
+                need = config.n_ctx // config.ratio
                 above = run.codes(level + 1, [i], 0, need)[0]
                 above = np.pad(above, (0, need - len(above)), mode="edge")
             items.append(window_conditions(prepared, config, 0, above))
         rngs = [generator(2, i, level, 0) for i in range(2)]
-        state = prior.start(stack(items), {level: torch.zeros(2, 0, dtype=torch.long)}, rngs, SamplingParams())
-        codes = torch.cat([part[level] for part in prior.sample(state, count)], 1)
+        state = prior.start(stack(items), {stream: torch.zeros(2, 0, dtype=torch.long)}, rngs, SamplingParams())
+        codes = torch.cat([part[stream] for part in prior.sample(state, count)], 1)
         assert np.array_equal(codes.numpy(), run.codes(level, stop=count))
 
 
@@ -193,6 +195,37 @@ def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(options
         assert_same(whole, sampling.resume(opened))
 
 
+def without_streams(run: Run) -> None:
+    """Make run.json one of commit 3ccb48a, which did not specify the streams of the levels."""
+    asked = json.loads((run.folder / "run.json").read_text())
+    assert [stream["name"] for stream in asked.pop("streams")] == list(STREAMS)
+    (run.folder / "run.json").write_text(json.dumps(asked))
+
+
+def test_a_run_that_does_not_specify_its_streams_resumes_replays_and_branches_to_the_same_codes(
+    tiny_model, tmp_path, monkeypatch
+):
+    words = {"seed": 3, "levels": (2, 1)}
+    whole = sampling.sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "whole", **words)
+    with monkeypatch.context() as patch:
+        cut_off(patch, 4)
+        with pytest.raises(Killed):
+            sampling.sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "cut", **words)
+    for level, stream in enumerate(tiny_model.spec.streams):
+        assert whole.stream(level) == stream
+    branch = sampling.branch(whole, tmp_path / "branch", keep_seconds=0.1)
+    without_streams(whole)
+    without_streams(Run(tmp_path / "cut", {}, []))
+    old, cut = Run.open(whole.folder), Run.open(tmp_path / "cut")
+    assert "streams" not in old.request and 0 < cut.count(2) and cut.count(1) < cut.total(1)
+    for level, stream in enumerate(tiny_model.spec.streams):
+        assert (old.stream(level).name, old.stream(level).key) == (stream.name, stream.key)
+        assert old.codes_path(level, 0) == whole.codes_path(level, 0) and old.frame_bytes(level) == 2
+    assert_same(whole, sampling.resume(cut))
+    assert_same(whole, sampling.replay(old.folder, tmp_path / "again"))
+    assert_same(branch, sampling.branch(old, tmp_path / "old_branch", keep_seconds=0.1))
+
+
 def test_resuming_a_finished_run_changes_nothing(run):
     before = codes_of(run)
     again = sampling.resume(Run.open(run.folder))
@@ -202,9 +235,7 @@ def test_resuming_a_finished_run_changes_nothing(run):
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory) -> Path:
     t = np.arange(22050) / 22050
-    wave = (
-        0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.2 * t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t))
-    )[None]
+    wave = (0.3 * np.sin(2 * np.pi * 220 * t * (1 + 0.2 * t)) + 0.05 * np.random.default_rng(0).standard_normal(len(t)))[None]
     path = tmp_path_factory.mktemp("recording") / "tune.wav"
     write_wav(path, wave.astype(np.float32), 22050)
     return path
@@ -214,12 +245,12 @@ def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tin
     run = sampling.continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
     kept = 22050 // 5 // 128  # whole codes of the top level in 0.2 s
     heard = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
-    prompt = tiny_model.codec().encode(heard, (0, 1, 2))
+    prompt = tiny_model.codec().encode(heard, STREAMS)
     for level, hop in enumerate(tiny_model.hops):
         codes = run.codes(level)
         assert codes.shape[1] == int(0.5 * 22050) // 128 * (128 // hop)
         for row in codes:
-            assert np.array_equal(row[: kept * 128 // hop], prompt[level][0].numpy())
+            assert np.array_equal(row[: kept * 128 // hop], prompt[STREAMS[level]][0].numpy())
     assert not np.array_equal(run.codes(2)[0, kept:], run.codes(2)[1, kept:])
 
 
@@ -270,7 +301,7 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
     monkeypatch.setattr(WavWriter, "grow", grow)
     run = sampling.sample(tiny_model, [SONG], 1.5, tmp_path / "run", levels=(2,))
     codes = torch.from_numpy(run.codes(2).astype(np.int64))
-    write_wav(tmp_path / "whole.wav", decode_long(tiny_model.codec([2]), codes, 2)[0].numpy(), 22050)
+    write_wav(tmp_path / "whole.wav", tiny_model.codec(["vq.2"]).decode_long(codes, "vq.2")[0].numpy(), 22050)
     assert run.audio_path(2, 0).read_bytes() == (tmp_path / "whole.wav").read_bytes()
     lengths = [frames for _, frames, _ in grown]
     assert lengths == sorted(lengths) and len(set(lengths)) >= 3  # there is something to hear long before the end
@@ -308,22 +339,24 @@ def test_takes_share_their_beginning_and_the_chosen_one_goes_on(tiny_model, reco
 
 
 def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, recording, tmp_path):
-    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 60 * 128]), (0, 1, 2))
-    rows = {level: z[0].numpy().astype(np.uint16) for level, z in codes.items()}
-    Codes(rows, 22050, 60 * 128, tiny_model.codec_hash()).save(tmp_path / "codes.npz")
+    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 60 * 128]), STREAMS)
+    rows = {stream: z[0].numpy().astype(np.uint16) for stream, z in codes.items()}
+    hashes = {stream: tiny_model.info.codes_hash(stream) for stream in STREAMS}
+    assert all(hashes.values())
+    Codes(rows, 22050, 60 * 128, hashes).save(tmp_path / "codes.npz")
     prompts = [recording, tmp_path / "codes.npz", run.folder]  # the run has two songs
     made = sampling.continue_(tiny_model, [SONG], prompts, 0.2, 0.3, tmp_path / "made", levels=(2, 1))
     assert made.n_samples == 4
     for level in (2, 1):
         kept = made.request["given"][str(level)]
-        assert np.array_equal(made.codes(level, [1], stop=kept)[0], rows[level][:kept])
+        assert np.array_equal(made.codes(level, [1], stop=kept)[0], rows[STREAMS[level]][:kept])
         assert np.array_equal(
-            made.codes(level, [0], stop=kept - 8)[0], rows[level][: kept - 8]
+            made.codes(level, [0], stop=kept - 8)[0], rows[STREAMS[level]][: kept - 8]
         )  # the codec hears a little ahead
         assert np.array_equal(made.codes(level, [2, 3], stop=kept), run.codes(level, stop=kept))
     longer = sampling.continue_(tiny_model, [SONG], [run.folder], 0, 0.5, tmp_path / "longer", levels=(2,))
     assert np.array_equal(longer.codes(2, stop=run.total(2)), run.codes(2))
-    Codes(rows, 22050, 60 * 128, "another codec").save(tmp_path / "other.npz")
+    Codes(rows, 22050, 60 * 128, hashes | {"vq.1": "another codec"}).save(tmp_path / "other.npz")
     with pytest.raises(UserError, match="another codec"):
         sampling.continue_(tiny_model, [SONG], [tmp_path / "other.npz"], 0.2, 0.3, tmp_path / "x")
 
@@ -334,7 +367,7 @@ def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_mo
     other = sampling.upsample(half, tmp_path / "other", seed=9)  # its finest finished level is kept
     assert np.array_equal(other.codes(1), half.codes(1)) and not np.array_equal(other.codes(0), run.codes(0))
     assert_same(run, sampling.upsample(half))
-    Codes({1: run.codes(1)[0]}, 22050, run.total(0) * 8, "").save(tmp_path / "codes.npz")
+    Codes({"vq.1": run.codes(1)[0]}, 22050, run.total(0) * 8).save(tmp_path / "codes.npz")
     asked = request.upsampled_codes(
         ModelInfo.read(tiny_model.folder), Song("ann"), tmp_path / "codes.npz", SamplingOptions(seed=3, threads=1)
     )
@@ -381,7 +414,7 @@ def test_a_run_remembers_its_threads(tiny_model, tmp_path):
 
 def test_windows_side_by_side_take_the_steps_of_one_and_hear_the_codes_above(tiny_model, tmp_path, capsys):
     run = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "run", parallel=True)
-    n_ctx = tiny_model.prior_configs[0].n_ctx
+    n_ctx = tiny_model.info.priors["prior_0"].config.n_ctx
     assert f"level 0: {run.total(0)} codes in {n_ctx} steps one after another" in capsys.readouterr().out
     assert_full(run, 1)
     few = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "few", parallel=True, batch=3, levels=(2, 1))
@@ -398,10 +431,10 @@ def test_a_parallel_continuation_keeps_its_prompt_and_out_of_memory_takes_fewer_
             tiny_model, [SONG, SONG], [recording], 0.1, 0.25, tmp_path / "run", parallel=True, levels=(2, 1)
         )
     assert max(asked) > 3 and run.request["cuts"]
-    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 17 * 128]), (0, 1, 2))
+    codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 17 * 128]), STREAMS)
     for level in (2, 1):
         kept = run.request["given"][str(level)]
-        assert np.array_equal(run.codes(level, stop=kept), np.concatenate([codes[level].numpy()[:, :kept]] * 2))
+        assert np.array_equal(run.codes(level, stop=kept), np.concatenate([codes[STREAMS[level]].numpy()[:, :kept]] * 2))
     assert_full(run, 2)
     asked = starve(monkeypatch, 100)
     assert_same(run, sampling.replay(run.folder, tmp_path / "again"))
@@ -483,22 +516,20 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tiny_model, tmp_path, m
 
 
 def test_one_prior_is_in_memory_at_a_time(tiny_model, tmp_path, monkeypatch):
-    plain, made, alive = type(tiny_model).prior, [], []
+    plain, made, alive = ModelFolder.prior, [], []
 
-    def prior(self, level, *args, **more):
+    def prior(self, name, *args, **more):
         gc.collect()
         alive.append(sum(ref() is not None for ref in made))
-        made.append(weakref.ref(found := plain(self, level, *args, **more)))
+        made.append(weakref.ref(found := plain(self, name, *args, **more)))
         return found
 
-    monkeypatch.setattr(type(tiny_model), "prior", prior)
+    monkeypatch.setattr(ModelFolder, "prior", prior)
     sampling.sample(tiny_model, SONGS[:2], 0.05, tmp_path / "run")
     assert alive == [0, 0, 0]
 
 
-def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_them(
-    tiny_model, tmp_path, monkeypatch, capsys
-):
+def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_them(tiny_model, tmp_path, monkeypatch, capsys):
     plain = AutoregressivePrior.sample
     monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
     monkeypatch.setattr(filling, "EVERY", 0.0)

@@ -16,7 +16,7 @@ from jukebox.sampling.run import Run
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
 from priors.autoregressive.model import AutoregressivePrior
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.2

@@ -10,7 +10,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import ModelFolder
 from launch.ablate import ablate as verb
 from launch.ablate import masked as ablate_masked
 from launch.ablate import prior as ablate_prior
@@ -148,7 +148,7 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     assert "no time bias: attention on the word beside times shuffled, difference" not in what
     assert "pieces - characters: bits" in capsys.readouterr().out
     for unit in units:
-        prior = Jukebox.from_pretrained(tmp_path / "out" / "units" / unit.name / "model").prior(2)
+        prior = ModelFolder.from_pretrained(tmp_path / "out" / "units" / unit.name / "model").prior("prior_2")
         assert prior.config.trunk.time_bias == (unit.arm != "no time bias")
 
 
@@ -185,19 +185,9 @@ def test_a_masked_prior_is_trained_in_a_copy_of_the_model_and_measured(tmp_path,
     train("prior", str(data), preset="test", levels="1,0", steps=10, out=str(model))
     monkeypatch.setattr("jukebox.evaluation.masked.ROWS", 4)
     before = sorted(path.name for path in model.iterdir())
-    ablate(
-        "masked",
-        str(data),
-        str(model),
-        out=str(tmp_path / "out"),
-        seeds=1,
-        steps=10,
-        songs=3,
-        processes=1,
-        preset="test",
-    )
+    ablate("masked", str(data), str(model), out=str(tmp_path / "out"), seeds=1, steps=10, songs=3, processes=1, preset="test")
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
     what = {row["what"]: row["mean"] for row in kept["rows"]}
     assert what["level 0, half hidden: unigram bits"] > 0 and "middle and bottom one code after another: mel" in what
     assert sorted(path.name for path in model.iterdir()) == before
-    assert Jukebox.from_pretrained(tmp_path / "out" / "units" / "masked_0" / "model").masked()
+    assert ModelFolder.from_pretrained(tmp_path / "out" / "units" / "masked_0" / "model").prior("masked")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from jukebox import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import PRESETS
 from launch.bench.bench import _conditions, _products_of_a_step, bench, measure
 from priors.autoregressive.model import AutoregressivePrior
@@ -19,16 +19,16 @@ PRESET = PRESETS["test"]
 @pytest.fixture
 def model(tmp_path):
     torch.manual_seed(0)
-    jukebox = Jukebox.create(tmp_path / "model", PRESET.codec)
-    for level, config in PRESET.priors.items():
-        jukebox.save_prior(level, AutoregressivePrior(config))
+    made = ModelFolder.create(tmp_path / "model", PRESET.codec)
+    for name in PRESET.parts("autoregressive"):
+        made.save_prior(name, AutoregressivePrior(PRESET.priors[name]))
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("level", sorted(PRESET.priors))
-def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(level):
-    prior = AutoregressivePrior(PRESET.priors[level]).eval()
-    products = _products_of_a_step(prior, _conditions(prior, 1, 0), {level: torch.zeros(1, 0, dtype=torch.long)})
+@pytest.mark.parametrize("name", PRESET.parts("autoregressive"))
+def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(name):
+    prior = AutoregressivePrior(PRESET.priors[name]).eval()
+    products = _products_of_a_step(prior, _conditions(prior, 1, 0), {prior.stream: torch.zeros(1, 0, dtype=torch.long)})
     read = {t.untyped_storage().data_ptr() for _, args in products for t in args if isinstance(t, torch.Tensor)}
     matrices = {n: p.untyped_storage().data_ptr() for n, p in prior.named_parameters() if p.ndim == 2}
     trunk = {n for n, where in matrices.items() if where in read}
@@ -39,7 +39,7 @@ def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(level):
 
 
 def test_codes_are_drawn_slower_than_the_products_alone_allow(model):
-    rate, limit = measure(Jukebox.from_pretrained(model).prior(2), batch=2, seconds=0.2)
+    rate, limit = measure(ModelFolder.from_pretrained(model).prior("prior_2"), batch=2, seconds=0.2)
     assert 0 < rate < limit
 
 
@@ -51,7 +51,7 @@ def test_the_table_has_a_row_a_level_and_is_written_as_json(model, tmp_path, cap
 
 
 def test_a_model_without_priors_and_a_peer_that_is_not_there_are_told(model, tmp_path):
-    Jukebox.create(tmp_path / "empty", PRESET.codec)
+    ModelFolder.create(tmp_path / "empty", PRESET.codec)
     with pytest.raises(UserError, match="has no priors yet"):
         bench("sample", str(tmp_path / "empty"))
     with pytest.raises(UserError, match="--peer got"):

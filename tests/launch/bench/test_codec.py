@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from jukebox.importers.vqvae_keys import VQVAES, published_from_port, published_vqvae_key, vqvae_config
+from jukebox.importers.hf_port import published_codec_name
+from jukebox.importers.vqvae_keys import published_vqvae_key
+from jukebox.model.settings import VQVAES, vqvae_config
 from launch.bench import codec as bench_codec
 from launch.bench.bench import bench
 from vqvae.jukebox.vqvae import VQVAE
@@ -40,7 +42,7 @@ def test_every_tensor_of_the_port_has_its_published_name(name):
     published = [published_vqvae_key(n, config.downs_t) for n in ours]
     port = [to_port(n) for n in published]
     assert len(set(port)) == len(port)
-    assert [published_from_port(n, config.downs_t) for n in port] == published
+    assert [published_codec_name(n, config.downs_t) for n in port] == published
 
 
 def test_known_names_of_the_port():
@@ -55,7 +57,7 @@ def test_known_names_of_the_port():
         ("decoders.0.out.weight", "decoders.0.out.weight"),
         ("bottleneck.level_blocks.2.codebook", "bottleneck.level_blocks.2.k"),
     ):
-        assert published_from_port(port, (3, 2, 2)) == published
+        assert published_codec_name(port, (3, 2, 2)) == published
 
 
 def test_a_tie_is_a_small_gap_and_a_wrong_code_is_not(tmp_path, monkeypatch):

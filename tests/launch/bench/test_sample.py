@@ -24,7 +24,7 @@ def test_what_cannot_be_measured_is_told(tmp_path):
 
 @pytest.mark.parametrize(("dtype", "kept"), [("float32", torch.float32), ("int8", torch.int8)])
 def test_the_products_read_every_matrix_of_a_step_in_its_dtype(tmp_path, dtype, kept):
-    from jukebox.importers.prior_keys import prior_config
+    from jukebox.model.settings import prior_config
     from priors.autoregressive.model import AutoregressivePrior
 
     config = prior_config(SMALL, {"l_bins": 2048, "downs_t": (3, 2, 2), "strides_t": (2, 2, 2)})

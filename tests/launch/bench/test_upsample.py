@@ -15,15 +15,11 @@ SMALL = Shape(32, "float32", columns=32, depth=1, bins=16)
 
 
 def test_both_arms_have_the_same_width_depth_and_dtype():
-    assert {(shape.width, shape.dtype) for shape in SHAPES} == {
-        (w, d) for w in (256, 512) for d in ("float32", "bfloat16")
-    }
+    assert {(shape.width, shape.dtype) for shape in SHAPES} == {(w, d) for w in (256, 512) for d in ("float32", "bfloat16")}
     for shape in (Shape(64, "float32", bins=16), Shape(128, "bfloat16", bins=16)):
         trunks = [prior.config.trunk for prior in (upsampler_of(shape, 0), masked_of(shape))]
         assert all((t.width, t.depth, t.heads) == (shape.width, shape.depth, shape.width // 64) for t in trunks)
-        assert (
-            masked_of(shape).inlet.w.dtype == upsampler_of(shape, 1).x_emb.weight.dtype == getattr(torch, shape.dtype)
-        )
+        assert masked_of(shape).inlet.w.dtype == upsampler_of(shape, 1).x_emb.weight.dtype == getattr(torch, shape.dtype)
 
 
 def test_a_code_a_step_beside_a_few_passes_however_many_codes(tmp_path, capsys):

@@ -25,25 +25,7 @@ from launch.cli.usage import read_usage, render, shared_flags
 
 SEEN: list[tuple] = []
 TO_RAISE: list[BaseException] = []
-TEXTS = [
-    "311",
-    "3.5",
-    "a,b",
-    "None",
-    "True",
-    "[x]",
-    "{'a': 1}",
-    "-",
-    "-1",
-    "--x",
-    "",
-    " ",
-    "é 音",
-    "a=b",
-    '"q"',
-    "a\nb",
-    "'",
-]
+TEXTS = ["311", "3.5", "a,b", "None", "True", "[x]", "{'a': 1}", "-", "-1", "--x", "", " ", "é 音", "a=b", '"q"', "a\nb", "'"]
 
 
 def toy(
@@ -154,14 +136,10 @@ def test_help_tells_every_flag_with_its_type_unit_and_default(jukebox, capsys):
         assert jukebox(*words) == 0
         page = capsys.readouterr().out
         assert page.startswith("jukebox toy MODEL SONG [--flags]\n\nSing a toy song.")
-        assert re.search(
-            r"--prompt_seconds NUMBER +how much is kept, counted from the start, seconds \(default 12.0\)", page
-        )
+        assert re.search(r"--prompt_seconds NUMBER +how much is kept, counted from the start, seconds \(default 12.0\)", page)
         assert re.search(r"--seed INTEGER +the seed of all draws \(default 0\)", page)
         assert re.search(r"--page / --nopage +write the page \(default yes\)", page)
-        assert re.search(r"MODEL +the model folder", page) and re.search(
-            r"--artist TEXT +the name of the artist\n", page
-        )
+        assert re.search(r"MODEL +the model folder", page) and re.search(r"--artist TEXT +the name of the artist\n", page)
     assert not SEEN
     assert jukebox("--help") == 0 and re.search(r"toy +sings", capsys.readouterr().out)
 
@@ -205,10 +183,7 @@ def test_what_a_verb_returns_is_not_printed(jukebox, capsys):
     "error, line",
     [
         (UserError("got x,\n expected y"), "got x, expected y"),
-        (
-            FileNotFoundError(errno.ENOENT, "No such file or directory", "song.mp3"),
-            "song.mp3: no such file or directory",
-        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "song.mp3"), "song.mp3: no such file or directory"),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "out: permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
     ],
@@ -232,9 +207,7 @@ def test_a_full_disk_is_recognised_through_what_torch_and_safetensors_make_of_it
             raise RuntimeError("PytorchStreamWriter failed writing file data/0")
     except RuntimeError as torch_error:
         assert "disk is full" in (explain(torch_error) or "")
-    rust = RuntimeError(
-        'Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space left" }'
-    )
+    rust = RuntimeError('Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "No space left" }')
     assert "disk is full" in (explain(rust) or "")
     assert explain(RuntimeError("PytorchStreamWriter failed writing file data/0")) is None
 
@@ -281,9 +254,7 @@ def test_every_verb_is_there_and_every_flag_of_it_is_documented(verb):
     assert about and usage.summary
     for argument in usage.arguments:
         assert argument.about, f"{target} does not say what {argument.name} is"
-        assert (
-            argument.default is not inspect.Parameter.empty or argument.positional or "(must be given)" in render(usage)
-        )
+        assert argument.default is not inspect.Parameter.empty or argument.positional or "(must be given)" in render(usage)
         if argument.name.endswith("seconds"):
             assert "second" in argument.about, f"{target} does not say the unit of {argument.name}"
     kinds = [p.kind for p in inspect.signature(function).parameters.values()]
@@ -293,20 +264,14 @@ def test_every_verb_is_there_and_every_flag_of_it_is_documented(verb):
 
 def test_text_flags_of_real_verbs_are_read_as_text():
     for name in ("artist", "genre"):
-        arguments = {
-            a.name: a for a in read_usage("sample", importlib.import_module("launch.verbs.sample").sample).arguments
-        }
+        arguments = {a.name: a for a in read_usage("sample", importlib.import_module("launch.verbs.sample").sample).arguments}
         assert arguments[name].kind is str
 
 
 WORDS = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(
-        ["toy", "--", "-", "-h", "--artist", "--seed", "--loud", "--noloud", "--no-page", "--prompt_seconds", "1"]
-    ),
-    st.builds(
-        "--{}={}".format, st.sampled_from(["artist", "seed", "prompt-seconds", "loud", "x"]), st.text(max_size=6)
-    ),
+    st.sampled_from(["toy", "--", "-", "-h", "--artist", "--seed", "--loud", "--noloud", "--no-page", "--prompt_seconds", "1"]),
+    st.builds("--{}={}".format, st.sampled_from(["artist", "seed", "prompt-seconds", "loud", "x"]), st.text(max_size=6)),
 )
 
 
@@ -340,9 +305,7 @@ def test_every_value_arrives_as_it_was_typed(model, artist, seed, seconds):
 
 
 def run(*words: str, **more) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "launch.cli", *words], capture_output=True, text=True, timeout=60, **more
-    )
+    return subprocess.run([sys.executable, "-m", "launch.cli", *words], capture_output=True, text=True, timeout=60, **more)
 
 
 def test_help_loads_nothing_heavy_and_so_answers_at_once():
@@ -384,10 +347,7 @@ def test_a_reader_that_leaves_and_a_signal_end_quietly(tmp_path):
     )
     code = "import sys; from launch.cli import main; sys.exit(main(verbs={'slow': ('slow:slow', '')}))"
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"}
-    for flags, leave, expected in [
-        ([], None, ""),
-        (["--forever"], signal.SIGINT, "interrupted; what is made so far is kept"),
-    ]:
+    for flags, leave, expected in [([], None, ""), (["--forever"], signal.SIGINT, "interrupted; what is made so far is kept")]:
         command = [sys.executable, "-c", code, "slow", *flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
             assert process.stdout is not None and process.stderr is not None

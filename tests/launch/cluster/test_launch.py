@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
+from launch.cli.launch import fresh_folder, launch, read_hostfile
 from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import batch_script, commands
 from launch.cluster.heartbeat import Beat, read_beat
-from launch.cluster.launch import fresh_folder, launch, read_hostfile
 from launch.cluster.supervise import End, first_cause, lagging_ranks
 
 ROOT = Path(__file__).parents[3]
@@ -32,8 +32,8 @@ TAIL = ["--master", MASTER, "--logs", "/logs/0001", "--", *PROGRAM]
 # Forty steps of two ranks that wait for each other; the first word says what rank 1 does at step 5.
 TOY = """
 import os, signal, sys, time
-from launch.cluster.heartbeat import beat, listen
-listen()
+from launch.cluster.heartbeat import beat, open_heartbeat
+open_heartbeat()
 rank, mode, place = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
 def wait_for_ever():
     while True:
@@ -59,9 +59,9 @@ for step in range(40):
 GO = """
 import sys
 from pathlib import Path
+from launch.cli.launch import fresh_folder
 from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import commands
-from launch.cluster.launch import fresh_folder
 from launch.cluster.supervise import Job
 folder = Path(sys.argv[1])
 place, own = MeetingPlace((("localhost", 2),), "127.0.0.1:29500"), fresh_folder(folder / "logs")
@@ -93,9 +93,7 @@ def ranks_of(folder: Path) -> list[int]:
 def alive(pids: list[int]) -> list[int]:
     """Those of the processes that still are (a zombie is not)."""
     states = {pid: Path(f"/proc/{pid}/stat") for pid in pids}
-    return [
-        pid for pid, stat in states.items() if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    ]
+    return [pid for pid, stat in states.items() if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"]
 
 
 def all_gone(pids: list[int], seconds: float = 10.0) -> bool:
@@ -215,9 +213,7 @@ def test_ssh_and_pdsh_carry_folder_environment_and_the_agent_of_the_host(monkeyp
 
 def test_mpirun_and_srun_start_one_agent_a_rank(monkeypatch):
     for name in [
-        name
-        for name in os.environ
-        if name.startswith(("LD_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "DS_", "JUKEBOX_"))
+        name for name in os.environ if name.startswith(("LD_", "OMP_", "MKL_", "GLOO_", "NCCL_", "TORCH_", "DS_", "JUKEBOX_"))
     ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONPATH", "/x")
@@ -244,20 +240,7 @@ def test_a_batch_script_is_one_that_bash_reads_and_asks_for_what_was_said(tmp_pa
         "--job-name=jukebox-train", "--nodes=4", "--ntasks-per-node=8", "--time=1-0", "--partition=gpu", "--requeue",
         "--open-mode=append", "--signal=B:USR1@120", f"--output={tmp_path}/slurm-%j.out", "--gpus-per-node=8",
     ]  # fmt: skip
-    inner = [
-        PYTHON,
-        "-m",
-        "launch.cli",
-        "launch",
-        "--with",
-        "srun",
-        "--logs",
-        str(tmp_path),
-        "--patience",
-        "900",
-        "--",
-        *words,
-    ]
+    inner = [PYTHON, "-m", "launch.cli", "launch", "--with", "srun", "--logs", str(tmp_path), "--patience", "900", "--", *words]
     assert f"\n{shlex.join(inner)} &\n" in script
 
 

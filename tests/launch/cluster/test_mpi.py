@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from data_prep.audio.audio import write_wav
-from data_prep.codes import CodesReader
 from data_prep.manifest import JOURNAL
-from jukebox.model.folder import Jukebox
+from jukebox import Jukebox
+from jukebox.model.codes import codes_folder, open_codes
 from jukebox.model.presets import find
 from vqvae.jukebox.vqvae import VQVAE
 
@@ -88,9 +88,7 @@ def run(music: Path, ranks: int, *words: str, **variables: str) -> subprocess.Co
 
 def kill(process: subprocess.Popen) -> None:
     """SIGKILL to mpirun and to every rank of it."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split("\n")[
-        1:
-    ]
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split("\n")[1:]
     parents = {int(line.split()[0]): int(line.split()[1]) for line in listed if line}
     family = {process.pid}
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
@@ -103,9 +101,7 @@ def kill(process: subprocess.Popen) -> None:
 def same_tables(a: Path, b: Path) -> bool:
     """Whether two data folders hold the same, byte by byte but for the folder's own place in the metadata."""
     left, right = (pq.read_table(folder / "manifest.parquet") for folder in (a, b))
-    return left.equals(right) and all(
-        (a / n).read_bytes() == (b / n).read_bytes() for n in ("refused.parquet", "labels.json")
-    )
+    return left.equals(right) and all((a / n).read_bytes() == (b / n).read_bytes() for n in ("refused.parquet", "labels.json"))
 
 
 @pytest.fixture
@@ -125,9 +121,7 @@ def test_ranks_write_the_tables_of_one_process_and_a_deadly_file_costs_itself_al
     assert "decoder crashed" in refused["deadly.wav"]["detail"] and "exit code -11" in refused["deadly.wav"]["detail"]
 
 
-def test_a_preparation_that_is_killed_goes_on_from_its_finished_songs_on_another_number_of_ranks(
-    music, alone, tmp_path
-):
+def test_a_preparation_that_is_killed_goes_on_from_its_finished_songs_on_another_number_of_ranks(music, alone, tmp_path):
     words = ("prepare", str(music), "--out", str(tmp_path / "data"))
     process, journal = begin(music, 2, *words, SLOW="0.5"), tmp_path / "data" / JOURNAL
     while not journal.exists() or journal.read_text().count("\n") < 3:
@@ -163,24 +157,26 @@ def test_ranks_encode_the_codes_of_one_process_also_after_a_kill(music, alone, t
     config = find("test").codec
     model = Jukebox.create(tmp_path / "model", config)
     model.save_codec(VQVAE(config))
-    folder, expected = alone / "codes" / model.codec_hash(), None
+    streams, expected = ("vq.0", "vq.1", "vq.2"), None
+    folders = [codes_folder(alone, model.info, stream) for stream in streams]
     words = ("encode", str(alone), str(model.folder), "--threads", "1")
     for ranks, killed in ((0, False), (1, False), (2, False), (4, False), (4, True)):
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(alone / "codes", ignore_errors=True)
         if killed:  # two ranks, as soon as a song of either is on disk; how much they leave undone is up to the machine
             process = begin(music, 2, *words)
-            while len(list(folder.glob(".codes*.part"))) + len(list(folder.glob("codes*.arrow"))) < 2:
+            while len([*folders[0].glob(".codes*.part"), *folders[0].glob("codes*.arrow")]) < 2:
                 assert process.poll() is None or process.returncode == 0, process.communicate()
                 time.sleep(0.002)
             kill(process)
         done = run(music, ranks, *words)
         assert done.returncode == 0, done.stderr
-        reader = CodesReader(folder)
-        codes = {(song, level): reader.read(song, level).tolist() for song in reader.songs for level in (0, 1, 2)}
+        reader = open_codes(alone, model.info, streams)
+        codes = {(song, stream): reader.read(song, stream).tolist() for song in reader.songs for stream in streams}
         expected = expected or codes
         assert codes == expected and len(codes) == 33
-        index = pq.read_table(folder / "index.parquet").to_pydict()
-        assert sorted(zip(index["song"], index["level"])) == sorted(codes)
-        files = len(set(index["shard"]))
-        assert files >= 2 if killed else files == max(ranks, 1), index["shard"]
-        assert not list(folder.glob(".codes*.part"))
+        for folder, stream in zip(folders, streams):
+            index = pq.read_table(folder / "index.parquet").to_pydict()
+            assert sorted(zip(index["song"], index["stream"])) == sorted(key for key in codes if key[1] == stream)
+            files = len(set(index["shard"]))
+            assert files >= 2 if killed else files == max(ranks, 1), index["shard"]
+            assert not list(folder.glob(".codes*.part"))

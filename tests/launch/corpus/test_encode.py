@@ -1,4 +1,4 @@
-"""Codes of a corpus: exact lengths, equal to encoding each song by itself, and made once."""
+"""Codes of a corpus: exact lengths, equal to encoding each song by itself, made once, and valid as long as their encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import torch
 
 import launch.corpus.encode as verb
 from data_prep.audio.audio import read, write_wav
-from data_prep.codes import CodesReader
+from data_prep.codes import CodesReader, CodesWriter
 from data_prep.errors import UserError
 from data_prep.manifest import audio_path, load_manifest, prepare
-from jukebox.model.folder import Jukebox
+from jukebox import Jukebox
+from jukebox.model.codes import codes_folder, open_codes
 from jukebox.model.presets import find
 from launch.corpus.encode import encode
 from vqvae.jukebox.vqvae import VQVAE
@@ -43,8 +44,28 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def codes_of(data: Path, model: Path) -> CodesReader:
-    return CodesReader(data / "codes" / Jukebox.from_pretrained(model).codec_hash())
+STREAMS = ("vq.2", "vq.1", "vq.0")
+
+
+def codes_of(data: Path, model: Path, *streams: str) -> CodesReader:
+    return open_codes(data, Jukebox.from_pretrained(model).info, streams or STREAMS)
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[tuple[str, ...]]:
+    """The streams of every song that is encoded, in order."""
+    calls, whole = [], verb.encode_sound
+    monkeypatch.setattr(verb, "encode_sound", lambda codec, x, streams: calls.append(streams) or whole(codec, x, streams))
+    return calls
+
+
+def change(model: Path, part: str) -> None:
+    """Train a part of the codec a little, as `part` of its tensors' names."""
+    opened = Jukebox.from_pretrained(model)
+    codec = opened.codec()
+    changed = [x.add_(0.1) for name, x in codec.state_dict().items() if part in name and x.is_floating_point()]
+    assert changed
+    opened.save_codec(codec)
 
 
 def test_every_song_gets_the_codes_that_its_sound_has_by_itself(data, model, capsys):
@@ -54,66 +75,117 @@ def test_every_song_gets_the_codes_that_its_sound_has_by_itself(data, model, cap
     assert len(reader.songs) == len(rows) == 10
     for row in rows:
         audio, _ = read(audio_path(data, row), sample_rate=22050, channels=1)
-        alone = codec.encode(torch.from_numpy(audio)[None], [0, 1, 2])
-        for level, hop in enumerate((8, 32, 128)):
-            assert reader.length(row.song, level) == audio.shape[1] // hop
-            assert np.array_equal(reader.read(row.song, level), alone[level][0].numpy())
+        alone = codec.encode(torch.from_numpy(audio)[None], STREAMS)
+        for stream, hop in zip(STREAMS, (128, 32, 8)):
+            assert reader.length(row.song, stream) == audio.shape[1] // hop
+            assert np.array_equal(reader.read(row.song, stream), alone[stream][0].numpy())
 
 
-def test_songs_and_levels_that_are_there_are_not_encoded_again(data, model, monkeypatch, capsys):
-    calls: list[tuple[int, ...]] = []
-    whole = verb.encode_sound
-    monkeypatch.setattr(verb, "encode_sound", lambda codec, x, levels: calls.append(levels) or whole(codec, x, levels))
+def test_songs_and_streams_that_are_there_are_not_encoded_again(data, model, encoded, capsys):
     encode(str(data), str(model), levels="2")
-    encode(str(data), str(model), levels="1,0", songs=3)
-    assert calls == [(2,)] * 10 + [(1, 0)] * 3
-    first = codes_of(data, model).read(load_manifest(data)[0].song, 0).copy()
+    encode(str(data), str(model), levels="vq.1,0", songs=3)
+    assert encoded == [("vq.2",)] * 10 + [("vq.1", "vq.0")] * 3
+    first = codes_of(data, model).read(load_manifest(data)[0].song, "vq.0").copy()
     encode(str(data), str(model), songs=5)
-    assert calls[13:] == [(1, 0)] * 2
+    assert encoded[13:] == [("vq.1", "vq.0")] * 2
     capsys.readouterr()
     encode(str(data), str(model), songs=5)
-    assert len(calls) == 15 and "all 5 songs have codes" in capsys.readouterr().out
-    assert np.array_equal(codes_of(data, model).read(load_manifest(data)[0].song, 0), first)
+    assert len(encoded) == 15 and "all 5 songs have vq.2, vq.1, vq.0" in capsys.readouterr().out
+    assert np.array_equal(codes_of(data, model).read(load_manifest(data)[0].song, "vq.0"), first)
 
 
 def test_a_split_alone_can_be_encoded(data, model):
     encode(str(data), str(model), levels="2", split="test")
     held_out = sorted(row.song for row in load_manifest(data) if row.split == "test")
-    assert held_out and codes_of(data, model).songs == held_out
+    assert held_out and codes_of(data, model, "vq.2").songs == held_out
 
 
-def test_a_run_that_dies_keeps_what_it_has_made(data, model, monkeypatch):
-    whole, made = verb.encode_sound, []
+def test_a_run_that_dies_keeps_what_it_has_made(data, model, encoded, monkeypatch):
+    whole = verb.encode_sound
 
-    def dies(codec, audio, levels):
-        if len(made) == 4:
+    def dies(codec, audio, streams):
+        if len(encoded) == 4:
             raise MemoryError
-        made.append(levels)
-        return whole(codec, audio, levels)
+        return whole(codec, audio, streams)
 
     monkeypatch.setattr(verb, "encode_sound", dies)
     with pytest.raises(MemoryError):
         encode(str(data), str(model))
-    monkeypatch.setattr(verb, "encode_sound", lambda codec, x, levels: made.append(levels) or whole(codec, x, levels))
+    monkeypatch.setattr(verb, "encode_sound", whole)
     encode(str(data), str(model))
-    assert len(made) == 10 and len(codes_of(data, model).songs) == 10
+    assert len(encoded) == 10 and len(codes_of(data, model).songs) == 10
 
 
-def test_another_codec_writes_codes_of_its_own(data, model):
+def test_a_run_that_ends_between_two_streams_of_a_song_goes_on_with_the_second(data, model, encoded, monkeypatch):
+    add, added = CodesWriter.add, []
+
+    def dies(self, song, values):
+        if len(added) == 5:
+            raise MemoryError
+        added.append(song)
+        add(self, song, values)
+
+    monkeypatch.setattr(CodesWriter, "add", dies)
+    with pytest.raises(MemoryError):
+        encode(str(data), str(model), levels="2,1", threads=1)
+    monkeypatch.setattr(CodesWriter, "add", add)
+    del encoded[:]
+    encode(str(data), str(model), levels="2,1")
+    assert (
+        encoded == [("vq.1",)] + [("vq.2", "vq.1")] * 7
+        and len(codes_of(data, model, *STREAMS[:2]).songs_with(STREAMS[:2])) == 10
+    )
+
+
+def test_another_encoder_writes_codes_of_its_own(data, model):
     encode(str(data), str(model), levels="2")
-    before = codes_of(data, model)
-    jukebox = Jukebox.from_pretrained(model)
-    codec = jukebox.codec()
-    next(codec.parameters()).data.add_(0.1)
-    jukebox.save_codec(codec)
+    before = codes_of(data, model, "vq.2")
+    change(model, "levels.2.encoder")
+    with pytest.raises(UserError, match="no codes of this codec for vq.2"):
+        codes_of(data, model, "vq.2")
     encode(str(data), str(model), levels="2", songs=2)
-    assert codes_of(data, model).folder != before.folder and len(codes_of(data, model).songs) == 2
+    assert codes_of(data, model, "vq.2").folders != before.folders and len(codes_of(data, model, "vq.2").songs) == 2
+
+
+def test_another_decoder_or_stream_leaves_the_codes_valid(data, model, encoded):
+    encode(str(data), str(model))
+    for part in ("decoder", "levels.0."):  # the codec file changes as a whole
+        old = Jukebox.from_pretrained(model).info.old_codes_hash("vq.2")
+        change(model, part)
+        assert Jukebox.from_pretrained(model).info.old_codes_hash("vq.2") != old
+    encode(str(data), str(model), levels="2,1")
+    assert len(encoded) == 10 and len(codes_of(data, model, *STREAMS[:2]).songs_with(STREAMS[:2])) == 10
+    with pytest.raises(UserError, match="no codes of this codec for vq.0"):
+        codes_of(data, model)
+    encode(str(data), str(model), songs=1)
+    assert encoded[10:] == [("vq.0",)]
+
+
+def test_codes_of_version_1_are_read_and_not_encoded_again(data, model, encoded):
+    info, rows = Jukebox.from_pretrained(model).info, load_manifest(data)
+    rng, old = np.random.default_rng(0), {}
+    with CodesWriter(data / "codes" / info.old_codes_hash("vq.0"), ["level_2", "level_1"]) as writer:
+        for row in rows[:4]:
+            old[row.song] = {f"level_{level}": rng.integers(0, 32, 9).astype(np.uint16) for level in (2, 1)}
+            writer.add(row.song, old[row.song])
+    (writer.folder / "index.parquet").unlink()
+    encode(str(data), str(model), levels="2")
+    assert encoded == [("vq.2",)] * 6
+    encode(str(data), str(model), songs=5)
+    assert encoded[6:] == [("vq.0",)] * 4 + [("vq.1", "vq.0")]
+    assert {path.name for path in writer.folder.glob("*.arrow")} == {"codes-00000.arrow"}
+    reader = codes_of(data, model)
+    assert len(reader.songs) == 10 and len(reader.songs_with(STREAMS)) == 5
+    for song, codes in old.items():
+        for level in (2, 1):
+            assert np.array_equal(reader.read(song, f"vq.{level}"), codes[f"level_{level}"])
+    assert len(reader.read(rows[4].song, "vq.2")) > 9
 
 
 def test_mistakes_are_told_in_one_line(data, model, tmp_path):
     for arguments, flags, message in [
         ((str(data), str(tmp_path / "none")), {}, "expected a model folder"),
-        ((str(data), str(model)), {"levels": "3"}, "there is no level 3"),
+        ((str(data), str(model)), {"levels": "3"}, r"there is no 3 to choose; choose among 0 \(vq.0\), 1 \(vq.1\), 2 \(vq.2\)"),
         ((str(data), str(model)), {"split": "training"}, "no songs of the split training; expected train or test"),
         ((str(tmp_path / "none"), str(model)), {}, "none"),
     ]:
@@ -124,7 +196,7 @@ def test_mistakes_are_told_in_one_line(data, model, tmp_path):
 def test_two_processes_cannot_encode_into_one_folder(data, model):
     from filelock import FileLock
 
-    target = data / "codes" / Jukebox.from_pretrained(model).codec_hash()
+    target = codes_folder(data, Jukebox.from_pretrained(model).info, "vq.1")
     target.mkdir(parents=True)
     with FileLock(target / ".codes.lock"), pytest.raises(UserError, match="another process is encoding"):
         encode(str(data), str(model))
@@ -132,21 +204,19 @@ def test_two_processes_cannot_encode_into_one_folder(data, model):
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_goes_on_behind_the_songs_it_has_made(data, model, tmp_path):
-    target = data / "codes" / Jukebox.from_pretrained(model).codec_hash()
+def test_a_run_that_is_killed_goes_on_behind_the_songs_it_has_made(data, model, encoded):
+    info = Jukebox.from_pretrained(model).info
+    parts = [codes_folder(data, info, stream) for stream in ("vq.2", "vq.1")]
     program = (
         "import sys, time, launch.corpus.encode as verb; whole = verb.encode_sound\n"
         "verb.encode_sound = lambda *a: time.sleep(0.2) or whole(*a)\n"
-        "verb.encode(*sys.argv[1:])"
+        "verb.encode(*sys.argv[1:3], levels='2,1')"
     )
     command = [sys.executable, "-c", program, str(data), str(model)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
-    while sum(path.stat().st_size for path in target.glob(".codes*.part")) < 12_000 and process.poll() is None:
+    while sum(p.stat().st_size for f in parts for p in f.glob(".codes*.part")) < 3_000 and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    calls, whole = [], verb.encode_sound
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "encode_sound", lambda *a: calls.append(1) or whole(*a))
-        encode(str(data), str(model))
-    assert 0 < len(calls) < 10 and len(codes_of(data, model).songs_with([0, 1, 2])) == 10
+    encode(str(data), str(model), levels="2,1")
+    assert 0 < len(encoded) < 10 and len(codes_of(data, model, "vq.1", "vq.2").songs_with(["vq.1", "vq.2"])) == 10

@@ -38,20 +38,12 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
     said = second.communicate(timeout=600)[0]
     assert second.returncode == 0, said
     assert "unigram entropy" in said and "held-out songs" in said and "song, level 0" in said
-    for name in (
-        "corpus/songs.jsonl",
-        "data/manifest.parquet",
-        "model/config.json",
-        "song/index.html",
-        "continued/index.html",
-    ):
+    for name in ("corpus/songs.jsonl", "data/manifest.parquet", "model/config.json", "song/index.html", "continued/index.html"):
         assert (out / name).is_file(), name
     for run in ("song", "continued"):
         assert len(list((out / run / "audio").glob("*.wav"))) == 3
     figures = json.loads((out / "evaluation.json").read_text())
-    assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(
-        figures["priors"]["2"]["controls"]
-    )
+    assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(figures["priors"]["2"]["controls"])
     assert {"codec", "priors", "sound"} <= set(figures)
 
     third = subprocess.run([*DEMO, "--out", str(out)], capture_output=True, text=True, timeout=300)
@@ -66,6 +58,5 @@ def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_p
 
     with pytest.raises(UserError, match=r"(sample|evaluate) failed: .*no config\.json"):
         run_lanes(
-            tmp_path,
-            [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]],
+            tmp_path, [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]]
         )

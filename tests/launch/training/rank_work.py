@@ -21,28 +21,28 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from toys import Duel  # noqa: E402
 
-from jukebox.model.folder import Jukebox  # noqa: E402
+from jukebox.model.folder import ModelFolder  # noqa: E402
 from jukebox.model.presets import Recipe, find  # noqa: E402
 from launch.cluster.group import join, part  # noqa: E402
+from launch.engines.deepspeed_config import ParallelConfig  # noqa: E402
 from launch.training import loop  # noqa: E402
-from launch.training.deepspeed_config import ParallelConfig  # noqa: E402
 from launch.training.loop import fit  # noqa: E402
-from launch.training.tasks import PriorTask, VQVAETask  # noqa: E402
+from launch.training.tasks import PriorTask, TaskSetup, VQVAETask  # noqa: E402
 
 RECIPE = Recipe(steps=30, batch=8, lr=3e-3, warmup=5, log_every=1, save_every=10, crop=1024)
 UNSHARED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'  # else small weights are never shared out
 
 
 def make_task(what: str, data: Path, model: Path, recipe: Recipe) -> Any:
-    """A level of the codec, a prior with lyrics, or a toy of two phases."""
+    """A stream of the codec, a prior with lyrics, or a toy of two phases."""
     if what == "duel":
         return Duel()
-    jukebox, preset = Jukebox.from_pretrained(model), find("test")
+    opened = ModelFolder.from_pretrained(model)
     if what == "vqvae":
-        return VQVAETask(jukebox, 2, data, recipe, 0, "cpu")
-    labels = jukebox.labels
-    config = preset.prior(2, len(labels.artists), len(labels.genres), jukebox.vocabulary.size)
-    return PriorTask(jukebox, config, data, replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03), 0, "cpu")
+        return VQVAETask(TaskSetup(opened, "vq.2", data, recipe, 0, "cpu"))
+    sizes = len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
+    config, recipe = (find("test").priors["prior_2"].for_corpus(*sizes), replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03))
+    return PriorTask(TaskSetup(opened, "prior_2", data, recipe, 0, "cpu", config))
 
 
 def run_case(case: str, data: Path, model: Path, out: Path) -> None:

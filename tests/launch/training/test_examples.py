@@ -74,9 +74,7 @@ def test_wandb_without_a_network_gets_numbers_sound_and_pictures(data, monkeypat
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     shutil.copytree(data.parent / "model", data.parent / "sent", ignore=shutil.ignore_patterns("training"))
-    assert (
-        main([*command(data, "prior", "sent", "2"), "--steps", "4", "--examples_every", "4", "--wandb", "songs"]) == 0
-    )
+    assert main([*command(data, "prior", "sent", "2"), "--steps", "4", "--examples_every", "4", "--wandb", "songs"]) == 0
     (run,) = (data.parent / "sent" / "training" / "prior_2" / "wandb").glob("offline-run-*")
     media = [path.suffix for path in run.rglob("media/**/*") if path.is_file()]
     assert sorted(media) == [".png", ".wav"] and list(run.glob("*.wandb"))

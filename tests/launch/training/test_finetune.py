@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.codes import CodesReader, CodesWriter
+from data_prep.codes import CodesWriter
 from data_prep.manifest import load_manifest, prepare
 from data_prep.synthetic.band import ARTISTS, NEWCOMER
 from data_prep.synthetic.songs import make_corpus
+from jukebox import Jukebox
 from jukebox.evaluation.figures import window_bits
-from jukebox.model.folder import Jukebox
+from jukebox.model.codes import codes_folder, open_codes
 from jukebox.song import prepare_all, song_of, window_conditions
 from launch.cli import main
 from launch.training.finetune import TunedPrior
@@ -26,14 +27,14 @@ ALPHABETS = {artist.name: 8 * i + np.arange(8) for i, artist in enumerate(ARTIST
 ALPHABETS[NEWCOMER.name] = np.r_[0:4, 8:12]  # of two of them: no old artist will do
 
 
-def write_data(root: Path, codec: str, artist: str | None = None) -> Path:
+def write_data(root: Path, model: Jukebox, artist: str | None = None) -> Path:
     """A data folder of made songs of 3 s, and codes of level 2 as its artists draw them."""
     corpus = make_corpus(root / "corpus", 12, seed=0, seconds=3.0, artist=artist, workers=1)
     prepare(corpus / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     rng = np.random.default_rng(0)
-    with CodesWriter(root / "data" / "codes" / codec, [2]) as writer:
+    with CodesWriter(codes_folder(root / "data", model.info, "vq.2"), ["vq.2"]) as writer:
         for row in load_manifest(root / "data"):
-            writer.add(row.song, {2: rng.choice(ALPHABETS[row.artist or ""], 516)})
+            writer.add(row.song, {"vq.2": rng.choice(ALPHABETS[row.artist or ""], 516).astype(np.uint16)})
     return root / "data"
 
 
@@ -41,42 +42,30 @@ def write_data(root: Path, codec: str, artist: str | None = None) -> Path:
 def songs(tiny_model: Jukebox, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """A model that knows four artists, their data folder, and that of a fifth."""
     root = tmp_path_factory.mktemp("finetune")
-    model = Jukebox.create(root / "model", tiny_model.codec_config)
+    model = Jukebox.create(root / "model", tiny_model.info.codecs[0].config)
     model.save_codec(tiny_model.codec())
-    old = write_data(root / "old", model.codec_hash())
-    new = write_data(root / "new", model.codec_hash(), NEWCOMER.name)
+    old = write_data(root / "old", model)
+    new = write_data(root / "new", model, NEWCOMER.name)
     train("prior", str(old), preset="test", level=2, steps=150, lr=1e-2, out=str(root / "model"))
-    model.save_prior(1, tiny_model.prior(1))  # a level that will not be tuned, with labels of its own
-    model.save_labels(tiny_model.labels, 1)
+    model.save_prior("prior_1", tiny_model.prior("prior_1"))  # a level that will not be tuned, with labels of its own
+    model.save_labels(tiny_model.labels, "prior_1")
     return root / "model", old, new
 
 
 def bits(folder: Path, data: Path, artist: str | None = None) -> float:
     """Bits per code of the first window of every held-out song, as by `artist` where one is given."""
     model = Jukebox.from_pretrained(folder)
-    prior, codes = model.prior(2), CodesReader(data / "codes" / model.codec_hash())
+    prior, codes = model.prior("prior_2"), open_codes(data, model.info, ["vq.2"])
     rows = [row for row in load_manifest(data) if row.split == "test"]
     said = [song_of(row if artist is None else replace(row, artist=artist)) for row in rows]
-    ready = prepare_all(said, model.labels_of(2), model.vocabulary, model.sample_rate)
-    windows = torch.from_numpy(np.stack([codes.read(row.song, 2, 0, 32) for row in rows]).astype(np.int64))
+    ready = prepare_all(said, model.labels_of("prior_2"), model.vocabulary, model.sample_rate)
+    windows = torch.from_numpy(np.stack([codes.read(row.song, "vq.2", 0, 32) for row in rows]).astype(np.int64))
     return float(window_bits(prior, windows, [window_conditions(song, prior.config, 0) for song in ready]).mean())
 
 
 def tune(songs: tuple[Path, Path, Path], out: Path, *flags: str) -> Path:
     model, _, new = songs
-    words = [
-        "train",
-        "prior",
-        str(new),
-        "--preset",
-        "test",
-        "--level",
-        "2",
-        "--from_model",
-        str(model),
-        "--out",
-        str(out),
-    ]
+    words = ["train", "prior", str(new), "--preset", "test", "--level", "2", "--from_model", str(model), "--out", str(out)]
     assert main([*words, *flags, *(() if "--steps" in flags else ("--steps", "40"))]) == 0
     return out
 
@@ -100,18 +89,14 @@ def test_adapters_learn_a_new_artist_and_rehearsed_old_ones_stay_within_two_perc
 
 def test_the_new_folder_plays_with_one_numbering_and_levels_that_were_not_tuned_keep_their_labels(songs, tmp_path):
     model, _, _ = songs
-    before, tuned = (
-        Jukebox.from_pretrained(model),
-        Jukebox.from_pretrained(tune(songs, tmp_path / "tuned", "--tune", "all")),
-    )
-    assert (
-        tuned.labels.artists == (*before.labels.artists, NEWCOMER.name) and tuned.labels.genres == before.labels.genres
-    )
-    assert tuned.labels_of(2) == tuned.labels and tuned.labels_of(1) == before.labels_of(1)
-    labels = tuned.prior_configs[2].labels
+    before, tuned = (Jukebox.from_pretrained(model), Jukebox.from_pretrained(tune(songs, tmp_path / "tuned", "--tune", "all")))
+    assert tuned.labels.artists == (*before.labels.artists, NEWCOMER.name) and tuned.labels.genres == before.labels.genres
+    assert tuned.labels_of("prior_2") == tuned.labels
+    assert tuned.labels_of("prior_1") == before.labels_of("prior_1")
+    labels = tuned.info.priors["prior_2"].config.labels
     assert labels is not None and labels.artists == len(tuned.labels.artists)
     assert (
-        tuned.codec_hash() == before.codec_hash()
+        tuned.info.codes_hash("vq.2") == before.info.codes_hash("vq.2")
         and tuned.hashes()["prior_1.safetensors"] == before.hashes()["prior_1.safetensors"]
     )
     sample(str(tuned.folder), out=str(tmp_path / "run"), seconds=0.3, artist=NEWCOMER.name, levels="2,1")
@@ -142,22 +127,10 @@ def test_mistakes_are_one_line(songs, tmp_path, capsys):
     model, old, new = (str(path) for path in songs)
     for words, message in [
         (["prior", new, "--from_model", model, "--out", model], "is the model to begin with"),
-        (
-            ["prior", old, "--from_model", model, "--out", str(tmp_path / "a"), "--tune", "labels"],
-            "names no artist or genre",
-        ),
-        (
-            ["prior", new, "--from_model", model, "--out", str(tmp_path / "b"), "--tune", "lora", "--rank", "0"],
-            "--rank got 0",
-        ),
-        (
-            ["prior", new, "--from_model", model, "--out", str(tmp_path / "c"), "--batch", "1", "--rehearse", old],
-            "has none",
-        ),
-        (
-            ["prior", str(tmp_path / "no"), "--from_model", model, "--out", str(tmp_path / "d")],
-            "there is no data folder",
-        ),
+        (["prior", old, "--from_model", model, "--out", str(tmp_path / "a"), "--tune", "labels"], "names no artist or genre"),
+        (["prior", new, "--from_model", model, "--out", str(tmp_path / "b"), "--tune", "lora", "--rank", "0"], "--rank got 0"),
+        (["prior", new, "--from_model", model, "--out", str(tmp_path / "c"), "--batch", "1", "--rehearse", old], "has none"),
+        (["prior", str(tmp_path / "no"), "--from_model", model, "--out", str(tmp_path / "d")], "there is no data folder"),
         (["prior", new, "--tune", "lora", "--out", model], "--from_model"),
         (["vqvae", new, "--from_model", model, "--out", str(tmp_path / "e")], "--from_model is for priors"),
     ]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
-from launch.training.checkpoint import load_checkpoint, written
-from launch.training.engine import TorchEngine, lr_at
+from launch.engines.checkpoint import load_checkpoint, written
+from launch.engines.engine import TorchEngine, lr_at
 from launch.training.log import read_log
 from launch.training.loop import Stop, deadline_lr_cap, fit, fold
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from launch.training.checkpoint import load_checkpoint, written
+from launch.engines.checkpoint import load_checkpoint, written
 from launch.training.log import read_log
 
 HERE, ROOT, BIN = Path(__file__).parent, Path(__file__).parents[3], Path(sys.executable).parent
@@ -32,7 +32,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from data_prep.codes import CodesWriter
     from data_prep.manifest import load_manifest, prepare
     from data_prep.synthetic.songs import make_corpus
-    from jukebox.model.folder import Jukebox
+    from jukebox.model.codes import codes_folder
+    from jukebox.model.info import ModelInfo
     from launch.training.train import train
 
     root = tmp_path_factory.mktemp("ranks")
@@ -40,9 +41,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     train("vqvae", str(root / "data"), preset="test", steps=10, out=str(root / "model"))
     rng = np.random.default_rng(0)
-    with CodesWriter(root / "data" / "codes" / Jukebox.from_pretrained(root / "model").codec_hash(), [2]) as writer:
+    with CodesWriter(codes_folder(root / "data", ModelInfo.read(root / "model"), "vq.2"), ["vq.2"]) as writer:
         for row in load_manifest(root / "data"):
-            writer.add(row.song, {2: np.where(rng.random(500) < 0.7, np.arange(500) % 8, rng.integers(0, 32, 500))})
+            codes = np.where(rng.random(500) < 0.7, np.arange(500) % 8, rng.integers(0, 32, 500))
+            writer.add(row.song, {"vq.2": codes.astype(np.uint16)})
     return root
 
 
@@ -63,15 +65,7 @@ def starter(kind: str, ranks: int, program: list[str]) -> list[str]:
         program = ["--no-python", sys.executable, *program] if program[0] == "-c" else program
         return [str(BIN / "torchrun"), "--nproc_per_node", str(ranks), "--master_port", str(port()), *program]
     if kind == "deepspeed":
-        return [
-            str(BIN / "deepspeed"),
-            "--no_local_rank",
-            "--num_gpus",
-            str(ranks),
-            "--master_port",
-            str(port()),
-            *program,
-        ]
+        return [str(BIN / "deepspeed"), "--no_local_rank", "--num_gpus", str(ranks), "--master_port", str(port()), *program]
     return [str(BIN / "mpirun"), "-n", str(ranks), "-genv", "MASTER_PORT", str(port()), sys.executable, *program]
 
 
@@ -186,9 +180,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_exactly_and_on_other_numbers_o
         return starter("torchrun", ranks, ["-c", CALL, *words]) if ranks > 1 else [sys.executable, "-c", CALL, *words]
 
     def finish(name: str, ranks: int, zero: str = "auto") -> tuple[list[dict[str, float]], str]:
-        done = subprocess.run(
-            command(name, ranks, zero), env=environment(), capture_output=True, text=True, timeout=240
-        )
+        done = subprocess.run(command(name, ranks, zero), env=environment(), capture_output=True, text=True, timeout=240)
         return read_log(tmp_path / name / "training" / "prior_2" / "log.jsonl"), done.stdout + done.stderr
 
     for name in ("whole", "killed"):
@@ -208,8 +200,7 @@ def test_a_killed_rank_ends_the_job_which_goes_on_exactly_and_on_other_numbers_o
 
     def same(found: list[dict[str, float]], tolerance: float) -> bool:
         return [line["step"] for line in found] == list(range(1, 61)) and all(
-            [line[k] for line in found] == pytest.approx([line[k] for line in whole], rel=tolerance)
-            for k in ("loss", "lr")
+            [line[k] for line in found] == pytest.approx([line[k] for line in whole], rel=tolerance) for k in ("loss", "lr")
         )
 
     assert same(finish("killed", 2)[0], 1e-6)

@@ -16,12 +16,12 @@ import torch
 
 from data_prep.errors import UserError
 from data_prep.manifest import audio_path, load_manifest
-from jukebox.model.folder import Jukebox
+from jukebox import Jukebox
 from jukebox.model.presets import Recipe, find
 from launch.corpus.pcm import Pcm
 from launch.training.log import read_log
 from launch.training.loop import Trained, fit
-from launch.training.tasks import MaskedTask, PriorTask, VQVAETask, blend, blend_shares
+from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
 from launch.training.train import train
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
@@ -50,28 +50,28 @@ def model(data: Path) -> Path:
     return folder
 
 
+def setup(model: Jukebox, part: str, data: Path, recipe: Recipe, seed: int = 0, **more) -> TaskSetup:
+    """A task of the preset test, of a stream or a prior."""
+    config, labels = find("test").priors.get(part), model.labels
+    config = config and config.for_corpus(len(labels.artists), len(labels.genres), model.vocabulary.size)
+    return TaskSetup(model, part, data, recipe, seed, "cpu", config, **more)
+
+
 def tasks(data: Path, model: Path, recipe: Recipe):
-    jukebox, preset = Jukebox.from_pretrained(model), find("test")
-    labels = jukebox.labels
-    priors = [preset.prior(level, len(labels.artists), len(labels.genres)) for level in (2, 1)]
-    made = [VQVAETask(jukebox, 1, data, replace(recipe, crop=1024), 0, "cpu")]
-    made += [PriorTask(jukebox, config, data, replace(recipe, jitter_seconds=0.1), 0, "cpu") for config in priors]  # type: ignore[list-item]
-    masked = preset.masked_prior(len(labels.artists), len(labels.genres))
-    made.append(MaskedTask(jukebox, masked, data, replace(recipe, drop_labels=0.2), 0, "cpu"))  # type: ignore[arg-type]
+    jukebox = Jukebox.from_pretrained(model)
+    made: list = [VQVAETask(setup(jukebox, "vq.1", data, replace(recipe, crop=1024)))]
+    made += [PriorTask(setup(jukebox, f"prior_{level}", data, replace(recipe, jitter_seconds=0.1))) for level in (2, 1)]
+    made.append(MaskedTask(setup(jukebox, "masked", data, replace(recipe, drop_labels=0.2))))
     for task in made:
         task.open()
     return made
 
 
 def test_windows_encoded_while_training_are_those_that_were_encoded_before(data, model):
-    jukebox, preset = Jukebox.from_pretrained(model), find("test")
-    names = len(jukebox.labels.artists), len(jukebox.labels.genres)
-    same = []
+    jukebox, same = Jukebox.from_pretrained(model), []
     for level in (2, 1, 0):
-        pair = [
-            PriorTask(jukebox, preset.prior(level, *names), data, RECIPE, 0, "cpu", from_audio=way)
-            for way in (False, True)
-        ]
+        setups = [setup(jukebox, f"prior_{level}", data, RECIPE, from_audio=way) for way in (False, True)]
+        pair = [PriorTask(each) for each in setups]
         for task in pair:
             task.open()
         stored, sounding = ([flat(task.batch(step, 0, 1)) for step in range(6)] for task in pair)
@@ -96,7 +96,9 @@ def test_a_prior_trains_on_sound_without_any_codes(data, model, tmp_path, capsys
 
 
 def flat(batch) -> list[torch.Tensor]:
-    """Every tensor of a batch, whatever it is made of, with nan as a number."""
+    """Every tensor of a batch, whatever it is made of, with nan as a number; numbers are of the whole batch."""
+    if isinstance(batch, float):
+        return []
     if isinstance(batch, torch.Tensor):
         return [batch.nan_to_num(-1.0) if batch.is_floating_point() else batch]
     parts = batch.values() if isinstance(batch, dict) else vars(batch).values() if hasattr(batch, "__dict__") else batch
@@ -115,9 +117,7 @@ def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_r
 
 def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model):
     """Also of the masked prior, of which each part asks for another number of codes."""
-    jukebox = Jukebox.from_pretrained(model)
-    config = find("test").masked_prior(len(jukebox.labels.artists), len(jukebox.labels.genres), jukebox.vocabulary.size)
-    masked = MaskedTask(jukebox, config, data, RECIPE, 0, "cpu")
+    masked = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE))
     masked.open()
     for task in (*tasks(data, model, RECIPE)[1:], masked):
         whole = task.loss(task.batch(7, 0, 1), 7)
@@ -145,15 +145,15 @@ def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):
 
 def test_the_bandwidth_is_measured_once_for_a_corpus_and_kept_with_the_model(data, model, tmp_path, monkeypatch):
     jukebox = Jukebox.create(tmp_path / "model", find("test").codec)
-    first = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 0, "cpu")
+    first = VQVAETask(setup(jukebox, "vq.1", data, replace(RECIPE, crop=1024)))
     first.open()
     assert 0 < first.bandwidth.l2 < first.bandwidth.l1 < 1 < first.bandwidth.spec
     monkeypatch.setattr("launch.training.tasks.measure_bandwidth", lambda *_: pytest.fail("it was measured again"))
-    again = VQVAETask(jukebox, 1, data, replace(RECIPE, crop=1024), 5, "cpu")
+    again = VQVAETask(setup(jukebox, "vq.1", data, replace(RECIPE, crop=1024), seed=5))
     again.open()
     assert again.bandwidth == first.bandwidth
     with pytest.raises(pytest.fail.Exception):  # crops of another length have another spectral norm
-        VQVAETask(jukebox, 1, data, replace(RECIPE, crop=2048), 0, "cpu").open()
+        VQVAETask(setup(jukebox, "vq.1", data, replace(RECIPE, crop=2048))).open()
 
 
 def test_every_place_of_the_corpus_is_drawn_alike_and_short_songs_end_in_silence(tmp_path):
@@ -229,20 +229,19 @@ def test_a_codec_and_a_prior_killed_at_the_command_line_go_on_exactly(data, mode
 
 def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, model):
     from data_prep.codes import CodesWriter
+    from jukebox.model.codes import codes_folder
 
     bits = []
     for shuffled in (False, True):
         rng = np.random.default_rng(0)
-        jukebox = Jukebox.from_pretrained(model)
-        labels, folder = jukebox.labels, model.parent / f"rule_{shuffled}"
-        config = find("test").prior(2, len(labels.artists), len(labels.genres))
-        with CodesWriter(folder, [2]) as writer:
+        jukebox, folder = Jukebox.from_pretrained(model), model.parent / f"rule_{shuffled}"
+        shutil.copytree(data, folder, ignore=shutil.ignore_patterns("codes"))
+        with CodesWriter(codes_folder(folder, jukebox.info, "vq.2"), ["vq.2"]) as writer:
             for row in load_manifest(data):
-                codes = np.arange(500) % 8
-                writer.add(row.song, {2: rng.permutation(codes) if shuffled else codes})
+                codes = np.arange(500, dtype=np.uint16) % 8
+                writer.add(row.song, {"vq.2": rng.permutation(codes) if shuffled else codes})
         recipe = replace(RECIPE, steps=80, lr=1e-2, save_every=100)
-        task = PriorTask(jukebox, config, data, recipe, 0, "cpu")
-        task.folder = folder
+        task = PriorTask(setup(jukebox, "prior_2", folder, recipe))
         task.save = lambda: None  # type: ignore[method-assign]
         fit(task, recipe, folder / "training")
         bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
@@ -254,9 +253,7 @@ def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, mod
     shutil.copytree(model, out, ignore=shutil.ignore_patterns("training"))
     train("masked", str(data), preset="test", steps=3, out=str(out))
     opened = Jukebox.from_pretrained(out)
-    assert opened.masked().config == find("test").masked_prior(
-        len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
-    )
+    assert opened.prior("masked").config == setup(opened, "masked", data, RECIPE).config
     lines = read_log(out / "training" / "masked" / "log.jsonl")
     assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
     for flags, message in (({"level": 2}, "all levels at once"), ({"preset": "vqvae"}, "has no masked")):
@@ -269,13 +266,13 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
         (("prior", str(data)), {"out": str(tmp_path / "none")}, "train its codec first"),
         (("vqvae", str(tmp_path / "none")), {}, "make it with `jukebox prepare"),
         (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
-        (("vqvae", str(data)), {"levels": "2,7"}, "there is no level 7"),
-        (("vqvae", str(data)), {"levels": "all"}, "expected numbers with commas"),
+        (("vqvae", str(data)), {"levels": "2,7"}, "there is no 7 to choose"),
+        (("vqvae", str(data)), {"levels": "all"}, r"there is no all to choose; choose among 0 \(vq.0\)"),
         (("vqvae", str(data)), {"preset": "demo", "out": str(model)}, "another configuration"),
     ]:
         with pytest.raises(UserError, match=message):
             train(*arguments, **{"preset": "test", **flags})  # type: ignore[arg-type]
-    twin = Jukebox.create(tmp_path / "twin", Jukebox.from_pretrained(model).codec_config)
+    twin = Jukebox.create(tmp_path / "twin", find("test").codec)
     codec = Jukebox.from_pretrained(model).codec()
     next(codec.parameters()).data.add_(1.0)
     twin.save_codec(codec)
@@ -310,6 +307,6 @@ def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_tim
     monkeypatch.setattr("launch.training.loop.fit", lambda task, recipe, *a, **k: asked.append(recipe) or done)
     for flags in ({}, {"steps": 7}, {"steps": 7, "max_minutes": 2.0, "precision": "bf16"}):
         train("vqvae", str(data), preset="demo", level=2, out=str(model.parent / "demo"), **flags)  # type: ignore[arg-type]
-    whole = find("demo").codec_recipes[2]
+    whole = find("demo").codec_recipes["vq.2"]
     assert asked == [whole, replace(whole, steps=7, max_minutes=0.0), replace(whole, steps=7, max_minutes=2.0)]
     assert whole.max_minutes > 0 and whole.bf16

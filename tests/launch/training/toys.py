@@ -46,7 +46,5 @@ class Duel(Line):
         made, true = self.model["makes"](batch), 3.0 + 0.1 * batch[:, :1]
         if phase == "generator":
             return {"loss": nn.functional.softplus(-self.model["judges"](made)).mean(), "made": made.detach().mean()}
-        asked_to_stop = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(
-            self.model["judges"](made)
-        )
+        asked_to_stop = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(self.model["judges"](made))
         return {"loss": asked_to_stop.mean()}

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.errors import UserError
 from launch.cli import main
-from launch.verbs.edit import read_time
 from tests.jukebox.editing.test_verbs import samples, with_masked, write_song
 
 
@@ -33,37 +31,12 @@ def run(capsys, *words) -> tuple[int, str, str]:
     return code, said.out, said.err
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0", 0.0),
-        ("42", 42.0),
-        ("42.5", 42.5),
-        (".5", 0.5),
-        ("0:42", 42.0),
-        ("1:02.5", 62.5),
-        ("90:00", 5400.0),
-        ("1:00:02", 3602.0),
-    ],
-)
-def test_times_are_seconds_or_minutes_and_seconds(text, seconds):
-    assert read_time(text, "--start") == seconds
-
-
-@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:2:3:4", "1:75:00", "nan", "1e3", "0:-5"])
-def test_what_is_no_time_is_refused(text):
-    with pytest.raises(UserError, match="--start got"):
-        read_time(text, "--start")
-
-
 def test_edit_writes_beside_the_song_and_says_what_is_new(model, song, capsys):
     code, said, _ = run(capsys, "edit", model.folder, song, "--start", "0:00.5", "--end", "1", "--artist", "ann", *FEW)
     made = song.with_name("song_edit.wav")
     assert code == 0 and str(made) in said and "0:00.500 to 0:01.000" in said and "20 ms" in said
     old, new = samples(song), samples(made)
-    assert (
-        np.array_equal(new[:22050], old[:22050]) and np.array_equal(new[44100:], old[44100:]) and len(new) == len(old)
-    )
+    assert np.array_equal(new[:22050], old[:22050]) and np.array_equal(new[44100:], old[44100:]) and len(new) == len(old)
     code, said, error = run(capsys, "edit", model.folder, song, "--start", "0.4", "--end", "1", *FEW)
     assert code == 2 and "name another --out" in error
     code, said, error = run(capsys, "edit", model.folder, song, "--start", "0.5", "--end", "1", "--artist", "ann", *FEW)
@@ -84,17 +57,7 @@ def test_vary_tells_how_much_is_kept(model, song, tmp_path, capsys):
 
 def test_extend_and_compress(model, song, tmp_path, capsys):
     code, said, _ = run(
-        capsys,
-        "extend",
-        model.folder,
-        song,
-        "--before",
-        "0.25",
-        "--after",
-        "0:00.5",
-        "--out",
-        tmp_path / "longer",
-        *FEW,
+        capsys, "extend", model.folder, song, "--before", "0.25", "--after", "0:00.5", "--out", tmp_path / "longer", *FEW
     )
     assert code == 0 and soundfile.info(tmp_path / "longer.wav").duration == 2.25
     assert np.array_equal(samples(tmp_path / "longer.wav")[11025:][: 3 * 22050], samples(song))
@@ -132,7 +95,5 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(model, song, tmp_path, ca
 
 
 def test_a_model_without_a_masked_prior_says_how_to_get_one(tiny_model, song, tmp_path, capsys):
-    code, _, error = run(
-        capsys, "edit", tiny_model.folder, song, "--start", "0", "--end", "1", "--out", tmp_path / "new"
-    )
+    code, _, error = run(capsys, "edit", tiny_model.folder, song, "--start", "0", "--end", "1", "--out", tmp_path / "new")
     assert code == 2 and "train masked" in error

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from data_prep.errors import UserError
-from jukebox.importers.vqvae_keys import published_vqvae_key, vqvae_config
-from jukebox.model.folder import Jukebox
+from jukebox.importers.vqvae_keys import published_vqvae_key
+from jukebox.model.folder import ModelFolder
+from jukebox.model.settings import VQVAES, vqvae_config
 from launch.cli import main
 from launch.verbs.import_ import import_
 from tests.conformance.golden import Golden
@@ -33,15 +34,15 @@ def checkpoint(path, zipped=True, **changes):
 def test_an_imported_codec_is_the_recorded_one(tmp_path, zipped, capsys):
     import_("vqvae", files=checkpoint(tmp_path / "vqvae.pth.tar", zipped), out=str(tmp_path / "model"))
     assert "after 5 steps" in capsys.readouterr().out
-    model = Jukebox.from_pretrained(tmp_path / "model")
+    model = ModelFolder.from_pretrained(tmp_path / "model")
     config = vqvae_config(GOLDEN.json["hps"])
-    assert model.codec_config == config and model.trained_levels() == tuple(range(config.levels))
+    assert model.info.codecs[0].config == config and model.trained_streams() == config.spec.names
     state = load_file(tmp_path / "model" / "codec.safetensors")
     back = {published_vqvae_key(n, config.downs_t): t for n, t in state.items() if not n.endswith(SUMS)}
     assert back.keys() == GOLDEN.state.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in GOLDEN.state.items())
-    codes = model.codec().encode(GOLDEN.io["in.audio"].mT, range(config.levels))
-    assert all(torch.equal(codes[level], GOLDEN.io[f"out.codes.level{level}"]) for level in codes)
+    codes = model.codec().encode(GOLDEN.io["in.audio"].mT, config.spec.names)
+    assert all(torch.equal(codes[f"vq.{i}"], GOLDEN.io[f"out.codes.level{i}"]) for i in range(config.levels))
 
 
 SUMS = (".k_sum", ".k_elem", ".initialised")
@@ -60,15 +61,13 @@ def test_a_missing_tensor_and_a_wrong_shape_are_named(tmp_path, name):
 
 @pytest.mark.parametrize("preset", ["vqvae", "small_vqvae"])
 def test_a_preset_stands_in_for_settings_that_the_file_lacks(tmp_path, preset):
-    from jukebox.importers.vqvae_keys import VQVAES
-
     config = vqvae_config(VQVAES[preset])
     state = VQVAE(config).state_dict()
     model = {published_vqvae_key(n, config.downs_t): t for n, t in state.items() if not n.endswith(SUMS)}
     assert len(model) == {"vqvae": 669, "small_vqvae": 486}[preset]
     file = checkpoint(tmp_path / "a", model=model, hps=None)
     import_("vqvae", files=file, out=str(tmp_path / "model"), preset=preset)
-    assert Jukebox.from_pretrained(tmp_path / "model").codec_config == config
+    assert ModelFolder.from_pretrained(tmp_path / "model").info.codecs[0].config == config
     other = {"vqvae": "small_vqvae", "small_vqvae": "vqvae"}[preset]
     with pytest.raises(UserError, match="name it with --preset"):
         import_("vqvae", files=file, out=str(tmp_path / "other"), preset=other)

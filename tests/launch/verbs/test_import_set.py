@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from jukebox.importers.prior_keys import PRIORS, prior_config, to_published
-from jukebox.importers.vqvae_keys import VQVAE_DEFAULTS, VQVAES, published_vqvae_key, vqvae_config
-from jukebox.model.folder import Jukebox
+from jukebox.importers.prior_keys import to_published
+from jukebox.importers.vqvae_keys import published_vqvae_key
+from jukebox.model.folder import ModelFolder
+from jukebox.model.settings import PRIORS, VQVAE_DEFAULTS, VQVAES, prior_config, vqvae_config
 from launch.cli import main
 from launch.verbs.import_ import parts_of
 from priors.autoregressive.model import AutoregressivePrior
@@ -39,9 +40,7 @@ OWN: dict[int, dict[str, Any]] = {  # of a person who trained the published code
     0: {**PRIORS["small_upsampler"], **NARROW, **UPPER, "labels": False},
 }
 CODEC = VQVAE_DEFAULTS | VQVAES["vqvae"] | {"l_bins": 8, "width": 4, "depth": 1, "emb_width": 4}
-OWN_CODEC = (
-    VQVAE_DEFAULTS | VQVAES["small_vqvae"] | {"l_bins": 8, "width": 4, "depth": 1, "emb_width": 4, "downs_t": (2, 1)}
-)
+OWN_CODEC = VQVAE_DEFAULTS | VQVAES["small_vqvae"] | {"l_bins": 8, "width": 4, "depth": 1, "emb_width": 4, "downs_t": (2, 1)}
 
 
 def write_set(
@@ -90,9 +89,7 @@ def run(files: Path | str, *more: str, name: str = "1b_lyrics", out: str = "mode
     """`jukebox import NAME --files FILES` into the folder `out` beside."""
     beside = Path(str(files).split(",")[0]).parent
     beside = beside if (beside / "ids").is_dir() else beside.parent
-    return main(
-        ["import", name, "--files", str(files), "--labels", str(beside / "ids"), "--out", str(beside / out), *more]
-    )
+    return main(["import", name, "--files", str(files), "--labels", str(beside / "ids"), "--out", str(beside / out), *more])
 
 
 # -------------------- downloads
@@ -144,9 +141,9 @@ def test_a_set_is_downloaded_over_a_line_that_breaks_and_then_never_again(site, 
     for path in (tmp_path / "cache").rglob("*.*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "site" / path.relative_to(tmp_path / "cache")).read_bytes()
-    model = Jukebox.from_pretrained(tmp_path / "model")
-    assert set(model.prior_configs) == {0, 1, 2}
-    assert model.labels_of(2).artist_id("Ann") == 3 and model.labels_of(0).artist_id("Bob") == 3
+    model = ModelFolder.from_pretrained(tmp_path / "model")
+    assert set(model.info.priors) == {"prior_0", "prior_1", "prior_2"}
+    assert model.labels_of("prior_2").artist_id("Ann") == 3 and model.labels_of("prior_0").artist_id("Bob") == 3
     asked = len(site.asked)
     assert main(["import", "1b_lyrics", *words, "--dtype", "fp16", "--out", str(tmp_path / "again")]) == 0
     assert len(site.asked) == asked
@@ -198,10 +195,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: os.replace(f / flat("prior_level_2"), f / flat("prior_level_1")),
         "is it of another set?",
     ),
-    "a table that is a web page": (
-        lambda f: (f.parent / "ids/v3_genre_ids.txt").write_text("<html>"),
-        "expected name;id",
-    ),
+    "a table that is a web page": (lambda f: (f.parent / "ids/v3_genre_ids.txt").write_text("<html>"), "expected name;id"),
     "no table": (lambda f: (f.parent / "ids/v2_artist_ids.txt").unlink(), "has no v2_artist_ids.txt"),
     "a table of other labels": (
         lambda f: (f.parent / "ids/v3_artist_ids.txt").write_text("unknown;0\nzed;77\n"),
@@ -237,15 +231,11 @@ MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if Path("/proc
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    MEMORY < 8e9 or shutil.disk_usage(tempfile.gettempdir()).free < 8e9, reason="8 GB of memory and of disk"
-)
+@pytest.mark.skipif(MEMORY < 8e9 or shutil.disk_usage(tempfile.gettempdir()).free < 8e9, reason="8 GB of memory and of disk")
 def test_a_checkpoint_of_the_published_size_is_converted_in_a_fraction_of_its_memory(tmp_path):
     """The 1b_lyrics top prior, 3.8 GB in torch's old format; `python -m tests.conformance.big DIR` does more and prints it."""
     try:
-        big.child(
-            "tests.conformance.big", "write_checkpoint", f"__import__('pathlib').Path({str(tmp_path / 'files')!r})"
-        )
+        big.child("tests.conformance.big", "write_checkpoint", f"__import__('pathlib').Path({str(tmp_path / 'files')!r})")
         big.write_tables(tmp_path / "ids")
         ran = big.convert(tmp_path, "bf16")
         written = (tmp_path / "bf16" / "prior_2.safetensors").stat().st_size
@@ -264,9 +254,10 @@ def test_levels_may_come_one_after_another(files, capsys):
     assert "no prior of level 1, 0 was among the files" in capsys.readouterr().out
     assert run(str(files / flat("prior_level_0"))) == 0 and run(str(files / flat("prior_level_1"))) == 0
     assert "among the files" not in capsys.readouterr().out.splitlines()[-2]
-    model = Jukebox.from_pretrained(files.parent / "model")
-    assert set(model.prior_configs) == {0, 1, 2} and model.vocabulary.size == 79
-    assert model.labels_of(2).rules == "v3" and model.labels_of(1).rules == model.labels_of(0).rules == "v2"
+    model = ModelFolder.from_pretrained(files.parent / "model")
+    assert set(model.info.priors) == {"prior_0", "prior_1", "prior_2"} and model.vocabulary.size == 79
+    rules = [model.labels_of(f"prior_{level}").rules for level in range(3)]
+    assert rules == ["v2", "v2", "v3"]
 
 
 def test_a_small_set_of_ones_own_loads_with_the_settings_in_its_files(tmp_path):
@@ -276,7 +267,8 @@ def test_a_small_set_of_ones_own_loads_with_the_settings_in_its_files(tmp_path):
     for path in (tmp_path / "ids").glob("v2_*"):
         path.unlink()
     assert run(tmp_path / "files") == 0
-    model = Jukebox.from_pretrained(tmp_path / "model")
-    assert set(model.prior_configs) == {0, 1} and model.hops == (4, 8) and model.sample_rate == 22050
-    assert model.prior_configs[1].lyric_prefix == 8 and model.prior_configs[0].labels is None
-    assert model.labels_of(1).artist_id("Ann") == 3 and model.vocabulary.size == 79
+    model = ModelFolder.from_pretrained(tmp_path / "model")
+    assert model.info.levels_with_prior == [0, 1] and model.hops == (4, 8) and model.sample_rate == 22050
+    top, bottom = (model.info.priors[f"prior_{level}"].config for level in (1, 0))
+    assert top.lyric_prefix == 8 and bottom.labels is None  # type: ignore[attr-defined]
+    assert model.labels_of("prior_1").artist_id("Ann") == 3 and model.vocabulary.size == 79

@@ -13,13 +13,13 @@ import torch
 
 from data_prep.align import TimedText
 from data_prep.manifest import load_manifest
-from jukebox.model.folder import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.song import PreparedSong, Song, song_of, window_conditions
 from launch.cli import main
 from launch.corpus.encode import encode
 from launch.training.train import train
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.lyrics import Characters, SentencePieceVocabulary
+from priors.conditioning.vocabulary import Characters, SentencePieceVocabulary
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def model(data: Path) -> Path:
 
 
 def test_a_model_reads_the_pieces_and_word_times_follow_them(data, model):
-    vocabulary = Jukebox.from_pretrained(model).vocabulary
+    vocabulary = ModelFolder.from_pretrained(model).vocabulary
     assert (
         isinstance(vocabulary, SentencePieceVocabulary)
         and json.loads((model / "lyrics.json").read_text())["kind"] == "sentencepiece"
     )
     row = next(row for row in load_manifest(data) if row.lyrics)
     assert vocabulary.decode(vocabulary.encode(row.lyrics).ids) == row.lyrics
-    jukebox = Jukebox.from_pretrained(model)
+    jukebox = ModelFolder.from_pretrained(model)
     song = PreparedSong.of(song_of(row), jukebox.labels, vocabulary, jukebox.sample_rate)
     assert len(song.ids) == len(song.seconds) < len(Characters().encode(row.lyrics).ids)
     known = song.seconds[~np.isnan(song.seconds)]
@@ -65,8 +65,8 @@ def test_a_prior_is_built_for_the_pieces_and_they_stay_once_it_is_trained(data, 
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     train("prior", str(data), preset="test", level=2, steps=2, out=str(folder))
-    jukebox = Jukebox.from_pretrained(folder)
-    lyrics = jukebox.prior_configs[2].lyrics
+    jukebox = ModelFolder.from_pretrained(folder)
+    lyrics = jukebox.info.priors["prior_2"].config.lyrics
     assert lyrics is not None and lyrics.vocabulary == jukebox.vocabulary.size
     assert main(["lyrics", "train", str(data), "--out", str(folder)]) == 2
     assert "knows its letters already" in capsys.readouterr().err
@@ -79,13 +79,13 @@ def mute(model: Path) -> Path:
 
     folder = model.parent / "mute"
     shutil.copytree(model, folder)
-    jukebox = Jukebox.from_pretrained(folder)
-    preset = find("test").prior(2, len(jukebox.labels.artists), len(jukebox.labels.genres))
+    jukebox = ModelFolder.from_pretrained(folder)
+    names, priors = (len(jukebox.labels.artists), len(jukebox.labels.genres)), find("test").priors
+    preset = priors["prior_2"].for_corpus(*names)
     torch.manual_seed(1)
     plain = replace(preset, lyrics=None, trunk=replace(preset.trunk, depth=2, order=("dense",), time_bias=False))
-    jukebox.save_prior(2, AutoregressivePrior(plain))
-    names = len(jukebox.labels.artists), len(jukebox.labels.genres)
-    jukebox.save_prior(1, AutoregressivePrior(find("test").prior(1, *names)))
+    jukebox.save_prior("prior_2", AutoregressivePrior(plain))
+    jukebox.save_prior("prior_1", AutoregressivePrior(priors["prior_1"].for_corpus(*names)))
     return folder
 
 
@@ -97,13 +97,13 @@ def adding(data: Path, mute: Path, new: Path, level: int = 2) -> list[str]:
 
 def test_lyrics_added_at_the_command_line_leave_the_first_output_bit_equal(data, model, mute, tmp_path):
     """A step of 1e-30 is lost in the rounding of every weight, so what is written is what the first step computed with."""
-    old = Jukebox.from_pretrained(mute).prior(2)
+    old = ModelFolder.from_pretrained(mute).prior("prior_2")
     outputs = {}
     for lr in ("1e-30", "1e-2"):
         new = tmp_path / lr
         assert main([*adding(data, mute, new), "--steps", "2", "--lr", lr]) == 0
-        jukebox = Jukebox.from_pretrained(new)
-        prior = jukebox.prior(2)
+        jukebox = ModelFolder.from_pretrained(new)
+        prior = jukebox.prior("prior_2")
         assert prior.config.trunk.order == ("dense", "dense", "cross") and prior.config.trunk.time_bias
         song = next(song_of(row) for row in load_manifest(data) if row.lyrics)
         heard = PreparedSong.of(song, jukebox.labels, jukebox.vocabulary, jukebox.sample_rate)
@@ -122,7 +122,7 @@ def test_lyrics_are_added_once_and_where_the_preset_has_them(data, model, mute, 
     assert main([*adding(data, new, newer), "--steps", "1"]) == 2
     assert main([*adding(data, mute, new, level=1), "--steps", "1"]) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jukebox train:")]
-    assert len(err) == 2 and "hears lyrics already" in err[0] and "no lyrics at level 1" in err[1]
+    assert len(err) == 2 and "hears lyrics already" in err[0] and "no lyrics for prior_1" in err[1]
 
 
 def test_a_folder_without_lyrics_is_one_line(data, tmp_path, capsys):

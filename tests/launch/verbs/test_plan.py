@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
+from jukebox.model.info import ModelInfo
 from jukebox.planning import speed
 from jukebox.planning.sampling import plan_sampling
 from jukebox.sampling.run import Run
@@ -20,9 +21,7 @@ from tests.peak import watch
 
 
 def test_a_published_set_is_planned_without_any_weights(capsys):
-    made = plan(
-        "sample", "5b_lyrics", seconds=60.0, takes=4, dtype="bfloat16", bandwidth=1000.0, threads=1, device="cpu"
-    )
+    made = plan("sample", "5b_lyrics", seconds=60.0, takes=4, dtype="bfloat16", bandwidth=1000.0, threads=1, device="cpu")
     said = capsys.readouterr().out
     assert [level.level for level in made.levels] == [2, 1, 0]
     assert made.levels[0].parts["weights"] > 11.2e9 and "predicted: " in said
@@ -77,7 +76,7 @@ def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, 
         return plain(device, dtype, rows, matrices, compiled)
 
     monkeypatch.setattr(speed, "measure", measure)
-    monkeypatch.setattr("jukebox.planning.sampling.COMPILE_THRESHOLD", 10**9 if compile_ == "auto" else 0)
+    monkeypatch.setattr("jukebox.sampling.request.COMPILE_THRESHOLD", 10**9 if compile_ == "auto" else 0)
     words = ["sample", str(tiny_model.folder), "--out", str(tmp_path / "run"), "--seconds", "0.2", "--levels", "2,1"]
     assert main([*words, "--threads", "2", "--compile", compile_]) == 0
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -104,4 +103,4 @@ def test_a_real_run_peaks_where_its_plan_says(tiny_model, tmp_path):
     peak = watch("sample", str(model), "--out", str(tmp_path / "run"), *flags)
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (asked["dtype"], asked["batches"]) == ("float32", [[0, 1, 2]])
-    assert peak.all == pytest.approx(plan_sampling(tiny_model.config, asked).peak, rel=0.15)
+    assert peak.all == pytest.approx(plan_sampling(ModelInfo.read(model), asked).peak, rel=0.15)

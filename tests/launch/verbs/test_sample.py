@@ -48,18 +48,7 @@ def test_the_request_is_on_disk_before_torch_is_imported_and_is_enough_to_resume
     )
     model, commands = str(tiny_model.folder), []
     commands.append(
-        [
-            "sample",
-            model,
-            "--seconds",
-            "0.05",
-            "--levels",
-            "2",
-            "--artist",
-            "ann",
-            "--lyrics",
-            str(tmp_path / "words.txt"),
-        ]
+        ["sample", model, "--seconds", "0.05", "--levels", "2", "--artist", "ann", "--lyrics", str(tmp_path / "words.txt")]
     )
     commands.append(
         ["continue", model, str(song), "--prompt_seconds", "0.1", "--seconds", "0.2", "--levels", "2", "--takes", "2"]
@@ -88,10 +77,7 @@ def test_the_request_is_on_disk_before_torch_is_imported_and_is_enough_to_resume
 def test_a_song_is_continued_in_takes_and_goes_on_from_the_chosen_one(tiny_model, tmp_path, capsys):
     """What a person types: takes, a branch from one of them, a replay, the finer levels."""
     run, more = tmp_path / "takes", tmp_path / "more"
-    assert (
-        main(["sample", str(tiny_model.folder), "--seconds", "0.1", "--takes", "3", "--levels", "2", "--out", str(run)])
-        == 0
-    )
+    assert main(["sample", str(tiny_model.folder), "--seconds", "0.1", "--takes", "3", "--levels", "2", "--out", str(run)]) == 0
     assert f"jukebox branch {run} --take N" in capsys.readouterr().out
     assert main(["branch", str(run), "--take", "2", "--seconds", "0.2", "--out", str(more)]) == 0
     kept = Run.open(run).codes(2, [1])
@@ -164,9 +150,7 @@ def process(*words: object, **environ: str) -> subprocess.Popen:
         f.write_page = lambda folder: None
         sys.exit(main({[str(word) for word in words]!r}))
     """
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=ENV | environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    return subprocess.Popen([sys.executable, "-c", code], env=ENV | environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def lines(run: Path) -> list[dict]:
@@ -190,9 +174,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
         while child.poll() is None and time.monotonic() - began < (chance.uniform(0.1, 2.0) if kill % 5 == 4 else 300):
             done = lines(out)
             beyond = sum(line["rows"] * len(line["samples"]) for line in done) > target
-            if beyond and (
-                kill % 2 or (done[-1]["level"], done[-1]["codes_total"]) not in ends
-            ):  # half of them in a window
+            if beyond and (kill % 2 or (done[-1]["level"], done[-1]["codes_total"]) not in ends):  # half of them in a window
                 time.sleep(chance.random() * 0.01 if kill % 2 else 0.0)
                 break
             time.sleep(0.002)

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from priors.autoregressive.config import AutoregressiveConfig
 from priors.autoregressive.extend import crossed, with_lyrics
-from priors.autoregressive.model import AutoregressivePrior, PriorConfig
-from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
-from priors.conditioning.lyrics import LyricConfig
-from priors.prior import SamplingParams
-from priors.transformer.trunk import ORDERS, Init, TrunkConfig
+from priors.autoregressive.model import AutoregressivePrior
+from priors.conditioning.conditions import Conditions, Lyrics
+from priors.conditioning.config import LabelConfig, LyricConfig
+from priors.prior import Batch
+from priors.spec import SamplingParams
+from priors.transformer.config import ORDERS, Init, TrunkConfig
 
 LYRICS = LyricConfig(11, 6, TrunkConfig(6, 8, 1, init=Init(0.5, 0.5, 0.5, 0.5)))
 
@@ -20,7 +22,8 @@ LYRICS = LyricConfig(11, 6, TrunkConfig(6, 8, 1, init=Init(0.5, 0.5, 0.5, 0.5)))
 def trained(depth: int = 6, order: tuple[str, ...] = ORDERS[2], **changes) -> AutoregressivePrior:
     torch.manual_seed(3)
     trunk = TrunkConfig(16, 12, depth, 2, order, blocks=4, m_attn=1.0, init=Init(0.3, 0.5, 0.5, 0.5))
-    config = PriorConfig(2, 9, 128, 22050, replace(trunk, **changes), labels=LabelConfig(3, 3, timing_bins=4))
+    labels = LabelConfig(3, 3, timing_bins=4)
+    config = AutoregressiveConfig("vq.2", 9, 128, 22050, replace(trunk, **changes), labels=labels)
     return AutoregressivePrior(config).eval()
 
 
@@ -42,9 +45,9 @@ def test_output_is_bit_equal_before_and_after(depth, time_bias):
         assert torch.equal(new(codes, cond), old(codes, cond.without("lyrics")))
     params, rngs = SamplingParams(), [torch.Generator().manual_seed(i) for i in range(2)]
     again = [torch.Generator().manual_seed(i) for i in range(2)]
-    made = next(new.sample(new.start(cond, {2: codes[:, :5]}, rngs, params), 8))
-    same = next(old.sample(old.start(cond.without("lyrics"), {2: codes[:, :5]}, again, params), 8))
-    assert torch.equal(made[2], same[2])
+    made = next(new.sample(new.start(cond, {"vq.2": codes[:, :5]}, rngs, params), 8))
+    same = next(old.sample(old.start(cond.without("lyrics"), {"vq.2": codes[:, :5]}, again, params), 8))
+    assert torch.equal(made["vq.2"], same["vq.2"])
 
 
 def test_one_step_of_training_and_it_hears_the_lyrics():
@@ -53,7 +56,7 @@ def test_one_step_of_training_and_it_hears_the_lyrics():
     optimiser = torch.optim.SGD(new.parameters(), 0.5)
     for _ in range(2):
         optimiser.zero_grad()
-        new.loss({2: codes}, cond)["loss"].backward()
+        new.loss(Batch({"vq.2": codes}, cond))["loss"].backward()
         optimiser.step()
     other = replace(cond, lyrics=given(7)[1].lyrics)
     with torch.no_grad():

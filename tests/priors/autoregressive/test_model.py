@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from priors.autoregressive.model import PriorConfig
+from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.conditions import Conditions
-from priors.prior import SamplingParams
+from priors.prior import Batch
+from priors.spec import SamplingParams
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.15)]  # logits reach 12
 
 
 def cached_logits(prior, codes, cond, primed, params=None) -> torch.Tensor:
     """Logits of the codes from `primed` on, the codes being fed one by one after a prime."""
-    level = prior.config.level
-    state = prior.start(cond, {level: codes[:, :primed]}, [], params or SamplingParams(published=True))
+    state = prior.start(cond, {prior.stream: codes[:, :primed]}, [], params or SamplingParams(published=True))
     logits = [prior.next_logits(state)]
     for code in codes[:, primed:-1].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
@@ -27,11 +27,15 @@ def cached_logits(prior, codes, cond, primed, params=None) -> torch.Tensor:
     return torch.stack(logits, dim=1)
 
 
+def bits(prior, codes, cond) -> torch.Tensor:
+    return prior.nll({prior.stream: codes}, cond)[prior.stream]
+
+
 @pytest.mark.parametrize(("dtype", "limit"), PRECISIONS)
 @torch.no_grad()
 def test_cached_logits_equal_full_logits_after_every_prime(make, batch, kind, dtype, limit):
     prior, (codes, cond) = make(kind, dtype), batch(kind)
-    whole = prior(codes, cond)[:, prior.lyric_tokens :]
+    whole = prior(codes, cond)[:, prior.lyric_prefix :]
     for primed in range(prior.config.n_ctx) if dtype == torch.float64 else (0, 1, 5, 6, 7, 16, 23):
         assert (cached_logits(prior, codes, cond, primed) - whole[:, primed:]).abs().max() < limit, primed
 
@@ -43,7 +47,7 @@ def test_half_precision_follows_full_precision(make, batch, kind):
     assert half(codes, cond).dtype == torch.bfloat16
     assert (half(codes, cond) - whole).abs().mean() < 0.03 * whole.std()
     cached = cached_logits(half, codes, cond, 5)
-    assert (cached - whole[:, half.lyric_tokens + 5 :]).abs().mean() < 0.03 * whole.std()
+    assert (cached - whole[:, half.lyric_prefix + 5 :]).abs().mean() < 0.03 * whole.std()
 
 
 def test_no_code_hears_itself_or_a_later_one(make, batch, kind):
@@ -52,7 +56,7 @@ def test_no_code_hears_itself_or_a_later_one(make, batch, kind):
         other = codes.clone()
         other[:, t] = (other[:, t] + 1) % prior.config.bins
         same = (prior(codes, cond) - prior(other, cond)).abs().amax((0, 2)) < 1e-12
-        assert same[: prior.lyric_tokens + t + 1].all() and (t == 23 or not same.all())
+        assert same[: prior.lyric_prefix + t + 1].all() and (t == 23 or not same.all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -68,10 +72,9 @@ def test_gradients_go_back_in_time_only(make, batch, kind, dtype):
 
 def drawn(prior, cond, prime, seeds, params=None, length=None) -> torch.Tensor:
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    level = prior.config.level
-    state = prior.start(cond, {level: prime}, rngs, params or SamplingParams())
+    state = prior.start(cond, {prior.stream: prime}, rngs, params or SamplingParams())
     parts = list(prior.sample(state, length or prior.config.n_ctx - prime.shape[1]))
-    return torch.cat([part[level] for part in parts], dim=1)
+    return torch.cat([part[prior.stream] for part in parts], dim=1)
 
 
 def test_a_batch_of_5_is_5_batches_of_1_and_a_seed_is_its_codes(make, batch, kind):
@@ -86,24 +89,24 @@ def test_a_batch_of_5_is_5_batches_of_1_and_a_seed_is_its_codes(make, batch, kin
 
 def test_codes_drawn_in_pieces_are_those_drawn_at_once(make, batch, kind):
     prior, (codes, cond) = make(kind, torch.float64), batch(kind)
-    level, rngs = prior.config.level, [torch.Generator().manual_seed(s) for s in (0, 1)]
-    state = prior.start(cond, {level: codes[:, :4]}, rngs, SamplingParams())
-    pieces = [part[level] for n in (1, 6, 13) for part in prior.sample(state, n)]
+    rngs = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    state = prior.start(cond, {prior.stream: codes[:, :4]}, rngs, SamplingParams())
+    pieces = [part[prior.stream] for n in (1, 6, 13) for part in prior.sample(state, n)]
     assert torch.equal(torch.cat(pieces, 1), drawn(prior, cond, codes[:, :4], (0, 1)))
 
 
 def test_conditions_are_optional_one_by_one(make, batch, kind):
     prior, (codes, cond) = make(kind), batch(kind)
-    whole = prior.bits(codes, cond)
+    whole = bits(prior, codes, cond)
     for absent in ("artist", "genres", "timing", "lyrics"):
         if getattr(cond, absent) is None:
             continue
         without = cond.without(absent)
-        loss = prior.loss({prior.config.level: codes}, without)["loss"]
+        loss = prior.loss(Batch({prior.stream: codes}, without))["loss"]
         loss.backward()
         assert torch.isfinite(loss) and drawn(prior, without, codes[:, :2], (0, 1), length=4).shape == (2, 4), absent
         unheard = absent == "timing" and not prior.config.labels.timing_bins
-        assert torch.equal(prior.bits(codes, without), whole) == unheard, absent
+        assert torch.equal(bits(prior, codes, without), whole) == unheard, absent
 
 
 def test_with_no_condition_at_all_a_prior_still_writes(make, batch, kind):
@@ -113,14 +116,14 @@ def test_with_no_condition_at_all_a_prior_still_writes(make, batch, kind):
 
 def test_an_upsampler_without_codes_above_says_so(make, batch):
     codes, cond = batch("upsampler")
-    with pytest.raises(ValueError, match="hears the codes of level 2"):
+    with pytest.raises(ValueError, match=r"vq.1 is conditioned on the codes of vq.2"):
         make("upsampler")(codes, cond.without("above"))
 
 
 def test_a_prime_that_fills_the_window_is_refused(make, batch):
     codes, cond = batch("unlabelled")
     with pytest.raises(ValueError, match="fills the window of 24"):
-        make("unlabelled").start(cond, {2: codes}, [], SamplingParams())
+        make("unlabelled").start(cond, {"vq.2": codes}, [], SamplingParams())
 
 
 @torch.no_grad()
@@ -146,65 +149,88 @@ def test_letters_are_never_drawn_unless_as_published(make, batch):
 def test_alignment_is_attention_to_the_letters(make, batch):
     for kind, layer in (("top", 3), ("letters in front", 3)):
         prior, (codes, cond) = make(kind), batch(kind)
-        weights = prior.alignment(codes, cond, layer)
+        weights = prior.lyric_attention(codes, cond, layer)
         assert weights.shape == (2, 2, 24, 8) and (weights >= 0).all() and (weights.sum(-1) < 1 + 1e-5).all()
-        other = prior.alignment(codes, replace(cond, lyrics=cond.rows(torch.tensor([1, 0])).lyrics), layer)
+        other = prior.lyric_attention(codes, replace(cond, lyrics=cond.rows(torch.tensor([1, 0])).lyrics), layer)
         assert not torch.allclose(weights, other)
     with pytest.raises(ValueError, match="does not listen to lyrics"):
-        prior.alignment(codes, cond, 0)
+        prior.lyric_attention(codes, cond, 0)
 
 
 def test_loss_is_the_mean_of_the_bits(make, batch, kind):
     prior, (codes, cond) = make(kind), batch(kind)
-    logs = prior.loss({prior.config.level: codes}, cond)
-    assert prior.bits(codes, cond).shape == codes.shape
-    assert logs["bits"].item() == pytest.approx(prior.bits(codes, cond).mean().item(), rel=1e-5)
+    logs = prior.loss(Batch({prior.stream: codes}, cond))
+    assert bits(prior, codes, cond).shape == codes.shape
+    assert logs["bits"].item() == pytest.approx(bits(prior, codes, cond).mean().item(), rel=1e-5)
     assert ("lyric_bits" in logs) == bool(prior.config.lyrics and prior.config.lyrics.loss_weight)
     if "lyric_bits" in logs:  # weighed by length, as published: .4 of the 8 letters', and the 24 codes'
         expected = (0.4 * 8 * logs["lyric_bits"] + 24 * logs["bits"]) / 32
         assert logs["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_known_codes_have_no_bits_and_the_others_keep_theirs(make, batch, kind):
+    prior, (codes, cond) = make(kind), batch(kind)
+    known = torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    some = prior.nll({prior.stream: codes}, cond, {prior.stream: known})[prior.stream]
+    assert torch.equal(some.isnan(), known) and torch.equal(some[~known], bits(prior, codes, cond)[~known])
+
+
+@torch.no_grad()
+def test_bits_at_the_distances_of_the_lyrics_are_the_bits(make, batch):
+    prior, (codes, cond) = make("top"), batch("top")
+    there = prior.distance(cond.lyrics)
+    assert torch.equal(prior.nll_at_distance(codes, cond, there), bits(prior, codes, cond))
+    assert not torch.allclose(prior.nll_at_distance(codes, cond, there + 1.0), bits(prior, codes, cond))
+
+
+@torch.no_grad()
+def test_the_last_hidden_states_give_the_logits(make, batch, kind):
+    prior, (codes, cond) = make(kind), batch(kind)
+    steps, first = prior.encode_conditions(cond, len(codes)).steps, prior.lyric_prefix
+    states = [prior.hidden_states({prior.stream: codes}, cond, layer) for layer in (0, prior.config.depth)]
+    logits = [prior.head(x, None if steps is None else steps[:, first:]) for x in states]
+    assert torch.allclose(logits[1], prior(codes, cond)[:, first:], atol=1e-5)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-2)
+
+
 def test_configuration_survives_json(make, kind):
     config = make(kind).config
-    assert PriorConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert AutoregressiveConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
 @pytest.mark.parametrize("kind", ["top as published", "letters in front", "upsampler"])
 def test_overfits_one_batch(make, batch, kind):
     """And learns nothing else by it: codes it was not shown cost more than they did before."""
     prior, (codes, cond) = make(kind, fresh=True), batch(kind, size=4)
-    level, others = prior.config.level, batch(kind, size=4, seed=9)[0]
-    first = prior.loss({level: others}, cond)["bits"].item()
+    shown, others = (Batch({prior.stream: x}, cond) for x in (codes, batch(kind, size=4, seed=9)[0]))
+    first = prior.loss(others)["bits"].item()
     optimiser = torch.optim.Adam(prior.parameters(), lr=1e-2)
     for step in range(120):
-        optimiser.param_groups[0]["lr"] = 1e-2 * (
-            1 - step / 120
-        )  # at the full rate a spike may come at any step, the last too
-        loss = prior.loss({level: codes}, cond)["loss"]
+        optimiser.param_groups[0]["lr"] = 1e-2 * (1 - step / 120)  # at the full rate a spike may come at any step, the last too
+        loss = prior.loss(shown)["loss"]
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimiser.step()
     assert first == pytest.approx(math.log2(prior.vocabulary), abs=0.2)  # a guess
-    assert prior.loss({level: codes}, cond)["bits"].item() < 0.3
-    assert prior.loss({level: others}, cond)["bits"].item() > first + 1
+    assert prior.loss(shown)["bits"].item() < 0.3
+    assert prior.loss(others)["bits"].item() > first + 1
 
 
 def test_embeddings_begin_with_what_the_codes_stand_for(make, kind):
-    """Near vectors give near embeddings, of its own level and of the one above; letters keep their own."""
+    """Near vectors give near embeddings, of its own stream and of the one above; characters keep their own."""
     prior = make(kind, fresh=True)
-    level, bins = prior.config.level, prior.config.bins
+    bins = prior.config.bins
     before = {name: value.clone() for name, value in prior.state_dict().items()}
-    vectors = {level: torch.randn(bins, 6), level + 1: torch.randn(bins, 6)}
+    vectors = {prior.stream: torch.randn(bins, 6), prior.config.reads or "vq.3": torch.randn(bins, 6)}
     for v in vectors.values():
         v[1] = v[0] + 0.01 * torch.randn(6)
-    prior.start_from(vectors)
+    prior.initialise_embeddings(vectors)
     tables = [prior.x_emb.weight[-bins:]] + ([prior.upsampler.x_emb.weight] if prior.config.above else [])
     for table in tables:
         assert (table[0] - table[1]).norm() < 0.1 * (table[0] - table[2]).norm()
         assert table.std().item() == pytest.approx(prior.config.trunk.init.embedding, rel=0.5)
     changed = {name for name, value in prior.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"x_emb.weight"} | ({"upsampler.x_emb.weight"} if prior.config.above else set())
-    if prior.lyric_tokens:
+    if prior.lyric_prefix:
         assert torch.equal(prior.x_emb.weight[:-bins], before["x_emb.weight"][:-bins])

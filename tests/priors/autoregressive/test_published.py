@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jukebox.importers.prior_keys import (
-    PRIORS,
-    from_published,
-    prior_config,
-    prior_key,
-    published_prior_key,
-    to_published,
-)
+from jukebox.importers.prior_keys import from_published, prior_key, published_prior_key, to_published
+from jukebox.model.settings import PRIORS, prior_config
 from priors.autoregressive.model import AutoregressivePrior
 from tests.conformance import priors as conformance
 from tests.conformance.__main__ import check, main

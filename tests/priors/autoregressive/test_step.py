@@ -9,7 +9,7 @@ import torch
 
 from priors.autoregressive import native
 from priors.autoregressive.int8 import quantise
-from priors.prior import SamplingParams
+from priors.spec import SamplingParams
 
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
 DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), "int8": (torch.bfloat16, 0.02)}
@@ -18,7 +18,7 @@ DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), 
 def stepped(prior, codes, cond, primed, compiled: bool) -> torch.Tensor:
     """Logits of the codes from `primed` on, heard one by one."""
     prior.compiled = compiled
-    state = prior.start(cond, {prior.config.level: codes[:, :primed]}, [], SamplingParams())
+    state = prior.start(cond, {prior.stream: codes[:, :primed]}, [], SamplingParams())
     made = []
     for code in codes[:, primed:].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
@@ -48,9 +48,7 @@ def test_native_steps_equal_plain_steps_of_every_kind(make, batch, kind, dtype, 
 def tokens_heard(prior, codes, cond) -> torch.Tensor:
     """Logits of native steps from an empty cache: nothing of them is torch's."""
     conditioning = prior.encode_conditions(cond, len(codes))
-    caches = prior.trunk.caches(
-        conditioning.start.to(prior.x_emb.weight.dtype), conditioning.encoded, conditioning.distance
-    )
+    caches = prior.trunk.caches(conditioning.start.to(prior.x_emb.weight.dtype), conditioning.encoded, conditioning.distance)
     step = native.Native(prior, conditioning, caches, 0)
     return torch.stack([step(code) for code in codes.unbind(1)], dim=1)
 
@@ -72,10 +70,7 @@ def test_native_logits_depend_neither_on_the_batch_nor_on_the_threads(make, batc
 def test_plain_and_native_steps_take_turns_on_the_same_caches(make, batch, kind):
     prior, (codes, cond) = make(kind), batch(kind)
     whole = stepped(prior, codes[:, :-1], cond, 4, False)
-    state, shift = (
-        prior.start(cond, {prior.config.level: codes[:, :4]}, [], SamplingParams()),
-        prior.vocabulary - prior.config.bins,
-    )
+    state, shift = (prior.start(cond, {prior.stream: codes[:, :4]}, [], SamplingParams()), prior.vocabulary - prior.config.bins)
     for i, code in enumerate(codes[:, 4:-1].unbind(1)):
         prior.compiled, state.step = i % 3 == 1, None
         prior.advance(state, code + shift)

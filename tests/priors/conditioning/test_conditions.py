@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from priors.conditioning.conditions import (
-    Conditions,
-    LabelConfig,
-    LabelEmbedding,
-    Lyrics,
-    TimingEmbedding,
-    stack,
-    timing_bins,
-)
+from priors.conditioning.conditions import Conditions, Lyrics, stack
+from priors.conditioning.config import LabelConfig
+from priors.conditioning.labels import LabelEmbedding, TimingEmbedding, timing_bins
 
 CONFIG = LabelConfig(artists=5, genres=4, timing_bins=8, min_seconds=1.0, max_seconds=9.0, sample_rate=100)
 

@@ -8,16 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from priors.conditioning.lyrics import (
-    PLAIN,
-    PUBLISHED,
-    Characters,
-    LyricConfig,
-    LyricEncoder,
-    linear_window,
-    timed_window,
-)
-from priors.transformer.trunk import LOCAL, Init, TrunkConfig
+from priors.conditioning.config import LyricConfig
+from priors.conditioning.lyrics import LyricEncoder
+from priors.conditioning.vocabulary import PLAIN, PUBLISHED, Characters, linear_window, timed_window
+from priors.transformer.config import LOCAL, Init, TrunkConfig
 
 SETS = {**PUBLISHED, "plain": PLAIN}
 
@@ -36,9 +30,7 @@ def test_decode_undoes_encode(symbols):
 def test_every_character_is_encoded_whole_or_counted(text):
     vocabulary = Characters(PUBLISHED["v3"])
     tokens = vocabulary.encode(text)
-    assert set(range(len(text))) <= set(tokens.positions.tolist()) | {
-        i for i, c in enumerate(text) if c in tokens.dropped
-    }
+    assert set(range(len(text))) <= set(tokens.positions.tolist()) | {i for i, c in enumerate(text) if c in tokens.dropped}
     assert (np.diff(tokens.positions) >= 0).all() and ((tokens.ids > 0) & (tokens.ids < vocabulary.size)).all()
     again = vocabulary.encode(vocabulary.decode(tokens.ids))
     assert np.array_equal(again.ids, tokens.ids) and not again.dropped

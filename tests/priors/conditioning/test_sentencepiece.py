@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from priors.conditioning.lyrics import Characters, SentencePieceVocabulary
+from priors.conditioning.vocabulary import Characters, SentencePieceVocabulary
 
 LINES = [
     "the river carries all our names",
@@ -34,9 +34,7 @@ def test_decoding_undoes_encoding_in_any_language(pieces, text):
 def test_a_piece_stands_at_its_first_letter(pieces):
     text = "we sing\nthe river"
     tokens = pieces.encode(text)
-    assert {text.index("sing"), text.index("\n"), text.index("the"), text.index("river")} <= set(
-        tokens.positions.tolist()
-    )
+    assert {text.index("sing"), text.index("\n"), text.index("the"), text.index("river")} <= set(tokens.positions.tolist())
     mixed = "we 日本 sing"
     tokens = pieces.encode(mixed)
     spelled = [p for i, p in zip(tokens.ids, tokens.positions) if pieces.processor.is_byte(int(i))]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from priors.conditioning.upsampler import Upsampler, UpsamplerConfig
-from priors.transformer.trunk import Init
+from priors.conditioning.config import UpsamplerConfig
+from priors.conditioning.upsampler import Upsampler
+from priors.transformer.config import Init
 
 
 def test_a_coarse_code_is_heard_by_its_own_steps_and_the_neighbours():

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from priors.masked import masks
-from priors.masked.masks import Keep
+from priors.prior import Mask
+from vqvae.jukebox.config import VQVAEConfig
 
 N = 12
-SMALL = {2: 1, 1: 2, 0: 4}  # codes in a column, for pictures that fit a line
+SMALL = {"vq.2": 1, "vq.1": 2, "vq.0": 4}  # codes in a column, for pictures that fit a line
+BOTH_ENDS = {"vq.2": "X..X", "vq.1": "XX....XX", "vq.0": "XXXX........XXXX"}  # of four columns
 
 
 def columns(picture: str) -> torch.Tensor:
@@ -22,8 +24,8 @@ def shown(mask: torch.Tensor) -> str:
     return "".join("X" if kept else "." for kept in mask.flatten().tolist())
 
 
-def picture(keep: Keep) -> dict[int, str]:
-    return {level: shown(kept) for level, kept in keep.items()}
+def picture(keep: Mask) -> dict[str, str]:
+    return {stream: shown(kept) for stream, kept in keep.items()}
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -71,9 +73,7 @@ def test_a_random_prompt_keeps_its_share_and_follows_its_seed():
     assert not masks.random(1000, 1.0, rng()).any()
     kept = masks.random(10_000, 0.7, rng())
     assert 0.28 < kept.float().mean() < 0.32
-    assert torch.equal(kept, masks.random(10_000, 0.7, rng())) and not torch.equal(
-        kept, masks.random(10_000, 0.7, rng(1))
-    )
+    assert torch.equal(kept, masks.random(10_000, 0.7, rng())) and not torch.equal(kept, masks.random(10_000, 0.7, rng(1)))
 
 
 def test_dropout_only_lets_go():
@@ -91,32 +91,38 @@ def test_union_keeps_what_any_keeps_and_intersection_what_all_keep():
 
 
 def test_a_prompt_is_spread_over_whole_columns():
-    assert picture(masks.expand_to_levels(columns("X..X"), SMALL)) == {2: "X..X", 1: "XX....XX", 0: "XXXX........XXXX"}
+    assert picture(masks.expand_to_levels(columns("X..X"), SMALL)) == BOTH_ENDS
     keep = masks.expand_to_levels(masks.random(50, 0.5, rng()))
-    assert {level: kept.shape for level, kept in keep.items()} == {2: (1, 50), 1: (1, 200), 0: (1, 800)}
+    shapes = {stream: kept.shape for stream, kept in keep.items()}
+    assert shapes == {"vq.2": (1, 50), "vq.1": (1, 200), "vq.0": (1, 800)}
     assert masks.orphans(keep).tolist() == [0]
+
+
+def test_codes_of_a_column_are_those_of_the_published_codec():
+    streams = VQVAEConfig().spec.streams
+    assert masks.per_column(streams) == masks.per_column(reversed(streams)) == masks.PER_COLUMN
 
 
 def test_wishes_are_put_together_in_one_order():
     """Union, then dropout, then levels kept whole (which dropout does not reach), then levels drawn anew, which win."""
     prompts = [columns("X..."), columns("...X")]
-    assert picture(masks.combined(prompts, per=SMALL)) == {2: "X..X", 1: "XX....XX", 0: "XXXX........XXXX"}
-    dropped = masks.combined(prompts, drop=1.0, rng=rng(), keep_levels=(2,), per=SMALL)
-    assert picture(dropped) == {2: "XXXX", 1: "........", 0: "................"}
-    both = masks.combined(prompts, keep_levels=(2, 1), redraw_levels=(1, 0), per=SMALL)
-    assert picture(both) == {2: "XXXX", 1: "........", 0: "................"}
+    assert picture(masks.combined(prompts, per=SMALL)) == BOTH_ENDS
+    dropped = masks.combined(prompts, drop=1.0, rng=rng(), keep_levels=["vq.2"], per=SMALL)
+    assert picture(dropped) == {"vq.2": "XXXX", "vq.1": "........", "vq.0": "................"}
+    both = masks.combined(prompts, keep_levels=["vq.2", "vq.1"], resample_levels=["vq.1", "vq.0"], per=SMALL)
+    assert picture(both) == {"vq.2": "XXXX", "vq.1": "........", "vq.0": "................"}
 
 
 def test_a_fine_code_kept_under_a_coarse_one_that_changes_is_counted():
-    keep = masks.combined([columns("X..X")], redraw_levels=(1,), per=SMALL)
+    keep = masks.combined([columns("X..X")], resample_levels=["vq.1"], per=SMALL)
     assert masks.orphans(keep).tolist() == [8]
-    assert masks.orphans(masks.combined([columns("X..X")], redraw_levels=(1, 0), per=SMALL)).tolist() == [0]
+    assert masks.orphans(masks.combined([columns("X..X")], resample_levels=["vq.1", "vq.0"], per=SMALL)).tolist() == [0]
 
 
 def test_prompts_of_several_items_stand_side_by_side():
     items = [masks.expand_to_levels(columns("X..."), SMALL), masks.expand_to_levels(columns("..XX"), SMALL)]
     keep = masks.stack(items)
-    assert keep[1].shape == (2, 8)
+    assert keep["vq.1"].shape == (2, 8)
     assert masks.count_kept(keep).tolist() == [7, 14]
 
 
@@ -125,11 +131,11 @@ def test_a_bit_rate_is_the_counted_codes_times_their_bits():
     n, rate = 8 * 441, 44100 / 128
     seconds = n / rate
     whole = masks.expand_to_levels(masks.everything(n))
-    for levels, expected in (((0, 1, 2), 21), ((1, 2), 5), ((2,), 1)):
+    for levels, expected in ((["vq.0", "vq.1", "vq.2"], 21), (["vq.1", "vq.2"], 5), (["vq.2"], 1)):
         keep = masks.with_levels(masks.expand_to_levels(masks.nothing(n)), levels)
         assert masks.bits_per_second(keep, 2048, seconds)[0] == pytest.approx(rate * 11 * expected, rel=1e-12)
         assert masks.count_kept(keep).tolist() == [sum(int(kept.sum()) for kept in keep.values())] == [n * expected]
-    eighth = masks.without_levels(masks.expand_to_levels(masks.periodic(n, 8)), (0, 1))
+    eighth = masks.without_levels(masks.expand_to_levels(masks.periodic(n, 8)), ["vq.0", "vq.1"])
     assert masks.bits_per_second(eighth, 2048, seconds)[0] == pytest.approx(473.7, abs=0.1)
     assert masks.bits_per_second(whole, 512, seconds)[0] == pytest.approx(rate * 9 * 21)
 
@@ -144,17 +150,14 @@ def test_a_prompt_for_a_bit_rate_is_the_fullest_that_fits(n, most):
         return
     keep = masks.at_most(n, most, 2048, seconds)
     rates = []  # of the whole ladder, by counting
-    for keeping in ([], [2], [2, 1]):
+    for keeping in ([], ["vq.2"], ["vq.2", "vq.1"]):
         for period in range(1, 33 if keeping else n + 1):
-            anew = [level for level in (0, 1) if level < 2 - len(keeping)]
-            step = masks.combined([masks.periodic(n, period)], keep_levels=keeping, redraw_levels=anew)
+            anew = ["vq.0", "vq.1"][: 2 - len(keeping)]
+            step = masks.combined([masks.periodic(n, period)], keep_levels=keeping, resample_levels=anew)
             rates += masks.bits_per_second(step, 2048, seconds)
     assert masks.bits_per_second(keep, 2048, seconds) == [max(rate for rate in rates if rate <= most)]
-    assert masks.orphans(keep).tolist() == [0] and {level: k.shape[1] for level, k in keep.items()} == {
-        2: n,
-        1: 4 * n,
-        0: 16 * n,
-    }
+    assert masks.orphans(keep).tolist() == [0]
+    assert {stream: kept.shape[1] for stream, kept in keep.items()} == {"vq.2": n, "vq.1": 4 * n, "vq.0": 16 * n}
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,20 @@ import math
 import pytest
 import torch
 
-from priors.conditioning.conditions import Conditions, LabelConfig, Lyrics
-from priors.conditioning.lyrics import LyricConfig
+from priors.conditioning.conditions import Conditions, Lyrics
+from priors.conditioning.config import LabelConfig, LyricConfig
 from priors.logits import draw_surely
 from priors.masked import heads
 from priors.masked import model as masked
 from priors.masked.columns import by_column, left_after
-from priors.masked.model import MaskedConfig, MaskedPrior, gumbel, least_sure
-from priors.prior import SamplingParams
-from priors.transformer.trunk import Init, TrunkConfig
+from priors.masked.config import MaskedConfig
+from priors.masked.model import MaskedPrior, gumbel, least_sure
+from priors.prior import Batch
+from priors.spec import SamplingParams
+from priors.transformer.config import Init, TrunkConfig
 
 INIT = Init(0.03, 0.3, 0.1, 0.3)
-LEVELS = (0, 1, 2)
+STREAMS = ("vq.0", "vq.1", "vq.2")
 
 
 def config(bins: int = 16, n_ctx: int = 32, hops=(8, 32, 128), **more) -> MaskedConfig:
@@ -44,16 +46,16 @@ def window(prior: MaskedPrior, rows: int = 5, columns: int = 24, seed: int = 0):
     """Codes, conditions, and a prompt of another kind a row: nothing, scattered, a hole, above only, nearly all."""
     torch.manual_seed(seed)
     ratios = prior.config.ratios
-    codes = {level: torch.randint(prior.config.bins, (rows, columns * ratios[level])) for level in LEVELS}
-    keep = {level: torch.zeros(rows, columns * ratios[level], dtype=torch.bool) for level in LEVELS}
-    for level in LEVELS:
-        whole = by_column(keep[level], ratios[level])
+    codes = {stream: torch.randint(prior.config.bins, (rows, columns * ratios[stream])) for stream in STREAMS}
+    keep = {stream: torch.zeros(rows, columns * ratios[stream], dtype=torch.bool) for stream in STREAMS}
+    for stream in STREAMS:
+        whole = by_column(keep[stream], ratios[stream])
         whole[1] = torch.rand(whole[1].shape) < 0.3
         whole[2] = True
         whole[2, 5:17] = False
-        whole[3] = level == 2
+        whole[3] = stream == "vq.2"
         whole[4] = True
-    keep[0][4, 7] = False
+    keep["vq.0"][4, 7] = False
     lyrics = Lyrics(torch.randint(1, 12, (rows, 6)), torch.rand(rows, 6) * 0.1)
     timing = torch.tensor([[30000, 128 * i, prior.config.n_ctx * 128] for i in range(rows)])
     cond = Conditions(torch.arange(rows) % 3, torch.tensor([[1, -1], [2, 1]] * rows)[:rows], timing, lyrics)
@@ -69,26 +71,26 @@ def generators(rows: int) -> list[torch.Generator]:
 
 def test_kept_codes_come_out_bit_identical_and_the_others_from_the_model(prior):
     codes, keep, cond = window(prior)
-    made = prior.fill(codes, keep, cond, generators(5), {level: SamplingParams(passes=3) for level in LEVELS})
-    for level in LEVELS:
-        assert torch.equal(made[level][keep[level]], codes[level][keep[level]])
-        assert ((made[level] >= 0) & (made[level] < 16)).all()
-    assert (made[1] != codes[1])[0].any()
+    made = prior.fill(codes, keep, cond, generators(5), {stream: SamplingParams(passes=3) for stream in STREAMS})
+    for stream in STREAMS:
+        assert torch.equal(made[stream][keep[stream]], codes[stream][keep[stream]])
+        assert ((made[stream] >= 0) & (made[stream] < 16)).all()
+    assert (made["vq.1"] != codes["vq.1"])[0].any()
 
 
 def test_after_each_pass_each_row_lacks_the_floor_of_the_cosine_of_its_own_count(prior):
     """V2; a count over the whole batch would leave rows with little to fill unchanged for long."""
     codes, keep, cond = window(prior)
     seen = {}
-    passes = {2: 5, 1: 4, 0: 7}
+    passes = {"vq.2": 5, "vq.1": 4, "vq.0": 7}
     prior.fill(
-        codes, keep, cond, generators(5), {level: SamplingParams(passes=n) for level, n in passes.items()},
-        lambda level, step, unknown: seen.update({(level, step): unknown.sum(1).tolist()}),
+        codes, keep, cond, generators(5), {stream: SamplingParams(passes=n) for stream, n in passes.items()},
+        lambda stream, step, unknown: seen.update({(stream, step): unknown.sum(1).tolist()}),
     )  # fmt: skip
-    for (level, step), counts in seen.items():
-        at_first = (~keep[level]).sum(1).tolist()
-        assert counts == [math.floor(math.cos(math.pi * step / (2 * passes[level])) * n) for n in at_first]
-    assert sorted(seen) == sorted((level, step) for level, n in passes.items() for step in range(1, n + 1))
+    for (stream, step), counts in seen.items():
+        at_first = (~keep[stream]).sum(1).tolist()
+        assert counts == [math.floor(math.cos(math.pi * step / (2 * passes[stream])) * n) for n in at_first]
+    assert sorted(seen) == sorted((stream, step) for stream, n in passes.items() for step in range(1, n + 1))
 
 
 def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
@@ -96,23 +98,23 @@ def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
     exact = prior.double()
     try:
         codes, keep, cond = window(exact)
-        params = {level: SamplingParams(passes=4, top_p=0.95) for level in LEVELS}
+        params = {stream: SamplingParams(passes=4, top_p=0.95) for stream in STREAMS}
         together = exact.fill(codes, keep, cond, generators(5), params)
         for i in range(5):
-            one, known = ({level: x[level][i : i + 1] for level in LEVELS} for x in (codes, keep))
+            one, known = ({stream: x[stream][i : i + 1] for stream in STREAMS} for x in (codes, keep))
             alone = exact.fill(one, known, cond.rows(slice(i, i + 1)), generators(5)[i : i + 1], params)
-            assert all(torch.equal(alone[level][0], together[level][i]) for level in LEVELS)
+            assert all(torch.equal(alone[stream][0], together[stream][i]) for stream in STREAMS)
     finally:
         prior.float()
 
 
 def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
     codes, keep, cond = window(prior)
-    params = {level: SamplingParams(passes=3) for level in LEVELS}
+    params = {stream: SamplingParams(passes=3) for stream in STREAMS}
     a, b = (prior.fill(codes, keep, cond, generators(5), params) for _ in range(2))
     c = prior.fill(codes, keep, cond, generators(7)[2:], params)
-    assert all(torch.equal(a[level], b[level]) for level in LEVELS)
-    assert any(not torch.equal(a[level], c[level]) for level in LEVELS)
+    assert all(torch.equal(a[stream], b[stream]) for stream in STREAMS)
+    assert any(not torch.equal(a[stream], c[stream]) for stream in STREAMS)
 
 
 # ---- what may be seen
@@ -120,62 +122,61 @@ def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
 
 def test_what_is_not_kept_is_never_looked_at(prior):
     codes, keep, cond = window(prior)
-    other = {level: torch.where(keep[level], codes[level], torch.full_like(codes[level], -7)) for level in LEVELS}
-    params = {level: SamplingParams(passes=2) for level in LEVELS}
+    other = {stream: torch.where(keep[stream], codes[stream], torch.full_like(codes[stream], -7)) for stream in STREAMS}
+    params = {stream: SamplingParams(passes=2) for stream in STREAMS}
     a, b = (prior.fill(x, keep, cond, generators(5), params) for x in (codes, other))
-    assert all(torch.equal(a[level], b[level]) for level in LEVELS)
+    assert all(torch.equal(a[stream], b[stream]) for stream in STREAMS)
 
 
 def test_a_hidden_code_hears_both_sides_and_every_level(prior):
     codes, keep, cond = window(prior, columns=24)
-    asked = {level: torch.zeros_like(keep[level]) for level in LEVELS}
-    asked[1][2, 11 * 4 + 2] = True  # in the middle of row 2's hole
-    before = prior.costs(codes, cond, keep, asked)[1]
-    for level, at in ((2, 0), (2, 23), (1, 3), (1, 95), (0, 0), (0, 383)):
+    asked = {stream: torch.zeros_like(keep[stream]) for stream in STREAMS}
+    asked["vq.1"][2, 11 * 4 + 2] = True  # in the middle of row 2's hole
+    before = prior.costs(codes, cond, keep, asked)["vq.1"]
+    for stream, at in (("vq.2", 0), ("vq.2", 23), ("vq.1", 3), ("vq.1", 95), ("vq.0", 0), ("vq.0", 383)):
         other = {each: x.clone() for each, x in codes.items()}
-        other[level][2, at] = (other[level][2, at] + 1) % 16
-        assert not torch.equal(prior.costs(other, cond, keep, asked)[1], before), (level, at)
-    assert not torch.equal(prior.costs(codes, cond.without("artist"), keep, asked)[1], before)
-    assert not torch.equal(prior.costs(codes, cond.without("lyrics"), keep, asked)[1], before)
-    assert not torch.equal(prior.costs(codes, cond.without("timing"), keep, asked)[1], before)
+        other[stream][2, at] = (other[stream][2, at] + 1) % 16
+        assert not torch.equal(prior.costs(other, cond, keep, asked)["vq.1"], before), (stream, at)
+    assert not torch.equal(prior.costs(codes, cond.without("artist"), keep, asked)["vq.1"], before)
+    assert not torch.equal(prior.costs(codes, cond.without("lyrics"), keep, asked)["vq.1"], before)
+    assert not torch.equal(prior.costs(codes, cond.without("timing"), keep, asked)["vq.1"], before)
 
 
 def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_others(prior, monkeypatch):
     """Each piece hears what is around it; a piece without an unknown code is not computed."""
     codes, keep, cond = window(prior)
     seen = prior.encode_columns(codes, keep, prior.encode_conditions(cond, 5, 24))
-    monkeypatch.setattr(masked, "AT_ONCE", 7)
-    for level in LEVELS:
-        fine, asked = prior.heads[level], ~keep[level]
-        whole = prior.logits(seen, level, asked)
+    monkeypatch.setattr(masked, "CODES_AT_ONCE", 7)
+    for stream in STREAMS:
+        head, asked = prior.head(stream), ~keep[stream]
+        whole = prior.logits(seen, stream, asked)
         for columns in (1, 3, 10):
-            monkeypatch.setattr(heads, "PIECE", columns * fine.out.w.shape[0] * fine.ratio)
+            monkeypatch.setattr(heads, "CHUNK", columns * head.out.w.shape[0] * head.ratio)
             made, rows = torch.full((*asked.shape, 16), torch.nan), []
-            for here, x, some in fine.around(seen, asked):
-                assert here.stop - here.start <= columns * fine.ratio and some.any()
-                made[:, here][some] = fine.out(x)
+            for here, x, some in head.around(seen, asked):
+                assert here.stop - here.start <= columns * head.ratio and some.any()
+                made[:, here][some] = head.out(x)
             assert torch.allclose(made[asked], whole, atol=1e-5) and torch.equal(made.isnan().all(dim=2), ~asked)
-            count = fine.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
+            count = head.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
             chance = torch.rand(asked.shape, dtype=torch.float64)
-            new, _ = prior._draw(level, codes, keep, prior.encode_conditions(cond, 5, 24), chance, SamplingParams())
+            new, _ = prior._draw(stream, codes, keep, prior.encode_conditions(cond, 5, 24), chance, SamplingParams())
             count.remove()
             assert max(rows) <= 7 and sum(rows) == int(asked.sum()) and not new[~asked].any()
             sure = [
-                draw_surely(row[None], u[None], SamplingParams())[0].item()
-                for row, u in zip(whole, chance[asked], strict=True)
+                draw_surely(row[None], u[None], SamplingParams())[0].item() for row, u in zip(whole, chance[asked], strict=True)
             ]
             assert new[asked].tolist() == sure
 
 
 def test_bits_stand_where_they_belong(prior):
     codes, keep, cond = window(prior)
-    bits = prior.bits(codes, cond, keep)
-    one = {level: torch.zeros_like(keep[level]) for level in LEVELS}
-    one[0][2, 8 * 16 + 5] = True
+    bits = prior.nll(codes, cond, keep)
+    one = {stream: torch.zeros_like(keep[stream]) for stream in STREAMS}
+    one["vq.0"][2, 8 * 16 + 5] = True
     costs = prior.costs(codes, cond, keep, one)
-    assert list(costs) == [0] and costs[0].shape == (1,)
-    assert bits[0][2, 8 * 16 + 5].item() == pytest.approx(costs[0].item(), abs=1e-5)
-    assert all(torch.equal(bits[level].isnan(), keep[level]) for level in LEVELS)
+    assert list(costs) == ["vq.0"] and costs["vq.0"].shape == (1,)
+    assert bits["vq.0"][2, 8 * 16 + 5].item() == pytest.approx(costs["vq.0"].item(), abs=1e-5)
+    assert all(torch.equal(bits[stream].isnan(), keep[stream]) for stream in STREAMS)
 
 
 # ---- pitfalls of ranking
@@ -200,28 +201,27 @@ def test_codes_of_probability_zero_and_one_are_drawn_without_nan(prior):
         SamplingParams(passes=3, top_k=1),
         SamplingParams(passes=3, temperature=1e-6, noise=0.0),
     ):
-        made = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, params))
-        assert all(((made[level] >= 0) & (made[level] < 16)).all() for level in LEVELS)
+        made = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, params))
+        assert all(((made[stream] >= 0) & (made[stream] < 16)).all() for stream in STREAMS)
 
 
 def test_a_filter_changes_what_can_be_drawn(prior):
     """The reference throws the result of its filter away."""
     codes, keep, cond = window(prior)
-    likeliest = prior.fill(
-        codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1, temperature=0.0))
-    )
-    filtered = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1, top_k=1)))
-    free = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(LEVELS, SamplingParams(passes=1)))
-    assert torch.equal(likeliest[2], filtered[2]) and not torch.equal(likeliest[2], free[2])
+    likeliest = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1, temperature=0.0)))
+    filtered = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1, top_k=1)))
+    free = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1)))
+    assert torch.equal(likeliest["vq.2"], filtered["vq.2"]) and not torch.equal(likeliest["vq.2"], free["vq.2"])
 
 
 def test_a_code_competes_with_those_of_its_own_level_only(prior):
     """Coarse levels are finished before finer ones begin, however many passes each has."""
     codes, keep, cond = window(prior)
     order = []
-    params = {0: SamplingParams(passes=4), 1: SamplingParams(passes=3), 2: SamplingParams(passes=2)}
-    prior.fill(codes, keep, cond, generators(5), params, lambda level, step, _: order.append((level, step)))
-    assert order == [(2, 1), (2, 2), (1, 1), (1, 2), (1, 3), (0, 1), (0, 2), (0, 3), (0, 4)]
+    passes = {"vq.0": 4, "vq.1": 3, "vq.2": 2}
+    params = {stream: SamplingParams(passes=n) for stream, n in passes.items()}
+    prior.fill(codes, keep, cond, generators(5), params, lambda stream, step, _: order.append((stream, step)))
+    assert order == [(stream, step) for stream in reversed(STREAMS) for step in range(1, passes[stream] + 1)]
     assert left_after(4, 4, 10**6) == 0
 
 
@@ -230,9 +230,11 @@ def test_a_code_competes_with_those_of_its_own_level_only(prior):
 
 def test_start_and_sample_hand_out_what_lies_behind_the_prime_level_by_level(prior):
     codes, _, cond = window(prior)
-    prime = {2: codes[2], 1: codes[1][:, :32], 0: codes[0][:, :64]}  # columns known: 24, 8, 4
+    known = {"vq.2": 24, "vq.1": 32, "vq.0": 64}  # codes: of 24, 8 and 4 columns
+    prime = {stream: codes[stream][:, :n] for stream, n in known.items()}
     made = list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 20))
-    assert [{level: tuple(x.shape) for level, x in each.items()} for each in made] == [{1: (5, 64)}, {0: (5, 320)}]
+    shapes = [{stream: tuple(x.shape) for stream, x in each.items()} for each in made]
+    assert shapes == [{"vq.1": (5, 64)}, {"vq.0": (5, 320)}]
     with pytest.raises(ValueError, match="known further"):
         list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 10))
 
@@ -240,12 +242,12 @@ def test_start_and_sample_hand_out_what_lies_behind_the_prime_level_by_level(pri
 def test_wrong_shapes_and_a_window_that_is_too_long_are_refused(prior):
     codes, keep, cond = window(prior)
     with pytest.raises(ValueError, match="expected"):
-        prior.fill({**codes, 1: codes[1][:, :-1]}, keep, cond, generators(5), {})
-    with pytest.raises(ValueError, match="level"):
-        prior.fill({2: codes[2]}, keep, cond, generators(5), {})
-    long = {level: torch.zeros(1, 33 * r, dtype=torch.long) for level, r in enumerate(prior.config.ratios)}
+        prior.fill({**codes, "vq.1": codes["vq.1"][:, :-1]}, keep, cond, generators(5), {})
+    with pytest.raises(ValueError, match=r"codes of \['vq.2'\].* expected those of vq.0, vq.1, vq.2"):
+        prior.fill({"vq.2": codes["vq.2"]}, keep, cond, generators(5), {})
+    long = {stream: torch.zeros(1, 33 * n, dtype=torch.long) for stream, n in prior.config.ratios.items()}
     with pytest.raises(ValueError, match="1 to 32 columns"):
-        prior.fill(long, {level: x.bool() for level, x in long.items()}, Conditions(), generators(1), {})
+        prior.fill(long, {stream: x.bool() for stream, x in long.items()}, Conditions(), generators(1), {})
 
 
 def test_a_configuration_comes_back_from_json(prior):
@@ -255,10 +257,10 @@ def test_a_configuration_comes_back_from_json(prior):
 def test_all_parameters_get_a_gradient_and_the_first_loss_is_that_of_a_guess(prior):
     torch.manual_seed(0)
     fresh = MaskedPrior(config(bins=64))
-    codes = {level: torch.randint(64, (8, 24 * r)) for level, r in enumerate(fresh.config.ratios)}
+    codes = {stream: torch.randint(64, (8, 24 * n)) for stream, n in fresh.config.ratios.items()}
     _, _, cond = window(prior, rows=8)
-    keep = {level: torch.rand(x.shape) < 0.5 for level, x in codes.items()}
-    losses = fresh.loss(codes, cond, keep)
+    keep = {stream: torch.rand(x.shape) < 0.5 for stream, x in codes.items()}
+    losses = fresh.loss(Batch(codes, cond, keep))
     losses["loss"].backward()
     assert losses["bits"].item() == pytest.approx(6.0, abs=0.1)
     missing = [n for n, p in fresh.named_parameters() if p.grad is None or not p.grad.isfinite().all()]

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from priors.transformer.attention import PATTERNS, Attention, attend, visible
-from priors.transformer.trunk import Transformer, TrunkConfig
+from priors.transformer.config import TrunkConfig
+from priors.transformer.trunk import Transformer
 
 MASKED = [p for p in PATTERNS if p != "cross"]
 PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)]
@@ -55,9 +56,7 @@ def test_gradient_reaches_exactly_what_the_predicate_shows(pattern):
     q, k, v = heads(24, torch.float64)
     v.requires_grad_()
     out = attend(q, k, v, pattern, 6, 8)
-    seen = torch.stack(
-        [torch.autograd.grad(out[0, 0, i].sum(), v, retain_graph=True)[0][0, 0, :, 0] for i in range(24)]
-    )
+    seen = torch.stack([torch.autograd.grad(out[0, 0, i].sum(), v, retain_graph=True)[0][0, 0, :, 0] for i in range(24)])
     assert torch.equal(seen != 0, visible(pattern, 24, 6, 8))
     if pattern != "full":
         assert not visible(pattern, 24, 6, 8).triu(1).any()  # none of them sees what comes later
@@ -152,9 +151,7 @@ def test_no_tensor_of_length_by_length_is_ever_made_in_training(pattern, block, 
     )
     distance = torch.rand(1, 8192, 512)
     conditioning = (lyric_tokens, distance) if layer.cross else ()
-    widest = {"cross": 512, "row": 128, "previous_row": 128, "column": 128}.get(
-        pattern, 12
-    )  # keys of a query, or q, k, v
+    widest = {"cross": 512, "row": 128, "previous_row": 128, "column": 128}.get(pattern, 12)  # keys of a query, or q, k, v
     assert largest_in_training(lambda x: layer(x, *conditioning), 8192, dtype) <= 2 * 8192 * widest
 
 

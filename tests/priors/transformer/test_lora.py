@@ -11,12 +11,13 @@ from jukebox.model.presets import find
 from priors.autoregressive.extend import with_labels
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Conditions
+from priors.prior import Batch
 from priors.transformer.lora import LowRank, adapters, add_adapters, freeze, merged
 
 
-def trained(level: int) -> AutoregressivePrior:
+def trained(name: str = "prior_2") -> AutoregressivePrior:
     torch.manual_seed(0)
-    prior = AutoregressivePrior(find("test").prior(level, 3, 3))
+    prior = AutoregressivePrior(find("test").priors[name].for_corpus(3, 3))
     for parameter in prior.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return prior
@@ -36,14 +37,14 @@ def moved(prior: AutoregressivePrior) -> AutoregressivePrior:
     for _ in range(3):
         codes, cond = conditioning(prior, 3)
         optimiser.zero_grad()
-        prior.loss({prior.config.level: codes}, cond)["loss"].backward()
+        prior.loss(Batch({prior.stream: codes}, cond))["loss"].backward()
         optimiser.step()
     return prior
 
 
-@pytest.mark.parametrize("level", [2, 1])
-def test_adapters_change_nothing_at_first_and_merged_compute_what_they_learned(level):
-    before = trained(level)
+@pytest.mark.parametrize("name", ["prior_2", "prior_1"])
+def test_adapters_change_nothing_at_first_and_merged_compute_what_they_learned(name):
+    before = trained(name)
     prior = with_labels(before, 4, 4)
     freeze(prior, 3, 3)
     add_adapters(prior, 2)
@@ -57,15 +58,13 @@ def test_adapters_change_nothing_at_first_and_merged_compute_what_they_learned(l
 
 
 def test_only_adapters_learn_and_their_numbers_are_few():
-    prior = with_labels(trained(2), 4, 4)
+    prior = with_labels(trained(), 4, 4)
     whole = {name: p.detach().clone() for name, p in prior.state_dict().items()}
     freeze(prior, 3, 3)
     add_adapters(prior, 2)
     moved(prior)
     named = dict(adapters(prior))
-    assert (
-        sum(isinstance(a, LowRank) for a in named.values()) == 4 * 2 + 1 + 4
-    )  # 2 blocks, a cross one; the encoder's one
+    assert sum(isinstance(a, LowRank) for a in named.values()) == 4 * 2 + 1 + 4  # 2 blocks, a cross one; the encoder's one
     plain, kept = merged(prior).state_dict(), prior.state_dict()
     for name, value in whole.items():
         part, _, leaf = name.rpartition(".")
@@ -78,7 +77,7 @@ def test_only_adapters_learn_and_their_numbers_are_few():
 
 
 def test_with_labels_alone_old_names_keep_every_bit_and_a_new_one_moves():
-    before = trained(2)
+    before = trained()
     prior = with_labels(before, 4, 4)
     freeze(prior, 3, 3)
     with torch.no_grad():
@@ -90,7 +89,7 @@ def test_with_labels_alone_old_names_keep_every_bit_and_a_new_one_moves():
 
 
 def test_tables_do_not_shrink_and_a_prior_without_labels_has_none_to_grow():
-    prior = trained(2)
+    prior = trained()
     with pytest.raises(ValueError, match="cannot shrink"):
         with_labels(prior, 2, 3)
     deaf = AutoregressivePrior(replace(prior.config, labels=None))

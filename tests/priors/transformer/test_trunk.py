@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from priors.transformer.attention import PATTERNS
+from priors.transformer.config import LOCAL, ORDERS, Init, TrunkConfig
 from priors.transformer.linear import LayerNorm
-from priors.transformer.trunk import LOCAL, ORDERS, Init, Transformer, TrunkConfig
+from priors.transformer.trunk import Transformer
 
 CONFIG = TrunkConfig(n_ctx=24, width=16, depth=3, heads=2, blocks=4, m_attn=0.5, prime=5)
-SHAPES = {pattern: (pattern,) for pattern in PATTERNS if pattern != "full"} | {
-    "all": (*LOCAL, "prime", "cross", "dense")
-}
+SHAPES = {pattern: (pattern,) for pattern in PATTERNS if pattern != "full"} | {"all": (*LOCAL, "prime", "cross", "dense")}
 
 
 def made(order: tuple[str, ...], dtype: torch.dtype = torch.float64, **changes) -> Transformer:

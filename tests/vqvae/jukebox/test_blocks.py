@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vqvae.jukebox.blocks import Encoder, ResidualStack
-from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAE
 
 
 def test_the_published_shape_has_the_published_number_of_parameters():
@@ -30,10 +31,10 @@ def vqvae_of(**settings) -> VQVAE:
 @pytest.mark.parametrize("length", [16, 17, 31, 100, 255])
 def test_lengths_floor_on_the_way_down_and_multiply_on_the_way_up(small, length):
     codec = VQVAE(small).eval()
-    codes = codec.encode(torch.randn(2, 1, length), [0, 1])
-    for level, hop in enumerate(small.hops):
-        assert codes[level].shape == (2, length // hop)
-        assert codec.decode(codes, level).shape == (2, 1, length // hop * hop)
+    codes = codec.encode(torch.randn(2, 1, length), ["vq.0", "vq.1"])
+    for stream in small.spec.streams:
+        assert codes[stream.name].shape == (2, length // stream.hop)
+        assert codec.decode(codes, stream.name).shape == (2, 1, length // stream.hop * stream.hop)
 
 
 def test_residual_scale_and_zero_output_make_an_identity():

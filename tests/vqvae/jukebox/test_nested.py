@@ -28,7 +28,7 @@ def test_codes_have_the_levels_rates_and_silent_levels_are_missed(small, tones):
     codec.loss(tones, generator=torch.Generator().manual_seed(0))  # gives the codebooks rows
     codec.eval()
     codes = codec.encode(tones)
-    assert {level: c.shape for level, c in codes.items()} == {0: (16, 64), 1: (16, 16)}
-    whole, top = codec.decode(codes, [0, 1]), codec.decode(codes, [1])
+    assert {stream: c.shape for stream, c in codes.items()} == {"vq.0": (16, 64), "vq.1": (16, 16)}
+    whole, top = codec.decode(codes, ["vq.0", "vq.1"]), codec.decode(codes, ["vq.1"])
     assert whole.shape == top.shape == tones.shape
     assert not torch.allclose(whole, top)

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAE
 
 STEPS = 20
 

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from vqvae.jukebox.stream import decode_long, encode_long
-from vqvae.jukebox.vqvae import VQVAE, VQVAEConfig
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.jukebox.vqvae import VQVAE
+
+STREAMS = ("vq.0", "vq.1")
 
 
 def optimiser_of(codec: VQVAE) -> torch.optim.Optimizer:
@@ -43,9 +45,9 @@ def convergence(codec: VQVAE, clips: torch.Tensor, level: int) -> float:
 
 def test_a_configuration_survives_json(small):
     config = replace(small, widths=((8,), (8, 12)), depths=(2, 1))
-    assert VQVAEConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert VQVAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(ValueError, match="no setting colour"):
-        VQVAEConfig.from_dict({"colour": 3})
+        VQVAEConfig.from_json({"colour": 3})
 
 
 @pytest.mark.parametrize(
@@ -71,8 +73,9 @@ def test_levels_are_independent(small, tones):
         with torch.no_grad():
             for parameter in other.level(changed).parameters():
                 parameter.mul_(1.5)
-        codes, others = codec.encode(tones, [0, 1]), other.encode(tones, [0, 1])
-        assert torch.equal(codes[kept], others[kept]) and not torch.equal(codes[changed], others[changed])
+        codes, others = codec.encode(tones, STREAMS), other.encode(tones, STREAMS)
+        same = {stream: torch.equal(codes[stream], others[stream]) for stream in STREAMS}
+        assert same == {f"vq.{kept}": True, f"vq.{changed}": False}
 
 
 def test_the_gradient_of_one_level_never_touches_another(small, tones):
@@ -85,17 +88,17 @@ def test_the_gradient_of_one_level_never_touches_another(small, tones):
 
 
 def test_one_level_is_trained_saved_and_loaded_alone(small, tones, tmp_path):
-    whole, top = VQVAE(small), VQVAE(small, levels=[1])
+    whole, top = VQVAE(small), VQVAE(small, ["vq.1"])
     train(top, tones, 3)
     assert {name.split(".")[1] for name in top.state_dict()} == {"1"}
     save_file(top.state_dict(), tmp_path / "top.safetensors")
     missing = whole.load_state_dict(load_file(tmp_path / "top.safetensors"), strict=False)
     assert not missing.unexpected_keys and all(name.startswith("levels.0.") for name in missing.missing_keys)
-    assert torch.equal(whole.encode(tones, [1])[1], top.encode(tones, [1])[1])
+    assert torch.equal(whole.encode(tones, ["vq.1"])["vq.1"], top.encode(tones, ["vq.1"])["vq.1"])
     with pytest.raises(ValueError, match="level 0 was not built; this codec holds levels 1"):
-        top.encode(tones, [0])
-    with pytest.raises(ValueError, match="levels 0 to 1"):
-        VQVAE(small, levels=[2])
+        top.encode(tones, ["vq.0"])
+    with pytest.raises(ValueError, match=r"no stream 'vq.2'; this codec has vq.0, vq.1"):
+        VQVAE(small, ["vq.2"])
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(small, tones, tmp_path):
@@ -135,9 +138,9 @@ def test_it_overfits_one_batch_and_untrained_it_does_not_reconstruct(small, tone
     assert convergence(codec, batch, 1) < 0.8
     assert convergence(codec, batch, 0) < convergence(codec, batch, 1)
     # the codes carry it: shuffled ones do not reconstruct
-    codes = codec.encode(batch, [0])
-    shuffled = {0: codes[0].flip(1)}
-    ours, theirs = ((codec.decode(c, 0) - batch).square().mean() for c in (codes, shuffled))
+    codes = codec.encode(batch, ["vq.0"])
+    shuffled = {"vq.0": codes["vq.0"].flip(1)}
+    ours, theirs = ((codec.decode(c, "vq.0") - batch).square().mean() for c in (codes, shuffled))
     assert ours < 0.3 * theirs
 
 
@@ -156,18 +159,7 @@ def test_the_quantiser_can_wait_and_then_starts_from_the_batch(small, tones):
 def test_every_term_is_logged_per_level_and_in_all(small, tones):
     logs = VQVAE(replace(small, spectral=0.5)).train().loss(tones, generator=torch.Generator().manual_seed(0))
     summed = ("recons_loss", "spectral_loss", "multispectral_loss", "commit_loss")
-    mean = (
-        "spectral_convergence",
-        "entropy",
-        "used_curr",
-        "usage",
-        "dk",
-        "fit",
-        "pn",
-        "l1_loss",
-        "l2_loss",
-        "linf_loss",
-    )
+    mean = ("spectral_convergence", "entropy", "used_curr", "usage", "dk", "fit", "pn", "l1_loss", "l2_loss", "linf_loss")
     for name in summed + mean:
         parts = logs[f"{name}_l0"] + logs[f"{name}_l1"]
         assert logs[name].item() == pytest.approx((parts if name in summed else parts / 2).item(), rel=1e-5)
@@ -178,7 +170,7 @@ def test_every_term_is_logged_per_level_and_in_all(small, tones):
 
 def test_relative_spectral_loss_does_not_depend_on_loudness(small, tones):
     config = replace(small, l2=0.0, linf=0.0, commit=0.0, relative_spectral=True)
-    codec = VQVAE(config, levels=[0]).eval()
+    codec = VQVAE(config, ["vq.0"]).eval()
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.zero_()  # it answers silence: each clip's error is its own norm
@@ -188,14 +180,14 @@ def test_relative_spectral_loss_does_not_depend_on_loudness(small, tones):
 
 
 def test_a_loss_that_is_not_finite_names_its_term_and_level(small, tones):
-    codec = VQVAE(replace(small, l1=1.0), levels=[1]).train()
+    codec = VQVAE(replace(small, l1=1.0), ["vq.1"]).train()
     with torch.no_grad():
         codec.level(1).decoder.out.bias.fill_(float("inf"))
     with pytest.raises(FloatingPointError, match="recons_loss_l1"):
         codec.loss(tones, generator=torch.Generator())
     tones[2, 0, 17] = float("nan")
     with pytest.raises(FloatingPointError, match="level 1: the encoder"):
-        VQVAE(small, levels=[1]).train().loss(tones, generator=torch.Generator())
+        VQVAE(small, ["vq.1"]).train().loss(tones, generator=torch.Generator())
 
 
 def test_under_bf16_autocast_quantiser_and_losses_stay_in_float32(small, tones):
@@ -219,9 +211,7 @@ def test_clips_of_a_wrong_length_are_refused(small):
     assert "spectral_convergence" not in logs
 
 
-FUZZED = VQVAE(
-    VQVAEConfig(downs_t=(2, 1), strides_t=(2, 4), emb_width=4, bins=8, width=4, depth=1, multipliers=(1, 1))
-).eval()
+FUZZED = VQVAE(VQVAEConfig(downs_t=(2, 1), strides_t=(2, 4), emb_width=4, bins=8, width=4, depth=1, multipliers=(1, 1))).eval()
 
 
 @settings(max_examples=200, deadline=None)
@@ -232,7 +222,7 @@ FUZZED = VQVAE(
     kind=st.sampled_from(["fine", "nan", "inf", "huge", "int16", "flat", "half", "double"]),
 )
 def test_any_input_gives_codes_or_one_clear_error(length, batch, channels, kind):
-    codec, config = FUZZED, FUZZED.config
+    codec = FUZZED
     audio = torch.rand(batch, channels, length) * 2 - 1
     dtypes = {"half": torch.float16, "double": torch.float64, "int16": torch.int16}
     audio = audio.to(dtypes.get(kind, torch.float32))
@@ -243,17 +233,17 @@ def test_any_input_gives_codes_or_one_clear_error(length, batch, channels, kind)
     wrong = channels == 2 or kind in ("int16", "flat")
     broken = kind in ("nan", "inf", "huge") and batch and length >= 4
     if wrong or broken:
-        for encode in (codec.encode, lambda *a: encode_long(codec, *a)):
+        for encode in (codec.encode, codec.encode_long):
             with pytest.raises(ValueError, match=r"expected|give samples in"):
-                encode(audio, [0, 1])
+                encode(audio, STREAMS)
         return
-    codes = codec.encode(audio, [0, 1])
-    for level, hop in enumerate(config.hops):
-        assert codes[level].shape == (batch, length // hop) and codes[level].dtype == torch.int64
-        back = codec.decode(codes, level)
+    codes = codec.encode(audio, STREAMS)
+    for stream, hop in zip(STREAMS, codec.spec.hops, strict=True):
+        assert codes[stream].shape == (batch, length // hop) and codes[stream].dtype == torch.int64
+        back = codec.decode(codes, stream)
         assert back.shape == (batch, 1, length // hop * hop) and torch.isfinite(back).all()
-        assert encode_long(codec, audio, [level])[level].shape == codes[level].shape
-        assert torch.allclose(decode_long(codec, codes[level], level), back, atol=1e-5)
+        assert codec.encode_long(audio, [stream])[stream].shape == codes[stream].shape
+        assert torch.allclose(codec.decode_long(codes[stream], stream), back, atol=1e-5)
 
 
 def test_decoding_refuses_codes_that_are_none(small):
@@ -265,8 +255,8 @@ def test_decoding_refuses_codes_that_are_none(small):
         (torch.tensor([1, 2]), "whole numbers"),
     ):
         with pytest.raises(ValueError, match=words):
-            codec.decode({0: codes}, 0)
-    assert codec.decode({0: torch.tensor([[1, 2]], dtype=torch.uint8)}, 0).shape == (1, 1, 8)
+            codec.decode({"vq.0": codes}, "vq.0")
+    assert codec.decode({"vq.0": torch.tensor([[1, 2]], dtype=torch.uint8)}, "vq.0").shape == (1, 1, 8)
 
 
 def test_a_stereo_codec_hears_and_makes_two_channels(small):
@@ -274,4 +264,4 @@ def test_a_stereo_codec_hears_and_makes_two_channels(small):
     audio = torch.randn(2, 2, 256) * 0.1
     logs = codec.train().loss(audio, generator=torch.Generator().manual_seed(0))
     assert torch.isfinite(logs["loss"])
-    assert codec.eval().decode(codec.encode(audio, [1]), 1).shape == audio.shape
+    assert codec.eval().decode(codec.encode(audio, ["vq.1"]), "vq.1").shape == audio.shape

@@ -1,0 +1,26 @@
+"""Whether a sampled song can be heard to change where its windows join."""
+
+from __future__ import annotations
+
+from jukebox.evaluation.metrics import Seams, seams
+from jukebox.model.folder import ModelFolder
+from jukebox.report.spectrograms import read_wav
+from jukebox.sampling.batches import windows_of
+from jukebox.sampling.run import Run
+from jukebox.sampling.walk import writer
+
+
+def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
+    """The seconds at which windows of a level join, those of the given codes left out."""
+    given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
+    entry = writer(model, run, level)
+    frames = entry.config.frames(run.stream(level).name) if entry else run.total(level)
+    made = windows_of(run.request, level, frames, run.total(level), given)
+    return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
+
+
+def seam_figures(model: ModelFolder, run: Run, level: int) -> list[Seams]:
+    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    where = joins(model, run, level)
+    waves = [read_wav(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
+    return [seams(wave, model.sample_rate, where) for wave in waves]

@@ -1,0 +1,37 @@
+"""Where a data directory keeps the streams of a model's codec: `DATA/codes/<codes hash of the stream>/`.
+
+Directories of version 1 are named by the hash of the whole codec file and hold all levels; they are still read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.codes import CodesReader
+from data_prep.errors import UserError
+from jukebox.model.info import ModelInfo
+
+
+def codes_folder(data: Path, info: ModelInfo, stream: str) -> Path:
+    """Where the frames of a stream are written; UserError where the model has no trained codec for it."""
+    if not (name := info.codes_hash(stream)):
+        raise UserError(f"{info.folder} has no trained codec for {stream}; run `jukebox train vqvae` first")
+    return data / "codes" / name
+
+
+def folders_with(data: Path, info: ModelInfo, stream: str) -> list[Path]:
+    """The folders that hold frames of a stream, of this version or of version 1."""
+    both = (codes_folder(data, info, stream), data / "codes" / info.old_codes_hash(stream))
+    return [folder for folder in both if any(folder.glob("*.arrow"))]
+
+
+def open_codes(data: Path, info: ModelInfo, streams: Sequence[str]) -> CodesReader:
+    """A reader of these streams of the songs of a data directory; UserError where it has none of one of them."""
+    folders = {stream: folders_with(data, info, stream) for stream in streams}
+    if missing := [stream for stream, found in folders.items() if not found]:
+        raise UserError(
+            f"{data} holds no codes of this codec for {' and '.join(missing)}; "
+            f"run `jukebox encode {data} {info.folder}` first, or give --from_audio"
+        )
+    return CodesReader(*dict.fromkeys(folder for found in folders.values() for folder in found))

@@ -1,0 +1,70 @@
+"""Values of flags that are written as text. Every error names the flag, what was given and what is expected."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+
+from data_prep.errors import UserError
+
+
+def read_list(text: str) -> list[str]:
+    """The parts between commas without the spaces around them; empty parts are left out."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def read_numbers(
+    text: str, flag: str, expected: str, low: float = -math.inf, high: float = math.inf, count: int | None = None
+) -> tuple[int, ...]:
+    """Integers from `low` to `high`, `count` of them if it is given; UserError says what was `expected`."""
+    with suppress(ValueError):
+        numbers = tuple(int(part) for part in read_list(text))
+        if all(low <= number <= high for number in numbers) and count in (None, len(numbers)):
+            return numbers
+    raise UserError(f"{flag} got {text!r}, expected {expected}")
+
+
+def read_levels(text: str) -> tuple[int, ...]:
+    """The levels of --levels in the order given; none of an empty text."""
+    return read_numbers(text, "--levels", "numbers with commas between them, such as 2,1,0")
+
+
+def choose_by_level(text: str, known: Mapping[int, str]) -> list[str]:
+    """Streams or priors of --levels, by level or by name (empty: all of `known`), each once, coarsest first."""
+    levels = {**{str(level): level for level in known}, **{name: level for level, name in known.items()}}
+    chosen = set(read_list(text)) or {str(level) for level in known}
+    if wrong := sorted(chosen - set(levels)):
+        listed = ", ".join(f"{level} ({known[level]})" for level in sorted(known))
+        raise UserError(f"--levels got {text!r}: there is no {wrong[0]} to choose; choose among {listed or 'none'}")
+    return [known[level] for level in sorted({levels[each] for each in chosen}, reverse=True)]
+
+
+def read_passes(text: str) -> tuple[int, ...]:
+    """The passes of --passes with --lower masked, coarsest level first; none of an empty text."""
+    return read_numbers(text, "--passes", "a number for each level below the top, as in 24,12")
+
+
+def read_fractions(text: str) -> tuple[float, ...]:
+    """The fractions of --hop_fractions, finest level first."""
+    with suppress(ValueError):
+        return tuple(float(part) for part in text.split(","))
+    raise UserError(f"--hop_fractions got {text!r}, expected a share of the window for every level, as in 0.5,0.5,0.125")
+
+
+def read_time(text: str, flag: str) -> float:
+    """Seconds, from 42, 42.5, 0:42, 1:02.5 or 1:00:02."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
+    if not match or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
+        raise UserError(f"{flag} got {text!r}, expected seconds or minutes and seconds, as in 42.5 or 0:42.5")
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def read_size(text: str) -> int:
+    """Bytes of a --max_memory such as 8GB, 500MB, 7.5GiB; a number without a unit counts GB."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
+    power = " KMGT".index(match[2].upper()) if match[2] else 3
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

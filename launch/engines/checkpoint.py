@@ -1,0 +1,123 @@
+"""Checkpoints that a kill cannot spoil and that know nothing of ranks: any engine goes on from those of any other.
+
+    step_00000500/manifest.json                what it is: step, minutes, recipe, identity, state of the engine, sizes of its files
+    step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too), `average/NAME`,
+                                               `exp_avg/NAME`, `exp_avg_sq/NAME`
+
+ZeRO's pieces are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; who goes on takes
+the pieces of its own world. A folder is written beside its place, synced and renamed; the last `keep` stay. One that was cut
+(a missing or short file) is passed over for the one before, and the person is told. Batches and noise are pure functions of
+(seed, step), so no random state needs to be stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from data_prep.files import write_json
+
+MANIFEST, SHARD = "manifest.json", 2**30  # bytes
+
+
+@dataclass
+class Checkpoint:
+    """An opened checkpoint: `metadata` are its manifest, tensors are read one at a time."""
+
+    path: Path
+    metadata: dict[str, Any]
+    places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # tensor -> what reads it
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the tensors of a kind: weights, average, exp_avg, exp_avg_sq."""
+        return [name.removeprefix(f"{kind}/") for name in self.places if name.startswith(f"{kind}/")]
+
+    def get(self, kind: str, name: str) -> Tensor | None:
+        read = self.places.get(f"{kind}/{name}")
+        return None if read is None else read()
+
+    def named_for(self, model: nn.Module) -> Checkpoint:
+        """The same with the present names of tensors, where an earlier version of the model has written it."""
+        rename = getattr(getattr(model, "config", None), "state_name", str)
+        split = [(*name.split("/", 1), read) for name, read in self.places.items()]
+        return replace(self, places={f"{kind}/{rename(name)}": read for kind, name, read in split})
+
+
+def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
+    """Write step `metadata["step"]` into `folder`; of those there are the last `keep` stay."""
+    path = folder / f"step_{metadata['step']:08d}"
+    fresh = folder / "step.tmp"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    files = {}
+    for number, shard in enumerate(shards(tensors)):
+        file = fresh / f"tensors_{number:03d}.safetensors"
+        save_file(shard, file)
+        files[file.name] = file.stat().st_size
+        _sync(file)
+    write_json(fresh / MANIFEST, {**metadata, "files": files})
+    _sync(fresh / MANIFEST)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(fresh, path)
+    for old in written(folder)[keep:]:
+        shutil.rmtree(old)
+
+
+def shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors on the CPU, gathered into files of about `SHARD` bytes."""
+    shard, size = {}, 0
+    for name, tensor in tensors:
+        shard[name] = tensor.detach().cpu().contiguous()
+        size += shard[name].nbytes
+        if size >= SHARD:
+            yield shard
+            shard, size = {}, 0
+    if shard:
+        yield shard
+
+
+def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
+    """The newest whole checkpoint (None: there is none), and a sentence about those passed over."""
+    broken = []
+    for path in written(folder):
+        try:
+            found = open_checkpoint(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            broken.append(f"{path} is broken ({error})")
+            continue
+        warning = f"{' and '.join(broken)}; going on from the one before it, step {found.metadata['step']}" if broken else ""
+        return found, warning
+    return None, f"{' and '.join(broken)}; starting from step 0" if broken else ""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint whose files are all there and whole; ValueError says which is not."""
+    metadata = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    places = {}
+    for name, size in metadata["files"].items():
+        there = (path / name).stat().st_size
+        if there != size:
+            raise ValueError(f"{name} has {there} of its {size} bytes")
+        opened = safe_open(path / name, "pt")
+        places |= {name: partial(opened.get_tensor, name) for name in opened.keys()}  # noqa: SIM118
+    return Checkpoint(path, metadata, places)
+
+
+def written(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("step_*"), reverse=True)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,36 @@
+"""The engine of a training: torch's for one process, DeepSpeed's for many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from data_prep.errors import UserError
+from jukebox.model.presets import Recipe
+from launch.cluster.group import who
+from launch.engines.checkpoint import Checkpoint
+from launch.engines.deepspeed_config import ParallelConfig
+from launch.engines.engine import Engine, TorchEngine, fill_model
+
+
+def open_engine(
+    model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Mapping[str, nn.Module] | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Engine:  # fmt: skip
+    """The engine of a training: torch's for one process, DeepSpeed's for many or where one of its ways is asked for."""
+    if recipe.fp16 and device.type != "cuda":
+        raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")
+    if checkpoint is not None:
+        checkpoint = checkpoint.named_for(model)
+        fill_model(model, checkpoint)
+    if who()[1] > 1 or parallel.needs_deepspeed:
+        from launch.engines.zero import DeepSpeedEngine
+
+        engine: Engine = DeepSpeedEngine(model, recipe, device, parallel, phases)
+    else:
+        engine = TorchEngine(model, recipe, device, phases, parallel.accumulate)
+    if checkpoint is not None:
+        engine.restore(checkpoint)
+    return engine

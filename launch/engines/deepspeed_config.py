@@ -1,0 +1,126 @@
+"""How a training is spread over ranks and memory, as DeepSpeed's configuration.
+
+ZeRO (Rajbhandari et al. 2020) shares out among the ranks what each would hold in full: the optimiser's moments (stage 1), the
+gradients too (2), the weights too (3). The mathematics is that of one process in every stage, and so are the losses.
+A `--card` sets what suits its memory; a file of the person's own adds to what is made here, and may not contradict it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from jukebox.model.presets import Recipe
+
+# GB of a card -> what makes a prior fit: the smaller the card, the more is shared out, made again or kept on the host
+CARDS: dict[int, dict[str, Any]] = {
+    8: {"zero": 3, "offload": True, "recompute": True},
+    16: {"zero": 3, "offload": True, "recompute": True},
+    24: {"zero": 3, "offload": False, "recompute": True},
+    40: {"zero": 2, "offload": False, "recompute": True},
+    80: {"zero": 1, "offload": False, "recompute": False},
+}
+# numbers that are under way between ranks or gathered at once: DeepSpeed's own are ten times as many, gigabytes on every card
+BUCKETS = {
+    "reduce_bucket_size": 50_000_000,
+    "allgather_bucket_size": 50_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 100_000_000,
+}
+# keys of DeepSpeed's that we set -> the flag that sets them
+OURS = {
+    "train_batch_size": "--batch",
+    "train_micro_batch_size_per_gpu": "--accumulate",
+    "gradient_accumulation_steps": "--accumulate",
+    "gradient_clipping": "the recipe's clip",
+    "optimizer": "--adam",
+    "scheduler": "--schedule",
+    "fp16": "--precision",
+    "bf16": "--precision",
+    "torch_autocast": "--precision",
+    "zero_optimization.stage": "--zero",
+    "zero_optimization.offload_optimizer.device": "--offload",
+}
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How a training is spread: ZeRO's stage (-1: 1 where there are several ranks), optimiser on the host, parts of a share."""
+
+    zero: int = -1
+    offload: bool = False
+    accumulate: int = 1
+    adam: str = "torch"  # or "deepspeed": its own kernels, which its first use compiles
+    file: str = ""
+
+    @property
+    def needs_deepspeed(self) -> bool:
+        """Whether even one process trains with DeepSpeed."""
+        return self.zero >= 0 or self.offload or self.adam != "torch" or bool(self.file)
+
+    @property
+    def stage(self) -> int:
+        return self.zero if self.zero >= 0 else 1
+
+
+def check_shares(batch: int, world: int, accumulate: int) -> None:
+    """UserError unless every rank's every part of a batch has the same number of rows."""
+    if batch % (world * accumulate):
+        raise UserError(
+            f"a batch of {batch} cannot be shared equally by {world} processes in {accumulate} parts each; "
+            f"give --batch a multiple of {world * accumulate}"
+        )
+
+
+def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given; UserError where the person's file contradicts it."""
+    check_shares(recipe.batch, world, parallel.accumulate)
+    if recipe.fp16 and parallel.stage == 0:
+        raise UserError("--precision fp16 scales its losses in ZeRO 1 to 3; give one of them, or bf16")
+    ours: dict[str, Any] = {
+        "train_batch_size": recipe.batch,
+        "train_micro_batch_size_per_gpu": recipe.batch // (world * parallel.accumulate),
+        "gradient_accumulation_steps": parallel.accumulate,
+        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # stage 0: by our own hand, see zero.py
+        "zero_optimization": {"stage": parallel.stage, **BUCKETS},
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
+        "steps_per_print": None,
+    }
+    if parallel.offload:
+        if not parallel.stage:
+            raise UserError("--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3")
+        ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    if recipe.fp16:
+        ours["torch_autocast"] = {"enabled": True, "dtype": "float16", "lower_precision_safe_modules": []}
+    return merged(ours, read_file(parallel.file)) if parallel.file else ours
+
+
+def read_file(file: str) -> dict[str, Any]:
+    """The person's own settings."""
+    try:
+        found = json.loads(Path(file).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is no json ({error}); expected DeepSpeed's settings") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no json object; expected DeepSpeed's settings by their names")
+    return found
+
+
+def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Both; UserError where they differ, or where `theirs` sets what a flag sets."""
+    whole = dict(ours)
+    for key, value in theirs.items():
+        name = above + key
+        if isinstance(value, Mapping) and isinstance(ours.get(key, {}), Mapping) and name not in OURS:
+            whole[key] = merged(ours.get(key, {}), value, f"{name}.")
+        elif name in OURS and ours.get(key) != value:
+            raise UserError(
+                f"--deepspeed sets {name} to {value!r}, here it is {ours.get(key)!r} by {OURS[name]}; leave it out of the file"
+            )
+        else:
+            whole[key] = value
+    return whole

@@ -1,0 +1,300 @@
+"""The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
+
+The loop (`launch/training/loop.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of the
+step; it asks it for the tensors of a checkpoint, and for `weights()` around writing the model. The learning rate is a pure
+function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device
+is the norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next
+forward pass is under way before the update is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from jukebox.model.presets import Recipe
+from launch.cluster.group import who
+from launch.engines.checkpoint import Checkpoint
+from launch.engines.gradients import PartNorms, Spikes
+
+
+def lr_at(step: int, recipe: Recipe) -> float:
+    """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
+
+    Linear decay starts at the share `decay_from` of the run, cosine right after the warm-up. `published` is the 2020
+    code's: its first step has rate 0, `gamma` lowers the rate in stairs, and its linear decay (annealing) ends at 0.
+    """
+    published = recipe.schedule == "published"
+    warm = min(1.0, (step if published else step + 1) / recipe.warmup) if recipe.warmup else 1.0
+    begin = recipe.warmup if recipe.schedule == "cosine" else recipe.decay_from * recipe.steps
+    done = min(max((step - begin) / max(recipe.steps - begin, 1), 0.0), 1.0)
+    stairs = recipe.gamma ** (step // recipe.gamma_every) if recipe.gamma_every else 1.0
+    left = {
+        "constant": 1.0,
+        "linear": 1.0 - done,
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * done),
+        "published": (1.0 - done) * stairs,
+    }[recipe.schedule]
+    final = 0.0 if published else recipe.final_lr
+    return recipe.lr * warm * (final + (1.0 - final) * left)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the machine multiplies bf16 in hardware: elsewhere autocast only costs time."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
+        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes) do not."""
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> the names of the log, the total as "loss"
+
+
+class Engine(ABC):
+    """What moves the weights; `phases` are what learns in turn (one, usually), each with an optimiser of its own.
+
+    `accumulate` is how many parts a rank takes its share of a batch in, one after another.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int
+    ) -> None:
+        self.rank, self.world = who()
+        self.model, self.recipe, self.device, self.accumulate = model.to(device), recipe, device, accumulate
+        bf16 = recipe.bf16 and has_bf16(device)
+        self.dtype = torch.float16 if recipe.fp16 else torch.bfloat16 if bf16 else torch.float32  # of products
+        names = {id(p): name for name, p in model.named_parameters()}
+        self.phases = {
+            phase: {names[id(p)]: p for p in module.parameters() if p.requires_grad} for phase, module in phases.items()
+        }
+        self.spikes = {phase: Spikes(recipe.skip_above) for phase in phases}
+        self.updates = dict.fromkeys(phases, 0)
+        trained = [p for parameters in self.phases.values() for p in parameters.values()]
+        parts = self.world * accumulate
+        self.part_norms = PartNorms(trained, accumulate, device) if parts > 1 and not recipe.fp16 else None
+
+    @property
+    def parts(self) -> int:
+        """Pieces that a batch is cut into: rank r takes those from r * accumulate on."""
+        return self.world * self.accumulate
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out so far."""
+        return sum(spikes.skipped for spikes in self.spikes.values())
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass; parameters, optimiser and codebooks stay float32."""
+        lower = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype if lower else torch.bfloat16, enabled=lower)
+
+    def step(
+        self, loss: Loss, parts: Sequence[Any], step: int, ceiling: float = math.inf, phase: str = ""
+    ) -> dict[str, Tensor | float]:
+        """One update from the loss of the parts of this rank; returns their mean, `lr` and the norm before clipping.
+
+        `ceiling` bounds the learning rate from outside: the landing of a run that a time limit will end.
+        """
+        lr = min(lr_at(step, self.recipe), ceiling)
+        for group in self._groups(phase):
+            group["lr"] = lr
+        with self._only(phase):
+            losses = [self._learn(phase, loss, part) for part in parts]
+            norm = self._update(phase)
+        self.follow(step, phase)
+        moved: dict[str, Tensor | float] = {
+            name: torch.stack([each[name].detach() for each in losses]).mean() for name in losses[0]
+        }
+        moved |= {"lr": lr, "gradient_norm": norm}
+        if self.part_norms is not None:
+            moved |= {"gradient_square": norm**2, "gradient_square_of_parts": self.part_norms.take()}
+        return moved
+
+    @contextlib.contextmanager
+    def _only(self, phase: str) -> Iterator[None]:
+        """While one phase learns, the others hold still: gradients flow through them, none stay in them."""
+        still = [p for name, parameters in self.phases.items() if name != phase for p in parameters.values()]
+        for p in still:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in still:
+                p.requires_grad_(True)
+
+    @torch.no_grad()
+    def follow(self, step: int, phase: str = "") -> None:
+        """Move the average towards the weights, by 1 - `ema` of their distance."""
+        # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
+        young = 1.0 if self.recipe.schedule == "published" else (1 + step) / (10 + step)
+        keep = min(self.recipe.ema, young)
+        for name, live in self._averaged(phase):
+            self.average[name].lerp_(live, 1.0 - keep)
+
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the engine beside tensors."""
+        scalers = self._scalers()
+        return {
+            phase: {
+                "updates": n,
+                **self.spikes[phase].state(),
+                "scaler": scalers[phase].state_dict() if phase in scalers else {},
+            }
+            for phase, n in self.updates.items()
+        }
+
+    def _restore_metadata(self, metadata: dict[str, Any]) -> None:
+        for phase in self.phases:
+            self.updates[phase] = metadata[phase]["updates"]
+            self.spikes[phase].restore(metadata[phase])
+        for phase, scaler in self._scalers().items():
+            if metadata[phase]["scaler"]:
+                scaler.load_state_dict(metadata[phase]["scaler"])
+
+    average: dict[str, Tensor]
+
+    @abstractmethod
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]: ...
+    @abstractmethod
+    def _groups(self, phase: str) -> list[dict[str, Any]]: ...
+    @abstractmethod
+    def _learn(self, phase: str, loss: Loss, part: Any) -> dict[str, Tensor]: ...
+    @abstractmethod
+    def _update(self, phase: str) -> float: ...
+    @abstractmethod
+    def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]: ...
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]: ...
+    @abstractmethod
+    def restore(self, checkpoint: Checkpoint) -> None: ...
+    @abstractmethod
+    def weights(self) -> contextlib.AbstractContextManager[nn.Module]: ...
+
+
+class TorchEngine(Engine):
+    """AdamW in one process."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        phases: Mapping[str, nn.Module] | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__(model, recipe, device, phases or {"": model}, accumulate)
+        self.optimisers = {phase: adamw(parameters.values(), recipe) for phase, parameters in self.phases.items()}
+        self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
+        self.average = {name: p.detach().clone() for part in self.phases.values() for name, p in part.items() if recipe.ema}
+
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]:
+        return self.scalers if self.recipe.fp16 else {}
+
+    def _groups(self, phase: str) -> list[dict[str, Any]]:
+        return self.optimisers[phase].param_groups
+
+    def _learn(self, phase: str, loss: Loss, part: Any) -> dict[str, Tensor]:
+        with self.autocast():
+            losses = loss(part)
+        self.scalers[phase].scale(losses["loss"] / self.accumulate).backward()
+        return losses
+
+    def _update(self, phase: str) -> float:
+        parameters, optimiser, scaler = list(self.phases[phase].values()), self.optimisers[phase], self.scalers[phase]
+        for p in parameters:
+            if p.grad is None:  # what no loss has touched has gradient zero, as it has in DeepSpeed
+                p.grad = torch.zeros_like(p)
+        scaler.unscale_(optimiser)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
+        if scaler.is_enabled() and not math.isfinite(norm):  # the scale was too large: it falls, and nothing else is done
+            scaler.update()
+            optimiser.zero_grad(set_to_none=True)
+            return 0.0
+        if self.spikes[phase].allows(norm):
+            scaler.step(optimiser)
+            self.updates[phase] += 1
+        scaler.update()
+        optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p) for name, p in self.phases[phase].items() if name in self.average)
+
+    @contextlib.contextmanager
+    def weights(self) -> Iterator[nn.Module]:
+        """The model as it should be written or heard: with the averaged weights where there are any, restored after."""
+        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
+        live = {name: trained[name].detach().clone() for name in self.average}
+        try:
+            fill(trained, self.average)
+            yield self.model
+        finally:
+            fill(trained, live)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Model (codebooks included), average and moments of the optimiser, by the names of a checkpoint."""
+        yield from ((f"weights/{name}", value) for name, value in self.model.state_dict().items())
+        yield from ((f"average/{name}", value) for name, value in self.average.items())
+        for phase, parameters in self.phases.items():
+            for name, p in parameters.items():
+                for kind in MOMENTS:
+                    if p in self.optimisers[phase].state:
+                        yield f"{kind}/{name}", self.optimisers[phase].state[p][kind]
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, whose weights the model already has."""
+        self._restore_metadata(checkpoint.metadata["engine"])
+        for phase, parameters in self.phases.items():
+            for name, p in parameters.items():
+                moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
+                if all(value is not None for value in moments.values()):
+                    state = {kind: value.to(p.device) for kind, value in moments.items() if value is not None}
+                    step = torch.tensor(float(self.updates[phase]), device=p.device)
+                    self.optimisers[phase].state[p] = {"step": step, **state}
+                if name in self.average and (kept := checkpoint.get("average", name)) is not None:
+                    self.average[name].copy_(kept)
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """One kernel for all parameters: small models spend their time in calls."""
+    parameters = list(parameters)
+    fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
+
+
+@torch.no_grad()
+def fill(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        parameters[name].copy_(value)
+
+
+def fill_model(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give a model the weights and buffers of a checkpoint; UserError when it is of another shape of model."""
+    state = {name: checkpoint.get("weights", name) for name in checkpoint.names("weights")}
+    try:
+        model.load_state_dict({name: value for name, value in state.items() if value is not None})
+    except RuntimeError as error:
+        what = str(error).strip().splitlines()[-1].strip()
+        raise UserError(
+            f"the checkpoint is of another model than the one to train ({what}): give the preset it began with, "
+            "another --out, or delete its folder under MODEL/training to start again"
+        ) from error

@@ -1,0 +1,290 @@
+"""Training by DeepSpeed: many ranks, ZeRO 0 to 3, the optimiser on the host; the same update as `TorchEngine` makes.
+
+What is notable:
+- Weights and moments are float32 and bf16 is autocast, in every engine, so that losses do not depend on which one trains.
+- The loss is called inside of a module's forward pass (`Inside`), because ZeRO 3 fetches weights by hooks on modules.
+- A model is given its weights before DeepSpeed takes it; checkpoints hold whole tensors (`checkpoint.py`), each gathered
+  when its turn to be written comes.
+- Averages of the weights (EMA) are shared out too: up to stage 2 a tensor has one rank that keeps its average, in stage 3
+  every rank keeps that of its shard.
+- The inner optimiser is asked for a step when DeepSpeed has reduced, measured and clipped the gradient: there a spike is
+  left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from jukebox.model.presets import Recipe
+from launch.cluster.ranks import local_rank
+from launch.engines.checkpoint import Checkpoint
+from launch.engines.deepspeed_config import ParallelConfig, configuration
+from launch.engines.engine import MOMENTS, Engine, Loss, adamw, parameter_groups
+
+
+class Inside(nn.Module):
+    """What learns, as a module whose forward pass is a loss: (total, what is logged)."""
+
+    def __init__(self, learns: nn.Module, engine: DeepSpeedEngine) -> None:
+        super().__init__()
+        self.learns, self._precision = learns, engine.autocast
+
+    def forward(self, loss: Loss, part: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        with self._precision():
+            losses = loss(part)
+        return losses["loss"], {name: value.detach() for name, value in losses.items()}
+
+
+class DeepSpeedEngine(Engine):
+    """AdamW over the ranks of the process group."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        device: torch.device,
+        parallel: ParallelConfig,
+        phases: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        phases = phases or {"": model}
+        if parallel.stage == 3 and len(phases) > 1:
+            raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
+        super().__init__(model, recipe, device, phases, parallel.accumulate)
+        self.stage, self.parallel = parallel.stage, parallel
+        self.plain = hollow_copy(model) if self.stage == 3 else model
+        settings = configuration(recipe, parallel, self.world)
+        start_deepspeed(device)
+        self.shapes = {name: p.shape for parameters in self.phases.values() for name, p in parameters.items()}
+        self.inner: dict[str, torch.optim.Optimizer] = {}
+        self.verdicts: dict[str, bool | None] = dict.fromkeys(phases)
+        self.norms = dict.fromkeys(phases, 0.0)
+        self.engines = {phase: self._initialise(phase, learns, settings) for phase, learns in phases.items()}
+        self.average = {name: self._shard_of(p).clone() for name, p in self._kept() if recipe.ema}
+
+    def _initialise(self, phase: str, learns: nn.Module, settings: dict[str, Any]) -> Any:
+        import deepspeed
+
+        optimiser = self.inner[phase] = self._optimiser(phase)
+        whole, update = optimiser.step, lambda: self._allowed(phase)
+        optimiser.step = lambda closure=None: whole() if update() else None  # type: ignore[method-assign]
+        engine, *_ = deepspeed.initialize(model=Inside(learns, self), optimizer=optimiser, config=settings)
+        if self.stage:
+            self._start_moments(engine.optimizer)
+        return engine
+
+    def _optimiser(self, phase: str) -> torch.optim.Optimizer:
+        parameters, recipe = list(self.phases[phase].values()), self.recipe
+        if self.parallel.adam == "torch":
+            return adamw(parameters, recipe)
+        from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+
+        groups = parameter_groups(parameters, recipe.weight_decay)
+        kind = DeepSpeedCPUAdam if self.parallel.offload or self.device.type == "cpu" else FusedAdam
+        return kind(groups, lr=recipe.lr, betas=recipe.betas)
+
+    def _start_moments(self, zero: Any) -> None:
+        """The moments, which would be made with the first update: zeros; a checkpoint may be read or written before it."""
+        counts = self.parallel.adam == "deepspeed"  # its optimisers count updates in whole numbers
+        for flat in flats(zero):
+            moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
+            zero.optimizer.state[flat] = {"step": 0 if counts else torch.zeros((), device=flat.device), **moments}
+        if self.stage < 3:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _scalers(self) -> dict[str, torch.amp.GradScaler]:
+        found = {phase: getattr(engine.optimizer, "torch_autocast_gradscaler", None) for phase, engine in self.engines.items()}
+        return {phase: scaler for phase, scaler in found.items() if scaler is not None}
+
+    # ---- a step
+
+    def _groups(self, phase: str) -> list[dict[str, Any]]:
+        return self.engines[phase].optimizer.param_groups
+
+    def _learn(self, phase: str, loss: Loss, part: Any) -> dict[str, Tensor]:
+        engine = self.engines[phase]
+        self.verdicts[phase] = None
+        total, logs = engine(loss, part)
+        engine.backward(total)
+        engine.step()  # counts the part; updates with the last one
+        return logs
+
+    def _allowed(self, phase: str) -> bool:
+        """Whether the update in progress is made: asked once a group of parameters, decided once."""
+        if self.verdicts[phase] is None:
+            if self.stage:
+                self.norms[phase] = float(self.engines[phase].optimizer._global_grad_norm)
+            else:
+                clip = self.recipe.clip or torch.inf
+                self.norms[phase] = float(nn.utils.clip_grad_norm_(list(self.phases[phase].values()), clip))
+            self.verdicts[phase] = allowed = self.spikes[phase].allows(self.norms[phase])
+            self.updates[phase] += allowed
+        return bool(self.verdicts[phase])
+
+    def _update(self, phase: str) -> float:
+        return self.norms[phase] if self.verdicts[phase] is not None else 0.0  # fp16 has overflowed: nobody asked
+
+    # ---- averages
+
+    def _kept(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters whose averages this rank keeps, whole or (stage 3) its shard of them."""
+        every = [(name, p) for parameters in self.phases.values() for name, p in parameters.items()]
+        return (each for number, each in enumerate(every) if self.stage == 3 or number % self.world == self.rank)
+
+    def _shard_of(self, p: nn.Parameter) -> Tensor:
+        return shard(p) if self.stage == 3 else p.detach()
+
+    def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
+        mine = self.phases[phase]
+        return ((name, self._shard_of(p)) for name, p in self._kept() if name in self.average and name in mine)
+
+    def _whole_averages(self) -> Iterator[tuple[str, Tensor]]:
+        if not self.recipe.ema:
+            return
+        for number, (name, shape) in enumerate(self.shapes.items()):
+            if self.stage == 3:
+                yield name, joined(self.average[name], shape)
+            else:
+                owner = number % self.world
+                value = self.average[name].clone() if owner == self.rank else torch.empty(shape, device=self.device)
+                dist.broadcast(value, owner)
+                yield name, value
+
+    @contextlib.contextmanager
+    def weights(self) -> Iterator[nn.Module]:
+        """The model as it should be written or heard: whole on every rank, averaged where there are averages, restored after.
+
+        In ZeRO 3 it is a copy without DeepSpeed's hooks, which would wait for the other ranks when one listens alone.
+        """
+        import deepspeed
+
+        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
+        sharded = deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self.stage == 3)
+        live = {name: p.detach().clone() for name, p in trained.items() if self.recipe.ema and self.stage < 3}
+        with sharded:  # what is written into gathered weights is forgotten with them
+            for name, value in self._whole_averages():
+                trained[name].data.copy_(value)
+            if self.stage == 3:
+                self.plain.load_state_dict(self.model.state_dict(), assign=True)
+            self.plain.eval()
+            yield self.plain
+        if self.stage == 3:
+            self.plain.to("meta")
+        for name, value in live.items():
+            trained[name].data.copy_(value)
+
+    # ---- checkpoints
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors, one at a time and the same on all ranks, by the names of a checkpoint."""
+        import deepspeed
+
+        for name, p in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
+                yield f"weights/{name}", p.detach().clone()
+        parameters = {name for name, _ in self.model.named_parameters()}
+        yield from ((f"weights/{name}", v) for name, v in self.model.state_dict().items() if name not in parameters)
+        yield from ((f"average/{name}", value) for name, value in self._whole_averages())
+        for phase, trained in self.phases.items():
+            for name, p in trained.items():
+                for kind in MOMENTS:
+                    if (value := self._moment(phase, p, kind)) is not None:
+                        yield f"{kind}/{name}", value
+
+    def _moment(self, phase: str, p: nn.Parameter, kind: str) -> Tensor | None:
+        from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
+
+        if self.stage == 3:
+            return joined(safe_get_local_optimizer_state(p, kind), p.ds_shape)  # type: ignore[attr-defined]
+        if self.stage:
+            return safe_get_full_optimizer_state(p, kind)
+        return self.inner[phase].state[p][kind] if p in self.inner[phase].state else None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, whose weights the model already had when DeepSpeed took it."""
+        self._restore_metadata(checkpoint.metadata["engine"])
+        for phase, trained in self.phases.items():
+            for name, p in trained.items():
+                moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
+                self._restore_moments(phase, p, {kind: v.to(self.device) for kind, v in moments.items() if v is not None})
+            if self.stage:
+                for flat in flats(self.engines[phase].optimizer):
+                    state = self.engines[phase].optimizer.optimizer.state[flat]
+                    state["step"] = state["step"] * 0 + self.updates[phase]
+        for name, p in self._kept():
+            if name in self.average and (kept := checkpoint.get("average", name)) is not None:
+                self.average[name].copy_(piece(kept, p) if self.stage == 3 else kept)
+
+    def _restore_moments(self, phase: str, p: nn.Parameter, moments: dict[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if not self.stage and len(moments) == len(MOMENTS):
+            step = torch.tensor(float(self.updates[phase]), device=p.device)
+            self.inner[phase].state[p] = {"step": step, **moments}
+        elif self.stage:
+            for kind, value in moments.items():
+                if self.stage == 3:  # DeepSpeed's own way fails where a tensor has fewer numbers than its pieces
+                    safe_set_local_optimizer_state(p, piece(value, p), kind)
+                else:
+                    safe_set_full_optimizer_state(p, value, kind)
+
+
+def start_deepspeed(device: torch.device) -> None:
+    """Import DeepSpeed for a device and hand it the process group; alone, a group of one."""
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", str(local_rank()))
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.logger.setLevel("WARNING")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls, at every step
+    if device.type == "cpu":  # a faster all-reduce for inference, which would be compiled first
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        dist.init_process_group(
+            "gloo" if device.type == "cpu" else "cuda:nccl,cpu:gloo", store=dist.HashStore(), rank=0, world_size=1
+        )
+    deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
+
+
+def hollow_copy(model: nn.Module) -> nn.Module:
+    """The same modules with weights that take no memory."""
+    hollow = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, dict(hollow))
+
+
+def flats(zero: Any) -> list[Tensor]:
+    """The float32 tensors that ZeRO's optimiser on this rank really updates."""
+    return (
+        zero.fp32_partitioned_groups_flat
+        if hasattr(zero, "fp32_partitioned_groups_flat")
+        else zero.single_partition_of_fp32_groups
+    )
+
+
+def shard(p: nn.Parameter) -> Tensor:
+    """This rank's piece of a parameter in ZeRO 3, flat."""
+    return p.ds_tensor.detach()  # type: ignore[attr-defined]
+
+
+def piece(whole: Tensor, p: nn.Parameter) -> Tensor:
+    """The piece of a whole tensor that `shard` is of its parameter, zeros behind its end."""
+    size = shard(p).numel()
+    padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
+    return padded[dist.get_rank() * size :][:size]
+
+
+def joined(mine: Tensor, shape: torch.Size) -> Tensor:
+    """The tensor whose pieces the ranks hold."""
+    pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(pieces, mine.contiguous())
+    return torch.cat(pieces)[: shape.numel()].view(shape)

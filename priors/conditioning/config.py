@@ -1,0 +1,81 @@
+"""Shapes of what conditions a prior, without torch: labels and timing, lyrics, the codes of the stream above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from priors.transformer.config import TrunkConfig
+from vqvae.jukebox.config import convolution, residual_stack
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Sizes of the label tables and the ranges of timing in seconds; genres of a song are summed as a bag."""
+
+    artists: int
+    genres: int
+    max_genres: int = 5
+    timing_bins: int = 0  # 0: no timing, as in the published upsamplers
+    min_seconds: float = 0.0
+    max_seconds: float = 600.0
+    sample_rate: int = 44100
+    everywhere: bool = False  # add artist and genre to every step, not to the first alone
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return self.artists + self.genres + 3 * self.timing_bins
+
+
+@dataclass(frozen=True)
+class LyricConfig:
+    """Shape of the lyric encoder; `causal`, as published: a state depends on earlier tokens only, and predicts the next.
+
+    An encoder without layers of its own (depth 0) means lyric tokens at the beginning of the prior's own sequence.
+    """
+
+    vocabulary: int
+    n_tokens: int
+    trunk: TrunkConfig
+    causal: bool = False
+    loss_weight: float = 0.0  # share of the lyric loss in the total (published: 0.4)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> LyricConfig:
+        return LyricConfig(**{**data, "trunk": TrunkConfig.from_json(data["trunk"])})
+
+    def parameters(self, width: int) -> tuple[int, int]:
+        """Numbers of the encoder's norms, and of all else in it, for a prior of that width."""
+        inner = self.trunk
+        norms, others = inner.other_parameters()
+        others += sum(n_in * n_out for n_in, n_out in [*inner.products(), (inner.width, width)]) + width
+        others += (self.vocabulary + self.n_tokens) * inner.width
+        others += (inner.width + self.vocabulary * width) if self.causal else 0
+        return norms + 2 * width, others
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig:
+    """`ups` transposed convolutions of `stride` each: stride**ups steps per code above; dilations restart every `cycle`."""
+
+    bins: int
+    ups: int
+    stride: int
+    width: int
+    depth: int
+    growth: int = 3
+    cycle: int | None = 8
+    res_scale: bool = False
+    m_conv: float = 1.0
+
+    @property
+    def ratio(self) -> int:
+        return self.stride**self.ups
+
+    def parameters(self, width: int) -> int:
+        """Numbers of the convolutions, for a prior of that width."""
+        outputs = [self.width] * (self.ups - 1) + [width]
+        steps = sum(residual_stack(self.width, self.depth) + convolution(self.width, out, 2 * self.stride) for out in outputs)
+        return convolution(width, self.width, 3) + steps

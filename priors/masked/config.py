@@ -1,0 +1,152 @@
+"""Shape of the masked prior (VampNet, arXiv:2307.04686), without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from priors.conditioning.config import LabelConfig, LyricConfig
+from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
+from priors.transformer.config import TrunkConfig
+from vqvae.jukebox.config import convolution, residual_stack
+
+PASSES = 12  # of a level whose parameters do not specify them
+CODES_AT_ONCE = 256  # codes whose logits are in memory at once: they stay in the cache of a core
+CHUNK = 2**18  # numbers of a layer that are in memory at once
+
+
+@dataclass(frozen=True)
+class MaskedConfig(PriorConfig):
+    """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
+
+    At each stream's own rate there are `local` blocks of convolutions, `head_width` wide.
+    """
+
+    kind = "masked"
+    bins: int
+    hops: tuple[int, ...]  # samples per code, by stream, finest first
+    sample_rate: int
+    trunk: TrunkConfig
+    vector: int = 64
+    head_width: int = 64
+    local: int = 4
+    labels: LabelConfig | None = None
+    lyrics: LyricConfig | None = None
+    streams: tuple[str, ...] = ()  # their names; empty: vq.0, vq.1, ..
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            object.__setattr__(self, "streams", tuple(f"vq.{level}" for level in range(len(self.hops))))
+
+    @property
+    def spec(self) -> PriorSpec:
+        return PriorSpec(self.streams, self.streams, self.trunk.n_ctx, "any")
+
+    @property
+    def ratios(self) -> dict[str, int]:
+        """Codes of each stream in a column."""
+        return {stream: self.hops[-1] // hop for stream, hop in zip(self.streams, self.hops, strict=True)}
+
+    @property
+    def slots(self) -> int:
+        """Codes of all streams in a column."""
+        return sum(self.ratios.values())
+
+    @property
+    def hop(self) -> int:  # type: ignore[override]
+        """Samples per column."""
+        return self.hops[-1]
+
+    @property
+    def width(self) -> int:
+        return self.trunk.width
+
+    def frames(self, stream: str) -> int:
+        return self.n_ctx * self.ratios[stream]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MaskedConfig:
+        """The configuration of such values; those of format 1 have another name for `head_width`."""
+        data = dict(data)
+        if "fine" in data:
+            data["head_width"] = data.pop("fine")
+        parts = {
+            "hops": tuple(data["hops"]),
+            "streams": tuple(data.get("streams", ())),
+            "trunk": TrunkConfig.from_json(data["trunk"]),
+            "labels": data["labels"] and LabelConfig(**data["labels"]),
+            "lyrics": data["lyrics"] and LyricConfig.from_json(data["lyrics"]),
+        }
+        return cls(**data | parts)
+
+    def state_name(self, name: str) -> str:
+        return f"heads.{name[5:]}" if name.startswith("fine.") else name
+
+    # ---- sizes
+
+    def parameters(self) -> ParameterCount:
+        """The table is that of one stream's logits."""
+        trunk, width = self.trunk, self.trunk.width
+        matrices = [*trunk.products(), (self.slots * self.vector, width)]
+        norms, others = trunk.other_parameters()
+        norms, others = norms + 2 * width, others + width
+        others += (len(self.hops) * self.bins + self.slots) * self.vector + trunk.n_ctx * width
+        norms += 2 * self.head_width * len(self.hops)
+        others += sum(self._head_parameters(level) for level in range(len(self.hops)))
+        others += self.labels.rows * width if self.labels else 0
+        if self.lyrics:
+            more_norms, more = self.lyrics.parameters(width)
+            norms, others = norms + more_norms, others + more
+        numbers = sum(n_in * n_out for n_in, n_out in matrices)
+        return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, self.head_width * self.bins)
+
+    def _head_parameters(self, level: int) -> int:
+        """Numbers of a stream's head, but for its norm."""
+        ratios, width = list(self.ratios.values()), self.head_width
+        ratio, above, below = ratios[level], [*ratios, 0][level + 1], ratios[level - 1] if level else 0
+        unfold = (self.trunk.width + 1) * ratio * width
+        steps = ([ratio // above] if above else []) + ([below // ratio] if below else [])
+        inputs = sum(convolution(self.vector, width, kernel) for kernel in (3, *(2 * step for step in steps)))
+        return unfold + inputs + residual_stack(width, self.local) + (width + 1) * self.bins
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes in memory: norms in float32 at least; int8 is bfloat16 here."""
+        counted, (_, item) = self.parameters(), BYTES[dtype]
+        return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
+
+    def pass_products(self, stream: str) -> tuple[int, int]:
+        """Multiplications of a pass over a column but for logits, and of the logits of one code."""
+        width, head, ratio = self.trunk.width, self.head_width, self.ratios[stream]
+        attention = 2 * self.trunk.state * self.trunk.n_ctx * self.trunk.depth
+        # kernel 3, 2s every s steps from above, 2s from below
+        code = convolution(self.vector, head, 13) + residual_stack(head, self.local)
+        return self.parameters().matrices + attention + ratio * (width * head + code), head * self.bins
+
+    def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int) -> int:
+        """Bytes of a pass over a stream: all columns embedded and in a layer of the trunk, or a chunk with its logits.
+
+        Half as much again was measured as overhead of the heap.
+        """
+        trunk, ratio, head = self.trunk, self.ratios[stream], self.head_width
+        layer = itemsize * (4 * trunk.width + max(2 * trunk.hidden, 4 * trunk.width)) + 8 * trunk.width
+        chunk = min(columns * ratio, max(ratio, CHUNK // head))
+        fine = rows * chunk * 5 * head * itemsize + CODES_AT_ONCE * self.bins * (itemsize + 4 * 4)
+        embedded, codes = rows * columns * self.slots * self.vector * itemsize, rows * columns * ratio * 8 * 8
+        return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
+
+    def decoding_cost(self, job: DecodingJob) -> DecodingCost:
+        """Steps are passes, bound by multiplications."""
+        column, (_, item), passes = self.ratios[job.stream], BYTES[job.dtype], job.params["passes"]
+        columns = max(((end - start) // column for start, _, end in job.windows), default=0)
+        parts = {
+            "weights": self.weight_bytes(job.dtype), "cache": 0,
+            "conditions": job.rows * self.n_ctx * self.trunk.width * item,
+            "activations": self.pass_bytes(job.stream, job.rows, columns, item),
+        }  # fmt: skip
+        whole, code = self.pass_products(job.stream)
+        seen = sum((end - start) // column * whole for start, _, end in job.windows)
+        new = sum(end - begin for _, begin, end in job.windows)
+        products = 2 * passes * job.samples * (seen + 2 / math.pi * new * code)  # the cosine's mean is 2 / pi
+        return DecodingCost(job.rows, parts, job.batches * len(job.windows) * passes, 0, 0, products)

@@ -1,0 +1,21 @@
+"""Kinds of priors: their configuration (no torch), model and sampling parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from priors.spec import PriorConfig
+from vqvae.registry import Registry
+
+PRIOR_CONFIGS: Registry[type[PriorConfig]] = Registry("prior", "jukebox.priors.config", {
+    "autoregressive": "priors.autoregressive.config:AutoregressiveConfig",
+    "masked": "priors.masked.config:MaskedConfig",
+})  # fmt: skip
+PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
+    "autoregressive": "priors.autoregressive.model:AutoregressivePrior",
+    "masked": "priors.masked.model:MaskedPrior",
+})  # fmt: skip
+PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
+    "autoregressive": "priors.spec:SamplingParams",
+    "masked": "priors.spec:SamplingParams",
+})  # fmt: skip

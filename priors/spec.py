@@ -1,0 +1,164 @@
+"""What planning, requests and help know of a prior, without torch: its streams, its configuration, its costs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+from priors.conditioning.config import LabelConfig, LyricConfig
+
+C = TypeVar("C", bound="PriorConfig")
+# dtype -> bytes of a number in the layers' matrices, and in everything else but the norms
+BYTES = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "int8": (1, 2)}
+
+
+@dataclass(frozen=True)
+class PriorSpec:
+    """The streams that a prior reads and writes, the frames of a window, and which known frames it can start from.
+
+    `prefix`: the first frames of a window; `any`: any frames, so that it can inpaint. A window of several streams is
+    counted in frames of the coarsest.
+    """
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    n_ctx: int
+    prompt: Literal["prefix", "any"] = "prefix"
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Parameters of sampling; temperature 0 takes the most likely code, top_k 0 and top_p 0 keep all, guidance 1 is none."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    guidance: float = 1.0
+    passes: int = 0  # of masked parallel decoding; 0: the prior's default
+    noise: float = 4.5  # of masked parallel decoding: weight of random numbers in the order in which codes are fixed
+    published: bool = False  # reproduce the published code where ours is deliberately different
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers of a prior by use: matrices of the trunk, layer norms (float32 in every dtype), others."""
+
+    matrices: int
+    columns: int  # of all matrices together
+    norms: int
+    others: int
+    table: int  # of the others, the output table, which every step reads as it reads the matrices
+
+    @property
+    def all(self) -> int:
+        return self.matrices + self.norms + self.others
+
+
+@dataclass(frozen=True)
+class DecodingJob:
+    """Windows of one stream to be sampled: (start, begin, end) each, frames `begin` to `end` being new."""
+
+    stream: str
+    dtype: str  # a key of BYTES
+    samples: int
+    batches: int
+    rows: int  # in parallel: samples of a batch, times parallel windows
+    parallel: int  # windows of a sample in parallel
+    windows: Sequence[tuple[int, int, int]]
+    params: Mapping[str, Any]  # fields of SamplingParams
+
+
+@dataclass(frozen=True)
+class DecodingCost:
+    """Cost of a DecodingJob: bytes by part, rows in memory, sequential steps with what one reads, and multiplications."""
+
+    rows: int
+    parts: dict[str, int]  # weights, cache, conditions, activations
+    steps: int
+    step_bytes: int  # that one step reads; 0: steps are bound by multiplications
+    step_layers: int
+    products: float
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Cost of training on one window: bytes of activations; operations forward, of the trunk and of the rest."""
+
+    activations: float
+    trunk: float
+    rest: float
+
+
+class PriorConfig(ABC):
+    """Shape of a prior. It imports no torch. `labels` and `lyrics` are None where it is not conditioned on them."""
+
+    kind: ClassVar[str]  # its name in config.json and in the registries
+    hop: int  # samples per frame of a window
+    sample_rate: int
+    labels: LabelConfig | None
+    lyrics: LyricConfig | None
+
+    @property
+    @abstractmethod
+    def spec(self) -> PriorSpec: ...
+
+    @property
+    def n_ctx(self) -> int:
+        """Frames of a window."""
+        return self.spec.n_ctx
+
+    @property
+    def n_tokens(self) -> int:
+        """Lyric tokens of a window (0 without lyrics)."""
+        return self.lyrics.n_tokens if self.lyrics else 0
+
+    @property
+    def ratio(self) -> int:
+        """Frames of a window per frame of the stream that it reads (1 where it reads none)."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Width of the widest layers, which decides how many CPU threads are worth using."""
+        return 0
+
+    @property
+    def depth(self) -> int:
+        """Layers that each sequential step passes; 0 where steps are not sequential."""
+        return 0
+
+    def frames(self, stream: str) -> int:
+        """Frames of a stream in a window."""
+        return self.n_ctx
+
+    def for_corpus(self: C, artists: int, genres: int, vocabulary: int = 0) -> C:
+        """The same prior with tables as long as a corpus needs; `vocabulary` 0 leaves that of the lyrics."""
+        lyrics = replace(self.lyrics, vocabulary=vocabulary) if self.lyrics and vocabulary else self.lyrics
+        labels = self.labels and replace(self.labels, artists=artists, genres=genres)
+        return replace(self, labels=labels, lyrics=lyrics)  # type: ignore[type-var]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for config.json; `from_json` undoes it."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls: type[C], data: Mapping[str, Any]) -> C: ...
+
+    def state_name(self, name: str) -> str:
+        """The present name of a tensor of this prior's file, which an earlier version may have written."""
+        return name
+
+    # ---- costs
+
+    @abstractmethod
+    def parameters(self) -> ParameterCount: ...
+
+    @abstractmethod
+    def decoding_cost(self, job: DecodingJob) -> DecodingCost: ...
+
+    def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost | None:
+        """Cost of training on one window; None where it is not known."""
+        return None

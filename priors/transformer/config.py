@@ -1,0 +1,167 @@
+"""Shape of a transformer trunk, without torch: its attention patterns by layer, its parameters, what it keeps and computes.
+
+`ORDERS` are the published orders of patterns, written as the cycle that repeats over depth (Jukebox, appendix).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LOCAL = ("row", "column", "previous_row")
+
+ORDERS: dict[int, tuple[str, ...]] = {
+    0: ("dense",),
+    1: ("row", "column"),
+    2: LOCAL,
+    6: (*LOCAL, "cross"),
+    7: (*LOCAL * 5, "cross"),
+    8: (*LOCAL * 3, "cross"),
+    9: (*LOCAL, "dense"),
+    10: LOCAL * 3 + (*LOCAL * 3, "cross") * 7,
+    11: tuple(("cross", "cross", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
+    12: tuple(("prime", "prime", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
+}
+FLOAT, BF16 = 4, 2  # bytes
+SHORT_WINDOW, SHORT_BLOCK = 512, 128  # steps up to which a CPU keeps the softmax of a window in bf16, of a block
+
+
+@dataclass(frozen=True)
+class Init:
+    """Standard deviations of the first weights; `residual` scales the projections back into the stream."""
+
+    linear: float = 0.02
+    embedding: float = 0.02
+    position: float = 0.01
+    label: float = 0.01
+    residual: float = 1.0
+
+    @staticmethod
+    def published(scale: float) -> Init:
+        return Init(0.02 * scale, 0.02 * scale, 0.01 * scale, 0.01 * scale)
+
+
+def residual_scale(depth: int) -> float:
+    """1 / sqrt(2 * depth): keeps the stream's variance level over depth (GPT-2)."""
+    return 1 / math.sqrt(2 * depth)
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """Shape of a trunk: `order` is the cycle of patterns, `blocks` how many blocks a window is cut into."""
+
+    n_ctx: int
+    width: int
+    depth: int
+    heads: int = 1
+    order: tuple[str, ...] = ("dense",)
+    blocks: int = 1
+    m_attn: float = 0.25
+    m_mlp: float = 1.0
+    res_scale: bool = False
+    prime: int = 0  # steps at the beginning of the sequence that `prime` layers attend to
+    time_bias: bool = False
+    dropout: float = 0.0
+    recompute: bool = False  # gradient checkpointing: activations of a block are computed again in the backward pass
+    init: Init = field(default_factory=Init)
+
+    def __post_init__(self):
+        if self.n_ctx % self.blocks:
+            raise ValueError(f"n_ctx {self.n_ctx} must be a multiple of blocks {self.blocks}")
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TrunkConfig:
+        return TrunkConfig(**{**data, "order": tuple(data["order"]), "init": Init(**data["init"])})
+
+    @property
+    def block(self) -> int:
+        """Steps of a block."""
+        return self.n_ctx // self.blocks
+
+    @property
+    def state(self) -> int:
+        """Width of queries, keys and values."""
+        return int(self.m_attn * self.width)
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP."""
+        return int(self.m_mlp * self.width)
+
+    @property
+    def prime_reach(self) -> int:
+        """Steps that a `prime` layer attends to: rounded up past the prime to whole blocks, as published."""
+        return (self.prime // self.blocks + 1) * self.blocks if self.prime else 0
+
+    def pattern(self, layer: int) -> str:
+        return self.order[layer % len(self.order)]
+
+    @property
+    def patterns(self) -> list[str]:
+        """The attention pattern of every layer."""
+        return [self.pattern(layer) for layer in range(self.depth)]
+
+    # ---- parameters
+
+    def products(self) -> Iterator[tuple[int, int]]:
+        """(rows, columns) of every matrix; each has a bias per column."""
+        for pattern in self.patterns:
+            yield self.width, self.state if pattern == "cross" else 3 * self.state
+            if pattern == "cross":
+                yield self.width, 2 * self.state
+            yield self.state, self.width
+            yield self.width, self.hidden
+            yield self.hidden, self.width
+
+    def other_parameters(self) -> tuple[int, int]:
+        """Numbers of the norms, and of what is neither norm nor matrix: biases, slopes of the time bias."""
+        slopes = self.heads * self.patterns.count("cross") * bool(self.time_bias)
+        return 4 * self.width * self.depth, sum(columns for _, columns in self.products()) + slopes
+
+    # ---- training, per row of a batch
+
+    def block_bytes(self, pattern: str, bf16: bool, lyric_tokens: int = 0, cpu: bool = False) -> float:
+        """Bytes per step that a block keeps: its stream twice, queries, keys, values, attention output, MLP's hidden layer.
+
+        In bf16 norms and activations are kept too, since they are half as large as their inputs.
+        """
+        item, steps = BF16 if bf16 else FLOAT, self.n_ctx
+        kept = 2 * FLOAT * self.width + item * (4 * self.state + self.hidden) + FLOAT * self.heads
+        if bf16:
+            kept += BF16 * (2 * self.width + self.hidden) + 4 * FLOAT
+        if pattern == "cross":  # keys and values are those of the lyrics
+            kept += item * self.state * (-2 + 2 * lyric_tokens / steps)
+            kept += FLOAT * self.heads * lyric_tokens * 2 if self.time_bias else 0
+        if pattern == "prime":
+            kept += item * self.state
+        if cpu and bf16 and pattern == "dense" and steps <= SHORT_WINDOW:  # queries in groups over copies of the keys
+            reach = (steps + SHORT_BLOCK) / 2
+            kept += BF16 * (self.heads * reach + 2 * self.state * (reach / SHORT_BLOCK - 1))
+        keys = {"row": self.block, "previous_row": self.block, "column": steps / self.block}.get(pattern, 0)
+        if cpu and 0 < keys <= SHORT_BLOCK:
+            kept += item * self.heads * keys - FLOAT * self.heads
+            kept += item * 2 * self.state if pattern == "row" else 0  # queries and keys in another order
+        return kept
+
+    def activation_bytes(self, bf16: bool, recompute: bool, lyric_tokens: int, cpu: bool) -> float:
+        """Bytes that the trunk keeps when the backward pass begins."""
+        blocks = [self.n_ctx * self.block_bytes(pattern, bf16, lyric_tokens, cpu) for pattern in self.patterns]
+        if recompute:  # the inputs of every block, and the block that is being computed again, with its working memory
+            working = (BF16 if bf16 else FLOAT) * self.n_ctx * (2 * self.hidden + self.width)
+            return FLOAT * self.n_ctx * self.width * len(blocks) + max(blocks) + working
+        return sum(blocks)
+
+    def operations(self, lyric_tokens: int) -> float:
+        """Floating-point operations of a window's forward pass."""
+        steps, state = self.n_ctx, self.state
+        keys = {
+            "dense": steps / 2, "row": self.block / 2, "column": steps / self.block / 2, "previous_row": self.block,
+            "cross": lyric_tokens, "prime": self.prime_reach,
+        }  # fmt: skip
+        total = 2 * sum(a * b for a, b in self.products()) * steps
+        crosses = self.patterns.count("cross")  # keys and values of lyrics are computed once per lyric token
+        total -= 4 * self.width * state * crosses * (steps - lyric_tokens)
+        total += sum(4 * state * keys[pattern] for pattern in self.patterns) * steps
+        return total

@@ -1,0 +1,177 @@
+"""Shape and losses of the three-level VQ-VAE (Jukebox, section 3 and appendix B.1), without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from operator import mul
+from typing import Any
+
+from vqvae.streams import CodecConfig, CodecSpec, Stream
+
+Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
+
+
+def convolution(channels_in: int, channels_out: int, kernel: int) -> int:
+    """Numbers of a convolution with bias: its multiplications per output step, too."""
+    return channels_in * channels_out * kernel + channels_out
+
+
+def residual_stack(width: int, depth: int, m_conv: float = 1.0) -> int:
+    """Numbers of a stack of residual blocks."""
+    hidden = int(m_conv * width)
+    return depth * (convolution(width, hidden, 3) + convolution(hidden, width, 1))
+
+
+@dataclass(frozen=True)
+class VQVAEConfig(CodecConfig):
+    """Shape and losses of all levels; the defaults are the published 44.1 kHz model."""
+
+    kind = "vqvae"
+    sample_rate: int = 44100
+    channels: int = 1
+    # stage s divides the rate by strides_t[s] ** downs_t[s]; level l runs stages 0..l
+    downs_t: tuple[int, ...] = (3, 2, 2)
+    strides_t: tuple[int, ...] = (2, 2, 2)
+    emb_width: int = 64
+    bins: int = 2048
+    # a level's channels and residual blocks: width and depth times its multiplier, or said outright
+    width: int = 32
+    depth: int = 4
+    multipliers: tuple[int, ...] = (2, 1, 1)
+    widths: tuple[tuple[int, ...], ...] | None = None  # [level][stage]
+    depths: tuple[int, ...] | None = None  # [level]
+    m_conv: float = 1.0
+    dilation_growth_rate: int = 3
+    dilation_cycle: int | None = None
+    reverse_decoder_dilation: bool = True
+    # codebook
+    mu: float = 0.99
+    threshold: float = 1.0  # moving use, in tokens of a global batch, below which a code is dead
+    reset_restarted: bool = True  # False: as published, a restarted code keeps its stale sums
+    # losses
+    l1: float = 0.0
+    l2: float = 1.0
+    linf: float = 0.02
+    linf_k: int = 2048
+    spectral: float = 0.0
+    multispectral: float = 1.0
+    commit: float = 0.02
+    spectral_stft: Resolution = (2048, 256, 1536)
+    multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
+    relative_spectral: bool = False  # divide each clip's spectral error by (its own norm + 1), not by the corpus's
+    spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
+    stereo: str = "mean"  # what spectral losses hear of a stereo clip: "mean" (published), "channels", "mid_side"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _as_tuple(getattr(self, field.name)))
+        self._check()
+
+    @property
+    def levels(self) -> int:
+        return len(self.downs_t)
+
+    @property
+    def hops(self) -> tuple[int, ...]:
+        """Samples a code of each level stands for."""
+        return tuple(accumulate((s**d for d, s in zip(self.downs_t, self.strides_t, strict=True)), mul))
+
+    def level_widths(self, level: int) -> tuple[int, ...]:
+        """Channels of each stage of a level's encoder and decoder."""
+        return self.widths[level] if self.widths else (self.width * self.multipliers[level],) * (level + 1)
+
+    def level_depth(self, level: int) -> int:
+        """Residual blocks of each stack of a level."""
+        return self.depths[level] if self.depths else self.depth * self.multipliers[level]
+
+    @property
+    def spec(self) -> CodecSpec:
+        streams = (Stream(f"vq.{level}", hop, bins=self.bins, rng_key=level) for level, hop in enumerate(self.hops))
+        return CodecSpec(self.sample_rate, self.channels, tuple(streams))
+
+    def level_of(self, stream: str) -> int:
+        """The level of a stream, 0 the finest; ValueError where there is no such stream."""
+        return self.spec.names.index(self.spec.stream(stream).name)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> VQVAEConfig:
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"a VQ-VAE has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**data)
+
+    # ---- tensors
+
+    def tensors(self, stream: str, names: Collection[str]) -> list[str]:
+        return [name for name in names if name.startswith(f"levels.{self.level_of(stream)}.")]
+
+    def codes_tensors(self, stream: str, names: Collection[str]) -> list[str]:
+        parts = ("encoder", "codebook")
+        found = [name for name in self.tensors(stream, names) if name.split(".")[2] in parts]
+        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # of training alone
+
+    # ---- sizes
+
+    def parameter_count(self, stream: str) -> int:
+        """Encoder, decoder, codebook and its running sums."""
+        level, emb = self.level_of(stream), self.emb_width
+        depth, total = self.level_depth(level), self.bins * (2 * emb + 1) + convolution(emb, self.channels, 3)
+        for stage, width in enumerate(self.level_widths(level)):
+            down, kernel = self.downs_t[stage], 2 * self.strides_t[stage]
+            first = emb if stage else self.channels
+            total += 2 * down * residual_stack(width, depth, self.m_conv)
+            total += convolution(first, width, kernel) + (down - 1) * convolution(width, width, kernel)
+            total += convolution(width, emb, 3) + convolution(emb, width, 3)
+            total += (down - 1) * convolution(width, width, kernel) + convolution(width, emb, kernel)
+        return total
+
+    def receptive_field(self, stream: str) -> int:
+        """The sum of the decoder's dilations, each at its own rate."""
+        level, cycle = self.level_of(stream), self.dilation_cycle
+        growth, depth = self.dilation_growth_rate, self.level_depth(level)
+        dilations = sum(growth ** (i % cycle if cycle else i) for i in range(depth))
+        reach, hop = 0, self.hops[level]
+        for stage in reversed(range(level + 1)):
+            for _ in range(self.downs_t[stage]):
+                reach += dilations * hop
+                hop //= self.strides_t[stage]
+        return reach
+
+    def decoder_state(self, stream: str) -> int:
+        return self.receptive_field(stream) * self.emb_width
+
+    def decoder_products(self, stream: str) -> float:
+        level, products = self.level_of(stream), 0.0
+        depth, hop = self.level_depth(level), self.hops[level]
+        for stage in reversed(range(level + 1)):
+            down, stride, width = self.downs_t[stage], self.strides_t[stage], self.level_widths(level)[stage]
+            products += convolution(self.emb_width, width, 3) / hop
+            for step in range(down):
+                out = width if step < down - 1 else self.emb_width if stage else self.channels
+                products += residual_stack(width, depth, self.m_conv) / hop
+                products += convolution(width, out, 2 * stride) / hop
+                hop //= stride
+        return products
+
+    def _check(self) -> None:
+        n = self.levels
+        for name in ("strides_t", "multipliers", "widths", "depths"):
+            given = getattr(self, name)
+            if given is not None and len(given) != n and not (name == "multipliers" and self.widths and self.depths):
+                raise ValueError(f"{name} {given} is for {len(given)} levels, downs_t for {n}; give one entry a level")
+        if self.widths and any(len(w) != level + 1 for level, w in enumerate(self.widths)):
+            raise ValueError(f"widths {self.widths}: level l has l + 1 stages, give l + 1 widths")
+        if any(d < 1 for d in self.downs_t):
+            raise ValueError(f"downs_t {self.downs_t}: every stage halves at least once, give numbers from 1")
+        if any(s < 2 or s % 2 for s in self.strides_t):
+            raise ValueError(f"strides_t {self.strides_t}: a length survives the round trip only with even strides")
+        if self.stereo not in ("mean", "channels", "mid_side"):
+            raise ValueError(f'stereo {self.stereo!r}: expected "mean", "channels" or "mid_side"')
+        if self.stereo == "mid_side" and self.channels > 2:
+            raise ValueError(f"mid and side are of two channels, not of {self.channels}; choose stereo='channels'")
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,51 @@
+"""Kinds by name: `config.json` names a kind, and a registry finds its class and imports it on first use.
+
+Kinds of this project stand in a table. Other packages add theirs by Python entry points, for example
+
+    [project.entry-points."jukebox.codecs.config"]
+    toy = "toy_codec:ToyConfig"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Generic, TypeVar
+
+from vqvae.streams import CodecConfig
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """kind -> "module:class"; `group` is the entry-point group of kinds from other packages."""
+
+    def __init__(self, what: str, group: str, table: Mapping[str, str]) -> None:
+        self.what, self.group, self.table = what, group, table
+
+    def kinds(self) -> list[str]:
+        """All kinds that can be loaded, those of this project first."""
+        others = {entry.name for entry in metadata.entry_points(group=self.group)} - self.table.keys()
+        return [*self.table, *sorted(others)]
+
+    def load(self, kind: str, package: str = "") -> T:
+        """The class of a kind; ValueError where it is not installed, which names the `package` that provides it."""
+        others = () if kind in self.table else metadata.entry_points(group=self.group, name=kind)
+        target = self.table.get(kind) or next((entry.value for entry in others), None)
+        if target is None:
+            advice = f"install the package {package}" if package else "install the package that provides it"
+            raise ValueError(f"unknown kind of {self.what} {kind!r}; expected {', '.join(self.kinds())}, or {advice}")
+        module, _, name = target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def package(self, kind: str) -> str:
+        """The distribution that provides a kind; empty for those of this project."""
+        entry = next(iter(metadata.entry_points(group=self.group, name=kind)), None)
+        return entry.dist.name if entry and entry.dist and kind not in self.table else ""
+
+
+CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry(
+    "codec", "jukebox.codecs.config", {"vqvae": "vqvae.jukebox.config:VQVAEConfig"}
+)
+CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {"vqvae": "vqvae.jukebox.vqvae:VQVAE"})

@@ -1,0 +1,46 @@
+"""Magnitude spectrograms and their distance, for training losses and for metrics.
+
+Magnitudes only, no phases: sounds that differ in phase alone have distance 0. The spectral convergence is the metric of
+Jukebox (arXiv:2005.00341, section 3.2).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+SILENCE = 2e-3  # a sound whose spectral norm is below counts as silent
+
+
+def magnitudes(
+    audio: Float[Tensor, "*b t"], n_fft: int, hop: int, window: int = 0, pad: bool = False
+) -> Float[Tensor, "*b f s"]:
+    """Magnitudes of an STFT with a periodic Hann window (0: of n_fft samples), centred, reflected at the ends.
+
+    `pad` adds zeros to a sound shorter than n_fft; without it, ValueError for one that is too short to be reflected.
+    """
+    if pad:
+        audio = F.pad(audio, (0, max(0, n_fft - audio.shape[-1])))
+    elif audio.shape[-1] <= n_fft // 2:
+        raise ValueError(
+            f"a clip of {audio.shape[-1]} samples is too short for a spectral loss with n_fft {n_fft}: "
+            f"train on clips of at least {n_fft // 2 + 1} samples, or configure smaller transforms"
+        )
+    window = window or n_fft
+    hann = torch.hann_window(window, device=audio.device, dtype=audio.dtype)
+    flat = audio.reshape(-1, audio.shape[-1])  # (*B, T) -> (N, T)
+    stft = torch.stft(flat, n_fft, hop, window, hann, center=True, pad_mode="reflect", return_complex=True)
+    return stft.abs().reshape(*audio.shape[:-1], *stft.shape[-2:])  # (N, F, S) -> (*B, F, S)
+
+
+def norm(x: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
+    """Frobenius norm of each sound; its gradient at zero is zero. Its last bits depend on the memory layout of `x`."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1))
+
+
+def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
+    """Norm of the difference of two magnitude spectrograms over the norm of the target; 0 for a silent target."""
+    size = norm(target)
+    return norm(target - output) * (size > SILENCE) / size.clamp(min=SILENCE)
