@@ -2,9 +2,9 @@
 
     cd CHECKOUT && PYTHONPATH=. .venv/bin/python PATH/TO/tests/unchanged/make.py
 
-CHECKOUT is commit 3ccb48a, the last one before modules were moved and identifiers were renamed. The script is
-deterministic: a second run writes the same bytes. It needs the first version of adapter.py, which has the names of that
-commit. It is kept as documentation; run it again only if behaviour is to change.
+CHECKOUT is commit 3ccb48a, the last one before modules were moved and identifiers were renamed. The script is seeded: a
+second run writes the same codes and numbers (codebooks may differ in their last bit). `adapter_3ccb48a.py` calls that commit
+by its own names, as adapter.py calls the present one. Run it again only if behaviour is to change.
 
     model/         model folder of format 1: preset `test`, codec, three priors, masked prior, two artists, two genres
     runs/          run folders of version 2 in float64, without audio, images and index.html (see RUNS and INTERRUPTED)
@@ -29,7 +29,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-import adapter
+import adapter_3ccb48a as adapter
 from folders import FROZEN, HERE, arguments_in, codes_in, codes_path, copy_frozen, rewrite_paths
 
 HOPS, RATE = [8, 32, 128], 22050
