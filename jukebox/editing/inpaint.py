@@ -24,7 +24,7 @@ from priors.prior import Inpaints, Mask, Prior
 from priors.spec import SamplingParams
 from vqvae.codec import as_tensor
 
-CONTEXT_SHARE = 4  # a window hears at least one part in so many of what lies before a hole, and behind it
+CONTEXT_SHARE = 4  # a window contains at least one part in so many of what lies before the masked region, and after it
 
 
 def windows_over(resampled: Bool[Tensor, " n"], n_ctx: int) -> list[tuple[int, int]]:

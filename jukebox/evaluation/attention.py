@@ -76,7 +76,7 @@ def by_lines(song: Song) -> Song:
 
 
 def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: int) -> Bool[Tensor, "t n"]:
-    """Which letters of a window, as the prior hears it from `prepared`, are of the word that `song` truly sings at each step."""
+    """Which letters of a window, as the prior is conditioned on it by `prepared`, are of the word that `song` truly sings at each step."""
     spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (letters of the song, 2)
     numbers = np.arange(1, len(spans) + 1)  # numbers in place of letters tell which of them the window holds
     window = window_conditions(replace(prepared, ids=numbers), config, start).lyrics
@@ -108,7 +108,7 @@ def attention_windows(
     songs: Sequence[Song], read: Sequence[Song], labels: Labels, vocabulary: Vocabulary, config: PriorConfig,
     windows: Sequence[HeldOutWindow],
 ) -> list[AttentionWindow]:  # fmt: skip
-    """Every window as a prior hears it from the songs `read`, beside what the `songs` truly sing."""
+    """Every window with the conditions of the songs `read`, beside what the `songs` truly sing."""
     prepared = [PreparedSong.of(song, labels, vocabulary, config.sample_rate) for song in read]
     return [
         AttentionWindow(window_conditions(prepared[w.song], config, w.start), tokens_sung(songs[w.song], prepared[w.song], config, w.start))

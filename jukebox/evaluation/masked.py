@@ -33,7 +33,7 @@ from priors.prior import Inpaints, Mask, Prior, Sequences
 from priors.spec import PriorConfig, SamplingParams
 
 LAST = 8  # columns at the end of a hole
-ROWS = 8  # windows side by side
+ROWS = 8  # windows in parallel
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def half_figures(prior: Prior, clips: Clips, seed: int) -> dict[str, dict[str, f
 
 
 def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
-    """Level -> bits of the last and of the first columns of a hole, with and without the music behind it."""
+    """Level -> bits of the last and of the first columns of a hole, with and without the music after it."""
     figures, n, streams = {}, prior.config.n_ctx, list(clips.codes)
     region = slice(n // 4, n // 2)
     ends = {"last": slice(region.stop - LAST, region.stop), "first": slice(region.start, region.start + LAST)}
@@ -166,7 +166,7 @@ def parents_figures(
 
 
 def autoregressive_codes(model: ModelFolder, clips: Clips, params: SamplingParams, seed: int) -> Tensor:
-    """The bottom codes of the windows, drawn from their top codes one after another, stream by stream."""
+    """The bottom codes of the windows, sampled autoregressively from their top codes, stream by stream."""
     *finer, top = (model.spec.stream(name) for name in clips.codes)
     above = clips.codes[top.name]
     for stream in reversed(finer):

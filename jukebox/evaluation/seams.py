@@ -1,4 +1,4 @@
-"""Whether a sampled song can be heard to change where its windows join."""
+"""Whether the sound of a sampled song changes where its windows join."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Published priors: their settings as a `AutoregressiveConfig`, and their tensor names in our words and back.
 
-Tensors keep their layout, so importing is renaming. One thing is told twice in their files: where the output shares the
+Tensors keep their layout, so importing is renaming. One thing is stored twice in their files: where the output shares the
 embedding's table, both names hold it; ours holds it once. The models: arXiv:2005.00341 and the repository beside it.
 """
 

@@ -122,7 +122,7 @@ def read_info(model: str) -> ModelInfo:
 
 
 def _init(depth: int) -> Init:
-    """Embeddings start large: 5.5 instead of 5.9 bits after a minute, and labels heard twice as well."""
+    """Embeddings start large: 5.5 instead of 5.9 bits after a minute, and labels have twice the effect."""
     return Init(linear=0.03, embedding=0.3, position=0.1, label=0.3, residual=residual_scale(depth))
 
 
@@ -130,7 +130,7 @@ def _top(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
     lyric_tokens: int, lyric_width: int, lyric_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
 ) -> AutoregressiveConfig:  # fmt: skip
-    """The top prior: `turns` times through `order`; cross attention with the time bias is where it hears lyrics."""
+    """The top prior: `turns` times through `order`; cross attention with the time bias conditions it on lyrics."""
     level, depth = codec.levels - 1, turns * len(order)
     encoder = TrunkConfig(lyric_tokens, lyric_width, lyric_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
                           init=_init(lyric_depth))  # fmt: skip
@@ -145,7 +145,7 @@ def _top(
 def _upsampler(
     codec: VQVAEConfig, level: int, n_ctx: int, width: int, heads: int, depth: int, m_mlp: float
 ) -> AutoregressiveConfig:
-    """A prior of a finer level: it hears the labels and, through dilated convolutions, the codes above."""
+    """A prior of a finer level: it is conditioned on the labels and, by dilated convolutions, on the codes above."""
     ratio = codec.hops[level + 1] // codec.hops[level]
     return AutoregressiveConfig(
         f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
@@ -159,7 +159,7 @@ def _masked(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int,
     lyric_tokens: int, lyric_width: int, lyric_depth: int, timing_bins: int, max_seconds: float, m_mlp: float,
 ) -> MaskedConfig:  # fmt: skip
-    """The prior of all levels: `depth` layers that see all columns, the second of which hears lyrics, as the top prior does."""
+    """The prior of all levels: `depth` layers that see all columns, the second of which attends to lyrics, as in the top prior."""
     encoder = TrunkConfig(lyric_tokens, lyric_width, lyric_depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp,
                           init=_init(lyric_depth))  # fmt: skip
     order = ("full", "cross", *("full",) * (depth - 2))

@@ -53,7 +53,7 @@ def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequenc
 def own_name(target: Path, rank: int) -> Iterator[str]:
     """The name of this rank's files in `target`, which no other process has meanwhile; UserError where one has it.
 
-    What killed ranks left behind becomes whole before: a lock is held as long as its process lives, and no longer.
+    Partial files of killed ranks are completed first: a lock is held as long as its process lives, and no longer.
     """
     from filelock import FileLock, Timeout
 

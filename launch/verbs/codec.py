@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jukebox.model.info import ModelInfo
     from vqvae.codec import Codec
 
-OnProgress = Callable[[float], object]  # told the seconds of sound that have gone through, for the bar
+OnProgress = Callable[[float], object]  # called with the seconds of audio that are done, for the bar
 
 
 def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, str], on_progress: OnProgress) -> int:

@@ -231,7 +231,7 @@ class AutoregressivePrior(Prior):
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
-        """What the trunk takes when a token is heard at a position, and what is added again behind it."""
+        """What the trunk takes for a token at a position, and what is added again after it."""
         x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), conditioning.at(position)
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 

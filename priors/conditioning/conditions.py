@@ -1,4 +1,4 @@
-"""What a prior hears beside codes: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
+"""What a prior is conditioned on beside codes: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
 
 Everything is optional. Id 0 of artist and genre is "unknown", which is also what a dropped condition becomes; -1 pads the bag
 of genres; a timing row with total length 0 is "not given"; lyric id 0 is padding; a lyric time of nan is "not known".

@@ -36,7 +36,7 @@ class VQVAEConfig(CodecConfig):
     strides_t: tuple[int, ...] = (2, 2, 2)
     emb_width: int = 64
     bins: int = 2048
-    # a level's channels and residual blocks: width and depth times its multiplier, or said outright
+    # a level's channels and residual blocks: width and depth times its multiplier, or given directly
     width: int = 32
     depth: int = 4
     multipliers: tuple[int, ...] = (2, 1, 1)
@@ -62,7 +62,7 @@ class VQVAEConfig(CodecConfig):
     multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
     relative_spectral: bool = False  # divide each clip's spectral error by (its own norm + 1), not by the corpus's
     spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
-    stereo: str = "mean"  # what spectral losses hear of a stereo clip: "mean" (published), "channels", "mid_side"
+    stereo: str = "mean"  # what spectral losses compare of a stereo clip: "mean" (published), "channels", "mid_side"
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,8 +1,8 @@
 """Encode and decode sound of any length in constant memory, equal to doing it whole, and faster.
 
-A convolution needs only so much of the past. Every layer keeps that end of what it has heard: it begins with the zeros it would
-pad with, joins each new piece to what it holds, computes without padding, and at the very end hears the zeros behind. So
-nothing is computed twice, no receptive field has to be known (the finest published level hears a second on either side), and
+A convolution needs only so much of the past. Every layer keeps that end of its input: it begins with the zeros it would
+pad with, joins each new piece to what it holds, computes without padding, and at the very end pads with the zeros after it. So
+nothing is computed twice, no receptive field has to be known (the finest published level has one of a second on either side), and
 pieces may be so short that they stay in the processor's caches, where the whole of a layer, 113 MB for 20 s, would go through
 memory a dozen times. Equal means codes the same but for ties between two codes, audio within rounding.
 
@@ -218,7 +218,7 @@ class _Tape:
         self.start, self.end = 0, pad
 
     def room(self, x: Tensor, zeros: int = 0) -> Tensor:
-        """Where as many steps as `x` has are to be written; behind them stand `zeros` zeros."""
+        """Where as many steps as `x` has are to be written; after them stand `zeros` zeros."""
         n = x.shape[1] + zeros
         if self.place is None or self.end + n > self.place.shape[1]:
             kept = self.held if self.place is not None else x.new_zeros(len(x), self.end)
