@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from priors.conditioning.conditions import Conditions
-from priors.spec import PriorSpec, SamplingParams
+from priors.spec import PriorSpec
 
 Sequences = dict[str, Tensor]  # stream -> codes (b, t) or (b, t, books) int64, or latents (b, t, width)
 Mask = dict[str, Bool[Tensor, "b _"]]  # stream -> which of its frames are known
@@ -37,6 +37,57 @@ class Batch:
         known, asked = (each and {k: x.to(device) for k, x in each.items()} for each in (self.known, self.asked))
         sequences = {k: x.to(device) for k, x in self.sequences.items()}
         return Batch(sequences, self.cond.to(device), known, asked, self.counts)
+
+
+class Window(NamedTuple):
+    """Frames [start, start + length) of a song of `total` frames, counted in frames of the coarsest stream that the prior writes."""
+
+    start: int
+    length: int
+    total: int
+
+
+class Known(NamedTuple):
+    """A window's sequences, whole, and which of their frames are known; the values of others do not matter.
+
+    There is an entry for each stream that the prior writes, and for each that it reads in the window itself.
+    """
+
+    sequences: Sequences
+    mask: Mask
+
+    @staticmethod
+    def prefix(stream: str, prompt: Tensor, length: int) -> Known:
+        """A window of `length` frames of one stream that begins with `prompt` (b, t, ..)."""
+        given = prompt.shape[1]
+        if given > length:
+            raise ValueError(f"a prompt of {given} frames in a window of {length}; expected at most as many")
+        values = torch.cat([prompt, prompt.new_zeros(len(prompt), length - given, *prompt.shape[2:])], dim=1)
+        mask = torch.arange(length, device=prompt.device).expand(len(prompt), -1) < given
+        return Known({stream: values}, {stream: mask})
+
+
+class Update(NamedTuple):
+    """Final values (b, n, ..) of frames [start, start + n) of a window, in frames of the stream; n may be 0 to report progress.
+
+    The updates of a stream come in order of time; frames between them were known.
+    """
+
+    stream: str
+    start: int
+    values: Tensor
+
+
+class Noise(Protocol):
+    """Random numbers of a window, for each row independent of the batch it is in."""
+
+    def sequential(self) -> Sequence[torch.Generator]:
+        """One generator per row, at its beginning."""
+        ...
+
+    def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
+        """Standard normal numbers of the absolute frames [first, first + n) of a stream, equal in all windows that hold them."""
+        ...
 
 
 class State(Protocol):
@@ -70,12 +121,15 @@ class Prior(nn.Module, ABC):
         """Bits of each frame of the streams written, (b, t), nan where it is known; None without a likelihood."""
 
     @abstractmethod
-    def start(self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams) -> State:
-        """State of a window after the frames of `prompt`; one generator per sample."""
+    def start(self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]) -> State:
+        """State of a window that is to be sampled; `params` are the sampling parameters of each stream to be written.
+
+        With prompt "prefix" the mask of `known` is equal in all rows, and known frames come first. ValueError for others.
+        """
 
     @abstractmethod
-    def sample(self, state: Any, length: int) -> Iterator[Sequences]:
-        """The next `length` frames, in blocks."""
+    def sample(self, state: Any) -> Iterator[Update]:
+        """What is not known yet, in blocks; between two of them the state can be saved."""
 
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
         """Start the tables of the streams named from one vector per code; by default they stay random."""
@@ -115,11 +169,11 @@ class HasTrunk(Protocol):
     def quantise(self) -> None: ...
 
 
-@runtime_checkable
-class Inpaints(Protocol):
-    """Masked parallel decoding around known frames."""
-
-    def fill(
-        self, sequences: Sequences, known: Mask, cond: Conditions, rngs: Sequence[torch.Generator],
-        params: Mapping[str, SamplingParams],
-    ) -> Sequences: ...  # fmt: skip
+def sample_window(
+    prior: Prior, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]
+) -> Sequences:
+    """The streams that `params` names, whole: known frames as they are, all others sampled."""
+    made = {stream: known.sequences[stream].clone() for stream in params}
+    for stream, start, values in prior.sample(prior.start(window, known, cond, noise, params)):
+        made[stream][:, start : start + values.shape[1]] = values
+    return made
