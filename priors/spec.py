@@ -95,6 +95,7 @@ class PriorConfig(ABC):
     """Shape of a prior. It imports no torch. `labels` and `lyrics` are None where it is not conditioned on them."""
 
     kind: ClassVar[str]  # its name in config.json and in the registries
+    route: ClassVar[str] = ""  # name of the routes that end with such a prior; empty: its kind
     hop: int  # samples per frame of a window
     sample_rate: int
     labels: LabelConfig | None

@@ -75,6 +75,12 @@ class Original:
         whole = np.clip(np.rint(audio * 2.0 ** (bits - 1)), -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
         return (whole.astype(np.int64) << (32 - bits)).astype(np.int32)
 
+    def fits(self, container: str) -> bool:
+        """Whether a container can hold these samples as they are."""
+        import soundfile
+
+        return soundfile.check_format(container, self.subtype) and not (container == "FLAC" and self.channels > 8)
+
     def close(self) -> None:
         (self.source or self.file).close()  # type: ignore[union-attr]
 
@@ -85,23 +91,48 @@ def suffix_of(path: Path) -> str:
         return path.suffix.lower() if original.file is not None and path.suffix else ".wav"
 
 
+def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
+    """The first `frames` samples (None: all) of a file as they are, in `stem`.flac, or in `stem`.wav where FLAC cannot hold them."""
+    import soundfile
+
+    with closing(Original(source)) as original:
+        suffix, container = (".flac", "FLAC") if original.fits("FLAC") else (".wav", "WAV")
+        target, form = stem.with_name(stem.name + suffix), (original.sample_rate, original.channels, original.subtype)
+        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *form, format=container) as file:
+            left = frames
+            for block in original.blocks():
+                file.write(np.ascontiguousarray(block if left is None else block[:left]))
+                left = None if left is None else left - len(block)
+                if left is not None and left <= 0:
+                    break
+    return target
+
+
+def form_of(path: Path) -> tuple[str, str]:
+    """Container and sample format that a copy of a file without loss has, as libsndfile names them."""
+    with closing(Original(path)) as original:
+        return original.format, original.subtype
+
+
 def check_target(source: Path, target: Path) -> None:
     """UserError where the target's suffix names no container that can hold the source's samples."""
     with closing(Original(source)) as original:
         _container(original, target)
 
 
-def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int) -> None:
+def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int, form: tuple[str, str] | None = None) -> None:
     """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
 
+    `form` is the container and sample format of the target (default: those that its suffix and the source's samples make).
     BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
     import soundfile
 
     pieces = sorted(pieces, key=lambda piece: piece.start)
     with closing(Original(source)) as original:
-        container, form = _container(original, target), (original.sample_rate, original.channels, original.subtype)
-        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *form, format=container) as file:
+        container, subtype = form or (_container(original, target), original.subtype)
+        like = (original.sample_rate, original.channels, subtype)
+        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *like, format=container) as file:
             for block in _spliced(original, pieces, frames):
                 file.write(np.ascontiguousarray(block))
 

@@ -31,6 +31,7 @@ from data_prep.errors import UserError
 from data_prep.files import file_hash, replacing, write_bytes, write_json
 from data_prep.labels import Labels
 from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry
+from jukebox.model.routes import Routes
 from priors.conditioning.vocabulary import PLAIN, Characters, SentencePieceVocabulary, Vocabulary
 from priors.prior import HasTrunk, Prior
 from priors.registry import PRIORS
@@ -133,8 +134,10 @@ class ModelFolder:
         return cls(ModelInfo.read(folder))
 
     @classmethod
-    def create(cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None) -> M:
-        """Open a model directory, made first where there is none, that has a codec of this configuration."""
+    def create(
+        cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None, routes: Routes | None = None
+    ) -> M:  # fmt: skip
+        """Open a model directory, made first where there is none, that has a codec of this configuration and these routes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -145,13 +148,15 @@ class ModelFolder:
                     raise UserError(
                         f"{folder} already holds a codec of another configuration; name another --out, or the same preset"
                     )
+                info, more = model.info, {name: each for name, each in (routes or {}).items() if name not in model.info.routes}
                 if not same_kind:
-                    entry = CodecEntry(codec, f"codec_{codec.kind}.safetensors")
-                    model._write(replace(model.info, codecs=(*model.info.codecs, entry)))
+                    info = replace(info, codecs=(*info.codecs, CodecEntry(codec, f"codec_{codec.kind}.safetensors")))
+                if more or not same_kind:
+                    model._write(replace(info, stored_routes={**info.routes, **more}))
                 return model
             if not (folder / "lyrics.json").is_file():  # there if `jukebox lyrics train` came first
                 write_vocabulary(folder, vocabulary or Characters(PLAIN))
-            write_json(folder / CONFIG, ModelInfo(folder, (CodecEntry(codec, CODEC),), {}).to_json())
+            write_json(folder / CONFIG, ModelInfo(folder, (CodecEntry(codec, CODEC),), {}, routes or {}).to_json())
         return cls.from_pretrained(folder)
 
     def _write(self, info: ModelInfo) -> None:
@@ -282,8 +287,7 @@ class ModelFolder:
     def _update(self, entry: PriorEntry) -> None:
         """Put an entry in place of the one of the same name, whatever else another process has written."""
         with FileLock(self.folder / ".lock"):
-            info = ModelInfo.read(self.folder)
-            self._write(replace(info, priors={**info.priors, entry.name: entry}))
+            self._write(ModelInfo.read(self.folder).with_prior(entry))
 
     def hashes(self) -> dict[str, str]:
         """Hash of every weight file, for the provenance of a run."""

@@ -1,6 +1,6 @@
 """A model directory's config.json, read without torch: codecs, streams, priors and their configurations.
 
-    format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment
+    format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment; routes, the default first
     format 1    one codec; priors by level. It is read as format 2.
 
 Kinds are names in the registries of `vqvae` and `priors`; a kind of another package also records which one.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors import safe_open
 from data_prep.errors import UserError
 from data_prep.files import file_hash
 from data_prep.labels import Labels
+from jukebox.model.routes import Route, Routes, assumed_routes, derive_routes
 from priors.registry import PRIOR_CONFIGS
 from priors.spec import PriorConfig
 from vqvae.registry import CODEC_CONFIGS
@@ -92,6 +93,7 @@ class ModelInfo:
     folder: Path
     codecs: tuple[CodecEntry, ...]
     priors: Mapping[str, PriorEntry]
+    stored_routes: Mapping[str, Route] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: str | Path) -> ModelInfo:
@@ -114,17 +116,22 @@ class ModelInfo:
     def from_json(folder: Path, data: Mapping[str, Any]) -> ModelInfo:
         data = as_format_2(data)
         priors = [PriorEntry.from_json(prior) for prior in data["priors"]]
-        return ModelInfo(folder, tuple(map(CodecEntry.from_json, data["codecs"])), {p.name: p for p in priors})
+        chains, default = data.get("routes", {}), data.get("default_route", "")
+        routes = {name: Route(name, dict(chains[name])) for name in sorted(chains, key=lambda name: name != default)}
+        return ModelInfo(folder, tuple(map(CodecEntry.from_json, data["codecs"])), {p.name: p for p in priors}, routes)
 
     @staticmethod
     def of_shapes(codec: CodecConfig, priors: Mapping[str, PriorConfig]) -> ModelInfo:
         """A model that no directory holds, for planning."""
         entries = {name: PriorEntry(name, config) for name, config in priors.items()}
-        return ModelInfo(Path(), (CodecEntry(codec, "codec.safetensors"),), entries)
+        routes = derive_routes(codec.spec.streams, priors)
+        return ModelInfo(Path(), (CodecEntry(codec, "codec.safetensors"),), entries, routes)
 
     def to_json(self) -> dict[str, Any]:
         priors = [self.priors[name].to_json() for name in sorted(self.priors)]
-        return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors}
+        routes = {name: dict(route.priors) for name, route in self.stored_routes.items()}
+        named = {"routes": routes, "default_route": next(iter(routes))} if routes else {}
+        return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named}
 
     # ---- streams
 
@@ -206,27 +213,53 @@ class ModelInfo:
         configs = [prior.config for prior in self.priors.values()]
         return threads_for(max((config.width for config in configs if config.depth), default=0), asked)
 
-    def check_levels(self, levels: Sequence[int], given: int | None = None, lower: str = "") -> list[int]:
-        """Levels to sample, the coarsest first; all below `given`, which needs no prior, or from the top on.
+    @property
+    def routes(self) -> Routes:
+        """The routes by name, the default first."""
+        return dict(self.stored_routes) or self._assumed_routes()
 
-        Where `lower` is masked those below the top need a prior with prompt "any", and none of their own.
-        """
-        top = len(self.hops) - 1 if given is None else given
-        levels = sorted(set(levels) or set(range(top + 1)), reverse=True)
-        if levels != list(range(top, levels[-1] - 1, -1)) or levels[-1] < 0:
-            raise UserError(f"levels {levels}; expected level {top} and those below it without a gap, as in 2,1")
-        below = [level for level in levels if level + 1 < len(self.hops) and level != given]
-        masked = [level for level in below if self.writer(self.stream(level).name, "any")]
-        filled = below if lower == "masked" else []
-        if set(filled) - set(masked):
-            raise UserError(f"{self.folder} has no masked prior; run `jukebox train masked DATA --out {self.folder}` first")
-        for level in levels:
-            if level not in (*self.levels_with_prior, given, *filled):
-                raise UserError(
-                    f"{self.folder} has no prior for level {level}; run `jukebox train prior --level {level}`, sample --levels above it"
-                    + (", or give --lower masked" if level in masked else "")
-                )
-        return levels
+    def _assumed_routes(self) -> Routes:
+        return assumed_routes(self.spec.streams, {name: prior.config for name, prior in self.priors.items()})
+
+    def with_prior(self, entry: PriorEntry) -> ModelInfo:
+        """The same model with a prior, in place of one of the same name, and with the routes that it makes possible."""
+        made = replace(self, priors={**self.priors, entry.name: entry})
+        return replace(made, stored_routes={**self.stored_routes, **{k: r for k, r in made._assumed_routes().items() if k not in self.stored_routes}})
+
+    def route(self, name: str = "") -> Route:
+        """A route (empty: the default); UserError names those that there are."""
+        routes = self.routes
+        if name in routes:
+            return routes[name]
+        if name or not routes:
+            advice = f"; run `jukebox train {name} DATA --out {self.folder}` first" if name == "masked" else ""
+            listed = ", ".join(routes) or "none"
+            raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
+        return next(iter(routes.values()))
+
+    def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:
+        """Levels to sample by a route, coarsest first (empty: all of it), from its first one on, or from `given` on, which exists."""
+        order = [self.spec.names.index(stream) for stream in route.priors]
+        first = order.index(given) if given in order else 0
+        chosen = [level for level in order[first:] if not levels or level in levels]
+        if set(levels) - set(chosen) or chosen != order[first : first + len(chosen)]:
+            raise UserError(
+                f"levels {sorted(levels, reverse=True)}; expected level {order[first]} and those below it without a gap, as in "
+                f"{','.join(map(str, order[first : first + 2]))}"
+            )
+        for level in chosen:
+            name = route.priors[self.stream(level).name]
+            if level != given and name not in self.priors:
+                raise UserError(f"{self.folder} has no {self._how_to_train(name, level)}")
+        return chosen
+
+    def _how_to_train(self, name: str, level: int) -> str:
+        """What is missing where a prior of a route is not trained, and what to do."""
+        if name != f"prior_{level}":
+            return f"{name} prior; run `jukebox train {name} DATA --out {self.folder}` first"
+        other = [route.name for route in self.routes.values() if route.priors.get(self.stream(level).name, "") in self.priors]
+        also = f", or give --route {other[0]}" if other else ""
+        return f"prior for level {level}; run `jukebox train prior --level {level}`, sample --levels above it{also}"
 
 
 def threads_for(width: int, asked: int) -> int:

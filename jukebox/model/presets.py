@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from jukebox.model.info import CONFIG, ModelInfo
+from jukebox.model.routes import Routes, derive_routes
 from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_config
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
@@ -73,6 +74,11 @@ class Preset:
     priors: Mapping[str, PriorConfig]
     prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
+
+    @property
+    def routes(self) -> Routes:
+        """The routes that its priors form."""
+        return derive_routes(self.codec.spec.streams, self.priors)
 
     def parts(self, kind: str) -> dict[str, Recipe]:
         """What there is to train of a kind: streams of the codec, or priors; coarsest first."""

@@ -1,13 +1,14 @@
-"""What is asked for, as run.json says it. Nothing heavy is imported here: a request is on disk before torch is.
+"""The request of a run, as run.json holds it. Nothing heavy is imported here: a request is on disk before torch is.
 
-    sampled      from nothing
+    sampled      from conditions alone
     continued    from recordings, files of codes, or other runs: their beginning is given
-    branched     from a run: its first seconds are given, the rest is drawn with another seed or other words
-    upsampled    from a run or a file of codes: a level is given, those below it are drawn
+    branched     from a run: its first seconds are given, the rest is sampled with another seed or other lyrics
+    upsampled    from a run or a file of codes: a level is given, those below it are sampled
     replayed     the same once more
 
-All of them say the same things: which codes are `given` (how many of each level), from where (`sources`, a path and a row a
-sample), and how the others are drawn. So there is one walk (jukebox/sampling/walk.py), and a run can always be told from its request alone.
+All of them specify the same: which frames are `given` (how many of each level), from where (`sources`, a path and a row for
+each sample), which prior writes each level, and with which parameters, windows and random numbers. So one walk
+(jukebox/sampling/walk.py) executes all of them, and a run can be repeated from its request alone.
 """
 
 from __future__ import annotations
@@ -19,176 +20,180 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.model.info import ModelInfo, check_weights
+from jukebox.model.info import ModelInfo, PriorEntry, check_weights
+from jukebox.model.routes import Route
+from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from jukebox.sampling.batches import first_batches
-from jukebox.sampling.run import VERSION, Run, machine, versions
+from jukebox.sampling.params import Params, params_by_level
+from jukebox.sampling.run import LOWER, VERSION, Run, machine, versions
 from jukebox.sampling.sources import find_sources, length_of, read_codes
+from jukebox.sampling.windows import plan_windows
 from jukebox.song import Song
 from priors.spec import BYTES
 from vqvae.streams import frame_count
 
-AUTOREGRESSIVE, MASKED = "autoregressive", "masked"
-PASSES = (24, 12)  # rounds in which the middle and the bottom level are filled
-HOP_FRACTIONS = (0.5, 0.5, 0.5)  # step from window to window, as a share of the window, by level
 COMPILE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """How a run is drawn, whatever it begins with; `params` says temperature and so on by level, `ranks` how many processes share it."""
+class RunSettings:
+    """All that is chosen for a run, whatever it begins with; `params` None: those of `SamplingParams`."""
 
-    seed: int = 0
-    params: Mapping[int, Any] = field(default_factory=dict)  # level -> How, or its fields by name
-    total_seconds: float = 0.0  # length that the model is told; 0: the finished length
-    levels: Sequence[int] = ()  # all
-    hop_fractions: Sequence[float] = HOP_FRACTIONS
-    takes: int = 1  # samples of each song
-    batch: int = 0  # samples side by side, with `parallel` samples times windows; 0: all
-    parallel: bool = False  # windows of one song side by side, at the levels below the top
-    lower: str = ""  # how levels below the top are sampled; empty: as the run before, or AUTOREGRESSIVE
-    passes: Sequence[int] = ()  # of masked levels, coarsest first; empty: as the run before, or PASSES
-    threads: int = 0  # 0: one for a small model, all for a large one
-    device: str = "auto"
-    dtype: str = ""  # of the priors, see jukebox.model.folder.DTYPES; empty: float32, or what --max_memory chooses
-    compile: str = "auto"  # whether steps of decoding are: auto, on, off
-    ranks: int = 1
+    options: SamplingOptions = SamplingOptions()
+    params: Params | None = None
+    machine: MachineOptions = MachineOptions()
+
+    def route(self, info: ModelInfo) -> Route:
+        """The route, by its name or by its earlier name `lower`."""
+        options = self.options
+        if options.lower and options.route not in ("", LOWER.get(options.lower, "")):
+            raise UserError(f"--lower {options.lower} is route {LOWER.get(options.lower)}; give it or --route {options.route}, not both")
+        if options.lower and options.lower not in LOWER:
+            raise UserError(f"lower {options.lower!r}; expected one of {', '.join(LOWER)}, or a route")
+        return info.route(LOWER.get(options.lower, options.route))
 
 
 # ---- the verbs
 
 
-def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, options: SamplingOptions) -> dict:
-    """Songs from nothing, each `takes` times."""
-    return _request(info, songs, seconds, options, "sample", info.check_levels(options.levels, lower=options.lower))
+def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings) -> dict:
+    """Songs from conditions alone, each `takes` times."""
+    route = settings.route(info)
+    return new_request(info, songs, seconds, settings, Start("sample", info.check_levels(settings.options.levels, route)))
 
 
 def continued(
-    info: ModelInfo, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, options: SamplingOptions
+    info: ModelInfo, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, settings: RunSettings
 ) -> dict:  # fmt: skip
-    """The first `prompt_seconds` (0: all) of sound files, files of codes or runs, carried on to `seconds`, each `takes` times."""
-    levels = info.check_levels(options.levels, lower=options.lower)
+    """The first `prompt_seconds` (0: all) of audio files, files of codes or runs, continued to `seconds`, each `takes` times."""
+    levels = info.check_levels(settings.options.levels, settings.route(info))
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
         )
     sources = [source for prompt in prompts for source in find_sources(prompt)]
     there = [length_of(info, path, row, levels, prompt_seconds) for path, row in sources]
-    if prompt_seconds and (short := min(there)) < info.frames(prompt_seconds, levels[0]):
+    if prompt_seconds and (short := min(there)) < info.frames(prompt_seconds, levels[0]) // _per_unit(info, levels[0]):
         path, _ = sources[there.index(short)]
         raise UserError(
             f"{path} is {short * info.spec.unit / info.sample_rate:.2f} s long; the prompt was to be {prompt_seconds:g} s: "
             "give a smaller --prompt_seconds"
         )
-    kept = min(min(there), info.frames(prompt_seconds, levels[0]) if prompt_seconds else min(there))
-    if not 0 < kept < info.frames(seconds, levels[0]):
+    units = info.frames(prompt_seconds, levels[0]) // _per_unit(info, levels[0])
+    kept = min(min(there), units) if prompt_seconds else min(there)
+    if not 0 < kept < info.frames(seconds, levels[0]) // _per_unit(info, levels[0]):
         raise UserError(
             f"the prompt is {kept * info.spec.unit / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
             "length, and more than nothing"
         )
-    given = {level: kept * info.spec.unit // info.hops[level] for level in levels}
+    given = {level: kept * _per_unit(info, level) for level in levels}
     paths = list(dict.fromkeys(str(path) for path, _ in sources))
     prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * info.spec.unit / info.sample_rate}
     count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
-    return _request(info, songs, seconds, options, "continue", levels, given, sources, prompt)
+    return new_request(info, songs, seconds, settings, Start("continue", levels, given, sources, prompt))
 
 
 def branched(
-    run: Run, options: SamplingOptions, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
+    run: Run, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
     seed: int | None = None,
 ) -> dict:  # fmt: skip
     """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), carried on to `seconds`."""
-    asked, info = run.request, ModelInfo.read(run.request["model"])
+    asked, info = _of_song(run), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     if not 0 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder}; it has 1 to {run.n_samples}")
     rows = [take - 1] if take else list(range(run.n_samples))
     seconds, levels = seconds or asked["seconds"], asked["levels"]
-    ratio = {level: info.spec.unit // info.hops[level] for level in levels}
-    there = {level: run.count(level, rows) // ratio[level] for level in levels}  # in codes of the top level
-    keep = info.frames(keep_seconds, len(info.hops) - 1) if keep_seconds else there[levels[0]]
-    if not 0 < keep <= there[levels[0]] or keep >= info.frames(seconds, len(info.hops) - 1):
-        second = info.spec.unit / info.sample_rate
+    there = {level: run.count(level, rows) // _per_unit(info, level) for level in levels}
+    second = info.spec.unit / info.sample_rate
+    keep = round(info.frames(keep_seconds, levels[0]) / _per_unit(info, levels[0])) if keep_seconds else there[levels[0]]
+    if not 0 < keep <= there[levels[0]] or keep >= info.frames(seconds, levels[0]) // _per_unit(info, levels[0]):
         raise UserError(
             f"{keep * second:.2f} s were to be kept of {run.folder}, for {seconds:g} s in all; it has {there[levels[0]] * second:.2f} s: "
             "expected --keep_seconds up to that, and below --seconds, the finished length"
         )
-    given = {level: min(keep, there[level]) * ratio[level] for level in levels}
+    given = {level: min(keep, there[level]) * _per_unit(info, level) for level in levels}
     songs = [song_of_entry(asked["samples"][row], asked["total_seconds"]) for row in rows]
     if lyrics is not None:
         songs = [replace(song, lyrics=lyrics.lyrics, word_times=lyrics.word_times) for song in songs]
-    options = replace(
-        options, seed=asked["seed"] + 1 if seed is None else seed, params={int(k): v for k, v in asked["how"].items()}, levels=levels,
-        hop_fractions=asked["hop_fractions"], total_seconds=options.total_seconds or max(asked["total_seconds"], seconds),
-        lower=asked.get("lower", AUTOREGRESSIVE), passes=_passes(asked, asked.get("lower", AUTOREGRESSIVE)),
-    )  # fmt: skip
+    total = settings.options.total_seconds or max(asked["total_seconds"], seconds)
+    options = replace(_again(settings.options, asked), seed=asked["seed"] + 1 if seed is None else seed, total_seconds=total)
     path = f"{run.folder}, take {take}" if take else str(run.folder)
-    prompt = {"path": path, "seconds": keep * info.spec.unit / info.sample_rate}
+    prompt = {"path": path, "seconds": keep * second}
     sources = [(str(run.folder.resolve()), row) for row in rows]
-    return _request(info, songs, seconds, options, "branch", levels, given, sources, prompt)
+    settings = replace(settings, options=options, params=_params_of(asked, info))
+    return new_request(info, songs, seconds, settings, Start("branch", levels, given, sources, prompt))
 
 
-def upsampled(run: Run, options: SamplingOptions, level: int | None = None, seed: int | None = None) -> dict:
-    """A copy of a run down to `level` (None: its finest finished one, or the top), the levels below anew."""
-    asked, info = run.request, ModelInfo.read(run.request["model"])
+def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: int | None = None) -> dict:
+    """A copy of a run down to `level` (None: its finest finished one, or the first), the levels below sampled again."""
+    asked, info = _of_song(run), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
-    kept = level if level is not None else finished[-1] if finished and finished[-1] > 0 else asked["levels"][0]
+    options = settings.options if _names_route(settings) else replace(settings.options, route=asked["route"])
+    route = replace(settings, options=options).route(info)
+    last = info.spec.names.index(list(route.priors)[-1])
+    kept = level if level is not None else finished[-1] if finished and finished[-1] != last else asked["levels"][0]
     if kept not in finished:
         raise UserError(
             f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
-    levels = list(range(asked["levels"][0], -1, -1))
-    lower = options.lower or asked.get("lower", AUTOREGRESSIVE)
-    info.check_levels(range(kept + 1), kept, lower)
-    options = replace(
-        options, lower=lower, passes=options.passes or _passes(asked, lower), seed=asked["seed"] if seed is None else seed,
-        params={int(k): v for k, v in asked["how"].items()},
-        hop_fractions=asked["hop_fractions"], total_seconds=asked["total_seconds"], levels=levels,
-    )  # fmt: skip
+    sampled_levels = info.check_levels((), route, kept)
+    levels = [*asked["levels"][: asked["levels"].index(kept)], *sampled_levels]
+    options = replace(_again(options, asked, route.name), seed=asked["seed"] if seed is None else seed, total_seconds=asked["total_seconds"])
+    params = _with_kept(asked, info, route, settings.params)
+    settings = replace(settings, options=replace(options, levels=tuple(levels)), params=params)
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
     sources = [(str(run.folder.resolve()), row) for row in range(run.n_samples)]
-    given = {each: run.total(each) for each in levels if each >= kept}
-    return _request(info, songs, asked["seconds"], options, "upsample", levels, given, sources)
+    given = {each: run.total(each) for each in levels[: levels.index(kept) + 1]}
+    return new_request(info, songs, asked["seconds"], settings, Start("upsample", levels, given, sources))
 
 
-def extended(run: Run, lower: str = "", passes: Sequence[int] = ()) -> dict[str, Any]:
-    """What run.json says anew of a run that is to go on in its own folder, to the levels below those it has."""
-    asked, top = run.request, max(run.request["levels"])
-    if not run.count(top):
-        raise UserError(f"{run.folder} has no codes of level {top} yet; finish it with `jukebox resume {run.folder}` first")
-    info, before = ModelInfo.read(asked["model"]), asked.get("lower", AUTOREGRESSIVE)
-    lower, changed = lower or before, bool(passes) or lower not in ("", before)
-    begun = [level for level in range(top) if run.count(level) > asked["given"].get(str(level), 0)]
+def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
+    """What changes in the request of a run that is to go on in its own folder, to the levels below those it has."""
+    asked, first = _of_song(run), run.request["levels"][0]
+    if not run.count(first):
+        raise UserError(f"{run.folder} has no codes of level {first} yet; finish it with `jukebox resume {run.folder}` first")
+    info = ModelInfo.read(asked["model"])
+    route = settings.route(info) if _names_route(settings) else info.route(asked["route"])
+    changed = settings.params is not None or route.name != asked["route"]
+    begun = [level for level in asked["levels"][1:] if run.count(level) > asked["given"].get(str(level), 0)]
     if changed and begun:
         raise UserError(
             f"{run.folder} has codes of level {begun[-1]} already; to write them another way make a copy: name it with --out"
         )
-    params = _with_passes(asked["how"], lower, passes or _passes(asked, lower), top)
-    return {"levels": info.check_levels(range(top + 1), top, lower), "lower": lower, "how": params}
+    levels = info.check_levels((), route, first)
+    params = params_by_level(info, route, _with_kept(asked, info, route, settings.params))
+    change = {"route": route.name, "levels": levels, "params": params}
+    return change | _plans(info, route, {**asked, **change, "planners": {}})
 
 
-def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, options: SamplingOptions, level: int | None = None) -> dict:
+def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: RunSettings, level: int | None = None) -> dict:
     """The finer levels of a file of codes, from its finest or from `level`."""
-    codes = read_codes(info, path)
-    there = [level for level, stream in enumerate(info.spec.streams) if stream.name in codes.streams]
-    finest = min(there) if level is None else level
-    if finest not in there or finest == 0:
-        raise UserError(
-            f"{path} has codes of level {', '.join(map(str, there))}; expected {finest or 1}, to write the finer ones"
-        )
-    info.check_levels(range(finest + 1), finest, options.lower)
-    top = next(each for each in range(finest, len(info.hops)) if each + 1 not in there)
-    levels, seconds = list(range(top, -1, -1)), codes.samples / info.sample_rate
+    codes, route = read_codes(info, path), settings.route(info)
+    order = [info.spec.names.index(stream) for stream in route.priors]
+    there = [each for each in order if info.stream(each).name in codes.streams]
+    finest = level if level is not None else there[-1] if there else None
+    if finest not in there or finest == order[-1]:
+        listed = ", ".join(str(each) for each, stream in enumerate(info.spec.streams) if stream.name in codes.streams)
+        raise UserError(f"{path} has codes of level {listed}; expected {finest or order[-2]}, to write the finer ones")
+    levels = info.check_levels((), route, finest)
+    first = order.index(finest)
+    while first and order[first - 1] in there:
+        first -= 1
+    seconds = codes.samples / info.sample_rate
     if codes.samples < info.spec.unit:
-        raise UserError(f"{path} is shorter than one code of the coarsest level, {info.spec.unit} samples")
-    given = {each: info.frames(seconds, each) for each in levels if each >= finest}
-    return _request(info, [song], seconds, options, "upsample", levels, given, [(str(Path(path).resolve()), 0)])
+        raise UserError(f"{path} is shorter than one frame of the coarsest level, {info.spec.unit} samples")
+    levels = [*order[first : order.index(finest)], *levels]
+    given = {each: info.frames(seconds, each) for each in levels[: levels.index(finest) + 1]}
+    sources = [(str(Path(path).resolve()), 0)]
+    return new_request(info, [song], seconds, settings, Start("upsample", levels, given, sources))
 
 
 def replayed(request: dict) -> dict:
-    """The request once more, with the machine and versions of now; what had to be decided on the way is decided alike."""
+    """The request once more, with the machine and versions of now; what was decided while it ran is decided alike."""
     check_weights(request, ModelInfo.read(request["model"]))
     return request | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
 
@@ -196,64 +201,106 @@ def replayed(request: dict) -> dict:
 # ---- small helpers
 
 
-def _request(
-    info: ModelInfo, songs: Sequence[Song], seconds: float, options: SamplingOptions, verb: str, levels: Sequence[int],
-    given: Mapping[int, int] | None = None, sources: Sequence[tuple[str, int]] = (), prompt: dict | None = None,
-) -> dict:  # fmt: skip
-    """What run.json says before the first code."""
-    if seconds <= 0 or options.takes < 1 or options.batch < 0:
+@dataclass(frozen=True)
+class Start:
+    """What a request begins with: its levels, how many frames of each are given, from where, and what the page calls it."""
+
+    verb: str
+    levels: Sequence[int]
+    given: Mapping[int, int] = field(default_factory=dict)
+    sources: Sequence[tuple[str, int]] = ()
+    prompt: dict | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _request(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: _Start) -> dict:
+    """run.json before the first frame."""
+    options, chosen, route = settings.options, settings.machine, settings.route(info)
+    if seconds <= 0 or options.takes < 1 or chosen.batch < 0:
         raise UserError(
-            f"{seconds:g} seconds, {options.takes} takes, batch {options.batch}; expected seconds above 0, takes from 1, a batch from 0"
+            f"{seconds:g} seconds, {options.takes} takes, batch {chosen.batch}; expected seconds above 0, takes from 1, a batch from 0"
         )
-    lower = options.lower or AUTOREGRESSIVE
-    if lower not in (AUTOREGRESSIVE, MASKED):
-        raise UserError(f"lower {lower!r}; expected {AUTOREGRESSIVE} or {MASKED}")
-    if lower == MASKED and options.parallel:
-        raise UserError("--parallel is for levels drawn one code after another; with --lower masked leave it away")
-    if len(options.hop_fractions) < len(info.hops) or not all(0 < f <= 1 for f in options.hop_fractions):
+    if len(options.hop_fractions) < len(route.priors) or not all(0 < f <= 1 for f in options.hop_fractions):
         raise UserError(
             f"hop_fractions {tuple(options.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
         )
     total, labels = options.total_seconds or seconds, info.labels
-    chosen = [options.params.get(level, {}) for level in range(len(info.hops))]
-    # the command line, which does not import SamplingParams, gives its fields at once
-    params = {str(level): dict(each) if isinstance(each, Mapping) else asdict(each) for level, each in enumerate(chosen)}
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]
-    return {
-        "version": VERSION, "verb": verb, "model": str(info.folder), "seed": options.seed, "seconds": seconds,
-        "total_seconds": total, "sample_rate": info.sample_rate, "channels": info.channels, "hops": list(info.hops),
-        "streams": [asdict(stream) for stream in info.spec.streams],
-        "levels": list(levels), "hop_fractions": list(options.hop_fractions),
-        "how": _with_passes(params, lower, options.passes, len(info.hops) - 1),
-        "prompt": prompt, "given": {str(level): count for level, count in (given or {}).items()},
-        "sources": [list(source) for source in sources for _ in range(options.takes)],
+    made = {
+        "version": VERSION, "verb": start.verb, "model": str(info.folder), "route": route.name, "seed": options.seed,
+        "seconds": seconds, "total_seconds": total, "sample_rate": info.sample_rate, "channels": info.channels,
+        "hops": list(info.hops), "streams": [asdict(stream) for stream in info.spec.streams],
+        "levels": list(start.levels), "hop_fractions": list(options.hop_fractions),
+        "params": params_by_level(info, route, settings.params),
+        "prompt": start.prompt, "given": {str(level): count for level, count in start.given.items()},
+        "sources": [list(source) for source in start.sources for _ in range(options.takes)],
         "samples": [
             {"artist": s.artist, "genres": list(s.genres), "lyrics": s.lyrics, "word_times": [list(t) for t in s.word_times]} for s in songs
         ],
-        "batch": options.batch, "parallel": options.parallel, "lower": lower, "cuts": [],
-        "batches": first_batches(len(songs), options.batch, options.ranks),
-        "device": options.device, "dtype": options.dtype, "compile": options.compile,
-        "machine": machine(info.threads(options.threads)), "versions": versions(),
+        "batch": chosen.batch, "parallel": chosen.parallel, "cuts": [],
+        "batches": first_batches(len(songs), chosen.batch),
+        "device": chosen.device, "dtype": chosen.dtype, "compile": chosen.compile,
+        "machine": machine(info.threads(chosen.threads)), "versions": versions(), **start.more,
     }  # fmt: skip
+    return made | _plans(info, route, made)
 
 
-def _with_passes(params: Mapping[str, Any], lower: str, passes: Sequence[int], top: int) -> dict[str, Any]:
-    """How every level is drawn, those below the top in so many passes where they are masked; else in none."""
-    if lower != MASKED:
-        if passes:
-            raise UserError(f"passes are of levels that are filled many codes at once; give --lower {MASKED} with them")
-        return dict(params)
-    passes = passes or PASSES[:top]
-    if len(passes) != top or min(passes) < 1:
-        raise UserError(f"passes {tuple(passes)}; expected {top} numbers from 1, of the levels below the top, as in 24,12")
-    return dict(params) | {str(level): {**params[str(level)], "passes": n} for level, n in zip(range(top - 1, -1, -1), passes)}
+def plans_of(info: ModelInfo, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a request of version 2, which records none of it."""
+    return _plans(info, Route(asked["route"], {info.stream(int(k)).name: name for k, name in asked["priors"].items()}), asked)
 
 
-def _passes(asked: Mapping[str, Any], lower: str) -> tuple[int, ...]:
-    """The passes of a run before, coarsest level first; none where its levels, or those to come, are drawn one code after another."""
-    levels = range(len(asked["hops"]) - 2, -1, -1)
-    both = asked.get("lower") == lower == MASKED
-    return tuple(asked["how"][str(level)]["passes"] for level in levels) if both else ()
+def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The prior, the window planner and the key of the random numbers of each level that is sampled."""
+    streams = {level: info.stream(level) for level in asked["levels"]}
+    written = {level: info.priors[route.priors[s.name]] for level, s in streams.items() if route.priors[s.name] in info.priors}
+    planners = {level: plan_windows(asked, level, entry.config, streams[level].name) for level, entry in written.items()}
+    if asked["parallel"] and any(planner.kind != "parallel" for planner in list(planners.values())[1:]):
+        raise UserError(f"--parallel is for autoregressive levels; with the route {route.name} leave it out")
+    return {
+        "priors": {str(level): entry.name for level, entry in written.items()},
+        "planners": {str(level): planner.to_json() for level, planner in planners.items()},
+        "noise": {str(level): streams[level].key for level in written},
+    }
+
+
+def _per_unit(info: ModelInfo, level: int) -> int:
+    """Frames of a level in the shortest length at which all levels have whole frames."""
+    return info.spec.unit // info.hops[level]
+
+
+def _of_song(run: Run) -> dict[str, Any]:
+    """The request of a run that is a song; UserError for an edit."""
+    if run.request.get("inpaints"):
+        raise UserError(f"{run.folder} is an edit of a recording; edit its result, or give a run of `sample` or `continue`")
+    return run.request
+
+
+def _names_route(settings: RunSettings) -> bool:
+    return bool(settings.options.route or settings.options.lower)
+
+
+def _again(options: SamplingOptions, asked: Mapping[str, Any], route: str = "") -> SamplingOptions:
+    """Options with the route, levels and windows of an earlier request."""
+    fractions, levels = tuple(asked["hop_fractions"]), tuple(asked["levels"])
+    return replace(options, route=route or asked["route"], lower="", hop_fractions=fractions, levels=levels)
+
+
+def _params_of(asked: Mapping[str, Any], info: ModelInfo) -> dict[str, dict[str, Any]]:
+    """The parameters of an earlier request, by stream."""
+    return {info.stream(int(level)).name: values for level, values in asked["params"].items()}
+
+
+def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
+    """Parameters of a route by stream: what `params` changes, else those of the earlier request."""
+    default, given = params_by_level(info, route, None), params_by_level(info, route, params)
+    fixed = {"passes"} if isinstance(params, SamplingParams) and params.passes else set()
+    made = {}
+    for level, values in given.items():
+        earlier = {k: v for k, v in asked["params"].get(level, {}).items() if k in values and k not in fixed}
+        changed = {k: v for k, v in values.items() if v != default[level][k]}
+        made[info.stream(int(level)).name] = values | earlier | changed
+    return made
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
@@ -275,10 +322,17 @@ def dtype_of(request: Mapping[str, Any]) -> str:
     return dtype
 
 
-def should_compile(request: Mapping[str, Any], depths: Mapping[int, int], sample_rate: int) -> bool:
-    """Whether the codes to sample, each of which passes so many layers by level, are worth compiling a step."""
-    hops, steps = request["hops"], 0
+def prior_of(info: ModelInfo, request: Mapping[str, Any], level: int) -> PriorEntry | None:
+    """The prior that writes a level of a request; None where the model has none."""
+    recorded = request.get("priors", {}).get(str(level))
+    return info.priors.get(recorded or info.route(request.get("route", "")).priors.get(info.stream(level).name, ""))
+
+
+def should_compile(info: ModelInfo, request: Mapping[str, Any]) -> bool:
+    """Whether the frames to sample, each of which passes the layers of its prior, are worth compiling a step."""
+    steps, unit = 0, math.lcm(*request["hops"])
     for level in request["levels"]:
-        total = frame_count(request["seconds"], sample_rate, hops[level], math.lcm(*hops))
-        steps += (total - int(request["given"].get(str(level), 0))) * depths.get(level, 0)
+        entry = prior_of(info, request, level)
+        total = frame_count(request["seconds"], info.sample_rate, request["hops"][level], unit)
+        steps += (total - int(request["given"].get(str(level), 0))) * (entry.config.depth if entry else 0)
     return steps >= COMPILE_THRESHOLD

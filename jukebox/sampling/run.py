@@ -1,9 +1,13 @@
 """The run folder: everything about one sampling, written as it goes, so that nothing made is ever lost.
 
-    run.json                      the whole request: model, seed, songs, lengths, choices, batches, machine, versions
-    codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample
+    run.json                      the whole request: model, seed, songs, lengths, parameters, windows, batches, machine, versions
+    codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample; the suffix is the dtype
     progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
+    known.npz                     of an edit: the frames of the recording, and which of them are kept
+    prompt.flac                   of a continuation or an edit: the recording's own samples (prompt.wav where it holds floats)
     audio/ images/ index.html
+
+Paths in run.json are relative to the folder wherever both have a parent in common. A run of version 2 is read as one of version 3.
 
 run.json is written first, before anything heavy is imported, and so this module imports nothing heavy. Codes are on disk before the
 line that vouches for them; what lies behind the last line is cut off by whoever goes on. Every sample has files of its own, so
@@ -19,24 +23,29 @@ import json
 import math
 import os
 import platform
+import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from vqvae.streams import Stream, frame_count
 
-VERSION = 2
-REQUEST, PROGRESS = "run.json", "progress.jsonl"
-NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "how", "samples",
-          "batches", "cuts", "given", "sources", "machine", "versions")  # fmt: skip
+VERSION = 3
+REQUEST, PROGRESS, KNOWN = "run.json", "progress.jsonl", "known.npz"
+NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "params", "samples",
+          "batches", "cuts", "given", "sources", "machine", "versions", "route", "priors")  # fmt: skip
+LOWER = {"autoregressive": "jukebox", "masked": "masked"}  # version 2 had these words for routes
+# fields of a level's parameters in version 2 that its prior has
+OF_MASKED = ("temperature", "top_k", "top_p", "passes", "noise")
+OF_AUTOREGRESSIVE = ("temperature", "top_k", "top_p", "guidance", "published")
 
 
 def machine(threads: int) -> dict:
@@ -55,6 +64,7 @@ class Run:
 
     def __init__(self, folder: Path, request: dict, progress: list[dict]):
         self.folder, self.request, self.progress = Path(folder), request, progress
+        self._known: dict[str, np.ndarray] = {}
         self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> codes vouched for, their checksum
         for line in progress:
             self._note(line)
@@ -69,7 +79,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if not (folder / REQUEST).exists():
-                    write_json(folder / REQUEST, request)
+                    _write_request(folder, request)
                     return cls(folder, request, [])
         if not (join and _asked(read_request(folder / REQUEST)) == _asked(request)):
             raise UserError(f"{folder} already holds a run; go on with it by `jukebox resume {folder}`, or name another --out")
@@ -124,7 +134,7 @@ class Run:
         """Change the request, on disk first."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST) | changes
-            write_json(self.folder / REQUEST, request)
+            _write_request(self.folder, request)
         self.request = request
 
     def add_cut(self, cut: dict) -> None:
@@ -132,7 +142,7 @@ class Run:
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
-            write_json(self.folder / REQUEST, request)
+            _write_request(self.folder, request)
         self.request = request
 
     # ---- what is there
@@ -184,6 +194,56 @@ class Run:
         read = [np.fromfile(self.codes_path(level, i), dtype, count, offset=offset) for i in samples]
         return np.stack(read).reshape(len(samples), rows, *shape)
 
+    def known(self, level: int) -> tuple[Shaped[np.ndarray, "t *frame"], Bool[np.ndarray, " t"]]:
+        """Of an edit: the frames of the recording and which of them are kept, of all samples."""
+        if not self._known:
+            with np.load(self.folder / KNOWN) as file:
+                self._known = {name: file[name] for name in file.files}
+        name = self.stream(level).name
+        return self._known[name], self._known[f"{name}.mask"]
+
+    def unknown(self, level: int) -> Bool[np.ndarray, " t"] | None:
+        """Of an edit: which frames are to be sampled; None of any other run."""
+        return ~self.known(level)[1] if self.request.get("inpaints") else None
+
+    def known_frames(
+        self, level: int, sample: int, first: int, n: int, upto: int
+    ) -> tuple[Shaped[np.ndarray, "n *frame"], Bool[np.ndarray, " n"]]:
+        """Frames [first, first + n) and which of them are known: those on disk before `upto`, and what an edit keeps."""
+        values = np.zeros((n, *self.stream(level).frame_shape), self.frame_dtype(level))
+        mask = np.zeros(n, bool)
+        if self.request.get("inpaints"):
+            kept, known = self.known(level)
+            values[known[first : first + n]] = kept[first : first + n][known[first : first + n]]
+            mask[:] = known[first : first + n]
+        if upto > first:
+            written = self.codes(level, [sample], first, min(first + n, upto))[0]
+            values[: len(written)], mask[: len(written)] = written, True
+        return values, mask
+
+    def column(self, column: int) -> int:
+        """The column of the song (a frame of the coarsest hop) that is column `column` of this run."""
+        for begin, first, n in self.request.get("pieces", ()):
+            if begin <= column < begin + n:
+                return first + column - begin
+        return column
+
+    def copy_known(self, other: Run) -> None:
+        """Take over what a replayed run has of its source: what an edit keeps, and the prompt audio."""
+        for path in (other.folder / KNOWN, *other.prompt_paths):
+            if path.is_file() and not (self.folder / path.name).exists():
+                shutil.copyfile(path, self.folder / path.name)
+
+    @property
+    def has_page(self) -> bool:
+        """Whether the run shows itself as a page; an edit is its result, and a run without a name nobody sees."""
+        return not (self.request.get("inpaints") or self.request.get("no_page"))
+
+    @property
+    def prompt_paths(self) -> list[Path]:
+        """Where the prompt audio of each source may be, by its number among the different sources."""
+        return sorted(self.folder.glob("prompt*.flac")) + sorted(self.folder.glob("prompt*.wav"))
+
     # ---- what comes
 
     def append(
@@ -224,7 +284,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def read_request(path: Path) -> dict:
-    """run.json, checked; UserError names what is wrong with it."""
+    """run.json, checked, with its paths made absolute; UserError names what is wrong with it."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} holds no {REQUEST}; expected a run folder made by `jukebox sample` or `jukebox continue`"
@@ -232,18 +292,53 @@ def read_request(path: Path) -> dict:
     try:
         request = json.loads(path.read_text(encoding="utf-8"))
         version = request["version"]
+        if version == 2:
+            request = as_version_3(request)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"it cannot be read: {error}") from error
-    if version != VERSION:
+    if version not in (2, VERSION):
         raise UserError(f"{path} is of version {version}, this program writes {VERSION}: sample it again")
     if missing := [name for name in NEEDED if name not in request]:
-        raise _damaged(path, f"it does not say {', '.join(missing)}")
-    return request
+        raise _damaged(path, f"it has no {', '.join(missing)}")
+    return _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
+
+
+def as_version_3(request: dict) -> dict:
+    """A request of version 2: the prior and the parameters of each level follow from its `lower`."""
+    lower, first = request.pop("lower", "autoregressive"), len(request["hops"]) - 1
+    masked = {level for level in request["levels"] if lower == "masked" and level < first}
+    priors = {str(level): "masked" if level in masked else f"prior_{level}" for level in request["levels"]}
+    params = {}
+    for level, values in request.pop("how").items():
+        names = OF_MASKED if lower == "masked" and int(level) < first else OF_AUTOREGRESSIVE
+        params[level] = {name: values[name] for name in names if name in values}
+    return request | {"version": VERSION, "route": LOWER[lower], "priors": priors, "params": params}
+
+
+def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
+    """The request with `change` applied to its paths."""
+    sources = [[change(path), row] for path, row in request["sources"]]
+    more = {"recording": {**request["recording"], "path": change(request["recording"]["path"])}} if "recording" in request else {}
+    if "outputs" in request:
+        more["outputs"] = [change(path) for path in request["outputs"]]
+    return request | {"model": change(request["model"]), "sources": sources} | more
+
+
+def _write_request(folder: Path, request: dict) -> None:
+    """Write run.json, with paths relative to its folder where they have more than the root in common."""
+    own = folder.resolve()
+
+    def relative(text: str) -> str:
+        common = os.path.commonpath([own, text]) if os.path.isabs(text) else ""
+        return os.path.relpath(text, own) if len(Path(common).parts) > 1 else text
+
+    write_json(folder / REQUEST, _map_paths(request, relative))
 
 
 def _asked(request: dict) -> dict:
-    """What a person chose: two ranks of one command agree in it."""
-    return {k: v for k, v in request.items() if k not in ("machine", "versions", "model_hash", "cuts", "device", "compiled")}
+    """What the user chose: two ranks of one command agree in it."""
+    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled")
+    return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
 
 
 def _damaged(path: Path, reason: str) -> UserError:

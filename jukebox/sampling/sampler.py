@@ -1,52 +1,60 @@
-"""LevelSampler one level of a run: batch after batch, window after window, codes on disk as they come.
+"""LevelSampler: one level of a run, window after window, by any prior, for every verb; frames on disk as they come.
 
-A window that a kill has left half done is drawn again from its beginning: the same prefill of the same prime, the same generators, the
-same steps. That gives the codes on disk, bit for bit, and then those that are missing. Where drawing it takes longer, its state has been
-saved on the way (jukebox/sampling/window_checkpoint.py), and it goes on from there. Where the codes drawn again are not those on disk
-(another machine, other versions) the ones on disk stay, the window is cut there, and one line says so.
+A window is sampled from (window, known): the prior gets the sequences of the window, a mask of the frames that are known, the
+conditions and the noise, and yields final frames in blocks (`priors/prior.py`). What differs between verbs is only where the windows
+are (`windows.py`) and what is known: a prompt, the levels above, or all but a masked region.
 
-Where memory runs out, the batch is cut into halves, at the code where it happened, and each goes on; see jukebox/sampling/batches.py.
+A window that was interrupted is sampled again from its beginning: the same known frames, the same random numbers, the same steps.
+That gives the frames on disk, bit for bit, and then those that are missing. Where a window is slow, its state was saved on the way
+(`window_checkpoint.py`), and it goes on from there. Where the frames sampled again are not those on disk (another machine, other
+versions), the ones on disk stay, the window is cut there, and one line is printed.
+
+Where memory runs out, the batch is cut into halves, at the frame where it happened, and each goes on (`batches.py`).
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from tqdm import tqdm
+from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError
-from jukebox.report.spectrograms import write_page
-from jukebox.sampling.batches import Batch, Segment, cut_in, parallel_windows, windows_of
+from jukebox.sampling.batches import Batch, cut_in, windows_in_parallel
 from jukebox.sampling.run import Run
-from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
+from jukebox.sampling.windows import Segment, WindowPlanner
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
-from priors.logits import uniforms
-from priors.prior import Prior
-from priors.spec import SamplingParams
+from priors.noise import WindowNoise
+from priors.prior import Known, Prior, Window
 from vqvae.codec import as_tensor
 
-EVERY = 1.0  # seconds between two times that codes of an unfinished window are written
-PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
+EVERY = 1.0  # seconds between two times that frames of an unfinished window are written
+SAME = 1e-4  # latents sampled again may differ by rounding
+Rows = Sequence[tuple[int, int]]  # (sample, first frame of its window)
 
 
-def generator(seed: int, sample: int, stream: int | str, begin: int) -> torch.Generator:
-    """The generator of one sample in the window whose new codes begin at `begin`: independent streams from a hash of where they are."""
-    digest = hashlib.sha256(f"{seed}/{sample}/{stream}/{begin}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+class Written(NamedTuple):
+    """Frames of a level that have come on disk, of each of `samples`, in `took` seconds; 0 frames: a window is in progress."""
+
+    level: int
+    samples: tuple[int, ...]
+    frames: int
+    took: float
+
+
+Writing = Generator[Written, None, bool]  # returns whether the batch came to the end whole
 
 
 class OtherCodes(Exception):
-    """A window drawn again gave other codes than those on disk."""
+    """A window sampled again gave other frames than those on disk."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -63,63 +71,61 @@ class LevelSampler:
     run: Run
     level: int
     prior: Prior
+    params: Any  # of the prior's kind
+    planner: WindowPlanner
     songs: Sequence[PreparedSong]
-    writers: dict[int, WavWriter]  # sample -> its sound
-    bar: tqdm
-    steps: int = 0  # of decoding, one after another
-    page_at: float = field(default_factory=lambda: time.monotonic() + PAGE_EVERY)
+    steps: int = 0  # of sampling, sequential: frames, or passes
 
     def __post_init__(self) -> None:
-        self.stream = self.run.stream(self.level)
-        self.total, self.n_ctx = self.run.total(self.level), self.prior.config.frames(self.stream.name)
-        hops = self.run.request["hops"]
-        self.ratio = hops[self.level + 1] // hops[self.level] if self.level + 1 < len(hops) else 1
-        self.params = SamplingParams(**self.run.request["how"][str(self.level)])
-        self.parallel = self.run.request["parallel"] and self.level + 1 < len(hops)
+        self.stream, self.total = self.run.stream(self.level), self.run.total(self.level)
+        self.streams = [self.run.stream(level).name for level in range(len(self.run.request["hops"]))]
         self.device = next(self.prior.parameters()).device
+        self.parallel = self.planner.kind == "parallel"
+        self.keys = {stream.name: stream.key for stream in map(self.run.stream, range(len(self.streams)))}
 
     # ---- batches
 
-    def fill(self, samples: Batch, begin: int = 0) -> None:
-        """All windows of a batch from code `begin` on."""
+    def fill(self, samples: Batch, begin: int = 0) -> Writing:
+        """All windows of a batch from frame `begin` on."""
         begin = max(begin, self.run.request["given"].get(str(self.level), 0))
-        self._decode_audio(samples)
-        made = windows_of(self.run.request, self.level, self.n_ctx, self.total, begin)
+        ratio = max(self.run.request["hops"]) // self.stream.hop
+        pieces = [(first * ratio, n * ratio) for first, _, n in self.run.request.get("pieces", ())]
+        todo = list(self.planner.segments(self.total, begin, self.run.unknown(self.level), pieces))
         if not self.parallel:
-            self._sample_sequentially(samples, made)
-            return
-        todo = list(made)
-        if todo and todo[0].begin > 0:  # the first window behind given codes hears them
-            if not self._sample_sequentially(samples, iter(todo[:1])):
-                return
+            whole = yield from self._sample_sequentially(samples, todo)
+            if whole:
+                yield from self._keep_known(samples, self.total)
+            return whole
+        if todo and todo[0].begin > 0:  # the first window after given frames has them as its prompt
+            if not (yield from self._sample_sequentially(samples, todo[:1])):
+                return False
             todo = todo[1:]
         batch = self.run.request["batch"]
-        self._sample_in_parallel(samples, todo, max(1, batch // len(samples)) if batch else len(todo))
+        return (yield from self._sample_in_parallel(samples, todo, max(1, batch // len(samples)) if batch else len(todo)))
 
-    def _sample_sequentially(self, samples: Batch, todo: Iterator[Segment]) -> bool:
-        """Whether the batch came to the end whole."""
+    def _sample_sequentially(self, samples: Batch, todo: Sequence[Segment]) -> Writing:
         for segment in todo:
             cut = cut_in(self.run.request["cuts"], self.level, samples, segment)
             stop = cut["at"] if cut else segment.end
             if self.run.count(self.level, samples) < stop:
-                cut = self._try(samples, segment._replace(end=stop)) or cut
+                yield from self._keep_known(samples, segment.begin)
+                cut = (yield from self._try(samples, segment._replace(end=stop))) or cut
             if cut:
                 for part in cut["into"]:
-                    self.fill(part, cut["at"])
+                    yield from self.fill(part, cut["at"])
                 return False
-            self._decode_audio(samples)
         return True
 
-    def _try(self, samples: Batch, segment: Segment) -> dict | None:
-        """Draw a window; the cut that had to be made in it, if one had to be."""
+    def _try(self, samples: Batch, segment: Segment) -> Generator[Written, None, dict | None]:
+        """Sample a window; the cut that had to be made in it, if one had to be."""
         try:
-            self._draw(samples, segment)
+            yield from self._sample(samples, segment)
             return None
         except OtherCodes:
             into = [samples]
             print(
-                f"{self.run.folder}: level {self.level} drawn again from code {segment.begin} gives other codes than those on disk "
-                "(another machine, other versions?); these stay, and the rest is drawn anew",
+                f"{self.run.folder}: level {self.level} sampled again from frame {segment.begin} gives other codes than those on disk "
+                "(another machine, other versions?); these stay, and the rest is sampled anew",
                 file=sys.stderr,
             )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
@@ -138,97 +144,144 @@ class LevelSampler:
                 f"there is not enough memory for one sample at level {self.level}; what is made is kept: free some memory, or resume on a "
                 f"machine with more (jukebox resume {self.run.folder})"
             ) from error
-        self.bar.write(f"not enough memory for {len(samples)} samples at once: on with half as many", file=sys.stderr)
+        print(f"not enough memory for {len(samples)} samples at once: on with half as many", file=sys.stderr)
         return [samples[: (len(samples) + 1) // 2], samples[(len(samples) + 1) // 2 :]]
 
-    # ---- one window after another
+    # ---- one window
 
-    def _draw(self, samples: Batch, segment: Segment) -> None:
-        """Draw the new codes of a window; those that are on disk are compared, the others written."""
+    def _sample(self, samples: Batch, segment: Segment) -> Iterator[Written]:
+        """Sample the new frames of a window; those that are on disk are compared, the others written."""
         start, begin, end = segment
-        prime = self.run.codes(self.level, samples, start, begin)
-        rngs = [generator(self.run.request["seed"], i, self.stream.key, begin) for i in samples]
-        known = self.run.codes(self.level, samples, begin, end)
-        held, at, began = [], 0, time.perf_counter()
-        for part in self.draw([(i, start) for i in samples], prime, rngs, end - begin):
-            old = known[:, at : at + part.shape[1]]
-            if not np.array_equal(part[:, : old.shape[1]], old):
+        rows, keys = [(i, start) for i in samples], [(i, begin) for i in samples]
+        noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, keys)
+        known, length = self._known(rows, begin, end - start), end - start
+        old, at, began = self.run.codes(self.level, samples, begin, end), begin - start, time.perf_counter()
+        have = at + old.shape[1]  # what is on disk of the window
+        for values, done in self._values(rows, known, noise, length):
+            checked = min(done, have)
+            if checked > at and not _same(values[:, at:checked].astype(old.dtype), old[:, : checked - at]):
                 raise OtherCodes
-            at += part.shape[1]
-            held.append(part[:, old.shape[1] :])
-            if at == end - begin or time.perf_counter() - began > EVERY:
-                self._write(samples, start, np.concatenate(held, axis=1), time.perf_counter() - began)
-                held, began = [], time.perf_counter()
+            took = time.perf_counter() - began
+            if done > have and (done == length or took > EVERY):
+                yield self._write(samples, start, values[:, have:done], took)
+                have, began = done, time.perf_counter()
+            else:
+                yield Written(self.level, tuple(samples), 0, 0.0)
 
-    def draw(
-        self, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], rngs: Sequence[torch.Generator], length: int
-    ) -> Iterator[Int[np.ndarray, "b t"]]:
-        """`length` codes of every row (sample, first code of its window) behind `prime`, as they come; saved ones come at once."""
-        items = [window_conditions(self.songs[i], self.prior.config, start, self._above(i, start)) for i, start in rows]
-        prompt = {self.stream.name: as_tensor(prime).to(self.device)}
-        state = self.prior.start(stack(items).to(self.device), prompt, rngs, self.params)
-        window_checkpoint, made, done = WindowCheckpoint(self.run, self.level, rows, prime, length, state), [], 0
-        if (saved := window_checkpoint.take_up()) is not None:
-            made, done = [saved], saved.shape[1]
-            uniforms(rngs, done)
-            yield saved
-        for part in self.prior.sample(state, length - done):
-            made.append(part[self.stream.name].cpu().numpy())
-            yield made[-1]
-            window_checkpoint.keep(made)
-        self.steps += length - done
+    def _values(
+        self, rows: Rows, known: Known, noise: WindowNoise, length: int
+    ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
+        """The window of every row as its frames come, and how many of them are final; saved ones come at once."""
+        column = self.planner.column
+        window = Window(rows[0][1] // column, length // column, self.total // column)
+        state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
+        values = known.sequences[self.stream.name].cpu().numpy().copy()
+        checkpoint, done = WindowCheckpoint(self.run, self.level, rows, known, state), 0
+        if (saved := checkpoint.take_up()) is not None:
+            done = saved.shape[1]
+            values[:, :done] = saved
+            yield values, done
+        for stream, at, new in self.prior.sample(state):
+            assert stream == self.stream.name, f"{stream} was not asked for"
+            if new.shape[1]:
+                values[:, at : at + new.shape[1]], done = new.cpu().numpy(), at + new.shape[1]
+            self.steps += new.shape[1] if self.prior.spec.prompt == "prefix" else 1
+            yield values, done
+            checkpoint.keep(values[:, :done])
+        if done < length:  # the last frames were known
+            yield values, length
 
-    def _above(self, sample: int, start: int) -> Int[np.ndarray, " s"] | None:
-        """The codes above a window; behind their end the last one is repeated."""
-        if not self.prior.spec.reads:
+    def _known(self, rows: Rows, upto: int | None, length: int) -> Known:
+        """The streams of a window and which of their frames are known: own ones before `upto` (None: before the window)."""
+        config, column, sequences, masks = self.prior.config, self.planner.column, {}, {}
+        for stream in config.spec.writes:
+            level, ratio = self.streams.index(stream), config.frames(stream) // config.n_ctx
+            n, found = length // column * ratio, []
+            for sample, start in rows:
+                last = self._last_known(stream, sample) if stream != self.stream.name else start if upto is None else upto
+                found.append(self.run.known_frames(level, sample, start // column * ratio, n, last))
+            values, mask = (np.stack(each) for each in zip(*found, strict=True))
+            if config.spec.prompt == "prefix":  # of a masked region it samples all frames up to the last unknown one
+                mask[:, 0 if upto is None else upto - rows[0][1] :] = False
+            sequences[stream] = as_tensor(values).to(self.device)
+            masks[stream] = torch.from_numpy(mask).to(self.device)
+        return Known(sequences, masks)
+
+    def _last_known(self, stream: str, sample: int) -> int:
+        """Frames that are known of another stream: all of a level that was sampled before this one, and what is given of others."""
+        level, levels = self.streams.index(stream), self.run.request["levels"]
+        if level in levels[: levels.index(self.level)]:
+            return self.run.count(level, [sample])
+        return self.run.request["given"].get(str(level), 0)
+
+    def _conditions(self, rows: Rows) -> Any:
+        column = self.planner.column
+        items = [
+            window_conditions(self.songs[i], self.prior.config, self._place(start // column), self._above(i, start)) for i, start in rows
+        ]
+        return stack(items).to(self.device)
+
+    def _place(self, frame: int) -> int:
+        """The frame of the song, at the prior's rate, that is `frame` of the run."""
+        if not self.run.request.get("pieces"):
+            return frame
+        ratio = max(self.run.request["hops"]) // self.prior.config.hop
+        return self.run.column(frame // ratio) * ratio + frame % ratio
+
+    def _above(self, sample: int, start: int) -> Shaped[np.ndarray, "s *frame"] | None:
+        """The frames of the stream above a window; after their end the last one is repeated."""
+        config = self.prior.config
+        reads = [stream for stream in config.spec.reads if stream not in config.spec.writes]
+        if not reads:
             return None
-        first, need = start // self.ratio, self.n_ctx // self.ratio
-        coarse = self.run.codes(self.level + 1, [sample], first, first + need)[0]
-        return np.pad(coarse, (0, need - len(coarse)), mode="edge")
+        first, need = start // config.ratio, config.n_ctx // config.ratio
+        coarse = self.run.codes(self.streams.index(reads[0]), [sample], first, first + need)[0]
+        return np.pad(coarse, [(0, need - len(coarse)), *[(0, 0)] * (coarse.ndim - 1)], mode="edge")
 
-    def _write(self, samples: Batch, start: int, codes: Int[np.ndarray, "b t"], took: float) -> None:
-        if not codes.shape[1]:
-            return
-        self.run.append(self.level, samples, start, codes, took)
-        self.bar.update(codes.size)
-        music = codes.size * self.run.request["hops"][self.level] / self.run.request["sample_rate"]
-        self.bar.set_postfix_str(f"{music / took:.2f} s of music a second", refresh=False)
+    def _write(self, samples: Batch, start: int, values: Shaped[np.ndarray, "b t *frame"], took: float) -> Written:
+        self.run.append(self.level, samples, start, values, took)
+        return Written(self.level, tuple(samples), values.shape[1], took)
 
-    def _decode_audio(self, samples: Batch) -> None:
-        for sample in samples:
-            if sample in self.writers:
-                self.writers[sample].grow()
-        if time.monotonic() > self.page_at:
-            write_page(self.run.folder)
-            self.page_at = time.monotonic() + PAGE_EVERY
+    def _keep_known(self, samples: Batch, upto: int) -> Iterator[Written]:
+        """Of an edit: write the frames before `upto` that are known and in no window."""
+        at = self.run.count(self.level, samples)
+        if self.run.request.get("inpaints") and at < upto:
+            values, mask = self.run.known_frames(self.level, samples[0], at, upto - at, 0)
+            assert mask.all(), f"level {self.level}: unknown frames in no window"
+            yield self._write(samples, at, np.repeat(values[None], len(samples), axis=0), 0.0)
 
-    # ---- windows side by side
+    # ---- windows in parallel
 
-    def _sample_in_parallel(self, samples: Batch, todo: list[Segment], windows: int) -> None:
-        """Windows of each sample as one batch, at most `windows` at a time; a pass that was cut short is drawn again."""
+    def _sample_in_parallel(self, samples: Batch, todo: Sequence[Segment], windows: int) -> Writing:
+        """Windows of each sample as one batch, at most `windows` at a time; a pass that was interrupted is sampled again."""
         done = 0
         while done < len(todo):
             cuts, first = self.run.request["cuts"], todo[done]
-            windows = parallel_windows(cuts, self.level, samples, first.start, windows)
+            windows = windows_in_parallel(cuts, self.level, samples, first.start, windows)
             if cut := cut_in(cuts, self.level, samples, first):
                 for part in cut["into"]:
-                    self._sample_in_parallel(part, todo[done:], windows)
-                return
+                    yield from self._sample_in_parallel(part, todo[done:], windows)
+                return False
             some = todo[done : done + windows]
-            if self.run.count(self.level, samples) < some[-1].end and not self._draw_together(samples, some):
+            if self.run.count(self.level, samples) < some[-1].end and not (yield from self._sample_together(samples, some)):
                 gc.collect()
                 continue
-            self._decode_audio(samples)
             done += len(some)
+        return True
 
-    def _draw_together(self, samples: Batch, some: list[Segment]) -> bool:
-        """Draw windows of all samples side by side; False where there was no memory, and a cut says how to go on."""
-        rows, began = [(i, segment) for i in samples for segment in some], time.perf_counter()
-        rngs = [self._from(i, segment.start) for i, segment in rows]
-        length = some[0].end - some[0].start
+    def _sample_together(self, samples: Batch, some: Sequence[Segment]) -> Writing:
+        """Sample windows of all samples in parallel; False where there was no memory, and a cut records how to go on.
+
+        Two windows that overlap have the same random numbers there. Under nearly the same conditions they tend to the same codes,
+        and so the codes that are dropped lead to those that the next window keeps.
+        """
+        rows, began = [(i, segment.start) for i in samples for segment in some], time.perf_counter()
+        length, skip = some[0].end - some[0].start, [start for _, start in rows]
+        noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, [(i, 0) for i, _ in rows], skip)
+        values = np.zeros(0)
         try:
-            nothing = np.zeros((len(rows), 0), np.int64)
-            parts = list(self.draw([(i, segment.start) for i, segment in rows], nothing, rngs, length))
+            for values, _ in self._values(rows, self._known(rows, None, length), noise, length):
+                yield Written(self.level, tuple(samples), 0, 0.0)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -236,17 +289,12 @@ class LevelSampler:
             fewer = {"windows": (len(some) + 1) // 2}
             self.run.add_cut(where | (fewer if len(some) > 1 else {"at": some[0].begin, "into": self._halves(samples, error)}))
             return False
-        codes = np.concatenate(parts, axis=1).reshape(len(samples), len(some), length)
+        codes = values.reshape(len(samples), len(some), length, *values.shape[2:])
         kept = [codes[:, k, s.begin - s.start : s.end - s.start] for k, s in enumerate(some)]
-        self._write(samples, some[0].start, np.concatenate(kept, axis=1), time.perf_counter() - began)
+        yield self._write(samples, some[0].start, np.concatenate(kept, axis=1), time.perf_counter() - began)
         return True
 
-    def _from(self, sample: int, start: int) -> torch.Generator:
-        """The level's generator of a sample, wound on to code `start`: windows that overlap draw by the same numbers there.
 
-        Two chains that draw by the same numbers under nearly the same conditions tend to fall into step, and so the codes that are
-        dropped lead to those that are kept next door.
-        """
-        rng = generator(self.run.request["seed"], sample, self.stream.key, 0)
-        torch.rand(start, generator=rng, dtype=torch.float64)
-        return rng
+def _same(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, ""] | bool:
+    """Whether codes are equal, or latents nearly so."""
+    return np.allclose(a, b, rtol=0.0, atol=SAME) if b.dtype.kind == "f" else np.array_equal(a, b)

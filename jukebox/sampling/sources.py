@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo, check_weights
-from jukebox.sampling.code_file import Codes
+from jukebox.model.code_file import Codes
 from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:

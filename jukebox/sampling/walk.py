@@ -1,21 +1,23 @@
 """Sampling songs: one walk over levels and windows, and the verbs that begin it (Jukebox, section 5).
 
-    sample      from nothing                          every level, top first
+    sample      from conditions alone                 every level of the route, coarsest first
     continue_   from recordings, codes or runs        their beginning is the prompt of every level
-    branch      from the first seconds of a run       another seed, other words, another take
+    branch      from the first seconds of a run       another seed, other lyrics, another take
     upsample    from the codes of a level             the levels below it
     replay      from a run.json                       the same codes again
-    resume      from a run cut short                  what is missing
+    resume      from an interrupted run               what is missing
 
 Each verb writes a request (jukebox/sampling/request.py) and passes it to `resume`. `resume` fetches the prompt codes, samples
-every level, top first, and decodes audio on the way. A window is conditioned on the codes before it (its prompt), the codes of
-the level above and its conditions. Codes that exist are never changed. Only one level's prior is in memory at a time.
+every level, and decodes audio on the way; `steps` is the same as an iterator of what comes. A window is conditioned on the codes
+before it (its prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's prior
+is in memory at a time, unless the model keeps them (`jukebox/api.py`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,75 +27,79 @@ from tqdm import tqdm
 from data_prep.errors import UserError
 from jukebox.device import choose_device, device_of_rank
 from jukebox.model.folder import ModelFolder
-from jukebox.model.info import PriorEntry, check_weights
+from jukebox.model.info import ModelInfo, check_weights
 from jukebox.report.spectrograms import write_page
 from jukebox.sampling import request
-from jukebox.sampling.batches import batches_at, window_prompt
-from jukebox.sampling.masked_sampler import MaskedLevelSampler
-from jukebox.sampling.request import SamplingOptions
+from jukebox.sampling.batches import batches_at
+from jukebox.sampling.prompt import copy_prompts, write_joined
+from jukebox.sampling.request import RunSettings
 from jukebox.sampling.run import REQUEST, Run, read_request, versions
-from jukebox.sampling.sampler import LevelSampler
+from jukebox.sampling.sampler import LevelSampler, Written
 from jukebox.sampling.sources import fetch
 from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import forget
+from jukebox.sampling.windows import plan_windows
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
 from priors.prior import HasTrunk
-from priors.spec import SamplingParams
+from priors.registry import PRIOR_PARAMS
+
+PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
+Report = Callable[[Written], object]
 
 
-def sample(model: ModelFolder, songs: Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
-    """Sample `seconds` of music for every song (a batch) into the run folder `out`; `options` as in `request.Choices`."""
-    return resume(Run.create(out, request.sampled(model.info, songs, seconds, _sampling_options(model, options))))
+def sample(model: ModelFolder, songs: Sequence[Song], seconds: float, out: str | Path, settings: RunSettings) -> Run:
+    """Sample `seconds` of music for every song (a batch) into the run folder `out`."""
+    return resume(Run.create(out, request.sampled(model.info, songs, seconds, settings)), model)
 
 
 def continue_(
     model: ModelFolder, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
-    **options,
+    settings: RunSettings,
 ) -> Run:  # fmt: skip
     """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
-    asked = request.continued(model.info, songs, prompts, prompt_seconds, seconds, _sampling_options(model, options))
-    return resume(Run.create(out, asked))
+    asked = request.continued(model.info, songs, prompts, prompt_seconds, seconds, settings)
+    return resume(Run.create(out, asked), model)
 
 
 def branch(
-    run: Run, out: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
-    seed: int | None = None, **options,
+    run: Run, out: str | Path, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
+    lyrics: Song | None = None, seed: int | None = None,
 ) -> Run:  # fmt: skip
     """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
-    made = SamplingOptions(**{"threads": torch.get_num_threads(), **options})
-    asked = request.branched(run, made, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
+    asked = request.branched(run, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
     return resume(Run.create(out, asked))
 
 
 def upsample(
-    run: Run, out: str | Path | None = None, *, level: int | None = None, seed: int | None = None, lower: str = "",
-    passes: Sequence[int] = (), **options,
+    run: Run, out: str | Path | None = None, settings: RunSettings | None = None, *, level: int | None = None, seed: int | None = None
 ) -> Run:  # fmt: skip
     """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
 
-    `lower` says how: one code after another ("autoregressive") or many at once ("masked", in so many `passes` a level).
+    The route and the parameters of `settings` count, and in a copy all else of it too.
     """
+    settings = settings or RunSettings()
     if out is not None:
-        made = SamplingOptions(**{"threads": torch.get_num_threads(), "lower": lower, "passes": passes, **options})
-        return resume(Run.create(out, request.upsampled(run, made, level, seed)))
-    if level is not None or seed is not None or options:
-        raise UserError("another level, seed or choice needs a copy: name it with `out`; a run goes on as it began")
-    run.update(**request.extended(run, lower, passes))
+        return resume(Run.create(out, request.upsampled(run, settings, level, seed)))
+    if level is not None or seed is not None:
+        raise UserError("another level or seed needs a copy: name it with `out`; a run goes on as it began")
+    run.update(**request.extended(run, settings))
     return resume(run)
 
 
-def replay(path: str | Path, out: str | Path) -> Run:
-    """Draw the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
+def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) -> Run:
+    """Sample the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
     path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
-    again = Run.create(out, request.replayed(read_request(path)))
+    asked = read_request(path)
+    again = Run.create(out, request.replayed(asked | ({"model": str(model.folder)} if model else {})))
     if path.name != REQUEST or not (path.parent / "codes").is_dir():
-        return resume(again)
+        return resume(again, model)
     original = Run.open(path.parent)
+    again.copy_known(original)
     for level, count in again.request["given"].items():
-        if 0 < count <= original.count(int(level)):  # what they came from may have gone since
+        if 0 < count <= original.count(int(level)):  # the source may be gone
             again.append(int(level), range(again.n_samples), 0, original.codes(int(level), stop=count), 0.0)
-    compare(original, resume(again))
+    compare(original, resume(again, model))
     return again
 
 
@@ -103,9 +109,9 @@ def compare(a: Run, b: Run) -> None:
         length = min(a.count(level), b.count(level))
         differ = a.codes(level, stop=length) != b.codes(level, stop=length)
         if differ.any():
-            sample, code = np.argwhere(differ)[0]
+            sample, frame, *_ = np.argwhere(differ)[0]
             raise UserError(
-                f"level {level} of sample {sample} differs from code {code} on; on the same machine with the same versions it would not "
+                f"level {level} of sample {sample} differs from frame {frame} on; on the same machine with the same versions it would not "
                 f"({a.folder} and {b.folder})"
             )
         print(f"level {level}: the same {length} codes" + (f" of {a.n_samples} samples" if a.n_samples > 1 else ""))
@@ -114,80 +120,129 @@ def compare(a: Run, b: Run) -> None:
 # ---- the walk
 
 
-def resume(run: Run, device: str = "", rank: int = 0, ranks: int = 1) -> Run:
-    """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one."""
-    mine = run.request["batches"][rank::ranks]
-    if not mine:  # more processes than batches
-        return run
-    with run.lock_samples([i for batch in mine for i in batch]):
-        asked = run.request
-        _print_differences(run)
-        torch.set_num_threads(asked["machine"]["threads"])
-        model = ModelFolder.from_pretrained(asked["model"])
-        check_weights(asked, model.info)
-        if "model_hash" not in asked:
-            run.update(model_hash=model.hashes())
-        chosen = choose_device(device or asked["device"])
-        if asked["device"] == "auto":
-            run.update(device=chosen.split(":")[0])
-        if "compiled" not in asked:
-            run.update(dtype=request.dtype_of(asked))
-            run.update(compiled=to_compile(model, run))
-        for batch in mine:
-            write_prompt_codes(model, run, batch)
-        songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
-        for level in sorted(asked["levels"], reverse=True):
-            fill_level(model, run, songs, level, mine, device_of_rank(chosen, rank))
-            write_page(run.folder)
+def resume(
+    run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, report: Report | None = None
+) -> Run:  # fmt: skip
+    """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one.
+
+    `report` gets all that comes in place of the progress bar; where it raises, the run stops and can be resumed.
+    """
+    for written in steps(run, model, device, rank, ranks, bar=report is None):
+        if report:
+            report(written)
     return run
 
 
-def writer(model: ModelFolder, run: Run, level: int) -> PriorEntry | None:
-    """The prior that a run's request has a level sampled by; None where the model has none."""
-    return model.info.writer(run.stream(level).name, window_prompt(run.request, level))
+def steps(
+    run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, bar: bool = False
+) -> Iterator[Written]:
+    """What is missing of a run, done step by step."""
+    mine = run.request["batches"][rank::ranks]
+    if not mine:  # more processes than batches
+        return
+    with run.lock_samples([i for batch in mine for i in batch]):
+        _print_differences(run)
+        torch.set_num_threads(run.request["machine"]["threads"])
+        model = _begin(run, model, device)
+        asked, chosen = run.request, choose_device(device or run.request["device"])
+        copy_prompts(run)
+        for batch in mine:
+            write_prompt_codes(model, run, batch)
+        songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
+        for level in asked["levels"]:
+            yield from fill_level(model, run, songs, level, mine, device_of_rank(chosen, rank), bar)
+            if run.has_page:
+                write_page(run.folder)
+        write_joined(model, run, [i for batch in mine for i in batch])
 
 
-def to_compile(model: ModelFolder, run: Run) -> bool:
-    """Whether steps are compiled; `auto`: where that can be done, and the codes to be drawn are worth the seconds it takes."""
-    asked = run.request
+def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
+    """The model of a run, checked, and what the first process to sample it decides."""
+    if model is None:
+        model = ModelFolder.from_pretrained(run.request["model"])
+    check_weights(run.request, model.info)
+    changes = {} if Path(run.request["model"]) == model.folder else {"model": str(model.folder)}
+    if "model_hash" not in run.request:
+        changes["model_hash"] = model.hashes()
+    if run.request["device"] == "auto":
+        changes["device"] = choose_device(device or "auto").split(":")[0]
+    if "planners" not in run.request:  # of version 2
+        changes |= request.plans_of(model.info, run.request)
+    if "compiled" not in run.request:
+        dtype = request.dtype_of(run.request)
+        changes |= {"dtype": dtype, "compiled": to_compile(model.info, run.request | {"dtype": dtype})}
+    if changes:
+        run.update(**changes)
+    return model
+
+
+def to_compile(info: ModelInfo, asked: dict) -> bool:
+    """Whether steps are compiled; `auto`: where that is possible, and the codes to sample are worth the seconds it takes."""
     if asked["compile"] == "auto":
-        depths = {level: entry.config.depth for level in asked["levels"] if (entry := writer(model, run, level))}
-        return request.should_compile(asked, depths, asked["sample_rate"]) and native.why_not(asked["dtype"]) is None
+        return request.should_compile(info, asked) and native.why_not(asked["dtype"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"
 
 
 def fill_level(
-    model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str
-) -> None:
-    """Sample what is missing of one level, and decode it as it grows; finished sound is left alone."""
-    batches = [part for batch in mine for part in batches_at(list(batch), run.request["cuts"], level)]
+    model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool
+) -> Iterator[Written]:
+    """Sample what is missing of one level, and decode it as it grows; finished audio is left alone."""
+    asked = run.request
+    above = asked["levels"][: asked["levels"].index(level)]
+    batches = [part for batch in mine for part in batches_at(list(batch), asked["cuts"], above)]
     samples, total = [i for batch in batches for i in batch], run.total(level)
-    codec = model.codec([run.stream(level).name])
-    writers = {i: each for i in samples if not (each := WavWriter(run, codec, level, i)).is_whole()}
-    if run.count(level, samples) == total:
-        for each in writers.values():
-            each.grow()
-        forget(run, level, samples)
-        return
-    missing = "masked" if window_prompt(run.request, level) == "any" else f"prior_{level}"
-    entry = writer(model, run, level) or model.entry(missing)
-    prior = model.prior(entry.name, run.request["dtype"]).to(device)
-    if isinstance(prior, HasTrunk):
-        prior.compiled = run.request["compiled"]
-    labels, masked = model.labels_of(entry.name), prior.spec.prompt == "any"
-    prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
-    done = sum(run.count(level, [i]) for i in samples)
-    every = 0.5 if sys.stderr.isatty() else 10.0  # seconds between two lines of the progress bar
-    with tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every) as bar:
-        sampler = (MaskedLevelSampler if masked else LevelSampler)(run, level, prior, prepared, writers, bar)
-        for batch in batches:
-            sampler.fill(batch)
+    writers = _wav_writers(model, run, level, samples)
+    done, page_at = sum(run.count(level, [i]) for i in samples), time.monotonic() + PAGE_EVERY
+    for writer in writers.values():
+        writer.grow()
+    if done < total * len(samples):
+        sampler, every = _sampler(model, run, songs, level, device), 0.5 if sys.stderr.isatty() else 10.0
+        with tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not bar) as shown:
+            for batch in batches:
+                for written in sampler.fill(batch):
+                    _show(shown, run, written)
+                    for i in written.samples if written.frames else ():
+                        if i in writers:
+                            writers[i].grow()
+                    if time.monotonic() > page_at and run.has_page:
+                        write_page(run.folder)
+                        page_at = time.monotonic() + PAGE_EVERY
+                    yield written
+        if bar and sampler.steps and (sampler.parallel or sampler.prior.spec.prompt == "any"):
+            what = "sequential steps" if sampler.parallel else "passes"
+            print(f"level {level}: {total * len(samples) - done} codes in {sampler.steps} {what}")
     forget(run, level, samples)
-    if sampler.steps and (masked or sampler.parallel):
-        what = "passes" if masked else "steps one after another"
-        print(f"level {level}: {total * len(samples) - done} codes in {sampler.steps} {what}")
+
+
+def _show(shown: tqdm, run: Run, written: Written) -> None:
+    shown.update(written.frames * len(written.samples))
+    if written.took:
+        seconds = written.frames * len(written.samples) * run.request["hops"][written.level] / run.request["sample_rate"]
+        shown.set_postfix_str(f"{seconds / written.took:.2f} s of music a second", refresh=False)
+
+
+def _wav_writers(model: ModelFolder, run: Run, level: int, samples: Sequence[int]) -> dict[int, WavWriter]:
+    """What decodes each sample whose audio is not whole; an edit has no audio of its own."""
+    if run.request.get("inpaints"):
+        return {}
+    codec = model.codec([run.stream(level).name])
+    return {i: each for i in samples if not (each := WavWriter(run, codec, level, i)).is_whole()}
+
+
+def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler:
+    """The prior of a level, ready to sample it."""
+    asked = run.request
+    entry = model.entry(asked["priors"].get(str(level), f"prior_{level}"))
+    prior = model.prior(entry.name, asked["dtype"]).to(device)
+    if isinstance(prior, HasTrunk):
+        prior.compiled = asked["compiled"]
+    labels, kind = model.labels_of(entry.name), entry.config.kind
+    prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
+    params = PRIOR_PARAMS.load(kind)(**asked["params"][str(level)])
+    planner = plan_windows(asked, level, entry.config, run.stream(level).name)
+    return LevelSampler(run, level, prior, params, planner, prepared)
 
 
 def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
@@ -203,12 +258,6 @@ def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int]) -> 
 
 
 # ---- small helpers
-
-
-def _sampling_options(model: ModelFolder, options: dict) -> SamplingOptions:
-    """Choices of a Python caller: every level has its How, and torch's threads are the caller's."""
-    params = {level: (options.get("params") or {}).get(level, SamplingParams()) for level in range(len(model.hops))}
-    return SamplingOptions(**{"threads": torch.get_num_threads(), **options, "params": params})
 
 
 def _print_differences(run: Run) -> None:

@@ -27,35 +27,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor
 
 from data_prep.files import replacing
 from jukebox.sampling.run import Run
+from priors.prior import Known
 
 EVERY = 10.0  # seconds of drawing between two states at least
 RATE = 5e6  # bytes a second: of a disk that writes 100 MB a second a twentieth, and in a day not what wears it out
 
 
 class WindowCheckpoint:
-    """What is saved of a window (or of windows side by side) of a batch: rows of (sample, first code of the window).
+    """What is saved of a window (or of parallel windows) of a batch: rows of (sample, first frame of the window).
 
     `state` is as `start` of a prior has made it.
     """
 
-    def __init__(
-        self, run: Run, level: int, rows: Sequence[tuple[int, int]], prime: Int[np.ndarray, "b t"], length: int, state: Any
-    ):  # fmt: skip
+    def __init__(self, run: Run, level: int, rows: Sequence[tuple[int, int]], known: Known, state: Any):
         self.path = state_path(run, level, rows[0][0])
-        crc = zlib.crc32(prime.astype(run.frame_dtype(level)).tobytes())
-        identity = [level, rows, length, crc, run.request["how"][str(level)]]
+        identity = [level, rows, _checksum(dict(known.sequences)), _checksum(dict(known.mask)), run.request["params"][str(level)]]
         identity += [run.request[name] for name in ("seed", "dtype", "model_hash")]
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.state, self.at = state, time.monotonic()
         self.wait = max(EVERY, state.nbytes / RATE)
 
-    def take_up(self) -> Int[np.ndarray, "b t"] | None:
-        """Bring the state to where the saved one was, and return the codes drawn up to there; None where none is saved."""
+    def take_up(self) -> Shaped[np.ndarray, "b t *frame"] | None:
+        """Bring the state to where the saved one was, and return the frames that were final; None where none is saved."""
         if not self.path.is_file():
             return None
         try:
@@ -65,21 +63,21 @@ class WindowCheckpoint:
             if _checksum(saved["tensors"]) != saved["crc32"]:
                 raise ValueError("it does not match its checksum")
             self.state.load_state_dict(saved["tensors"])
-            return saved["tensors"]["codes"].numpy().copy()
+            return saved["tensors"]["frames"].numpy().copy()
         except Exception as error:  # a reader of files meets anything
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"{self.path} is damaged ({why}): the window is drawn from its beginning", file=sys.stderr)
+            print(f"{self.path} is damaged ({why}): the window is sampled from its beginning", file=sys.stderr)
             return None
 
-    def keep(self, parts: Sequence[Int[np.ndarray, "b t"]]) -> None:
-        """Save the state and the codes that led to it, if it is time to, and if there is room: codes and sound come first."""
+    def keep(self, frames: Shaped[np.ndarray, "b t *frame"]) -> None:
+        """Save the state and the frames that are final, if it is time to, and if there is room: codes and audio come first."""
         if time.monotonic() - self.at < self.wait:
             return
         self.at = time.monotonic()
         if shutil.disk_usage(self.path.parents[1]).free < 2 * self.state.nbytes:
             return
         tensors, part = self.state.state_dict(), self.path.with_suffix(".part")
-        tensors["codes"] = torch.from_numpy(np.concatenate(parts, axis=1))
+        tensors["frames"] = torch.from_numpy(frames.copy())
         try:
             with replacing(self.path, part) as temporary, open(temporary, "wb") as file:
                 torch.save({"key": self.key, "crc32": _checksum(tensors), "tensors": tensors}, file)
@@ -106,5 +104,5 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
     """CRC-32 over names and bytes; whatever the dtype, without a copy."""
     crc = 0
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))
     return crc

@@ -1,7 +1,7 @@
 """`jukebox codec`: sound to codes, codes to sound, or both at once to hear what a level keeps of a song.
 
 A file goes through in blocks, read, resampled, encoded, decoded and written, so that memory does not grow with its
-length (a second of the finest published level adds 11 kB of codes). Codes are written as `jukebox/sampling/code_file.py` says;
+length (a second of the finest published level adds 11 kB of codes). Codes are written as `jukebox.model.code_file.py` says;
 decoding gives exactly the samples that were encoded, with silence after the last whole code.
 """
 
@@ -20,7 +20,7 @@ from data_prep.audio.audio import AUDIO_SUFFIXES
 from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
 from data_prep.errors import UserError
 from jukebox.device import choose_device
-from jukebox.sampling.code_file import Codes
+from jukebox.model.code_file import Codes
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:

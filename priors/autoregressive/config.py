@@ -16,6 +16,7 @@ class AutoregressiveConfig(PriorConfig):
     """Shape of a prior of `stream`; `trunk.n_ctx` counts codes, and lyric tokens where they precede the codes."""
 
     kind = "autoregressive"
+    route = "jukebox"
     stream: str
     bins: int
     hop: int  # samples per code

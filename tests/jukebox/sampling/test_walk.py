@@ -21,7 +21,7 @@ from jukebox.sampling import request
 from jukebox.sampling import sampler as filling
 from jukebox.sampling import walk as sampling
 from jukebox.sampling.batches import segments
-from jukebox.sampling.code_file import Codes
+from jukebox.model.code_file import Codes
 from jukebox.sampling.request import SamplingOptions, song_of_entry
 from jukebox.sampling.run import Run
 from jukebox.sampling.sampler import generator

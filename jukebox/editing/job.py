@@ -1,0 +1,250 @@
+"""An edit as a run: what the recording keeps is known, the rest is sampled, and the result is put into the recording.
+
+    x.run/    a run folder (jukebox/sampling/run.py): known.npz, prompt.flac, codes of the columns around the edit
+    x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
+
+A run holds only the columns that windows contain or that the audio is decoded from, as pieces that lie one after another; so memory
+and time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.audio.audio import read
+from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
+from data_prep.errors import UserError
+from data_prep.files import replacing
+from jukebox.editing.recording import Recording, read_codes
+from jukebox.model.info import ModelInfo
+from jukebox.model.routes import Route
+from jukebox.params import EditOptions
+from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
+from jukebox.sampling.request import RunSettings, Start, new_request
+from jukebox.sampling.run import KNOWN, REQUEST, Run, saving
+from jukebox.sampling.walk import Report, resume
+from jukebox.sampling.windows import mask_windows
+from jukebox.song import Song
+from priors.masked import masks
+from priors.prior import Mask
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import ModelFolder
+
+Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The result of an edit: a file for each take, and how much of the ranges was kept."""
+
+    takes: list[Path]
+    run: Run
+    made: int  # of the takes; the others were there
+    kept_rate: float  # bits per second, counted
+    full_rate: float  # of all codes
+    orphans: int  # codes kept under coarser ones that change
+    windows: int  # of all levels
+    took: float  # seconds
+
+
+@dataclass(frozen=True)
+class EditJob:
+    """What is edited: the recording, the spans whose audio is new, and what is known of the streams in all columns."""
+
+    model: ModelFolder
+    recording: Recording
+    layout: Layout
+    spans: Sequence[Span]
+    keep: Mask  # (1, columns * ratio) of each stream that the priors of the edit write
+    verb: str
+    asked: Mapping[str, Any]
+
+    def make(
+        self, out: str | Path, words: Song | None, settings: RunSettings, edit: EditOptions, report: Report | None = None
+    ) -> Edited:
+        """Write every take that is not there yet."""
+        began, takes = time.perf_counter(), self._takes(Path(out), settings)
+        run = self._run(takes, words or Song(), settings, edit)
+        missing = sum(not path.exists() for path in takes)
+        finish(resume(run, self.model, report=report), self.model)
+        rates, count = run.request["kept"], sum(len(windows) for windows in _windows(run).values())
+        return Edited(takes, run, missing, *rates, count, time.perf_counter() - began)
+
+    # ---- the request
+
+    def _takes(self, out: Path, settings: RunSettings) -> list[Path]:
+        out = out if out.suffix else out.with_name(out.name + suffix_of(self.recording.sound))
+        count = settings.options.takes
+        if count < 1:
+            raise UserError(f"{count} takes; expected 1 or more")
+        check_target(self.recording.sound, out)
+        return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
+
+    def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
+        """The run of the edit; UserError where another edit, or a file that no edit wrote, is in its place."""
+        info, pieces = self.model.info, self._pieces(bool(words.lyrics))
+        folder = takes[0].with_name(self._stem(takes) + ".run")
+        route = edit_route(info, bool(words.lyrics))
+        seconds = sum(n for _, _, n in pieces) / self.layout.per_second
+        total = settings.options.total_seconds or self.layout.columns / self.layout.per_second
+        settings = replace(settings, options=replace(settings.options, total_seconds=total))
+        levels = [info.spec.names.index(stream) for stream in route.priors]
+        more = {
+            "inpaints": True, "pieces": pieces, "asked": dict(self.asked), "kept": list(self._kept()),
+            "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit),
+        }  # fmt: skip
+        request = new_request(info, [words], seconds, settings, Start(self.verb, levels, more=more), route)
+        if not (folder / REQUEST).exists():
+            if there := [path for path in takes if path.exists()]:
+                raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
+            self._write_known(folder, pieces)
+        try:
+            return Run.create(folder, request, join=True)
+        except UserError as error:
+            raise UserError(f"{folder} is another edit; name another --out") from error
+
+    def _stem(self, takes: Sequence[Path]) -> str:
+        return takes[0].stem if len(takes) == 1 else takes[0].stem.removesuffix("_1")
+
+    def _recording(self, edit: EditOptions) -> dict[str, Any]:
+        layout, sound = self.layout, self.recording.sound
+        return {
+            "path": str(sound.resolve()), "form": list(form_of(sound)), "frames": layout.frames, "rate": layout.rate,
+            "channels": self.recording.info.channels, "before": layout.before, "after": layout.after, "fade": edit.fade,
+            "spans": [list(span) for span in self.spans], "sample": edit.sample,
+        }  # fmt: skip
+
+    def _write_known(self, folder: Path, pieces: Sequence[Sequence[int]]) -> None:
+        """The recording itself, and its frames in the columns of the run with what is kept of them."""
+        arrays: dict[str, np.ndarray] = {}
+        per, names = masks.per_column(self.model.spec.streams), list(self.keep)
+        found = [read_codes(self.model, self.recording, self.layout, first, first + n, names) for _, first, n in pieces]
+        for stream in names:
+            keep = self.keep[stream][0].numpy()
+            parts = [keep[first * per[stream] : (first + n) * per[stream]] for _, first, n in pieces]
+            arrays |= {stream: np.concatenate([each[stream] for each in found]), f"{stream}.mask": np.concatenate(parts)}
+        folder.mkdir(parents=True, exist_ok=True)
+        with saving(folder):
+            copy_excerpt(self.recording.sound, folder / "prompt")
+            with replacing(folder / KNOWN) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def _pieces(self, lyrics: bool) -> list[list[int]]:
+        """[first column of the run, first column of the layout, columns] of what windows contain and audio is decoded from."""
+        info, n = self.model.info, self.layout.columns
+        unknown = ~np.stack([keep[0].numpy().reshape(n, -1).all(1) for keep in self.keep.values()]).all(0)
+        configs = [info.priors[name].config for name in edit_route(info, lyrics).priors.values()]
+        ranges = [window for config in configs if config.spec.prompt == "any" for window in mask_windows(unknown, config.n_ctx)]
+        margin = math.ceil(MARGIN * self.layout.per_second)
+        reach = max([margin, *(config.n_ctx for config in configs if config.spec.prompt == "prefix")])
+        for first, stop in (self.layout.touched(*span) for span in self.spans):
+            ranges.append((max(0, first - reach), min(n, stop + margin)))
+        pieces: list[list[int]] = []
+        for first, stop in sorted(ranges):
+            if pieces and first <= pieces[-1][1] + pieces[-1][2]:
+                pieces[-1][2] = max(pieces[-1][2], stop - pieces[-1][1])
+            else:
+                pieces.append([sum(p[2] for p in pieces), first, stop - first])
+        begin = 0
+        for piece in pieces:
+            piece[0], begin = begin, begin + piece[2]
+        return pieces
+
+    def _kept(self) -> tuple[float, float, int]:
+        """Of the spans: bits per second that are kept, and those of all their codes; and how many codes contradict those above."""
+        kept = full = seconds = 0.0
+        per = masks.per_column(self.model.spec.streams)
+        for first, stop in (self.layout.touched(*span) for span in self.spans):
+            part = {stream: keep[:, first * per[stream] : stop * per[stream]] for stream, keep in self.keep.items()}
+            seconds += (stop - first) / self.layout.per_second
+            kept += int(masks.count_kept(part))
+            full += sum(mask.numel() for mask in part.values())
+        bits = math.log2(self.model.spec.stream(list(self.keep)[0]).bins or 1) / seconds
+        return kept * bits, full * bits, int(masks.orphans(self.keep))
+
+
+def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
+    """Which priors an edit samples by: those that can start from any known frames.
+
+    Where there are lyrics on which the prior of the coarsest stream is not conditioned, a prior that is samples that stream.
+    """
+    found = {stream: prior for stream in reversed(info.spec.names) if (prior := info.writer(stream, "any"))}
+    if not found:
+        raise UserError(f"{info.folder} has no masked prior; run `jukebox train masked DATA --out {info.folder}` first")
+    coarsest = next(iter(found))
+    if lyrics and found[coarsest].config.lyrics is None:
+        own = info.writer(coarsest)
+        if own is None:
+            raise UserError(f"{info.folder} has no prior of {coarsest} that is conditioned on lyrics; train one, or edit without lyrics")
+        found[coarsest] = own
+    return Route("edit", {stream: prior.name for stream, prior in found.items()})
+
+
+# ---- the result
+
+
+def finish(run: Run, model: ModelFolder) -> list[Path]:
+    """Put the new audio of a sampled edit into its recording; the files of all takes, of which those that exist stay."""
+    prompt, request = run.prompt_paths[0], run.request["recording"]
+    layout = Layout(
+        request["frames"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
+    )
+    targets = [Path(path) for path in run.request["outputs"]]
+    for sample, target in enumerate(targets):
+        if not target.exists():
+            pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with saving(run.folder):
+                splice(prompt, target, pieces, layout.frames, _form(prompt, target, request))
+    return targets
+
+
+def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The container of the recording where the target has its suffix; None: the one that the target's suffix names."""
+    alike = target.suffix.lower() == Path(request["path"]).suffix.lower()
+    return tuple(request["form"]) if alike and target.suffix.lower() != prompt.suffix else None  # type: ignore[return-value]
+
+
+def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span) -> Piece:
+    start, end = span
+    fade = min(round(run.request["recording"]["fade"] * layout.rate), (end - start) // 2, layout.frames)
+    if end <= 0:
+        old, _ = read(prompt, seconds=fade / layout.rate)
+        return Piece(start, end, 0, before_recording(_audio(run, model, layout, sample, (start, fade)), old[:, :fade]))
+    if start >= layout.frames:
+        old, _ = read(prompt, start=(layout.frames - fade) / layout.rate)
+        return Piece(start, end, 0, after_recording(_audio(run, model, layout, sample, (start - fade, end)), old[:, :fade]))
+    return Piece(start, end, fade, _audio(run, model, layout, sample, span))
+
+
+def _audio(run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span) -> Iterator[Float[np.ndarray, "c n"]]:
+    """The samples [start, end) of the recording's rate, decoded from the run's finest stream."""
+    level = run.request["levels"][-1]
+    stream = run.stream(level)
+    codec, ratio = model.codec([stream.name]), layout.hop // stream.hop
+    touched, _ = layout.touched(*span)
+    begin, first, n = next(piece for piece in run.request["pieces"] if piece[1] <= touched < piece[1] + piece[2])
+    codes = run.codes(level, [sample], begin * ratio, (begin + n) * ratio)[0]
+    return render(codec, codes, stream.name, first, layout, *span)
+
+
+def _windows(run: Run) -> dict[int, list]:
+    """The windows of each level of an edit."""
+    from jukebox.sampling.windows import WindowPlanner
+
+    made, unit = {}, max(run.request["hops"])
+    for level in run.request["levels"]:
+        ratio = unit // run.stream(level).hop
+        pieces = [(begin * ratio, n * ratio) for begin, _, n in run.request["pieces"]]
+        planner = WindowPlanner(**run.request["planners"][str(level)])
+        made[level] = list(planner.segments(run.total(level), 0, run.unknown(level), pieces))
+    return made

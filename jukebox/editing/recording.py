@@ -1,0 +1,113 @@
+"""A recording as columns of codes: its audio encoded around an edit (`jukebox/sampling/layout.py` has the columns).
+
+A recording is an audio file, or a sample of a run folder, whose codes are stored. Only the columns that are asked for are encoded,
+with MARGIN on both sides; so memory and time grow with the edit, not with the song.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from data_prep.audio.audio import AudioInfo, probe
+from data_prep.audio.blocks import BlockReader
+from data_prep.errors import UserError
+from jukebox.model.info import ModelInfo, check_weights
+from jukebox.sampling.layout import MARGIN, Layout
+from jukebox.sampling.run import Run
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import ModelFolder
+
+Codes = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is edited: the file whose samples stay, what it holds, and the run and row that its codes are stored in."""
+
+    sound: Path
+    info: AudioInfo
+    run: Run | None = None
+    row: int = 0
+
+    @staticmethod
+    def open(info: ModelInfo, song: str | Path, sample: int = 1) -> Recording:
+        """An audio file, or sample number `sample` (from 1) of a run folder that was sampled to its finest level."""
+        path = Path(song)
+        if not path.is_dir():
+            return Recording(path, probe(path))
+        run = Run.open(path)
+        check_weights(run.request, info)
+        if not 1 <= sample <= run.n_samples:
+            raise UserError(f"there is no sample {sample} in {path}; it has 1 to {run.n_samples}")
+        finest = info.spec.names.index(list(info.route(run.request["route"]).priors)[-1])
+        missing = finest not in run.request["levels"] or run.count(finest, [sample - 1]) < run.total(finest)
+        sound = run.audio_path(finest, sample - 1)
+        if missing or not sound.is_file():
+            raise UserError(f"{path} is not sampled down to level {finest}; finish it with `jukebox upsample {path}` first")
+        return Recording(sound, probe(sound), run, sample - 1)
+
+
+def read_codes(
+    model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = ()
+) -> Codes:
+    """The frames of some streams (default: all) in columns [first, stop), zeros where the file has none."""
+    streams = [model.spec.stream(name) for name in names or model.spec.names]
+    ratios = {stream.name: layout.hop // stream.hop for stream in streams}
+    codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
+    low = max(0, first - layout.before)  # of the file's own columns
+    high = min(stop, layout.touched(0, layout.frames)[1]) - layout.before
+    if low >= high:
+        return codes
+    found = _stored(recording, ratios, low, high) if recording.run else _encode(model, recording, layout, ratios, low, high)
+    lead = low + layout.before - first
+    for stream, ratio in ratios.items():
+        codes[stream][lead * ratio : lead * ratio + len(found[stream])] = found[stream]
+    return codes
+
+
+def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> Codes:
+    """Codes of the file's columns [low, high), as the run has them."""
+    run, rows = recording.run, [recording.row]
+    assert run is not None
+    level = {run.stream(i).name: i for i in range(len(run.request["hops"]))}
+    return {stream: run.codes(level[stream], rows, low * r, high * r)[0] for stream, r in ratios.items()}
+
+
+def _encode(model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int) -> Codes:
+    """Codes of the file's columns [low, high); a column that it does not fill is filled with silence."""
+    import torch
+
+    margin = math.ceil(MARGIN * layout.per_second)
+    begin, end = max(0, low - margin), high + margin
+    names = list(ratios)
+    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in names}
+    blocks = (torch.from_numpy(block) for block in _sound(model, recording, begin * layout.hop, end * layout.hop))
+    for piece in model.codec(names).encoder_stream(blocks, names):
+        for stream, codes in piece.items():
+            parts[stream].append(codes.numpy().astype(model.spec.stream(stream).dtype))
+    return {stream: np.concatenate(parts[stream])[(low - begin) * r : (high - begin) * r] for stream, r in ratios.items()}
+
+
+def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
+    """The samples [begin, end) of a recording at the model's rate and channels, to whole columns with silence; in blocks."""
+    at, hop, channels = 0, model.spec.unit, model.spec.channels
+    with BlockReader(recording.sound, sample_rate=model.sample_rate, channels=channels) as reader:
+        for block in reader:
+            piece = block[:, max(0, begin - at) : max(0, end - at)]
+            at += block.shape[1]
+            if piece.shape[1]:
+                yield np.ascontiguousarray(piece)
+            if at >= end:
+                return
+    if at % hop:
+        yield np.zeros((channels, -at % hop), np.float32)
+
+

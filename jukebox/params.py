@@ -1,0 +1,144 @@
+"""What a user chooses for a run, as frozen dataclasses: the fields are arguments of the Python API and flags of the command line.
+
+A line of a docstring is the help of a flag. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Parameters of sampling, for every prior of a route that has them.
+
+    temperature: of the coarsest level; 0 always takes the most likely code
+    temperature_lower: of the levels below
+    top_k: sample among the k most likely codes only (0: among all)
+    top_p: sample among the most likely codes that together have this probability (0: among all)
+    guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
+    passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
+    noise: of masked decoding, weight of random numbers in the order in which codes are fixed
+    """
+
+    temperature: float = 0.98
+    temperature_lower: float = 0.9
+    top_k: int = 0
+    top_p: float = 0.0
+    guidance: float = 1.0
+    passes: tuple[int, ...] = ()
+    noise: float = 4.5
+
+
+@dataclass(frozen=True)
+class TakeOptions:
+    """Which results there are.
+
+    takes: results for each song, which differ in their random numbers
+    seed: seed of all random numbers
+    total_seconds: length of the whole song that the model is conditioned on, in seconds (0: that of the result)
+    """
+
+    takes: int = 1
+    seed: int = 0
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingOptions(TakeOptions):
+    """What is sampled.
+
+    route: which priors write the levels, by the name that the model gives it (empty: the model's default route)
+    lower: earlier name of two routes: masked, and autoregressive, which is jukebox
+    levels: levels to write, as in 2,1,0 (empty: all of the route)
+    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    """
+
+    route: str = ""
+    lower: Literal["", "autoregressive", "masked"] = ""
+    levels: tuple[int, ...] = ()
+    hop_fractions: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What it runs on.
+
+    threads: CPU threads (0: one for a small model, all for a large one)
+    device: cpu, cuda, or auto: a GPU if there is one
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory chooses
+    """
+
+    threads: int = 0
+    device: str = "auto"
+    dtype: Literal["", "float32", "bfloat16", "float16", "int8"] = ""
+
+
+@dataclass(frozen=True)
+class MachineOptions(DeviceOptions):
+    """What it runs on, and how much at once.
+
+    batch: samples decoded in parallel, with --parallel samples times windows (0: all)
+    parallel: below the coarsest level, sample the windows of a song in parallel, each after a warm-up that is dropped
+    compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible and many codes are sampled
+    max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
+    """
+
+    batch: int = 0
+    parallel: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+    max_memory: str = ""
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """How an edit is put into the recording.
+
+    fade: seconds at both ends of a range, inside it, in which old and new audio cross-fade
+    sample: of a run folder, number of the sample to edit, counted from 1 as on the page
+    """
+
+    fade: float = 0.02
+    sample: int = 1
+
+
+@dataclass(frozen=True)
+class KeptPrompt:
+    """What a variation keeps: the columns that any of these keeps; then dropout; then whole levels, in this order.
+
+    periodic: keep every so-manieth column (0: none)
+    width: columns kept at each of these, an odd number
+    roll: number of the first of these columns
+    random: share of the columns that is not kept, at random (1: none is kept)
+    prefix: keep the first seconds of the range
+    suffix: keep its last seconds
+    beat: keep the beats
+    before_beat: seconds kept before each beat
+    after_beat: seconds kept after it
+    every_beat: keep every so-manieth beat only
+    onset: keep the columns in which notes begin, and so many on both sides (-1: do not)
+    dropout: share of the kept columns that is not kept after all, at random
+    keep_levels: levels kept everywhere, from the coarsest on, as in 2 or 2,1
+    redraw_levels: levels resampled everywhere, whatever the prompts keep, as in 0
+    """
+
+    periodic: int = 0
+    width: int = 1
+    roll: int = 0
+    random: float = 1.0
+    prefix: float = 0.0
+    suffix: float = 0.0
+    beat: bool = False
+    before_beat: float = 0.0
+    after_beat: float = 0.075
+    every_beat: int = 1
+    onset: int = -1
+    dropout: float = 0.0
+    keep_levels: tuple[int, ...] = ()
+    redraw_levels: tuple[int, ...] = ()
+
+    @property
+    def keeps_something(self) -> bool:
+        asked = (self.periodic, self.random != 1, self.prefix, self.suffix, self.beat, self.onset >= 0)
+        return any(asked) or bool(self.keep_levels)

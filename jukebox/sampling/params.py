@@ -1,0 +1,96 @@
+"""Sampling parameters of each level of a route, from what the user gave.
+
+Each kind of prior has a dataclass of parameters (`priors/registry.py`). A user gives one object, which applies to every level
+whose prior has such a field, or a mapping from streams to such objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
+
+from data_prep.errors import UserError
+from jukebox.model.info import ModelInfo
+from jukebox.model.routes import Route
+from jukebox.params import SamplingParams
+from priors.registry import PRIOR_PARAMS
+
+Params = Any  # SamplingParams, the parameters of a kind of prior, or a mapping from streams to these or to their fields
+PASSES, FINEST_PASSES = 24, 12  # of masked decoding, where none are given
+
+
+def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
+    """Level -> fields of its prior's parameters; UserError for a field that no prior of the route has, or a value out of range."""
+    kinds = {stream: _kind(info, name) for stream, name in route.priors.items() if name in info.priors}
+    by_stream = isinstance(params, Mapping)
+    common = SamplingParams() if params is None or by_stream else params
+    values = _spread(common, kinds, next(iter(route.priors))) if isinstance(common, SamplingParams) else _applied(common, kinds)
+    if isinstance(params, Mapping):
+        if unknown := sorted(set(params) - set(kinds)):
+            raise UserError(f"parameters of {unknown[0]!r}; the route {route.name} writes {', '.join(kinds)}")
+        for stream, given in params.items():
+            values[stream] |= _applied(given, {stream: kinds[stream]})[stream]
+    for stream, each in values.items():
+        _check(stream, each)
+    return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
+
+
+def _kind(info: ModelInfo, prior: str) -> type:
+    kind = info.priors[prior].config.kind
+    return PRIOR_PARAMS.load(kind, PRIOR_PARAMS.package(kind))
+
+
+def _names(kind: type) -> set[str]:
+    return {each.name for each in fields(kind)}
+
+
+def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]:
+    """The fields of an object wherever a prior has them, over the defaults of its kind."""
+    if not (isinstance(given, Mapping) or is_dataclass(given)):
+        raise UserError(f"parameters {given!r}; expected SamplingParams, or the parameters of a kind of prior")
+    values = dict(given) if isinstance(given, Mapping) else {each.name: getattr(given, each.name) for each in fields(given)}
+    if unknown := sorted(set(values) - set().union(*map(_names, kinds.values()))):
+        known = sorted(set().union(*map(_names, kinds.values())))
+        raise UserError(f"no prior of this route has the parameter {unknown[0]!r}; it has {', '.join(known)}")
+    return {
+        stream: asdict(kind()) | {name: value for name, value in values.items() if name in _names(kind)}
+        for stream, kind in kinds.items()
+    }
+
+
+def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
+    """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one."""
+    plain = {each.name: each.default for each in fields(SamplingParams)}
+    asked = {name for name, default in plain.items() if getattr(given, name) != default}
+    known = set().union(*map(_names, kinds.values())) | ({"temperature_lower"} if len(kinds) > 1 else set())
+    if kinds and (unknown := sorted(asked - known)):
+        raise UserError(f"no prior of this route has --{unknown[0]}; leave it out, or choose another --route")
+    values = {}
+    for stream, kind in kinds.items():
+        first = stream == coarsest
+        mine = {"temperature": given.temperature if first else given.temperature_lower, "top_k": given.top_k, "top_p": given.top_p}
+        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise}
+        values[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
+    masked = [stream for stream, kind in kinds.items() if "passes" in _names(kind)]
+    for stream, passes in zip(masked, _passes(given.passes, len(masked)), strict=True):
+        values[stream]["passes"] = passes
+    return values
+
+
+def _passes(passes: Sequence[int], count: int) -> Sequence[int]:
+    """The passes of so many masked levels, coarsest first."""
+    if not passes:
+        return [PASSES] * (count - 1) + [FINEST_PASSES] * (count > 0)
+    if len(passes) != count or min(passes) < 1:
+        raise UserError(f"passes {tuple(passes)}; expected {count} numbers from 1, one for each masked level, as in 24,12")
+    return passes
+
+
+def _check(stream: str, values: Mapping[str, Any]) -> None:
+    low = min(values.get("temperature", 0), values.get("top_k", 0))
+    if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or values.get("passes", 0) < 0:
+        raise UserError(
+            f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1]: "
+            "change the one that does not fit"
+        )

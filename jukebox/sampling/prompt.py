@@ -1,0 +1,94 @@
+"""The audio of a prompt: kept in the run as the recording has it, and joined with what was sampled after it.
+
+    prompt.flac                        the recording's own samples up to the end of the prompt (prompt_2.flac of a second source)
+    audio/joined_level_0_sample_0.flac these samples, then the new audio at the recording's rate and channels
+
+The joined audio is a pure function of the codes and the prompt. Where the recording holds floats (or was decoded from a lossy
+format) both files are wav.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from data_prep.audio.audio import probe, read
+from data_prep.audio.splice import Piece, copy_excerpt, splice
+from jukebox.sampling.layout import MARGIN, Layout, after_recording, render
+from jukebox.sampling.run import Run, saving
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import ModelFolder
+
+FADE = 0.02  # seconds within which the codec's version of the recording's edge turns into the new audio
+
+
+def copy_prompts(run: Run) -> None:
+    """Keep the audio of each source that is a recording, or a run that has such audio, as far as it is given."""
+    if not run.request["given"] or run.request.get("inpaints"):
+        return
+    level, given = next(iter(run.request["given"].items()))
+    samples = given * run.request["hops"][int(level)]
+    with saving(run.folder), FileLock(run.folder / ".lock"):
+        for number, (path, row) in enumerate(_sources(run)):
+            source = _recording(Path(path), row)
+            if source and not _prompt(run, number):
+                rate = probe(source).sample_rate
+                copy_excerpt(source, run.folder / _name(number), samples * rate // run.request["sample_rate"])
+
+
+def prompt_of(run: Run, sample: int) -> Path | None:
+    """The prompt audio of a sample, where it has any."""
+    sources = run.request["sources"]
+    return _prompt(run, _sources(run).index(tuple(sources[sample]))) if sample < len(sources) else None
+
+
+def joined_path(run: Run, sample: int) -> Path | None:
+    """Where the prompt and the new audio of a sample are joined; None without prompt audio."""
+    prompt, level = prompt_of(run, sample), run.request["levels"][-1]
+    return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
+
+
+def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
+    """Join prompt and new audio of finished samples, by the last level of the run."""
+    level = run.request["levels"][-1]
+    stream, total = run.stream(level), run.total(level)
+    for sample in samples:
+        target, prompt = joined_path(run, sample), prompt_of(run, sample)
+        if run.request.get("inpaints") or not (target and prompt) or target.exists() or run.count(level, [sample]) < total:
+            continue
+        info, rate = probe(prompt), model.sample_rate
+        end = total * stream.hop * info.sample_rate // rate
+        layout = Layout(info.frames, info.sample_rate, rate, model.spec.unit, after=end - info.frames)
+        fade = min(round(FADE * info.sample_rate), info.frames, end - info.frames)
+        codec, ratio = model.codec([stream.name]), model.spec.unit // stream.hop
+        first = max(0, layout.touched(info.frames - fade, end)[0] - math.ceil(MARGIN * layout.per_second))
+        codes = run.codes(level, [sample], first * ratio)[0]
+        blocks = render(codec, codes, stream.name, first, layout, info.frames - fade, end)
+        old, _ = read(prompt, start=(info.frames - fade) / info.sample_rate)
+        target.parent.mkdir(exist_ok=True)
+        with saving(run.folder):
+            splice(prompt, target, [Piece(info.frames, end, 0, after_recording(blocks, old[:, :fade]))], info.frames)
+
+
+def _sources(run: Run) -> list[tuple[str, int]]:
+    return list(dict.fromkeys((path, row) for path, row in run.request["sources"]))
+
+
+def _name(number: int) -> str:
+    return "prompt" if number == 0 else f"prompt_{number + 1}"
+
+
+def _prompt(run: Run, number: int) -> Path | None:
+    return next((path for path in run.prompt_paths if path.stem == _name(number)), None)
+
+
+def _recording(path: Path, row: int) -> Path | None:
+    """The recording behind a source: itself, or the prompt audio of a run."""
+    if path.is_dir():
+        return prompt_of(Run.open(path), row)
+    return None if path.suffix == ".npz" or not path.is_file() else path
