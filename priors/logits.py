@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from priors.spec import SamplingParams
+from priors.spec import TokenParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
@@ -35,7 +35,7 @@ def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t
     return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64) for rng in rngs])
 
 
-def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: SamplingParams) -> Int[Tensor, " b"]:
+def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: TokenParams) -> Int[Tensor, " b"]:
     """One code a row: the likeliest at temperature 0, else that at which the cumulative distribution passes `uniform`."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if params.temperature == 0.0:
@@ -50,7 +50,7 @@ BLOCK = 64  # codes whose probabilities are summed before any is looked at alone
 
 
 def draw_surely(
-    logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], params: SamplingParams
+    logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], params: TokenParams
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """As `draw`, for many rows at once and in float32 at least, with the probability of each code that was drawn.
 

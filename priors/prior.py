@@ -165,8 +165,16 @@ class HasTrunk(Protocol):
 
     trunk: nn.Module
     compiled: bool
+    block: int  # codes of an update
 
     def quantise(self) -> None: ...
+
+
+def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError where a saved state lacks a tensor, or has one of another shape or dtype than expected."""
+    for name, like in expected.items():
+        if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{name} of a saved state is not {like.dtype} of shape {tuple(like.shape)}")
 
 
 def sample_window(

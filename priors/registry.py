@@ -16,6 +16,6 @@ PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "masked": "priors.masked.model:MaskedPrior",
 })  # fmt: skip
 PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
-    "autoregressive": "priors.spec:SamplingParams",
-    "masked": "priors.spec:SamplingParams",
+    "autoregressive": "priors.autoregressive.config:AutoregressiveParams",
+    "masked": "priors.masked.config:MaskedParams",
 })  # fmt: skip

@@ -29,16 +29,12 @@ class PriorSpec:
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """Parameters of sampling; temperature 0 takes the most likely code, top_k 0 and top_p 0 keep all, guidance 1 is none."""
+class TokenParams:
+    """Sampling parameters of every prior of codes; each kind adds its own fields (`priors/registry.py`)."""
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 0.0
-    guidance: float = 1.0
-    passes: int = 0  # of masked parallel decoding; 0: the prior's default
-    noise: float = 4.5  # of masked parallel decoding: weight of random numbers in the order in which codes are fixed
-    published: bool = False  # reproduce the published code where ours is deliberately different
+    temperature: float = 1.0  # 0 takes the most likely code
+    top_k: int = 0  # codes that are kept, the most likely first; 0 keeps all
+    top_p: float = 0.0  # probability of the codes that are kept together; 0 keeps all
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class DecodingJob:
     rows: int  # in parallel: samples of a batch, times parallel windows
     parallel: int  # windows of a sample in parallel
     windows: Sequence[tuple[int, int, int]]
-    params: Mapping[str, Any]  # fields of SamplingParams
+    params: Mapping[str, Any]  # fields of the sampling parameters of the prior's kind
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ both. `mel` is the mean distance of log-mel spectra in dB, `frechet` that of all
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,12 +25,14 @@ from torch import Tensor
 from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.model.folder import ModelFolder
-from jukebox.sampling.sampler import generator
 from jukebox.sampling.windows import windows
 from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
+from priors.autoregressive.config import AutoregressiveParams
 from priors.conditioning.conditions import Conditions, stack
-from priors.prior import Inpaints, Mask, Prior, Sequences
-from priors.spec import PriorConfig, SamplingParams
+from priors.masked.config import MaskedParams
+from priors.noise import Generators, generator
+from priors.prior import Known, Mask, Prior, Sequences, Window, sample_window
+from priors.spec import PriorConfig
 
 LAST = 8  # columns at the end of a hole
 ROWS = 8  # windows in parallel
@@ -141,22 +143,20 @@ def _features(model: ModelFolder, waves: Sequence[Tensor]) -> Tensor:
 
 
 def fill_clips(
-    prior: Inpaints, clips: Clips, known: Sequences, params: dict[str, SamplingParams], seed: int, rows: int = ROWS
+    prior: Prior, clips: Clips, given: Sequences, params: Mapping[str, MaskedParams], seed: int, rows: int = ROWS
 ) -> Sequences:
-    """All codes of the windows, from those of the streams in `known`."""
-    parts = []
+    """The streams that `params` names, sampled for all windows, from the streams in `given`."""
+    parts, n_ctx = [], prior.config.n_ctx
     for i in range(0, len(clips), rows):
         some = slice(i, i + rows)
-        codes = {stream: known.get(stream, torch.zeros_like(x))[some] for stream, x in clips.codes.items()}
-        mask = {stream: torch.full_like(x, stream in known, dtype=torch.bool) for stream, x in codes.items()}
-        rngs = [generator(seed, i + k, 0, 0) for k in range(len(clips.starts[some]))]
-        parts.append(prior.fill(codes, mask, clips.cond.rows(some), rngs, params))
-    return {stream: torch.cat([part[stream] for part in parts]) for stream in clips.codes}
+        codes = {stream: given.get(stream, torch.zeros_like(x))[some] for stream, x in clips.codes.items()}
+        mask = {stream: torch.full_like(x, stream in given, dtype=torch.bool) for stream, x in codes.items()}
+        noise = Generators([generator(seed, i + k, 0, 0) for k in range(len(clips.starts[some]))])
+        parts.append(sample_window(prior, Window(0, n_ctx, n_ctx), Known(codes, mask), clips.cond.rows(some), noise, params))
+    return {stream: torch.cat([part[stream] for part in parts]) for stream in params}
 
 
-def parents_figures(
-    prior: Inpaints, clips: Clips, distance: SoundDistance, params: SamplingParams, seed: int
-) -> dict[str, float]:
+def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params: MaskedParams, seed: int) -> dict[str, float]:
     """The distance of bottom codes drawn from the streams above, the song's own and another song's."""
     figures, (finest, *coarser) = {}, clips.codes
     for name, source in (("own", clips.codes), ("other", clips.others)):
@@ -165,7 +165,7 @@ def parents_figures(
     return figures | {"ratio": figures["own"] / figures["other"]}
 
 
-def autoregressive_codes(model: ModelFolder, clips: Clips, params: SamplingParams, seed: int) -> Tensor:
+def autoregressive_codes(model: ModelFolder, clips: Clips, params: AutoregressiveParams, seed: int) -> Tensor:
     """The bottom codes of the windows, sampled autoregressively from their top codes, stream by stream."""
     *finer, top = (model.spec.stream(name) for name in clips.codes)
     above = clips.codes[top.name]
@@ -175,27 +175,28 @@ def autoregressive_codes(model: ModelFolder, clips: Clips, params: SamplingParam
         prior, config, column = model.prior(entry.name), entry.config, top.hop // stream.hop
         n_ctx, ratio, total = config.n_ctx, config.ratio, above.shape[1] * config.ratio
         made = torch.zeros(len(clips), 0, dtype=torch.long)
-        rngs = [generator(seed, i, stream.key, 0) for i in range(len(clips))]
-        for window in windows(total, n_ctx, n_ctx // 2 // ratio * ratio):
+        noise = Generators([generator(seed, i, stream.key, 0) for i in range(len(clips))])
+        for start, _, end in windows(total, n_ctx, n_ctx // 2 // ratio * ratio):
             need = n_ctx // ratio
-            upper = above[:, window.start // ratio :][:, :need]
+            upper = above[:, start // ratio :][:, :need]
             upper = torch.cat([upper, upper[:, -1:].expand(-1, need - upper.shape[1])], dim=1).numpy()
-            first = [start * column + window.start for start in clips.starts]
+            first = [clip * column + start for clip in clips.starts]
             items = [window_conditions(s, config, f, u) for s, f, u in zip(clips.songs, first, upper, strict=True)]
-            state = prior.start(stack(items), {stream.name: made[:, window.start :]}, rngs, params)
-            new = [part[stream.name] for part in prior.sample(state, window.end - window.known)]
-            made = torch.cat([made, *new], dim=1)
+            known = Known.prefix(stream.name, made[:, start:], end - start)
+            window = Window(start, end - start, total)
+            whole = sample_window(prior, window, known, stack(items), noise, {stream.name: params})[stream.name]
+            made = torch.cat([made[:, :start], whole], dim=1)
         above = made
     return above
 
 
 def masked_figures(
     model: ModelFolder, held: HeldOut, *, count: int = 24, seed: int = 0, passes: Sequence[int] = (1, 4, 12, 36),
-    params: SamplingParams | None = None, one: SamplingParams | None = None,
+    params: MaskedParams | None = None, one: AutoregressiveParams | None = None,
 ) -> dict:  # fmt: skip
-    """All figures of the model's masked prior; `params` draws its codes, `one` those of the priors beside it."""
-    prior, params, one = model.prior("masked"), params or SamplingParams(), one or SamplingParams(temperature=0.5)
-    assert isinstance(prior, Inpaints)
+    """All figures of the model's masked prior, sampled with `params`; the autoregressive priors are sampled with `one`."""
+    prior, params, one = model.prior("masked"), params or MaskedParams(), one or AutoregressiveParams(temperature=0.5)
+    assert prior.spec.prompt == "any"
     clips = draw_clips(model, held, prior.config, count, seed)
     *finer, top = clips.codes
     distance = SoundDistance.of(model, clips.codes[finer[0]])

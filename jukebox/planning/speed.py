@@ -16,10 +16,10 @@ import torch
 
 from jukebox.model.folder import hollow
 from jukebox.planning.sampling import Speed
-from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
 from priors.conditioning.conditions import Conditions
-from priors.prior import HasTrunk
-from priors.spec import SamplingParams
+from priors.noise import Generators
+from priors.prior import HasTrunk, Known, Window
 from priors.transformer.config import LOCAL, TrunkConfig
 
 MOST = 128_000_000  # bytes of matrices that are read
@@ -60,12 +60,13 @@ def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int
     for parameter in prior.parameters():
         parameter.fill_(0.01)
     assert isinstance(prior, HasTrunk)
-    prior.compiled = compiled
-    rngs = [torch.Generator() for _ in range(rows)]
-    prompt = {"vq.0": torch.zeros(rows, 0, dtype=torch.long, device=device)}
-    state = prior.start(Conditions(), prompt, rngs, SamplingParams())
-    next(iter(prior.sample(state, 1)))  # the first code is there when a window starts
-    return _seconds(lambda: next(iter(prior.sample(state, 1))), device, trunk.n_ctx - 2)
+    prior.compiled, prior.block = compiled, 1
+    known = Known.prefix("vq.0", torch.zeros(rows, 0, dtype=torch.long, device=device), trunk.n_ctx)
+    noise = Generators([torch.Generator() for _ in range(rows)])
+    window = Window(0, trunk.n_ctx, trunk.n_ctx)
+    codes = prior.sample(prior.start(window, known, Conditions(), noise, {"vq.0": AutoregressiveParams()}))
+    next(codes)  # its logits come with the start of the window
+    return _seconds(lambda: next(codes), device, trunk.n_ctx - 2)
 
 
 def _seconds(function: Callable[[], object], device: str, most: int = 1000) -> float:

@@ -16,6 +16,8 @@ from data_prep.errors import UserError
 from launch.bench.alternate import best_seconds, check_peer, run_peer, write_rows
 
 if TYPE_CHECKING:
+    import torch
+
     from priors.autoregressive.model import AutoregressivePrior
     from priors.conditioning.conditions import Conditions
 
@@ -125,15 +127,13 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
     """Codes a second of all samples together: drawn as in a song, and by the matrix products alone."""
     import torch
 
-    from priors.spec import SamplingParams
+    from launch.bench.sample import start_window
 
     n_ctx = prior.config.n_ctx
-    cond = _conditions(prior, batch, seed)
-    nothing = {prior.stream: torch.zeros(batch, 0, dtype=torch.long)}
+    cond, nothing = _conditions(prior, batch, seed), torch.zeros(batch, 0, dtype=torch.long)
 
     def window(length: int = n_ctx - 1) -> None:
-        rngs = [torch.Generator().manual_seed(seed + i) for i in range(batch)]
-        for _ in prior.sample(prior.start(cond, nothing, rngs, SamplingParams()), length):
+        for _ in prior.sample(start_window(prior, nothing, cond, length, seed)):
             pass
 
     window(2)  # first calls allocate
@@ -162,12 +162,12 @@ def _conditions(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions
     return Conditions(above=torch.randint(config.bins, (batch, length), generator=rng))
 
 
-def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: dict) -> list[tuple[Callable, tuple]]:
+def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: torch.Tensor) -> list[tuple[Callable, tuple]]:
     """The matrix products with weights of one decoding step, recorded from torch's own dispatch."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from priors.spec import SamplingParams
+    from launch.bench.sample import start_window
 
     aten, recorded = torch.ops.aten, []
 
@@ -177,11 +177,9 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: d
                 recorded.append((func, args))
             return func(*args, **(kwargs or {}))
 
-    batch = nothing[prior.stream].shape[0]
-    rngs = [torch.Generator().manual_seed(i) for i in range(batch)]
-    state = prior.start(cond, nothing, rngs, SamplingParams())
+    state = start_window(prior, nothing, cond, prior.config.n_ctx)
     with torch.no_grad(), Recorder():
-        prior.advance(state, torch.zeros(batch, dtype=torch.long))
+        prior.advance(state, torch.zeros(len(nothing), dtype=torch.long))
     if not recorded:
         raise RuntimeError("one decoding step ran no matrix product that could be recorded")
     return recorded

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from jukebox.model.folder import ModelFolder
     from priors.autoregressive.model import AutoregressivePrior
+    from priors.autoregressive.state import DecodeState
+    from priors.conditioning.conditions import Conditions
 
 DTYPES = ("float32", "bfloat16", "int8")
 
@@ -112,7 +114,6 @@ def main(job: dict[str, Any]) -> None:
     import torch
 
     from priors.autoregressive import native
-    from priors.spec import SamplingParams
 
     torch.set_num_threads(job["threads"])
     prior = _prior(job)
@@ -123,9 +124,8 @@ def main(job: dict[str, Any]) -> None:
         case = Case(**json.loads(line))
         batches.add(case.batch)
         cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))
-        prime = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
-        rngs = [torch.Generator().manual_seed(i) for i in range(case.batch)]
-        for _ in prior.sample(prior.start(cond, {prior.stream: prime}, rngs, SamplingParams()), case.tokens):
+        prompt = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
+        for _ in prior.sample(start_window(prior, prompt, cond, case.prime + case.tokens)):
             pass
 
     def report() -> dict[str, Any]:
@@ -135,6 +135,19 @@ def main(job: dict[str, Any]) -> None:
         return {"products": products, **sizes, "reading_gb_per_second": some.nbytes / 1e9 / best_seconds(some.sum)}
 
     serve(run, report)
+
+
+def start_window(prior: AutoregressivePrior, prompt: torch.Tensor, cond: Conditions, length: int, seed: int = 0) -> DecodeState:
+    """State of a window of `length` codes that begins with a prompt; the generator of row i has seed `seed` + i."""
+    import torch
+
+    from priors.autoregressive.config import AutoregressiveParams
+    from priors.noise import Generators
+    from priors.prior import Known, Window
+
+    noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(len(prompt))])
+    known = Known.prefix(prior.stream, prompt, length)
+    return prior.start(Window(0, length, length), known, cond, noise, {prior.stream: AutoregressiveParams()})
 
 
 def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:

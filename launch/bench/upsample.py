@@ -142,8 +142,8 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
     """Both levels, the windows of each one after another or as one batch; steps one after another."""
     import torch
 
+    from launch.bench.sample import start_window
     from priors.conditioning.conditions import Conditions
-    from priors.spec import SamplingParams
 
     above, steps = top, 0
     for prior in ones:
@@ -153,10 +153,8 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
         upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
         made = []
         for some in [upper] if parallel else upper.split(1):
-            rngs = [torch.Generator().manual_seed(i) for i in range(len(some))]
-            nothing = torch.zeros(len(some), 0, dtype=torch.long)
-            state = prior.start(Conditions(above=some), {prior.stream: nothing}, rngs, SamplingParams())
-            made.append(torch.cat([part[prior.stream] for part in prior.sample(state, n_ctx)], dim=1))
+            state = start_window(prior, torch.zeros(len(some), 0, dtype=torch.long), Conditions(above=some), n_ctx)
+            made.append(torch.cat([update.values for update in prior.sample(state)], dim=1))
             steps += n_ctx
         codes = torch.cat(made)
         above = torch.cat([codes[0], *(row[early:] for row in codes[1:])])[None, :total]
@@ -164,20 +162,20 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
 
 
 def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
-    """Both levels filled; passes, counted as they come."""
+    """Sample both levels; the number of passes, of which each gives an update."""
     import torch
 
     from priors.conditioning.conditions import Conditions
-    from priors.spec import SamplingParams
+    from priors.masked.config import MaskedParams
+    from priors.noise import Generators
+    from priors.prior import Known, Window
 
     ratios = masked.config.ratios.items()
     codes = {stream: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long) for stream, ratio in ratios} | {"vq.2": top}
     known = {stream: torch.full_like(x, stream == "vq.2", dtype=torch.bool) for stream, x in codes.items()}
-    passes: list[int] = []
-    params = {"vq.1": SamplingParams(passes=middle), "vq.0": SamplingParams(passes=bottom)}
-    rngs = [torch.Generator().manual_seed(0)]
-    masked.fill(codes, known, Conditions(), rngs, params, lambda *_: passes.append(1))
-    return len(passes)
+    params = {"vq.1": MaskedParams(passes=middle), "vq.0": MaskedParams(passes=bottom)}
+    window, noise = Window(0, top.shape[1], top.shape[1]), Generators([torch.Generator().manual_seed(0)])
+    return sum(1 for _ in masked.sample(masked.start(window, Known(codes, known), Conditions(), noise, params)))
 
 
 def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], threads: int) -> list[dict[str, Any]]:
@@ -213,21 +211,20 @@ def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, 
     from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
     from jukebox.evaluation.metrics import table
     from jukebox.model.folder import ModelFolder
-    from priors.masked.model import MaskedPrior
-    from priors.spec import SamplingParams
+    from priors.autoregressive.config import AutoregressiveParams
+    from priors.masked.config import MaskedParams
 
     opened = ModelFolder.from_pretrained(model)
     prior, held = opened.prior("masked"), hold_out(opened, Path(data), 8, 20.0)
-    assert isinstance(prior, MaskedPrior)
     clips = draw_clips(opened, held, prior.config, 16, seed)
     bottom, middle, top = clips.codes
     distance, rows = SoundDistance.of(opened, clips.codes[bottom]), []
 
     def filled(passes: tuple[int, int]) -> Any:
-        params = {middle: SamplingParams(passes=passes[0]), bottom: SamplingParams(passes=passes[1])}
+        params = {middle: MaskedParams(passes=passes[0]), bottom: MaskedParams(passes=passes[1])}
         return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[bottom]
 
-    arms = {"one after another": lambda: autoregressive_codes(opened, clips, SamplingParams(temperature=0.5), seed)}
+    arms = {"one after another": lambda: autoregressive_codes(opened, clips, AutoregressiveParams(temperature=0.5), seed)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()

@@ -15,8 +15,9 @@ import torch
 from data_prep.audio.audio import write_wav
 from jukebox.report.spectrograms import heat
 from jukebox.song import PreparedSong, window_conditions
-from priors.prior import ScoresLyrics
-from priors.spec import SamplingParams
+from priors.noise import Generators
+from priors.prior import Known, Prior, ScoresLyrics, Window, sample_window
+from priors.registry import PRIOR_PARAMS
 from vqvae.codec import Codec
 
 if TYPE_CHECKING:
@@ -43,6 +44,17 @@ def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, 
     return [*files, heat(vectors.T.cpu().numpy(), folder / f"step_{step:07d}_codebook.png")]
 
 
+def nothing_known(model: Prior, codec: Codec, length: int, device: torch.device) -> Known:
+    """A window of one row of which no frame is known."""
+    sequences, mask = {}, {}
+    for name in model.spec.writes:
+        stream, frames = codec.spec.stream(name), length * model.config.frames(name) // model.config.n_ctx
+        dtype = torch.float32 if stream.bins is None else torch.long
+        sequences[name] = torch.zeros(1, frames, *stream.frame_shape, dtype=dtype, device=device)
+        mask[name] = torch.zeros(1, frames, dtype=torch.bool, device=device)
+    return Known(sequences, mask)
+
+
 @torch.no_grad()
 def prior_examples(
     model: Any, codec: Codec, codes: Any, song: str, prepared: PreparedSong, folder: Path, step: int, seed: int,
@@ -56,10 +68,13 @@ def prior_examples(
     for name in model.spec.reads:
         above = codes.read(song, name, 0, config.n_ctx // config.ratio)
     cond = window_conditions(prepared, config, 0, above).to(device)
-    rngs = [torch.Generator().manual_seed(seed)]  # the same numbers at every step: what changes was learned
-    prompt = {stream: torch.zeros(1, 0, dtype=torch.long, device=device)}
-    state = model.start(cond, prompt, rngs, SamplingParams())
-    made = torch.cat([part[stream] for part in model.sample(state, length)], dim=1)
+    noise = Generators([torch.Generator().manual_seed(seed)])  # the same numbers at every step: what changes was learned
+    window, known, params = (
+        Window(0, length, length),
+        nothing_known(model, codec, length, device),
+        PRIOR_PARAMS.load(config.kind)(),
+    )
+    made = sample_window(model, window, known, cond, noise, {stream: params})[stream]
     files = [folder / f"step_{step:07d}_sample.wav"]
     write_wav(files[0], codec.decode_long(made.cpu(), stream)[0].numpy(), config.sample_rate)
     if isinstance(model, ScoresLyrics) and (layers := model.lyric_layers()):

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
-from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TrainingCost
+from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
 from priors.transformer.config import BF16, FLOAT, TrunkConfig
+
+
+@dataclass(frozen=True)
+class AutoregressiveParams(TokenParams):
+    """Sampling parameters of an autoregressive prior."""
+
+    guidance: float = 1.0  # scale of classifier-free guidance; 1 is none
+    published: bool = False  # reproduce the published code where ours is deliberately different
 
 
 @dataclass(frozen=True)

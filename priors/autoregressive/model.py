@@ -13,14 +13,14 @@ encoder, or (an encoder without a trunk of its own) as letters in front of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
 from priors.autoregressive.int8 import quantise
 from priors.autoregressive.state import ConditioningInputs, DecodeState, join_batches
 from priors.autoregressive.step import stepper
@@ -29,8 +29,7 @@ from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.conditioning.upsampler import Upsampler
 from priors.logits import draw, uniforms
-from priors.prior import Batch, Mask, Prior, Sequences
-from priors.spec import SamplingParams
+from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
 from priors.transformer.cache import Caches
 from priors.transformer.trunk import Transformer
 
@@ -60,6 +59,7 @@ class AutoregressivePrior(Prior):
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
+        self.block = 64  # codes of an update
         self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
 
     @torch.no_grad()
@@ -208,14 +208,11 @@ class AutoregressivePrior(Prior):
 
     @torch.no_grad()
     def start(
-        self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams
+        self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, AutoregressiveParams]
     ) -> DecodeState:
-        codes = prompt[self.stream]
-        if codes.shape[1] >= self.config.n_ctx:
-            raise ValueError(
-                f"a prompt of {codes.shape[1]} codes fills the window of {self.config.n_ctx}; leave room for new ones"
-            )
-        guided = params.guidance != 1.0
+        codes, own = self._prompt(window, known), params[self.stream]
+        prompt, guided = codes.shape[1], own.guidance != 1.0
+        numbers = uniforms(noise.sequential(), window.length - prompt).to(codes.device)
         conditioning = self.encode_conditions(cond, codes.shape[0])
         if guided:  # a second batch that is conditioned on nothing but the codes above
             bare = self.encode_conditions(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
@@ -226,7 +223,19 @@ class AutoregressivePrior(Prior):
         y = self.trunk.prefill(x, caches)[:, -1:]
         last = None if conditioning.steps is None else conditioning.steps[:, x.shape[1] - 1 : x.shape[1]]
         logits = self.head(y, last)[:, 0]
-        return DecodeState(conditioning, caches, x.shape[1], logits, None, rngs, params, guided)
+        return DecodeState(conditioning, caches, x.shape[1], logits, own, numbers, prompt, guided=guided)
+
+    def _prompt(self, window: Window, known: Known) -> Int[Tensor, "b t"]:
+        """The known codes of a window, which come first in every row."""
+        mask, n_ctx = known.mask[self.stream], self.config.n_ctx
+        if mask.shape[1] != window.length or window.length > n_ctx:
+            raise ValueError(f"{mask.shape[1]} codes in a window of {window.length}; expected as many, and at most {n_ctx}")
+        prompt = int(mask[0].sum())
+        if not (mask == (torch.arange(window.length, device=mask.device) < prompt)).all():
+            raise ValueError(f"the known codes of {self.stream} must be the first ones, as many in every row")
+        if prompt == window.length:
+            raise ValueError(f"a prompt of {prompt} codes fills the window of {window.length}; leave room for new ones")
+        return known.sequences[self.stream][:, :prompt]
 
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
@@ -264,13 +273,12 @@ class AutoregressivePrior(Prior):
         return logits
 
     @torch.no_grad()
-    def sample(self, state: DecodeState, length: int, chunk: int = 64) -> Iterator[Sequences]:
-        shift = self.vocabulary - self.config.bins
-        numbers = uniforms(state.rngs, length).to(self.x_emb.weight.device)
-        made: list[Tensor] = []
-        for i in range(length):
-            state.code, state.logits = draw(self.next_logits(state), numbers[:, i], state.params), None
-            made.append((state.code - shift).clamp(min=0))
-            if len(made) == chunk or i == length - 1:
-                yield {self.stream: torch.stack(made, dim=1)}
-                made = []
+    def sample(self, state: DecodeState) -> Iterator[Update]:
+        length, shift = state.numbers.shape[1], self.vocabulary - self.config.bins
+        while state.done < length:
+            start, made = state.prompt + state.done, []
+            for number in state.numbers[:, state.done : state.done + self.block].unbind(1):
+                state.code, state.logits = draw(self.next_logits(state), number, state.params), None
+                made.append((state.code - shift).clamp(min=0))
+            state.done += len(made)
+            yield Update(self.stream, start, torch.stack(made, dim=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.autoregressive.config import AutoregressiveConfig
-from priors.spec import SamplingParams
+from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
+from priors.prior import check_shapes
 from priors.transformer.cache import Cache, Caches, CrossCache
 from priors.transformer.trunk import Transformer
 
@@ -51,37 +51,43 @@ class ConditioningInputs:
 class DecodeState:
     """A window in progress: conditioning inputs, caches, and the logits of the next code.
 
-    The logits are None while `code`, the last one drawn, has not been an input yet.
+    The logits are None while `code`, the last one sampled, has not been an input yet.
     """
 
     conditioning: ConditioningInputs
     caches: list[Cache | CrossCache]
     position: int  # steps in the caches
     logits: Tensor | None
-    code: Tensor | None
-    rngs: Sequence[torch.Generator]
-    params: SamplingParams
+    params: AutoregressiveParams
+    numbers: Float[Tensor, "b t"]  # uniform ones, of each code that is to be sampled
+    prompt: int = 0  # known frames of the window
+    done: int = 0  # codes sampled
+    code: Tensor | None = None
     guided: bool = False
     step: Step | None = None  # takes a code as input; made when the first one comes
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What distinguishes this state, after a code was drawn, from that which `start` returns; on the CPU."""
+        """What distinguishes this state, after a code was sampled, from that which `start` returns; on the CPU."""
         assert self.code is not None
         buffers = {name: buffer.cpu() for name, buffer in self._buffers()}
-        return {**buffers, "code": self.code.cpu(), "position": torch.tensor([self.position])}
+        return {
+            **buffers,
+            "code": self.code.cpu(),
+            "position": torch.tensor([self.position]),
+            "done": torch.tensor([self.done]),
+        }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a state of the same start to where `tensors` were taken; the caller advances the generators.
+        """Bring a state of the same start to where `tensors` were taken.
 
         ValueError where they are of another shape, and nothing is changed.
         """
-        for name, buffer in self._buffers():
-            if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (buffer.shape, buffer.dtype):
-                raise ValueError(f"{name} is not {buffer.dtype} of shape {tuple(buffer.shape)}")
+        one = torch.zeros(1, dtype=torch.long)
+        check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})
         for name, buffer in self._buffers():
             buffer.copy_(tensors[name])
         self.code, self.logits = tensors["code"].to(self.conditioning.start.device), None
-        self.position, self.step = int(tensors["position"]), None
+        self.position, self.done, self.step = int(tensors["position"]), int(tensors["done"]), None
 
     @property
     def nbytes(self) -> int:

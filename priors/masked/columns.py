@@ -88,7 +88,7 @@ def draw_masks(columns: int, ratios: Mapping[str, int], rng: np.random.Generator
 
     In a third of the windows each, no stream, the coarsest, or all but the finest are known. Of the others every code is
     masked with the probability of the cosine schedule. In half of the windows that is all; the other half looks as in
-    `fill`, which completes a stream before it begins with the next: outside a region all is known, inside it nothing of
+    sampling, which completes a stream before it begins with the next: outside a region all is known, inside it nothing of
     the finer streams, which the loss does not count.
     """
     known, share = int(rng.integers(len(ratios))), share_masked(rng.random())

@@ -8,13 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from priors.conditioning.config import LabelConfig, LyricConfig
-from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
+from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams
 from priors.transformer.config import TrunkConfig
 from vqvae.jukebox.config import convolution, residual_stack
 
 PASSES = 12  # of a level whose parameters do not specify them
 CODES_AT_ONCE = 256  # codes whose logits are in memory at once: they stay in the cache of a core
 CHUNK = 2**18  # numbers of a layer that are in memory at once
+
+
+@dataclass(frozen=True)
+class MaskedParams(TokenParams):
+    """Sampling parameters of masked parallel decoding."""
+
+    passes: int = 0  # in which a stream is sampled; 0: PASSES
+    noise: float = 4.5  # weight of the Gumbel noise in the order in which codes are fixed
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,27 @@
-"""MaskedPrior: the codes of all levels, with holes, filled many at once in a few passes (VampNet, arXiv:2307.04686).
+"""MaskedPrior: codes of all levels, inpainted by masked parallel decoding (VampNet, arXiv:2307.04686).
 
-    loss(sequences, cond, keep)               cross entropy of the codes that are not kept, given those that are
-    fill(sequences, keep, cond, rngs, params)  the same sequences, what is not kept drawn anew
+    loss(batch)                               cross entropy of the masked codes, given those that are known
+    start(window, known, cond, noise, params)  then sample(state): the streams that `params` names, coarsest first
 
-`sequences` are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1 of level
-0, 1, 2. `keep` says which are known, Bool of the same shapes; what is not kept is never looked at. `cond` are the conditions of the
-window, `rngs` a generator a sample, `params` maps each level to be filled to its `SamplingParams`: `passes` rounds, temperature,
-`noise` of the order. Kept codes come out as they went in.
+Sequences are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1 of level
+0, 1, 2. Masks, Bool of the same shapes, say which codes are known: these are returned unchanged, and the values of others are never
+read. `params` maps each stream that is sampled to its `MaskedParams`: passes, temperature, noise of the order.
 
-    columns   the vectors of their codes, or MASK a slot, side by side   + position + labels + timing
-    trunk     blocks that see all columns before and behind; `cross` layers listen to the lyrics
-    level     back at a level's own rate: what the trunk says of the column, the code itself and its neighbours, the codes above
+    columns   the vectors of their codes, or one MASK per slot, concatenated   + position + labels + timing
+    trunk     blocks that attend to all columns before and after; `cross` layers attend to the lyrics
+    level     back at a level's own rate: the trunk's output for the column, the code itself and its neighbours, the codes above
               and below; dilated convolutions over these, with the same weights for every slot
     logits    of the codes that are asked for, and of no others
 
-Filling goes level by level, coarsest first, and so codes compete within their level only: fine codes are less likely and would
-always come last. In each pass every unknown code is drawn, and those that the model is least sure of are hidden again; how many, the
-cosine schedule says, for every item of the batch from its own number of unknown codes (MaskGIT, arXiv:2202.04200).
+Levels are sampled one after the other, coarsest first, and so codes compete within their level only: fine codes are less likely and
+would always come last. Each pass samples every unknown code and masks those of the least confidence again; the cosine schedule
+specifies how many, for every row of the batch from its own number of unknown codes (MaskGIT, arXiv:2202.04200).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -37,40 +35,12 @@ from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.logits import draw_surely, uniforms
 from priors.masked.columns import ColumnEmbedding, draw_masks, left_after
-from priors.masked.config import CODES_AT_ONCE, PASSES, MaskedConfig
+from priors.masked.config import CODES_AT_ONCE, MaskedConfig, MaskedParams
 from priors.masked.heads import EncodedColumns, LevelHead
-from priors.prior import Batch, Mask, Prior, Sequences
-from priors.spec import SamplingParams
+from priors.masked.state import ColumnConditioning, MaskedState
+from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
 from priors.transformer.linear import LayerNorm, Linear
 from priors.transformer.trunk import Transformer
-
-Watch = Callable[[str, int, Tensor], None]  # (stream, pass, what is unknown after it)
-
-
-@dataclass
-class ColumnConditioning:
-    """Conditions as the trunk takes them: what is added to every column (b t w), lyrics (b n w), seconds to them (b t n)."""
-
-    columns: Tensor
-    encoded: Tensor | None
-    distance: Tensor | None
-
-
-@dataclass
-class FillState:
-    """Sampling that has not begun: what is known, and the parameters of the rest."""
-
-    cond: Conditions
-    known: Sequences
-    rngs: Sequence[torch.Generator]
-    params: SamplingParams
-    nbytes: int = 0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """A window is sampled whole or not at all."""
 
 
 class MaskedPrior(Prior):
@@ -187,46 +157,45 @@ class MaskedPrior(Prior):
     # ---- sampling
 
     @torch.no_grad()
-    def fill(
-        self, sequences: Sequences, known: Mask, cond: Conditions, rngs: Sequence[torch.Generator],
-        params: Mapping[str, SamplingParams], watch: Watch | None = None,
-    ) -> Sequences:  # fmt: skip
-        """The sequences with every unknown code sampled, stream by stream, in `params[stream].passes` passes.
+    def start(
+        self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, MaskedParams]
+    ) -> MaskedState:
+        """Streams that `params` does not name are left as they are: known codes, and 0 elsewhere."""
+        streams, mask = self.config.streams, known.mask
+        self._check(window, known)
+        codes = {stream: known.sequences[stream].masked_fill(~mask[stream], 0) for stream in streams}
+        conditioning = self.encode_conditions(cond, *codes[streams[-1]].shape)
+        lacking = {stream: (~mask[stream]).sum(dim=1).tolist() for stream in streams}
+        order = [stream for stream in reversed(streams) if stream in params]
+        return MaskedState(conditioning, codes, dict(mask), noise.sequential(), params, order, lacking)
 
-        Streams that `params` does not name are left as they are: known codes, and 0 elsewhere.
-        """
-        streams = self.config.streams
-        self._check(sequences, known)
-        codes = {stream: sequences[stream].masked_fill(~known[stream], 0) for stream in streams}
-        fixed = {stream: known[stream].clone() for stream in streams}
-        conditioning = self.encode_conditions(cond, *sequences[streams[-1]].shape)
-        for stream in reversed(streams):
-            if stream in params and not known[stream].all():
-                self._fill_stream(stream, codes, fixed, conditioning, rngs, params[stream], watch)
-        return codes
+    @torch.no_grad()
+    def sample(self, state: MaskedState) -> Iterator[Update]:
+        """Streams one after the other, each whole after its last pass; an empty update after each of its other passes."""
+        while state.turn < len(state.streams):
+            stream = state.streams[state.turn]
+            while state.step < state.passes(stream):
+                self._pass(stream, state)
+                if state.step < state.passes(stream):
+                    yield Update(stream, 0, state.codes[stream][:, :0])
+            state.turn, state.step = state.turn + 1, 0
+            yield Update(stream, 0, state.codes[stream])
 
-    def _fill_stream(
-        self, stream: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
-        rngs: Sequence[torch.Generator], params: SamplingParams, watch: Watch | None,
-    ) -> None:  # fmt: skip
-        """Make all of a stream known; `codes` and `known` are changed in place."""
-        passes = params.passes or PASSES
-        unknown = ~known[stream]
-        at_first = unknown.sum(dim=1).tolist()
-        for step in range(1, passes + 1):
-            chance, order = numbers_for(rngs, at_first, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
-            new, log_p = self._draw(stream, codes, known, conditioning, chance, params)
-            codes[stream] = torch.where(unknown, new, codes[stream])
-            confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
-            left = torch.tensor([left_after(step, passes, count) for count in at_first], device=unknown.device)
-            unknown = least_sure(confidence.masked_fill(~unknown, torch.inf), left)
-            known[stream] = ~unknown
-            if watch:
-                watch(stream, step, unknown)
+    def _pass(self, stream: str, state: MaskedState) -> None:
+        """Sample all unknown codes of a stream and keep the most probable, as many as the schedule has."""
+        codes, known, lacking, params = state.codes, state.known, state.lacking[stream], state.params[stream]
+        unknown, step, passes = ~known[stream], state.step + 1, state.passes(stream)
+        chance, order = numbers_for(state.rngs, lacking, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
+        new, log_p = self._draw(stream, codes, known, state.conditioning, chance, params)
+        confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
+        left = torch.tensor([left_after(step, passes, count) for count in lacking], device=unknown.device)
+        codes[stream] = torch.where(unknown, new, codes[stream])
+        known[stream] = ~least_sure(confidence.masked_fill(~unknown, torch.inf), left)
+        state.step = step
 
     def _draw(
         self, stream: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
-        chance: Float[Tensor, "b n"], params: SamplingParams,
+        chance: Float[Tensor, "b n"], params: MaskedParams,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
         """A code for everything unknown of a stream, by its number in `chance`, and its log probability."""
         asked, new, log_p = ~known[stream], torch.zeros_like(codes[stream]), torch.zeros_like(chance)
@@ -239,39 +208,18 @@ class MaskedPrior(Prior):
                 log_p[:, here][some] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 
-    def _check(self, sequences: Sequences, keep: Mask) -> None:
+    def _check(self, window: Window, known: Known) -> None:
         streams, ratios = self.config.streams, tuple(self.config.ratios.values())
-        if set(sequences) != set(streams) or set(keep) != set(streams):
-            raise ValueError(f"codes of {sorted(sequences)}, masks of {sorted(keep)}; expected those of {', '.join(streams)}")
-        columns = sequences[streams[-1]].shape[1]
-        lengths = {tuple(len(x[stream][0]) for stream in streams) for x in (sequences, keep)}
-        if not 0 < columns <= self.config.n_ctx or lengths != {tuple(columns * ratio for ratio in ratios)}:
+        if set(known.sequences) != set(streams) or set(known.mask) != set(streams):
             raise ValueError(
-                f"codes and masks of lengths {sorted(lengths)}; expected 1 to {self.config.n_ctx} columns of {ratios} codes each"
+                f"codes of {sorted(known.sequences)}, masks of {sorted(known.mask)}; expected those of {', '.join(streams)}"
             )
-
-    # ---- as every prior: what follows a prompt, or lies under the codes of coarser streams
-
-    def start(self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams) -> FillState:
-        """`prompt` has the beginning of every stream; a stream that is known further than others conditions them."""
-        return FillState(cond, prompt, rngs, params)
-
-    def sample(self, state: FillState, length: int) -> Iterator[Sequences]:
-        """The codes after the prompt, up to `length` columns after that of the stream of which least is known."""
-        ratios = self.config.ratios
-        columns = length + min(codes.shape[1] // ratios[stream] for stream, codes in state.known.items())
-        codes, keep = {}, {}
-        for stream, known in state.known.items():
-            missing = columns * ratios[stream] - known.shape[1]
-            if missing < 0:
-                raise ValueError(f"{stream} is known further than the {columns} columns asked for; ask for more")
-            codes[stream] = F.pad(known, (0, missing))
-            keep[stream] = F.pad(torch.ones_like(known, dtype=torch.bool), (0, missing))
-        made = self.fill(codes, keep, state.cond, state.rngs, dict.fromkeys(codes, state.params))
-        for stream in reversed(self.config.streams):
-            known = state.known[stream]
-            if made[stream].shape[1] > known.shape[1]:
-                yield {stream: made[stream][:, known.shape[1] :]}
+        lengths = {tuple(x[stream].shape[1] for stream in streams) for x in known}
+        if not 0 < window.length <= self.config.n_ctx or lengths != {tuple(window.length * ratio for ratio in ratios)}:
+            raise ValueError(
+                f"codes and masks of lengths {sorted(lengths)} in a window of {window.length} columns; expected 1 to "
+                f"{self.config.n_ctx} columns of {ratios} codes each"
+            )
 
 
 def join_masks(rows: Sequence[tuple[Mask, Mask]]) -> tuple[Mask, Mask]:

@@ -84,19 +84,22 @@ def sample_codes(folder: Path, count: int = 16) -> None:
 
     from jukebox.model.folder import ModelFolder
     from jukebox.song import PreparedSong, Song, window_conditions
+    from priors.autoregressive.config import AutoregressiveParams
     from priors.conditioning.conditions import stack
-    from priors.spec import SamplingParams
+    from priors.noise import Generators
+    from priors.prior import Known, Window, sample_window
 
     model = ModelFolder.from_pretrained(folder)
     prior = model.prior("prior_2", "bfloat16")
     song = Song("artist 7", ("genre 3",), "a song of no meaning", (), 60.0)
     prepared = PreparedSong.of(song, model.labels_of("prior_2"), model.vocabulary, model.sample_rate)
     cond = stack([window_conditions(prepared, prior.config, 0, None)])
-    state = prior.start(
-        cond, {"vq.2": torch.zeros(1, 0, dtype=torch.long)}, [torch.Generator().manual_seed(0)], SamplingParams()
+    known, noise = (
+        Known.prefix("vq.2", torch.zeros(1, 0, dtype=torch.long), count),
+        Generators([torch.Generator().manual_seed(0)]),
     )
-    codes = torch.cat([part["vq.2"] for part in prior.sample(state, count)], dim=1)
-    print(f"codes {codes[0].tolist()}")
+    made = sample_window(prior, Window(0, count, count), known, cond, noise, {"vq.2": AutoregressiveParams()})
+    print(f"codes {made['vq.2'][0].tolist()}")
 
 
 def child(module: str, name: str, argument: str) -> Ran:

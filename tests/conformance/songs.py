@@ -15,9 +15,9 @@ from jukebox.model.settings import prior_config, vqvae_config
 from jukebox.sampling.windows import starts, windows
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.vocabulary import PUBLISHED, Characters, linear_window
-from priors.spec import SamplingParams
+from priors.prior import Window
 from tests.conformance.golden import Check, Golden, apart, apart_of_largest
-from tests.conformance.priors import conditions
+from tests.conformance.priors import conditions, sample_greedily
 from vqvae.jukebox.vqvae import VQVAE
 
 
@@ -84,13 +84,12 @@ class Pipeline:
         """Fill a level, greedily; yields every window's start and label rows."""
         prior, stream = self.priors[level], self.priors[level].stream
         n_ctx, ratio, reads = prior.config.n_ctx, prior.config.ratio, prior.config.reads
-        for start, known, end in windows(total, n_ctx, hop, codes[stream].shape[1], published=True):
+        for start, _, end in windows(total, n_ctx, hop, codes[stream].shape[1], published=True):
             above = codes[reads][:, start // ratio : (start + n_ctx) // ratio] if reads else None
             y = self.labels(level, start)
-            prime, rngs = {stream: codes[stream][:, start:]}, [torch.Generator()] * len(y)
-            state = prior.start(conditions(prior, y, above), prime, rngs, SamplingParams(temperature=0.0, published=True))
-            new = [part[stream] for part in prior.sample(state, end - known)]
-            codes[stream] = torch.cat([codes[stream], *new], dim=1)
+            window = Window(start, end - start, total)
+            made = sample_greedily(prior, window, codes[stream][:, start:], conditions(prior, y, above))
+            codes[stream] = torch.cat([codes[stream][:, :start], made], dim=1)
             yield start, y
 
     def alignment(self, codes: Tensor, hop: int) -> list[Tensor]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import nn
 
-from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior
+from priors.autoregressive.state import DecodeState
 from priors.conditioning.conditions import Conditions, Lyrics
 from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
+from priors.noise import Generators
+from priors.prior import Known, Window
 from priors.transformer.config import LOCAL, TrunkConfig
 
 BINS, RATE = 11, 1000
@@ -54,6 +57,18 @@ def randomise(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module
     for parameter in module.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * scale
     return module
+
+
+def started(
+    prior: AutoregressivePrior, prompt: torch.Tensor, cond: Conditions, params: AutoregressiveParams | None = None,
+    seeds: Sequence[int] = (), length: int = 0,
+) -> DecodeState:  # fmt: skip
+    """A window of `length` codes (0: as long as can be) that begins with a prompt; row i has seed i by default."""
+    length = length or prior.config.n_ctx
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(prompt))]
+    known = Known.prefix(prior.stream, prompt, length)
+    params = params or AutoregressiveParams()
+    return prior.start(Window(0, length, length), known, cond, Generators(rngs), {prior.stream: params})
 
 
 @pytest.fixture(params=KINDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from priors.logits import draw, draw_surely, filter_logits, uniforms
-from priors.spec import SamplingParams
+from priors.spec import TokenParams
 
 LOGITS = torch.tensor([[0.1, 3.0, 2.0, 3.0, -1.0]])
 
@@ -22,9 +22,7 @@ def test_filters_keep_ties_and_the_code_that_crosses():
     assert kept(top_k=3, top_p=0.5) == [1, 3]
 
 
-@pytest.mark.parametrize(
-    "params", [SamplingParams(), SamplingParams(temperature=0.5), SamplingParams(top_k=3), SamplingParams(top_p=0.9)]
-)
+@pytest.mark.parametrize("params", [TokenParams(), TokenParams(temperature=0.5), TokenParams(top_k=3), TokenParams(top_p=0.9)])
 def test_drawn_codes_have_the_probabilities_asked_for(params):
     numbers = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
     codes = draw(LOGITS.expand(20000, -1), numbers, params)
@@ -34,9 +32,9 @@ def test_drawn_codes_have_the_probabilities_asked_for(params):
 
 
 def test_temperature_0_is_the_likeliest_and_filtered_codes_never_come():
-    assert draw(LOGITS[:, :3], torch.tensor([0.99]), SamplingParams(temperature=0.0)).item() == 1
+    assert draw(LOGITS[:, :3], torch.tensor([0.99]), TokenParams(temperature=0.0)).item() == 1
     for number in (0.0, 1 - 1e-16):
-        assert draw(LOGITS, torch.tensor([number], dtype=torch.float64), SamplingParams(top_k=2)).item() in (1, 3)
+        assert draw(LOGITS, torch.tensor([number], dtype=torch.float64), TokenParams(top_k=2)).item() in (1, 3)
 
 
 def test_numbers_of_a_sample_depend_on_its_generator_alone():
@@ -52,12 +50,7 @@ def test_numbers_of_a_sample_depend_on_its_generator_alone():
 def test_many_rows_at_once_are_drawn_as_one_by_one_with_their_probabilities(bins):
     torch.manual_seed(0)
     logits, uniform = torch.randn(500, bins, dtype=torch.float64) * 3, torch.rand(500, dtype=torch.float64)
-    for params in (
-        SamplingParams(),
-        SamplingParams(temperature=0.7, top_k=9),
-        SamplingParams(top_p=0.8),
-        SamplingParams(temperature=0.0),
-    ):
+    for params in (TokenParams(), TokenParams(temperature=0.7, top_k=9), TokenParams(top_p=0.8), TokenParams(temperature=0.0)):
         codes, probability = draw_surely(logits, uniform, params)
         assert torch.equal(codes, draw(logits, uniform, params))
         heat = params.temperature or 1.0
@@ -68,5 +61,5 @@ def test_many_rows_at_once_are_drawn_as_one_by_one_with_their_probabilities(bins
 def test_the_ends_of_chance_never_draw_what_was_filtered_away():
     logits = torch.full((4, 130), 5.0).index_fill(1, torch.tensor([0, 129]), 20.0)
     for ends in (torch.zeros(4), torch.full((4,), 1 - 2**-30, dtype=torch.float64)):
-        codes, probability = draw_surely(logits[:, torch.randperm(130)], ends, SamplingParams(top_k=2))
+        codes, probability = draw_surely(logits[:, torch.randperm(130)], ends, TokenParams(top_k=2))
         assert (probability > 0.4).all() and len(set(codes.tolist())) == 1

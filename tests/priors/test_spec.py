@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,13 +14,13 @@ import torch
 from jukebox.model.presets import find
 from priors.conditioning.conditions import Conditions
 from priors.masked.config import MaskedConfig
-from priors.prior import Batch, HasHiddenStates, HasTrunk, Inpaints, ScoresLyrics
-from priors.registry import PRIOR_CONFIGS, PRIORS
-from priors.spec import PriorConfig, PriorSpec
+from priors.prior import Batch, HasHiddenStates, HasTrunk, ScoresLyrics
+from priors.registry import PRIOR_CONFIGS, PRIOR_PARAMS, PRIORS
+from priors.spec import PriorConfig, PriorSpec, TokenParams
 
 PARTS: dict[str, PriorConfig] = {name: part.for_corpus(5, 4) for name, part in find("test").priors.items()}
 AUTOREGRESSIVE = ["prior_2", "prior_1", "prior_0"]
-PROTOCOLS = dict.fromkeys((HasTrunk, HasHiddenStates, ScoresLyrics), AUTOREGRESSIVE) | {Inpaints: ["masked"]}
+PROTOCOLS = (HasTrunk, HasHiddenStates, ScoresLyrics)
 MODULES = (
     "vqvae.registry", "vqvae.streams", "vqvae.jukebox.config", "priors.registry", "priors.spec",
     "priors.autoregressive.config", "priors.masked.config", "jukebox.model.info", "jukebox.model.presets",
@@ -71,8 +72,14 @@ def test_tables_grow_to_a_corpus_and_nothing_else_changes():
 
 def test_each_kind_has_the_optional_protocols_that_verbs_ask_for():
     priors = {name: PRIORS.load(part.kind)(part) for name, part in PARTS.items()}
-    for protocol, expected in PROTOCOLS.items():
-        assert [name for name, prior in priors.items() if isinstance(prior, protocol)] == expected, protocol
+    for protocol in PROTOCOLS:
+        assert [name for name, prior in priors.items() if isinstance(prior, protocol)] == AUTOREGRESSIVE, protocol
+
+
+def test_each_kind_has_its_own_sampling_parameters():
+    fields = {kind: [field.name for field in dataclasses.fields(PRIOR_PARAMS.load(kind))] for kind in PRIORS.table}
+    common = [field.name for field in dataclasses.fields(TokenParams)]
+    assert fields == {"autoregressive": [*common, "guidance", "published"], "masked": [*common, "passes", "noise"]}
 
 
 def test_a_batch_moves_as_a_whole():

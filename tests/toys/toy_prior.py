@@ -1,8 +1,8 @@
-"""A toy prior in one file: latents from those known around them, whichever these are, and from the artist."""
+"""A toy prior in one file: latents from any known ones around them and from the artist, refined in a few steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from priors.conditioning.conditions import Conditions
 from priors.conditioning.config import LabelConfig, LyricConfig
 from priors.conditioning.labels import LabelEmbedding
-from priors.prior import Batch, Mask, Prior, Sequences
-from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, SamplingParams
+from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, check_shapes
+from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
 
 STREAM, WIDTH = "toy.latents", 8
 
@@ -39,32 +39,51 @@ class ToyPriorConfig(PriorConfig):
         return cls(**{**data, "labels": data["labels"] and LabelConfig(**data["labels"])})
 
     def parameters(self) -> ParameterCount:
-        matrices = 3 * WIDTH * self.hidden + self.hidden * WIDTH
+        matrices = 2 * WIDTH * self.hidden + self.hidden * WIDTH
         labels = self.labels.rows * self.hidden if self.labels else 0
         return ParameterCount(matrices, self.hidden + WIDTH, 0, self.hidden + WIDTH + labels, 0)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
         weights = 4 * self.parameters().all
-        activations = 4 * job.rows * self.window * (self.hidden + 3 * WIDTH)
+        activations = 4 * job.rows * self.window * (self.hidden + 4 * WIDTH)
         parts = {"weights": weights, "cache": 0, "conditions": 0, "activations": activations}
-        products = 2 * self.parameters().matrices * self.window * len(job.windows) * job.samples
-        return DecodingCost(job.rows, parts, job.batches * len(job.windows), 0, 0, products)
+        steps = job.params.get("steps", 4) * len(job.windows)
+        products = 2 * self.parameters().matrices * self.window * steps * job.samples
+        return DecodingCost(job.rows, parts, job.batches * steps, 0, 0, products)
+
+
+@dataclass(frozen=True)
+class ToyParams:
+    """Sampling parameters: refinement steps, and the standard deviation of the noise in the first of them."""
+
+    steps: int = 4
+    spread: float = 0.1
 
 
 @dataclass
 class ToyState:
-    """A window that has not begun: what is known of it, and the generators of its rows."""
+    """A window in progress: its latents, and how many steps and blocks are done."""
 
     cond: Conditions
-    prompt: Tensor
-    rngs: Sequence[torch.Generator]
-    nbytes: int = 0
+    params: ToyParams
+    noise: Tensor
+    known: Tensor
+    values: Tensor
+    step: int = 0
+    block: int = 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {}
+        return {"values": self.values.cpu(), "progress": torch.tensor([self.step, self.block])}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing is saved in the middle of a window."""
+        """Bring a state of the same start to where `tensors` were taken; ValueError where they are of another shape."""
+        check_shapes(tensors, self.state_dict())
+        self.values = tensors["values"].to(self.values.device, copy=True)
+        self.step, self.block = tensors["progress"].tolist()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.state_dict().values())
 
 
 class ToyPrior(Prior):
@@ -74,12 +93,12 @@ class ToyPrior(Prior):
         super().__init__()
         self.config = config
         self.labels = LabelEmbedding(config.labels, config.hidden, 0.1) if config.labels else None
-        self.inlet, self.out = nn.Linear(3 * WIDTH, config.hidden), nn.Linear(config.hidden, WIDTH)
+        self.inlet, self.out = nn.Linear(2 * WIDTH, config.hidden), nn.Linear(config.hidden, WIDTH)
 
     def forward(self, latents: Tensor, known: Tensor, cond: Conditions) -> Tensor:
         x = latents * known[..., None]
-        beside = torch.cat([nn.functional.pad(x, (0, 0, 1, 0))[:, :-1], x, nn.functional.pad(x, (0, 0, 0, 1))[:, 1:]], dim=2)
-        h = self.inlet(beside)
+        neighbours = torch.cat([nn.functional.pad(x, (0, 0, 1, 0))[:, :-1], nn.functional.pad(x, (0, 0, 0, 1))[:, 1:]], dim=2)
+        h = self.inlet(neighbours)
         if self.labels is not None:
             h = h + self.labels(cond.artist, cond.genres, len(latents))
         return self.out(h.relu())
@@ -93,15 +112,24 @@ class ToyPrior(Prior):
     def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences | None:
         return None
 
-    def start(self, cond: Conditions, prompt: Sequences, rngs: Sequence[torch.Generator], params: SamplingParams) -> ToyState:
-        return ToyState(cond, prompt[STREAM], rngs)
+    def start(self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, ToyParams]) -> ToyState:
+        values, mask = known.sequences[STREAM], known.mask[STREAM]
+        if values.shape[1] != window.length:
+            raise ValueError(f"{values.shape[1]} latents in a window of {window.length}; expected as many")
+        numbers = noise.at(STREAM, window.start, window.length, WIDTH).to(values)
+        return ToyState(cond, params[STREAM], numbers, mask, values * mask[..., None])
 
     @torch.no_grad()
-    def sample(self, state: ToyState, length: int) -> Iterator[Sequences]:
-        made = state.prompt
-        for _ in range(length):
-            known = torch.ones(made.shape[:2], dtype=torch.bool)
-            step = self(torch.cat([made, made[:, :1] * 0], 1), torch.cat([known, ~known[:, :1]], 1), state.cond)[:, -1:]
-            noise = torch.stack([torch.randn(1, WIDTH, generator=rng) for rng in state.rngs])
-            made = torch.cat([made, step + 0.1 * noise], dim=1)
-            yield {STREAM: made[:, -1:]}
+    def sample(self, state: ToyState) -> Iterator[Update]:
+        """Refine the whole window step by step, from the known latents alone at first; then yield it in two blocks."""
+        steps, length = state.params.steps, state.values.shape[1]
+        while state.step < steps:
+            given = state.known if state.step == 0 else torch.ones_like(state.known)
+            noise = state.params.spread * (1 - state.step / steps) * state.noise
+            made = self(state.values, given, state.cond) + noise
+            state.values, state.step = torch.where(state.known[..., None], state.values, made), state.step + 1
+            yield Update(STREAM, 0, state.values[:, :0])
+        while state.block < 2:
+            start, end = (length * i // 2 for i in (state.block, state.block + 1))
+            state.block += 1
+            yield Update(STREAM, start, state.values[:, start:end])

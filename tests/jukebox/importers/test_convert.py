@@ -21,8 +21,10 @@ from jukebox.model.folder import ModelFolder, is_norm
 from jukebox.model.settings import prior_config
 from launch.cli import main
 from launch.verbs.import_ import import_
+from priors.autoregressive.config import AutoregressiveParams
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.spec import SamplingParams
+from priors.noise import Generators
+from priors.prior import Known, Window, sample_window
 
 PORT = Path(__file__).parents[2] / "golden" / "port"
 SETS = {"1b_lyrics": PORT / "lyrics_1b", "5b_lyrics": PORT / "lyrics_5b"}
@@ -147,8 +149,10 @@ def test_half_precision_is_written_and_run_with_norms_in_float32(dtype, kept, tm
             logits = prior(z, cond)
         far = (logits.float() - io[f"logits_{level}"]).abs().max() / io[f"logits_{level}"].abs().max()
         assert logits.dtype == kept and 0 < far < 0.1
-        state = prior.start(cond, {prior.stream: z[:, :5]}, [torch.Generator()], SamplingParams(0.0))
-        assert sum(part[prior.stream].shape[1] for part in prior.sample(state, 4)) == 4
+        known, noise = Known.prefix(prior.stream, z[:, :5], 9), Generators([torch.Generator()] * len(z))
+        params = {prior.stream: AutoregressiveParams(temperature=0.0)}
+        made = sample_window(prior, Window(0, 9, 9), known, cond, noise, params)[prior.stream]
+        assert made.shape == (len(z), 9) and torch.equal(made[:, :5], z[:, :5])
 
 
 def test_one_tensor_at_a_time_is_in_memory(tmp_path):

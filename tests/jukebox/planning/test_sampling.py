@@ -25,9 +25,12 @@ from jukebox.planning.sampling import Speed, fit, plan_sampling, spell
 from jukebox.planning.training import Training, memory
 from jukebox.sampling.windows import starts
 from launch.verbs.plan import table
+from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Conditions, Lyrics
-from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, SamplingParams
+from priors.noise import Generators
+from priors.prior import Known, Window
+from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
 from tests.peak import shrunk
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count
 
@@ -98,12 +101,12 @@ def test_a_window_holds_the_tensors_that_are_planned(name, primed, dtype):
         else None,
         above=torch.zeros(batch, n_ctx // config.ratio).long() if config.above else None,
     )
+    window, noise = Window(0, prime + 3, n_ctx), Generators([torch.Generator()] * batch)
+    known = Known.prefix(config.stream, torch.zeros(batch, prime).long(), window.length)
     with Tally() as tally:
-        state = prior.start(
-            cond, {config.stream: torch.zeros(batch, prime).long()}, [torch.Generator()] * batch, SamplingParams()
-        )
+        state = prior.start(window, known, cond, noise, {config.stream: AutoregressiveParams()})
         held, started = tally.now, tally.peak
-        for _ in prior.sample(state, 3):
+        for _ in prior.sample(state):
             pass
     info = ModelInfo.of_shapes(shapes("vqvae")[0], {"prior": config})
     index = info.spec.names.index(config.stream)

@@ -28,7 +28,7 @@ def model(tmp_path):
 @pytest.mark.parametrize("name", PRESET.parts("autoregressive"))
 def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(name):
     prior = AutoregressivePrior(PRESET.priors[name]).eval()
-    products = _products_of_a_step(prior, _conditions(prior, 1, 0), {prior.stream: torch.zeros(1, 0, dtype=torch.long)})
+    products = _products_of_a_step(prior, _conditions(prior, 1, 0), torch.zeros(1, 0, dtype=torch.long))
     read = {t.untyped_storage().data_ptr() for _, args in products for t in args if isinstance(t, torch.Tensor)}
     matrices = {n: p.untyped_storage().data_ptr() for n, p in prior.named_parameters() if p.ndim == 2}
     trunk = {n for n, where in matrices.items() if where in read}

@@ -9,17 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from priors.autoregressive.config import AutoregressiveConfig
+from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
 from priors.conditioning.conditions import Conditions
-from priors.prior import Batch
-from priors.spec import SamplingParams
+from priors.noise import Generators
+from priors.prior import Batch, Known, Window
+from tests.priors.conftest import started
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.15)]  # logits reach 12
 
 
 def cached_logits(prior, codes, cond, primed, params=None) -> torch.Tensor:
     """Logits of the codes from `primed` on, the codes being fed one by one after a prime."""
-    state = prior.start(cond, {prior.stream: codes[:, :primed]}, [], params or SamplingParams(published=True))
+    state = started(prior, codes[:, :primed], cond, params or AutoregressiveParams(published=True))
     logits = [prior.next_logits(state)]
     for code in codes[:, primed:-1].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
@@ -70,11 +71,12 @@ def test_gradients_go_back_in_time_only(make, batch, kind, dtype):
         assert (gradient[:, t + 1 :] == 0).all() and (gradient[:, t] != 0).any()
 
 
-def drawn(prior, cond, prime, seeds, params=None, length=None) -> torch.Tensor:
-    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
-    state = prior.start(cond, {prior.stream: prime}, rngs, params or SamplingParams())
-    parts = list(prior.sample(state, length or prior.config.n_ctx - prime.shape[1]))
-    return torch.cat([part[prior.stream] for part in parts], dim=1)
+def drawn(prior, cond, prompt, seeds, params=None, length=0) -> torch.Tensor:
+    """The codes after a prompt, up to `length` codes of the window."""
+    updates = list(prior.sample(started(prior, prompt, cond, params, seeds, length)))
+    starts = range(prompt.shape[1], length or prior.config.n_ctx, prior.block)
+    assert [(update.stream, update.start) for update in updates] == [(prior.stream, start) for start in starts]
+    return torch.cat([update.values for update in updates], dim=1)
 
 
 def test_a_batch_of_5_is_5_batches_of_1_and_a_seed_is_its_codes(make, batch, kind):
@@ -87,12 +89,32 @@ def test_a_batch_of_5_is_5_batches_of_1_and_a_seed_is_its_codes(make, batch, kin
         assert torch.equal(alone[0], together[i])
 
 
-def test_codes_drawn_in_pieces_are_those_drawn_at_once(make, batch, kind):
-    prior, (codes, cond) = make(kind, torch.float64), batch(kind)
-    rngs = [torch.Generator().manual_seed(s) for s in (0, 1)]
-    state = prior.start(cond, {prior.stream: codes[:, :4]}, rngs, SamplingParams())
-    pieces = [part[prior.stream] for n in (1, 6, 13) for part in prior.sample(state, n)]
-    assert torch.equal(torch.cat(pieces, 1), drawn(prior, cond, codes[:, :4], (0, 1)))
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_a_window_goes_on_exactly_from_a_state_saved_after_any_block(make, batch, kind, guidance):
+    prior, (codes, cond) = make(kind), batch(kind)
+    params = AutoregressiveParams(guidance=guidance)
+    whole, prior.block = drawn(prior, cond, codes[:, :4], (0, 1), params), 6
+    state = started(prior, codes[:, :4], cond, params)
+    for update in prior.sample(state):
+        again = started(prior, codes[:, :4], cond, params)
+        saved = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+        again.load_state_dict(saved)
+        rest = [later.values for later in prior.sample(again)]
+        assert torch.equal(torch.cat([whole[:, : state.done], *rest], dim=1), whole)
+        assert torch.equal(update.values, whole[:, update.start - 4 : state.done])
+        assert sum(tensor.nbytes for tensor in saved.values()) == state.nbytes + 8 * 4  # codes, position, done
+
+
+def test_a_state_of_another_shape_is_not_loaded(make, batch):
+    prior, (codes, cond) = make("top"), batch("top")
+    state, other = started(prior, codes[:, :4], cond), started(prior, codes[:1, :4], cond.rows(slice(0, 1)))
+    next(prior.sample(state))
+    before = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+    next(prior.sample(other))
+    for wrong in (other.state_dict(), {name: x for name, x in before.items() if name != "done"}):
+        with pytest.raises(ValueError, match="of a saved state is not"):
+            state.load_state_dict(wrong)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.state_dict().items())
 
 
 def test_conditions_are_optional_one_by_one(make, batch, kind):
@@ -104,7 +126,7 @@ def test_conditions_are_optional_one_by_one(make, batch, kind):
         without = cond.without(absent)
         loss = prior.loss(Batch({prior.stream: codes}, without))["loss"]
         loss.backward()
-        assert torch.isfinite(loss) and drawn(prior, without, codes[:, :2], (0, 1), length=4).shape == (2, 4), absent
+        assert torch.isfinite(loss) and drawn(prior, without, codes[:, :2], (0, 1), length=6).shape == (2, 4), absent
         unheard = absent == "timing" and not prior.config.labels.timing_bins
         assert torch.equal(bits(prior, codes, without), whole) == unheard, absent
 
@@ -122,8 +144,22 @@ def test_an_upsampler_without_codes_above_says_so(make, batch):
 
 def test_a_prime_that_fills_the_window_is_refused(make, batch):
     codes, cond = batch("unlabelled")
-    with pytest.raises(ValueError, match="fills the window of 24"):
-        make("unlabelled").start(cond, {"vq.2": codes}, [], SamplingParams())
+    for length in (24, 9):
+        with pytest.raises(ValueError, match=f"fills the window of {length}"):
+            started(make("unlabelled"), codes[:, :length], cond, length=length)
+    with pytest.raises(ValueError, match="30 codes in a window of 30; expected as many, and at most 24"):
+        started(make("unlabelled"), codes, cond, length=30)
+
+
+def test_known_codes_that_are_no_prefix_of_all_rows_are_refused(make, batch):
+    prior, (codes, cond) = make("unlabelled"), batch("unlabelled")
+    apart, uneven = torch.zeros(2, 24, dtype=torch.bool), torch.zeros(2, 24, dtype=torch.bool)
+    apart[:, 3], uneven[0, :3] = True, True
+    noise = Generators([torch.Generator(), torch.Generator()])
+    for mask in (apart, uneven, uneven.flip(0)):
+        known = Known({"vq.2": codes}, {"vq.2": mask})
+        with pytest.raises(ValueError, match="must be the first ones, as many in every row"):
+            prior.start(Window(0, 24, 24), known, cond, noise, {"vq.2": AutoregressiveParams()})
 
 
 @torch.no_grad()
@@ -131,16 +167,16 @@ def test_guidance_moves_away_from_what_is_said_without_conditions(make, batch, k
     prior, (codes, cond) = make(kind, torch.float64), batch(kind)
     bare = cond.without("artist", "genres", "timing", "lyrics")
     given, plain = (cached_logits(prior, codes[:, :4], c, 3) for c in (cond, bare))
-    guided = cached_logits(prior, codes[:, :4], cond, 3, SamplingParams(guidance=2.5, published=True))
+    guided = cached_logits(prior, codes[:, :4], cond, 3, AutoregressiveParams(guidance=2.5, published=True))
     assert torch.allclose(guided, plain + 2.5 * (given - plain))
-    assert drawn(prior, cond, codes[:, :3], (0, 1), SamplingParams(guidance=2.5)).shape == (2, 21)
+    assert drawn(prior, cond, codes[:, :3], (0, 1), AutoregressiveParams(guidance=2.5)).shape == (2, 21)
 
 
 def test_letters_are_never_drawn_unless_as_published(make, batch):
     prior, (codes, cond) = make("letters in front"), batch("letters in front")
     with torch.no_grad():
         prior.x_emb.weight[:9] *= 20  # letters become likely
-    published = drawn(prior, cond, codes[:, :1], (0, 1), SamplingParams(published=True))
+    published = drawn(prior, cond, codes[:, :1], (0, 1), AutoregressiveParams(published=True))
     assert (published == 0).float().mean() > 0.5  # the published code calls a letter code 0
     assert (drawn(prior, cond, codes[:, :1], (0, 1)) == 0).float().mean() < 0.3
 

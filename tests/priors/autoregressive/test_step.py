@@ -9,7 +9,7 @@ import torch
 
 from priors.autoregressive import native
 from priors.autoregressive.int8 import quantise
-from priors.spec import SamplingParams
+from tests.priors.conftest import started
 
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
 DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), "int8": (torch.bfloat16, 0.02)}
@@ -18,7 +18,7 @@ DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), 
 def stepped(prior, codes, cond, primed, compiled: bool) -> torch.Tensor:
     """Logits of the codes from `primed` on, heard one by one."""
     prior.compiled = compiled
-    state = prior.start(cond, {prior.stream: codes[:, :primed]}, [], SamplingParams())
+    state = started(prior, codes[:, :primed], cond)
     made = []
     for code in codes[:, primed:].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
@@ -70,7 +70,7 @@ def test_native_logits_depend_neither_on_the_batch_nor_on_the_threads(make, batc
 def test_plain_and_native_steps_take_turns_on_the_same_caches(make, batch, kind):
     prior, (codes, cond) = make(kind), batch(kind)
     whole = stepped(prior, codes[:, :-1], cond, 4, False)
-    state, shift = (prior.start(cond, {prior.stream: codes[:, :4]}, [], SamplingParams()), prior.vocabulary - prior.config.bins)
+    state, shift = started(prior, codes[:, :4], cond), prior.vocabulary - prior.config.bins
     for i, code in enumerate(codes[:, 4:-1].unbind(1)):
         prior.compiled, state.step = i % 3 == 1, None
         prior.advance(state, code + shift)

@@ -14,10 +14,11 @@ from priors.logits import draw_surely
 from priors.masked import heads
 from priors.masked import model as masked
 from priors.masked.columns import by_column, left_after
-from priors.masked.config import MaskedConfig
+from priors.masked.config import PASSES, MaskedConfig, MaskedParams
 from priors.masked.model import MaskedPrior, gumbel, least_sure
-from priors.prior import Batch
-from priors.spec import SamplingParams
+from priors.masked.state import MaskedState
+from priors.noise import Generators
+from priors.prior import Batch, Known, Mask, Sequences, Window, sample_window
 from priors.transformer.config import Init, TrunkConfig
 
 INIT = Init(0.03, 0.3, 0.1, 0.3)
@@ -66,12 +67,28 @@ def generators(rows: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(i) for i in range(rows)]
 
 
+def whole(codes: Sequences) -> Window:
+    """The window of such codes."""
+    return Window(0, codes["vq.2"].shape[1], codes["vq.2"].shape[1])
+
+
+def begin(prior: MaskedPrior, codes: Sequences, keep: Mask, cond: Conditions, params, seed: int = 0) -> MaskedState:
+    rngs = generators(seed + len(codes["vq.2"]))[seed:]
+    return prior.start(whole(codes), Known(codes, keep), cond, Generators(rngs), params)
+
+
+def fill(prior: MaskedPrior, codes: Sequences, keep: Mask, cond: Conditions, params, seed: int = 0) -> Sequences:
+    """The streams that `params` names, sampled; row i has seed `seed` + i."""
+    rngs = generators(seed + len(codes["vq.2"]))[seed:]
+    return sample_window(prior, whole(codes), Known(codes, keep), cond, Generators(rngs), params)
+
+
 # ---- V1, V2: what is kept, and how many codes are unknown after each pass
 
 
 def test_kept_codes_come_out_bit_identical_and_the_others_from_the_model(prior):
     codes, keep, cond = window(prior)
-    made = prior.fill(codes, keep, cond, generators(5), {stream: SamplingParams(passes=3) for stream in STREAMS})
+    made = fill(prior, codes, keep, cond, {stream: MaskedParams(passes=3) for stream in STREAMS})
     for stream in STREAMS:
         assert torch.equal(made[stream][keep[stream]], codes[stream][keep[stream]])
         assert ((made[stream] >= 0) & (made[stream] < 16)).all()
@@ -83,10 +100,10 @@ def test_after_each_pass_each_row_lacks_the_floor_of_the_cosine_of_its_own_count
     codes, keep, cond = window(prior)
     seen = {}
     passes = {"vq.2": 5, "vq.1": 4, "vq.0": 7}
-    prior.fill(
-        codes, keep, cond, generators(5), {stream: SamplingParams(passes=n) for stream, n in passes.items()},
-        lambda stream, step, unknown: seen.update({(stream, step): unknown.sum(1).tolist()}),
-    )  # fmt: skip
+    state = begin(prior, codes, keep, cond, {stream: MaskedParams(passes=n) for stream, n in passes.items()})
+    for stream, _, values in prior.sample(state):
+        step = passes[stream] if values.shape[1] else state.step
+        seen[stream, step] = (~state.known[stream]).sum(1).tolist()
     for (stream, step), counts in seen.items():
         at_first = (~keep[stream]).sum(1).tolist()
         assert counts == [math.floor(math.cos(math.pi * step / (2 * passes[stream])) * n) for n in at_first]
@@ -98,11 +115,11 @@ def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
     exact = prior.double()
     try:
         codes, keep, cond = window(exact)
-        params = {stream: SamplingParams(passes=4, top_p=0.95) for stream in STREAMS}
-        together = exact.fill(codes, keep, cond, generators(5), params)
+        params = {stream: MaskedParams(passes=4, top_p=0.95) for stream in STREAMS}
+        together = fill(exact, codes, keep, cond, params)
         for i in range(5):
             one, known = ({stream: x[stream][i : i + 1] for stream in STREAMS} for x in (codes, keep))
-            alone = exact.fill(one, known, cond.rows(slice(i, i + 1)), generators(5)[i : i + 1], params)
+            alone = fill(exact, one, known, cond.rows(slice(i, i + 1)), params, seed=i)
             assert all(torch.equal(alone[stream][0], together[stream][i]) for stream in STREAMS)
     finally:
         prior.float()
@@ -110,9 +127,9 @@ def test_rows_of_a_batch_with_different_prompts_are_what_they_are_alone(prior):
 
 def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
     codes, keep, cond = window(prior)
-    params = {stream: SamplingParams(passes=3) for stream in STREAMS}
-    a, b = (prior.fill(codes, keep, cond, generators(5), params) for _ in range(2))
-    c = prior.fill(codes, keep, cond, generators(7)[2:], params)
+    params = {stream: MaskedParams(passes=3) for stream in STREAMS}
+    a, b = (fill(prior, codes, keep, cond, params) for _ in range(2))
+    c = fill(prior, codes, keep, cond, params, seed=2)
     assert all(torch.equal(a[stream], b[stream]) for stream in STREAMS)
     assert any(not torch.equal(a[stream], c[stream]) for stream in STREAMS)
 
@@ -123,8 +140,8 @@ def test_the_same_generators_give_the_same_codes_and_others_give_others(prior):
 def test_what_is_not_kept_is_never_looked_at(prior):
     codes, keep, cond = window(prior)
     other = {stream: torch.where(keep[stream], codes[stream], torch.full_like(codes[stream], -7)) for stream in STREAMS}
-    params = {stream: SamplingParams(passes=2) for stream in STREAMS}
-    a, b = (prior.fill(x, keep, cond, generators(5), params) for x in (codes, other))
+    params = {stream: MaskedParams(passes=2) for stream in STREAMS}
+    a, b = (fill(prior, x, keep, cond, params) for x in (codes, other))
     assert all(torch.equal(a[stream], b[stream]) for stream in STREAMS)
 
 
@@ -159,11 +176,11 @@ def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_o
             assert torch.allclose(made[asked], whole, atol=1e-5) and torch.equal(made.isnan().all(dim=2), ~asked)
             count = head.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
             chance = torch.rand(asked.shape, dtype=torch.float64)
-            new, _ = prior._draw(stream, codes, keep, prior.encode_conditions(cond, 5, 24), chance, SamplingParams())
+            new, _ = prior._draw(stream, codes, keep, prior.encode_conditions(cond, 5, 24), chance, MaskedParams())
             count.remove()
             assert max(rows) <= 7 and sum(rows) == int(asked.sum()) and not new[~asked].any()
             sure = [
-                draw_surely(row[None], u[None], SamplingParams())[0].item() for row, u in zip(whole, chance[asked], strict=True)
+                draw_surely(row[None], u[None], MaskedParams())[0].item() for row, u in zip(whole, chance[asked], strict=True)
             ]
             assert new[asked].tolist() == sure
 
@@ -197,57 +214,82 @@ def test_gumbel_noise_is_finite_at_the_ends_and_has_its_mean():
 def test_codes_of_probability_zero_and_one_are_drawn_without_nan(prior):
     codes, keep, cond = window(prior)
     for params in (
-        SamplingParams(passes=3, temperature=0.0),
-        SamplingParams(passes=3, top_k=1),
-        SamplingParams(passes=3, temperature=1e-6, noise=0.0),
+        MaskedParams(passes=3, temperature=0.0),
+        MaskedParams(passes=3, top_k=1),
+        MaskedParams(passes=3, temperature=1e-6, noise=0.0),
     ):
-        made = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, params))
+        made = fill(prior, codes, keep, cond, dict.fromkeys(STREAMS, params))
         assert all(((made[stream] >= 0) & (made[stream] < 16)).all() for stream in STREAMS)
 
 
 def test_a_filter_changes_what_can_be_drawn(prior):
     """The reference throws the result of its filter away."""
     codes, keep, cond = window(prior)
-    likeliest = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1, temperature=0.0)))
-    filtered = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1, top_k=1)))
-    free = prior.fill(codes, keep, cond, generators(5), dict.fromkeys(STREAMS, SamplingParams(passes=1)))
+    likeliest = fill(prior, codes, keep, cond, dict.fromkeys(STREAMS, MaskedParams(passes=1, temperature=0.0)))
+    filtered = fill(prior, codes, keep, cond, dict.fromkeys(STREAMS, MaskedParams(passes=1, top_k=1)))
+    free = fill(prior, codes, keep, cond, dict.fromkeys(STREAMS, MaskedParams(passes=1)))
     assert torch.equal(likeliest["vq.2"], filtered["vq.2"]) and not torch.equal(likeliest["vq.2"], free["vq.2"])
 
 
 def test_a_code_competes_with_those_of_its_own_level_only(prior):
     """Coarse levels are finished before finer ones begin, however many passes each has."""
     codes, keep, cond = window(prior)
-    order = []
     passes = {"vq.0": 4, "vq.1": 3, "vq.2": 2}
-    params = {stream: SamplingParams(passes=n) for stream, n in passes.items()}
-    prior.fill(codes, keep, cond, generators(5), params, lambda stream, step, _: order.append((stream, step)))
-    assert order == [(stream, step) for stream in reversed(STREAMS) for step in range(1, passes[stream] + 1)]
+    params = {stream: MaskedParams(passes=n) for stream, n in passes.items()}
+    updates = list(prior.sample(begin(prior, codes, keep, cond, params)))
+    assert [update.stream for update in updates] == [stream for stream in reversed(STREAMS) for _ in range(passes[stream])]
+    columns = [update.values.shape[1] for update in updates]
+    assert columns == [0, 24, 0, 0, 96, 0, 0, 0, 384] and not any(update.start for update in updates)
     assert left_after(4, 4, 10**6) == 0
 
 
 # ---- the interface of every prior
 
 
-def test_start_and_sample_hand_out_what_lies_behind_the_prime_level_by_level(prior):
-    codes, _, cond = window(prior)
-    known = {"vq.2": 24, "vq.1": 32, "vq.0": 64}  # codes: of 24, 8 and 4 columns
-    prime = {stream: codes[stream][:, :n] for stream, n in known.items()}
-    made = list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 20))
-    shapes = [{stream: tuple(x.shape) for stream, x in each.items()} for each in made]
-    assert shapes == [{"vq.1": (5, 64)}, {"vq.0": (5, 320)}]
-    with pytest.raises(ValueError, match="known further"):
-        list(prior.sample(prior.start(cond, prime, generators(5), SamplingParams(passes=2)), 10))
+def test_only_streams_with_parameters_are_sampled_and_a_known_one_takes_no_random_numbers(prior):
+    codes, keep, cond = window(prior)
+    keep["vq.2"] = torch.ones_like(keep["vq.2"])
+    both = fill(prior, codes, keep, cond, {stream: MaskedParams(passes=2) for stream in ("vq.1", "vq.2")})
+    one = fill(prior, codes, keep, cond, {"vq.1": MaskedParams(passes=2)})
+    assert torch.equal(both["vq.2"], codes["vq.2"]) and torch.equal(both["vq.1"], one["vq.1"]) and set(one) == {"vq.1"}
+    updates = list(prior.sample(begin(prior, codes, keep, cond, {"vq.2": MaskedParams(), "vq.1": MaskedParams()})))
+    assert [update.stream for update in updates] == ["vq.2"] + ["vq.1"] * PASSES and updates[0].values.shape == (5, 24)
+
+
+def test_a_window_goes_on_exactly_from_a_state_saved_after_any_pass(prior):
+    codes, keep, cond = window(prior)
+    params = {"vq.2": MaskedParams(passes=2), "vq.1": MaskedParams(passes=3), "vq.0": MaskedParams(passes=4)}
+    expected, state, made = fill(prior, codes, keep, cond, params), begin(prior, codes, keep, cond, params), {}
+    for update in prior.sample(state):
+        made[update.stream] = update.values
+        saved = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+        assert sum(tensor.nbytes for tensor in saved.values()) == state.nbytes
+        again = begin(prior, codes, keep, cond, params, seed=7)
+        again.load_state_dict(saved)
+        result = made | {stream: values for stream, _, values in prior.sample(again)}
+        assert all(torch.equal(result[stream], expected[stream]) for stream in STREAMS)
+
+
+def test_a_state_of_another_shape_is_not_loaded(prior):
+    codes, keep, cond = window(prior)
+    params = dict.fromkeys(STREAMS, MaskedParams(passes=2))
+    state, other = begin(prior, codes, keep, cond, params), begin(prior, *window(prior, rows=6), params)
+    next(prior.sample(other))
+    before = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+    with pytest.raises(ValueError, match="of a saved state is not"):
+        state.load_state_dict(other.state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.state_dict().items())
 
 
 def test_wrong_shapes_and_a_window_that_is_too_long_are_refused(prior):
     codes, keep, cond = window(prior)
     with pytest.raises(ValueError, match="expected"):
-        prior.fill({**codes, "vq.1": codes["vq.1"][:, :-1]}, keep, cond, generators(5), {})
+        fill(prior, {**codes, "vq.1": codes["vq.1"][:, :-1]}, keep, cond, {})
     with pytest.raises(ValueError, match=r"codes of \['vq.2'\].* expected those of vq.0, vq.1, vq.2"):
-        prior.fill({"vq.2": codes["vq.2"]}, keep, cond, generators(5), {})
+        fill(prior, {"vq.2": codes["vq.2"]}, keep, cond, {})
     long = {stream: torch.zeros(1, 33 * n, dtype=torch.long) for stream, n in prior.config.ratios.items()}
     with pytest.raises(ValueError, match="1 to 32 columns"):
-        prior.fill(long, {stream: x.bool() for stream, x in long.items()}, Conditions(), generators(1), {})
+        fill(prior, long, {stream: x.bool() for stream, x in long.items()}, Conditions(), {})
 
 
 def test_a_configuration_comes_back_from_json(prior):
