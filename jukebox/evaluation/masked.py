@@ -25,7 +25,7 @@ from torch import Tensor
 from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.model.folder import ModelFolder
-from jukebox.sampling.windows import windows
+from jukebox.sampling.windows import prefix_windows
 from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.autoregressive.config import AutoregressiveParams
 from priors.conditioning.conditions import Conditions, stack
@@ -176,7 +176,7 @@ def autoregressive_codes(model: ModelFolder, clips: Clips, params: Autoregressiv
         n_ctx, ratio, total = config.n_ctx, config.ratio, above.shape[1] * config.ratio
         made = torch.zeros(len(clips), 0, dtype=torch.long)
         noise = Generators([generator(seed, i, stream.key, 0) for i in range(len(clips))])
-        for start, _, end in windows(total, n_ctx, n_ctx // 2 // ratio * ratio):
+        for start, _, end in prefix_windows(total, n_ctx, n_ctx // 2 // ratio * ratio):
             need = n_ctx // ratio
             upper = above[:, start // ratio :][:, :need]
             upper = torch.cat([upper, upper[:, -1:].expand(-1, need - upper.shape[1])], dim=1).numpy()

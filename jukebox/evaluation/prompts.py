@@ -19,14 +19,16 @@ from torch import Tensor
 
 from data_prep.beats import pulse_of
 from data_prep.errors import UserError
-from jukebox.editing.inpaint import fill_windows, windows_over
 from jukebox.evaluation.held_out import HeldOut
 from jukebox.evaluation.masked import SoundDistance
 from jukebox.model.folder import ModelFolder
-from jukebox.song import PreparedSong, prepare_all, song_of
+from jukebox.sampling.windows import WindowPlanner
+from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
+from priors.conditioning.conditions import stack
 from priors.masked import masks
-from priors.prior import Mask, Prior, Sequences
-from priors.spec import SamplingParams
+from priors.masked.config import MaskedParams
+from priors.noise import Generators, generator
+from priors.prior import Known, Mask, Prior, Sequences, Window, sample_window
 from vqvae.codec import as_tensor
 
 PERIODS = (2, 4, 8, 16, 32)
@@ -46,7 +48,7 @@ class Prompted:
     prior: Prior
     codes: Sequences
     songs: Sequence[PreparedSong]
-    params: Mapping[str, SamplingParams]
+    params: Mapping[str, MaskedParams]
     seed: int
 
     @property
@@ -63,16 +65,33 @@ class Prompted:
 
     def around(self, keep: Mask) -> Tensor:
         """The bottom codes of all clips, drawn around what is kept."""
-        made = {stream: codes.numpy().copy() for stream, codes in self.codes.items()}
         known = {stream: kept.expand(len(self.songs), -1).clone() for stream, kept in keep.items()}
-        resampled = ~torch.stack([kept.unflatten(1, (self.columns, -1)).all(2) for kept in known.values()]).all(0).all(0)
-        windows = windows_over(resampled, self.prior.config.n_ctx)
-        fill_windows(self.prior, made, known, windows, 0, self.songs, self.seed, range(len(self.songs)), self.params)
-        return torch.from_numpy(made[self.finest])
+        return resampled(self.prior, Known(dict(self.codes), known), self.songs, self.seed, self.params)[self.finest]
 
     def rate(self, keep: Mask) -> float:
         """Kept bits a second, mean over clips."""
         return float(np.mean(masks.bits_per_second(keep, self.prior.config.bins, self.columns / self.per_second)))
+
+
+def resampled(
+    prior: Prior, known: Known, songs: Sequence[PreparedSong], seed: int, params: Mapping[str, MaskedParams]
+) -> Sequences:
+    """The sequences (b, t, ..) of whole clips with all unknown frames sampled, in the windows and the order of an edit."""
+    config, codes, mask = prior.config, {s: x.clone() for s, x in known.sequences.items()}, dict(known.mask)
+    columns = codes[config.spec.writes[-1]].shape[1]
+    per = {stream: config.frames(stream) // config.n_ctx for stream in codes}
+    for stream in sorted(codes, key=per.__getitem__):  # coarsest first
+        planner, unknown = WindowPlanner("mask", config.frames(stream), column=per[stream]), ~mask[stream].all(0).numpy()
+        for start, begin, end in list(planner.segments(columns * per[stream], 0, unknown)):
+            first, stop = start // per[stream], end // per[stream]
+            part = Known(*({s: x[:, first * per[s] : stop * per[s]] for s, x in each.items()} for each in (codes, mask)))
+            cond = stack([window_conditions(song, config, first) for song in songs])
+            noise = Generators([generator(seed, i, stream, begin) for i in range(len(songs))])
+            new = sample_window(prior, Window(first, stop - first, columns), part, cond, noise, {stream: params[stream]})
+            codes[stream][:, start:end] = new[stream]
+            mask[stream] = mask[stream].clone()
+            mask[stream][:, start:end] = True
+    return codes
 
 
 def prompt_figures(
@@ -84,7 +103,7 @@ def prompt_figures(
     `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
     """
     prior, given = model.prior("masked"), zip(reversed(model.spec.names), temperatures, passes, strict=True)
-    params = {stream: SamplingParams(each, passes=n) for stream, each, n in given}
+    params = {stream: MaskedParams(each, passes=n) for stream, each, n in given}
     clips = _clips(model, prior, held, seconds, params, seed)
     distance = SoundDistance.of(model, clips.codes[clips.finest])
     per, n = masks.per_column(model.spec.streams), clips.columns
@@ -103,7 +122,7 @@ def prompt_figures(
 
 
 def _clips(
-    model: ModelFolder, prior: Prior, held: HeldOut, seconds: float, params: Mapping[str, SamplingParams], seed: int
+    model: ModelFolder, prior: Prior, held: HeldOut, seconds: float, params: Mapping[str, MaskedParams], seed: int
 ) -> Prompted:
     top, columns = model.spec.names[-1], int(seconds * model.sample_rate / model.hops[-1])
     if short := [row.path for row, codes in zip(held.rows, held.codes) if len(codes[top]) < columns]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from jukebox.evaluation.metrics import Seams, seams
 from jukebox.model.folder import ModelFolder
 from jukebox.report.spectrograms import read_wav
-from jukebox.sampling.batches import windows_of
 from jukebox.sampling.run import Run
-from jukebox.sampling.walk import writer
+from jukebox.sampling.windows import WindowPlanner
 
 
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
     """The seconds at which windows of a level join, those of the given codes left out."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
-    entry = writer(model, run, level)
-    frames = entry.config.frames(run.stream(level).name) if entry else run.total(level)
-    made = windows_of(run.request, level, frames, run.total(level), given)
+    planner = run.request["planners"].get(str(level))
+    made = WindowPlanner(**planner).segments(run.total(level), given) if planner else ()
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo
-from jukebox.sampling.batches import first_batches, window_prompt, windows_of
-from jukebox.sampling.request import dtype_of
+from jukebox.sampling.batches import first_batches
+from jukebox.sampling.request import dtype_of, prior_of
+from jukebox.sampling.windows import plan_windows
 from priors.spec import DecodingCost, DecodingJob, PriorConfig
 from vqvae.streams import CodecConfig
 
@@ -129,7 +130,7 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
     """One level: the cost of its prior, if there are codes to sample, and that of decoding all of its codes."""
     stream, samples, total = info.stream(level), len(request["samples"]), info.frames(request["seconds"], level)
     codec = info.codec_of(stream.name).config
-    entry = info.writer(stream.name, window_prompt(request, level)) if have < total else None
+    entry = prior_of(info, request, level) if have < total else None
     cost = DecodingCost(0, {}, 0, 0, 0, 0.0)
     if entry:
         cost = entry.config.decoding_cost(_job(entry.config, request, level, stream.name, total, have))
@@ -145,12 +146,13 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
 
 def _job(config: PriorConfig, request: Request, level: int, stream: str, total: int, have: int) -> DecodingJob:
     """What a prior has to sample of a level; parallel windows are sampled whole, without a prompt."""
-    batches, windows = batches_of(request), list(windows_of(request, level, config.frames(stream), total, have))
+    batches, planner = batches_of(request), plan_windows(request, level, config, stream)
+    windows = list(planner.segments(total, have))
     largest, parallel = max(map(len, batches)), 1
-    if request["parallel"] and set(config.spec.reads) - set(config.spec.writes):
+    if planner.kind == "parallel":
         parallel = min(max(1, request["batch"] // largest) if request["batch"] else len(windows), len(windows))
         windows = [window._replace(begin=window.start) for window in windows]
-    params = request["how"].get(str(level), {})
+    params = request["params"].get(str(level), {})
     return DecodingJob(
         stream, dtype_of(request), len(request["samples"]), len(batches), largest * parallel, parallel, windows, params
     )

@@ -213,9 +213,11 @@ class Start:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _request(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: _Start) -> dict:
-    """run.json before the first frame."""
-    options, chosen, route = settings.options, settings.machine, settings.route(info)
+def new_request(
+    info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: Start, route: Route | None = None
+) -> dict:
+    """run.json before the first frame; `route` is that of the settings unless it is given."""
+    options, chosen, route = settings.options, settings.machine, route or settings.route(info)
     if seconds <= 0 or options.takes < 1 or chosen.batch < 0:
         raise UserError(
             f"{seconds:g} seconds, {options.takes} takes, batch {chosen.batch}; expected seconds above 0, takes from 1, a batch from 0"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jukebox.importers.labels import PublishedLabels, clean
 from jukebox.model.presets import Recipe
-from jukebox.sampling.windows import starts, windows
+from jukebox.sampling.windows import prefix_windows, starts
 from launch.engines.engine import TorchEngine, lr_at
 from priors.conditioning.config import LabelConfig
 from priors.conditioning.labels import timing_bins
@@ -121,13 +121,13 @@ def check_schedule(golden: Golden) -> Iterator[Check]:
 def walked_otherwise(case: dict[str, Any]) -> bool:
     """Whether our windows differ from a recorded walk, or the level is then not made of them."""
     total, n_ctx, known = case["total"], case["n_ctx"], case["pre"]
-    ours = windows(total, n_ctx, case["hop"], known, published=True)
+    ours = list(prefix_windows(total, n_ctx, case["hop"], known, published=True))
     calls = [(c["start"], c["end"], c["prime"], c["sample_tokens"]) for c in case["calls"]]
     short = total < n_ctx  # the number of codes up to which a window is sampled is told only then
     mine = [(w.start, w.start + n_ctx, w.prime, w.end - w.start if short else None) for w in ours]
     level = [0] * known
     for number, window in enumerate(ours, start=1):
-        level += [number] * (window.end - window.known)
+        level += [number] * (window.end - window.begin)
     return mine != calls or level != case["final"]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from jukebox.importers.prior_keys import from_published
 from jukebox.importers.vqvae_keys import vqvae_state
 from jukebox.model.settings import prior_config, vqvae_config
-from jukebox.sampling.windows import starts, windows
+from jukebox.sampling.windows import prefix_windows, starts
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.vocabulary import PUBLISHED, Characters, linear_window
 from priors.prior import Window
@@ -84,7 +84,7 @@ class Pipeline:
         """Fill a level, greedily; yields every window's start and label rows."""
         prior, stream = self.priors[level], self.priors[level].stream
         n_ctx, ratio, reads = prior.config.n_ctx, prior.config.ratio, prior.config.reads
-        for start, _, end in windows(total, n_ctx, hop, codes[stream].shape[1], published=True):
+        for start, _, end in prefix_windows(total, n_ctx, hop, codes[stream].shape[1], published=True):
             above = codes[reads][:, start // ratio : (start + n_ctx) // ratio] if reads else None
             y = self.labels(level, start)
             window = Window(start, end - start, total)
