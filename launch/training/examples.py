@@ -69,11 +69,8 @@ def prior_examples(
         above = codes.read(song, name, 0, config.n_ctx // config.ratio)
     cond = window_conditions(prepared, config, 0, above).to(device)
     noise = Generators([torch.Generator().manual_seed(seed)])  # the same numbers at every step: what changes was learned
-    window, known, params = (
-        Window(0, length, length),
-        nothing_known(model, codec, length, device),
-        PRIOR_PARAMS.load(config.kind)(),
-    )
+    window = Window(0, length, max(length, prepared.total // config.hop))
+    known, params = nothing_known(model, codec, length, device), PRIOR_PARAMS.load(config.kind)()
     made = sample_window(model, window, known, cond, noise, {stream: params})[stream]
     files = [folder / f"step_{step:07d}_sample.wav"]
     write_wav(files[0], codec.decode_long(made.cpu(), stream)[0].numpy(), config.sample_rate)
