@@ -17,16 +17,16 @@ from typing import Any
 
 def sequential_windows(total: int, n_ctx: int, hop: int, begin: int) -> list[list[int]]:
     """(start, first new code, end) of each autoregressive window of a level from code `begin`."""
-    from jukebox.sampling.batches import segments
+    from jukebox.sampling.windows import prefix_windows
 
-    return [list(window) for window in segments(total, n_ctx, hop, begin)]
+    return [list(window) for window in prefix_windows(total, n_ctx, hop, begin)]
 
 
 def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> list[list[int]]:
     """(start, first new code, end) of each parallel window; the first `overlap` codes of a window are dropped."""
-    from jukebox.sampling.batches import parallel_segments
+    from jukebox.sampling.windows import parallel_windows
 
-    return [list(window) for window in parallel_segments(total, n_ctx, overlap, begin)]
+    return [list(window) for window in parallel_windows(total, n_ctx, overlap, begin)]
 
 
 def requested_windows(
@@ -34,17 +34,27 @@ def requested_windows(
     lower: str = "autoregressive",
 ) -> list[list[int]]:  # fmt: skip
     """(start, first new code, end) of each window of a level that a sampling request leads to."""
-    from jukebox.sampling.batches import windows_of
+    from types import SimpleNamespace
 
-    request = {"hops": list(hops), "hop_fractions": [hop_fraction] * len(hops), "parallel": parallel, "lower": lower}
-    return [list(window) for window in windows_of(request, level, n_ctx, total, begin)]
+    from jukebox.sampling.windows import plan_windows
+
+    top, stream = level + 1 == len(hops), f"vq.{level}"
+    any_mask, column = lower == "masked" and not top, max(hops) // hops[level]
+    reads = ("above",) if not (top or any_mask) else ()
+    spec = SimpleNamespace(prompt="any" if any_mask else "prefix", reads=reads, writes=(stream,))
+    ratio = 1 if top else hops[level + 1] // hops[level]
+    config = SimpleNamespace(
+        spec=spec, frames=lambda stream: n_ctx, n_ctx=n_ctx // column if any_mask else n_ctx, ratio=ratio
+    )
+    planner = plan_windows({"hop_fractions": [hop_fraction] * len(hops), "parallel": parallel}, level, config, stream)
+    return [list(window) for window in planner.segments(total, begin)]
 
 
 def scheduled_windows(total: int, n_ctx: int, hop: int, known: int = 0, published: bool = False) -> list[list[int]]:
     """(start, known, end) of each window of the schedule that follows the published code."""
-    from jukebox.sampling.windows import windows
+    from jukebox.sampling.windows import prefix_windows
 
-    return [list(window) for window in windows(total, n_ctx, hop, known, published)]
+    return [list(window) for window in prefix_windows(total, n_ctx, hop, known, published)]
 
 
 def code_count(seconds: float, sample_rate: int, hop: int, top_hop: int) -> int:
@@ -56,14 +66,14 @@ def code_count(seconds: float, sample_rate: int, hop: int, top_hop: int) -> int:
 
 def inpainting_windows(columns: int, resampled: Sequence[Sequence[int]], n_ctx: int) -> list[list[int]]:
     """(start, stop) of each window that inpainting opens; `resampled` are the ranges [first, stop) of the mask."""
-    import torch
+    import numpy as np
 
-    from jukebox.editing.inpaint import windows_over
+    from jukebox.sampling.windows import mask_windows
 
-    mask = torch.zeros(columns, dtype=torch.bool)
+    mask = np.zeros(columns, bool)
     for first, stop in resampled:
         mask[first:stop] = True
-    return [list(window) for window in windows_over(mask, n_ctx)]
+    return [list(window) for window in mask_windows(mask, n_ctx)]
 
 
 def first_batches(samples: int, batch: int, ranks: int) -> list[list[int]]:
@@ -78,7 +88,7 @@ def first_batches(samples: int, batch: int, ranks: int) -> list[list[int]]:
 
 def generator_seed(seed: int, sample: int, level: int, begin: int) -> int:
     """The seed of the generator of one sample in the window whose new codes begin at `begin`."""
-    from jukebox.sampling.sampler import generator
+    from priors.noise import generator
 
     return generator(seed, sample, level, begin).initial_seed()
 
@@ -175,7 +185,8 @@ def sampling_memory(
     settings[str(levels[-1])]["guidance"] = guidance
     request = {
         "seconds": seconds, "levels": levels, "samples": [{}] * takes, "hop_fractions": [0.5] * len(info.hops),
-        "how": settings, "dtype": dtype, "batch": batch, "parallel": parallel, "lower": lower, "device": "cpu",
+        "params": settings, "dtype": dtype, "batch": batch, "parallel": parallel, "device": "cpu",
+        "route": "masked" if lower == "masked" else "", 
         "given": given if prompt_seconds else {}, "hops": list(info.hops),
     }  # fmt: skip
     names = ("weights", "cache", "conditions", "activations", "sound")
@@ -253,11 +264,12 @@ def open_model(folder: Path) -> dict[str, Any]:
 
 
 def sample(*, model: Path, songs: Sequence[Mapping], seconds: float, out: Path, dtype: str, **settings: Any) -> None:
-    """Sample songs into the run folder `out`; `settings` as `_choices` reads them."""
+    """Sample songs into the run folder `out`; `settings` as `_settings` reads them."""
     from jukebox import Jukebox
+    from jukebox.sampling import walk
 
     opened = Jukebox.from_pretrained(model)
-    opened.sample([_song(song) for song in songs], seconds, out, dtype=dtype, **_choices(settings))
+    walk.sample(opened, [_song(song) for song in songs], seconds, out, _settings(opened, settings, dtype))
 
 
 def continue_(
@@ -266,10 +278,10 @@ def continue_(
 ) -> None:  # fmt: skip
     """Continue recordings or runs into the run folder `out`."""
     from jukebox import Jukebox
-    from jukebox.sampling import walk as sampling
+    from jukebox.sampling import walk
 
     opened, listed = Jukebox.from_pretrained(model), [_song(song) for song in songs]
-    sampling.continue_(opened, listed, prompts, prompt_seconds, seconds, out, dtype=dtype, **_choices(settings))
+    walk.continue_(opened, listed, prompts, prompt_seconds, seconds, out, _settings(opened, settings, dtype))
 
 
 def branch(
@@ -277,12 +289,15 @@ def branch(
     seed: int | None = None, takes: int = 1,
 ) -> None:  # fmt: skip
     """Keep the first seconds of a run, or of one take, and sample the rest again."""
-    from jukebox.sampling import walk as sampling
+    from jukebox.params import SamplingOptions
+    from jukebox.sampling import walk
+    from jukebox.sampling.request import RunSettings
     from jukebox.sampling.run import Run
 
-    sampling.branch(
-        Run.open(run), out, keep_seconds=keep_seconds, take=take, seconds=seconds, seed=seed, takes=takes, threads=1,
-        lyrics=_song({"lyrics": lyrics}) if lyrics else None, dtype=dtype, device="cpu",
+    words = _song({"lyrics": lyrics}) if lyrics else None
+    settings = RunSettings(SamplingOptions(takes=takes), None, _machine(dtype))
+    walk.branch(
+        Run.open(run), out, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, seed=seed, lyrics=words
     )  # fmt: skip
 
 
@@ -290,11 +305,13 @@ def upsample(
     *, run: Path, out: Path, level: int, dtype: str, seed: int | None = None, lower: str = "", passes: Sequence[int] = ()
 ) -> None:
     """Keep `level` and the coarser levels of a run in a copy, and sample the finer levels again."""
-    from jukebox.sampling import walk as sampling
+    from jukebox.params import SamplingOptions, SamplingParams
+    from jukebox.sampling import walk
+    from jukebox.sampling.request import RunSettings
     from jukebox.sampling.run import Run
 
-    more = {"dtype": dtype, "threads": 1, "device": "cpu"}
-    sampling.upsample(Run.open(run), out, level=level, seed=seed, lower=lower, passes=tuple(passes), **more)
+    params = SamplingParams(passes=tuple(passes)) if passes else None
+    walk.upsample(Run.open(run), out, RunSettings(SamplingOptions(lower=lower), params, _machine(dtype)), level=level, seed=seed)
 
 
 def resume(*, run: Path) -> None:
@@ -333,11 +350,29 @@ def _song(song: Mapping[str, Any]) -> Any:
     return Song(song.get("artist"), tuple(song.get("genres", ())), song.get("lyrics"), times)
 
 
-def _choices(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling settings of frozen.json; `levels_settings` are the sampling parameters of each level."""
-    from priors.spec import SamplingParams
+def _settings(model: Any, settings: Mapping[str, Any], dtype: str) -> Any:
+    """Sampling settings of frozen.json; `levels_settings` are the sampling parameters of each level, 1.0 where it has none."""
+    from dataclasses import fields
 
-    made = {"threads": 1, "device": "cpu", **settings}
-    by_level = made.pop("levels_settings", {})
-    made["params"] = {int(level): SamplingParams(**parameters) for level, parameters in by_level.items()}
-    return made
+    from jukebox.params import SamplingOptions
+    from jukebox.sampling.request import RunSettings
+    from priors.registry import PRIOR_PARAMS
+
+    made = dict(settings)
+    by_level, passes = made.pop("levels_settings", {}), list(made.pop("passes", (24, 12)))
+    machine = _machine(dtype, **{name: made.pop(name) for name in ("batch", "parallel", "compile") if name in made})
+    options = SamplingOptions(**{name: tuple(value) if isinstance(value, list) else value for name, value in made.items()})
+    run_settings, params = RunSettings(options, None, machine), {}
+    for stream, prior in run_settings.route(model.info).priors.items():
+        kind = PRIOR_PARAMS.load(model.info.priors[prior].config.kind)
+        given = by_level.get(stream.removeprefix("vq."), {})
+        params[stream] = {each.name: given.get(each.name, each.default) for each in fields(kind)}
+        if "passes" in params[stream]:
+            params[stream]["passes"] = passes.pop(0)
+    return RunSettings(options, params, machine)
+
+
+def _machine(dtype: str, **more: Any) -> Any:
+    from jukebox.params import MachineOptions
+
+    return MachineOptions(threads=1, device="cpu", dtype=dtype, **more)  # type: ignore[arg-type]
