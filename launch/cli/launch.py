@@ -17,12 +17,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from data_prep.errors import UserError
 from launch.cli.commands import VERBS, load
-from launch.cli.usage import nearest, read_arguments, read_usage
+from launch.cli.usage import nearest, read_arguments, read_usage, shared_flags
 from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import Carrier, batch_script, check_carrier, commands
 from launch.cluster.supervise import Job
@@ -103,21 +104,36 @@ def fresh_folder(logs: Path) -> Path:
             return logs / f"{number:04d}"
 
 
+@dataclass(frozen=True)
+class PlacementParams:
+    """Where ranks run, and what starts them.
+
+    ranks: processes on this machine; 0: one a GPU, or one
+    hostfile: file with a line a host: name slots=8
+    with_: what starts the ranks; auto: ssh for a hostfile, else nothing is needed; mpich or openmpi for `prepare`
+    slurm: write a batch script that goes on by itself after time limit and preemption, and submit it
+    nodes: hosts of the SLURM job
+    ranks_per_node: ranks on each host, in place of the slots in the hostfile; SLURM: must be given
+    """
+
+    ranks: int = 0
+    hostfile: str = ""
+    with_: Literal["auto", "ssh", "pdsh", "openmpi", "mpich", "srun"] = "auto"
+    slurm: bool = False
+    nodes: int = 1
+    ranks_per_node: int = 0
+
+    @property
+    def carrier(self) -> Carrier | None:
+        """What starts the ranks; None: this process itself, on this machine."""
+        return ("ssh" if self.hostfile else None) if self.with_ == "auto" else self.with_
+
+
+@shared_flags
 def launch(
-    *words: str,
-    ranks: int = 0,
-    hostfile: str = "",
-    with_: Literal["auto", "ssh", "pdsh", "openmpi", "mpich", "srun"] = "auto",
-    slurm: bool = False,
-    nodes: int = 1,
-    ranks_per_node: int = 0,
-    time: str = "",
-    partition: str = "",
-    logs: str = "logs",
-    patience: float = 900.0,
-    options: str = "",
-    print_: bool = False,
-) -> None:
+    *words: str, placement: PlacementParams, time: str = "", partition: str = "", logs: str = "logs", patience: float = 900.0,
+    options: str = "", print_: bool = False,
+) -> None:  # fmt: skip
     """Run a verb in many processes: on this machine, on the hosts of a list, or in a SLURM job.
 
     All hosts must see the same files under the same names. Each rank has a log of its own in a new folder below --logs;
@@ -125,12 +141,6 @@ def launch(
     which one, where and why is said. Ctrl-C lets all ranks finish their step. The same command goes on where it was.
 
     words: the verb that every rank runs, with its words: train prior DATA --level 2
-    ranks: processes on this machine; 0: one a GPU, or one
-    hostfile: file with a line a host: name slots=8
-    with_: what starts the ranks; auto: ssh for a hostfile, else nothing is needed; mpich or openmpi for `prepare`
-    slurm: write a batch script that goes on by itself after time limit and preemption, and submit it
-    nodes: hosts of the SLURM job
-    ranks_per_node: ranks on each host, in place of the slots in the hostfile; SLURM: must be given
     time: time limit of the SLURM job, as sbatch takes it: 1-12:00:00
     partition: partition of the SLURM job
     logs: folder for logs that all hosts see
@@ -138,17 +148,17 @@ def launch(
     options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music --gpus-per-node=8"
     print_: print what would be run, and run nothing
     """
-    carrier: Carrier | None = ("ssh" if hostfile else None) if with_ == "auto" else with_
-    folder, more = Path(logs).resolve(), shlex.split(options)
+    carrier, folder, more = placement.carrier, Path(logs).resolve(), shlex.split(options)
     if patience <= 0:
         raise UserError(f"--patience got {patience:g}, expected seconds above 0")
-    if slurm:
-        check_words(words, nodes * ranks_per_node)
-        if nodes < 1 or ranks_per_node < 1 or hostfile or ranks or with_ != "auto":
+    if placement.slurm:
+        nodes, ranks = placement.nodes, placement.ranks_per_node
+        check_words(words, nodes * ranks)
+        if nodes < 1 or ranks < 1 or placement.hostfile or placement.ranks or placement.with_ != "auto":
             raise UserError("--slurm takes --nodes N --ranks_per_node M, each at least 1, and no --ranks, --hostfile or --with")
-        script = batch_script(words, folder, nodes, ranks_per_node, time, partition, patience, more)
+        script = batch_script(words, folder, nodes, ranks, time, partition, patience, more)
         return print(script, end="") if print_ else submit(script, folder)
-    hosts = places(carrier, hostfile, ranks, ranks_per_node)
+    hosts = places(carrier, placement.hostfile, placement.ranks, placement.ranks_per_node)
     check_words(words, sum(slots for _, slots in hosts))
     master = address_of(hosts[0][0], carrier)
     port = free_port() if len(hosts) == 1 and master == "127.0.0.1" else random.SystemRandom().randint(20000, 32000)

@@ -18,11 +18,12 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from launch.cli.parse import read_list
 
 _TYPE_NAMES = {int: "integer", float: "number", bool: "yes/no", str: "text", Path: "path"}
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -33,7 +34,7 @@ REQUIRED = inspect.Parameter.empty
 class Argument:
     """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal.
 
-    `rest` takes all words behind a lone `--`, as one text in a shell's quotes.
+    `several`: a tuple of `kind`, one text with commas. `rest` takes all words after a lone `--`, as one text in a shell's quotes.
     """
 
     name: str
@@ -42,23 +43,31 @@ class Argument:
     about: str
     positional: bool
     choices: tuple[str, ...] = ()
+    several: bool = False
     rest: bool = False
 
     def parse(self, text: str) -> Any:
         """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
         if self.rest:
             return tuple(shlex.split(text))
+        if self.several:
+            return tuple(self._parse_one(part, text) for part in read_list(text))
+        return self._parse_one(text, text)
+
+    def _parse_one(self, text: str, given: str) -> Any:
+        """The value of one part of what was given."""
         if self.choices and text not in self.choices:
             close = nearest(text, self.choices)
-            raise UserError(f"{self.shown} got {text!r}, expected one of {', '.join(self.choices)}{close}")
+            raise UserError(f"{self.shown} got {given!r}, expected one of {', '.join(self.choices)}{close}")
         try:
             if self.kind is bool:
                 return _TRUTHS[text.lower()]
             value = self.kind(text)
         except (ValueError, KeyError):
-            raise UserError(f"{self.shown} got {text!r}, expected {self._wanted()}") from None
+            raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}") from None
         if self.kind is float and not math.isfinite(value):
-            raise UserError(f"{self.shown} got {text!r}, expected {self._wanted()}, and a finite one")
+            finite = "finite ones" if self.several else "a finite one"
+            raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, and {finite}")
         return value
 
     @property
@@ -71,10 +80,17 @@ class Argument:
         """What stands for a positional in the usage line: its choices, else its name in capitals."""
         return "|".join(self.choices) or self.name.upper() + " ..." * self.rest
 
+    @property
+    def type_name(self) -> str:
+        """What the help calls the type, in capitals."""
+        return (_TYPE_NAMES[self.kind] + "s" * self.several).upper()
+
     def _wanted(self) -> str:
         noun = {int: "a whole number", float: "a number", bool: "true or false"}.get(self.kind, "text")
+        noun = noun.removeprefix("a ") + "s" if self.several else noun
         units = [u for u in ("seconds", "minutes", "hours", "Hz", "MB", "GB", "steps") if re.search(rf"\b{u}\b", self.about)]
-        return noun + (f" of {units[0]}" if units else "") + (f" ({self.about})" if self.about else "")
+        noun += (f" of {units[0]}" if units else "") + " with commas between them" * self.several
+        return noun + (f" ({self.about})" if self.about else "")
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class Usage:
         """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
         places = (a.place if a.default is REQUIRED else f"[{a.place}]" for a in self.positionals)
         words = ["jukebox", self.verb, *places]
-        words += [f"--{a.name} {_TYPE_NAMES[a.kind].upper()}" for a in self.flags if a.default is REQUIRED]
+        words += [f"--{a.name} {a.type_name}" for a in self.flags if a.default is REQUIRED]
         words += ["[--flags]"] * any(a.default is not REQUIRED for a in self.flags)
         return " ".join(words + ([f"-- {self.rest.place}"] if self.rest else []))
 
@@ -114,46 +130,71 @@ def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
     hints = typing.get_type_hints(function)
     arguments = []
     for name, parameter in parameters.items():
-        kind, choices = _read_kind(hints.get(name, str))
+        kind, choices, several = _read_kind(hints.get(name, str))
         rest = parameter.kind is parameter.VAR_POSITIONAL
         positional = rest or parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         typed = name.rstrip("_")  # --with and --print are words of Python's own, so their parameters end in _
-        arguments.append(Argument(typed, kind, parameter.default, abouts.get(name, ""), positional, choices, rest))
+        arguments.append(Argument(typed, kind, parameter.default, abouts.get(name, ""), positional, choices, several, rest))
     return Usage(verb, summary, tuple(arguments))
 
 
 def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A verb whose parameters of dataclass type stand for their fields: flags that several verbs share are written once.
+    """A verb whose parameters of dataclass type stand for their fields, in their place: shared flags are written once.
 
-    The dataclass says of each field what a verb's docstring says of a parameter, in its own docstring.
+    The docstrings of the dataclass and of those it inherits from have a line for each field, as a verb's for each parameter.
+    A caller in Python passes the fields by keyword, or the dataclass itself.
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
 
     @functools.wraps(function)
     def verb(*args: Any, **values: Any) -> Any:
-        made = {name: g(**{f.name: values.pop(f.name) for f in fields(g) if f.name in values}) for name, g in groups.items()}
+        made = {
+            name: group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
+            for name, group in groups.items()
+            if name not in values
+        }
         return function(*args, **values, **made)
 
-    flags = [p for name, p in parameters.items() if name not in groups]
-    annotations, lines = {p.name: hints[p.name] for p in flags}, [inspect.getdoc(function) or ""]
-    for group in groups.values():
-        flags += [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(group)]
-        annotations |= typing.get_type_hints(group)
-        abouts = _read_docstring(inspect.getdoc(group) or "", [f.name for f in fields(group)])[1]
-        lines += [f"{name}: {about}" for name, about in abouts.items()]
+    flags: list[inspect.Parameter] = []
+    annotations: dict[str, Any] = {}
+    lines = [inspect.getdoc(function) or ""]
+    for name, parameter in parameters.items():
+        group = groups.get(name)
+        flags += _field_parameters(group) if group else [parameter]
+        annotations |= typing.get_type_hints(group) if group else {name: hints[name]}
+        lines += [f"{field}: {about}" for field, about in _field_abouts(group).items()] if group else []
     verb.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     verb.__annotations__, verb.__doc__ = annotations, "\n".join(lines)
     return verb
 
 
-def _read_kind(hint: Any) -> tuple[type, tuple[str, ...]]:
-    """`float | None` -> float; `Literal["a", "b"]` -> str with choices; whatever is not a number or a truth is text."""
+def _field_parameters(group: type) -> list[inspect.Parameter]:
+    """A keyword parameter for each field of a dataclass."""
+    defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(group)}
+    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
+
+
+def _field_abouts(group: type) -> dict[str, str]:
+    """The docstring line of each field of a dataclass; of several classes that have one, the nearest counts."""
+    abouts, names = {}, [f.name for f in fields(group)]
+    for base in reversed(group.__mro__):
+        abouts |= _read_docstring(inspect.cleandoc(base.__doc__ or ""), names)[1]
+    return abouts
+
+
+def _read_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
+    """(kind, choices, several): `float | None` -> float; `Literal["a", "b"]` -> str with choices; `tuple[int, ...]` -> several int.
+
+    What is not a number or a truth is text.
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
+    if several := typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is typing.Literal:
-        return str, tuple(str(choice) for choice in typing.get_args(hint))
-    return (hint if hint in _TYPE_NAMES else str), ()
+        return str, tuple(str(choice) for choice in typing.get_args(hint)), several
+    return (hint if hint in _TYPE_NAMES else str), (), several
 
 
 def _read_docstring(doc: str, names: Iterable[str]) -> tuple[str, dict[str, str]]:
@@ -217,7 +258,7 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
                 value = queue.pop(0)
             else:
                 after = f" before {queue[0]} (a value that begins with -- is written {typed}=VALUE)" if queue else ""
-                raise UserError(f"{typed} needs a value{after}: {flags[name].about or _TYPE_NAMES[flags[name].kind]}")
+                raise UserError(f"{typed} needs a value{after}: {flags[name].about or flags[name].type_name.lower()}")
         given[name] = value
     open_places = [a for a in usage.positionals if a.name not in given]
     if len(positionals) > len(open_places):
@@ -245,11 +286,11 @@ def render(usage: Usage) -> str:
 
 
 def _render_argument(argument: Argument, width: int) -> str:
-    kind = "|".join(argument.choices) or _TYPE_NAMES[argument.kind].upper()
+    kind = "|".join(argument.choices) or argument.type_name
     head = f"  {argument.place}" if argument.positional else f"  --{argument.name} {kind}"
     if argument.kind is bool:
         head = f"  --{argument.name} / --no{argument.name}"
-    default = {REQUIRED: "" if argument.positional else " (must be given)", None: "", "": ""}
+    default = {REQUIRED: "" if argument.positional else " (must be given)", None: "", "": "", (): ""}
     shown = default[argument.default] if argument.default in default else f" (default {_show(argument.default)})"
     body = textwrap.wrap(argument.about + shown, width - 32) or [""]
     first = f"{head:<30}  {body.pop(0)}\n" if len(head) <= 30 else f"{head}\n"
@@ -257,4 +298,6 @@ def _render_argument(argument: Argument, width: int) -> str:
 
 
 def _show(default: Any) -> str:
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
     return ("yes" if default else "no") if isinstance(default, bool) else str(default)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_prep.errors import UserError
@@ -15,25 +15,39 @@ from jukebox.sampling.batches import window_prompt
 from jukebox.sampling.request import dtype_of, should_compile
 from jukebox.sampling.run import Run
 from launch.cli.parse import read_fractions, read_levels, read_size
+from launch.cli.usage import shared_flags
+from launch.verbs.plan_train import TrainPlanParams, plan_train
 
 
-def plan(
-    what: Literal["sample", "train"], model: str, *, seconds: float = 20.0, takes: int = 1, prompt_seconds: float = 0.0, levels: str = "",
-    hop_fractions: str = "0.5,0.5,0.5", guidance: float = 1.0, dtype: str = "", batch: int = 0, parallel: bool = False,
-    max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto",
-    level: int = -1, gpus: str = "1", card: str = "here", zero: str = "", steps: int = 0, recompute: bool = False,
-    offload: bool = False, precision: Literal["bf16", "float32"] = "bf16", share: float = 0.4, network: float = 25.0,
-) -> Plan | list[Budget]:  # fmt: skip
-    """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
+@dataclass(frozen=True)
+class SongPlanParams:
+    """The songs whose sampling is planned.
 
-    what: sample (continue, upsample and resume are planned alike when they begin), or train
-    model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be there
     seconds: finished length of the song, in seconds
     takes: samples of the song
     prompt_seconds: how much of the song is given, in seconds
     levels: levels to write, as in 2,1,0 (empty: all)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
     guidance: how much harder than trained the conditions pull (1: as trained)
+    """
+
+    seconds: float = 20.0
+    takes: int = 1
+    prompt_seconds: float = 0.0
+    levels: str = ""
+    hop_fractions: str = "0.5,0.5,0.5"
+    guidance: float = 1.0
+
+
+@shared_flags
+def plan(
+    what: Literal["sample", "train"], model: str, *, song: SongPlanParams, dtype: str = "", batch: int = 0, parallel: bool = False,
+    max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto", training: TrainPlanParams,
+) -> Plan | list[Budget]:  # fmt: skip
+    """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
+
+    what: sample (continue, upsample and resume are planned alike when they begin), or train
+    model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be there
     dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
     batch: samples decoded side by side, with --parallel samples times windows (0: all, or what --max_memory chooses);
         train: windows a step, of all GPUs together (0: the preset's)
@@ -42,45 +56,39 @@ def plan(
     bandwidth: GB a second that weights are read with, on the machine that is meant (0: this one's, measured)
     threads: CPU threads (0: as a run would take; train: as torch would)
     device: cpu, cuda, or auto: a GPU if there is one
-    level: train: the prior to train (-1: the top one)
-    gpus: train: how many GPUs; several numbers with commas between them make a row each
-    card: train: here (this machine, measured), or RTX3090, RTX4090, V100, A100-40, A100, H100, H200
-    zero: train: ZeRO's stage, 0 to 3, or several with commas between them (empty: what fits and is fastest)
-    steps: train: steps in all (0: the preset's, or 100,000)
-    recompute: train: gradient checkpointing
-    offload: train: moments on the host
-    precision: train: bf16 (autocast; weights stay float32) or float32
-    share: train: of the card's rate, how much is reached
-    network: train: GB a second that a GPU sends to others
     """
     if what == "train":
-        from launch.verbs.plan_train import plan_train
-
-        return plan_train(model, level, gpus, card, batch, steps, zero, recompute, offload, precision, share, network, threads)
-
-    info = read_info(model)
-    known = info.levels_with_prior
-    if seconds <= 0 or takes < 1 or not 0 <= prompt_seconds < seconds:
-        raise UserError(
-            f"{seconds:g} s, {takes} takes, prompt of {prompt_seconds:g} s; expected a length, takes, and a shorter prompt"
-        )
-    chosen = read_levels(levels) or tuple(known)
-    if not chosen or not set(chosen) <= set(known):
-        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {levels}")
+        return plan_train(model, training, batch, threads)
     import torch
 
+    info = read_info(model)
+    chosen = chosen_levels(info, model, song)
     torch.set_num_threads(info.threads(threads))
-    given = {str(level): info.frames(prompt_seconds, level) for level in chosen if prompt_seconds}
+    given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
-        "seconds": seconds, "levels": list(chosen), "samples": [{}] * takes, "hop_fractions": read_fractions(hop_fractions),
-        "how": {str(max(known)): {"guidance": guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
-        "given": given, "hops": info.hops,
+        "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": read_fractions(song.hop_fractions),
+        "how": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
+        "device": device, "given": given, "hops": info.hops,
     })  # fmt: skip
     if max_memory:
         request |= fit(info, request, read_size(max_memory))
     made = planned(info, request, bandwidth)
     print(table(made))
     return made
+
+
+def chosen_levels(info: ModelInfo, model: str, song: SongPlanParams) -> tuple[int, ...]:
+    """The levels to write; UserError where the model has no prior of one, or where the song cannot be."""
+    known = info.levels_with_prior
+    if song.seconds <= 0 or song.takes < 1 or not 0 <= song.prompt_seconds < song.seconds:
+        raise UserError(
+            f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "
+            "expected a length, takes, and a shorter prompt"
+        )
+    chosen = read_levels(song.levels) or tuple(known)
+    if not chosen or not set(chosen) <= set(known):
+        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {song.levels}")
+    return chosen
 
 
 def table(plan: Plan) -> str:

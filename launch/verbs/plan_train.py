@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
 from jukebox.device import choose_device
@@ -27,27 +27,52 @@ ROWS = 8  # at once on a GPU, at most: more rows make no product faster
 STEPS = 3  # that are timed on this machine, after one
 
 
-def plan_train(
-    model: str, level: int, gpus: str, card: str, batch: int, steps: int, zero: str, recompute: bool, offload: bool,
-    precision: str, share: float, network: float, threads: int,
-) -> list[Budget]:  # fmt: skip
+@dataclass(frozen=True)
+class TrainPlanParams:
+    """The training that is planned, and what it runs on.
+
+    level: train: the prior to train (-1: the top one)
+    gpus: train: how many GPUs; several numbers with commas between them make a row each
+    card: train: here (this machine, measured), or RTX3090, RTX4090, V100, A100-40, A100, H100, H200
+    zero: train: ZeRO's stage, 0 to 3, or several with commas between them (empty: what fits and is fastest)
+    steps: train: steps in all (0: the preset's, or 100,000)
+    recompute: train: gradient checkpointing
+    offload: train: moments on the host
+    precision: train: bf16 (autocast; weights stay float32) or float32
+    share: train: of the card's rate, how much is reached
+    network: train: GB a second that a GPU sends to others
+    """
+
+    level: int = -1
+    gpus: str = "1"
+    card: str = "here"
+    zero: str = ""
+    steps: int = 0
+    recompute: bool = False
+    offload: bool = False
+    precision: Literal["bf16", "float32"] = "bf16"
+    share: float = 0.4
+    network: float = 25.0
+
+
+def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) -> list[Budget]:
     """Print a table of what each number of GPUs, and each stage of ZeRO that was named, takes; the arithmetic of the first row."""
     info = read_info(model)
-    known = info.levels_with_prior
-    level = max(known, default=-1) if level < 0 else level
+    known, card, network = info.levels_with_prior, params.card, params.network
+    level = max(known, default=-1) if params.level < 0 else params.level
     if level not in known:
         raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --level {level}")
     entry = info.writer(info.stream(level).name)
     assert entry
     prior = entry.config
-    setup = Training(1, bf16=precision == "bf16", recompute=recompute, offload=offload, ema=False)
+    setup = Training(1, bf16=params.precision == "bf16", recompute=params.recompute, offload=params.offload, ema=False)
     cost_of(prior, setup)  # raises where there is none
-    counts = read_numbers(gpus, "--gpus", "numbers from 1 to 1048576 with commas between them", 1, 1 << 20) or (1,)
-    stages = read_numbers(zero, "--zero", "numbers from 0 to 3 with commas between them", 0, 3)
+    counts = read_numbers(params.gpus, "--gpus", "numbers from 1 to 1048576 with commas between them", 1, 1 << 20) or (1,)
+    stages = read_numbers(params.zero, "--zero", "numbers from 0 to 3 with commas between them", 0, 3)
     batch = batch or recipe_of(model, entry.name, "batch") or max(counts)
-    steps = steps or recipe_of(model, entry.name, "steps") or 100_000
+    steps = params.steps or recipe_of(model, entry.name, "steps") or 100_000
     rows = min(batch, ROWS)
-    machines = here(info, prior, setup, rows, network, threads) if card == "here" else on_card(card, share, network)
+    machines = here(info, prior, setup, rows, network, threads) if card == "here" else on_card(card, params.share, network)
     planned = []
     for count in counts:
         if batch % count:
@@ -59,7 +84,7 @@ def plan_train(
     print(f"{model}, level {level}: {prior.parameters().all / GB:.3f} billion weights, windows of {prior.n_ctx} codes, "
           f"{batch} windows a step, {steps:,} steps = {batch * steps * prior.n_ctx / GB:.3g} billion codes")  # fmt: skip
     print(f"{card}: {machines.memory / GB:.0f} GB, {machines.rate / 1e12:.3g} TFLOP/s of products, of which {machines.share:.0%} "
-          f"is reached; {machines.network / GB:.3g} GB/s between GPUs; {precision}")  # fmt: skip
+          f"is reached; {machines.network / GB:.3g} GB/s between GPUs; {params.precision}")  # fmt: skip
     print(table(plans, steps))
     print(arithmetic(prior, *plans[0]))
     return [plan for _, _, plan in plans]

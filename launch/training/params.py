@@ -1,0 +1,144 @@
+"""The parameters of `jukebox train`, by subject; the command line shows their fields as flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.engines.deepspeed_config import ParallelConfig
+
+
+@dataclass(frozen=True)
+class PartParams:
+    """What is trained, and the model folder it is written to.
+
+    preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
+    level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
+    levels: levels to train, such as 2,1; empty: all
+    out: the model folder; empty: `model` beside DATA
+    """
+
+    preset: str = "small"
+    level: int = -1
+    levels: str = ""
+    out: str = ""
+
+    @property
+    def chosen_levels(self) -> str:
+        """The level of --level, else those of --levels; empty: all."""
+        return str(self.level) if self.level >= 0 else self.levels
+
+
+@dataclass(frozen=True)
+class RecipeParams:
+    """What is changed of the preset's recipe.
+
+    steps: steps in all, in place of the recipe's; 0: the recipe's
+    batch: crops or windows a step, of all ranks together; 0: the recipe's
+    lr: highest learning rate; 0: the recipe's
+    max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
+    precision: auto (the recipe's), bf16, float32, or fp16 with scaled losses for a GPU without bf16
+    schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
+    ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
+    recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
+    """
+
+    steps: int = 0
+    batch: int = 0
+    lr: float = 0.0
+    max_minutes: float = 0.0
+    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
+    schedule: Literal["auto", "constant", "linear", "cosine", "published"] = "auto"
+    ema: float = -1.0
+    recompute: bool = False
+
+    def changes(self, is_codec: bool, recompute: bool) -> dict[str, Any]:
+        """The fields of a recipe that change; `recompute`: also where --card needs it. Raises UserError."""
+        given = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "max_minutes": self.max_minutes}
+        # A recipe's limit on the time belongs to its own steps: with --steps the user wants so many.
+        changes: dict[str, Any] = {"max_minutes": 0.0} if self.steps else {}
+        changes |= {name: value for name, value in given.items() if value}
+        if self.precision != "auto":
+            changes |= {"bf16": self.precision == "bf16", "fp16": self.precision == "fp16"}
+        if self.schedule != "auto":
+            changes["schedule"] = self.schedule
+        if self.ema >= 1:
+            raise UserError(
+                f"--ema got {self.ema:g}, expected a decay below 1, such as 0.999, 0 for none or -1 for the recipe's"
+            )
+        if self.ema >= 0:
+            changes["ema"] = self.ema
+        if self.recompute and is_codec:
+            raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
+        if self.recompute or (recompute and not is_codec):
+            changes["recompute"] = True
+        return changes
+
+
+@dataclass(frozen=True)
+class TrainRunParams:
+    """What the run computes on, where its batches come from, and what it records.
+
+    seed: seed of first weights, order and noise
+    threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
+    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
+    examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
+    from_audio: encode each window when it is trained on, instead of reading what `jukebox encode` wrote: slower, nothing is stored
+    """
+
+    seed: int = 0
+    threads: int = 0
+    device: str = "auto"
+    wandb: str = ""
+    examples_every: int = 0
+    from_audio: bool = False
+
+
+@dataclass(frozen=True)
+class FinetuneParams:
+    """Which trained model a fine-tuning begins with, and what of it learns (`launch/training/finetune.py`).
+
+    from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
+    tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
+        lyrics: all, with the preset's lyrics added to a prior without
+    rank: rank of the adapters of --tune lora
+    rehearse: a data folder of old songs, of which half of every batch is drawn, so that they are not forgotten
+    """
+
+    from_model: str = ""
+    tune: Literal["all", "lora", "labels", "lyrics"] = "all"
+    rank: int = 8
+    rehearse: str = ""
+
+
+@dataclass(frozen=True)
+class EngineParams:
+    """How ranks and memory share the training.
+
+    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
+    offload: keep the optimiser in the host's memory, for priors larger than the card
+    accumulate: parts in which a rank takes its share of a batch, one after another; priors only
+    adam: torch (fused), or deepspeed: DeepSpeed's own kernels, which their first use compiles
+    deepspeed: a json file with settings of DeepSpeed's to add to ours
+    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; --zero comes before its
+    """
+
+    zero: Literal["auto", "0", "1", "2", "3"] = "auto"
+    offload: bool = False
+    accumulate: int = 1
+    adam: Literal["torch", "deepspeed"] = "torch"
+    deepspeed: str = ""
+    card: Literal["any", "8", "16", "24", "40", "80"] = "any"
+
+    def for_card(self) -> tuple[ParallelConfig, bool]:
+        """The configuration with what --card adds to it, and whether the card needs gradient checkpointing."""
+        from launch.engines.deepspeed_config import CARDS, ParallelConfig
+
+        suits = CARDS[int(self.card)] if self.card != "any" else {}
+        stage = suits.get("zero", -1) if self.zero == "auto" else int(self.zero)
+        offload = self.offload or suits.get("offload", False)
+        return ParallelConfig(stage, offload, self.accumulate, self.adam, self.deepspeed), suits.get("recompute", False)
