@@ -8,7 +8,7 @@ with the first window, not with this module: a request must be on disk before an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,13 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Song:
-    """A song as a person names it; `seconds` is the length of the whole song, which the timing condition tells the prior."""
+    """What a song is to be. `seconds` is the length of the whole song, which the timing condition contains.
+
+    `genre` is one name, or several joined by commas, that are added to `genres`.
+    """
 
     artist: str | None = None
     genres: tuple[str, ...] = ()
     lyrics: str | None = None
     word_times: tuple[TimedText, ...] = ()
     seconds: float = 0.0
+    genre: InitVar[str] = ""
+
+    def __post_init__(self, genre: str) -> None:
+        if genre:
+            object.__setattr__(self, "genres", (*self.genres, *filter(None, map(str.strip, genre.split(",")))))
 
     def placed(self, labels: Labels) -> Song:
         """The same song with plain lyrics placed in time, by line and beat."""
@@ -134,6 +142,26 @@ def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, le
     window = np.concatenate([np.zeros(pad, np.int64), ids[first : first + n - pad]])
     when = np.concatenate([np.full(pad, np.nan), seconds[first : first + n - pad] - offset / config.sample_rate])
     return Lyrics(torch.from_numpy(window)[None], torch.from_numpy(when.astype(np.float32))[None])
+
+
+def unknown_names(song: Song, labels: Labels) -> list[str]:
+    """A line for each name that the model does not know, and so takes as unknown."""
+    named = [("artist", song.artist, labels.artists), *(("genre", genre, labels.genres) for genre in song.genres)]
+    return [
+        f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
+        for what, name, known in named
+        if name and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0
+    ]
+
+
+def left_out(vocabulary: Vocabulary, texts: Sequence[str]) -> list[str]:
+    """A line for each of the lyrics that has characters outside the vocabulary."""
+    lines = []
+    for text in dict.fromkeys(text for text in texts if text):
+        if dropped := vocabulary.encode(text).dropped:
+            listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
+            lines.append(f"left out of the lyrics, because the model has no letter for it: {listed}")
+    return lines
 
 
 def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, sample_rate: int) -> list[PreparedSong]:

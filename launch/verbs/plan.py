@@ -11,10 +11,9 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
 from jukebox.planning.sampling import Plan, Request, fit, plan_sampling, spell
 from jukebox.planning.training import Budget
-from jukebox.sampling.batches import window_prompt
 from jukebox.sampling.request import dtype_of, should_compile
 from jukebox.sampling.run import Run
-from launch.cli.parse import read_fractions, read_levels, read_size
+from launch.cli.parse import read_size
 from launch.cli.usage import shared_flags
 from launch.verbs.plan_train import TrainPlanParams, plan_train
 
@@ -34,8 +33,8 @@ class SongPlanParams:
     seconds: float = 20.0
     takes: int = 1
     prompt_seconds: float = 0.0
-    levels: str = ""
-    hop_fractions: str = "0.5,0.5,0.5"
+    levels: tuple[int, ...] = ()
+    hop_fractions: tuple[float, ...] = (0.5, 0.5, 0.5)
     guidance: float = 1.0
 
 
@@ -66,8 +65,8 @@ def plan(
     torch.set_num_threads(info.threads(threads))
     given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
-        "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": read_fractions(song.hop_fractions),
-        "how": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
+        "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": song.hop_fractions,
+        "params": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
         "device": device, "given": given, "hops": info.hops,
     })  # fmt: skip
     if max_memory:
@@ -85,9 +84,9 @@ def chosen_levels(info: ModelInfo, model: str, song: SongPlanParams) -> tuple[in
             f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "
             "expected a length, takes, and a shorter prompt"
         )
-    chosen = read_levels(song.levels) or tuple(known)
+    chosen = song.levels or tuple(known)
     if not chosen or not set(chosen) <= set(known):
-        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {song.levels}")
+        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {','.join(map(str, song.levels))}")
     return chosen
 
 
@@ -145,10 +144,8 @@ def will_compile(info: ModelInfo, request: Request, dtype: str) -> bool:
     """Whether the run compiles its steps, as `jukebox.sampling.walk.to_compile` will decide when the model is there."""
     if "compiled" in request:
         return request["compiled"]
-    wanted = {level: (info.stream(level).name, window_prompt(request, level)) for level in request["levels"]}
-    depths = {level: entry.config.depth for level, each in wanted.items() if (entry := info.writer(*each))}
     choice = request.get("compile", "auto")
-    if choice == "off" or (choice == "auto" and not should_compile(request, depths, info.sample_rate)):
+    if choice == "off" or (choice == "auto" and not should_compile(info, request)):
         return False
     from priors.autoregressive import native
 
