@@ -28,7 +28,7 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
-from jukebox.sampling.request import RunSettings, Start, new_request
+from jukebox.sampling.request import RunSettings, Start, dtype_of, new_request
 from jukebox.sampling.run import KNOWN, REQUEST, Run, saving
 from jukebox.sampling.walk import Report, resume
 from jukebox.sampling.windows import mask_windows
@@ -108,7 +108,7 @@ class EditJob:
                 raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
             self._write_known(folder, pieces)
         try:
-            return Run.create(folder, request, join=True)
+            return Run.create(folder, request | {"dtype": dtype_of(request)}, join=True)
         except UserError as error:
             raise UserError(f"{folder} is another edit; name another --out") from error
 
@@ -184,7 +184,9 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
     if lyrics and found[coarsest].config.lyrics is None:
         own = info.writer(coarsest)
         if own is None:
-            raise UserError(f"{info.folder} has no prior of {coarsest} that is conditioned on lyrics; train one, or edit without lyrics")
+            raise UserError(
+                f"{info.folder} has no prior of {coarsest} that is conditioned on lyrics; train one, or edit without lyrics"
+            )
         found[coarsest] = own
     return Route("edit", {stream: prior.name for stream, prior in found.items()})
 
@@ -193,14 +195,12 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
 
 
 def finish(run: Run, model: ModelFolder) -> list[Path]:
-    """Put the new audio of a sampled edit into its recording; the files of all takes, of which those that exist stay."""
+    """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
     prompt, request = run.prompt_paths[0], run.request["recording"]
-    layout = Layout(
-        request["frames"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
-    )
-    targets = [Path(path) for path in run.request["outputs"]]
+    layout = Layout(request["frames"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"])
+    targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
-        if not target.exists():
+        if not target.exists() and run.count(level, [sample]) == run.total(level):
             pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
             target.parent.mkdir(parents=True, exist_ok=True)
             with saving(run.folder):

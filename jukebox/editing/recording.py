@@ -109,5 +109,3 @@ def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> It
                 return
     if at % hop:
         yield np.zeros((channels, -at % hop), np.float32)
-
-

@@ -164,16 +164,16 @@ class _Opened:
         end = info.seconds if end is None else end
         first, stop = round(start * info.sample_rate), round(end * info.sample_rate)
         if not 0 <= start < end or first >= stop:
-            raise UserError(f"the range from {start:g} s to {end:g} s is empty; expected a start from 0 on, and an end after it")
+            raise UserError(
+                f"the range from {start:g} s to {end:g} s is empty; expected a start from 0 on, and an end after it"
+            )
         if stop > info.frames:
             raise UserError(
                 f"the range from {start:g} s to {end:g} s leaves {self.recording.sound}, which is {info.seconds:.3f} s long"
             )
         return first, stop
 
-    def make(
-        self, out: str | Path, verb: str, spans: list[Span], keep: Mask, asked: Mapping[str, Any] | None = None
-    ) -> Edited:
+    def make(self, out: str | Path, verb: str, spans: list[Span], keep: Mask, asked: Mapping[str, Any] | None = None) -> Edited:
         if self.settings.edit.fade < 0:
             raise UserError(f"a fade of {self.settings.edit.fade:g} s; expected seconds from 0")
         job = EditJob(self.model, self.recording, self.layout, spans, keep, verb, asked or {})

@@ -224,7 +224,13 @@ class ModelInfo:
     def with_prior(self, entry: PriorEntry) -> ModelInfo:
         """The same model with a prior, in place of one of the same name, and with the routes that it makes possible."""
         made = replace(self, priors={**self.priors, entry.name: entry})
-        return replace(made, stored_routes={**self.stored_routes, **{k: r for k, r in made._assumed_routes().items() if k not in self.stored_routes}})
+        return replace(
+            made,
+            stored_routes={
+                **self.stored_routes,
+                **{k: r for k, r in made._assumed_routes().items() if k not in self.stored_routes},
+            },
+        )
 
     def route(self, name: str = "") -> Route:
         """A route (empty: the default); UserError names those that there are."""

@@ -69,7 +69,11 @@ def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> 
     values = {}
     for stream, kind in kinds.items():
         first = stream == coarsest
-        mine = {"temperature": given.temperature if first else given.temperature_lower, "top_k": given.top_k, "top_p": given.top_p}
+        mine = {
+            "temperature": given.temperature if first else given.temperature_lower,
+            "top_k": given.top_k,
+            "top_p": given.top_p,
+        }
         mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise}
         values[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
     masked = [stream for stream, kind in kinds.items() if "passes" in _names(kind)]

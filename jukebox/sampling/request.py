@@ -47,7 +47,9 @@ class RunSettings:
         """The route, by its name or by its earlier name `lower`."""
         options = self.options
         if options.lower and options.route not in ("", LOWER.get(options.lower, "")):
-            raise UserError(f"--lower {options.lower} is route {LOWER.get(options.lower)}; give it or --route {options.route}, not both")
+            raise UserError(
+                f"--lower {options.lower} is route {LOWER.get(options.lower)}; give it or --route {options.route}, not both"
+            )
         if options.lower and options.lower not in LOWER:
             raise UserError(f"lower {options.lower!r}; expected one of {', '.join(LOWER)}, or a route")
         return info.route(LOWER.get(options.lower, options.route))
@@ -142,7 +144,9 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
         )
     sampled_levels = info.check_levels((), route, kept)
     levels = [*asked["levels"][: asked["levels"].index(kept)], *sampled_levels]
-    options = replace(_again(options, asked, route.name), seed=asked["seed"] if seed is None else seed, total_seconds=asked["total_seconds"])
+    options = replace(
+        _again(options, asked, route.name), seed=asked["seed"] if seed is None else seed, total_seconds=asked["total_seconds"]
+    )
     params = _with_kept(asked, info, route, settings.params)
     settings = replace(settings, options=replace(options, levels=tuple(levels)), params=params)
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]

@@ -62,6 +62,8 @@ def versions() -> dict:
 class Run:
     """One sampling on disk."""
 
+    shown = True  # whether a page is written; not for a run in a temporary folder
+
     def __init__(self, folder: Path, request: dict, progress: list[dict]):
         self.folder, self.request, self.progress = Path(folder), request, progress
         self._known: dict[str, np.ndarray] = {}
@@ -236,8 +238,8 @@ class Run:
 
     @property
     def has_page(self) -> bool:
-        """Whether the run shows itself as a page; an edit is its result, and a run without a name nobody sees."""
-        return not (self.request.get("inpaints") or self.request.get("no_page"))
+        """Whether the run has a page; the result of an edit is its file."""
+        return self.shown and not self.request.get("inpaints")
 
     @property
     def prompt_paths(self) -> list[Path]:
@@ -318,7 +320,9 @@ def as_version_3(request: dict) -> dict:
 def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
     """The request with `change` applied to its paths."""
     sources = [[change(path), row] for path, row in request["sources"]]
-    more = {"recording": {**request["recording"], "path": change(request["recording"]["path"])}} if "recording" in request else {}
+    more = (
+        {"recording": {**request["recording"], "path": change(request["recording"]["path"])}} if "recording" in request else {}
+    )
     if "outputs" in request:
         more["outputs"] = [change(path) for path in request["outputs"]]
     return request | {"model": change(request["model"]), "sources": sources} | more

@@ -217,7 +217,8 @@ class LevelSampler:
     def _conditions(self, rows: Rows) -> Any:
         column = self.planner.column
         items = [
-            window_conditions(self.songs[i], self.prior.config, self._place(start // column), self._above(i, start)) for i, start in rows
+            window_conditions(self.songs[i], self.prior.config, self._place(start // column), self._above(i, start))
+            for i, start in rows
         ]
         return stack(items).to(self.device)
 

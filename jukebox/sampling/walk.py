@@ -199,7 +199,9 @@ def fill_level(
         writer.grow()
     if done < total * len(samples):
         sampler, every = _sampler(model, run, songs, level, device), 0.5 if sys.stderr.isatty() else 10.0
-        with tqdm(total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not bar) as shown:
+        with tqdm(
+            total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not bar
+        ) as shown:
             for batch in batches:
                 for written in sampler.fill(batch):
                     _show(shown, run, written)

@@ -46,7 +46,13 @@ class WindowCheckpoint:
 
     def __init__(self, run: Run, level: int, rows: Sequence[tuple[int, int]], known: Known, state: Any):
         self.path = state_path(run, level, rows[0][0])
-        identity = [level, rows, _checksum(dict(known.sequences)), _checksum(dict(known.mask)), run.request["params"][str(level)]]
+        identity = [
+            level,
+            rows,
+            _checksum(dict(known.sequences)),
+            _checksum(dict(known.mask)),
+            run.request["params"][str(level)],
+        ]
         identity += [run.request[name] for name in ("seed", "dtype", "model_hash")]
         self.key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.state, self.at = state, time.monotonic()

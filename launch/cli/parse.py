@@ -26,11 +26,6 @@ def read_numbers(
     raise UserError(f"{flag} got {text!r}, expected {expected}")
 
 
-def read_levels(text: str) -> tuple[int, ...]:
-    """The levels of --levels in the order given; none of an empty text."""
-    return read_numbers(text, "--levels", "numbers with commas between them, such as 2,1,0")
-
-
 def choose_by_level(text: str, known: Mapping[int, str]) -> list[str]:
     """Streams or priors of --levels, by level or by name (empty: all of `known`), each once, coarsest first."""
     levels = {**{str(level): level for level in known}, **{name: level for level, name in known.items()}}
@@ -39,18 +34,6 @@ def choose_by_level(text: str, known: Mapping[int, str]) -> list[str]:
         listed = ", ".join(f"{level} ({known[level]})" for level in sorted(known))
         raise UserError(f"--levels got {text!r}: there is no {wrong[0]} to choose; choose among {listed or 'none'}")
     return [known[level] for level in sorted({levels[each] for each in chosen}, reverse=True)]
-
-
-def read_passes(text: str) -> tuple[int, ...]:
-    """The passes of --passes with --lower masked, coarsest level first; none of an empty text."""
-    return read_numbers(text, "--passes", "a number for each level below the top, as in 24,12")
-
-
-def read_fractions(text: str) -> tuple[float, ...]:
-    """The fractions of --hop_fractions, finest level first."""
-    with suppress(ValueError):
-        return tuple(float(part) for part in text.split(","))
-    raise UserError(f"--hop_fractions got {text!r}, expected a share of the window for every level, as in 0.5,0.5,0.125")
 
 
 def read_time(text: str, flag: str) -> float:

@@ -146,6 +146,8 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
+    if clash := {field.name for group in groups.values() for field in fields(group)} & set(parameters):
+        raise TypeError(f"{function.__name__}: {', '.join(sorted(clash))} is a parameter and a field of another one")
 
     @functools.wraps(function)
     def verb(*args: Any, **values: Any) -> Any:

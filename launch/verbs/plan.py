@@ -86,7 +86,9 @@ def chosen_levels(info: ModelInfo, model: str, song: SongPlanParams) -> tuple[in
         )
     chosen = song.levels or tuple(known)
     if not chosen or not set(chosen) <= set(known):
-        raise UserError(f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {','.join(map(str, song.levels))}")
+        raise UserError(
+            f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {','.join(map(str, song.levels))}"
+        )
     return chosen
 
 

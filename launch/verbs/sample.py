@@ -138,7 +138,11 @@ def upsample(
 
     params = SamplingParams(passes=passes) if passes else None
     options = SamplingOptions(seed=max(seed, 0), route=route, lower=lower)
-    settings, kept, other = request.RunSettings(options, params, machine), level if level >= 0 else None, seed if seed >= 0 else None
+    settings, kept, other = (
+        request.RunSettings(options, params, machine),
+        level if level >= 0 else None,
+        seed if seed >= 0 else None,
+    )
     if run.endswith(".npz"):
         if not (model and out):
             raise UserError(f"{run} is a file of codes; give --model, which is to write the finer levels, and --out")
@@ -291,6 +295,8 @@ def _print_summary(run: Run) -> None:
         _print_seams(run)
     for path in sorted((run.folder / "audio").glob("joined_*")):
         print(f"the recording and what continues it, at its own rate and channels: {path}")
+    if not run.has_page:
+        return print(f"codes are in {run.folder}")
     if run.n_samples > 1:
         print(f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S")
     print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")

@@ -43,9 +43,7 @@ def requested_windows(
     reads = ("above",) if not (top or any_mask) else ()
     spec = SimpleNamespace(prompt="any" if any_mask else "prefix", reads=reads, writes=(stream,))
     ratio = 1 if top else hops[level + 1] // hops[level]
-    config = SimpleNamespace(
-        spec=spec, frames=lambda stream: n_ctx, n_ctx=n_ctx // column if any_mask else n_ctx, ratio=ratio
-    )
+    config = SimpleNamespace(spec=spec, frames=lambda stream: n_ctx, n_ctx=n_ctx // column if any_mask else n_ctx, ratio=ratio)
     planner = plan_windows({"hop_fractions": [hop_fraction] * len(hops), "parallel": parallel}, level, config, stream)
     return [list(window) for window in planner.segments(total, begin)]
 
@@ -311,7 +309,9 @@ def upsample(
     from jukebox.sampling.run import Run
 
     params = SamplingParams(passes=tuple(passes)) if passes else None
-    walk.upsample(Run.open(run), out, RunSettings(SamplingOptions(lower=lower), params, _machine(dtype)), level=level, seed=seed)
+    walk.upsample(
+        Run.open(run), out, RunSettings(SamplingOptions(lower=lower), params, _machine(dtype)), level=level, seed=seed
+    )
 
 
 def resume(*, run: Path) -> None:
