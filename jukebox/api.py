@@ -1,31 +1,317 @@
-"""The Python API: a model directory that samples and continues songs, with the same code as the command line."""
+"""The Python API: a model that generates, continues, edits, encodes and decodes, by the same code as the command line.
+
+    model = Jukebox.from_pretrained("MODEL")
+    audio = model.generate(Song(artist="ann", lyrics="la la"), seconds=30)
+
+Weights are read on first use and stay loaded. A sound that is not to be kept is sampled in a temporary run folder; with
+`run_folder` the run stays on disk, as that of the command line. Defaults, warnings and errors are those of the command line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
+import torch
+
+from data_prep.audio.blocks import BlockReader
+from data_prep.errors import UserError
+from jukebox.audio import Audio
+from jukebox.device import choose_device
+from jukebox.editing import verbs as editing
+from jukebox.editing.job import Edited
+from jukebox.loaded import LoadedModel, one_job
+from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
-from jukebox.sampling import walk
+from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
+from jukebox.planning.sampling import fitted
+from jukebox.sampling import request, walk
+from jukebox.sampling.params import Params
+from jukebox.sampling.prompt import joined_path
+from jukebox.sampling.request import RunSettings
 from jukebox.sampling.run import Run
-from jukebox.song import Song
+from jukebox.sampling.sampler import Written
+from jukebox.song import Song, left_out, unknown_names
+from vqvae.codec import as_tensor
+
+
+class Cancelled(Exception):
+    """A job was stopped by its `cancel` callback; a run in a folder of its own can be resumed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: frames done of all frames of a level, of all its samples together."""
+
+    level: int
+    stream: str
+    done: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.done / self.total
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a job calls while it works.
+
+    progress: gets a `Progress` whenever something has come
+    cancel: asked as often; where it returns true, the job stops with `Cancelled`
+    """
+
+    progress: Callable[[Progress], object] | None = None
+    cancel: Callable[[], bool] | None = None
 
 
 class Jukebox(ModelFolder):
-    """A model directory opened, for `from jukebox import Jukebox`."""
+    """A model opened for use: `Jukebox.from_pretrained(folder)`."""
 
-    def sample(self, songs: Song | Sequence[Song], seconds: float, out: str | Path, **options) -> Run:
-        """Sample songs into the run directory `out`; `options` as in `SamplingOptions`."""
-        return walk.sample(self, _listed(songs), seconds, out, **options)
+    device = "auto"  # that jobs run on which name none; see `to`
+    _loaded: LoadedModel | None = None
 
+    def to(self, device: str) -> Jukebox:
+        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) from now on; UserError where there is none."""
+        self.device = choose_device(device)
+        if self._loaded:
+            self._loaded.to(self.device)
+        return self
+
+    # ---- songs
+
+    @overload
+    def generate(self, song: Song, seconds: float = 20.0, *, run_folder: None = None, **more: Any) -> Audio: ...
+    @overload
+    def generate(self, song: Song, seconds: float = 20.0, *, run_folder: str | Path, **more: Any) -> Run: ...
+    def generate(
+        self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
+        options: SamplingOptions | None = None, machine: MachineOptions | None = None, run_folder: str | Path | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> Audio | Run:  # fmt: skip
+        """A song of `seconds` from its artist, genre and lyrics: its Audio, or with `run_folder` its Run on disk.
+
+        `params` are `SamplingParams`, the parameters of a kind of prior, or a mapping from streams to these.
+        """
+        settings = self._settings(seed, params, options, machine)
+        self._warn(song)
+        return self._result(request.sampled(self.info, [song], seconds, settings), settings, run_folder, callbacks)
+
+    @overload
     def continue_(
-        self, songs: Song | Sequence[Song], prompts: str | Path | Sequence[str | Path], prompt_seconds: float,
-        seconds: float, out: str | Path, **options,
-    ) -> Run:  # fmt: skip
-        """Continue recordings into the run directory `out`; `options` as in `SamplingOptions`."""
-        paths = [prompts] if isinstance(prompts, str | Path) else list(prompts)
-        return walk.continue_(self, _listed(songs), paths, prompt_seconds, seconds, out, **options)
+        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        run_folder: None = None, **more: Any,
+    ) -> Audio: ...  # fmt: skip
+    @overload
+    def continue_(
+        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        run_folder: str | Path, **more: Any,
+    ) -> Run: ...  # fmt: skip
+    def continue_(
+        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
+        machine: MachineOptions | None = None, run_folder: str | Path | None = None, callbacks: Callbacks | None = None,
+    ) -> Audio | Run:  # fmt: skip
+        """The first `prompt_seconds` (0: all) of a recording, continued to `seconds`, at the recording's own rate and channels.
+
+        A recording is an audio file, a codes.npz, a run folder, or an Audio.
+        """
+        settings = self._settings(seed, params, options, machine)
+        self._warn(song)
+        with _on_disk(recording) as path:
+            asked = request.continued(self.info, [song], [path], prompt_seconds, seconds, settings)
+            return self._result(asked, settings, run_folder, callbacks)
+
+    def stream(
+        self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
+        options: SamplingOptions | None = None, machine: MachineOptions | None = None,
+    ) -> Iterator[Audio]:  # fmt: skip
+        """The audio of `generate` in blocks, each as soon as it is sampled: while the last level of the route is written."""
+        settings = self._settings(seed, params, options, machine)
+        self._warn(song)
+        asked = request.sampled(self.info, [song], seconds, settings)
+        with one_job(), _temporary_run(self._fitted(asked, settings)) as run:
+            level, sent = run.request["levels"][-1], 0
+            for written in walk.steps(run, self._model()):
+                if written.level == level and written.frames and (path := run.audio_path(level, 0)).is_file():
+                    audio = Audio.load(path)
+                    if audio.samples.shape[1] > sent:
+                        yield Audio(audio.samples[:, sent:], audio.sample_rate)
+                        sent = audio.samples.shape[1]
+
+    # ---- edits
+
+    def edit(
+        self, recording: str | Path | Audio, start: float, end: float, *, song: Song | None = None, seed: int | None = None,
+        params: Params | None = None, edit: EditOptions | None = None, machine: MachineOptions | None = None,
+        out: str | Path | None = None, callbacks: Callbacks | None = None,
+    ) -> Audio:  # fmt: skip
+        """A recording whose seconds from `start` to `end` are resampled; all others stay, sample for sample.
+
+        With `out` the result is also that file, and the edit's run is beside it.
+        """
+        settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
+        return self._edited(recording, out, lambda path, target: editing.edit(self._model(), path, target, start, end, settings))
+
+    def vary(
+        self, recording: str | Path | Audio, prompt: KeptPrompt, start: float = 0.0, end: float | None = None, *,
+        song: Song | None = None, seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
+        machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
+    ) -> Audio:  # fmt: skip
+        """A recording, or its seconds from `start` to `end`, resampled around what `prompt` keeps."""
+        settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
+        return self._edited(
+            recording, out, lambda path, target: editing.vary(self._model(), path, target, prompt, start, end, settings)
+        )
+
+    def extend(
+        self, recording: str | Path | Audio, before: float = 0.0, after: float = 0.0, *, song: Song | None = None,
+        seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
+        machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
+    ) -> Audio:  # fmt: skip
+        """A recording with `before` seconds more before it and `after` seconds after it."""
+        settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
+        return self._edited(
+            recording, out, lambda path, target: editing.extend(self._model(), path, target, before, after, settings)
+        )
+
+    # ---- codes
+
+    def encode(self, recording: str | Path | Audio, streams: Sequence[str] = ()) -> Codes:
+        """The codes (or latents) of a recording, of some streams (default: all that are trained); whole coarsest frames."""
+        names = tuple(streams) or self.trained_streams()
+        with one_job(), _on_disk(recording) as path:
+            with BlockReader(path, sample_rate=self.sample_rate, channels=self.spec.channels) as reader:
+                samples = np.concatenate(list(reader), axis=1)
+            length = samples.shape[1] // self.spec.unit * self.spec.unit
+            if not length:
+                raise UserError(f"{path} is shorter than one frame of the coarsest stream, {self.spec.unit} samples")
+            found = self._model().codec(names).encode_long(torch.from_numpy(samples[None, :, :length]), names)
+        values = {name: x[0].cpu().numpy().astype(self.spec.stream(name).dtype) for name, x in found.items()}
+        return Codes(values, self.sample_rate, length, {name: self.info.codes_hash(name) for name in names})
+
+    def decode(self, codes: Codes, stream: str = "") -> Audio:
+        """The audio of codes, from one stream of them (default: the finest)."""
+        if not codes.is_of(self.info):
+            raise UserError(f"these codes are of another codec than that of {self.folder}; encode the recording with this model")
+        name = stream or next(each for each in self.spec.names if each in codes.streams)
+        if name not in codes.streams:
+            raise UserError(f"there are no codes of {name!r}; there are codes of {', '.join(codes.streams)}")
+        with one_job():
+            made = self._model().codec([name]).decode_long(as_tensor(codes.streams[name])[None], name, codes.samples)
+        return Audio(made[0].cpu().numpy(), self.sample_rate, codes)
+
+    # ---- small helpers
+
+    def _model(self) -> LoadedModel:
+        """The same model directory, its weights kept."""
+        if self._loaded is None:
+            self._loaded = LoadedModel(self.info)
+        self._loaded.info = self.info
+        return self._loaded
+
+    def _settings(
+        self, seed: int | None, params: Params | None, options: SamplingOptions | None, machine: MachineOptions | None
+    ) -> RunSettings:
+        options, machine = options or SamplingOptions(), machine or MachineOptions()
+        options = options if seed is None else replace(options, seed=seed)
+        machine = machine if machine.device != "auto" else replace(machine, device=self.device)
+        return RunSettings(options, params, machine)
+
+    def _fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
+        return asked | fitted(self.info, asked, settings.machine.max_memory)
+
+    def _warn(self, song: Song) -> None:
+        lines = unknown_names(song, self.info.labels)
+        for line in lines + left_out(self.vocabulary, [song.lyrics or ""]):
+            warnings.warn(line, stacklevel=3)
+
+    def _result(
+        self, asked: dict[str, Any], settings: RunSettings, run_folder: str | Path | None, callbacks: Callbacks | None
+    ) -> Audio | Run:
+        """The run of a request in its folder, or the audio of its one sample."""
+        asked = self._fitted(asked, settings)
+        if run_folder is not None:
+            with one_job():
+                run = Run.create(run_folder, asked)
+                return walk.resume(run, self._model(), report=_report(run.request, callbacks))
+        if len(asked["samples"]) > 1:
+            raise UserError(f"{len(asked['samples'])} samples are one run; name its folder with run_folder")
+        with one_job(), _temporary_run(asked) as run:
+            walk.resume(run, self._model(), report=_report(run.request, callbacks) or _silent)
+            return audio_of(run)
+
+    def _edit_settings(
+        self, song: Song | None, seed: int | None, params: Params | None, edit: EditOptions | None, machine: MachineOptions | None,
+        callbacks: Callbacks | None,
+    ) -> editing.EditSettings:  # fmt: skip
+        if song:
+            self._warn(song)
+        settings = self._settings(seed, params, None, machine)
+        return editing.EditSettings(song, settings, edit or EditOptions(), _report(None, callbacks))
+
+    def _edited(self, recording: str | Path | Audio, out: str | Path | None, job: Callable[[Path, Path], Edited]) -> Audio:
+        with one_job(), _on_disk(recording) as path, tempfile.TemporaryDirectory() as folder:
+            return Audio.load(job(path, Path(out) if out else Path(folder) / "edited").takes[0])
 
 
-def _listed(songs: Song | Sequence[Song]) -> list[Song]:
-    return list(songs) if isinstance(songs, Sequence) else [songs]
+def audio_of(run: Run, sample: int = 0) -> Audio:
+    """The audio of a sample of a finished run by its finest level, with its codes; joined to its prompt where that is a recording."""
+    level = run.request["levels"][-1]
+    streams = {run.stream(each).name: run.codes(each, [sample])[0] for each in run.request["levels"]}
+    joined = joined_path(run, sample)
+    audio = Audio.load(joined if joined and joined.is_file() else run.audio_path(level, sample))
+    hop = run.request["hops"][level]
+    return replace(audio, codes=Codes(streams, run.request["sample_rate"], run.total(level) * hop, {}))
+
+
+@contextmanager
+def _temporary_run(asked: dict[str, Any]) -> Generator[Run, None, None]:
+    folder = tempfile.mkdtemp(prefix="jukebox_")
+    try:
+        run = Run.create(folder, asked)
+        run.shown = False
+        yield run
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _on_disk(recording: str | Path | Audio) -> Iterator[Path]:
+    """The path of a recording; an Audio is written to a temporary file of floats."""
+    if not isinstance(recording, Audio):
+        yield Path(recording)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        from data_prep.audio.audio import write_audio
+
+        path = Path(folder) / "recording.wav"
+        write_audio(path, recording.samples, recording.sample_rate, "FLOAT")
+        yield path
+
+
+def _silent(written: Written) -> None:
+    """No progress bar in a notebook's output; `callbacks` are for that."""
+
+
+def _report(asked: dict[str, Any] | None, callbacks: Callbacks | None) -> walk.Report | None:
+    """What `walk.resume` calls for some callbacks."""
+    if callbacks is None:
+        return None
+    done: dict[int, int] = {}
+
+    def report(written: Written) -> None:
+        done[written.level] = done.get(written.level, 0) + written.frames * len(written.samples)
+        if callbacks.progress:
+            callbacks.progress(Progress(written.level, "", done[written.level], 1))
+        if callbacks.cancel and callbacks.cancel():
+            raise Cancelled("the job was cancelled")
+
+    return report

@@ -12,11 +12,13 @@ and the codec are products of large matrices. `fit` changes a request until it f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device
 from jukebox.model.info import ModelInfo
 from jukebox.sampling.batches import first_batches
 from jukebox.sampling.request import dtype_of, prior_of
@@ -165,6 +167,27 @@ def _sound_bytes(codec: CodecConfig, stream: str, values: int, samples: int, dev
 
 
 # ---- making it fit
+
+
+def fitted(info: ModelInfo, request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
+    """The dtype and batches that `max_memory` (empty: no limit) leaves a request; UserError where it cannot fit."""
+    if not max_memory:
+        return {"dtype": dtype_of(request)}
+    return fit(info, on_device(request), read_size(max_memory), ranks)
+
+
+def on_device(request: Request) -> dict[str, Any]:
+    """The request with its device chosen."""
+    return {**request, "device": choose_device(request["device"])}
+
+
+def read_size(text: str) -> int:
+    """Bytes of a --max_memory such as 8GB, 500MB, 7.5GiB; a number without a unit counts GB."""
+    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
+    power = " KMGT".index(match[2].upper()) if match[2] else 3
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def fit(info: ModelInfo, request: Request, max_memory: int, ranks: int = 1) -> dict[str, Any]:

@@ -42,12 +42,3 @@ def read_time(text: str, flag: str) -> float:
     if not match or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
         raise UserError(f"{flag} got {text!r}, expected seconds or minutes and seconds, as in 42.5 or 0:42.5")
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
-
-
-def read_size(text: str) -> int:
-    """Bytes of a --max_memory such as 8GB, 500MB, 7.5GiB; a number without a unit counts GB."""
-    match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
-    power = " KMGT".index(match[2].upper()) if match[2] else 3
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
-from jukebox.planning.sampling import Plan, Request, fit, plan_sampling, spell
+from jukebox.planning.sampling import Plan, Request, fitted, on_device, plan_sampling, spell
 from jukebox.planning.training import Budget
-from jukebox.sampling.request import dtype_of, should_compile
+from jukebox.sampling.request import should_compile
 from jukebox.sampling.run import Run
-from launch.cli.parse import read_size
 from launch.cli.usage import shared_flags
 from launch.verbs.plan_train import TrainPlanParams, plan_train
 
@@ -69,8 +67,7 @@ def plan(
         "params": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
         "device": device, "given": given, "hops": info.hops,
     })  # fmt: skip
-    if max_memory:
-        request |= fit(info, request, read_size(max_memory))
+    request |= fitted(info, request, max_memory)
     made = planned(info, request, bandwidth)
     print(table(made))
     return made
@@ -106,13 +103,6 @@ def table(plan: Plan) -> str:
     return "\n".join([*lines, f"GB; framework {plan.framework / 1e9:.2f} is counted in all", plan.line()])
 
 
-def fitted(request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
-    """The dtype and batches that `max_memory` leaves a request; UserError, before anything is written, where it cannot fit."""
-    if not max_memory:
-        return {"dtype": dtype_of(request)}
-    return fit(read_info(request["model"]), on_device(request), read_size(max_memory), ranks)
-
-
 def preflight(run: Run, device: str = "") -> None:
     """Print in one line what the rest of a run will take, with its own threads."""
     import torch
@@ -122,11 +112,6 @@ def preflight(run: Run, device: str = "") -> None:
     done = {level: run.count(level) for level in request["levels"]}
     if any(done[level] < run.total(level) for level in done):
         print(planned(read_info(request["model"]), request, done=done).line(), flush=True)
-
-
-def on_device(request: Request) -> dict[str, Any]:
-    """The request with its device chosen."""
-    return {**request, "device": choose_device(request["device"])}
 
 
 def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None) -> Plan:

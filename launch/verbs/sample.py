@@ -223,11 +223,12 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
     """Put the request on disk, made to fit into the memory that it may take, and only then import what samples."""
     from jukebox.sampling.batches import first_batches
     from jukebox.sampling.run import Run
-    from launch.verbs.plan import fitted
+    from jukebox.model.presets import read_info
+    from jukebox.planning.sampling import fitted
 
     ranks = rank_and_ranks()[1]
     batches = {"batches": first_batches(len(asked["samples"]), machine.batch, ranks)}
-    _go(Run.create(out, asked | batches | fitted(asked, machine.max_memory, ranks), join=ranks > 1))
+    _go(Run.create(out, asked | batches | fitted(read_info(asked["model"]), asked, machine.max_memory, ranks), join=ranks > 1))
 
 
 def _go(run: Run, device: str = "") -> None:

@@ -19,7 +19,6 @@ from jukebox.alignment.scores import AttentionScores, LikelihoodScores, words_of
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
 from jukebox.model.settings import PRIORS, VQVAES, alignment_way, prior_config
-from jukebox.sampling.walk import sample
 from jukebox.song import PreparedSong, Song, window_conditions
 from launch.cli import main
 from priors.autoregressive.config import AutoregressiveConfig
@@ -30,6 +29,7 @@ from priors.conditioning.vocabulary import PLAIN, Characters
 from priors.prior import Batch
 from priors.transformer.config import TrunkConfig
 from tests.conftest import make_model
+from tests.runs import sample
 
 RATE, HOP = 22050, 128
 TEXT = "sun and moon\n42 over the water again and again"

@@ -38,7 +38,7 @@ GB = 10**9
 
 
 def request(**changes) -> dict:
-    asked = {"seconds": 60.0, "levels": [2, 1, 0], "samples": [{}] * 4, "hop_fractions": (0.5, 0.5, 0.5), "how": {}}
+    asked = {"seconds": 60.0, "levels": [2, 1, 0], "samples": [{}] * 4, "hop_fractions": (0.5, 0.5, 0.5), "params": {}}
     return (
         asked
         | {"device": "cpu", "dtype": "bfloat16", "batch": 0, "parallel": False, "given": {}, "hops": (8, 32, 128)}
@@ -194,7 +194,7 @@ def test_a_prompt_and_guidance_cost_memory(published):
     plain = plan_sampling(published, request(levels=[2], seconds=10.0))
     primed = plan_sampling(published, request(levels=[2], seconds=10.0, given={"2": 3000}))
     assert primed.peak > plain.peak
-    guided = plan_sampling(published, request(levels=[2], seconds=10.0, how={"2": {"guidance": 2.0}}))
+    guided = plan_sampling(published, request(levels=[2], seconds=10.0, params={"2": {"guidance": 2.0}}))
     assert guided.levels[0].parts["cache"] == 2 * plain.levels[0].parts["cache"]
     assert len(starts(frame_count(10.0, 44100, 128, 128), 6144, 3072)) == 1
 

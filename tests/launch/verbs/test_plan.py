@@ -31,8 +31,8 @@ def test_a_published_set_is_planned_without_any_weights(capsys):
 
 def test_a_limit_chooses_for_the_plan_as_it_would_for_the_run(tiny_model, tmp_path, capsys):
     flags = ["--seconds", "0.3", "--takes", "3", "--threads", "1", "--levels", "2"]
-    whole = plan("sample", str(tiny_model.folder), seconds=0.3, takes=3, levels="2", threads=1)
-    two = plan("sample", str(tiny_model.folder), seconds=0.3, takes=3, levels="2", threads=1, batch=2, dtype="float32")
+    whole = plan("sample", str(tiny_model.folder), seconds=0.3, takes=3, levels=(2,), threads=1)
+    two = plan("sample", str(tiny_model.folder), seconds=0.3, takes=3, levels=(2,), threads=1, batch=2, dtype="float32")
     assert two.peak < whole.peak
     limit = f"{two.peak / 1e9:.9f}GB"
     out = tmp_path / "run"
@@ -94,7 +94,7 @@ def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):
     with pytest.raises(UserError, match="expected a length"):
         plan("sample", str(tiny_model.folder), seconds=2.0, prompt_seconds=3.0)
     with pytest.raises(UserError, match="got --levels 7"):
-        plan("sample", "demo", levels="7")
+        plan("sample", "demo", levels=(7,))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is resident")

@@ -1,0 +1,57 @@
+"""Audio: samples and their rate, as the Python API takes and returns them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from data_prep.audio.audio import read, to_pcm, write_audio
+from jukebox.model.code_file import Codes
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Samples (channels, n) float32 in [-1, 1] at `sample_rate` Hz; `codes` are those they were decoded from, where there are any.
+
+    In a notebook it is shown as a player.
+    """
+
+    samples: Float[np.ndarray, "c n"]
+    sample_rate: int
+    codes: Codes | None = field(default=None, repr=False, compare=False)
+
+    @staticmethod
+    def load(path: str | Path) -> Audio:
+        """An audio file at its own rate and channels; BadAudio where it cannot be decoded."""
+        return Audio(*read(path))
+
+    @property
+    def channels(self) -> int:
+        return self.samples.shape[0]
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.shape[1] / self.sample_rate
+
+    def save(self, path: str | Path) -> Path:
+        """Write the audio as .wav (16 bits), .flac (24 bits), .mp3 or .ogg; UserError for another suffix."""
+        write_audio(path, self.samples, self.sample_rate)
+        return Path(path)
+
+    def __repr__(self) -> str:
+        return f"Audio({self.seconds:.2f} s, {self.sample_rate} Hz, {self.channels} channel{'s' * (self.channels != 1)})"
+
+    def _repr_html_(self) -> str:
+        """A player with the audio inside, for notebooks."""
+        import wave
+
+        pcm, buffer = to_pcm(self.samples, "audio"), io.BytesIO()
+        with wave.open(buffer, "wb") as file:
+            file.setparams((self.channels, 2, self.sample_rate, 0, "NONE", "not compressed"))
+            file.writeframes(pcm.T.tobytes())
+        return f'<audio controls src="data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio>'
