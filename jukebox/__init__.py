@@ -1,17 +1,28 @@
-"""Songs: a codec and a prior for every level, joined. `from jukebox import Jukebox, Song` loads them when first named."""
+"""Songs from a codec and priors. The public names of the Python API; each is imported when it is first used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jukebox.api import Jukebox
+    from jukebox.api import Callbacks, Cancelled, Jukebox, Progress
+    from jukebox.audio import Audio
+    from jukebox.model.code_file import Codes
+    from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams
+    from jukebox.sampling.run import Run
     from jukebox.song import Song
 
-__all__ = ["Jukebox", "Song"]
+__all__ = [
+    "Audio", "Callbacks", "Cancelled", "Codes", "EditOptions", "Jukebox", "KeptPrompt", "MachineOptions", "Progress", "Run",
+    "SamplingOptions", "SamplingParams", "Song",
+]  # fmt: skip
 __version__ = "0.1.0"
 
-_HOMES = {"Jukebox": "jukebox.api", "Song": "jukebox.song"}
+_HOMES = {
+    **dict.fromkeys(("Callbacks", "Cancelled", "Jukebox", "Progress"), "jukebox.api"),
+    **dict.fromkeys(("EditOptions", "KeptPrompt", "MachineOptions", "SamplingOptions", "SamplingParams"), "jukebox.params"),
+    "Audio": "jukebox.audio", "Codes": "jukebox.model.code_file", "Run": "jukebox.sampling.run", "Song": "jukebox.song",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+import wave
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from data_prep.audio.audio import write_audio
 from data_prep.audio.blocks import BlockReader
 from data_prep.errors import UserError
 from jukebox.audio import Audio
@@ -40,6 +43,8 @@ from jukebox.sampling.run import Run
 from jukebox.sampling.sampler import Written
 from jukebox.song import Song, left_out, unknown_names
 from vqvae.codec import as_tensor
+
+Recorded = str | Path | Audio  # an audio file, a codes.npz or a run folder by its path, or audio
 
 
 class Cancelled(Exception):
@@ -88,9 +93,17 @@ class Jukebox(ModelFolder):
     # ---- songs
 
     @overload
-    def generate(self, song: Song, seconds: float = 20.0, *, run_folder: None = None, **more: Any) -> Audio: ...
+    def generate(
+        self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
+        options: SamplingOptions | None = None,
+        machine: MachineOptions | None = None, callbacks: Callbacks | None = None, run_folder: None = None,
+    ) -> Audio: ...  # fmt: skip
     @overload
-    def generate(self, song: Song, seconds: float = 20.0, *, run_folder: str | Path, **more: Any) -> Run: ...
+    def generate(
+        self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
+        options: SamplingOptions | None = None,
+        machine: MachineOptions | None = None, callbacks: Callbacks | None = None, run_folder: str | Path,
+    ) -> Run: ...  # fmt: skip
     def generate(
         self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
         options: SamplingOptions | None = None, machine: MachineOptions | None = None, run_folder: str | Path | None = None,
@@ -106,16 +119,18 @@ class Jukebox(ModelFolder):
 
     @overload
     def continue_(
-        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
-        run_folder: None = None, **more: Any,
+        self, song: Song, recording: Recorded, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
+        machine: MachineOptions | None = None, callbacks: Callbacks | None = None, run_folder: None = None,
     ) -> Audio: ...  # fmt: skip
     @overload
     def continue_(
-        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
-        run_folder: str | Path, **more: Any,
+        self, song: Song, recording: Recorded, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
+        machine: MachineOptions | None = None, callbacks: Callbacks | None = None, run_folder: str | Path,
     ) -> Run: ...  # fmt: skip
     def continue_(
-        self, song: Song, recording: str | Path | Audio, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
+        self, song: Song, recording: Recorded, prompt_seconds: float = 12.0, seconds: float = 30.0, *,
         seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
         machine: MachineOptions | None = None, run_folder: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio | Run:  # fmt: skip
@@ -141,15 +156,15 @@ class Jukebox(ModelFolder):
             level, sent = run.request["levels"][-1], 0
             for written in walk.steps(run, self._model()):
                 if written.level == level and written.frames and (path := run.audio_path(level, 0)).is_file():
-                    audio = Audio.load(path)
-                    if audio.samples.shape[1] > sent:
-                        yield Audio(audio.samples[:, sent:], audio.sample_rate)
-                        sent = audio.samples.shape[1]
+                    new = _wav_from(path, sent)
+                    sent += new.shape[1]
+                    if new.shape[1]:
+                        yield Audio(new, self.sample_rate)
 
     # ---- edits
 
     def edit(
-        self, recording: str | Path | Audio, start: float, end: float, *, song: Song | None = None, seed: int | None = None,
+        self, recording: Recorded, start: float, end: float, *, song: Song | None = None, seed: int | None = None,
         params: Params | None = None, edit: EditOptions | None = None, machine: MachineOptions | None = None,
         out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
@@ -158,10 +173,12 @@ class Jukebox(ModelFolder):
         With `out` the result is also that file, and the edit's run is beside it.
         """
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
-        return self._edited(recording, out, lambda path, target: editing.edit(self._model(), path, target, start, end, settings))
+        return self._edited(
+            recording, out, lambda path, target: editing.edit(self._model(), path, target, start, end, settings)
+        )
 
     def vary(
-        self, recording: str | Path | Audio, prompt: KeptPrompt, start: float = 0.0, end: float | None = None, *,
+        self, recording: Recorded, prompt: KeptPrompt, start: float = 0.0, end: float | None = None, *,
         song: Song | None = None, seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
@@ -172,7 +189,7 @@ class Jukebox(ModelFolder):
         )
 
     def extend(
-        self, recording: str | Path | Audio, before: float = 0.0, after: float = 0.0, *, song: Song | None = None,
+        self, recording: Recorded, before: float = 0.0, after: float = 0.0, *, song: Song | None = None,
         seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
@@ -184,7 +201,7 @@ class Jukebox(ModelFolder):
 
     # ---- codes
 
-    def encode(self, recording: str | Path | Audio, streams: Sequence[str] = ()) -> Codes:
+    def encode(self, recording: Recorded, streams: Sequence[str] = ()) -> Codes:
         """The codes (or latents) of a recording, of some streams (default: all that are trained); whole coarsest frames."""
         names = tuple(streams) or self.trained_streams()
         with one_job(), _on_disk(recording) as path:
@@ -200,7 +217,9 @@ class Jukebox(ModelFolder):
     def decode(self, codes: Codes, stream: str = "") -> Audio:
         """The audio of codes, from one stream of them (default: the finest)."""
         if not codes.is_of(self.info):
-            raise UserError(f"these codes are of another codec than that of {self.folder}; encode the recording with this model")
+            raise UserError(
+                f"these codes are of another codec than that of {self.folder}; encode the recording with this model"
+            )
         name = stream or next(each for each in self.spec.names if each in codes.streams)
         if name not in codes.streams:
             raise UserError(f"there are no codes of {name!r}; there are codes of {', '.join(codes.streams)}")
@@ -241,12 +260,11 @@ class Jukebox(ModelFolder):
         if run_folder is not None:
             with one_job():
                 run = Run.create(run_folder, asked)
-                return walk.resume(run, self._model(), report=_report(run.request, callbacks))
+                return walk.resume(run, self._model(), report=_report(callbacks, self.spec.names))
         if len(asked["samples"]) > 1:
             raise UserError(f"{len(asked['samples'])} samples are one run; name its folder with run_folder")
         with one_job(), _temporary_run(asked) as run:
-            walk.resume(run, self._model(), report=_report(run.request, callbacks) or _silent)
-            return audio_of(run)
+            return audio_of(walk.resume(run, self._model(), report=_report(callbacks, self.spec.names)))
 
     def _edit_settings(
         self, song: Song | None, seed: int | None, params: Params | None, edit: EditOptions | None, machine: MachineOptions | None,
@@ -255,9 +273,9 @@ class Jukebox(ModelFolder):
         if song:
             self._warn(song)
         settings = self._settings(seed, params, None, machine)
-        return editing.EditSettings(song, settings, edit or EditOptions(), _report(None, callbacks))
+        return editing.EditSettings(song, settings, edit or EditOptions(), _report(callbacks, self.spec.names))
 
-    def _edited(self, recording: str | Path | Audio, out: str | Path | None, job: Callable[[Path, Path], Edited]) -> Audio:
+    def _edited(self, recording: Recorded, out: str | Path | None, job: Callable[[Path, Path], Edited]) -> Audio:
         with one_job(), _on_disk(recording) as path, tempfile.TemporaryDirectory() as folder:
             return Audio.load(job(path, Path(out) if out else Path(folder) / "edited").takes[0])
 
@@ -284,33 +302,33 @@ def _temporary_run(asked: dict[str, Any]) -> Generator[Run, None, None]:
 
 
 @contextmanager
-def _on_disk(recording: str | Path | Audio) -> Iterator[Path]:
+def _on_disk(recording: Recorded) -> Iterator[Path]:
     """The path of a recording; an Audio is written to a temporary file of floats."""
     if not isinstance(recording, Audio):
         yield Path(recording)
         return
     with tempfile.TemporaryDirectory() as folder:
-        from data_prep.audio.audio import write_audio
-
         path = Path(folder) / "recording.wav"
         write_audio(path, recording.samples, recording.sample_rate, "FLOAT")
         yield path
 
 
-def _silent(written: Written) -> None:
-    """No progress bar in a notebook's output; `callbacks` are for that."""
+def _wav_from(path: Path, first: int) -> Float[np.ndarray, "c n"]:
+    """The samples of a run's wav file from `first` on."""
+    with wave.open(str(path), "rb") as file:
+        file.setpos(first)
+        pcm = np.frombuffer(file.readframes(file.getnframes() - first), "<i2").reshape(-1, file.getnchannels())
+    return (pcm.T / 32768.0).astype(np.float32)
 
 
-def _report(asked: dict[str, Any] | None, callbacks: Callbacks | None) -> walk.Report | None:
-    """What `walk.resume` calls for some callbacks."""
+def _report(callbacks: Callbacks | None, streams: Sequence[str]) -> walk.Report | None:
+    """What `walk.resume` calls for some callbacks; None: a progress bar is shown."""
     if callbacks is None:
         return None
-    done: dict[int, int] = {}
 
     def report(written: Written) -> None:
-        done[written.level] = done.get(written.level, 0) + written.frames * len(written.samples)
         if callbacks.progress:
-            callbacks.progress(Progress(written.level, "", done[written.level], 1))
+            callbacks.progress(Progress(written.level, streams[written.level], written.done, written.total))
         if callbacks.cancel and callbacks.cancel():
             raise Cancelled("the job was cancelled")
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.audio.containers import Mp3Frames, find_cut
-from data_prep.errors import BadAudio
+from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
 SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
@@ -223,6 +223,28 @@ def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
 
     with replacing(Path(path)) as temporary:
         soundfile.write(temporary, np.asarray(audio).T, sample_rate, format="MP3")
+
+
+def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str = "") -> None:
+    """Write float (channels, samples) as the suffix names, at once or not at all: .wav and .aiff (16 bits), .flac (24), .mp3, .ogg.
+
+    `subtype` is another sample format, as libsndfile names it. UserError for a suffix that cannot be written.
+    """
+    import soundfile
+
+    path = Path(path)
+    forms = {
+        ".wav": ("WAV", "PCM_16"),
+        ".aiff": ("AIFF", "PCM_16"),
+        ".flac": ("FLAC", "PCM_24"),
+        ".mp3": ("MP3", ""),
+        ".ogg": ("OGG", ""),
+    }
+    if path.suffix.lower() not in forms:
+        raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(forms)}")
+    container, usual = forms[path.suffix.lower()]
+    with replacing(path) as temporary:
+        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format=container, subtype=subtype or usual or None)
 
 
 def open_source(path: Path) -> AudioDecoder:

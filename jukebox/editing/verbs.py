@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,8 @@ class EditSettings:
     """What every edit takes: the lyrics, artist and genres of the song, how it is sampled, and how it is put into the recording."""
 
     words: Song | None = None
-    run: RunSettings = RunSettings()
-    edit: EditOptions = EditOptions()
+    run: RunSettings = field(default_factory=RunSettings)
+    edit: EditOptions = field(default_factory=EditOptions)
     report: Report | None = None  # gets all that comes, in place of a progress bar
 
 

@@ -39,9 +39,9 @@ COMPILE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microsecon
 class RunSettings:
     """All that is chosen for a run, whatever it begins with; `params` None: those of `SamplingParams`."""
 
-    options: SamplingOptions = SamplingOptions()
+    options: SamplingOptions = field(default_factory=SamplingOptions)
     params: Params | None = None
-    machine: MachineOptions = MachineOptions()
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
     def route(self, info: ModelInfo) -> Route:
         """The route, by its name or by its earlier name `lower`."""

@@ -42,12 +42,17 @@ Rows = Sequence[tuple[int, int]]  # (sample, first frame of its window)
 
 
 class Written(NamedTuple):
-    """Frames of a level that have come on disk, of each of `samples`, in `took` seconds; 0 frames: a window is in progress."""
+    """Frames of a level that have come on disk, of each of `samples`, in `took` seconds; 0 frames: a window is in progress.
+
+    `done` of `total` frames of the level are on disk, of all samples together.
+    """
 
     level: int
     samples: tuple[int, ...]
     frames: int
     took: float
+    done: int
+    total: int
 
 
 Writing = Generator[Written, None, bool]  # returns whether the batch came to the end whole
@@ -166,7 +171,7 @@ class LevelSampler:
                 yield self._write(samples, start, values[:, have:done], took)
                 have, began = done, time.perf_counter()
             else:
-                yield Written(self.level, tuple(samples), 0, 0.0)
+                yield self._written(samples)
 
     def _values(
         self, rows: Rows, known: Known, noise: WindowNoise, length: int
@@ -241,7 +246,11 @@ class LevelSampler:
 
     def _write(self, samples: Batch, start: int, values: Shaped[np.ndarray, "b t *frame"], took: float) -> Written:
         self.run.append(self.level, samples, start, values, took)
-        return Written(self.level, tuple(samples), values.shape[1], took)
+        return self._written(samples, values.shape[1], took)
+
+    def _written(self, samples: Batch, frames: int = 0, took: float = 0.0) -> Written:
+        done = sum(self.run.count(self.level, [i]) for i in range(self.run.n_samples))
+        return Written(self.level, tuple(samples), frames, took, done, self.total * self.run.n_samples)
 
     def _keep_known(self, samples: Batch, upto: int) -> Iterator[Written]:
         """Of an edit: write the frames before `upto` that are known and in no window."""
@@ -281,8 +290,9 @@ class LevelSampler:
         noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, [(i, 0) for i, _ in rows], skip)
         values = np.zeros(0)
         try:
-            for values, _ in self._values(rows, self._known(rows, None, length), noise, length):
-                yield Written(self.level, tuple(samples), 0, 0.0)
+            for made, _ in self._values(rows, self._known(rows, None, length), noise, length):
+                values = made
+                yield self._written(samples)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

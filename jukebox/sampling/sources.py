@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data_prep.errors import UserError
-from jukebox.model.info import ModelInfo, check_weights
 from jukebox.model.code_file import Codes
+from jukebox.model.info import ModelInfo, check_weights
 from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:

@@ -221,10 +221,10 @@ def _open(run: str, model: str) -> Run:
 
 def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
     """Put the request on disk, made to fit into the memory that it may take, and only then import what samples."""
-    from jukebox.sampling.batches import first_batches
-    from jukebox.sampling.run import Run
     from jukebox.model.presets import read_info
     from jukebox.planning.sampling import fitted
+    from jukebox.sampling.batches import first_batches
+    from jukebox.sampling.run import Run
 
     ranks = rank_and_ranks()[1]
     batches = {"batches": first_batches(len(asked["samples"]), machine.batch, ranks)}

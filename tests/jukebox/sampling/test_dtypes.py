@@ -1,4 +1,4 @@
-"""A model in every dtype, and runs that keep in which one they were drawn, and how."""
+"""A model in every dtype, and runs that record their dtype and whether their steps are compiled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from jukebox import Song
 from jukebox.model.folder import DTYPES
-from jukebox.sampling.walk import replay, sample
+from jukebox.sampling.walk import replay
+from jukebox.song import Song
 from priors.autoregressive import native
 from priors.conditioning.conditions import Conditions
+from tests.runs import sample
 
 SECONDS = 0.25
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
 
 
 @torch.no_grad()
-def test_every_dtype_says_nearly_the_same(tiny_model):
+def test_every_dtype_has_nearly_the_same_likelihood(tiny_model):
     whole = tiny_model.prior("prior_2")
     codes = {"vq.2": torch.randint(0, 8, (2, whole.config.n_ctx), generator=torch.Generator().manual_seed(0))}
     mean = whole.nll(codes, Conditions())["vq.2"].mean()
@@ -35,7 +36,7 @@ def test_every_dtype_says_nearly_the_same(tiny_model):
 
 @compiler
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_a_run_keeps_its_dtype_and_its_way_and_is_replayed_in_them(tiny_model, tmp_path, dtype):
+def test_a_run_keeps_its_dtype_and_its_compiled_steps_and_is_replayed_with_them(tiny_model, tmp_path, dtype):
     run = sample(tiny_model, [Song()], SECONDS, tmp_path / "run", dtype=dtype, compile="on")
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (asked["dtype"], asked["compile"], asked["compiled"]) == (dtype, "on", True)
@@ -43,12 +44,12 @@ def test_a_run_keeps_its_dtype_and_its_way_and_is_replayed_in_them(tiny_model, t
     assert again.request["compiled"] and all(np.array_equal(run.codes(l), again.codes(l)) for l in (2, 1, 0))
 
 
-def test_few_codes_are_not_worth_a_compiler(tiny_model, tmp_path):
+def test_few_codes_are_not_compiled_for(tiny_model, tmp_path):
     run = sample(tiny_model, [Song()], 0.1, tmp_path / "run", levels=(2,))
     assert run.request["compile"] == "auto" and run.request["compiled"] is False
 
 
-def test_what_cannot_be_compiled_is_told(tiny_model, tmp_path, monkeypatch):
+def test_steps_that_cannot_be_compiled_raise_where_they_were_asked_for(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "why_not", lambda dtype: "no C++ compiler was found")
     with pytest.raises(UserError, match="--compile on cannot be: no C"):
         sample(tiny_model, [Song()], SECONDS, tmp_path / "run", compile="on")

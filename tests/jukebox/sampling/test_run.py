@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from jukebox.model.info import ModelInfo
-from jukebox.sampling import walk as sampling
-from jukebox.sampling.request import SamplingOptions, sampled
+from jukebox.sampling import walk
+from jukebox.sampling.request import sampled
 from jukebox.sampling.run import Run
 from jukebox.song import Song
+from tests.runs import sample, settings_of
 
 SONG = Song("ann", ("rock",), "la la la")
 CODES = np.arange(40).reshape(2, 20) % 30
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(sampling, "write_page", lambda folder: None)
+def no_page(monkeypatch):
+    monkeypatch.setattr(walk, "write_page", lambda folder: None)
 
 
 @pytest.fixture
 def run(tiny_model, tmp_path) -> Run:
     """A run of two samples with 20 codes of each at level 2, of 51."""
-    asked = sampled(ModelInfo.read(tiny_model.folder), [SONG, SONG], 0.3, SamplingOptions(levels=(2,), threads=1))
+    asked = sampled(tiny_model.info, [SONG, SONG], 0.3, settings_of(tiny_model, levels=(2,)))
     made = Run.create(tmp_path / "run", asked)
     made.append(2, [0, 1], 0, CODES, 0.1)
     return made
@@ -63,26 +63,26 @@ def test_a_damaged_file_is_named(run, tiny_model):
     path, progress, asked = run.codes_path(2, 1), run.folder / "progress.jsonl", run.folder / "run.json"
     kept = {each: each.read_bytes() for each in (path, progress, asked)}
 
-    def says(each: Path, data: bytes, line: str) -> None:
+    def damage(each: Path, data: bytes, line: str) -> None:
         each.write_bytes(data)
         with pytest.raises(UserError, match=line):
             Run.open(run.folder)
         each.write_bytes(kept[each])
 
-    says(path, b"\x01" + kept[path][1:], "level_2_sample_1.u16 is damaged: it does not match its checksum")
-    says(path, kept[path][:20], "level_2_sample_1.u16 is damaged: it is shorter than progress.jsonl specifies, 10 of 20")
-    says(progress, b"\x00" + kept[progress][1:], "progress.jsonl is damaged: a line cannot be read")
-    says(progress, b'{"level": 2}\n', "progress.jsonl is damaged: a line without 'samples'")
-    says(asked, kept[asked][:-30], "run.json is damaged: it cannot be read")
-    says(asked, b'{"version": 2}', "run.json is damaged: it does not say verb, model")
-    says(asked, b'{"version": 1}', "is of version 1, this program writes 2: sample it again")
+    damage(path, b"\x01" + kept[path][1:], "level_2_sample_1.u16 is damaged: it does not match its checksum")
+    damage(path, kept[path][:20], "level_2_sample_1.u16 is damaged: it is shorter than progress.jsonl specifies, 10 of 20")
+    damage(progress, b"\x00" + kept[progress][1:], "progress.jsonl is damaged: a line cannot be read")
+    damage(progress, b'{"level": 2}\n', "progress.jsonl is damaged: a line without 'samples'")
+    damage(asked, kept[asked][:-30], "run.json is damaged: it cannot be read")
+    damage(asked, b'{"version": 3}', "run.json is damaged: it has no verb, model")
+    damage(asked, b'{"version": 1}', "is of version 1, this program writes 3: sample it again")
     path.unlink()
     with pytest.raises(UserError, match="level_2_sample_1.u16 is damaged"):
         Run.open(run.folder)
     with pytest.raises(UserError, match="holds no run.json"):
         Run.open(run.folder / "codes")
     with pytest.raises(UserError, match="already holds a run"):
-        sampling.sample(tiny_model, [SONG], 0.3, run.folder)
+        sample(tiny_model, [SONG], 0.3, run.folder)
 
 
 def test_two_processes_do_not_write_one_sample_and_the_second_is_told_in_one_line(run):
@@ -101,8 +101,8 @@ def test_two_processes_do_not_write_one_sample_and_the_second_is_told_in_one_lin
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env).stdout
 
     with run.lock_samples([1]), Run.open(run.folder).lock_samples([0]):  # other samples of the run are free
-        told = other()
-    assert "is being written by another process" in told and told.count("\n") == 1
+        printed = other()
+    assert "is being written by another process" in printed and printed.count("\n") == 1
     assert other() == "mine\n"
 
 
@@ -110,7 +110,7 @@ def test_a_stale_lock_blocks_nobody(run):
     for name in (".lock", ".progress.lock", ".locks/sample_0", ".locks/sample_1"):
         (run.folder / name).parent.mkdir(exist_ok=True)
         (run.folder / name).write_text("4711")  # left by a process that was killed
-    assert sampling.resume(Run.open(run.folder)).count(2) == 51
+    assert walk.resume(Run.open(run.folder)).count(2) == 51
 
 
 def test_ranks_of_one_command_share_a_run_and_nobody_else_does(run):
@@ -123,7 +123,7 @@ def test_ranks_of_one_command_share_a_run_and_nobody_else_does(run):
 
 def test_a_process_that_has_no_batch_does_nothing_well(run):
     assert len(run.request["batches"]) == 1
-    assert sampling.resume(run, rank=1, ranks=2).count(2) == 20
+    assert walk.resume(run, rank=1, ranks=2).count(2) == 20
 
 
 def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_when_there_is_room(tiny_model, tmp_path):
@@ -134,13 +134,13 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_when_there_is_room(ti
         pytest.skip(f"a small tmpfs cannot be mounted here: {mounted.stderr.strip()}")
     try:
         with pytest.raises(UserError, match="the disk is full; .* go on with `jukebox resume"):
-            sampling.sample(tiny_model, [SONG, SONG], 0.3, disk / "run", seed=3)
+            sample(tiny_model, [SONG, SONG], 0.3, disk / "run", seed=3)
         assert json.loads((disk / "run" / "run.json").read_text())["seed"] == 3
         cut = Run.open(disk / "run")
         assert 0 < cut.count(2) and cut.count(0) < cut.total(0)
         subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
-        made = sampling.resume(cut)
-        whole = sampling.sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "whole", seed=3)
+        made = walk.resume(cut)
+        whole = sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "whole", seed=3)
         assert all(np.array_equal(made.codes(level), whole.codes(level)) for level in (2, 1, 0))
     finally:
         subprocess.run(["umount", disk], check=True)
