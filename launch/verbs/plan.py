@@ -41,8 +41,9 @@ class SongPlanParams:
 
 @shared_flags
 def plan(
-    what: Literal["sample", "train"], model: str, *, song: SongPlanParams, dtype: str = "", batch: int = 0, parallel: bool = False,
-    max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto", training: TrainPlanParams,
+    what: Literal["sample", "train"], model: str, *, song: SongPlanParams, dtype: str = "", batch: int = 0,
+    parallel: bool = False, max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto",
+    training: TrainPlanParams,
 ) -> Plan | list[Budget]:  # fmt: skip
     """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
 
@@ -66,9 +67,10 @@ def plan(
     torch.set_num_threads(info.threads(threads))
     given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
-        "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": read_fractions(song.hop_fractions),
-        "how": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
-        "device": device, "given": given, "hops": info.hops,
+        "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes,
+        "hop_fractions": read_fractions(song.hop_fractions), "given": given, "hops": info.hops,
+        "how": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch,
+        "parallel": parallel, "device": device,
     })  # fmt: skip
     if max_memory:
         request |= fit(info, request, read_size(max_memory))
