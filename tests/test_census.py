@@ -8,7 +8,9 @@ import pytest
 
 from tests.census import (
     GLOSSARY,
+    MAX_FUNCTION_LINES,
     MAX_MODULES,
+    MAX_PARAMETERS,
     ROOT,
     Module,
     Row,
@@ -22,6 +24,7 @@ from tests.census import (
     identifiers,
     import_cycles,
     main,
+    oversized_functions,
     read_glossary,
     read_modules,
     report,
@@ -125,6 +128,22 @@ def test_functions_are_measured_with_their_qualified_names(plant):
     modules = plant({"vqvae/a.py": "if True:" + source})
     measured = {name: (count_lines(f), count_parameters(f)) for name, f in functions(modules["vqvae.a"])}
     assert measured == {"vqvae.a.A.f": (4, 5), "vqvae.a.A.f.inner": (2, 1)}
+
+
+def test_a_function_with_a_line_or_a_parameter_too_many_breaks_the_limit_and_is_named(plant):
+    def source(lines: int, parameters: int) -> str:
+        names = ", ".join(f"a{i}" for i in range(parameters))
+        return f"class A:\n    def f(self, {names}):\n" + "        pass\n" * (lines - 1)
+
+    modules = plant({"vqvae/a.py": source(MAX_FUNCTION_LINES, MAX_PARAMETERS)})
+    assert oversized_functions(modules) == [] and all(row.holds for row in report(modules, [])[0])
+    modules = plant({"vqvae/a.py": source(MAX_FUNCTION_LINES + 1, MAX_PARAMETERS + 1)})
+    rows, details = report(modules, [])
+    assert [(row.value, row.limit, row.where) for row in rows if not row.holds] == [
+        (61, 60, "vqvae.a.A.f"),
+        (13, 12, "vqvae.a.A.f"),
+    ]
+    assert details == ["function vqvae.a.A.f: 61 lines, limit 60", "function vqvae.a.A.f: 13 parameters, limit 12"]
 
 
 def test_the_table_is_aligned():
@@ -244,6 +263,10 @@ def test_a_line_that_is_no_rule_raises(line):
 
 def test_no_directory_has_more_modules_than_the_limit(project):
     assert {folder: n for folder, n in directory_sizes(project).items() if n > MAX_MODULES} == {}
+
+
+def test_no_function_has_more_lines_or_parameters_than_the_limit(project):
+    assert oversized_functions(project) == []
 
 
 def test_the_project_has_no_import_cycles(project):

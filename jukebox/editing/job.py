@@ -76,8 +76,9 @@ class EditJob:
         run = self._run(takes, words or Song(), settings, edit)
         missing = sum(not path.exists() for path in takes)
         finish(resume(run, self.model, report=report), self.model)
-        rates, count = run.request["kept"], sum(len(windows) for windows in _windows(run).values())
-        return Edited(takes, run, missing, *rates, count, time.perf_counter() - began)
+        kept, full, orphans = run.request["kept"]
+        count = sum(len(windows) for windows in _windows(run).values())
+        return Edited(takes, run, missing, kept, full, orphans, count, time.perf_counter() - began)
 
     # ---- the request
 
@@ -141,7 +142,7 @@ class EditJob:
     def _pieces(self, lyrics: bool) -> list[list[int]]:
         """[first column of the run, first column of the layout, columns] of what windows contain and audio is decoded from."""
         info, n = self.model.info, self.layout.columns
-        unknown = ~np.stack([keep[0].numpy().reshape(n, -1).all(1) for keep in self.keep.values()]).all(0)
+        unknown = np.stack([~keep[0].numpy().reshape(n, -1).all(1) for keep in self.keep.values()]).max(0)
         configs = [info.priors[name].config for name in edit_route(info, lyrics).priors.values()]
         ranges = [window for config in configs if config.spec.prompt == "any" for window in mask_windows(unknown, config.n_ctx)]
         margin = math.ceil(MARGIN * self.layout.per_second)

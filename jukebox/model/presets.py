@@ -133,19 +133,19 @@ def _init(depth: int) -> Init:
 
 
 def _lyric_encoder(tokens: int, width: int, depth: int, m_mlp: float) -> TrunkConfig:
-    """The trunk that encodes lyrics."""
+    """The trunk that encodes lyrics; the MLPs of its prior are as wide (`m_mlp` times the width)."""
     return TrunkConfig(tokens, width, depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp, init=_init(depth))
 
 
 def _top(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
-    encoder: TrunkConfig, timing_bins: int, max_seconds: float, m_mlp: float,
+    encoder: TrunkConfig, timing_bins: int, max_seconds: float,
 ) -> AutoregressiveConfig:  # fmt: skip
     """The top prior: `turns` times through `order`; cross attention with the time bias conditions it on lyrics."""
     level, depth = codec.levels - 1, turns * len(order)
     return AutoregressiveConfig(
         f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
-        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=encoder.m_mlp, time_bias=True, init=_init(depth)),
         labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate, everywhere=True),
         lyrics=LyricConfig(Characters(PLAIN).size, encoder.n_ctx, encoder), tied=False,
     )  # fmt: skip
@@ -166,13 +166,13 @@ def _upsampler(
 
 def _masked(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int,
-    encoder: TrunkConfig, timing_bins: int, max_seconds: float, m_mlp: float,
+    encoder: TrunkConfig, timing_bins: int, max_seconds: float,
 ) -> MaskedConfig:  # fmt: skip
     """The prior of all levels: `depth` layers that see all columns, the second of which attends to lyrics, as in the top prior."""
     order = ("full", "cross", *("full",) * (depth - 2))
     return MaskedConfig(
         codec.bins, codec.hops, codec.sample_rate,
-        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=m_mlp, time_bias=True, init=_init(depth)),
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=encoder.m_mlp, time_bias=True, init=_init(depth)),
         vector=codec.emb_width, head_width=head_width, local=local,
         labels=LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate),
         lyrics=LyricConfig(Characters(PLAIN).size, encoder.n_ctx, encoder),
@@ -242,11 +242,11 @@ PRESETS: dict[str, Preset] = {
         codec=_DEMO,
         priors={
             "prior_2": _top(_DEMO, n_ctx=512, width=128, heads=4, order=("dense", "cross", "dense", "dense"), turns=1,
-                    encoder=_lyric_encoder(tokens=64, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+                    encoder=_lyric_encoder(tokens=64, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
             "prior_1": _upsampler(_DEMO, 1, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             "prior_0": _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3,
-                       encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0, m_mlp=4.0),
+                       encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
         },
         codec_recipes={
             "vq.2": _DEMO_CODEC,
@@ -264,11 +264,11 @@ PRESETS: dict[str, Preset] = {
         codec=_SMALL,
         priors={
             "prior_2": _top(_SMALL, n_ctx=2048, width=768, heads=12, order=("dense", "dense", "cross", "dense"), turns=6,
-                    encoder=_lyric_encoder(tokens=256, width=384, depth=4, m_mlp=4.0), timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+                    encoder=_lyric_encoder(tokens=256, width=384, depth=4, m_mlp=4.0), timing_bins=128, max_seconds=600.0),
             "prior_1": _upsampler(_SMALL, 1, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
             "prior_0": _upsampler(_SMALL, 0, n_ctx=2048, width=512, heads=8, depth=12, m_mlp=4.0),
             "masked": _masked(_SMALL, n_ctx=512, width=512, heads=8, depth=12, head_width=256, local=4,
-                       encoder=_lyric_encoder(tokens=128, width=384, depth=4, m_mlp=4.0), timing_bins=128, max_seconds=600.0, m_mlp=4.0),
+                       encoder=_lyric_encoder(tokens=128, width=384, depth=4, m_mlp=4.0), timing_bins=128, max_seconds=600.0),
         },
         codec_recipes=dict.fromkeys(_SMALL.spec.names, _SMALL_CODEC),
         prior_recipes=dict.fromkeys(("prior_2", "prior_1", "prior_0", "masked"), _SMALL_PRIOR),
@@ -277,11 +277,11 @@ PRESETS: dict[str, Preset] = {
         codec=_TEST,
         priors={
             "prior_2": _top(_TEST, n_ctx=32, width=16, heads=2, order=("dense", "cross"), turns=1,
-                    encoder=_lyric_encoder(tokens=16, width=16, depth=1, m_mlp=2.0), timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+                    encoder=_lyric_encoder(tokens=16, width=16, depth=1, m_mlp=2.0), timing_bins=8, max_seconds=60.0),
             "prior_1": _upsampler(_TEST, 1, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
             "prior_0": _upsampler(_TEST, 0, n_ctx=32, width=16, heads=2, depth=1, m_mlp=2.0),
             "masked": _masked(_TEST, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1,
-                       encoder=_lyric_encoder(tokens=16, width=16, depth=1, m_mlp=2.0), timing_bins=8, max_seconds=60.0, m_mlp=2.0),
+                       encoder=_lyric_encoder(tokens=16, width=16, depth=1, m_mlp=2.0), timing_bins=8, max_seconds=60.0),
         },
         codec_recipes=dict.fromkeys(_TEST.spec.names, _TEST_CODEC),
         prior_recipes=dict.fromkeys(("prior_2", "prior_1", "prior_0", "masked"), _TEST_PRIOR),

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -320,9 +321,9 @@ def as_version_3(request: dict) -> dict:
 def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
     """The request with `change` applied to its paths."""
     sources = [[change(path), row] for path, row in request["sources"]]
-    more = (
-        {"recording": {**request["recording"], "path": change(request["recording"]["path"])}} if "recording" in request else {}
-    )
+    more: dict[str, Any] = {}
+    if "recording" in request:
+        more["recording"] = {**request["recording"], "path": change(request["recording"]["path"])}
     if "outputs" in request:
         more["outputs"] = [change(path) for path in request["outputs"]]
     return request | {"model": change(request["model"]), "sources": sources} | more

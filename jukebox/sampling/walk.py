@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
     if model is None:
         model = ModelFolder.from_pretrained(run.request["model"])
     check_weights(run.request, model.info)
-    changes = {} if Path(run.request["model"]) == model.folder else {"model": str(model.folder)}
+    changes: dict[str, Any] = {} if Path(run.request["model"]) == model.folder else {"model": str(model.folder)}
     if "model_hash" not in run.request:
         changes["model_hash"] = model.hashes()
     if run.request["device"] == "auto":

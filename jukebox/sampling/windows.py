@@ -160,7 +160,7 @@ class WindowPlanner:
             yield from region_windows(unknown, self.n_ctx)
             return
         begin = 0
-        for start, stop in mask_windows(unknown.reshape(-1, self.column).any(axis=1), self.n_ctx // self.column):
+        for start, stop in mask_windows(unknown.reshape(-1, self.column).max(axis=1), self.n_ctx // self.column):
             begin = max(begin, start * self.column)
             yield Segment(start * self.column, begin, stop * self.column)
             begin = stop * self.column

@@ -81,6 +81,13 @@ def bench(
         from launch.bench.sample import bench_sample
 
         return bench_sample(peer, repeats, threads, seed, out)
+    return bench_priors(model, data, batch, seconds, threads, seed, peer, out)
+
+
+def bench_priors(
+    model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str
+) -> list[dict[str, Any]]:
+    """A row a prior of a model folder, coarsest level first; with `data` what each dtype costs in bits instead."""
     import torch
 
     from jukebox.model.folder import ModelFolder
@@ -101,26 +108,33 @@ def bench(
     for level in reversed(opened.info.levels_with_prior):
         prior = opened.prior(f"prior_{level}")
         assert isinstance(prior, AutoregressivePrior)
-        rate, limit = measure(prior, batch, seconds, seed)
-        config, trunk = prior.config, prior.config.trunk
-        row = {
-            "level": level,
-            "codes_per_second": rate,
-            "limit_codes_per_second": limit,
-            "music_seconds_per_second": rate * config.hop / config.sample_rate,
-            **{"width": trunk.width, "depth": trunk.depth, "n_ctx": config.n_ctx, "bins": config.bins},
-            **{"batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__},
-        }
-        line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
-        print(line, end="", flush=True)
-        if peer:
-            check_peer(peer)
-            size = row | {"heads": trunk.heads, "seconds": seconds}
-            row["peer_codes_per_second"] = float(run_peer(peer, PEER, size).split()[-1])
-            print(f" {row['peer_codes_per_second']:>9.0f}", end="")
-        print(flush=True)
-        rows.append(row)
+        rows.append(bench_level(prior, level, batch, seconds, seed, peer))
     return write_rows(rows, out)
+
+
+def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: float, seed: int, peer: str) -> dict[str, Any]:
+    """The row of one prior, which is printed as its numbers come."""
+    import torch
+
+    rate, limit = measure(prior, batch, seconds, seed)
+    config, trunk = prior.config, prior.config.trunk
+    row = {
+        "level": level,
+        "codes_per_second": rate,
+        "limit_codes_per_second": limit,
+        "music_seconds_per_second": rate * config.hop / config.sample_rate,
+        **{"width": trunk.width, "depth": trunk.depth, "n_ctx": config.n_ctx, "bins": config.bins},
+        **{"batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__},
+    }
+    line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
+    print(line, end="", flush=True)
+    if peer:
+        check_peer(peer)
+        size = row | {"heads": trunk.heads, "seconds": seconds}
+        row["peer_codes_per_second"] = float(run_peer(peer, PEER, size).split()[-1])
+        print(f" {row['peer_codes_per_second']:>9.0f}", end="")
+    print(flush=True)
+    return row
 
 
 def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 0) -> tuple[float, float]:

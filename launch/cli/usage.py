@@ -1,8 +1,9 @@
 """What a verb takes, read from its function: positionals, flags, their types, defaults and one line of meaning each.
 
 A verb is a plain function. Parameters before the `*` that have no default are positionals, all others are flags; the
-annotation gives the type; below the summary of the docstring each parameter has one line, `name: what it is, unit`
-(a line indented further continues it). Help, checks and error messages all come from this one reading.
+annotation gives the type, and `tuple[int, ...]` is typed as 2,1,0; below the summary of the docstring each parameter has one
+line, `name: what it is, unit` (a line indented further continues it). `shared_flags` shows the fields of
+dataclasses. Help, checks and error messages all come from this one reading.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ REQUIRED = inspect.Parameter.empty
 class Argument:
     """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal.
 
-    `several`: a tuple of `kind`, one text with commas. `rest` takes all words after a lone `--`, as one text in a shell's quotes.
+    `several`: a tuple of `kind`, typed as one text with commas. `rest` takes all words after a lone `--`, as one text in a
+    shell's quotes.
     """
 
     name: str
@@ -186,7 +188,7 @@ def _field_abouts(group: type) -> dict[str, str]:
 
 
 def _read_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
-    """(kind, choices, several): `float | None` -> float; `Literal["a", "b"]` -> str with choices; `tuple[int, ...]` -> several int.
+    """(kind, choices, several): `float | None` -> float; `Literal["a", "b"]` -> str with choices; `tuple[int, ...]` -> several.
 
     What is not a number or a truth is text.
     """

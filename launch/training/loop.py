@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from jukebox.model.presets import Recipe
+    from launch.engines.checkpoint import Checkpoint
     from launch.engines.deepspeed_config import ParallelConfig
     from launch.engines.engine import Engine
+    from launch.training.log import Log
 
 
 COUNT_AFTER = 30.0  # seconds: only then are the operations of a step counted, which costs some seconds once
@@ -150,26 +152,6 @@ def deadline_lr_cap(done: int, steps: int, seconds: float, limit: float, recipe:
     return recipe.lr * max((1.0 - used) / 0.15, recipe.final_lr)
 
 
-def fit(
-    task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
-    parallel: ParallelConfig | None = None, keep: int = 2, examples_every: int = 0,
-) -> Trained:  # fmt: skip
-    """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
-
-    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/examples.py`).
-
-    Several ranks (`launch/cluster/group.py`) train one model together, as `parallel` says. The recipe's `max_minutes` count the
-    training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
-    loss is no number any more.
-    """
-    import torch
-
-    from launch.engines.deepspeed_config import ParallelConfig
-
-    with locked(folder, task.name):
-        return _fit(task, recipe, folder, seed, torch.device(device), wandb, parallel or ParallelConfig(), keep, examples_every)
-
-
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
     """Holds the folder of a training, by rank 0 for all ranks; UserError where another training holds it."""
@@ -191,135 +173,6 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _fit(
-    task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, wandb: str, parallel: ParallelConfig, keep: int,
-    examples_every: int,
-) -> Trained:  # fmt: skip
-    import torch
-
-    from launch.cluster.group import first, largest, mean, print_once
-    from launch.engines.checkpoint import load_checkpoint, save_checkpoint
-    from launch.engines.choose import open_engine
-    from launch.engines.speed import counted, product_rate
-    from launch.training.log import Log, NotFinite
-
-    identity = {"seed": seed, **task.identity}
-    checkpoint, complaint = load_checkpoint(folder)
-    if complaint:
-        print_once(complaint)
-    done, minutes = 0, 0.0
-    if checkpoint is not None:
-        metadata = checkpoint.metadata
-        before = metadata["identity"]
-        old = getattr(task, "old_identity", {}) if "kind" not in before else {}
-        check_identity(task.name, identity | old, before, folder)
-        for key, value in plain(asdict(recipe)).items():
-            if (before := metadata["recipe"].get(key, value)) != value:
-                print_once(f"{task.name}: {key} was {before}, is {value} from step {metadata['step']} on")
-        done, minutes = metadata["step"], metadata["minutes"]
-    engine = open_engine(task.model, recipe, device, parallel, getattr(task, "phases", None), checkpoint)
-    limit = 60 * recipe.max_minutes
-
-    def save_weights() -> None:
-        beat("writing the weights")
-        engine.model.eval()
-        with engine.weights():
-            first(task.save)
-
-    if done >= recipe.steps or (limit and 60 * minutes >= limit):
-        save_weights()
-        more = "--steps" if done >= recipe.steps else "--max_minutes"
-        print_once(f"{task.name}: was trained already, {done} steps in {minutes:.1f} minutes; more {more} train it further")
-        return Trained(task.name, done, recipe.steps, minutes, "done" if done >= recipe.steps else "time")
-
-    beat("opening the data", done)
-    task.open()
-    started = time.monotonic() - 60 * minutes
-    seconds = 60 * minutes  # on the slowest clock of all ranks, so that all of them land alike
-
-    def save() -> None:
-        beat("writing a checkpoint")
-        where = {"name": task.name, "step": done, "minutes": seconds / 60, "identity": identity, "recipe": asdict(recipe)}
-        tensors = engine.tensors()
-        if engine.rank == 0:
-            save_checkpoint(folder, where | {"engine": engine.metadata()}, tensors, keep)
-        else:
-            deque(tensors, maxlen=0)  # the gathering is everybody's
-
-    def show() -> None:
-        beat("writing examples")
-        engine.model.eval()
-        with engine.weights() as model:
-            files = first(lambda: [str(file) for file in task.examples(model, folder / "examples", done)])  # type: ignore[attr-defined]
-        engine.model.train()
-        log.show(done, files)
-
-    def loss(numbered: tuple[int, Any], step: int, phase: str) -> dict[str, Tensor]:
-        number, batch = numbered
-        torch.manual_seed(fold(seed, step, number))
-        return task.loss(batch, step, phase) if phase else task.loss(batch, step)  # type: ignore[call-arg]
-
-    def learn(step: int, parts: Any) -> dict[str, Any]:
-        ceiling, moved = deadline_lr_cap(done, recipe.steps, seconds, limit, recipe), {}
-        for phase in engine.phases:
-            of_phase = engine.step(lambda part, phase=phase: loss(part, step, phase), parts, step, ceiling, phase)
-            moved |= {f"{phase}_{name}" if moved else name: value for name, value in of_phase.items()}
-        return moved
-
-    log = Log(folder, task.name, recipe.steps, done, wandb, engine.rank == 0, mean)
-    engine.model.train()
-    mark, waited, ended = (done, seconds), 0.0, "done"
-    flops, opened = 0, time.monotonic()
-
-    def write_line() -> None:
-        nonlocal mark, waited
-        took, steps = max(seconds - mark[1], 1e-9), done - mark[0]
-        rate = {f"{task.unit}_per_second": task.amount * steps / took, "data_wait": min(waited / took, 1.0)}
-        rate |= {"skipped": engine.skipped, "minutes": seconds / 60}
-        if flops:
-            rate["share_of_peak"] = flops * steps / took / product_rate(device, engine.dtype)
-        log.flush(rate, lambda line: noise_of(line, recipe.batch, engine.parts))
-        mark, waited = (done, seconds), 0.0
-
-    try:
-        with Stop() as stop:
-            for step, parts, wait in batches(task, done, recipe.steps, engine):
-                waited += wait
-                beat("learning", step)
-                if flops or time.monotonic() - opened < COUNT_AFTER:
-                    moved = learn(step, parts)
-                else:
-                    moved, flops = counted(lambda step=step, parts=parts: learn(step, parts))
-                done = step + 1
-                log.add(done, moved)
-                beat("agreeing with the others", step)
-                asked, seconds = largest(stop.asked, time.monotonic() - started)
-                out_of_time = bool(limit) and seconds >= limit and done < recipe.steps
-                ended = "stopped" if asked and done < recipe.steps else "time" if out_of_time else "done"
-                last = ended != "done" or done == recipe.steps
-                if last or done % recipe.log_every == 0 or done % recipe.save_every == 0:
-                    write_line()  # first the numbers, whose check also keeps bad weights out of the checkpoint
-                if last or done % recipe.save_every == 0:
-                    save()
-                if examples_every and (last or done % examples_every == 0):
-                    show()
-                if last:
-                    break
-    except (NotFinite, FloatingPointError) as error:
-        # The log names the step; the model, which may look first, does not.
-        what = str(error) if isinstance(error, NotFinite) else f"{error}, at step {done + 1}"
-        kept, _ = load_checkpoint(folder)
-        then = f"the checkpoint of step {kept.metadata['step']} is kept" if kept else "there is no checkpoint yet"
-        raise UserError(f"{task.name}: {what}; {then}; try a smaller --lr or --precision float32") from None
-    finally:
-        log.close()
-    if ended != "stopped":
-        save_weights()
-    trained = Trained(task.name, done, recipe.steps, seconds / 60, ended)
-    print_once(trained)
-    return trained
 
 
 def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]:
@@ -345,3 +198,203 @@ def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], 
                 f"{name} began with {key} {before[key]}, now it is {value}: go on with what it began with, give "
                 f"another --out, or delete {folder} to start again"
             )
+
+
+class TrainingLoop:
+    """One training: its engine, and how far it is.
+
+    `done` counts steps; `seconds` is the training time on the slowest clock of all ranks, so that all of them end alike.
+    """
+
+    def __init__(
+        self, task: Task, recipe: Recipe, folder: Path, seed: int, device: torch.device, parallel: ParallelConfig, keep: int
+    ) -> None:
+        from launch.engines.choose import open_engine
+
+        self.task, self.recipe, self.folder, self.seed, self.device, self.keep = task, recipe, folder, seed, device, keep
+        self.identity = {"seed": seed, **task.identity}
+        self.limit = 60 * recipe.max_minutes  # seconds; 0: none
+        self.done, self.seconds = 0, 0.0
+        checkpoint = self._load()
+        self.engine = open_engine(task.model, recipe, device, parallel, getattr(task, "phases", None), checkpoint)
+        self.last_line = self.done, self.seconds
+        self.waited = 0.0  # seconds for batches since the last line of the log
+        self.flops = 0  # operations of a step; 0 until they are counted
+
+    def _load(self) -> Checkpoint | None:
+        """The newest checkpoint, from which the loop takes its step and time; prints what of the recipe has changed."""
+        from launch.cluster.group import print_once
+        from launch.engines.checkpoint import load_checkpoint
+
+        checkpoint, complaint = load_checkpoint(self.folder)
+        if complaint:
+            print_once(complaint)
+        if checkpoint is None:
+            return None
+        metadata, name = checkpoint.metadata, self.task.name
+        old = getattr(self.task, "old_identity", {}) if "kind" not in metadata["identity"] else {}
+        check_identity(name, self.identity | old, metadata["identity"], self.folder)
+        for key, value in plain(asdict(self.recipe)).items():
+            if (before := metadata["recipe"].get(key, value)) != value:
+                print_once(f"{name}: {key} was {before}, is {value} from step {metadata['step']} on")
+        self.done, self.seconds = metadata["step"], 60 * metadata["minutes"]
+        return checkpoint
+
+    def run(self, wandb: str, examples_every: int) -> Trained:
+        """Trains until the steps, the time or the user end it; the weights are written unless the user does."""
+        from launch.cluster.group import mean, print_once
+        from launch.training.log import Log, NotFinite
+
+        name, steps, enough = self.task.name, self.recipe.steps, self.done >= self.recipe.steps
+        if enough or self._is_out_of_time:
+            self._save_weights()
+            minutes, more = self.seconds / 60, "--steps" if enough else "--max_minutes"
+            print_once(f"{name}: was trained already, {self.done} steps in {minutes:.1f} minutes; more {more} train it further")
+            return Trained(name, self.done, steps, minutes, "done" if enough else "time")
+        beat("opening the data", self.done)
+        self.task.open()
+        started = time.monotonic() - self.seconds
+        log = Log(self.folder, name, steps, self.done, wandb, self.engine.rank == 0, mean)
+        self.engine.model.train()
+        try:
+            with Stop() as stop:
+                ended = self._train(log, stop, started, examples_every)
+        except (NotFinite, FloatingPointError) as error:
+            raise self._not_finite(error) from None
+        finally:
+            log.close()
+        if ended != "stopped":
+            self._save_weights()
+        trained = Trained(name, self.done, steps, self.seconds / 60, ended)
+        print_once(trained)
+        return trained
+
+    @property
+    def _is_out_of_time(self) -> bool:
+        return bool(self.limit) and self.seconds >= self.limit
+
+    def _train(self, log: Log, stop: Stop, started: float, examples_every: int) -> str:
+        """Every step that is left, with the log, checkpoints and examples that are due after it; how the run ended."""
+        recipe, ended, opened = self.recipe, "done", time.monotonic()
+        for step, parts, wait in batches(self.task, self.done, recipe.steps, self.engine):
+            self.waited += wait
+            beat("learning", step)
+            moved = self._learn(step, parts, count=not self.flops and time.monotonic() - opened >= COUNT_AFTER)
+            self.done = step + 1
+            log.add(self.done, moved)
+            ended = self._agree(step, stop, started)
+            last = ended != "done" or self.done == recipe.steps
+            if last or self.done % recipe.log_every == 0 or self.done % recipe.save_every == 0:
+                self._write_line(log)  # first the numbers, whose check also keeps bad weights out of the checkpoint
+            if last or self.done % recipe.save_every == 0:
+                self._save()
+            if examples_every and (last or self.done % examples_every == 0):
+                self._show(log)
+            if last:
+                break
+        return ended
+
+    def _learn(self, step: int, parts: Any, count: bool) -> dict[str, Any]:
+        """One step of every phase; the terms of its loss by name. `count`: its operations are counted too."""
+        if count:
+            from launch.engines.speed import counted
+
+            moved, self.flops = counted(lambda: self._learn(step, parts, count=False))
+            return moved
+        ceiling, moved = deadline_lr_cap(self.done, self.recipe.steps, self.seconds, self.limit, self.recipe), {}
+        for phase in self.engine.phases:
+            of_phase = self.engine.step(lambda part, phase=phase: self._loss(part, step, phase), parts, step, ceiling, phase)
+            moved |= {f"{phase}_{name}" if moved else name: value for name, value in of_phase.items()}
+        return moved
+
+    def _loss(self, numbered: tuple[int, Any], step: int, phase: str) -> dict[str, Tensor]:
+        import torch
+
+        number, batch = numbered
+        torch.manual_seed(fold(self.seed, step, number))
+        return self.task.loss(batch, step, phase) if phase else self.task.loss(batch, step)  # type: ignore[call-arg]
+
+    def _agree(self, step: int, stop: Stop, started: float) -> str:
+        """How the run ends after this step ("stopped", "time"), or "done"; the same on all ranks."""
+        from launch.cluster.group import largest
+
+        beat("agreeing with the others", step)
+        asked, self.seconds = largest(stop.asked, time.monotonic() - started)
+        if self.done == self.recipe.steps:
+            return "done"
+        return "stopped" if asked else "time" if self._is_out_of_time else "done"
+
+    def _write_line(self, log: Log) -> None:
+        from launch.engines.speed import product_rate
+
+        took, steps = max(self.seconds - self.last_line[1], 1e-9), self.done - self.last_line[0]
+        rate = {f"{self.task.unit}_per_second": self.task.amount * steps / took, "data_wait": min(self.waited / took, 1.0)}
+        rate |= {"skipped": self.engine.skipped, "minutes": self.seconds / 60}
+        if self.flops:
+            rate["share_of_peak"] = self.flops * steps / took / product_rate(self.device, self.engine.dtype)
+        log.flush(rate, lambda line: noise_of(line, self.recipe.batch, self.engine.parts))
+        self.last_line, self.waited = (self.done, self.seconds), 0.0
+
+    def _save(self) -> None:
+        from launch.engines.checkpoint import save_checkpoint
+
+        beat("writing a checkpoint")
+        where = {"name": self.task.name, "step": self.done, "minutes": self.seconds / 60}
+        where |= {"identity": self.identity, "recipe": asdict(self.recipe)}
+        tensors = self.engine.tensors()
+        if self.engine.rank == 0:
+            save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
+        else:
+            deque(tensors, maxlen=0)  # all ranks take part in the gathering
+
+    def _show(self, log: Log) -> None:
+        """Examples of what the model has learned, written by rank 0."""
+        from launch.cluster.group import first
+
+        beat("writing examples")
+        folder, task = self.folder / "examples", self.task
+        self.engine.model.eval()
+        with self.engine.weights() as model:
+            files = first(lambda: [str(file) for file in task.examples(model, folder, self.done)])  # type: ignore[attr-defined]
+        self.engine.model.train()
+        log.show(self.done, files)
+
+    def _save_weights(self) -> None:
+        from launch.cluster.group import first
+
+        beat("writing the weights")
+        self.engine.model.eval()
+        with self.engine.weights():
+            first(self.task.save)
+
+    def _not_finite(self, error: Exception) -> UserError:
+        """The error for the user: where it arose, which checkpoint is kept, and what to try."""
+        from launch.engines.checkpoint import load_checkpoint
+        from launch.training.log import NotFinite
+
+        # The log names the step; the model, which may find it first, does not.
+        what = str(error) if isinstance(error, NotFinite) else f"{error}, at step {self.done + 1}"
+        kept, _ = load_checkpoint(self.folder)
+        then = f"the checkpoint of step {kept.metadata['step']} is kept" if kept else "there is no checkpoint yet"
+        return UserError(f"{self.task.name}: {what}; {then}; try a smaller --lr or --precision float32")
+
+
+def fit(
+    task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
+    parallel: ParallelConfig | None = None, keep: int = 2, examples_every: int = 0,
+) -> Trained:  # fmt: skip
+    """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
+
+    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/examples.py`).
+
+    Several ranks (`launch/cluster/group.py`) train one model together, as `parallel` says. The recipe's `max_minutes` count the
+    training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
+    loss is no number any more.
+    """
+    import torch
+
+    from launch.engines.deepspeed_config import ParallelConfig
+
+    with locked(folder, task.name):
+        loop = TrainingLoop(task, recipe, folder, seed, torch.device(device), parallel or ParallelConfig(), keep)
+        return loop.run(wandb, examples_every)

@@ -8,8 +8,11 @@ from typing import Literal
 from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
+from jukebox.model.routes import Route
+from jukebox.params import SamplingParams
 from jukebox.planning.sampling import Plan, Request, fitted, on_device, plan_sampling, spell
 from jukebox.planning.training import Budget
+from jukebox.sampling.params import params_by_level
 from jukebox.sampling.request import should_compile
 from jukebox.sampling.run import Run
 from launch.cli.usage import shared_flags
@@ -25,7 +28,8 @@ class SongPlanParams:
     prompt_seconds: how much of the song is given, in seconds
     levels: levels to write, as in 2,1,0 (empty: all)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2
-    guidance: how much harder than trained the conditions pull (1: as trained)
+    guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
+    route: which priors write the levels, by the name that the model gives it (empty: its default route)
     """
 
     seconds: float = 20.0
@@ -34,12 +38,14 @@ class SongPlanParams:
     levels: tuple[int, ...] = ()
     hop_fractions: tuple[float, ...] = (0.5, 0.5, 0.5)
     guidance: float = 1.0
+    route: str = ""
 
 
 @shared_flags
 def plan(
-    what: Literal["sample", "train"], model: str, *, song: SongPlanParams, dtype: str = "", batch: int = 0, parallel: bool = False,
-    max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto", training: TrainPlanParams,
+    what: Literal["sample", "train"], model: str, *, song: SongPlanParams, dtype: str = "", batch: int = 0,
+    parallel: bool = False, max_memory: str = "", bandwidth: float = 0.0, threads: int = 0, device: str = "auto",
+    training: TrainPlanParams,
 ) -> Plan | list[Budget]:  # fmt: skip
     """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
 
@@ -59,13 +65,14 @@ def plan(
     import torch
 
     info = read_info(model)
-    chosen = chosen_levels(info, model, song)
+    route = info.route(song.route)
+    chosen = chosen_levels(info, model, route, song)
     torch.set_num_threads(info.threads(threads))
     given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
         "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": song.hop_fractions,
-        "params": {str(max(info.levels_with_prior)): {"guidance": song.guidance}}, "dtype": dtype, "batch": batch, "parallel": parallel,
-        "device": device, "given": given, "hops": info.hops,
+        "given": given, "hops": info.hops, "route": route.name, "params": params_by_level(info, route, SamplingParams(guidance=song.guidance)),
+        "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
     })  # fmt: skip
     request |= fitted(info, request, max_memory)
     made = planned(info, request, bandwidth)
@@ -73,9 +80,9 @@ def plan(
     return made
 
 
-def chosen_levels(info: ModelInfo, model: str, song: SongPlanParams) -> tuple[int, ...]:
+def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams) -> tuple[int, ...]:
     """The levels to write; UserError where the model has no prior of one, or where the song cannot be."""
-    known = info.levels_with_prior
+    known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]
     if song.seconds <= 0 or song.takes < 1 or not 0 <= song.prompt_seconds < song.seconds:
         raise UserError(
             f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "

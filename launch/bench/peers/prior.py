@@ -13,17 +13,34 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 os.environ["TQDM_DISABLE"] = "1"
 
 
 def main(job: dict) -> None:
     import torch
-    from transformers.models.deprecated.jukebox import JukeboxPrior, JukeboxPriorConfig
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
-    shape = job["shape"]
+    prior = build_prior(job["shape"], job["bins"])
+    if "make" in job:
+        for parameter in prior.parameters():  # some are left as the memory was, and may be nan
+            torch.nn.init.normal_(parameter, std=0.02)
+        torch.save(prior.state_dict(), job["make"])
+        return
+    prior.load_state_dict(torch.load(job["weights"], weights_only=True))
+    prior.train("sample" not in job)
+    codes, labels = torch.tensor([job["codes"]]), torch.tensor([[*job["timing"], job["artist"], *job["genres"]]])
+    (run_sampling if "sample" in job else run_training)(prior, codes, labels, job)
+
+
+def build_prior(shape: dict, bins: int) -> Any:
+    """The top prior of a shape in the published layout, with weights of chance."""
+    import torch
+    from transformers.models.deprecated.jukebox import JukeboxPrior, JukeboxPriorConfig
+
     config = JukeboxPriorConfig(
         level=0,  # its levels count from the top
         mask=True,  # without it nothing is causal
@@ -42,21 +59,17 @@ def main(job: dict) -> None:
         max_nb_genres=shape["max_bow_genre_size"],
         min_duration=shape["min_duration"],
         max_duration=shape["max_duration"],
-        music_vocab_size=job["bins"],
+        music_vocab_size=bins,
         sampling_rate=shape["sr"],
     )
     prior = JukeboxPrior(config)
     prior.get_encoder_loss = lambda *_: torch.zeros(())  # its own fails without lyrics
-    if "make" in job:
-        for parameter in prior.parameters():  # some are left as the memory was, and may be nan
-            torch.nn.init.normal_(parameter, std=0.02)
-        torch.save(prior.state_dict(), job["make"])
-        return
-    prior.load_state_dict(torch.load(job["weights"], weights_only=True))
-    sampling = "sample" in job
-    prior.train(not sampling)
-    codes, labels = torch.tensor([job["codes"]]), torch.tensor([[*job["timing"], job["artist"], *job["genres"]]])
-    made = []
+    return prior
+
+
+def run_sampling(prior: Any, codes: Any, labels: Any, _: dict) -> None:
+    """Sample the case of each line, then print the peak memory."""
+    import torch
 
     def sample(line: str) -> None:
         case = json.loads(line)
@@ -65,26 +78,36 @@ def main(job: dict) -> None:
         with torch.no_grad():
             prior.sample(batch, prompt, None, labels.repeat(batch, 1), sample_tokens=prime + case["tokens"])
 
+    time_lines(sample)
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+
+
+def run_training(prior: Any, codes: Any, labels: Any, job: dict) -> None:
+    """A forward and a backward pass for each line, then write loss and gradients and print the peak memory."""
+    import torch
+
+    made = []
+
     def step(_: str) -> None:
         prior.zero_grad(set_to_none=True)
         loss, _ = prior.forward_tokens(codes, [], labels)
         loss.backward()
         made[:] = [loss.item()]
 
-    run = sample if sampling else step
+    time_lines(step)
+    with open("/proc/self/status") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    torch.save({name: p.grad for name, p in prior.named_parameters()}, job["out"])
+    print(json.dumps({"peak_mb": peak, "loss": made[0]}), flush=True)
+
+
+def time_lines(run: Callable[[str], None]) -> None:
+    """Print that all is ready, then for each line on stdin the seconds that `run` takes, on the wall and of the CPU."""
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         run(line)
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
-    if sampling:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"peak_mb": peak}), flush=True)
-        return
-    with open("/proc/self/status") as file:
-        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-    torch.save({name: p.grad for name, p in prior.named_parameters()}, job["out"])
-    print(json.dumps({"peak_mb": peak, "loss": made[0]}), flush=True)
 
 
 if __name__ == "__main__":
