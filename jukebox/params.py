@@ -20,6 +20,7 @@ class SamplingParams:
     guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
     passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
     noise: of masked decoding, weight of random numbers in the order in which codes are fixed
+    more: parameters that other kinds of priors have, by name, as in steps=8,spread=0.2
     """
 
     temperature: float = 0.98
@@ -29,6 +30,7 @@ class SamplingParams:
     guidance: float = 1.0
     passes: tuple[int, ...] = ()
     noise: float = 4.5
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

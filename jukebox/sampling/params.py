@@ -62,7 +62,8 @@ def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
     """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one."""
     plain = {each.name: each.default for each in fields(SamplingParams)}
-    asked = {name for name, default in plain.items() if getattr(given, name) != default}
+    asked = {name for name, default in plain.items() if getattr(given, name) != default} - {"more"}
+    more = _named(given.more, kinds)
     known = set().union(*map(_names, kinds.values())) | ({"temperature_lower"} if len(kinds) > 1 else set())
     if kinds and (unknown := sorted(asked - known)):
         raise UserError(f"no prior of this route has --{unknown[0]}; leave it out, or choose another --route")
@@ -74,11 +75,25 @@ def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> 
             "top_k": given.top_k,
             "top_p": given.top_p,
         }
-        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise}
+        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise, **more}
         values[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
     masked = [stream for stream, kind in kinds.items() if "passes" in _names(kind)]
     for stream, passes in zip(masked, _passes(given.passes, len(masked)), strict=True):
         values[stream]["passes"] = passes
+    return values
+
+
+def _named(texts: Sequence[str], kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Parameters written as name=value, each of the type that a prior of the route has it in."""
+    defaults = {each.name: each.default for kind in kinds.values() for each in fields(kind)}
+    values = {}
+    for name, equals, text in (text.partition("=") for text in texts):
+        if name not in defaults or not equals:
+            raise UserError(f"--more got {name + equals + text!r}, expected name=value with a name of {', '.join(sorted(defaults))}")
+        try:
+            values[name] = type(defaults[name])(text)
+        except ValueError:
+            raise UserError(f"--more got {text!r} for {name}, expected a value such as {defaults[name]}") from None
     return values
 
 

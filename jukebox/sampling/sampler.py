@@ -161,9 +161,9 @@ class LevelSampler:
         noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, keys)
         known, length = self._known(rows, begin, end - start), end - start
         old, at, began = self.run.codes(self.level, samples, begin, end), begin - start, time.perf_counter()
-        have = at + old.shape[1]  # what is on disk of the window
+        have = stored = at + old.shape[1]  # what is on disk of the window
         for values, done in self._values(rows, known, noise, length):
-            checked = min(done, have)
+            checked = min(done, stored)
             if checked > at and not _same(values[:, at:checked].astype(old.dtype), old[:, : checked - at]):
                 raise OtherCodes
             took = time.perf_counter() - began
@@ -178,7 +178,7 @@ class LevelSampler:
     ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
         """The window of every row as its frames come, and how many of them are final; saved ones come at once."""
         column = self.planner.column
-        window = Window(rows[0][1] // column, length // column, self.total // column)
+        window = Window(self._place(rows[0][1] // column), length // column, self._place(self.total // column))
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
         values = known.sequences[self.stream.name].cpu().numpy().copy()
         checkpoint, done = WindowCheckpoint(self.run, self.level, rows, known, state), 0
