@@ -29,7 +29,7 @@ from data_prep.errors import UserError
 from jukebox.audio import Audio
 from jukebox.device import choose_device
 from jukebox.editing import verbs as editing
-from jukebox.editing.job import Edited
+from jukebox.editing.job import Edited, finish
 from jukebox.loaded import LoadedModel, one_job
 from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
@@ -161,6 +161,42 @@ class Jukebox(ModelFolder):
                     if new.shape[1]:
                         yield Audio(new, self.sample_rate)
 
+    # ---- runs on disk
+
+    def resume(self, run: str | Path | Run, callbacks: Callbacks | None = None) -> Run:
+        """Finish a run that was interrupted, to the codes it would have had; of an edit its files too."""
+        with one_job():
+            made = walk.resume(_opened(run), self._model(), report=_report(callbacks, self.spec.names))
+            if made.request.get("inpaints"):
+                finish(made, self._model())
+            return made
+
+    def branch(
+        self, run: str | Path | Run, run_folder: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
+        lyrics: Song | None = None, seed: int | None = None, takes: int = 1, machine: MachineOptions | None = None,
+    ) -> Run:  # fmt: skip
+        """Keep the first seconds (0: all) of a run, or of take number `take` from 1 on, and go on with another seed or other lyrics."""
+        settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
+        with one_job():
+            return walk.branch(
+                _opened(run), run_folder, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed,
+                model=self._model(),
+            )  # fmt: skip
+
+    def upsample(
+        self, run: str | Path | Run, run_folder: str | Path | None = None, *, level: int | None = None, seed: int | None = None,
+        params: Params | None = None, route: str = "", machine: MachineOptions | None = None,
+    ) -> Run:  # fmt: skip
+        """Write the finer levels that a run does not have, or in a copy at `run_folder` those below `level` anew."""
+        settings = self._settings(None, params, SamplingOptions(route=route), machine)
+        with one_job():
+            return walk.upsample(_opened(run), run_folder, settings, level=level, seed=seed, model=self._model())
+
+    def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
+        """Sample the codes of a run again; UserError where they differ from those beside it."""
+        with one_job():
+            return walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model())
+
     # ---- edits
 
     def edit(
@@ -278,6 +314,10 @@ class Jukebox(ModelFolder):
     def _edited(self, recording: Recorded, out: str | Path | None, job: Callable[[Path, Path], Edited]) -> Audio:
         with one_job(), _on_disk(recording) as path, tempfile.TemporaryDirectory() as folder:
             return Audio.load(job(path, Path(out) if out else Path(folder) / "edited").takes[0])
+
+
+def _opened(run: str | Path | Run) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
 
 
 def audio_of(run: Run, sample: int = 0) -> Audio:

@@ -23,6 +23,7 @@ from data_prep.audio.audio import read
 from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
 from data_prep.errors import UserError
 from data_prep.files import replacing
+from jukebox.device import choose_device
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
@@ -104,12 +105,14 @@ class EditJob:
             "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit),
         }  # fmt: skip
         request = new_request(info, [words], seconds, settings, Start(self.verb, levels, more=more), route)
+        request["dtype"] = dtype_of(request)
+        choose_device(request["device"])  # UserError before anything is written
         if not (folder / REQUEST).exists():
             if there := [path for path in takes if path.exists()]:
                 raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
             self._write_known(folder, pieces)
         try:
-            return Run.create(folder, request | {"dtype": dtype_of(request)}, join=True)
+            return Run.create(folder, request, join=True)
         except UserError as error:
             raise UserError(f"{folder} is another edit; name another --out") from error
 

@@ -44,6 +44,8 @@ class Recording:
         if not path.is_dir():
             return Recording(path, probe(path))
         run = Run.open(path)
+        if run.request.get("inpaints"):
+            raise UserError(f"{path} is an edit of a recording; give its result, {run.request['outputs'][0]}")
         check_weights(run.request, info)
         if not 1 <= sample <= run.n_samples:
             raise UserError(f"there is no sample {sample} in {path}; it has 1 to {run.n_samples}")

@@ -89,7 +89,9 @@ def _named(texts: Sequence[str], kinds: Mapping[str, type]) -> dict[str, Any]:
     values = {}
     for name, equals, text in (text.partition("=") for text in texts):
         if name not in defaults or not equals:
-            raise UserError(f"--more got {name + equals + text!r}, expected name=value with a name of {', '.join(sorted(defaults))}")
+            raise UserError(
+                f"--more got {name + equals + text!r}, expected name=value with a name of {', '.join(sorted(defaults))}"
+            )
         try:
             values[name] = type(defaults[name])(text)
         except ValueError:

@@ -226,7 +226,7 @@ class Run:
 
     def column(self, column: int) -> int:
         """The column of the song (a frame of the coarsest hop) that is column `column` of this run."""
-        for begin, first, n in reversed(self.request.get("pieces", ())):
+        for begin, first, _ in reversed(self.request.get("pieces", ())):
             if begin <= column:
                 return first + column - begin
         return column

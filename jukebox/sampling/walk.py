@@ -65,15 +65,16 @@ def continue_(
 
 def branch(
     run: Run, out: str | Path, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
-    lyrics: Song | None = None, seed: int | None = None,
+    lyrics: Song | None = None, seed: int | None = None, model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
     """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
     asked = request.branched(run, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
-    return resume(Run.create(out, asked))
+    return resume(Run.create(out, asked), model)
 
 
 def upsample(
-    run: Run, out: str | Path | None = None, settings: RunSettings | None = None, *, level: int | None = None, seed: int | None = None
+    run: Run, out: str | Path | None = None, settings: RunSettings | None = None, *, level: int | None = None, seed: int | None = None,
+    model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
     """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
 
@@ -81,11 +82,11 @@ def upsample(
     """
     settings = settings or RunSettings()
     if out is not None:
-        return resume(Run.create(out, request.upsampled(run, settings, level, seed)))
+        return resume(Run.create(out, request.upsampled(run, settings, level, seed)), model)
     if level is not None or seed is not None:
         raise UserError("another level or seed needs a copy: name it with `out`; a run goes on as it began")
     run.update(**request.extended(run, settings))
-    return resume(run)
+    return resume(run, model)
 
 
 def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) -> Run:
