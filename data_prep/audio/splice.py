@@ -23,13 +23,14 @@ from data_prep.files import replacing
 
 BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 FLOATS = {"FLOAT": "float32", "DOUBLE": "float64"}
+ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK of libsndfile, which soundfile does not name
 
 
 @dataclass(frozen=True)
 class Piece:
     """New sound for the samples [start, end) of a file; over `fade` samples at both ends, inside, the old one goes and comes.
 
-    A piece that ends at sample 0 or begins behind the last one makes the file longer. `audio` gives (c, n) blocks, in all at least
+    A piece that ends at sample 0 or begins after the last one makes the file longer. `audio` gives (c, n) blocks, in all at least
     as many samples as the piece has; other channels than the file's are mixed or repeated.
     """
 
@@ -93,12 +94,10 @@ def suffix_of(path: Path) -> str:
 
 def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
     """The first `frames` samples (None: all) of a file as they are, in `stem`.flac, or in `stem`.wav where FLAC cannot hold them."""
-    import soundfile
-
     with closing(Original(source)) as original:
         suffix, container = (".flac", "FLAC") if original.fits("FLAC") else (".wav", "WAV")
-        target, form = stem.with_name(stem.name + suffix), (original.sample_rate, original.channels, original.subtype)
-        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *form, format=container) as file:
+        target = stem.with_name(stem.name + suffix)
+        with replacing(target) as temporary, _created(temporary, original, container, original.subtype) as file:
             left = frames
             for block in original.blocks():
                 file.write(np.ascontiguousarray(block if left is None else block[:left]))
@@ -126,13 +125,10 @@ def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int, for
     `form` is the container and sample format of the target (default: those that its suffix and the source's samples make).
     BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
-    import soundfile
-
     pieces = sorted(pieces, key=lambda piece: piece.start)
     with closing(Original(source)) as original:
         container, subtype = form or (_container(original, target), original.subtype)
-        like = (original.sample_rate, original.channels, subtype)
-        with replacing(target) as temporary, soundfile.SoundFile(str(temporary), "w", *like, format=container) as file:
+        with replacing(target) as temporary, _created(temporary, original, container, subtype) as file:
             for block in _spliced(original, pieces, frames):
                 file.write(np.ascontiguousarray(block))
 
@@ -209,6 +205,18 @@ def _exact(path: Path) -> Any:
         return file
     file.close()
     return None
+
+
+def _created(path: Path, like: Original, container: str, subtype: str) -> Any:
+    """A file to write, with the rate and channels of another one; equal samples become equal bytes.
+
+    libsndfile would write the time of day into the PEAK chunk of a file of floats.
+    """
+    import soundfile
+
+    file = soundfile.SoundFile(str(path), "w", like.sample_rate, like.channels, subtype, format=container)
+    soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
+    return file
 
 
 def _container(original: Original, target: Path) -> str:

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from data_prep.audio import audio
-from data_prep.audio.splice import Piece, share_of_old, splice, suffix_of
+from data_prep.audio.splice import Piece, copy_excerpt, form_of, share_of_old, splice, suffix_of
 from data_prep.errors import BadAudio, UserError
 
 RATE, FRAMES = 44100, 30_000
@@ -121,3 +121,60 @@ def test_a_splice_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(BadAudio, match="a moment ago"):
         splice(source, target, [], FRAMES - 1)
     assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "channels", "copy"),
+    [
+        ("song.wav", "PCM_16", 2, "prompt.flac"),
+        ("song.wav", "PCM_24", 1, "prompt.flac"),
+        ("song.wav", "PCM_16", 9, "prompt.wav"),  # FLAC has 8 channels at most
+        ("song.wav", "PCM_U8", 2, "prompt.wav"),
+        ("song.wav", "PCM_32", 2, "prompt.wav"),
+        ("song.wav", "FLOAT", 2, "prompt.wav"),
+        ("song.wav", "DOUBLE", 1, "prompt.wav"),
+        ("song.flac", "PCM_24", 2, "prompt.flac"),
+        ("song.aiff", "PCM_16", 2, "prompt.flac"),
+        ("song.aiff", "PCM_S8", 1, "prompt.flac"),
+    ],
+)
+@pytest.mark.parametrize("frames", [None, 1, 20_001])
+def test_an_excerpt_has_the_very_samples_of_the_file(tmp_path, name, subtype, channels, copy, frames):
+    source = tmp_path / name
+    soundfile.write(source, noise(channels), RATE, subtype=subtype)
+    target = copy_excerpt(source, tmp_path / "prompt", frames)
+    made = soundfile.info(target)
+    assert (target.name, made.subtype, made.samplerate, made.channels) == (copy, subtype, RATE, channels)
+    assert np.array_equal(samples(target, subtype), samples(source, subtype)[:frames])
+
+
+def test_an_excerpt_of_a_lossy_file_has_its_decoded_samples(tmp_path):
+    source = tmp_path / "song.mp3"
+    soundfile.write(source, noise(2) * 0.3, RATE)
+    target = copy_excerpt(source, tmp_path / "my.prompt", 10_000)
+    assert target.name == "my.prompt.wav" and soundfile.info(target).subtype == "FLOAT"
+    assert np.array_equal(samples(target, "FLOAT"), audio.read(source)[0].T[:10_000])
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"), [("WAV", "PCM_16"), ("WAVEX", "PCM_24"), ("AIFF", "PCM_16"), ("FLAC", "PCM_24")]
+)
+def test_a_copy_by_way_of_its_excerpt_has_the_form_of_the_file(tmp_path, container, subtype):
+    """The recording of an edit may be gone: prompt.flac and the form in run.json are all there is."""
+    source, target = tmp_path / "song", tmp_path / "new"
+    soundfile.write(source, noise(2), RATE, subtype=subtype, format=container)
+    assert form_of(source) == (container, subtype)
+    splice(copy_excerpt(source, tmp_path / "prompt"), target, [Piece(5, 9, 0, [np.zeros((1, 4))])], FRAMES, form_of(source))
+    made = soundfile.info(target)
+    assert (made.format, made.subtype) == (container, subtype)
+    assert np.array_equal(samples(target, subtype)[9:], samples(source, subtype)[9:])
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".aiff", ".w64"])
+def test_equal_samples_of_floats_are_equal_bytes_at_any_time(tmp_path, suffix):
+    """Of a file of floats libsndfile would note in which second it was written."""
+    source = tmp_path / f"song{suffix}"
+    soundfile.write(source, noise(2), RATE, subtype="FLOAT")
+    splice(source, tmp_path / f"new{suffix}", [], FRAMES)
+    assert b"PEAK" not in (tmp_path / f"new{suffix}").read_bytes()[:200]
+    assert b"PEAK" not in copy_excerpt(source, tmp_path / "prompt").read_bytes()[:200]

@@ -1,8 +1,8 @@
-"""Edits with a masked prior of random weights: what is kept is kept to the bit, in codes and in sound, and all the rest is new."""
+"""Edits with a masked prior of random weights: what is kept is bit-equal in codes and samples, and all the rest is new."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,55 +15,22 @@ from data_prep.audio import audio
 from data_prep.errors import UserError
 from jukebox import Jukebox
 from jukebox.editing import verbs as edit
-from jukebox.editing.grid import Layout
-from jukebox.editing.inpaint import fill_windows, windows_over
-from jukebox.editing.spans import EditOptions
-from jukebox.editing.verbs import Prompt
-from jukebox.model.folder import build_prior
 from jukebox.model.info import ModelInfo
-from jukebox.model.presets import find
+from jukebox.params import EditOptions, KeptPrompt, TakeOptions
 from jukebox.sampling import request
+from jukebox.sampling.layout import Layout
 from jukebox.sampling.run import Run
-from jukebox.song import PreparedSong, Song
+from jukebox.sampling.windows import mask_windows
+from jukebox.song import Song
 from priors.masked import masks
-from priors.spec import SamplingParams
-from tests.conftest import make_model
+from tests.jukebox.editing.edits import HOP, RATE, RATIOS, samples, settings_of, with_masked, write_song
 
-RATE, HOP = 22050, 128
-FEW = {level: SamplingParams(passes=2) for level in range(3)}
-DRAWING = EditOptions(FEW)
-
-
-def with_masked(folder: Path, hears_words: bool = True) -> Jukebox:
-    model = make_model(folder)
-    config = find("test").priors["masked"].for_corpus(3, 3)
-    if not hears_words:
-        config = replace(config, lyrics=None, trunk=replace(config.trunk, order=("full", "full"), time_bias=False))
-    torch.manual_seed(1)
-    prior = build_prior(config)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_prior("masked", prior)
-    return Jukebox.from_pretrained(folder)
+FEW = settings_of()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Jukebox:
     return with_masked(tmp_path_factory.mktemp("masked"))
-
-
-def write_song(path: Path, rate: int = 44100, channels: int = 2, seconds: float = 4.0, **params) -> Path:
-    at = np.arange(round(seconds * rate)) / rate
-    noise = np.random.default_rng(0).normal(0, 0.02, (len(at), channels))
-    tones = [0.4 * np.sin(2 * np.pi * (220 + 60 * c) * at * (1 + 0.1 * at)) for c in range(channels)]
-    soundfile.write(path, np.stack(tones, axis=1) + noise, rate, **params)
-    return path
-
-
-def samples(path: Path) -> np.ndarray:
-    """(n, c) in float64, which holds every sample of 16, 24 and 32 bits exactly."""
-    return soundfile.read(path, dtype="float64", always_2d=True)[0]
 
 
 # ---- outside, nothing changes
@@ -73,34 +40,48 @@ def samples(path: Path) -> np.ndarray:
     ("name", "rate", "channels", "params"),
     [
         ("song.wav", 44100, 2, {"subtype": "PCM_16"}),
+        ("song.wav", 22050, 1, {"subtype": "PCM_16"}),
         ("song.wav", 48000, 2, {"subtype": "PCM_24"}),
+        ("song.wav", 44100, 2, {"subtype": "PCM_24", "format": "WAVEX"}),
+        ("song.wav", 16000, 1, {"subtype": "PCM_U8"}),
+        ("song.wav", 44100, 2, {"subtype": "PCM_U8"}),
+        ("song.wav", 44100, 2, {"subtype": "PCM_32"}),
         ("song.flac", 44100, 2, {"subtype": "PCM_24"}),
+        ("song.flac", 32000, 1, {"subtype": "PCM_16"}),
+        ("song.aiff", 48000, 2, {"subtype": "PCM_16"}),
+        ("song.aif", 22050, 1, {"subtype": "PCM_S8", "format": "AIFF"}),
         ("song.wav", 22050, 1, {"subtype": "FLOAT"}),
+        ("song.wav", 48000, 2, {"subtype": "FLOAT"}),
+        ("song.wav", 44101, 2, {"subtype": "DOUBLE"}),
         ("song.mp3", 44100, 2, {}),
+        ("song.mp3", 22050, 1, {}),
     ],
 )
 def test_outside_the_range_the_result_is_the_file(model, tmp_path, name, rate, channels, params):
-    song = write_song(tmp_path / name, rate, channels, **params)
-    made = edit.edit(model, song, tmp_path / "new", 1.2345, 2.0, options=DRAWING)
-    assert made.takes[0].suffix == (".wav" if name.endswith("mp3") else song.suffix)
+    song = write_song(tmp_path / name, rate, channels, seconds=2.5, **params)
+    made = edit.edit(model, song, tmp_path / "new", 1.2345, 2.0, settings=FEW)
+    target, lossy = made.takes[0], name.endswith("mp3")
     start, end = round(1.2345 * rate), 2 * rate
-    if name.endswith("mp3"):
-        old, new = audio.read(song)[0].T, samples(made.takes[0])
+    old, new = audio.read(song)[0].T if lossy else samples(song), samples(target)
+    if lossy:
+        assert (target.suffix, soundfile.info(target).subtype) == (".wav", "FLOAT")
     else:
-        old, new = samples(song), samples(made.takes[0])
-        assert soundfile.info(made.takes[0]).subtype == params["subtype"]
-    assert new.shape == old.shape and soundfile.info(made.takes[0]).samplerate == rate
+        form, kept = soundfile.info(song), soundfile.info(target)
+        assert target.suffix == song.suffix and (form.format, form.subtype) == (kept.format, kept.subtype)
+    assert new.shape == old.shape and soundfile.info(target).samplerate == rate
     assert np.array_equal(new[:start], old[:start]) and np.array_equal(new[end:], old[end:])
-    assert (new[start:end] != old[start:end]).mean() > 0.95
-    fade = round(DRAWING.fade * rate)
-    if channels == 2 and not name.endswith("mp3"):  # the mono model's sound, in all channels
+    assert (new[start:end] != old[start:end]).mean() > 0.9
+    fade = round(FEW.edit.fade * rate)
+    if channels == 2 and not lossy:  # the mono model's audio, in all channels
         assert np.array_equal(new[start + fade : end - fade, 0], new[start + fade : end - fade, 1])
+    (prompt,) = made.run.prompt_paths
+    assert np.array_equal(samples(prompt), old)  # what resume reads in place of the file
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.3), (3.7, 4.0), (0.0, 4.0)])
 def test_a_range_may_touch_the_ends_of_the_song(model, tmp_path, start, end):
     song = write_song(tmp_path / "song.wav", subtype="PCM_16")
-    made = edit.edit(model, song, tmp_path / "new.wav", start, end, options=DRAWING)
+    made = edit.edit(model, song, tmp_path / "new.wav", start, end, settings=FEW)
     old, new = samples(song), samples(made.takes[0])
     outside = np.r_[0 : round(start * 44100), round(end * 44100) : len(old)]
     assert new.shape == old.shape and np.array_equal(new[outside], old[outside])
@@ -108,19 +89,19 @@ def test_a_range_may_touch_the_ends_of_the_song(model, tmp_path, start, end):
 
 def test_a_variation_of_a_range_leaves_the_rest(model, tmp_path):
     song = write_song(tmp_path / "song.wav", subtype="PCM_16")
-    made = edit.vary(model, song, tmp_path / "new.wav", Prompt(periodic=2), 1.0, 2.0, options=DRAWING)
+    made = edit.vary(model, song, tmp_path / "new.wav", KeptPrompt(periodic=2), 1.0, 2.0, settings=FEW)
     old, new = samples(song), samples(made.takes[0])
     assert np.array_equal(new[:44100], old[:44100]) and np.array_equal(new[88200:], old[88200:])
     assert (new != old).any(axis=1).sum() > 40_000
     assert made.kept_rate == pytest.approx(made.full_rate / 2, rel=0.01)
 
 
-def test_more_music_in_front_and_behind_meets_the_song_without_a_step(model, tmp_path):
+def test_more_music_before_and_after_meets_the_song_without_a_step(model, tmp_path):
     song = write_song(tmp_path / "song.wav", 48000, subtype="PCM_24")
-    made = edit.extend(model, song, tmp_path / "new.wav", 0.25, 0.5, options=DRAWING)
+    made = edit.extend(model, song, tmp_path / "new.wav", 0.25, 0.5, settings=FEW)
     old, new = samples(song), samples(made.takes[0])
     assert len(new) == 12_000 + len(old) + 24_000 and np.array_equal(new[12_000:-24_000], old)
-    plain = edit.extend(model, song, tmp_path / "plain.wav", 0.25, 0.5, options=replace(DRAWING, fade=0.0))
+    plain = edit.extend(model, song, tmp_path / "plain.wav", 0.25, 0.5, settings=settings_of(fade=0.0))
     bare = samples(plain.takes[0])
     for join in (12_000, len(new) - 24_000):
 
@@ -128,31 +109,37 @@ def test_more_music_in_front_and_behind_meets_the_song_without_a_step(model, tmp
             return np.abs(sound[join] - sound[join - 1]).mean()
 
         assert step(new) < 0.1 and step(bare) > 2 * step(new)  # without the fade there is a step
-    one = edit.extend(model, song, tmp_path / "one.wav", after=0.5, options=DRAWING)
+    one = edit.extend(model, song, tmp_path / "one.wav", after=0.5, settings=FEW)
     assert np.array_equal(samples(one.takes[0])[: len(old)], old)
 
 
-def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_sound(model, tmp_path):
+def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_audio(model, tmp_path):
     run = Run.create(
-        tmp_path / "run", request.sampled(ModelInfo.read(model.folder), [Song(), Song()], 2.0, request.SamplingOptions())
+        tmp_path / "run", request.sampled(ModelInfo.read(model.folder), [Song(), Song()], 2.0, request.RunSettings())
     )
     codes = {level: np.random.default_rng(level).integers(0, 32, (2, run.total(level))) for level in range(3)}
     for level, each in codes.items():
         run.append(level, [0, 1], 0, each, 1.0)
-    with pytest.raises(UserError, match="not drawn down to level 0"):
-        edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, options=DRAWING)  # it has no sound yet
+    with pytest.raises(UserError, match="not sampled down to level 0"):
+        edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, settings=FEW)  # it has no audio yet
+    (run.folder / "audio").mkdir()
     for i in range(2):
-        write_song(
-            run.audio_path(0, i) if run.audio_path(0, i).parent.mkdir(exist_ok=True) is None else Path(), RATE, 1, 1.9969
-        )
-    made = edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, options=DRAWING, sample=2)
+        write_song(run.audio_path(0, i), RATE, 1, 1.9969)
+    made = edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, settings=settings_of(sample=2))
     old, new = samples(run.audio_path(0, 1)), samples(made.takes[0])
     assert np.array_equal(new[:11025], old[:11025]) and np.array_equal(new[22050:], old[22050:])
-    # the sound of the other codes would give another result
-    alone = edit.edit(model, run.audio_path(0, 1), tmp_path / "alone", 0.5, 1.0, options=DRAWING)
+    ((_, first, n),) = made.run.request["pieces"]
+    for level, (stream, ratio) in enumerate(RATIOS.items()):
+        known, _ = made.run.known(level)
+        assert stream == made.run.stream(level).name
+        assert np.array_equal(known, codes[level][1, first * ratio : (first + n) * ratio])
+    # the codes of its audio would give another result
+    alone = edit.edit(model, run.audio_path(0, 1), tmp_path / "alone", 0.5, 1.0, settings=FEW)
     assert not np.array_equal(samples(alone.takes[0]), new)
     with pytest.raises(UserError, match="no sample 3"):
-        edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, sample=3)
+        edit.edit(model, run.folder, tmp_path / "new", 0.5, 1.0, settings=settings_of(sample=3))
+    with pytest.raises(UserError, match=r"new\.run is an edit.*new\.wav"):
+        edit.edit(model, made.run.folder, tmp_path / "twice", 0.5, 1.0, settings=FEW)
 
 
 # ---- kept codes
@@ -161,112 +148,126 @@ def test_a_run_folder_is_edited_by_its_stored_codes_and_its_own_sound(model, tmp
 @pytest.mark.parametrize(
     "prompt",
     [
-        Prompt(periodic=4),
-        Prompt(periodic=7, width=3, roll=2, dropout=0.3),
-        Prompt(random=0.5),
-        Prompt(prefix=0.3, suffix=0.2),
-        Prompt(keep_levels=(2,)),
-        Prompt(keep_levels=(2, 1), periodic=5, redraw_levels=(0,)),
+        KeptPrompt(periodic=4),
+        KeptPrompt(periodic=7, width=3, roll=2, dropout=0.3),
+        KeptPrompt(random=0.5),
+        KeptPrompt(prefix=0.3, suffix=0.2),
+        KeptPrompt(keep_levels=(2,)),
+        KeptPrompt(keep_levels=(2, 1), periodic=5, redraw_levels=(0,)),
     ],
 )
-def test_kept_codes_are_bit_identical_and_all_others_are_drawn(model, prompt):
-    n, prior = 200, model.prior("masked")
-    keep = edit.build(prompt, Path(), n, 0, RATE / HOP, seed=0)
-    first = {stream: kept.clone() for stream, kept in keep.items()}
-    old = {
-        stream: np.random.default_rng(level).integers(0, 32, kept.shape[1]).astype(np.uint16)
-        for level, (stream, kept) in enumerate(keep.items())
-    }
-    for stream, codes in old.items():
-        codes[~first[stream][0].numpy()] = 31
-    song = PreparedSong.of(Song(seconds=3.0), model.labels, model.vocabulary, RATE)
-    resampled = ~torch.stack([kept.view(n, -1).all(1) for kept in keep.values()]).all(0)
+def test_kept_codes_are_bit_identical_and_all_others_are_sampled(model, tmp_path, prompt):
+    """Of an edit run, whose known.npz has the codes of the recording and which of them are kept."""
+    song = write_song(tmp_path / "song.wav", RATE, 1, 200 * HOP / RATE)
 
-    params = dict.fromkeys(old, SamplingParams(passes=2))
+    def sampled(name: str, seed: int) -> Run:
+        return edit.vary(model, song, tmp_path / name, prompt, settings=settings_of(seed=seed)).run
 
-    def drawn(seed: int) -> dict[str, np.ndarray]:
-        codes = {stream: each[None].copy() for stream, each in old.items()}
-        kept = {stream: each.clone() for stream, each in first.items()}
-        fill_windows(prior, codes, kept, windows_over(resampled, prior.config.n_ctx), 0, [song], seed, [0], params)
-        assert all(each.all() for each in kept.values())
-        return {stream: each[0] for stream, each in codes.items()}
-
-    new, again, other = drawn(0), drawn(0), drawn(1)
-    for stream, codes in new.items():
-        kept = first[stream][0].numpy()
-        assert np.array_equal(codes[kept], old[stream][kept]) and np.array_equal(codes, again[stream])
-        assert kept.all() or ((codes[~kept] != 31).mean() > 0.5 and not np.array_equal(codes, other[stream]))
+    new, again, other = sampled("new", 0), sampled("again", 0), sampled("other", 1)
+    for seed, run in ((0, new), (1, other)):
+        keep = edit.build(prompt, song, 200, 0, RATE / HOP, seed)
+        for level, stream in enumerate(RATIOS):
+            (codes,), (old, kept) = run.codes(level), run.known(level)
+            assert np.array_equal(kept, keep[stream][0].numpy()) and len(codes) == len(old) == 200 * RATIOS[stream]
+            assert np.array_equal(codes[kept], old[kept])
+            assert kept.all() or (codes[~kept] != old[~kept]).mean() > 0.5
+    for level in range(3):
+        assert np.array_equal(new.codes(level), again.codes(level))
+        assert new.known(level)[1].all() or not np.array_equal(new.codes(level), other.codes(level))
 
 
 def test_prompts_are_united_and_then_overruled_in_the_order_of_the_algebra():
     per_second, n = 100.0, 40
-    both = edit.build(Prompt(periodic=10, prefix=0.05), Path(), n, 0, per_second, 0)
+    both = edit.build(KeptPrompt(periodic=10, prefix=0.05), Path(), n, 0, per_second, 0)
     columns = masks.union(masks.periodic(n, 10), masks.ends(n, 5))
     assert torch.equal(both["vq.2"][0], columns) and torch.equal(both["vq.0"][0], columns.repeat_interleave(16))
-    dropped = edit.build(Prompt(periodic=1, dropout=1.0, keep_levels=(2, 1), redraw_levels=(1,)), Path(), n, 0, per_second, 0)
+    dropped = edit.build(
+        KeptPrompt(periodic=1, dropout=1.0, keep_levels=(2, 1), redraw_levels=(1,)), Path(), n, 0, per_second, 0
+    )
     assert dropped["vq.2"].all() and not dropped["vq.1"].any() and not dropped["vq.0"].any()
 
 
-def test_the_bit_rate_told_is_the_one_counted_and_not_above_the_one_asked_for(model, tmp_path):
+def test_the_bit_rate_is_counted_and_at_most_the_one_given(model, tmp_path):
     song = write_song(tmp_path / "song.wav", RATE, 1, 2.0)
     full = RATE / HOP * 21 * 5
     for kbps, share in ((100.0, 1.0), (5 * RATE / HOP / 1000 + 0.01, 1 / 21), (0.4, None)):
-        made = edit.compress(model, song, tmp_path / f"{kbps}.wav", kbps, options=DRAWING)
+        made = edit.compress(model, song, tmp_path / f"{kbps}.wav", kbps, settings=FEW)
         assert made.kept_rate <= kbps * 1000 and made.full_rate == pytest.approx(full)
         assert share is None or made.kept_rate == pytest.approx(full * share)
     with pytest.raises(ValueError, match="one code alone"):
-        edit.compress(model, song, tmp_path / "none.wav", 0.0001, options=DRAWING)
+        edit.compress(model, song, tmp_path / "none.wav", 0.0001, settings=FEW)
 
 
-# ---- words, windows, takes
+# ---- lyrics, windows, takes
 
 
-def test_words_matter_whether_the_masked_prior_hears_them_or_leaves_the_top_level_to_its_own_prior(model, tmp_path):
+def test_lyrics_matter_by_the_masked_prior_or_by_the_prior_of_the_coarsest_level(model, tmp_path):
     song = write_song(tmp_path / "song.wav", RATE, 1, 2.0)
-    deaf = with_masked(tmp_path / "deaf", hears_words=False)
+    without = with_masked(tmp_path / "without", lyrics=False)
 
-    def sung(which: Jukebox, text: str) -> np.ndarray:
+    def made(which: Jukebox, text: str) -> np.ndarray:
         times = tuple(TimedText(word, 0.3 * i, 0.3 * i + 0.3) for i, word in enumerate(text.split()))
         words = Song(lyrics=text, word_times=times)
         out = tmp_path / f"{which.folder.name}_{text.replace(' ', '_')}"
-        return samples(edit.edit(which, song, out, 0.5, 1.0, words, DRAWING).takes[0])
+        passes = (2, 2) if which is without else (2, 2, 2)  # of the masked levels
+        return samples(edit.edit(which, song, out, 0.5, 1.0, settings=settings_of(words=words, passes=passes)).takes[0])
 
-    for which in (model, deaf):
-        one, other = sung(which, "la la la la la"), sung(which, "oh my oh my oh")
+    for which in (model, without):
+        one, other = made(which, "la la la la la"), made(which, "oh my oh my oh")
         assert one.shape == other.shape and not np.array_equal(one, other)
         assert np.array_equal(one[:11025], other[:11025])
 
 
-def test_only_windows_with_a_hole_are_computed(model, tmp_path):
+def test_only_windows_with_unknown_columns_are_sampled(model, tmp_path):
     song = write_song(tmp_path / "song.wav", RATE, 1, 8.0)
-    hole = edit.edit(model, song, tmp_path / "hole.wav", 4.0, 4.05, options=DRAWING)
-    whole = edit.vary(model, song, tmp_path / "whole.wav", Prompt(periodic=4), options=DRAWING)
-    assert hole.windows == 1 and whole.windows == len(
-        windows_over(torch.ones(Layout(8 * RATE, RATE, RATE, HOP).columns) > 0, 32)
-    )
+    short = edit.edit(model, song, tmp_path / "short.wav", 4.0, 4.05, settings=FEW)
+    whole = edit.vary(model, song, tmp_path / "whole.wav", KeptPrompt(periodic=4), settings=FEW)
+    assert short.windows == 3  # one of each level
+    assert whole.windows == 3 * len(mask_windows(np.ones(Layout(8 * RATE, RATE, RATE, HOP).columns, bool), 32))
 
 
-def test_takes_differ_and_a_command_that_was_stopped_goes_on(model, tmp_path):
+def test_takes_differ_and_those_that_are_missing_are_written_again(model, tmp_path):
     song = write_song(tmp_path / "song.wav", RATE, 1, 2.0)
-    three = replace(DRAWING, takes=3)
-    made = edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.0, options=three)
+    three = settings_of(takes=3)
+    made = edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.0, settings=three)
     assert [path.name for path in made.takes] == ["new_1.wav", "new_2.wav", "new_3.wav"] and made.made == 3
+    assert made.run.folder == tmp_path / "new.run"
     takes = [samples(path) for path in made.takes]
     assert not np.array_equal(takes[0], takes[1]) and not np.array_equal(takes[1], takes[2])
     made.takes[1].unlink()
     stamp = made.takes[0].stat().st_mtime_ns
-    again = edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.0, options=three)
+    again = edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.0, settings=three)
     assert again.made == 1 and np.array_equal(samples(again.takes[1]), takes[1]) and made.takes[0].stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="name another --out"):
-        edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.1, options=three)
+        edit.edit(model, song, tmp_path / "new.wav", 0.5, 1.1, settings=three)
     with pytest.raises(UserError, match="name another --out"):
-        edit.edit(model, song, song, 0.5, 1.0, options=DRAWING)
+        edit.edit(model, song, song, 0.5, 1.0, settings=FEW)
     assert np.array_equal(samples(made.takes[0]), takes[0])
 
 
 @pytest.mark.parametrize(("start", "end"), [(1.0, 1.0), (1.5, 1.0), (-1.0, 1.0), (3.9, 4.1), (5.0, 6.0), (1.0, 1.000001)])
-def test_a_range_that_is_none_is_refused(model, tmp_path, start, end):
+def test_a_range_that_is_empty_or_leaves_the_song_raises(model, tmp_path, start, end):
     song = write_song(tmp_path / "song.wav")
     with pytest.raises(UserError, match=r"the range from .* s to .* s (is empty|leaves)"):
         edit.edit(model, song, tmp_path / "new.wav", start, end)
     assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"takes": 0}, "takes"), ({"fade": -1.0}, "fade"), ({"temperature": -0.1}, "temperatures"), ({"passes": (2, 0, 1)}, "passes"),
+        ({"dtype": "float8"}, "--dtype got 'float8'"), ({"device": "cuda:99" if not torch.cuda.is_available() else "npu"}, "--device"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_raises_before_anything_is_written(model, tmp_path, options, error):
+    song = write_song(tmp_path / "song.wav")
+    with pytest.raises(UserError, match=error):
+        edit.edit(model, song, tmp_path / "new.wav", 1.0, 2.0, settings=settings_of(**options))
+    assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
+
+
+def test_the_defaults_are_those_of_the_parameters():
+    settings = edit.EditSettings()
+    assert settings.edit == EditOptions(fade=0.02, sample=1)
+    assert asdict(TakeOptions()).items() <= asdict(settings.run.options).items() and settings.run.options.takes == 1

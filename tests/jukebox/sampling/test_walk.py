@@ -15,25 +15,29 @@ import torch
 
 from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
-from jukebox.model.folder import ModelFolder
-from jukebox.model.info import ModelInfo
-from jukebox.sampling import request
-from jukebox.sampling import sampler as filling
-from jukebox.sampling import walk as sampling
-from jukebox.sampling.batches import segments
 from jukebox.model.code_file import Codes
-from jukebox.sampling.request import SamplingOptions, song_of_entry
+from jukebox.model.folder import ModelFolder
+from jukebox.params import SamplingOptions
+from jukebox.sampling import request, sampler, walk
+from jukebox.sampling.request import RunSettings, song_of_entry
 from jukebox.sampling.run import Run
-from jukebox.sampling.sampler import generator
 from jukebox.sampling.wav_writer import WavWriter
+from jukebox.sampling.windows import prefix_windows
 from jukebox.song import PreparedSong, Song, window_conditions
+from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
-from priors.spec import SamplingParams
+from priors.noise import Generators, WindowNoise, generator
+from priors.prior import Known, Window, sample_window
+from tests.runs import continue_, sample, settings_of
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.4  # 68 codes of the top level, whose window is 32
 STREAMS = ("vq.0", "vq.1", "vq.2")
+
+
+def branch(run: Run, out: Path, takes: int = 1, **keep) -> Run:
+    return walk.branch(run, out, RunSettings(SamplingOptions(takes=takes)), **keep)
 
 
 def codes_of(run: Run) -> dict[int, np.ndarray]:
@@ -48,13 +52,13 @@ def assert_same(a: Run, b: Run) -> None:
 @pytest.fixture(scope="module")
 def run(tiny_model, tmp_path_factory) -> Run:
     """Two songs, with their page."""
-    return sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path_factory.mktemp("run") / "a", seed=3)
+    return sample(tiny_model, [SONG, SONG], SECONDS, tmp_path_factory.mktemp("run") / "a", seed=3)
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_page(monkeypatch):
     """Pages have tests of their own; one test here asks for them."""
-    monkeypatch.setattr(sampling, "write_page", lambda folder: None)
+    monkeypatch.setattr(walk, "write_page", lambda folder: None)
 
 
 def test_a_run_has_every_level_at_its_full_length_and_wavs_of_the_finished_length(run, tiny_model):
@@ -74,18 +78,18 @@ def test_windows_are_really_used(run, tiny_model):
 
 
 def test_the_same_seed_gives_the_same_codes_and_the_same_bytes_of_sound(run, tiny_model, tmp_path):
-    again = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "b", seed=3, levels=(2, 1))
+    again = sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "b", seed=3, levels=(2, 1))
     assert_same(again, run)
     for path in (again.folder / "audio").iterdir():
         assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
-    other = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "c", seed=4, levels=(2,))
+    other = sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "c", seed=4, levels=(2,))
     assert not np.array_equal(run.codes(2), other.codes(2))
 
 
 def test_a_song_needs_no_artist_genre_or_lyrics_and_each_of_them_changes_it(tiny_model, tmp_path):
-    bare = sampling.sample(tiny_model, [Song()], 0.3, tmp_path / "bare", levels=(2,))
+    bare = sample(tiny_model, [Song()], 0.3, tmp_path / "bare", levels=(2,))
     for i, song in enumerate([Song("bob"), Song(genres=("waltz",)), Song(lyrics="oh\nmy")]):
-        named = sampling.sample(tiny_model, [song], 0.3, tmp_path / f"named{i}", levels=(2,))
+        named = sample(tiny_model, [song], 0.3, tmp_path / f"named{i}", levels=(2,))
         assert not np.array_equal(bare.codes(2), named.codes(2)), song
 
 
@@ -93,8 +97,8 @@ SONGS = [Song("ann", ("rock",), "la"), Song("bob", (), "li la"), Song(), Song("a
 
 
 def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model, tmp_path):
-    batch = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1, dtype="float64")
-    alone = sampling.sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1, dtype="float64")
+    batch = sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1, dtype="float64")
+    alone = sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1, dtype="float64")
     assert alone.request["batches"] == [[0], [1], [2], [3], [4]]
     assert_same(batch, alone)
 
@@ -109,7 +113,7 @@ def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within
         prior = model.prior(f"prior_{level}", "float64")
         config, ratio, bins = prior.config, prior.config.ratio, model.spec.streams[level].bins
         hop = int(0.5 * config.n_ctx) // ratio * ratio
-        start, begin, _ = next(s for s in segments(total, config.n_ctx, hop, 0) if s.begin <= at < s.end)
+        start, begin, _ = next(s for s in prefix_windows(total, config.n_ctx, hop) if s.begin <= at < s.end)
         song = song_of_entry(batch.request["samples"][sample], batch.request["total_seconds"])
         prepared = PreparedSong.of(song, model.labels_of(f"prior_{level}"), model.vocabulary, model.sample_rate)
         above = None
@@ -127,16 +131,16 @@ def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within
 
 
 def test_in_float32_the_first_difference_of_a_sample_is_a_tie_within_rounding(tiny_model, tmp_path):
-    batch = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "batch", seed=1, levels=(2, 1))
-    alone = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "alone", seed=1, levels=(2, 1), batch=1)
+    batch = sample(tiny_model, SONGS, 0.25, tmp_path / "batch", seed=1, levels=(2, 1))
+    alone = sample(tiny_model, SONGS, 0.25, tmp_path / "alone", seed=1, levels=(2, 1), batch=1)
     assert all(first_difference_is_a_tie(tiny_model, batch, alone, i, 1e-5) for i in range(5))
-    other = sampling.sample(tiny_model, SONGS, 0.25, tmp_path / "other", seed=2, levels=(2,))  # the control: not a tie
+    other = sample(tiny_model, SONGS, 0.25, tmp_path / "other", seed=2, levels=(2,))  # the control: not a tie
     assert not all(first_difference_is_a_tie(tiny_model, batch, other, i, 1e-5) for i in range(5))
 
 
-def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
-    """The walk's window is the prior called plainly from nothing."""
-    run = sampling.sample(tiny_model, [SONG, Song()], 0.18, tmp_path / "run", seed=2)  # 31 codes of a window of 32
+def test_inside_one_window_windowed_sampling_equals_ancestral_sampling(tiny_model, tmp_path):
+    """The first window of a level is the prior sampled without a prompt."""
+    run = sample(tiny_model, [SONG, Song()], 0.18, tmp_path / "run", seed=2)  # 31 codes of a window of 32
     for level in run.request["levels"]:
         prior, stream = tiny_model.prior(f"prior_{level}"), f"vq.{level}"
         config = prior.config
@@ -151,14 +155,25 @@ def test_inside_one_window_windowed_equals_ancestral(tiny_model, tmp_path):
                 above = run.codes(level + 1, [i], 0, need)[0]
                 above = np.pad(above, (0, need - len(above)), mode="edge")
             items.append(window_conditions(prepared, config, 0, above))
-        rngs = [generator(2, i, level, 0) for i in range(2)]
-        state = prior.start(stack(items), {stream: torch.zeros(2, 0, dtype=torch.long)}, rngs, SamplingParams())
-        codes = torch.cat([part[stream] for part in prior.sample(state, count)], 1)
+        noise = Generators([generator(2, i, level, 0) for i in range(2)])
+        known, window = Known.prefix(stream, torch.zeros(2, 0, dtype=torch.long), count), Window(0, count, run.total(level))
+        codes = sample_window(prior, window, known, stack(items), noise, {stream: AutoregressiveParams()})[stream]
         assert np.array_equal(codes.numpy(), run.codes(level, stop=count))
 
 
 class Killed(Exception):
     pass
+
+
+def in_blocks(monkeypatch, codes: int) -> None:
+    """From now on autoregressive priors yield so many codes at a time."""
+    plain = AutoregressivePrior.sample
+
+    def sample_in_blocks(self, state):
+        self.block = codes
+        yield from plain(self, state)
+
+    monkeypatch.setattr(AutoregressivePrior, "sample", sample_in_blocks)
 
 
 def cut_off(monkeypatch, appends: int) -> None:
@@ -180,55 +195,23 @@ def cut_off(monkeypatch, appends: int) -> None:
 
 @pytest.mark.parametrize("options", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
 def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(options, tiny_model, tmp_path, monkeypatch):
-    whole = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **options)
-    plain = AutoregressivePrior.sample
-    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
-    monkeypatch.setattr(filling, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window
+    whole = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **options)
+    in_blocks(monkeypatch, 7)
+    monkeypatch.setattr(sampler, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window
     for cut in (1, 6) if options else (0, 2, 12):
         folder = tmp_path / f"cut{cut}"
         with monkeypatch.context() as patch:
             cut_off(patch, cut)
             with pytest.raises(Killed):
-                sampling.sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **options)
+                sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **options)
         opened = Run.open(folder)
         assert opened.count(1) < opened.total(1)
-        assert_same(whole, sampling.resume(opened))
-
-
-def without_streams(run: Run) -> None:
-    """Make run.json one of commit 3ccb48a, which did not specify the streams of the levels."""
-    asked = json.loads((run.folder / "run.json").read_text())
-    assert [stream["name"] for stream in asked.pop("streams")] == list(STREAMS)
-    (run.folder / "run.json").write_text(json.dumps(asked))
-
-
-def test_a_run_that_does_not_specify_its_streams_resumes_replays_and_branches_to_the_same_codes(
-    tiny_model, tmp_path, monkeypatch
-):
-    words = {"seed": 3, "levels": (2, 1)}
-    whole = sampling.sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "whole", **words)
-    with monkeypatch.context() as patch:
-        cut_off(patch, 4)
-        with pytest.raises(Killed):
-            sampling.sample(tiny_model, [SONG, SONG], 0.3, tmp_path / "cut", **words)
-    for level, stream in enumerate(tiny_model.spec.streams):
-        assert whole.stream(level) == stream
-    branch = sampling.branch(whole, tmp_path / "branch", keep_seconds=0.1)
-    without_streams(whole)
-    without_streams(Run(tmp_path / "cut", {}, []))
-    old, cut = Run.open(whole.folder), Run.open(tmp_path / "cut")
-    assert "streams" not in old.request and 0 < cut.count(2) and cut.count(1) < cut.total(1)
-    for level, stream in enumerate(tiny_model.spec.streams):
-        assert (old.stream(level).name, old.stream(level).key) == (stream.name, stream.key)
-        assert old.codes_path(level, 0) == whole.codes_path(level, 0) and old.frame_bytes(level) == 2
-    assert_same(whole, sampling.resume(cut))
-    assert_same(whole, sampling.replay(old.folder, tmp_path / "again"))
-    assert_same(branch, sampling.branch(old, tmp_path / "old_branch", keep_seconds=0.1))
+        assert_same(whole, walk.resume(opened))
 
 
 def test_resuming_a_finished_run_changes_nothing(run):
     before = codes_of(run)
-    again = sampling.resume(Run.open(run.folder))
+    again = walk.resume(Run.open(run.folder))
     assert all(np.array_equal(before[level], again.codes(level)) for level in before)
 
 
@@ -242,7 +225,7 @@ def recording(tmp_path_factory) -> Path:
 
 
 def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tiny_model, recording, tmp_path):
-    run = sampling.continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
+    run = continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
     kept = 22050 // 5 // 128  # whole codes of the top level in 0.2 s
     heard = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
     prompt = tiny_model.codec().encode(heard, STREAMS)
@@ -256,9 +239,9 @@ def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tin
 
 def test_a_prompt_that_is_too_long_is_one_clear_error(tiny_model, recording, tmp_path):
     with pytest.raises(UserError, match="smaller --prompt_seconds"):
-        sampling.continue_(tiny_model, [SONG], [recording], 3.0, 5.0, tmp_path / "x")
+        continue_(tiny_model, [SONG], [recording], 3.0, 5.0, tmp_path / "x")
     with pytest.raises(UserError, match="finished length"):
-        sampling.continue_(tiny_model, [SONG], [recording], 0.5, 0.4, tmp_path / "x")
+        continue_(tiny_model, [SONG], [recording], 0.5, 0.4, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
@@ -272,19 +255,19 @@ def assert_full(run: Run, samples: int) -> None:
 @pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_every_mode_works_for_one_sample_and_five_with_empty_lyrics(n, tiny_model, recording, tmp_path):
     songs = [Song("ann", (), ""), Song(lyrics="  \n")] * 3
-    run = sampling.sample(tiny_model, songs[:n], 0.06, tmp_path / "sample")
+    run = sample(tiny_model, songs[:n], 0.06, tmp_path / "sample")
     assert_full(run, n)
-    assert_full(sampling.continue_(tiny_model, songs[:n], [recording], 0.03, 0.06, tmp_path / "continue"), n)
-    assert_full(sampling.branch(run, tmp_path / "branch", keep_seconds=0.03), n)
-    assert_full(sampling.upsample(run, tmp_path / "upsample", level=2), n)
-    again = sampling.replay(run.folder, tmp_path / "again")
+    assert_full(continue_(tiny_model, songs[:n], [recording], 0.03, 0.06, tmp_path / "continue"), n)
+    assert_full(branch(run, tmp_path / "branch", keep_seconds=0.03), n)
+    assert_full(walk.upsample(run, tmp_path / "upsample", level=2), n)
+    again = walk.replay(run.folder, tmp_path / "again")
     assert_full(again, n)
     assert_same(run, again)
 
 
 def test_a_short_primed_run_does_not_overshoot(tiny_model, recording, tmp_path):
     """10 codes of a prompt and 20 in all, of a window of 32: 20 codes, not 30 (the published code's)."""
-    run = sampling.continue_(tiny_model, [SONG], [recording], 10.5 * 128 / 22050, 20.5 * 128 / 22050, tmp_path / "run")
+    run = continue_(tiny_model, [SONG], [recording], 10.5 * 128 / 22050, 20.5 * 128 / 22050, tmp_path / "run")
     assert run.request["given"] == {"2": 10, "1": 40, "0": 160}
     assert [run.codes(level).shape for level in (2, 1, 0)] == [(1, 20), (1, 80), (1, 320)]
 
@@ -299,7 +282,7 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
                 grown.append((self.level, file.getnframes(), file.readframes(file.getnframes())))
 
     monkeypatch.setattr(WavWriter, "grow", grow)
-    run = sampling.sample(tiny_model, [SONG], 1.5, tmp_path / "run", levels=(2,))
+    run = sample(tiny_model, [SONG], 1.5, tmp_path / "run", levels=(2,))
     codes = torch.from_numpy(run.codes(2).astype(np.int64))
     write_wav(tmp_path / "whole.wav", tiny_model.codec(["vq.2"]).decode_long(codes, "vq.2")[0].numpy(), 22050)
     assert run.audio_path(2, 0).read_bytes() == (tmp_path / "whole.wav").read_bytes()
@@ -309,10 +292,10 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
 
 
 def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(tiny_model, tmp_path):
-    run = sampling.sample(tiny_model, [SONG, SONG], 0.25, tmp_path / "run", levels=(2, 1))
+    run = sample(tiny_model, [SONG, SONG], 0.25, tmp_path / "run", levels=(2, 1))
     keep = 40 * 128 / 22050 + 1e-4
-    other = sampling.branch(run, tmp_path / "seed", keep_seconds=keep, seed=77)
-    words = sampling.branch(run, tmp_path / "words", keep_seconds=keep, seed=77, lyrics=Song(lyrics="oh oh oh oh"))
+    other = branch(run, tmp_path / "seed", keep_seconds=keep, seed=77)
+    words = branch(run, tmp_path / "words", keep_seconds=keep, seed=77, lyrics=Song(lyrics="oh oh oh oh"))
     for made in (other, words):
         for level in (2, 1):
             kept = 40 * 128 // tiny_model.hops[level]
@@ -323,18 +306,18 @@ def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(tiny_m
 
 
 def test_takes_share_their_beginning_and_the_chosen_one_goes_on(tiny_model, recording, tmp_path):
-    takes = sampling.continue_(tiny_model, [SONG], [recording], 0.1, 0.2, tmp_path / "takes", takes=3, levels=(2, 1))
+    takes = continue_(tiny_model, [SONG], [recording], 0.1, 0.2, tmp_path / "takes", takes=3, levels=(2, 1))
     kept = takes.request["given"]["2"]
     assert takes.n_samples == 3 and (takes.codes(2, stop=kept) == takes.codes(2, [0], stop=kept)).all()
     assert len(np.unique(takes.codes(2), axis=0)) == 3
-    more = sampling.branch(takes, tmp_path / "more", take=2, seconds=0.3, takes=2)
+    more = branch(takes, tmp_path / "more", take=2, seconds=0.3, takes=2)
     for level in (2, 1):
         assert np.array_equal(more.codes(level, stop=takes.total(level)), takes.codes(level, [1, 1]))
     assert more.count(2) > takes.count(2) and not np.array_equal(*more.codes(2))
     with pytest.raises(UserError, match="no take 4"):
-        sampling.branch(takes, tmp_path / "x", take=4, seconds=0.3)
+        branch(takes, tmp_path / "x", take=4, seconds=0.3)
     with pytest.raises(UserError, match=r"expected --keep_seconds up to that"):
-        sampling.branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to draw
+        branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to draw
     assert not (tmp_path / "x").exists()
 
 
@@ -345,7 +328,7 @@ def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, re
     assert all(hashes.values())
     Codes(rows, 22050, 60 * 128, hashes).save(tmp_path / "codes.npz")
     prompts = [recording, tmp_path / "codes.npz", run.folder]  # the run has two songs
-    made = sampling.continue_(tiny_model, [SONG], prompts, 0.2, 0.3, tmp_path / "made", levels=(2, 1))
+    made = continue_(tiny_model, [SONG], prompts, 0.2, 0.3, tmp_path / "made", levels=(2, 1))
     assert made.n_samples == 4
     for level in (2, 1):
         kept = made.request["given"][str(level)]
@@ -354,39 +337,37 @@ def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, re
             made.codes(level, [0], stop=kept - 8)[0], rows[STREAMS[level]][: kept - 8]
         )  # the codec hears a little ahead
         assert np.array_equal(made.codes(level, [2, 3], stop=kept), run.codes(level, stop=kept))
-    longer = sampling.continue_(tiny_model, [SONG], [run.folder], 0, 0.5, tmp_path / "longer", levels=(2,))
+    longer = continue_(tiny_model, [SONG], [run.folder], 0, 0.5, tmp_path / "longer", levels=(2,))
     assert np.array_equal(longer.codes(2, stop=run.total(2)), run.codes(2))
     Codes(rows, 22050, 60 * 128, hashes | {"vq.1": "another codec"}).save(tmp_path / "other.npz")
     with pytest.raises(UserError, match="another codec"):
-        sampling.continue_(tiny_model, [SONG], [tmp_path / "other.npz"], 0.2, 0.3, tmp_path / "x")
+        continue_(tiny_model, [SONG], [tmp_path / "other.npz"], 0.2, 0.3, tmp_path / "x")
 
 
 def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_model, tmp_path):
-    run = sampling.sample(tiny_model, [SONG], 0.15, tmp_path / "run", seed=3)
-    half = sampling.sample(tiny_model, [SONG], 0.15, tmp_path / "half", seed=3, levels=(2, 1))
-    other = sampling.upsample(half, tmp_path / "other", seed=9)  # its finest finished level is kept
+    run = sample(tiny_model, [SONG], 0.15, tmp_path / "run", seed=3)
+    half = sample(tiny_model, [SONG], 0.15, tmp_path / "half", seed=3, levels=(2, 1))
+    other = walk.upsample(half, tmp_path / "other", seed=9)  # its finest finished level is kept
     assert np.array_equal(other.codes(1), half.codes(1)) and not np.array_equal(other.codes(0), run.codes(0))
-    assert_same(run, sampling.upsample(half))
+    assert_same(run, walk.upsample(half))
     Codes({"vq.1": run.codes(1)[0]}, 22050, run.total(0) * 8).save(tmp_path / "codes.npz")
-    asked = request.upsampled_codes(
-        ModelInfo.read(tiny_model.folder), Song("ann"), tmp_path / "codes.npz", SamplingOptions(seed=3, threads=1)
-    )
-    made = sampling.resume(Run.create(tmp_path / "made", asked))
+    asked = request.upsampled_codes(tiny_model.info, Song("ann"), tmp_path / "codes.npz", settings_of(tiny_model, seed=3))
+    made = walk.resume(Run.create(tmp_path / "made", asked))
     assert made.request["levels"] == [1, 0]
     assert np.array_equal(made.codes(1), run.codes(1, [0])) and made.count(0) == run.total(0)
 
 
 def test_a_replay_gives_the_codes_again_and_says_when_it_does_not(tiny_model, tmp_path, capsys):
-    run = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "run", seed=3, levels=(2, 1))
-    sampling.replay(run.folder / "run.json", tmp_path / "again")
+    run = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "run", seed=3, levels=(2, 1))
+    walk.replay(run.folder / "run.json", tmp_path / "again")
     assert f"level 1: the same {run.total(1)} codes of 2 samples" in capsys.readouterr().out
     folder = tmp_path / "copy"
     folder.mkdir()
     (folder / "mine.json").write_text((run.folder / "run.json").read_text())  # a request alone can be replayed too
-    assert_same(run, sampling.replay(folder / "mine.json", tmp_path / "alone"))
-    other = sampling.sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "other", seed=4, levels=(2,))
-    with pytest.raises(UserError, match=r"level 2 of sample 0 differs from code \d+ on"):
-        sampling.compare(run, other)
+    assert_same(run, walk.replay(folder / "mine.json", tmp_path / "alone"))
+    other = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "other", seed=4, levels=(2,))
+    with pytest.raises(UserError, match=r"level 2 of sample 0 differs from frame \d+ on"):
+        walk.compare(run, other)
 
 
 def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, capsys):
@@ -396,7 +377,7 @@ def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, 
     asked["versions"]["torch"] = "1.4.0"
     asked["machine"]["system"] = "another"
     (folder / "run.json").write_text(json.dumps(asked))
-    sampling.resume(Run.open(folder))
+    walk.resume(Run.open(folder))
     told = capsys.readouterr().err.strip()
     assert "torch 1.4.0 (now" in told and "system another" in told and "\n" not in told
 
@@ -404,21 +385,21 @@ def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, 
 def test_a_run_remembers_its_threads(tiny_model, tmp_path):
     before = torch.get_num_threads()
     try:
-        run = sampling.sample(tiny_model, [Song()], 0.05, tmp_path / "run", levels=(2,), threads=2)
+        run = sample(tiny_model, [Song()], 0.05, tmp_path / "run", levels=(2,), threads=2)
         torch.set_num_threads(1)
-        sampling.resume(Run.open(run.folder))
+        walk.resume(Run.open(run.folder))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-def test_windows_side_by_side_take_the_steps_of_one_and_hear_the_codes_above(tiny_model, tmp_path, capsys):
-    run = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "run", parallel=True)
+def test_parallel_windows_take_the_steps_of_one_and_are_conditioned_on_the_codes_above(tiny_model, tmp_path, capsys):
+    run = sample(tiny_model, [SONG], 0.2, tmp_path / "run", parallel=True)
     n_ctx = tiny_model.info.priors["prior_0"].config.n_ctx
-    assert f"level 0: {run.total(0)} codes in {n_ctx} steps one after another" in capsys.readouterr().out
+    assert f"level 0: {run.total(0)} codes in {n_ctx} sequential steps" in capsys.readouterr().out
     assert_full(run, 1)
-    few = sampling.sample(tiny_model, [SONG], 0.2, tmp_path / "few", parallel=True, batch=3, levels=(2, 1))
-    assert f"level 1: {run.total(1)} codes in {2 * n_ctx} steps one after another" in capsys.readouterr().out
+    few = sample(tiny_model, [SONG], 0.2, tmp_path / "few", parallel=True, batch=3, levels=(2, 1))
+    assert f"level 1: {run.total(1)} codes in {2 * n_ctx} sequential steps" in capsys.readouterr().out
     assert few.count(1) == few.total(1) and np.array_equal(few.codes(2), run.codes(2))
 
 
@@ -427,7 +408,7 @@ def test_a_parallel_continuation_keeps_its_prompt_and_out_of_memory_takes_fewer_
 ):
     with monkeypatch.context() as patch:
         asked = starve(patch, 3)
-        run = sampling.continue_(
+        run = continue_(
             tiny_model, [SONG, SONG], [recording], 0.1, 0.25, tmp_path / "run", parallel=True, levels=(2, 1)
         )
     assert max(asked) > 3 and run.request["cuts"]
@@ -437,31 +418,31 @@ def test_a_parallel_continuation_keeps_its_prompt_and_out_of_memory_takes_fewer_
         assert np.array_equal(run.codes(level, stop=kept), np.concatenate([codes[STREAMS[level]].numpy()[:, :kept]] * 2))
     assert_full(run, 2)
     asked = starve(monkeypatch, 100)
-    assert_same(run, sampling.replay(run.folder, tmp_path / "again"))
+    assert_same(run, walk.replay(run.folder, tmp_path / "again"))
     assert max(asked) <= 3
 
 
 def test_upsample_keeps_the_top_and_writes_the_levels_below(tiny_model, tmp_path):
-    whole = sampling.sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "whole", seed=3)
-    top = sampling.sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "top", seed=3, levels=(2,))
+    whole = sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "whole", seed=3)
+    top = sample(tiny_model, [SONG, SONG], 0.1, tmp_path / "top", seed=3, levels=(2,))
     assert not top.count(0)
-    other = sampling.upsample(top, tmp_path / "other", seed=9)
+    other = walk.upsample(top, tmp_path / "other", seed=9)
     assert np.array_equal(other.codes(2), whole.codes(2))
     assert not np.array_equal(other.codes(1), whole.codes(1))
     with pytest.raises(UserError, match="needs a copy"):
-        sampling.upsample(top, seed=9)
-    assert_same(whole, sampling.upsample(top))  # the same seed: as if it had been sampled whole
+        walk.upsample(top, seed=9)
+    assert_same(whole, walk.upsample(top))  # the same seed: as if it had been sampled whole
 
 
 def starve(monkeypatch, most: int) -> list[int]:
     """From now on a prior has memory for `most` rows and not for more; the rows it was asked for."""
     asked, plain = [], AutoregressivePrior.start
 
-    def start(self, cond, prime, rngs, params):
-        asked.append(len(rngs))
-        if len(rngs) > most:
+    def start(self, window, known, *more):
+        asked.append(len(known.mask[self.stream]))
+        if asked[-1] > most:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
-        return plain(self, cond, prime, rngs, params)
+        return plain(self, window, known, *more)
 
     monkeypatch.setattr(AutoregressivePrior, "start", start)
     return asked
@@ -470,11 +451,11 @@ def starve(monkeypatch, most: int) -> list[int]:
 def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(tiny_model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         asked = starve(patch, 2)
-        run = sampling.sample(tiny_model, SONGS, 0.2, tmp_path / "run", seed=1, levels=(2, 1))
+        run = sample(tiny_model, SONGS, 0.2, tmp_path / "run", seed=1, levels=(2, 1))
     assert asked[:3] == [5, 3, 2] and max(asked[3:]) == 2
     assert [cut["into"] for cut in run.request["cuts"]] == [[[0, 1, 2], [3, 4]], [[0, 1], [2]]]
     asked = starve(monkeypatch, 5)
-    again = sampling.replay(run.folder, tmp_path / "again")
+    again = walk.replay(run.folder, tmp_path / "again")
     assert max(asked) == 2  # there would be memory, but what is drawn in other company rounds otherwise
     assert_same(run, again)
 
@@ -482,37 +463,38 @@ def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(tiny_m
 def test_out_of_memory_in_the_middle_of_a_window_loses_nothing(tiny_model, tmp_path, monkeypatch):
     plain = AutoregressivePrior.sample
 
-    def sample(self, state, length):
-        for i, part in enumerate(plain(self, state, length, 5)):
-            if i == 2 and len(state.rngs) == 4:
+    def sample_until_memory_runs_out(self, state):
+        self.block = 5
+        for i, part in enumerate(plain(self, state)):
+            if i == 2 and len(state.numbers) == 4:
                 raise MemoryError
             yield part
 
-    monkeypatch.setattr(AutoregressivePrior, "sample", sample)
-    monkeypatch.setattr(filling, "EVERY", 0.0)
-    run = sampling.sample(tiny_model, SONGS[:4], 0.25, tmp_path / "run", levels=(2,))
+    monkeypatch.setattr(AutoregressivePrior, "sample", sample_until_memory_runs_out)
+    monkeypatch.setattr(sampler, "EVERY", 0.0)
+    run = sample(tiny_model, SONGS[:4], 0.25, tmp_path / "run", levels=(2,))
     cut = {"level": 2, "start": 0, "at": 10, "samples": [0, 1, 2, 3], "into": [[0, 1], [2, 3]]}
     assert run.request["cuts"] == [cut] and run.count(2) == run.total(2)
     monkeypatch.setattr(AutoregressivePrior, "sample", plain)
-    assert_same(run, sampling.replay(run.folder / "run.json", tmp_path / "again"))
+    assert_same(run, walk.replay(run.folder / "run.json", tmp_path / "again"))
 
 
 def test_no_memory_for_one_sample_is_one_clear_error_and_a_run_that_can_go_on(tiny_model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         starve(patch, 0)
         with pytest.raises(UserError, match="not enough memory for one sample at level 2"):
-            sampling.sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
-    run = sampling.resume(Run.open(tmp_path / "run"))
+            sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
+    run = walk.resume(Run.open(tmp_path / "run"))
     assert run.count(2) == run.total(2) and len(run.request["cuts"]) == 1
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(tiny_model, tmp_path, monkeypatch):
-    def start(self, cond, prime, rngs, params):
+    def start(self, *more):
         raise RuntimeError("shapes cannot be multiplied")
 
     monkeypatch.setattr(AutoregressivePrior, "start", start)
     with pytest.raises(RuntimeError, match="shapes"):
-        sampling.sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
+        sample(tiny_model, SONGS[:2], 0.25, tmp_path / "run", levels=(2,))
 
 
 def test_one_prior_is_in_memory_at_a_time(tiny_model, tmp_path, monkeypatch):
@@ -525,23 +507,22 @@ def test_one_prior_is_in_memory_at_a_time(tiny_model, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(ModelFolder, "prior", prior)
-    sampling.sample(tiny_model, SONGS[:2], 0.05, tmp_path / "run")
+    sample(tiny_model, SONGS[:2], 0.05, tmp_path / "run")
     assert alive == [0, 0, 0]
 
 
 def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_them(tiny_model, tmp_path, monkeypatch, capsys):
-    plain = AutoregressivePrior.sample
-    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, 7))
-    monkeypatch.setattr(filling, "EVERY", 0.0)
+    in_blocks(monkeypatch, 7)
+    monkeypatch.setattr(sampler, "EVERY", 0.0)
     with monkeypatch.context() as patch:
         cut_off(patch, 2)
         with pytest.raises(Killed):
-            sampling.sample(tiny_model, [SONG], 0.25, tmp_path / "run", levels=(2,))
+            sample(tiny_model, [SONG], 0.25, tmp_path / "run", levels=(2,))
     run = Run.open(tmp_path / "run")
     kept = run.codes(2)
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "generator", lambda *where: generator(99, *where[1:]))
-        sampling.resume(run)
+        patch.setattr(sampler, "WindowNoise", lambda seed, *more: WindowNoise(99, *more))
+        walk.resume(run)
     assert "other codes than those on disk" in capsys.readouterr().err
     assert kept.shape[1] == 14 and np.array_equal(run.codes(2, stop=14), kept) and run.count(2) == run.total(2)
 
@@ -556,4 +537,8 @@ def test_the_request_says_everything(run):
         "prior_1.safetensors",
         "prior_2.safetensors",
     }
-    assert SamplingParams(**asked["how"]["2"]) == SamplingParams()
+    assert asked["params"]["2"] == vars(AutoregressiveParams())
+    assert asked["version"] == 3 and asked["route"] == "jukebox"
+    assert asked["priors"] == {str(level): f"prior_{level}" for level in range(3)}
+    assert asked["noise"] == {str(level): level for level in range(3)}
+    assert asked["planners"]["1"] == {"kind": "prefix", "n_ctx": 32, "step": 16, "column": 1}

@@ -1,4 +1,4 @@
-"""States of half-done windows: a run that is killed again and again gets on, and no file can lead it astray."""
+"""Checkpoints of windows in progress: a run that is killed again and again gets on, and no file can lead it astray."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from jukebox.sampling import sampler as filling
-from jukebox.sampling import walk as sampling
-from jukebox.sampling import window_checkpoint as half_done
+from jukebox.sampling import sampler, walk, window_checkpoint
 from jukebox.sampling.run import Run
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
+from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior
-from priors.spec import SamplingParams
+from tests.runs import sample
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.2
-PIECE = 7  # codes that come at once here
+BLOCK = 7  # codes that are yielded at once here
 
 
 class Killed(Exception):
@@ -28,19 +27,24 @@ class Killed(Exception):
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch):
-    """Codes come, are written, and states are saved, every 7; no pages."""
+def checkpoint_every_block(monkeypatch):
+    """Codes are yielded, written, and states are saved, every 7; no pages."""
     plain = AutoregressivePrior.sample
-    monkeypatch.setattr(AutoregressivePrior, "sample", lambda self, state, length: plain(self, state, length, PIECE))
-    monkeypatch.setattr(filling, "EVERY", 0.0)
-    monkeypatch.setattr(half_done, "EVERY", 0.0)
-    monkeypatch.setattr(half_done, "RATE", torch.inf)
-    monkeypatch.setattr(sampling, "write_page", lambda folder: None)
+
+    def sample_in_blocks(self, state):
+        self.block = BLOCK
+        yield from plain(self, state)
+
+    monkeypatch.setattr(AutoregressivePrior, "sample", sample_in_blocks)
+    monkeypatch.setattr(sampler, "EVERY", 0.0)
+    monkeypatch.setattr(window_checkpoint, "EVERY", 0.0)
+    monkeypatch.setattr(window_checkpoint, "RATE", torch.inf)
+    monkeypatch.setattr(walk, "write_page", lambda folder: None)
 
 
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
-    """How many codes have been heard, one by one."""
+    """How many codes have been inputs of a decoding step."""
     advance, count = AutoregressivePrior.advance, [0]
 
     def counted(self, state, code):
@@ -51,14 +55,14 @@ def steps(monkeypatch) -> list[int]:
     return count
 
 
-def deadly(monkeypatch, lives: int) -> None:
-    """The process dies whenever it has saved `lives` states."""
+def kill_after(monkeypatch, saves: int) -> None:
+    """The process dies whenever it has saved `saves` states."""
     keep, saved = WindowCheckpoint.keep, [0]
 
-    def kill(self, parts):
-        keep(self, parts)
+    def kill(self, frames):
+        keep(self, frames)
         saved[0] += 1
-        if saved[0] % lives == 0:
+        if saved[0] % saves == 0:
             raise Killed
 
     monkeypatch.setattr(WindowCheckpoint, "keep", kill)
@@ -70,78 +74,78 @@ def assert_same(a: Run, b: Run) -> None:
 
 
 def cut_short(monkeypatch, model, out: Path, **options) -> Run:
-    """A run that has died in its first window behind two pieces, with its state."""
+    """A run that was killed in its first window after two blocks, with its state."""
     with monkeypatch.context() as patch:
-        deadly(patch, 2)
+        kill_after(patch, 2)
         with pytest.raises(Killed):
-            sampling.sample(model, [SONG], SECONDS, out, **options)
+            sample(model, [SONG], SECONDS, out, **options)
     assert [path.name for path in (out / "states").iterdir()] == ["level_2_sample_0.pt"]
     return Run.open(out)
 
 
-@pytest.mark.parametrize("lives", [1, 2])
+@pytest.mark.parametrize("saves", [1, 2])
 @pytest.mark.parametrize("options", [
     {},
     {"parallel": True},
     {"parallel": True, "batch": 3},
     {"batch": 1, "compile": "on"},
     {"compile": "on", "dtype": "bfloat16"},
-    {"compile": "on", "dtype": "int8", "params": {2: SamplingParams(guidance=1.5), 1: SamplingParams(top_k=5)}},
+    {"compile": "on", "dtype": "int8", "params": {2: AutoregressiveParams(guidance=1.5), 1: AutoregressiveParams(top_k=5)}},
 ])  # fmt: skip
 def test_a_run_killed_more_often_than_a_window_takes_comes_to_the_codes_of_an_uninterrupted_one(
-    options, lives, tiny_model, tmp_path, monkeypatch, steps
+    options, saves, tiny_model, tmp_path, monkeypatch, steps
 ):
-    words = {"seed": 3, "levels": (2, 1), **options}
-    whole = sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "whole", **words)
+    chosen = {"seed": 3, "levels": (2, 1), **options}
+    whole = sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "whole", **chosen)
     at_once, steps[0], kills = steps[0], 0, 0
-    deadly(monkeypatch, lives)
+    kill_after(monkeypatch, saves)
     with pytest.raises(Killed):
-        sampling.sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "run", **words)
+        sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "run", **chosen)
     for kills in range(1, 1000):  # noqa: B007
         try:
-            run = sampling.resume(Run.open(tmp_path / "run"))
+            run = walk.resume(Run.open(tmp_path / "run"))
             break
         except Killed:
             continue
     assert_same(run, whole)
     assert kills >= 5 and not (run.folder / "states").exists()
-    assert at_once <= steps[0] <= at_once + kills  # at most the code heard last is heard once more
+    assert at_once <= steps[0] <= at_once + kills  # at most the last code is an input once more
 
 
-def test_without_its_state_a_window_is_drawn_from_its_beginning(tiny_model, tmp_path, monkeypatch, steps):
-    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
+def test_without_its_state_a_window_is_sampled_from_its_beginning(tiny_model, tmp_path, monkeypatch, steps):
+    whole = sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
     run, steps[0] = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,)), 0
     shutil.rmtree(run.folder / "states")
     at_once = len(range(whole.total(2)))
-    assert_same(sampling.resume(run), whole)
-    assert steps[0] > at_once - PIECE
+    assert_same(walk.resume(run), whole)
+    assert steps[0] > at_once - BLOCK
 
 
-@pytest.mark.parametrize("harm", ["cut", "changed", "rubbish", "nothing"])
+@pytest.mark.parametrize("harm", ["cut", "changed", "not a state", "nothing"])
 def test_a_damaged_state_is_named_and_not_used(harm, tiny_model, tmp_path, monkeypatch, capsys):
-    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
+    whole = sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,))
     run = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,))
     path = run.folder / "states" / "level_2_sample_0.pt"
     data = bytearray(path.read_bytes())
     if harm == "changed":  # a number of the caches, where the file is longest
         middle = len(data) // 2
         data[middle : middle + 64] = bytes(byte ^ 0x10 for byte in data[middle : middle + 64])
-    path.write_bytes({"cut": data[: len(data) // 2], "rubbish": b"state", "nothing": b""}.get(harm, bytes(data)))
-    assert_same(sampling.resume(run), whole)
+    path.write_bytes({"cut": data[: len(data) // 2], "not a state": b"state", "nothing": b""}.get(harm, bytes(data)))
+    assert_same(walk.resume(run), whole)
     assert f"{path} is damaged" in capsys.readouterr().err
 
 
 def test_the_state_of_another_run_or_window_is_not_used(tiny_model, tmp_path, monkeypatch):
-    whole = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,), seed=1)
+    whole = sample(tiny_model, [SONG], SECONDS, tmp_path / "whole", levels=(2,), seed=1)
     run = cut_short(monkeypatch, tiny_model, tmp_path / "run", levels=(2,), seed=1)
     other = cut_short(monkeypatch, tiny_model, tmp_path / "other", levels=(2,), seed=2)
     shutil.copy(other.folder / "states" / "level_2_sample_0.pt", run.folder / "states" / "level_2_sample_0.pt")
-    assert_same(sampling.resume(run), whole)
+    assert_same(walk.resume(run), whole)
 
 
-@pytest.mark.parametrize("trouble", ["no room", "full"])
-def test_where_there_is_no_room_for_a_state_the_run_goes_on_without(trouble, tiny_model, tmp_path, monkeypatch, capsys):
-    if trouble == "no room":
+@pytest.mark.parametrize("failure", ["no room", "full"])
+def test_where_there_is_no_room_for_a_state_the_run_goes_on_without(failure, tiny_model, tmp_path, monkeypatch, capsys):
+    if failure == "no room":
         usage = shutil.disk_usage(tmp_path)
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     else:
@@ -150,12 +154,12 @@ def test_where_there_is_no_room_for_a_state_the_run_goes_on_without(trouble, tin
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(torch, "save", full)
-    run = sampling.sample(tiny_model, [SONG], SECONDS, tmp_path / "run", levels=(2,))
+    run = sample(tiny_model, [SONG], SECONDS, tmp_path / "run", levels=(2,))
     assert run.count(2) == run.total(2) and not (run.folder / "states").exists()
-    assert ("could not be saved" in capsys.readouterr().err) == (trouble == "full")
+    assert ("could not be saved" in capsys.readouterr().err) == (failure == "full")
 
 
 def test_a_short_window_leaves_no_state(tiny_model, tmp_path, monkeypatch):
     monkeypatch.undo()
-    run = sampling.sample(tiny_model, [SONG], 0.05, tmp_path / "run", levels=(2,))
+    run = sample(tiny_model, [SONG], 0.05, tmp_path / "run", levels=(2,))
     assert not (run.folder / "states").exists()
