@@ -152,14 +152,29 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
     return times, "Words light up at the times that were asked for." if times else ""
 
 
-def sample_html(request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None) -> str:
-    """One sample: who and what, its levels from the finest to the coarsest, its lyrics; `alignment` is its alignment."""
+def joined_html(path: str, sample: int) -> str:
+    """Player of a recording and what continues it."""
+    label = f"sample {sample + 1}, joined to the recording"
+    return (
+        '<figure><figcaption><b>Joined</b> <span class="soft">the recording as it is, then the new audio at its rate and channels'
+        f'</span></figcaption><audio controls preload="metadata" src="{html.escape(path)}" aria-label="{label}"></audio></figure>'
+    )
+
+
+def sample_html(
+    request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None, joined: str = ""
+) -> str:
+    """One sample: who and what, its levels from the finest to the coarsest, its lyrics.
+
+    `alignment` is its alignment, `joined` the path of its audio joined to the recording that it continues.
+    """
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
     title = f"Sample {sample + 1}: {name}" if len(request["samples"]) > 1 else name
     levels = sorted(request["levels"])
-    figures = "".join(level_html(request, level, sample, sounds.get((level, sample)), speed[level]) for level in levels)
+    figures = joined_html(joined, sample) if joined else ""
+    figures += "".join(level_html(request, level, sample, sounds.get((level, sample)), speed[level]) for level in levels)
     lyrics = song.get("lyrics") or ""
     times, note = words_of(song, alignment) if lyrics else ([], "No lyrics were given.")
     words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
@@ -183,7 +198,7 @@ def plain(value: object) -> str:
 def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what was asked for; where the levels differ in one, a value for each."""
     rows = [(k, plain(request[k])) for k in ("model", "seed", "seconds", "total_seconds") if k in request]
-    params = request.get("how") or {}
+    params = request.get("params") or request.get("how") or {}  # the second: runs of version 2
     if params and all(isinstance(choice, Mapping) for choice in params.values()):  # level -> name -> value
         levels = [str(level) for level in sorted(request["levels"]) if str(level) in params]
         for name in dict.fromkeys(name for level in levels for name in params[level]):
@@ -195,10 +210,13 @@ def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), value) for name, value in rows]
 
 
-def page_html(request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = ()) -> str:
+def page_html(
+    request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = (), joined: Mapping[int, str] | None = None
+) -> str:  # fmt: skip
     """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
 
-    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one.
+    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one; `joined` the path
+    of each sample joined to its recording.
     """
     speed, count = speeds(request, progress), len(request["samples"])
     verb = {
@@ -214,7 +232,7 @@ def page_html(request: Json, progress: Sequence[Json], sounds: Sounds, alignment
     summary += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
     badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
     aligned = [*alignment, *[None] * (count - len(alignment))]
-    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i]) for i in range(count))
+    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i], (joined or {}).get(i, "")) for i in range(count))
     names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
     rates = [
         (names[k], f"{100 * r['done']:.0f} %", clock(r["took"]), f"{r['speed']:.3g}" if r["took"] else "")

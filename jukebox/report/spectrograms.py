@@ -144,6 +144,8 @@ def write_page(run: Path) -> Path:
     alignment = []
     with suppress(OSError, ValueError, KeyError):  # none where the file is not there or cannot be read
         alignment = json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
-    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment)
+    files = sorted((run / "audio").glob("joined_*"))  # the finest level first
+    joined = {int(path.stem.rpartition("_")[2]): f"audio/{path.name}" for path in reversed(files)}
+    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment, joined)
     write_bytes(run / "index.html", page.encode("utf-8"))
     return run / "index.html"

@@ -18,6 +18,7 @@ from priors.registry import PRIOR_PARAMS
 
 Params = Any  # SamplingParams, the parameters of a kind of prior, or a mapping from streams to these or to their fields
 PASSES, FINEST_PASSES = 24, 12  # of masked decoding, where none are given
+_TRUTHS = {"true": True, "false": False}
 
 
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
@@ -30,7 +31,7 @@ def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dic
         if unknown := sorted(set(params) - set(kinds)):
             raise UserError(f"parameters of {unknown[0]!r}; the route {route.name} writes {', '.join(kinds)}")
         for stream, given in params.items():
-            values[stream] |= _applied(given, {stream: kinds[stream]})[stream]
+            values[stream] |= _of_stream(given, stream, kinds[stream])
     for stream, each in values.items():
         _check(stream, each)
     return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
@@ -57,6 +58,13 @@ def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]
         stream: asdict(kind()) | {name: value for name, value in values.items() if name in _names(kind)}
         for stream, kind in kinds.items()
     }
+
+
+def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
+    """What is given for one stream alone; SamplingParams without passes leave those of the level."""
+    if not isinstance(given, SamplingParams):
+        return _applied(given, {stream: kind})[stream]
+    return {k: v for k, v in _spread(given, {stream: kind}, stream)[stream].items() if k != "passes" or given.passes}
 
 
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
@@ -93,8 +101,8 @@ def _named(texts: Sequence[str], kinds: Mapping[str, type]) -> dict[str, Any]:
                 f"--more got {name + equals + text!r}, expected name=value with a name of {', '.join(sorted(defaults))}"
             )
         try:
-            values[name] = type(defaults[name])(text)
-        except ValueError:
+            values[name] = _TRUTHS[text.lower()] if isinstance(defaults[name], bool) else type(defaults[name])(text)
+        except (KeyError, ValueError):
             raise UserError(f"--more got {text!r} for {name}, expected a value such as {defaults[name]}") from None
     return values
 

@@ -53,8 +53,9 @@ def joined_path(run: Run, sample: int) -> Path | None:
     return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
 
 
-def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
-    """Join prompt and new audio of finished samples, by the last level of the run."""
+def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> list[Path]:
+    """Join prompt and new audio of finished samples, by the last level of the run; the files that are new."""
+    written = []
     level = run.request["levels"][-1]
     stream, total = run.stream(level), run.total(level)
     for sample in samples:
@@ -73,6 +74,8 @@ def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
         target.parent.mkdir(exist_ok=True)
         with saving(run.folder):
             splice(prompt, target, [Piece(info.frames, end, 0, after_recording(blocks, old[:, :fade]))], info.frames)
+        written.append(target)
+    return written
 
 
 def _sources(run: Run) -> list[tuple[str, int]]:

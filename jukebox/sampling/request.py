@@ -300,13 +300,22 @@ def _params_of(asked: Mapping[str, Any], info: ModelInfo) -> dict[str, dict[str,
 def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
     """Parameters of a route by stream: what `params` changes, else those of the earlier request."""
     default, given = params_by_level(info, route, None), params_by_level(info, route, params)
-    fixed = {"passes"} if isinstance(params, SamplingParams) and params.passes else set()
     made = {}
     for level, values in given.items():
+        fixed = _set_fields(params, info.stream(int(level)).name, values)
         earlier = {k: v for k, v in asked["params"].get(level, {}).items() if k in values and k not in fixed}
         changed = {k: v for k, v in values.items() if v != default[level][k]}
         made[info.stream(int(level)).name] = values | earlier | changed
     return made
+
+
+def _set_fields(params: Params | None, stream: str, values: Mapping[str, Any]) -> set[str]:
+    """The parameters of a stream that `params` sets, though they may be the defaults."""
+    if isinstance(params, Mapping):
+        return set(values) if stream in params else set()
+    if isinstance(params, SamplingParams):
+        return {"passes"} if params.passes else set()
+    return set() if params is None else set(vars(params))
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:

@@ -155,7 +155,8 @@ def steps(
             yield from fill_level(model, run, songs, level, mine, device_of_rank(chosen, rank), bar)
             if run.has_page:
                 write_page(run.folder)
-        write_joined(model, run, [i for batch in mine for i in batch])
+        if write_joined(model, run, [i for batch in mine for i in batch]) and run.has_page:
+            write_page(run.folder)
 
 
 def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
