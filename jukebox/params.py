@@ -5,8 +5,9 @@ A line of a docstring is the help of a flag. Nothing heavy is imported here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class SamplingParams:
     guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
     passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
     noise: of masked decoding, weight of random numbers in the order in which codes are fixed
-    more: parameters that other kinds of priors have, by name, as in steps=8,spread=0.2
+    more: values of other parameters that the priors of the route have, by name; each is a flag of its own
     """
 
     temperature: float = 0.98
@@ -30,7 +31,7 @@ class SamplingParams:
     guidance: float = 1.0
     passes: tuple[int, ...] = ()
     noise: float = 4.5
-    more: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

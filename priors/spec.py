@@ -30,11 +30,16 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class TokenParams:
-    """Sampling parameters of every prior of codes; each kind adds its own fields (`priors/registry.py`)."""
+    """Sampling parameters of every prior of codes; each kind adds its own fields (`priors/registry.py`).
 
-    temperature: float = 1.0  # 0 takes the most likely code
-    top_k: int = 0  # codes that are kept, the most likely first; 0 keeps all
-    top_p: float = 0.0  # probability of the codes that are kept together; 0 keeps all
+    temperature: divides the logits; 0 takes the most likely code
+    top_k: codes that are kept, the most likely first (0: all)
+    top_p: probability of the codes that are kept together (0: all)
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,17 @@ def test_an_edit_changes_the_region_and_nothing_else(trained, song):
     assert not np.array_equal(latents(run)[~mask], kept[~mask])
 
 
+def test_the_command_line_shows_and_takes_the_sampling_parameters_of_the_toy_prior(trained, run, tmp_path, capsys):
+    assert main(["sample", str(trained[1]), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--steps INTEGER" in shown and "refinement steps of a window (default 4)" in shown and "--temperature" not in shown
+    jukebox("sample", trained[1], "--seconds", 3, "--seed", 5, "--threads", 1, "--steps", 1, "--out", tmp_path / "one")
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["params"] == {"1": {"steps": 1, "spread": 0.1}}
+    assert not np.array_equal(latents(tmp_path / "one"), latents(run))
+    assert main(["sample", str(trained[1]), "--temperature", "0.5", "--out", str(tmp_path / "none")]) == 2
+    assert "there is no flag --temperature" in capsys.readouterr().err
+
+
 def test_a_replay_gives_the_same_bytes(run, tmp_path):
     jukebox("replay", run, "--out", tmp_path / "again")
     assert latents(tmp_path / "again").tobytes() == latents(run).tobytes()

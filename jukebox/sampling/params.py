@@ -23,7 +23,7 @@ _TRUTHS = {"true": True, "false": False}
 
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
     """Level -> fields of its prior's parameters; UserError for a field that no prior of the route has, or a value out of range."""
-    kinds = {stream: _kind(info, name) for stream, name in route.priors.items() if name in info.priors}
+    kinds = kinds_of(info, route)
     by_stream = isinstance(params, Mapping)
     common = SamplingParams() if params is None or by_stream else params
     values = _spread(common, kinds, next(iter(route.priors))) if isinstance(common, SamplingParams) else _applied(common, kinds)
@@ -37,9 +37,10 @@ def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dic
     return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
 
 
-def _kind(info: ModelInfo, prior: str) -> type:
-    kind = info.priors[prior].config.kind
-    return PRIOR_PARAMS.load(kind, PRIOR_PARAMS.package(kind))
+def kinds_of(info: ModelInfo, route: Route) -> dict[str, type]:
+    """Stream -> class of its prior's parameters, of the priors of a route that the model has."""
+    named = {stream: info.priors[name].config.kind for stream, name in route.priors.items() if name in info.priors}
+    return {stream: PRIOR_PARAMS.load(kind, PRIOR_PARAMS.package(kind)) for stream, kind in named.items()}
 
 
 def _names(kind: type) -> set[str]:
@@ -69,9 +70,10 @@ def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
 
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
     """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one."""
-    plain = {each.name: each.default for each in fields(SamplingParams)}
-    asked = {name for name, default in plain.items() if getattr(given, name) != default} - {"more"}
-    more = _named(given.more, kinds)
+    plain = SamplingParams(more=given.more)
+    asked = {each.name for each in fields(SamplingParams) if getattr(given, each.name) != getattr(plain, each.name)} | set(
+        given.more
+    )
     known = set().union(*map(_names, kinds.values())) | ({"temperature_lower"} if len(kinds) > 1 else set())
     if kinds and (unknown := sorted(asked - known)):
         raise UserError(f"no prior of this route has --{unknown[0]}; leave it out, or choose another --route")
@@ -83,27 +85,11 @@ def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> 
             "top_k": given.top_k,
             "top_p": given.top_p,
         }
-        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise, **more}
+        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise, **given.more}
         values[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
     masked = [stream for stream, kind in kinds.items() if "passes" in _names(kind)]
     for stream, passes in zip(masked, _passes(given.passes, len(masked)), strict=True):
         values[stream]["passes"] = passes
-    return values
-
-
-def _named(texts: Sequence[str], kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Parameters written as name=value, each of the type that a prior of the route has it in."""
-    defaults = {each.name: each.default for kind in kinds.values() for each in fields(kind)}
-    values = {}
-    for name, equals, text in (text.partition("=") for text in texts):
-        if name not in defaults or not equals:
-            raise UserError(
-                f"--more got {name + equals + text!r}, expected name=value with a name of {', '.join(sorted(defaults))}"
-            )
-        try:
-            values[name] = _TRUTHS[text.lower()] if isinstance(defaults[name], bool) else type(defaults[name])(text)
-        except (KeyError, ValueError):
-            raise UserError(f"--more got {text!r} for {name}, expected a value such as {defaults[name]}") from None
     return values
 
 

@@ -293,8 +293,9 @@ def _again(options: SamplingOptions, asked: Mapping[str, Any], route: str = "") 
 
 
 def _params_of(asked: Mapping[str, Any], info: ModelInfo) -> dict[str, dict[str, Any]]:
-    """The parameters of an earlier request, by stream."""
-    return {info.stream(int(level)).name: values for level, values in asked["params"].items()}
+    """The parameters of an earlier request, by stream, of those that a prior of its route writes."""
+    priors, names = info.route(asked["route"]).priors, {level: info.stream(int(level)).name for level in asked["params"]}
+    return {name: asked["params"][level] for level, name in names.items() if priors.get(name, "") in info.priors}
 
 
 def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:

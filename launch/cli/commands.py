@@ -119,6 +119,8 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
         raise UserError(f"there is no verb {verb!r}{nearest(verb, list(verbs))} (jukebox --help lists them)")
     function = load(verbs[verb][0])
     usage = read_usage(verb, function)
+    if refine := getattr(function, "refine_usage", None):  # flags that depend on what is typed
+        usage = refine(usage, rest)
     before_dashes = rest[: rest.index("--")] if "--" in rest else rest
     if "-h" in before_dashes or "--help" in before_dashes:
         return print(render(usage), end="")
@@ -140,7 +142,7 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
     def verb(**values: Any) -> None:  # and what the function returns is for Python, not for the terminal
         rest = values.pop(usage.rest.name, ()) if usage.rest else ()
         parameters = {name.rstrip("_"): name for name in inspect.signature(function).parameters}
-        function(*rest, **{parameters[name]: value for name, value in values.items()})
+        function(*rest, **{parameters.get(name, name): value for name, value in values.items()})
 
     fire.Fire(verb, command=[f"--{name}={text}" for name, text in texts.items()], name=f"jukebox {usage.verb}")
 

@@ -19,7 +19,7 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,8 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     """A verb whose parameters of dataclass type stand for their fields, in their place: shared flags are written once.
 
     The docstrings of the dataclass and of those it inherits from have a line for each field, as a verb's for each parameter.
-    A caller in Python passes the fields by keyword, or the dataclass itself.
+    A caller in Python passes the fields by keyword, or the dataclass itself. A dataclass may have a field `more`, no flag itself,
+    for flags that no parameter has: the mapping from their names to their values.
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
@@ -158,6 +159,11 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
             for name, group in groups.items()
             if name not in values
         }
+        if more := {name: values.pop(name) for name in [*values] if name not in parameters}:
+            taker = next((name for name, group in made.items() if hasattr(group, "more")), None)
+            if taker is None:
+                raise TypeError(f"{function.__name__} has no parameter {', '.join(more)}")
+            made[taker] = replace(made[taker], more=more)
         return function(*args, **values, **made)
 
     flags: list[inspect.Parameter] = []
@@ -174,9 +180,19 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _field_parameters(group: type) -> list[inspect.Parameter]:
-    """A keyword parameter for each field of a dataclass."""
-    defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(group)}
+    """A keyword parameter for each field of a dataclass that is a flag."""
+    defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(group) if f.name != "more"}
     return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
+
+
+def field_arguments(group: type) -> list[Argument]:
+    """The flags that the fields of a dataclass make."""
+    hints, abouts = typing.get_type_hints(group), _field_abouts(group)
+    return [
+        Argument(p.name, kind, p.default, abouts.get(p.name, ""), False, choices, several)
+        for p in _field_parameters(group)
+        for kind, choices, several in [_read_kind(hints[p.name])]
+    ]
 
 
 def _field_abouts(group: type) -> dict[str, str]:

@@ -12,6 +12,7 @@ from data_prep.errors import UserError
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams, TakeOptions
 from launch.cli.parse import read_time
 from launch.cli.usage import shared_flags
+from launch.verbs.route_flags import route_flags
 from launch.verbs.sample import LabelFlags, SongFlags, beside, read_song, report_left_out
 
 if TYPE_CHECKING:
@@ -156,3 +157,7 @@ def _print_summary(made: Edited, what: str) -> None:
     if made.made < len(made.takes):
         print(f"{len(made.takes) - made.made} of {len(made.takes)} were there already")
     print("\n".join(f"{path}" for path in made.takes))
+
+
+for _verb in (edit, vary, extend, compress):
+    _verb.refine_usage = route_flags  # type: ignore[attr-defined]

@@ -71,8 +71,8 @@ def plan(
     given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
         "seconds": song.seconds, "levels": list(chosen), "samples": [{}] * song.takes, "hop_fractions": song.hop_fractions,
-        "given": given, "hops": info.hops, "route": route.name, "params": params_by_level(info, route, SamplingParams(guidance=song.guidance)),
-        "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
+        "given": given, "hops": info.hops, "route": route.name, "dtype": dtype, "batch": batch, "parallel": parallel, "device": device,
+        "params": params_by_level(info, route, SamplingParams(guidance=song.guidance)),
     })  # fmt: skip
     request |= fitted(info, request, max_memory)
     made = planned(info, request, bandwidth)

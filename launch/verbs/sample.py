@@ -15,6 +15,7 @@ from data_prep.errors import UserError
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from launch.cli.usage import shared_flags
 from launch.cluster.ranks import rank_and_ranks
+from launch.verbs.route_flags import route_flags
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
@@ -157,7 +158,7 @@ def upsample(
         raise UserError(
             "--level, --seed and all about the machine but --device need a copy: name it with --out; a run goes on as it began"
         )
-    opened.update(**request.extended(opened, settings))
+    opened.update(model=opened.request["model"], **request.extended(opened, settings))
     _go(opened, "" if machine.device == "auto" else machine.device)
 
 
@@ -313,3 +314,7 @@ def _print_seams(run: Run) -> None:
         if figures := seam_figures(model, run, level):
             ratio = sum(figure.ratio for figure in figures) / len(figures)
             print(f"level {level}: spectral flux where windows join is {ratio:.2f} times that elsewhere")
+
+
+for _verb in (sample, continue_):
+    _verb.refine_usage = route_flags  # type: ignore[attr-defined]

@@ -13,10 +13,14 @@ from priors.transformer.config import BF16, FLOAT, TrunkConfig
 
 @dataclass(frozen=True)
 class AutoregressiveParams(TokenParams):
-    """Sampling parameters of an autoregressive prior."""
+    """Sampling parameters of an autoregressive prior.
 
-    guidance: float = 1.0  # scale of classifier-free guidance; 1 is none
-    published: bool = False  # reproduce the published code where ours is deliberately different
+    guidance: scale of classifier-free guidance (1: none)
+    published: reproduce the published code where ours is deliberately different
+    """
+
+    guidance: float = 1.0
+    published: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,14 @@ CHUNK = 2**18  # numbers of a layer that are in memory at once
 
 @dataclass(frozen=True)
 class MaskedParams(TokenParams):
-    """Sampling parameters of masked parallel decoding."""
+    """Sampling parameters of masked parallel decoding.
 
-    passes: int = 0  # in which a stream is sampled; 0: PASSES
-    noise: float = 4.5  # weight of the Gumbel noise in the order in which codes are fixed
+    passes: passes in which a stream is sampled (0: PASSES)
+    noise: weight of the Gumbel noise in the order in which codes are fixed
+    """
+
+    passes: int = 0
+    noise: float = 4.5
 
 
 @dataclass(frozen=True)

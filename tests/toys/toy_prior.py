@@ -54,7 +54,11 @@ class ToyPriorConfig(PriorConfig):
 
 @dataclass(frozen=True)
 class ToyParams:
-    """Sampling parameters: refinement steps, and the standard deviation of the noise in the first of them."""
+    """Sampling parameters.
+
+    steps: refinement steps of a window
+    spread: standard deviation of the noise in the first of them
+    """
 
     steps: int = 4
     spread: float = 0.1
