@@ -86,7 +86,8 @@ class LevelSampler:
         self.streams = [self.run.stream(level).name for level in range(len(self.run.request["hops"]))]
         self.device = next(self.prior.parameters()).device
         self.parallel = self.planner.kind == "parallel"
-        self.keys = {stream.name: stream.key for stream in map(self.run.stream, range(len(self.streams)))}
+        recorded = self.run.request["noise"]
+        self.keys = {name: recorded.get(str(level), self.run.stream(level).key) for level, name in enumerate(self.streams)}
 
     # ---- batches
 
