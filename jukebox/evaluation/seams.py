@@ -12,7 +12,7 @@ from jukebox.sampling.windows import WindowPlanner
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
     """The seconds at which windows of a level join, those of the given codes left out."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
-    planner = run.request["planners"].get(str(level))
+    planner = run.request.get("planners", {}).get(str(level))
     made = WindowPlanner(**planner).segments(run.total(level), given) if planner else ()
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 

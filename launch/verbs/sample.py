@@ -243,7 +243,8 @@ def _go(run: Run, device: str = "") -> None:
     model = ModelFolder.from_pretrained(run.request["model"])
     if rank == 0:
         report_left_out(model, [entry["lyrics"] or "" for entry in run.request["samples"]])
-        preflight(run, device)
+        if not run.request.get("inpaints"):
+            preflight(run, device)
     walk.resume(run, model, device, rank, ranks)
     if run.request.get("inpaints"):
         print("\n".join(map(str, finish(run, model))))
