@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams
     from jukebox.sampling.run import Run
     from jukebox.song import Song
+    from priors.autoregressive.config import AutoregressiveParams
+    from priors.masked.config import MaskedParams
 
 __all__ = [
-    "Audio", "Callbacks", "Cancelled", "Codes", "EditOptions", "Jukebox", "KeptPrompt", "MachineOptions", "Progress", "Run",
-    "SamplingOptions", "SamplingParams", "Song",
+    "Audio", "AutoregressiveParams", "Callbacks", "Cancelled", "Codes", "EditOptions", "Jukebox", "KeptPrompt", "MachineOptions",
+    "MaskedParams", "Progress", "Run", "SamplingOptions", "SamplingParams", "Song",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(("Callbacks", "Cancelled", "Jukebox", "Progress"), "jukebox.api"),
     **dict.fromkeys(("EditOptions", "KeptPrompt", "MachineOptions", "SamplingOptions", "SamplingParams"), "jukebox.params"),
+    "AutoregressiveParams": "priors.autoregressive.config", "MaskedParams": "priors.masked.config",
     "Audio": "jukebox.audio", "Codes": "jukebox.model.code_file", "Run": "jukebox.sampling.run", "Song": "jukebox.song",
 }  # fmt: skip
 

@@ -224,6 +224,17 @@ class Jukebox(ModelFolder):
             recording, out, lambda path, target: editing.vary(self._model(), path, target, prompt, start, end, settings)
         )
 
+    def compress(
+        self, recording: Recorded, kbps: float, start: float = 0.0, end: float | None = None, *, song: Song | None = None,
+        seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
+        machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
+    ) -> Audio:  # fmt: skip
+        """A recording from at most `kbps` thousand bits a second of its codes, the others sampled."""
+        settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
+        return self._edited(
+            recording, out, lambda path, target: editing.compress(self._model(), path, target, kbps, start, end, settings)
+        )
+
     def extend(
         self, recording: Recorded, before: float = 0.0, after: float = 0.0, *, song: Song | None = None,
         seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,

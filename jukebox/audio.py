@@ -39,7 +39,7 @@ class Audio:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write the audio as .wav (16 bits), .flac (24 bits), .mp3 or .ogg; UserError for another suffix."""
+        """Write the audio as .wav or .aiff (16 bits), .flac (24 bits), .mp3 or .ogg; UserError for another suffix."""
         write_audio(path, self.samples, self.sample_rate)
         return Path(path)
 

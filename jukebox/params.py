@@ -34,7 +34,7 @@ class SamplingParams:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TakeOptions:
     """Which results there are.
 
@@ -48,7 +48,7 @@ class TakeOptions:
     total_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingOptions(TakeOptions):
     """What is sampled.
 
@@ -64,13 +64,13 @@ class SamplingOptions(TakeOptions):
     hop_fractions: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
     """What it runs on.
 
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
-    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory chooses
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32
     """
 
     threads: int = 0
@@ -78,12 +78,13 @@ class DeviceOptions:
     dtype: Literal["", "float32", "bfloat16", "float16", "int8"] = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MachineOptions(DeviceOptions):
     """What it runs on, and how much at once.
 
     batch: samples decoded in parallel, with --parallel samples times windows (0: all)
     parallel: below the coarsest level, sample the windows of a song in parallel, each after a warm-up that is dropped
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory chooses
     compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible and many codes are sampled
     max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     """

@@ -150,7 +150,7 @@ def unknown_names(song: Song, labels: Labels) -> list[str]:
     return [
         f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
         for what, name, known in named
-        if name and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0
+        if name and name != known[0] and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0
     ]
 
 

@@ -39,7 +39,8 @@ class Generators:
 class WindowNoise:
     """Noise of a window of a run: of each row (sample, first new frame), where `skip` numbers of its generator are left out.
 
-    `keys` are those of the streams in the hash; `stream` is the one whose key the sequential generators have.
+    `keys` are those of the streams in the hash; `stream` is the one whose key the sequential generators have. Parallel windows
+    of one song begin at the frames `skip`; numbers by frame are then asked for by the frames of the first of them.
     """
 
     seed: int
@@ -55,8 +56,9 @@ class WindowNoise:
         return rngs
 
     def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
-        rows = [normal_at(self.seed, sample, self.keys[stream], first, n, width) for sample, _ in self.rows]
-        return torch.stack(rows)
+        begins = [first + begin - self.skip[0] for begin in self.skip] or [first] * len(self.rows)
+        rows = zip(self.rows, begins, strict=True)
+        return torch.stack([normal_at(self.seed, sample, self.keys[stream], begin, n, width) for (sample, _), begin in rows])
 
 
 def normal_at(seed: int, sample: int, stream: int | str, first: int, n: int, width: int) -> Float[Tensor, "n w"]:

@@ -50,7 +50,7 @@ class Window(NamedTuple):
 class Known(NamedTuple):
     """A window's sequences, whole, and which of their frames are known; the values of others do not matter.
 
-    There is an entry for each stream that the prior writes, and for each that it reads in the window itself.
+    There is an entry for each stream that the prior writes; the stream above comes with the conditions.
     """
 
     sequences: Sequences

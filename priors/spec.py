@@ -16,7 +16,9 @@ BYTES = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 2), "float16": (2
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The streams that a prior reads and writes, the frames of a window, and which known frames it can start from.
+    """The streams that a prior reads and writes, finest first, the frames of a window, and which known frames it can start from.
+
+    Of the streams that it reads, at most one is not also written: the one above.
 
     `prefix`: the first frames of a window; `any`: any frames, so that it can inpaint. A window of several streams is
     counted in frames of the coarsest.

@@ -188,6 +188,12 @@ def test_jukebox_and_song_come_without_the_optional_packages():
 def test_an_unknown_name_of_jukebox_is_an_attribute_error():
     import jukebox
 
-    with pytest.raises(AttributeError, match="Jukebox, Song"):
+    with pytest.raises(AttributeError, match=f"'Jukebocks'; it offers {', '.join(jukebox.__all__)}$"):
         _ = jukebox.Jukebocks
-    assert {"Jukebox", "Song"} <= set(dir(jukebox))
+    assert {"Jukebox", "Song"} <= set(jukebox.__all__) <= set(dir(jukebox))
+
+
+def test_every_public_name_of_jukebox_can_be_imported():
+    import jukebox
+
+    assert all(getattr(jukebox, name).__name__ == name for name in jukebox.__all__)

@@ -227,9 +227,9 @@ def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str 
 def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alignment]:
     """When the words of each sample of a run are sung; written to RUN/alignment.json, and its page follows them."""
     level, found = model.spec.names.index(lyric_entry(model).config.spec.writes[0]), []
-    codes = as_tensor(run.codes(level))
-    for number, entry in enumerate(run.request["samples"]):
-        song = Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], (), run.request["total_seconds"])
+    asked, codes = run.song(), as_tensor(run.codes(level))
+    for number, entry in enumerate(asked["samples"]):
+        song = Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], (), asked["total_seconds"])
         known = bool((song.lyrics or "").strip())
         found.append(align(model, codes[number], song, device=device) if known else Alignment((), (), 0.0))
     write_json(run.folder / "alignment.json", {"samples": [one.to_json() for one in found]})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import read
+from data_prep.audio.audio import AUDIO_SUFFIXES, read
 from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
 from data_prep.errors import UserError
 from data_prep.files import replacing
@@ -29,10 +29,10 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
-from jukebox.sampling.request import RunSettings, Start, dtype_of, new_request
+from jukebox.sampling.request import RunSettings, StartPoint, dtype_of, new_request
 from jukebox.sampling.run import KNOWN, REQUEST, Run, saving
 from jukebox.sampling.walk import Report, resume
-from jukebox.sampling.windows import mask_windows
+from jukebox.sampling.windows import WindowPlanner, mask_windows
 from jukebox.song import Song
 from priors.masked import masks
 from priors.prior import Mask
@@ -84,7 +84,9 @@ class EditJob:
     # ---- the request
 
     def _takes(self, out: Path, settings: RunSettings) -> list[Path]:
-        out = out if out.suffix else out.with_name(out.name + suffix_of(self.recording.sound))
+        suffix, named = suffix_of(self.recording.sound), out.suffix.lower()
+        if named not in (*AUDIO_SUFFIXES, suffix, ".w64", ".rf64"):  # a name may have other dots
+            out = out.with_name(out.name + suffix)
         count = settings.options.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
@@ -104,7 +106,7 @@ class EditJob:
             "inpaints": True, "pieces": pieces, "asked": dict(self.asked), "kept": list(self._kept()),
             "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit),
         }  # fmt: skip
-        request = new_request(info, [words], seconds, settings, Start(self.verb, levels, more=more), route)
+        request = new_request(info, [words], seconds, settings, StartPoint(self.verb, levels, more=more), route)
         request["dtype"] = dtype_of(request)
         choose_device(request["device"])  # UserError before anything is written
         if not (folder / REQUEST).exists():
@@ -187,7 +189,7 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
     coarsest = next(iter(found))
     if lyrics and found[coarsest].config.lyrics is None:
         own = info.writer(coarsest)
-        if own is None:
+        if own is None or own.config.lyrics is None:
             raise UserError(
                 f"{info.folder} has no prior of {coarsest} that is conditioned on lyrics; train one, or edit without lyrics"
             )
@@ -243,8 +245,6 @@ def _audio(run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span
 
 def _windows(run: Run) -> dict[int, list]:
     """The windows of each level of an edit."""
-    from jukebox.sampling.windows import WindowPlanner
-
     made, unit = {}, max(run.request["hops"])
     for level in run.request["levels"]:
         ratio = unit // run.stream(level).hop

@@ -15,10 +15,10 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
 from jukebox.params import SamplingParams
 from priors.registry import PRIOR_PARAMS
+from priors.spec import TokenParams
 
 Params = Any  # SamplingParams, the parameters of a kind of prior, or a mapping from streams to these or to their fields
 PASSES, FINEST_PASSES = 24, 12  # of masked decoding, where none are given
-_TRUTHS = {"true": True, "false": False}
 
 
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
@@ -62,35 +62,35 @@ def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]
 
 
 def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
-    """What is given for one stream alone; SamplingParams without passes leave those of the level."""
-    if not isinstance(given, SamplingParams):
-        return _applied(given, {stream: kind})[stream]
-    return {k: v for k, v in _spread(given, {stream: kind}, stream)[stream].items() if k != "passes" or given.passes}
+    """What is given for one stream alone: all parameters of an object, or the fields of a mapping."""
+    if isinstance(given, SamplingParams):
+        return {k: v for k, v in _spread(given, {stream: kind}, stream)[stream].items() if k != "passes" or given.passes}
+    made = _applied(given, {stream: kind})[stream]
+    return {name: made[name] for name in given} if isinstance(given, Mapping) else made
 
 
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
-    """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one."""
+    """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one.
+
+    A field that is not set leaves the default of the kind, but for temperatures of priors of codes.
+    """
     plain = SamplingParams(more=given.more)
-    asked = {each.name for each in fields(SamplingParams) if getattr(given, each.name) != getattr(plain, each.name)} | set(
-        given.more
-    )
+    values = {each.name: getattr(given, each.name) for each in fields(SamplingParams)}
+    asked = {name: value for name, value in values.items() if value != getattr(plain, name)} | dict(given.more)
     known = set().union(*map(_names, kinds.values())) | ({"temperature_lower"} if len(kinds) > 1 else set())
-    if kinds and (unknown := sorted(asked - known)):
+    if kinds and (unknown := sorted(set(asked) - known)):
         raise UserError(f"no prior of this route has --{unknown[0]}; leave it out, or choose another --route")
-    values = {}
+    made = {}
     for stream, kind in kinds.items():
         first = stream == coarsest
-        mine = {
-            "temperature": given.temperature if first else given.temperature_lower,
-            "top_k": given.top_k,
-            "top_p": given.top_p,
-        }
-        mine |= {"guidance": given.guidance if first else 1.0, "noise": given.noise, **given.more}
-        values[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
+        mine = {name: value for name, value in asked.items() if first or name != "guidance"}
+        if issubclass(kind, TokenParams):
+            mine["temperature"] = given.temperature if first else given.temperature_lower
+        made[stream] = asdict(kind()) | {name: value for name, value in mine.items() if name in _names(kind)}
     masked = [stream for stream, kind in kinds.items() if "passes" in _names(kind)]
     for stream, passes in zip(masked, _passes(given.passes, len(masked)), strict=True):
-        values[stream]["passes"] = passes
-    return values
+        made[stream]["passes"] = passes
+    return made
 
 
 def _passes(passes: Sequence[int], count: int) -> Sequence[int]:

@@ -61,7 +61,7 @@ class RunSettings:
 def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings) -> dict:
     """Songs from conditions alone, each `takes` times."""
     route = settings.route(info)
-    return new_request(info, songs, seconds, settings, Start("sample", info.check_levels(settings.options.levels, route)))
+    return new_request(info, songs, seconds, settings, StartPoint("sample", info.check_levels(settings.options.levels, route)))
 
 
 def continued(
@@ -94,7 +94,7 @@ def continued(
     count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
-    return new_request(info, songs, seconds, settings, Start("continue", levels, given, sources, prompt))
+    return new_request(info, songs, seconds, settings, StartPoint("continue", levels, given, sources, prompt))
 
 
 def branched(
@@ -102,7 +102,7 @@ def branched(
     seed: int | None = None,
 ) -> dict:  # fmt: skip
     """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), carried on to `seconds`."""
-    asked, info = _of_song(run), ModelInfo.read(run.request["model"])
+    asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     if not 0 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder}; it has 1 to {run.n_samples}")
@@ -126,12 +126,12 @@ def branched(
     prompt = {"path": path, "seconds": keep * second}
     sources = [(str(run.folder.resolve()), row) for row in rows]
     settings = replace(settings, options=options, params=_params_of(asked, info))
-    return new_request(info, songs, seconds, settings, Start("branch", levels, given, sources, prompt))
+    return new_request(info, songs, seconds, settings, StartPoint("branch", levels, given, sources, prompt))
 
 
 def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: int | None = None) -> dict:
     """A copy of a run down to `level` (None: its finest finished one, or the first), the levels below sampled again."""
-    asked, info = _of_song(run), ModelInfo.read(run.request["model"])
+    asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
     options = settings.options if _names_route(settings) else replace(settings.options, route=asked["route"])
@@ -152,12 +152,12 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
     songs = [song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
     sources = [(str(run.folder.resolve()), row) for row in range(run.n_samples)]
     given = {each: run.total(each) for each in levels[: levels.index(kept) + 1]}
-    return new_request(info, songs, asked["seconds"], settings, Start("upsample", levels, given, sources))
+    return new_request(info, songs, asked["seconds"], settings, StartPoint("upsample", levels, given, sources))
 
 
 def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
     """What changes in the request of a run that is to go on in its own folder, to the levels below those it has."""
-    asked, first = _of_song(run), run.request["levels"][0]
+    asked, first = run.song(), run.request["levels"][0]
     if not run.count(first):
         raise UserError(f"{run.folder} has no codes of level {first} yet; finish it with `jukebox resume {run.folder}` first")
     info = ModelInfo.read(asked["model"])
@@ -193,7 +193,7 @@ def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: Run
     levels = [*order[first : order.index(finest)], *levels]
     given = {each: info.frames(seconds, each) for each in levels[: levels.index(finest) + 1]}
     sources = [(str(Path(path).resolve()), 0)]
-    return new_request(info, [song], seconds, settings, Start("upsample", levels, given, sources))
+    return new_request(info, [song], seconds, settings, StartPoint("upsample", levels, given, sources))
 
 
 def replayed(request: dict) -> dict:
@@ -206,7 +206,7 @@ def replayed(request: dict) -> dict:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartPoint:
     """What a request begins with: its levels, how many frames of each are given, from where, and what the page calls it."""
 
     verb: str
@@ -218,7 +218,7 @@ class Start:
 
 
 def new_request(
-    info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: Start, route: Route | None = None
+    info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: StartPoint, route: Route | None = None
 ) -> dict:
     """run.json before the first frame; `route` is that of the settings unless it is given."""
     options, chosen, route = settings.options, settings.machine, route or settings.route(info)
@@ -230,7 +230,7 @@ def new_request(
         raise UserError(
             f"hop_fractions {tuple(options.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
         )
-    total, labels = options.total_seconds or seconds, info.labels
+    total, labels = options.total_seconds or max(song.seconds for song in songs) or seconds, info.labels
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]
     made = {
         "version": VERSION, "verb": start.verb, "model": str(info.folder), "route": route.name, "seed": options.seed,
@@ -275,13 +275,6 @@ def _per_unit(info: ModelInfo, level: int) -> int:
     return info.spec.unit // info.hops[level]
 
 
-def _of_song(run: Run) -> dict[str, Any]:
-    """The request of a run that is a song; UserError for an edit."""
-    if run.request.get("inpaints"):
-        raise UserError(f"{run.folder} is an edit of a recording; edit its result, or give a run of `sample` or `continue`")
-    return run.request
-
-
 def _names_route(settings: RunSettings) -> bool:
     return bool(settings.options.route or settings.options.lower)
 
@@ -315,7 +308,7 @@ def _set_fields(params: Params | None, stream: str, values: Mapping[str, Any]) -
     if isinstance(params, Mapping):
         return set(values) if stream in params else set()
     if isinstance(params, SamplingParams):
-        return {"passes"} if params.passes else set()
+        return set(params.more) | ({"passes"} if params.passes else set())
     return set() if params is None else set(vars(params))
 
 

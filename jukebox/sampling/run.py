@@ -231,9 +231,9 @@ class Run:
                 return first + column - begin
         return column
 
-    def copy_known(self, other: Run) -> None:
-        """Take over what a replayed run has of its source: what an edit keeps, and the prompt audio."""
-        for path in (other.folder / KNOWN, *other.prompt_paths):
+    def copy_known(self, folder: Path) -> None:
+        """Take over what a run that is replayed has of its source: what an edit keeps, and the prompt audio."""
+        for path in (folder / KNOWN, *folder.glob("prompt*.flac"), *folder.glob("prompt*.wav")):
             if path.is_file() and not (self.folder / path.name).exists():
                 shutil.copyfile(path, self.folder / path.name)
 
@@ -246,6 +246,15 @@ class Run:
     def prompt_paths(self) -> list[Path]:
         """Where the prompt audio of each source may be, by its number among the different sources."""
         return sorted(self.folder.glob("prompt*.flac")) + sorted(self.folder.glob("prompt*.wav"))
+
+    def song(self) -> dict:
+        """The request of a run that is a song; UserError for an edit, which holds parts of one."""
+        if self.request.get("inpaints"):
+            result = self.request["outputs"][0]
+            raise UserError(
+                f"{self.folder} is an edit of a recording; give its result, {result}, or a run of `sample` or `continue`"
+            )
+        return self.request
 
     # ---- what comes
 

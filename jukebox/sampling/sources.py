@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def find_sources(path: str | Path) -> list[tuple[str, int]]:
     """(path, row) of what a prompt gives: every sample of a run folder; a file of sound or codes is one."""
-    rows = range(Run.open(path).n_samples) if Path(path).is_dir() else [0]
+    rows = range(len(Run.open(path).song()["samples"])) if Path(path).is_dir() else [0]
     return [(str(Path(path).resolve()), row) for row in rows]
 
 

@@ -34,7 +34,7 @@ from jukebox.sampling import request
 from jukebox.sampling.batches import batches_at
 from jukebox.sampling.prompt import copy_prompts, write_joined
 from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import REQUEST, Run, read_request, versions
+from jukebox.sampling.run import KNOWN, REQUEST, Run, read_request, versions
 from jukebox.sampling.sampler import LevelSampler, Written
 from jukebox.sampling.sources import fetch
 from jukebox.sampling.wav_writer import WavWriter
@@ -93,11 +93,13 @@ def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) 
     """Sample the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
     path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
     asked = read_request(path)
+    if asked.get("inpaints") and not (path.parent / KNOWN).is_file():
+        raise UserError(f"{path.parent} has no {KNOWN}, which holds the recording of this edit; give the folder of the run")
     again = Run.create(out, request.replayed(asked | ({"model": str(model.folder)} if model else {})))
+    again.copy_known(path.parent)
     if path.name != REQUEST or not (path.parent / "codes").is_dir():
         return resume(again, model)
     original = Run.open(path.parent)
-    again.copy_known(original)
     for level, count in again.request["given"].items():
         if 0 < count <= original.count(int(level)):  # the source may be gone
             again.append(int(level), range(again.n_samples), 0, original.codes(int(level), stop=count), 0.0)

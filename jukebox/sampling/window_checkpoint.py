@@ -1,13 +1,13 @@
-"""The state of a window that is being drawn, saved now and then, so that a kill costs seconds or a minute and not the window.
+"""The state of a window in progress, saved now and then, so that a kill costs seconds or a minute and not the window.
 
-Codes on disk do not bring a window back: caches rebuilt from them by one parallel pass would differ in rounding, and then in
-codes. Drawing it again by the same steps is exact, and for a small prior a matter of seconds; for a large one on a CPU it is hours, and a
-process that is killed more often than that would never get on. So the caches themselves are written, with the codes drawn so far:
-every ten seconds, or so seldom that no more than RATE bytes a second are written on average.
+Codes on disk do not restore a window: caches rebuilt from them by one parallel pass would differ in rounding, and then in
+codes. Sampling it again by the same steps is exact, and for a small prior a matter of seconds; for a large one on a CPU it is hours, and a
+process that is killed more often than that would never finish. So the state itself is written (KV caches, or masks and codes of masked
+decoding) with the frames that are final: every ten seconds, or so seldom that no more than RATE bytes a second are written on average.
 
     states/level_2_sample_0.pt    of the batch whose first sample is 0; gone when the level is done
 
-The file helps and is never needed. Where it is of another window, not whole, or where there is no room for it, the window is drawn
+The file is never needed. Where it is of another window, not whole, or where there is no room for it, the window is sampled
 from its beginning.
 """
 
@@ -34,7 +34,7 @@ from data_prep.files import replacing
 from jukebox.sampling.run import Run
 from priors.prior import Known
 
-EVERY = 10.0  # seconds of drawing between two states at least
+EVERY = 10.0  # seconds between two states at least
 RATE = 5e6  # bytes a second: of a disk that writes 100 MB a second a twentieth, and in a day not what wears it out
 
 

@@ -200,7 +200,7 @@ def _field_abouts(group: type) -> dict[str, str]:
     abouts, names = {}, [f.name for f in fields(group)]
     for base in reversed(group.__mro__):
         abouts |= _read_docstring(inspect.cleandoc(base.__doc__ or ""), names)[1]
-    return abouts
+    return {name: about for name, about in abouts.items() if name != "more"}
 
 
 def _read_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:

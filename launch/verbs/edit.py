@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from data_prep.errors import UserError
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams, TakeOptions
 from launch.cli.parse import read_time
+from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
-from launch.verbs.route_flags import route_flags
 from launch.verbs.sample import LabelFlags, SongFlags, beside, read_song, report_left_out
 
 if TYPE_CHECKING:

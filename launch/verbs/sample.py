@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
+from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
 from launch.cluster.ranks import rank_and_ranks
-from launch.verbs.route_flags import route_flags
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder

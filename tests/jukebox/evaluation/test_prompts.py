@@ -1,4 +1,4 @@
-"""What prompts are measured by: distances that noise meets, columns spread evenly, and verdicts that can fail."""
+"""Figures of prompts: clips resampled, distances that noise meets, columns spread evenly, and verdicts that can fail."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 
 from jukebox.evaluation import prompts as evaluation
 from jukebox.evaluation.masked import SoundDistance
-from jukebox.evaluation.prompts import Prompted, even, spearman, verdicts
+from jukebox.evaluation.prompts import Prompted, even, resampled, spearman, verdicts
 from jukebox.song import PreparedSong, Song
 from priors.masked import masks
-from priors.spec import SamplingParams
-from tests.jukebox.editing.test_verbs import with_masked
+from priors.masked.config import MaskedParams
+from priors.prior import Known
+from tests.jukebox.editing.edits import with_masked
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +25,10 @@ def clips(tmp_path_factory) -> Prompted:
     rng = torch.Generator().manual_seed(0)
     codes = {stream: torch.randint(32, (2, 120 * ratio), generator=rng) for stream, ratio in masks.PER_COLUMN.items()}
     songs = [PreparedSong.of(Song(name, seconds=1.0), model.labels, model.vocabulary, 22050) for name in ("ann", "bob")]
-    return Prompted(model, model.prior("masked"), codes, songs, dict.fromkeys(codes, SamplingParams(passes=2)), 0)
+    return Prompted(model, model.prior("masked"), codes, songs, dict.fromkeys(codes, MaskedParams(passes=2)), 0)
 
 
-def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
+def test_clips_in_parallel_keep_the_codes_of_their_own_prompts(clips):
     per = masks.PER_COLUMN
     keep = masks.stack(
         [masks.expand_to_levels(masks.periodic(120, 3), per), masks.expand_to_levels(masks.ends(120, 40, 40), per)]
@@ -38,7 +39,28 @@ def test_clips_side_by_side_keep_what_each_of_them_is_to_keep(clips):
     assert clips.rate(keep) == pytest.approx((40 + 80) / 2 * 21 * 5 / (120 * 128 / 22050))
 
 
-def test_noise_is_as_far_as_it_was_to_be(clips):
+def test_resampling_is_a_function_of_the_seed_and_the_known_codes(clips):
+    """Of what is not known nothing comes back; what is known of any stream, and the song, matters."""
+    keep = masks.expand_to_levels(masks.periodic(120, 4), masks.PER_COLUMN)
+    known = {stream: kept.expand(2, -1) for stream, kept in keep.items()}
+
+    def made(codes=None, songs=None, seed: int = 0, mask=None) -> dict[str, torch.Tensor]:
+        given = Known(codes or dict(clips.codes), mask or known)
+        return resampled(clips.prior, given, songs or clips.songs, seed, clips.params)
+
+    whole = made()
+    assert all(torch.equal(whole[stream][kept], clips.codes[stream][kept]) for stream, kept in known.items())
+    erased = {stream: torch.where(known[stream], codes, 0) for stream, codes in clips.codes.items()}
+    assert all(torch.equal(codes, whole[stream]) for stream, codes in made(erased).items())
+    moved = {**clips.codes, "vq.2": torch.where(known["vq.2"], (clips.codes["vq.2"] + 1) % 32, clips.codes["vq.2"])}
+    for other in (made(seed=1), made(songs=list(reversed(clips.songs))), made(moved)):
+        assert not torch.equal(other["vq.0"], whole["vq.0"])
+    finest = {**{stream: torch.ones_like(kept) for stream, kept in known.items()}, "vq.0": known["vq.0"]}
+    some = made(mask=finest)
+    assert torch.equal(some["vq.1"], clips.codes["vq.1"]) and not torch.equal(some["vq.0"], whole["vq.0"])
+
+
+def test_noise_has_the_distance_that_is_asked_for(clips):
     distance = SoundDistance.of(clips.model, clips.codes["vq.0"])
     everything = evaluation._noise(clips, distance, 1e9, 0)
     assert everything["share"] == 1.0
@@ -54,7 +76,7 @@ def test_even_columns_are_as_many_as_asked_for_and_spread():
         assert count < 2 or set(columns.diff().tolist()) <= {n // count, -(-n // count)}
 
 
-def test_rank_correlation():
+def test_rank_correlation_of_rows_in_the_same_order_is_1():
     assert spearman([1, 2, 3, 4], [10, 20, 25, 90]) == pytest.approx(1)
     assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
     assert spearman([2, 4, 8, 16, 32], [1, 3, 2, 4, 5]) == pytest.approx(0.9)

@@ -41,7 +41,8 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
     for name in ("corpus/songs.jsonl", "data/manifest.parquet", "model/config.json", "song/index.html", "continued/index.html"):
         assert (out / name).is_file(), name
     for run in ("song", "continued"):
-        assert len(list((out / run / "audio").glob("*.wav"))) == 3
+        assert len(list((out / run / "audio").glob("level_*.wav"))) == 3
+        assert len(list((out / run / "audio").glob("joined_level_0_sample_0.*"))) == (run == "continued")
     figures = json.loads((out / "evaluation.json").read_text())
     assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(figures["priors"]["2"]["controls"])
     assert {"codec", "priors", "sound"} <= set(figures)

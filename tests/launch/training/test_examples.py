@@ -1,4 +1,4 @@
-"""Sound and pictures that a training leaves on its way: they are there, they change, and they change nothing."""
+"""Audio and images that a training leaves on its way: they are there, they change, and they do not change the training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from launch.training.log import read_log
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of made songs, beside it a model of the test preset whose codec has left examples."""
+    """A data folder of synthetic songs, beside it a model of the test preset whose codec has left examples."""
     root = tmp_path_factory.mktemp("songs")
     make_corpus(root / "corpus", 6, seed=0, seconds=2.0, workers=1)
     prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
@@ -37,7 +37,7 @@ def examples(data: Path, part: str, model: str = "model") -> list[str]:
     return sorted(path.name for path in (data.parent / model / "training" / part / "examples").glob("*"))
 
 
-def test_a_codec_leaves_what_it_keeps_of_a_song_and_its_codebook(data):
+def test_a_codec_leaves_its_reconstruction_of_a_song_and_its_codebook(data):
     names = [f"step_00000{step}_{what}" for step in (10, 20) for what in ("codebook.png", "reconstruction.wav")]
     for level in range(3):
         assert examples(data, f"vqvae_{level}") == sorted(["original.wav", *names])
@@ -48,27 +48,27 @@ def test_a_codec_leaves_what_it_keeps_of_a_song_and_its_codebook(data):
     assert errors[1] < errors[0]  # it has learned in between
 
 
-def test_a_prior_leaves_a_window_it_sang_and_how_it_listened_and_trains_as_without(data):
+def test_a_prior_leaves_a_sampled_window_and_its_attention_and_trains_as_without_them(data):
     logs = []
-    for model, flags in (("heard", ["--examples_every", "4"]), ("unheard", [])):
+    for model, flags in (("with", ["--examples_every", "4"]), ("without", [])):
         shutil.copytree(data.parent / "model", data.parent / model, ignore=shutil.ignore_patterns("training"))
         for level in "21":
             assert main([*command(data, "prior", model, level), "--steps", "8", *flags]) == 0
         lines = [read_log(data.parent / model / "training" / f"prior_{level}" / "log.jsonl") for level in "21"]
         logs.append([[(line["loss"], line["gradient_norm"]) for line in each] for each in lines])
     assert logs[0] == logs[1] and len(logs[0][0]) == 8
-    assert [name for name in examples(data, "prior_2", "heard") if "8" in name] == [
+    assert [name for name in examples(data, "prior_2", "with") if "8" in name] == [
         "step_0000008_attention.png",
         "step_0000008_sample.wav",
     ]
-    assert examples(data, "prior_1", "heard") == ["step_0000004_sample.wav", "step_0000008_sample.wav"]
-    assert examples(data, "prior_2", "unheard") == []
-    assert main(["report", "train", str(data.parent / "heard")]) == 0
-    page = (data.parent / "heard" / "training.html").read_text()
+    assert examples(data, "prior_1", "with") == ["step_0000004_sample.wav", "step_0000008_sample.wav"]
+    assert examples(data, "prior_2", "without") == []
+    assert main(["report", "train", str(data.parent / "with")]) == 0
+    page = (data.parent / "with" / "training.html").read_text()
     assert page.count("data:audio/wav") == 2 and page.count("data:image/png") == 1 and "sample, step 8" in page
 
 
-def test_wandb_without_a_network_gets_numbers_sound_and_pictures(data, monkeypatch):
+def test_wandb_without_a_network_gets_numbers_audio_and_images(data, monkeypatch):
     pytest.importorskip("wandb")
     pytest.importorskip("soundfile")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -80,7 +80,7 @@ def test_wandb_without_a_network_gets_numbers_sound_and_pictures(data, monkeypat
     assert sorted(media) == [".png", ".wav"] and list(run.glob("*.wandb"))
 
 
-def test_a_matrix_is_drawn_whatever_its_size_and_mistakes_are_one_line(data, tmp_path, capsys):
+def test_an_image_is_written_of_a_matrix_of_any_size_and_a_user_error_is_one_line(data, tmp_path, capsys):
     for shape in ((3, 4), (600, 5), (1, 1)):
         assert heat(np.zeros(shape), tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
     assert main(["train", "masked", str(data), "--preset", "test", "--examples_every", "5"]) == 2

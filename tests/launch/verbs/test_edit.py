@@ -1,15 +1,24 @@
-"""The verbs that change a song, as typed: what they write and say, and one line for what cannot be."""
+"""The verbs that edit a song, as typed: their flags, what they write and print, and one line for a user error."""
 
 from __future__ import annotations
 
 import math
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, SamplingParams, TakeOptions
 from launch.cli import main
-from tests.jukebox.editing.test_verbs import samples, with_masked, write_song
+from launch.cli.commands import VERBS, load
+from launch.cli.usage import read_usage
+from launch.verbs import edit as verbs
+from launch.verbs.sample import LabelFlags, SongFlags
+from tests.jukebox.editing.edits import samples, with_masked, write_song
 
 
 @pytest.fixture(scope="module")
@@ -23,46 +32,110 @@ def song(tmp_path_factory):
 
 
 FEW = ["--passes", "2,1,1"]
+EDITS = {  # verb -> its flags, those of the dataclasses by these
+    "edit": ["start", "end", "out", SongFlags, TakeOptions, SamplingParams, EditOptions, DeviceOptions],
+    "vary": [KeptPrompt, "start", "end", "out", LabelFlags, TakeOptions, SamplingParams, EditOptions, DeviceOptions],
+    "extend": ["before", "after", "out", SongFlags, TakeOptions, SamplingParams, EditOptions, DeviceOptions],
+    "compress": ["kbps", "start", "end", "out", LabelFlags, TakeOptions, SamplingParams, EditOptions, DeviceOptions],
+}
 
 
 def run(capsys, *words) -> tuple[int, str, str]:
     code = main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
-def test_edit_writes_beside_the_song_and_says_what_is_new(model, song, capsys):
-    code, said, _ = run(capsys, "edit", model.folder, song, "--start", "0:00.5", "--end", "1", "--artist", "ann", *FEW)
+@pytest.mark.parametrize("verb", EDITS)
+def test_the_flags_are_those_of_the_dataclasses(verb, capsys):
+    flags = {flag.name: flag for flag in read_usage(verb, getattr(verbs, verb)).flags}
+    expected: list[str] = []
+    for each in EDITS[verb]:
+        of_class = [] if isinstance(each, str) else [field for field in fields(each) if field.name != "more"]
+        expected += [each] if isinstance(each, str) else [field.name for field in of_class]
+        assert all(flags[field.name].default == field.default for field in of_class)
+    assert list(flags) == expected
+    code, printed, _ = run(capsys, verb, "--help")
+    assert code == 0 and all(f"--{name} " in printed for name in flags)
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_help_with_a_model_has_the_parameters_of_its_masked_prior(model, verb, capsys):
+    code, printed, _ = run(capsys, verb, model.folder, "--help")
+    assert code == 0 and "--passes" in printed and "--temperature_lower" in printed and "--guidance" not in printed
+
+
+def documented() -> list[list[str]]:
+    """The commands of the first block of docs/editing.md, without what is optional in them."""
+    block = (Path(__file__).parents[3] / "docs" / "editing.md").read_text("utf-8").split("```")[1]
+    lines = [re.sub(r"\[.*?\]|\s{3,}.*", "", line) for line in block.splitlines() if line.startswith("jukebox")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def test_every_verb_is_documented():
+    assert {words[0] for words in documented()} == {*EDITS, "resume", "replay"}
+
+
+@pytest.mark.long  # librosa compiles its beat tracker
+def test_documented_commands_run(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MODEL").symlink_to(model.folder)
+    for words in documented():
+        write_song(tmp_path / "song.wav", 22050, 1, 50.0 if words[0] == "edit" else 4.0)  # its range ends at 0:50
+        few = ["--passes", "1,1,1"] if words[0] in EDITS else []
+        code, printed, error = run(capsys, *words, *few)
+        assert code == 0, (words, printed, error)
+    assert {path.name for path in tmp_path.glob("song_*")} == {
+        *(f"song_{verb}{suffix}" for verb in EDITS for suffix in (".wav", ".run")), "song_edit.run_replay",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["editing.md", "sampling.md"])
+def test_documented_flags_are_flags_of_their_verbs(page):
+    text, count = (Path(__file__).parents[3] / "docs" / page).read_text("utf-8"), 0
+    for block in text.split("```")[1::2]:
+        for line in block.splitlines():
+            if match := re.match(r"jukebox ([a-z]+) ", line):
+                verb, target = match[1], VERBS.get(match[1], ("", ""))[0]
+                assert target, f"{page} has a verb that is not there: {line}"
+                usage = read_usage(verb, load(target))
+                assert not {word[2:] for word in re.findall(r"--\w+", line)} - {flag.name for flag in usage.flags}, line
+                count += 1
+    assert count > 5
+
+
+def test_edit_writes_beside_the_song_and_prints_what_is_new(model, song, capsys):
+    code, printed, _ = run(capsys, "edit", model.folder, song, "--start", "0:00.5", "--end", "1", "--artist", "ann", *FEW)
     made = song.with_name("song_edit.wav")
-    assert code == 0 and str(made) in said and "0:00.500 to 0:01.000" in said and "20 ms" in said
+    assert code == 0 and str(made) in printed and "0:00.500 to 0:01.000" in printed and "20 ms" in printed
     old, new = samples(song), samples(made)
     assert np.array_equal(new[:22050], old[:22050]) and np.array_equal(new[44100:], old[44100:]) and len(new) == len(old)
-    code, said, error = run(capsys, "edit", model.folder, song, "--start", "0.4", "--end", "1", *FEW)
+    code, printed, error = run(capsys, "edit", model.folder, song, "--start", "0.4", "--end", "1", *FEW)
     assert code == 2 and "name another --out" in error
-    code, said, error = run(capsys, "edit", model.folder, song, "--start", "0.5", "--end", "1", "--artist", "ann", *FEW)
-    assert code == 0 and "1 of 1 were there already" in said
+    code, printed, error = run(capsys, "edit", model.folder, song, "--start", "0.5", "--end", "1", "--artist", "ann", *FEW)
+    assert code == 0 and "1 of 1 were there already" in printed
 
 
-def test_vary_tells_how_much_is_kept(model, song, tmp_path, capsys):
+def test_vary_prints_how_much_is_kept(model, song, tmp_path, capsys):
     out = tmp_path / "new.flac"
-    code, said, _ = run(capsys, "vary", model.folder, song, "--keep_levels", "2", "--periodic", "4", "--out", out, *FEW)
+    code, printed, _ = run(capsys, "vary", model.folder, song, "--keep_levels", "2", "--periodic", "4", "--out", out, *FEW)
     columns = math.ceil(1.5 * 22050 / 128)
     kept = (columns + 20 * math.ceil(columns / 4)) * 5 / (columns * 128 / 22050) / 1000
-    assert code == 0 and f"kept {kept:.3f} of" in said and soundfile.info(out).subtype == "PCM_24"
+    assert code == 0 and f"kept {kept:.3f} of" in printed and soundfile.info(out).subtype == "PCM_24"
     assert soundfile.info(out).frames == soundfile.info(song).frames
     out = tmp_path / "contradicted.wav"
-    code, said, _ = run(capsys, "vary", model.folder, song, "--keep_levels", "0", "--out", out, *FEW)
-    assert code == 0 and f"{16 * columns} codes are kept under coarser ones that change" in said
+    code, printed, _ = run(capsys, "vary", model.folder, song, "--keep_levels", "0", "--out", out, *FEW)
+    assert code == 0 and f"{16 * columns} codes are kept under coarser ones that change" in printed
 
 
 def test_extend_and_compress(model, song, tmp_path, capsys):
-    code, said, _ = run(
+    code, printed, _ = run(
         capsys, "extend", model.folder, song, "--before", "0.25", "--after", "0:00.5", "--out", tmp_path / "longer", *FEW
     )
     assert code == 0 and soundfile.info(tmp_path / "longer.wav").duration == 2.25
     assert np.array_equal(samples(tmp_path / "longer.wav")[11025:][: 3 * 22050], samples(song))
-    code, said, _ = run(capsys, "compress", model.folder, song, "--kbps", "0.9", "--out", tmp_path / "small.wav", *FEW)
-    assert code == 0 and "kept 0.86" in said  # the top level alone: 172.27 columns of 5 bits
+    code, printed, _ = run(capsys, "compress", model.folder, song, "--kbps", "0.9", "--out", tmp_path / "small.wav", *FEW)
+    assert code == 0 and "kept 0.86" in printed  # the top level alone: 172.27 columns of 5 bits
 
 
 @pytest.mark.parametrize(
@@ -77,6 +150,24 @@ def test_extend_and_compress(model, song, tmp_path, capsys):
         (["edit", "SONG", "--start", "0", "--end", "1", "--passes", "3"], "expected 3 numbers"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--takes", "0"], "expected 1 or more"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--out", "new.mp3"], "name it new.wav"),
+        (["edit", "SONG", "--end", "1"], "--start is missing"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--temperature", "-1"], "must not be negative"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--top_p", "2"], "top_p lies in [0, 1]"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--guidance", "3"], "there is no flag --guidance"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--passes", "2,x,1"], "--passes got '2,x,1', expected whole numbers"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--fade", "-0.1"], "--fade"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--dtype", "float8"], "--dtype got 'float8', expected one of"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--lyrics", "no.txt"], "--lyrics 'no.txt' cannot be read"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--route", "masked"], "there is no flag --route"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--temprature", "1"], "did you mean --temperature?"),
+        (["vary", "SONG", "--periodic", "4", "--lyrics", "words.txt"], "there is no flag --lyrics"),
+        (["vary", "SONG", "--keep_levels", "2,one"], "--keep_levels got '2,one', expected whole numbers"),
+        (["vary", "SONG", "--periodic", "4", "--redraw_levels", "3"], "levels from 0 to 2"),
+        (["vary", "SONG", "--periodic", "4", "--width", "0"], "a width from 1"),
+        (["vary", "SONG", "--periodic", "4", "--start", "1", "--end", "1"], "is empty"),
+        (["extend", "SONG", "--before", "-1"], "--before got '-1'"),
+        (["extend", "SONG", "--after", "x"], "--after got 'x'"),
+        (["compress", "SONG"], "--kbps is missing"),
         (["vary", "SONG"], "nothing of the song would be kept"),
         (["vary", "SONG", "--periodic", "-1"], "a period from 0"),
         (["vary", "SONG", "--keep_levels", "7"], "levels from 0 to 2"),
@@ -85,7 +176,7 @@ def test_extend_and_compress(model, song, tmp_path, capsys):
         (["compress", "SONG", "--kbps", "0"], "one code alone"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_leaves_nothing(model, song, tmp_path, capsys, monkeypatch, words, line):
+def test_a_bad_value_is_one_line_and_nothing_is_written(model, song, tmp_path, capsys, monkeypatch, words, line):
     monkeypatch.chdir(tmp_path)
     verb, first, *rest = words
     out = [] if "--out" in words else ["--out", "new"]
@@ -94,6 +185,21 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(model, song, tmp_path, ca
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_without_a_masked_prior_says_how_to_get_one(tiny_model, song, tmp_path, capsys):
+def test_a_model_without_a_masked_prior_is_one_line_that_names_the_command_to_train_one(tiny_model, song, tmp_path, capsys):
     code, _, error = run(capsys, "edit", tiny_model.folder, song, "--start", "0", "--end", "1", "--out", tmp_path / "new")
-    assert code == 2 and "train masked" in error
+    assert code == 2 and "train masked" in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_an_edit_that_was_interrupted_is_finished_by_resume_and_repeated_by_replay(model, song, tmp_path, capsys):
+    words = ["edit", model.folder, song, "--start", "0.5", "--end", "1", "--takes", "2", "--out", tmp_path / "new", *FEW]
+    code, printed, _ = run(capsys, *words)
+    assert code == 0 and f"{tmp_path / 'new_1.wav'}\n{tmp_path / 'new_2.wav'}" in printed
+    made = (tmp_path / "new_2.wav").read_bytes()
+    (tmp_path / "new_2.wav").unlink()
+    code, printed, _ = run(capsys, "resume", tmp_path / "new.run")
+    assert code == 0 and (tmp_path / "new_2.wav").read_bytes() == made
+    code, printed, _ = run(capsys, "replay", tmp_path / "new.run")
+    assert code == 0 and "level 0: the same" in printed and (tmp_path / "new.run_replay" / "codes").is_dir()
+    for other in (["branch", tmp_path / "new.run"], ["upsample", tmp_path / "new.run"]):
+        code, _, error = run(capsys, *other)
+        assert code == 2 and "is an edit of a recording" in error and error.count("\n") == 1

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.errors import UserError
 from jukebox.params import SamplingParams
 from launch.cli.usage import Usage, field_arguments
 
@@ -23,8 +24,11 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
     from jukebox.model.info import ModelInfo
     from jukebox.sampling.params import kinds_of
 
-    info = ModelInfo.read(folder)
-    kinds = kinds_of(info, _route(info, usage.verb, words))
+    try:
+        info = ModelInfo.read(folder)
+        kinds = kinds_of(info, _route(info, usage.verb, words))
+    except UserError:  # the verb itself raises it, with all else that is wrong
+        return usage
     if not kinds:
         return usage
     theirs = {argument.name: argument for kind in kinds.values() for argument in field_arguments(kind)}
@@ -40,7 +44,7 @@ def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
     if verb in ("edit", "vary", "extend", "compress"):
         from jukebox.editing.job import edit_route
 
-        return edit_route(info)
+        return edit_route(info, any(word.startswith("--lyrics") for word in words))
     from jukebox.sampling.run import LOWER
 
     given = dict.fromkeys(("route", "lower"), "")

@@ -1,0 +1,90 @@
+"""What tests of edits begin with: a model with a masked prior, a song in a file, settings as keywords, an edit that is interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from jukebox import Jukebox
+from jukebox.editing.verbs import EditSettings
+from jukebox.model.folder import build_prior
+from jukebox.model.presets import find
+from jukebox.params import EditOptions, MachineOptions, SamplingOptions, SamplingParams
+from jukebox.sampling.request import RunSettings
+from jukebox.sampling.run import Run
+from jukebox.sampling.sampler import Written
+from tests.conftest import make_model
+
+RATE, HOP = 22050, 128
+RATIOS = {"vq.0": 16, "vq.1": 4, "vq.2": 1}
+
+
+class Interrupted(Exception):
+    """Raised by a report in place of an interruption."""
+
+
+def with_masked(folder: Path, lyrics: bool = True) -> Jukebox:
+    """A model of random weights with a masked prior, conditioned on lyrics or not."""
+    model = make_model(folder)
+    config = find("test").priors["masked"].for_corpus(3, 3)
+    if not lyrics:
+        config = replace(config, lyrics=None, trunk=replace(config.trunk, order=("full", "full"), time_bias=False))
+    torch.manual_seed(1)
+    prior = build_prior(config)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_prior("masked", prior)
+    return Jukebox.from_pretrained(folder)
+
+
+def write_song(path: Path, rate: int = 44100, channels: int = 2, seconds: float = 4.0, **params) -> Path:
+    at = np.arange(round(seconds * rate)) / rate
+    noise = np.random.default_rng(0).normal(0, 0.02, (len(at), channels))
+    tones = [0.4 * np.sin(2 * np.pi * (220 + 60 * c) * at * (1 + 0.1 * at)) for c in range(channels)]
+    soundfile.write(path, np.stack(tones, axis=1) + noise, rate, **params)
+    return path
+
+
+def samples(path: Path) -> np.ndarray:
+    """(n, c) in float64, which holds every sample of 16, 24 and 32 bits exactly."""
+    return soundfile.read(path, dtype="float64", always_2d=True)[0]
+
+
+def settings_of(
+    *, words=None, report=None, temperature: float = 1.0, passes: tuple[int, ...] = (2, 2, 2), dtype: str = "float32",
+    device: str = "cpu", **options: Any,
+) -> EditSettings:  # fmt: skip
+    """Settings of an edit, its options as keywords; few passes, one thread."""
+    params = SamplingParams(temperature, temperature, passes=passes)
+    ours = {each.name for each in fields(EditOptions)}
+    edit = EditOptions(**{k: v for k, v in options.items() if k in ours})
+    sampling = SamplingOptions(**{k: v for k, v in options.items() if k not in ours})
+    return EditSettings(words, RunSettings(sampling, params, MachineOptions(1, device, dtype)), edit, report)
+
+
+def interrupt(edit: Callable[[Callable[[Written], None]], object], after: int) -> list[Written]:
+    """Begin an edit whose report raises at its update number `after`; the updates until then."""
+    seen: list[Written] = []
+
+    def report(written: Written) -> None:
+        seen.append(written)
+        if len(seen) >= after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        edit(report)
+    return seen
+
+
+def assert_same_codes(a: Run, b: Run) -> None:
+    for level in a.request["levels"]:
+        assert a.count(level) == b.count(level) == a.total(level)
+        assert np.array_equal(a.codes(level), b.codes(level))
