@@ -91,7 +91,11 @@ class Noise(Protocol):
 
 
 class State(Protocol):
-    """A window in progress: what is saved so that a killed process goes on in its middle."""
+    """A window in progress: what is saved so that a killed process goes on in its middle.
+
+    The name "frames" in `state_dict` is the sampler's. `load_state_dict` gets the tensors of a state of the same start; ValueError
+    where they do not fit.
+    """
 
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None: ...
@@ -100,7 +104,10 @@ class State(Protocol):
 
 
 class Prior(nn.Module, ABC):
-    """A model of the streams `spec.writes`, given conditions and the streams `spec.reads`."""
+    """A model of the streams `spec.writes`, given conditions and the streams `spec.reads`.
+
+    It is made from its configuration alone, on torch's meta device, and then filled from its file: buffers must be persistent.
+    """
 
     config: Any  # a PriorConfig
 
@@ -129,7 +136,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def sample(self, state: Any) -> Iterator[Update]:
-        """What is not known yet, in blocks; between two of them the state can be saved."""
+        """What is not known yet, in blocks; the state may be saved whenever one is yielded, and then is after it."""
 
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
         """Start the tables of the streams named from one vector per code; by default they stay random."""

@@ -49,7 +49,9 @@ def install(root: Path) -> list[str]:
             info = root / Path(name).parent / f"{project['name']}-{project['version']}.dist-info"
             info.mkdir()
             (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-            groups = [(f"[{group}]", *(f"{k} = {v}" for k, v in each.items())) for group, each in project["entry-points"].items()]
+            groups = [
+                (f"[{group}]", *(f"{k} = {v}" for k, v in each.items())) for group, each in project["entry-points"].items()
+            ]
             (info / "entry_points.txt").write_text("\n".join(line for group in groups for line in group))
     return paths
 
@@ -174,11 +176,12 @@ def test_a_run_interrupted_in_a_window_resumes_from_its_state_to_the_same_codes(
 
 def test_every_place_that_the_page_names_for_a_condition_is_there():
     section = PAGE.partition("## A condition")[2]
-    source = "\n".join(path.read_text() for top in ("data_prep", "priors", "jukebox", "launch") for path in (ROOT / top).rglob("*.py"))
+    paths = [path for top in ("data_prep", "priors", "jukebox", "launch") for path in (ROOT / top).rglob("*.py")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     for row in re.findall(r"^\| (.*?) \|", section, re.MULTILINE)[1:]:
         for name in re.findall(r"`([^`]+)`", row):
             if name.endswith(".py"):
-                assert list(ROOT.glob(f"**/{name}" if "/" not in name else name)), name
+                assert any(f"/{path.relative_to(ROOT)}".endswith(f"/{name}") for path in paths), name
             else:
                 assert re.search(rf"(class|def) {name}\b", source) or (ROOT / name).is_dir(), name
 

@@ -148,11 +148,12 @@ class ModelFolder:
                     raise UserError(
                         f"{folder} already holds a codec of another configuration; name another --out, or the same preset"
                     )
-                info, more = model.info, {name: each for name, each in (routes or {}).items() if name not in model.info.routes}
+                info = model.info
+                more = {name: each for name, each in (routes or {}).items() if name not in info.stored_routes}
                 if not same_kind:
                     info = replace(info, codecs=(*info.codecs, CodecEntry(codec, f"codec_{codec.kind}.safetensors")))
                 if more or not same_kind:
-                    model._write(replace(info, stored_routes={**info.routes, **more}))
+                    model._write(replace(info, stored_routes={**info.stored_routes, **more}))
                 return model
             if not (folder / "lyrics.json").is_file():  # there if `jukebox lyrics train` came first
                 write_vocabulary(folder, vocabulary or Characters(PLAIN))

@@ -39,6 +39,12 @@ def test_sequential_numbers_begin_anew_and_leave_out_those_that_are_skipped():
     assert torch.equal(later[0], whole[0, :14]) and torch.equal(later[1], whole[1, 6:])
 
 
+def test_parallel_windows_have_the_numbers_of_their_own_frames():
+    whole = WindowNoise(7, "toy", KEYS, [(1, 0)]).at("toy", 0, 60, 5)[0]
+    windows = WindowNoise(7, "toy", KEYS, [(1, 0)] * 3, (10, 22, 34)).at("toy", 10, 16, 5)
+    assert all(torch.equal(row, whole[begin : begin + 16]) for row, begin in zip(windows, (10, 22, 34)))
+
+
 def test_a_prefix_is_known_and_the_rest_of_the_window_is_not():
     known = Known.prefix("vq.2", torch.tensor([[4, 5], [6, 7]]), 3)
     assert known.mask["vq.2"].tolist() == [[True, True, False]] * 2

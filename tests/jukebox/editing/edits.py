@@ -67,7 +67,9 @@ def settings_of(
     ours = {each.name for each in fields(EditOptions)}
     edit = EditOptions(**{k: v for k, v in options.items() if k in ours})
     sampling = SamplingOptions(**{k: v for k, v in options.items() if k not in ours})
-    return EditSettings(words, RunSettings(sampling, params, MachineOptions(1, device, dtype)), edit, report)
+    return EditSettings(
+        words, RunSettings(sampling, params, MachineOptions(threads=1, device=device, dtype=dtype)), edit, report
+    )
 
 
 def interrupt(edit: Callable[[Callable[[Written], None]], object], after: int) -> list[Written]:

@@ -226,6 +226,13 @@ def test_only_windows_with_unknown_columns_are_sampled(model, tmp_path):
     assert whole.windows == 3 * len(mask_windows(np.ones(Layout(8 * RATE, RATE, RATE, HOP).columns, bool), 32))
 
 
+@pytest.mark.parametrize("name", ["01. Intro", "v1.2", "song.remix"])
+def test_a_name_with_dots_keeps_them_and_gets_the_suffix_of_the_song(name, model, tmp_path):
+    song = write_song(tmp_path / f"{name}.flac", RATE, 1, 1.0)
+    made = edit.edit(model, song, tmp_path / f"{name}_edit", 0.2, 0.4, settings_of())
+    assert [path.name for path in made.takes] == [f"{name}_edit.flac"] and made.run.folder.name == f"{name}_edit.run"
+
+
 def test_takes_differ_and_those_that_are_missing_are_written_again(model, tmp_path):
     song = write_song(tmp_path / "song.wav", RATE, 1, 2.0)
     three = settings_of(takes=3)
