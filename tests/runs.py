@@ -16,7 +16,9 @@ from jukebox.song import Song
 from priors.registry import PRIOR_PARAMS
 
 
-def settings_of(model: ModelFolder, *, params: Mapping[int, Any] | None = None, passes: Sequence[int] = (), **options: Any) -> RunSettings:
+def settings_of(
+    model: ModelFolder, *, params: Mapping[int, Any] | None = None, passes: Sequence[int] = (), **options: Any
+) -> RunSettings:
     """Settings of a run of a model; `params` are those of the prior of each level, `passes` of masked levels, coarsest first."""
     ours = {each.name for each in fields(SamplingOptions)}
     machine = MachineOptions(**{"threads": 1, **{k: v for k, v in options.items() if k not in ours}})

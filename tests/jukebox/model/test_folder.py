@@ -40,7 +40,7 @@ def test_what_was_saved_is_what_is_read(copy):
     assert again.info == copy.info and not [p for p in copy.folder.iterdir() if p.suffix in (".tmp", ".part")]
 
 
-def test_levels_of_the_codec_saved_side_by_side_all_arrive(tmp_path):
+def test_levels_of_the_codec_saved_at_the_same_time_are_all_kept(tmp_path):
     config = find("test").codec
     model = ModelFolder.create(tmp_path / "m", config)
     codecs = {stream: VQVAE(config, (stream,)) for stream in config.spec.names}
@@ -65,6 +65,6 @@ def test_mistakes_are_one_clear_sentence(copy, tmp_path):
         ModelFolder.from_pretrained(copy.folder)
 
 
-def test_the_card_says_what_it_is(tiny_model: ModelFolder):
+def test_the_card_names_rate_priors_and_conditions(tiny_model: ModelFolder):
     card = Path(tiny_model.folder / "card.md").read_text()
     assert "22050 Hz" in card and "prior prior_2" in card and "labels, lyrics" in card

@@ -30,7 +30,7 @@ def test_hops_are_those_of_the_house_and_crops_are_whole_codes(preset):
         assert preset.codec.threshold < tokens / preset.codec.bins
 
 
-def test_priors_hear_the_level_above_at_its_rate_and_write_the_codecs_codes(preset):
+def test_priors_are_conditioned_on_the_level_above_at_its_rate_and_write_the_codecs_codes(preset):
     assert set(preset.priors) == set(preset.prior_recipes)
     names = ["prior_2", "prior_1", "prior_0"]
     assert list(preset.parts("autoregressive")) in ([], names)  # none: a published codec, whose priors are sets of their own
@@ -62,7 +62,7 @@ def test_models_can_be_built_and_label_tables_have_the_corpuss_sizes(preset):
 
 
 def test_the_published_codec_is_the_one_that_stands_in_its_configuration():
-    """Its settings are told twice, as defaults here and as hyper-parameters there: they agree but for restarts."""
+    """Its settings are specified twice, as defaults here and as hyper-parameters there: they agree but for restarts."""
     assert PRESETS["vqvae"].codec == VQVAEConfig(reset_restarted=False)
 
 

@@ -159,8 +159,8 @@ print(all(p.is_meta for p in prior.parameters()), "torch._dynamo" in sys.modules
 """
     (tmp_path / "asked.json").write_text(json.dumps(request()))
     command = [sys.executable, "-c", code, tmp_path / "asked.json"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(plan_sampling(read_info("demo"), request()).peak), "False", "True", "False"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == [str(plan_sampling(read_info("demo"), request()).peak), "False", "True", "False"]
 
 
 # ---- time
@@ -199,10 +199,10 @@ def test_a_prompt_and_guidance_cost_memory(published):
     assert len(starts(frame_count(10.0, 44100, 128, 128), 6144, 3072)) == 1
 
 
-def test_windows_side_by_side_cost_memory_and_save_steps(published):
+def test_parallel_windows_cost_memory_and_save_steps(published):
     speeds = dict.fromkeys(range(3), Speed(10e9, 1e12, 1e-4))
     plain, beside = (plan_sampling(published, request(parallel=p, samples=[{}]), speeds=speeds) for p in (False, True))
-    assert beside.levels[0] == plain.levels[0]  # the top level is drawn one window after another
+    assert beside.levels[0] == plain.levels[0]  # the windows of the coarsest level are sequential
     for level in (1, 2):
         rows = beside.levels[level].rows
         assert rows > 10 and beside.levels[level].steps == 8192
@@ -215,7 +215,7 @@ def test_windows_side_by_side_cost_memory_and_save_steps(published):
 # ---- fitting
 
 
-def test_what_was_asked_stays_if_it_fits_and_else_precision_goes_before_company(published):
+def test_what_was_asked_stays_if_it_fits_and_else_precision_is_reduced_before_batches(published):
     asked = request(dtype="")
     needs = {dtype: plan_sampling(published, request(dtype=dtype)).peak for dtype in ("float32", "bfloat16", "int8")}
     for limit, dtype, batches in (
@@ -240,11 +240,11 @@ def test_a_dtype_that_was_asked_for_is_kept(published):
         fit(published, request(dtype="float32"), limit - 1)
 
 
-def test_what_would_fit_is_said_in_one_line():
+def test_what_would_fit_is_one_line():
     with pytest.raises(UserError) as error:
         fit(read_info("5b_lyrics"), request(dtype=""), 4 * GB)
-    said = str(error.value)
-    assert "level 2 takes" in said and "level 1, 0 alone would fit" in said and "\n" not in said
+    printed = str(error.value)
+    assert "level 2 takes" in printed and "level 1, 0 alone would fit" in printed and "\n" not in printed
 
 
 def test_times_are_printed_in_a_suitable_unit():

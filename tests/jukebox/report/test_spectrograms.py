@@ -69,9 +69,10 @@ def make_run(run: Path, samples: int = 1, ready: tuple[int, ...] = (2, 1, 0), pr
     song = {"artist": "A & B <i>", "genres": ["folk", "jazz"], "lyrics": LYRICS}
     song["word_times"] = [["Über", 0.1, 0.5], ["again", 0.6, 0.9], ["again", 1.0, 1.4], ["nowhere", 2, 3]]  # type: ignore[assignment]
     request = {
-        "version": 1, "verb": "continue" if prompt else "sample", "model": "models/<x>", "model_hash": {"codec": "01"},
+        "version": 3, "verb": "continue" if prompt else "sample", "model": "models/<x>", "model_hash": {"codec": "01"},
         "seed": 7, "seconds": 3.0, "total_seconds": 3.0, "sample_rate": SAMPLE_RATE, "channels": 1,
-        "hops": [8, 32, 128], "levels": [2, 1, 0], "how": {"temperature": 0.93, "top_k": 0, "published": False},
+        "hops": [8, 32, 128], "levels": [2, 1, 0], "route": "jukebox",
+        "params": {level: {"temperature": 0.93, "top_k": 0, "published": False} for level in "210"},
         "samples": [song] * samples, "prompt": {"path": "in/späte & co.mp3", "seconds": prompt} if prompt else None,
         "machine": {"cpu": "two cores"}, "versions": {"torch": "2.13.0"},
     }  # fmt: skip
@@ -101,18 +102,36 @@ def test_everything_the_page_refers_to_lies_beside_it(tmp_path):
     assert all("controls" in player for player in page.of("audio"))
 
 
-def test_page_says_who_what_how_and_how_fast(tmp_path):
+def test_a_page_shows_artist_settings_and_speed(tmp_path):
     page = Page(report.write_page(make_run(tmp_path)).read_text(encoding="utf-8"))
-    for said in ("A & B <i>", "folk, jazz", "seed 7", "temperature", "0.93", "models/<x>", "two cores", "2.13.0"):
-        assert said in page.text, said
+    for text in ("A & B <i>", "folk, jazz", "seed 7", "temperature", "0.93", "models/<x>", "two cores", "2.13.0"):
+        assert text in page.text, text
     assert "0.286 seconds of music per second" in page.text  # 3 s in 1.5 + 3 + 6 s
     assert "unfinished" not in page.text and not page.of("progress")
 
 
 def test_settings_of_a_level_are_named_where_the_levels_differ():
     params = {"0": {"temperature": 1.0, "top_k": 0}, "2": {"temperature": 0.98, "top_k": 0}, "1": {"top_k": 5}}
-    rows = dict(settings({"levels": [2, 0], "seed": 3, "seconds": 12.0, "how": params}))
-    assert rows == {"seed": "3", "seconds": "12", "temperature": "1 (level 0), 0.98 (level 2)", "top k": "0"}
+    for name in ("params", "how"):  # the second: of version 2
+        rows = dict(settings({"levels": [2, 0], "seed": 3, "seconds": 12.0, name: params}))
+        assert rows == {"seed": "3", "seconds": "12", "temperature": "1 (level 0), 0.98 (level 2)", "top k": "0"}
+
+
+def test_a_parameter_that_only_the_prior_of_one_level_has_is_named_with_its_level():
+    params = {"1": {"passes": 24, "noise": 4.5}, "2": {"guidance": 1.5, "published": False}}
+    rows = dict(settings({"levels": [2, 1], "params": params}))
+    assert rows["passes"] == "24 (level 1), none (level 2)" and rows["guidance"] == "none (level 1), 1.5 (level 2)"
+
+
+def test_the_joined_audio_of_a_sample_has_a_player_of_its_own(tmp_path):
+    """Of a run that was upsampled the finest one; a sample without a recording has none."""
+    run = make_run(tmp_path, samples=2, prompt=1.0)
+    before = Page(report.write_page(run).read_text(encoding="utf-8"))
+    for level in (1, 0):
+        (run / "audio" / f"joined_level_{level}_sample_1.flac").write_bytes(b"fLaC")
+    page = Page(report.write_page(run).read_text(encoding="utf-8"))
+    assert len(page.of("audio")) == len(before.of("audio")) + 1
+    assert "audio/joined_level_0_sample_1.flac" in page.links and "audio/joined_level_1_sample_1.flac" not in page.links
 
 
 def test_lyrics_are_shown_to_the_letter_and_nothing_in_them_is_html(tmp_path):

@@ -165,7 +165,7 @@ def resume_until_done(folder: Path) -> Run:
 
 
 def test_a_window_that_a_kill_left_unwritten_is_sampled_again_to_the_same_codes(run, model, tmp_path, monkeypatch):
-    """Without saved states every window is begun anew: a process must come through one window at least."""
+    """Without saved states every window is sampled from its beginning: a process must come through one window at least."""
     passes = kill_every(monkeypatch, 5)
     with pytest.raises(Killed):
         sample(model, tmp_path / "b")
@@ -174,7 +174,11 @@ def test_a_window_that_a_kill_left_unwritten_is_sampled_again_to_the_same_codes(
 
 
 def test_with_saved_states_a_window_killed_after_every_pass_goes_on_from_it(run, model, tmp_path, monkeypatch):
-    for module, name, value in ((window_checkpoint, "EVERY", 0.0), (window_checkpoint, "RATE", torch.inf), (sampler, "EVERY", 0.0)):
+    for module, name, value in (
+        (window_checkpoint, "EVERY", 0.0),
+        (window_checkpoint, "RATE", torch.inf),
+        (sampler, "EVERY", 0.0),
+    ):
         monkeypatch.setattr(module, name, value)
     keep, passes, plain = window_checkpoint.WindowCheckpoint.keep, [], MaskedPrior._pass
 

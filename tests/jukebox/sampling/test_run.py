@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from jukebox.sampling.request import sampled
 from jukebox.sampling.run import Run
 from jukebox.song import Song
 from tests.runs import sample, settings_of
+from vqvae.streams import Stream
 
 SONG = Song("ann", ("rock",), "la la la")
 CODES = np.arange(40).reshape(2, 20) % 30
@@ -43,6 +45,39 @@ def test_what_was_appended_is_what_is_read(run):
     assert opened.count(2) == 20 and opened.count(1) == 0 and opened.codes(1).shape == (2, 0)
     opened.append(2, [1], 0, np.array([[7, 8]]), 0.1)
     assert opened.count(2) == 20 and opened.count(2, [1]) == 22 and opened.codes(2).shape == (2, 20)
+
+
+FRAMES = {
+    "codes": Stream("toy.codes", 64, books=2, bins=256, dtype="uint8"),
+    "latents": Stream("toy.latents", 64, width=3, dtype="float32"),
+}
+
+
+@pytest.mark.parametrize("stream", FRAMES.values(), ids=FRAMES)
+def test_latents_and_codes_of_several_books_are_on_disk_in_their_own_dtype(stream, run, tmp_path):
+    """Little-endian frames without a header, after each other; what no line vouches for is cut off at a whole frame."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 20, 2)) if stream.books > 1 else rng.standard_normal((2, 20, 3))
+    frames = frames.astype(stream.dtype)
+    request = {**run.request, "hops": [64], "levels": [0], "streams": [asdict(stream)]}
+    made = Run.create(tmp_path / "toy", request)
+    made.append(0, [0, 1], 0, frames[:, :12], 0.1)
+    made.append(0, [1], 0, frames[1:, 12:], 0.1)
+    path = made.codes_path(0, 1)
+    assert path.name == {"toy.codes": "level_0_sample_1.u8", "toy.latents": "level_0_sample_1.f32"}[stream.name]
+    assert path.read_bytes() == frames[1].astype(np.dtype(stream.dtype).newbyteorder("<")).tobytes()
+    with open(path, "ab") as file:
+        file.write(b"a frame in part"[: made.frame_bytes(0) - 1])
+    opened = Run.open(made.folder)
+    assert opened.stream(0) == stream and opened.frame_bytes(0) == frames[0, 0].nbytes
+    with opened.lock_samples([0, 1]):
+        assert path.stat().st_size == frames[1].nbytes
+    assert (opened.count(0), opened.count(0, [1])) == (12, 20)
+    assert np.array_equal(opened.codes(0), frames[:, :12]) and opened.codes(0).dtype == frames.dtype
+    assert np.array_equal(opened.codes(0, [1], 11, 15)[0], frames[1, 11:15])
+    assert opened.codes(0, [0], 12).shape == (1, 0, *stream.frame_shape)
+    values, mask = opened.known_frames(0, 1, 8, 16, upto=20)
+    assert np.array_equal(values[:12], frames[1, 8:]) and mask.tolist() == [True] * 12 + [False] * 4
 
 
 def test_what_no_line_vouches_for_is_cut_off_by_whoever_goes_on_and_by_nobody_else(run):
@@ -85,7 +120,7 @@ def test_a_damaged_file_is_named(run, tiny_model):
         sample(tiny_model, [SONG], 0.3, run.folder)
 
 
-def test_two_processes_do_not_write_one_sample_and_the_second_is_told_in_one_line(run):
+def test_a_sample_that_another_process_writes_is_one_line(run):
     code = f"""if True:
         from data_prep.errors import UserError
         from jukebox.sampling.run import Run
@@ -121,7 +156,7 @@ def test_ranks_of_one_command_share_a_run_and_nobody_else_does(run):
             Run.create(run.folder, changed, join)
 
 
-def test_a_process_that_has_no_batch_does_nothing_well(run):
+def test_a_process_without_a_batch_does_nothing(run):
     assert len(run.request["batches"]) == 1
     assert walk.resume(run, rank=1, ranks=2).count(2) == 20
 

@@ -65,7 +65,7 @@ def test_a_run_has_every_level_at_its_full_length_and_wavs_of_the_finished_lengt
     for level, hop in enumerate(tiny_model.hops):
         codes = run.codes(level)
         assert codes.shape == (2, 68 * 128 // hop)
-        assert len(np.unique(codes)) > 8  # not one code for ever
+        assert len(np.unique(codes)) > 8  # not one code repeated
         for i in range(2):
             with wave.open(str(run.audio_path(level, i))) as file:
                 assert (file.getnframes(), file.getframerate(), file.getsampwidth()) == (68 * 128, 22050, 2)
@@ -73,11 +73,11 @@ def test_a_run_has_every_level_at_its_full_length_and_wavs_of_the_finished_lengt
     assert not np.array_equal(run.codes(2)[0], run.codes(2)[1])  # same request, other generator
 
 
-def test_windows_are_really_used(run, tiny_model):
+def test_a_level_is_written_window_by_window(run, tiny_model):
     assert list(dict.fromkeys(line["start"] for line in run.progress if line["level"] == 2)) == [0, 16, 32, 36]
 
 
-def test_the_same_seed_gives_the_same_codes_and_the_same_bytes_of_sound(run, tiny_model, tmp_path):
+def test_the_same_seed_gives_the_same_codes_and_the_same_bytes_of_audio(run, tiny_model, tmp_path):
     again = sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "b", seed=3, levels=(2, 1))
     assert_same(again, run)
     for path in (again.folder / "audio").iterdir():
@@ -104,7 +104,7 @@ def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model
 
 
 def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within: float) -> bool:
-    """Where a sample's codes first differ between two runs, both codes lie within rounding of the number that was drawn."""
+    """Where a sample's codes first differ between two runs, both codes lie within rounding of the random number."""
     for level in alone.request["levels"]:
         differ = np.flatnonzero(batch.codes(level)[sample] != alone.codes(level)[sample])
         if not len(differ):
@@ -227,8 +227,8 @@ def recording(tmp_path_factory) -> Path:
 def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tiny_model, recording, tmp_path):
     run = continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
     kept = 22050 // 5 // 128  # whole codes of the top level in 0.2 s
-    heard = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
-    prompt = tiny_model.codec().encode(heard, STREAMS)
+    audio = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
+    prompt = tiny_model.codec().encode(audio, STREAMS)
     for level, hop in enumerate(tiny_model.hops):
         codes = run.codes(level)
         assert codes.shape[1] == int(0.5 * 22050) // 128 * (128 // hop)
@@ -287,8 +287,8 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
     write_wav(tmp_path / "whole.wav", tiny_model.codec(["vq.2"]).decode_long(codes, "vq.2")[0].numpy(), 22050)
     assert run.audio_path(2, 0).read_bytes() == (tmp_path / "whole.wav").read_bytes()
     lengths = [frames for _, frames, _ in grown]
-    assert lengths == sorted(lengths) and len(set(lengths)) >= 3  # there is something to hear long before the end
-    assert all(grown[-1][2].startswith(heard) for _, _, heard in grown)  # and what was heard stays
+    assert lengths == sorted(lengths) and len(set(lengths)) >= 3  # there is audio long before the end
+    assert all(grown[-1][2].startswith(audio) for _, _, audio in grown)  # and what was decoded stays
 
 
 def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(tiny_model, tmp_path):
@@ -317,11 +317,11 @@ def test_takes_share_their_beginning_and_the_chosen_one_goes_on(tiny_model, reco
     with pytest.raises(UserError, match="no take 4"):
         branch(takes, tmp_path / "x", take=4, seconds=0.3)
     with pytest.raises(UserError, match=r"expected --keep_seconds up to that"):
-        branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to draw
+        branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to sample
     assert not (tmp_path / "x").exists()
 
 
-def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, recording, tmp_path):
+def test_several_prompts_of_every_kind_continue_in_one_run(run, tiny_model, recording, tmp_path):
     codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 60 * 128]), STREAMS)
     rows = {stream: z[0].numpy().astype(np.uint16) for stream, z in codes.items()}
     hashes = {stream: tiny_model.info.codes_hash(stream) for stream in STREAMS}
@@ -335,7 +335,7 @@ def test_several_prompts_of_every_kind_continue_side_by_side(run, tiny_model, re
         assert np.array_equal(made.codes(level, [1], stop=kept)[0], rows[STREAMS[level]][:kept])
         assert np.array_equal(
             made.codes(level, [0], stop=kept - 8)[0], rows[STREAMS[level]][: kept - 8]
-        )  # the codec hears a little ahead
+        )  # the receptive field of the codec
         assert np.array_equal(made.codes(level, [2, 3], stop=kept), run.codes(level, stop=kept))
     longer = continue_(tiny_model, [SONG], [run.folder], 0, 0.5, tmp_path / "longer", levels=(2,))
     assert np.array_equal(longer.codes(2, stop=run.total(2)), run.codes(2))
@@ -357,7 +357,7 @@ def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_mo
     assert np.array_equal(made.codes(1), run.codes(1, [0])) and made.count(0) == run.total(0)
 
 
-def test_a_replay_gives_the_codes_again_and_says_when_it_does_not(tiny_model, tmp_path, capsys):
+def test_a_replay_gives_the_same_codes_and_raises_where_it_does_not(tiny_model, tmp_path, capsys):
     run = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "run", seed=3, levels=(2, 1))
     walk.replay(run.folder / "run.json", tmp_path / "again")
     assert f"level 1: the same {run.total(1)} codes of 2 samples" in capsys.readouterr().out
@@ -370,7 +370,7 @@ def test_a_replay_gives_the_codes_again_and_says_when_it_does_not(tiny_model, tm
         walk.compare(run, other)
 
 
-def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, capsys):
+def test_other_versions_and_another_machine_are_printed_in_one_line(run, tmp_path, capsys):
     folder = tmp_path / "moved"
     shutil.copytree(run.folder, folder)
     asked = json.loads((folder / "run.json").read_text())
@@ -378,11 +378,11 @@ def test_other_versions_and_another_machine_are_told_in_one_line(run, tmp_path, 
     asked["machine"]["system"] = "another"
     (folder / "run.json").write_text(json.dumps(asked))
     walk.resume(Run.open(folder))
-    told = capsys.readouterr().err.strip()
-    assert "torch 1.4.0 (now" in told and "system another" in told and "\n" not in told
+    printed = capsys.readouterr().err.strip()
+    assert "torch 1.4.0 (now" in printed and "system another" in printed and "\n" not in printed
 
 
-def test_a_run_remembers_its_threads(tiny_model, tmp_path):
+def test_a_run_records_its_threads(tiny_model, tmp_path):
     before = torch.get_num_threads()
     try:
         run = sample(tiny_model, [Song()], 0.05, tmp_path / "run", levels=(2,), threads=2)
@@ -408,9 +408,7 @@ def test_a_parallel_continuation_keeps_its_prompt_and_out_of_memory_takes_fewer_
 ):
     with monkeypatch.context() as patch:
         asked = starve(patch, 3)
-        run = continue_(
-            tiny_model, [SONG, SONG], [recording], 0.1, 0.25, tmp_path / "run", parallel=True, levels=(2, 1)
-        )
+        run = continue_(tiny_model, [SONG, SONG], [recording], 0.1, 0.25, tmp_path / "run", parallel=True, levels=(2, 1))
     assert max(asked) > 3 and run.request["cuts"]
     codes = tiny_model.codec().encode(torch.from_numpy(read(recording)[0][None, :, : 17 * 128]), STREAMS)
     for level in (2, 1):
@@ -456,7 +454,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(tiny_m
     assert [cut["into"] for cut in run.request["cuts"]] == [[[0, 1, 2], [3, 4]], [[0, 1], [2]]]
     asked = starve(monkeypatch, 5)
     again = walk.replay(run.folder, tmp_path / "again")
-    assert max(asked) == 2  # there would be memory, but what is drawn in other company rounds otherwise
+    assert max(asked) == 2  # there would be memory, but other batches round otherwise
     assert_same(run, again)
 
 
@@ -511,7 +509,7 @@ def test_one_prior_is_in_memory_at_a_time(tiny_model, tmp_path, monkeypatch):
     assert alive == [0, 0, 0]
 
 
-def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_them(tiny_model, tmp_path, monkeypatch, capsys):
+def test_codes_that_another_machine_samples_otherwise_stay_and_the_rest_follows_them(tiny_model, tmp_path, monkeypatch, capsys):
     in_blocks(monkeypatch, 7)
     monkeypatch.setattr(sampler, "EVERY", 0.0)
     with monkeypatch.context() as patch:
@@ -527,7 +525,7 @@ def test_codes_that_another_machine_draws_otherwise_stay_and_the_rest_follows_th
     assert kept.shape[1] == 14 and np.array_equal(run.codes(2, stop=14), kept) and run.count(2) == run.total(2)
 
 
-def test_the_request_says_everything(run):
+def test_the_request_records_everything(run):
     asked = json.loads((run.folder / "run.json").read_text())
     assert asked["seed"] == 3 and asked["seconds"] == SECONDS and asked["hops"] == [8, 32, 128]
     assert asked["samples"][0]["artist"] == "ann" and asked["samples"][0]["word_times"]
@@ -542,3 +540,65 @@ def test_the_request_says_everything(run):
     assert asked["priors"] == {str(level): f"prior_{level}" for level in range(3)}
     assert asked["noise"] == {str(level): level for level in range(3)}
     assert asked["planners"]["1"] == {"kind": "prefix", "n_ctx": 32, "step": 16, "column": 1}
+
+
+# ---- step by step
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"parallel": True}])
+def test_steps_yield_all_frames_of_every_level_as_they_are_written(options, tiny_model, tmp_path, capsys):
+    asked = request.sampled(tiny_model.info, [SONG, SONG], 0.3, settings_of(tiny_model, seed=3, levels=(2, 1), **options))
+    run, seen = Run.create(tmp_path / "run", asked), []
+    for written in walk.steps(run):
+        seen.append(written)
+        on_disk = Run.open(run.folder)
+        assert written.done == sum(on_disk.count(written.level, [i]) for i in range(2))
+    for level in (2, 1):
+        here = [written for written in seen if written.level == level]
+        assert sum(written.frames * len(written.samples) for written in here) == 2 * run.total(level) == here[0].total
+        assert [written.done for written in here] == sorted(written.done for written in here) and here[-1].done == here[
+            -1
+        ].total
+    assert [written.level for written in seen] == sorted((written.level for written in seen), reverse=True)
+    assert capsys.readouterr() == ("", "")  # no progress bar
+    assert list(walk.steps(Run.open(run.folder))) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"parallel": True}])
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_report_that_raises_stops_the_run_which_resumes_to_the_same_codes(options, written, tiny_model, tmp_path, capsys):
+    asked = request.sampled(tiny_model.info, [SONG, SONG], 0.3, settings_of(tiny_model, seed=3, levels=(2, 1), **options))
+    whole = walk.resume(Run.create(tmp_path / "whole", asked))
+    capsys.readouterr()
+    reported = []
+
+    def report(update):
+        reported.append(update)
+        if len(reported) > written:
+            raise Killed
+
+    with pytest.raises(Killed):
+        walk.resume(Run.create(tmp_path / "run", asked), report=report)
+    assert len(reported) == written + 1 and capsys.readouterr().err == ""  # no progress bar
+    run = Run.open(tmp_path / "run")
+    assert run.count(1) < run.total(1)
+    assert_same(whole, walk.resume(run, report=reported.append))  # nothing is locked any more
+    assert reported[-1].done == reported[-1].total == 2 * run.total(1) and capsys.readouterr().err == ""
+    for path in (whole.folder / "audio").iterdir():
+        assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
+
+
+def test_a_progress_bar_is_shown_without_a_report(tiny_model, tmp_path, capsys):
+    sample(tiny_model, [SONG], 0.1, tmp_path / "run", levels=(2,))
+    assert "level 2: 100%" in capsys.readouterr().err
+
+
+def test_a_run_whose_steps_are_left_in_the_middle_is_unlocked(tiny_model, tmp_path):
+    asked = request.sampled(tiny_model.info, [SONG], 0.3, settings_of(tiny_model, levels=(2,)))
+    run = Run.create(tmp_path / "run", asked)
+    progress = walk.steps(run)
+    next(progress)
+    with pytest.raises(UserError, match="is being written by another process"):
+        walk.resume(Run.open(run.folder))
+    progress.close()
+    assert walk.resume(Run.open(run.folder)).count(2) == run.total(2)

@@ -99,7 +99,7 @@ def test_the_new_folder_plays_with_one_numbering_and_levels_that_were_not_tuned_
         tuned.info.codes_hash("vq.2") == before.info.codes_hash("vq.2")
         and tuned.hashes()["prior_1.safetensors"] == before.hashes()["prior_1.safetensors"]
     )
-    sample(str(tuned.folder), out=str(tmp_path / "run"), seconds=0.3, artist=NEWCOMER.name, levels="2,1")
+    sample(str(tuned.folder), out=str(tmp_path / "run"), seconds=0.3, artist=NEWCOMER.name, levels=(2, 1))
     assert (tmp_path / "run" / "index.html").is_file()
 
 

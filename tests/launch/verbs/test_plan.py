@@ -14,18 +14,21 @@ from jukebox.model.info import ModelInfo
 from jukebox.planning import speed
 from jukebox.planning.sampling import plan_sampling
 from jukebox.sampling.run import Run
+from jukebox.song import Song
 from launch.cli import main
 from launch.verbs.plan import plan
 from priors.autoregressive import native
+from tests.jukebox.sampling.models import with_masked_prior
 from tests.peak import watch
+from tests.runs import sample
 
 
 def test_a_published_set_is_planned_without_any_weights(capsys):
     made = plan("sample", "5b_lyrics", seconds=60.0, takes=4, dtype="bfloat16", bandwidth=1000.0, threads=1, device="cpu")
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert [level.level for level in made.levels] == [2, 1, 0]
-    assert made.levels[0].parts["weights"] > 11.2e9 and "predicted: " in said
-    assert len(said.splitlines()) == 6  # a head, three levels, the unit, the whole in a line
+    assert made.levels[0].parts["weights"] > 11.2e9 and "predicted: " in printed
+    assert len(printed.splitlines()) == 6  # a head, three levels, the unit, the whole in a line
     assert 20671 * 11e9 / 1e12 < (made.levels[0].seconds or 0)  # no faster than its weights can be read
 
 
@@ -50,12 +53,12 @@ def test_a_limit_chooses_for_the_plan_as_it_would_for_the_run(tiny_model, tmp_pa
 def test_what_cannot_fit_ends_with_one_line_before_anything_is_written(tiny_model, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["sample", str(tiny_model.folder), "--out", str(out), "--max_memory", "50MB"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("jukebox sample: --max_memory 0.05GB is not enough: ") and len(said.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("jukebox sample: --max_memory 0.05GB is not enough: ") and len(printed.splitlines()) == 1
     assert not out.exists()
 
 
-def test_every_sampling_verb_says_what_it_will_take(tiny_model, tmp_path, capsys):
+def test_every_sampling_verb_prints_what_it_will_take(tiny_model, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["sample", str(tiny_model.folder), "--out", str(out), "--seconds", "0.2", "--levels", "2"]) == 0
     assert capsys.readouterr().out.startswith("predicted: ")
@@ -84,12 +87,12 @@ def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, 
 
 
 def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):
-    for wrong, said in {
+    for wrong, message in {
         "nope": "no preset or published set 'nope'",
         str(tmp_path): "holds no config.json",
         "vqvae": "has priors for level (none)",
     }.items():
-        with pytest.raises(UserError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        with pytest.raises(UserError, match=message.replace("(", r"\(").replace(")", r"\)")):
             plan("sample", wrong)
     with pytest.raises(UserError, match="expected a length"):
         plan("sample", str(tiny_model.folder), seconds=2.0, prompt_seconds=3.0)
@@ -97,8 +100,19 @@ def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):
         plan("sample", "demo", levels=(7,))
 
 
+def test_a_route_is_planned_as_the_run_that_follows(tiny_model, tmp_path):
+    model = with_masked_prior(tiny_model, tmp_path / "model")
+    planned = plan("sample", str(model.folder), seconds=0.4, takes=2, threads=1, route="masked", device="cpu")
+    run = sample(model, [Song()] * 2, 0.4, tmp_path / "run", route="masked", passes=(24, 12))
+    made = plan_sampling(model.info, run.request)
+    assert [level.steps for level in planned.levels] == [level.steps for level in made.levels] == [68, 3 * 24, 3 * 12]
+    assert [level.parts for level in planned.levels] == [level.parts for level in made.levels]
+    with pytest.raises(UserError, match="has no route 'flow'"):
+        plan("sample", str(model.folder), route="flow")
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is resident")
-def test_a_real_run_peaks_where_its_plan_says(tiny_model, tmp_path):
+def test_a_real_run_peaks_as_planned(tiny_model, tmp_path):
     model, flags = tiny_model.folder, ("--seconds", "0.3", "--threads", "1", "--takes", "3", "--max_memory", "1GB")
     peak = watch("sample", str(model), "--out", str(tmp_path / "run"), *flags)
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
