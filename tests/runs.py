@@ -9,7 +9,7 @@ from typing import Any
 
 from jukebox.model.folder import ModelFolder
 from jukebox.params import MachineOptions, SamplingOptions
-from jukebox.sampling import walk
+from jukebox.sampling import request, walk
 from jukebox.sampling.request import RunSettings
 from jukebox.sampling.run import Run
 from jukebox.song import Song
@@ -34,13 +34,14 @@ def settings_of(
 
 
 def sample(model: ModelFolder, songs: Sequence[Song], seconds: float, out: str | Path, **options: Any) -> Run:
-    """`walk.sample` with options as keywords."""
-    return walk.sample(model, songs, seconds, out, settings_of(model, **options))
+    """A run of songs from conditions alone."""
+    return walk.resume(Run.create(out, request.sampled(model.info, songs, seconds, settings_of(model, **options))), model)
 
 
 def continue_(
     model: ModelFolder, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
     **options: Any,
 ) -> Run:  # fmt: skip
-    """`walk.continue_` with options as keywords."""
-    return walk.continue_(model, songs, prompts, prompt_seconds, seconds, out, settings_of(model, **options))
+    """A run that continues recordings, codes or runs."""
+    asked = request.continued(model.info, songs, prompts, prompt_seconds, seconds, settings_of(model, **options))
+    return walk.resume(Run.create(out, asked), model)

@@ -135,6 +135,8 @@ def write_page(run: Path) -> Path:
         request = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{run} holds no run.json that can be read ({error}); give the --out folder of a run") from error
+    if "model" in request:  # relative to the folder
+        request["model"] = str((run / request["model"]).resolve())
     sounds = {}
     for level in request["levels"]:
         for sample in range(len(request["samples"])):

@@ -183,7 +183,7 @@ class LevelSampler:
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
         values = known.sequences[self.stream.name].cpu().numpy().copy()
         checkpoint, done = WindowCheckpoint(self.run, self.level, rows, known, state), 0
-        if (saved := checkpoint.take_up()) is not None:
+        if (saved := checkpoint.load()) is not None:
             done = saved.shape[1]
             values[:, :done] = saved
             yield values, done
@@ -193,7 +193,7 @@ class LevelSampler:
                 values[:, at : at + new.shape[1]], done = new.cpu().numpy(), at + new.shape[1]
             self.steps += new.shape[1] if self.prior.spec.prompt == "prefix" else 1
             yield values, done
-            checkpoint.keep(values[:, :done])
+            checkpoint.save(values[:, :done])
         if done < length:  # the last frames were known
             yield values, length
 

@@ -1,7 +1,5 @@
-"""Sampling songs: one walk over levels and windows, and the verbs that begin it (Jukebox, section 5).
+"""Sampling songs: one walk over levels and windows, and the verbs that begin it from a run (Jukebox, section 5).
 
-    sample      from conditions alone                 every level of the route, coarsest first
-    continue_   from recordings, codes or runs        their beginning is the prompt of every level
     branch      from the first seconds of a run       another seed, other lyrics, another take
     upsample    from the codes of a level             the levels below it
     replay      from a run.json                       the same codes again
@@ -47,20 +45,6 @@ from priors.registry import PRIOR_PARAMS
 
 PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
 Report = Callable[[Written], object]
-
-
-def sample(model: ModelFolder, songs: Sequence[Song], seconds: float, out: str | Path, settings: RunSettings) -> Run:
-    """Sample `seconds` of music for every song (a batch) into the run folder `out`."""
-    return resume(Run.create(out, request.sampled(model.info, songs, seconds, settings)), model)
-
-
-def continue_(
-    model: ModelFolder, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, out: str | Path,
-    settings: RunSettings,
-) -> Run:  # fmt: skip
-    """Continue recordings, files of codes or runs: the first `prompt_seconds` of each are kept, `seconds` is the finished length."""
-    asked = request.continued(model.info, songs, prompts, prompt_seconds, seconds, settings)
-    return resume(Run.create(out, asked), model)
 
 
 def branch(

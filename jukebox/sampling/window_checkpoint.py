@@ -58,7 +58,7 @@ class WindowCheckpoint:
         self.state, self.at = state, time.monotonic()
         self.wait = max(EVERY, state.nbytes / RATE)
 
-    def take_up(self) -> Shaped[np.ndarray, "b t *frame"] | None:
+    def load(self) -> Shaped[np.ndarray, "b t *frame"] | None:
         """Bring the state to where the saved one was, and return the frames that were final; None where none is saved."""
         if not self.path.is_file():
             return None
@@ -75,7 +75,7 @@ class WindowCheckpoint:
             print(f"{self.path} is damaged ({why}): the window is sampled from its beginning", file=sys.stderr)
             return None
 
-    def keep(self, frames: Shaped[np.ndarray, "b t *frame"]) -> None:
+    def save(self, frames: Shaped[np.ndarray, "b t *frame"]) -> None:
         """Save the state and the frames that are final, if it is time to, and if there is room: codes and audio come first."""
         if time.monotonic() - self.at < self.wait:
             return

@@ -264,10 +264,11 @@ def open_model(folder: Path) -> dict[str, Any]:
 def sample(*, model: Path, songs: Sequence[Mapping], seconds: float, out: Path, dtype: str, **settings: Any) -> None:
     """Sample songs into the run folder `out`; `settings` as `_settings` reads them."""
     from jukebox import Jukebox
-    from jukebox.sampling import walk
+    from jukebox.sampling import request, walk
+    from jukebox.sampling.run import Run
 
-    opened = Jukebox.from_pretrained(model)
-    walk.sample(opened, [_song(song) for song in songs], seconds, out, _settings(opened, settings, dtype))
+    opened, listed = Jukebox.from_pretrained(model), [_song(song) for song in songs]
+    walk.resume(Run.create(out, request.sampled(opened.info, listed, seconds, _settings(opened, settings, dtype))), opened)
 
 
 def continue_(
@@ -276,10 +277,13 @@ def continue_(
 ) -> None:  # fmt: skip
     """Continue recordings or runs into the run folder `out`."""
     from jukebox import Jukebox
-    from jukebox.sampling import walk
+    from jukebox.sampling import request, walk
+    from jukebox.sampling.run import Run
 
     opened, listed = Jukebox.from_pretrained(model), [_song(song) for song in songs]
-    walk.continue_(opened, listed, prompts, prompt_seconds, seconds, out, _settings(opened, settings, dtype))
+    chosen = _settings(opened, settings, dtype)
+    asked = request.continued(opened.info, listed, prompts, prompt_seconds, seconds, chosen)
+    walk.resume(Run.create(out, asked), opened)
 
 
 def branch(

@@ -180,7 +180,7 @@ def test_with_saved_states_a_window_killed_after_every_pass_goes_on_from_it(run,
         (sampler, "EVERY", 0.0),
     ):
         monkeypatch.setattr(module, name, value)
-    keep, passes, plain = window_checkpoint.WindowCheckpoint.keep, [], MaskedPrior._pass
+    keep, passes, plain = window_checkpoint.WindowCheckpoint.save, [], MaskedPrior._pass
 
     def keep_and_die(self, frames):
         keep(self, frames)
@@ -191,7 +191,7 @@ def test_with_saved_states_a_window_killed_after_every_pass_goes_on_from_it(run,
         passes.append(int(stream[-1]))
 
     top = sample(model, tmp_path / "b", levels=(2,))
-    monkeypatch.setattr(window_checkpoint.WindowCheckpoint, "keep", keep_and_die)
+    monkeypatch.setattr(window_checkpoint.WindowCheckpoint, "save", keep_and_die)
     monkeypatch.setattr(MaskedPrior, "_pass", count_pass)
     with pytest.raises(Killed):
         walk.upsample(top, settings=by_route("masked", passes=(3, 2)))

@@ -57,7 +57,7 @@ def steps(monkeypatch) -> list[int]:
 
 def kill_after(monkeypatch, saves: int) -> None:
     """The process dies whenever it has saved `saves` states."""
-    keep, saved = WindowCheckpoint.keep, [0]
+    keep, saved = WindowCheckpoint.save, [0]
 
     def kill(self, frames):
         keep(self, frames)
@@ -65,7 +65,7 @@ def kill_after(monkeypatch, saves: int) -> None:
         if saved[0] % saves == 0:
             raise Killed
 
-    monkeypatch.setattr(WindowCheckpoint, "keep", kill)
+    monkeypatch.setattr(WindowCheckpoint, "save", kill)
 
 
 def assert_same(a: Run, b: Run) -> None:
