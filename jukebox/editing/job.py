@@ -124,7 +124,7 @@ class EditJob:
     def _recording(self, edit: EditOptions) -> dict[str, Any]:
         layout, sound = self.layout, self.recording.sound
         return {
-            "path": str(sound.resolve()), "form": list(form_of(sound)), "frames": layout.frames, "rate": layout.rate,
+            "path": str(sound.resolve()), "form": list(form_of(sound)), "samples": layout.samples, "rate": layout.rate,
             "channels": self.recording.info.channels, "before": layout.before, "after": layout.after, "fade": edit.fade,
             "spans": [list(span) for span in self.spans], "sample": edit.sample,
         }  # fmt: skip
@@ -203,14 +203,16 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
 def finish(run: Run, model: ModelFolder) -> list[Path]:
     """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
     prompt, request = run.prompt_paths[0], run.request["recording"]
-    layout = Layout(request["frames"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"])
+    layout = Layout(
+        request["samples"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
+    )
     targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
         if not target.exists() and run.count(level, [sample]) == run.total(level):
             pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
             target.parent.mkdir(parents=True, exist_ok=True)
             with saving(run.folder):
-                splice(prompt, target, pieces, layout.frames, _form(prompt, target, request))
+                splice(prompt, target, pieces, layout.samples, _form(prompt, target, request))
     return targets
 
 
@@ -222,12 +224,12 @@ def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, 
 
 def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span) -> Piece:
     start, end = span
-    fade = min(round(run.request["recording"]["fade"] * layout.rate), (end - start) // 2, layout.frames)
+    fade = min(round(run.request["recording"]["fade"] * layout.rate), (end - start) // 2, layout.samples)
     if end <= 0:
         old, _ = read(prompt, seconds=fade / layout.rate)
         return Piece(start, end, 0, before_recording(_audio(run, model, layout, sample, (start, fade)), old[:, :fade]))
-    if start >= layout.frames:
-        old, _ = read(prompt, start=(layout.frames - fade) / layout.rate)
+    if start >= layout.samples:
+        old, _ = read(prompt, start=(layout.samples - fade) / layout.rate)
         return Piece(start, end, 0, after_recording(_audio(run, model, layout, sample, (start - fade, end)), old[:, :fade]))
     return Piece(start, end, fade, _audio(run, model, layout, sample, span))
 

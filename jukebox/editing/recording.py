@@ -25,7 +25,7 @@ from jukebox.sampling.run import Run
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
-Codes = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
+FramesByStream = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Recording:
 
 def read_codes(
     model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = ()
-) -> Codes:
+) -> FramesByStream:
     """The frames of some streams (default: all) in columns [first, stop), zeros where the file has none."""
     streams = [model.spec.stream(name) for name in names or model.spec.names]
     ratios = {stream.name: layout.hop // stream.hop for stream in streams}
     codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
     low = max(0, first - layout.before)  # of the file's own columns
-    high = min(stop, layout.touched(0, layout.frames)[1]) - layout.before
+    high = min(stop, layout.touched(0, layout.samples)[1]) - layout.before
     if low >= high:
         return codes
     found = _stored(recording, ratios, low, high) if recording.run else _encode(model, recording, layout, ratios, low, high)
@@ -75,16 +75,18 @@ def read_codes(
     return codes
 
 
-def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> Codes:
-    """Codes of the file's columns [low, high), as the run has them."""
+def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> FramesByStream:
+    """FramesByStream of the file's columns [low, high), as the run has them."""
     run, rows = recording.run, [recording.row]
     assert run is not None
     level = {run.stream(i).name: i for i in range(len(run.request["hops"]))}
     return {stream: run.codes(level[stream], rows, low * r, high * r)[0] for stream, r in ratios.items()}
 
 
-def _encode(model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int) -> Codes:
-    """Codes of the file's columns [low, high); a column that it does not fill is filled with silence."""
+def _encode(
+    model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int
+) -> FramesByStream:
+    """FramesByStream of the file's columns [low, high); a column that it does not fill is filled with silence."""
     import torch
 
     margin = math.ceil(MARGIN * layout.per_second)

@@ -112,7 +112,7 @@ def extend(
     known = at >= layout.before
     if after_end:  # a column that the file does not fill is no context
         known &= at < layout.ended
-    spans = [span for span in ((-before_start, 0), (layout.frames, layout.frames + after_end)) if span[0] < span[1]]
+    spans = [span for span in ((-before_start, 0), (layout.samples, layout.samples + after_end)) if span[0] < span[1]]
     return replace(opened, layout=layout).make(out, "extend", spans, masks.expand_to_levels(known, opened.per))
 
 

@@ -1,7 +1,7 @@
 """A recording beside columns of codes: which columns hold which samples, and codes decoded to audio at the recording's rate.
 
     columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples each
-    samples                 0 .................................. frames                    of the file, at its own rate
+    samples                 0 .................................. samples                   of the file, at its own rate
 
 A column is a frame of the coarsest hop with all finer frames under it. Audio that continues a recording is joined to it without a step.
 """
@@ -30,7 +30,7 @@ RESAMPLED = 0.1  # seconds beside it at the other rate
 class Layout:
     """Where the samples of a file are among the columns of a model; `after` samples are to follow its end."""
 
-    frames: int
+    samples: int
     rate: int
     model_rate: int
     hop: int
@@ -40,12 +40,12 @@ class Layout:
     @property
     def columns(self) -> int:
         """Of all there will be; the last may be partly filled."""
-        return self.before + self._column(self.frames + self.after, math.ceil)
+        return self.before + self._column(self.samples + self.after, math.ceil)
 
     @property
     def ended(self) -> int:
         """The column in which the file ends: the first that it does not fill."""
-        return self.before + self._column(self.frames, math.floor)
+        return self.before + self._column(self.samples, math.floor)
 
     @property
     def per_second(self) -> float:

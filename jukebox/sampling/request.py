@@ -125,7 +125,7 @@ def branched(
     path = f"{run.folder}, take {take}" if take else str(run.folder)
     prompt = {"path": path, "seconds": keep * second}
     sources = [(str(run.folder.resolve()), row) for row in rows]
-    settings = replace(settings, options=options, params=_params_of(asked, info))
+    settings = replace(settings, options=options, params=_with_kept(asked, info, info.route(asked["route"]), None))
     return new_request(info, songs, seconds, settings, StartPoint("branch", levels, given, sources, prompt))
 
 
@@ -283,12 +283,6 @@ def _again(options: SamplingOptions, asked: Mapping[str, Any], route: str = "") 
     """Options with the route, levels and windows of an earlier request."""
     fractions, levels = tuple(asked["hop_fractions"]), tuple(asked["levels"])
     return replace(options, route=route or asked["route"], lower="", hop_fractions=fractions, levels=levels)
-
-
-def _params_of(asked: Mapping[str, Any], info: ModelInfo) -> dict[str, dict[str, Any]]:
-    """The parameters of an earlier request, by stream, of those that a prior of its route writes."""
-    priors, names = info.route(asked["route"]).priors, {level: info.stream(int(level)).name for level in asked["params"]}
-    return {name: asked["params"][level] for level, name in names.items() if priors.get(name, "") in info.priors}
 
 
 def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:

@@ -30,7 +30,7 @@ class WavWriter:
 
     def __init__(self, run: Run, codec: Codec, level: int, sample: int):
         self.run, self.level, self.sample = run, level, sample
-        self.decoder, self.decoded, self.frames = codec.decoder_stream(run.stream(level).name), 0, 0
+        self.decoder, self.decoded, self.samples = codec.decoder_stream(run.stream(level).name), 0, 0
         self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
         self.path = run.audio_path(level, sample)
         self.path.parent.mkdir(exist_ok=True)
@@ -53,8 +53,8 @@ class WavWriter:
         if not sound:
             return
         pcm = b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound)
-        began, self.frames = self.frames > 0, self.frames + len(pcm) // (2 * self.channels)
-        head = header(self.frames, self.channels, self.sample_rate)
+        began, self.samples = self.samples > 0, self.samples + len(pcm) // (2 * self.channels)
+        head = header(self.samples, self.channels, self.sample_rate)
         if not began:  # what an earlier process has decoded stays until there is as much again
             write_bytes(self.path, head + pcm)
             return

@@ -71,7 +71,7 @@ def test_codes_of_a_piece_are_those_of_the_whole(song, tiny_model):
 
 def test_columns_that_the_file_does_not_have_are_zeros(song, tiny_model):
     recording, layout = song
-    moved = Layout(layout.frames, 44100, RATE, HOP, before=20, after=44100)
+    moved = Layout(layout.samples, 44100, RATE, HOP, before=20, after=44100)
     plain = read_codes(tiny_model, recording, layout, 0, 30)
     codes = read_codes(tiny_model, recording, moved, 10, 50)
     for stream, ratio in (("vq.2", 1), ("vq.0", 16)):

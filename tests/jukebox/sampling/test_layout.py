@@ -13,7 +13,7 @@ HOP = 128
 
 
 def test_columns_of_samples_are_exact_integers():
-    layout = Layout(frames=44100, rate=44100, model_rate=RATE, hop=HOP)
+    layout = Layout(samples=44100, rate=44100, model_rate=RATE, hop=HOP)
     assert layout.columns == 173 and layout.ended == 172  # 172.27 columns a second
     assert layout.touched(0, 1) == (0, 1) and layout.touched(256, 512) == (1, 2) and layout.touched(255, 513) == (0, 3)
     assert layout.touched(0, 44100) == (0, 173)
@@ -40,8 +40,8 @@ def test_codes_are_decoded_to_their_place_at_the_rate_of_the_file(tiny_model, ra
     made = np.concatenate(list(render(codec, codes[first * 16 :], "vq.0", first, layout, start, end)), axis=1)
     assert made.shape == (1, end - start) and np.abs(expected).max() > 0.01
     assert np.abs(made - expected[:, start:end]).max() < 2e-3 * np.abs(expected).max()
-    to_the_end = np.concatenate(list(render(codec, codes, "vq.0", 0, layout, 5, layout.frames)), axis=1)
-    assert to_the_end.shape == (1, layout.frames - 5)
+    to_the_end = np.concatenate(list(render(codec, codes, "vq.0", 0, layout, 5, layout.samples)), axis=1)
+    assert to_the_end.shape == (1, layout.samples - 5)
 
 
 def blocks(audio: np.ndarray, size: int):
