@@ -173,9 +173,10 @@ class Jukebox(ModelFolder):
 
     def branch(
         self, run: str | Path | Run, run_folder: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
-        lyrics: Song | None = None, seed: int | None = None, takes: int = 1, machine: MachineOptions | None = None,
+        lyrics: Song | str | None = None, seed: int | None = None, takes: int = 1, machine: MachineOptions | None = None,
     ) -> Run:  # fmt: skip
         """Keep the first seconds (0: all) of a run, or of take number `take` from 1 on, and go on with another seed or other lyrics."""
+        lyrics = Song(lyrics=lyrics) if isinstance(lyrics, str) else lyrics
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
         with one_job():
             return walk.branch(

@@ -29,8 +29,9 @@ Routes = dict[str, Route]  # by name, the default first
 def derive_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> Routes:
     """The routes of a model with these streams (finest first) and priors.
 
-    One goes through all priors that write a single stream. Each prior that writes several streams has one of its own, in
-    which the coarsest of them is left to a prior of that stream alone, where there is one.
+    One goes through all priors that write a single stream, the first of each stream; every further prior of such a stream has a route
+    in which it takes that one's place. Each prior that writes several streams has one of its own, in which the coarsest of them is
+    left to a prior of that stream alone, where there is one.
     """
     names = [stream.name for stream in reversed(streams)]
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
@@ -39,6 +40,8 @@ def derive_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) 
         if len(config.spec.writes) > 1:
             first, *finer = [stream for stream in names if stream in config.spec.writes]
             chains[_route_name(config)] = {first: single.get(first, name), **dict.fromkeys(finer, name)}
+        elif name not in single.values() and config.spec.writes[0] in single:
+            chains[_route_name(config) if _route_name(config) not in chains else name] = single | {config.spec.writes[0]: name}
     return {name: Route(name, chain) for name, chain in chains.items()}
 
 

@@ -67,6 +67,14 @@ def test_a_prior_of_several_streams_has_a_route_whose_coarsest_stream_is_left_to
     assert chains(derive_routes(STREAMS, own(2) | two))["pair"] == {"vq.1": "pair", "vq.0": "pair"}
 
 
+def test_a_further_prior_of_a_stream_has_a_route_in_which_it_takes_the_place_of_the_first():
+    diffusion = {"smooth": Config("diffusion", "vq.0")}
+    routes = derive_routes(STREAMS, own(0, 1, 2) | diffusion)
+    assert chains(routes) == {"jukebox": OWN, "diffusion": OWN | {"vq.0": "smooth"}} and next(iter(routes)) == "jukebox"
+    other = {"other": Config("autoregressive", "vq.2", route="jukebox")}
+    assert chains(derive_routes(STREAMS, own(0, 1, 2) | other))["other"] == OWN | {"vq.2": "other"}
+
+
 def test_a_route_has_the_name_of_its_kind_unless_the_kind_names_another():
     assert list(derive_routes(STREAMS, {"a": Config("diffusion", "vq.0")})) == ["diffusion"]
     assert list(derive_routes(STREAMS, {"a": Config("diffusion", "vq.0", route="latent")})) == ["latent"]
