@@ -204,6 +204,34 @@ def test_a_replay_gives_the_same_bytes(run, tmp_path):
     assert latents(tmp_path / "again").tobytes() == latents(run).tobytes()
 
 
+def test_memory_that_runs_out_between_two_blocks_of_a_window_halves_the_batch_and_replay_gives_the_same_bytes(
+    trained, tmp_path, monkeypatch
+):
+    import toy_prior
+
+    from jukebox.sampling import sampler
+
+    plain, blocks = toy_prior.ToyPrior.sample, []
+
+    def sample(self, state):
+        for update in plain(self, state):
+            if update.values.shape[1]:
+                blocks.append(len(update.values))
+                if len(blocks) == 4:  # the second block of the second window
+                    raise MemoryError
+            yield update
+
+    monkeypatch.setattr(toy_prior.ToyPrior, "sample", sample)
+    monkeypatch.setattr(sampler, "EVERY", 0.0)
+    jukebox("sample", trained[1], "--seconds", 1, "--takes", 2, "--seed", 5, "--threads", 1, "--out", tmp_path / "run")
+    (cut,) = json.loads((tmp_path / "run" / "run.json").read_text())["cuts"]
+    assert cut["into"] == [[0], [1]] and blocks[:5] == [2, 2, 2, 2, 1]
+    third = json.loads((tmp_path / "run" / "progress.jsonl").read_text().splitlines()[2])
+    assert (third["start"], third["codes_total"]) == (cut["start"], cut["at"])  # the first block of that window was on disk
+    jukebox("replay", tmp_path / "run", "--out", tmp_path / "again")
+    assert all(latents(tmp_path / "again", i).tobytes() == latents(tmp_path / "run", i).tobytes() for i in range(2))
+
+
 KILLED = """
 import os, signal, sys
 import jukebox.sampling.sampler as sampler, jukebox.sampling.window_checkpoint as states, toy_prior

@@ -115,17 +115,17 @@ class LevelSampler:
             stop = cut["at"] if cut else segment.end
             if self.run.count(self.level, samples) < stop:
                 yield from self._keep_known(samples, segment.begin)
-                cut = (yield from self._try(samples, segment._replace(end=stop))) or cut
+                cut = (yield from self._try(samples, segment, stop)) or cut
             if cut:
                 for part in cut["into"]:
                     yield from self.fill(part, cut["at"])
                 return False
         return True
 
-    def _try(self, samples: Batch, segment: Segment) -> Generator[Written, None, dict | None]:
-        """Sample a window; the cut that had to be made in it, if one had to be."""
+    def _try(self, samples: Batch, segment: Segment, stop: int) -> Generator[Written, None, dict | None]:
+        """Sample a window up to frame `stop`; the cut that had to be made in it, if one had to be."""
         try:
-            yield from self._sample(samples, segment)
+            yield from self._sample(samples, segment, stop)
             return None
         except OtherCodes:
             into = [samples]
@@ -155,20 +155,23 @@ class LevelSampler:
 
     # ---- one window
 
-    def _sample(self, samples: Batch, segment: Segment) -> Iterator[Written]:
-        """Sample the new frames of a window; those that are on disk are compared, the others written."""
+    def _sample(self, samples: Batch, segment: Segment, stop: int) -> Iterator[Written]:
+        """Sample the new frames of a window up to `stop`; those that are on disk are compared, the others written."""
         start, begin, end = segment
+        if self.prior.spec.prompt == "prefix":  # its frames do not depend on later ones
+            end = stop
         rows, keys = [(i, start) for i in samples], [(i, begin) for i in samples]
         noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, keys)
         known, length = self._known(rows, begin, end - start), end - start
-        old, at, began = self.run.codes(self.level, samples, begin, end), begin - start, time.perf_counter()
+        old, at, began = self.run.codes(self.level, samples, begin, stop), begin - start, time.perf_counter()
         have = stored = at + old.shape[1]  # what is on disk of the window
-        for values, done in self._values(rows, known, noise, length):
+        for values, final in self._values(rows, known, noise, length):
+            done = min(final, stop - start)
             checked = min(done, stored)
             if checked > at and not _same(values[:, at:checked].astype(old.dtype), old[:, : checked - at]):
                 raise OtherCodes
             took = time.perf_counter() - began
-            if done > have and (done == length or took > EVERY):
+            if done > have and (done == stop - start or took > EVERY):
                 yield self._write(samples, start, values[:, have:done], took)
                 have, began = done, time.perf_counter()
             else:
