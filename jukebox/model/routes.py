@@ -37,11 +37,11 @@ def derive_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) 
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
     chains = {_route_name(priors[list(single.values())[-1]]): single} if single else {}
     for name, config in priors.items():
-        if len(config.spec.writes) > 1:
-            first, *finer = [stream for stream in names if stream in config.spec.writes]
+        first, *finer = [stream for stream in names if stream in config.spec.writes] or [""]
+        if finer:
             chains[_route_name(config)] = {first: single.get(first, name), **dict.fromkeys(finer, name)}
-        elif name not in single.values() and config.spec.writes[0] in single:
-            chains[_route_name(config) if _route_name(config) not in chains else name] = single | {config.spec.writes[0]: name}
+        elif first and name not in single.values():
+            chains[_route_name(config) if _route_name(config) not in chains else name] = single | {first: name}
     return {name: Route(name, chain) for name, chain in chains.items()}
 
 

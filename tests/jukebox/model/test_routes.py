@@ -71,6 +71,7 @@ def test_a_further_prior_of_a_stream_has_a_route_in_which_it_takes_the_place_of_
     diffusion = {"smooth": Config("diffusion", "vq.0")}
     routes = derive_routes(STREAMS, own(0, 1, 2) | diffusion)
     assert chains(routes) == {"jukebox": OWN, "diffusion": OWN | {"vq.0": "smooth"}} and next(iter(routes)) == "jukebox"
+    assert chains(derive_routes(STREAMS, own(2) | {"elsewhere": Config("gan", "spectral")})) == {"jukebox": {"vq.2": "prior_2"}}
     other = {"other": Config("autoregressive", "vq.2", route="jukebox")}
     assert chains(derive_routes(STREAMS, own(0, 1, 2) | other))["other"] == OWN | {"vq.2": "other"}
 
