@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from jukebox.audio import Audio
     from jukebox.model.code_file import Codes
     from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
     from jukebox.song import Song
     from priors.autoregressive.config import AutoregressiveParams
     from priors.masked.config import MaskedParams
@@ -24,7 +24,7 @@ _HOMES = {
     **dict.fromkeys(("Callbacks", "Cancelled", "Jukebox", "Progress"), "jukebox.api"),
     **dict.fromkeys(("EditOptions", "KeptPrompt", "MachineOptions", "SamplingOptions", "SamplingParams"), "jukebox.params"),
     "AutoregressiveParams": "priors.autoregressive.config", "MaskedParams": "priors.masked.config",
-    "Audio": "jukebox.audio", "Codes": "jukebox.model.code_file", "Run": "jukebox.sampling.run", "Song": "jukebox.song",
+    "Audio": "jukebox.audio", "Codes": "jukebox.model.code_file", "Run": "jukebox.runs.run", "Song": "jukebox.song",
 }  # fmt: skip
 
 

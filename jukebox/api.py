@@ -35,11 +35,12 @@ from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
 from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
 from jukebox.planning.sampling import fitted
-from jukebox.sampling import request, walk
-from jukebox.sampling.params import Params
+from jukebox.runs import request
+from jukebox.runs.params import Params
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
+from jukebox.sampling import walk
 from jukebox.sampling.prompt import joined_path
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import Run
 from jukebox.sampling.sampler import Written
 from jukebox.song import Song, left_out, unknown_names
 from vqvae.codec import as_tensor

@@ -9,9 +9,10 @@ from typing import Any
 
 from jukebox.model.folder import ModelFolder
 from jukebox.params import MachineOptions, SamplingOptions
-from jukebox.sampling import request, walk
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import Run
+from jukebox.runs import request
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
+from jukebox.sampling import walk
 from jukebox.song import Song
 from priors.registry import PRIOR_PARAMS
 

@@ -28,7 +28,7 @@ ORDER = {
     "vqvae": "streams registry codec stft jukebox",
     "data_prep": "errors files pool windows align labels codes audio beats sources manifest synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive masked",
-    "jukebox": "device params report model audio song sampling planning alignment editing importers evaluation loaded api",
+    "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",
     "launch": "cluster cli engines corpus training verbs bench demo ablate",
 }
 FREE = {"numpy", "safetensors", "jaxtyping", "tqdm", "filelock"}

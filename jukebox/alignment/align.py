@@ -31,8 +31,8 @@ from jukebox.alignment.viterbi import Chart
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import PriorEntry
 from jukebox.report.spectrograms import write_page
-from jukebox.sampling.run import Run
-from jukebox.sampling.windows import starts
+from jukebox.runs.run import Run
+from jukebox.runs.windows import starts
 from jukebox.song import PreparedSong, Song, song_of
 from priors.prior import ScoresLyrics
 from vqvae.codec import as_tensor

@@ -1,6 +1,6 @@
 """An edit as a run: what the recording keeps is known, the rest is sampled, and the result is put into the recording.
 
-    x.run/    a run folder (jukebox/sampling/run.py): known.npz, prompt.flac, codes of the columns around the edit
+    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
 
 A run holds only the columns that windows contain or that the audio is decoded from, as pieces that lie one after another; so memory
@@ -28,11 +28,11 @@ from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
+from jukebox.runs.request import RunSettings, StartPoint, dtype_of, new_request
+from jukebox.runs.run import KNOWN, REQUEST, Run, saving
+from jukebox.runs.windows import WindowPlanner, mask_windows
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
-from jukebox.sampling.request import RunSettings, StartPoint, dtype_of, new_request
-from jukebox.sampling.run import KNOWN, REQUEST, Run, saving
 from jukebox.sampling.walk import Report, resume
-from jukebox.sampling.windows import WindowPlanner, mask_windows
 from jukebox.song import Song
 from priors.masked import masks
 from priors.prior import Mask

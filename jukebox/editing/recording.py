@@ -19,8 +19,8 @@ from data_prep.audio.audio import AudioInfo, probe
 from data_prep.audio.blocks import BlockReader
 from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo, check_weights
+from jukebox.runs.run import Run
 from jukebox.sampling.layout import MARGIN, Layout
-from jukebox.sampling.run import Run
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder

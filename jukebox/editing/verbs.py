@@ -26,8 +26,8 @@ from data_prep.errors import UserError
 from jukebox.editing.job import Edited, EditJob, Span, edit_route
 from jukebox.editing.recording import Recording
 from jukebox.params import EditOptions, KeptPrompt
+from jukebox.runs.request import RunSettings
 from jukebox.sampling.layout import Layout
-from jukebox.sampling.request import RunSettings
 from jukebox.sampling.walk import Report
 from jukebox.song import Song
 from priors.masked import masks

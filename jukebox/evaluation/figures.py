@@ -272,7 +272,7 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
     The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs; the rows of real music
     and of its reconstructions are of pieces as long as the first run's, so that distances compare.
     """
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
 
     rows = load_manifest(data)
     opened = [Run.open(run) for run in runs]

@@ -25,7 +25,7 @@ from torch import Tensor
 from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.model.folder import ModelFolder
-from jukebox.sampling.windows import prefix_windows
+from jukebox.runs.windows import prefix_windows
 from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.autoregressive.config import AutoregressiveParams
 from priors.conditioning.conditions import Conditions, stack

@@ -22,7 +22,7 @@ from data_prep.errors import UserError
 from jukebox.evaluation.held_out import HeldOut
 from jukebox.evaluation.masked import SoundDistance
 from jukebox.model.folder import ModelFolder
-from jukebox.sampling.windows import WindowPlanner
+from jukebox.runs.windows import WindowPlanner
 from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.conditioning.conditions import stack
 from priors.masked import masks

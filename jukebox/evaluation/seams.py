@@ -5,8 +5,8 @@ from __future__ import annotations
 from jukebox.evaluation.metrics import Seams, seams
 from jukebox.model.folder import ModelFolder
 from jukebox.report.spectrograms import read_wav
-from jukebox.sampling.run import Run
-from jukebox.sampling.windows import WindowPlanner
+from jukebox.runs.run import Run
+from jukebox.runs.windows import WindowPlanner
 
 
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:

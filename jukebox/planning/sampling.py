@@ -20,9 +20,9 @@ from typing import Any
 from data_prep.errors import UserError
 from jukebox.device import choose_device
 from jukebox.model.info import ModelInfo
-from jukebox.sampling.batches import first_batches
-from jukebox.sampling.request import dtype_of, prior_of
-from jukebox.sampling.windows import plan_windows
+from jukebox.runs.batches import first_batches
+from jukebox.runs.request import dtype_of, prior_of
+from jukebox.runs.windows import plan_windows
 from priors.spec import DecodingCost, DecodingJob, PriorConfig
 from vqvae.streams import CodecConfig
 

@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from data_prep.audio.audio import probe, read
 from data_prep.audio.splice import Piece, copy_excerpt, splice
+from jukebox.runs.run import Run, saving
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, render
-from jukebox.sampling.run import Run, saving
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder

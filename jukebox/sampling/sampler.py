@@ -26,10 +26,10 @@ import torch
 from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError
-from jukebox.sampling.batches import Batch, cut_in, windows_in_parallel
-from jukebox.sampling.run import Run
+from jukebox.runs.batches import Batch, cut_in, windows_in_parallel
+from jukebox.runs.run import Run
+from jukebox.runs.windows import Segment, WindowPlanner
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
-from jukebox.sampling.windows import Segment, WindowPlanner
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
 from priors.noise import WindowNoise

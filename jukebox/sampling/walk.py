@@ -5,7 +5,7 @@
     replay      from a run.json                       the same codes again
     resume      from an interrupted run               what is missing
 
-Each verb writes a request (jukebox/sampling/request.py) and passes it to `resume`. `resume` fetches the prompt codes, samples
+Each verb writes a request (jukebox/runs/request.py) and passes it to `resume`. `resume` fetches the prompt codes, samples
 every level, and decodes audio on the way; `steps` is the same as an iterator of what comes. A window is conditioned on the codes
 before it (its prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's prior
 is in memory at a time, unless the model keeps them (`jukebox/api.py`).
@@ -28,16 +28,16 @@ from jukebox.device import choose_device, device_of_rank
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo, check_weights
 from jukebox.report.spectrograms import write_page
-from jukebox.sampling import request
-from jukebox.sampling.batches import batches_at
+from jukebox.runs import request
+from jukebox.runs.batches import batches_at
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import KNOWN, REQUEST, Run, read_request, versions
+from jukebox.runs.sources import fetch
+from jukebox.runs.windows import plan_windows
 from jukebox.sampling.prompt import copy_prompts, write_joined
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import KNOWN, REQUEST, Run, read_request, versions
 from jukebox.sampling.sampler import LevelSampler, Written
-from jukebox.sampling.sources import fetch
 from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import forget
-from jukebox.sampling.windows import plan_windows
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
 from priors.prior import HasTrunk

@@ -12,7 +12,7 @@ import struct
 
 from data_prep.audio.audio import to_pcm
 from data_prep.files import write_bytes
-from jukebox.sampling.run import Run
+from jukebox.runs.run import Run
 from vqvae.codec import Codec, as_tensor
 
 HEADER = 44  # bytes

@@ -31,7 +31,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from data_prep.files import replacing
-from jukebox.sampling.run import Run
+from jukebox.runs.run import Run
 from priors.prior import Known
 
 EVERY = 10.0  # seconds between two states at least

@@ -22,7 +22,7 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
     if folder is None:
         return usage
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling.params import kinds_of
+    from jukebox.runs.params import kinds_of
 
     try:
         info = ModelInfo.read(folder)
@@ -45,7 +45,7 @@ def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
         from jukebox.editing.job import edit_route
 
         return edit_route(info, any(word.startswith("--lyrics") for word in words))
-    from jukebox.sampling.run import LOWER
+    from jukebox.runs.run import LOWER
 
     given = dict.fromkeys(("route", "lower"), "")
     for word, after in zip(words, [*words[1:], ""]):

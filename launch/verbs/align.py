@@ -72,7 +72,7 @@ def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
 def follow(model: ModelFolder, folder: Path, device: str) -> None:
     """The words of a run, and its page."""
     from jukebox.alignment.align import align_run
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
 
     for number, found in enumerate(align_run(model, Run.open(folder), device=device), start=1):
         print(f"sample {number}: {len(found.words)} words found, {len(found.left_out)} left out")

@@ -122,7 +122,7 @@ def _opened(
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     from jukebox.editing.verbs import EditSettings
     from jukebox.model.folder import ModelFolder
-    from jukebox.sampling.request import RunSettings
+    from jukebox.runs.request import RunSettings
 
     opened = ModelFolder.from_pretrained(model)
     song = read_song(opened.info, SongFlags(**vars(words)))

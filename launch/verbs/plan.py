@@ -12,9 +12,9 @@ from jukebox.model.routes import Route
 from jukebox.params import SamplingParams
 from jukebox.planning.sampling import Plan, Request, fitted, on_device, plan_sampling, spell
 from jukebox.planning.training import Budget
-from jukebox.sampling.params import params_by_level
-from jukebox.sampling.request import should_compile
-from jukebox.sampling.run import Run
+from jukebox.runs.params import params_by_level
+from jukebox.runs.request import should_compile
+from jukebox.runs.run import Run
 from launch.cli.usage import shared_flags
 from launch.verbs.plan_train import TrainPlanParams, plan_train
 

@@ -20,7 +20,7 @@ from launch.cluster.ranks import rank_and_ranks
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
     from jukebox.song import Song
 
 
@@ -58,7 +58,7 @@ def sample(
     seconds: finished length of the song, in seconds
     """
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling import request
+    from jukebox.runs import request
 
     info = ModelInfo.read(model)
     asked = request.sampled(info, [read_song(info, words)], seconds, request.RunSettings(options, params, machine))
@@ -80,7 +80,7 @@ def continue_(
     seconds: finished length, the kept part included, in seconds
     """
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling import request
+    from jukebox.runs import request
 
     info, prompts = ModelInfo.read(model), [song] if Path(song).exists() else song.split(",")
     settings = request.RunSettings(options, params, machine)
@@ -107,7 +107,7 @@ def branch(
     model: folder of the run's model, where it is not at its place any more
     """
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling import request
+    from jukebox.runs import request
 
     opened = _open(run, model)
     settings = request.RunSettings(SamplingOptions(takes=takes, total_seconds=total_seconds), None, machine)
@@ -135,7 +135,7 @@ def upsample(
     model: folder of a trained model, for a file of codes; of a run, its model where that is not at its place any more
     """
     from jukebox.model.info import ModelInfo
-    from jukebox.sampling import request
+    from jukebox.runs import request
 
     params = SamplingParams(passes=passes) if passes else None
     options = SamplingOptions(seed=max(seed, 0), route=route, lower=lower)
@@ -210,7 +210,7 @@ def _unused(path: str | Path) -> str:
 def _open(run: str, model: str) -> Run:
     """A run, with another place of its model; UserError where that is another model."""
     from jukebox.model.info import ModelInfo, check_weights
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
 
     opened = Run.open(run)
     if model:
@@ -224,8 +224,8 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
     """Put the request on disk, made to fit into the memory that it may take, and only then import what samples."""
     from jukebox.model.presets import read_info
     from jukebox.planning.sampling import fitted
-    from jukebox.sampling.batches import first_batches
-    from jukebox.sampling.run import Run
+    from jukebox.runs.batches import first_batches
+    from jukebox.runs.run import Run
 
     ranks = rank_and_ranks()[1]
     batches = {"batches": first_batches(len(asked["samples"]), machine.batch, ranks)}

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jukebox.sampling.run import Run
+from jukebox.runs.run import Run
 from launch.cli import main
 
 STEPS = 120

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jukebox.importers.labels import PublishedLabels, clean
 from jukebox.model.presets import Recipe
-from jukebox.sampling.windows import prefix_windows, starts
+from jukebox.runs.windows import prefix_windows, starts
 from launch.engines.engine import TorchEngine, lr_at
 from priors.conditioning.config import LabelConfig
 from priors.conditioning.labels import timing_bins

@@ -12,7 +12,7 @@ from torch import Tensor
 from jukebox.importers.prior_keys import from_published
 from jukebox.importers.vqvae_keys import vqvae_state
 from jukebox.model.settings import prior_config, vqvae_config
-from jukebox.sampling.windows import prefix_windows, starts
+from jukebox.runs.windows import prefix_windows, starts
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.vocabulary import PUBLISHED, Characters, linear_window
 from priors.prior import Window

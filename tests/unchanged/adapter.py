@@ -17,14 +17,14 @@ from typing import Any
 
 def sequential_windows(total: int, n_ctx: int, hop: int, begin: int) -> list[list[int]]:
     """(start, first new code, end) of each autoregressive window of a level from code `begin`."""
-    from jukebox.sampling.windows import prefix_windows
+    from jukebox.runs.windows import prefix_windows
 
     return [list(window) for window in prefix_windows(total, n_ctx, hop, begin)]
 
 
 def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> list[list[int]]:
     """(start, first new code, end) of each parallel window; the first `overlap` codes of a window are dropped."""
-    from jukebox.sampling.windows import parallel_windows
+    from jukebox.runs.windows import parallel_windows
 
     return [list(window) for window in parallel_windows(total, n_ctx, overlap, begin)]
 
@@ -36,7 +36,7 @@ def requested_windows(
     """(start, first new code, end) of each window of a level that a sampling request leads to."""
     from types import SimpleNamespace
 
-    from jukebox.sampling.windows import plan_windows
+    from jukebox.runs.windows import plan_windows
 
     top, stream = level + 1 == len(hops), f"vq.{level}"
     any_mask, column = lower == "masked" and not top, max(hops) // hops[level]
@@ -50,7 +50,7 @@ def requested_windows(
 
 def scheduled_windows(total: int, n_ctx: int, hop: int, known: int = 0, published: bool = False) -> list[list[int]]:
     """(start, known, end) of each window of the schedule that follows the published code."""
-    from jukebox.sampling.windows import prefix_windows
+    from jukebox.runs.windows import prefix_windows
 
     return [list(window) for window in prefix_windows(total, n_ctx, hop, known, published)]
 
@@ -66,7 +66,7 @@ def inpainting_windows(columns: int, resampled: Sequence[Sequence[int]], n_ctx: 
     """(start, stop) of each window that inpainting opens; `resampled` are the ranges [first, stop) of the mask."""
     import numpy as np
 
-    from jukebox.sampling.windows import mask_windows
+    from jukebox.runs.windows import mask_windows
 
     mask = np.zeros(columns, bool)
     for first, stop in resampled:
@@ -76,7 +76,7 @@ def inpainting_windows(columns: int, resampled: Sequence[Sequence[int]], n_ctx: 
 
 def first_batches(samples: int, batch: int, ranks: int) -> list[list[int]]:
     """The samples of each batch of a new run."""
-    from jukebox.sampling.batches import first_batches
+    from jukebox.runs.batches import first_batches
 
     return first_batches(samples, batch, ranks)
 
@@ -264,8 +264,9 @@ def open_model(folder: Path) -> dict[str, Any]:
 def sample(*, model: Path, songs: Sequence[Mapping], seconds: float, out: Path, dtype: str, **settings: Any) -> None:
     """Sample songs into the run folder `out`; `settings` as `_settings` reads them."""
     from jukebox import Jukebox
-    from jukebox.sampling import request, walk
-    from jukebox.sampling.run import Run
+    from jukebox.runs import request
+    from jukebox.runs.run import Run
+    from jukebox.sampling import walk
 
     opened, listed = Jukebox.from_pretrained(model), [_song(song) for song in songs]
     walk.resume(Run.create(out, request.sampled(opened.info, listed, seconds, _settings(opened, settings, dtype))), opened)
@@ -277,8 +278,9 @@ def continue_(
 ) -> None:  # fmt: skip
     """Continue recordings or runs into the run folder `out`."""
     from jukebox import Jukebox
-    from jukebox.sampling import request, walk
-    from jukebox.sampling.run import Run
+    from jukebox.runs import request
+    from jukebox.runs.run import Run
+    from jukebox.sampling import walk
 
     opened, listed = Jukebox.from_pretrained(model), [_song(song) for song in songs]
     chosen = _settings(opened, settings, dtype)
@@ -292,9 +294,9 @@ def branch(
 ) -> None:  # fmt: skip
     """Keep the first seconds of a run, or of one take, and sample the rest again."""
     from jukebox.params import SamplingOptions
+    from jukebox.runs.request import RunSettings
+    from jukebox.runs.run import Run
     from jukebox.sampling import walk
-    from jukebox.sampling.request import RunSettings
-    from jukebox.sampling.run import Run
 
     words = _song({"lyrics": lyrics}) if lyrics else None
     settings = RunSettings(SamplingOptions(takes=takes), None, _machine(dtype))
@@ -308,9 +310,9 @@ def upsample(
 ) -> None:
     """Keep `level` and the coarser levels of a run in a copy, and sample the finer levels again."""
     from jukebox.params import SamplingOptions, SamplingParams
+    from jukebox.runs.request import RunSettings
+    from jukebox.runs.run import Run
     from jukebox.sampling import walk
-    from jukebox.sampling.request import RunSettings
-    from jukebox.sampling.run import Run
 
     params = SamplingParams(passes=tuple(passes)) if passes else None
     walk.upsample(
@@ -320,15 +322,15 @@ def upsample(
 
 def resume(*, run: Path) -> None:
     """Finish a run that was interrupted."""
+    from jukebox.runs.run import Run
     from jukebox.sampling import walk as sampling
-    from jukebox.sampling.run import Run
 
     sampling.resume(Run.open(run))
 
 
 def open_run(run: Path) -> dict[str, list[int]]:
     """Open a run folder, check it against its checksums, and return (codes, length) of each level that was requested."""
-    from jukebox.sampling.run import Run
+    from jukebox.runs.run import Run
 
     opened = Run.open(run)
     return {str(level): [opened.count(level), opened.total(level)] for level in opened.request["levels"]}
@@ -359,7 +361,7 @@ def _settings(model: Any, settings: Mapping[str, Any], dtype: str) -> Any:
     from dataclasses import fields
 
     from jukebox.params import SamplingOptions
-    from jukebox.sampling.request import RunSettings
+    from jukebox.runs.request import RunSettings
     from priors.registry import PRIOR_PARAMS
 
     made = dict(settings)

@@ -17,8 +17,8 @@ from jukebox.editing.verbs import EditSettings
 from jukebox.model.folder import build_prior
 from jukebox.model.presets import find
 from jukebox.params import EditOptions, MachineOptions, SamplingOptions, SamplingParams
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import Run
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
 from jukebox.sampling.sampler import Written
 from tests.conftest import make_model
 

@@ -18,9 +18,9 @@ from jukebox.editing import recording
 from jukebox.editing import verbs as edit
 from jukebox.editing.job import Edited, finish
 from jukebox.params import KeptPrompt
+from jukebox.runs.run import KNOWN, Run
 from jukebox.sampling import walk
 from jukebox.sampling.layout import MARGIN
-from jukebox.sampling.run import KNOWN, Run
 from jukebox.song import Song
 from launch.cli import main
 from tests.jukebox.editing.edits import (

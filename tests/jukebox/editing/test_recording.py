@@ -9,9 +9,9 @@ import torch
 from data_prep.audio.audio import write_wav
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import ModelInfo
-from jukebox.sampling import request
+from jukebox.runs import request
+from jukebox.runs.run import Run
 from jukebox.sampling.layout import Layout
-from jukebox.sampling.run import Run
 from jukebox.song import Song
 
 RATE = 22050

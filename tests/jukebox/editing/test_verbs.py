@@ -17,10 +17,10 @@ from jukebox import Jukebox
 from jukebox.editing import verbs as edit
 from jukebox.model.info import ModelInfo
 from jukebox.params import EditOptions, KeptPrompt, TakeOptions
-from jukebox.sampling import request
+from jukebox.runs import request
+from jukebox.runs.run import Run
+from jukebox.runs.windows import mask_windows
 from jukebox.sampling.layout import Layout
-from jukebox.sampling.run import Run
-from jukebox.sampling.windows import mask_windows
 from jukebox.song import Song
 from priors.masked import masks
 from tests.jukebox.editing.edits import HOP, RATE, RATIOS, samples, settings_of, with_masked, write_song

@@ -8,7 +8,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.files import file_hash
 from jukebox.model.code_file import Codes
-from jukebox.sampling.sources import read_codes
+from jukebox.runs.sources import read_codes
 
 CODES = {"vq.0": np.arange(320, dtype=np.uint16) % 32, "vq.1": np.arange(80, dtype=np.uint16) % 32,
          "vq.2": np.arange(20, dtype=np.uint16)}  # fmt: skip

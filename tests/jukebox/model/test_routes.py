@@ -14,8 +14,8 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
 from jukebox.model.routes import Route, assumed_routes, derive_routes
 from jukebox.params import SamplingOptions
-from jukebox.sampling.request import RunSettings, sampled
-from jukebox.sampling.run import Run
+from jukebox.runs.request import RunSettings, sampled
+from jukebox.runs.run import Run
 from jukebox.song import Song
 from launch.cli import main
 from priors.spec import PriorConfig, PriorSpec

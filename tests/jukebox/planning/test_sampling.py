@@ -23,7 +23,7 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info, shapes
 from jukebox.planning.sampling import Speed, fit, plan_sampling, spell
 from jukebox.planning.training import Training, memory
-from jukebox.sampling.windows import starts
+from jukebox.runs.windows import starts
 from launch.verbs.plan import table
 from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior

@@ -18,9 +18,9 @@ from jukebox.model.folder import hollow, is_norm
 from jukebox.model.presets import PRESETS
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from jukebox.planning.sampling import plan_sampling
+from jukebox.runs.request import RunSettings, sampled
+from jukebox.runs.run import Run
 from jukebox.sampling import sampler, walk, window_checkpoint
-from jukebox.sampling.request import RunSettings, sampled
-from jukebox.sampling.run import Run
 from jukebox.song import PreparedSong, Song, window_conditions
 from priors.conditioning.conditions import stack
 from priors.masked.config import MaskedParams

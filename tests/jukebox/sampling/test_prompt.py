@@ -12,10 +12,10 @@ import soundfile
 from data_prep.audio.audio import mix, read
 from jukebox.model.code_file import Codes
 from jukebox.params import SamplingOptions
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
 from jukebox.sampling import prompt, walk
 from jukebox.sampling.prompt import joined_path, prompt_of
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import Run
 from jukebox.song import Song
 from tests.runs import continue_, sample
 

@@ -18,11 +18,12 @@ from data_prep.errors import UserError
 from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
 from jukebox.params import SamplingOptions
-from jukebox.sampling import request, sampler, walk
-from jukebox.sampling.request import RunSettings, song_of_entry
-from jukebox.sampling.run import Run
+from jukebox.runs import request
+from jukebox.runs.request import RunSettings, song_of_entry
+from jukebox.runs.run import Run
+from jukebox.runs.windows import prefix_windows
+from jukebox.sampling import sampler, walk
 from jukebox.sampling.wav_writer import WavWriter
-from jukebox.sampling.windows import prefix_windows
 from jukebox.song import PreparedSong, Song, window_conditions
 from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior

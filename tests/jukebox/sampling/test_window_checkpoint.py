@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from jukebox.runs.run import Run
 from jukebox.sampling import sampler, walk, window_checkpoint
-from jukebox.sampling.run import Run
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
 from priors.autoregressive.config import AutoregressiveParams

@@ -13,7 +13,7 @@ from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo
 from jukebox.planning import speed
 from jukebox.planning.sampling import plan_sampling
-from jukebox.sampling.run import Run
+from jukebox.runs.run import Run
 from jukebox.song import Song
 from launch.cli import main
 from launch.verbs.plan import plan
@@ -79,7 +79,7 @@ def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, 
         return plain(device, dtype, rows, matrices, compiled)
 
     monkeypatch.setattr(speed, "measure", measure)
-    monkeypatch.setattr("jukebox.sampling.request.COMPILE_THRESHOLD", 10**9 if compile_ == "auto" else 0)
+    monkeypatch.setattr("jukebox.runs.request.COMPILE_THRESHOLD", 10**9 if compile_ == "auto" else 0)
     words = ["sample", str(tiny_model.folder), "--out", str(tmp_path / "run"), "--seconds", "0.2", "--levels", "2,1"]
     assert main([*words, "--threads", "2", "--compile", compile_]) == 0
     asked = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -18,8 +18,8 @@ import pytest
 from data_prep.audio.audio import write_wav
 from data_prep.errors import UserError
 from jukebox import Jukebox
-from jukebox.sampling.request import sampled
-from jukebox.sampling.run import Run
+from jukebox.runs.request import sampled
+from jukebox.runs.run import Run
 from jukebox.song import Song
 from launch.cli import main
 from launch.cluster.ranks import rank_and_ranks
@@ -63,7 +63,7 @@ def test_the_request_is_on_disk_before_torch_is_imported_and_is_enough_to_resume
         out = tmp_path / command[0]
         code = f"""if True:
             import os, sys
-            from jukebox.sampling import run
+            from jukebox.runs import run
             create = run.Run.create
             def stop(*args, **more):
                 create(*args, **more)

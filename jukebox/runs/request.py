@@ -23,11 +23,11 @@ from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo, PriorEntry, check_weights
 from jukebox.model.routes import Route
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
-from jukebox.sampling.batches import first_batches
-from jukebox.sampling.params import Params, params_by_level
-from jukebox.sampling.run import LOWER, VERSION, Run, machine, versions
-from jukebox.sampling.sources import find_sources, length_of, read_codes
-from jukebox.sampling.windows import plan_windows
+from jukebox.runs.batches import first_batches
+from jukebox.runs.params import Params, params_by_level
+from jukebox.runs.run import LOWER, VERSION, Run, machine, versions
+from jukebox.runs.sources import find_sources, length_of, read_codes
+from jukebox.runs.windows import plan_windows
 from jukebox.song import Song
 from priors.spec import BYTES
 from vqvae.streams import frame_count

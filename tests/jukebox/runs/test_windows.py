@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.sampling.windows import (
+from jukebox.runs.windows import (
     Segment,
     WindowPlanner,
     mask_windows,

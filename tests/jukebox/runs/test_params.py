@@ -8,9 +8,9 @@ import pytest
 from data_prep.errors import UserError
 from jukebox import Jukebox
 from jukebox.params import SamplingOptions, SamplingParams
-from jukebox.sampling.params import Params, params_by_level
-from jukebox.sampling.request import RunSettings, extended, sampled, upsampled
-from jukebox.sampling.run import Run
+from jukebox.runs.params import Params, params_by_level
+from jukebox.runs.request import RunSettings, extended, sampled, upsampled
+from jukebox.runs.run import Run
 from jukebox.song import Song
 from priors.autoregressive.config import AutoregressiveParams
 from priors.masked.config import MaskedParams

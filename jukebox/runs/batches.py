@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jukebox.sampling.windows import Segment
+from jukebox.runs.windows import Segment
 
 Batch = list[int]
 

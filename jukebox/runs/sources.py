@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from data_prep.errors import UserError
 from jukebox.model.code_file import Codes
 from jukebox.model.info import ModelInfo, check_weights
-from jukebox.sampling.run import Run
+from jukebox.runs.run import Run
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder

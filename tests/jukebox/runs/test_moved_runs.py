@@ -14,9 +14,10 @@ from data_prep.errors import UserError
 from jukebox import Jukebox
 from jukebox.model.folder import ModelFolder
 from jukebox.params import SamplingOptions
-from jukebox.sampling import request, walk
-from jukebox.sampling.request import RunSettings
-from jukebox.sampling.run import Run
+from jukebox.runs import request
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
+from jukebox.sampling import walk
 from jukebox.song import Song
 from launch.cli import main
 from tests.jukebox.sampling.models import with_masked_prior

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
+from jukebox.runs.request import sampled
+from jukebox.runs.run import Run
 from jukebox.sampling import walk
-from jukebox.sampling.request import sampled
-from jukebox.sampling.run import Run
 from jukebox.song import Song
 from tests.runs import sample, settings_of
 from vqvae.streams import Stream
@@ -123,7 +123,7 @@ def test_a_damaged_file_is_named(run, tiny_model):
 def test_a_sample_that_another_process_writes_is_one_line(run):
     code = f"""if True:
         from data_prep.errors import UserError
-        from jukebox.sampling.run import Run
+        from jukebox.runs.run import Run
         try:
             with Run.open({str(run.folder)!r}).lock_samples([0, 1]):
                 print("mine")

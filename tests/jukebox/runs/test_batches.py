@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.sampling.batches import batches_at, cut_in, first_batches, windows_in_parallel
-from jukebox.sampling.windows import prefix_windows
+from jukebox.runs.batches import batches_at, cut_in, first_batches, windows_in_parallel
+from jukebox.runs.windows import prefix_windows
 
 
 @given(st.integers(1, 40), st.integers(0, 9), st.integers(1, 9))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox.sampling.windows import CONTEXT_SHARE, WindowPlanner, mask_windows
+from jukebox.runs.windows import CONTEXT_SHARE, WindowPlanner, mask_windows
 from priors.masked import masks
 
 

@@ -141,7 +141,7 @@ class Run:
         self.request = request
 
     def add_cut(self, cut: dict) -> None:
-        """Record what was decided on the way (see jukebox/sampling/batches.py), so that it is decided alike the next time."""
+        """Record what was decided on the way (see jukebox/runs/batches.py), so that it is decided alike the next time."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
