@@ -265,6 +265,8 @@ def test_the_page_of_the_api_runs(model, recording, tmp_path, monkeypatch):
     shorter = page.replace("prompt_seconds=6", "prompt_seconds=0.2").replace("seconds=30", "seconds=0.4")
     blocks = re.findall(r"```python\n(.*?)```", shorter, re.DOTALL)
     assert len(blocks) == 2
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(example.replace("NAME", "ann").replace("seconds=30", "seconds=0.2"), {})
     names: dict = {}
     for block in blocks:
         exec(block, names)
