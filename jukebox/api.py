@@ -33,6 +33,7 @@ from jukebox.editing.job import Edited, finish
 from jukebox.loaded import LoadedModel, one_job
 from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
+from jukebox.model.info import check_weights
 from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
 from jukebox.planning.sampling import fitted
 from jukebox.runs import request
@@ -85,7 +86,7 @@ class Jukebox(ModelFolder):
     _loaded: LoadedModel | None = None
 
     def to(self, device: str) -> Jukebox:
-        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) from now on; UserError where there is none."""
+        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) for the priors from now on; UserError where there is none."""
         self.device = choose_device(device)
         if self._loaded:
             self._loaded.to(self.device)
@@ -152,8 +153,10 @@ class Jukebox(ModelFolder):
         """The audio of `generate` in blocks, each as soon as it is sampled: while the last level of the route is written."""
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
-        asked = request.sampled(self.info, [song], seconds, settings)
-        with one_job(), _temporary_run(self._fitted(asked, settings)) as run:
+        return self._blocks(self._fitted(request.sampled(self.info, [song], seconds, settings), settings))
+
+    def _blocks(self, asked: dict[str, Any]) -> Iterator[Audio]:
+        with one_job(), _temporary_run(asked) as run:
             level, sent = run.request["levels"][-1], 0
             for written in walk.steps(run, self._model()):
                 if written.level == level and written.frames and (path := run.audio_path(level, 0)).is_file():
@@ -167,7 +170,7 @@ class Jukebox(ModelFolder):
     def resume(self, run: str | Path | Run, callbacks: Callbacks | None = None) -> Run:
         """Finish a run that was interrupted, to the codes it would have had; of an edit its files too."""
         with one_job():
-            made = walk.resume(_opened(run), self._model(), report=_report(callbacks, self.spec.names))
+            made = walk.resume(_opened(run, self), self._model(), report=_report(callbacks, self.spec.names))
             if made.request.get("inpaints"):
                 finish(made, self._model())
             return made
@@ -181,7 +184,7 @@ class Jukebox(ModelFolder):
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
         with one_job():
             return walk.branch(
-                _opened(run), run_folder, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed,
+                _opened(run, self), run_folder, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed,
                 model=self._model(),
             )  # fmt: skip
 
@@ -192,7 +195,7 @@ class Jukebox(ModelFolder):
         """Write the finer levels that a run does not have, or in a copy at `run_folder` those below `level` anew."""
         settings = self._settings(None, params, SamplingOptions(route=route), machine)
         with one_job():
-            return walk.upsample(_opened(run), run_folder, settings, level=level, seed=seed, model=self._model())
+            return walk.upsample(_opened(run, self), run_folder, settings, level=level, seed=seed, model=self._model())
 
     def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
         """Sample the codes of a run again; UserError where they differ from those beside it."""
@@ -329,8 +332,12 @@ class Jukebox(ModelFolder):
             return Audio.load(job(path, Path(out) if out else Path(folder) / "edited").takes[0])
 
 
-def _opened(run: str | Path | Run) -> Run:
-    return run if isinstance(run, Run) else Run.open(run)
+def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
+    """A run of this model, wherever the model was when it began; UserError where the weights are others."""
+    opened = run if isinstance(run, Run) else Run.open(run)
+    check_weights(opened.request, model.info)
+    opened.request = opened.request | {"model": str(model.folder)}
+    return opened
 
 
 def audio_of(run: Run, sample: int = 0) -> Audio:

@@ -41,9 +41,9 @@ class LoadedModel(ModelFolder):
         return self._priors[key]
 
     def to(self, device: str) -> None:
-        """Move what is loaded to a device."""
-        for part in (*self._codecs.values(), *self._priors.values()):
-            part.to(device)
+        """Move the priors that are loaded to a device; codecs encode and decode on the CPU, as in every run."""
+        for prior in self._priors.values():
+            prior.to(device)
 
     def _stamp(self, file: str) -> int:
         path = self.folder / file

@@ -69,7 +69,7 @@ def upsample(
         return resume(Run.create(out, request.upsampled(run, settings, level, seed)), model)
     if level is not None or seed is not None:
         raise UserError("another level or seed needs a copy: name it with `out`; a run goes on as it began")
-    run.update(**request.extended(run, settings))
+    run.update(**request.extended(run, settings) | {"model": run.request["model"]})
     return resume(run, model)
 
 

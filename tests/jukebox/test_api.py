@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from jukebox import (
     Song,
 )
 from jukebox.loaded import LoadedModel, one_job
-from jukebox.model.folder import ModelFolder
+from jukebox.model.folder import ModelFolder, build_prior
 from launch.cli import main
 from priors.autoregressive.config import AutoregressiveParams
 from priors.masked.config import MaskedParams
@@ -189,6 +190,11 @@ def test_encode_and_decode_are_those_of_the_codec(model, recording, tmp_path):
         model.decode(codes, "vq.9")
 
 
+def test_a_mistake_in_a_stream_raises_before_the_first_block(model):
+    with pytest.raises(UserError, match="no route 'diffusion'"):
+        model.stream(SONG, options=SamplingOptions(route="diffusion"))
+
+
 def test_streamed_blocks_are_the_audio_of_generate(model):
     blocks = list(model.stream(SONG, seconds=0.6, seed=3, machine=ONE))
     assert len(blocks) > 1
@@ -220,6 +226,19 @@ def test_a_run_is_branched_upsampled_and_replayed(model, tmp_path):
     masked = model.upsample(tmp_path / "run", tmp_path / "masked", level=2, route="masked", machine=ONE)
     assert masked.request["priors"] == {"2": "prior_2", "1": "masked", "0": "masked"}
     model.replay(tmp_path / "branch", tmp_path / "again")
+
+
+def test_runs_of_a_model_that_was_moved_go_on_and_those_of_another_model_raise(model, tmp_path):
+    first = Jukebox.from_pretrained(shutil.copytree(model.folder, tmp_path / "first"))
+    run = first.generate(SONG, 0.3, seed=3, machine=ONE, run_folder=tmp_path / "run", options=SamplingOptions(levels=(2,)))
+    moved = Jukebox.from_pretrained(first.folder.rename(tmp_path / "moved"))
+    assert moved.branch(run.folder, tmp_path / "branch", keep_seconds=0.1, machine=ONE).count(2) == run.total(2)
+    assert moved.upsample(run.folder).count(0) == run.total(0)
+    assert moved.resume(run.folder).request["model"] == str(moved.folder)
+    moved.save_prior("prior_1", build_prior(moved.info.priors["prior_1"].config))
+    for verb in (lambda: moved.resume(run.folder), lambda: moved.branch(run.folder, tmp_path / "no", keep_seconds=0.1)):
+        with pytest.raises(UserError, match=r"prior_1.safetensors of .* changed"):
+            verb()
 
 
 def test_threads_are_restored_and_a_second_job_is_refused(model):
