@@ -150,7 +150,7 @@ class MaskedConfig(PriorConfig):
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
         """Steps are passes, bound by multiplications."""
-        column, (_, item), passes = self.ratios[job.stream], BYTES[job.dtype], job.params["passes"]
+        column, (_, item), passes = self.ratios[job.stream], BYTES[job.dtype], job.params["passes"] or PASSES
         columns = max(((end - start) // column for start, _, end in job.windows), default=0)
         parts = {
             "weights": self.weight_bytes(job.dtype), "cache": 0,
