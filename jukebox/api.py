@@ -3,7 +3,7 @@
     model = Jukebox.from_pretrained("MODEL")
     audio = model.generate(Song(artist="ann", lyrics="la la"), seconds=30)
 
-Weights are read on first use and stay loaded. A sound that is not to be kept is sampled in a temporary run folder; with
+Weights are read on first use and stay loaded. Audio that is not to be kept is sampled in a temporary run folder; with
 `run_folder` the run stays on disk, as that of the command line. Defaults, warnings and errors are those of the command line.
 """
 

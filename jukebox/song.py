@@ -160,7 +160,7 @@ def left_out(vocabulary: Vocabulary, texts: Sequence[str]) -> list[str]:
     for text in dict.fromkeys(text for text in texts if text):
         if dropped := vocabulary.encode(text).dropped:
             listed = ", ".join(f"{character!r} x{count}" for character, count in dropped.most_common(8))
-            lines.append(f"left out of the lyrics, because the model has no letter for it: {listed}")
+            lines.append(f"left out of the lyrics, because the model has no character for it: {listed}")
     return lines
 
 

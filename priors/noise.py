@@ -62,8 +62,8 @@ class WindowNoise:
 
 
 def normal_at(seed: int, sample: int, stream: int | str, first: int, n: int, width: int) -> Float[Tensor, "n w"]:
-    """Standard normal numbers of frames [first, first + n), drawn in blocks that lie on a fixed grid."""
+    """Standard normal numbers of frames [first, first + n), made in blocks on a fixed grid."""
     blocks = range(first // BLOCK, -(-(first + n) // BLOCK))
-    drawn = [torch.randn(BLOCK, width, generator=generator(seed, sample, stream, f"frames {i}")) for i in blocks]
+    made = [torch.randn(BLOCK, width, generator=generator(seed, sample, stream, f"frames {i}")) for i in blocks]
     lead = first - first // BLOCK * BLOCK
-    return torch.cat(drawn)[lead : lead + n] if drawn else torch.zeros(0, width)
+    return torch.cat(made)[lead : lead + n] if made else torch.zeros(0, width)

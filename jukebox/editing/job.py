@@ -3,7 +3,7 @@
     x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
 
-A run holds only the columns that windows contain or that the audio is decoded from, as pieces that lie one after another; so memory
+A run holds only the columns that windows contain or that the audio is decoded from, as pieces in the order of time; so memory
 and time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
 """
 
@@ -30,7 +30,7 @@ from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.runs.request import RunSettings, StartPoint, dtype_of, new_request
 from jukebox.runs.run import KNOWN, REQUEST, Run, saving
-from jukebox.runs.windows import WindowPlanner, mask_windows
+from jukebox.runs.windows import mask_windows
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
 from jukebox.sampling.walk import Report, resume
 from jukebox.song import Song
@@ -78,7 +78,7 @@ class EditJob:
         missing = sum(not path.exists() for path in takes)
         finish(resume(run, self.model, report=report), self.model)
         kept, full, orphans = run.request["kept"]
-        count = sum(len(windows) for windows in _windows(run).values())
+        count = sum(len(run.segments(level, 0)) for level in run.request["levels"])
         return Edited(takes, run, missing, kept, full, orphans, count, time.perf_counter() - began)
 
     # ---- the request
@@ -99,7 +99,7 @@ class EditJob:
         folder = takes[0].with_name(self._stem(takes) + ".run")
         route = edit_route(info, bool(words.lyrics))
         seconds = sum(n for _, _, n in pieces) / self.layout.per_second
-        total = settings.options.total_seconds or self.layout.columns / self.layout.per_second
+        total = settings.options.total_seconds or words.seconds or self.layout.columns / self.layout.per_second
         settings = replace(settings, options=replace(settings.options, total_seconds=total))
         levels = [info.spec.names.index(stream) for stream in route.priors]
         more = {
@@ -125,7 +125,7 @@ class EditJob:
         layout, sound = self.layout, self.recording.sound
         return {
             "path": str(sound.resolve()), "form": list(form_of(sound)), "samples": layout.samples, "rate": layout.rate,
-            "channels": self.recording.info.channels, "before": layout.before, "after": layout.after, "fade": edit.fade,
+            "before": layout.before, "after": layout.after, "fade": edit.fade,
             "spans": [list(span) for span in self.spans], "sample": edit.sample,
         }  # fmt: skip
 
@@ -185,7 +185,9 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
     """
     found = {stream: prior for stream in reversed(info.spec.names) if (prior := info.writer(stream, "any"))}
     if not found:
-        raise UserError(f"{info.folder} has no masked prior; run `jukebox train masked DATA --out {info.folder}` first")
+        raise UserError(
+            f"{info.folder} has no prior that inpaints, such as a masked one; run `jukebox train masked DATA --out {info.folder}` first"
+        )
     coarsest = next(iter(found))
     if lyrics and found[coarsest].config.lyrics is None:
         own = info.writer(coarsest)
@@ -243,14 +245,3 @@ def _audio(run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span
     begin, first, n = next(piece for piece in run.request["pieces"] if piece[1] <= touched < piece[1] + piece[2])
     codes = run.codes(level, [sample], begin * ratio, (begin + n) * ratio)[0]
     return render(codec, codes, stream.name, first, layout, *span)
-
-
-def _windows(run: Run) -> dict[int, list]:
-    """The windows of each level of an edit."""
-    made, unit = {}, max(run.request["hops"])
-    for level in run.request["levels"]:
-        ratio = unit // run.stream(level).hop
-        pieces = [(begin * ratio, n * ratio) for begin, _, n in run.request["pieces"]]
-        planner = WindowPlanner(**run.request["planners"][str(level)])
-        made[level] = list(planner.segments(run.total(level), 0, run.unknown(level), pieces))
-    return made

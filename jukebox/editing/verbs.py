@@ -99,7 +99,7 @@ def extend(
     model: ModelFolder, song: str | Path, out: str | Path, before: float = 0.0, after: float = 0.0,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """A song with `before` seconds more before it and `after` behind, each conditioned on the song."""
+    """A song with `before` seconds more before it and `after` seconds after it, each conditioned on the song."""
     opened = _Opened.of(model, song, settings)
     alone = opened.layout
     before_start, after_end = round(before * alone.rate), round(after * alone.rate)

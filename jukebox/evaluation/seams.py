@@ -6,14 +6,12 @@ from jukebox.evaluation.metrics import Seams, seams
 from jukebox.model.folder import ModelFolder
 from jukebox.report.spectrograms import read_wav
 from jukebox.runs.run import Run
-from jukebox.runs.windows import WindowPlanner
 
 
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
     """The seconds at which windows of a level join, those of the given codes left out."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
-    planner = run.request.get("planners", {}).get(str(level))
-    made = WindowPlanner(**planner).segments(run.total(level), given) if planner else ()
+    made = run.segments(level, given) if str(level) in run.request.get("planners", {}) else ()
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 
 

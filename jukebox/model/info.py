@@ -238,7 +238,7 @@ class ModelInfo:
         if name in routes:
             return routes[name]
         if name or not routes:
-            advice = f"; run `jukebox train {name} DATA --out {self.folder}` first" if name == "masked" else ""
+            advice = f"; run `jukebox train {name} DATA --out {self.folder}` first" if name in PRIOR_CONFIGS.kinds() else ""
             listed = ", ".join(routes) or "none"
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))

@@ -37,6 +37,7 @@ from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
 
 VERSION = 3
@@ -205,10 +206,6 @@ class Run:
         name = self.stream(level).name
         return self._known[name], self._known[f"{name}.mask"]
 
-    def unknown(self, level: int) -> Bool[np.ndarray, " t"] | None:
-        """Of an edit: which frames are to be sampled; None of any other run."""
-        return ~self.known(level)[1] if self.request.get("inpaints") else None
-
     def known_frames(
         self, level: int, sample: int, first: int, n: int, upto: int
     ) -> tuple[Shaped[np.ndarray, "n *frame"], Bool[np.ndarray, " n"]]:
@@ -223,6 +220,17 @@ class Run:
             written = self.codes(level, [sample], first, min(first + n, upto))[0]
             values[: len(written)], mask[: len(written)] = written, True
         return values, mask
+
+    def planner(self, level: int) -> WindowPlanner:
+        """Where the windows of a level are, as the request records it."""
+        return WindowPlanner(**self.request["planners"][str(level)])
+
+    def segments(self, level: int, begin: int) -> list[Segment]:
+        """The windows of a level that have frames to sample from `begin` on."""
+        ratio = max(self.request["hops"]) // self.stream(level).hop
+        pieces = [(first * ratio, n * ratio) for first, _, n in self.request.get("pieces", ())]
+        unknown = ~self.known(level)[1] if self.request.get("inpaints") else None
+        return list(self.planner(level).segments(self.total(level), begin, unknown, pieces))
 
     def column(self, column: int) -> int:
         """The column of the song (a frame of the coarsest hop) that is column `column` of this run."""

@@ -1,6 +1,6 @@
 """Which windows cover a stream: integers only.
 
-    prefix      one after another, each conditioned on what the one before has written in their overlap
+    prefix      in sequence, each conditioned on what the one before has written in their overlap
     parallel    independent of each other; each warms up on frames that are dropped
     region      as prefix, over the unknown frames between known ones
     mask        over unknown frames, with known ones on both sides

@@ -93,7 +93,7 @@ def _decode(codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str) ->
 
 
 def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The blocks without their first `skip` samples, or behind so much silence."""
+    """The blocks without their first `skip` samples, or after so much silence."""
     for block in blocks:
         if skip < 0:
             yield np.zeros((len(block), -skip), np.float32)

@@ -91,7 +91,7 @@ def _prompt(run: Run, number: int) -> Path | None:
 
 
 def _recording(path: Path, row: int) -> Path | None:
-    """The recording behind a source: itself, or the prompt audio of a run."""
+    """The recording of a source: itself, or the prompt audio of a run."""
     if path.is_dir():
         return prompt_of(Run.open(path), row)
     return None if path.suffix == ".npz" or not path.is_file() else path

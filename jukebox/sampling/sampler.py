@@ -28,7 +28,7 @@ from jaxtyping import Bool, Shaped
 from data_prep.errors import UserError
 from jukebox.runs.batches import Batch, cut_in, windows_in_parallel
 from jukebox.runs.run import Run
-from jukebox.runs.windows import Segment, WindowPlanner
+from jukebox.runs.windows import Segment
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import stack
@@ -77,7 +77,6 @@ class LevelSampler:
     level: int
     prior: Prior
     params: Any  # of the prior's kind
-    planner: WindowPlanner
     songs: Sequence[PreparedSong]
     steps: int = 0  # of sampling, sequential: frames, or passes
 
@@ -85,7 +84,8 @@ class LevelSampler:
         self.stream, self.total = self.run.stream(self.level), self.run.total(self.level)
         self.streams = [self.run.stream(level).name for level in range(len(self.run.request["hops"]))]
         self.device = next(self.prior.parameters()).device
-        self.parallel = self.planner.kind == "parallel"
+        planner = self.run.planner(self.level)
+        self.parallel, self.column = planner.kind == "parallel", planner.column
         recorded = self.run.request["noise"]
         self.keys = {name: recorded.get(str(level), self.run.stream(level).key) for level, name in enumerate(self.streams)}
 
@@ -94,9 +94,7 @@ class LevelSampler:
     def fill(self, samples: Batch, begin: int = 0) -> Writing:
         """All windows of a batch from frame `begin` on."""
         begin = max(begin, self.run.request["given"].get(str(self.level), 0))
-        ratio = max(self.run.request["hops"]) // self.stream.hop
-        pieces = [(first * ratio, n * ratio) for first, _, n in self.run.request.get("pieces", ())]
-        todo = list(self.planner.segments(self.total, begin, self.run.unknown(self.level), pieces))
+        todo = self.run.segments(self.level, begin)
         if not self.parallel:
             whole = yield from self._sample_sequentially(samples, todo)
             if whole:
@@ -181,7 +179,7 @@ class LevelSampler:
         self, rows: Rows, known: Known, noise: WindowNoise, length: int
     ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
         """The window of every row as its frames come, and how many of them are final; saved ones come at once."""
-        column = self.planner.column
+        column = self.column
         window = Window(self._place(rows[0][1] // column), length // column, self._place(self.total // column))
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
         values = known.sequences[self.stream.name].cpu().numpy().copy()
@@ -202,7 +200,7 @@ class LevelSampler:
 
     def _known(self, rows: Rows, upto: int | None, length: int) -> Known:
         """The streams of a window and which of their frames are known: own ones before `upto` (None: before the window)."""
-        config, column, sequences, masks = self.prior.config, self.planner.column, {}, {}
+        config, column, sequences, masks = self.prior.config, self.column, {}, {}
         for stream in config.spec.writes:
             level, ratio = self.streams.index(stream), config.frames(stream) // config.n_ctx
             n, found = length // column * ratio, []
@@ -224,7 +222,7 @@ class LevelSampler:
         return self.run.request["given"].get(str(level), 0)
 
     def _conditions(self, rows: Rows) -> Any:
-        column = self.planner.column
+        column = self.column
         items = [
             window_conditions(self.songs[i], self.prior.config, self._place(start // column), self._above(i, start))
             for i, start in rows

@@ -33,7 +33,6 @@ from jukebox.runs.batches import batches_at
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import KNOWN, REQUEST, Run, read_request, versions
 from jukebox.runs.sources import fetch
-from jukebox.runs.windows import plan_windows
 from jukebox.sampling.prompt import copy_prompts, write_joined
 from jukebox.sampling.sampler import LevelSampler, Written
 from jukebox.sampling.wav_writer import WavWriter
@@ -232,8 +231,7 @@ def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, de
     labels, kind = model.labels_of(entry.name), entry.config.kind
     prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
     params = PRIOR_PARAMS.load(kind)(**asked["params"][str(level)])
-    planner = plan_windows(asked, level, entry.config, run.stream(level).name)
-    return LevelSampler(run, level, prior, params, planner, prepared)
+    return LevelSampler(run, level, prior, params, prepared)
 
 
 def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:

@@ -32,7 +32,7 @@ def edit(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins, in seconds or as m:ss
     end: where it ends
-    out: audio file to write (empty: beside the song, with the verb behind its name); takes are numbered
+    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -53,7 +53,7 @@ def vary(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, with the verb behind its name); takes are numbered
+    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -78,7 +78,7 @@ def extend(
     song: the recording, in any format that `prepare` reads, or a run folder
     before: seconds of music before it
     after: seconds of music after it
-    out: audio file to write (empty: beside the song, with the verb behind its name); takes are numbered
+    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -101,7 +101,7 @@ def compress(
     kbps: thousand bits a second that may be kept
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, with the verb behind its name); takes are numbered
+    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)

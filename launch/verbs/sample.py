@@ -75,7 +75,7 @@ def continue_(
     model: folder of a trained model
     song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several
         joined by commas
-    out: run folder to make (empty: beside the recording, with _continued behind its name)
+    out: run folder to make (empty: beside the recording, _continued appended to its name)
     prompt_seconds: how much of it is kept, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
     """
@@ -96,7 +96,7 @@ def branch(
     """Keep the first seconds of a run and go on otherwise: with another seed, other lyrics, or from the take that is best.
 
     run: run folder to begin with; it is not changed
-    out: run folder to make (empty: beside it, with _branch behind its name)
+    out: run folder to make (empty: beside it, _branch appended to its name)
     keep_seconds: how much of it is kept, in seconds (0: all there is)
     take: number of the sample to go on from, counted from 1 as on the page (0: from each)
     takes: samples of each, which differ in their random numbers
@@ -176,7 +176,7 @@ def replay(run: str, *, out: str = "", model: str = "") -> None:
     """Sample the codes of a run.json again, and compare them with those beside it.
 
     run: run.json, or the folder of a run
-    out: run folder to make (empty: beside the run, with _replay behind its name)
+    out: run folder to make (empty: beside the run, _replay appended to its name)
     model: folder of the run's model, where it is not at its place any more
     """
     from jukebox.model.folder import ModelFolder
@@ -190,13 +190,13 @@ def replay(run: str, *, out: str = "", model: str = "") -> None:
 
 
 def beside(path: str | Path, verb: str) -> Path:
-    """Where a verb puts what it makes of a file or folder: next to it, the verb behind its name."""
+    """Where a verb puts what it makes of a file or folder: next to it, the verb appended to its name."""
     path = Path(path).resolve()
     return path.with_name(f"{path.name if path.is_dir() else path.stem}_{verb}")
 
 
 def _unused(path: str | Path) -> str:
-    """The path, or with the first number behind it under which nothing is there; it is printed, for whoever has to resume."""
+    """The path, or with the first number appended under which nothing is there; it is printed, for whoever has to resume."""
     if rank_and_ranks()[1] > 1:
         raise UserError("several processes share a run, so that its folder needs a name: give --out")
     path, number = Path(path), 1
