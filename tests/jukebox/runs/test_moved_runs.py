@@ -20,6 +20,7 @@ from jukebox.runs.run import Run
 from jukebox.sampling import walk
 from jukebox.song import Song
 from launch.cli import main
+from tests.conftest import make_model
 from tests.jukebox.sampling.models import with_masked_prior
 from tests.runs import sample, settings_of
 
@@ -174,6 +175,17 @@ def test_a_model_with_other_weights_is_one_line(apart, verb, tmp_path, capsys):
 
 
 # ---- version 2
+
+
+def test_completing_a_run_with_another_model_leaves_its_request_as_it_is(home, tmp_path, capsys):
+    model, other = Jukebox.from_pretrained(home / "model"), make_model(tmp_path / "other", spread=0.3)
+    run = walk.resume(
+        Run.create(home / "run", request.sampled(model.info, [SONG], 0.1, settings_of(model, levels=(2,)))), model
+    )
+    before = (run.folder / "run.json").read_bytes()
+    assert main(["upsample", str(run.folder), "--model", str(other.folder)]) == 2
+    assert "changed since this run was sampled" in capsys.readouterr().err
+    assert (run.folder / "run.json").read_bytes() == before
 
 
 def as_version_2(folder: Path, streams: bool = False) -> None:
