@@ -45,7 +45,11 @@ class Registry(Generic[T]):
         return entry.dist.name if entry and entry.dist and kind not in self.table else ""
 
 
-CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry(
-    "codec", "jukebox.codecs.config", {"vqvae": "vqvae.jukebox.config:VQVAEConfig"}
-)
-CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {"vqvae": "vqvae.jukebox.vqvae:VQVAE"})
+CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry("codec", "jukebox.codecs.config", {
+    "vqvae": "vqvae.jukebox.config:VQVAEConfig",
+    "spectral": "vqvae.spectral.config:SpectralConfig",
+})  # fmt: skip
+CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {
+    "vqvae": "vqvae.jukebox.vqvae:VQVAE",
+    "spectral": "vqvae.spectral.model:SpectralCodec",
+})  # fmt: skip

@@ -181,6 +181,11 @@ def _rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
+def ranks() -> int:
+    """Processes that train together."""
+    return _rank_and_world()[1]
+
+
 def _finite(summed: Tensor) -> Tensor:
     """`summed` itself; checked after the reduction, so that every rank stops, and before the codebook is touched."""
     if not torch.isfinite(summed).all():

@@ -1,0 +1,88 @@
+"""What the spectral codec is trained on: magnitudes, their slopes, mel bands, and the derivatives of the phase.
+
+All magnitudes count on two scales, logarithm and square root, and less towards the treble, as the ear weighs them. The distance of
+slopes keeps partials narrow, which a plain distance blurs. The derivatives of the phase are learned as unit vectors under a squared
+error: what is predicted is a mean direction, and its length says how sure it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from vqvae.spectral.config import SpectralConfig
+
+BANDS = 64  # of the mel loss
+CORNER = 500.0  # Hz; weights fall as 1 / (f + CORNER)
+
+
+def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "bands f"]:
+    """Triangular filters even on the mel scale 2595 log10(1 + f / 700) from 40 Hz to the Nyquist frequency, each of sum 1."""
+    first, last = (2595 * math.log10(1 + hz / 700) for hz in (40.0, sample_rate / 2))
+    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2) / 2595) - 1)
+    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    rise = (hz - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
+    fall = (corner[2:, None] - hz) / (corner[2:] - corner[1:-1])[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    return filters / filters.sum(1, keepdim=True).clamp(min=1e-8)
+
+
+def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Float[Tensor, "b n 2 2 f"]:
+    """Derivatives of the phase as unit vectors: since the frame before, and to the bin above.
+
+    Of the first, what a sinusoid in the middle of the bin turns is taken off; of the second, what energy in the middle of the frame tilts.
+    """
+    phasors = spectra / spectra.abs().clamp(min=1e-9)
+    k = torch.arange(spectra.shape[-1], device=spectra.device)
+    usual = torch.polar(torch.ones_like(k, dtype=torch.float32), -2 * math.pi * hop / n_fft * k)
+    by_time = F.pad(phasors[:, 1:] * phasors[:, :-1].conj() * usual, (0, 0, 1, 0))
+    by_frequency = F.pad(-phasors[..., 1:] * phasors[..., :-1].conj(), (0, 1))
+    slopes = torch.stack([by_time, by_frequency], dim=2)  # (B, N, F) -> (B, N, 2, F)
+    return torch.stack([slopes.real, slopes.imag], dim=3)
+
+
+class SpectralLoss:
+    """The terms of the loss of one configuration."""
+
+    def __init__(self, config: SpectralConfig, device: torch.device) -> None:
+        self.config = config
+        hz = torch.linspace(0, config.sample_rate / 2, config.frequencies, device=device)
+        weight = 1 / (hz + CORNER)
+        self.weight = weight / weight.mean()
+        self.mel = mel_filters(config.sample_rate, config.n_fft, BANDS).T.to(device)
+
+    def magnitudes(
+        self, target: Float[Tensor, "b n c f"], output: Float[Tensor, "b n c f"], true: Float[Tensor, "b n c f"]
+    ) -> dict[str, Tensor]:
+        """Terms of logarithms of magnitudes with the floor; `true` are the magnitudes themselves."""
+        config, error = self.config, output - target
+        root = (output / 2).exp() - (target / 2).exp()
+        made = (output.exp() - config.floor).clamp(min=0)
+        bands = [(each.square() @ self.mel + 1e-3).log() for each in (true, made)]
+        slope = (error[:, 1:] - error[:, :-1]).abs() @ self.weight
+        across = (error[..., 1:] - error[..., :-1]).abs() @ self.weight[1:]
+        f = config.frequencies
+        return {
+            "log_loss": (error.abs() @ self.weight).mean() / f,
+            "root_loss": (root.abs() @ self.weight).mean() / f,
+            "mel_loss": (bands[0] - bands[1]).abs().mean(),
+            "slope_loss": (slope.mean() + across.mean()) / f,
+        }
+
+    def phase(self, spectra: Complex[Tensor, "b n f"], slopes: Float[Tensor, "b n 2 2 f"]) -> Float[Tensor, ""]:
+        """Squared distance of the derivatives, weighted by the root of the lesser of the two magnitudes that each lies between."""
+        error = (slopes - phase_slopes(spectra, self.config.n_fft, self.config.hop_fft)).square().sum(3)  # (B, N, 2, F)
+        size = spectra.abs().sqrt()
+        size = size / size.mean()
+        by_time = torch.minimum(size[:, 1:], size[:, :-1])
+        by_frequency = torch.minimum(size[..., 1:], size[..., :-1])
+        return (error[:, 1:, 0] * by_time).mean() + (error[..., 1, :-1] * by_frequency).mean()
+
+    def total(self, terms: dict[str, Tensor]) -> Float[Tensor, ""]:
+        config = self.config
+        weights = {"mel_loss": config.mel, "slope_loss": config.slope, "phase_loss": config.phase, "commit_loss": config.commit}
+        return torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()

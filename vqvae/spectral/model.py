@@ -1,0 +1,180 @@
+"""SpectralCodec: tokens without phase (the spectrogram autoencoder of Musika, arXiv:2208.08706, with residual codes).
+
+    audio -> log magnitudes -> encoder -> latents (stream "spectral") -> residual codes (stream "tokens")
+    tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio
+
+Codes of a waveform carry its phase, some hundred bits per second that no small prior learns. These carry none; phases are made again
+from derivatives that the decoder predicts, or by Griffin-Lim. Any length is processed on a fixed grid of blocks with their receptive
+field on both sides, so that a song in pieces has the frames and the samples that it has as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vqvae.codec import Codec, Sequences, StreamDecoder
+from vqvae.spectral.autoencoder import Decoder, Encoder
+from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
+from vqvae.spectral.losses import SpectralLoss
+from vqvae.spectral.residual import ResidualQuantiser
+from vqvae.spectral.stft import analyse, pad
+from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
+
+
+class Features(nn.Module):
+    """Log magnitudes with a floor, normalised per bin; the statistics are those of the training songs."""
+
+    mean: Tensor
+    std: Tensor
+    fitted: Tensor
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.floor = config.floor
+        shape = (config.channels, config.frequencies)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    def fit(self, magnitudes: Float[Tensor, "b n c f"]) -> None:
+        logs = (magnitudes + self.floor).log().flatten(0, 1)
+        self.mean.copy_(logs.mean(0))
+        self.std.copy_(logs.std(0) + 0.05)
+        self.fitted.fill_(True)
+
+    def forward(self, magnitudes: Float[Tensor, "b n c f"]) -> Float[Tensor, "b n cf"]:
+        return (((magnitudes + self.floor).log() - self.mean) / self.std).flatten(2)
+
+    def logs(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
+        """Log magnitudes with the floor."""
+        return features.unflatten(2, self.mean.shape) * self.std + self.mean
+
+    def magnitudes(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
+        """Undoes `forward`; never below a tenth of the floor."""
+        return (self.logs(features).exp() - self.floor).clamp(min=self.floor / 10)
+
+
+class SpectralCodec(Codec):
+    """Both streams share encoder and decoder; `streams` is there for the interface, all are built."""
+
+    config: SpectralConfig
+
+    def __init__(self, config: SpectralConfig, streams: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.features = Features(config)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quantiser = ResidualQuantiser(config.books, config.bins, config.latent, config.mu, config.threshold)
+
+    # ---- audio and latents
+
+    def spectra(self, audio: Float[Tensor, "b c t"]) -> Tensor:
+        """Spectra (b, n, c, f) of audio whose length is a multiple of the hop."""
+        config = self.config
+        return analyse(pad(audio, config.n_fft, config.hop_fft), config.n_fft, config.hop_fft).transpose(1, 2)
+
+    def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
+        """The decoder's input for a stream; tokens may have fewer books than there are. ValueError for other shapes."""
+        values = sequences[stream]
+        if stream == LATENTS:
+            if values.dim() != 3 or values.shape[-1] != self.config.latent:
+                raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {self.config.latent})")
+            return values.float()
+        return self.quantiser.decode(self.check_codes(values))
+
+    # ---- the interface of codecs
+
+    @torch.no_grad()
+    def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return self.encode_long(audio, streams)
+
+    def encode_long(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return super().encode_long(self.check_audio(audio), streams)
+
+    @torch.no_grad()
+    def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
+        return self.decode_long(sequences[stream], stream)
+
+    @torch.no_grad()
+    def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        checked = (self.check_audio(block[None])[0] for block in blocks)
+        for block in blocks_of_audio(checked, self.config):
+            audio = block.items.transpose(0, 1).flatten(1)  # (T, C, hop) -> (C, T * hop)
+            latents = block.own(self.encoder(self.features(self.spectra(audio[None]).abs()))[0])
+            made = {LATENTS: latents} if LATENTS in streams else {}
+            yield made | ({TOKENS: self.quantiser.encode(latents[None])[0]} if TOKENS in streams else {})
+
+    def decoder_stream(self, stream: str) -> StreamDecoder:
+        self.config.spec.stream(stream)
+        return SpectralDecoderStream(self, stream)
+
+    def embeddings(self, stream: str) -> Float[Tensor, "books k e"] | None:  # type: ignore[override]
+        return self.quantiser.vectors if stream == TOKENS else None
+
+    @torch.no_grad()
+    def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
+        """Measure the statistics of the features on these clips."""
+        self.features.fit(self.spectra(self.check_audio(audio)).abs())
+
+    # ---- training
+
+    def loss(
+        self, audio: Float[Tensor, "b c t"], *, generator: torch.Generator | None = None, quantise: bool = True
+    ) -> dict[str, Tensor]:
+        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks move."""
+        config, audio = self.config, self.check_audio(audio)
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            spectra = self.spectra(audio)
+            true = spectra.abs()
+            target = (true + config.floor).log()
+            features = self.features(true)
+        latents, terms, logs = self.encoder(features), {}, {}
+        if quantise:
+            quantised = self.quantiser(latents, self._books_used(len(audio)), generator)
+            latents, terms["commit_loss"], logs = quantised.latents, quantised.commit, quantised.metrics
+        hidden = self.decoder.hidden(latents)
+        first = int(torch.randint(max(1, hidden.shape[1] - config.phase_frames + 1), ()))
+        some = slice(first, first + config.phase_frames)
+        output, slopes = self.decoder.features(hidden), self.decoder.slopes(hidden[:, some])
+        with torch.autocast(audio.device.type, enabled=False):
+            measure = SpectralLoss(config, audio.device)
+            terms |= measure.magnitudes(target, self.features.logs(output), true)
+            terms["phase_loss"] = measure.phase(spectra[:, some].sum(2), slopes)
+            loss = measure.total(terms)
+        if not torch.isfinite(loss):
+            bad = [name for name, value in terms.items() if not torch.isfinite(value)] or ["their sum"]
+            raise FloatingPointError(f"the loss is not finite: {', '.join(bad)}")
+        return {"loss": loss} | {name: value.detach() for name, value in (terms | logs).items()}
+
+    def _books_used(self, clips: int) -> Int[Tensor, " b"]:
+        """Books that each clip is decoded from (0: its latents): all of most, so that the first ones alone decode usefully."""
+        config, chance = self.config, torch.rand(clips)
+        some = torch.randint(1, config.books + 1, (clips,))
+        fewer = torch.where(chance < config.all_books + config.unquantised, 0, some)
+        return torch.where(chance < config.all_books, config.books, fewer).to(self.device)
+
+    def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
+        """The loss, so that wrappers that split a batch over devices find it."""
+        return self.loss(audio, **options)
+
+    def check_codes(self, codes: Tensor) -> Int[Tensor, "b t books"]:
+        """`codes`; ValueError unless they are whole numbers (b, t, books) below `bins`, of all books or of the first ones."""
+        books, bins = self.config.books, self.config.bins
+        if codes.dim() != 3 or codes.is_floating_point() or not 1 <= codes.shape[-1] <= books:
+            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time, {books})")
+        if codes.numel() and (codes.min() < 0 or codes.max() >= bins):
+            raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {bins - 1}")
+        return codes.long()
+
+    def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
+        """`audio` as float32; ValueError unless it is floats (b, channels, t)."""
+        if audio.dim() != 3 or audio.shape[1] != self.config.channels:
+            raise ValueError(f"audio of shape {tuple(audio.shape)}: expected (batch, {self.config.channels} channels, samples)")
+        if not audio.is_floating_point():
+            raise ValueError(f"audio of {audio.dtype}: expected floats in [-1, 1]; divide whole numbers by their range")
+        return audio.float()

@@ -1,0 +1,72 @@
+"""Residual vector quantisation: each codebook quantises what those before it have left (SoundStream, arXiv:2107.03312).
+
+Books are dropped from the end at random in training, so that the first ones alone decode usefully; with none a latent passes as it is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vqvae.jukebox.quantize import Codebook, ranks
+
+
+class ResidualQuantised(NamedTuple):
+    """Latents with the gradient of the encoder's output, codes, commitment loss, and metrics by book."""
+
+    latents: Float[Tensor, "b t e"]
+    codes: Int[Tensor, "b t books"]
+    commit: Float[Tensor, ""]
+    metrics: dict[str, Tensor]
+
+
+class ResidualQuantiser(nn.Module):
+    """`threshold`: the share of its mean use below which a code is dead."""
+
+    def __init__(self, books: int, bins: int, width: int, mu: float, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.books = nn.ModuleList(Codebook(bins, width, mu=mu) for _ in range(books))
+
+    def codebook(self, book: int) -> Codebook:
+        found = self.books[book]
+        assert isinstance(found, Codebook)
+        return found
+
+    @property
+    def vectors(self) -> Float[Tensor, "books k e"]:
+        return torch.stack([self.codebook(i).k for i in range(len(self.books))])
+
+    def encode(self, latents: Float[Tensor, "b t e"]) -> Int[Tensor, "b t books"]:
+        rest, codes = latents.transpose(1, 2), []
+        for i in range(len(self.books)):
+            book = self.codebook(i)
+            codes.append(book.encode(rest))
+            rest = rest - book.decode(codes[-1])
+        return torch.stack(codes, dim=-1)
+
+    def decode(self, codes: Int[Tensor, "b t books"]) -> Float[Tensor, "b t e"]:
+        """The sum of the codes' vectors; fewer books than there are decode to a coarser latent."""
+        return torch.stack([self.codebook(i).k[codes[..., i]] for i in range(codes.shape[-1])]).sum(0)
+
+    def forward(
+        self, latents: Float[Tensor, "b t e"], used: Int[Tensor, " b"], generator: torch.Generator | None = None
+    ) -> ResidualQuantised:
+        """Quantise by the first `used` books of each row (0: not at all); in training mode the codebooks move."""
+        rest, total = latents.transpose(1, 2), torch.zeros_like(latents)
+        codes, commits, metrics = [], [], {}
+        mean_use = latents.shape[0] * latents.shape[1] * ranks() / self.codebook(0).bins
+        for i in range(len(self.books)):
+            self.codebook(i).threshold = self.threshold * mean_use
+            made = self.codebook(i)(rest, generator)
+            chosen = made.latents.detach()
+            rest = rest - chosen
+            total = total + torch.where((used > i)[:, None, None], chosen.transpose(1, 2), 0.0)
+            codes.append(made.codes)
+            commits.append(made.commit)
+            metrics |= {f"{name}_book{i}": value for name, value in made.metrics.items()}
+        through = torch.where((used > 0)[:, None, None], latents + (total - latents).detach(), latents)
+        return ResidualQuantised(through, torch.stack(codes, -1), torch.stack(commits).mean(), metrics)

@@ -1,0 +1,51 @@
+"""Short-time Fourier transform whose frames tile the audio, and its inverse.
+
+Frame i is centred in samples [i * hop, (i + 1) * hop): audio of n * hop samples has n frames, which begin (n_fft - hop) / 2 samples
+before it. So a frame of a codec is a fixed number of frames of the transform, and a piece of a song has the frames that the song has there.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+
+def hann(n_fft: int, like: Tensor) -> Float[Tensor, " n"]:
+    """The periodic Hann window, in the precision of `like`."""
+    return torch.hann_window(n_fft, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+
+
+def margin(n_fft: int, hop: int) -> int:
+    """Samples of the first frame that lie before the audio, and of the last one that lie after it."""
+    return (n_fft - hop) // 2
+
+
+def pad(audio: Float[Tensor, "*b t"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
+    """The audio with silence where its outer frames reach beyond it."""
+    return F.pad(audio, (margin(n_fft, hop),) * 2)
+
+
+def analyse(padded: Float[Tensor, "*b u"], n_fft: int, hop: int) -> Complex[Tensor, "*b n f"]:
+    """Spectra of the frames of padded audio; the last frame is the last one that is whole."""
+    frames = padded.unfold(-1, n_fft, hop) * hann(n_fft, padded)
+    return torch.fft.rfft(frames, dim=-1)
+
+
+def overlap_add(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> tuple[Float[Tensor, "*b u"], Float[Tensor, " u"]]:
+    """Windowed frames of the spectra added up, and the sum of the squared windows that stands under each sample."""
+    window = hann(n_fft, spectra)
+    frames = torch.fft.irfft(spectra, n_fft, dim=-1) * window
+    n = frames.shape[-2]
+    flat = frames.reshape(-1, n, n_fft).transpose(1, 2)  # (B, N, F) -> (B, F, N)
+    length = (1, n_fft + (n - 1) * hop)
+    audio = F.fold(flat, length, (1, n_fft), stride=(1, hop))[:, 0, 0]
+    squares = window.square()[None, :, None].expand(1, -1, n)
+    return audio.reshape(*frames.shape[:-2], -1), F.fold(squares, length, (1, n_fft), stride=(1, hop))[0, 0, 0]
+
+
+def synthesise(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
+    """The padded audio whose spectra are nearest to these (least squares; Griffin and Lim 1984)."""
+    audio, squares = overlap_add(spectra, n_fft, hop)
+    return audio / squares.clamp(min=1e-6)

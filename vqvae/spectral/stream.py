@@ -1,0 +1,128 @@
+"""Encoding and decoding of any length in constant memory, on a fixed grid of blocks.
+
+A block is `BLOCK` frames of the codec. It is computed with the receptive field on both sides, or up to the ends of the song, so that its
+values are the same however the song arrives. Phases and the overlap of the inverse transform go on from block to block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+from vqvae.spectral.config import SpectralConfig
+from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes
+from vqvae.spectral.stft import margin, overlap_add
+
+if TYPE_CHECKING:
+    from vqvae.spectral.model import SpectralCodec
+
+BLOCK = 64  # frames of the codec
+BESIDE = 24  # frames of the spectrogram on both sides of those that Griffin-Lim makes the phases of
+
+
+class GridBlock(NamedTuple):
+    """A block of the grid with the items on both sides of it; `last` where the song ends with it."""
+
+    items: Shaped[Tensor, "n ..."]
+    before: int  # items before the block
+    count: int  # items of the block
+    last: bool
+
+    def own(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
+        """Of values, `scale` per item, those of the block."""
+        return values[self.before * scale : (self.before + self.count) * scale]
+
+
+class Grid:
+    """Items as they arrive, in blocks with up to `reach` items on both sides."""
+
+    def __init__(self, reach: int, block: int = BLOCK) -> None:
+        self.reach, self.block, self.first, self.done = reach, block, 0, 0
+        self.held: Tensor | None = None  # items from `first` on
+
+    def push(self, items: Shaped[Tensor, "n ..."], last: bool) -> Iterator[GridBlock]:
+        self.held = items if self.held is None else torch.cat([self.held, items])
+        end = self.first + len(self.held)
+        while end >= self.done + self.block + self.reach or (last and self.done < end):
+            stop = min(self.done + self.block, end)
+            low, high = self.done - self.reach, stop + self.reach
+            low, high = max(0, low), min(end, high)
+            block = GridBlock(self.held[low - self.first : high - self.first], self.done - low, stop - self.done, last and stop == end)
+            drop = max(0, stop - self.reach) - self.first
+            self.done, self.first, self.held = stop, self.first + drop, self.held[drop:]
+            yield block
+
+
+def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConfig) -> Iterator[GridBlock]:
+    """Frames of the codec as samples (n, c, hop), in blocks that reach one frame further than the encoder does.
+
+    In the outermost frame the transform meets silence instead of the song. Samples after the last whole frame are left out.
+    """
+    hop, grid, rest = config.hop, Grid(config.encoder_reach + 1), torch.zeros(config.channels, 0)
+    for block in blocks:
+        rest = torch.cat([rest.to(block), block], dim=1)
+        whole = rest.shape[1] // hop * hop
+        yield from grid.push(rest[:, :whole].unflatten(1, (-1, hop)).transpose(0, 1), last=False)
+        rest = rest[:, whole:]
+    yield from grid.push(rest[:, :0].reshape(0, config.channels, hop), last=True)
+
+
+class SpectralDecoderStream:
+    """Audio of a stream whose frames arrive over time."""
+
+    def __init__(self, codec: SpectralCodec, stream: str) -> None:
+        config = codec.config
+        self.codec, self.stream, self.config = codec, stream, config
+        self.grid, self.propagation = Grid(config.decoder_reach), Propagation(config.n_fft, config.hop_fft)
+        self.refined = Grid(BESIDE, BLOCK * config.stride) if config.phases == "griffin_lim" else None
+        self.tail: tuple[Tensor, Tensor] | None = None  # samples that later frames add to, and the squared windows under them
+        self.skip = margin(config.n_fft, config.hop_fft)  # samples before the first of the audio
+
+    @torch.no_grad()
+    def push(self, values: Tensor, last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        for block in self.grid.push(values, last):
+            spectra = self._spectra(block)
+            if self.refined is None:
+                yield self._overlapped(spectra, block.last)
+            else:
+                for some in self.refined.push(spectra, block.last):
+                    yield self._overlapped(self._refine(some), some.last)
+
+    def _spectra(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
+        """The frames of a block: magnitudes with propagated phases, which all channels share."""
+        config, codec = self.config, self.codec
+        hidden = codec.decoder.hidden(codec.latents_of({self.stream: block.items[None]}, self.stream))
+        hidden = block.own(hidden[0], config.stride)[None]
+        magnitudes = codec.features.magnitudes(codec.decoder.features(hidden))[0]
+        together = magnitudes.mean(1)  # (N, C, F) -> (N, F)
+        if config.phases == "learned":
+            slopes = codec.decoder.slopes(hidden)[0]
+        else:
+            slopes = peak_slopes(together, config.n_fft, config.hop_fft)
+        return magnitudes * self.propagation(together, slopes)[:, None]
+
+    def _refine(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
+        """The frames of a block with phases by Griffin-Lim."""
+        config, magnitudes = self.config, block.items.abs()
+        together = magnitudes.mean(1)
+        phasors = block.items[:, 0] / magnitudes[:, 0].clamp(min=1e-9)
+        made = griffin_lim(together, phasors, config.n_fft, config.hop_fft, config.rounds)
+        return block.own(magnitudes * made[:, None])
+
+    def _overlapped(self, spectra: Complex[Tensor, "n c f"], last: bool) -> Float[Tensor, "c t"]:
+        """The samples that no later frame adds to."""
+        config = self.config
+        audio, squares = overlap_add(spectra.transpose(0, 1), config.n_fft, config.hop_fft)
+        if self.tail is not None:
+            size = len(self.tail[1])
+            audio[:, :size] += self.tail[0]
+            squares[:size] += self.tail[1]
+        ready = len(spectra) * config.hop_fft
+        self.tail = audio[:, ready:].clone(), squares[ready:].clone()
+        end = ready + margin(config.n_fft, config.hop_fft) * last
+        first, self.skip = min(self.skip, end), max(0, self.skip - end)
+        return audio[:, first:end] / squares[first:end].clamp(min=1e-6)
