@@ -17,11 +17,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from priors.transformer.config import SHORT_BLOCK, SHORT_WINDOW
-from priors.transformer.linear import LayerNorm, Linear
+from priors.transformer.config import ROTATED, SHORT_BLOCK, SHORT_WINDOW
+from priors.transformer.linear import LayerNorm, Linear, wide
+from priors.transformer.rotary import rotary_table, rotate
 
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
 
@@ -124,6 +125,7 @@ class Attention(nn.Module):
 
     `time_bias` gives every head of a cross attention a learned slope s: exp(s) * |seconds between query and key| is
     taken from its logits, so that a head can listen to what is sung now. Where a key has no time the bias is zero.
+    `rope` (0: none) is the base of a rotary embedding of the `n_ctx` positions; cross and prime have none.
     """
 
     def __init__(
@@ -138,6 +140,8 @@ class Attention(nn.Module):
         std: float = 0.02,
         out_std: float = 0.02,
         time_bias: bool = False,
+        rope: float = 0.0,
+        n_ctx: int = 0,
     ):
         super().__init__()
         if pattern not in PATTERNS:
@@ -145,6 +149,7 @@ class Attention(nn.Module):
         if state % heads:
             raise ValueError(f"attention width {state} must be a multiple of the number of heads, {heads}")
         self.pattern, self.heads, self.block, self.prime = pattern, heads, block, prime
+        self.rope, self.n_ctx = rope if pattern in ROTATED else 0.0, n_ctx
         self.cross = pattern == "cross"
         self.c_attn = Linear(width, state if self.cross else 3 * state, std)
         if self.cross:
@@ -160,10 +165,19 @@ class Attention(nn.Module):
     def merge(self, x: Float[Tensor, "b h t d"]) -> Float[Tensor, "b t w"]:
         return self.c_proj(x.transpose(1, 2).reshape(x.shape[0], x.shape[2], -1))  # (B, H, T, D) -> (B, T, W)
 
-    def project(self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b h t d) of the sequence itself, normed first if it comes with a norm."""
-        q, k, v = self.c_attn.after(norm, x).chunk(3, dim=-1)
-        return self.split(q), self.split(k), self.split(v)
+    def project(
+        self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None, position: Int[Tensor, " 1"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (b h t d) of the sequence itself, normed first if it comes with a norm.
+
+        With a rotary embedding queries and keys are rotated, those of steps 0..t-1 or of the one step at `position`.
+        """
+        q, k, v = map(self.split, self.c_attn.after(norm, x).chunk(3, dim=-1))
+        if self.rope:
+            table = rotary_table(self.rope, q.shape[3], self.n_ctx, q.device, wide(q.dtype))
+            rows = table[: q.shape[2]] if position is None else table.index_select(0, position)
+            q, k = rotate(q, rows), rotate(k, rows)
+        return q, k, v
 
     def context(self, encoded: Float[Tensor, "b n w"] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values (b h n d) of the sequence that a cross attention listens to; ValueError without one."""

@@ -52,6 +52,7 @@ class CachePlace(NamedTuple):
     page: Int[Tensor, " 1"]
     mask: Bool[Tensor, " slots"]
     some: Bool[Tensor, " 1"]  # whether it sees anything
+    position: Int[Tensor, " 1"]
 
 
 class Cache:
@@ -102,7 +103,7 @@ class Cache:
         every = torch.arange(batch * heads, device=position.device)
         rows = (written * batch * heads + every) * self.slots + slot
         mask = torch.arange(self.slots, device=position.device) < seen.clamp(min=1)
-        return CachePlace(rows, read, mask, seen > 0)
+        return CachePlace(rows, read, mask, seen > 0, position)
 
     def append(
         self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: CachePlace

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LOCAL = ("row", "column", "previous_row")
+ROTATED = (*LOCAL, "dense", "full")  # patterns with positions of their own, to which a rotary embedding applies
 
 ORDERS: dict[int, tuple[str, ...]] = {
     0: ("dense",),
@@ -66,10 +67,15 @@ class TrunkConfig:
     dropout: float = 0.0
     recompute: bool = False  # gradient checkpointing: activations of a block are computed again in the backward pass
     init: Init = field(default_factory=Init)
+    rope: float = 0.0  # base of the frequencies of a rotary position embedding (0: none)
 
     def __post_init__(self):
         if self.n_ctx % self.blocks:
             raise ValueError(f"n_ctx {self.n_ctx} must be a multiple of blocks {self.blocks}")
+        if self.rope < 0:
+            raise ValueError(f"rope {self.rope:g}: expected the base of the rotary frequencies, more than 0, or 0 for none")
+        if self.rope and self.head_width % 2:
+            raise ValueError(f"rope rotates pairs: a head of width {self.head_width} must be even; change m_attn or heads")
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrunkConfig:
@@ -84,6 +90,11 @@ class TrunkConfig:
     def state(self) -> int:
         """Width of queries, keys and values."""
         return int(self.m_attn * self.width)
+
+    @property
+    def head_width(self) -> int:
+        """Width of queries, keys and values of one head."""
+        return self.state // self.heads
 
     @property
     def hidden(self) -> int:
@@ -136,6 +147,8 @@ class TrunkConfig:
             kept += FLOAT * self.heads * lyric_tokens * 2 if self.time_bias else 0
         if pattern == "prime":
             kept += item * self.state
+        if self.rope and pattern in ROTATED:
+            kept += item * 2 * self.state  # queries and keys before the rotation
         if cpu and bf16 and pattern == "dense" and steps <= SHORT_WINDOW:  # queries in groups over copies of the keys
             reach = (steps + SHORT_BLOCK) / 2
             kept += BF16 * (self.heads * reach + 2 * self.state * (reach / SHORT_BLOCK - 1))

@@ -38,7 +38,7 @@ class Block(nn.Module):
         out_std = 0.0 if pattern == "cross" and not config.time_bias else init.linear * init.residual
         self.attn = Attention(
             config.width, config.state, config.heads, pattern, block=config.block, prime=config.prime_reach,
-            std=init.linear, out_std=out_std, time_bias=config.time_bias,
+            std=init.linear, out_std=out_std, time_bias=config.time_bias, rope=config.rope, n_ctx=config.n_ctx,
         )  # fmt: skip
         self.ln_0 = LayerNorm(config.width)
         self.mlp = MLP(config.width, config.hidden, init.linear, out_std)
@@ -75,7 +75,7 @@ class Block(nn.Module):
             q = attn.split(attn.c_attn(normed))
             return self.finish(x, attn.merge(attend(q, cache.k[0], cache.v[0], "cross", bias=bias)))
         place = cast("CachePlace", at)
-        q, k, v = attn.project(normed)
+        q, k, v = attn.project(normed, position=place.position)
         seen = F.scaled_dot_product_attention(q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None])
         if cache.pattern == "previous_row":
             seen = seen * place.some  # exactly zero where it sees nothing
@@ -110,8 +110,7 @@ class Transformer(nn.Module):
             if attn.cross:
                 made.append(CrossCache(*attn.context(encoded, x.dtype), attn.bias(distance, x.dtype)))
             else:
-                width = c.state // c.heads
-                made.append(Cache(attn.pattern, x.shape[0], c.heads, width, c.n_ctx, attn.block, attn.prime, x))
+                made.append(Cache(attn.pattern, x.shape[0], c.heads, c.head_width, c.n_ctx, attn.block, attn.prime, x))
         return made
 
     def prefill(self, x: Float[Tensor, "b t w"], caches: Caches) -> Tensor:
