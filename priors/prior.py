@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -175,6 +175,13 @@ class HasTrunk(Protocol):
     block: int  # codes of an update
 
     def quantise(self) -> None: ...
+
+
+@runtime_checkable
+class SupportsMuon(Protocol):
+    """Matrices of hidden layers (no embeddings, no output heads), which Muon may train."""
+
+    def muon_parameters(self) -> Iterable[nn.Parameter]: ...
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

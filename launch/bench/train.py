@@ -8,6 +8,7 @@ tensor, what it keeps between two steps (weights, the float32 copies that the op
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -115,7 +116,8 @@ def kept_bytes(engine: Any) -> int:
 
     found = [*engine.model.parameters(), *engine.model.buffers()]
     found += [p.ds_tensor for p in engine.model.parameters() if hasattr(p, "ds_tensor")]
-    for optimiser in getattr(engine, "inner", getattr(engine, "optimisers", {})).values():
+    inner = engine.inner.values() if hasattr(engine, "inner") else itertools.chain(*engine.optimisers.values())
+    for optimiser in inner:
         found += list(optimiser.state)
         found += [t for state in optimiser.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in found}

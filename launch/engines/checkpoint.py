@@ -2,7 +2,7 @@
 
     step_00000500/manifest.json                what it is: step, minutes, recipe, identity, state of the engine, sizes of its files
     step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too), `average/NAME`,
-                                               `exp_avg/NAME`, `exp_avg_sq/NAME`
+                                               `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
 
 ZeRO's pieces are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; who goes on takes
 the pieces of its own world. A folder is written beside its place, synced and renamed; the last `keep` stay. One that was cut
@@ -39,7 +39,7 @@ class Checkpoint:
     places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # tensor -> what reads it
 
     def names(self, kind: str) -> list[str]:
-        """Names of the tensors of a kind: weights, average, exp_avg, exp_avg_sq."""
+        """Names of the tensors of a kind: weights, average, exp_avg, exp_avg_sq, momentum_buffer."""
         return [name.removeprefix(f"{kind}/") for name in self.places if name.startswith(f"{kind}/")]
 
     def get(self, kind: str, name: str) -> Tensor | None:

@@ -79,6 +79,11 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
 def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[str, Any]:
     """What `deepspeed.initialize` is given; UserError where the person's file contradicts it."""
     check_shares(recipe.batch, world, parallel.accumulate)
+    if recipe.muon:
+        raise UserError(
+            "--muon needs whole matrices, and DeepSpeed (several ranks, --zero, --offload, --adam, --deepspeed) cuts them up; "
+            "train in one process without these, or without --muon"
+        )
     if recipe.fp16 and parallel.stage == 0:
         raise UserError("--precision fp16 scales its losses in ZeRO 1 to 3; give one of them, or bf16")
     ours: dict[str, Any] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
+from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
 
 
 def lr_at(step: int, recipe: Recipe) -> float:
@@ -56,18 +57,11 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes) do not."""
-    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
 Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> the names of the log, the total as "loss"
 
 
 class Engine(ABC):
-    """What moves the weights; `phases` are what learns in turn (one, usually), each with an optimiser of its own.
+    """What moves the weights; `phases` are what learns in turn (one, usually), each with optimisers of its own.
 
     `accumulate` is how many parts a rank takes its share of a batch in, one after another.
     """
@@ -113,7 +107,7 @@ class Engine(ABC):
         """
         lr = min(lr_at(step, self.recipe), ceiling)
         for group in self._groups(phase):
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         with self._only(phase):
             losses = [self._learn(phase, loss, part) for part in parts]
             norm = self._update(phase)
@@ -188,7 +182,7 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    """AdamW in one process."""
+    """AdamW, and Muon where the recipe has it, in one process."""
 
     def __init__(
         self,
@@ -199,7 +193,8 @@ class TorchEngine(Engine):
         accumulate: int = 1,
     ) -> None:
         super().__init__(model, recipe, device, phases or {"": model}, accumulate)
-        self.optimisers = {phase: adamw(parameters.values(), recipe) for phase, parameters in self.phases.items()}
+        matrices = muon_matrices(self.model, recipe)
+        self.optimisers = {phase: optimisers_of(mine.values(), recipe, matrices) for phase, mine in self.phases.items()}
         self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
         self.average = {name: p.detach().clone() for part in self.phases.values() for name, p in part.items() if recipe.ema}
 
@@ -207,7 +202,7 @@ class TorchEngine(Engine):
         return self.scalers if self.recipe.fp16 else {}
 
     def _groups(self, phase: str) -> list[dict[str, Any]]:
-        return self.optimisers[phase].param_groups
+        return [group for optimiser in self.optimisers[phase] for group in optimiser.param_groups]
 
     def _learn(self, phase: str, loss: Loss, part: Any) -> dict[str, Tensor]:
         with self.autocast():
@@ -216,22 +211,22 @@ class TorchEngine(Engine):
         return losses
 
     def _update(self, phase: str) -> float:
-        parameters, optimiser, scaler = list(self.phases[phase].values()), self.optimisers[phase], self.scalers[phase]
+        parameters, optimisers, scaler = list(self.phases[phase].values()), self.optimisers[phase], self.scalers[phase]
         for p in parameters:
             if p.grad is None:  # what no loss has touched has gradient zero, as it has in DeepSpeed
                 p.grad = torch.zeros_like(p)
-        scaler.unscale_(optimiser)
+        for optimiser in optimisers:
+            scaler.unscale_(optimiser)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
-        if scaler.is_enabled() and not math.isfinite(norm):  # the scale was too large: it falls, and nothing else is done
-            scaler.update()
-            optimiser.zero_grad(set_to_none=True)
-            return 0.0
-        if self.spikes[phase].allows(norm):
-            scaler.step(optimiser)
+        overflow = scaler.is_enabled() and not math.isfinite(norm)  # the scale was too large: it only falls
+        if not overflow and self.spikes[phase].allows(norm):
+            for optimiser in optimisers:
+                scaler.step(optimiser)
             self.updates[phase] += 1
         scaler.update()
-        optimiser.zero_grad(set_to_none=True)
-        return norm
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        return 0.0 if overflow else norm
 
     def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
         return ((name, p) for name, p in self.phases[phase].items() if name in self.average)
@@ -252,33 +247,21 @@ class TorchEngine(Engine):
         yield from ((f"weights/{name}", value) for name, value in self.model.state_dict().items())
         yield from ((f"average/{name}", value) for name, value in self.average.items())
         for phase, parameters in self.phases.items():
+            owner = owners(self.optimisers[phase])
             for name, p in parameters.items():
-                for kind in MOMENTS:
-                    if p in self.optimisers[phase].state:
-                        yield f"{kind}/{name}", self.optimisers[phase].state[p][kind]
+                if state := owner[p].state.get(p):
+                    yield from ((f"{kind}/{name}", state[kind]) for kind in moments_of(owner[p]))
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model already has."""
         self._restore_metadata(checkpoint.metadata["engine"])
         for phase, parameters in self.phases.items():
+            owner = owners(self.optimisers[phase])
             for name, p in parameters.items():
-                moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
-                if all(value is not None for value in moments.values()):
-                    state = {kind: value.to(p.device) for kind, value in moments.items() if value is not None}
-                    step = torch.tensor(float(self.updates[phase]), device=p.device)
-                    self.optimisers[phase].state[p] = {"step": step, **state}
+                moments = {kind: checkpoint.get(kind, name) for kind in moments_of(owner[p])}
+                restore_moments(owner[p], p, moments, self.updates[phase])
                 if name in self.average and (kept := checkpoint.get("average", name)) is not None:
                     self.average[name].copy_(kept)
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """One kernel for all parameters: small models spend their time in calls."""
-    parameters = list(parameters)
-    fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
 
 
 @torch.no_grad()

@@ -29,7 +29,8 @@ from jukebox.model.presets import Recipe
 from launch.cluster.ranks import local_rank
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig, configuration
-from launch.engines.engine import MOMENTS, Engine, Loss, adamw, parameter_groups
+from launch.engines.engine import Engine, Loss
+from launch.engines.optimisers import MOMENTS, adamw, parameter_groups
 
 
 class Inside(nn.Module):

@@ -42,8 +42,8 @@ COPIED = ("codec.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*"
 def tuned(recipe: Recipe, tune: str) -> Recipe:
     """The recipe of a prior, for going on with it: fewer steps at the rate that suits what learns."""
     return replace(
-        recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], weight_decay=0.0, max_minutes=0.0,
-        schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
+        recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], muon=recipe.muon * RATES[tune], weight_decay=0.0,
+        max_minutes=0.0, schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
     )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ class RecipeParams:
     steps: steps in all, in place of the recipe's; 0: the recipe's
     batch: crops or windows a step, of all ranks together; 0: the recipe's
     lr: highest learning rate; 0: the recipe's
+    muon: train the matrices of a prior's hidden layers by Muon with this highest learning rate, such as 0.002, and the other
+        weights by AdamW with --lr; 0: AdamW for all; -1: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
     precision: auto (the recipe's), bf16, float32, or fp16 with scaled losses for a GPU without bf16
     schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
@@ -49,6 +51,7 @@ class RecipeParams:
     steps: int = 0
     batch: int = 0
     lr: float = 0.0
+    muon: float = -1.0
     max_minutes: float = 0.0
     precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
     schedule: Literal["auto", "constant", "linear", "cosine", "published"] = "auto"
@@ -69,8 +72,7 @@ class RecipeParams:
             raise UserError(
                 f"--ema got {self.ema:g}, expected a decay below 1, such as 0.999, 0 for none or -1 for the recipe's"
             )
-        if self.ema >= 0:
-            changes["ema"] = self.ema
+        changes |= {name: value for name, value in (("ema", self.ema), ("muon", self.muon)) if value >= 0}
         if self.recompute and is_codec:
             raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
         if self.recompute or (recompute and not is_codec):

@@ -31,7 +31,7 @@ from priors.conditioning.upsampler import Upsampler
 from priors.logits import draw, uniforms
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
 from priors.transformer.cache import Caches
-from priors.transformer.trunk import Transformer
+from priors.transformer.trunk import Transformer, block_matrices
 
 
 class AutoregressivePrior(Prior):
@@ -199,6 +199,10 @@ class AutoregressivePrior(Prior):
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
         return self.trunk.hidden(x, layer, conditioning.encoded, distance)[:, self.lyric_prefix :]
+
+    def muon_parameters(self) -> Iterator[nn.Parameter]:
+        """The matrices of the blocks, for Muon."""
+        return block_matrices(self)
 
     # ---- sampling
 

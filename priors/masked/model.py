@@ -40,7 +40,7 @@ from priors.masked.heads import EncodedColumns, LevelHead
 from priors.masked.state import ColumnConditioning, MaskedState
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
 from priors.transformer.linear import LayerNorm, Linear
-from priors.transformer.trunk import Transformer
+from priors.transformer.trunk import Transformer, block_matrices
 
 
 class MaskedPrior(Prior):
@@ -145,6 +145,10 @@ class MaskedPrior(Prior):
             raise ValueError("all codes are kept; a loss needs some that are not")
         mean = torch.stack(bits).mean()
         return {"loss": mean, "bits": mean}
+
+    def muon_parameters(self) -> Iterator[nn.Parameter]:
+        """The matrices of the blocks, for Muon."""
+        return block_matrices(self)
 
     @torch.no_grad()
     def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences:

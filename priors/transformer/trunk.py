@@ -6,6 +6,7 @@ in float32 whatever the dtype of the stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -133,3 +134,9 @@ class Transformer(nn.Module):
         for block in self.blocks[:layer]:
             x = block(x, encoded, distance)
         return x
+
+
+def block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The matrices of every block of every trunk in a model: attention and MLP, the lyric encoder's too."""
+    for block in (module for module in model.modules() if isinstance(module, Block)):
+        yield from (module.w for module in block.modules() if isinstance(module, Linear))

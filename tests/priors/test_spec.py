@@ -14,7 +14,7 @@ import torch
 from jukebox.model.presets import find
 from priors.conditioning.conditions import Conditions
 from priors.masked.config import MaskedConfig
-from priors.prior import Batch, HasHiddenStates, HasTrunk, ScoresLyrics
+from priors.prior import Batch, HasHiddenStates, HasTrunk, ScoresLyrics, SupportsMuon
 from priors.registry import PRIOR_CONFIGS, PRIOR_PARAMS, PRIORS
 from priors.spec import PriorConfig, PriorSpec, TokenParams
 
@@ -74,6 +74,16 @@ def test_each_kind_has_the_optional_protocols_that_verbs_ask_for():
     priors = {name: PRIORS.load(part.kind)(part) for name, part in PARTS.items()}
     for protocol in PROTOCOLS:
         assert [name for name, prior in priors.items() if isinstance(prior, protocol)] == AUTOREGRESSIVE, protocol
+
+
+def test_muon_trains_the_matrices_of_all_blocks_and_neither_embeddings_nor_heads_nor_vectors():
+    for part in PARTS.values():
+        prior = PRIORS.load(part.kind)(part)
+        assert isinstance(prior, SupportsMuon)
+        chosen = {id(p) for p in prior.muon_parameters()}
+        names = {name for name, p in prior.named_parameters() if id(p) in chosen}
+        assert names == {name for name, _ in prior.named_parameters() if "trunk.layers." in name and name.endswith(".w")}
+        assert len(names) >= 4 and all(p.ndim == 2 for p in prior.muon_parameters())
 
 
 def test_each_kind_has_its_own_sampling_parameters():

@@ -19,6 +19,7 @@ from data_prep.manifest import audio_path, load_manifest
 from jukebox import Jukebox
 from jukebox.model.presets import Recipe, find
 from launch.corpus.pcm import Pcm
+from launch.engines.checkpoint import load_checkpoint
 from launch.training.log import read_log
 from launch.training.loop import Trained, fit
 from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
@@ -125,6 +126,15 @@ def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model
         assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
         for name, value in whole.items():
             assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_muon_trains_priors_by_a_flag_and_no_codec(data, model, tmp_path):
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("training"))
+    train("prior", str(data), preset="test", level=1, steps=2, muon=0.01, out=str(tmp_path / "model"))
+    kept, _ = load_checkpoint(tmp_path / "model" / "training" / "prior_1")
+    assert kept is not None and kept.metadata["recipe"]["muon"] == 0.01 and kept.names("momentum_buffer")
+    with pytest.raises(UserError, match="kind vqvae .* without --muon"):
+        train("vqvae", str(data), preset="test", steps=2, muon=0.01, out=str(tmp_path / "other"))
 
 
 def test_crops_are_pieces_of_the_songs_and_never_of_held_out_ones(data, model):

@@ -48,3 +48,27 @@ class Duel(Line):
             return {"loss": nn.functional.softplus(-self.model["judges"](made)).mean(), "made": made.detach().mean()}
         asked_to_stop = nn.functional.softplus(-self.model["judges"](true)) + nn.functional.softplus(self.model["judges"](made))
         return {"loss": asked_to_stop.mean()}
+
+
+class Hidden(nn.Module):
+    """Two layers, of which the first is a hidden one whose matrix Muon trains."""
+
+    kind = "hidden"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.out = nn.Linear(3, 8), nn.Linear(8, 1)
+
+    def muon_parameters(self) -> list[nn.Parameter]:
+        return [p for name, p in self.named_parameters() if name == "inner.weight"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inner(x).tanh())
+
+
+class Bend(Line):
+    """The task of `Line` for a model with a hidden layer."""
+
+    def __init__(self) -> None:
+        self.model = Hidden()

@@ -1,0 +1,87 @@
+"""The optimisers of a training: AdamW for all weights, or Muon for the matrices of hidden layers and AdamW for the rest.
+
+Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") orthogonalises the momentum of a matrix.
+Its update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): rates of both have one order of magnitude, and
+the scale does not depend on whether a matrix is stored (in, out), as here, or (out, in).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from jukebox.model.presets import Recipe
+from priors.prior import SupportsMuon
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a weight
+MOMENTUM = ("momentum_buffer",)  # Muon's
+
+
+def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes) do not."""
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
+    """One kernel for all parameters: small models spend their time in calls."""
+    parameters = list(parameters)
+    fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
+
+
+def muon(matrices: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    """Muon, whose rate is the schedule's times muon / lr (`lr_scale` of its group)."""
+    group = {"params": list(matrices), "lr_scale": recipe.muon / recipe.lr}
+    return torch.optim.Muon([group], lr=recipe.muon, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
+    """The weights of a model that Muon trains, none without `recipe.muon`; UserError where it cannot train this model."""
+    if not recipe.muon:
+        return set()
+    if not hasattr(torch.optim, "Muon"):
+        raise UserError(f"--muon needs torch 2.9 or later, and this is {torch.__version__}; install it or train without --muon")
+    if not isinstance(model, SupportsMuon):
+        kind = getattr(model, "kind", type(model).__name__)
+        raise UserError(f"a model of kind {kind} does not name the matrices that Muon trains; train it without --muon")
+    found = {p for p in model.muon_parameters() if p.requires_grad}
+    if not found:
+        raise UserError("--muon trains matrices of hidden layers, and here all of them are frozen; train without --muon")
+    return found
+
+
+def optimisers_of(
+    parameters: Iterable[nn.Parameter], recipe: Recipe, matrices: set[nn.Parameter]
+) -> list[torch.optim.Optimizer]:
+    """Muon for those of the parameters that are in `matrices`, and AdamW for the others; none of either without weights."""
+    parameters = list(parameters)
+    hidden, others = [p for p in parameters if p in matrices], [p for p in parameters if p not in matrices]
+    made: list[torch.optim.Optimizer] = [muon(hidden, recipe)] if hidden else []
+    return made if hidden and not others else [*made, adamw(others, recipe)]
+
+
+def owners(optimisers: Iterable[torch.optim.Optimizer]) -> dict[nn.Parameter, torch.optim.Optimizer]:
+    """The optimiser of every parameter."""
+    return {p: optimiser for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]}
+
+
+def moments_of(optimiser: torch.optim.Optimizer) -> tuple[str, ...]:
+    """The names of the tensors that an optimiser keeps for each weight, as a checkpoint has them."""
+    return MOMENTS if isinstance(optimiser, torch.optim.AdamW) else MOMENTUM
+
+
+def restore_moments(
+    optimiser: torch.optim.Optimizer, p: nn.Parameter, moments: Mapping[str, Tensor | None], updates: int
+) -> None:
+    """Give a weight its moments after so many updates; it starts without any where one is missing."""
+    state = {kind: value.to(p.device) for kind, value in moments.items() if value is not None}
+    if len(state) == len(moments):
+        adam = moments_of(optimiser) == MOMENTS
+        count = {"step": torch.tensor(float(updates), device=p.device)} if adam else {}
+        optimiser.state[p] = {**count, **state}
