@@ -67,6 +67,19 @@ class Known(NamedTuple):
         return Known({stream: values}, {stream: mask})
 
 
+def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tensor:
+    """The known frames (b, t, ..) of a window, which come first in every row; ValueError for other masks, or where none is unknown."""
+    mask = known.mask[stream]
+    if mask.shape[1] != window.length or window.length > n_ctx:
+        raise ValueError(f"{mask.shape[1]} codes in a window of {window.length}; expected as many, and at most {n_ctx}")
+    prompt = int(mask[0].sum())
+    if not (mask == (torch.arange(window.length, device=mask.device) < prompt)).all():
+        raise ValueError(f"the known codes of {stream} must be the first ones, as many in every row")
+    if prompt == window.length:
+        raise ValueError(f"a prompt of {prompt} codes fills the window of {window.length}; leave room for new ones")
+    return known.sequences[stream][:, :prompt]
+
+
 class Update(NamedTuple):
     """Final values (b, n, ..) of frames [start, start + n) of a window, in frames of the stream; n may be 0 to report progress.
 

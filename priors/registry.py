@@ -9,13 +9,16 @@ from vqvae.registry import Registry
 
 PRIOR_CONFIGS: Registry[type[PriorConfig]] = Registry("prior", "jukebox.priors.config", {
     "autoregressive": "priors.autoregressive.config:AutoregressiveConfig",
+    "tokens": "priors.tokens.config:TokenConfig",
     "masked": "priors.masked.config:MaskedConfig",
 })  # fmt: skip
 PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "autoregressive": "priors.autoregressive.model:AutoregressivePrior",
+    "tokens": "priors.tokens.model:TokenPrior",
     "masked": "priors.masked.model:MaskedPrior",
 })  # fmt: skip
 PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
     "autoregressive": "priors.autoregressive.config:AutoregressiveParams",
+    "tokens": "priors.tokens.config:FrameParams",
     "masked": "priors.masked.config:MaskedParams",
 })  # fmt: skip

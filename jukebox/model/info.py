@@ -121,11 +121,11 @@ class ModelInfo:
         return ModelInfo(folder, tuple(map(CodecEntry.from_json, data["codecs"])), {p.name: p for p in priors}, routes)
 
     @staticmethod
-    def of_shapes(codec: CodecConfig, priors: Mapping[str, PriorConfig]) -> ModelInfo:
+    def of_shapes(codecs: Sequence[CodecConfig], priors: Mapping[str, PriorConfig]) -> ModelInfo:
         """A model that no directory holds, for planning."""
         entries = {name: PriorEntry(name, config) for name, config in priors.items()}
-        routes = derive_routes(codec.spec.streams, priors)
-        return ModelInfo(Path(), (CodecEntry(codec, "codec.safetensors"),), entries, routes)
+        routes = derive_routes([codec.spec.streams for codec in codecs], priors)
+        return ModelInfo(Path(), tuple(CodecEntry(codec, "") for codec in codecs), entries, routes)
 
     def to_json(self) -> dict[str, Any]:
         priors = [self.priors[name].to_json() for name in sorted(self.priors)]
@@ -219,7 +219,8 @@ class ModelInfo:
         return dict(self.stored_routes) or self._assumed_routes()
 
     def _assumed_routes(self) -> Routes:
-        return assumed_routes(self.spec.streams, {name: prior.config for name, prior in self.priors.items()})
+        streams = [entry.config.spec.streams for entry in self.codecs]
+        return assumed_routes(streams, {name: prior.config for name, prior in self.priors.items()})
 
     def with_prior(self, entry: PriorEntry) -> ModelInfo:
         """The same model with a prior, in place of one of the same name, and with the routes that it makes possible."""

@@ -65,9 +65,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """A codec and priors by name, with the recipe of each stream of the codec and of each prior.
+    """Codecs and priors by name, with the recipe of each part of a codec and of each prior.
 
-    `symbols` are the characters that lyrics are written in.
+    `codec` is the first codec; `more_codecs` follow it in the model. `symbols` are the characters that lyrics are written in.
     """
 
     codec: CodecConfig
@@ -75,24 +75,35 @@ class Preset:
     priors: Mapping[str, PriorConfig]
     prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
+    more_codecs: tuple[CodecConfig, ...] = ()
+
+    @property
+    def codecs(self) -> tuple[CodecConfig, ...]:
+        return (self.codec, *self.more_codecs)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams of all codecs, in the order of levels."""
+        return tuple(name for codec in self.codecs for name in codec.spec.names)
 
     @property
     def routes(self) -> Routes:
         """The routes that its priors form."""
-        return derive_routes(self.codec.spec.streams, self.priors)
+        return derive_routes([codec.spec.streams for codec in self.codecs], self.priors)
 
     def parts(self, kind: str) -> dict[str, Recipe]:
-        """What there is to train of a kind: streams of the codec, or priors; coarsest first."""
-        if kind == self.codec.kind:
-            names = [stream for stream in reversed(self.codec.spec.names) if stream in self.codec_recipes]
-            return {stream: self.codec_recipes[stream] for stream in names}
+        """What there is to train of a kind: streams of a codec, or priors; coarsest first."""
+        for codec in self.codecs:
+            if codec.kind == kind:
+                names = [stream for stream in reversed(codec.spec.names) if stream in self.codec_recipes]
+                return {stream: self.codec_recipes[stream] for stream in names}
         names = [name for name, config in self.priors.items() if config.kind == kind]
         return {name: self.prior_recipes[name] for name in names}
 
     def level_of(self, part: str) -> int:
         """The level of a stream, or of the coarsest stream that a prior writes."""
         config = self.priors.get(part)
-        return self.codec.spec.names.index(config.spec.writes[-1] if config else part)
+        return self.streams.index(config.spec.writes[-1] if config else part)
 
 
 def find(name: str) -> Preset:
@@ -105,15 +116,15 @@ def find(name: str) -> Preset:
         raise UserError(f"there is no preset {name!r}; choose one of {', '.join([*PRESETS, *OTHERS.kinds()])}") from None
 
 
-def shapes(name: str) -> tuple[CodecConfig, Mapping[str, PriorConfig]]:
-    """The codec and the priors by name of a preset or of a published set; UserError names those there are."""
+def shapes(name: str) -> tuple[tuple[CodecConfig, ...], Mapping[str, PriorConfig]]:
+    """The codecs and the priors by name of a preset or of a published set; UserError names those there are."""
     if name not in SETS:
         if name not in (known := [*PRESETS, *OTHERS.kinds()]):
             raise UserError(f"there is no preset or published set {name!r}; choose one of {', '.join([*known, *SETS])}")
-        return find(name).codec, find(name).priors
+        return find(name).codecs, find(name).priors
     parts = {2: SETS[name][1], 1: "upsampler_level_1", 0: "upsampler_level_0"}
     codec = VQVAES["vqvae"]
-    return vqvae_config(codec), {f"prior_{level}": prior_config(PRIORS[part], codec) for level, part in parts.items()}
+    return (vqvae_config(codec),), {f"prior_{level}": prior_config(PRIORS[part], codec) for level, part in parts.items()}
 
 
 def read_info(model: str) -> ModelInfo:

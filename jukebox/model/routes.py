@@ -26,8 +26,13 @@ class Route:
 Routes = dict[str, Route]  # by name, the default first
 
 
-def derive_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model with these streams (finest first) and priors.
+def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
+    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come first."""
+    return {name: route for streams in reversed(codecs) for name, route in _routes_of(streams, priors).items()}
+
+
+def _routes_of(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> Routes:
+    """The routes to the streams of one codec.
 
     One goes through all priors that write a single stream, the first of each stream; every further prior of such a stream has a route
     in which it takes that one's place. Each prior that writes several streams has one of its own, in which the coarsest of them is
@@ -45,13 +50,15 @@ def derive_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) 
     return {name: Route(name, chain) for name, chain in chains.items()}
 
 
-def assumed_routes(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model that stores none: as derived, every stream having a prior `prior_<level>`, trained or not."""
-    routes, own = derive_routes(streams, priors), {name: f"prior_{level}" for level, name in enumerate(s.name for s in streams)}
+def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
+    """The routes of a model that stores none: as derived, every stream of the first codec having a prior `prior_<level>`, trained or not."""
+    routes, streams = derive_routes(codecs, priors), codecs[0]
+    own = {name: f"prior_{level}" for level, name in enumerate(s.name for s in streams)}
     if priors and not set(own.values()) & set(priors):
         return routes
     chain = {name: _only_writer(name, priors) or own[name] for name in reversed(own)}
-    return {"jukebox": Route("jukebox", chain), **{name: route for name, route in routes.items() if name != "jukebox"}}
+    first = {"jukebox": Route("jukebox", chain)}
+    return (routes | first) if len(codecs) > 1 else (first | {name: route for name, route in routes.items() if name != "jukebox"})
 
 
 def _only_writer(stream: str, priors: Mapping[str, PriorConfig]) -> str:

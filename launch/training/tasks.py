@@ -43,6 +43,7 @@ from priors.transformer.trunk import Transformer
 from vqvae.codec import Codec, as_tensor
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
 
+STATISTICS = 64  # crops on which the features of the spectral codec are measured
 FIRST_WEIGHTS = 1 << 20  # stands where the noise of a step has its rank: no such rank exists
 
 
@@ -74,61 +75,48 @@ def settings(config: Any, part: str) -> dict[str, Any]:
     return {"kind": config.kind, "part": part} | plain
 
 
-class VQVAETask:
-    """One stream of the three-level codec, on random crops of the training songs."""
+class CodecTask:
+    """A codec on random crops of the training songs; what is trained is named after a stream."""
 
     unit = "seconds"
+    name: str
 
     def __init__(self, setup: TaskSetup) -> None:
-        model, recipe, self.seed = setup.model, setup.recipe, setup.seed
-        config = model.info.codec_of(setup.part).config
-        self.stream = config.spec.stream(setup.part)
-        self.level, self.config, self.data, self.recipe = self.stream.seed_key, config, setup.data, recipe
-        hop, shortest = self.stream.hop, max(n_fft for n_fft, _, _ in config.multispectral_stfts) // 2  # type: ignore[attr-defined]
-        if recipe.crop % hop or recipe.crop <= shortest:
-            raise UserError(f"a crop of {recipe.crop} samples; expected a multiple of {hop} above {shortest}")
-        self.jukebox, self.name, self.identity = model, f"vqvae_{self.level}", settings(config, setup.part)
-        self.amount = recipe.batch * recipe.crop / config.spec.sample_rate
-        torch.manual_seed(fold(self.seed, self.level, FIRST_WEIGHTS))
-        self.model: Any = build_codec(config, [setup.part])
-        self.device = torch.device(setup.device)
-        self.songs: Pcm | None = None
-        self.bandwidth = Bandwidth()
+        recipe, self.seed = setup.recipe, setup.seed
+        self.jukebox, self.data, self.recipe, self.device = setup.model, setup.data, recipe, torch.device(setup.device)
+        self.config = setup.model.info.codec_of(setup.part).config
+        self.stream, self.identity = self.config.spec.stream(setup.part), settings(self.config, setup.part)
+        if recipe.crop % self.stream.hop or recipe.crop <= self.shortest:
+            raise UserError(f"a crop of {recipe.crop} samples; expected a multiple of {self.stream.hop} above {self.shortest}")
+        self.amount = recipe.batch * recipe.crop / self.config.spec.sample_rate
+        self.key, self.songs = self.stream.seed_key, None
+        torch.manual_seed(fold(self.seed, self.key, FIRST_WEIGHTS))
+        self.model: Any = build_codec(self.config, [setup.part])
+
+    @property
+    def shortest(self) -> int:
+        """Samples that a crop must exceed."""
+        return 0
 
     def open(self) -> None:
-        """Reads the corpus, and what errors are divided by."""
+        """Reads the corpus."""
         spec = self.config.spec
-        self.songs = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels)
-        self.bandwidth = self._bandwidth(self.songs)
-
-    def _bandwidth(self, songs: Pcm) -> Bandwidth:
-        """Measured once for these songs, on crops like those of training, and kept in the model folder."""
-        crop, stft = self.recipe.crop, self.config.spectral_stft  # type: ignore[attr-defined]
-        path, name = self.jukebox.folder / "bandwidth.json", f"level {self.level}, crops of {crop}, songs {songs.key}"
-        with FileLock(self.jukebox.folder / ".lock"):
-            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            if name not in kept:
-                some = (songs.crop(*place, crop) for place in songs.draw((self.seed, self.level), 256, crop))
-                kept[name] = measure_bandwidth(map(torch.from_numpy, some), stft).to_dict()
-                write_json(path, kept)
-        return Bandwidth(**kept[name])
+        self.songs: Pcm | None = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels)
 
     def batch(self, step: int, rank: int, world: int) -> Float[Tensor, "b c t"]:
         assert self.songs is not None, "open() comes first"
-        places = self.songs.draw((self.seed, self.level, step), self.recipe.batch, self.recipe.crop)
+        places = self.songs.draw((self.seed, self.key, step), self.recipe.batch, self.recipe.crop)
         shares = blend_shares(len(places), np.random.default_rng([self.seed, step]))
         mine = part(len(places), rank, world)
         crops = np.stack([self.songs.crop(song, start, self.recipe.crop) for song, start in places[mine]])
         return torch.from_numpy(blend(crops, shares[mine]))
 
     def loss(self, batch: Float[Tensor, "b c t"], step: int) -> dict[str, Tensor]:
-        losses = self.model.loss(
+        return self.model.loss(
             batch.to(self.device, non_blocking=True),
             generator=torch.Generator().manual_seed(fold(self.seed, step)),  # the same on every rank
             quantise=step >= self.recipe.delay_quantiser * self.recipe.steps,
-            bandwidth=self.bandwidth,
         )
-        return {name: value for name, value in losses.items() if not name.endswith(f"_l{self.level}")}
 
     def save(self) -> None:
         model, stream = self.jukebox, self.stream.name
@@ -144,6 +132,60 @@ class VQVAETask:
         """The start of the first training song reconstructed, and the codebook."""
         assert self.songs is not None
         return codec_examples(model, self.stream.name, self.songs, self.device, folder, step)
+
+
+class VQVAETask(CodecTask):
+    """One stream of the three-level codec."""
+
+    def __init__(self, setup: TaskSetup) -> None:
+        super().__init__(setup)
+        self.name, self.bandwidth = f"vqvae_{self.key}", Bandwidth()
+
+    @property
+    def shortest(self) -> int:
+        return max(n_fft for n_fft, _, _ in self.config.multispectral_stfts) // 2  # type: ignore[attr-defined]
+
+    def open(self) -> None:
+        """Reads the corpus, and what errors are divided by."""
+        super().open()
+        assert self.songs is not None
+        self.bandwidth = self._bandwidth(self.songs)
+
+    def _bandwidth(self, songs: Pcm) -> Bandwidth:
+        """Measured once for these songs, on crops like those of training, and kept in the model folder."""
+        crop, stft = self.recipe.crop, self.config.spectral_stft  # type: ignore[attr-defined]
+        path, name = self.jukebox.folder / "bandwidth.json", f"level {self.key}, crops of {crop}, songs {songs.key}"
+        with FileLock(self.jukebox.folder / ".lock"):
+            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            if name not in kept:
+                some = (songs.crop(*place, crop) for place in songs.draw((self.seed, self.key), 256, crop))
+                kept[name] = measure_bandwidth(map(torch.from_numpy, some), stft).to_dict()
+                write_json(path, kept)
+        return Bandwidth(**kept[name])
+
+    def loss(self, batch: Float[Tensor, "b c t"], step: int) -> dict[str, Tensor]:
+        losses = self.model.loss(
+            batch.to(self.device, non_blocking=True),
+            generator=torch.Generator().manual_seed(fold(self.seed, step)),  # the same on every rank
+            quantise=step >= self.recipe.delay_quantiser * self.recipe.steps,
+            bandwidth=self.bandwidth,
+        )
+        return {name: value for name, value in losses.items() if not name.endswith(f"_l{self.key}")}
+
+
+class SpectralTask(CodecTask):
+    """The spectral codec; both of its streams are trained as one part, named after the tokens."""
+
+    name = "spectral"
+
+    def open(self) -> None:
+        """Reads the corpus, and measures the statistics of its features where no checkpoint has them."""
+        super().open()
+        assert self.songs is not None
+        if not self.model.features.fitted:
+            places = self.songs.draw((self.seed, self.key), STATISTICS, self.recipe.crop)
+            crops = np.stack([self.songs.crop(*place, self.recipe.crop) for place in places])
+            self.model.initialise(torch.from_numpy(crops).to(self.device), torch.Generator())
 
 
 def part(rows: int, rank: int, world: int) -> slice:
@@ -311,7 +353,8 @@ def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFo
         raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
-    model = ModelFolder.create(folder, preset.codec, Characters(preset.symbols), preset.routes)
+    for config in preset.codecs:
+        model = ModelFolder.create(folder, config, Characters(preset.symbols), preset.routes)
     with FileLock(folder / ".lock"):  # two levels may begin at the same time
         if not model.info.priors and (data / "labels.json").is_file():
             model.save_labels(Labels.load(data / "labels.json"))

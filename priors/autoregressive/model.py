@@ -29,7 +29,7 @@ from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.conditioning.upsampler import Upsampler
 from priors.logits import draw, uniforms
-from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
+from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, known_prefix
 from priors.transformer.cache import Caches
 from priors.transformer.trunk import Transformer, block_matrices
 
@@ -214,7 +214,7 @@ class AutoregressivePrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, AutoregressiveParams]
     ) -> DecodeState:
-        codes, own = self._prompt(window, known), params[self.stream]
+        codes, own = known_prefix(self.stream, window, known, self.config.n_ctx), params[self.stream]
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), window.length - prompt).to(codes.device)
         conditioning = self.encode_conditions(cond, codes.shape[0])
@@ -228,18 +228,6 @@ class AutoregressivePrior(Prior):
         last = None if conditioning.steps is None else conditioning.steps[:, x.shape[1] - 1 : x.shape[1]]
         logits = self.head(y, last)[:, 0]
         return DecodeState(conditioning, caches, x.shape[1], logits, own, numbers, prompt, guided=guided)
-
-    def _prompt(self, window: Window, known: Known) -> Int[Tensor, "b t"]:
-        """The known codes of a window, which come first in every row."""
-        mask, n_ctx = known.mask[self.stream], self.config.n_ctx
-        if mask.shape[1] != window.length or window.length > n_ctx:
-            raise ValueError(f"{mask.shape[1]} codes in a window of {window.length}; expected as many, and at most {n_ctx}")
-        prompt = int(mask[0].sum())
-        if not (mask == (torch.arange(window.length, device=mask.device) < prompt)).all():
-            raise ValueError(f"the known codes of {self.stream} must be the first ones, as many in every row")
-        if prompt == window.length:
-            raise ValueError(f"a prompt of {prompt} codes fills the window of {window.length}; leave room for new ones")
-        return known.sequences[self.stream][:, :prompt]
 
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]

@@ -22,6 +22,13 @@ class Lyrics(NamedTuple):
     seconds: Float[Tensor, "b n"]
 
 
+class SungFrames(NamedTuple):
+    """What is sung in a window, at several places per frame: the character (0: none), and the share of its word that is left."""
+
+    ids: Int[Tensor, "b m"]
+    left: Float[Tensor, "b m"]
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Named conditions of a batch; a field that is None is not given to any of its items."""
@@ -30,6 +37,7 @@ class Conditions:
     genres: Int[Tensor, "b g"] | None = None
     timing: Int[Tensor, "b 3"] | None = None  # in samples: length of the song, offset and length of the window
     lyrics: Lyrics | None = None
+    sung: SungFrames | None = None
     above: Int[Tensor, "b s"] | None = None  # codes of the coarser level under this window
     controls: dict[str, Tensor] = field(default_factory=dict)
 
@@ -41,7 +49,7 @@ class Conditions:
                 return None
             if isinstance(value, dict):
                 return {name: function(x) for name, x in value.items()}
-            return Lyrics(*map(function, value)) if isinstance(value, Lyrics) else function(value)
+            return type(value)(*map(function, value)) if isinstance(value, tuple) else function(value)
 
         return Conditions(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})
 
@@ -68,8 +76,8 @@ def stack(items: Sequence[Conditions]) -> Conditions:
             raise ValueError(f"condition {f.name} is given for some items of the batch only; give it to all or to none")
         elif f.name == "controls":
             joined[f.name] = {name: torch.cat([value[name] for value in values]) for name in values[0]}
-        elif f.name == "lyrics":
-            joined[f.name] = Lyrics(*(torch.cat(parts) for parts in zip(*values, strict=True)))
+        elif isinstance(values[0], tuple):
+            joined[f.name] = type(values[0])(*(torch.cat(parts) for parts in zip(*values, strict=True)))
         else:
             joined[f.name] = torch.cat(values)
     return Conditions(**joined)

@@ -56,6 +56,25 @@ class LyricConfig:
         return norms + 2 * width, others
 
 
+FRAME_KERNEL = 5
+
+
+@dataclass(frozen=True)
+class FrameLyricConfig:
+    """Shape of lyrics by frames: `per_frame` characters in each, embedded in `width`, convolved in `hidden` channels."""
+
+    vocabulary: int
+    per_frame: int = 2
+    width: int = 64
+    hidden: int = 128
+    n_tokens: int = 0  # of a window of text: there is none
+
+    def parameters(self, width: int) -> int:
+        """Numbers of the encoder, for a prior of that width."""
+        convolutions = convolution(self.width, self.hidden, FRAME_KERNEL) + convolution(self.hidden, self.hidden, FRAME_KERNEL)
+        return (self.vocabulary + 2) * self.width + convolutions + (self.per_frame * self.hidden + 1) * width
+
+
 @dataclass(frozen=True)
 class UpsamplerConfig:
     """`ups` transposed convolutions of `stride` each: stride**ups steps per code above; dilations restart every `cycle`."""

@@ -1,0 +1,118 @@
+"""Shape of a prior of frames that hold several codes, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from priors.conditioning.config import FrameLyricConfig, LabelConfig
+from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
+from priors.transformer.config import BF16, FLOAT, TrunkConfig
+
+
+@dataclass(frozen=True)
+class FrameParams(TokenParams):
+    """Sampling parameters of a prior of frames.
+
+    guidance: scale of classifier-free guidance (1: none)
+    """
+
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenConfig(PriorConfig):
+    """Shape of a prior of `stream`, whose frames hold `books` codes each; `trunk.n_ctx` counts frames.
+
+    `vector` is the width of the codec's own vectors of codes, `m_head` the width of a book's MLP in widths of the trunk.
+    """
+
+    kind = "tokens"
+    route = "spectral"
+    stream: str
+    books: int
+    bins: int
+    hop: int  # samples per frame
+    sample_rate: int
+    trunk: TrunkConfig
+    vector: int = 64
+    m_head: float = 4.0
+    noise: float = 0.08  # share of the input codes that are replaced at random in training, on average
+    labels: LabelConfig | None = None
+    lyrics: FrameLyricConfig | None = None  # type: ignore[assignment]
+
+    @property
+    def spec(self) -> PriorSpec:
+        return PriorSpec((), (self.stream,), self.trunk.n_ctx)
+
+    @property
+    def width(self) -> int:
+        return self.trunk.width
+
+    @property
+    def depth(self) -> int:
+        return self.trunk.depth
+
+    @property
+    def head_width(self) -> int:
+        """Width of the hidden layer of a book's MLP."""
+        return int(self.m_head * self.width)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TokenConfig:
+        parts = {
+            "trunk": TrunkConfig.from_json(data["trunk"]),
+            "labels": data["labels"] and LabelConfig(**data["labels"]),
+            "lyrics": data["lyrics"] and FrameLyricConfig(**data["lyrics"]),
+        }
+        return cls(**data | parts)
+
+    # ---- sizes
+
+    def _head_matrices(self) -> list[tuple[int, int]]:
+        """(rows, columns) of the matrices of one book of the depth head, each with a bias per column."""
+        return [(self.width, self.head_width), (self.head_width, self.width), (self.width, self.bins), (self.width, self.vector)]
+
+    def parameters(self) -> ParameterCount:
+        """The table is that of all books' logits."""
+        trunk, width, books = self.trunk, self.width, self.books
+        matrices = [*trunk.products(), *self._head_matrices() * books]
+        norms, others = trunk.other_parameters()
+        norms += 2 * width * (books + 1)  # of each book, and of the trunk's output
+        others += books * sum(columns for _, columns in self._head_matrices())
+        others += 2 * books * self.bins * width  # embeddings of a frame's codes, for the trunk and for the depth head
+        others += 2 * (self.vector * width + width) + books * self.bins * self.vector
+        others += self.labels.rows * width if self.labels else width
+        others += self.lyrics.parameters(width) if self.lyrics else 0
+        numbers = sum(n_in * n_out for n_in, n_out in matrices)
+        return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, books * width * self.bins)
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes in memory: norms in float32 at least; int8 is bfloat16 outside the trunk."""
+        counted, (_, item) = self.parameters(), BYTES[dtype]
+        return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
+
+    def decoding_cost(self, job: DecodingJob) -> DecodingCost:
+        """A sequential step is one frame: the trunk, then each book's MLP."""
+        trunk, (_, item) = self.trunk, BYTES[job.dtype]
+        rows = job.rows * (2 if job.params.get("guidance", 1.0) != 1.0 else 1)
+        cache = 2 * trunk.n_ctx * trunk.state * trunk.depth
+        prompts = [begin - start + 1 for start, begin, _ in job.windows]
+        held = max(prompts) * (5 * self.width + 3 * trunk.state + 2 * trunk.hidden) + 8 * self.bins
+        parts = {
+            "weights": self.weight_bytes(job.dtype), "cache": rows * cache * item,
+            "conditions": rows * self.n_ctx * self.width * item, "activations": rows * held * max(item, 4),
+        }  # fmt: skip
+        steps = job.batches * sum(end - begin for _, begin, end in job.windows[:: job.parallel])
+        weights, layers = self.weight_bytes(job.dtype), trunk.depth + 3 * self.books
+        products = 2.0 * self.parameters().matrices * sum(prompts) * job.samples
+        return DecodingCost(rows, parts, steps, weights + rows * cache * item // 2, layers, products)
+
+    def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
+        """Activations of the trunk, and of each book its MLP and its logits twice."""
+        trunk, steps, item = self.trunk, self.n_ctx, BF16 if bf16 else FLOAT
+        kept = trunk.activation_bytes(bf16, recompute, 0, cpu)
+        head = self.books * (item * (2 * self.head_width + 3 * self.width) + 2 * FLOAT * self.bins)
+        products = 2.0 * self.books * sum(a * b for a, b in self._head_matrices())
+        return TrainingCost(kept + steps * (head + item * self.width), trunk.operations(0), products * steps)

@@ -1,0 +1,80 @@
+"""DepthHead: the codes of one frame, book by book, from the trunk's output (the depth transformer of RQ-Transformer, arXiv:2203.01941).
+
+Four books need no attention: the codes before are added up. Logits are those of a table plus the product with the codec's own
+vectors of the codes, so that codes that sound alike are learned together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from priors.tokens.config import TokenConfig
+from priors.transformer.linear import LayerNorm, Linear, quick_gelu
+
+SMALL = 0.02  # of the products with the codec's vectors at the start: larger ones begin far above the uniform distribution
+
+
+class FrameEmbedding(nn.Module):
+    """Codes of a frame as one vector: a table per book, and a projection of the codec's own vectors of them."""
+
+    def __init__(self, config: TokenConfig, std: float) -> None:
+        super().__init__()
+        self.bins = config.bins
+        self.table = nn.Embedding(config.books * config.bins, config.width)
+        nn.init.normal_(self.table.weight, std=std)
+        self.proj = Linear(config.vector, config.width, std)
+
+    def book(self, codes: Int[Tensor, "..."], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
+        """What one book adds to the vector, without the bias."""
+        return self.table(codes + book * self.bins) + F.linear(vectors[book], self.proj.w.t())[codes]
+
+    def forward(self, codes: Int[Tensor, "... books"], vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
+        books = codes.shape[-1]
+        latents = torch.stack([vectors[i][codes[..., i]] for i in range(books)]).sum(0)
+        shift = torch.arange(books, device=codes.device) * self.bins
+        return self.table(codes + shift).sum(-2) + self.proj(latents.to(self.table.weight.dtype))
+
+
+class BookHead(nn.Module):
+    """Logits of one book: u + MLP(norm(u)), then a table, and the products with the codec's vectors."""
+
+    def __init__(self, config: TokenConfig) -> None:
+        super().__init__()
+        width, init = config.width, config.trunk.init
+        self.ln = LayerNorm(width)
+        self.c_fc = Linear(width, config.head_width, init.linear)
+        self.c_proj = Linear(config.head_width, width, init.linear)
+        self.out = Linear(width, config.bins, init.linear)
+        self.key = Linear(width, config.vector, SMALL)
+
+    def forward(self, u: Float[Tensor, "n w"], vectors: Float[Tensor, "k e"]) -> Float[Tensor, "n k"]:
+        u = u + self.c_proj(self.c_fc.after(self.ln, u), quick_gelu)
+        return self.out(u) + F.linear(self.key(u), vectors.to(u.dtype))
+
+
+class DepthHead(nn.Module):
+    """Logits of all books given the trunk's output, each given the codes of the books before it."""
+
+    def __init__(self, config: TokenConfig) -> None:
+        super().__init__()
+        self.embedding = FrameEmbedding(config, config.trunk.init.embedding)
+        self.books = nn.ModuleList(BookHead(config) for _ in range(config.books))
+
+    def forward(
+        self, hidden: Float[Tensor, "n w"], codes: Int[Tensor, "n books"], vectors: Float[Tensor, "books k e"]
+    ) -> Float[Tensor, "n books k"]:
+        """Teacher forced: `codes` are those of the frame itself."""
+        u, logits = hidden, []
+        for i in range(len(self.books)):
+            logits.append(self.logits(u, i, vectors))
+            u = u + self.embedding.book(codes[:, i], i, vectors)
+        return torch.stack(logits, dim=1)
+
+    def logits(self, u: Float[Tensor, "n w"], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "n k"]:
+        head: Any = self.books[book]
+        return head(u, vectors[book])
