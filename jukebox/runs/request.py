@@ -32,7 +32,7 @@ from jukebox.song import Song
 from priors.spec import BYTES
 from vqvae.streams import frame_count
 
-COMPILE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and compiling takes some seconds
+CAPTURE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and capturing takes some seconds
 
 
 @dataclass(frozen=True)
@@ -332,10 +332,15 @@ def prior_of(info: ModelInfo, request: Mapping[str, Any], level: int) -> PriorEn
 
 
 def should_compile(info: ModelInfo, request: Mapping[str, Any]) -> bool:
-    """Whether the frames to sample, each of which passes the layers of its prior, are worth compiling a step."""
+    """Whether compiled steps save time: on a CPU always, since a library is built once per machine.
+
+    On a GPU a step is captured in each window, which only many frames, times the layers of their prior, are worth.
+    """
+    if not request["device"].startswith("cuda"):
+        return True
     steps, unit = 0, math.lcm(*request["hops"])
     for level in request["levels"]:
         entry = prior_of(info, request, level)
         total = frame_count(request["seconds"], info.sample_rate, request["hops"][level], unit)
         steps += (total - int(request["given"].get(str(level), 0))) * (entry.config.depth if entry else 0)
-    return steps >= COMPILE_THRESHOLD
+    return steps >= CAPTURE_THRESHOLD

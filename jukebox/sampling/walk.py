@@ -157,18 +157,18 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
     if "planners" not in run.request:  # of version 2
         changes |= request.plans_of(model.info, run.request)
     if "compiled" not in run.request:
-        dtype = request.dtype_of(run.request)
-        changes |= {"dtype": dtype, "compiled": to_compile(model.info, run.request | {"dtype": dtype})}
+        asked = run.request | changes | {"dtype": request.dtype_of(run.request)}
+        changes |= {"dtype": asked["dtype"], "compiled": to_compile(model.info, asked)}
     if changes:
         run.update(**changes)
     return model
 
 
 def to_compile(info: ModelInfo, asked: dict) -> bool:
-    """Whether steps are compiled; `auto`: where that is possible, and the codes to sample are worth the seconds it takes."""
+    """Whether steps are compiled (CPU) or captured (GPU); `auto`: where that is possible and saves time."""
     if asked["compile"] == "auto":
-        return request.should_compile(info, asked) and native.why_not(asked["dtype"]) is None
-    if asked["compile"] == "on" and (why := native.why_not(asked["dtype"])):
+        return request.should_compile(info, asked) and native.why_not(asked["dtype"], asked["device"]) is None
+    if asked["compile"] == "on" and (why := native.why_not(asked["dtype"], asked["device"])):
         raise UserError(f"--compile on cannot be: {why}; take --compile off, or auto")
     return asked["compile"] == "on"
 

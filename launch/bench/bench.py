@@ -1,9 +1,10 @@
 """How fast a model writes codes, beside what the machine's matrix products alone would allow (gpt-fast's habit).
 
 The limit is measured, not looked up: one decoding step is recorded, and then only its products of a matrix with the
-codes' vectors are run again, the weights read from memory as in real decoding. What lies between the two numbers is
-attention, small operations and Python. A peer's environment, where one is named, runs transformers' port of the
-published architecture at the same width, depth, window and codebook, on as many threads.
+codes' vectors are run again by torch, the weights read from memory as in real decoding. What lies between the two numbers is
+attention, small operations and Python. Steps are those that runs take: compiled where this machine has a compiler, so that
+they can be faster than torch's products. A peer's environment, where one is named, samples with transformers' port of the
+published architecture at the same width, depth, window and codebook, in float32 on as many threads, with the only steps it has.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def bench_priors(
     import torch
 
     from jukebox.model.folder import ModelFolder
+    from priors.autoregressive import native
     from priors.autoregressive.model import AutoregressivePrior
 
     if threads:
@@ -102,12 +104,14 @@ def bench_priors(
         from launch.bench.sample import bits_of_dtypes
 
         return bits_of_dtypes(opened, data)
-    rows = []
-    print(f"{torch.get_num_threads()} CPU threads, float32, batch {batch}; windows from empty to full")
+    rows, why_not = [], native.why_not()
+    steps = f"plain steps ({why_not})" if why_not else "compiled steps"
+    print(f"{torch.get_num_threads()} CPU threads, float32, {steps}, batch {batch}; windows from empty to full")
     print(f"{'level':>5} {'codes/s':>9} {'limit':>9} {'share':>6} {'music s/s':>9}" + (f" {'peer':>9}" if peer else ""))
     for level in reversed(opened.info.levels_with_prior):
         prior = opened.prior(f"prior_{level}")
         assert isinstance(prior, AutoregressivePrior)
+        prior.compiled = why_not is None
         rows.append(bench_level(prior, level, batch, seconds, seed, peer))
     return write_rows(rows, out)
 
@@ -124,7 +128,7 @@ def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: flo
         "limit_codes_per_second": limit,
         "music_seconds_per_second": rate * config.hop / config.sample_rate,
         **{"width": trunk.width, "depth": trunk.depth, "n_ctx": config.n_ctx, "bins": config.bins},
-        **{"batch": batch, "threads": torch.get_num_threads(), "torch": torch.__version__},
+        **{"batch": batch, "threads": torch.get_num_threads(), "compiled": prior.compiled, "torch": torch.__version__},
     }
     line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
     print(line, end="", flush=True)
@@ -177,7 +181,7 @@ def _conditions(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions
 
 
 def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: torch.Tensor) -> list[tuple[Callable, tuple]]:
-    """The matrix products with weights of one decoding step, recorded from torch's own dispatch."""
+    """The matrix products with weights of one plain decoding step, recorded from torch's own dispatch."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -193,7 +197,8 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: t
 
     state = start_window(prior, nothing, cond, prior.config.n_ctx)
     with torch.no_grad(), Recorder():
-        prior.advance(state, torch.zeros(len(nothing), dtype=torch.long))
+        code, position = torch.zeros(len(nothing), dtype=torch.long), torch.tensor([state.position])
+        prior.step(state.conditioning, state.caches, code, position)
     if not recorded:
         raise RuntimeError("one decoding step ran no matrix product that could be recorded")
     return recorded

@@ -178,7 +178,7 @@ def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
     for block in prior.trunk.blocks:
         for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
             found.append(linear.w if isinstance(linear, Int8Linear) else linear.w.t())
-    head = prior.x_out or prior.x_emb
+    head = prior.table
     table = head.w if isinstance(head, Int8Linear) else head.weight
     assert isinstance(table, torch.Tensor)
     return [*found, table]

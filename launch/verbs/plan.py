@@ -143,4 +143,4 @@ def will_compile(info: ModelInfo, request: Request, dtype: str) -> bool:
         return False
     from priors.autoregressive import native
 
-    return native.why_not(dtype) is None
+    return native.why_not(dtype, request["device"]) is None

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from priors.autoregressive.state import SteppedPrior
 from priors.transformer.linear import Function, Linear
 
 FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (it needs inputs in sixteens)
@@ -45,13 +44,9 @@ class Int8Linear(nn.Module):
         return y if b is None else y + b.to(x.dtype)
 
 
-def quantise(prior: SteppedPrior) -> None:
-    """Bring the weights that a decoding step reads to int8, in place: the trunk's linear layers, and the head."""
-    for block in prior.trunk.blocks:
-        for parent in (block.attn, block.mlp):
-            for name, child in list(parent.named_children()):
-                assert isinstance(child, Linear)
+def quantise(module: nn.Module) -> None:
+    """Bring every linear layer of a trunk inside a module to int8, in place."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Linear):
                 setattr(parent, name, Int8Linear(child.w.t(), child.b))
-    table = (prior.x_out or prior.x_emb).weight
-    assert isinstance(table, Tensor)
-    prior.x_out = Int8Linear(table, None)

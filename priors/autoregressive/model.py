@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
-from priors.autoregressive.int8 import quantise
+from priors.autoregressive.int8 import Int8Linear, quantise
 from priors.autoregressive.state import ConditioningInputs, DecodeState, join_batches
 from priors.autoregressive.step import stepper
 from priors.conditioning.conditions import Conditions, Lyrics
@@ -208,12 +208,15 @@ class AutoregressivePrior(Prior):
 
     def quantise(self) -> None:
         """Bring the weights that a decoding step reads to int8, in place."""
-        quantise(self)
+        table = self.table.weight
+        quantise(self.trunk)
+        assert isinstance(table, Tensor)
+        self.x_out = Int8Linear(table, None)
 
     @torch.no_grad()
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, AutoregressiveParams]
-    ) -> DecodeState:
+    ) -> DecodeState[AutoregressiveParams]:
         codes, own = known_prefix(self.stream, window, known, self.config.n_ctx), params[self.stream]
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), window.length - prompt).to(codes.device)
@@ -236,6 +239,10 @@ class AutoregressivePrior(Prior):
         x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), conditioning.at(position)
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 
+    @property
+    def table(self) -> nn.Module:
+        return self.x_emb if self.x_out is None else self.x_out
+
     def step(
         self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
@@ -244,17 +251,17 @@ class AutoregressivePrior(Prior):
         return self.head(self.trunk.step(x, caches, position), again)[:, 0]
 
     @torch.no_grad()
-    def advance(self, state: DecodeState, code: Int[Tensor, " b"]) -> None:
-        """Hear one more token; the state then holds the logits of the next."""
+    def advance(self, state: DecodeState[AutoregressiveParams], code: Int[Tensor, " b"]) -> None:
+        """Append one token; the state then holds the logits of the next."""
         state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
-        state.logits, state.code, state.position = state.step(code), None, state.position + 1
+        state.output, state.code, state.position = state.step(code), None, state.position + 1
 
-    def next_logits(self, state: DecodeState) -> Float[Tensor, "b k"]:
+    def next_logits(self, state: DecodeState[AutoregressiveParams]) -> Float[Tensor, "b k"]:
         """Logits over codes (and letters under the published switch) of the next step."""
-        if state.logits is None:
+        if state.output is None:
             assert state.code is not None
             self.advance(state, state.code.repeat(2) if state.guided else state.code)
-        logits = state.logits
+        logits = state.output
         assert logits is not None
         if state.guided:
             given, bare = logits.chunk(2)
@@ -265,12 +272,12 @@ class AutoregressivePrior(Prior):
         return logits
 
     @torch.no_grad()
-    def sample(self, state: DecodeState) -> Iterator[Update]:
+    def sample(self, state: DecodeState[AutoregressiveParams]) -> Iterator[Update]:
         length, shift = state.numbers.shape[1], self.vocabulary - self.config.bins
         while state.done < length:
             start, made = state.prompt + state.done, []
             for number in state.numbers[:, state.done : state.done + self.block].unbind(1):
-                state.code, state.logits = draw(self.next_logits(state), number, state.params), None
+                state.code, state.output = draw(self.next_logits(state), number, state.params), None
                 made.append((state.code - shift).clamp(min=0))
             state.done += len(made)
             yield Update(self.stream, start, torch.stack(made, dim=1))

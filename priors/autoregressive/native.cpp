@@ -1,4 +1,5 @@
 // One decoding step of a trunk and its head on a CPU: inputs (b w) to logits (b k), over weights of float, bfloat16 or int8.
+// A head without weights copies: the answer is then the trunk's output (b w).
 //
 // A step is bound by reading every weight once. Here it is one parallel region with five barriers a layer, and each product is a
 // dot product over weights stored (out, in), which are read in order. Activations and sums are float32 whatever the weights are.
@@ -25,6 +26,7 @@ struct Layer {
     const float *ln_0_w, *ln_0_b, *ln_1_w, *ln_1_b;
     void *k, *v;          // (page, b, h, slot, d)
     const void *bias;     // (b, h, t, slot) of a cross attention, or null
+    const float *rotation; // (t, 2, d / 2): cosines, then sines, of a rotary embedding; or null
     const int64_t *places; // (t, 4): page written, slot written (-1: none), page read, slots seen
     int64_t slots, n_ctx;
 };
@@ -179,11 +181,24 @@ static void attend(const float *q, const C *k, const C *v, const C *bias, int64_
     }
 }
 
+// A rotary embedding: planes (i, i + d / 2) of one head's query or key turned by `row`, cosines and then sines.
+static void rotate(float *x, const float *row, int64_t d) {
+    const int64_t half = d / 2;
+#pragma omp simd
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[half + i];
+        x[i] = a * row[i] - b * row[half + i];
+        x[half + i] = b * row[i] + a * row[half + i];
+    }
+}
+
 // One head of one sample: its key and value go into the cache, then it looks at what its pattern shows.
 template <class C>
 static void head_of(const Step &s, const Layer &l, int64_t position, int64_t b, int64_t h, float *logits) {
     const int64_t d = s.state / s.heads, *place = l.places + 4 * position, wide = l.attn.n_out;
-    const float *q = s.qkv + b * wide + h * d;
+    float *q = s.qkv + b * wide + h * d;
+    if (l.rotation)
+        for (float *x : {q, q + s.state}) rotate(x, l.rotation + position * d, d);
     auto at = [&](void *buffer, int64_t page) { return (C *)buffer + ((page * s.batch + b) * s.heads + h) * l.slots * d; };
     if (place[1] >= 0)
         for (int64_t i = 0; i < d; i++) {
@@ -228,7 +243,11 @@ static void run(const Step &s, int64_t position, const float *again, float *answ
             });
         }
         for (int64_t j = 0; j < n; j++) normed[j] = s.x[j] + (again ? again[j] : 0.0f);
-        product<W>(s.head, normed.data(), s.batch, stored(answer, s.head.n_out));
+        if (s.head.w) product<W>(s.head, normed.data(), s.batch, stored(answer, s.head.n_out));
+        else {
+#pragma omp single
+            std::memcpy(answer, normed.data(), sizeof(float) * n);
+        }
     }
 }
 

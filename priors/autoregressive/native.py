@@ -1,52 +1,29 @@
-"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler when it is first wanted.
+"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler (`library.py`).
 
 What is not the trunk (embeddings, conditions, drawing) stays in torch; the caches are those of the plain step, so that one
-may go on where the other stopped. Weights are float32, bfloat16 or int8, read where they lie; sums are float32. The
-compiler's result lives as long as the process: it takes a second or two, and no file can be stale.
+may go on where the other stopped. Weights are float32, bfloat16 or int8, read where they lie; sums are float32.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from priors.autoregressive.int8 import Int8Linear
+from priors.autoregressive.library import library
 from priors.autoregressive.state import ConditioningInputs, SteppedPrior
 from priors.transformer.cache import Cache, Caches, CrossCache, places
 from priors.transformer.linear import Linear
+from priors.transformer.rotary import rotary_table
 
-SOURCE = Path(__file__).with_name("native.cpp")
 COMPILED = ("float32", "bfloat16", "int8")
-FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled step; RuntimeError with the reason where there is no compiler, or it fails."""
-    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
-    compiler = next((name for name in names if name and shutil.which(name)), None)
-    if compiler is None:
-        raise RuntimeError("no C++ compiler was found (c++, g++ or clang++; the variable CXX names another)")
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "native.so"
-        for extra in (("-march=native", "-fopenmp"), ()):  # the second: one thread, for compilers without OpenMP
-            compiled = subprocess.run([compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
-            if compiled.returncode == 0:
-                return ctypes.CDLL(str(made))
-    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {compiled.stderr.strip().splitlines()[-1:]}")
-
-
-def why_not(dtype: str = "float32") -> str | None:
-    """Why steps cannot be compiled or captured here, or None if they can."""
-    if torch.cuda.is_available():
+def why_not(dtype: str = "float32", device: str = "cpu") -> str | None:
+    """Why steps cannot be compiled (on a GPU: captured) here, or None if they can."""
+    if device.startswith("cuda"):
         return None
     if dtype not in COMPILED:
         return f"{dtype} is not compiled on a CPU; {', '.join(COMPILED)} are"
@@ -64,7 +41,7 @@ class _Linear(ctypes.Structure):
 class _Layer(ctypes.Structure):
     _fields_ = (
         [(n, _Linear) for n in ("attn", "proj", "fc", "mlp")]
-        + [(n, ctypes.c_void_p) for n in ("ln_0_w", "ln_0_b", "ln_1_w", "ln_1_b", "k", "v", "bias", "places")]
+        + [(n, ctypes.c_void_p) for n in ("ln_0_w", "ln_0_b", "ln_1_w", "ln_1_b", "k", "v", "bias", "rotation", "places")]
         + [(n, ctypes.c_int64) for n in ("slots", "n_ctx")]
     )
 
@@ -86,7 +63,7 @@ def rows_of(linear: Linear) -> Tensor:
 
 
 class Native:
-    """The steps of one window: a code in, the next logits out."""
+    """The steps of one window: codes in, the next logits out, or the trunk's output where the prior has no table."""
 
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
@@ -96,7 +73,7 @@ class Native:
         state, hidden = config.state, config.hidden
         room = [torch.empty(batch, n) for n in (config.width, 3 * state, state, config.width, hidden)]
         self.step = _Step(
-            self.layers, self._linear(prior.x_out or prior.x_emb), len(blocks), batch, config.width, state,
+            self.layers, self._head(prior.table, config.width), len(blocks), batch, config.width, state,
             config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
         )  # fmt: skip
         self.bytes = next(tensor.element_size() for tensor in self.held)  # of the first layer's weight
@@ -114,10 +91,14 @@ class Native:
             w, scale, b = module.w, module.scale, module.b
         elif isinstance(module, Linear):
             w, scale, b = rows_of(module), None, module.b
-        else:  # the head: a table of embeddings, or a linear layer without bias
+        else:  # a table of embeddings, or a linear layer without bias
             w, scale, b = module.weight, None, None
         assert isinstance(w, Tensor)
         return _Linear(self._hold(w, None), self._hold(scale), self._hold(b), w.shape[1], w.shape[0])
+
+    def _head(self, table: nn.Module | None, width: int) -> _Linear:
+        """The table of a prior, or no weights: then the trunk's output is copied."""
+        return _Linear(None, None, None, width, width) if table is None else self._linear(table)
 
     def _layer(self, block, cache: Cache | CrossCache) -> _Layer:
         linears = [self._linear(m) for m in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
@@ -129,16 +110,18 @@ class Native:
         elif cache.bias is not None:
             cache.bias, n_ctx = cache.bias.contiguous(), cache.bias.shape[2]
             bias = self._hold(cache.bias, None)
-        return _Layer(*linears, *norms, cache.k.data_ptr(), cache.v.data_ptr(), bias, self._hold(table, None), slots, n_ctx)
+        where, attn = (cache.k.data_ptr(), cache.v.data_ptr()), block.attn
+        rotation = self._hold(rotary_table(attn.rope, cache.k.shape[4], attn.n_ctx)) if attn.rope else None
+        return _Layer(*linears, *norms, *where, bias, rotation, self._hold(table, None), slots, n_ctx)
 
     def __call__(self, code: Tensor) -> Tensor:
         x, again = self.prior.inputs(self.conditioning, code, torch.tensor([self.position]))
         x = x.float().contiguous()
         again = None if again is None else again.float().contiguous()
-        logits = torch.empty(len(x), self.step.head.n_out)
+        output = torch.empty(len(x), self.step.head.n_out)
         self.call(
             ctypes.byref(self.step), self.bytes, ctypes.c_int64(self.position), ctypes.c_void_p(x.data_ptr()),
-            ctypes.c_void_p(None if again is None else again.data_ptr()), ctypes.c_void_p(logits.data_ptr()),
+            ctypes.c_void_p(None if again is None else again.data_ptr()), ctypes.c_void_p(output.data_ptr()),
         )  # fmt: skip
         self.position += 1
-        return logits
+        return output

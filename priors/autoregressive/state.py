@@ -4,30 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from priors.autoregressive.config import AutoregressiveConfig, AutoregressiveParams
 from priors.prior import check_shapes
+from priors.spec import TokenParams
 from priors.transformer.cache import Cache, Caches, CrossCache
+from priors.transformer.config import TrunkConfig
 from priors.transformer.trunk import Transformer
 
-Step = Callable[[Int[Tensor, " b"]], Float[Tensor, "b k"]]
+P = TypeVar("P", bound=TokenParams)
+Step = Callable[[Int[Tensor, "b *books"]], Float[Tensor, "b k"]]
+
+
+class HasTrunkConfig(Protocol):
+    """A configuration of a prior with one trunk."""
+
+    @property
+    def trunk(self) -> TrunkConfig: ...
 
 
 class SteppedPrior(Protocol):
-    """What a decoding step uses of a prior."""
+    """What a decoding step uses of a prior: codes of one position, (b,) or (b, books), go in.
 
-    config: AutoregressiveConfig
-    trunk: Transformer
-    x_emb: nn.Embedding
-    x_out: Any  # a linear layer without bias, or None where the table of x_emb serves
+    The answer is (b, k): logits over the rows of `table`, or, without a table, the output of the trunk with what is added again.
+    """
 
-    def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]: ...
-    def step(self, conditioning: ConditioningInputs, caches: Caches, code: Tensor, position: Tensor) -> Tensor: ...
+    @property
+    def config(self) -> HasTrunkConfig: ...
+    @property
+    def trunk(self) -> Transformer: ...
+    @property
+    def table(self) -> nn.Module | None:
+        """An embedding, or a linear layer without bias, whose rows predict codes; None: the trunk's output is the answer."""
+        ...
+
+    def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the trunk takes for the codes at a position (b 1 w), and what is added again to its output, if anything."""
+        ...
+
+    def step(self, conditioning: ConditioningInputs, caches: Caches, code: Tensor, position: Tensor) -> Tensor:
+        """The answer to the codes at a position: a function of tensors alone, in fixed shapes."""
+        ...
 
 
 @dataclass
@@ -48,18 +69,19 @@ class ConditioningInputs:
 
 
 @dataclass
-class DecodeState:
-    """A window in progress: conditioning inputs, caches, and the logits of the next code.
+class DecodeState(Generic[P]):
+    """A window in progress: conditioning inputs, caches, and the output of the last step.
 
-    The logits are None while `code`, the last one sampled, has not been an input yet.
+    The output (logits of the next code, or the trunk's output, see `SteppedPrior`) is None while `code`, the last one sampled, has
+    not been an input yet. A prior that samples several books per position has codes (b books) and numbers (b t books).
     """
 
     conditioning: ConditioningInputs
     caches: list[Cache | CrossCache]
     position: int  # steps in the caches
-    logits: Tensor | None
-    params: AutoregressiveParams
-    numbers: Float[Tensor, "b t"]  # uniform ones, of each code that is to be sampled
+    output: Float[Tensor, "b k"] | None
+    params: P
+    numbers: Float[Tensor, "b t *books"]  # uniform ones, of each code that is to be sampled
     prompt: int = 0  # known frames of the window
     done: int = 0  # codes sampled
     code: Tensor | None = None
@@ -86,7 +108,7 @@ class DecodeState:
         check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})
         for name, buffer in self._buffers():
             buffer.copy_(tensors[name])
-        self.code, self.logits = tensors["code"].to(self.conditioning.start.device), None
+        self.code, self.output = tensors["code"].to(self.conditioning.start.device), None
         self.position, self.done, self.step = int(tensors["position"]), int(tensors["done"]), None
 
     @property

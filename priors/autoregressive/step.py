@@ -1,4 +1,4 @@
-"""One step of decoding, three ways to the same logits: a code goes in, the logits of the next come out.
+"""One step of decoding, three ways to the same answer: codes go in, the logits of the next, or the trunk's output, come out.
 
     Plain      the operations of the prior one by one, as everywhere else
     Captured   the same, recorded once as a CUDA graph: a step is one launch instead of a thousand
@@ -23,29 +23,36 @@ class Plain:
         self.prior, self.conditioning, self.caches = prior, conditioning, caches
         self.position = torch.tensor([position], device=conditioning.start.device)
 
-    def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        logits = self.prior.step(self.conditioning, self.caches, code, self.position)
+    def __call__(self, code: Int[Tensor, "b *books"]) -> Float[Tensor, "b k"]:
+        output = self.prior.step(self.conditioning, self.caches, code, self.position)
         self.position += 1
-        return logits
+        return output
 
 
 class Captured:
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
-        plain = Plain(prior, conditioning, caches, position)
-        self.code = torch.zeros(len(conditioning.start), dtype=torch.long, device=conditioning.start.device)
+        self.plain = Plain(prior, conditioning, caches, position)
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def capture(self, code: Int[Tensor, "b *books"]) -> torch.cuda.CUDAGraph:
+        """Record a step for codes of this shape."""
+        plain, self.code = self.plain, code.clone()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # kernels are loaded and room is made; what it writes, the first step overwrites
-            prior.step(conditioning, caches, self.code, plain.position)
+            plain.prior.step(plain.conditioning, plain.caches, self.code, plain.position)
         torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = plain(self.code)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.output = plain(self.code)
+        return graph
 
-    def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
+    def __call__(self, code: Int[Tensor, "b *books"]) -> Float[Tensor, "b k"]:
+        if self.graph is None:  # the first codes show the shape
+            self.graph = self.capture(code)
         self.code.copy_(code)
         self.graph.replay()
-        return self.logits.clone()  # the graph writes the next ones over these
+        return self.output.clone()  # the graph writes the next one over this
 
 
 def stepper(prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int, compiled: bool) -> Step:

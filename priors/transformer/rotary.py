@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-@functools.lru_cache(maxsize=32)
+@functools.cache  # without a limit: a captured step holds the address of its table
 def rotary_table(
     base: float, width: int, n_ctx: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "t 2 d/2"]:

@@ -145,8 +145,8 @@ def check_sampling(
     state = DecodeState(conditioning, caches, x.shape[1], None, AutoregressiveParams(), torch.zeros(len(x), 0))
     for token in tokens[:, first:-1].unbind(1):
         prior.advance(state, token)
-        assert state.logits is not None
-        logits.append(state.logits[:, None])
+        assert state.output is not None
+        logits.append(state.output[:, None])
     yield Check(f"{case}: logits a step", apart(torch.cat(logits, 1), expected), limit)
     if params.get("top_k") == 1:
         made = sample_greedily(prior, Window(0, codes.shape[1], codes.shape[1]), codes[:, :primed], cond)

@@ -10,11 +10,12 @@ import torch
 
 from data_prep.errors import UserError
 from jukebox.model.folder import DTYPES
+from jukebox.runs.request import sampled, should_compile
 from jukebox.sampling.walk import replay
 from jukebox.song import Song
 from priors.autoregressive import native
 from priors.conditioning.conditions import Conditions
-from tests.runs import sample
+from tests.runs import sample, settings_of
 
 SECONDS = 0.25
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
@@ -44,12 +45,27 @@ def test_a_run_keeps_its_dtype_and_its_compiled_steps_and_is_replayed_with_them(
     assert again.request["compiled"] and all(np.array_equal(run.codes(l), again.codes(l)) for l in (2, 1, 0))
 
 
-def test_few_codes_are_not_compiled_for(tiny_model, tmp_path):
-    run = sample(tiny_model, [Song()], 0.1, tmp_path / "run", levels=(2,))
+@compiler
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_steps_of_short_runs_are_compiled_on_a_cpu_unless_that_is_off(tiny_model, tmp_path, choice):
+    run = sample(tiny_model, [Song()], 0.1, tmp_path / "run", levels=(2,), device="cpu", compile=choice)
+    assert run.request["compile"] == choice and run.request["compiled"] is (choice == "auto")
+
+
+def test_without_a_compiler_steps_are_plain(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "why_not", lambda *_: "no C++ compiler was found")
+    run = sample(tiny_model, [Song()], 0.1, tmp_path / "run", levels=(2,), device="cpu")
     assert run.request["compile"] == "auto" and run.request["compiled"] is False
 
 
+def test_on_a_gpu_few_codes_are_not_worth_a_capture(tiny_model):
+    asked = dict(sampled(tiny_model.info, [Song()], 0.1, settings_of(tiny_model, levels=(2,))))
+    assert not should_compile(tiny_model.info, asked | {"device": "cuda"})
+    assert should_compile(tiny_model.info, asked | {"device": "cuda", "seconds": 1e4})
+    assert should_compile(tiny_model.info, asked | {"device": "cpu"})
+
+
 def test_steps_that_cannot_be_compiled_raise_where_they_were_asked_for(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "why_not", lambda dtype: "no C++ compiler was found")
+    monkeypatch.setattr(native, "why_not", lambda *_: "no C++ compiler was found")
     with pytest.raises(UserError, match="--compile on cannot be: no C"):
         sample(tiny_model, [Song()], SECONDS, tmp_path / "run", compile="on")

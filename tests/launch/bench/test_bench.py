@@ -38,9 +38,19 @@ def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(name):
     assert needed <= trunk
 
 
-def test_codes_are_drawn_slower_than_the_products_alone_allow(model):
+def test_codes_are_drawn_slower_by_plain_steps_than_the_products_alone_allow(model):
     rate, limit = measure(ModelFolder.from_pretrained(model).prior("prior_2"), batch=2, seconds=0.2)
     assert 0 < rate < limit
+
+
+def test_what_is_measured_are_the_steps_that_runs_take(model, monkeypatch):
+    seen: list[bool] = []
+    monkeypatch.setattr("launch.bench.bench.measure", lambda prior, *_: seen.append(prior.compiled) or (1.0, 1.0))
+    for why in (None, "no C++ compiler was found"):
+        monkeypatch.setattr("priors.autoregressive.native.why_not", lambda *_, why=why: why)
+        rows = bench("sample", str(model))
+        assert {row["compiled"] for row in rows} == set(seen) == {why is None}
+        seen.clear()
 
 
 def test_the_table_has_a_row_a_level_and_is_written_as_json(model, tmp_path, capsys):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from priors.autoregressive import native
-from priors.autoregressive.int8 import quantise
-from tests.priors.conftest import started
+from priors.autoregressive.model import AutoregressivePrior
+from priors.autoregressive.state import ConditioningInputs
+from priors.autoregressive.step import stepper
+from priors.transformer.config import LOCAL, TrunkConfig
+from priors.transformer.trunk import Transformer
+from tests.priors.conftest import KINDS, randomise, started
 
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
 DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), "int8": (torch.bfloat16, 0.02)}
@@ -22,14 +28,14 @@ def stepped(prior, codes, cond, primed, compiled: bool) -> torch.Tensor:
     made = []
     for code in codes[:, primed:].unbind(1):
         prior.advance(state, code + prior.vocabulary - prior.config.bins)
-        made.append(state.logits)
+        made.append(state.output)
     return torch.stack(made, dim=1)
 
 
 def in_dtype(prior, dtype: str):
     prior = copy.deepcopy(prior).to(DTYPES[dtype][0])
     if dtype == "int8":
-        quantise(prior)
+        prior.quantise()
     return prior
 
 
@@ -74,7 +80,7 @@ def test_plain_and_native_steps_take_turns_on_the_same_caches(make, batch, kind)
     for i, code in enumerate(codes[:, 4:-1].unbind(1)):
         prior.compiled, state.step = i % 3 == 1, None
         prior.advance(state, code + shift)
-        assert (state.logits - whole[:, i]).abs().max() < 1e-4
+        assert (state.output - whole[:, i]).abs().max() < 1e-4
 
 
 @compiler
@@ -87,6 +93,66 @@ def test_a_step_that_goes_wrong_is_seen(make, batch, kind):
         block.mlp.c_fc.w.data[3, 3] += 1
         assert (stepped(prior, codes[:, :9], cond, 8, True) - before).abs().max() > 1e-3
         block.mlp.c_fc.w.data[3, 3] = kept
+
+
+@compiler
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["top", "letters in front", "unlabelled"])
+def test_native_steps_with_rotation_equal_plain_steps(batch, name, dtype, size):
+    config = KINDS[name]
+    prior = randomise(AutoregressivePrior(replace(config, trunk=replace(config.trunk, rope=100.0)))).eval()
+    prior, (codes, cond) = in_dtype(prior, dtype), batch(name, size)
+    plain, ours = (stepped(prior, codes[:, :-1], cond, 7, compiled) for compiled in (False, True))
+    assert (ours - plain).abs().max() < DTYPES[dtype][1] * plain.float().std() * 5
+
+
+class FramePrior(nn.Module):
+    """A prior of frames of books without a table of its own: a step answers with the trunk's output."""
+
+    def __init__(self, config: TrunkConfig, books: int):
+        super().__init__()
+        self.config, self.trunk, self.table = replace(KINDS["unlabelled"], trunk=config), Transformer(config), None
+        self.x_emb = nn.ModuleList(nn.Embedding(11, config.width) for _ in range(books))
+
+    def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.stack([table(book) for table, book in zip(self.x_emb, code.unbind(1), strict=True)]).sum(0)
+        again = conditioning.at(position)
+        assert again is not None
+        return x[:, None], again
+
+    def step(self, conditioning: ConditioningInputs, caches, code: Tensor, position: Tensor) -> Tensor:
+        x, again = self.inputs(conditioning, code, position)
+        return (self.trunk.step(x, caches, position) + again)[:, 0]
+
+
+@torch.no_grad()
+def frame_outputs(dtype: torch.dtype, size: int, compiled: bool, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Outputs of steps from an empty cache, and of the whole pass."""
+    config = TrunkConfig(24, 16, 5, heads=2, order=("dense", *LOCAL, "dense"), blocks=4, m_attn=0.5, rope=100.0)
+    prior = randomise(FramePrior(config, 3)).to(device, dtype)
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(11, (size, 24, 3), generator=generator).to(device)
+    steps = torch.randn(size, 24, 16, generator=generator).to(device, dtype)
+    conditioning = ConditioningInputs(steps[:, :1], steps, None, None, None)
+    step = stepper(prior, conditioning, prior.trunk.caches(steps), 0, compiled)
+    embedded = sum(table(frames[:, :, i]) for i, table in enumerate(prior.x_emb))
+    return torch.stack([step(frame) for frame in frames.unbind(1)], 1), prior.trunk(embedded) + steps
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=compiler)])
+def test_steps_of_a_prior_without_a_table_return_the_output_of_the_trunk(dtype, size, compiled):
+    ours, whole = frame_outputs(dtype, size, compiled)
+    assert ours.shape == (size, 24, 16)
+    assert (ours - whole).abs().max() < DTYPES[str(dtype).removeprefix("torch.")][1] * whole.float().std() * 5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_captured_steps_of_a_prior_without_a_table_return_the_output_of_the_trunk():
+    ours, whole = frame_outputs(torch.float32, 3, True, "cuda")
+    assert (ours - whole).abs().max() < 1e-4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -104,18 +170,8 @@ def test_int8_weights_are_within_half_a_step_of_theirs(make, kind):
     w = linear.w.t().clone()
     x = torch.randn(3, w.shape[1])
     y = linear(x)
-    quantise(prior)
+    prior.quantise()
     ours = prior.trunk.blocks[0].mlp.c_fc
     assert ours.w.dtype == torch.int8 and ours.w.abs().max() == 127
     assert ((ours.w * ours.scale[:, None] - w).abs() <= 0.5001 * ours.scale[:, None]).all()
     assert (ours(x) - y).abs().max() < 0.03 * y.abs().max()
-
-
-def test_without_a_compiler_the_reason_is_told(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    native.library.cache_clear()
-    if not torch.cuda.is_available():
-        assert "no C++ compiler was found" in (native.why_not() or "")
-        assert "float16 is not compiled" in (native.why_not("float16") or "")
-    native.library.cache_clear()

@@ -1,0 +1,112 @@
+"""The compiled library of `native.cpp`: built once per machine by its own compiler, then loaded from the user's cache directory.
+
+A file is named by a hash of what it was built from (source, flags, compiler, processor) and by a hash of its content: a change of the
+former gives another file, and a file that does not have the content of its name is built again. Files are put in place by renaming,
+so that processes which build at once do not disturb each other. Where the directory cannot be written, the library is built in a
+temporary folder and lives as long as the process.
+
+Run as a module, it builds the library and prints where it is, or why there is none: `python -m priors.autoregressive.library`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
+EXTRA = (("-march=native", "-fopenmp"), ())  # the second: one thread, for compilers without OpenMP
+PROCESSOR = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")  # of /proc/cpuinfo
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled step; RuntimeError with the reason where there is no compiler, or it fails."""
+    names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise RuntimeError("no C++ compiler was found (c++, g++ or clang++; the variable CXX names another)")
+    name = f"native-{_hash_of_inputs(compiler)}"
+    return _kept(name) or _built(compiler, name)
+
+
+def cache_folder() -> Path:
+    """The folder of built libraries, XDG_CACHE_HOME/jukebox, by default ~/.cache/jukebox; RuntimeError without a home."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "jukebox"
+
+
+def _hash_of_inputs(compiler: str) -> str:
+    """A hash of what decides how a library comes out."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    parts = (SOURCE.read_text("utf-8"), repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Model and instructions of this machine's processor."""
+    lines = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):  # Linux
+        first = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
+        lines += [line for line in first.splitlines() if line.split("\t")[0].strip() in PROCESSOR]
+    return "\n".join(lines)
+
+
+def _hash_of_content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _kept(name: str) -> ctypes.CDLL | None:
+    """The library of this name from the cache directory, if there is one that is whole and can be loaded."""
+    with contextlib.suppress(OSError, RuntimeError):
+        for file in sorted(cache_folder().glob(f"{name}-*.so")):
+            with contextlib.suppress(OSError):
+                if file.stem == f"{name}-{_hash_of_content(file)}":  # a damaged one may stop the process instead of raising
+                    return ctypes.CDLL(str(file))
+    return None
+
+
+def _built(compiler: str, name: str) -> ctypes.CDLL:
+    """The library, compiled now, and kept for other processes where that is possible."""
+    with tempfile.TemporaryDirectory() as folder:
+        made, error = Path(folder) / "native.so", ""
+        for extra in EXTRA:
+            compiled = subprocess.run([compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
+            if compiled.returncode == 0:
+                with contextlib.suppress(OSError, RuntimeError):
+                    return ctypes.CDLL(str(_keep(made, name)))
+                return ctypes.CDLL(str(made))
+            error = compiled.stderr
+    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {error.strip().splitlines()[-1:]}")
+
+
+def _keep(made: Path, name: str) -> Path:
+    """Put a library into the cache directory, in place of files of its name that are damaged; OSError where that cannot be."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{name}-{_hash_of_content(made)}.so"
+    with tempfile.TemporaryDirectory(dir=folder) as partial:
+        os.replace(shutil.copy(made, partial), target)
+    for other in folder.glob(f"{name}-*.so"):
+        if other != target:
+            other.unlink(missing_ok=True)
+    return target
+
+
+def main() -> None:
+    try:
+        print(f"compiled decoding step: {library()._name}")
+    except (OSError, RuntimeError) as error:
+        print(f"no compiled decoding step, so that sampling on a CPU is slower: {error}")
+
+
+if __name__ == "__main__":
+    main()
