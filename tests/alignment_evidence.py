@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from data_prep.align import TimedText, place
 from data_prep.manifest import audio_path, load_manifest
+from data_prep.synthetic.annotation import make_lyrics
 from data_prep.synthetic.band import ARTISTS, GENRES
-from data_prep.synthetic.songs import make_lyrics, make_song
+from data_prep.synthetic.songs import make_song
 from jukebox.alignment.align import AlignmentTask, codes_of_file, lyric_entry, lyric_prior, misses
 from jukebox.alignment.scores import LyricPrior
 from jukebox.evaluation.metrics import table
@@ -48,7 +49,7 @@ def irregular_song(seed: int, sample_rate: int) -> tuple[np.ndarray, Song]:
         lines.pop()
     words = [word for word in made.words if word[0] != "-"]
     cut = min(rng.uniform(0, 3), words[0][1] - 0.05)
-    audio = made.audio[int(cut * sample_rate) :]
+    audio = made.audio[0, int(cut * sample_rate) :]
     times = tuple(TimedText(word, start - cut, end - cut) for word, start, end in words)
     text = "\n".join(line for line in lines if line[0] != "-")
     return audio, Song(artist.name, (genre.name,), text, times, len(audio) / sample_rate)

@@ -21,7 +21,7 @@ def music(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("müsic")
     for i in range(10):
         song = make_song(i, seconds=7.0, sample_rate=32000 if i % 2 else 44100)
-        sound = np.stack([song.audio, 0.5 * song.audio]) if i % 3 == 0 else song.audio[None]
+        sound = np.concatenate([song.audio, 0.5 * song.audio]) if i % 3 == 0 else song.audio
         path = folder / f"♫ {i % 3}" / f"{i}.mp3"
         write_mp3(path, sound, song.sample_rate)
         tags = EasyMP3(path)

@@ -7,7 +7,7 @@ be heard, and learned, from a few seconds of any song.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,12 @@ GENRES = (
         (6, 7, 7),
     ),
 )  # fmt: skip
+
+# Where an instrument stands in stereo: -1 is left, 1 right.
+PLACES = {
+    "pluck": -0.6, "organ": -0.5, "reed": 0.5, "bell": 0.6, "bass": 0.0, "kick": 0.0, "snare": -0.1, "tom": 0.4,
+    "brush": -0.3, "hat": 0.5, "open": -0.5,
+}  # fmt: skip
 
 
 def degree_pitch(artist: Artist, tonic: int, degree: int) -> int:
@@ -227,10 +233,24 @@ def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
         yield 0, score.artist.chords, pitch, 4.0, 0.8
 
 
-def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """The accompaniment, float32 (samples,): chords, bass, drums and, before the singer comes in, the tune."""
-    genre = score.genre
-    sound = np.zeros(samples, np.float32)
+def stereo_gains(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Instrument -> its gains (left, right), of equal power: its place in PLACES, a little different in every song."""
+    gains = {}
+    for instrument, place in PLACES.items():
+        angle = (1 + place + rng.uniform(-0.1, 0.1)) * np.pi / 4
+        gains[instrument] = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    return gains
+
+
+def play(
+    score: Score, samples: int, sample_rate: int, rng: np.random.Generator, gains: Mapping[str, np.ndarray] | None = None
+) -> np.ndarray:
+    """The accompaniment, float32 (channels, samples): chords, bass, drums and, before the singer comes in, the tune.
+
+    `gains` are those of every instrument in each channel; without them there is one channel.
+    """
+    genre, mono = score.genre, np.ones(1, np.float32)
+    sound = np.zeros((1 if gains is None else 2, samples), np.float32)
     for bar in range(len(score.chords)):
         if bar < score.end:
             strokes = [*chord_strokes(score, bar), *bass_strokes(score, bar), *drum_strokes(score, bar)]
@@ -246,5 +266,7 @@ def play(score: Score, samples: int, sample_rate: int, rng: np.random.Generator)
             stop = min(samples, start + length)
             if start < stop:
                 tone = note(instrument, pitch, length, sample_rate)[: stop - start]
-                sound[start:stop] += tone * np.float32(loud * (0.9 + 0.2 * rng.random()))
+                level = np.float32(loud * (0.9 + 0.2 * rng.random()))
+                gain = mono if gains is None else gains[instrument]
+                sound[:, start:stop] += tone * (gain * level)[:, None]
     return sound

@@ -107,6 +107,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds: float, seed: int) -> tuple[str, str]:
     """The corpus, the text of the new song and a recording to continue, none of which is in the corpus; artist and genre of both."""
     from data_prep.audio.audio import write_mp3
+    from data_prep.synthetic.annotation import annotate_song
     from data_prep.synthetic.songs import make_corpus, make_song
 
     if not (corpus / "songs.jsonl").is_file():
@@ -114,9 +115,9 @@ def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds
     other = make_song(RECORDING + seed, seconds=12.0)
     if not recording.is_file():
         recording.with_suffix(".txt").write_text(other.lyrics + "\n", encoding="utf-8")
-        write_mp3(recording, other.audio[None], other.sample_rate)
+        write_mp3(recording, other.audio, other.sample_rate)
     if not words.is_file():
-        text = make_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
+        text = annotate_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
         words.write_text(text.lyrics + "\n", encoding="utf-8")
     return other.artist, other.genre
 

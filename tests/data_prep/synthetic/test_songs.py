@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from itertools import pairwise
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from data_prep.align import Pace, place, syllables
 from data_prep.errors import UserError
-from data_prep.synthetic.band import ARTISTS, GENRES, NEWCOMER, write_score
+from data_prep.synthetic.annotation import WORDS, annotate_song, set_lyrics
+from data_prep.synthetic.band import ARTISTS, GENRES, NEWCOMER, PLACES, stereo_gains, write_score
 from data_prep.synthetic.instruments import hertz
-from data_prep.synthetic.songs import LOUDNESS, WORDS, SyntheticSong, make_corpus, make_song, sing_lyrics
+from data_prep.synthetic.songs import LOUDNESS, SyntheticSong, corpus_song, make_corpus, make_song, sing_lines
 from data_prep.synthetic.voice import Syllable, sing, split_syllables
 
 RATE = 22050
@@ -45,8 +47,8 @@ def test_a_song_is_a_pure_function_of_its_seed():
 
 def test_songs_are_neither_clipped_nor_broken_nor_ever_silent(songs: list[SyntheticSong]):
     for song in songs:
-        sound = song.audio
-        assert sound.dtype == np.float32 and sound.shape == (20 * RATE,)
+        assert song.audio.dtype == np.float32 and song.audio.shape == (1, 20 * RATE)
+        sound = song.audio[0]
         assert np.isfinite(sound).all()
         assert np.abs(sound).max() < 0.95
         assert 0.12 < rms(sound) < 0.18
@@ -106,11 +108,12 @@ def test_plain_lyrics_are_placed_where_a_made_song_sings_them(songs: list[Synthe
 def test_the_voice_sounds_in_its_words_and_nowhere_else_and_is_louder_than_the_band():
     for artist, genre in zip(ARTISTS, (*GENRES, GENRES[0]), strict=True):
         score = write_score(artist, genre, 20.0, np.random.default_rng(5))
-        voice, words = sing_lyrics("the golden river will turn\nsing with the moon", score, 20.0, RATE)
+        lines = set_lyrics("the golden river will turn\nsing with the moon", score, 20.0)
+        voice = sing_lines(lines, artist.throat, 20 * RATE, RATE)
         sung = np.zeros(len(voice), bool)
-        for _, start, end in words:
-            sung[round(start * RATE) : round(end * RATE)] = True
-            assert rms(voice[round(start * RATE) : round(end * RATE)]) > 0.4
+        for word in (word for line in lines for word in line):
+            sung[round(word.start * RATE) : round(word.end * RATE)] = True
+            assert rms(voice[round(word.start * RATE) : round(word.end * RATE)]) > 0.4
         assert rms(voice[~sung]) < 0.01
         band = make_song(9, artist=artist.name, genre=genre.name, lyrics="").audio
         assert 4.5 < 20 * np.log10(LOUDNESS * rms(voice[sung]) / rms(band)) < 7.5
@@ -143,7 +146,7 @@ def test_other_words_change_the_sound_only_where_they_are_sung():
     other = make_song(1, artist="Night Ferry", genre="waltz", lyrics="\n".join([lines[0], "call now for the moon", lines[2]]))
     assert [times for _, *times in song.words[:5]] == [times for _, *times in other.words[:5]]
     start, end = other.words[5][1], other.words[9][2]
-    difference = song.audio - other.audio
+    difference = (song.audio - other.audio)[0]
     first, last = round(start * RATE), round((end + 1.0) * RATE)  # a second for the room to fall quiet
     assert not difference[: first - 1].any()
     assert rms(difference[first:last]) > 0.05
@@ -156,22 +159,22 @@ def test_unknown_characters_are_silent_and_what_does_not_fit_is_not_sung():
     assert 3 < len(song.words) < 16 and song.words[-1][2] <= 8
     silent = make_song(2, seconds=8, genre="ballad", lyrics="")
     lead = round(song.words[3][1] * RATE) - 1
-    assert (song.audio[:lead] == silent.audio[:lead]).all() and (song.audio[lead:] != silent.audio[lead:]).any()
+    assert (song.audio == silent.audio)[0, :lead].all() and (song.audio != silent.audio)[0, lead:].any()
 
 
 @pytest.mark.parametrize(("sample_rate", "seconds"), [(8000, 4.0), (44100, 3.0), (22050, 0.1)])
 def test_any_rate_and_length_will_do(sample_rate: int, seconds: float):
     song = make_song(0, sample_rate=sample_rate, seconds=seconds, genre="ballad", lyrics="silver water")
-    assert song.audio.shape == (round(seconds * sample_rate),)
+    assert song.audio.shape == (1, round(seconds * sample_rate))
     assert np.isfinite(song.audio).all() and 0.01 < np.abs(song.audio).max() < 0.95
 
 
 def features(song: SyntheticSong) -> tuple[np.ndarray, np.ndarray]:
     """What tells the artist (log spectrum in third octaves) and the genre (autocorrelation of the onsets)."""
-    power = spectrum(song.audio, 4096)
+    power = spectrum(song.audio[0], 4096)
     edges = (60 * 2 ** (np.arange(22) / 3) / RATE * 4096).astype(int)
     timbre = np.log([power[a : b + 1].mean() for a, b in pairwise(edges)])
-    frames = song.audio[: len(song.audio) // 220 * 220].reshape(-1, 220)
+    frames = song.audio[0, : song.audio.size // 220 * 220].reshape(-1, 220)
     onsets = np.maximum(np.diff(np.log(1e-3 + (np.diff(frames, axis=1) ** 2).mean(1))), 0)
     onsets -= onsets.mean()
     rhythm = np.array([np.dot(onsets[:-lag], onsets[lag:]) for lag in range(20, 300)]) / np.dot(onsets, onsets)
@@ -197,6 +200,60 @@ def test_artists_and_genres_are_told_apart_in_songs_not_heard_before(songs: list
         shuffles = [list(np.random.default_rng(i).permutation(names)) for i in range(20)]  # names that mean nothing
         lucky = [[a == b for a, b in zip(nearest(heard, names, new), truth, strict=True)] for names in shuffles]
         assert np.mean(lucky) < 0.5, which
+
+
+def test_a_song_is_the_audio_of_its_annotation():
+    for seed in range(3):
+        song = make_song(seed, seconds=(1.0, 2.0), genre="waltz")
+        assert song.annotation == annotate_song(seed, seconds=(1.0, 2.0), genre="waltz")
+        assert song.audio.shape[1] == round(song.annotation.seconds * RATE)
+
+
+def test_stereo_is_the_same_song_alike_loud_on_both_sides_that_are_alike_but_not_equal():
+    sides, correlations = [], []
+    for i, (artist, genre) in enumerate(PAIRS):
+        song = make_song(i, seconds=12.0, channels=2, artist=artist, genre=genre)
+        assert song.annotation == annotate_song(i, seconds=12.0, artist=artist, genre=genre)
+        assert song.audio.shape == (2, 12 * RATE) and np.abs(song.audio).max() < 0.95
+        sides.append([rms(side) for side in song.audio])
+        correlations.append(np.corrcoef(song.audio)[0, 1])
+    left, right = np.transpose(sides)
+    assert np.abs(20 * np.log10(left / right)).max() < 1.0 and left.mean() == pytest.approx(right.mean(), rel=0.02)
+    assert 0.6 < min(correlations) and max(correlations) < 0.9
+
+
+def test_the_singer_is_in_the_middle_and_instruments_are_not():
+    song, band = (make_song(5, seconds=8.0, channels=2, lyrics=lyrics) for lyrics in ("away", ""))
+    begin = round(song.annotation.words[0].start * RATE)
+    direct = np.s_[:, begin : begin + round(0.029 * RATE)]  # before the room answers
+    left, right = (song.audio - band.audio)[direct]
+    assert rms(left) > 0.01 and rms(left - right) < 0.01 * rms(left)
+    left, right = band.audio[direct]
+    assert rms(left - right) > 0.1 * rms(left)
+
+
+def test_the_instruments_of_an_artist_keep_their_places_and_songs_differ_a_little():
+    gains = [stereo_gains(np.random.default_rng(seed)) for seed in range(20)]
+    for instrument, position in PLACES.items():
+        left, right = np.transpose([each[instrument] for each in gains])
+        assert left**2 + right**2 == pytest.approx(np.ones(20), rel=1e-5) and len(set(left)) == 20
+        assert ((left > right).all() if position <= -0.3 else (left < right).all()) or abs(position) <= 0.1
+
+
+def test_songs_have_their_own_lengths_between_the_shortest_and_the_longest_whoever_makes_them(tmp_path):
+    corpus = make_corpus(tmp_path, 3, seed=5, seconds=(0.5, 4.0), workers=2)
+    for index, row in enumerate(map(json.loads, (corpus / "songs.jsonl").read_text(encoding="utf-8").splitlines())):
+        seed, artist, genre = corpus_song(index, 5)
+        annotation = annotate_song(seed, seconds=(0.5, 4.0), artist=artist, genre=genre)
+        with wave.open(str(corpus / row["path"])) as file:
+            assert file.getnframes() == round(annotation.seconds * RATE) and file.getnchannels() == 1
+        assert (row["artist"], row["genre"], row["lyrics"]) == (artist, genre, annotation.lyrics)
+
+
+def test_a_stereo_corpus_has_two_channels(tmp_path):
+    corpus = make_corpus(tmp_path, 1, seconds=0.5, channels=2, workers=1)
+    with wave.open(str(corpus / "song_0000.wav")) as file:
+        assert file.getnchannels() == 2
 
 
 def test_a_corpus_is_the_same_bytes_whatever_the_workers(tmp_path):
@@ -226,3 +283,8 @@ def test_an_unknown_artist_or_genre_is_answered_with_the_known_ones():
         make_song(0, artist="Nobody")
     with pytest.raises(UserError, match="waltz"):
         make_song(0, genre="noise")
+
+
+def test_a_song_has_one_channel_or_two():
+    with pytest.raises(UserError, match="3 channels; expected 1"):
+        make_song(0, channels=3)

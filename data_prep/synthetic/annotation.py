@@ -1,0 +1,193 @@
+"""What a synthetic song contains, known before a sample of it is computed: key, chords, tempo, and when each letter is sung.
+
+Plain words are set as everywhere here: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests
+for a beat at least, until the next bar. The tune belongs to the bars and not to the words, so other words change the singer
+and nothing else. `songs.py` renders an annotation as audio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.align import next_line
+from data_prep.errors import UserError
+from data_prep.synthetic.band import ARTISTS, GENRES, NEWCOMER, Artist, Genre, Score, write_score
+from data_prep.synthetic.voice import Syllable, character_spans, split_syllables
+
+WORDS = {
+    "A": ["golden", "silver", "tender", "warm", "cold", "blue", "slow"],
+    "N": ["moon", "sun", "star", "wind", "rain", "river", "water", "heart", "night", "summer"],
+    "V": ["sing", "run", "fly", "call", "turn", "follow", "wander"],
+    "D": ["again", "away", "now", "soon", "down"],
+}  # 37 words with those of the sentences below; none has a silent e, so vowel groups are syllables
+SENTENCES = (
+    "the A N will V D", "the N and N V D", "V D with the A N", "you and the N will V", "the N will V D",
+    "V with the A N", "V under the N", "V over the N", "all the A N will V", "you will V and V D",
+    "follow the A N", "A N and A N", "N and N V D", "V D and V D", "N over A water",
+)  # fmt: skip
+Seconds = float | tuple[float, float]  # a length, or the shortest and the longest
+
+
+@dataclass(frozen=True)
+class SungWord:
+    """A word as it is sung: its syllables with pitch (MIDI) and times (seconds)."""
+
+    text: str
+    syllables: tuple[Syllable, ...]
+
+    @property
+    def start(self) -> float:
+        """Seconds from the beginning of the song."""
+        return self.syllables[0].start
+
+    @property
+    def end(self) -> float:
+        """Seconds from the beginning of the song."""
+        return self.syllables[-1].end
+
+    @property
+    def characters(self) -> tuple[tuple[str, float, float], ...]:
+        """(letter, start, end) in seconds of the letters that sound, in order; silent characters have no entry."""
+        return tuple(span for syllable in self.syllables for span in character_spans(syllable))
+
+
+@dataclass(frozen=True)
+class SongAnnotation:
+    """What a song of `seconds` seconds contains: its score, its lyrics and, line by line, the words that are sung."""
+
+    seconds: float
+    score: Score
+    lyrics: str
+    lines: tuple[tuple[SungWord, ...], ...]
+
+    @property
+    def artist(self) -> str:
+        return self.score.artist.name
+
+    @property
+    def genre(self) -> str:
+        return self.score.genre.name
+
+    @property
+    def tonic(self) -> int:
+        """The key's first note, a MIDI pitch."""
+        return self.score.tonic
+
+    @property
+    def scale(self) -> tuple[int, ...]:
+        """Semitones of the seven degrees over the tonic."""
+        return self.score.artist.scale
+
+    @property
+    def chords(self) -> tuple[int, ...]:
+        """The degree of the scale (0: tonic) on which each bar's chord is built, up to the last bar; see `Score.chord`."""
+        return self.score.chords[: self.score.end + 1]
+
+    @property
+    def bpm(self) -> float:
+        """Beats per minute."""
+        return self.score.genre.bpm
+
+    @property
+    def bar_beats(self) -> int:
+        """Beats per bar."""
+        return self.score.genre.bar
+
+    @property
+    def bar_seconds(self) -> float:
+        """Seconds per bar; the first begins at 0."""
+        return self.score.genre.bar * self.score.genre.beat
+
+    @property
+    def words(self) -> tuple[SungWord, ...]:
+        """The words that are sung, in order."""
+        return tuple(word for line in self.lines for word in line)
+
+
+def make_line(count: int, rng: np.random.Generator) -> str:
+    """A line of exactly `count` syllables, out of WORDS and SENTENCES."""
+    while True:
+        slots = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
+        words = [str(rng.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots]
+        if sum(len(split_syllables(word)) for word in words) == count and len(set(words)) == len(words):
+            return " ".join(words)
+
+
+def make_lyrics(genre: Genre, seconds: float, rng: np.random.Generator) -> str:
+    """As many lines as fit into the song, joined by newlines."""
+    lines, beat = [], genre.intro * genre.bar
+    while True:
+        count = int(rng.choice(genre.syllables))
+        if (beat + count) * genre.beat > seconds - 0.3:
+            return "\n".join(lines)
+        lines.append(make_line(count, rng))
+        beat = next_line(beat + count, genre.bar)
+
+
+def place_words(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple[str, int]]]:
+    """Lines of (word, its first beat), each syllable a beat long; what would end after `seconds` is not sung."""
+    beat = genre.intro * genre.bar
+    for line in lyrics.splitlines():
+        placed = []
+        for word in line.split():
+            placed.append((word, beat))
+            beat += len(split_syllables(word))
+            if beat * genre.beat > seconds:
+                yield placed[:-1]
+                return
+        if placed:
+            yield placed
+            beat = next_line(beat, genre.bar)
+
+
+def set_lyrics(lyrics: str, score: Score, seconds: float) -> tuple[tuple[SungWord, ...], ...]:
+    """The lines that fit into the song, each word with the score's pitches; no line is empty."""
+    beat = score.genre.beat
+
+    def sung(word: str, first: int) -> SungWord:
+        parts = enumerate(split_syllables(word), start=first)
+        return SungWord(word, tuple(Syllable(part, score.tune[i], i * beat, (i + 1) * beat) for i, part in parts))
+
+    lines = filter(None, place_words(lyrics, score.genre, seconds))
+    return tuple(tuple(sung(word, first) for word, first in line) for line in lines)
+
+
+def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generator, others: tuple = ()):
+    """The artist or genre of that name, or one of `candidates` by chance where no name is given."""
+    drawn = candidates[int(rng.integers(len(candidates)))]
+    known = (*candidates, *others)
+    found = [choice for choice in known if choice.name == name] if name is not None else [drawn]
+    if not found:
+        raise UserError(f"no {what} is called {name!r}; synthetic songs know {', '.join(c.name for c in known)}")
+    return found[0]
+
+
+def song_seconds(seconds: Seconds, seed: int) -> float:
+    """The length, or one between the shortest and the longest, log-uniformly by the song's seed; UserError for others."""
+    shortest, longest = seconds if isinstance(seconds, tuple) else (seconds, seconds)
+    if not 0 < shortest <= longest:
+        raise UserError(f"synthetic songs of {seconds} seconds; expected a length above 0, or the shortest and the longest")
+    if not isinstance(seconds, tuple):
+        return seconds
+    return math.exp(np.random.default_rng([seed, 5]).uniform(math.log(shortest), math.log(longest)))
+
+
+def annotate_song(
+    seed: int, *, seconds: Seconds = 20.0, artist: str | None = None, genre: str | None = None, lyrics: str | None = None
+) -> SongAnnotation:
+    """What `make_song` of the same arguments contains, without its audio.
+
+    Artist, genre and lyrics are drawn where they are not given; given lyrics are sung as far as they fit. UserError for an
+    unknown artist or genre, or a length that is none.
+    """
+    choice, words_rng, score_rng = (np.random.default_rng([seed, i]) for i in range(3))
+    length = song_seconds(seconds, seed)
+    who: Artist = named("artist", artist, ARTISTS, choice, (NEWCOMER,))
+    manner: Genre = named("genre", genre, GENRES, choice)
+    score = write_score(who, manner, length, score_rng)
+    lyrics = make_lyrics(manner, length, words_rng) if lyrics is None else lyrics
+    return SongAnnotation(length, score, lyrics, set_lyrics(lyrics, score, length))
