@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from data_prep.align import TimedText, character_seconds, place
+from data_prep.align import TimedText, character_seconds, place, word_seconds
 from data_prep.labels import Labels
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
-    from priors.conditioning.conditions import Conditions, Lyrics
+    from priors.conditioning.conditions import Conditions, Lyrics, SungFrames
     from priors.conditioning.vocabulary import Tokens, Vocabulary
     from priors.spec import PriorConfig
 
@@ -61,12 +61,13 @@ class ConditionDropout:
 
 @dataclass(frozen=True)
 class PreparedSong:
-    """A song in ids: artist, genres, letters, and the second at which each letter is sung (nan: unknown)."""
+    """A song in ids: artist, genres, lyric tokens, and when each is sung (nan: unknown)."""
 
     artist: int
     genres: tuple[int, ...]
     ids: Int[np.ndarray, " n"]
-    seconds: Float[np.ndarray, " n"]
+    seconds: Float[np.ndarray, " n"]  # the middle of each token
+    words: Float[np.ndarray, "n 2"]  # begin and end of the word of each token
     total: int  # samples of the whole song
     tokens: Tokens
 
@@ -80,6 +81,7 @@ class PreparedSong:
             tuple(labels.genre_ids(song.genres)),
             tokens.ids,
             when[tokens.positions] if len(tokens.ids) else np.zeros(0, np.float32),
+            word_seconds(text, song.word_times)[tokens.positions] if len(tokens.ids) else np.zeros((0, 2)),
             round(song.seconds * sample_rate),
             tokens,
         )
@@ -100,6 +102,7 @@ def window_conditions(
     import torch
 
     from priors.conditioning.conditions import Conditions
+    from priors.conditioning.config import FrameLyricConfig, LyricConfig
     from vqvae.codec import as_tensor
 
     def chance(p: float) -> bool:
@@ -115,16 +118,46 @@ def window_conditions(
         fields["genres"] = torch.tensor([bag + [-1] * (config.labels.max_genres - len(bag))])
         if config.labels.timing_bins:
             fields["timing"] = torch.tensor([[max(song.total, offset + 1), offset, length]])
-    if config.lyrics:
+    if isinstance(config.lyrics, LyricConfig):
         ids, seconds = (song.ids, song.seconds) if not chance(dropout.lyrics) else (song.ids[:0], song.seconds[:0])
         if chance(dropout.times):
             seconds = np.full_like(seconds, np.nan)
         elif rng is not None and dropout.jitter:
             seconds = seconds + rng.normal(0.0, dropout.jitter, len(seconds)).astype(np.float32)
         fields["lyrics"] = _lyric_window(ids, seconds, config, max(song.total, offset + 1), offset, length)
+    if isinstance(config.lyrics, FrameLyricConfig):
+        begin = offset / config.sample_rate
+        if rng is not None and dropout.jitter:
+            begin += rng.normal(0.0, dropout.jitter)
+        words = song.words[:0] if chance(dropout.lyrics) or chance(dropout.times) else song.words
+        fields["sung"] = sung_frames(song.ids, words, begin, length / config.sample_rate, config.n_ctx * config.lyrics.per_frame)
     if above is not None:
         fields["above"] = as_tensor(np.ascontiguousarray(above))[None]
     return Conditions(**fields)
+
+
+def sung_frames(
+    ids: Int[np.ndarray, " n"], words: Float[np.ndarray, "n 2"], begin: float, seconds: float, places: int
+) -> SungFrames:
+    """The token that is sung at each of `places` moments of a window, a batch of one; the tokens of a word share its time evenly."""
+    import torch
+
+    from priors.conditioning.conditions import SungFrames
+
+    when = begin + (np.arange(places) + 0.5) * (seconds / places)
+    sung, left = np.zeros(places, np.int64), np.zeros(places, np.float32)
+    known = np.flatnonzero(~np.isnan(words[:, 0])) if len(words) else np.zeros(0, np.int64)
+    if len(known):
+        starts = np.flatnonzero(np.r_[True, (words[known][1:] != words[known][:-1]).any(axis=1)])  # of each word
+        counts = np.diff(np.r_[starts, len(known)])
+        bounds, first = words[known[starts]], known[starts]
+        order = np.argsort(bounds[:, 0], kind="stable")
+        at = order[np.clip(np.searchsorted(bounds[order, 0], when, side="right") - 1, 0, None)]
+        share = (when - bounds[at, 0]) / np.maximum(bounds[at, 1] - bounds[at, 0], 1e-6)
+        inside = (share >= 0) & (share < 1)
+        token = first[at] + np.minimum((share.clip(0, 1) * counts[at]).astype(np.int64), counts[at] - 1)
+        sung[inside], left[inside] = ids[token[inside]], 1 - share[inside]
+    return SungFrames(torch.from_numpy(sung)[None], torch.from_numpy(left)[None])
 
 
 def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, length: int) -> Lyrics:

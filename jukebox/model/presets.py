@@ -20,13 +20,15 @@ from jukebox.model.info import CONFIG, ModelInfo
 from jukebox.model.routes import Routes, derive_routes
 from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_config
 from priors.autoregressive.config import AutoregressiveConfig
-from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
+from priors.conditioning.config import FrameLyricConfig, LabelConfig, LyricConfig, UpsamplerConfig
 from priors.conditioning.vocabulary import PLAIN, Characters
 from priors.masked.config import MaskedConfig
 from priors.spec import PriorConfig
+from priors.tokens.config import TokenConfig
 from priors.transformer.config import Init, TrunkConfig, residual_scale
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.registry import Registry
+from vqvae.spectral.config import TOKENS, SpectralConfig
 from vqvae.streams import CodecConfig
 
 
@@ -139,6 +141,9 @@ def read_info(model: str) -> ModelInfo:
 # ---- priors, from a few dials
 
 
+ROPE = 300.0  # base of rotary positions: windows are a few hundred frames
+
+
 def _init(depth: int) -> Init:
     """Embeddings start large: 5.5 instead of 5.9 bits after a minute, and labels have twice the effect."""
     return Init(linear=0.03, embedding=0.3, position=0.1, label=0.3, residual=residual_scale(depth))
@@ -191,6 +196,16 @@ def _masked(
     )  # fmt: skip
 
 
+def _tokens(
+    codec: SpectralConfig, n_ctx: int, width: int, depth: int, heads: int, max_seconds: float, dropout: float = 0.0
+) -> TokenConfig:  # fmt: skip
+    """The prior of the tokens of the spectral codec."""
+    trunk = TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=4.0, rope=ROPE, dropout=dropout, init=_init(depth))
+    labels = LabelConfig(1, 1, timing_bins=256, max_seconds=max_seconds, sample_rate=codec.sample_rate)
+    lyrics = FrameLyricConfig(Characters(PLAIN).size)
+    return TokenConfig(TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics)
+
+
 # ---- demo: two cores, twelve minutes
 
 _DEMO = VQVAEConfig(
@@ -209,6 +224,16 @@ _DEMO_CODEC = Recipe(
 _DEMO_PRIOR = Recipe(
     steps=1100, batch=4, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01, warmup=60, bf16=True,
     drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=3.7,
+)  # fmt: skip
+
+_DEMO_SPECTRAL = SpectralConfig()
+_DEMO_SPECTRAL_CODEC = Recipe(
+    steps=1200, batch=8, lr=1.5e-3, muon=2e-3, crop=48 * 1024, weight_decay=0.01, warmup=20, schedule="cosine",
+    final_lr=0.02, bf16=True, delay_quantiser=0.25, log_every=50, save_every=400, max_minutes=4.0,
+)  # fmt: skip
+_DEMO_TOKENS = Recipe(
+    steps=900, batch=6, lr=2e-3, muon=4e-3, weight_decay=0.02, warmup=40, final_lr=0.0, bf16=True,
+    drop_labels=0.05, drop_lyrics=0.1, log_every=20, save_every=200, max_minutes=7.0,
 )  # fmt: skip
 
 # ---- small: one GPU
@@ -259,17 +284,21 @@ PRESETS: dict[str, Preset] = {
             "prior_0": _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3,
                        encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
+            "tokens": _tokens(_DEMO_SPECTRAL, n_ctx=430, width=192, depth=4, heads=4, max_seconds=100.0, dropout=0.05),
         },
+        more_codecs=(_DEMO_SPECTRAL,),
         codec_recipes={
             "vq.2": _DEMO_CODEC,
             "vq.1": replace(_DEMO_CODEC, steps=2300, batch=8, max_minutes=1.7),
             "vq.0": replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
+            TOKENS: _DEMO_SPECTRAL_CODEC,
         },
         prior_recipes={
             "prior_2": _DEMO_PRIOR,
             "prior_1": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             "prior_0": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             "masked": replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
+            "tokens": _DEMO_TOKENS,
         },
     ),
     "small": Preset(

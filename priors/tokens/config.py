@@ -37,7 +37,7 @@ class TokenConfig(PriorConfig):
     sample_rate: int
     trunk: TrunkConfig
     vector: int = 64
-    m_head: float = 4.0
+    m_head: float = 2.0
     noise: float = 0.08  # share of the input codes that are replaced at random in training, on average
     labels: LabelConfig | None = None
     lyrics: FrameLyricConfig | None = None  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from priors.tokens.config import TokenConfig
 from priors.transformer.linear import LayerNorm, Linear, quick_gelu
 
-SMALL = 0.02  # of the products with the codec's vectors at the start: larger ones begin far above the uniform distribution
+SMALL = 0.002  # of the products with the codec's vectors at the start: larger ones begin far above the uniform distribution
 
 
 class FrameEmbedding(nn.Module):
@@ -27,7 +27,7 @@ class FrameEmbedding(nn.Module):
         self.bins = config.bins
         self.table = nn.Embedding(config.books * config.bins, config.width)
         nn.init.normal_(self.table.weight, std=std)
-        self.proj = Linear(config.vector, config.width, std)
+        self.proj = Linear(config.vector, config.width, std * config.vector**-0.5)
 
     def book(self, codes: Int[Tensor, "..."], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
         """What one book adds to the vector, without the bias."""

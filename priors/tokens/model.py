@@ -30,7 +30,7 @@ from priors.tokens.config import FrameParams, TokenConfig
 from priors.tokens.head import DepthHead, FrameEmbedding
 from priors.transformer.cache import Caches
 from priors.transformer.linear import LayerNorm
-from priors.transformer.trunk import Transformer
+from priors.transformer.trunk import Transformer, block_matrices
 
 
 class TokenPrior(Prior):
@@ -69,7 +69,7 @@ class TokenPrior(Prior):
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
         """The matrices of the trunk and of the MLPs of the depth head."""
-        yield from self.trunk.matrices()
+        yield from block_matrices(self)
         for name, p in self.head.named_parameters():
             if name.endswith(("c_fc.w", "c_proj.w")):
                 yield p
@@ -78,7 +78,8 @@ class TokenPrior(Prior):
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
         """The start, and what is added to the input of every frame and again before the head."""
-        config, steps = self.config, self.vectors.new_zeros(batch, config.n_ctx, config.width)
+        config = self.config
+        steps = self.vectors.new_zeros(batch, config.n_ctx, config.width)
         if config.labels:
             start = self.labels(cond.artist, cond.genres, batch)
             steps = steps + start
@@ -144,7 +145,7 @@ class TokenPrior(Prior):
     @torch.no_grad()
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, FrameParams]
-    ) -> DecodeState:
+    ) -> DecodeState[FrameParams]:
         codes, own, books = known_prefix(self.stream, window, known, self.config.n_ctx), params[self.stream], self.config.books
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), (window.length - prompt) * books).to(codes.device).unflatten(1, (-1, books))
@@ -176,27 +177,27 @@ class TokenPrior(Prior):
         return (self.trunk.step(x, caches, position) + again)[:, 0]
 
     @torch.no_grad()
-    def sample(self, state: DecodeState) -> Iterator[Update]:
+    def sample(self, state: DecodeState[FrameParams]) -> Iterator[Update]:
         length = state.numbers.shape[1]
         while state.done < length:
             start, made = state.prompt + state.done, []
             for numbers in state.numbers[:, state.done : state.done + self.block].unbind(1):
                 state.code = self._frame(self._next_hidden(state), numbers, state)
-                state.logits = None
+                state.output = None
                 made.append(state.code)
             state.done += len(made)
             yield Update(self.stream, start, torch.stack(made, dim=1))
 
-    def _next_hidden(self, state: DecodeState) -> Float[Tensor, "b w"]:
+    def _next_hidden(self, state: DecodeState[FrameParams]) -> Float[Tensor, "b w"]:
         """The input of the depth head for the next frame."""
-        if state.logits is None:
+        if state.output is None:
             assert state.code is not None
             state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
             code = state.code.repeat(2, 1) if state.guided else state.code
-            state.logits, state.position = self.ln(state.step(code).to(self.vectors.dtype)), state.position + 1
-        return state.logits
+            state.output, state.position = self.ln(state.step(code).to(self.vectors.dtype)), state.position + 1
+        return state.output
 
-    def _frame(self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState) -> Int[Tensor, "b books"]:
+    def _frame(self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState[FrameParams]) -> Int[Tensor, "b books"]:
         """The codes of a frame, book by book."""
         u, codes = hidden, []
         for i in range(self.config.books):

@@ -158,6 +158,12 @@ class SpectralCodec(Codec):
         fewer = torch.where(chance < config.all_books + config.unquantised, 0, some)
         return torch.where(chance < config.all_books, config.books, fewer).to(self.device)
 
+    def muon_parameters(self) -> Iterator[nn.Parameter]:
+        """The matrices between inlets and outlets, for Muon."""
+        for name, p in self.named_parameters():
+            if p.ndim == 2 and name.split(".")[-2] in ("inner", "outer", "join", "unfold"):
+                yield p
+
     def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
         """The loss, so that wrappers that split a batch over devices find it."""
         return self.loss(audio, **options)
