@@ -21,8 +21,10 @@ CHUNK = 2**18  # numbers of a layer that are in memory at once
 class MaskedParams(TokenParams):
     """Sampling parameters of masked parallel decoding.
 
-    passes: passes in which a stream is sampled (0: PASSES); where its frames hold several codes, those of the first book:
-        each further book has half as many as the book before it, rounded up
+    Of a stream whose frames hold several codes, `passes` are those of the first book. Each further book has half as many as
+    the book before it, rounded up: 12, 6, 3, 2 of four.
+
+    passes: passes in which a stream, or the first book of its frames, is sampled (0: PASSES)
     noise: weight of the Gumbel noise in the order in which codes are fixed
     """
 
@@ -82,8 +84,8 @@ class MaskedConfig(PriorConfig):
     def passes(self, stream: str, first: int) -> dict[str, int]:
         """Passes over each level of a stream, in the order of decoding, `first` (0: PASSES) being those of the first.
 
-        Each further book has half as many as the one before it: its codes depend less and less on each other, given the
-        books before it (SoundStorm, arXiv:2305.09636).
+        Each further book has half as many as the one before it, rounded up. Given the books before it, its codes depend
+        little on each other (SoundStorm, arXiv:2305.09636, has 16 passes of the first book and 1 of each other).
         """
         found = first or PASSES
         return {level: -(-found // 2**book) for book, level in enumerate(reversed(self.levels_of(stream)))}
