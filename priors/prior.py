@@ -24,7 +24,8 @@ class Batch:
 
     A prior that inpaints also needs `known`, the frames that it is given, and `asked`, those that the loss counts
     (default: all that are not known). `counts` are the frames of each stream by which sums are divided, where this is a
-    part of a larger batch.
+    part of a larger batch. A prior that masks the codes of a frame one by one may take these by names of its own, one for
+    each code of a frame.
     """
 
     sequences: Sequences

@@ -174,7 +174,8 @@ class EditJob:
             seconds += (stop - first) / self.layout.per_second
             kept += int(masks.count_kept(part))
             full += sum(mask.numel() for mask in part.values())
-        bits = math.log2(self.model.spec.stream(next(iter(self.keep))).bins or 1) / seconds
+        stream = self.model.spec.stream(next(iter(self.keep)))
+        bits = stream.books * math.log2(stream.bins or 1) / seconds
         return kept * bits, full * bits, int(masks.orphans(self.keep))
 
 

@@ -7,7 +7,7 @@ r-th part of the global batch, and the batch is the same for every w.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from priors.spec import PriorConfig
 from priors.transformer.trunk import Transformer
 from vqvae.codec import Codec, as_tensor
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
+from vqvae.streams import Stream
 
 STATISTICS = 64  # crops on which the features of the spectral codec are measured
 FIRST_WEIGHTS = 1 << 20  # stands where the noise of a step has its rank: no such rank exists
@@ -224,7 +225,8 @@ class PriorTask:
         hashes = {f"codes of {stream}": info.codes_hash(stream) for stream in self.streams}
         self.identity = {**hashes, **settings(self.config, self.name)}
         self.old_identity = {"codec": info.old_codes_hash(self.stream)}
-        self.amount = float(self.recipe.batch * sum(self.config.frames(stream) for stream in spec.writes))
+        books = {stream: self.jukebox.spec.stream(stream).books for stream in spec.writes}
+        self.amount = float(self.recipe.batch * sum(self.config.frames(stream) * n for stream, n in books.items()))
         torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
         self.model = begin or build_prior(self.config)
         if begin is None:
@@ -290,12 +292,17 @@ class MaskedTask(PriorTask):
 
     examples = None  # type: ignore[assignment]
 
+    def __init__(self, setup: TaskSetup, begin: Prior | None = None, labels: Labels | None = None) -> None:
+        assert setup.config is not None
+        check_books(setup.part, setup.config.books, map(setup.model.spec.stream, setup.config.spec.writes))  # type: ignore[attr-defined]
+        super().__init__(setup, begin, labels)
+
     @property
     def seed_key(self) -> int:
         return len(self.config.spec.writes)
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """Codes, conditions and masks, and the frames of each stream that the loss counts, on average over the whole batch.
+        """Codes, conditions and masks, and the codes of each level that the loss counts, on average over the whole batch.
 
         Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
         of it draws the masks of all rows.
@@ -303,13 +310,23 @@ class MaskedTask(PriorTask):
         batch = super().batch(step, rank, world)
         rows = len(batch.sequences[self.stream])
         masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
-        usual = {s: sum(int(asked[s].sum()) for _, asked in masks) / len(masks) for s in batch.sequences}
-        counts = {s: float(torch.full((rows,), number, dtype=torch.float64).sum()) for s, number in usual.items()}
+        usual = {level: sum(int(asked[level].sum()) for _, asked in masks) / len(masks) for level in masks[0][1]}
+        counts = {level: float(torch.full((rows,), n, dtype=torch.float64).sum()) for level, n in usual.items()}
         known, asked = join_masks(masks[rank * rows : (rank + 1) * rows])
         return replace(batch, known=known, asked=asked, counts=counts)
 
     def _masks(self, seed: Sequence[int]) -> tuple[Mask, Mask]:
         return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))  # type: ignore[attr-defined]
+
+
+def check_books(name: str, books: int, streams: Iterable[Stream]) -> None:
+    """UserError where frames of a stream hold another number of codes than a prior was configured with."""
+    for stream in streams:
+        if stream.books != books:
+            raise UserError(
+                f"{name}: a frame of {stream.name} holds {stream.books} codes, one of the prior {books}; "
+                f"configure it with books={stream.books}"
+            )
 
 
 def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:

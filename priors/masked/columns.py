@@ -1,11 +1,13 @@
 """Columns: the codes of all levels side by side, those that sound under one code of the top level in one column.
 
 With hops 8, 32 and 128 a column has 21 slots: the top code, the 4 codes of the middle and the 16 of the bottom that fill the
-same 128 samples. So a sequence of every level's codes is as short as the top level's, and one trunk can look over all of it
-(VampNet, arXiv:2307.04686, whose columns are the residual codebooks of one frame; ours are separate autoencoders).
+same 128 samples. So a sequence of every level's codes is as short as the top level's, and one trunk can look over all of it.
 
     slot      0    1 2 3 4    5 6 .. 20
     level     2       1           0          coarsest first, in the order of time inside a level
+
+The levels are separate autoencoders. Or, as in VampNet (arXiv:2307.04686), they are the residual codebooks of one stream: a
+column is one of its frames, and book 0, which the others refine, is the coarsest level.
 """
 
 from __future__ import annotations
@@ -29,6 +31,27 @@ def by_column(x: Tensor, ratio: int) -> Tensor:
 def in_time(x: Tensor) -> Tensor:
     """What `by_column` made, as it was: (b, t, ratio) -> (b, t * ratio)."""
     return x.flatten(1, 2)
+
+
+def split_books(x: Mapping[str, Tensor], stream: str, books: int) -> dict[str, Tensor]:
+    """A stream's codes or flags (b, t, books) as those of its books, last first: "stream/book" -> (b, t).
+
+    Flags of whole frames (b, t) hold for every book. Where frames hold one code, or the stream is split already, nothing
+    changes. ValueError for other shapes.
+    """
+    if books == 1 or stream not in x:
+        return dict(x)
+    values = x[stream]
+    if values.dtype == torch.bool and values.dim() == 2:
+        values = values[..., None].expand(-1, -1, books)
+    if values.dim() != 3 or values.shape[2] != books:
+        raise ValueError(f"{stream} of shape {tuple(values.shape)}; expected (rows, frames, {books})")
+    return {f"{stream}/{book}": values[..., book] for book in reversed(range(books))}
+
+
+def join_books(x: Mapping[str, Tensor], stream: str, books: int) -> dict[str, Tensor]:
+    """What `split_books` made, as it was: "stream/book" -> (b, t) as (b, t, books) of the stream."""
+    return dict(x) if books == 1 else {stream: torch.stack([x[f"{stream}/{book}"] for book in range(books)], dim=2)}
 
 
 def share_masked(r: float) -> float:

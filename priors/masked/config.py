@@ -21,7 +21,10 @@ CHUNK = 2**18  # numbers of a layer that are in memory at once
 class MaskedParams(TokenParams):
     """Sampling parameters of masked parallel decoding.
 
-    passes: passes in which a stream is sampled (0: PASSES)
+    Of a stream whose frames hold several codes, `passes` are those of the first book. Each further book has half as many as
+    the book before it, rounded up: 12, 6, 3, 2 of four.
+
+    passes: passes in which a stream, or the first book of its frames, is sampled (0: PASSES)
     noise: weight of the Gumbel noise in the order in which codes are fixed
     """
 
@@ -33,7 +36,8 @@ class MaskedParams(TokenParams):
 class MaskedConfig(PriorConfig):
     """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
 
-    At each stream's own rate there are `local` blocks of convolutions, `head_width` wide.
+    At each stream's own rate there are `local` blocks of convolutions, `head_width` wide. A column of a single stream may be
+    a frame of several codes, one of each of its `books`; ValueError for `books` of several streams.
     """
 
     kind = "masked"
@@ -47,23 +51,48 @@ class MaskedConfig(PriorConfig):
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
     streams: tuple[str, ...] = ()  # their names; empty: vq.0, vq.1, ..
+    books: int = 1  # codes per frame of its stream
 
     def __post_init__(self) -> None:
         if not self.streams:
             object.__setattr__(self, "streams", tuple(f"vq.{level}" for level in range(len(self.hops))))
+        if self.books < 1 or (self.books > 1 and len(self.hops) > 1):
+            raise ValueError(
+                f"a masked prior of {len(self.hops)} streams with {self.books} books; expected 1 book, or more of a single stream"
+            )
 
     @property
     def spec(self) -> PriorSpec:
         return PriorSpec(self.streams, self.streams, self.trunk.n_ctx, "any")
 
     @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the sequences of codes that a column consists of, finest first: the streams, or the books of one, last first."""
+        if self.books == 1:
+            return self.streams
+        return tuple(f"{self.streams[0]}/{book}" for book in reversed(range(self.books)))
+
+    @property
     def ratios(self) -> dict[str, int]:
-        """Codes of each stream in a column."""
-        return {stream: self.hops[-1] // hop for stream, hop in zip(self.streams, self.hops, strict=True)}
+        """Codes of each level in a column."""
+        return {level: self.hops[-1] // hop for level, hop in zip(self.levels, self.hops * self.books, strict=True)}
+
+    def levels_of(self, stream: str) -> tuple[str, ...]:
+        """The levels of a stream, finest first: itself, or its books."""
+        return self.levels if self.books > 1 else (stream,)
+
+    def passes(self, stream: str, first: int) -> dict[str, int]:
+        """Passes over each level of a stream, in the order of decoding, `first` (0: PASSES) being those of the first.
+
+        Each further book has half as many as the one before it, rounded up. Given the books before it, its codes depend
+        little on each other (SoundStorm, arXiv:2305.09636, has 16 passes of the first book and 1 of each other).
+        """
+        found = first or PASSES
+        return {level: -(-found // 2**book) for book, level in enumerate(reversed(self.levels_of(stream)))}
 
     @property
     def slots(self) -> int:
-        """Codes of all streams in a column."""
+        """Codes of all levels in a column."""
         return sum(self.ratios.values())
 
     @property
@@ -76,7 +105,7 @@ class MaskedConfig(PriorConfig):
         return self.trunk.width
 
     def frames(self, stream: str) -> int:
-        return self.n_ctx * self.ratios[stream]
+        return self.n_ctx * self.ratios[self.levels_of(stream)[0]]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MaskedConfig:
@@ -99,14 +128,15 @@ class MaskedConfig(PriorConfig):
     # ---- sizes
 
     def parameters(self) -> ParameterCount:
-        """The table is that of one stream's logits."""
+        """The table is that of one level's logits."""
         trunk, width = self.trunk, self.trunk.width
         matrices = [*trunk.products(), (self.slots * self.vector, width)]
         norms, others = trunk.other_parameters()
         norms, others = norms + 2 * width, others + width
-        others += (len(self.hops) * self.bins + self.slots) * self.vector + trunk.n_ctx * width
-        norms += 2 * self.head_width * len(self.hops)
-        others += sum(self._head_parameters(level) for level in range(len(self.hops)))
+        levels = len(self.levels)
+        others += (levels * self.bins + self.slots) * self.vector + trunk.n_ctx * width
+        norms += 2 * self.head_width * levels
+        others += sum(self._head_parameters(level) for level in range(levels))
         others += self.labels.rows * width if self.labels else 0
         if self.lyrics:
             more_norms, more = self.lyrics.parameters(width)
@@ -115,12 +145,12 @@ class MaskedConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, self.head_width * self.bins)
 
     def _head_parameters(self, level: int) -> int:
-        """Numbers of a stream's head, but for its norm."""
+        """Numbers of a level's head, but for its norm."""
         ratios, width = list(self.ratios.values()), self.head_width
-        ratio, above, below = ratios[level], [*ratios, 0][level + 1], ratios[level - 1] if level else 0
-        unfold = (self.trunk.width + 1) * ratio * width
-        steps = ([ratio // above] if above else []) + ([below // ratio] if below else [])
-        inputs = sum(convolution(self.vector, width, kernel) for kernel in (3, *(2 * step for step in steps)))
+        unfold = (self.trunk.width + 1) * ratios[level] * width
+        steps = [ratios[i] // ratios[i + 1] for i in (level - 1, level) if self.books == 1 and 0 <= i < len(ratios) - 1]
+        inputs = convolution(self.books * self.vector, width, 3)
+        inputs += sum(convolution(self.vector, width, 2 * step) for step in steps)
         return unfold + inputs + residual_stack(width, self.local) + (width + 1) * self.bins
 
     def weight_bytes(self, dtype: str) -> int:
@@ -129,11 +159,11 @@ class MaskedConfig(PriorConfig):
         return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
 
     def pass_products(self, stream: str) -> tuple[int, int]:
-        """Multiplications of a pass over a column but for logits, and of the logits of one code."""
-        width, head, ratio = self.trunk.width, self.head_width, self.ratios[stream]
+        """Multiplications of a pass over a column but for logits, and of the logits of one code; a pass is over one level."""
+        width, head, ratio = self.trunk.width, self.head_width, self.frames(stream) // self.n_ctx
         attention = 2 * self.trunk.state * self.trunk.n_ctx * self.trunk.depth
-        # kernel 3, 2s every s steps from above, 2s from below
-        code = convolution(self.vector, head, 13) + residual_stack(head, self.local)
+        # kernel 3, 2s every s steps from above, 2s from below; or kernel 3 over all books
+        code = convolution(self.vector, head, 13 if self.books == 1 else 3 * self.books) + residual_stack(head, self.local)
         return self.parameters().matrices + attention + ratio * (width * head + code), head * self.bins
 
     def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int) -> int:
@@ -141,16 +171,17 @@ class MaskedConfig(PriorConfig):
 
         Half as much again was measured as overhead of the heap.
         """
-        trunk, ratio, head = self.trunk, self.ratios[stream], self.head_width
+        trunk, ratio, head = self.trunk, self.frames(stream) // self.n_ctx, self.head_width
         layer = itemsize * (4 * trunk.width + max(2 * trunk.hidden, 4 * trunk.width)) + 8 * trunk.width
         chunk = min(columns * ratio, max(ratio, CHUNK // head))
         fine = rows * chunk * 5 * head * itemsize + CODES_AT_ONCE * self.bins * (itemsize + 4 * 4)
-        embedded, codes = rows * columns * self.slots * self.vector * itemsize, rows * columns * ratio * 8 * 8
+        embedded, codes = rows * columns * self.slots * self.vector * itemsize, rows * columns * ratio * self.books * 8 * 8
         return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
         """Steps are passes, bound by multiplications."""
-        column, (_, item), passes = self.ratios[job.stream], BYTES[job.dtype], job.params["passes"] or PASSES
+        column, (_, item) = self.frames(job.stream) // self.n_ctx, BYTES[job.dtype]
+        passes = sum(self.passes(job.stream, job.params["passes"]).values())
         columns = max(((end - start) // column for start, _, end in job.windows), default=0)
         parts = {
             "weights": self.weight_bytes(job.dtype), "cache": 0,

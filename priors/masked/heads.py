@@ -4,13 +4,17 @@ A column is too narrow a door for 21 codes: with logits right behind the trunk, 
 learn alone what is the same for all 16 of a level. So what the trunk says of a column is unfolded to its codes, and dilated
 convolutions go over these, the codes known around them and those of the levels above and below, alike for every slot. A
 convolution hears only so far: codes are drawn piece by piece, and pieces in which all is known are not computed.
+
+Where the levels are the books of one stream, each has one code in a column. The head of a book then takes the codes of all
+books of a frame and of its neighbours: those before it are known when it is sampled, those after it where the frame is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -27,6 +31,11 @@ class EncodedColumns:
     vectors: dict[str, Tensor]
 
 
+def joined(vectors: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b t _"]:
+    """Vectors of the same frames as one; a single one without a copy."""
+    return torch.cat(list(vectors), dim=2) if len(vectors) > 1 else vectors[0]
+
+
 class LevelHead(nn.Module):
     """From columns back to the codes of one level: a vector (b, t * ratio, fine) for each, and logits."""
 
@@ -35,14 +44,14 @@ class LevelHead(nn.Module):
         width, init = config.head_width, config.trunk.init
         ratios = list(config.ratios.values())
         self.ratio = ratios[level]
-        self.own_stream = config.streams[level]
-        self.above_stream, self.below_stream = [*config.streams, ""][level + 1], config.streams[level - 1]
+        self.own_levels = config.levels if config.books > 1 else (config.levels[level],)
+        self.above_level, self.below_level = [*config.levels, ""][level + 1], config.levels[level - 1]
         # at first the codes around a hole speak louder than the trunk, which has yet to learn
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
-        self.own = nn.Conv1d(config.vector, width, 3, padding=1)
-        step = self.ratio // ratios[level + 1] if level + 1 < len(ratios) else 0
+        self.own = nn.Conv1d(config.books * config.vector, width, 3, padding=1)
+        step = self.ratio // ratios[level + 1] if config.books == 1 and level + 1 < len(ratios) else 0
         self.above = nn.ConvTranspose1d(config.vector, width, 2 * step, step, step // 2) if step else None
-        step = ratios[level - 1] // self.ratio if level else 0
+        step = ratios[level - 1] // self.ratio if config.books == 1 and level else 0
         self.below = nn.Conv1d(config.vector, width, 2 * step, step, step // 2) if step else None
         self.stack = ResidualStack(width, config.local, growth=3, zero_out=True)
         self.ln = LayerNorm(width)
@@ -51,10 +60,10 @@ class LevelHead(nn.Module):
     def forward(self, columns: Float[Tensor, "b t w"], vectors: Mapping[str, Tensor]) -> Float[Tensor, "b n f"]:
         x = self.unfold(columns).unflatten(2, (self.ratio, -1))  # (B, T, R * F) -> (B, T, R, F)
         x = x.flatten(1, 2).transpose(1, 2)  # -> (B, F, T * R)
-        inputs = ((self.own_stream, self.own), (self.above_stream, self.above), (self.below_stream, self.below))
-        for stream, convolution in inputs:
+        x = x + self.own(joined([vectors[level] for level in self.own_levels]).transpose(1, 2))
+        for level, convolution in ((self.above_level, self.above), (self.below_level, self.below)):
             if convolution is not None:
-                x = x + convolution(vectors[stream].transpose(1, 2))
+                x = x + convolution(vectors[level].transpose(1, 2))
         return self.ln(self.stack(x).transpose(1, 2))
 
     def around(

@@ -13,6 +13,9 @@ read. `params` maps each stream that is sampled to its `MaskedParams`: passes, t
               and below; dilated convolutions over these, with the same weights for every slot
     logits    of the codes that are asked for, and of no others
 
+A level is a stream. Where the frames of a single stream hold several codes, Int (b, t, books), a level is a book of it, the masks say
+which frames are known, (b, t), and a pass masks each code alone; book 0 is sampled first.
+
 Levels are sampled one after the other, coarsest first, and so codes compete within their level only: fine codes are less likely and
 would always come last. Each pass samples every unknown code and masks those of the least confidence again; the cosine schedule
 specifies how many, for every row of the batch from its own number of unknown codes (MaskGIT, arXiv:2202.04200).
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -34,7 +38,7 @@ from priors.conditioning.conditions import Conditions
 from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.logits import draw_surely, uniforms
-from priors.masked.columns import ColumnEmbedding, draw_masks, left_after
+from priors.masked.columns import ColumnEmbedding, draw_masks, join_books, left_after, split_books
 from priors.masked.config import CODES_AT_ONCE, MaskedConfig, MaskedParams
 from priors.masked.heads import EncodedColumns, LevelHead
 from priors.masked.state import ColumnConditioning, MaskedState
@@ -63,19 +67,39 @@ class MaskedPrior(Prior):
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.ln = LayerNorm(trunk.width)
-        self.heads = nn.ModuleList(LevelHead(config, level) for level in range(len(config.hops)))
+        self.heads = nn.ModuleList(LevelHead(config, level) for level in range(len(config.levels)))
 
-    def head(self, stream: str) -> LevelHead:
-        return cast(LevelHead, self.heads[self.config.streams.index(stream)])
+    def head(self, level: str) -> LevelHead:
+        return cast(LevelHead, self.heads[self.config.levels.index(level)])
+
+    def split(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Codes or flags by stream as those by level; such by level stay."""
+        return split_books(x, self.config.streams[0], self.config.books)
+
+    def join(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Values by level as those by stream."""
+        return join_books(x, self.config.streams[0], self.config.books)
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Start from the codec's own vectors of the codes, brought to mean 0 and deviation `init.embedding`."""
+        """Start from the codec's own vectors of the codes, brought to mean 0 and deviation `init.embedding` in every book.
+
+        Those of a stream with several books are (books, bins, e) or (books * bins, e). Where `e` is not the width of a
+        code's vector, a random projection brings them to it.
+        """
         for stream, v in vectors.items():
-            table = self.embedding.x_emb[self.config.streams.index(stream)].weight
-            assert isinstance(table, Tensor)
-            v = v.to(table)
-            table.copy_((v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6) * self.config.trunk.init.embedding)
+            levels = self.config.levels_of(stream)[::-1]
+            for level, book in zip(levels, v.reshape(len(levels), -1, v.shape[-1]), strict=True):
+                self._initialise_level(level, book)
+
+    def _initialise_level(self, level: str, v: Float[Tensor, "k e"]) -> None:
+        table = self.embedding.x_emb[self.config.levels.index(level)].weight
+        assert isinstance(table, Tensor)
+        v = v.to(table)
+        v = (v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6)
+        if v.shape[1] != table.shape[1]:
+            v = v @ torch.randn(v.shape[1], table.shape[1]).to(table) * v.shape[1] ** -0.5
+        table.copy_(v * self.config.trunk.init.embedding)
 
     # ---- conditions
 
@@ -100,9 +124,9 @@ class MaskedPrior(Prior):
         y = self.trunk(x.to(conditioning.columns) + conditioning.columns, conditioning.encoded, conditioning.distance)
         return EncodedColumns(self.ln(y), vectors)
 
-    def logits(self, seen: EncodedColumns, stream: str, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
-        """Of the codes of a stream that are asked for, in the order of `asked`."""
-        head = self.head(stream)
+    def logits(self, seen: EncodedColumns, level: str, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
+        """Of the codes of a level that are asked for, in the order of `asked`."""
+        head = self.head(level)
         return head.out(head(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
     # ---- training
@@ -110,29 +134,31 @@ class MaskedPrior(Prior):
     def costs(
         self, sequences: Sequences, cond: Conditions, keep: Mask, asked: Mask | None = None, every: bool = False
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Stream -> bits of each code that is asked for, or of all that are not kept.
+        """Level -> bits of each code that is asked for, or of all that are not kept.
 
-        Streams of which none is are left out, or empty where `every` stream is wanted.
+        Levels of which none is are left out, or empty where `every` level is wanted. The masks are by stream or by level.
         """
-        asked = asked or {stream: ~known for stream, known in keep.items()}
-        conditioning = self.encode_conditions(cond, *sequences[self.config.streams[-1]].shape)
+        sequences, keep = self.split(sequences), self.split(keep)
+        asked = self.split(asked) if asked else {level: ~known for level, known in keep.items()}
+        conditioning = self.encode_conditions(cond, *sequences[self.config.levels[-1]].shape)
         seen = self.encode_columns(sequences, keep, conditioning)
         return {
-            stream: F.cross_entropy(self.logits(seen, stream, asked[stream]).float(), codes[asked[stream]], reduction="none")
+            level: F.cross_entropy(self.logits(seen, level, asked[level]).float(), codes[asked[level]], reduction="none")
             / math.log(2)
-            for stream, codes in sequences.items()
-            if every or asked[stream].any()
+            for level, codes in sequences.items()
+            if every or asked[level].any()
         }
 
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """As of every prior; without `known` the masks are drawn as in training, by torch's own generator.
+        """The mean of the levels' bits per code, and "bits" per frame; without `known` the masks are drawn as in training,
+        by torch's own generator.
 
-        Sums of bits are divided by `counts`: of a part of a larger batch, the mean over its parts, so that the mean of
-        the parts' losses is the larger batch's. By default they are those of this batch.
+        Sums of bits are divided by `counts`, by level: of a part of a larger batch, the mean over its parts, so that the
+        mean of the parts' losses is the larger batch's. By default they are those of this batch.
         """
         keep, asked, counts = batch.known, batch.asked, batch.counts
         if keep is None:
-            rows, columns = batch.sequences[self.config.streams[-1]].shape
+            rows, columns = batch.sequences[self.config.streams[-1]].shape[:2]
             rng = np.random.default_rng(int(torch.randint(2**62, ())))
             keep, asked = join_masks([draw_masks(columns, self.config.ratios, rng) for _ in range(rows)])
             device = self.pos_emb.device
@@ -144,7 +170,7 @@ class MaskedPrior(Prior):
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
         mean = torch.stack(bits).mean()
-        return {"loss": mean, "bits": mean}
+        return {"loss": mean, "bits": self.config.books * mean}
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
         """The matrices of the blocks, for Muon."""
@@ -153,10 +179,11 @@ class MaskedPrior(Prior):
     @torch.no_grad()
     def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences:
         known = known or {stream: torch.zeros_like(x, dtype=torch.bool) for stream, x in sequences.items()}
-        made = {stream: torch.full(x.shape, torch.nan, device=x.device) for stream, x in sequences.items()}
-        for stream, bits in self.costs(sequences, cond, known).items():
-            made[stream][~known[stream]] = bits
-        return made
+        codes, keep = self.split(sequences), self.split(known)
+        made = {level: torch.full(x.shape, torch.nan, device=x.device) for level, x in codes.items()}
+        for level, bits in self.costs(codes, cond, keep).items():
+            made[level][~keep[level]] = bits
+        return {stream: x.sum(dim=2) if x.dim() == 3 else x for stream, x in self.join(made).items()}
 
     # ---- sampling
 
@@ -165,46 +192,57 @@ class MaskedPrior(Prior):
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, MaskedParams]
     ) -> MaskedState:
         """Streams that `params` does not name are left as they are: known codes, and 0 elsewhere."""
-        streams, mask = self.config.streams, known.mask
         self._check(window, known)
-        codes = {stream: known.sequences[stream].masked_fill(~mask[stream], 0) for stream in streams}
-        conditioning = self.encode_conditions(cond, *codes[streams[-1]].shape)
-        lacking = {stream: (~mask[stream]).sum(dim=1).tolist() for stream in streams}
-        order = [stream for stream in reversed(streams) if stream in params]
-        return MaskedState(conditioning, codes, dict(mask), noise.sequential(), params, order, lacking)
+        given, mask, levels = self.split(known.sequences), self.split(known.mask), self.config.levels
+        codes = {level: given[level].masked_fill(~mask[level], 0) for level in levels}
+        conditioning = self.encode_conditions(cond, *codes[levels[-1]].shape)
+        lacking = {level: (~mask[level]).sum(dim=1).tolist() for level in levels}
+        by_level = {
+            level: replace(each, passes=passes)
+            for stream, each in params.items()
+            for level, passes in self.config.passes(stream, each.passes).items()
+        }
+        order = [level for level in reversed(levels) if level in by_level]
+        return MaskedState(conditioning, codes, mask, noise.sequential(), by_level, order, lacking)
 
     @torch.no_grad()
     def sample(self, state: MaskedState) -> Iterator[Update]:
-        """Streams one after the other, each whole after its last pass; an empty update after each of its other passes."""
-        while state.turn < len(state.streams):
-            stream = state.streams[state.turn]
-            while state.step < state.passes(stream):
-                self._pass(stream, state)
-                if state.step < state.passes(stream):
-                    yield Update(stream, 0, state.codes[stream][:, :0])
+        """Levels one after the other, each stream whole after its last pass; an empty update after each of its other passes."""
+        while state.turn < len(state.levels):
+            level = state.levels[state.turn]
+            while state.step < state.passes(level):
+                self._pass(level, state)
+                if state.step < state.passes(level):
+                    yield self._update(level, state, False)
             state.turn, state.step = state.turn + 1, 0
-            yield Update(stream, 0, state.codes[stream])
+            yield self._update(level, state, True)
 
-    def _pass(self, stream: str, state: MaskedState) -> None:
-        """Sample all unknown codes of a stream and keep the most probable, as many as the schedule has."""
-        codes, known, lacking, params = state.codes, state.known, state.lacking[stream], state.params[stream]
-        unknown, step, passes = ~known[stream], state.step + 1, state.passes(stream)
+    def _update(self, level: str, state: MaskedState, done: bool) -> Update:
+        """The stream of a level, empty unless the last of its levels is done."""
+        stream = level if level in self.config.streams else self.config.streams[0]
+        values = self.join(state.codes)[stream]
+        return Update(stream, 0, values if done and level == self.config.levels_of(stream)[0] else values[:, :0])
+
+    def _pass(self, level: str, state: MaskedState) -> None:
+        """Sample all unknown codes of a level and keep the most probable, as many as the schedule has."""
+        codes, known, lacking, params = state.codes, state.known, state.lacking[level], state.params[level]
+        unknown, step, passes = ~known[level], state.step + 1, state.passes(level)
         chance, order = numbers_for(state.rngs, lacking, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
-        new, log_p = self._draw(stream, codes, known, state.conditioning, chance, params)
+        new, log_p = self._draw(level, codes, known, state.conditioning, chance, params)
         confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
         left = torch.tensor([left_after(step, passes, count) for count in lacking], device=unknown.device)
-        codes[stream] = torch.where(unknown, new, codes[stream])
-        known[stream] = ~least_sure(confidence.masked_fill(~unknown, torch.inf), left)
+        codes[level] = torch.where(unknown, new, codes[level])
+        known[level] = ~least_sure(confidence.masked_fill(~unknown, torch.inf), left)
         state.step = step
 
     def _draw(
-        self, stream: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
+        self, level: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
         chance: Float[Tensor, "b n"], params: MaskedParams,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
-        """A code for everything unknown of a stream, by its number in `chance`, and its log probability."""
-        asked, new, log_p = ~known[stream], torch.zeros_like(codes[stream]), torch.zeros_like(chance)
+        """A code for everything unknown of a level, by its number in `chance`, and its log probability."""
+        asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
         if asked.any():
-            head = self.head(stream)
+            head = self.head(level)
             for here, x, some in head.around(self.encode_columns(codes, known, conditioning), asked):
                 rows = zip(x.split(CODES_AT_ONCE), chance[:, here][some].split(CODES_AT_ONCE), strict=True)
                 drawn = [draw_surely(head.out(part), u, params) for part, u in rows]
@@ -213,7 +251,8 @@ class MaskedPrior(Prior):
         return new, log_p
 
     def _check(self, window: Window, known: Known) -> None:
-        streams, ratios = self.config.streams, tuple(self.config.ratios.values())
+        streams, config = self.config.streams, self.config
+        ratios = tuple(config.frames(stream) // config.n_ctx for stream in streams)
         if set(known.sequences) != set(streams) or set(known.mask) != set(streams):
             raise ValueError(
                 f"codes of {sorted(known.sequences)}, masks of {sorted(known.mask)}; expected those of {', '.join(streams)}"

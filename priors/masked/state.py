@@ -1,4 +1,4 @@
-"""Decoding state of a masked prior: the codes of a window so far, and the stream and pass that come next."""
+"""Decoding state of a masked prior: the codes of a window so far, and the level and pass that come next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from priors.masked.config import PASSES, MaskedParams
+from priors.masked.config import MaskedParams
 from priors.prior import Mask, Sequences, check_shapes
 
 
@@ -23,24 +23,24 @@ class ColumnConditioning:
 
 @dataclass
 class MaskedState:
-    """A window in progress: `turn` counts the streams that are done, `step` the passes over the next one.
+    """A window in progress: `turn` counts the levels that are done, `step` the passes over the next one.
 
-    `lacking` are the unknown codes of each row at the start, by stream.
+    A level is a stream, or a book of one (`MaskedConfig.levels`); `lacking` are its unknown codes of each row at the start.
     """
 
     conditioning: ColumnConditioning
     codes: Sequences
     known: Mask
     rngs: Sequence[torch.Generator]
-    params: Mapping[str, MaskedParams]
-    streams: Sequence[str]  # that are sampled, in this order
+    params: Mapping[str, MaskedParams]  # of each level, with its own passes
+    levels: Sequence[str]  # that are sampled, in this order
     lacking: Mapping[str, Sequence[int]]
     turn: int = 0
     step: int = 0
 
-    def passes(self, stream: str) -> int:
-        """Passes over a stream; none where it is known."""
-        return (self.params[stream].passes or PASSES) if any(self.lacking[stream]) else 0
+    def passes(self, level: str) -> int:
+        """Passes over a level; none where it is known."""
+        return self.params[level].passes if any(self.lacking[level]) else 0
 
     def state_dict(self) -> dict[str, Tensor]:
         """What distinguishes this state from that which `start` returns; on the CPU."""
@@ -52,9 +52,9 @@ class MaskedState:
         ValueError where they are of another shape, and nothing is changed.
         """
         check_shapes(tensors, self._tensors())
-        for stream in self.streams:
+        for level in self.levels:
             for values, name in ((self.codes, "codes"), (self.known, "known")):
-                values[stream] = tensors[f"{name}.{stream}"].to(values[stream].device, copy=True)
+                values[level] = tensors[f"{name}.{level}"].to(values[level].device, copy=True)
         for rng, saved in zip(self.rngs, tensors["generators"], strict=True):
             rng.set_state(saved.clone())  # torch reads a view from the beginning of its storage
         self.turn, self.step = tensors["progress"].tolist()
@@ -64,7 +64,7 @@ class MaskedState:
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"codes.{stream}": self.codes[stream] for stream in self.streams}
-        tensors |= {f"known.{stream}": self.known[stream] for stream in self.streams}
+        tensors = {f"codes.{level}": self.codes[level] for level in self.levels}
+        tensors |= {f"known.{level}": self.known[level] for level in self.levels}
         states = torch.stack([rng.get_state() for rng in self.rngs])
         return {**tensors, "generators": states, "progress": torch.tensor([self.turn, self.step])}
