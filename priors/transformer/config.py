@@ -147,8 +147,6 @@ class TrunkConfig:
             kept += FLOAT * self.heads * lyric_tokens * 2 if self.time_bias else 0
         if pattern == "prime":
             kept += item * self.state
-        if self.rope and pattern in ROTATED:
-            kept += item * 2 * self.state  # queries and keys before the rotation
         if cpu and bf16 and pattern == "dense" and steps <= SHORT_WINDOW:  # queries in groups over copies of the keys
             reach = (steps + SHORT_BLOCK) / 2
             kept += BF16 * (self.heads * reach + 2 * self.state * (reach / SHORT_BLOCK - 1))
@@ -156,6 +154,8 @@ class TrunkConfig:
         if cpu and 0 < keys <= SHORT_BLOCK:
             kept += item * self.heads * keys - FLOAT * self.heads
             kept += item * 2 * self.state if pattern == "row" else 0  # queries and keys in another order
+        elif self.rope and pattern in ROTATED:
+            kept += item * 2 * self.state  # the values keep what queries and keys were before the rotation
         return kept
 
     def activation_bytes(self, bf16: bool, recompute: bool, lyric_tokens: int, cpu: bool) -> float:

@@ -27,6 +27,7 @@ def rotary_table(
 
 def rotate(x: Float[Tensor, "b h t d"], rows: Float[Tensor, "t 2 d/2"]) -> Float[Tensor, "b h t d"]:
     """x rotated by rows of `rotary_table`, computed in their dtype and returned in that of x."""
-    cos, sin = rows.unbind(1)
-    first, second = x.to(rows.dtype).chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    cos, sin = rows[:, :, None].unbind(1)
+    first, second = x.transpose(1, 2).to(rows.dtype).chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return turned.transpose(1, 2)  # (b t h d) in memory, as x is: attention's output is then merged without a copy

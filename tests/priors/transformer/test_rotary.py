@@ -108,3 +108,21 @@ def test_rotation_adds_no_parameters():
     plain, rotated = (Transformer(replace(CONFIG, rope=rope)) for rope in (0.0, BASE))
     assert list(plain.state_dict()) == list(rotated.state_dict())
     assert Attention(8, 8, 2, "cross", rope=BASE).rope == 0
+
+
+@pytest.mark.parametrize("order", [("dense",), ("row",), ("column",)], ids=" ".join)
+def test_rotation_keeps_as_many_bytes_for_the_backward_pass_as_planned(order):
+    def kept(rope: float) -> tuple[int, float]:
+        trunk, (x, _), storages = made(order, torch.float32, rope=rope), inputs(torch.float32), {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            trunk(x.requires_grad_())
+        return sum(storage.nbytes() for storage in storages.values()), trunk.config.activation_bytes(False, False, 0, True)
+
+    (plain, planned), (rotated, planned_rotated) = kept(0.0), kept(BASE)
+    table = rotary_table(BASE, CONFIG.head_width, CONFIG.n_ctx).nbytes
+    assert rotated - table - plain == 2 * (planned_rotated - planned)  # a batch of two
