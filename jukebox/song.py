@@ -130,7 +130,9 @@ def window_conditions(
         if rng is not None and dropout.jitter:
             begin += rng.normal(0.0, dropout.jitter)
         words = song.words[:0] if chance(dropout.lyrics) or chance(dropout.times) else song.words
-        fields["sung"] = sung_frames(song.ids, words, begin, length / config.sample_rate, config.n_ctx * config.lyrics.per_frame)
+        fields["sung"] = sung_frames(
+            song.ids, words, begin, length / config.sample_rate, config.n_ctx * config.lyrics.per_frame
+        )
     if above is not None:
         fields["above"] = as_tensor(np.ascontiguousarray(above))[None]
     return Conditions(**fields)

@@ -37,7 +37,7 @@ from jukebox.evaluation.held_out import HeldOut, HeldOutWindow, PriorWindows, ho
 from jukebox.model.folder import ModelFolder, build_codec
 from jukebox.song import PreparedSong, prepare_all, song_of
 from priors.conditioning.conditions import Conditions, Lyrics, stack
-from priors.prior import Batch, Mask, Prior, Sequences
+from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
 from vqvae.codec import as_tensor
 
 HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a window of all streams is slow
@@ -121,7 +121,7 @@ def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed
     rng = np.random.default_rng([seed, written.seed_key])
     bits, trials = condition_trials(prior, drawn, plain, labels, rng)
     given = (prior, true_songs, labels, model.vocabulary, drawn.windows, codes, seed)
-    alignment = alignment_figures(*given) if config.lyrics else None
+    alignment = alignment_figures(*given) if config.lyrics and isinstance(prior, ScoresLyrics) else None
     mean, error = metrics.mean_and_error(bits)
     # of a frame
     entropy = written.books * metrics.codebook_use(_all_codes(held, stream), written.bins)[1] if written.bins else None
@@ -156,7 +156,7 @@ def condition_trials(
         return replace(song, artist=number, genres=genres)
 
     def with_words(w: HeldOutWindow, text: PreparedSong) -> PreparedSong:
-        return replace(songs[w.song], ids=text.ids, seconds=text.seconds)
+        return replace(songs[w.song], ids=text.ids, seconds=text.seconds, words=text.words)
 
     truth = drawn.conditions(lambda w: songs[w.song])
     bits = window_bits(prior, codes, truth)
@@ -168,7 +168,7 @@ def condition_trials(
     if config.lyrics and any(song.ids.size for song in songs):
         false = drawn.conditions(lambda w: with_words(w, songs[w.other]))
         trial("lyrics", false)
-        trial("letters", [replace(t, lyrics=_lyrics_at_true_times(f, t)) for t, f in zip(truth, false, strict=True)])
+        trial("letters", [_lyrics_at_true_times(f, t) for t, f in zip(truth, false, strict=True)])
         placed = window_bits(prior, codes, drawn.conditions(lambda w: with_words(w, plain[w.song])))
         trial("plain", drawn.conditions(lambda w: with_words(w, plain[w.other])), placed)
     if config.labels and len(labels.artists) > 2 and len(labels.genres) > 2:
@@ -198,10 +198,16 @@ def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
     return {measure: mean, "se": error, "windows": len(true), "alignment": None, "controls": controls}
 
 
-def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Lyrics:
-    """Another song's letters at the true song's times."""
+def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Conditions:
+    """The true conditions with another song's characters at the true song's times."""
+    if true.sung is not None and false.sung is not None:
+        ids, places = true.sung.ids.clone(), true.sung.ids > 0
+        others = false.sung.ids[false.sung.ids > 0]
+        if len(others):
+            ids[places] = others[torch.arange(int(places.sum())) % len(others)]
+        return replace(true, sung=true.sung._replace(ids=ids))
     assert false.lyrics is not None and true.lyrics is not None
-    return Lyrics(false.lyrics.ids, true.lyrics.seconds)
+    return replace(true, lyrics=Lyrics(false.lyrics.ids, true.lyrics.seconds))
 
 
 def _figures(true: np.ndarray, false: np.ndarray, songs: Sequence[int], measure: str = "bits") -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Presets: one table of what is built (a codec, and priors by name) and how each part is trained (`Recipe`).
 
-    demo    22.05 kHz, widths up to 192: the whole path in minutes on two CPU cores
+    demo    22.05 kHz, widths up to 256, both codecs: the whole path in minutes on two CPU cores
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
-    test    minimal sizes: seconds; what the tests run
+    spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
+    test, test_spectral    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -203,7 +204,9 @@ def _tokens(
     trunk = TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=4.0, rope=ROPE, dropout=dropout, init=_init(depth))
     labels = LabelConfig(1, 1, timing_bins=256, max_seconds=max_seconds, sample_rate=codec.sample_rate)
     lyrics = FrameLyricConfig(Characters(PLAIN).size)
-    return TokenConfig(TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics)
+    return TokenConfig(
+        TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics
+    )
 
 
 # ---- demo: two cores, twelve minutes
@@ -274,6 +277,17 @@ _TEST_PRIOR = Recipe(
     steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=1, save_every=10
 )
 
+_TEST_SPECTRAL = SpectralConfig(
+    n_fft=256, hop_fft=64, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32, phase_frames=16
+)
+# ---- spectral: one GPU
+
+_SPECTRAL = SpectralConfig(width=512, books=8, bins=1024, encoder_blocks=4, decoder_dilations=(1, 2, 4, 1), fine_blocks=2, floor=0.03)
+_SPECTRAL_CODEC = Recipe(
+    steps=100_000, batch=32, lr=1e-3, muon=1e-3, crop=96 * 1024, weight_decay=0.01, warmup=200, schedule="cosine",
+    final_lr=0.02, bf16=True, delay_quantiser=0.1, log_every=100, save_every=2000,
+)  # fmt: skip
+
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
         codec=_DEMO,
@@ -326,6 +340,18 @@ PRESETS: dict[str, Preset] = {
         },
         codec_recipes=dict.fromkeys(_TEST.spec.names, _TEST_CODEC),
         prior_recipes=dict.fromkeys(("prior_2", "prior_1", "prior_0", "masked"), _TEST_PRIOR),
+    ),
+    "spectral": Preset(
+        codec=_SPECTRAL,
+        codec_recipes={TOKENS: _SPECTRAL_CODEC},
+        priors={TOKENS: _tokens(_SPECTRAL, n_ctx=512, width=768, depth=12, heads=12, max_seconds=600.0, dropout=0.05)},
+        prior_recipes={TOKENS: replace(_SMALL_PRIOR, steps=100_000, lr=1e-3, muon=2e-3, final_lr=0.0)},
+    ),
+    "test_spectral": Preset(
+        codec=_TEST_SPECTRAL,
+        codec_recipes={TOKENS: replace(_TEST_CODEC, crop=4096)},
+        priors={TOKENS: _tokens(_TEST_SPECTRAL, n_ctx=32, width=16, depth=1, heads=2, max_seconds=60.0)},
+        prior_recipes={TOKENS: _TEST_PRIOR},
     ),
     **{name: Preset(codec, dict.fromkeys(codec.spec.names, _PUBLISHED_CODEC), {}, {})
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},

@@ -51,14 +51,16 @@ def _routes_of(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> 
 
 
 def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model that stores none: as derived, every stream of the first codec having a prior `prior_<level>`, trained or not."""
+    """The routes of a model that stores none: as derived, streams of the first codec having a prior `prior_<level>`, trained or not."""
     routes, streams = derive_routes(codecs, priors), codecs[0]
     own = {name: f"prior_{level}" for level, name in enumerate(s.name for s in streams)}
     if priors and not set(own.values()) & set(priors):
         return routes
     chain = {name: _only_writer(name, priors) or own[name] for name in reversed(own)}
     first = {"jukebox": Route("jukebox", chain)}
-    return (routes | first) if len(codecs) > 1 else (first | {name: route for name, route in routes.items() if name != "jukebox"})
+    return (
+        (routes | first) if len(codecs) > 1 else (first | {name: route for name, route in routes.items() if name != "jukebox"})
+    )
 
 
 def _only_writer(stream: str, priors: Mapping[str, PriorConfig]) -> str:

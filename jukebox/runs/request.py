@@ -226,9 +226,9 @@ def new_request(
         raise UserError(
             f"{seconds:g} seconds, {options.takes} takes, batch {chosen.batch}; expected seconds above 0, takes from 1, a batch from 0"
         )
-    if len(options.hop_fractions) < len(route.priors) or not all(0 < f <= 1 for f in options.hop_fractions):
+    if not options.hop_fractions or not all(0 < f <= 1 for f in options.hop_fractions):
         raise UserError(
-            f"hop_fractions {tuple(options.hop_fractions)}; expected a share of the window in (0, 1] for every level, as in 0.5,0.5,0.125"
+            f"hop_fractions {tuple(options.hop_fractions)}; expected shares of the window in (0, 1] by level, as in 0.5,0.5,0.125"
         )
     total, labels = options.total_seconds or max(song.seconds for song in songs) or seconds, info.labels
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]

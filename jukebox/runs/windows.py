@@ -181,4 +181,6 @@ def plan_windows(request: Mapping[str, Any], level: int, config: PriorConfig, st
     ratio, reads = config.ratio, set(config.spec.reads) - set(config.spec.writes)
     if request["parallel"] and reads:
         return WindowPlanner("parallel", n_ctx, int(WARM_UP * n_ctx) // ratio * ratio)
-    return WindowPlanner("prefix", n_ctx, max(ratio, int(request["hop_fractions"][level] * n_ctx) // ratio * ratio))
+    fractions = request["hop_fractions"]
+    fraction = fractions[min(level, len(fractions) - 1)]
+    return WindowPlanner("prefix", n_ctx, max(ratio, int(fraction * n_ctx) // ratio * ratio))

@@ -27,7 +27,7 @@ class SongPlanParams:
     takes: samples of the song
     prompt_seconds: how much of the song is given, in seconds
     levels: levels to write, as in 2,1,0 (empty: all)
-    hop_fractions: step from window to window as a share of the window, for levels 0,1,2
+    hop_fractions: step from window to window as a share of the window, for levels 0,1,2 (the last one for further levels)
     guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
     route: which priors write the levels, by the name that the model gives it (empty: its default route)
     """

@@ -72,7 +72,12 @@ class TokenConfig(PriorConfig):
 
     def _head_matrices(self) -> list[tuple[int, int]]:
         """(rows, columns) of the matrices of one book of the depth head, each with a bias per column."""
-        return [(self.width, self.head_width), (self.head_width, self.width), (self.width, self.bins), (self.width, self.vector)]
+        return [
+            (self.width, self.head_width),
+            (self.head_width, self.width),
+            (self.width, self.bins),
+            (self.width, self.vector),
+        ]
 
     def parameters(self) -> ParameterCount:
         """The table is that of all books' logits."""

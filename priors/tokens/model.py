@@ -197,7 +197,9 @@ class TokenPrior(Prior):
             state.output, state.position = self.ln(state.step(code).to(self.vectors.dtype)), state.position + 1
         return state.output
 
-    def _frame(self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState[FrameParams]) -> Int[Tensor, "b books"]:
+    def _frame(
+        self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState[FrameParams]
+    ) -> Int[Tensor, "b books"]:
         """The codes of a frame, book by book."""
         u, codes = hidden, []
         for i in range(self.config.books):

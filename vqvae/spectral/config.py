@@ -50,7 +50,9 @@ class SpectralConfig(CodecConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder_dilations", tuple(self.decoder_dilations))
         if self.n_fft % 2 or self.n_fft < 2 * self.hop_fft or self.hop_fft % 2:
-            raise ValueError(f"n_fft {self.n_fft}, hop {self.hop_fft}: expected even numbers, and a hop of at most half of n_fft")
+            raise ValueError(
+                f"n_fft {self.n_fft}, hop {self.hop_fft}: expected even numbers, and a hop of at most half of n_fft"
+            )
         if self.phases not in PHASES:
             raise ValueError(f"phases {self.phases!r}; expected one of {', '.join(PHASES)}")
 
@@ -67,7 +69,9 @@ class SpectralConfig(CodecConfig):
     @property
     def spec(self) -> CodecSpec:
         tokens = Stream(TOKENS, self.hop, books=self.books, bins=self.bins)
-        return CodecSpec(self.sample_rate, self.channels, (Stream(LATENTS, self.hop, width=self.latent, dtype="float16"), tokens))
+        return CodecSpec(
+            self.sample_rate, self.channels, (Stream(LATENTS, self.hop, width=self.latent, dtype="float16"), tokens)
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SpectralConfig:

@@ -51,7 +51,9 @@ class Grid:
             stop = min(self.done + self.block, end)
             low, high = self.done - self.reach, stop + self.reach
             low, high = max(0, low), min(end, high)
-            block = GridBlock(self.held[low - self.first : high - self.first], self.done - low, stop - self.done, last and stop == end)
+            block = GridBlock(
+                self.held[low - self.first : high - self.first], self.done - low, stop - self.done, last and stop == end
+            )
             drop = max(0, stop - self.reach) - self.first
             self.done, self.first, self.held = stop, self.first + drop, self.held[drop:]
             yield block
