@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from priors.transformer.config import ROTATED, SHORT_BLOCK, SHORT_WINDOW
-from priors.transformer.linear import LayerNorm, Linear, wide
+from priors.transformer.linear import LayerNorm, Linear, wide_dtype
 from priors.transformer.rotary import rotary_table, rotate
 
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         """
         q, k, v = map(self.split, self.c_attn.after(norm, x).chunk(3, dim=-1))
         if self.rope:
-            table = rotary_table(self.rope, q.shape[3], self.n_ctx, q.device, wide(q.dtype))
+            table = rotary_table(self.rope, q.shape[3], self.n_ctx, q.device, wide_dtype(q.dtype))
             rows = table[: q.shape[2]] if position is None else table.index_select(0, position)
             q, k = rotate(q, rows), rotate(k, rows)
         return q, k, v

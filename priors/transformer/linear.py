@@ -35,15 +35,15 @@ def quick_gelu(x: Tensor) -> Tensor:
     return _QuickGelu.apply(x)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype that norms and rotations of a stream in `dtype` are computed in: float32, or float64 where the stream has it."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Layer norm computed in float32 (float64 stays), returned in the dtype of its input."""
-    inner = wide(x.dtype)
-    return F.layer_norm(x.to(inner), weight.shape, weight.to(inner), bias.to(inner)).to(x.dtype)
+    wide = x.to(wide_dtype(x.dtype))
+    return F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias.to(wide.dtype)).to(x.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
