@@ -40,6 +40,7 @@ from priors.conditioning.conditions import Conditions, Lyrics, stack
 from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
 from vqvae.codec import as_tensor
 
+REFERENCE_SECONDS = 20.0  # of each training song that the Frechet distance is to
 HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a window of all streams is slow
 
 # ---- the codec
@@ -289,7 +290,7 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
 
     train = [row for row in rows if row.split == "train"][:reference_songs]
     held = [row for row in rows if row.split == "test"][:4]
-    reference = torch.cat([metrics.sound_features(load(row), model.sample_rate) for row in train])
+    reference = torch.cat([metrics.sound_features(load(row, REFERENCE_SECONDS), model.sample_rate) for row in train])
 
     def figures(name: str, waves: Sequence[np.ndarray | Tensor]) -> dict:
         values = [
@@ -301,7 +302,10 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
 
     real = [load(row, seconds) for row in held]
     table = [figures("held-out songs", real)]
+    written = {stream for route in model.info.routes.values() for stream in route.priors}
     for stream in model.trained_streams()[::-1]:
+        if stream not in written:  # of the streams of one codec, those that a route writes
+            continue
         codec, unit = model.codec([stream]), model.spec.unit
         cut = [torch.from_numpy(w[:, : w.shape[1] // unit * unit]) for w in real]
         made = [codec.decode_long(codec.encode_long(w[None], [stream])[stream], stream)[0] for w in cut]

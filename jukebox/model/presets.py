@@ -282,7 +282,9 @@ _TEST_SPECTRAL = SpectralConfig(
 )
 # ---- spectral: one GPU
 
-_SPECTRAL = SpectralConfig(width=512, books=8, bins=1024, encoder_blocks=4, decoder_dilations=(1, 2, 4, 1), fine_blocks=2, floor=0.03)
+_SPECTRAL = SpectralConfig(
+    width=512, books=8, bins=1024, encoder_blocks=4, decoder_dilations=(1, 2, 4, 1), fine_blocks=2, floor=0.03
+)
 _SPECTRAL_CODEC = Recipe(
     steps=100_000, batch=32, lr=1e-3, muon=1e-3, crop=96 * 1024, weight_decay=0.01, warmup=200, schedule="cosine",
     final_lr=0.02, bf16=True, delay_quantiser=0.1, log_every=100, save_every=2000,

@@ -16,23 +16,32 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from vqvae.spectral.config import TOKENS
 
+if TYPE_CHECKING:
+    from jukebox.model.presets import Preset
+
+LENGTHS = (20.0, 90.0)  # shortest and longest song of the corpus, seconds
+LEVELS_SECONDS = 8.0  # of the song by the three levels, which are slow
+RUNS = {"Song": "song", "Recording, continued": "continued", "Song by the three levels of raw audio": "song_levels"}
 RECORDING = 1_000_003  # seeds of the recording that is continued and of the text that is sung: of no song of the corpus
 Command = list[str]
 
 
 def demo(
-    *, out: str = "demo", songs: int = 384, seconds: float = 14.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
+    *, out: str = "demo", songs: int = 400, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
     preset: str = "demo", evidence: bool = False, threads: int = 2,
 ) -> None:  # fmt: skip
     """Make songs, train every level on them, sing a new song, continue a recording, and show what was learned.
 
     out: folder for corpus, data, model, song and continued
-    songs: songs to make, of 20 seconds each
+    songs: synthetic songs, of 20 to 90 seconds
     seconds: length of the new song, in seconds
     seed: number that all chance follows from
     scale: training steps as a multiple of the preset's
@@ -58,80 +67,119 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
-    chosen, clock = find(preset), Clock()
-    data, model = str(out / "data"), str(out / "model")
-    corpus, words, recording = out / "corpus", out / "lyrics.txt", out / "recording.mp3"
-
-    def train(what: str, level: int) -> Command:
-        stream, prior = chosen.codec.spec.names[level], f"prior_{level}"
-        recipe = chosen.codec_recipes[stream] if what == "vqvae" else chosen.prior_recipes[prior]
-        where, steps = "--levels" if what == "vqvae" else "--level", round(recipe.steps * scale)
-        minutes = recipe.max_minutes * scale
-        return ["train", what, data, where, str(level), "--steps", str(steps), "--max_minutes", f"{minutes:.2f}", "--preset", preset,
-                "--out", model, "--seed", str(seed), "--threads", "1"]  # fmt: skip
-
-    with clock.step("made songs"):
-        artist, genre = write_corpus(corpus, words, recording, songs, seconds, seed)
+    clock, parts = Clock(), Parts(out, find(preset), preset, scale, seed)
+    with clock.step("synthetic songs"):
+        artist, genre = write_corpus(out, songs, seconds, seed)
     with clock.step("prepare"):
         if not (out / "data" / "manifest.parquet").is_file():
-            share = max(0.06, 8 / songs)  # some 16 songs are measured on
-            run_lanes(out, [[["prepare", str(corpus / "songs.jsonl"), "--out", data, "--test_share", f"{share:.4f}"]]])
-    with clock.step("codec"):
-        run_lanes(out, [[train("vqvae", 2)], [train("vqvae", 1), train("vqvae", 0)]])
-    with clock.step("encode"):
-        encode = ["encode", data, model, "--threads", str(threads)]
-        run_lanes(out, [[[*encode, "--levels", "2"], [*encode, "--levels", "1,0", "--split", "train", "--songs", "64"]]])
-    with clock.step("priors"):
-        run_lanes(out, [[train("prior", 2)], [train("prior", 1), train("prior", 0)]])
-    with clock.step("song, continuation, figures"):
-        # small models spread their doubts over too many codes: colder than 1 sounds better (docs/log.md)
-        sampling_flags = ["--temperature", "0.98", "--temperature_lower", "0.5"]
-        common = ["--seed", str(seed), "--threads", "1", "--takes", str(samples), *sampling_flags]
-        song = ["sample", model, "--artist", artist, "--genre", genre, "--lyrics", str(words), "--seconds", f"{seconds:g}",
-                "--out", str(out / "song"), *common]  # fmt: skip
-        rest = ["continue", model, str(recording), "--prompt_seconds", "6", "--seconds", "12",
-                "--lyrics", str(recording.with_suffix(".txt")), "--artist", artist, "--genre", genre,
-                "--out", str(out / "continued"), *common]  # fmt: skip
-        runs = [
-            c if not (out / name / "run.json").is_file() else ["resume", str(out / name)]
-            for c, name in ((song, "song"), (rest, "continued"))
-        ]
-        run_lanes(out, [[["evaluate", model, data, "--threads", "1", "--out", str(out / "evaluation.json")]], runs])
-    with clock.step("sound"):
+            share = max(0.04, 8 / songs)  # some 16 songs are measured on
+            run_lanes(
+                out, [[["prepare", str(out / "corpus" / "songs.jsonl"), "--out", parts.data, "--test_share", f"{share:.4f}"]]]
+            )
+    with clock.step("codecs and priors: spectral beside three levels"):
+        run_lanes(out, [parts.spectral(), parts.levels()])
+    with clock.step("songs, continuations"):
+        run_lanes(out, [
+            [parts.song("song", artist, genre, seconds, samples), parts.continuation("continued", artist, genre, samples)],
+            [parts.song("song_levels", artist, genre, min(seconds, LEVELS_SECONDS), samples, "jukebox")],
+        ])  # fmt: skip
+    with clock.step("figures"):
+        run_lanes(out, [[["evaluate", parts.model, parts.data, "--threads", str(threads), "--windows", "24", "--songs", "6",
+                          "--out", str(out / "evaluation.json")]]])  # fmt: skip
         figures = summarise(out)
     print("\n" + figures)
     print("\n" + clock.table())
-    print(f"\nto hear it open {out / 'song' / 'index.html'} and {out / 'continued' / 'index.html'}")
+    print(f"\nto listen open {out / 'index.html'}")
 
 
-def write_corpus(corpus: Path, words: Path, recording: Path, songs: int, seconds: float, seed: int) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Parts:
+    """The commands of a demo in the folder `out`; `scale` multiplies the steps and the minutes of every recipe."""
+
+    out: Path
+    preset: Preset
+    name: str
+    scale: float
+    seed: int
+
+    @property
+    def data(self) -> str:
+        return str(self.out / "data")
+
+    @property
+    def model(self) -> str:
+        return str(self.out / "model")
+
+    def train(self, what: str, part: str, *flags: str) -> Command:
+        recipe = {**self.preset.codec_recipes, **self.preset.prior_recipes}[part]
+        limits = ["--steps", str(round(recipe.steps * self.scale)), "--max_minutes", f"{recipe.max_minutes * self.scale:.2f}"]
+        return ["train", what, self.data, *flags, *limits, "--preset", self.name, "--out", self.model, "--seed", str(self.seed),
+                "--threads", "1"]  # fmt: skip
+
+    def spectral(self) -> list[Command]:
+        """The spectral codec, its tokens, and their prior."""
+        encode = ["encode", self.data, self.model, "--levels", TOKENS, "--threads", "1"]
+        return [self.train("spectral", TOKENS), encode, self.train("tokens", TOKENS)]
+
+    def levels(self) -> list[Command]:
+        """The three levels, coarsest first, and their priors."""
+        encode = ["encode", self.data, self.model, "--split", "train", "--threads", "1"]
+        return [
+            *(self.train("vqvae", f"vq.{level}", "--levels", str(level)) for level in (2, 1, 0)),
+            [*encode, "--levels", "2", "--songs", "128"], [*encode, "--levels", "1,0", "--songs", "32"],
+            *(self.train("prior", f"prior_{level}", "--level", str(level)) for level in (2, 1, 0)),
+        ]  # fmt: skip
+
+    def song(self, name: str, artist: str, genre: str, seconds: float, takes: int, route: str = "spectral") -> Command:
+        """A new song in the folder `name`, or the rest of it."""
+        words = ["--artist", artist, "--genre", genre, "--lyrics", str(self.out / "lyrics.txt"), "--seconds", f"{seconds:g}"]
+        return self._sampled(name, ["sample", self.model, *words, "--route", route], takes, route)
+
+    def continuation(self, name: str, artist: str, genre: str, takes: int, route: str = "spectral") -> Command:
+        """The recording continued in the folder `name`, or the rest of it."""
+        recording = self.out / "recording.mp3"
+        words = ["--artist", artist, "--genre", genre, "--lyrics", str(recording.with_suffix(".txt"))]
+        verb = ["continue", self.model, str(recording), "--prompt_seconds", "6", "--seconds", "14", *words, "--route", route]
+        return self._sampled(name, verb, takes, route)
+
+    def _sampled(self, name: str, verb: Command, takes: int, route: str) -> Command:
+        folder = self.out / name
+        if (folder / "run.json").is_file():
+            return ["resume", str(folder)]
+        # small priors of raw audio spread their probability over too many codes: colder than 1 sounds better (docs/log.md)
+        colder = ["--temperature_lower", "0.5"] if route == "jukebox" else []
+        return [*verb, "--out", str(folder), "--seed", str(self.seed), "--threads", "1", "--takes", str(takes), *colder]
+
+
+def write_corpus(out: Path, songs: int, seconds: float, seed: int) -> tuple[str, str]:
     """The corpus, the text of the new song and a recording to continue, none of which is in the corpus; artist and genre of both."""
     from data_prep.audio.audio import write_mp3
-    from data_prep.synthetic.annotation import annotate_song
     from data_prep.synthetic.songs import make_corpus, make_song
 
-    if not (corpus / "songs.jsonl").is_file():
-        make_corpus(corpus, songs, seed=seed)
-    other = make_song(RECORDING + seed, seconds=12.0)
+    words, recording = out / "lyrics.txt", out / "recording.mp3"
+    if not (out / "corpus" / "songs.jsonl").is_file():
+        make_corpus(out / "corpus", songs, seed=seed, seconds=LENGTHS)
+    other = make_song(RECORDING + seed, seconds=14.0)
     if not recording.is_file():
         recording.with_suffix(".txt").write_text(other.lyrics + "\n", encoding="utf-8")
         write_mp3(recording, other.audio, other.sample_rate)
     if not words.is_file():
-        text = annotate_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
+        text = make_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
         words.write_text(text.lyrics + "\n", encoding="utf-8")
     return other.artist, other.genre
 
 
 def summarise(out: Path) -> str:
-    """Tables of the evaluation and of the sound of song and continuation beside the corpus's own; also into evaluation.json."""
+    """Tables of the evaluation and of the sound of songs and continuation beside the corpus's own; evaluation.json and index.html."""
     from jukebox.evaluation.figures import sound_figures, sound_table, tables
     from jukebox.model.folder import ModelFolder
+    from launch.demo.page import write_page
 
     figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
-    figures["sound"] = sound_figures(
-        ModelFolder.from_pretrained(out / "model"), out / "data", [out / "song", out / "continued"]
-    )
+    runs = {title: out / name for title, name in RUNS.items()}
+    figures["sound"] = sound_figures(ModelFolder.from_pretrained(out / "model"), out / "data", list(runs.values()))
     write_json(out / "evaluation.json", figures)
+    write_page(out / "index.html", runs, figures["sound"])
     return tables(figures) + "\n\n" + sound_table(figures["sound"])
 
 

@@ -370,8 +370,7 @@ def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFo
         raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
-    for config in preset.codecs:
-        model = ModelFolder.create(folder, config, Characters(preset.symbols), preset.routes)
+    model = [ModelFolder.create(folder, config, Characters(preset.symbols), preset.routes) for config in preset.codecs][-1]
     with FileLock(folder / ".lock"):  # two levels may begin at the same time
         if not model.info.priors and (data / "labels.json").is_file():
             model.save_labels(Labels.load(data / "labels.json"))

@@ -66,7 +66,7 @@ class TokenConfig(PriorConfig):
             "labels": data["labels"] and LabelConfig(**data["labels"]),
             "lyrics": data["lyrics"] and FrameLyricConfig(**data["lyrics"]),
         }
-        return cls(**data | parts)
+        return cls(**{**data, **parts})
 
     # ---- sizes
 

@@ -167,6 +167,7 @@ class TokenPrior(Prior):
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
         """What the trunk takes for a frame at a position, and what is added again after it."""
         steps = conditioning.at(position)
+        assert steps is not None
         return self.embedding(code, self.vectors)[:, None] + steps, steps
 
     def step(
@@ -193,8 +194,8 @@ class TokenPrior(Prior):
         if state.output is None:
             assert state.code is not None
             state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
-            code = state.code.repeat(2, 1) if state.guided else state.code
-            state.output, state.position = self.ln(state.step(code).to(self.vectors.dtype)), state.position + 1
+            output = state.step(state.code.repeat(2, 1) if state.guided else state.code)
+            state.output, state.position = self.ln(output.to(self.vectors.dtype)), state.position + 1
         return state.output
 
     def _frame(

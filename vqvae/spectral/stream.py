@@ -29,12 +29,12 @@ class GridBlock(NamedTuple):
 
     items: Shaped[Tensor, "n ..."]
     before: int  # items before the block
-    count: int  # items of the block
+    length: int  # items of the block
     last: bool
 
     def own(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
         """Of values, `scale` per item, those of the block."""
-        return values[self.before * scale : (self.before + self.count) * scale]
+        return values[self.before * scale : (self.before + self.length) * scale]
 
 
 class Grid:
