@@ -175,6 +175,7 @@ class TokenPrior(Prior):
     ) -> Float[Tensor, "b w"]:
         """The trunk's output and the conditions after one more frame: a function of tensors alone, in fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
+        assert again is not None
         return (self.trunk.step(x, caches, position) + again)[:, 0]
 
     @torch.no_grad()
@@ -194,9 +195,11 @@ class TokenPrior(Prior):
         if state.output is None:
             assert state.code is not None
             state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
-            output = state.step(state.code.repeat(2, 1) if state.guided else state.code)
-            state.output, state.position = self.ln(output.to(self.vectors.dtype)), state.position + 1
-        return state.output
+            made = state.step(state.code.repeat(2, 1) if state.guided else state.code)
+            state.output, state.position = self.ln(made.to(self.vectors.dtype)), state.position + 1
+        output = state.output
+        assert output is not None
+        return output
 
     def _frame(
         self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState[FrameParams]

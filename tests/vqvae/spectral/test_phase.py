@@ -1,0 +1,65 @@
+"""Phases: the transform and its inverse, exact derivatives, propagation in pieces, and Griffin-Lim beside random phases."""
+
+import pytest
+import torch
+
+from vqvae.spectral.losses import phase_slopes
+from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes, unit
+from vqvae.spectral.stft import analyse, margin, pad, synthesise
+
+N, HOP = 512, 128
+
+
+def chirp(n: int = 128 * 60) -> torch.Tensor:
+    t = torch.arange(n) / 22050
+    tones = sum(torch.sin(2 * torch.pi * (f * t + 300 * t**2)) for f in (300.0, 711.0, 2042.0))
+    return 0.2 * tones + 0.01 * torch.randn(n, generator=torch.Generator().manual_seed(0))
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spectral convergence of two spectrograms' magnitudes."""
+    return float((a.abs() - b.abs()).norm() / a.abs().norm())
+
+
+@pytest.mark.parametrize("hop", [64, 128, 256])
+def test_the_inverse_transform_undoes_the_transform(hop):
+    song = chirp()
+    spectra = analyse(pad(song[None], N, hop), N, hop)
+    side = margin(N, hop)
+    assert spectra.shape == (1, len(song) // hop, N // 2 + 1)
+    assert torch.allclose(synthesise(spectra, N, hop)[0, side : side + len(song)], song, atol=1e-5)
+
+
+def test_true_derivatives_give_the_true_phases_back():
+    spectra = analyse(pad(chirp()[None], N, HOP), N, HOP)
+    slopes = phase_slopes(spectra, N, HOP)[0]
+    phasors = Propagation(N, HOP)(spectra[0].abs(), slopes)
+    again = analyse(synthesise(spectra[0].abs() * phasors, N, HOP)[None], N, HOP)[0]
+    assert distance(spectra[0], again) < 1e-3
+    turned = unit(spectra[0]) * phasors.conj()  # the same angle everywhere, where there is energy
+    loud = spectra[0].abs() > 1
+    assert (turned[loud] - turned[loud].mean()).abs().max() < 0.05
+
+
+def test_frames_in_pieces_have_the_phases_of_the_whole():
+    spectra = analyse(pad(chirp()[None], N, HOP), N, HOP)[0]
+    slopes = peak_slopes(spectra.abs(), N, HOP)
+    pieces, whole = Propagation(N, HOP), Propagation(N, HOP)(spectra.abs(), slopes)
+    parts = [pieces(spectra[i : i + 7].abs(), slopes[i : i + 7]) for i in range(0, len(spectra), 7)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_griffin_lim_comes_nearer_with_each_round_and_peaks_are_a_better_start_than_chance():
+    spectra = analyse(pad(chirp()[None], N, HOP), N, HOP)[0]
+    size = spectra.abs()
+    angles = 2 * torch.pi * torch.rand(size.shape, generator=torch.Generator().manual_seed(1))
+    chance = torch.polar(torch.ones_like(size), angles)
+    peaks = Propagation(N, HOP)(size, peak_slopes(size, N, HOP))
+
+    def error(phasors: torch.Tensor, rounds: int) -> float:
+        made = size * griffin_lim(size, phasors, N, HOP, rounds)
+        return distance(spectra, analyse(synthesise(made, N, HOP), N, HOP))
+
+    assert error(chance, 16) < error(chance, 4) < error(chance, 0)
+    assert error(peaks, 0) < 0.5 * error(chance, 0)
+    assert error(peaks, 16) < error(chance, 16)
