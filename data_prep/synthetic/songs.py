@@ -84,21 +84,28 @@ def set_lyrics(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple
             beat = next_line(beat, genre.bar)
 
 
-def sing_lyrics(lyrics: str, score: Score, seconds: float, sample_rate: int) -> tuple[np.ndarray, SungWords]:
-    """The voice alone, float32 (T,), and (word, start, end) in seconds."""
+def sung_lines(lyrics: str, score: Score, seconds: float) -> Iterator[tuple[list[Syllable], SungWords]]:
+    """The syllables of each line as they are sung, and (word, start, end) in seconds."""
     beat = score.genre.beat
-    sound = np.zeros(round(seconds * sample_rate), np.float32)
-    words = []
     for line in filter(None, set_lyrics(lyrics, score.genre, seconds)):
-        syllables = []
+        syllables, words = [], []
         for word, first in line:
             parts = split_syllables(word)
             for i, part in enumerate(parts, start=first):
                 syllables.append(Syllable(part, score.tune[i], i * beat, (i + 1) * beat))
             words.append((word, first * beat, (first + len(parts)) * beat))
-        start, voice = sing(syllables, {end for _, _, end in words}, sample_rate, score.artist.throat)
+        yield syllables, tuple(words)
+
+
+def sing_lyrics(lyrics: str, score: Score, seconds: float, sample_rate: int) -> tuple[np.ndarray, SungWords]:
+    """The voice alone, float32 (T,), and (word, start, end) in seconds."""
+    sound = np.zeros(round(seconds * sample_rate), np.float32)
+    sung: list[tuple[str, float, float]] = []
+    for syllables, words in sung_lines(lyrics, score, seconds):
+        sung += words
+        start, voice = sing(syllables, {end for _, _, end in sung}, sample_rate, score.artist.throat)
         sound[start : start + len(voice)] += voice[: len(sound) - start]
-    return sound, tuple(words)
+    return sound, tuple(sung)
 
 
 def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13) -> np.ndarray:
@@ -165,11 +172,16 @@ def make_song(
     return SyntheticSong(mix, sample_rate, who.name, manner.name, lyrics, words)
 
 
+def song_seed(seed: int, index: int) -> int:
+    """The seed of song `index` of a corpus."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
 def write_song(index: int, *, folder: Path, seed: int, seconds: float, sample_rate: int, artist: str | None) -> dict:
     """Song `index` of a corpus, written as a file; its row of songs.jsonl. Genres, and artists if none is named, in turn."""
     from data_prep.audio.audio import write_wav
 
-    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    own = song_seed(seed, index)
     genre = GENRES[index % 3 if artist else index // 4 % 3].name
     artist = artist or ARTISTS[index % 4].name
     song = make_song(own, seconds=seconds, sample_rate=sample_rate, artist=artist, genre=genre)
