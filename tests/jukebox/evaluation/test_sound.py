@@ -57,7 +57,7 @@ def test_half_and_double_tempo_count_and_other_ratios_do_not():
 
 
 def test_more_peaks_are_in_the_scale_than_of_noise_or_of_shuffled_frames(songs):
-    artists = [S.named_artist(s.song) for s in songs]
+    artists = [artist for s in songs if (artist := S.named_artist(s.song))]
     true = mean(S.in_scale(s.audio, RATE, a.scale, a.tonics) for s, a in zip(songs, artists))
     frames = [S.shuffled(s.audio, RATE // 20, rng()) for s in songs]
     false = mean(S.in_scale(audio, RATE, a.scale, a.tonics) for audio, a in zip(frames, artists))
