@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.synthetic import voice
+from data_prep.synthetic import songs, voice
+from data_prep.synthetic.instruments import hertz
 from data_prep.synthetic.songs import make_song
 from jukebox.evaluation import reconstruction as R
 
@@ -29,6 +30,23 @@ def smeared(audio: np.ndarray, window: int = 2048) -> np.ndarray:
     spectrum = torch.stft(x, window, window // 4, window=hann, return_complex=True)
     turn = torch.rand(spectrum.shape, generator=torch.Generator().manual_seed(0)) * 6.2832
     return torch.istft(torch.polar(spectrum.abs(), turn), window, window // 4, window=hann, length=len(audio)).numpy()
+
+
+def test_the_notes_of_the_truth_are_those_that_are_sung(song, truth, monkeypatch):
+    sung = {}
+    real = songs.sing
+
+    def record(line, *args):
+        sung.update({round(syllable.start, 6): hertz(syllable.pitch) for syllable in line})
+        return real(line, *args)
+
+    monkeypatch.setattr(songs, "sing", record)
+    make_song(7, seconds=SECONDS, artist=song.artist, genre=song.genre)
+    starts = np.array(list(sung))
+    assert len(truth.notes) > 5
+    for note in truth.notes:
+        start = starts[np.abs(starts + R.VIBRATO_FROM - note.start).argmin()]
+        assert note.start == pytest.approx(start + R.VIBRATO_FROM, abs=0.01) and note.hz == pytest.approx(sung[start])
 
 
 def test_the_true_vibrato_is_found(song, truth):
