@@ -87,7 +87,8 @@ def attack(audio: Audio, sample_rate: int, strokes: Sequence[float] | None = Non
 def in_scale(audio: Audio, sample_rate: int, scale: Sequence[int], tonics: Sequence[int]) -> float:
     """The share of spectral peaks (100-2000 Hz, by amplitude) whose pitch class is in the scale, at the best of the tonics.
 
-    Of noise the share is about that of a scale in the octave, 7/12. One held note has 1: `progression` excludes it.
+    White noise has about 7/12, noise of the song's own spectrum nearly the song's share, one held note 1: read it beside
+    `progression`, which excludes both.
     """
     hz, level = spectral_peaks(mono_sound(audio), sample_rate, 10, 0.186, (100.0, 2000.0))
     pitch = (69 + 12 * (hz / 440).log2()).round().long() % 12
