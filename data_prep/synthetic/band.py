@@ -115,6 +115,13 @@ class Score:
         """The three pitches of a bar's chord, each in the octave round `centre`, lowest first: voices move little."""
         return sorted(near(degree_pitch(self.artist, self.tonic, self.chords[bar] + i), centre) for i in (0, 2, 4))
 
+    def second(self, bar: int, beat: float) -> float:
+        """When a beat of a bar is played, in seconds: halves of a beat are swung."""
+        whole, half = divmod(beat, 1.0)
+        swing = self.genre.swing
+        swung = whole + (half * 2 * swing if half <= 0.5 else swing + (half - 0.5) * 2 * (1 - swing))
+        return (bar * self.genre.bar + swung) * self.genre.beat
+
     def root(self, bar: int) -> int:
         """The pitch of the bass: the chord's root within 36..47."""
         return near(degree_pitch(self.artist, self.tonic, self.chords[bar]), 42)
@@ -258,10 +265,8 @@ def play(
         else:
             strokes = last_strokes(score, bar) if bar == score.end else []
         for at, instrument, pitch, beats, loud in strokes:
-            whole, half = divmod(at, 1.0)
-            swung = whole + (half * 2 * genre.swing if half <= 0.5 else genre.swing + (half - 0.5) * 2 * (1 - genre.swing))
             late = 0.004 * rng.random()  # nobody plays on the dot
-            start = int(((bar * genre.bar + swung) * genre.beat + late) * sample_rate)
+            start = int((score.second(bar, at) + late) * sample_rate)
             length = int((beats * genre.beat + 0.06 if beats else 0.3) * sample_rate)
             stop = min(samples, start + length)
             if start < stop:

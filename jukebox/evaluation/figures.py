@@ -34,6 +34,7 @@ from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
 from jukebox.evaluation.held_out import HeldOut, HeldOutWindow, PriorWindows, hold_out
+from jukebox.evaluation.sound import coloured_noise
 from jukebox.model.folder import ModelFolder, build_codec
 from jukebox.song import PreparedSong, prepare_all, song_of
 from priors.conditioning.conditions import Conditions, Lyrics, stack
@@ -317,13 +318,6 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
             table.append(figures(f"{run.folder.name}, level {level}{' (new part)' if prompt else ''}", waves))
     table.append(figures("noise of the same spectrum", [coloured_noise(w) for w in real]))
     return table
-
-
-def coloured_noise(wave: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The sound (C, T) with random phases: the same long-term spectrum, and no music."""
-    spectrum = np.fft.rfft(wave)
-    phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, spectrum.shape)
-    return np.fft.irfft(np.abs(spectrum) * np.exp(1j * phases), n=wave.shape[-1]).astype(np.float32)
 
 
 def sound_table(rows: list[dict]) -> str:

@@ -15,7 +15,9 @@ from priors.transformer.config import Init, TrunkConfig
 
 TRUNK = TrunkConfig(24, 32, 2, 4, m_attn=1.0, m_mlp=2.0, rope=100.0, init=Init(0.1, 0.3, 0.1, 0.3))
 LABELS = LabelConfig(4, 3, max_genres=2, timing_bins=8, max_seconds=20.0, sample_rate=1000)
-CONFIG = TokenConfig("tokens", 3, 11, 100, 1000, TRUNK, vector=5, noise=0.0, labels=LABELS, lyrics=FrameLyricConfig(9, width=6, hidden=8))
+CONFIG = TokenConfig(
+    "tokens", 3, 11, 100, 1000, TRUNK, vector=5, noise=0.0, labels=LABELS, lyrics=FrameLyricConfig(9, width=6, hidden=8)
+)
 
 
 def prior(seed: int = 0, **changes) -> TokenPrior:
@@ -101,7 +103,12 @@ def test_a_row_does_not_depend_on_its_batch_and_a_seed_decides_it():
     model, cond, prompt = prior(), conditions(), codes(frames=3)
     both = sampled(model, prompt, cond)
     alone = sample_window(
-        model, Window(0, 20, 24), Known.prefix("tokens", prompt[1:], 20), cond.rows(slice(1, 2)), noise(1, 1), {"tokens": FrameParams()}
+        model,
+        Window(0, 20, 24),
+        Known.prefix("tokens", prompt[1:], 20),
+        cond.rows(slice(1, 2)),
+        noise(1, 1),
+        {"tokens": FrameParams()},
     )["tokens"]
     assert torch.equal(both[1:], alone)
     assert torch.equal(both, sampled(model, prompt, cond)) and not torch.equal(both[0], both[1])
