@@ -1,0 +1,46 @@
+"""Training of the spectral codec and its prior by the verbs: kills, ranks, stereo."""
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.audio.audio import read
+from data_prep.manifest import audio_path, load_manifest, prepare
+from data_prep.synthetic.songs import make_corpus
+from jukebox.evaluation.metrics import mel_distance
+from jukebox.model.folder import ModelFolder
+from jukebox.model.presets import PRESETS
+from launch.training.loop import fit
+from launch.training.tasks import SpectralTask, TaskSetup
+
+
+def correlation(audio: np.ndarray) -> float:
+    """Of the left and the right channel."""
+    return float(np.corrcoef(audio)[0, 1])
+
+
+@pytest.mark.long
+def test_a_stereo_codec_keeps_the_correlation_of_the_channels_and_its_sound_beats_an_untrained_one(tmp_path):
+    from dataclasses import replace
+
+    torch.set_num_threads(2)
+    make_corpus(tmp_path / "corpus", 24, seconds=10.0, channels=2)
+    prepare(tmp_path / "corpus" / "songs.jsonl", tmp_path / "data", test_share=0.2)
+    demo = PRESETS["demo"]
+    config = replace(demo.more_codecs[0], channels=2, width=128)
+    recipe = replace(demo.codec_recipes["tokens"], steps=250, batch=4, max_minutes=0.0, save_every=250)
+    model = ModelFolder.create(tmp_path / "model", config)
+    setup = TaskSetup(model, "tokens", tmp_path / "data", recipe, 0, "cpu")
+    untrained = SpectralTask(setup)
+    untrained.open()
+    fit(SpectralTask(setup), recipe, tmp_path / "training")
+    codec, seen = model.codec(["tokens"]), []
+    for row in [row for row in load_manifest(tmp_path / "data") if row.split == "test"][:3]:
+        audio = torch.from_numpy(read(audio_path(tmp_path / "data", row), channels=2)[0])
+        audio = audio[:, : audio.shape[1] // 1024 * 1024]
+        made = codec.decode(codec.encode(audio[None], ("tokens",)), "tokens")[0]
+        control = untrained.model.eval().decode(untrained.model.encode(audio[None], ("tokens",)), "tokens")[0]
+        distances = [mel_distance(audio.mean(0), each.mean(0), 22050) for each in (made, control)]
+        seen.append((abs(correlation(made.numpy()) - correlation(audio.numpy())), *distances))
+    difference, own, other = np.mean(seen, axis=0)
+    assert difference < 0.15 and own < 0.7 * other, seen
