@@ -55,3 +55,9 @@ def synthesise(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Floa
     """The padded audio whose spectra are nearest to these (least squares; Griffin and Lim 1984)."""
     audio, squares = overlap_add(spectra, n_fft, hop)
     return audio / squares.clamp(min=1e-6)
+
+
+def audio_of(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b t"]:
+    """The audio of n * hop samples whose spectra are nearest to these; undoes `analyse(pad(audio))`."""
+    first = margin(n_fft, hop)
+    return synthesise(spectra, n_fft, hop)[..., first : first + spectra.shape[-2] * hop]
