@@ -3,7 +3,8 @@
 Everything here is a pure function of tensors, torch and numpy only; nothing is downloaded. Three groups:
 
 - codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`, `alignment_score`;
-- a reconstruction beside its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`;
+- a reconstruction beside its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`,
+  `mel_distance`, `multiscale_distance`;
 - a piece of sound alone (`sound_statistics`, `seams`) or two sets of pieces (`sound_features`, `frechet_distance`).
 
 Notable: spectral flatness, the usual test for noise, says nothing about samples whose partials have dissolved into
@@ -158,6 +159,20 @@ def mel_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"], sample_rate: in
     """Mean distance of 64 log-mel bands of two sounds of one length, in dB, 100 frames a second; below -60 dB nothing is heard."""
     a, b = (log_mel(wave, sample_rate, 64, 100, 0.046).clamp(min=-60) for wave in (x, y))
     return (a - b).abs().mean().item()
+
+
+def multiscale_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"]) -> float:
+    """Mean L1 distance in dB of the log magnitudes of two sounds of one length: of STFTs of 2048, 1024, 512 and 256, averaged.
+
+    The hop is a quarter of the window. 0 dB is a full-scale sine's own bin; below -60 dB nothing counts. Long windows find what is wrong
+    with partials, short ones what is wrong with strokes (multi-scale spectral loss, Engel et al. 2020, DDSP).
+    """
+    total = 0.0
+    for n_fft in (2048, 1024, 512, 256):
+        sizes = (magnitudes(wave, n_fft, n_fft // 4, pad=True) * (4 / n_fft) for wave in (x, y))
+        a, b = (20 * size.clamp(min=1e-3).log10() for size in sizes)
+        total += (a - b).abs().mean().item() / 4
+    return total
 
 
 def spectral_flux(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Tensor, " n"]:

@@ -1,5 +1,5 @@
 """The verb ablate; and what each idea of the codec is worth, by leaving it out (the priors: `launch/ablate/prior.py`,
-`launch/ablate/masked.py`, `launch/ablate/prompts.py`).
+`launch/ablate/masked.py`, `launch/ablate/prompts.py`; decodings of the spectral codec: `launch/ablate/decodings.py`).
 
 Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
 autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
-from launch.ablate import masked, prior, prompts
+from launch.ablate import decodings, masked, prior, prompts
 from launch.ablate.units import measure_all, once, run_in_processes, train_whole
 from launch.demo.evidence import mean_and_spread
 
@@ -221,29 +221,35 @@ def ablate(
     songs: int = 8,
     processes: int = 0,
     preset: str = "demo",
+    models: Sequence[str] = (),
+    corpus_seed: int = -1,
 ) -> None:
     """Measure what an idea is worth by leaving it out, over several seeds: a table, kept as ablation.json.
 
-    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores.
+    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores. With MODEL: decodings by its
+        spectral codec with other phases and fewer books, and the distance against bit rate and minutes (decodings.json).
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 
     what: codec, prior (the top one), masked, or prompts
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed (all but codec)
-    model: the model folder whose codec wrote the codes in DATA (all but codec); {seed} likewise
+    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
     preset: sizes and recipe of the prior (prior, masked)
+    models: codec with MODEL: further model folders for the curves, such as those of a longer training
+    corpus_seed: codec with MODEL: seed of the synthetic corpus that DATA is of, for attacks and vibrato (-1: DATA is of none)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    if (what != "codec") != bool(model):
-        expected = "the model folder whose codes are in DATA" if what != "codec" else "no MODEL, since it trains its own"
-        raise UserError(f"ablate {what} got {model or 'no MODEL'}; expected {expected}")
+    if what != "codec" and not model:
+        raise UserError(f"ablate {what} got no MODEL; expected the model folder whose codes are in DATA")
+    if (models or corpus_seed >= 0) and not (what == "codec" and model):
+        raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())
     if what in ("prior", "masked"):
         arms, kept = {"prior": prior, "masked": masked}[what], Path(out) / "ablation.json"
         units = arms.units_of(data, model, seeds, preset)
@@ -252,6 +258,8 @@ def ablate(
         print(f"\nwritten to {kept}; the models are in {Path(out) / 'units'}")
     elif what == "prompts":
         prompts.ablate_prompts(data, model, Path(out), seeds, songs, processes)
+    elif model:
+        decodings.ablate_decodings(Path(data), model, models, Path(out), songs, corpus_seed)
     else:
         ablate_codec(Path(data), Path(out), seeds, steps, songs, processes)
 

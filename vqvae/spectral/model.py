@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from vqvae.codec import Codec, Sequences, StreamDecoder
@@ -22,7 +22,7 @@ from vqvae.spectral.autoencoder import Decoder, Encoder
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
 from vqvae.spectral.losses import SpectralLoss
 from vqvae.spectral.residual import ResidualQuantiser
-from vqvae.spectral.stft import analyse, pad
+from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
 
 
@@ -77,6 +77,10 @@ class SpectralCodec(Codec):
         """Spectra (b, n, c, f) of audio whose length is a multiple of the hop."""
         config = self.config
         return analyse(pad(audio, config.n_fft, config.hop_fft), config.n_fft, config.hop_fft).transpose(1, 2)
+
+    def audio_of(self, spectra: Complex[Tensor, "b n c f"]) -> Float[Tensor, "b c t"]:
+        """Undoes `spectra`; of spectra that no audio has, the audio whose spectra are nearest."""
+        return audio_of(spectra.transpose(1, 2), self.config.n_fft, self.config.hop_fft)
 
     def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
         """The decoder's input for a stream; tokens may have fewer books than there are. ValueError for other shapes."""

@@ -10,7 +10,9 @@ Frames are processed in order, and the last one is the state: a song in pieces h
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
@@ -26,38 +28,90 @@ def unit(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
 
 
 class Propagation:
-    """Phasors of one sound, frame by frame, from magnitudes and derivatives of the phase."""
+    """Phasors of one sound, frame by frame, from magnitudes and derivatives of the phase.
+
+    What does not depend on the frame before is computed for all frames at once. The recursion has no rotations across bins: each frame
+    is processed relative to `spin`, the phasors that its own tilts add up to, and there a neighbour proposes its own value. Real and
+    imaginary parts are the rows of NumPy arrays: operations of this size take less time there than in torch.
+    """
 
     def __init__(self, n_fft: int, hop: int) -> None:
         self.n_fft, self.hop = n_fft, hop
-        self.before: tuple[Tensor, Tensor] | None = None  # phasors and magnitudes of the last frame
+        self.before: _Frame | None = None  # the last frame
 
     def __call__(self, magnitudes: Float[Tensor, "n f"], slopes: Float[Tensor, "n 2 2 f"]) -> Complex[Tensor, "n f"]:
         """The phasors of the next frames; `slopes` as `vqvae.spectral.losses.phase_slopes` has them."""
-        k = torch.arange(magnitudes.shape[-1], device=magnitudes.device)
-        usual = torch.polar(torch.ones_like(magnitudes[0]), 2 * math.pi * self.hop / self.n_fft * k)
-        turns = torch.complex(slopes[:, 0, 0], slopes[:, 0, 1]) * usual
-        tilts = -torch.complex(slopes[:, 1, 0], slopes[:, 1, 1])
-        made = []
-        for m, turn, tilt in zip(magnitudes, turns, tilts, strict=True):
-            if self.before is None:
-                along = m * unit(torch.polar(torch.ones_like(m), F.pad(tilt[:-1].angle(), (1, 0)).cumsum(-1)))
-            else:
-                along = self.before[0] * turn * (self.before[1] * m).sqrt()
-            phasors = self._agree(along, m, tilt)
-            self.before = phasors, m
-            made.append(phasors)
-        return torch.stack(made)
+        m, s = (x.detach().cpu().float().numpy() for x in (magnitudes, slopes))
+        sure, spin = _tilts(-_complex(s[:, 1, 0], s[:, 1, 1]))
+        turn = self._turns(_complex(s[:, 0, 0], s[:, 0, 1]), m, spin)
+        below, above = np.zeros_like(m), np.zeros_like(m)  # weights of what the two neighbours of a bin propose
+        below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
+        straight, across = np.real(turn), np.stack([-np.imag(turn), np.imag(turn)], 1)  # a product of complex numbers by rows
+        made = np.empty((len(m), 2, m.shape[1]), np.float32)
+        now = np.zeros((2, m.shape[1]), np.float32) if self.before is None else self.before.phasors
+        for i in range(len(m)):
+            along = now * straight[i] + now[::-1] * across[i]
+            if self.before is None and i == 0:
+                along[0] = m[0]
+            _agree(along, below[i], above[i], made[i])
+            now = made[i]
+        self.before = _Frame(now.copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
+        return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
 
-    @staticmethod
-    def _agree(along: Complex[Tensor, " f"], m: Float[Tensor, " f"], tilt: Complex[Tensor, " f"]) -> Complex[Tensor, " f"]:
-        z, down = along, tilt.conj()
-        for _ in range(ROUNDS):
-            u = unit(z) * m
-            z = along.clone()
-            z[1:] += (u * tilt)[:-1]
-            z[:-1] += u[1:] * down[:-1]
-        return unit(z)
+    def _turns(
+        self, turns: Complex[np.ndarray, "n f"], m: Float[np.ndarray, "n f"], spin: Complex[np.ndarray, "n f"]
+    ) -> np.ndarray:
+        """What takes the phasors of the frame before, relative to its spin, to what they propose for each frame, relative to its own."""
+        first = self.before or _Frame(m[0], m[0], spin[0])
+        sizes, spins = (np.concatenate([x[None], y[:-1]]) for x, y in ((first.magnitudes, m), (first.spin, spin)))
+        angles = 2 * np.pi * self.hop / self.n_fft * np.arange(m.shape[1])
+        usual = _complex(np.cos(angles), np.sin(angles))
+        return turns * usual * spins * spin.conj() * np.sqrt(sizes * m)
+
+
+class _Frame(NamedTuple):
+    phasors: Float[np.ndarray, "2 f"]  # relative to `spin`
+    magnitudes: Float[np.ndarray, " f"]
+    spin: Complex[np.ndarray, " f"]
+
+
+def _complex(real: np.ndarray, imaginary: np.ndarray) -> Complex[np.ndarray, "*n"]:
+    z = np.empty(real.shape, np.complex64)
+    z.real, z.imag = real, imaginary
+    return z
+
+
+def _tilts(tilt: Complex[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, "n f"], Complex[np.ndarray, "n f"]]:
+    """The lengths of the tilts, and the product of the directions of those below each bin."""
+    sure = np.abs(tilt)
+    direction = np.divide(tilt, sure, out=np.ones_like(tilt), where=sure > 0)
+    spin = np.ones(tilt.shape, np.complex128)  # or the rounding of some hundred factors adds up
+    np.cumprod(direction[:, :-1], axis=1, out=spin[:, 1:])
+    return sure, spin.astype(np.complex64)
+
+
+def _agree(
+    along: Float[np.ndarray, "2 f"],
+    below: Float[np.ndarray, " f"],
+    above: Float[np.ndarray, " f"],
+    out: Float[np.ndarray, "2 f"],
+) -> None:
+    """Unit phasors into `out`: in each round a bin adds to `along` what its neighbours were after the round before."""
+    units = np.zeros((2, along.shape[1] + 2), np.float32)  # with a zero beyond either end
+    lower, own, upper = units[:, :-2], units[:, 1:-1], units[:, 2:]
+    _normalise(along, own)
+    for _ in range(ROUNDS):
+        z = lower * below
+        z += along
+        z += upper * above
+        _normalise(z, own)
+    out[:] = own
+
+
+def _normalise(z: Float[np.ndarray, "2 f"], out: Float[np.ndarray, "2 f"]) -> None:
+    squares = z * z
+    size = np.sqrt(squares[0] + squares[1])
+    np.divide(z, np.maximum(size, 1e-9, out=size), out=out)
 
 
 def peak_slopes(magnitudes: Float[Tensor, "n f"], n_fft: int, hop: int) -> Float[Tensor, "n 2 2 f"]:

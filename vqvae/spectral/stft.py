@@ -37,15 +37,27 @@ def overlap_add(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> tup
     """Windowed frames of the spectra added up, and the sum of the squared windows that stands under each sample."""
     window = hann(n_fft, spectra)
     frames = torch.fft.irfft(spectra, n_fft, dim=-1) * window
-    n = frames.shape[-2]
-    flat = frames.reshape(-1, n, n_fft).transpose(1, 2)  # (B, N, F) -> (B, F, N)
-    length = (1, n_fft + (n - 1) * hop)
-    audio = F.fold(flat, length, (1, n_fft), stride=(1, hop))[:, 0, 0]
-    squares = window.square()[None, :, None].expand(1, -1, n)
-    return audio.reshape(*frames.shape[:-2], -1), F.fold(squares, length, (1, n_fft), stride=(1, hop))[0, 0, 0]
+    return _add_up(frames, hop), _add_up(window.square().expand(frames.shape[-2], -1), hop)
+
+
+def _add_up(frames: Float[Tensor, "*b n w"], hop: int) -> Float[Tensor, "*b u"]:
+    """Frames added up where they overlap, each `hop` samples after the one before: slices of a hop, of all frames at once."""
+    n, width = frames.shape[-2:]
+    slices = F.pad(frames, (0, -width % hop)).unflatten(-1, (-1, hop))  # (B, N, W) -> (B, N, K, hop)
+    k = slices.shape[-2]
+    total = frames.new_zeros(*frames.shape[:-2], n + k - 1, hop)
+    for i in range(k):
+        total[..., i : i + n, :] += slices[..., i, :]
+    return total.flatten(-2)[..., : width + (n - 1) * hop]
 
 
 def synthesise(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
     """The padded audio whose spectra are nearest to these (least squares; Griffin and Lim 1984)."""
     audio, squares = overlap_add(spectra, n_fft, hop)
     return audio / squares.clamp(min=1e-6)
+
+
+def audio_of(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b t"]:
+    """The audio of n * hop samples whose spectra are nearest to these; undoes `analyse(pad(audio))`."""
+    first = margin(n_fft, hop)
+    return synthesise(spectra, n_fft, hop)[..., first : first + spectra.shape[-2] * hop]

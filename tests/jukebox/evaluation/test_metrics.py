@@ -135,6 +135,24 @@ def test_spectral_convergence_is_relative_and_zero_only_for_the_same_magnitudes(
     assert M.to_db(M.spectral_convergence(x, 0.9 * x)) == pytest.approx(-20, abs=1e-3)
 
 
+def test_multiscale_distance_of_twice_the_amplitude_is_six_db_and_what_is_inaudible_does_not_count():
+    x = noise(1.0)
+    assert M.multiscale_distance(x, x) == 0
+    assert M.multiscale_distance(50 * x, 100 * x) == pytest.approx(6.02, abs=0.05)
+    assert M.multiscale_distance(1e-4 * x, 2e-4 * x) == 0
+
+
+def test_multiscale_distance_finds_a_smeared_stroke_and_a_shifted_tone():
+    t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
+    stroke = torch.zeros(SAMPLE_RATE)
+    stroke[8000] = 1
+    smeared = torch.zeros(SAMPLE_RATE)
+    smeared[7900:8100] = noise(1.0)[:200]
+    assert M.multiscale_distance(stroke, smeared) > 0.1
+    low, high = (0.5 * torch.sin(2 * math.pi * hz * t) for hz in (440, 470))
+    assert M.multiscale_distance(low, high) > 0.1
+
+
 def test_band_energy_shows_which_band_was_lost():
     x = noise(2.0)[None]
     spectrum = torch.fft.rfft(x)

@@ -85,8 +85,8 @@ def test_mistakes_are_told(data, tmp_path):
         ablate("codec", str(tmp_path / "none"), out=str(tmp_path / "out"))
     with pytest.raises(UserError, match="got no MODEL"):
         ablate("prior", str(data), out=str(tmp_path))
-    with pytest.raises(UserError, match="trains its own"):
-        ablate("codec", str(data), "model", out=str(tmp_path))
+    with pytest.raises(UserError, match="--models"):
+        ablate("codec", str(data), out=str(tmp_path), models=["model"])
 
 
 # ---- the prior

@@ -38,6 +38,11 @@ def test_streams_have_a_frame_per_hop_and_audio_has_a_hop_per_frame(channels):
         assert made.decode(found, stream).shape == (2, channels, 150 * 256)
 
 
+def test_spectra_and_audio_undo_each_other_in_stereo():
+    made, song = codec(channels=2), audio(2, rows=2)[..., : 150 * 256]
+    assert torch.allclose(made.audio_of(made.spectra(song)), song, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 150])
 @pytest.mark.parametrize("phases", ["learned", "griffin_lim"])
 def test_a_song_in_pieces_decodes_to_the_samples_of_the_whole(phases, size):

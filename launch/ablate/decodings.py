@@ -1,0 +1,374 @@
+"""`jukebox ablate codec DATA MODEL`: what each part of the spectral codec is worth, in one table of decodings of the same songs.
+
+A row replaces one part: the phases (learned, Griffin-Lim, none, chance, those of the original), the quantiser (latents, fewer books), or
+the magnitudes (those of the original). The original itself is the ceiling. Two curves set the distance against the bit rate and against
+the minutes of training: of the checkpoints of MODEL and of further models. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Complex, Float
+    from torch import Tensor
+
+    from data_prep.manifest import SongRow
+    from jukebox.evaluation.reconstruction import SyntheticTruth
+    from jukebox.model.folder import ModelFolder
+    from vqvae.spectral.model import SpectralCodec
+
+Figures = dict[str, Any]
+SECONDS = 20.0  # of each song
+REFERENCE_SONGS = 48  # training songs that the Frechet distance is to
+REFINING = 8  # rounds of Griffin-Lim from the learned phases
+TRUE = "true"  # magnitudes of the original
+
+
+class Decoding(NamedTuple):
+    """A row of the table: `source` of the magnitudes (a stream, or `TRUE`), `books` of the tokens (0: all), key of `PHASES`."""
+
+    name: str
+    source: str = TOKENS
+    books: int = 0
+    phases: str = "learned"
+
+
+DECODINGS = (
+    Decoding("learned phases"),
+    Decoding("Griffin-Lim from peaks", phases="griffin_lim"),
+    Decoding("Griffin-Lim from learned phases", phases="refined"),
+    Decoding("zero phase", phases="zero"),
+    Decoding("random phase", phases="random"),
+    Decoding("true phases", phases="true"),
+    Decoding("latents, not quantised", LATENTS),
+    Decoding("latents, true phases", LATENTS, phases="true"),
+    Decoding("1 book", books=1),
+    Decoding("2 books", books=2),
+    Decoding("true magnitudes, learned phases", TRUE),
+    Decoding("true magnitudes, Griffin-Lim", TRUE, phases="griffin_lim"),
+)
+COLUMNS = {"mel": "mel, dB", "multiscale": "multi-scale, dB", "frechet": "Frechet", "convergence_db": "convergence, dB",
+           "leak_db": "leakage, dB", "false": "false partials", "vibrato": "vibrato", "rise_ms": "rise, ms",
+           "music_seconds_per_second": "music s/s"}  # fmt: skip
+
+
+class HeldOutSong(NamedTuple):
+    """A held-out song (c, t), whole frames of the codec, with what is struck and sung where that is known."""
+
+    audio: Float[Tensor, "c t"]
+    truth: SyntheticTruth | None
+
+
+# ---- phases: phasors (n, c, f) or (n, 1, f) for magnitudes
+
+
+class Predicted(NamedTuple):
+    """Magnitudes and derivatives of the phase that phasors are made from, and the spectra of the original."""
+
+    magnitudes: Float[Tensor, "n c f"]
+    slopes: Float[Tensor, "n 2 2 f"]
+    spectra: Complex[Tensor, "n c f"]
+
+
+def learned_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    from vqvae.spectral.phase import Propagation
+
+    return Propagation(config.n_fft, config.hop_fft)(given.magnitudes.mean(1), given.slopes)[:, None]
+
+
+def griffin_lim_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    from vqvae.spectral.phase import griffin_lim, peak_slopes
+
+    together = given.magnitudes.mean(1)
+    start = learned_phases(config, given._replace(slopes=peak_slopes(together, config.n_fft, config.hop_fft)))
+    return griffin_lim(together, start[:, 0], config.n_fft, config.hop_fft, config.rounds)[:, None]
+
+
+def refined_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    from vqvae.spectral.phase import griffin_lim
+
+    start = learned_phases(config, given)[:, 0]
+    return griffin_lim(given.magnitudes.mean(1), start, config.n_fft, config.hop_fft, REFINING)[:, None]
+
+
+def zero_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    import torch
+
+    return torch.ones_like(given.spectra[:, :1])
+
+
+def random_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    import torch
+
+    one = given.magnitudes[:, :1]
+    return torch.polar(torch.ones_like(one), 2 * torch.pi * torch.rand(one.shape, generator=torch.Generator().manual_seed(0)))
+
+
+def true_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n c f"]:
+    from vqvae.spectral.phase import unit
+
+    return unit(given.spectra)
+
+
+PHASES: dict[str, Callable[[SpectralConfig, Predicted], Tensor]] = {
+    "learned": learned_phases, "griffin_lim": griffin_lim_phases, "refined": refined_phases, "zero": zero_phases,
+    "random": random_phases, "true": true_phases,
+}  # fmt: skip
+
+
+# ---- decoding and measuring
+
+
+class Decoded(NamedTuple):
+    """The audio of a decoding and the seconds that it took, and the magnitudes that it came from."""
+
+    audio: Float[Tensor, "c t"]
+    took: float
+    magnitudes: Float[Tensor, "n c f"]
+
+
+def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> Decoded:
+    """A held-out song encoded, and decoded in one piece as a row of the table specifies."""
+    import torch
+
+    with torch.no_grad():
+        spectra = codec.spectra(song.audio[None])
+        stream = LATENTS if decoding.source == LATENTS else TOKENS
+        values = codec.encode_long(song.audio[None], [stream])[stream]
+        values = values[..., : decoding.books] if decoding.books else values
+        began = time.perf_counter()
+        hidden = codec.decoder.hidden(codec.latents_of({stream: values}, stream))
+        made = spectra.abs() if decoding.source == TRUE else codec.features.magnitudes(codec.decoder.features(hidden))
+        phasors = PHASES[decoding.phases](codec.config, Predicted(made[0], codec.decoder.slopes(hidden)[0], spectra[0]))
+        audio = codec.audio_of(made * phasors)[0]
+    return Decoded(audio, time.perf_counter() - began, made[0])
+
+
+def distances(song: HeldOutSong, made: Float[Tensor, "c t"], sample_rate: int, reference: Float[Tensor, "n d"]) -> Figures:
+    """The figures of one reconstruction of one song."""
+    from jukebox.evaluation import metrics
+    from jukebox.evaluation.reconstruction import mono_sound, reconstruction_figures
+
+    x, y = mono_sound(song.audio), mono_sound(made)
+    return {
+        "mel": metrics.mel_distance(x, y, sample_rate),
+        "multiscale": metrics.multiscale_distance(x, y),
+        "frechet": metrics.frechet_distance(reference, metrics.sound_features(made, sample_rate)),
+        "convergence": metrics.spectral_convergence(song.audio[None], made[None]).item(),
+        **reconstruction_figures(song.audio, made, sample_rate, song.truth),
+    }
+
+
+def mean_figures(songs: Sequence[Figures]) -> Figures:
+    """Means over songs, of figures that a song has; the spectral convergence in dB of the mean ratio."""
+    import numpy as np
+
+    found: Figures = {}
+    for name in songs[0]:
+        values = [song[name] for song in songs if np.isfinite(song[name])]
+        found[name] = float(np.mean(values)) if values else None
+    ratio = found.pop("convergence")
+    return found | {"convergence_db": 20 * float(np.log10(ratio)) if ratio else None}
+
+
+def decoding_row(
+    codec: SpectralCodec, songs: Sequence[HeldOutSong], decoding: Decoding, reference: Float[Tensor, "n d"], sound: Path
+) -> Figures:
+    """A row of the table, means over songs; the first song's audio is kept in `sound`."""
+    from data_prep.audio.audio import write_wav
+
+    rate = codec.config.sample_rate
+    decode_as(codec, songs[0], decoding)  # first calls allocate
+    made = [decode_as(codec, song, decoding) for song in songs]
+    write_wav(sound / f"{decoding.name.replace(',', '').replace(' ', '_')}.wav", made[0].audio.numpy(), rate)
+    figures = mean_figures([distances(song, m.audio, rate, reference) for song, m in zip(songs, made, strict=True)])
+    seconds = sum(song.audio.shape[-1] for song in songs) / rate
+    return {"decoding": decoding.name, **figures, "music_seconds_per_second": seconds / sum(m.took for m in made)}
+
+
+def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Sequence[Figures]) -> list[Figures]:
+    """What has to hold whatever the songs: the transform undoes itself, magnitudes beat a mean frame, phases beat none and chance."""
+    import numpy as np
+
+    ratios, losses = [], []
+    for song in songs:
+        spectra = codec.spectra(song.audio[None])
+        again = codec.audio_of(spectra)[0]
+        ratios.append(((again - song.audio).norm() / song.audio.norm()).item())
+        true, made = (
+            (m + codec.config.floor).log() for m in (spectra[0].abs(), decode_as(codec, song, DECODINGS[0]).magnitudes)
+        )
+        losses.append([(true - other).abs().mean().item() for other in (made, codec.features.mean)])
+    ours, mean_frame = np.mean(losses, axis=0)
+    named = {row["decoding"]: row["multiscale"] for row in rows}
+    learned = named["learned phases"]
+    values = [
+        ("transform and its inverse: signal to error, dB", -20 * float(np.log10(max(np.mean(ratios), 1e-10))), "at least 60"),
+        ("log magnitudes: L1 / that of the mean frame", float(ours / mean_frame), "at most 0.35"),
+        ("multi-scale: learned phases / zero phase", learned / named["zero phase"], "at most 0.8"),
+        ("multi-scale: learned phases / random phase", learned / named["random phase"], "at most 0.8"),
+    ]
+    return [{"what": what, "value": value, "aim": aim} for what, value, aim in values]
+
+
+# ---- curves
+
+
+def curve_rows(name: str, codec: SpectralCodec, minutes: float | None, songs: Sequence[HeldOutSong]) -> list[Figures]:
+    """A row for the first books of a codec, by number: bit rate and distances with learned phases."""
+    from jukebox.evaluation.metrics import mel_distance, multiscale_distance
+    from jukebox.evaluation.reconstruction import mono_sound
+
+    config, rows = codec.config, []
+    for books in range(1, config.books + 1):
+        made = [decode_as(codec, song, Decoding("", books=books)).audio for song in songs]
+        pairs = [(mono_sound(song.audio), mono_sound(audio)) for song, audio in zip(songs, made, strict=True)]
+        rows.append({
+            "model": name, "minutes": minutes, "books": books, "bits_per_second": bit_rate(config, books),
+            "mel": sum(mel_distance(x, y, config.sample_rate) for x, y in pairs) / len(pairs),
+            "multiscale": sum(multiscale_distance(x, y) for x, y in pairs) / len(pairs),
+        })  # fmt: skip
+    return rows
+
+
+def bit_rate(config: SpectralConfig, books: int) -> float:
+    import math
+
+    return books * math.log2(config.bins) * config.sample_rate / config.hop
+
+
+def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCodec, float | None]]:
+    """The codec of a model folder after its training, and before that of its checkpoints; each with its minutes of training."""
+    from jukebox.model.folder import ModelFolder, build_codec
+    from launch.engines.checkpoint import open_checkpoint, written
+    from launch.training.export import filled
+
+    model, training = ModelFolder.from_pretrained(folder), Path(folder) / "training" / "spectral"
+    codec, log = spectral_codec(model), training / "log.jsonl"
+    for path in reversed(written(training)[1:]) if checkpoints else ():  # the last one is the model itself
+        checkpoint = open_checkpoint(path)
+        early: Any = filled(build_codec(codec.config), checkpoint).eval()
+        yield f"{folder}, step {checkpoint.metadata['step']}", early, checkpoint.metadata["minutes"]
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    yield folder, codec, json.loads(lines[-1]).get("minutes") if lines else None
+
+
+def spectral_codec(model: ModelFolder) -> SpectralCodec:
+    """The spectral codec of a model; UserError where there is none."""
+    if TOKENS not in model.trained_streams():
+        raise UserError(
+            f"{model.folder} has no trained spectral codec; train one with `jukebox train spectral`, or leave MODEL away"
+        )
+    codec: Any = model.codec([TOKENS])
+    return codec
+
+
+# ---- songs
+
+
+def held_out_songs(data: Path, config: SpectralConfig, songs: int, corpus_seed: int) -> list[HeldOutSong]:
+    """The first songs of the split "test"; with `corpus_seed` from 0 on, the truth of a synthetic corpus of that seed."""
+    import torch
+
+    from data_prep.audio.audio import read
+    from data_prep.manifest import audio_path, load_manifest
+
+    rows = [row for row in load_manifest(data) if row.split == "test"][:songs]
+    if not rows:
+        raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
+    found = []
+    for row in rows:
+        path = audio_path(data, row)
+        audio, _ = read(path, sample_rate=config.sample_rate, channels=config.channels, seconds=SECONDS)
+        truth = synthetic_truth_of(path, row, corpus_seed) if corpus_seed >= 0 else None
+        found.append(HeldOutSong(torch.from_numpy(audio[:, : audio.shape[1] // config.hop * config.hop]), truth))
+    return found
+
+
+def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticTruth:
+    """What a song of a synthetic corpus contains; UserError where it is of none, or of a corpus of another seed."""
+    from data_prep.synthetic.annotation import annotate_song
+    from data_prep.synthetic.songs import corpus_song
+    from jukebox.evaluation.reconstruction import synthetic_truth
+
+    listed = path.parent / "songs.jsonl"
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    paths = [json.loads(line)["path"] for line in lines]
+    if path.name in paths:
+        seed, artist, genre = corpus_song(paths.index(path.name), corpus_seed)
+        annotation = annotate_song(seed, seconds=row.seconds, artist=artist, genre=genre)
+        if annotation.lyrics == (row.lyrics or ""):
+            return synthetic_truth(annotation)
+    raise UserError(f"--corpus_seed {corpus_seed}: {path} is no song of a synthetic corpus of this seed; give its seed, or -1")
+
+
+def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d"]:
+    """Features of the training songs that Frechet distances are to."""
+    import torch
+
+    from data_prep.audio.audio import read
+    from data_prep.manifest import audio_path, load_manifest
+    from jukebox.evaluation.metrics import sound_features
+
+    rows = [row for row in load_manifest(data) if row.split == "train"][:REFERENCE_SONGS]
+    if not rows:
+        raise UserError(
+            f"{data} has no songs of the split train, which Frechet distances are to; prepare it with a smaller --test_share"
+        )
+    rate, options = config.sample_rate, {"sample_rate": config.sample_rate, "channels": config.channels}
+    return torch.cat([sound_features(read(audio_path(data, row), seconds=SECONDS, **options)[0], rate) for row in rows])
+
+
+# ---- the verb
+
+
+def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, songs: int, corpus_seed: int) -> Figures:
+    """Measure all rows and curves, print the tables and keep them as decodings.json."""
+    from tqdm import tqdm
+
+    from jukebox.model.folder import ModelFolder
+
+    codec = spectral_codec(ModelFolder.from_pretrained(model))
+    out.mkdir(parents=True, exist_ok=True)
+    held, reference = held_out_songs(data, codec.config, songs, corpus_seed), reference_features(data, codec.config)
+    rate = codec.config.sample_rate
+    original = mean_figures([distances(song, song.audio, rate, reference) for song in held])
+    rows: list[Figures] = [{"decoding": "original", **original, "music_seconds_per_second": None}]
+    for decoding in tqdm([d for d in DECODINGS if d.books < codec.config.books], desc="decodings", unit="row"):
+        rows.append(decoding_row(codec, held, decoding, reference, out))
+    figures: Figures = {
+        "songs": len(held),
+        "model": model,
+        "rows": rows,
+        "checks": codec_checks(codec, held, rows),
+        "curve": [],
+    }
+    for i, folder in enumerate((model, *models)):
+        for name, each, minutes in codecs_of(folder, checkpoints=i == 0):
+            figures["curve"] += curve_rows(name, each, minutes, held)
+    write_json(out / "decodings.json", figures)
+    print_decodings(figures)
+    print(f"\nwritten to {out / 'decodings.json'}; the first song by each decoding is beside it")
+    return figures
+
+
+def print_decodings(figures: Figures) -> None:
+    from jukebox.evaluation.metrics import table
+
+    columns = {key: title for key, title in COLUMNS.items() if any(row.get(key) is not None for row in figures["rows"])}
+    print(
+        "\n" + table([["decoding", *columns.values()], *[[r["decoding"], *[r[c] for c in columns]] for r in figures["rows"]]])
+    )
+    print("\n" + table([["check", "value", "aim"], *[[c["what"], c["value"], c["aim"]] for c in figures["checks"]]]))
+    titles = {"model": "model", "minutes": "minutes", "books": "books", "bits_per_second": "bit/s", "mel": "mel, dB",
+              "multiscale": "multi-scale, dB"}  # fmt: skip
+    print("\n" + table([list(titles.values()), *[[row[key] for key in titles] for row in figures["curve"]]]))
