@@ -314,7 +314,7 @@ class ToyPrior(PriorConfig):
 
 
 def test_a_codec_and_a_prior_of_another_package_are_planned_from_their_costs():
-    info = ModelInfo.of_shapes(ToyCodec(), {"toy": ToyPrior()})
+    info = ModelInfo.of_shapes((ToyCodec(),), {"toy": ToyPrior()})
     asked = request(levels=[0], hops=(300,), hop_fractions=(0.5,), seconds=6.0, samples=[{}] * 2, dtype="float32")
     level = plan_sampling(info, asked, speeds={0: Speed(1e9, 1000.0, 1.0)}).levels[0]
     assert (level.rows, level.steps, level.codes) == (2, 3 * 6, 2 * 320)
