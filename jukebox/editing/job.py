@@ -25,7 +25,7 @@ from data_prep.errors import UserError
 from data_prep.files import replacing
 from jukebox.device import choose_device
 from jukebox.editing.recording import Recording, read_codes
-from jukebox.model.info import ModelInfo
+from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.runs.request import RunSettings, StartPoint, dtype_of, new_request
@@ -180,11 +180,11 @@ class EditJob:
 
 
 def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
-    """Which priors an edit samples by: those that can start from any known frames.
+    """Which priors an edit samples by: those of one codec that can start from any known frames, rather of the default route's codec.
 
     Where there are lyrics on which the prior of the coarsest stream is not conditioned, a prior that is samples that stream.
     """
-    found = {stream: prior for stream in reversed(info.spec.names) if (prior := info.writer(stream, "any"))}
+    found = next(filter(None, (_inpainting(info, codec) for codec in _codecs_by_default(info))), {})
     if not found:
         raise UserError(
             f"{info.folder} has no prior that inpaints, such as a masked one; run `jukebox train masked DATA --out {info.folder}` first"
@@ -198,6 +198,19 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
             )
         found[coarsest] = own
     return Route("edit", {stream: prior.name for stream, prior in found.items()})
+
+
+def _codecs_by_default(info: ModelInfo) -> list[CodecEntry]:
+    """The codecs, first that of the default route."""
+    streams = [stream for route in info.routes.values() for stream in route.priors]
+    first = [info.codec_of(stream) for stream in streams[:1]]
+    return [*first, *(codec for codec in info.codecs if codec not in first)]
+
+
+def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
+    """The priors of the streams of a codec that can start from any known frames, coarsest first."""
+    names = reversed(codec.config.spec.names)
+    return {stream: prior for stream in names if (prior := info.writer(stream, "any"))}
 
 
 # ---- the result

@@ -192,11 +192,10 @@ class ModelInfo:
 
         One with prompt "any" can start from a prefix too: it serves where a stream is the only one that it writes.
         """
-        for prior in self.priors.values():
-            spec = prior.config.spec
-            if stream in spec.writes and (spec.prompt == prompt or (prompt == "prefix" and len(spec.writes) == 1)):
-                return prior
-        return None
+        found = [prior for prior in self.priors.values() if stream in prior.config.spec.writes]
+        exact = [prior for prior in found if prior.config.spec.prompt == prompt]
+        alone = [prior for prior in found if prompt == "prefix" and len(prior.config.spec.writes) == 1]
+        return next(iter(exact + alone), None)
 
     @property
     def levels_with_prior(self) -> list[int]:

@@ -197,6 +197,21 @@ def _masked(
     )  # fmt: skip
 
 
+def _masked_tokens(
+    codec: SpectralConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int, encoder: TrunkConfig,
+    max_seconds: float,
+) -> MaskedConfig:  # fmt: skip
+    """The prior that inpaints frames of tokens, by the layers of `_masked`."""
+    order = ("full", "cross", *("full",) * (depth - 2))
+    return MaskedConfig(
+        codec.bins, (codec.hop,), codec.sample_rate,
+        TrunkConfig(n_ctx, width, depth, heads, order, m_attn=1.0, m_mlp=encoder.m_mlp, time_bias=True, init=_init(depth)),
+        vector=codec.latent, head_width=head_width, local=local,
+        labels=LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate),
+        lyrics=LyricConfig(Characters(PLAIN).size, encoder.n_ctx, encoder), streams=(TOKENS,), books=codec.books,
+    )  # fmt: skip
+
+
 def _tokens(
     codec: SpectralConfig, n_ctx: int, width: int, depth: int, heads: int, max_seconds: float, dropout: float = 0.0
 ) -> TokenConfig:  # fmt: skip
@@ -301,6 +316,8 @@ PRESETS: dict[str, Preset] = {
             "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3,
                        encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
             "tokens": _tokens(_DEMO_SPECTRAL, n_ctx=430, width=192, depth=4, heads=4, max_seconds=100.0, dropout=0.05),
+            "masked_tokens": _masked_tokens(_DEMO_SPECTRAL, n_ctx=128, width=192, heads=4, depth=4, head_width=128, local=2,
+                       encoder=_lyric_encoder(tokens=64, width=128, depth=1, m_mlp=4.0), max_seconds=100.0),
         },
         more_codecs=(_DEMO_SPECTRAL,),
         codec_recipes={
@@ -315,6 +332,7 @@ PRESETS: dict[str, Preset] = {
             "prior_0": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             "masked": replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
             "tokens": _DEMO_TOKENS,
+            "masked_tokens": replace(_DEMO_PRIOR, steps=2400, batch=8, lr=3e-3, max_minutes=4.5),
         },
     ),
     "small": Preset(
@@ -352,8 +370,12 @@ PRESETS: dict[str, Preset] = {
     "test_spectral": Preset(
         codec=_TEST_SPECTRAL,
         codec_recipes={TOKENS: replace(_TEST_CODEC, crop=4096)},
-        priors={TOKENS: _tokens(_TEST_SPECTRAL, n_ctx=32, width=16, depth=1, heads=2, max_seconds=60.0)},
-        prior_recipes={TOKENS: _TEST_PRIOR},
+        priors={
+            TOKENS: _tokens(_TEST_SPECTRAL, n_ctx=32, width=16, depth=1, heads=2, max_seconds=60.0),
+            "masked_tokens": _masked_tokens(_TEST_SPECTRAL, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1,
+                       encoder=_lyric_encoder(tokens=16, width=16, depth=1, m_mlp=2.0), max_seconds=60.0),
+        },
+        prior_recipes=dict.fromkeys((TOKENS, "masked_tokens"), _TEST_PRIOR),
     ),
     **{name: Preset(codec, dict.fromkeys(codec.spec.names, _PUBLISHED_CODEC), {}, {})
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},

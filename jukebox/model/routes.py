@@ -3,12 +3,14 @@
     jukebox    vq.2 <- prior_2, vq.1 <- prior_1, vq.0 <- prior_0     autoregressive
     masked     vq.2 <- prior_2, vq.1 <- masked,  vq.0 <- masked      masked parallel decoding of the finer streams
 
+    spectral   tokens <- tokens                                      frames of several codes, of a second codec
+
 A model's routes are stored in its config.json. A model that stores none has those that follow from its priors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from priors.spec import PriorConfig
@@ -27,12 +29,22 @@ Routes = dict[str, Route]  # by name, the default first
 
 
 def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come first."""
-    return {name: route for streams in reversed(codecs) for name, route in _routes_of(streams, priors).items()}
+    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come first.
+
+    Those of the first codec are named by kinds of priors. Of another codec a route has the name that a kind gives its routes, or that
+    of its prior: so two codecs may have priors of one kind, whichever was trained first.
+    """
+    found: list[Routes] = []
+    for streams in codecs:
+        taken = {name for routes in found for name in routes}
+        found.append(_routes_of(streams, priors, taken, further=bool(found)))
+    return {name: route for routes in reversed(found) for name, route in routes.items()}
 
 
-def _routes_of(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes to the streams of one codec.
+def _routes_of(
+    streams: Sequence[Stream], priors: Mapping[str, PriorConfig], taken: Collection[str] = (), further: bool = False
+) -> Routes:
+    """The routes to the streams of one codec, `further` if it is not the model's first, under names that are not `taken`.
 
     One goes through all priors that write a single stream, the first of each stream; every further prior of such a stream has a route
     in which it takes that one's place. Each prior that writes several streams has one of its own, in which the coarsest of them is
@@ -40,14 +52,23 @@ def _routes_of(streams: Sequence[Stream], priors: Mapping[str, PriorConfig]) -> 
     """
     names = [stream.name for stream in reversed(streams)]
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
-    chains = {_route_name(priors[list(single.values())[-1]]): single} if single else {}
+    routes: Routes = {}
+
+    def add(prior: str, chain: Mapping[str, str]) -> None:
+        config = priors[prior]
+        name = config.route or (prior if further else config.kind)
+        name = prior if name in routes or name in taken else name
+        routes[name] = Route(name, chain)
+
+    if single:
+        add(list(single.values())[-1], single)
     for name, config in priors.items():
         first, *finer = [stream for stream in names if stream in config.spec.writes] or [""]
         if finer:
-            chains[_route_name(config)] = {first: single.get(first, name), **dict.fromkeys(finer, name)}
+            add(name, {first: single.get(first, name), **dict.fromkeys(finer, name)})
         elif first and name not in single.values():
-            chains[_route_name(config) if _route_name(config) not in chains else name] = single | {first: name}
-    return {name: Route(name, chain) for name, chain in chains.items()}
+            add(name, single | {first: name})
+    return routes
 
 
 def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
@@ -64,9 +85,6 @@ def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prio
 
 
 def _only_writer(stream: str, priors: Mapping[str, PriorConfig]) -> str:
-    """The prior that writes a stream and no other; empty where there is none."""
-    return next((name for name, config in priors.items() if config.spec.writes == (stream,)), "")
-
-
-def _route_name(config: PriorConfig) -> str:
-    return config.route or config.kind
+    """The prior that writes a stream and no other, rather one that samples it in order of time; empty where there is none."""
+    found = [name for name, config in priors.items() if config.spec.writes == (stream,)]
+    return next((name for name in found if priors[name].spec.prompt == "prefix"), found[0] if found else "")

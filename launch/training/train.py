@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from launch.training.tasks import TaskSetup
 
 
-def kind_of(what: str) -> str:
-    """The kind of codec or prior that a word of the command line stands for; UserError names the words there are."""
+def kind_of(what: str, preset: Preset) -> str:
+    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError names the words there are."""
     from launch.training.registry import ALIASES, TASKS
 
+    if what in preset.priors:
+        return preset.priors[what].kind
     kind = ALIASES.get(what, what)
     if kind not in TASKS.kinds():
         words = [*ALIASES, *(each for each in TASKS.kinds() if each not in ALIASES.values())]
@@ -58,8 +60,8 @@ def choose_parts(what: str, preset: Preset, parts: PartParams, tuning: FinetuneP
     from launch.training.finetune import check_tuning
     from launch.training.registry import TASKS
 
-    kind, levels = kind_of(what), parts.chosen_levels
-    known = list(preset.parts(kind))
+    kind, levels = kind_of(what, preset), parts.chosen_levels
+    known = [what] if what in preset.priors else list(preset.parts(kind))
     if not known:
         raise UserError(f"the preset {parts.preset} has no {what}; train it with one that has, such as small")
     if levels and any(len(preset.priors[name].spec.writes) > 1 for name in known if name in preset.priors):
@@ -101,7 +103,7 @@ def train(
     together: a batch is shared out among them.
 
     what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints; on songs with codes of all), or another
-        kind of codec or prior that the preset has
+        kind of codec or prior that the preset has, or the name of one prior, such as masked_tokens
     data: the data folder that `jukebox prepare` made
     keep: checkpoints of each level that stay
     """
@@ -115,7 +117,8 @@ def train(
     from launch.training.tasks import TaskSetup, open_model
     from vqvae.registry import CODEC_CONFIGS
 
-    kind = kind_of(what)
+    folder, preset = Path(data), find(parts.preset)
+    kind = kind_of(what, preset)
     is_codec = kind in CODEC_CONFIGS.kinds()
     parallel, recompute = engine.for_card()
     check_flags(TASKS.load(kind), is_codec, run, tuning, engine, keep)
@@ -123,7 +126,6 @@ def train(
         torch.set_num_threads(run.threads)
     beat("meeting the others", 0)
     device = join(choose_device(run.device))
-    folder, preset = Path(data), find(parts.preset)
     target = Path(parts.out) if parts.out else folder.parent / "model"
     wanted = choose_parts(what, preset, parts, tuning, folder)
     model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, is_codec)

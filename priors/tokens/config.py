@@ -94,25 +94,46 @@ class TokenConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, books * width * self.bins)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; int8 is bfloat16 outside the trunk."""
-        counted, (_, item) = self.parameters(), BYTES[dtype]
-        return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
+        """Bytes in memory: norms in float32 at least; in int8 is the trunk, with a scale per column, the rest is bfloat16."""
+        counted, trunk, (matrix, item) = self.parameters(), list(self.trunk.products()), BYTES[dtype]
+        total = (counted.matrices + counted.others) * item + counted.norms * max(4, item)
+        total += (matrix - item) * sum(n_in * n_out for n_in, n_out in trunk)
+        return total + (item * sum(columns for _, columns in trunk) if dtype == "int8" else 0)
+
+    def prefill_bytes(self, itemsize: int) -> int:
+        """Bytes per prompt step while a window starts: queries and keys are rotated, the rest is as in the trunk's MLP."""
+        trunk = self.trunk
+        rotated = 2 * trunk.state * bool(trunk.rope)
+        held = itemsize * (5 * trunk.width + 3 * trunk.state + rotated)
+        norm = trunk.width * (8 + itemsize) if itemsize < 4 else trunk.width * itemsize
+        return held + max(norm, itemsize * (2 * trunk.hidden + trunk.width))
+
+    def lyric_bytes(self, itemsize: int) -> int:
+        """Bytes while the lyrics of a window are encoded."""
+        if not self.lyrics:
+            return 0
+        places = self.n_ctx * self.lyrics.per_frame
+        convolved = self.lyrics.width + 2 * self.lyrics.hidden
+        return itemsize * (places * convolved + 2 * self.n_ctx * self.width)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
         """A sequential step is one frame: the trunk, then each book's MLP."""
         trunk, (_, item) = self.trunk, BYTES[job.dtype]
-        rows = job.rows * (2 if job.params.get("guidance", 1.0) != 1.0 else 1)
-        cache = 2 * trunk.n_ctx * trunk.state * trunk.depth
-        prompts = [begin - start + 1 for start, begin, _ in job.windows]
-        held = max(prompts) * (5 * self.width + 3 * trunk.state + 2 * trunk.hidden) + 8 * self.bins
+        guided = 2 if job.params.get("guidance", 1.0) != 1.0 else 1
+        rows, prompts = job.rows * guided, [begin - start + 1 for start, begin, _ in job.windows]
+        cache = rows * item * 2 * trunk.n_ctx * trunk.state * trunk.depth
+        conditions = rows * item * self.n_ctx * self.width
+        draws = rows * self.bins * (item + 4 + 24)  # as of `priors/autoregressive`
+        # lyrics are encoded before there is a cache
+        before = job.rows * self.lyric_bytes(item) - cache - conditions
         parts = {
-            "weights": self.weight_bytes(job.dtype), "cache": rows * cache * item,
-            "conditions": rows * self.n_ctx * self.width * item, "activations": rows * held * max(item, 4),
+            "weights": self.weight_bytes(job.dtype), "cache": cache, "conditions": conditions,
+            "activations": max(rows * max(prompts) * self.prefill_bytes(item), before, draws),
         }  # fmt: skip
         steps = job.batches * sum(end - begin for _, begin, end in job.windows[:: job.parallel])
-        weights, layers = self.weight_bytes(job.dtype), trunk.depth + 3 * self.books
-        products = 2.0 * self.parameters().matrices * sum(prompts) * job.samples
-        return DecodingCost(rows, parts, steps, weights + rows * cache * item // 2, layers, products)
+        products = 2.0 * self.parameters().matrices * sum(prompts) * job.samples * guided
+        read = self.weight_bytes(job.dtype) + cache // 2
+        return DecodingCost(rows, parts, steps, read, trunk.depth + 3 * self.books, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
         """Activations of the trunk, and of each book its MLP and its logits twice."""

@@ -30,8 +30,10 @@ class FrameEmbedding(nn.Module):
         self.proj = Linear(config.vector, config.width, std * config.vector**-0.5)
 
     def book(self, codes: Int[Tensor, "..."], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
-        """What one book adds to the vector, without the bias."""
-        return self.table(codes + book * self.bins) + F.linear(vectors[book], self.proj.w.t())[codes]
+        """What one book adds to the vector, without the bias; the vectors of all codes are projected where that is less work."""
+        given, w = vectors[book], self.proj.w.t()
+        latents = F.linear(given, w)[codes] if codes.numel() > len(given) else F.linear(given[codes], w)
+        return self.table(codes + book * self.bins) + latents
 
     def forward(self, codes: Int[Tensor, "... books"], vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
         books = codes.shape[-1]

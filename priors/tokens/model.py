@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from priors.autoregressive.int8 import quantise
 from priors.autoregressive.state import ConditioningInputs, DecodeState, join_batches
 from priors.autoregressive.step import stepper
 from priors.conditioning.conditions import Conditions
@@ -141,6 +142,10 @@ class TokenPrior(Prior):
         return self.trunk.hidden(self.embed(codes[:, :-1], self.encode_conditions(cond, len(codes))), layer)
 
     # ---- sampling
+
+    def quantise(self) -> None:
+        """Bring the matrices of the trunk to int8, in place."""
+        quantise(self.trunk)
 
     @torch.no_grad()
     def start(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from data_prep.errors import UserError
+from jukebox.model.folder import build_codec, build_prior
 from jukebox.model.presets import PRESETS, Preset, find
-from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.vocabulary import Characters
 from vqvae.jukebox.config import VQVAEConfig
-from vqvae.jukebox.vqvae import VQVAE
+from vqvae.spectral.config import TOKENS, SpectralConfig
 
 
 @pytest.fixture(params=PRESETS.values(), ids=PRESETS.keys())
@@ -18,16 +20,31 @@ def preset(request: pytest.FixtureRequest) -> Preset:
     return request.param
 
 
+def levels_of(preset: Preset) -> list[VQVAEConfig]:
+    return [codec for codec in preset.codecs if isinstance(codec, VQVAEConfig)]
+
+
 def test_hops_are_those_of_the_house_and_crops_are_whole_codes(preset):
-    assert preset.codec.hops == ((8, 32, 128) if preset.codec.levels == 3 else (32, 256))
-    assert set(preset.codec_recipes) == set(preset.codec.spec.names)
-    for name, recipe in preset.codec_recipes.items():
-        hop = preset.codec.spec.stream(name).hop
-        assert recipe.crop % hop == 0
-        assert recipe.crop > max(n_fft for n_fft, _, _ in preset.codec.multispectral_stfts) // 2
-        # threshold is in uses a batch: above the mean use all codes would be restarted for ever
-        tokens = recipe.batch * recipe.crop / hop
-        assert preset.codec.threshold < tokens / preset.codec.bins
+    for codec in levels_of(preset):
+        assert codec.hops == ((8, 32, 128) if codec.levels == 3 else (32, 256))
+        assert set(codec.spec.names) <= set(preset.codec_recipes)
+        for name in codec.spec.names:
+            recipe, hop = preset.codec_recipes[name], codec.spec.stream(name).hop
+            assert recipe.crop % hop == 0
+            assert recipe.crop > max(n_fft for n_fft, _, _ in codec.multispectral_stfts) // 2
+            # threshold is in uses a batch: above the mean use all codes would be restarted for ever
+            assert codec.threshold < recipe.batch * recipe.crop / hop / codec.bins
+
+
+def test_the_spectral_codec_is_trained_as_one_part_and_its_priors_fit_its_tokens(preset):
+    for codec in preset.codecs:
+        if isinstance(codec, SpectralConfig):
+            recipe = preset.codec_recipes[TOKENS]
+            assert set(codec.spec.names) & set(preset.codec_recipes) == {TOKENS}
+            assert recipe.crop % codec.hop == 0 and recipe.crop > codec.n_fft
+            priors = [config for config in preset.priors.values() if TOKENS in config.spec.writes]
+            shapes = {(each.hop, each.sample_rate, each.bins, each.books, each.vector) for each in priors}  # type: ignore[attr-defined]
+            assert shapes == {(codec.hop, codec.sample_rate, codec.bins, codec.books, codec.latent)}
 
 
 def test_priors_are_conditioned_on_the_level_above_at_its_rate_and_write_the_codecs_codes(preset):
@@ -55,10 +72,11 @@ def test_recipes_warm_up_and_save_within_their_run(preset):
 
 def test_models_can_be_built_and_label_tables_have_the_corpuss_sizes(preset):
     with torch.device("meta"):
-        VQVAE(preset.codec)
-        for name in preset.parts("autoregressive"):
-            prior = AutoregressivePrior(preset.priors[name].for_corpus(artists=7, genres=5))
-            assert len(prior.labels.artist.weight) == 7 and len(prior.labels.genre.weight) == 5
+        for codec in preset.codecs:
+            build_codec(codec)
+        for config in preset.priors.values():
+            prior: Any = build_prior(config.for_corpus(artists=7, genres=5))
+            assert config.labels is None or (len(prior.labels.artist.weight), len(prior.labels.genre.weight)) == (7, 5)
 
 
 def test_the_published_codec_is_the_one_that_stands_in_its_configuration():
@@ -67,5 +85,7 @@ def test_the_published_codec_is_the_one_that_stands_in_its_configuration():
 
 
 def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(UserError, match="no preset 'huge'; choose one of demo, small, test, vqvae, small_vqvae"):
+    with pytest.raises(
+        UserError, match="no preset 'huge'; choose one of demo, small, test, spectral, test_spectral, vqvae, small_vqvae"
+    ):
         find("huge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -33,12 +34,12 @@ class Config(PriorConfig):
     hop, sample_rate, labels, lyrics = 8, 22050, None, None
     parameters = decoding_cost = from_json = None
 
-    def __init__(self, kind: str, *writes: str, route: str = ""):
-        self.kind, self.route, self.writes = kind, route, writes  # type: ignore[misc]
+    def __init__(self, kind: str, *writes: str, route: str = "", prompt: Literal["prefix", "any"] = "prefix"):
+        self.kind, self.route, self.writes, self.prompt = kind, route, writes, prompt  # type: ignore[misc]
 
     @property
     def spec(self) -> PriorSpec:
-        return PriorSpec((), self.writes, 64)
+        return PriorSpec((), self.writes, 64, self.prompt)
 
 
 def own(*levels: int) -> dict[str, PriorConfig]:
@@ -54,40 +55,62 @@ def chains(routes: dict[str, Route]) -> dict[str, dict[str, str]]:
 
 
 def test_a_route_goes_through_the_priors_of_single_streams_from_the_coarsest_on():
-    assert chains(derive_routes(STREAMS, own(0, 1, 2))) == {"jukebox": OWN}
-    assert list(derive_routes(STREAMS, own(0, 2, 1))["jukebox"].priors) == ["vq.2", "vq.1", "vq.0"]
-    assert derive_routes(STREAMS, {}) == {}
+    assert chains(derive_routes([STREAMS], own(0, 1, 2))) == {"jukebox": OWN}
+    assert list(derive_routes([STREAMS], own(0, 2, 1))["jukebox"].priors) == ["vq.2", "vq.1", "vq.0"]
+    assert derive_routes([STREAMS], {}) == {}
 
 
 def test_a_prior_of_several_streams_has_a_route_whose_coarsest_stream_is_left_to_a_prior_of_its_own():
     several = {"masked": Config("masked", "vq.0", "vq.1", "vq.2")}
-    assert chains(derive_routes(STREAMS, own(0, 1, 2) | several)) == {"jukebox": OWN, "masked": MASKED}
-    assert chains(derive_routes(STREAMS, several)) == {"masked": dict.fromkeys(("vq.2", "vq.1", "vq.0"), "masked")}
+    assert chains(derive_routes([STREAMS], own(0, 1, 2) | several)) == {"jukebox": OWN, "masked": MASKED}
+    assert chains(derive_routes([STREAMS], several)) == {"masked": dict.fromkeys(("vq.2", "vq.1", "vq.0"), "masked")}
     two = {"pair": Config("pair", "vq.0", "vq.1")}
-    assert chains(derive_routes(STREAMS, own(2) | two))["pair"] == {"vq.1": "pair", "vq.0": "pair"}
+    assert chains(derive_routes([STREAMS], own(2) | two))["pair"] == {"vq.1": "pair", "vq.0": "pair"}
 
 
 def test_a_further_prior_of_a_stream_has_a_route_in_which_it_takes_the_place_of_the_first():
     diffusion = {"smooth": Config("diffusion", "vq.0")}
-    routes = derive_routes(STREAMS, own(0, 1, 2) | diffusion)
+    routes = derive_routes([STREAMS], own(0, 1, 2) | diffusion)
     assert chains(routes) == {"jukebox": OWN, "diffusion": OWN | {"vq.0": "smooth"}} and next(iter(routes)) == "jukebox"
-    assert chains(derive_routes(STREAMS, own(2) | {"elsewhere": Config("gan", "spectral")})) == {"jukebox": {"vq.2": "prior_2"}}
+    assert chains(derive_routes([STREAMS], own(2) | {"elsewhere": Config("gan", "spectral")})) == {
+        "jukebox": {"vq.2": "prior_2"}
+    }
     other = {"other": Config("autoregressive", "vq.2", route="jukebox")}
-    assert chains(derive_routes(STREAMS, own(0, 1, 2) | other))["other"] == OWN | {"vq.2": "other"}
+    assert chains(derive_routes([STREAMS], own(0, 1, 2) | other))["other"] == OWN | {"vq.2": "other"}
 
 
 def test_a_route_has_the_name_of_its_kind_unless_the_kind_names_another():
-    assert list(derive_routes(STREAMS, {"a": Config("diffusion", "vq.0")})) == ["diffusion"]
-    assert list(derive_routes(STREAMS, {"a": Config("diffusion", "vq.0", route="latent")})) == ["latent"]
+    assert list(derive_routes([STREAMS], {"a": Config("diffusion", "vq.0")})) == ["diffusion"]
+    assert list(derive_routes([STREAMS], {"a": Config("diffusion", "vq.0", route="latent")})) == ["latent"]
 
 
 def test_a_model_that_stores_no_route_has_one_through_the_priors_of_its_levels_trained_or_not():
-    assert chains(assumed_routes(STREAMS, own(2))) == {"jukebox": OWN}
-    assert chains(assumed_routes(STREAMS, {})) == {"jukebox": OWN}
+    assert chains(assumed_routes([STREAMS], own(2))) == {"jukebox": OWN}
+    assert chains(assumed_routes([STREAMS], {})) == {"jukebox": OWN}
     several = {"masked": Config("masked", "vq.0", "vq.1", "vq.2")}
-    assert chains(assumed_routes(STREAMS, own(2) | several)) == {"jukebox": OWN, "masked": MASKED}
+    assert chains(assumed_routes([STREAMS], own(2) | several)) == {"jukebox": OWN, "masked": MASKED}
     other = {"toy": Config("toy", "vq.1")}  # a prior of another name: no level has a prior of its own
-    assert chains(assumed_routes(STREAMS, other)) == {"toy": {"vq.1": "toy"}}
+    assert chains(assumed_routes([STREAMS], other)) == {"toy": {"vq.1": "toy"}}
+
+
+TOKENS = (Stream("spectral", 1024, width=8), Stream("tokens", 1024, books=4, bins=32))
+
+
+def test_priors_of_one_kind_of_two_codecs_have_routes_of_their_own_names_in_any_order():
+    ours = {"masked": Config("masked", "vq.0", "vq.1", "vq.2", prompt="any")}
+    theirs = {"masked_tokens": Config("masked", "tokens", prompt="any"), "tokens": Config("tokens", "tokens", route="spectral")}
+    expected = {
+        "spectral": {"tokens": "tokens"},
+        "masked_tokens": {"tokens": "masked_tokens"},
+        "jukebox": OWN,
+        "masked": MASKED,
+    }
+    for priors in (own(0, 1, 2) | ours | theirs, theirs | ours | own(0, 1, 2)):
+        routes = derive_routes([STREAMS, TOKENS], priors)
+        assert chains(routes) == expected and next(iter(routes)) == "spectral"
+    alone = {"masked_tokens": theirs["masked_tokens"]}
+    assert chains(derive_routes([STREAMS, TOKENS], alone)) == {"masked_tokens": {"tokens": "masked_tokens"}}
+    assert list(derive_routes([TOKENS], theirs)) == ["spectral", "masked"]
 
 
 # ---- stored

@@ -8,6 +8,7 @@ import sys
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,20 +19,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data_prep.errors import UserError
 from jukebox.importers.convert import write_prior
 from jukebox.importers.streamed import Lazy
-from jukebox.model.folder import read_state
+from jukebox.model.folder import build_prior, read_state
 from jukebox.model.info import ModelInfo
-from jukebox.model.presets import read_info, shapes
+from jukebox.model.presets import find, read_info, shapes
 from jukebox.planning.sampling import Speed, fit, plan_sampling, spell
 from jukebox.planning.training import Training, memory
 from jukebox.runs.windows import starts
 from launch.verbs.plan import table
 from priors.autoregressive.config import AutoregressiveParams
 from priors.autoregressive.model import AutoregressivePrior
-from priors.conditioning.conditions import Conditions, Lyrics
+from priors.conditioning.conditions import Conditions, Lyrics, SungFrames
 from priors.noise import Generators
-from priors.prior import Known, Window
+from priors.prior import HasTrunk, Known, Window
 from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
+from priors.tokens.config import FrameParams
 from tests.peak import shrunk
+from vqvae.spectral.config import TOKENS
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count
 
 GB = 10**9
@@ -118,6 +121,49 @@ def test_a_window_holds_the_tensors_that_are_planned(name, primed, dtype):
     kept = level.parts["cache"] + level.parts["conditions"]
     assert kept <= held < 1.02 * kept + 50_000  # beside them the start vector, the logits and the lyrics
     assert max(started, tally.peak) == pytest.approx(kept + level.parts["activations"], rel=0.06)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("prime", [0, 100])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["demo", "test_spectral"])
+def test_a_window_of_frames_holds_the_tensors_that_are_planned(preset, dtype, prime, guidance):
+    config: Any = find(preset).priors[TOKENS].for_corpus(3, 3)
+    prime, batch, places = prime * config.n_ctx // 200, 2, config.n_ctx * config.lyrics.per_frame
+    prior = build_prior(config).to(getattr(torch, dtype)).requires_grad_(False)
+    cond = Conditions(
+        *(torch.ones(batch, *shape).long() for shape in ((), (config.labels.max_genres,))),
+        torch.tensor([[10**7, 0, 10**5]] * batch),
+        sung=SungFrames(torch.ones(batch, places).long(), torch.zeros(batch, places)),
+    )
+    known = Known.prefix(TOKENS, torch.zeros(batch, prime, config.books).long(), prime + 3)
+    window, noise = Window(0, prime + 3, config.n_ctx), Generators([torch.Generator()] * batch)
+    params = {TOKENS: FrameParams(guidance=guidance)}
+    prior.start(window, known, cond, noise, params)  # tables of positions are made once and kept
+    with Tally() as tally:
+        state = prior.start(window, known, cond, noise, params)
+        held = tally.now
+        for _ in prior.sample(state):
+            pass
+    cost = config.decoding_cost(
+        DecodingJob(TOKENS, dtype, batch, 1, batch, 1, [(0, prime, config.n_ctx)], {"guidance": guidance})
+    )
+    kept = cost.parts["cache"] + cost.parts["conditions"]
+    assert kept <= held < 1.02 * kept + 50_000
+    assert tally.peak == pytest.approx(kept + cost.parts["activations"], rel=0.03)
+
+
+def test_the_weights_of_a_prior_of_frames_are_those_that_are_planned():
+    config = find("demo").priors[TOKENS].for_corpus(3, 3)
+    for dtype in ("float32", "bfloat16", "int8"):
+        prior = build_prior(config)
+        prior = prior.to(torch.bfloat16) if dtype != "float32" else prior
+        for module in prior.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.float()
+        if dtype == "int8" and isinstance(prior, HasTrunk):
+            prior.quantise()
+        assert sum(x.nbytes for x in prior.state_dict().values()) == config.weight_bytes(dtype)  # type: ignore[attr-defined]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what is mapped")
@@ -314,7 +360,7 @@ class ToyPrior(PriorConfig):
 
 
 def test_a_codec_and_a_prior_of_another_package_are_planned_from_their_costs():
-    info = ModelInfo.of_shapes(ToyCodec(), {"toy": ToyPrior()})
+    info = ModelInfo.of_shapes((ToyCodec(),), {"toy": ToyPrior()})
     asked = request(levels=[0], hops=(300,), hop_fractions=(0.5,), seconds=6.0, samples=[{}] * 2, dtype="float32")
     level = plan_sampling(info, asked, speeds={0: Speed(1e9, 1000.0, 1.0)}).levels[0]
     assert (level.rows, level.steps, level.codes) == (2, 3 * 6, 2 * 320)
