@@ -26,7 +26,7 @@ PEER = Path(__file__).parent / "peers" / "timing.py"
 
 
 def bench(
-    what: Literal["sample", "codec", "prior", "attention", "train", "upsample"],
+    what: Literal["sample", "song", "codec", "prior", "attention", "train", "upsample"],
     model: str = "",
     *,
     batch: int = 1,
@@ -40,14 +40,15 @@ def bench(
 ) -> list[dict[str, Any]]:
     """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
-    what: sample (drawing codes, with the priors of MODEL); without MODEL, random weights: sample (every dtype, compiled), codec
-        (the published one), prior (a training step), attention (memory of training it), train (on ranks, by stage of ZeRO) or
-        upsample (the lower levels one code after another, and masked; with MODEL and --data by ear)
-    model: the model folder, for sample and upsample
-    batch: songs drawn at once
-    seconds: sample: least time of each measurement, seconds (0: 5); codec: seconds of sound (0: 20)
-    repeats: codec, prior, train, upsample, sample without MODEL: runs of each case and side, of which the median counts
-    threads: CPU threads; 0 takes what torch would take
+    what: sample (drawing codes, with the priors of MODEL), song (from a request to wav files, by the default route of MODEL); without
+        MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training step), attention (memory of
+        training it), train (on ranks, by stage of ZeRO) or upsample (the lower levels one code after another, and masked; with MODEL and
+        --data by ear)
+    model: the model folder, for sample, song and upsample
+    batch: songs drawn at once (1 of song: 12, beside one song)
+    seconds: sample: least time of each measurement, seconds (0: 5); codec, song: seconds of sound (0: 20)
+    repeats: codec, prior, train, upsample, song, sample without MODEL: runs of each case and side, of which the median counts
+    threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
     data: the data folder of MODEL; sample: to measure what each dtype costs in bits per held-out code instead; upsample: to listen
@@ -71,24 +72,27 @@ def bench(
         if bool(model) != bool(data):
             raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
         return compare_sound(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
+    if what == "song":
+        from launch.bench.song import BATCH, bench_song
+
+        return bench_song(model, BATCH if batch == 1 else batch, seconds or 20.0, repeats, threads, seed, out)
     if what == "train":
         from launch.bench.train import bench_train
 
         return bench_train(repeats, threads, seed, out)
-    seconds = seconds or 5.0
-    if batch < 1 or seconds < 0:
-        raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
     if not model:
         from launch.bench.sample import bench_sample
 
         return bench_sample(peer, repeats, threads, seed, out)
-    return bench_priors(model, data, batch, seconds, threads, seed, peer, out)
+    return bench_priors(model, data, batch, seconds or 5.0, threads, seed, peer, out)
 
 
 def bench_priors(
     model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str
 ) -> list[dict[str, Any]]:
     """A row a prior of a model folder, coarsest level first; with `data` what each dtype costs in bits instead."""
+    if batch < 1 or seconds < 0:
+        raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
     import torch
 
     from jukebox.model.folder import ModelFolder

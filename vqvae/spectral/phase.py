@@ -47,13 +47,13 @@ class Propagation:
         below, above = np.zeros_like(m), np.zeros_like(m)  # weights of what the two neighbours of a bin propose
         below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
         straight, across = np.real(turn), np.stack([-np.imag(turn), np.imag(turn)], 1)  # a product of complex numbers by rows
-        made = np.empty((len(m), 2, m.shape[1]), np.float32)
+        made, agree = np.empty((len(m), 2, m.shape[1]), np.float32), _Agreement(m.shape[1])
         now = np.zeros((2, m.shape[1]), np.float32) if self.before is None else self.before.phasors
         for i in range(len(m)):
             along = now * straight[i] + now[::-1] * across[i]
             if self.before is None and i == 0:
                 along[0] = m[0]
-            _agree(along, below[i], above[i], made[i])
+            made[i] = agree(along, below[i], above[i])
             now = made[i]
         self.before = _Frame(now.copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
         return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
@@ -90,28 +90,39 @@ def _tilts(tilt: Complex[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, "n f"], 
     return sure, spin.astype(np.complex64)
 
 
-def _agree(
-    along: Float[np.ndarray, "2 f"],
-    below: Float[np.ndarray, " f"],
-    above: Float[np.ndarray, " f"],
-    out: Float[np.ndarray, "2 f"],
-) -> None:
-    """Unit phasors into `out`: in each round a bin adds to `along` what its neighbours were after the round before."""
-    units = np.zeros((2, along.shape[1] + 2), np.float32)  # with a zero beyond either end
-    lower, own, upper = units[:, :-2], units[:, 1:-1], units[:, 2:]
-    _normalise(along, own)
-    for _ in range(ROUNDS):
-        z = lower * below
-        z += along
-        z += upper * above
-        _normalise(z, own)
-    out[:] = own
+class _Agreement:
+    """Rounds in which each bin of a frame adds to `along` what its neighbours were after the round before; work arrays are kept."""
 
+    def __init__(self, bins: int) -> None:
+        units = np.zeros((2, bins + 2), np.float32)  # with a zero beyond either end
+        self.lower, self.own, self.upper = units[:, :-2], units[:, 1:-1], units[:, 2:]
+        self.z, self.work, self.size = (
+            np.empty((2, bins), np.float32),
+            np.empty((2, bins), np.float32),
+            np.empty(bins, np.float32),
+        )
 
-def _normalise(z: Float[np.ndarray, "2 f"], out: Float[np.ndarray, "2 f"]) -> None:
-    squares = z * z
-    size = np.sqrt(squares[0] + squares[1])
-    np.divide(z, np.maximum(size, 1e-9, out=size), out=out)
+    def __call__(
+        self, along: Float[np.ndarray, "2 f"], below: Float[np.ndarray, " f"], above: Float[np.ndarray, " f"]
+    ) -> Float[np.ndarray, "2 f"]:
+        """Unit phasors, which the next call overwrites."""
+        z, work = self.z, self.work
+        self._normalise(along)
+        for _ in range(ROUNDS):
+            np.multiply(self.lower, below, out=z)
+            np.add(z, along, out=z)
+            np.multiply(self.upper, above, out=work)
+            np.add(z, work, out=z)
+            self._normalise(z)
+        return self.own
+
+    def _normalise(self, z: Float[np.ndarray, "2 f"]) -> None:
+        size = self.size
+        np.multiply(z, z, out=self.work)
+        np.add(self.work[0], self.work[1], out=size)
+        np.sqrt(size, out=size)
+        np.maximum(size, 1e-9, out=size)
+        np.divide(z, size, out=self.own)
 
 
 def peak_slopes(magnitudes: Float[Tensor, "n f"], n_fft: int, hop: int) -> Float[Tensor, "n 2 2 f"]:
