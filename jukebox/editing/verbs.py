@@ -149,8 +149,8 @@ def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
             raise UserError(f"level {level} is not of this edit; it samples {there}: keep or redraw these")
         return order.index(names[level])
 
-    keep, redraw = (tuple(map(place, levels)) for levels in (prompt.keep_levels, prompt.redraw_levels))
-    return replace(prompt, keep_levels=keep, redraw_levels=redraw)
+    kept, resampled = (tuple(map(place, levels)) for levels in (prompt.keep_levels, prompt.redraw_levels))
+    return replace(prompt, keep_levels=kept, redraw_levels=resampled)
 
 
 @dataclass(frozen=True)
