@@ -157,7 +157,7 @@ class Jukebox(ModelFolder):
 
     def _blocks(self, asked: dict[str, Any]) -> Iterator[Audio]:
         with one_job(), _temporary_run(asked) as run:
-            level, sent = run.request["levels"][-1], 0
+            level, sent = run.finest, 0
             for written in walk.steps(run, self._model()):
                 if written.level == level and written.frames and (path := run.audio_path(level, 0)).is_file():
                     new = _wav_from(path, sent)
@@ -342,7 +342,7 @@ def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
 
 def audio_of(run: Run, sample: int = 0) -> Audio:
     """The audio of a sample of a finished run by its finest level, with its codes; joined to its prompt where that is a recording."""
-    level = run.request["levels"][-1]
+    level = run.finest
     streams = {run.stream(each).name: run.codes(each, [sample])[0] for each in run.request["levels"]}
     joined = joined_path(run, sample)
     audio = Audio.load(joined if joined and joined.is_file() else run.audio_path(level, sample))

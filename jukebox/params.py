@@ -54,7 +54,7 @@ class SamplingOptions(TakeOptions):
 
     route: which priors write the levels, by the name that the model gives it (empty: the model's default route)
     lower: earlier name of two routes: masked, and autoregressive, which is jukebox
-    levels: levels to write, as in 2,1,0 (empty: all of the route)
+    levels: levels to write, as in 2,1,0 (empty: all of the route); into those of another codec the route's audio is encoded
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2 (the last one for further levels)
     """
 

@@ -17,6 +17,16 @@ from jukebox.song import Song
 from priors.registry import PRIOR_PARAMS
 
 
+def pace(model: ModelFolder) -> float:
+    """How many times as long a song of a model must be as one of the three test levels, for as many frames of the coarsest level."""
+    return model.spec.unit / 128
+
+
+def top_levels(model: ModelFolder, count: int = 2) -> tuple[int, ...]:
+    """The first `count` levels of the default route, or as many as it has, coarsest first."""
+    return tuple(model.spec.names.index(stream) for stream in model.info.route().priors)[:count]
+
+
 def settings_of(
     model: ModelFolder, *, params: Mapping[int, Any] | None = None, passes: Sequence[int] = (), **options: Any
 ) -> RunSettings:

@@ -149,9 +149,10 @@ class EditJob:
         info, n = self.model.info, self.layout.columns
         unknown = np.stack([~keep[0].numpy().reshape(n, -1).all(1) for keep in self.keep.values()]).max(0)
         configs = [info.priors[name].config for name in edit_route(info, lyrics).priors.values()]
-        ranges = [window for config in configs if config.spec.prompt == "any" for window in mask_windows(unknown, config.n_ctx)]
+        whole = [(config.spec.prompt, math.ceil(config.n_ctx * config.hop / self.layout.hop)) for config in configs]
+        ranges = [window for prompt, columns in whole if prompt == "any" for window in mask_windows(unknown, columns)]
         margin = math.ceil(MARGIN * self.layout.per_second)
-        reach = max([margin, *(config.n_ctx for config in configs if config.spec.prompt == "prefix")])
+        reach = max([margin, *(columns for prompt, columns in whole if prompt == "prefix")])
         for first, stop in (self.layout.touched(*span) for span in self.spans):
             ranges.append((max(0, first - reach), min(n, stop + margin)))
         pieces: list[list[int]] = []

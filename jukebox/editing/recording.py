@@ -68,11 +68,21 @@ def read_codes(
     high = min(stop, layout.touched(0, layout.samples)[1]) - layout.before
     if low >= high:
         return codes
-    found = _stored(recording, ratios, low, high) if recording.run else _encode(model, recording, layout, ratios, low, high)
+    stored = _has_stored(recording, list(ratios))
+    found = _stored(recording, ratios, low, high) if stored else _encode(model, recording, layout, ratios, low, high)
     lead = low + layout.before - first
     for stream, ratio in ratios.items():
         codes[stream][lead * ratio : lead * ratio + len(found[stream])] = found[stream]
     return codes
+
+
+def _has_stored(recording: Recording, names: Sequence[str]) -> bool:
+    """Whether a recording is a run that has all frames of these streams."""
+    if recording.run is None:
+        return False
+    run, rows = recording.run, [recording.row]
+    levels = [level for level in run.request["levels"] if run.count(level, rows) == run.total(level)]
+    return set(names) <= {run.stream(level).name for level in levels}
 
 
 def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> FramesByStream:

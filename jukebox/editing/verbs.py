@@ -75,7 +75,7 @@ def vary(
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
     seed, rate = opened.settings.run.options.seed, opened.layout.per_second
-    inside = build(prompt, opened.recording.sound, last - first, first, rate, seed, opened.per)
+    inside = build(_in_edit(prompt, opened), opened.recording.sound, last - first, first, rate, seed, opened.per)
     return opened.make(out, "vary", [(begin, stop)], _within(inside, first, opened.layout.columns, opened.per), asdict(prompt))
 
 
@@ -87,10 +87,10 @@ def compress(
     opened = _Opened.of(model, song, settings)
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
-    seconds, bins = (last - first) / opened.layout.per_second, model.spec.stream(next(iter(opened.per))).bins
-    if bins is None:
+    seconds, stream = (last - first) / opened.layout.per_second, model.spec.stream(next(iter(opened.per)))
+    if stream.bins is None:
         raise UserError(f"{model.folder} samples latents, which have no bit rate; vary the song instead")
-    inside = masks.at_most(last - first, kbps * 1000, bins, seconds, opened.per)
+    inside = masks.at_most(last - first, kbps * 1000, stream.bins**stream.books, seconds, opened.per)
     keep = _within(inside, first, opened.layout.columns, opened.per)
     return opened.make(out, "compress", [(begin, stop)], keep, {"kbps": kbps})
 
@@ -137,6 +137,20 @@ def build(
     streams = list(per)  # by level
     keep, resample = ([streams[level] for level in each] for each in (prompt.keep_levels, prompt.redraw_levels))
     return masks.combined(prompts, drop=prompt.dropout, rng=rng, keep_levels=keep, resample_levels=resample, per=per)
+
+
+def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
+    """A prompt whose levels are counted among the streams of the edit; UserError for levels that it does not sample."""
+    names, order = opened.model.spec.names, list(opened.per)
+
+    def place(level: int) -> int:
+        if level not in range(len(names)) or names[level] not in order:
+            there = ", ".join(f"{names.index(name)} ({name})" for name in order)
+            raise UserError(f"level {level} is not of this edit; it samples {there}: keep or redraw these")
+        return order.index(names[level])
+
+    kept, resampled = (tuple(map(place, levels)) for levels in (prompt.keep_levels, prompt.redraw_levels))
+    return replace(prompt, keep_levels=kept, redraw_levels=resampled)
 
 
 @dataclass(frozen=True)

@@ -243,9 +243,20 @@ class ModelInfo:
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))
 
+    def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
+        """Of some levels those of other codecs than a route's come second, coarsest first; a level that is none comes first."""
+        own = self.codec_of(next(iter(route.priors))).config.spec.names
+        other = {level for level in levels if level in range(len(self.hops)) and self.stream(level).name not in own}
+        return [level for level in levels if level not in other], sorted(other, reverse=True)
+
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:
         """Levels to sample by a route, coarsest first (empty: all of it), from its first one on, or from `given` on, which exists."""
         order = [self.spec.names.index(stream) for stream in route.priors]
+        if given is not None and given not in order:
+            raise UserError(
+                f"level {given} ({self.stream(given).name}) is not of the route {route.name}, which samples levels "
+                f"{','.join(map(str, order))}; choose one of these, or another --route"
+            )
         first = order.index(given) if given in order else 0
         chosen = [level for level in order[first:] if not levels or level in levels]
         if set(levels) - set(chosen) or chosen != order[first : first + len(chosen)]:

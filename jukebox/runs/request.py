@@ -6,6 +6,8 @@
     upsampled    from a run or a file of codes: a level is given, those below it are sampled
     replayed     the same once more
 
+Levels of another codec than the route's are not sampled: the audio of the route is encoded into them (`encodes`).
+
 All of them specify the same: which frames are `given` (how many of each level), from where (`sources`, a path and a row for
 each sample), which prior writes each level, and with which parameters, windows and random numbers. So one walk
 (jukebox/sampling/walk.py) executes all of them, and a run can be repeated from its request alone.
@@ -60,15 +62,15 @@ class RunSettings:
 
 def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings) -> dict:
     """Songs from conditions alone, each `takes` times."""
-    route = settings.route(info)
-    return new_request(info, songs, seconds, settings, StartPoint("sample", info.check_levels(settings.options.levels, route)))
+    levels, encodes = _chosen_levels(info, settings)
+    return new_request(info, songs, seconds, settings, StartPoint("sample", levels, encodes=encodes))
 
 
 def continued(
     info: ModelInfo, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, settings: RunSettings
 ) -> dict:  # fmt: skip
     """The first `prompt_seconds` (0: all) of audio files, files of codes or runs, continued to `seconds`, each `takes` times."""
-    levels = info.check_levels(settings.options.levels, settings.route(info))
+    levels, encodes = _chosen_levels(info, settings)
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
             f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
@@ -94,7 +96,7 @@ def continued(
     count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
-    return new_request(info, songs, seconds, settings, StartPoint("continue", levels, given, sources, prompt))
+    return new_request(info, songs, seconds, settings, StartPoint("continue", levels, given, sources, prompt, encodes))
 
 
 def branched(
@@ -107,7 +109,7 @@ def branched(
     if not 0 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder}; it has 1 to {run.n_samples}")
     rows = [take - 1] if take else list(range(run.n_samples))
-    seconds, levels = seconds or asked["seconds"], asked["levels"]
+    seconds, levels = seconds or asked["seconds"], run.sampled_levels
     there = {level: run.count(level, rows) // _per_unit(info, level) for level in levels}
     second = info.spec.unit / info.sample_rate
     keep = round(info.frames(keep_seconds, levels[0]) / _per_unit(info, levels[0])) if keep_seconds else there[levels[0]]
@@ -126,7 +128,8 @@ def branched(
     prompt = {"path": path, "seconds": keep * second}
     sources = [(str(run.folder.resolve()), row) for row in rows]
     settings = replace(settings, options=options, params=_with_kept(asked, info, info.route(asked["route"]), None))
-    return new_request(info, songs, seconds, settings, StartPoint("branch", levels, given, sources, prompt))
+    start = StartPoint("branch", levels, given, sources, prompt, asked.get("encodes", ()))
+    return new_request(info, songs, seconds, settings, start)
 
 
 def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: int | None = None) -> dict:
@@ -134,7 +137,7 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
     asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
-    options = settings.options if _names_route(settings) else replace(settings.options, route=asked["route"])
+    options = settings.options if _names_route(settings) else replace(settings.options, route=_route_below(info, run, level))
     route = replace(settings, options=options).route(info)
     last = info.spec.names.index(list(route.priors)[-1])
     kept = level if level is not None else finished[-1] if finished and finished[-1] != last else asked["levels"][0]
@@ -142,8 +145,8 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
         raise UserError(
             f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
-    sampled_levels = info.check_levels((), route, kept)
-    levels = [*asked["levels"][: asked["levels"].index(kept)], *sampled_levels]
+    above = [each for each in asked["levels"][: asked["levels"].index(kept)] if info.stream(each).name in route.priors]
+    levels = [*above, *info.check_levels((), route, kept)]
     options = replace(
         _again(options, asked, route.name), seed=asked["seed"] if seed is None else seed, total_seconds=asked["total_seconds"]
     )
@@ -168,7 +171,7 @@ def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
         raise UserError(
             f"{run.folder} has codes of level {begun[-1]} already; to write them another way make a copy: name it with --out"
         )
-    levels = info.check_levels((), route, first)
+    levels = [*info.check_levels((), route, first), *asked.get("encodes", ())]
     params = params_by_level(info, route, _with_kept(asked, info, route, settings.params))
     change = {"route": route.name, "levels": levels, "params": params}
     return change | _plans(info, route, {**asked, **change, "planners": {}})
@@ -207,13 +210,14 @@ def replayed(request: dict) -> dict:
 
 @dataclass(frozen=True)
 class StartPoint:
-    """What a request begins with: its levels, how many frames of each are given, from where, and what the page calls it."""
+    """What a request begins with: the levels sampled, how many frames of each are given, from where, and what the page calls it."""
 
     verb: str
     levels: Sequence[int]
     given: Mapping[int, int] = field(default_factory=dict)
     sources: Sequence[tuple[str, int]] = ()
     prompt: dict | None = None
+    encodes: Sequence[int] = ()  # levels of another codec, into which the audio of the last level is encoded
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -236,7 +240,7 @@ def new_request(
         "version": VERSION, "verb": start.verb, "model": str(info.folder), "route": route.name, "seed": options.seed,
         "seconds": seconds, "total_seconds": total, "sample_rate": info.sample_rate, "channels": info.channels,
         "hops": list(info.hops), "streams": [asdict(stream) for stream in info.spec.streams],
-        "levels": list(start.levels), "hop_fractions": list(options.hop_fractions),
+        "levels": [*start.levels, *start.encodes], "hop_fractions": list(options.hop_fractions),
         "params": params_by_level(info, route, settings.params),
         "prompt": start.prompt, "given": {str(level): count for level, count in start.given.items()},
         "sources": [list(source) for source in start.sources for _ in range(options.takes)],
@@ -247,6 +251,7 @@ def new_request(
         "batches": first_batches(len(songs), chosen.batch),
         "device": chosen.device, "dtype": chosen.dtype, "compile": chosen.compile,
         "machine": machine(info.threads(chosen.threads)), "versions": versions(), **start.more,
+        **({"encodes": list(start.encodes)} if start.encodes else {}),
     }  # fmt: skip
     return made | _plans(info, route, made)
 
@@ -258,7 +263,7 @@ def plans_of(info: ModelInfo, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The prior, the window planner and the key of the random numbers of each level that is sampled."""
-    streams = {level: info.stream(level) for level in asked["levels"]}
+    streams = {level: info.stream(level) for level in asked["levels"] if info.stream(level).name in route.priors}
     written = {level: info.priors[route.priors[s.name]] for level, s in streams.items() if route.priors[s.name] in info.priors}
     planners = {level: plan_windows(asked, level, entry.config, streams[level].name) for level, entry in written.items()}
     if asked["parallel"] and any(planner.kind != "parallel" for planner in list(planners.values())[1:]):
@@ -268,6 +273,29 @@ def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str,
         "planners": {str(level): planner.to_json() for level, planner in planners.items()},
         "noise": {str(level): streams[level].key for level in written},
     }
+
+
+def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], list[int]]:
+    """The levels that a route samples, and those that its audio is encoded into; UserError where no codec of these is trained."""
+    route = settings.route(info)
+    own, encodes = info.split_levels(settings.options.levels, route)
+    levels = info.check_levels(own, route)
+    for level in encodes:
+        if not info.codes_hash(name := info.stream(level).name):
+            kind = info.codec_of(name).config.kind
+            raise UserError(
+                f"{info.folder} has no trained codec for level {level} ({name}), into which the audio of the route {route.name} was to be "
+                f"encoded; run `jukebox train {kind} DATA --out {info.folder}` first, or leave it out of --levels"
+            )
+    return levels, encodes
+
+
+def _route_below(info: ModelInfo, run: Run, level: int | None) -> str:
+    """The route that samples the levels below `level` of a run: its own, or the first that has a level that was encoded."""
+    if level is None or level not in run.request.get("encodes", ()):
+        return run.request["route"]
+    name = info.stream(level).name
+    return next((route.name for route in info.routes.values() if name in route.priors), run.request["route"])
 
 
 def _per_unit(info: ModelInfo, level: int) -> int:

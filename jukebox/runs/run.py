@@ -155,6 +155,16 @@ class Run:
     def n_samples(self) -> int:
         return len(self.request["samples"])
 
+    @property
+    def sampled_levels(self) -> list[int]:
+        """The levels that priors write, coarsest first; into the others the audio of the last of these is encoded."""
+        return [level for level in self.request["levels"] if level not in self.request.get("encodes", ())]
+
+    @property
+    def finest(self) -> int:
+        """The level whose audio is the result."""
+        return self.sampled_levels[-1]
+
     def stream(self, level: int) -> Stream:
         """The stream of a level; runs that do not specify it are of the three-level codec."""
         if given := self.request.get("streams"):

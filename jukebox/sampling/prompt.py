@@ -49,14 +49,14 @@ def prompt_of(run: Run, sample: int) -> Path | None:
 
 def joined_path(run: Run, sample: int) -> Path | None:
     """Where the prompt and the new audio of a sample are joined; None without prompt audio."""
-    prompt, level = prompt_of(run, sample), run.request["levels"][-1]
+    prompt, level = prompt_of(run, sample), run.finest
     return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
 
 
 def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> list[Path]:
-    """Join prompt and new audio of finished samples, by the last level of the run; the files that are new."""
+    """Join prompt and new audio of finished samples, by the finest level that was sampled; the files that are new."""
     written = []
-    level = run.request["levels"][-1]
+    level = run.finest
     stream, total = run.stream(level), run.total(level)
     for sample in samples:
         target, prompt = joined_path(run, sample), prompt_of(run, sample)

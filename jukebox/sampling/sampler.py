@@ -55,6 +55,12 @@ class Written(NamedTuple):
     total: int
 
 
+def written_now(run: Run, level: int, samples: Sequence[int], frames: int = 0, took: float = 0.0) -> Written:
+    """That so many frames of a level have come on disk."""
+    done = sum(run.count(level, [i]) for i in range(run.n_samples))
+    return Written(level, tuple(samples), frames, took, done, run.total(level) * run.n_samples)
+
+
 Writing = Generator[Written, None, bool]  # returns whether the batch came to the end whole
 
 
@@ -251,8 +257,7 @@ class LevelSampler:
         return self._written(samples, values.shape[1], took)
 
     def _written(self, samples: Batch, frames: int = 0, took: float = 0.0) -> Written:
-        done = sum(self.run.count(self.level, [i]) for i in range(self.run.n_samples))
-        return Written(self.level, tuple(samples), frames, took, done, self.total * self.run.n_samples)
+        return written_now(self.run, self.level, samples, frames, took)
 
     def _keep_known(self, samples: Batch, upto: int) -> Iterator[Written]:
         """Of an edit: write the frames before `upto` that are known and in no window."""

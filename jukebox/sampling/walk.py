@@ -33,6 +33,7 @@ from jukebox.runs.batches import batches_at
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import KNOWN, REQUEST, Run, read_request, versions
 from jukebox.runs.sources import fetch
+from jukebox.sampling.encoder import LevelEncoder
 from jukebox.sampling.prompt import copy_prompts, write_joined
 from jukebox.sampling.sampler import LevelSampler, Written
 from jukebox.sampling.wav_writer import WavWriter
@@ -176,7 +177,7 @@ def to_compile(info: ModelInfo, asked: dict) -> bool:
 def fill_level(
     model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool
 ) -> Iterator[Written]:
-    """Sample what is missing of one level, and decode it as it grows; finished audio is left alone."""
+    """Sample or encode what is missing of one level, and decode it as it grows; finished audio is left alone."""
     asked = run.request
     above = asked["levels"][: asked["levels"].index(level)]
     batches = [part for batch in mine for part in batches_at(list(batch), asked["cuts"], above)]
@@ -186,7 +187,8 @@ def fill_level(
     for writer in writers.values():
         writer.grow()
     if done < total * len(samples):
-        sampler, every = _sampler(model, run, songs, level, device), 0.5 if sys.stderr.isatty() else 10.0
+        encoded, every = level not in run.sampled_levels, 0.5 if sys.stderr.isatty() else 10.0
+        sampler = LevelEncoder(run, level, model) if encoded else _sampler(model, run, songs, level, device)
         with tqdm(
             total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not bar
         ) as shown:
@@ -200,7 +202,12 @@ def fill_level(
                         write_page(run.folder)
                         page_at = time.monotonic() + PAGE_EVERY
                     yield written
-        if bar and sampler.steps and (sampler.parallel or sampler.prior.spec.prompt == "any"):
+        if (
+            bar
+            and isinstance(sampler, LevelSampler)
+            and sampler.steps
+            and (sampler.parallel or sampler.prior.spec.prompt == "any")
+        ):
             what = "sequential steps" if sampler.parallel else "passes"
             print(f"level {level}: {total * len(samples) - done} codes in {sampler.steps} {what}")
     forget(run, level, samples)

@@ -40,7 +40,7 @@ def write_page(page: Path, runs: Mapping[str, Path], sound: Sequence[Mapping[str
         run = Run.open(folder)
         request = run.request["samples"][0]
         words = html.escape(request.get("lyrics") or "")
-        figures = "".join(sound_html(run, run.request["levels"][-1], i, title, page) for i in range(run.n_samples))
+        figures = "".join(sound_html(run, run.finest, i, title, page) for i in range(run.n_samples))
         link = f'<a href="{html.escape(folder.name)}/index.html">page of the run</a>'
         parts.append(
             f'<section class="sample worded"><header><h2>{html.escape(title)}</h2><p class="soft">{link}</p></header>'

@@ -30,19 +30,20 @@ from launch.training.loop import fold
 from launch.training.tasks import FIRST_WEIGHTS, PriorTask, TaskSetup
 from priors.autoregressive.extend import with_labels, with_lyrics
 from priors.conditioning.conditions import stack
+from priors.conditioning.config import LyricConfig
 from priors.prior import Batch, HasTrunk, Prior
 from priors.transformer.lora import add_adapters, freeze, merged
 
 STEPS, WARMUP = 600, 30
 # share of the recipe's rate: what is trained from nothing may move fast, what knows something must not
 RATES = {"all": 0.1, "lora": 1.0, "labels": 5.0}
-COPIED = ("codec.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", CONFIG)
+COPIED = ("codec*.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", CONFIG)
 
 
 def tuned(recipe: Recipe, tune: str) -> Recipe:
-    """The recipe of a prior, for going on with it: fewer steps at the rate that suits what learns."""
+    """The recipe of a prior, for going on with it: fewer steps at the rate that suits what learns; Muon has whole matrices alone."""
     return replace(
-        recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], muon=recipe.muon * RATES[tune], weight_decay=0.0,
+        recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], muon=recipe.muon * RATES[tune] * (tune == "all"), weight_decay=0.0,
         max_minutes=0.0, schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
     )  # fmt: skip
 
@@ -88,15 +89,17 @@ def names_of(data: Path) -> Labels:
 
 def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, rank: int, seed: int) -> Prior:
     """The trained prior as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
-    if tune == "lyrics" and config.lyrics is None:
-        raise UserError(f"the preset has no lyrics for {name}; --tune lyrics adds them: give --level of the top")
+    if tune == "lyrics" and not isinstance(config.lyrics, LyricConfig):
+        raise UserError(
+            f"--tune lyrics gives a prior cross attention to lyrics, which the preset has not for {name}: give --level of the top"
+        )
     before, trained = old.labels_of(name), old.prior(name)
     if not isinstance(trained, HasTrunk):
         raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train one of its kind anew")
     prior: Any = trained
     sizes, known = (len(labels.artists), len(labels.genres)), (len(before.artists), len(before.genres))
     torch.manual_seed(fold(seed, old.spec.stream(config.spec.writes[0]).seed_key, FIRST_WEIGHTS))
-    if tune == "lyrics" and config.lyrics:
+    if tune == "lyrics":
         prior = with_lyrics(prior, config.lyrics, time_bias=config.trunk.time_bias)
     if prior.config.labels:
         prior = with_labels(prior, *sizes)

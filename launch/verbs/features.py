@@ -13,7 +13,7 @@ Pool = Literal["mean", "none"]
 
 
 def features(
-    song: str, *, model: str, out: str, layer: int, level: int = 2, pool: Pool = "mean", threads: int = 0, device: str = "auto"
+    song: str, *, model: str, out: str, layer: int, level: int = -1, pool: Pool = "mean", threads: int = 0, device: str = "auto"
 ) -> None:
     """Write what a layer of a prior has made of a recording, for music research (docs/features.md).
 
@@ -21,7 +21,7 @@ def features(
     model: folder of a trained model
     out: the npz file to write: states (steps, width), seconds (steps), level, layer, hop, sample_rate
     layer: blocks that the stream has passed, 0 (the inputs) to the prior's depth
-    level: the prior's level, 2 (coarsest) to 0
+    level: the prior's level, 0 the finest (-1: the coarsest that has a prior of its own)
     pool: mean (one row, the mean over the song) or none (a row a code)
     threads: CPU threads; 0: all cores
     device: cpu, cuda, or auto: a GPU if there is one
@@ -35,6 +35,7 @@ def features(
     if threads:
         torch.set_num_threads(threads)
     began, opened, path = time.perf_counter(), ModelFolder.from_pretrained(model), Path(out)
+    level = max(opened.info.levels_with_prior, default=0) if level < 0 else level
     found = hidden_states(opened, song, level, layer, pool=pool, device=choose_device(device))
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(

@@ -81,19 +81,20 @@ def plan(
 
 
 def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams) -> tuple[int, ...]:
-    """The levels to write; UserError where the model has no prior of one, or where the song cannot be."""
+    """The levels to write, those of other codecs last; UserError where the model has no prior of one, or where the song cannot be."""
+    own, encoded = info.split_levels(song.levels, route)
     known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]
     if song.seconds <= 0 or song.takes < 1 or not 0 <= song.prompt_seconds < song.seconds:
         raise UserError(
             f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "
             "expected a length, takes, and a shorter prompt"
         )
-    chosen = song.levels or tuple(known)
+    chosen = tuple(own) or tuple(known)
     if not chosen or not set(chosen) <= set(known):
         raise UserError(
             f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {','.join(map(str, song.levels))}"
         )
-    return chosen
+    return (*chosen, *encoded)
 
 
 def table(plan: Plan) -> str:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.config import LyricConfig
+from priors.prior import Prior
+
+P = TypeVar("P", bound=Prior)
 
 
 def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
@@ -64,7 +68,7 @@ def with_lyrics(
 
 
 @torch.no_grad()
-def with_labels(prior: AutoregressivePrior, artists: int, genres: int) -> AutoregressivePrior:
+def with_labels(prior: P, artists: int, genres: int) -> P:
     """A copy of a prior whose label tables are grown to so many rows; new ones start as row 0, "unknown"."""
     labels = prior.config.labels
     if labels is None:
@@ -72,7 +76,7 @@ def with_labels(prior: AutoregressivePrior, artists: int, genres: int) -> Autore
     if artists < labels.artists or genres < labels.genres:
         raise ValueError(f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}")
     with torch.device("meta"):
-        made = AutoregressivePrior(replace(prior.config, labels=replace(labels, artists=artists, genres=genres)))
+        made = type(prior)(replace(prior.config, labels=replace(labels, artists=artists, genres=genres)))  # type: ignore[call-arg]
     state = {name: tensor.detach().clone() for name, tensor in prior.state_dict().items()}
     for name, rows in (("labels.artist.weight", artists), ("labels.genre.weight", genres)):
         old = state[name]

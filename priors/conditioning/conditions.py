@@ -37,8 +37,8 @@ class Conditions:
     genres: Int[Tensor, "b g"] | None = None
     timing: Int[Tensor, "b 3"] | None = None  # in samples: length of the song, offset and length of the window
     lyrics: Lyrics | None = None
-    sung: SungFrames | None = None
     above: Int[Tensor, "b s"] | None = None  # codes of the coarser level under this window
+    sung: SungFrames | None = None
     controls: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, function) -> Conditions:

@@ -19,10 +19,10 @@ SHAPES = PUBLISHED | {f"{preset} {name}": p for preset in PRESETS for name, p in
 def test_parameters_are_those_of_the_state_dict(name):
     config = SHAPES[name]
     state, counted = hollow(config).state_dict(), config.parameters()
-    matrices = [t for name, t in state.items() if re.match(r"(trunk\..*|inlet)\.w$", name)]
+    matrices = [t for name, t in state.items() if re.match(r"(trunk\..*|inlet|head\.books\..*)\.w$", name)]
     assert counted.all == sum(t.numel() for t in state.values())
     assert counted.norms == sum(t.numel() for name, t in state.items() if is_norm(name))
     assert counted.matrices == sum(t.numel() for t in matrices)
     assert counted.columns == sum(t.shape[1] for t in matrices)
-    table = state["heads.0.out.w" if "heads.0.out.w" in state else "x_emb.weight"]
-    assert counted.table == table.numel()
+    tables = [t for name, t in state.items() if re.match(r"(heads\.0\.out\.w|x_emb\.weight|head\.books\.\d+\.out\.w)$", name)]
+    assert counted.table == sum(t.numel() for t in tables)

@@ -89,7 +89,11 @@ def test_muon_trains_the_matrices_of_all_blocks_and_neither_embeddings_nor_heads
 def test_each_kind_has_its_own_sampling_parameters():
     fields = {kind: [field.name for field in dataclasses.fields(PRIOR_PARAMS.load(kind))] for kind in PRIORS.table}
     common = [field.name for field in dataclasses.fields(TokenParams)]
-    assert fields == {"autoregressive": [*common, "guidance", "published"], "masked": [*common, "passes", "noise"]}
+    assert fields == {
+        "autoregressive": [*common, "guidance", "published"],
+        "tokens": [*common, "guidance"],
+        "masked": [*common, "passes", "noise"],
+    }
 
 
 def test_a_batch_moves_as_a_whole():

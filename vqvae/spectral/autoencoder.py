@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vqvae.spectral.config import SpectralConfig
 
 
-class Block(nn.Module):
+class FrameBlock(nn.Module):
     """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]), zeros standing beyond the ends; it begins as the identity."""
 
     def __init__(self, width: int, dilation: int = 1) -> None:
@@ -35,10 +35,10 @@ class Block(nn.Module):
 
 
 def _blocks(width: int, dilations: tuple[int, ...]) -> nn.Sequential:
-    return nn.Sequential(*(Block(width, dilation) for dilation in dilations))
+    return nn.Sequential(*(FrameBlock(width, dilation) for dilation in dilations))
 
 
-class Encoder(nn.Module):
+class SpectralEncoder(nn.Module):
     """Features of a spectrogram to latents in (-1, 1), one per `stride` frames."""
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         return torch.tanh(self.outlet(self.ln(self.coarse(x))).float())
 
 
-class Decoder(nn.Module):
+class SpectralDecoder(nn.Module):
     """Latents to the features of magnitudes, and to the derivatives of the phase as vectors (cosine, sine) by time and by frequency."""
 
     def __init__(self, config: SpectralConfig) -> None:

@@ -18,45 +18,13 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from vqvae.codec import Codec, Sequences, StreamDecoder
-from vqvae.spectral.autoencoder import Decoder, Encoder
+from vqvae.spectral.autoencoder import SpectralDecoder, SpectralEncoder
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
+from vqvae.spectral.features import LogMagnitudes
 from vqvae.spectral.losses import SpectralLoss
 from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
-
-
-class Features(nn.Module):
-    """Log magnitudes with a floor, normalised per bin; the statistics are those of the training songs."""
-
-    mean: Tensor
-    std: Tensor
-    fitted: Tensor
-
-    def __init__(self, config: SpectralConfig) -> None:
-        super().__init__()
-        self.floor = config.floor
-        shape = (config.channels, config.frequencies)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-
-    def fit(self, magnitudes: Float[Tensor, "b n c f"]) -> None:
-        logs = (magnitudes + self.floor).log().flatten(0, 1)
-        self.mean.copy_(logs.mean(0))
-        self.std.copy_(logs.std(0) + 0.05)
-        self.fitted.fill_(True)
-
-    def forward(self, magnitudes: Float[Tensor, "b n c f"]) -> Float[Tensor, "b n cf"]:
-        return (((magnitudes + self.floor).log() - self.mean) / self.std).flatten(2)
-
-    def logs(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
-        """Log magnitudes with the floor."""
-        return features.unflatten(2, self.mean.shape) * self.std + self.mean
-
-    def magnitudes(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
-        """Undoes `forward`; never below a tenth of the floor."""
-        return (self.logs(features).exp() - self.floor).clamp(min=self.floor / 10)
 
 
 class SpectralCodec(Codec):
@@ -67,8 +35,8 @@ class SpectralCodec(Codec):
     def __init__(self, config: SpectralConfig, streams: Collection[str] | None = None) -> None:
         super().__init__()
         self.config = config
-        self.features = Features(config)
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.features = LogMagnitudes(config)
+        self.encoder, self.decoder = SpectralEncoder(config), SpectralDecoder(config)
         self.quantiser = ResidualQuantiser(config.books, config.bins, config.latent, config.mu, config.threshold)
 
     # ---- audio and latents
@@ -109,7 +77,7 @@ class SpectralCodec(Codec):
         checked = (self.check_audio(block[None])[0] for block in blocks)
         for block in blocks_of_audio(checked, self.config):
             audio = block.items.transpose(0, 1).flatten(1)  # (T, C, hop) -> (C, T * hop)
-            latents = block.own(self.encoder(self.features(self.spectra(audio[None]).abs()))[0])
+            latents = block.cut(self.encoder(self.features(self.spectra(audio[None]).abs()))[0])
             made = {LATENTS: latents} if LATENTS in streams else {}
             yield made | ({TOKENS: self.quantiser.encode(latents[None])[0]} if TOKENS in streams else {})
 

@@ -7,18 +7,17 @@ values are the same however the song arrives. Phases and the overlap of the inve
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
+from vqvae.spectral.autoencoder import SpectralDecoder
 from vqvae.spectral.config import SpectralConfig
+from vqvae.spectral.features import LogMagnitudes
 from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes
 from vqvae.spectral.stft import margin, overlap_add
-
-if TYPE_CHECKING:
-    from vqvae.spectral.model import SpectralCodec
 
 BLOCK = 64  # frames of the codec
 BESIDE = 24  # frames of the spectrogram on both sides of those that Griffin-Lim makes the phases of
@@ -32,7 +31,7 @@ class GridBlock(NamedTuple):
     length: int  # items of the block
     last: bool
 
-    def own(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
+    def cut(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
         """Of values, `scale` per item, those of the block."""
         return values[self.before * scale : (self.before + self.length) * scale]
 
@@ -73,10 +72,20 @@ def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConf
     yield from grid.push(rest[:, :0].reshape(0, config.channels, hop), last=True)
 
 
+class DecodesFrames(Protocol):
+    """What the stream uses of a codec."""
+
+    config: SpectralConfig
+    features: LogMagnitudes
+    decoder: SpectralDecoder
+
+    def latents_of(self, sequences: dict[str, Tensor], stream: str) -> Float[Tensor, "b t e"]: ...
+
+
 class SpectralDecoderStream:
     """Audio of a stream whose frames arrive over time."""
 
-    def __init__(self, codec: SpectralCodec, stream: str) -> None:
+    def __init__(self, codec: DecodesFrames, stream: str) -> None:
         config = codec.config
         self.codec, self.stream, self.config = codec, stream, config
         self.grid, self.propagation = Grid(config.decoder_reach), Propagation(config.n_fft, config.hop_fft)
@@ -98,7 +107,7 @@ class SpectralDecoderStream:
         """The frames of a block: magnitudes with propagated phases, which all channels share."""
         config, codec = self.config, self.codec
         hidden = codec.decoder.hidden(codec.latents_of({self.stream: block.items[None]}, self.stream))
-        hidden = block.own(hidden[0], config.stride)[None]
+        hidden = block.cut(hidden[0], config.stride)[None]
         magnitudes = codec.features.magnitudes(codec.decoder.features(hidden))[0]
         together = magnitudes.mean(1)  # (N, C, F) -> (N, F)
         if config.phases == "learned":
@@ -113,7 +122,7 @@ class SpectralDecoderStream:
         together = magnitudes.mean(1)
         phasors = block.items[:, 0] / magnitudes[:, 0].clamp(min=1e-9)
         made = griffin_lim(together, phasors, config.n_fft, config.hop_fft, config.rounds)
-        return block.own(magnitudes * made[:, None])
+        return block.cut(magnitudes * made[:, None])
 
     def _overlapped(self, spectra: Complex[Tensor, "n c f"], last: bool) -> Float[Tensor, "c t"]:
         """The samples that no later frame adds to."""

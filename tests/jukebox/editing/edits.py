@@ -13,14 +13,14 @@ import soundfile
 import torch
 
 from jukebox import Jukebox
+from jukebox.editing.job import edit_route
 from jukebox.editing.verbs import EditSettings
-from jukebox.model.folder import build_prior
 from jukebox.model.presets import find
 from jukebox.params import EditOptions, MachineOptions, SamplingOptions, SamplingParams
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import Run
 from jukebox.sampling.sampler import Written
-from tests.conftest import make_model
+from tests.conftest import make_model, random_prior
 
 RATE, HOP = 22050, 128
 RATIOS = {"vq.0": 16, "vq.1": 4, "vq.2": 1}
@@ -30,19 +30,26 @@ class Interrupted(Exception):
     """Raised by a report in place of an interruption."""
 
 
-def with_masked(folder: Path, lyrics: bool = True) -> Jukebox:
+def with_masked(folder: Path, lyrics: bool = True, preset: str = "test") -> Jukebox:
     """A model of random weights with a masked prior, conditioned on lyrics or not."""
-    model = make_model(folder)
-    config = find("test").priors["masked"].for_corpus(3, 3)
+    model = make_model(folder, presets=(preset,))
+    name, config = next((name, each) for name, each in find(preset).priors.items() if each.kind == "masked")
     if not lyrics:
-        config = replace(config, lyrics=None, trunk=replace(config.trunk, order=("full", "full"), time_bias=False))
+        config = replace(config, lyrics=None, trunk=replace(config.trunk, order=("full", "full"), time_bias=False))  # type: ignore[call-arg]
     torch.manual_seed(1)
-    prior = build_prior(config)
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.save_prior("masked", prior)
+    model.save_prior(name, random_prior(config))
     return Jukebox.from_pretrained(folder)
+
+
+def passes_of(model: Jukebox) -> tuple[int, ...]:
+    """Two passes of each level of an edit by a masked prior."""
+    return (2,) * len(edit_route(model.info).priors)
+
+
+def ratios_of(model: Jukebox) -> dict[str, int]:
+    """Frames per column of each stream of an edit, finest first."""
+    streams = [model.spec.stream(name) for name in reversed(edit_route(model.info).priors)]
+    return {stream.name: model.spec.unit // stream.hop for stream in streams}
 
 
 def write_song(path: Path, rate: int = 44100, channels: int = 2, seconds: float = 4.0, **params) -> Path:

@@ -30,6 +30,8 @@ from tests.jukebox.editing.edits import (
     Interrupted,
     assert_same_codes,
     interrupt,
+    passes_of,
+    ratios_of,
     samples,
     settings_of,
     with_masked,
@@ -45,6 +47,12 @@ def model(tmp_path_factory) -> Jukebox:
     return with_masked(tmp_path_factory.mktemp("masked"))
 
 
+@pytest.fixture(scope="module", params=["three levels", "spectral"])
+def either(request, model, tmp_path_factory) -> Jukebox:
+    """A model with a masked prior of three levels, or of frames of several codes."""
+    return model if request.param == "three levels" else with_masked(tmp_path_factory.mktemp("frames"), preset="test_spectral")
+
+
 @pytest.fixture(scope="module")
 def without_lyrics(tmp_path_factory) -> Jukebox:
     """A model whose masked prior is not conditioned on lyrics; the prior of its coarsest level is."""
@@ -57,15 +65,17 @@ def song(tmp_path) -> Path:
 
 
 def resampled(model: Jukebox, song: Path, out: Path, **options) -> Edited:
-    return edit.edit(model, song, out, 0.5, 1.0, settings=settings_of(**options))
+    return edit.edit(model, song, out, 0.5, 1.0, settings=settings_of(**{"passes": passes_of(model), **options}))
 
 
 def varied(model: Jukebox, song: Path, out: Path, **options) -> Edited:
-    return edit.vary(model, song, out, KeptPrompt(periodic=3), settings=settings_of(takes=2, **options))
+    return edit.vary(
+        model, song, out, KeptPrompt(periodic=3), settings=settings_of(takes=2, passes=passes_of(model), **options)
+    )
 
 
 def extended(model: Jukebox, song: Path, out: Path, **options) -> Edited:
-    return edit.extend(model, song, out, 0.2, 0.3, settings=settings_of(**options))
+    return edit.extend(model, song, out, 0.2, 0.3, settings=settings_of(passes=passes_of(model), **options))
 
 
 # ---- interrupted, resumed, replayed
@@ -73,15 +83,15 @@ def extended(model: Jukebox, song: Path, out: Path, **options) -> Edited:
 
 @pytest.mark.parametrize("verb", [resampled, varied, extended])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
-def test_an_interrupted_edit_is_finished_by_the_same_command_and_by_resume(model, song, tmp_path, verb: Edit, share):
-    updates: list = []
+def test_an_interrupted_edit_is_finished_by_the_same_command_and_by_resume(either, song, tmp_path, verb: Edit, share):
+    model, updates = either, []
     whole = verb(model, song, tmp_path / "whole", report=updates.append)
     after = 1 + int(share * (len(updates) - 1))
     for name in ("same", "resumed"):
         interrupt(lambda report, name=name: verb(model, song, tmp_path / name, report=report), after)
         assert not list(tmp_path.glob(f"{name}*.flac"))
         partial = Run.open(tmp_path / f"{name}.run")
-        assert partial.count(0) < partial.total(0)
+        assert partial.count(partial.finest) < partial.total(partial.finest)
     same = verb(model, song, tmp_path / "same")
     run = walk.resume(Run.open(tmp_path / "resumed.run"))
     files = finish(run, model)
@@ -132,7 +142,8 @@ def test_the_run_of_an_interrupted_edit_is_free_for_the_next_command(model, song
     assert resampled(model, song, tmp_path / "new").made == 1 and caught.traceback
 
 
-def test_a_replay_gives_the_same_codes_and_one_with_another_seed_does_not(model, song, tmp_path):
+def test_a_replay_gives_the_same_codes_and_one_with_another_seed_does_not(either, song, tmp_path):
+    model = either
     made = varied(model, song, tmp_path / "new")
     stamps = [path.stat().st_mtime_ns for path in made.takes]
     song.unlink()
@@ -144,37 +155,41 @@ def test_a_replay_gives_the_same_codes_and_one_with_another_seed_does_not(model,
     other = shutil.copytree(made.run.folder, tmp_path / "other.run")
     request = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(request | {"seed": 1}))
-    with pytest.raises(UserError, match="level 2 of sample 0 differs"):
+    with pytest.raises(UserError, match=f"level {made.run.request['levels'][0]} of sample 0 differs"):
         walk.replay(other, tmp_path / "differs")
 
 
-def test_a_report_gets_every_frame_once(model, song, tmp_path):
+def test_a_report_gets_every_frame_once(either, song, tmp_path):
     seen: list = []
-    made = varied(model, song, tmp_path / "new", report=seen.append)
-    frames = {level: sum(each.frames * len(each.samples) for each in seen if each.level == level) for level in range(3)}
-    assert frames == {level: 2 * made.run.total(level) for level in range(3)}
+    made = varied(either, song, tmp_path / "new", report=seen.append)
+    levels = made.run.request["levels"]
+    frames = {level: sum(each.frames * len(each.samples) for each in seen if each.level == level) for level in levels}
+    assert frames == {level: 2 * made.run.total(level) for level in levels}
     assert any(each.frames == 0 for each in seen)  # in the middle of a window
 
 
 # ---- what the run holds
 
 
-def test_frames_that_are_not_kept_have_no_influence(model, song, tmp_path):
+def test_frames_that_are_not_kept_have_no_influence(either, song, tmp_path):
+    model, streams = either, ratios_of(either)
     whole = varied(model, song, tmp_path / "whole")
     interrupt(lambda report: varied(model, song, tmp_path / "new", report=report), 1)
     with np.load(tmp_path / "new.run" / KNOWN) as file:
         arrays = {name: file[name] for name in file.files}
-    kept = {stream: arrays[stream].copy() for stream in RATIOS}
-    for stream in RATIOS:
+    kept = {stream: arrays[stream].copy() for stream in streams}
+    for stream in streams:
         arrays[stream][~arrays[f"{stream}.mask"]] = 31
     np.savez(tmp_path / "new.run" / KNOWN, **arrays)
     assert_same_codes(whole.run, walk.resume(Run.open(tmp_path / "new.run")))
     interrupt(lambda report: varied(model, song, tmp_path / "changed", report=report), 1)
-    for stream in RATIOS:  # the control: those that are kept have
-        arrays[stream] = np.where(arrays[f"{stream}.mask"], (kept[stream] + 1) % 32, kept[stream])
+    for stream in streams:  # the control: those that are kept have
+        arrays[stream] = kept[stream].copy()
+        arrays[stream][arrays[f"{stream}.mask"]] = (kept[stream][arrays[f"{stream}.mask"]] + 1) % 32
     np.savez(tmp_path / "changed.run" / KNOWN, **arrays)
-    other, unknown = walk.resume(Run.open(tmp_path / "changed.run")), ~arrays["vq.2.mask"]
-    assert not np.array_equal(other.codes(2)[:, unknown], whole.run.codes(2)[:, unknown])
+    top = whole.run.request["levels"][0]
+    other, unknown = walk.resume(Run.open(tmp_path / "changed.run")), ~arrays[f"{whole.run.stream(top).name}.mask"]
+    assert not np.array_equal(other.codes(top)[:, unknown], whole.run.codes(top)[:, unknown])
 
 
 def test_an_edit_of_a_long_song_encodes_and_samples_the_columns_around_it_alone(model, tmp_path, monkeypatch):
@@ -200,14 +215,16 @@ def test_an_edit_of_a_long_song_encodes_and_samples_the_columns_around_it_alone(
     assert np.array_equal(samples(made.takes[0])[round(0.2 * RATE) :][: 60 * RATE], samples(song))
 
 
-def test_the_columns_of_a_piece_are_conditioned_on_their_place_in_the_song(model, tmp_path):
+def test_the_columns_of_a_piece_are_conditioned_on_their_place_in_the_song(either, tmp_path):
     """Timing is that of the whole result: with another length of the song the same piece becomes another one."""
+    model, passes = either, passes_of(either)
     song = write_song(tmp_path / "song.wav", RATE, 1, 8.0)
-    plain = edit.edit(model, song, tmp_path / "plain", 6.0, 6.2, settings=settings_of())
-    longer = edit.edit(model, song, tmp_path / "longer", 6.0, 6.2, settings=settings_of(total_seconds=60.0))
+    plain = edit.edit(model, song, tmp_path / "plain", 6.0, 6.2, settings=settings_of(passes=passes))
+    longer = edit.edit(model, song, tmp_path / "longer", 6.0, 6.2, settings=settings_of(total_seconds=60.0, passes=passes))
     assert plain.run.request["pieces"] == longer.run.request["pieces"] and plain.run.request["pieces"][0][1] > 0
     assert plain.run.request["total_seconds"] == pytest.approx(8.0, abs=0.01) and longer.run.request["total_seconds"] == 60.0
-    assert not np.array_equal(plain.run.codes(2), longer.run.codes(2))
+    top = plain.run.request["levels"][0]
+    assert not np.array_equal(plain.run.codes(top), longer.run.codes(top))
 
 
 def test_an_edit_writes_its_run_and_its_file_and_nothing_else(model, song, tmp_path):

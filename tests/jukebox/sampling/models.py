@@ -8,17 +8,16 @@ from pathlib import Path
 import torch
 
 from jukebox import Jukebox
-from jukebox.model.folder import build_prior
 from jukebox.model.presets import find
+from tests.conftest import random_prior
 
 
 def with_masked_prior(model: Jukebox, folder: Path) -> Jukebox:
     """A copy of a model in `folder` with a masked prior, whose random weights are spread as those of the other priors."""
     shutil.copytree(model.folder, folder)
     torch.manual_seed(0)
-    prior = build_prior(find("test").priors["masked"].for_corpus(3, 3, model.vocabulary.size))
-    with torch.no_grad():
-        for parameter in prior.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    Jukebox.from_pretrained(folder).save_prior("masked", prior)
+    preset = "test" if "vq.0" in model.spec.names else "test_spectral"
+    for name, config in find(preset).priors.items():
+        if config.kind == "masked":
+            Jukebox.from_pretrained(folder).save_prior(name, random_prior(config))
     return Jukebox.from_pretrained(folder)

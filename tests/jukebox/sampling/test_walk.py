@@ -30,7 +30,9 @@ from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import stack
 from priors.noise import Generators, WindowNoise, generator
 from priors.prior import Known, Window, sample_window
-from tests.runs import continue_, sample, settings_of
+from priors.tokens.model import TokenPrior
+from tests.jukebox.sampling.kills import Killed, assert_same, cut_off, in_blocks
+from tests.runs import continue_, pace, sample, settings_of, top_levels
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
 SECONDS = 0.4  # 68 codes of the top level, whose window is 32
@@ -43,11 +45,6 @@ def branch(run: Run, out: Path, takes: int = 1, **keep) -> Run:
 
 def codes_of(run: Run) -> dict[int, np.ndarray]:
     return {level: run.codes(level) for level in run.request["levels"]}
-
-
-def assert_same(a: Run, b: Run) -> None:
-    for level, codes in codes_of(a).items():
-        assert np.array_equal(codes, b.codes(level)), f"level {level} differs"
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +94,13 @@ def test_a_song_needs_no_artist_genre_or_lyrics_and_each_of_them_changes_it(tiny
 SONGS = [Song("ann", ("rock",), "la"), Song("bob", (), "li la"), Song(), Song("ann"), Song(None, ("waltz",))]
 
 
-def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(tiny_model, tmp_path):
-    batch = sample(tiny_model, SONGS, 0.12, tmp_path / "batch", seed=1, dtype="float64")
-    alone = sample(tiny_model, SONGS, 0.12, tmp_path / "alone", seed=1, batch=1, dtype="float64")
-    assert alone.request["batches"] == [[0], [1], [2], [3], [4]]
-    assert_same(batch, alone)
+def test_a_batch_gives_the_codes_of_batches_of_one_exactly_in_float64(each_model, tmp_path):
+    seconds = 0.12 * pace(each_model)
+    batch = sample(each_model, SONGS, seconds, tmp_path / "batch", seed=1, dtype="float64")
+    for size, batches in ((1, [[0], [1], [2], [3], [4]]), (3, [[0, 1, 2], [3, 4]])):
+        other = sample(each_model, SONGS, seconds, tmp_path / str(size), seed=1, batch=size, dtype="float64")
+        assert other.request["batches"] == batches
+        assert_same(batch, other)
 
 
 def first_difference_is_a_tie(model, batch: Run, alone: Run, sample: int, within: float) -> bool:
@@ -162,52 +161,26 @@ def test_inside_one_window_windowed_sampling_equals_ancestral_sampling(tiny_mode
         assert np.array_equal(codes.numpy(), run.codes(level, stop=count))
 
 
-class Killed(Exception):
-    pass
-
-
-def in_blocks(monkeypatch, codes: int) -> None:
-    """From now on autoregressive priors yield so many codes at a time."""
-    plain = AutoregressivePrior.sample
-
-    def sample_in_blocks(self, state):
-        self.block = codes
-        yield from plain(self, state)
-
-    monkeypatch.setattr(AutoregressivePrior, "sample", sample_in_blocks)
-
-
-def cut_off(monkeypatch, appends: int) -> None:
-    """From now on the walk dies at its append number `appends`, after some codes that no progress line vouches for."""
-    append, count = Run.append, iter(range(1000000))
-
-    def fail(self, level, samples, *args):
-        if next(count) == appends:
-            self.codes_path(level, samples[0]).parent.mkdir(exist_ok=True)
-            with open(self.codes_path(level, samples[0]), "ab") as file:
-                file.write(b"\x07" * 11)
-            with open(self.folder / "progress.jsonl", "ab") as file:
-                file.write(b'{"level": 2, "sa')
-            raise Killed
-        append(self, level, samples, *args)
-
-    monkeypatch.setattr(Run, "append", fail)
-
-
 @pytest.mark.parametrize("options", [{}, pytest.param({"batch": 1}, marks=pytest.mark.long), {"parallel": True}])
-def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(options, tiny_model, tmp_path, monkeypatch):
-    whole = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "whole", seed=3, levels=(2, 1), **options)
+def test_a_run_cut_anywhere_resumes_to_the_codes_of_an_uninterrupted_one(options, each_model, tmp_path, monkeypatch):
+    levels, seconds = top_levels(each_model), 0.25 * pace(each_model)
+    if options.get("parallel") and len(levels) < 2:
+        pytest.skip("windows in parallel are of finer levels")
+    asked = {"seed": 3, "levels": levels, **options}
+    whole = sample(each_model, [SONG, SONG], seconds, tmp_path / "whole", **asked)
     in_blocks(monkeypatch, 7)
-    monkeypatch.setattr(sampler, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window
-    for cut in (1, 6) if options else (0, 2, 12):
+    monkeypatch.setattr(sampler, "EVERY", 0.0)  # codes are written every 7, so in the middle of a window, and between windows
+    for cut in (1, 6) if options else (0, 2, 5, 6) if len(levels) < 2 else (0, 2, 12):
         folder = tmp_path / f"cut{cut}"
         with monkeypatch.context() as patch:
             cut_off(patch, cut)
             with pytest.raises(Killed):
-                sample(tiny_model, [SONG, SONG], 0.2, folder, seed=3, levels=(2, 1), **options)
+                sample(each_model, [SONG, SONG], seconds, folder, **asked)
         opened = Run.open(folder)
-        assert opened.count(1) < opened.total(1)
+        assert opened.count(levels[-1]) < opened.total(levels[-1])
         assert_same(whole, walk.resume(opened))
+        for path in (whole.folder / "codes").iterdir():
+            assert path.read_bytes() == (folder / "codes" / path.name).read_bytes()
 
 
 def test_resuming_a_finished_run_changes_nothing(run):
@@ -225,17 +198,19 @@ def recording(tmp_path_factory) -> Path:
     return path
 
 
-def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(tiny_model, recording, tmp_path):
-    run = continue_(tiny_model, [SONG, Song()], [recording], 0.2, 0.5, tmp_path / "more", seed=5)
-    kept = 22050 // 5 // 128  # whole codes of the top level in 0.2 s
-    audio = torch.from_numpy(read(recording)[0][None, :, : kept * 128])
-    prompt = tiny_model.codec().encode(audio, STREAMS)
-    for level, hop in enumerate(tiny_model.hops):
-        codes = run.codes(level)
-        assert codes.shape[1] == int(0.5 * 22050) // 128 * (128 // hop)
+def test_the_primed_part_of_a_continuation_is_bit_equal_to_its_prompts_codes(each_model, recording, tmp_path):
+    unit, streams = each_model.spec.unit, list(each_model.info.route().priors)
+    run = continue_(each_model, [SONG, Song()], [recording], 0.4, 0.8, tmp_path / "more", seed=5)
+    kept = int(0.4 * 22050) // unit  # whole codes of the top level
+    audio = torch.from_numpy(read(recording)[0][None, :, : kept * unit])
+    prompt = each_model.codec(streams).encode(audio, streams)
+    for level in run.request["levels"]:
+        codes, ratio = run.codes(level), unit // each_model.hops[level]
+        assert codes.shape[1] == int(0.8 * 22050) // unit * ratio
         for row in codes:
-            assert np.array_equal(row[: kept * 128 // hop], prompt[STREAMS[level]][0].numpy())
-    assert not np.array_equal(run.codes(2)[0, kept:], run.codes(2)[1, kept:])
+            assert np.array_equal(row[: kept * ratio], prompt[each_model.spec.names[level]][0].numpy())
+    top = run.request["levels"][0]
+    assert not np.array_equal(run.codes(top)[0, kept:], run.codes(top)[1, kept:])
 
 
 def test_a_prompt_that_is_too_long_is_one_clear_error(tiny_model, recording, tmp_path):
@@ -248,19 +223,20 @@ def test_a_prompt_that_is_too_long_is_one_clear_error(tiny_model, recording, tmp
 
 def assert_full(run: Run, samples: int) -> None:
     for level in run.request["levels"]:
-        assert run.codes(level).shape == (samples, run.total(level))
+        assert run.codes(level).shape[:2] == (samples, run.total(level))
         for i in range(samples):
-            assert read(run.audio_path(level, i))[0].shape == (1, run.total(0) * 8)
+            assert read(run.audio_path(level, i))[0].shape == (1, run.total(level) * run.request["hops"][level])
 
 
 @pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.long)])
-def test_every_mode_works_for_one_sample_and_five_with_empty_lyrics(n, tiny_model, recording, tmp_path):
-    songs = [Song("ann", (), ""), Song(lyrics="  \n")] * 3
-    run = sample(tiny_model, songs[:n], 0.06, tmp_path / "sample")
+def test_every_mode_works_for_one_sample_and_five_with_empty_lyrics(n, each_model, recording, tmp_path):
+    songs, second = [Song("ann", (), ""), Song(lyrics="  \n")] * 3, pace(each_model)
+    run = sample(each_model, songs[:n], 0.06 * second, tmp_path / "sample")
     assert_full(run, n)
-    assert_full(continue_(tiny_model, songs[:n], [recording], 0.03, 0.06, tmp_path / "continue"), n)
-    assert_full(branch(run, tmp_path / "branch", keep_seconds=0.03), n)
-    assert_full(walk.upsample(run, tmp_path / "upsample", level=2), n)
+    assert_full(continue_(each_model, songs[:n], [recording], 0.03 * second, 0.06 * second, tmp_path / "continue"), n)
+    assert_full(branch(run, tmp_path / "branch", keep_seconds=0.03 * second), n)
+    if len(run.request["levels"]) > 1:
+        assert_full(walk.upsample(run, tmp_path / "upsample", level=2), n)
     again = walk.replay(run.folder, tmp_path / "again")
     assert_full(again, n)
     assert_same(run, again)
@@ -292,31 +268,35 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
     assert all(grown[-1][2].startswith(audio) for _, _, audio in grown)  # and what was decoded stays
 
 
-def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(tiny_model, tmp_path):
-    run = sample(tiny_model, [SONG, SONG], 0.25, tmp_path / "run", levels=(2, 1))
-    keep = 40 * 128 / 22050 + 1e-4
+def test_a_branch_keeps_the_first_seconds_bit_equal_and_goes_on_otherwise(each_model, tmp_path):
+    levels, unit = top_levels(each_model), each_model.spec.unit
+    run = sample(each_model, [SONG, SONG], 0.35 * pace(each_model), tmp_path / "run", levels=levels)
+    keep = 40 * unit / 22050 + 1e-4
     other = branch(run, tmp_path / "seed", keep_seconds=keep, seed=77)
     words = branch(run, tmp_path / "words", keep_seconds=keep, seed=77, lyrics=Song(lyrics="oh oh oh oh"))
     for made in (other, words):
-        for level in (2, 1):
-            kept = 40 * 128 // tiny_model.hops[level]
+        for level in levels:
+            kept = 40 * unit // each_model.hops[level]
             assert np.array_equal(made.codes(level, stop=kept), run.codes(level, stop=kept))
             assert not np.array_equal(made.codes(level)[:, kept:], run.codes(level)[:, kept:])
-    assert not np.array_equal(other.codes(2), words.codes(2))
-    assert other.request["prompt"]["seconds"] == pytest.approx(40 * 128 / 22050)
+    assert not np.array_equal(other.codes(levels[0]), words.codes(levels[0]))
+    assert other.request["prompt"]["seconds"] == pytest.approx(40 * unit / 22050)
 
 
-def test_takes_share_their_beginning_and_the_chosen_one_goes_on(tiny_model, recording, tmp_path):
-    takes = continue_(tiny_model, [SONG], [recording], 0.1, 0.2, tmp_path / "takes", takes=3, levels=(2, 1))
-    kept = takes.request["given"]["2"]
-    assert takes.n_samples == 3 and (takes.codes(2, stop=kept) == takes.codes(2, [0], stop=kept)).all()
-    assert len(np.unique(takes.codes(2), axis=0)) == 3
-    more = branch(takes, tmp_path / "more", take=2, seconds=0.3, takes=2)
-    for level in (2, 1):
+def test_takes_share_their_beginning_and_the_chosen_one_goes_on(each_model, recording, tmp_path):
+    levels, second = top_levels(each_model), pace(each_model)
+    asked = {"takes": 3, "levels": levels}
+    takes = continue_(each_model, [SONG], [recording], 0.1 * second, 0.2 * second, tmp_path / "takes", **asked)
+    top = levels[0]
+    kept = takes.request["given"][str(top)]
+    assert takes.n_samples == 3 and (takes.codes(top, stop=kept) == takes.codes(top, [0], stop=kept)).all()
+    assert len(np.unique(takes.codes(top), axis=0)) == 3
+    more = branch(takes, tmp_path / "more", take=2, seconds=0.3 * second, takes=2)
+    for level in levels:
         assert np.array_equal(more.codes(level, stop=takes.total(level)), takes.codes(level, [1, 1]))
-    assert more.count(2) > takes.count(2) and not np.array_equal(*more.codes(2))
+    assert more.count(top) > takes.count(top) and not np.array_equal(*more.codes(top))
     with pytest.raises(UserError, match="no take 4"):
-        branch(takes, tmp_path / "x", take=4, seconds=0.3)
+        branch(takes, tmp_path / "x", take=4, seconds=0.3 * second)
     with pytest.raises(UserError, match=r"expected --keep_seconds up to that"):
         branch(takes, tmp_path / "x", take=1)  # all is kept, and nothing is left to sample
     assert not (tmp_path / "x").exists()
@@ -358,16 +338,17 @@ def test_upsampling_begins_from_any_level_of_a_run_or_of_a_file_of_codes(tiny_mo
     assert np.array_equal(made.codes(1), run.codes(1, [0])) and made.count(0) == run.total(0)
 
 
-def test_a_replay_gives_the_same_codes_and_raises_where_it_does_not(tiny_model, tmp_path, capsys):
-    run = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "run", seed=3, levels=(2, 1))
+def test_a_replay_gives_the_same_codes_and_raises_where_it_does_not(each_model, tmp_path, capsys):
+    levels, seconds = top_levels(each_model), 0.2 * pace(each_model)
+    run = sample(each_model, [SONG, SONG], seconds, tmp_path / "run", seed=3, levels=levels)
     walk.replay(run.folder / "run.json", tmp_path / "again")
-    assert f"level 1: the same {run.total(1)} codes of 2 samples" in capsys.readouterr().out
+    assert f"level {levels[-1]}: the same {run.total(levels[-1])} codes of 2 samples" in capsys.readouterr().out
     folder = tmp_path / "copy"
     folder.mkdir()
     (folder / "mine.json").write_text((run.folder / "run.json").read_text())  # a request alone can be replayed too
     assert_same(run, walk.replay(folder / "mine.json", tmp_path / "alone"))
-    other = sample(tiny_model, [SONG, SONG], 0.2, tmp_path / "other", seed=4, levels=(2,))
-    with pytest.raises(UserError, match=r"level 2 of sample 0 differs from frame \d+ on"):
+    other = sample(each_model, [SONG, SONG], seconds, tmp_path / "other", seed=4, levels=levels)
+    with pytest.raises(UserError, match=rf"level {levels[0]} of sample 0 differs from frame \d+ on"):
         walk.compare(run, other)
 
 
@@ -435,22 +416,27 @@ def test_upsample_keeps_the_top_and_writes_the_levels_below(tiny_model, tmp_path
 
 def starve(monkeypatch, most: int) -> list[int]:
     """From now on a prior has memory for `most` rows and not for more; the rows it was asked for."""
-    asked, plain = [], AutoregressivePrior.start
+    asked = []
 
-    def start(self, window, known, *more):
-        asked.append(len(known.mask[self.stream]))
-        if asked[-1] > most:
-            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
-        return plain(self, window, known, *more)
+    def starved(plain):
+        def start(self, window, known, *more):
+            asked.append(len(known.mask[self.stream]))
+            if asked[-1] > most:
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
+            return plain(self, window, known, *more)
 
-    monkeypatch.setattr(AutoregressivePrior, "start", start)
+        return start
+
+    for kind in (AutoregressivePrior, TokenPrior):
+        monkeypatch.setattr(kind, "start", starved(kind.start))
     return asked
 
 
-def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(tiny_model, tmp_path, monkeypatch):
+def test_out_of_memory_halves_the_batch_for_good_and_replay_halves_it_too(each_model, tmp_path, monkeypatch):
+    levels, seconds = top_levels(each_model), 0.2 * pace(each_model)
     with monkeypatch.context() as patch:
         asked = starve(patch, 2)
-        run = sample(tiny_model, SONGS, 0.2, tmp_path / "run", seed=1, levels=(2, 1))
+        run = sample(each_model, SONGS, seconds, tmp_path / "run", seed=1, levels=levels)
     assert asked[:3] == [5, 3, 2] and max(asked[3:]) == 2
     assert [cut["into"] for cut in run.request["cuts"]] == [[[0, 1, 2], [3, 4]], [[0, 1], [2]]]
     asked = starve(monkeypatch, 5)
@@ -546,29 +532,43 @@ def test_the_request_records_everything(run):
 # ---- step by step
 
 
-@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"parallel": True}])
-def test_steps_yield_all_frames_of_every_level_as_they_are_written(options, tiny_model, tmp_path, capsys):
-    asked = request.sampled(tiny_model.info, [SONG, SONG], 0.3, settings_of(tiny_model, seed=3, levels=(2, 1), **options))
-    run, seen = Run.create(tmp_path / "run", asked), []
+@pytest.mark.parametrize("options", [{}, {"batch": 1}])
+def test_steps_yield_all_frames_of_every_level_as_they_are_written(options, each_model, tmp_path, capsys):
+    check_steps(each_model, options, tmp_path)
+    assert capsys.readouterr() == ("", "")  # no progress bar
+
+
+def test_steps_yield_all_frames_of_windows_in_parallel(tiny_model, tmp_path):
+    check_steps(tiny_model, {"parallel": True}, tmp_path)
+
+
+def check_steps(model: ModelFolder, options: dict, folder: Path) -> None:
+    levels, seconds = top_levels(model), 0.3 * pace(model)
+    asked = request.sampled(model.info, [SONG, SONG], seconds, settings_of(model, seed=3, levels=levels, **options))
+    run, seen = Run.create(folder / "run", asked), []
     for written in walk.steps(run):
         seen.append(written)
         on_disk = Run.open(run.folder)
         assert written.done == sum(on_disk.count(written.level, [i]) for i in range(2))
-    for level in (2, 1):
+    for level in levels:
         here = [written for written in seen if written.level == level]
         assert sum(written.frames * len(written.samples) for written in here) == 2 * run.total(level) == here[0].total
-        assert [written.done for written in here] == sorted(written.done for written in here) and here[-1].done == here[
-            -1
-        ].total
+        assert [written.done for written in here] == sorted(written.done for written in here)
+        assert here[-1].done == here[-1].total
     assert [written.level for written in seen] == sorted((written.level for written in seen), reverse=True)
-    assert capsys.readouterr() == ("", "")  # no progress bar
     assert list(walk.steps(Run.open(run.folder))) == []
 
 
 @pytest.mark.parametrize("options", [{}, {"batch": 1}, {"parallel": True}])
 @pytest.mark.parametrize("written", [0, 1, 3])
-def test_a_report_that_raises_stops_the_run_which_resumes_to_the_same_codes(options, written, tiny_model, tmp_path, capsys):
-    asked = request.sampled(tiny_model.info, [SONG, SONG], 0.3, settings_of(tiny_model, seed=3, levels=(2, 1), **options))
+def test_a_report_that_raises_stops_the_run_which_resumes_to_the_same_codes(
+    options, written, each_model, tmp_path, capsys, monkeypatch
+):
+    in_blocks(monkeypatch, 8)
+    levels, seconds = top_levels(each_model), 0.3 * pace(each_model)
+    if options.get("parallel") and len(levels) < 2:
+        pytest.skip("windows in parallel are of finer levels")
+    asked = request.sampled(each_model.info, [SONG, SONG], seconds, settings_of(each_model, seed=3, levels=levels, **options))
     whole = walk.resume(Run.create(tmp_path / "whole", asked))
     capsys.readouterr()
     reported = []
@@ -582,9 +582,9 @@ def test_a_report_that_raises_stops_the_run_which_resumes_to_the_same_codes(opti
         walk.resume(Run.create(tmp_path / "run", asked), report=report)
     assert len(reported) == written + 1 and capsys.readouterr().err == ""  # no progress bar
     run = Run.open(tmp_path / "run")
-    assert run.count(1) < run.total(1)
+    assert run.count(levels[-1]) < run.total(levels[-1])
     assert_same(whole, walk.resume(run, report=reported.append))  # nothing is locked any more
-    assert reported[-1].done == reported[-1].total == 2 * run.total(1) and capsys.readouterr().err == ""
+    assert reported[-1].done == reported[-1].total == 2 * run.total(levels[-1]) and capsys.readouterr().err == ""
     for path in (whole.folder / "audio").iterdir():
         assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from jukebox import Jukebox
 from jukebox.runs.run import Run
 from jukebox.sampling import sampler, walk, window_checkpoint
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
+from priors.autoregressive import model as autoregressive
 from priors.autoregressive.config import AutoregressiveParams
-from priors.autoregressive.model import AutoregressivePrior
+from priors.tokens import model as tokens
+from priors.tokens.config import FrameParams
+from tests.jukebox.sampling.kills import Killed, assert_same, in_blocks
 from tests.runs import sample
 
 SONG = Song("ann", ("rock",), "la la la\nli li")
@@ -22,20 +25,10 @@ SECONDS = 0.2
 BLOCK = 7  # codes that are yielded at once here
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.fixture(autouse=True)
 def checkpoint_every_block(monkeypatch):
     """Codes are yielded, written, and states are saved, every 7; no pages."""
-    plain = AutoregressivePrior.sample
-
-    def sample_in_blocks(self, state):
-        self.block = BLOCK
-        yield from plain(self, state)
-
-    monkeypatch.setattr(AutoregressivePrior, "sample", sample_in_blocks)
+    in_blocks(monkeypatch, BLOCK)
     monkeypatch.setattr(sampler, "EVERY", 0.0)
     monkeypatch.setattr(window_checkpoint, "EVERY", 0.0)
     monkeypatch.setattr(window_checkpoint, "RATE", torch.inf)
@@ -44,14 +37,23 @@ def checkpoint_every_block(monkeypatch):
 
 @pytest.fixture
 def steps(monkeypatch) -> list[int]:
-    """How many codes have been inputs of a decoding step."""
-    advance, count = AutoregressivePrior.advance, [0]
+    """How many frames have been inputs of a decoding step."""
+    count = [0]
 
-    def counted(self, state, code):
-        count[0] += 1
-        advance(self, state, code)
+    def counted(make):
+        def stepper(*given):
+            step = make(*given)
 
-    monkeypatch.setattr(AutoregressivePrior, "advance", counted)
+            def counting(code):
+                count[0] += 1
+                return step(code)
+
+            return counting
+
+        return stepper
+
+    for module in (autoregressive, tokens):
+        monkeypatch.setattr(module, "stepper", counted(module.stepper))
     return count
 
 
@@ -66,11 +68,6 @@ def kill_after(monkeypatch, saves: int) -> None:
             raise Killed
 
     monkeypatch.setattr(WindowCheckpoint, "save", kill)
-
-
-def assert_same(a: Run, b: Run) -> None:
-    for level in a.request["levels"]:
-        assert a.count(level) == a.total(level) and np.array_equal(a.codes(level), b.codes(level)), level
 
 
 def cut_short(monkeypatch, model, out: Path, **options) -> Run:
@@ -95,15 +92,28 @@ def cut_short(monkeypatch, model, out: Path, **options) -> Run:
 def test_a_run_killed_more_often_than_a_window_takes_comes_to_the_codes_of_an_uninterrupted_one(
     options, saves, tiny_model, tmp_path, monkeypatch, steps
 ):
-    chosen = {"seed": 3, "levels": (2, 1), **options}
-    whole = sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "whole", **chosen)
+    check_kills(tiny_model, SECONDS, {"seed": 3, "levels": (2, 1), **options}, saves, tmp_path, monkeypatch, steps)
+
+
+@pytest.mark.parametrize("options", [
+    {"compile": "off"},
+    {"batch": 1, "compile": "on"},
+    {"compile": "on", "dtype": "bfloat16"},
+    {"compile": "on", "dtype": "int8", "params": {1: FrameParams(guidance=1.5, top_k=5)}},
+])  # fmt: skip
+def test_frames_of_several_codes_come_to_those_of_an_uninterrupted_run(options, spectral_model, tmp_path, monkeypatch, steps):
+    check_kills(spectral_model, 0.8, {"seed": 3, **options}, 1, tmp_path, monkeypatch, steps)
+
+
+def check_kills(model: Jukebox, seconds: float, chosen: dict, saves: int, folder: Path, monkeypatch, steps: list[int]) -> None:
+    whole = sample(model, [SONG, SONG], seconds, folder / "whole", **chosen)
     at_once, steps[0], kills = steps[0], 0, 0
     kill_after(monkeypatch, saves)
     with pytest.raises(Killed):
-        sample(tiny_model, [SONG, SONG], SECONDS, tmp_path / "run", **chosen)
+        sample(model, [SONG, SONG], seconds, folder / "run", **chosen)
     for kills in range(1, 1000):  # noqa: B007
         try:
-            run = walk.resume(Run.open(tmp_path / "run"))
+            run = walk.resume(Run.open(folder / "run"))
             break
         except Killed:
             continue

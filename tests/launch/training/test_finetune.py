@@ -22,6 +22,7 @@ from launch.training.finetune import TunedPrior
 from launch.training.log import read_log
 from launch.training.train import train
 from launch.verbs.sample import sample
+from priors.conditioning.conditions import stack
 
 ALPHABETS = {artist.name: 8 * i + np.arange(8) for i, artist in enumerate(ARTISTS)}  # an artist draws from eight codes
 ALPHABETS[NEWCOMER.name] = np.r_[0:4, 8:12]  # of two of them: no old artist will do
@@ -68,6 +69,46 @@ def tune(songs: tuple[Path, Path, Path], out: Path, *flags: str) -> Path:
     words = ["train", "prior", str(new), "--preset", "test", "--level", "2", "--from_model", str(model), "--out", str(out)]
     assert main([*words, *flags, *(() if "--steps" in flags else ("--steps", "40"))]) == 0
     return out
+
+
+def test_adapters_of_a_prior_of_frames_learn_a_new_artist(spectral_model, tmp_path, capsys):
+    """`train tokens --tune lora`, and that the merged prior is a plain one that samples."""
+    model = Jukebox.create(tmp_path / "model", spectral_model.info.codecs[0].config)
+    model.save_codec(spectral_model.codec())
+    old, new = (write_frames(tmp_path / name, model, artist) for name, artist in (("old", None), ("new", NEWCOMER.name)))
+    train("tokens", str(old), preset="test_spectral", steps=120, lr=1e-2, out=str(model.folder))
+    words = ["train", "tokens", str(new), "--preset", "test_spectral", "--from_model", str(model.folder), "--tune"]
+    flags = ["--lr", "1e-2", "--batch", "16", "--steps", "80"]
+    assert main([*words, "lora", "--out", str(tmp_path / "tuned"), *flags]) == 0
+    tuned, before = Jukebox.from_pretrained(tmp_path / "tuned"), Jukebox.from_pretrained(model.folder)
+    assert frame_bits(tuned, new) < frame_bits(before, new) - 0.5
+    assert set(tuned.prior("tokens").state_dict()) == set(before.prior("tokens").state_dict())
+    sample(str(tuned.folder), out=str(tmp_path / "run"), seconds=0.5, artist=NEWCOMER.name)
+    assert main([*words, "lyrics", "--out", str(tmp_path / "x")]) == 2
+    assert "--tune lyrics gives a prior cross attention" in capsys.readouterr().err
+
+
+def write_frames(root: Path, model: Jukebox, artist: str | None = None) -> Path:
+    """A data folder of made songs of 3 s, and frames of two codes as their artists draw them."""
+    corpus = make_corpus(root / "corpus", 8, seed=0, seconds=3.0, artist=artist, workers=1)
+    prepare(corpus / "songs.jsonl", root / "data", test_share=0.3, workers=1)
+    rng = np.random.default_rng(0)
+    with CodesWriter(codes_folder(root / "data", model.info, "tokens"), ["tokens"]) as writer:
+        for row in load_manifest(root / "data"):
+            writer.add(row.song, {"tokens": rng.choice(ALPHABETS[row.artist or ""], (258, 2)).astype(np.uint16)})
+    return root / "data"
+
+
+def frame_bits(model: Jukebox, data: Path) -> float:
+    """Bits per frame of the first window of every held-out song."""
+    prior, codes = model.prior("tokens"), open_codes(data, model.info, ["tokens"])
+    rows = [row for row in load_manifest(data) if row.split == "test"]
+    ready = prepare_all([song_of(row) for row in rows], model.labels, model.vocabulary, model.sample_rate)
+    windows = torch.from_numpy(np.stack([codes.read(row.song, "tokens", 0, 32) for row in rows]).astype(np.int64))
+    cond = stack([window_conditions(song, prior.config, 0) for song in ready])
+    bits = prior.nll({"tokens": windows}, cond)
+    assert bits is not None
+    return float(bits["tokens"].mean())
 
 
 def test_new_names_alone_learn_and_old_artists_keep_every_bit(songs, tmp_path):

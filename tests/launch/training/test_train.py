@@ -82,6 +82,39 @@ def test_windows_encoded_while_training_are_those_that_were_encoded_before(data,
     assert torch.stack(same).mean() > 0.999, "but for ties within rounding"
 
 
+@pytest.fixture(scope="module")
+def spectral(data: Path) -> Path:
+    """A model folder with a spectral codec (hardly trained) and the tokens of all songs."""
+    from launch.corpus.encode import encode
+
+    folder = data.parent / "spectral"
+    train("spectral", str(data), preset="test_spectral", steps=10, out=str(folder))
+    encode(str(data), str(folder))
+    return folder
+
+
+def test_frames_encoded_while_training_are_those_that_were_encoded_before(data, spectral):
+    jukebox, read = Jukebox.from_pretrained(spectral), []
+    for from_audio in (False, True):
+        config = find("test_spectral").priors["tokens"].for_corpus(len(jukebox.labels.artists), len(jukebox.labels.genres))
+        task = PriorTask(TaskSetup(jukebox, "tokens", data, RECIPE, 0, "cpu", config, from_audio))
+        task.open()
+        read.append([task.batch(step, 0, 1).sequences["tokens"] for step in range(6)])
+    stored, sounding = map(torch.cat, read)
+    assert stored.shape == sounding.shape == (24, 32, 2)
+    assert (stored == sounding).float().mean() > 0.99, "but for ties within rounding"
+    assert (stored == sounding.roll(1, dims=1)).float().mean() < 0.9  # the control
+
+
+def test_one_prior_is_trained_by_its_name_and_others_of_its_kind_are_not(data, spectral, tmp_path, capsys):
+    folder = shutil.copytree(spectral, tmp_path / "model", ignore=shutil.ignore_patterns("training"))
+    train("masked_tokens", str(data), preset="test_spectral", steps=2, out=str(folder))
+    assert "masked_tokens: trained, 2 steps" in capsys.readouterr().out
+    assert list(Jukebox.from_pretrained(folder).info.priors) == ["masked_tokens"]
+    with pytest.raises(UserError, match="nothing to train called 'masked_token'"):
+        train("masked_token", str(data), preset="test_spectral", steps=2, out=str(folder))
+
+
 def test_a_prior_trains_on_sound_without_any_codes(data, model, tmp_path, capsys):
     import shutil
 

@@ -1,0 +1,63 @@
+"""LevelEncoder: a level of a run that no prior samples: the run's audio, encoded into a stream of another codec.
+
+So a song of tokens has codes of the three levels, too, from which it can be branched, upsampled and edited. What is encoded is the audio
+of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames are a pure function of the
+codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jukebox.runs.run import Run
+from jukebox.sampling.sampler import Written, written_now
+from vqvae.codec import as_tensor
+
+if TYPE_CHECKING:
+    from jukebox.model.folder import ModelFolder
+
+BLOCK = 2**10  # frames that are read and decoded at once
+
+
+@dataclass
+class LevelEncoder:
+    """One level of a run being encoded by one process."""
+
+    run: Run
+    level: int
+    model: ModelFolder
+
+    def __post_init__(self) -> None:
+        self.source, self.stream = self.run.stream(self.run.finest).name, self.run.stream(self.level).name
+        self.decoder, self.encoder = self.model.codec([self.source]), self.model.codec([self.stream])
+
+    def fill(self, samples: Sequence[int]) -> Iterator[Written]:
+        """The frames of each sample that are not on disk."""
+        for sample in samples:
+            if self.run.count(self.level, [sample]) < self.run.total(self.level):
+                yield from self._encode(sample)
+
+    @torch.no_grad()
+    def _encode(self, sample: int) -> Iterator[Written]:
+        first, began = 0, time.perf_counter()
+        for pieces in self.encoder.encoder_stream(self._audio(sample), [self.stream]):
+            frames, there = pieces[self.stream], self.run.count(self.level, [sample])
+            new = frames[max(0, there - first) :]
+            if len(new):
+                took = time.perf_counter() - began
+                self.run.append(self.level, [sample], first, new[None].cpu().numpy(), took)
+                yield written_now(self.run, self.level, [sample], len(new), took)
+                began = time.perf_counter()
+            first += len(frames)
+
+    def _audio(self, sample: int) -> Iterator[Float[Tensor, "c t"]]:
+        total = self.run.total(self.run.finest)
+        codes = (self.run.codes(self.run.finest, [sample], at, at + BLOCK)[0] for at in range(0, total, BLOCK))
+        return self.decoder.decode_blocks(map(as_tensor, codes), self.source)
