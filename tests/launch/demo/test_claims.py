@@ -54,7 +54,7 @@ def test_what_was_not_measured_is_not_met():
 def test_a_difference_is_clear_where_all_seeds_agree_and_it_stands_out():
     assert is_clear([1.0, 1.1, 0.9]) and is_clear([0.1])
     assert (
-        not is_clear([1.0, 1.0, -0.1])
+        not is_clear([1.0, 1.0, 1.0, 1.0, -0.1])
         and not is_clear([0.01, 0.02, 5.0])
         and not is_clear([1.0, math.nan])
         and not is_clear([])
