@@ -26,7 +26,8 @@ install: .venv/.installed
 demo: install
 	$(BIN)/jukebox demo --out demo
 
-# The demo's table over 3 seeds, with longer training: at most 45 minutes on two cores.
+# The spectral route with 3 seeds, trained longer than in the demo: its songs beside true songs and controls, and what is claimed of
+# them; at most 75 minutes on two cores, and an interrupted one goes on where it was.
 evidence: install
 	$(BIN)/jukebox demo --evidence --out evidence
 

@@ -240,10 +240,11 @@ class EvaluatedSong(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSongs:
-    """The training songs that novelty is measured against: chroma tracks (`chroma_track`) and codes."""
+    """What pieces are compared with: chroma tracks (`chroma_track`), codes and `metrics.sound_features` of training songs."""
 
     tracks: Sequence[Float[Tensor, "12 n"]] = ()
     codes: Sequence[Codes] = field(default=())
+    features: Float[Tensor, "n d"] | None = None
 
 
 def named_artist(song: Song) -> Artist | None:
@@ -299,7 +300,11 @@ def piece_figures(piece: EvaluatedSong, recogniser: Recogniser, training: Traini
     """Every metric of one piece; nan where what it needs is not known."""
     rate, artist, genre = recogniser.config.sample_rate, named_artist(piece.song), named_genre(piece.song)
     read_artist, read_genre = label_accuracy(recogniser, piece.audio, piece.song)
+    statistics, features = metrics.sound_statistics(piece.audio, rate), metrics.sound_features(piece.audio, rate)
     found = {
+        "frechet": math.nan if training.features is None else metrics.frechet_distance(training.features, features),
+        "peakiness": statistics.peakiness,
+        "onsets": statistics.onsets,
         "artist": read_artist,
         "genre": read_genre,
         "vowels": vowel_accuracy(recogniser, piece.audio, piece.song),
@@ -315,6 +320,7 @@ def piece_figures(piece: EvaluatedSong, recogniser: Recogniser, training: Traini
         seconds = np.shape(piece.audio)[-1] / rate
         found["shared_s"] = longest_shared_run(piece.codes, training.codes) * seconds / len(piece.codes)
     if piece.original is not None:
+        found["mel_db"] = metrics.mel_distance(mono_sound(piece.original), mono_sound(piece.audio), rate)
         found |= reconstruction_figures(piece.original, piece.audio, rate, piece.truth)
     return found
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.demo.demo import run_lanes
-from launch.demo.evidence import gather
+from launch.demo.lanes import run_lanes
 
 CALL = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())"]
 DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test", "--seconds", "5", "--threads", "1"]
@@ -50,9 +49,6 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
     third = subprocess.run([*DEMO, "--out", str(out)], capture_output=True, text=True, timeout=300)
     assert third.returncode == 0 and "was trained already" in (out / "logs" / "train_vqvae_2.log").read_text()
 
-    gather(tmp_path, {0: out, 7: out})
-    assert len(json.loads((tmp_path / "evidence.json").read_text())["rows"]) > 30
-
 
 def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_path):
     from data_prep.errors import UserError
@@ -61,3 +57,12 @@ def test_a_verb_that_fails_ends_the_others_and_is_named_with_its_last_line(tmp_p
         run_lanes(
             tmp_path, [[["sample", str(tmp_path), "--out", str(tmp_path / "x")]], [["evaluate", str(tmp_path), "nothing"]]]
         )
+
+
+def test_lanes_beside_each_other_have_logs_of_their_own_and_steps_are_called_like_verbs(tmp_path):
+    from data_prep.errors import UserError
+
+    step = ["recogniser", str(tmp_path / "nothing"), "--out", str(tmp_path / "r")]
+    with pytest.raises(UserError, match=r"seed_\d_recogniser failed: .*nothing"):
+        run_lanes(tmp_path, [[step], [step]], ["seed_0", "seed_1"])
+    assert {log.name for log in (tmp_path / "logs").iterdir()} == {"seed_0_recogniser.log", "seed_1_recogniser.log"}
