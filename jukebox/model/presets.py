@@ -293,8 +293,10 @@ _TEST_PRIOR = Recipe(
 )
 
 _TEST_SPECTRAL = SpectralConfig(
-    n_fft=256, hop_fft=64, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32, phase_frames=16
-)
+    n_fft=256, hop_fft=64, stride=4, floor=0.2, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32,
+    phase_frames=16,
+)  # fmt: skip
+
 # ---- spectral: one GPU
 
 _SPECTRAL = SpectralConfig(

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from launch.ablate import decodings, masked, prior, prompts
-from launch.ablate.units import measure_all, once, run_in_processes, train_whole
-from launch.demo.evidence import mean_and_spread
+from launch.ablate.units import mean_and_spread, measure_all, once, run_in_processes, train_whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,13 +40,15 @@ class Decoding(NamedTuple):
     name: str
     source: str = TOKENS
     books: int = 0
-    phases: str = "learned"
+    phases: str = "refined"
 
 
 DECODINGS = (
     Decoding("learned phases"),
+    Decoding("learned, no Griffin-Lim after them", phases="learned"),
+    Decoding("these without random phases", phases="coherent"),
+    Decoding("learned, 8 rounds of Griffin-Lim", phases="consistent"),
     Decoding("Griffin-Lim from peaks", phases="griffin_lim"),
-    Decoding("Griffin-Lim from learned phases", phases="refined"),
     Decoding("zero phase", phases="zero"),
     Decoding("random phase", phases="random"),
     Decoding("true phases", phases="true"),
@@ -82,7 +85,11 @@ class Predicted(NamedTuple):
 def learned_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
     from vqvae.spectral.phase import Propagation
 
-    return Propagation(config.n_fft, config.hop_fft)(given.magnitudes.mean(1), given.slopes)[:, None]
+    return Propagation(config.n_fft, config.hop_fft, config.chance)(given.magnitudes.mean(1), given.slopes)[:, None]
+
+
+def coherent_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    return learned_phases(replace(config, chance=0.0), given)
 
 
 def griffin_lim_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
@@ -90,14 +97,22 @@ def griffin_lim_phases(config: SpectralConfig, given: Predicted) -> Complex[Tens
 
     together = given.magnitudes.mean(1)
     start = learned_phases(config, given._replace(slopes=peak_slopes(together, config.n_fft, config.hop_fft)))
-    return griffin_lim(together, start[:, 0], config.n_fft, config.hop_fft, config.rounds)[:, None]
+    return griffin_lim(together, start[:, 0], config.n_fft, config.hop_fft, config.peak_rounds)[:, None]
 
 
 def refined_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    return _refined(config, given, config.rounds)
+
+
+def consistent_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
+    return _refined(config, given, REFINING)
+
+
+def _refined(config: SpectralConfig, given: Predicted, rounds: int) -> Complex[Tensor, "n 1 f"]:
     from vqvae.spectral.phase import griffin_lim
 
     start = learned_phases(config, given)[:, 0]
-    return griffin_lim(given.magnitudes.mean(1), start, config.n_fft, config.hop_fft, REFINING)[:, None]
+    return griffin_lim(given.magnitudes.mean(1), start, config.n_fft, config.hop_fft, rounds)[:, None]
 
 
 def zero_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
@@ -120,7 +135,8 @@ def true_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 
 
 
 PHASES: dict[str, Callable[[SpectralConfig, Predicted], Tensor]] = {
-    "learned": learned_phases, "griffin_lim": griffin_lim_phases, "refined": refined_phases, "zero": zero_phases,
+    "refined": refined_phases, "learned": learned_phases, "coherent": coherent_phases, "consistent": consistent_phases,
+    "griffin_lim": griffin_lim_phases, "zero": zero_phases,
     "random": random_phases, "true": true_phases,
 }  # fmt: skip
 

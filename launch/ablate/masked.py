@@ -91,7 +91,7 @@ def _copy(source: Path, folder: Path) -> ModelFolder:
 
 def summarise(units: Sequence[Figures]) -> list[Figures]:
     """Mean and spread of every figure over seeds."""
-    from launch.demo.evidence import row
+    from launch.ablate.units import row
 
     rows = []
     for level in sorted(units[0]["half"], reverse=True):

@@ -132,7 +132,7 @@ def _held_out(model: ModelFolder, data: Path, songs: int) -> HeldOut:
 
 def summarise(units: Sequence[Figures]) -> list[Figures]:
     """Mean, spread and least z of every figure of every arm, and what each arm costs beside characters, seed by seed."""
-    from launch.demo.evidence import prior_rows, row
+    from launch.ablate.units import prior_rows, row
 
     by_arm = {arm: [u for u in units if u["arm"] == arm] for arm in dict.fromkeys(u["arm"] for u in units)}
     rows = []

@@ -62,7 +62,7 @@ def _measure(unit: PromptUnit, out: Path, songs: int) -> Figures:
 
 def summarise(units: Sequence[Figures]) -> list[Figures]:
     """Mean and spread of every figure over seeds."""
-    from launch.demo.evidence import row
+    from launch.ablate.units import row
 
     rows = []
     for name in units[0]["dial"]:

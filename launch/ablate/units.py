@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import write_json
-from launch.demo.evidence import rows_table
 
 Figures = dict[str, Any]
 
@@ -80,3 +79,43 @@ def _pool(processes: int) -> ProcessPoolExecutor:
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
     return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+
+
+def mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
+    import numpy as np
+
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def rows_table(rows: Sequence[dict]) -> str:
+    from jukebox.evaluation.metrics import table
+
+    return table([["figure", "mean", "spread", "least z"], *[[r["what"], r["mean"], r["spread"], r["least_z"]] for r in rows]])
+
+
+def row(what: str, values: Sequence[float | None], least_z: float | None = None) -> dict:
+    """One figure over seeds; where a seed has none (a file says null), there is no mean."""
+    values = [float("nan") if value is None else value for value in values]
+    return {"what": what, **mean_and_spread(values), "least_z": least_z, "values": values}
+
+
+def prior_rows(name: str, priors: Sequence[dict]) -> list[dict]:
+    """The figures of one prior (`jukebox.evaluation.figures.prior_figures`) over seeds, each condition beside its control."""
+
+    def least_z(trials: Sequence[dict]) -> float | None:
+        return min((t["z"] for t in trials if t["z"] is not None), default=None)
+
+    keys = [key for key in ("bits", "loss", "unigram_bits") if priors[0].get(key) is not None]
+    rows = [row(f"{name}: {key.replace('_', ' ')}", [p[key] for p in priors]) for key in keys]
+    for control in priors[0]["controls"]:
+        trials = [p["controls"][control] for p in priors]
+        rows.append(row(f"{name}: {control}, false - true", [t["difference"] for t in trials], least_z(trials)))
+    if any(p["alignment"] is None for p in priors):
+        return rows
+    rows.append(row(f"{name}: attention on the word, by chance", [p["alignment"]["chance"] for p in priors]))
+    for control in priors[0]["alignment"]["trials"]:
+        trials = [p["alignment"]["trials"][control] for p in priors]
+        what = f"{name}: attention on the word beside {control}"
+        rows += [row(f"{what}, {key}", [t[key] for t in trials]) for key in ("score", "control")]
+        rows.append(row(f"{what}, difference", [t["difference"] for t in trials], least_z(trials)))
+    return rows

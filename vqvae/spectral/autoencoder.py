@@ -45,14 +45,14 @@ class SpectralEncoder(nn.Module):
         super().__init__()
         width, self.stride = config.width, config.stride
         self.inlet = nn.Linear(config.channels * config.frequencies, width)
-        self.fine = _blocks(width, (1,) * config.fine_blocks)
+        self.frame_blocks = _blocks(width, (1,) * config.fine_blocks)
         self.join = nn.Linear(config.stride * width, width)
         self.coarse = _blocks(width, (1,) * config.encoder_blocks)
         self.ln = nn.LayerNorm(width)
         self.outlet = nn.Linear(width, config.latent)
 
     def forward(self, features: Float[Tensor, "b n f"]) -> Float[Tensor, "b t e"]:
-        x = self.fine(self.inlet(features))
+        x = self.frame_blocks(self.inlet(features))
         x = self.join(x.unflatten(1, (-1, self.stride)).flatten(2))  # (B, N, W) -> (B, T, stride * W) -> (B, T, W)
         return torch.tanh(self.outlet(self.ln(self.coarse(x))).float())
 
@@ -66,14 +66,14 @@ class SpectralDecoder(nn.Module):
         self.inlet = nn.Linear(config.latent, width)
         self.coarse = _blocks(width, config.decoder_dilations)
         self.unfold = nn.Linear(width, config.stride * width)
-        self.fine = _blocks(width, (1,) * config.fine_blocks)
+        self.frame_blocks = _blocks(width, (1,) * config.fine_blocks)
         self.ln = nn.LayerNorm(width)
         self.magnitude = nn.Linear(width, config.channels * config.frequencies)
         self.slope = nn.Linear(width, 4 * config.frequencies)
 
     def hidden(self, latents: Float[Tensor, "b t e"]) -> Float[Tensor, "b n w"]:
         x = self.unfold(self.coarse(self.inlet(latents)))
-        return self.ln(self.fine(x.unflatten(2, (self.stride, -1)).flatten(1, 2)))  # (B, T, stride * W) -> (B, N, W)
+        return self.ln(self.frame_blocks(x.unflatten(2, (self.stride, -1)).flatten(1, 2)))  # (B, T, stride * W) -> (B, N, W)
 
     def features(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n f"]:
         return self.magnitude(hidden).float()

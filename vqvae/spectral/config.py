@@ -20,11 +20,11 @@ class SpectralConfig(CodecConfig):
     sample_rate: int = 22050
     channels: int = 1
     # spectrogram
-    n_fft: int = 1024
-    hop_fft: int = 256
-    floor: float = 0.2  # added to magnitudes before the logarithm: below it nothing is coded
+    n_fft: int = 512
+    hop_fft: int = 128
+    floor: float = 0.1  # added to magnitudes before the logarithm: below it nothing is coded
     # network
-    stride: int = 4  # frames of the spectrogram per frame of the codec
+    stride: int = 8  # frames of the spectrogram per frame of the codec
     width: int = 256
     latent: int = 64
     fine_blocks: int = 1  # at the rate of the spectrogram, in the encoder and in the decoder
@@ -42,10 +42,12 @@ class SpectralConfig(CodecConfig):
     mel: float = 0.5
     slope: float = 1.0  # of differences over time and frequency
     phase: float = 1.0
-    phase_frames: int = 64  # frames of a clip whose phases are learned in a step
+    phase_frames: int = 96  # frames of a clip whose phases are learned in a step
     # decoding
     phases: str = "learned"
-    rounds: int = 32  # of Griffin-Lim, where it makes the phases
+    chance: float = 2.0  # weight of random phases where the learned derivatives are not sure
+    rounds: int = 1  # of Griffin-Lim after learned phases
+    peak_rounds: int = 32  # of Griffin-Lim after phases from peaks
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder_dilations", tuple(self.decoder_dilations))
@@ -65,6 +67,11 @@ class SpectralConfig(CodecConfig):
     def hop(self) -> int:
         """Samples per frame of the codec."""
         return self.stride * self.hop_fft
+
+    @property
+    def griffin_lim_rounds(self) -> int:
+        """Rounds after phases of the configured kind."""
+        return self.rounds if self.phases == "learned" else self.peak_rounds
 
     @property
     def spec(self) -> CodecSpec:
@@ -126,6 +133,5 @@ class SpectralConfig(CodecConfig):
     def decoder_products(self, stream: str) -> float:
         coarse = self.latent * self.width + len(self.decoder_dilations) * self._block + self.stride * self.width**2
         fine = self.fine_blocks * self._block + self.width * self._heads
-        rounds = self.rounds if self.phases == "griffin_lim" else 1
-        transforms = 2 * rounds * self.channels * self.n_fft * self.n_fft.bit_length()
+        transforms = 2 * (self.griffin_lim_rounds + 1) * self.channels * self.n_fft * self.n_fft.bit_length()
         return coarse / self.hop + (fine + transforms) / self.hop_fft

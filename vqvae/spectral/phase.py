@@ -3,8 +3,9 @@
 The phase of a sinusoid turns by the same angle in all bins round it from a frame to the next, and a stroke tilts the phase across
 the bins of a frame. From exact derivatives by time and by frequency the phases themselves follow, up to one constant (Prusa et al.
 2017, phase gradient heap integration). Here each bin's phase is the mean, weighted by magnitudes, of what the frame before and both
-neighbours propose. Where no derivatives are learned, SPSI (Beauregard et al. 2015) takes them from the peaks of each frame.
-Frames are processed in order, and the last one is the state: a song in pieces has the phases that it has as a whole.
+neighbours propose; where the derivatives are not sure, as in noise, chance proposes too. Where none are learned, SPSI (Beauregard et
+al. 2015) takes them from the peaks of each frame. Frames are processed in order, and the last one is the state: a song in pieces has
+the phases that it has as a whole.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Propagation:
     imaginary parts are the rows of NumPy arrays: operations of this size take less time there than in torch.
     """
 
-    def __init__(self, n_fft: int, hop: int) -> None:
-        self.n_fft, self.hop = n_fft, hop
+    def __init__(self, n_fft: int, hop: int, chance: float = 0.0) -> None:
+        self.n_fft, self.hop, self.chance = n_fft, hop, chance
         self.before: _Frame | None = None  # the last frame
+        self.rng = np.random.default_rng(0)
 
     def __call__(self, magnitudes: Float[Tensor, "n f"], slopes: Float[Tensor, "n 2 2 f"]) -> Complex[Tensor, "n f"]:
         """The phasors of the next frames; `slopes` as `vqvae.spectral.losses.phase_slopes` has them."""
         m, s = (x.detach().cpu().float().numpy() for x in (magnitudes, slopes))
+        doubt = self._doubt(s[:, 0], m)
         sure, spin = _tilts(-_complex(s[:, 1, 0], s[:, 1, 1]))
         turn = self._turns(_complex(s[:, 0, 0], s[:, 0, 1]), m, spin)
         below, above = np.zeros_like(m), np.zeros_like(m)  # weights of what the two neighbours of a bin propose
@@ -50,13 +53,19 @@ class Propagation:
         made, agree = np.empty((len(m), 2, m.shape[1]), np.float32), _Agreement(m.shape[1])
         now = np.zeros((2, m.shape[1]), np.float32) if self.before is None else self.before.phasors
         for i in range(len(m)):
-            along = now * straight[i] + now[::-1] * across[i]
+            along = now * straight[i] + now[::-1] * across[i] + doubt[i]
             if self.before is None and i == 0:
                 along[0] = m[0]
             made[i] = agree(along, below[i], above[i])
             now = made[i]
         self.before = _Frame(now.copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
         return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
+
+    def _doubt(self, turn: Float[np.ndarray, "n 2 f"], m: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 2 f"]:
+        """A random proposal for each bin, as strong as its turn is unsure: noise has random phases, and coherent ones cancel it."""
+        angles = 2 * np.pi * self.rng.random(m.shape)
+        size = self.chance * np.clip(1 - np.sqrt((turn * turn).sum(1)), 0, None) * m
+        return (size[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.float32)
 
     def _turns(
         self, turns: Complex[np.ndarray, "n f"], m: Float[np.ndarray, "n f"], spin: Complex[np.ndarray, "n f"]

@@ -88,20 +88,17 @@ class SpectralDecoderStream:
     def __init__(self, codec: DecodesFrames, stream: str) -> None:
         config = codec.config
         self.codec, self.stream, self.config = codec, stream, config
-        self.grid, self.propagation = Grid(config.decoder_reach), Propagation(config.n_fft, config.hop_fft)
-        self.refined = Grid(BESIDE, BLOCK * config.stride) if config.phases == "griffin_lim" else None
+        self.grid = Grid(config.decoder_reach)
+        self.propagation = Propagation(config.n_fft, config.hop_fft, config.chance)
+        self.refined = Grid(BESIDE, BLOCK * config.stride)
         self.tail: tuple[Tensor, Tensor] | None = None  # samples that later frames add to, and the squared windows under them
         self.skip = margin(config.n_fft, config.hop_fft)  # samples before the first of the audio
 
     @torch.no_grad()
     def push(self, values: Tensor, last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
         for block in self.grid.push(values, last):
-            spectra = self._spectra(block)
-            if self.refined is None:
-                yield self._overlapped(spectra, block.last)
-            else:
-                for some in self.refined.push(spectra, block.last):
-                    yield self._overlapped(self._refine(some), some.last)
+            for some in self.refined.push(self._spectra(block), block.last):
+                yield self._overlapped(self._refine(some), some.last)
 
     def _spectra(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
         """The frames of a block: magnitudes with propagated phases, which all channels share."""
@@ -117,11 +114,11 @@ class SpectralDecoderStream:
         return magnitudes * self.propagation(together, slopes)[:, None]
 
     def _refine(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
-        """The frames of a block with phases by Griffin-Lim."""
+        """The frames of a block with phases made consistent by Griffin-Lim."""
         config, magnitudes = self.config, block.items.abs()
         together = magnitudes.mean(1)
         phasors = block.items[:, 0] / magnitudes[:, 0].clamp(min=1e-9)
-        made = griffin_lim(together, phasors, config.n_fft, config.hop_fft, config.rounds)
+        made = griffin_lim(together, phasors, config.n_fft, config.hop_fft, config.griffin_lim_rounds)
         return block.cut(magnitudes * made[:, None])
 
     def _overlapped(self, spectra: Complex[Tensor, "n c f"], last: bool) -> Float[Tensor, "c t"]:

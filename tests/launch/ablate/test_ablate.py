@@ -15,8 +15,8 @@ from launch.ablate import ablate as verb
 from launch.ablate import masked as ablate_masked
 from launch.ablate import prior as ablate_prior
 from launch.ablate.ablate import VARIANTS, CodecUnit, ablate, recipe_of, run_unit, shape_of, summarise
+from launch.ablate.units import rows_table
 from launch.corpus.encode import encode
-from launch.demo.evidence import rows_table
 from launch.training import loop
 from launch.training.train import train
 

@@ -9,7 +9,9 @@ import torch
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
 from vqvae.spectral.model import SpectralCodec
 
-SMALL = SpectralConfig(n_fft=256, hop_fft=64, width=16, latent=8, books=3, bins=16, phase_frames=16, rounds=4)
+SMALL = SpectralConfig(
+    n_fft=256, hop_fft=64, stride=4, floor=0.2, width=16, latent=8, books=3, bins=16, phase_frames=16, peak_rounds=4
+)
 
 
 def codec(seed: int = 0, **changes) -> SpectralCodec:
