@@ -1,9 +1,9 @@
-"""The verb demo: a song from nothing. Every step is a verb that a person could type; two processes train side by side.
+"""The verb demo: from nothing to songs. Every step is a verb that a user could type; two processes train side by side.
 
-    made songs -> prepare -> train the codec -> encode -> train the priors -> sample, continue, evaluate -> pages and a table
+    synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> a page and tables
 
-Two processes of one thread each learn half as fast again as one of two threads, so levels are trained in pairs. A demo that was
-interrupted goes on where it was: every step skips what is there.
+Two processes of one thread each learn half as fast again as one of two threads, so the three levels are trained beside the spectral codec. A
+demo that was interrupted goes on where it was: every step skips what is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDING = 1_000_003  # seeds of the recording that is continued and of the tex
 
 
 def demo(
-    *, out: str = "demo", songs: int = 400, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
+    *, out: str = "demo", songs: int = 360, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
     preset: str = "demo", evidence: bool = False, threads: int = 2,
 ) -> None:  # fmt: skip
     """Make songs, train every level on them, sing a new song, continue a recording, and show what was learned.
@@ -56,8 +56,10 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
         artist, genre = write_corpus(out, songs, seconds, seed)
     with clock.step("prepare"):
         run_lanes(out, [parts.prepare(songs)])
-    with clock.step("codecs and priors: spectral beside three levels"):
-        run_lanes(out, [parts.spectral(), [parts.recogniser(), *parts.levels()]])
+    with clock.step("spectral codec; recogniser, three levels"):
+        run_lanes(out, [parts.spectral_codec(), [parts.recogniser(), *parts.levels()]])
+    with clock.step("prior of tokens"):
+        run_lanes(out, [parts.token_prior(threads)])
     with clock.step("songs, continuations"):
         run_lanes(out, [
             [parts.song("song", artist, genre, seconds, samples), parts.continuation("continued", artist, genre, samples)],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jukebox.model.presets import Preset
 
 LENGTHS = (20.0, 90.0)  # shortest and longest song of the corpus, seconds
+LEVELS_SHARE = 1 / 3  # of the recipes of the three levels: the demo's time is that of the spectral route
 RECOGNISER = "recogniser.safetensors"
 # Steps of a demo beside the verbs of the command line, called alike: name -> (module:function, what it does)
 STEPS = {
@@ -60,24 +61,29 @@ class Parts:
         rate = ["--sample_rate", str(self.preset.codec.spec.sample_rate), "--seed", str(self.seed)]
         return ["recogniser", self.data, "--out", str(self.out / RECOGNISER), *rate]
 
-    def train(self, what: str, part: str, *flags: str) -> Command:
+    def train(self, what: str, part: str, *flags: str, share: float = 1.0, threads: int = 1) -> Command:
         recipe = {**self.preset.codec_recipes, **self.preset.prior_recipes}[part]
-        limits = ["--steps", str(round(recipe.steps * self.scale)), "--max_minutes", f"{recipe.max_minutes * self.scale:.2f}"]
+        steps, minutes = recipe.steps * self.scale * share, recipe.max_minutes * self.scale * share
+        limits = ["--steps", str(max(1, round(steps))), "--max_minutes", f"{minutes:.2f}"]
         return ["train", what, self.data, *flags, *limits, "--preset", self.name, "--out", self.model, "--seed", str(self.seed),
-                "--threads", "1"]  # fmt: skip
+                "--threads", str(threads)]  # fmt: skip
 
-    def spectral(self) -> list[Command]:
-        """The spectral codec, its tokens, and their prior."""
+    def spectral_codec(self) -> list[Command]:
+        """The spectral codec, and its tokens of all songs."""
         encode = ["encode", self.data, self.model, "--levels", TOKENS, "--threads", "1"]
-        return [self.train("spectral", TOKENS), encode, self.train("tokens", TOKENS)]
+        return [self.train("spectral", TOKENS), encode]
+
+    def token_prior(self, threads: int = 1) -> list[Command]:
+        """The prior of the tokens."""
+        return [self.train("tokens", TOKENS, threads=threads)]
 
     def levels(self) -> list[Command]:
-        """The three levels, coarsest first, and their priors."""
+        """The three levels, coarsest first, and their priors, in a share of their recipes' time."""
         encode = ["encode", self.data, self.model, "--split", "train", "--threads", "1"]
         return [
-            *(self.train("vqvae", f"vq.{level}", "--levels", str(level)) for level in (2, 1, 0)),
-            [*encode, "--levels", "2", "--songs", "128"], [*encode, "--levels", "1,0", "--songs", "32"],
-            *(self.train("prior", f"prior_{level}", "--level", str(level)) for level in (2, 1, 0)),
+            *(self.train("vqvae", f"vq.{level}", "--levels", str(level), share=LEVELS_SHARE) for level in (2, 1, 0)),
+            [*encode, "--levels", "2", "--songs", "96"], [*encode, "--levels", "1,0", "--songs", "24"],
+            *(self.train("prior", f"prior_{level}", "--level", str(level), share=LEVELS_SHARE) for level in (2, 1, 0)),
         ]  # fmt: skip
 
     def song(self, name: str, artist: str, genre: str, seconds: float, takes: int, route: str = "spectral") -> Command:
