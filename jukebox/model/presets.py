@@ -3,7 +3,7 @@
     demo    22.05 kHz, widths up to 256, both codecs: the whole path in minutes on two CPU cores
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
-    test, test_spectral    minimal sizes: seconds; what the tests run
+    test, test_spectral, test_both    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -383,4 +383,10 @@ PRESETS: dict[str, Preset] = {
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
 }  # fmt: skip
 
+PRESETS["test_both"] = replace(
+    PRESETS["test"], more_codecs=PRESETS["test_spectral"].codecs,
+    codec_recipes={**PRESETS["test"].codec_recipes, **PRESETS["test_spectral"].codec_recipes},
+    priors={**PRESETS["test"].priors, **PRESETS["test_spectral"].priors},
+    prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
+)  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

@@ -2,8 +2,8 @@
 
     synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> a page and tables
 
-Two processes of one thread each learn half as fast again as one of two threads, so the three levels are trained beside the spectral codec. A
-demo that was interrupted goes on where it was: every step skips what is there.
+Two processes of one thread each learn half as fast again as one of two threads, so the three levels are trained beside the spectral
+codec. A demo that was interrupted goes on where it was: every step skips what is there.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 from launch.demo.lanes import run_lanes
 
 CALL = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())"]
-DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test", "--seconds", "5", "--threads", "1"]
+DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test_both", "--seconds", "5", "--threads", "1"]
 
 
 def start(out: Path) -> subprocess.Popen:
@@ -36,15 +36,20 @@ def test_the_demo_leaves_corpus_data_model_song_and_continuation_and_survives_a_
     second = start(out)
     said = second.communicate(timeout=600)[0]
     assert second.returncode == 0, said
-    assert "unigram entropy" in said and "held-out songs" in said and "song, level 0" in said
+    assert "unigram entropy" in said and "held-out songs" in said and "song, level 4" in said and "noise of the same" in said
     for name in ("corpus/songs.jsonl", "data/manifest.parquet", "model/config.json", "song/index.html", "continued/index.html"):
         assert (out / name).is_file(), name
-    for run in ("song", "continued"):
-        assert len(list((out / run / "audio").glob("level_*.wav"))) == 3
-        assert len(list((out / run / "audio").glob("joined_level_0_sample_0.*"))) == (run == "continued")
+    for run, level in (("song", 4), ("continued", 4), ("song_levels", 0)):
+        assert (out / run / "audio" / f"level_{level}_sample_0.wav").is_file()
+    assert (out / "continued" / "audio" / "joined_level_4_sample_0.flac").is_file()
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count("<audio") == 3 and "route spectral" in page and "route jukebox" in page
     figures = json.loads((out / "evaluation.json").read_text())
-    assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(figures["priors"]["2"]["controls"])
-    assert {"codec", "priors", "sound"} <= set(figures)
+    for prior in ("2", "tokens"):
+        assert {"lyrics", "letters", "plain", "labels", "artist", "genre", "timing"} == set(
+            figures["priors"][prior]["controls"]
+        )
+    assert {"codec", "priors", "sound", "songs"} <= set(figures)
 
     third = subprocess.run([*DEMO, "--out", str(out)], capture_output=True, text=True, timeout=300)
     assert third.returncode == 0 and "was trained already" in (out / "logs" / "train_vqvae_2.log").read_text()
