@@ -120,7 +120,7 @@ def test_more_music_before_and_after_meets_the_song_without_a_step(either, tmp_p
         def step(sound: np.ndarray, join: int = join) -> float:
             return np.abs(sound[join] - sound[join - 1]).mean()
 
-        assert step(new) < 0.1 and step(bare) > 2 * step(new)  # without the fade there is a step
+        assert step(new) < 0.12 and step(bare) > 2 * step(new)  # without the fade there is a step
     one = edit.extend(model, song, tmp_path / "one.wav", after=0.5, settings=settings_of(passes=passes))
     assert np.array_equal(samples(one.takes[0])[: len(old)], old)
 
@@ -252,8 +252,8 @@ def test_the_bit_rate_is_counted_and_at_most_the_one_given(model, tmp_path):
         assert share is None or made.kept_rate == pytest.approx(full * share)
     frames = with_masked(tmp_path / "frames", preset="test_spectral")
     full = RATE / 256 * 2 * 5  # two codes of 5 bits
-    half = edit.compress(frames, song, tmp_path / "half.wav", full / 2000, settings=settings_of(passes=(2,)))
-    assert half.full_rate == pytest.approx(full, rel=0.01) and 0.4 * full < half.kept_rate <= full / 2
+    half = edit.compress(frames, song, tmp_path / "half.wav", 0.51 * full / 1000, settings=settings_of(passes=(2,)))
+    assert half.full_rate == pytest.approx(full, rel=0.01) and 0.49 * full < half.kept_rate <= 0.51 * full
     with pytest.raises(ValueError, match="one code alone"):
         edit.compress(model, song, tmp_path / "none.wav", 0.0001, settings=FEW)
 
