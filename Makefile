@@ -31,13 +31,10 @@ demo: install
 evidence: install
 	$(BIN)/jukebox demo --evidence --out evidence
 
-# The demo's model with a masked prior beside the others (some 5 minutes more), a song whose lower levels it fills, and an edit.
-# The demo encodes levels 1 and 0 of some songs only; a masked prior wants all of them.
+# The demo's model with a masked prior of its tokens (some 5 minutes more), and a second of the recording that it inpaints.
 demo-edit: install
 	$(BIN)/jukebox demo --out demo
-	$(BIN)/jukebox encode demo/data demo/model --levels 1,0
-	$(BIN)/jukebox train masked demo/data --out demo/model --preset demo --threads 2
-	test -d demo/masked || $(BIN)/jukebox upsample demo/song --level 2 --lower masked --out demo/masked
+	$(BIN)/jukebox train masked_tokens demo/data --out demo/model --preset demo --threads 2
 	$(BIN)/jukebox edit demo/model demo/recording.mp3 --start 4 --end 5 --out demo/edited.wav
 
 test: install

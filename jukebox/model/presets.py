@@ -318,7 +318,7 @@ PRESETS: dict[str, Preset] = {
             "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3,
                        encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
             "tokens": _tokens(_DEMO_SPECTRAL, n_ctx=430, width=192, depth=4, heads=4, max_seconds=100.0, dropout=0.05),
-            "masked_tokens": _masked_tokens(_DEMO_SPECTRAL, n_ctx=128, width=192, heads=4, depth=4, head_width=128, local=2,
+            "masked_tokens": _masked_tokens(_DEMO_SPECTRAL, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=2,
                        encoder=_lyric_encoder(tokens=64, width=128, depth=1, m_mlp=4.0), max_seconds=100.0),
         },
         more_codecs=(_DEMO_SPECTRAL,),
@@ -334,7 +334,7 @@ PRESETS: dict[str, Preset] = {
             "prior_0": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
             "masked": replace(_DEMO_PRIOR, steps=2400, batch=2, lr=4e-3, max_minutes=6.0),
             "tokens": _DEMO_TOKENS,
-            "masked_tokens": replace(_DEMO_PRIOR, steps=2400, batch=8, lr=3e-3, max_minutes=4.5),
+            "masked_tokens": replace(_DEMO_PRIOR, steps=1400, batch=4, lr=4e-3, max_minutes=4.5),
         },
     ),
     "small": Preset(

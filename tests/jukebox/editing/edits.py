@@ -70,7 +70,8 @@ def settings_of(
     device: str = "cpu", **options: Any,
 ) -> EditSettings:  # fmt: skip
     """Settings of an edit, its options as keywords; few passes, one thread."""
-    params = SamplingParams(temperature, temperature, passes=passes)
+    finer = {"temperature_lower": temperature} if len(passes) > 1 else {}  # a route of one level has no lower ones
+    params = SamplingParams(temperature, passes=passes, **finer)
     ours = {each.name for each in fields(EditOptions)}
     edit = EditOptions(**{k: v for k, v in options.items() if k in ours})
     sampling = SamplingOptions(**{k: v for k, v in options.items() if k not in ours})

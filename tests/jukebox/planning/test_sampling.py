@@ -34,6 +34,7 @@ from priors.prior import HasTrunk, Known, Window
 from priors.spec import DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec
 from priors.tokens.config import FrameParams
 from tests.peak import shrunk
+from tests.runs import top_levels
 from vqvae.spectral.config import TOKENS
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count
 
@@ -299,11 +300,12 @@ def test_times_are_printed_in_a_suitable_unit():
         plan_sampling(read_info("demo"), request(dtype="float8"))
 
 
-def test_a_model_folder_is_planned_as_the_request_that_follows(tiny_model):
-    info = ModelInfo.read(tiny_model.folder)
+def test_a_model_folder_is_planned_as_the_request_that_follows(each_model):
+    info, levels = ModelInfo.read(each_model.folder), list(top_levels(each_model, 3))
     assert info.sample_rate == 22050
-    made = plan_sampling(info, request(seconds=0.4, dtype="float32"))
-    assert [level.level for level in made.levels] == [2, 1, 0] and made.line() in table(made)
+    made = plan_sampling(info, request(seconds=0.4, dtype="float32", levels=levels, hops=info.hops))
+    assert [level.level for level in made.levels] == levels and made.line() in table(made)
+    assert all(level.parts["weights"] and level.codes for level in made.levels)
 
 
 # ---- codecs and priors of other packages

@@ -18,6 +18,7 @@ from jukebox.song import Song
 from launch.cli import main
 from launch.verbs.plan import plan
 from priors.autoregressive import native
+from priors.tokens.config import FrameParams
 from tests.jukebox.sampling.models import with_masked_prior
 from tests.peak import watch
 from tests.runs import sample
@@ -99,6 +100,14 @@ def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):
         plan("sample", "demo", levels=(7,))
 
 
+def test_frames_of_several_codes_are_planned_as_the_run_that_follows(spectral_model, tmp_path):
+    planned = plan("sample", str(spectral_model.folder), seconds=1.0, takes=2, threads=1, guidance=2.0, device="cpu")
+    run = sample(spectral_model, [Song()] * 2, 1.0, tmp_path / "run", params={1: FrameParams(guidance=2.0)})
+    made = plan_sampling(spectral_model.info, run.request)
+    assert [(level.steps, level.rows, level.codes) for level in made.levels] == [(86, 4, 2 * 86)]  # type: ignore[union-attr]
+    assert [level.parts for level in planned.levels] == [level.parts for level in made.levels]  # type: ignore[union-attr]
+
+
 def test_a_route_is_planned_as_the_run_that_follows(tiny_model, tmp_path):
     model = with_masked_prior(tiny_model, tmp_path / "model")
     planned = plan("sample", str(model.folder), seconds=0.4, takes=2, threads=1, route="masked", device="cpu")
@@ -111,8 +120,8 @@ def test_a_route_is_planned_as_the_run_that_follows(tiny_model, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is resident")
-def test_a_real_run_peaks_as_planned(tiny_model, tmp_path):
-    model, flags = tiny_model.folder, ("--seconds", "0.3", "--threads", "1", "--takes", "3", "--max_memory", "1GB")
+def test_a_real_run_peaks_as_planned(each_model, tmp_path):
+    model, flags = each_model.folder, ("--seconds", "0.3", "--threads", "1", "--takes", "3", "--max_memory", "1GB")
     peak = watch("sample", str(model), "--out", str(tmp_path / "run"), *flags)
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (asked["dtype"], asked["batches"]) == ("float32", [[0, 1, 2]])

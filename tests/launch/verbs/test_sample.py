@@ -24,7 +24,7 @@ from jukebox.song import Song
 from launch.cli import main
 from launch.cluster.ranks import rank_and_ranks
 from tests.jukebox.sampling.models import with_masked_prior
-from tests.runs import settings_of
+from tests.runs import settings_of, top_levels
 
 ROOT = Path(__file__).parents[3]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -148,6 +148,7 @@ SLOWED = """if True:
     from launch.cli import main
     from priors.autoregressive.model import AutoregressivePrior
     from priors.masked.model import MaskedPrior
+    from priors.tokens.model import TokenPrior
 
     window, values = [], sampler.LevelSampler._values
     def in_window(self, rows, *more):
@@ -158,15 +159,17 @@ SLOWED = """if True:
 
     def slowed(plain, progress):
         def sample(self, state):
-            self.block = 8
+            if window:  # not where speed is measured
+                self.block = 8
             for update in plain(self, state):
-                if window and (path := os.environ.get("EVENTS")):  # not where speed is measured
+                if window and (path := os.environ.get("EVENTS")):
                     with open(path, "a") as file:
                         file.write(json.dumps([*window, progress(state)]) + "\\n")
                 time.sleep(0.004)
                 yield update
         return sample
     AutoregressivePrior.sample = slowed(AutoregressivePrior.sample, lambda state: state.done)
+    TokenPrior.sample = slowed(TokenPrior.sample, lambda state: state.done)
     MaskedPrior.sample = slowed(MaskedPrior.sample, lambda state: 1000 * state.turn + state.step)
     walk.write_page = lambda folder: None
     sampler.EVERY = 0.0
@@ -239,36 +242,48 @@ def masked_model(tiny_model, tmp_path_factory) -> Jukebox:
     return with_masked_prior(tiny_model, tmp_path_factory.mktemp("masked") / "model")
 
 
-KINDS = {"jukebox": {}, "parallel": {"parallel": True, "batch": 8}, "masked": {"route": "masked", "passes": (6, 4)}, "edit": {}}
+@pytest.fixture(scope="module")
+def masked_frames(spectral_model, tmp_path_factory) -> Jukebox:
+    return with_masked_prior(spectral_model, tmp_path_factory.mktemp("frames") / "model")
+
+
+KINDS = {
+    "jukebox": {}, "parallel": {"parallel": True, "batch": 8}, "masked": {"route": "masked", "passes": (6, 4)}, "edit": {},
+    "spectral": {"batch": 1}, "spectral edit": {},
+}  # fmt: skip
 
 
 def start_of(kind: str, model: Jukebox, folder: Path) -> tuple[Path, list[str]]:
     """The run folder of a kind of run in `folder`, and the command that makes it where that does not resume a run."""
-    if kind != "edit":
-        settings = settings_of(model, seed=3, **KINDS[kind])
-        Run.create(folder / "x.run", sampled(model.info, [Song("ann", ("rock",), "la la la\nli li"), Song()], 1.0, settings))
+    if not kind.endswith("edit"):
+        settings, seconds = settings_of(model, seed=3, **KINDS[kind]), 5.0 if kind == "spectral" else 1.0
+        Run.create(
+            folder / "x.run", sampled(model.info, [Song("ann", ("rock",), "la la la\nli li"), Song()], seconds, settings)
+        )
         return folder / "x.run", []
     folder.mkdir()
     t = np.arange(2 * 44100) / 44100
     write_wav(folder / "song.wav", np.stack([0.3 * np.sin(2 * np.pi * f * t * (1 + 0.1 * t)) for f in (220, 330)]), 44100)
-    flags = ["--start", "0.5", "--end", "1.5", "--takes", "2", "--seed", "3", "--passes", "4,4,4", "--threads", "1"]
+    passes = "4,4,4" if kind == "edit" else "40"
+    flags = ["--start", "0.5", "--end", "1.5", "--takes", "2", "--seed", "3", "--passes", passes, "--threads", "1"]
     return folder / "x.run", ["edit", str(model.folder), str(folder / "song.wav"), "--out", str(folder / "x.wav"), *flags]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one(kind, masked_model, tmp_path):
+def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one(kind, request, tmp_path):
     """SIGKILL, spread over all levels and over the start of the process, and a resume after each."""
+    model = request.getfixturevalue("masked_frames" if kind.startswith("spectral") else "masked_model")
     chance, server = random.Random(0), ForkServer(tmp_path / "errors.txt")
     try:
-        whole, begin = start_of(kind, masked_model, tmp_path / "whole")
+        whole, begin = start_of(kind, model, tmp_path / "whole")
         server.start(begin or ["resume", whole], EVENTS=str(tmp_path / "events"))
         assert server.wait() == 0, server.log.read_text()
         blocks = events(tmp_path / "events")
         place, last = {block: i for i, block in enumerate(blocks)}, {block[:3]: block for block in blocks}
         assert len(place) == len(blocks) > 60
 
-        out, begin = start_of(kind, masked_model, tmp_path / "cut")
+        out, begin = start_of(kind, model, tmp_path / "cut")
         killed_at, in_window = [], {True: 0, False: 0}  # with states, and without
         for kill in range(20):
             words = ["resume", out] if (out / "run.json").exists() else begin
@@ -288,7 +303,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
             if seen := events(log):
                 killed_at.append(seen[-1][0])
                 in_window[states] += seen[-1] != last[seen[-1][:3]]
-        assert set(killed_at) == {2, 1, 0} and min(in_window.values()) >= 2, (killed_at, in_window)
+        assert set(killed_at) == set(Run.open(whole).request["levels"]) and min(in_window.values()) >= 2, (killed_at, in_window)
         server.start(["resume", out])
         assert server.wait() == 0, server.log.read_text()
     finally:
@@ -315,8 +330,9 @@ def test_a_process_killed_anywhere_in_its_start_leaves_nothing_or_a_run_that_res
 
 
 @pytest.mark.long
-def test_ranks_share_the_samples_of_a_run_and_one_process_finishes_a_lost_share(tiny_model, tmp_path):
-    words = ["sample", str(tiny_model.folder), "--seconds", "0.4", "--takes", "4", "--seed", "5"]
+def test_ranks_share_the_samples_of_a_run_and_one_process_finishes_a_lost_share(each_model, tmp_path):
+    levels, seconds = top_levels(each_model, 3), 0.4 if len(each_model.spec.names) == 3 else 6.0
+    words = ["sample", str(each_model.folder), "--seconds", str(seconds), "--takes", "4", "--seed", "5"]
     shared, cut = tmp_path / "shared", tmp_path / "cut"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no_python"]
     command = [*torchrun, sys.executable, "-m", "launch.cli", *words, "--out", str(shared)]
@@ -325,15 +341,16 @@ def test_ranks_share_the_samples_of_a_run_and_one_process_finishes_a_lost_share(
     made = Run.open(shared)
     assert finished(made) and made.request["batches"] == [[0, 2], [1, 3]]
     written = sum(line["rows"] * len(line["samples"]) for line in made.progress)
-    assert written == 4 * sum(made.total(level) for level in (2, 1, 0))  # no code was sampled twice
+    assert written == 4 * sum(map(made.total, levels))  # no code was sampled twice
 
     ranks = [process(*words, "--out", cut, RANK=str(rank), WORLD_SIZE="2") for rank in (0, 1)]
-    while not any(line["samples"] == [1, 3] and line["level"] == 1 for line in lines(cut)):
+    while not any(line["samples"] == [1, 3] and line["level"] == levels[len(levels) // 2] for line in lines(cut)):
         assert ranks[1].poll() is None
         time.sleep(0.01)
     ranks[1].kill()
     assert ranks[0].wait(timeout=300) == 0
     left = Run.open(cut)
-    assert left.count(0, [0, 2]) == left.total(0) and left.count(0, [1, 3]) < left.total(0)
+    last = levels[-1]
+    assert left.count(last, [0, 2]) == left.total(last) and left.count(last, [1, 3]) < left.total(last)
     assert main(["resume", str(cut)]) == 0
     assert finished(Run.open(cut)) and same(made, Run.open(cut))
