@@ -22,7 +22,7 @@ MAX_MODULES = 12  # in a directory
 MAX_FUNCTION_LINES = 60  # from `def` to the end, docstring included
 MAX_PARAMETERS = 12  # of a function, without self or cls
 # Lines of all *.py of the five packages. Commit 3ccb48a had 24751; routes, run version 3 and the Python API came after it.
-MAX_LINES = 30000
+MAX_LINES = 32000
 MAX_LISTED = 200  # glossary matches that are printed
 KINDS = ("module", "class", "function", "parameter", "attribute", "variable")
 WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])|_+")
