@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from launch.training.train import kind_of
 from vqvae.spectral.config import TOKENS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Parts:
         return ["recogniser", self.data, "--out", str(self.out / RECOGNISER), *rate]
 
     def train(self, what: str, part: str, *flags: str, share: float = 1.0, threads: int = 1) -> Command:
-        recipe = {**self.preset.codec_recipes, **self.preset.prior_recipes}[part]
+        recipe = self.preset.parts(kind_of(what))[part]
         steps, minutes = recipe.steps * self.scale * share, recipe.max_minutes * self.scale * share
         limits = ["--steps", str(max(1, round(steps))), "--max_minutes", f"{minutes:.2f}"]
         return ["train", what, self.data, *flags, *limits, "--preset", self.name, "--out", self.model, "--seed", str(self.seed),
