@@ -91,7 +91,7 @@ def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, r
     """The trained prior as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
     if tune == "lyrics" and not isinstance(config.lyrics, LyricConfig):
         raise UserError(
-            f"--tune lyrics gives a prior cross attention to lyrics, which the preset has not for {name}: give --level of the top"
+            f"the preset has no lyrics for {name} by cross attention; --tune lyrics adds them: give --level of the top"
         )
     before, trained = old.labels_of(name), old.prior(name)
     if not isinstance(trained, HasTrunk):

@@ -85,7 +85,7 @@ def test_adapters_of_a_prior_of_frames_learn_a_new_artist(spectral_model, tmp_pa
     assert set(tuned.prior("tokens").state_dict()) == set(before.prior("tokens").state_dict())
     sample(str(tuned.folder), out=str(tmp_path / "run"), seconds=0.5, artist=NEWCOMER.name)
     assert main([*words, "lyrics", "--out", str(tmp_path / "x")]) == 2
-    assert "--tune lyrics gives a prior cross attention" in capsys.readouterr().err
+    assert "no lyrics for tokens by cross attention" in capsys.readouterr().err
 
 
 def write_frames(root: Path, model: Jukebox, artist: str | None = None) -> Path:
