@@ -21,8 +21,8 @@ RECORDING = 1_000_003  # seeds of the recording that is continued and of the tex
 
 
 def demo(
-    *, out: str = "demo", songs: int = 360, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
-    preset: str = "demo", evidence: bool = False, threads: int = 2,
+    *, out: str = "demo", songs: int = 320, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
+    preset: str = "demo", evidence: bool = False,
 ) -> None:  # fmt: skip
     """Make songs, train every level on them, sing a new song, continue a recording, and show what was learned.
 
@@ -35,7 +35,6 @@ def demo(
     preset: sizes and training steps
     evidence: train the spectral route longer and with three seeds, and show the spread of its songs' figures beside controls; of
         the other flags out, songs, seed, scale and preset count
-    threads: CPU threads of the steps that do not run in pairs
     """
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
@@ -44,10 +43,10 @@ def demo(
 
         make_evidence(Path(out), songs, seed, scale, preset)
     else:
-        make(Path(out), songs, seconds, seed, scale, samples, preset, threads)
+        make(Path(out), songs, seconds, seed, scale, samples, preset)
 
 
-def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str, threads: int) -> None:
+def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str) -> None:
     """One whole demo in the folder `out`."""
     from jukebox.model.presets import find
 
@@ -56,18 +55,16 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
         artist, genre = write_corpus(out, songs, seconds, seed)
     with clock.step("prepare"):
         run_lanes(out, [parts.prepare(songs)])
-    with clock.step("spectral codec; recogniser, three levels"):
-        run_lanes(out, [parts.spectral_codec(), [parts.recogniser(), *parts.levels()]])
-    with clock.step("prior of tokens"):
-        run_lanes(out, [parts.token_prior(threads)])
-    with clock.step("songs, continuations"):
+    with clock.step("codecs and priors: spectral beside three levels"):
+        run_lanes(out, [parts.spectral(), [parts.recogniser(), *parts.levels()]])
+    evaluate = ["evaluate", parts.model, parts.data, "--windows", "16", "--songs", "4", "--out", str(out / "evaluation.json")]
+    with clock.step("songs, continuations, evaluation"):
         run_lanes(out, [
-            [parts.song("song", artist, genre, seconds, samples), parts.continuation("continued", artist, genre, samples)],
-            [parts.song("song_levels", artist, genre, min(seconds, LEVELS_SECONDS), samples, "jukebox")],
+            [parts.song("song", artist, genre, seconds, samples), parts.continuation("continued", artist, genre, samples),
+             parts.song("song_levels", artist, genre, min(seconds, LEVELS_SECONDS), samples, "jukebox")],
+            [[*evaluate, "--threads", "1"]],
         ])  # fmt: skip
-    with clock.step("figures"):
-        run_lanes(out, [[["evaluate", parts.model, parts.data, "--threads", str(threads), "--windows", "24", "--songs", "6",
-                          "--out", str(out / "evaluation.json")]]])  # fmt: skip
+    with clock.step("sound"):
         figures = summarise(out)
     print("\n" + figures)
     print("\n" + clock.table())

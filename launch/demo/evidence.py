@@ -46,7 +46,7 @@ def make_evidence(out: Path, songs: int, seed: int, scale: float, preset: str) -
                 make_corpus(folder / "corpus", songs, seed=s, seconds=LENGTHS)
             parts, longest = Parts(folder, find(preset), preset, scale * SCALE, s), SongPlan.longest if s == seed else 0.0
             sample = ["songs", str(folder), "--seed", str(s), "--longest", f"{longest:g}"]
-            steps = [*parts.prepare(songs), parts.recogniser(), *parts.spectral_codec(), *parts.token_prior(), sample]
+            steps = [*parts.prepare(songs), parts.recogniser(), *parts.spectral(), sample]
             lanes.append([*steps, ["figures", str(folder), "--seed", str(s)]])
     with clock.step("seeds: recogniser, codec, prior, songs, figures"):
         run_lanes(out, lanes, [folder.name for folder in folders.values()])

@@ -62,21 +62,17 @@ class Parts:
         rate = ["--sample_rate", str(self.preset.codec.spec.sample_rate), "--seed", str(self.seed)]
         return ["recogniser", self.data, "--out", str(self.out / RECOGNISER), *rate]
 
-    def train(self, what: str, part: str, *flags: str, share: float = 1.0, threads: int = 1) -> Command:
+    def train(self, what: str, part: str, *flags: str, share: float = 1.0) -> Command:
         recipe = self.preset.parts(kind_of(what, self.preset))[part]
         steps, minutes = recipe.steps * self.scale * share, recipe.max_minutes * self.scale * share
         limits = ["--steps", str(max(1, round(steps))), "--max_minutes", f"{minutes:.2f}"]
         return ["train", what, self.data, *flags, *limits, "--preset", self.name, "--out", self.model, "--seed", str(self.seed),
-                "--threads", str(threads)]  # fmt: skip
+                "--threads", "1"]  # fmt: skip
 
-    def spectral_codec(self) -> list[Command]:
-        """The spectral codec, and its tokens of all songs."""
+    def spectral(self) -> list[Command]:
+        """The spectral codec, its tokens of all songs, and their prior."""
         encode = ["encode", self.data, self.model, "--levels", TOKENS, "--threads", "1"]
-        return [self.train("spectral", TOKENS), encode]
-
-    def token_prior(self, threads: int = 1) -> list[Command]:
-        """The prior of the tokens."""
-        return [self.train("tokens", TOKENS, threads=threads)]
+        return [self.train("spectral", TOKENS), encode, self.train("tokens", TOKENS)]
 
     def levels(self) -> list[Command]:
         """The three levels, coarsest first, and their priors, in a share of their recipes' time."""

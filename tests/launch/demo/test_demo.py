@@ -15,7 +15,7 @@ import pytest
 from launch.demo.lanes import run_lanes
 
 CALL = [sys.executable, "-c", "import sys; from launch.cli import main; sys.exit(main())"]
-DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test_both", "--seconds", "5", "--threads", "1"]
+DEMO = [*CALL, "demo", "--songs", "32", "--preset", "test_both", "--seconds", "5"]
 
 
 def start(out: Path) -> subprocess.Popen:
