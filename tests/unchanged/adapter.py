@@ -135,10 +135,16 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def _shapes(model: str) -> Any:
-    """The ModelInfo of a model folder, a preset or a published set."""
+    """The ModelInfo of a model folder, a preset or a published set, with its first codec and the priors of that alone."""
+    from dataclasses import replace
+
     from jukebox.model.presets import read_info
 
-    return read_info(model)
+    info = read_info(model)
+    names = set(info.codecs[0].config.spec.names)
+    priors = {name: prior for name, prior in info.priors.items() if names >= set(prior.config.spec.writes)}
+    routes = {name: route for name, route in info.stored_routes.items() if names >= set(route.priors)}
+    return replace(info, codecs=info.codecs[:1], priors=priors, stored_routes=routes)
 
 
 def codec_parameters(model: str) -> list[int]:

@@ -66,7 +66,7 @@ def test_noise_has_the_distance_that_is_asked_for(clips):
     assert everything["share"] == 1.0
     for part in (0.2, 0.7):
         found = evaluation._noise(clips, distance, part * everything["mel"], 0)
-        assert found["mel"] == pytest.approx(part * everything["mel"], rel=0.05) and 0 < found["share"] < 1
+        assert found["mel"] == pytest.approx(part * everything["mel"], rel=0.08) and 0 < found["share"] < 1
 
 
 def test_even_columns_are_as_many_as_asked_for_and_spread():
