@@ -57,6 +57,7 @@ class Recipe:
     fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
+    song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
     drop_lyrics: float = 0.0  # probability that a window has no lyrics
     drop_times: float = 0.0  # probability that a window's lyrics have no times
@@ -251,7 +252,7 @@ _DEMO_SPECTRAL_CODEC = Recipe(
 )  # fmt: skip
 _DEMO_TOKENS = Recipe(
     steps=600, batch=6, lr=2e-3, muon=4e-3, weight_decay=0.02, warmup=40, final_lr=0.0, bf16=True,
-    drop_labels=0.05, drop_lyrics=0.1, log_every=20, save_every=200, max_minutes=3.8,
+    song_starts=0.5, drop_labels=0.05, drop_lyrics=0.1, log_every=20, save_every=200, max_minutes=4.4,
 )  # fmt: skip
 
 # ---- small: one GPU
@@ -317,7 +318,7 @@ PRESETS: dict[str, Preset] = {
             "prior_0": _upsampler(_DEMO, 0, n_ctx=256, width=96, heads=4, depth=2, m_mlp=4.0),
             "masked": _masked(_DEMO, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=3,
                        encoder=_lyric_encoder(tokens=32, width=128, depth=1, m_mlp=4.0), timing_bins=32, max_seconds=60.0),
-            "tokens": _tokens(_DEMO_SPECTRAL, n_ctx=430, width=192, depth=4, heads=4, max_seconds=100.0, dropout=0.05),
+            "tokens": _tokens(_DEMO_SPECTRAL, n_ctx=430, width=192, depth=4, heads=4, max_seconds=100.0),
             "masked_tokens": _masked_tokens(_DEMO_SPECTRAL, n_ctx=128, width=128, heads=4, depth=4, head_width=64, local=2,
                        encoder=_lyric_encoder(tokens=64, width=128, depth=1, m_mlp=4.0), max_seconds=100.0),
         },
@@ -367,7 +368,7 @@ PRESETS: dict[str, Preset] = {
         codec=_SPECTRAL,
         codec_recipes={TOKENS: _SPECTRAL_CODEC},
         priors={TOKENS: _tokens(_SPECTRAL, n_ctx=512, width=768, depth=12, heads=12, max_seconds=600.0, dropout=0.05)},
-        prior_recipes={TOKENS: replace(_SMALL_PRIOR, steps=100_000, lr=1e-3, muon=2e-3, final_lr=0.0)},
+        prior_recipes={TOKENS: replace(_SMALL_PRIOR, steps=100_000, lr=1e-3, muon=2e-3, final_lr=0.0, song_starts=0.1)},
     ),
     "test_spectral": Preset(
         codec=_TEST_SPECTRAL,

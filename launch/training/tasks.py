@@ -258,9 +258,15 @@ class PriorTask:
     def batch(self, step: int, rank: int, world: int) -> Batch:
         places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
         first = rank * len(places)
+        places = [(song, self._start(start, (self.seed, step, first + i))) for i, (song, start) in enumerate(places)]
         rows = [self._row(*place, (self.seed, step, first + i)) for i, place in enumerate(places)]
         sequences = {stream: torch.stack([codes[stream] for codes, _ in rows]) for stream in self.config.spec.writes}
         return Batch(sequences, stack([cond for _, cond in rows]))
+
+    def _start(self, start: int, seed: Sequence[int]) -> int:
+        """The first frame of a window: in a share of them that of the song, which has nothing before it."""
+        share = self.recipe.song_starts
+        return 0 if share and np.random.default_rng([*seed, 2]).random() < share else start
 
     def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[str, Tensor], Any]:
         config, name, codes = self.config, self.songs[song], {}

@@ -1,4 +1,6 @@
-"""Training of the spectral codec and its prior by the verbs: kills, ranks, stereo."""
+"""Training of the spectral codec and its prior: stereo, and windows that begin with a song."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from jukebox.evaluation.metrics import mel_distance
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import PRESETS
 from launch.training.loop import fit
-from launch.training.tasks import SpectralTask, TaskSetup
+from launch.training.tasks import PriorTask, SpectralTask, TaskSetup
 
 
 def correlation(audio: np.ndarray) -> float:
@@ -21,8 +23,6 @@ def correlation(audio: np.ndarray) -> float:
 
 @pytest.mark.long
 def test_a_stereo_codec_keeps_the_correlation_of_the_channels_and_its_sound_beats_an_untrained_one(tmp_path):
-    from dataclasses import replace
-
     torch.set_num_threads(2)
     make_corpus(tmp_path / "corpus", 24, seconds=10.0, channels=2)
     prepare(tmp_path / "corpus" / "songs.jsonl", tmp_path / "data", test_share=0.2)
@@ -44,3 +44,13 @@ def test_a_stereo_codec_keeps_the_correlation_of_the_channels_and_its_sound_beat
         seen.append((abs(correlation(made.numpy()) - correlation(audio.numpy())), *distances))
     difference, own, other = np.mean(seen, axis=0)
     assert difference < 0.15 and own < 0.7 * other, seen
+
+
+def test_a_share_of_the_windows_begins_with_the_song():
+    """A function of seed, step and row; without a share every window stays where it is."""
+    task = object.__new__(PriorTask)
+    for share, low, high in ((0.0, 0.0, 0.0), (0.5, 0.4, 0.6), (1.0, 1.0, 1.0)):
+        task.recipe = replace(PRESETS["test"].prior_recipes["prior_2"], song_starts=share)
+        starts = [[task._start(7, (0, step, row)) for row in range(4)] for step in range(100)]
+        assert low <= np.mean(np.array(starts) == 0) <= high and {0, 7} >= set(np.ravel(starts).tolist())
+        assert starts == [[task._start(7, (0, step, row)) for row in range(4)] for step in range(100)]
