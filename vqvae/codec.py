@@ -80,6 +80,14 @@ class Codec(nn.Module, ABC):
         names = self.config.codes_tensors(stream, state)
         return hash_tensors((f"{stream} {name}", state[name].detach().cpu().numpy()) for name in names)
 
+    def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
+        """`audio` as float32; ValueError unless it is floats (b, channels, t)."""
+        if audio.dim() != 3 or audio.shape[1] != self.spec.channels:
+            raise ValueError(f"audio of shape {tuple(audio.shape)}: expected (batch, {self.spec.channels} channels, samples)")
+        if not audio.is_floating_point():
+            raise ValueError(f"audio of {audio.dtype}: expected floats in [-1, 1]; divide whole numbers by their range")
+        return audio.float()
+
     # ---- any length at once, in constant memory
 
     def decode_blocks(self, blocks: Iterable[Tensor], stream: str) -> Iterator[Float[Tensor, "c t"]]:

@@ -6,6 +6,8 @@ Jukebox (arXiv:2005.00341, section 3.2).
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -44,3 +46,14 @@ def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "
     """Norm of the difference of two magnitude spectrograms over the norm of the target; 0 for a silent target."""
     size = norm(target)
     return norm(target - output) * (size > SILENCE) / size.clamp(min=SILENCE)
+
+
+def mel_filters(sample_rate: int, n_fft: int, bands: int, low: float = 40.0, high: float = 11025.0) -> Tensor:
+    """Triangular filters (bands, n_fft/2 + 1), even on the mel scale 2595 log10(1 + f/700), each of sum 1."""
+    first, last = (2595 * math.log10(1 + hz / 700) for hz in (low, min(high, sample_rate / 2)))
+    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2) / 2595) - 1)
+    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    rise = (hz - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
+    fall = (corner[2:, None] - hz) / (corner[2:] - corner[1:-1])[:, None]
+    filters = torch.minimum(rise, fall).clamp(min=0)
+    return filters / filters.sum(1, keepdim=True).clamp(min=1e-8)

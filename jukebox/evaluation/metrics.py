@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vqvae import stft
-from vqvae.stft import magnitudes
+from vqvae.stft import magnitudes, mel_filters
 
 # -------------------- codes and paired trials
 
@@ -130,17 +130,6 @@ def band_energy_db(
 
 
 # -------------------- what sound is made of
-
-
-def mel_filters(sample_rate: int, n_fft: int, bands: int, low: float = 40.0, high: float = 11025.0) -> Tensor:
-    """Triangular filters (bands, n_fft/2 + 1), even on the mel scale 2595 log10(1 + f/700), each of sum 1."""
-    first, last = (2595 * math.log10(1 + hz / 700) for hz in (low, min(high, sample_rate / 2)))
-    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2) / 2595) - 1)
-    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    rise = (hz - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
-    fall = (corner[2:, None] - hz) / (corner[2:] - corner[1:-1])[:, None]
-    filters = torch.minimum(rise, fall).clamp(min=0)
-    return filters / filters.sum(1, keepdim=True).clamp(min=1e-8)
 
 
 def window_length(sample_rate: int, seconds: float) -> int:

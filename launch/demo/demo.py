@@ -1,4 +1,4 @@
-"""The verb demo: from nothing to songs. Every step is a verb that a user could type; two processes train side by side.
+"""The verb demo: from nothing to songs. Every step is a verb that a user could type; two processes train at the same time.
 
     synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> a page and tables
 

@@ -15,20 +15,10 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from vqvae.spectral.config import SpectralConfig
+from vqvae.stft import mel_filters
 
 BANDS = 64  # of the mel loss
 CORNER = 500.0  # Hz; weights fall as 1 / (f + CORNER)
-
-
-def mel_filters(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "bands f"]:
-    """Triangular filters even on the mel scale 2595 log10(1 + f / 700) from 40 Hz to the Nyquist frequency, each of sum 1."""
-    first, last = (2595 * math.log10(1 + hz / 700) for hz in (40.0, sample_rate / 2))
-    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2) / 2595) - 1)
-    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
-    rise = (hz - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
-    fall = (corner[2:, None] - hz) / (corner[2:] - corner[1:-1])[:, None]
-    filters = torch.minimum(rise, fall).clamp(min=0)
-    return filters / filters.sum(1, keepdim=True).clamp(min=1e-8)
 
 
 def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Float[Tensor, "b n 2 2 f"]:
@@ -53,7 +43,7 @@ class SpectralLoss:
         hz = torch.linspace(0, config.sample_rate / 2, config.frequencies, device=device)
         weight = 1 / (hz + CORNER)
         self.weight = weight / weight.mean()
-        self.mel = mel_filters(config.sample_rate, config.n_fft, BANDS).T.to(device)
+        self.mel = mel_filters(config.sample_rate, config.n_fft, BANDS, high=config.sample_rate / 2).T.to(device)
 
     def magnitudes(
         self, target: Float[Tensor, "b n c f"], output: Float[Tensor, "b n c f"], true: Float[Tensor, "b n c f"]

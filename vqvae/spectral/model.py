@@ -148,11 +148,3 @@ class SpectralCodec(Codec):
         if codes.numel() and (codes.min() < 0 or codes.max() >= bins):
             raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {bins - 1}")
         return codes.long()
-
-    def check_audio(self, audio: Tensor) -> Float[Tensor, "b c t"]:
-        """`audio` as float32; ValueError unless it is floats (b, channels, t)."""
-        if audio.dim() != 3 or audio.shape[1] != self.config.channels:
-            raise ValueError(f"audio of shape {tuple(audio.shape)}: expected (batch, {self.config.channels} channels, samples)")
-        if not audio.is_floating_point():
-            raise ValueError(f"audio of {audio.dtype}: expected floats in [-1, 1]; divide whole numbers by their range")
-        return audio.float()

@@ -29,7 +29,7 @@ ALPHABETS[NEWCOMER.name] = np.r_[0:4, 8:12]  # of two of them: no old artist wil
 
 
 def write_data(root: Path, model: Jukebox, artist: str | None = None) -> Path:
-    """A data folder of made songs of 3 s, and codes of level 2 as its artists draw them."""
+    """A data folder of synthetic songs of 3 s, and codes of level 2 as its artists draw them."""
     corpus = make_corpus(root / "corpus", 12, seed=0, seconds=3.0, artist=artist, workers=1)
     prepare(corpus / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     rng = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def test_adapters_of_a_prior_of_frames_learn_a_new_artist(spectral_model, tmp_pa
 
 
 def write_frames(root: Path, model: Jukebox, artist: str | None = None) -> Path:
-    """A data folder of made songs of 3 s, and frames of two codes as their artists draw them."""
+    """A data folder of synthetic songs of 3 s, and frames of two codes as their artists draw them."""
     corpus = make_corpus(root / "corpus", 8, seed=0, seconds=3.0, artist=artist, workers=1)
     prepare(corpus / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     rng = np.random.default_rng(0)
