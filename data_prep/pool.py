@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
+FORWARDED = 1.0  # seconds that mpirun has to forward a rank's last line; at an abort it drops what is still in its pipes
 FIRST_WORD = 3.0  # seconds that rank 0 has to say what is wrong before another rank says it
 
 
@@ -81,6 +82,7 @@ def abort_ranks(code: int) -> None:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(FORWARDED)
         mpi.COMM_WORLD.Abort(code)
 
 
