@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "vqvae": set(),
     "data_prep": set(),
-    "priors": {"vqvae.streams", "vqvae.registry", "vqvae.jukebox.blocks", "vqvae.jukebox.config"},
+    "priors": {"vqvae.compiled", "vqvae.streams", "vqvae.registry", "vqvae.jukebox.blocks", "vqvae.jukebox.config"},
     "jukebox": {"vqvae", "priors", "data_prep"},
     "launch": {"vqvae", "priors", "data_prep", "jukebox"},
 }
 # package -> its sub-packages and single modules, in the order in which each may import those before it
 ORDER = {
-    "vqvae": "streams registry codec stft jukebox spectral",
+    "vqvae": "compiled streams registry codec stft jukebox spectral",
     "data_prep": "errors files pool windows align labels codes audio beats sources manifest synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",

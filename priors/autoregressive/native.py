@@ -1,4 +1,4 @@
-"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler (`library.py`).
+"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler (`vqvae/compiled.py`).
 
 What is not the trunk (embeddings, conditions, drawing) stays in torch; the caches are those of the plain step, so that one
 may go on where the other stopped. Weights are float32, bfloat16 or int8, read where they lie; sums are float32.
@@ -7,17 +7,19 @@ may go on where the other stopped. Weights are float32, bfloat16 or int8, read w
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from priors.autoregressive.int8 import Int8Linear
-from priors.autoregressive.library import library
 from priors.autoregressive.state import ConditioningInputs, SteppedPrior
 from priors.transformer.cache import Cache, Caches, CrossCache, places
 from priors.transformer.linear import Linear
 from priors.transformer.rotary import rotary_table
+from vqvae.compiled import library
 
+SOURCE = Path(__file__).with_name("native.cpp")
 COMPILED = ("float32", "bfloat16", "int8")
 
 
@@ -28,7 +30,7 @@ def why_not(dtype: str = "float32", device: str = "cpu") -> str | None:
     if dtype not in COMPILED:
         return f"{dtype} is not compiled on a CPU; {', '.join(COMPILED)} are"
     try:
-        library()
+        library(SOURCE)
     except (RuntimeError, OSError) as error:
         return str(error)
     return None
@@ -77,7 +79,7 @@ class Native:
             config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
         )  # fmt: skip
         self.bytes = next(tensor.element_size() for tensor in self.held)  # of the first layer's weight
-        self.call = library().step
+        self.call = library(SOURCE).step
 
     def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
         """The address of a tensor, kept alive as long as this object; numbers beside the weights in float32."""

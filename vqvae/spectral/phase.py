@@ -10,8 +10,11 @@ the phases that it has as a whole.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +22,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from vqvae.compiled import library
 from vqvae.spectral.stft import analyse, synthesise
 
+SOURCE = Path(__file__).with_name("propagate.cpp")
 ROUNDS = 4  # in which the bins of a frame agree
 
 
@@ -32,14 +37,15 @@ class Propagation:
     """Phasors of one sound, frame by frame, from magnitudes and derivatives of the phase.
 
     What does not depend on the frame before is computed for all frames at once. The recursion has no rotations across bins: each frame
-    is processed relative to `spin`, the phasors that its own tilts add up to, and there a neighbour proposes its own value. Real and
-    imaginary parts are the rows of NumPy arrays: operations of this size take less time there than in torch.
+    is processed relative to `spin`, the phasors that its own tilts add up to, and there a neighbour proposes its own value. It is C++
+    where this machine has a compiler, else NumPy, whose operations of this size take less time than torch's.
     """
 
     def __init__(self, n_fft: int, hop: int, chance: float = 0.0) -> None:
         self.n_fft, self.hop, self.chance = n_fft, hop, chance
         self.before: _Frame | None = None  # the last frame
         self.rng = np.random.default_rng(0)
+        self.recursion = recursion()
 
     def __call__(self, magnitudes: Float[Tensor, "n f"], slopes: Float[Tensor, "n 2 2 f"]) -> Complex[Tensor, "n f"]:
         """The phasors of the next frames; `slopes` as `vqvae.spectral.losses.phase_slopes` has them."""
@@ -49,21 +55,18 @@ class Propagation:
         turn = self._turns(_complex(s[:, 0, 0], s[:, 0, 1]), m, spin)
         below, above = np.zeros_like(m), np.zeros_like(m)  # weights of what the two neighbours of a bin propose
         below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
-        straight, across = np.real(turn), np.stack([-np.imag(turn), np.imag(turn)], 1)  # a product of complex numbers by rows
-        made, agree = np.empty((len(m), 2, m.shape[1]), np.float32), _Agreement(m.shape[1])
-        now = np.zeros((2, m.shape[1]), np.float32) if self.before is None else self.before.phasors
-        for i in range(len(m)):
-            along = now * straight[i] + now[::-1] * across[i] + doubt[i]
-            if self.before is None and i == 0:
-                along[0] = m[0]
-            made[i] = agree(along, below[i], above[i])
-            now = made[i]
-        self.before = _Frame(now.copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
+        if self.before is None:
+            now = np.zeros((2, m.shape[1]), np.float32)
+            doubt[:1, 0] = m[:1]  # the first frame has the phase of its spin
+        else:
+            now = self.before.phasors
+        made = self.recursion(turn, doubt, below, above, now)
+        self.before = _Frame(made[-1].copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
         return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
 
     def _doubt(self, turn: Float[np.ndarray, "n 2 f"], m: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 2 f"]:
         """A random proposal for each bin, as strong as its turn is unsure: noise has random phases, and coherent ones cancel it."""
-        angles = 2 * np.pi * self.rng.random(m.shape)
+        angles = np.float32(2 * np.pi) * self.rng.random(m.shape, np.float32)
         size = self.chance * np.clip(1 - np.sqrt((turn * turn).sum(1)), 0, None) * m
         return (size[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.float32)
 
@@ -99,39 +102,53 @@ def _tilts(tilt: Complex[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, "n f"], 
     return sure, spin.astype(np.complex64)
 
 
-class _Agreement:
-    """Rounds in which each bin of a frame adds to `along` what its neighbours were after the round before; work arrays are kept."""
-
-    def __init__(self, bins: int) -> None:
-        units = np.zeros((2, bins + 2), np.float32)  # with a zero beyond either end
-        self.lower, self.own, self.upper = units[:, :-2], units[:, 1:-1], units[:, 2:]
-        self.z, self.work, self.size = (
-            np.empty((2, bins), np.float32),
-            np.empty((2, bins), np.float32),
-            np.empty(bins, np.float32),
-        )
+class Recursion(Protocol):
+    """Unit phasors of frames: `along` takes those of the frame before (`now`: of the first) to what they propose, `doubt` is added, and
+    in each of ROUNDS the neighbours of a bin propose what they were after the round before, with the weights `below` and `above`."""
 
     def __call__(
-        self, along: Float[np.ndarray, "2 f"], below: Float[np.ndarray, " f"], above: Float[np.ndarray, " f"]
-    ) -> Float[np.ndarray, "2 f"]:
-        """Unit phasors, which the next call overwrites."""
-        z, work = self.z, self.work
-        self._normalise(along)
-        for _ in range(ROUNDS):
-            np.multiply(self.lower, below, out=z)
-            np.add(z, along, out=z)
-            np.multiply(self.upper, above, out=work)
-            np.add(z, work, out=z)
-            self._normalise(z)
-        return self.own
+        self, along: Complex[np.ndarray, "n f"], doubt: Float[np.ndarray, "n 2 f"], below: Float[np.ndarray, "n f"],
+        above: Float[np.ndarray, "n f"], now: Float[np.ndarray, "2 f"],
+    ) -> Float[np.ndarray, "n 2 f"]: ...  # fmt: skip
 
-    def _normalise(self, z: Float[np.ndarray, "2 f"]) -> None:
-        size = self.size
-        np.multiply(z, z, out=self.work)
-        np.add(self.work[0], self.work[1], out=size)
-        np.sqrt(size, out=size)
-        np.maximum(size, 1e-9, out=size)
-        np.divide(z, size, out=self.own)
+
+def recursion() -> Recursion:
+    """The compiled recursion, or without a compiler the one of NumPy; both give the same bits."""
+    try:
+        return functools.partial(compiled_recursion, library(SOURCE).propagate)
+    except (OSError, RuntimeError):
+        return plain_recursion
+
+
+def compiled_recursion(call, along, doubt, below, above, now) -> Float[np.ndarray, "n 2 f"]:
+    made, kept = np.empty(doubt.shape, np.float32), []
+
+    def place(array: np.ndarray, dtype: type) -> ctypes.c_void_p:
+        kept.append(np.ascontiguousarray(array, dtype))
+        return ctypes.c_void_p(kept[-1].ctypes.data)
+
+    arrays = [place(along, np.complex64), *(place(x, np.float32) for x in (doubt, below, above, now))]
+    call(*arrays, ctypes.c_void_p(made.ctypes.data), *map(ctypes.c_int64, (*along.shape, ROUNDS)))
+    return made
+
+
+def plain_recursion(along, doubt, below, above, now) -> Float[np.ndarray, "n 2 f"]:
+    """Real and imaginary parts are rows, and a product of complex numbers is one by rows."""
+    straight, across = np.real(along), np.stack([-np.imag(along), np.imag(along)], 1)
+    made = np.empty(doubt.shape, np.float32)
+    units = np.zeros((2, straight.shape[1] + 2), np.float32)  # with a zero beyond either end
+    for i in range(len(doubt)):
+        proposed = now * straight[i] + now[::-1] * across[i] + doubt[i]
+        units[:, 1:-1] = _normalised(proposed)
+        for _ in range(ROUNDS):
+            units[:, 1:-1] = _normalised(units[:, :-2] * below[i] + proposed + units[:, 2:] * above[i])
+        now = made[i] = units[:, 1:-1]
+    return made
+
+
+def _normalised(z: Float[np.ndarray, "2 f"]) -> Float[np.ndarray, "2 f"]:
+    squares = z * z
+    return z / np.maximum(np.sqrt(squares[0] + squares[1]), np.float32(1e-9))
 
 
 def peak_slopes(magnitudes: Float[Tensor, "n f"], n_fft: int, hop: int) -> Float[Tensor, "n 2 2 f"]:

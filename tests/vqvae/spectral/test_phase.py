@@ -1,11 +1,12 @@
 """Phases: the transform and its inverse, exact derivatives, propagation in pieces, and Griffin-Lim beside random phases."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from vqvae.spectral.losses import phase_slopes
-from vqvae.spectral.phase import ROUNDS, Propagation, griffin_lim, peak_slopes, unit
+from vqvae.spectral.phase import ROUNDS, Propagation, griffin_lim, peak_slopes, plain_recursion, recursion, unit
 from vqvae.spectral.stft import analyse, audio_of, pad, synthesise
 
 N, HOP = 512, 128
@@ -63,6 +64,20 @@ def test_a_frame_follows_from_the_frame_before_and_from_its_neighbours():
     for i in range(1, len(sizes)):
         apart = phasors[i] - plain_step(phasors[i - 1].to(torch.complex128), sizes[i - 1 : i + 1].double(), slopes[i].double())
         assert apart.abs().quantile(0.99) < 1e-4  # where proposals cancel, rounding decides
+
+
+def test_the_compiled_recursion_has_the_bits_of_the_plain_one():
+    rng, shape = np.random.default_rng(0), (40, N // 2 + 1)
+    along = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+    doubt, now = (
+        rng.standard_normal((40, 2, shape[1])).astype(np.float32),
+        rng.standard_normal((2, shape[1])).astype(np.float32),
+    )
+    below, above = rng.random((2, *shape)).astype(np.float32)
+    along[7, :9], doubt[7, :, :9], below[7, :10], above[7, :10] = 0, 0, 0, 0  # no proposal at all
+    if (made := recursion()) is plain_recursion:
+        pytest.skip("no C++ compiler here")
+    assert made(along, doubt, below, above, now).tobytes() == plain_recursion(along, doubt, below, above, now).tobytes()
 
 
 def test_frames_in_pieces_have_the_phases_of_the_whole():

@@ -1,11 +1,12 @@
-"""The compiled library of `native.cpp`: built once per machine by its own compiler, then loaded from the user's cache directory.
+"""C++ sources of this project as libraries: built once per machine by its own compiler, then loaded from the user's cache directory.
 
 A file is named by a hash of what it was built from (source, flags, compiler, processor) and by a hash of its content: a change of the
 former gives another file, and a file that does not have the content of its name is built again. Files are put in place by renaming,
 so that processes which build at once do not disturb each other. Where the directory cannot be written, the library is built in a
 temporary folder and lives as long as the process.
 
-Run as a module, it builds the library and prints where it is, or why there is none: `python -m priors.autoregressive.library`.
+Run as a module, it builds the libraries of the sources that it is given, and prints where they are, or why there are none:
+`python -m vqvae.compiled priors/autoregressive/native.cpp`. The first line of a source may have flags of its own (`// flags: -O3`).
 """
 
 from __future__ import annotations
@@ -18,24 +19,30 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
+OWN_FLAGS = "// flags:"
 EXTRA = (("-march=native", "-fopenmp"), ())  # the second: one thread, for compilers without OpenMP
 PROCESSOR = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")  # of /proc/cpuinfo
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """The compiled step; RuntimeError with the reason where there is no compiler, or it fails."""
+def library(source: Path) -> ctypes.CDLL:
+    """The compiled source; RuntimeError with the reason where there is no compiler, or it fails."""
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
         raise RuntimeError("no C++ compiler was found (c++, g++ or clang++; the variable CXX names another)")
-    name = f"native-{_hash_of_inputs(compiler)}"
-    return _kept(name) or _built(compiler, name)
+    name = f"{source.stem}-{_hash_of_inputs(compiler, source)}"
+    return _kept(name) or _built(compiler, source, name)
+
+
+def _flags(source: Path) -> list[str]:
+    first = source.read_text("utf-8").partition("\n")[0]
+    return [*FLAGS, *(first.removeprefix(OWN_FLAGS).split() if first.startswith(OWN_FLAGS) else ())]
 
 
 def cache_folder() -> Path:
@@ -44,10 +51,10 @@ def cache_folder() -> Path:
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "jukebox"
 
 
-def _hash_of_inputs(compiler: str) -> str:
+def _hash_of_inputs(compiler: str, source: Path) -> str:
     """A hash of what decides how a library comes out."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (SOURCE.read_text("utf-8"), repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
+    parts = (source.read_text("utf-8"), repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -74,18 +81,20 @@ def _kept(name: str) -> ctypes.CDLL | None:
     return None
 
 
-def _built(compiler: str, name: str) -> ctypes.CDLL:
+def _built(compiler: str, source: Path, name: str) -> ctypes.CDLL:
     """The library, compiled now, and kept for other processes where that is possible."""
     with tempfile.TemporaryDirectory() as folder:
-        made, error = Path(folder) / "native.so", ""
+        made, error = Path(folder) / "made.so", ""
         for extra in EXTRA:
-            compiled = subprocess.run([compiler, *FLAGS, *extra, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
+            compiled = subprocess.run(
+                [compiler, *_flags(source), *extra, str(source), "-o", str(made)], capture_output=True, text=True
+            )
             if compiled.returncode == 0:
                 with contextlib.suppress(OSError, RuntimeError):
                     return ctypes.CDLL(str(_keep(made, name)))
                 return ctypes.CDLL(str(made))
             error = compiled.stderr
-    raise RuntimeError(f"{compiler} could not compile {SOURCE.name}: {error.strip().splitlines()[-1:]}")
+    raise RuntimeError(f"{compiler} could not compile {source.name}: {error.strip().splitlines()[-1:]}")
 
 
 def _keep(made: Path, name: str) -> Path:
@@ -101,12 +110,13 @@ def _keep(made: Path, name: str) -> Path:
     return target
 
 
-def main() -> None:
-    try:
-        print(f"compiled decoding step: {library()._name}")
-    except (OSError, RuntimeError) as error:
-        print(f"no compiled decoding step, so that sampling on a CPU is slower: {error}")
+def main(sources: list[str]) -> None:
+    for source in sources:
+        try:
+            print(f"compiled {source}: {library(Path(source))._name}")
+        except (OSError, RuntimeError) as error:
+            print(f"{source} is not compiled, so that sampling on a CPU is slower: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
