@@ -23,6 +23,7 @@ from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
+from launch.engines.muon import has_bf16
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
 
 
@@ -45,16 +46,6 @@ def lr_at(step: int, recipe: Recipe) -> float:
     }[recipe.schedule]
     final = 0.0 if published else recipe.final_lr
     return recipe.lr * warm * (final + (1.0 - final) * left)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies bf16 in hardware: elsewhere autocast only costs time."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
-        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> the names of the log, the total as "loss"

@@ -1,9 +1,4 @@
-"""The optimisers of a training: AdamW for all weights, or Muon for the matrices of hidden layers and AdamW for the rest.
-
-Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") orthogonalises the momentum of a matrix.
-Its update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): rates of both have one order of magnitude, and
-the scale does not depend on whether a matrix is stored (in, out), as here, or (out, in).
-"""
+"""The optimisers of a training: AdamW for all weights, or Muon for the matrices of hidden layers and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -15,6 +10,7 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
+from launch.engines.muon import Muon
 from priors.prior import SupportsMuon
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a weight
@@ -38,15 +34,13 @@ def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Ada
 def muon(matrices: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """Muon, whose rate is the schedule's times muon / lr (`lr_scale` of its group)."""
     group = {"params": list(matrices), "lr_scale": recipe.muon / recipe.lr}
-    return torch.optim.Muon([group], lr=recipe.muon, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Muon([group], lr=recipe.muon, weight_decay=recipe.weight_decay)
 
 
 def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
     """The weights of a model that Muon trains, none without `recipe.muon`; UserError where it cannot train this model."""
     if not recipe.muon:
         return set()
-    if not hasattr(torch.optim, "Muon"):
-        raise UserError(f"--muon needs torch 2.9 or later, and this is {torch.__version__}; install it or train without --muon")
     if not isinstance(model, SupportsMuon):
         kind = getattr(model, "kind", type(model).__name__)
         raise UserError(f"a model of kind {kind} does not name the matrices that Muon trains; train it without --muon")

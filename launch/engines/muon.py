@@ -1,0 +1,81 @@
+"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): it orthogonalises the momentum of a matrix.
+
+The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): rates of both have one order of magnitude, and the scale
+does not depend on whether a matrix is stored (in, out), as here, or (out, in). torch.optim.Muon has the same update, always in bf16,
+which is half of a step of training on processors that do not multiply it in hardware; here they use float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic that takes singular values to about 1 in five rounds
+ROUNDS = 5
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the machine multiplies bf16 in hardware: elsewhere it only costs time."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
+        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def orthogonalised(matrices: Sequence[Float[Tensor, "m n"]], dtype: torch.dtype) -> list[Float[Tensor, "m n"]]:
+    """The nearest semi-orthogonal matrices, about, by Newton-Schulz; those of one shape, transposed or not, are one product."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        alike[tuple(sorted(matrix.shape))].append(i)
+    made = list(matrices)
+    for places in alike.values():
+        wide = [matrices[i] if matrices[i].shape[0] <= matrices[i].shape[1] else matrices[i].T for i in places]
+        for i, x in zip(places, _newton_schulz(torch.stack(wide).to(dtype)), strict=True):
+            made[i] = (x if matrices[i].shape == x.shape else x.T).to(matrices[i].dtype)
+    return made
+
+
+def _newton_schulz(x: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
+    a, b, c = COEFFICIENTS
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]  # no singular value above 1
+    for _ in range(ROUNDS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum and decoupled weight decay, for matrices."""
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:  # fmt: skip
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        if flat := [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]:
+            raise ValueError(f"Muon trains matrices, and here are parameters of shapes {flat}")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            updates = [self._momentum(p, group["momentum"]) for p in moved]
+            dtype = torch.bfloat16 if moved and has_bf16(moved[0].device) else torch.float32
+            for p, update in zip(moved, orthogonalised(updates, dtype), strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(p.shape)))
+        return loss
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        assert p.grad is not None
+        buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+        buffer.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum)
