@@ -27,8 +27,10 @@ from launch.engines.muon import has_bf16
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
 
 
-def lr_at(step: int, recipe: Recipe) -> float:
+def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
+
+    A run that its time limit will end decays by the step of its schedule, `place`, which is ahead of its own.
 
     Linear decay starts at the share `decay_from` of the run, cosine right after the warm-up. `published` is the 2020
     code's: its first step has rate 0, `gamma` lowers the rate in stairs, and its linear decay (annealing) ends at 0.
@@ -36,6 +38,7 @@ def lr_at(step: int, recipe: Recipe) -> float:
     published = recipe.schedule == "published"
     warm = min(1.0, (step if published else step + 1) / recipe.warmup) if recipe.warmup else 1.0
     begin = recipe.warmup if recipe.schedule == "cosine" else recipe.decay_from * recipe.steps
+    step = max(step, place)
     done = min(max((step - begin) / max(recipe.steps - begin, 1), 0.0), 1.0)
     stairs = recipe.gamma ** (step // recipe.gamma_every) if recipe.gamma_every else 1.0
     left = {
@@ -89,14 +92,12 @@ class Engine(ABC):
         lower = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if lower else torch.bfloat16, enabled=lower)
 
-    def step(
-        self, loss: Loss, parts: Sequence[Any], step: int, ceiling: float = math.inf, phase: str = ""
-    ) -> dict[str, Tensor | float]:
+    def step(self, loss: Loss, parts: Sequence[Any], step: int, place: int = 0, phase: str = "") -> dict[str, Tensor | float]:
         """One update from the loss of the parts of this rank; returns their mean, `lr` and the norm before clipping.
 
-        `ceiling` bounds the learning rate from outside: the landing of a run that a time limit will end.
+        `place` is the step of the schedule, where a time limit puts it ahead of the run's own.
         """
-        lr = min(lr_at(step, self.recipe), ceiling)
+        lr = lr_at(step, self.recipe, place)
         for group in self._groups(phase):
             group["lr"] = lr * group.get("lr_scale", 1.0)
         with self._only(phase):

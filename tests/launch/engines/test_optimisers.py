@@ -27,12 +27,12 @@ RECIPE = Recipe(steps=40, batch=8, lr=1e-2, muon=3e-2, warmup=5, log_every=1, sa
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 
 
-def moved(recipe: Recipe, x: torch.Tensor = X, step: int = 10, ceiling: float = float("inf")) -> dict[str, torch.Tensor]:
+def moved(recipe: Recipe, x: torch.Tensor = X, step: int = 10, place: int = 0) -> dict[str, torch.Tensor]:
     """How far one update moves every weight of `Hidden`."""
     model = Hidden()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     engine = TorchEngine(model, recipe, CPU)
-    engine.step(lambda x: {"loss": model(x).square().mean()}, [x], step, ceiling)
+    engine.step(lambda x: {"loss": model(x).square().mean()}, [x], step, place)
     return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 
 
@@ -45,11 +45,11 @@ def test_muon_orthogonalises_the_update_of_hidden_matrices_and_adamw_trains_the_
     assert all(torch.equal(change, adam[name]) for name, change in ours.items())
 
 
-def test_the_rate_of_muon_follows_the_schedule_and_its_ceiling():
+def test_the_rate_of_muon_follows_the_schedule_and_its_place_in_it():
     full = moved(RECIPE, step=4)["inner.weight"]
     for change, share in (
         (moved(RECIPE, step=0), 1 / 5),  # warm-up
-        (moved(RECIPE, step=4, ceiling=2.5e-3), 1 / 4),
+        (moved(RECIPE, step=4, place=22), lr_at(22, RECIPE) / RECIPE.lr),
         (moved(replace(RECIPE, muon=6e-2), step=4), 2),
     ):
         assert change["inner.weight"] == pytest.approx(share * full, rel=1e-4)

@@ -19,7 +19,7 @@ from jukebox.model.presets import Recipe
 from launch.engines.checkpoint import load_checkpoint, written
 from launch.engines.engine import TorchEngine, lr_at
 from launch.training.log import read_log
-from launch.training.loop import Stop, deadline_lr_cap, fit, fold
+from launch.training.loop import Stop, fit, fold, schedule_step
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -199,14 +199,21 @@ def test_a_time_limit_lands_the_rate_ends_the_run_and_says_where(tmp_path, capsy
     recipe = replace(
         RECIPE, steps=100_000, max_minutes=2.0 / 60, log_every=1
     )  # lands for 0.3 s: more than a busy machine takes away
-    trained = fit(Toy(tmp_path / "w.pt", pause=0.005), recipe, tmp_path / "t")
+    toy, seen = Toy(tmp_path / "w.pt", pause=0.005), []
+    toy.loss = lambda batch, step: seen.append(step) or Toy.loss(toy, batch, step)
+    trained = fit(toy, recipe, tmp_path / "t")
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] > 80_000, "what the task begins late, it begins"
     assert trained.ended == "time" and trained.step < 100_000 and (tmp_path / "w.pt").exists()
     assert f"ended it at step {trained.step} of 100000" in capsys.readouterr().out
     rates = [line["lr"] for line in read_log(tmp_path / "t" / "log.jsonl")]
     assert rates[-1] < 0.5 * max(rates)
-    assert deadline_lr_cap(10, 100, 50.0, 100.0, recipe) == float("inf"), "not before the last 15 % of the time"
-    assert deadline_lr_cap(95, 100, 90.0, 100.0, recipe) == float("inf"), "not when the steps will be done in time"
-    assert deadline_lr_cap(50, 100, 92.5, 100.0, recipe) == pytest.approx(recipe.lr / 2)
+
+
+def test_the_schedule_follows_the_time_where_the_steps_will_not_be_done_in_it():
+    assert schedule_step(10, 100, 50.0, 0.0) == 10, "no limit"
+    assert schedule_step(50, 100, 50.0, 100.0) == 50 and schedule_step(70, 100, 50.0, 100.0) == 70, "they will be done"
+    assert schedule_step(10, 100, 50.0, 100.0) == 50
+    assert schedule_step(0, 100, 4.0, 100.0) == 0, "not in the first 5 % of the time"
 
 
 def test_averaged_weights_are_what_is_saved_and_live_weights_go_on(tmp_path):
