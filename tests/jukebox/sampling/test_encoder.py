@@ -49,7 +49,7 @@ def test_levels_of_another_codec_are_the_codes_of_the_decoded_audio(run, two_cod
     assert run.request["levels"] == [4, 2, 1, 0] and run.sampled_levels == [4] and run.finest == 4
     tokens = torch.from_numpy(run.codes(4).astype(np.int64))
     audio, names = two_codecs.codec(["tokens"]).decode_long(tokens, "tokens"), LEVELS[:3]
-    expected = two_codecs.codec(names).encode(audio, names)
+    expected = two_codecs.codec(names).encode_long(audio, names)
     for level, name in enumerate(names):
         assert np.array_equal(run.codes(level), expected[name].numpy()) and len(np.unique(run.codes(level))) > 8
         for i in range(2):
