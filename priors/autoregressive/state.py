@@ -33,6 +33,8 @@ class SteppedPrior(Protocol):
     The answer is (b, k): logits over the rows of `table`, or, without a table, the output of the trunk with what is added again.
     """
 
+    compiled: bool  # whether steps are to be compiled
+
     @property
     def config(self) -> HasTrunkConfig: ...
     @property
