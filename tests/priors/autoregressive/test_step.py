@@ -230,6 +230,17 @@ def test_where_a_capture_runs_out_of_memory_steps_are_plain_with_one_line(make, 
     assert error.count("\n") == 1 and "could not be captured (CUDA out of memory. Tried to allocate 2 GB)" in error
 
 
+@compiler
+def test_the_compiled_library_is_given_no_memory_of_another_device(make):
+    prior = make("unlabelled")
+    caches = prior.trunk.caches(torch.zeros(1, 1, 16))
+    caches[1].k = caches[1].k.to("meta")
+    start = ConditioningInputs(torch.zeros(1, 1, 16), *[None] * 4)
+    with pytest.raises(ValueError, match="a tensor on meta; expected the prior and its caches on the CPU"):
+        native.Native(prior, start, caches, 0)
+    assert native.why_not("float32", "mps") == "steps are compiled on a CPU and captured on an NVIDIA GPU, not on mps"
+
+
 def test_compiled_steps_on_a_device_without_a_compiler_are_plain():
     steps = torch.zeros(1, 4, 16, device="meta")
     assert isinstance(
