@@ -70,4 +70,7 @@ def _exact_settings() -> list[tuple[Any, str, Any]]:
     sums = [(matmul, f"allow_{dtype}_reduced_precision_reduction", False) for dtype in ("bf16", "fp16")]
     if not hasattr(cudnn, "conv"):
         return [*sums, (matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
-    return [*sums, *((owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv))]
+    return [
+        *sums,
+        *((owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)),
+    ]

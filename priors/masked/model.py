@@ -98,7 +98,7 @@ class MaskedPrior(Prior):
         v = v.to(table)
         v = (v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6)
         if v.shape[1] != table.shape[1]:
-            v = v @ torch.randn(v.shape[1], table.shape[1]).to(table) * v.shape[1] ** -0.5
+            v = v @ torch.randn(v.shape[1], table.shape[1], device="cpu").to(table) * v.shape[1] ** -0.5
         table.copy_(v * self.config.trunk.init.embedding)
 
     # ---- conditions

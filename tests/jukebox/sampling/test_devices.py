@@ -9,6 +9,7 @@ import torch
 from data_prep.audio.audio import read
 from data_prep.errors import UserError
 from jukebox import device
+from jukebox.loaded import LoadedModel
 from jukebox.runs import request
 from jukebox.runs.run import Run
 from jukebox.sampling import walk, wav_writer
@@ -36,6 +37,19 @@ def test_codes_are_sampled_with_exact_arithmetic_and_settings_are_as_before_afte
 
 def exact_settings() -> list:
     return [getattr(owner, name) for owner, name, _ in device._exact_settings()]
+
+
+@pytest.mark.parametrize("compile_steps", ["on", "off"])
+def test_a_default_device_of_torch_that_is_not_that_of_the_run_changes_nothing(compile_steps, each_model, tmp_path):
+    """Every tensor that is made names its device; one that does not would be on torch's meta device here, and raise."""
+    options = {"levels": top_levels(each_model), "compile": compile_steps, "takes": 2}
+    model, seconds = LoadedModel(each_model.info), 0.3 * pace(each_model)
+    plain = sample(model, [SONG], seconds, tmp_path / "plain", **options)
+    with torch.device("meta"):
+        run = sample(model, [SONG], seconds, tmp_path / "run", **options)
+    assert_same(plain, run)
+    for path in (plain.folder / "audio").iterdir():
+        assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
 
 
 def test_audio_is_decoded_on_the_device_of_the_run(tiny_model, tmp_path):
