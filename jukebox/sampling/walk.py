@@ -237,7 +237,7 @@ def _wav_writers(
     if run.request.get("inpaints"):
         return {}
     codec = model.codec([run.stream(level).name]).to(device)
-    return {i: each for i in samples if not (each := WavWriter(run, codec, level, i, files)).is_whole()}
+    return {i: each for i in samples if not (each := WavWriter(run, codec, level, i, device, files)).is_whole()}
 
 
 def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler | LevelEncoder:

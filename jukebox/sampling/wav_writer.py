@@ -32,8 +32,8 @@ def header(frames: int, channels: int, sample_rate: int) -> bytes:
 class WavWriter:
     """The wav of one sample at one level: decoded on the device of the codec, and written by a thread."""
 
-    def __init__(self, run: Run, codec: Codec, level: int, sample: int, writer: WriterThread):
-        self.run, self.level, self.sample, self.device, self.writer = run, level, sample, codec.device, writer
+    def __init__(self, run: Run, codec: Codec, level: int, sample: int, device: str, writer: WriterThread):
+        self.run, self.level, self.sample, self.device, self.writer = run, level, sample, device, writer
         self.decoder, self.decoded, self.samples = codec.decoder_stream(run.stream(level).name), 0, 0
         self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
         self.path = run.audio_path(level, sample)
