@@ -39,6 +39,15 @@ def exact_settings() -> list:
     return [getattr(owner, name) for owner, name, _ in device._exact_settings()]
 
 
+def test_one_gpu_for_several_processes_is_one_line_before_anything_is_done(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    run = Run.create(tmp_path / "run", request.sampled(tiny_model.info, [SONG], 0.1, settings_of(tiny_model)))
+    with pytest.raises(UserError, match="--device cuda:0 is one GPU for 2 processes"):
+        walk.resume(run, device="cuda:0", rank=0, ranks=2)
+    assert not (run.folder / ".locks").exists()
+
+
 @pytest.mark.parametrize("compile_steps", ["on", "off"])
 def test_a_default_device_of_torch_that_is_not_that_of_the_run_changes_nothing(compile_steps, each_model, tmp_path):
     """Every tensor that is made names its device; one that does not would be on torch's meta device here, and raise."""
