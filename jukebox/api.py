@@ -27,7 +27,7 @@ from data_prep.audio.audio import write_audio
 from data_prep.audio.blocks import BlockReader
 from data_prep.errors import UserError
 from jukebox.audio import Audio
-from jukebox.device import choose_device
+from jukebox.device import choose_device, computing_on
 from jukebox.editing import verbs as editing
 from jukebox.editing.job import Edited, finish
 from jukebox.loaded import LoadedModel, one_job
@@ -86,10 +86,12 @@ class Jukebox(ModelFolder):
     _loaded: LoadedModel | None = None
 
     def to(self, device: str) -> Jukebox:
-        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) for the priors from now on; UserError where there is none."""
-        self.device = choose_device(device)
+        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) from now on; UserError where there is none."""
+        chosen = choose_device(device)
         if self._loaded:
-            self._loaded.to(self.device)
+            with one_job():  # a job in progress has the weights where they are
+                self._loaded.to(chosen)
+        self.device = chosen
         return self
 
     # ---- songs
@@ -158,7 +160,7 @@ class Jukebox(ModelFolder):
     def _blocks(self, asked: dict[str, Any]) -> Iterator[Audio]:
         with one_job(), _temporary_run(asked) as run:
             level, sent = run.finest, 0
-            for written in walk.steps(run, self._model()):
+            for written in walk.steps(run, self._model(), audio=True):
                 if written.level == level and written.frames and (path := run.audio_path(level, 0)).is_file():
                     new = _wav_from(path, sent)
                     sent += new.shape[1]
@@ -255,14 +257,15 @@ class Jukebox(ModelFolder):
 
     def encode(self, recording: Recorded, streams: Sequence[str] = ()) -> Codes:
         """The codes (or latents) of a recording, of some streams (default: all that are trained); whole coarsest frames."""
-        names = tuple(streams) or self.trained_streams()
-        with one_job(), _on_disk(recording) as path:
+        names, device = tuple(streams) or self.trained_streams(), choose_device(self.device)
+        with one_job(), computing_on(device), _on_disk(recording) as path:
             with BlockReader(path, sample_rate=self.sample_rate, channels=self.spec.channels) as reader:
                 samples = np.concatenate(list(reader), axis=1)
             length = samples.shape[1] // self.spec.unit * self.spec.unit
             if not length:
                 raise UserError(f"{path} is shorter than one frame of the coarsest stream, {self.spec.unit} samples")
-            found = self._model().codec(names).encode_long(torch.from_numpy(samples[None, :, :length]), names)
+            audio = torch.from_numpy(samples[None, :, :length]).to(device)
+            found = self._model().codec(names).to(device).encode_long(audio, names)
         values = {name: x[0].cpu().numpy().astype(self.spec.stream(name).dtype) for name, x in found.items()}
         return Codes(values, self.sample_rate, length, {name: self.info.codes_hash(name) for name in names})
 
@@ -275,8 +278,10 @@ class Jukebox(ModelFolder):
         name = stream or next(each for each in self.spec.names if each in codes.streams)
         if name not in codes.streams:
             raise UserError(f"there are no codes of {name!r}; there are codes of {', '.join(codes.streams)}")
-        with one_job():
-            made = self._model().codec([name]).decode_long(as_tensor(codes.streams[name])[None], name, codes.samples)
+        device = choose_device(self.device)
+        with one_job(), computing_on(device):
+            values = as_tensor(codes.streams[name])[None].to(device)
+            made = self._model().codec([name]).to(device).decode_long(values, name, codes.samples)
         return Audio(made[0].cpu().numpy(), self.sample_rate, codes)
 
     # ---- small helpers

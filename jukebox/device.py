@@ -1,6 +1,10 @@
-"""The device that a command runs on: its `--device`, and the GPU of a rank. torch is imported when it is needed."""
+"""The device that a command runs on: its `--device`, the GPU of a rank, and exact arithmetic. torch is imported when it is needed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from data_prep.errors import UserError
 
@@ -15,6 +19,8 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"there is no GPU here for --device {name}; use --device cpu (its results differ from a GPU's)")
+    if name.startswith("cuda:") and name[5:] not in map(str, range(count := torch.cuda.device_count())):
+        raise UserError(f"there is no GPU {name[5:]} for --device {name}; there are {count}, from cuda:0 to cuda:{count - 1}")
     return name
 
 
@@ -23,3 +29,48 @@ def device_of_rank(device: str, rank: int) -> str:
     import torch
 
     return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def choose_own_device(name: str, rank: int, ranks: int) -> str:
+    """The device of one of several processes; UserError also for cuda with a number, which is one GPU for all of them."""
+    device = choose_device(name)
+    if ranks > 1 and device.startswith("cuda:"):
+        raise UserError(f"--device {device} is one GPU for {ranks} processes; use --device cuda, which gives each its own")
+    return device_of_rank(device, rank) if ranks > 1 else device
+
+
+@contextmanager
+def computing_on(device: str) -> Iterator[None]:
+    """Make a GPU the current one, and products and convolutions exact, so that codes are equal; settings are restored afterwards.
+
+    Exact: no TF32 in place of float32, and no sums of bfloat16 or float16 in these. The settings are those of the process.
+    """
+    import torch
+
+    settings = _exact_settings()
+    old = [getattr(owner, name) for owner, name, _ in settings]
+    with ExitStack() as stack:
+        if device.startswith("cuda"):
+            stack.enter_context(torch.cuda.device(device))
+        try:
+            for owner, name, value in settings:
+                setattr(owner, name, value)
+            yield
+        finally:
+            for (owner, name, _), value in zip(settings, old, strict=True):
+                setattr(owner, name, value)
+
+
+def _exact_settings() -> list[tuple[Any, str, Any]]:
+    """(owner, name, value) of torch's settings; from torch 2.9 on float32 has one by operation, which must not be mixed with older ones."""
+    from torch import backends
+
+    parts: Any = backends  # its stubs lack the later settings
+    matmul, cudnn, mkldnn = parts.cuda.matmul, parts.cudnn, parts.mkldnn
+    sums = [(matmul, f"allow_{dtype}_reduced_precision_reduction", False) for dtype in ("bf16", "fp16")]
+    if not hasattr(cudnn, "conv"):
+        return [*sums, (matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    return [
+        *sums,
+        *((owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)),
+    ]

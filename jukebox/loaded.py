@@ -41,9 +41,9 @@ class LoadedModel(ModelFolder):
         return self._priors[key]
 
     def to(self, device: str) -> None:
-        """Move the priors that are loaded to a device; codecs encode and decode on the CPU, as in every run."""
-        for prior in self._priors.values():
-            prior.to(device)
+        """Move all that is loaded to a device."""
+        for part in (*self._priors.values(), *self._codecs.values()):
+            part.to(device)
 
     def _stamp(self, file: str) -> int:
         path = self.folder / file

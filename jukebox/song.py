@@ -114,10 +114,10 @@ def window_conditions(
     if config.labels:
         known = not chance(dropout.labels)
         bag = (list(song.genres) if known else [0])[: config.labels.max_genres]
-        fields["artist"] = torch.tensor([song.artist if known else 0])
-        fields["genres"] = torch.tensor([bag + [-1] * (config.labels.max_genres - len(bag))])
+        fields["artist"] = torch.tensor([song.artist if known else 0], device="cpu")
+        fields["genres"] = torch.tensor([bag + [-1] * (config.labels.max_genres - len(bag))], device="cpu")
         if config.labels.timing_bins:
-            fields["timing"] = torch.tensor([[max(song.total, offset + 1), offset, length]])
+            fields["timing"] = torch.tensor([[max(song.total, offset + 1), offset, length]], device="cpu")
     if isinstance(config.lyrics, LyricConfig):
         ids, seconds = (song.ids, song.seconds) if not chance(dropout.lyrics) else (song.ids[:0], song.seconds[:0])
         if chance(dropout.times):

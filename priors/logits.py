@@ -32,7 +32,7 @@ def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float =
 
 def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t"]:
     """`length` uniform numbers in [0, 1) for every sample, float64, drawn on the CPU."""
-    return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64) for rng in rngs])
+    return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64, device="cpu") for rng in rngs])
 
 
 def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: TokenParams) -> Int[Tensor, " b"]:

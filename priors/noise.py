@@ -52,7 +52,7 @@ class WindowNoise:
     def sequential(self) -> Sequence[torch.Generator]:
         rngs = [generator(self.seed, sample, self.keys[self.stream], begin) for sample, begin in self.rows]
         for rng, count in zip(rngs, self.skip):
-            torch.rand(count, generator=rng, dtype=torch.float64)
+            torch.rand(count, generator=rng, dtype=torch.float64, device="cpu")
         return rngs
 
     def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
@@ -63,7 +63,7 @@ class WindowNoise:
 
 def normal_at(seed: int, sample: int, stream: int | str, first: int, n: int, width: int) -> Float[Tensor, "n w"]:
     """Standard normal numbers of frames [first, first + n), made in blocks on a fixed grid."""
-    blocks = range(first // BLOCK, -(-(first + n) // BLOCK))
-    made = [torch.randn(BLOCK, width, generator=generator(seed, sample, stream, f"frames {i}")) for i in blocks]
+    rngs = (generator(seed, sample, stream, f"frames {i}") for i in range(first // BLOCK, -(-(first + n) // BLOCK)))
+    made = [torch.randn(BLOCK, width, generator=rng, device="cpu") for rng in rngs]
     lead = first - first // BLOCK * BLOCK
-    return torch.cat(made)[lead : lead + n] if made else torch.zeros(0, width)
+    return torch.cat(made)[lead : lead + n] if made else torch.zeros(0, width, device="cpu")

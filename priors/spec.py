@@ -71,6 +71,7 @@ class DecodingJob:
     parallel: int  # windows of a sample in parallel
     windows: Sequence[tuple[int, int, int]]
     params: Mapping[str, Any]  # fields of the sampling parameters of the prior's kind
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

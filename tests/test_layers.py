@@ -39,8 +39,9 @@ HOMES = {
     **dict.fromkeys(("sentencepiece", "unidecode"), ("priors/",)),
     **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "transformers"), ("launch/",)),
     "matplotlib": ("jukebox/report/spectrograms.py",),
+    "triton": ("priors/autoregressive/int8_kernel.py",),
 }
-ANYWHERE_IN_THE_FILE = {"torch"}
+ANYWHERE_IN_THE_FILE = {"torch", "triton"}
 
 
 class Import(NamedTuple):

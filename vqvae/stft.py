@@ -51,8 +51,8 @@ def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "
 def mel_filters(sample_rate: int, n_fft: int, bands: int, low: float = 40.0, high: float = 11025.0) -> Tensor:
     """Triangular filters (bands, n_fft/2 + 1), even on the mel scale 2595 log10(1 + f/700), each of sum 1."""
     first, last = (2595 * math.log10(1 + hz / 700) for hz in (low, min(high, sample_rate / 2)))
-    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2) / 2595) - 1)
-    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    corner = 700 * (10 ** (torch.linspace(first, last, bands + 2, device="cpu") / 2595) - 1)
+    hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, device="cpu")
     rise = (hz - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
     fall = (corner[2:, None] - hz) / (corner[2:] - corner[1:-1])[:, None]
     filters = torch.minimum(rise, fall).clamp(min=0)

@@ -93,7 +93,7 @@ class LikelihoodScores:
         for i in range(0, len(playheads), size):
             ids, away = zip(*(self.around(*playhead) for playhead in playheads[i : i + size]), strict=True)
             cond = stack([window_conditions(bare, self.prior.config, start)] * len(ids)).to(codes.device)
-            lyrics = Lyrics(torch.stack(ids), torch.full((len(ids), len(ids[0])), torch.nan))
+            lyrics = Lyrics(torch.stack(ids), torch.full((len(ids), len(ids[0])), torch.nan, device="cpu"))
             cond = replace(cond, lyrics=Lyrics(*(x.to(codes.device) for x in lyrics)))
             distance = torch.stack(away).to(codes.device)[:, None].expand(-1, len(codes), -1)
             parts.append(self.prior.nll_at_distance(codes[None].expand(len(ids), -1), cond, distance))
@@ -104,7 +104,7 @@ class LikelihoodScores:
         n, count = self.prior.config.n_tokens, len(self.song.ids)
         first = min(max(int(place) - n // 2, 0), max(count - n, 0))
         ids = torch.from_numpy(self.song.ids[first : first + n])
-        away = (torch.arange(first, first + len(ids)) - place).abs() * self.pace + extra
+        away = (torch.arange(first, first + len(ids), device="cpu") - place).abs() * self.pace + extra
         pad = (n - len(ids), 0)
         return F.pad(ids, pad), F.pad(away.float(), pad, value=torch.nan)
 

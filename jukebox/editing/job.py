@@ -23,7 +23,7 @@ from data_prep.audio.audio import AUDIO_SUFFIXES, read
 from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
 from data_prep.errors import UserError
 from data_prep.files import replacing
-from jukebox.device import choose_device
+from jukebox.device import choose_device, computing_on
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
 from jukebox.model.routes import Route
@@ -108,11 +108,11 @@ class EditJob:
         }  # fmt: skip
         request = new_request(info, [words], seconds, settings, StartPoint(self.verb, levels, more=more), route)
         request["dtype"] = dtype_of(request)
-        choose_device(request["device"])  # UserError before anything is written
+        device = choose_device(request["device"])  # UserError before anything is written
         if not (folder / REQUEST).exists():
             if there := [path for path in takes if path.exists()]:
                 raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
-            self._write_known(folder, pieces)
+            self._write_known(folder, pieces, device)
         try:
             return Run.create(folder, request, join=True)
         except UserError as error:
@@ -129,11 +129,13 @@ class EditJob:
             "spans": [list(span) for span in self.spans], "sample": edit.sample,
         }  # fmt: skip
 
-    def _write_known(self, folder: Path, pieces: Sequence[Sequence[int]]) -> None:
+    def _write_known(self, folder: Path, pieces: Sequence[Sequence[int]], device: str) -> None:
         """The recording itself, and its frames in the columns of the run with what is kept of them."""
         arrays: dict[str, np.ndarray] = {}
         per, names = masks.per_column(self.model.spec.streams), list(self.keep)
-        found = [read_codes(self.model, self.recording, self.layout, first, first + n, names) for _, first, n in pieces]
+        with computing_on(device):
+            source = self.model, self.recording, self.layout
+            found = [read_codes(*source, first, first + n, names, device) for _, first, n in pieces]
         for stream in names:
             keep = self.keep[stream][0].numpy()
             parts = [keep[first * per[stream] : (first + n) * per[stream]] for _, first, n in pieces]

@@ -58,9 +58,9 @@ class Recording:
 
 
 def read_codes(
-    model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = ()
-) -> FramesByStream:
-    """The frames of some streams (default: all) in columns [first, stop), zeros where the file has none."""
+    model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = (), device: str = "cpu"
+) -> FramesByStream:  # fmt: skip
+    """The frames of some streams (default: all) in columns [first, stop), zeros where the file has none; encoded on `device`."""
     streams = [model.spec.stream(name) for name in names or model.spec.names]
     ratios = {stream.name: layout.hop // stream.hop for stream in streams}
     codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
@@ -69,7 +69,7 @@ def read_codes(
     if low >= high:
         return codes
     stored = _has_stored(recording, list(ratios))
-    found = _stored(recording, ratios, low, high) if stored else _encode(model, recording, layout, ratios, low, high)
+    found = _stored(recording, ratios, low, high) if stored else _encode(model, recording, layout, ratios, low, high, device)
     lead = low + layout.before - first
     for stream, ratio in ratios.items():
         codes[stream][lead * ratio : lead * ratio + len(found[stream])] = found[stream]
@@ -94,7 +94,7 @@ def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -
 
 
 def _encode(
-    model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int
+    model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int, device: str
 ) -> FramesByStream:
     """FramesByStream of the file's columns [low, high); a column that it does not fill is filled with silence."""
     import torch
@@ -103,10 +103,11 @@ def _encode(
     begin, end = max(0, low - margin), high + margin
     names = list(ratios)
     parts: dict[str, list[np.ndarray]] = {stream: [] for stream in names}
-    blocks = (torch.from_numpy(block) for block in _sound(model, recording, begin * layout.hop, end * layout.hop))
-    for piece in model.codec(names).encoder_stream(blocks, names):
+    codec, sound = model.codec(names).to(device), _sound(model, recording, begin * layout.hop, end * layout.hop)
+    blocks = (torch.from_numpy(block).to(device) for block in sound)
+    for piece in codec.encoder_stream(blocks, names):
         for stream, codes in piece.items():
-            parts[stream].append(codes.numpy().astype(model.spec.stream(stream).dtype))
+            parts[stream].append(codes.cpu().numpy().astype(model.spec.stream(stream).dtype))
     return {stream: np.concatenate(parts[stream])[(low - begin) * r : (high - begin) * r] for stream, r in ratios.items()}
 
 

@@ -108,7 +108,7 @@ def extend(
             f"{before:g} s before and {after:g} s after the song; expected seconds from 0, and one of them above it"
         )
     layout = replace(alone, before=-(-before_start * alone.model_rate // (alone.rate * alone.hop)), after=after_end)
-    at = torch.arange(layout.columns)
+    at = torch.arange(layout.columns, device="cpu")
     known = at >= layout.before
     if after_end:  # a column that the file does not fill is no context
         known &= at < layout.ended
@@ -196,7 +196,7 @@ class _Opened:
 
 def _outside(n: int, first: int, stop: int, per: Mapping[str, int]) -> Mask:
     """Everything kept but columns [first, stop)."""
-    at = torch.arange(n)
+    at = torch.arange(n, device="cpu")
     return masks.expand_to_levels((at < first) | (at >= stop), per)
 
 

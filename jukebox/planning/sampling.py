@@ -154,10 +154,9 @@ def _job(config: PriorConfig, request: Request, level: int, stream: str, total: 
     if planner.kind == "parallel":
         parallel = min(max(1, request["batch"] // largest) if request["batch"] else len(windows), len(windows))
         windows = [window._replace(begin=window.start) for window in windows]
-    params = request["params"].get(str(level), {})
-    return DecodingJob(
-        stream, dtype_of(request), len(request["samples"]), len(batches), largest * parallel, parallel, windows, params
-    )
+    params, samples, rows = request["params"].get(str(level), {}), len(request["samples"]), largest * parallel
+    dtype, device = dtype_of(request), device_of(request)
+    return DecodingJob(stream, dtype, samples, len(batches), rows, parallel, windows, params, device)
 
 
 def _sound_bytes(codec: CodecConfig, stream: str, values: int, samples: int, device: str) -> int:

@@ -59,8 +59,8 @@ def read_codes(info: ModelInfo, path: str | Path) -> Codes:
     return codes
 
 
-def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
-    """The first codes of a source, as many of each level as `counts` says; those of a recording by encoding it."""
+def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
+    """The first codes of a source, as many of each level as `counts` has; those of a recording by encoding it on `device`."""
     if Path(path).is_dir():
         run = Run.open(path)
         codes = {level: run.codes(level, [row], stop=count)[0] for level, count in counts.items()}
@@ -68,17 +68,17 @@ def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int]) ->
         streams = Codes.load(Path(path)).streams
         codes = {level: streams.get(model.info.stream(level).name, np.zeros(0)) for level in counts}
     else:
-        codes = _encode(model, path, counts)
+        codes = _encode(model, path, counts, device)
     if short := [level for level, count in counts.items() if len(codes.get(level, ())) < count]:
         raise UserError(f"{path} has not the codes of level {short[0]} that this run begins with; was it changed since?")
     return {level: codes[level][:count] for level, count in counts.items()}
 
 
-def _encode(model: ModelFolder, path: str, counts: Mapping[int, int]) -> dict[int, Int[np.ndarray, " t"]]:
+def _encode(model: ModelFolder, path: str, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
     import torch
 
     samples = max(count * model.hops[level] for level, count in counts.items())
     sound = read_sound(model.info, path, samples / model.sample_rate)[:, :samples]
     names = model.info.names(counts)
-    codes = model.codec(names).encode_long(torch.from_numpy(sound)[None], names)
-    return {level: codes[name][0].numpy() for level, name in zip(counts, names, strict=True)}
+    codes = model.codec(names).to(device).encode_long(torch.from_numpy(sound)[None].to(device), names)
+    return {level: codes[name][0].cpu().numpy() for level, name in zip(counts, names, strict=True)}

@@ -33,10 +33,11 @@ class LevelEncoder:
     run: Run
     level: int
     model: ModelFolder
+    device: str
 
     def __post_init__(self) -> None:
         self.source, self.stream = self.run.stream(self.run.finest).name, self.run.stream(self.level).name
-        self.decoder, self.encoder = self.model.codec([self.source]), self.model.codec([self.stream])
+        self.decoder, self.encoder = (self.model.codec([name]).to(self.device) for name in (self.source, self.stream))
 
     def fill(self, samples: Sequence[int]) -> Iterator[Written]:
         """The frames of each sample that are not on disk."""
@@ -60,4 +61,4 @@ class LevelEncoder:
     def _audio(self, sample: int) -> Iterator[Float[Tensor, "c t"]]:
         total = self.run.total(self.run.finest)
         codes = (self.run.codes(self.run.finest, [sample], at, at + BLOCK)[0] for at in range(0, total, BLOCK))
-        return self.decoder.decode_blocks(map(as_tensor, codes), self.source)
+        return self.decoder.decode_blocks((as_tensor(part).to(self.device) for part in codes), self.source)

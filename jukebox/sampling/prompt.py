@@ -53,7 +53,7 @@ def joined_path(run: Run, sample: int) -> Path | None:
     return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
 
 
-def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> list[Path]:
+def write_joined(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> list[Path]:
     """Join prompt and new audio of finished samples, by the finest level that was sampled; the files that are new."""
     written = []
     level = run.finest
@@ -66,7 +66,7 @@ def write_joined(model: ModelFolder, run: Run, samples: Sequence[int]) -> list[P
         end = total * stream.hop * info.sample_rate // rate
         layout = Layout(info.frames, info.sample_rate, rate, model.spec.unit, after=end - info.frames)
         fade = min(round(FADE * info.sample_rate), info.frames, end - info.frames)
-        codec, ratio = model.codec([stream.name]), model.spec.unit // stream.hop
+        codec, ratio = model.codec([stream.name]).to(device), model.spec.unit // stream.hop
         first = max(0, layout.touched(info.frames - fade, end)[0] - math.ceil(MARGIN * layout.per_second))
         codes = run.codes(level, [sample], first * ratio)[0]
         blocks = render(codec, codes, stream.name, first, layout, info.frames - fade, end)

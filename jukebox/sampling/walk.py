@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device, device_of_rank
+from jukebox.device import choose_device, choose_own_device, computing_on
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo, check_weights
 from jukebox.report.spectrograms import write_page
@@ -38,6 +38,7 @@ from jukebox.sampling.prompt import copy_prompts, write_joined
 from jukebox.sampling.sampler import LevelSampler, Written
 from jukebox.sampling.wav_writer import WavWriter
 from jukebox.sampling.window_checkpoint import forget
+from jukebox.sampling.writer_thread import WriterThread
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
 from priors.prior import HasTrunk
@@ -122,26 +123,28 @@ def resume(
 
 
 def steps(
-    run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, bar: bool = False
-) -> Iterator[Written]:
-    """What is missing of a run, done step by step."""
+    run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, bar: bool = False,
+    audio: bool = False,
+) -> Iterator[Written]:  # fmt: skip
+    """What is missing of a run, done step by step; with `audio` the wav files have all that could be decoded at each step."""
     mine = run.request["batches"][rank::ranks]
     if not mine:  # more processes than batches
         return
-    with run.lock_samples([i for batch in mine for i in batch]):
+    chosen = choose_own_device(device or run.request["device"], rank, ranks)
+    with run.lock_samples([i for batch in mine for i in batch]), computing_on(chosen):
         _print_differences(run)
         torch.set_num_threads(run.request["machine"]["threads"])
         model = _begin(run, model, device)
-        asked, chosen = run.request, choose_device(device or run.request["device"])
+        asked = run.request
         copy_prompts(run)
         for batch in mine:
-            write_prompt_codes(model, run, batch)
+            write_prompt_codes(model, run, batch, chosen)
         songs = [request.song_of_entry(entry, asked["total_seconds"]) for entry in asked["samples"]]
         for level in asked["levels"]:
-            yield from fill_level(model, run, songs, level, mine, device_of_rank(chosen, rank), bar)
+            yield from fill_level(model, run, songs, level, mine, chosen, bar, audio)
             if run.has_page:
                 write_page(run.folder)
-        if write_joined(model, run, [i for batch in mine for i in batch]) and run.has_page:
+        if write_joined(model, run, [i for batch in mine for i in batch], chosen) and run.has_page:
             write_page(run.folder)
 
 
@@ -175,42 +178,49 @@ def to_compile(info: ModelInfo, asked: dict) -> bool:
 
 
 def fill_level(
-    model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool
-) -> Iterator[Written]:
+    model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool, audio: bool
+) -> Iterator[Written]:  # fmt: skip
     """Sample or encode what is missing of one level, and decode it as it grows; finished audio is left alone."""
     asked = run.request
     above = asked["levels"][: asked["levels"].index(level)]
     batches = [part for batch in mine for part in batches_at(list(batch), asked["cuts"], above)]
     samples, total = [i for batch in batches for i in batch], run.total(level)
-    writers = _wav_writers(model, run, level, samples)
     done, page_at = sum(run.count(level, [i]) for i in samples), time.monotonic() + PAGE_EVERY
-    for writer in writers.values():
-        writer.grow()
-    if done < total * len(samples):
-        encoded, every = level not in run.sampled_levels, 0.5 if sys.stderr.isatty() else 10.0
-        sampler = LevelEncoder(run, level, model) if encoded else _sampler(model, run, songs, level, device)
-        with tqdm(
-            total=total * len(samples), initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not bar
-        ) as shown:
-            for batch in batches:
-                for written in sampler.fill(batch):
-                    _show(shown, run, written)
-                    for i in written.samples if written.frames else ():
-                        if i in writers:
-                            writers[i].grow()
-                    if time.monotonic() > page_at and run.has_page:
-                        write_page(run.folder)
-                        page_at = time.monotonic() + PAGE_EVERY
-                    yield written
-        if (
-            bar
-            and isinstance(sampler, LevelSampler)
-            and sampler.steps
-            and (sampler.parallel or sampler.prior.spec.prompt == "any")
-        ):
-            what = "sequential steps" if sampler.parallel else "passes"
-            print(f"level {level}: {total * len(samples) - done} codes in {sampler.steps} {what}")
+    with WriterThread() as files:
+        writers = _wav_writers(model, run, level, samples, device, files)
+        for writer in writers.values():
+            writer.grow()
+        if done < total * len(samples):
+            sampler = _sampler(model, run, songs, level, device)
+            with _bar(total * len(samples), done, level, bar) as shown:
+                for batch in batches:
+                    for written in sampler.fill(batch):
+                        _show(shown, run, written)
+                        for i in written.samples if written.frames else ():
+                            if i in writers:
+                                writers[i].grow()
+                        show_page = time.monotonic() > page_at and run.has_page
+                        if show_page or audio:
+                            files.flush()
+                        if show_page:
+                            write_page(run.folder)
+                            page_at = time.monotonic() + PAGE_EVERY
+                        yield written
+            if bar:
+                _print_steps(sampler, total * len(samples) - done)
     forget(run, level, samples)
+
+
+def _bar(total: int, done: int, level: int, shown: bool) -> tqdm:
+    every = 0.5 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not shown)
+
+
+def _print_steps(sampler: LevelSampler | LevelEncoder, codes: int) -> None:
+    """One line where a step writes more than one code of a sample."""
+    if isinstance(sampler, LevelSampler) and sampler.steps and (sampler.parallel or sampler.prior.spec.prompt == "any"):
+        what = "sequential steps" if sampler.parallel else "passes"
+        print(f"level {sampler.level}: {codes} codes in {sampler.steps} {what}")
 
 
 def _show(shown: tqdm, run: Run, written: Written) -> None:
@@ -220,33 +230,37 @@ def _show(shown: tqdm, run: Run, written: Written) -> None:
         shown.set_postfix_str(f"{seconds / written.took:.2f} s of music a second", refresh=False)
 
 
-def _wav_writers(model: ModelFolder, run: Run, level: int, samples: Sequence[int]) -> dict[int, WavWriter]:
+def _wav_writers(
+    model: ModelFolder, run: Run, level: int, samples: Sequence[int], device: str, files: WriterThread
+) -> dict[int, WavWriter]:
     """What decodes each sample whose audio is not whole; an edit has no audio of its own."""
     if run.request.get("inpaints"):
         return {}
-    codec = model.codec([run.stream(level).name])
-    return {i: each for i in samples if not (each := WavWriter(run, codec, level, i)).is_whole()}
+    codec = model.codec([run.stream(level).name]).to(device)
+    return {i: each for i in samples if not (each := WavWriter(run, codec, level, i, device, files)).is_whole()}
 
 
-def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler:
-    """The prior of a level, ready to sample it."""
+def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler | LevelEncoder:
+    """What writes a level: its prior, ready to sample it, or the encoder of another codec."""
     asked = run.request
+    if level not in run.sampled_levels:
+        return LevelEncoder(run, level, model, device)
     entry = model.entry(asked["priors"].get(str(level), f"prior_{level}"))
     prior = model.prior(entry.name, asked["dtype"]).to(device)
-    if isinstance(prior, HasTrunk):
-        prior.compiled = asked["compiled"]
+    if isinstance(prior, HasTrunk):  # the run may have begun on another device
+        prior.compiled = asked["compiled"] and native.why_not(asked["dtype"], device) is None
     labels, kind = model.labels_of(entry.name), entry.config.kind
     prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
     params = PRIOR_PARAMS.load(kind)(**asked["params"][str(level)])
     return LevelSampler(run, level, prior, params, prepared)
 
 
-def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int]) -> None:
+def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> None:
     """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
     missing = {int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count}
     sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
     for path, row in sources:
-        codes = fetch(model, path, row, missing)
+        codes = fetch(model, path, row, missing, device)
         for level, count in missing.items():
             new = [i for i in samples if run.request["sources"][i] == [path, row] and run.count(level, [i]) < count]
             if new:

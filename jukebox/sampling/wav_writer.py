@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from data_prep.audio.audio import to_pcm
 from data_prep.files import write_bytes
 from jukebox.runs.run import Run
+from jukebox.sampling.writer_thread import WriterThread
 from vqvae.codec import Codec, as_tensor
 
 HEADER = 44  # bytes
@@ -26,10 +30,10 @@ def header(frames: int, channels: int, sample_rate: int) -> bytes:
 
 
 class WavWriter:
-    """The wav of one sample at one level."""
+    """The wav of one sample at one level: decoded on the device of the codec, and written by a thread."""
 
-    def __init__(self, run: Run, codec: Codec, level: int, sample: int):
-        self.run, self.level, self.sample = run, level, sample
+    def __init__(self, run: Run, codec: Codec, level: int, sample: int, device: str, writer: WriterThread):
+        self.run, self.level, self.sample, self.device, self.writer = run, level, sample, device, writer
         self.decoder, self.decoded, self.samples = codec.decoder_stream(run.stream(level).name), 0, 0
         self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
         self.path = run.audio_path(level, sample)
@@ -44,15 +48,18 @@ class WavWriter:
             return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
 
     def grow(self) -> None:
-        """Decode the codes that have come since the last time."""
+        """Decode the codes that have come since the last time; the thread then writes their audio."""
         codes = self.run.codes(self.level, [self.sample], self.decoded)[0]
         if not len(codes):
             return
         self.decoded += len(codes)
-        sound = list(self.decoder.push(as_tensor(codes), last=self.decoded == self.run.total(self.level)))
-        if not sound:
-            return
-        pcm = b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in sound)
+        values = as_tensor(codes).to(self.device)
+        audio = [piece.cpu() for piece in self.decoder.push(values, last=self.decoded == self.run.total(self.level))]
+        if audio:
+            self.writer.add(lambda: self._write(audio))
+
+    def _write(self, audio: Sequence[Tensor]) -> None:
+        pcm = b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in audio)
         began, self.samples = self.samples > 0, self.samples + len(pcm) // (2 * self.channels)
         head = header(self.samples, self.channels, self.sample_rate)
         if not began:  # what an earlier process has decoded stays until there is as much again

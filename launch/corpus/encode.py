@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device, device_of_rank
+from jukebox.device import choose_own_device, computing_on
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def encode_rows(
 ) -> None:  # fmt: skip
     """Write what is missing of the streams of `rows` into files `name` of their folders, with a bar and a closing line.
 
-    `parallel` songs are encoded at a time, each in one thread: pieces of audio are too short to be shared between cores.
+    `parallel` songs are encoded at a time, each in one thread: pieces of audio are too short to be shared between cores. A GPU
+    encodes one song at a time, for which the threads read the next ones: the layers of each take gigabytes of its memory.
     """
     import torch
 
@@ -92,11 +93,17 @@ def encode_rows(
     from launch.cli.progress import progress
     from launch.corpus.pcm import in_order
 
+    def sound_of(row: SongRow) -> Float[np.ndarray, "c t"]:
+        return read(audio_path(data, row), sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)[0]
+
     def streams_of(row: SongRow) -> dict[str, np.ndarray]:
         torch.set_num_threads(1)  # a setting of the thread
-        spec = codec.spec
-        audio = read(audio_path(data, row), sample_rate=spec.sample_rate, channels=spec.channels)[0]
-        return encode_sound(codec, audio, missing[row.song])
+        return encode_sound(codec, sound_of(row), missing[row.song])
+
+    def all_streams(todo: Sequence[SongRow], absent: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        if codec.device.type == "cpu":
+            return in_order(streams_of, todo, threads=parallel)
+        return (encode_sound(codec, audio, absent) for audio in in_order(sound_of, todo, threads=parallel))
 
     missing, names = missing_streams(data, info, list(rows), streams), ", ".join(streams)
     if not missing:
@@ -109,7 +116,7 @@ def encode_rows(
             with contextlib.ExitStack() as stack:
                 folders = {stream: codes_folder(data, info, stream) for stream in absent}
                 writers = {s: stack.enter_context(CodesWriter(f, (s,), name=name)) for s, f in folders.items()}
-                for row, found in zip(todo, in_order(streams_of, todo, threads=parallel)):
+                for row, found in zip(todo, all_streams(todo, absent)):
                     for stream, writer in writers.items():
                         writer.add(row.song, {stream: found[stream]})
                     bar.update(round(row.seconds))
@@ -128,7 +135,7 @@ def encode(
     levels: levels to encode, such as 2,1; empty: all that are trained
     songs: how many songs, the first of the manifest (of the split, if one is named); 0: all
     split: only the songs of this split, train or test; empty: both
-    threads: songs to encode side by side, one CPU thread each; 0: one a core
+    threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
     """
     import torch
@@ -141,7 +148,7 @@ def encode(
     rank, ranks = rank_and_ranks()
     cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
-    device = device_of_rank(choose_device(device), rank)
+    device = choose_own_device(device, rank, ranks)
     folder, opened = Path(data), ModelFolder.from_pretrained(model)
     info, trained = opened.info, opened.trained_streams()
     names = info.spec.names
@@ -160,4 +167,5 @@ def encode(
                 target = codes_folder(folder, info, stream)
                 target.mkdir(parents=True, exist_ok=True)
                 name = stack.enter_context(own_name(target, rank))
+            stack.enter_context(computing_on(device))
             encode_rows(codec, info, folder, chosen, mine, parallel, name)

@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.audio.audio import AUDIO_SUFFIXES
 from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
 from data_prep.errors import UserError
-from jukebox.device import choose_device
+from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
 from launch.cli.parse import choose_by_level
 
@@ -164,7 +164,8 @@ def codec(
             return decode_file(loaded, path, target, streams[0], info, on_progress)
         return reconstruct_file(loaded, path, target, streams[0], on_progress)
 
-    done, seconds, failed = _run_all(run, files, f"{what} {', '.join(streams)}")
+    with computing_on(device):
+        done, seconds, failed = _run_all(run, files, f"{what} {', '.join(streams)}")
     if failed and len(files) == 1:
         raise failed[0]
     for error in failed:

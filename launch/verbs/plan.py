@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from data_prep.errors import UserError
+from jukebox.device import computing_on
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
 from jukebox.model.routes import Route
@@ -129,9 +130,10 @@ def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dic
     plan = plan_sampling(info, request, done=done)
     compiled = will_compile(info, request, plan.dtype)
     speeds = {}
-    for level in plan.levels:
-        speed = measure(plan.device, plan.dtype, max(1, level.rows), level.parts["weights"], compiled)
-        speeds[level.level] = replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed
+    with computing_on(request["device"]):
+        for level in plan.levels:
+            speed = measure(plan.device, plan.dtype, max(1, level.rows), level.parts["weights"], compiled)
+            speeds[level.level] = replace(speed, bandwidth=bandwidth * 1e9) if bandwidth else speed
     return plan_sampling(info, request, done=done, speeds=speeds)
 
 

@@ -6,6 +6,10 @@ conditions and norms stay as they are.
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -14,6 +18,28 @@ from torch import Tensor, nn
 from priors.transformer.linear import Function, Linear
 
 FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (it needs inputs in sixteens)
+FEW_ON_GPU = 16  # rows up to which a kernel reads them once; more are a product of matrices
+
+
+@functools.cache
+def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """The kernel of `int8_kernel.py`, compared with an exact product; None, with one line, where it does not work."""
+    x = torch.linspace(-1, 1, 3 * 80, device=device).view(3, 80).to(dtype)
+    w = (torch.arange(48 * 80, device=device) % 255 - 127).to(torch.int8).view(48, 80)
+    scale = torch.linspace(0.5, 1, 48, device=device).to(dtype)
+    exact = (x.double() @ w.double().t()) * scale.double()
+    try:
+        from priors.autoregressive.int8_kernel import int8_product
+
+        if (int8_product(x, w, scale) - exact).abs().max() < 0.01 * exact.abs().max():
+            return int8_product
+        reason = "its results are wrong"
+    except Exception as error:  # of the import, the compiler or the driver
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    print(
+        f"no kernel for int8 weights on {device} ({reason}): they are converted in each step, which is slower", file=sys.stderr
+    )
+    return None
 
 
 class Int8Linear(nn.Module):
@@ -40,6 +66,9 @@ class Int8Linear(nn.Module):
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW and rows.shape[1] % 16 == 0:
             y = torch.ops.aten._weight_int8pack_mm(rows, self.w, self.scale)
             return (y if b is None else y + b).view(*x.shape[:-1], y.shape[-1])
+        if x.device.type != "cpu" and len(rows) <= FEW_ON_GPU and (product := product_on_gpu(x.device, x.dtype)):
+            y = product(rows.contiguous(), self.w, self.scale).view(*x.shape[:-1], len(self.w))
+            return y if b is None else y + b.to(x.dtype)
         y = F.linear(x, self.w.to(x.dtype)) * self.scale.to(x.dtype)  # int8 is exact in every dtype
         return y if b is None else y + b.to(x.dtype)
 

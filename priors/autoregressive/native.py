@@ -27,6 +27,8 @@ def why_not(dtype: str = "float32", device: str = "cpu") -> str | None:
     """Why steps cannot be compiled (on a GPU: captured) here, or None if they can."""
     if device.startswith("cuda"):
         return None
+    if device != "cpu":
+        return f"steps are compiled on a CPU and captured on an NVIDIA GPU, not on {device}"
     if dtype not in COMPILED:
         return f"{dtype} is not compiled on a CPU; {', '.join(COMPILED)} are"
     try:
@@ -73,7 +75,7 @@ class Native:
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
         state, hidden = config.state, config.hidden
-        room = [torch.empty(batch, n) for n in (config.width, 3 * state, state, config.width, hidden)]
+        room = [torch.empty(batch, n, device="cpu") for n in (config.width, 3 * state, state, config.width, hidden)]
         self.step = _Step(
             self.layers, self._head(prior.table, config.width), len(blocks), batch, config.width, state,
             config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
@@ -82,9 +84,16 @@ class Native:
         self.call = library(SOURCE).step
 
     def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
-        """The address of a tensor, kept alive as long as this object; numbers beside the weights in float32."""
+        """The address of a tensor, kept alive as long as this object; numbers beside the weights in float32.
+
+        ValueError for a tensor of another device, whose memory the library cannot read.
+        """
         if tensor is None:
             return None
+        if tensor.device.type != "cpu":
+            raise ValueError(
+                f"a compiled step was given a tensor on {tensor.device}; expected the prior and its caches on the CPU"
+            )
         self.held.append(tensor.detach().to(dtype or tensor.dtype).contiguous())
         return self.held[-1].data_ptr()
 
@@ -112,15 +121,15 @@ class Native:
         elif cache.bias is not None:
             cache.bias, n_ctx = cache.bias.contiguous(), cache.bias.shape[2]
             bias = self._hold(cache.bias, None)
-        where, attn = (cache.k.data_ptr(), cache.v.data_ptr()), block.attn
+        where, attn = (self._hold(cache.k, None), self._hold(cache.v, None)), block.attn
         rotation = self._hold(rotary_table(attn.rope, cache.k.shape[4], attn.n_ctx)) if attn.rope else None
         return _Layer(*linears, *norms, *where, bias, rotation, self._hold(table, None), slots, n_ctx)
 
     def __call__(self, code: Tensor) -> Tensor:
-        x, again = self.prior.inputs(self.conditioning, code, torch.tensor([self.position]))
+        x, again = self.prior.inputs(self.conditioning, code, torch.tensor([self.position], device="cpu"))
         x = x.float().contiguous()
         again = None if again is None else again.float().contiguous()
-        output = torch.empty(len(x), self.step.head.n_out)
+        output = torch.empty(len(x), self.step.head.n_out, device="cpu")
         self.call(
             ctypes.byref(self.step), self.bytes, ctypes.c_int64(self.position), ctypes.c_void_p(x.data_ptr()),
             ctypes.c_void_p(None if again is None else again.data_ptr()), ctypes.c_void_p(output.data_ptr()),

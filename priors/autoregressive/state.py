@@ -33,6 +33,8 @@ class SteppedPrior(Protocol):
     The answer is (b, k): logits over the rows of `table`, or, without a table, the output of the trunk with what is added again.
     """
 
+    compiled: bool  # whether steps are to be compiled
+
     @property
     def config(self) -> HasTrunkConfig: ...
     @property
@@ -95,8 +97,8 @@ class DecodeState(Generic[P]):
         return {
             **buffers,
             "code": self.code.cpu(),
-            "position": torch.tensor([self.position]),
-            "done": torch.tensor([self.done]),
+            "position": torch.tensor([self.position], device="cpu"),
+            "done": torch.tensor([self.done], device="cpu"),
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
@@ -104,7 +106,7 @@ class DecodeState(Generic[P]):
 
         ValueError where they are of another shape, and nothing is changed.
         """
-        one = torch.zeros(1, dtype=torch.long)
+        one = torch.zeros(1, dtype=torch.long, device="cpu")
         check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})
         for name, buffer in self._buffers():
             buffer.copy_(tensors[name])

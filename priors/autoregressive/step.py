@@ -10,6 +10,9 @@ position is a tensor on the device: nothing waits for the device between one cod
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,38 +32,58 @@ class Plain:
         return output
 
 
-class Captured:
-    def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
-        self.plain = Plain(prior, conditioning, caches, position)
-        self.graph: torch.cuda.CUDAGraph | None = None
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that steps are captured on, one per device: torch's own is of the device of its first capture."""
+    return torch.cuda.Stream(device)
 
-    def capture(self, code: Int[Tensor, "b *books"]) -> torch.cuda.CUDAGraph:
-        """Record a step for codes of this shape."""
-        plain, self.code = self.plain, code.clone()
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # kernels are loaded and room is made; what it writes, the first step overwrites
+
+class Captured:
+    """Steps of a CUDA graph. Where one cannot be captured, for lack of memory say, one line is printed and steps are plain.
+
+    A graph holds addresses and no tensors. So this object holds all that it reads and writes: the tensors of the plain step (prior,
+    conditioning inputs, caches, position), the code and the output.
+    """
+
+    def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
+        self.plain, self.graph, self.tried = Plain(prior, conditioning, caches, position), None, False
+
+    def capture(self, code: Int[Tensor, "b *books"]) -> torch.cuda.CUDAGraph | None:
+        """Record a step for codes of this shape, on the current device; None where that fails."""
+        plain, graph, self.code, self.tried = self.plain, torch.cuda.CUDAGraph(), code.clone(), True
+        stream = capture_stream(code.device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # restores the current stream, which `graph` does not after an error
+            # kernels are loaded and room is made; what it writes, the first step overwrites
             plain.prior.step(plain.conditioning, plain.caches, self.code, plain.position)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.output = plain(self.code)
+            try:  # work of other threads, such as that of another model, does not end a capture
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                    self.output = plain(self.code)
+            except RuntimeError as error:
+                graph, plain.prior.compiled = None, False  # later windows do not try again
+                reason = str(error).strip().split("\n")[0]
+                print(f"a decoding step could not be captured ({reason}); the next ones are not compiled", file=sys.stderr)
+        torch.cuda.current_stream().wait_stream(stream)
         return graph
 
     def __call__(self, code: Int[Tensor, "b *books"]) -> Float[Tensor, "b k"]:
-        if self.graph is None:  # the first codes show the shape
-            self.graph = self.capture(code)
-        self.code.copy_(code)
-        self.graph.replay()
-        return self.output.clone()  # the graph writes the next one over this
+        with torch.cuda.device(code.device):
+            if not self.tried:  # the first codes show the shape
+                self.graph = self.capture(code)
+            if self.graph is None:
+                return self.plain(code)
+            self.code.copy_(code)
+            self.graph.replay()
+            return self.output.clone()  # the graph writes the next one over this
 
 
 def stepper(prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int, compiled: bool) -> Step:
     """The steps of a window: plain, or where that is wanted captured (GPU) or native (CPU)."""
-    if not compiled:
-        return Plain(prior, conditioning, caches, position)
-    if conditioning.start.is_cuda:
+    device = conditioning.start.device.type
+    if compiled and device == "cuda":
         return Captured(prior, conditioning, caches, position)
-    from priors.autoregressive.native import Native
+    if compiled and device == "cpu":
+        from priors.autoregressive.native import Native
 
-    return Native(prior, conditioning, caches, position)
+        return Native(prior, conditioning, caches, position)
+    return Plain(prior, conditioning, caches, position)

@@ -13,7 +13,7 @@ from priors.transformer.config import TrunkConfig
 from vqvae.jukebox.config import convolution, residual_stack
 
 PASSES = 12  # of a level whose parameters do not specify them
-CODES_AT_ONCE = 256  # codes whose logits are in memory at once: they stay in the cache of a core
+CODES_AT_ONCE, ON_GPU = 256, 2**13  # codes whose logits are in memory at once: they stay in the cache of a core; or fill a GPU
 CHUNK = 2**18  # numbers of a layer that are in memory at once
 
 
@@ -166,15 +166,16 @@ class MaskedConfig(PriorConfig):
         code = convolution(self.vector, head, 13 if self.books == 1 else 3 * self.books) + residual_stack(head, self.local)
         return self.parameters().matrices + attention + ratio * (width * head + code), head * self.bins
 
-    def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int) -> int:
+    def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int, device: str = "cpu") -> int:
         """Bytes of a pass over a stream: all columns embedded and in a layer of the trunk, or a chunk with its logits.
 
-        Half as much again was measured as overhead of the heap.
+        On a GPU the chunk is the window. Half as much again was measured as overhead of the heap.
         """
         trunk, ratio, head = self.trunk, self.frames(stream) // self.n_ctx, self.head_width
         layer = itemsize * (4 * trunk.width + max(2 * trunk.hidden, 4 * trunk.width)) + 8 * trunk.width
-        chunk = min(columns * ratio, max(ratio, CHUNK // head))
-        fine = rows * chunk * 5 * head * itemsize + CODES_AT_ONCE * self.bins * (itemsize + 4 * 4)
+        largest, at_once = (max(ratio, CHUNK // head), CODES_AT_ONCE) if device == "cpu" else (columns * ratio, ON_GPU)
+        chunk = min(columns * ratio, largest)
+        fine = rows * chunk * 5 * head * itemsize + at_once * self.bins * (itemsize + 4 * 4)
         embedded, codes = rows * columns * self.slots * self.vector * itemsize, rows * columns * ratio * self.books * 8 * 8
         return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
@@ -186,7 +187,7 @@ class MaskedConfig(PriorConfig):
         parts = {
             "weights": self.weight_bytes(job.dtype), "cache": 0,
             "conditions": job.rows * self.n_ctx * self.trunk.width * item,
-            "activations": self.pass_bytes(job.stream, job.rows, columns, item),
+            "activations": self.pass_bytes(job.stream, job.rows, columns, item, job.device),
         }  # fmt: skip
         whole, code = self.pass_products(job.stream)
         seen = sum((end - start) // column * whole for start, _, end in job.windows)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from priors.masked.config import CHUNK, MaskedConfig
@@ -34,6 +34,11 @@ class EncodedColumns:
 def joined(vectors: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b t _"]:
     """Vectors of the same frames as one; a single one without a copy."""
     return torch.cat(list(vectors), dim=2) if len(vectors) > 1 else vectors[0]
+
+
+def first_places(asked: Bool[Tensor, "b n"], count: int) -> Int[Tensor, " m"]:
+    """The places in (b * n) of the first `count` entries that are true, in order; a count of the host spares a wait for the device."""
+    return asked.flatten().logical_not().byte().argsort(stable=True)[:count]
 
 
 class LevelHead(nn.Module):
@@ -67,15 +72,20 @@ class LevelHead(nn.Module):
         return self.ln(self.stack(x).transpose(1, 2))
 
     def around(
-        self, seen: EncodedColumns, asked: Bool[Tensor, "b n"]
-    ) -> Iterator[tuple[slice, Float[Tensor, "n f"], Bool[Tensor, "b _"]]]:
-        """Piece by piece the vectors of the codes that are asked for, with where they are: the same as of the whole at once.
+        self, seen: EncodedColumns, asked: Bool[Tensor, "b n"], count: int
+    ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m f"]]]:
+        """Piece by piece the places in (b * n) of the `count` codes that are asked for, and their vectors, as of the whole at once.
 
-        A piece is computed with as many columns on either side as it hears; pieces of which nothing is asked are left out.
+        A piece is computed with as many columns on either side as it hears; pieces of which nothing is asked are left out. On a GPU
+        there is one piece, and nothing is read from its memory.
         """
+        if seen.columns.device.type != "cpu":
+            places = first_places(asked, count)
+            yield places, self(seen.columns, seen.vectors).flatten(0, 1)[places]
+            return
         columns = seen.columns.shape[1]
         far = 1 + -(-self.stack.reach // self.ratio)  # columns
-        size = max(1, CHUNK // (self.out.w.shape[0] * self.ratio)) if seen.columns.device.type == "cpu" else columns
+        size = max(1, CHUNK // (self.out.w.shape[0] * self.ratio))
         for first in range(0, columns, size):
             last = min(first + size, columns)
             here = slice(first * self.ratio, last * self.ratio)
@@ -85,4 +95,5 @@ class LevelHead(nn.Module):
             rates = {stream: x.shape[1] // columns for stream, x in seen.vectors.items()}
             vectors = {stream: x[:, begin * rates[stream] : end * rates[stream]] for stream, x in seen.vectors.items()}
             made = self(seen.columns[:, begin:end], vectors)[:, (first - begin) * self.ratio :][:, : here.stop - here.start]
-            yield here, made[asked[:, here]], asked[:, here]
+            rows, at = asked[:, here].nonzero(as_tuple=True)
+            yield rows * asked.shape[1] + here.start + at, made[rows, at]

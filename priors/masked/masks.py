@@ -38,24 +38,24 @@ def per_column(streams: Iterable[Stream]) -> dict[str, int]:
 
 def nothing(n: int) -> Columns:
     """All columns drawn anew."""
-    return torch.zeros(n, dtype=torch.bool)
+    return torch.zeros(n, dtype=torch.bool, device="cpu")
 
 
 def everything(n: int) -> Columns:
     """All columns kept."""
-    return torch.ones(n, dtype=torch.bool)
+    return torch.ones(n, dtype=torch.bool, device="cpu")
 
 
 def random(n: int, intensity: float, rng: torch.Generator) -> Columns:
     """Each column drawn anew with probability `intensity`: 0 keeps everything, 1 nothing."""
     _check(0 <= intensity <= 1, f"random intensity {intensity:g}", "a probability from 0 (keep all) to 1 (keep nothing)")
-    return torch.rand(n, generator=rng) >= intensity
+    return torch.rand(n, generator=rng, device="cpu") >= intensity
 
 
 def ends(n: int, prefix: int = 0, suffix: int = 0) -> Columns:
     """The first and the last columns: a prefix to continue from, a suffix to lead into, or a hole between the two."""
     _check(min(prefix, suffix) >= 0, f"prefix {prefix} and suffix {suffix}", "columns, 0 or more")
-    at = torch.arange(n)
+    at = torch.arange(n, device="cpu")
     return (at < prefix) | (at >= n - suffix)
 
 
@@ -111,7 +111,7 @@ def intersection(*prompts: Columns) -> Columns:
 def dropout(columns: Columns, p: float, rng: torch.Generator) -> Columns:
     """Each kept column let go again with probability `p`."""
     _check(0 <= p <= 1, f"dropout {p:g}", "a probability from 0 to 1")
-    return columns & (torch.rand(len(columns), generator=rng) >= p)
+    return columns & (torch.rand(len(columns), generator=rng, device="cpu") >= p)
 
 
 def expand_to_levels(columns: Columns, per: Mapping[str, int] = PER_COLUMN) -> Mask:
@@ -149,7 +149,7 @@ def stack(keeps: Sequence[Mask]) -> Mask:
 def orphans(keep: Mask) -> Int[Tensor, " b"]:
     """How many kept codes stand under a coarser one that is drawn anew, per item: each contradicts what will be above it."""
     levels = sorted(keep, key=lambda stream: keep[stream].shape[1])  # coarsest first
-    count = torch.zeros(keep[levels[0]].shape[0], dtype=torch.long)
+    count = torch.zeros_like(keep[levels[0]][:, 0], dtype=torch.long)
     for coarse, fine in itertools.pairwise(levels):
         above = keep[coarse].repeat_interleave(keep[fine].shape[1] // keep[coarse].shape[1], dim=1)
         count += (keep[fine] & ~above).sum(1)

@@ -39,7 +39,7 @@ from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.conditioning.lyrics import LyricEncoder, lyric_distance, no_lyrics
 from priors.logits import draw_surely, uniforms
 from priors.masked.columns import ColumnEmbedding, draw_masks, join_books, left_after, split_books
-from priors.masked.config import CODES_AT_ONCE, MaskedConfig, MaskedParams
+from priors.masked.config import CODES_AT_ONCE, ON_GPU, MaskedConfig, MaskedParams
 from priors.masked.heads import EncodedColumns, LevelHead
 from priors.masked.state import ColumnConditioning, MaskedState
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window
@@ -98,7 +98,7 @@ class MaskedPrior(Prior):
         v = v.to(table)
         v = (v - v.mean(dim=0)) / v.std(dim=0).clamp(min=1e-6)
         if v.shape[1] != table.shape[1]:
-            v = v @ torch.randn(v.shape[1], table.shape[1]).to(table) * v.shape[1] ** -0.5
+            v = v @ torch.randn(v.shape[1], table.shape[1], device="cpu").to(table) * v.shape[1] ** -0.5
         table.copy_(v * self.config.trunk.init.embedding)
 
     # ---- conditions
@@ -227,27 +227,31 @@ class MaskedPrior(Prior):
         """Sample all unknown codes of a level and keep the most probable, as many as the schedule has."""
         codes, known, lacking, params = state.codes, state.known, state.lacking[level], state.params[level]
         unknown, step, passes = ~known[level], state.step + 1, state.passes(level)
-        chance, order = numbers_for(state.rngs, lacking, 2 * unknown.shape[1]).to(unknown.device).chunk(2, dim=1)
-        new, log_p = self._draw(level, codes, known, state.conditioning, chance, params)
+        numbers = to_device(numbers_for(state.rngs, lacking, 2 * unknown.shape[1]), unknown.device)
+        chance, order = numbers.chunk(2, dim=1)
+        count = sum(left_after(state.step, passes, n) for n in lacking)
+        new, log_p = self._draw(level, codes, known, state.conditioning, chance, params, count)
         confidence = log_p + params.noise * (1 - step / passes) * gumbel(order)
-        left = torch.tensor([left_after(step, passes, count) for count in lacking], device=unknown.device)
+        left = to_device(torch.tensor([left_after(step, passes, n) for n in lacking], device="cpu"), unknown.device)
         codes[level] = torch.where(unknown, new, codes[level])
         known[level] = ~least_sure(confidence.masked_fill(~unknown, torch.inf), left)
         state.step = step
 
     def _draw(
         self, level: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
-        chance: Float[Tensor, "b n"], params: MaskedParams,
+        chance: Float[Tensor, "b n"], params: MaskedParams, count: int,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
-        """A code for everything unknown of a level, by its number in `chance`, and its log probability."""
-        asked, new, log_p = ~known[level], torch.zeros_like(codes[level]), torch.zeros_like(chance)
-        if asked.any():
-            head = self.head(level)
-            for here, x, some in head.around(self.encode_columns(codes, known, conditioning), asked):
-                rows = zip(x.split(CODES_AT_ONCE), chance[:, here][some].split(CODES_AT_ONCE), strict=True)
+        """A code for each of the `count` unknown ones of a level, by its number in `chance`, and its log probability."""
+        asked = ~known[level]
+        new, log_p = codes[level].new_zeros(asked.shape), chance.new_zeros(asked.shape)
+        if count:
+            head, size = self.head(level), CODES_AT_ONCE if asked.device.type == "cpu" else ON_GPU
+            for places, x in head.around(self.encode_columns(codes, known, conditioning), asked, count):
+                rows = zip(x.split(size), chance.take(places).split(size), strict=True)
                 drawn = [draw_surely(head.out(part), u, params) for part, u in rows]
-                new[:, here][some], probability = (torch.cat(each) for each in zip(*drawn, strict=True))
-                log_p[:, here][some] = probability.double().clamp(min=1e-30).log()
+                chosen, probability = (torch.cat(each) for each in zip(*drawn, strict=True))
+                new.view(-1)[places] = chosen
+                log_p.view(-1)[places] = probability.double().clamp(min=1e-30).log()
         return new, log_p
 
     def _check(self, window: Window, known: Known) -> None:
@@ -275,6 +279,11 @@ def numbers_for(rngs: Sequence[torch.Generator], lacking: Sequence[int], length:
     """`length` uniform numbers a row, from its own generator; a row that lacks nothing takes none, as it would alone."""
     rows = [uniforms([rng], length if n else 0) for rng, n in zip(rngs, lacking, strict=True)]
     return torch.cat([F.pad(row, (0, length - row.shape[1])) for row in rows])
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on another device; from pinned memory, so that a GPU copies it in its turn while the CPU goes on."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def gumbel(uniform: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

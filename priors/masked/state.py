@@ -67,4 +67,4 @@ class MaskedState:
         tensors = {f"codes.{level}": self.codes[level] for level in self.levels}
         tensors |= {f"known.{level}": self.known[level] for level in self.levels}
         states = torch.stack([rng.get_state() for rng in self.rngs])
-        return {**tensors, "generators": states, "progress": torch.tensor([self.turn, self.step])}
+        return {**tensors, "generators": states, "progress": torch.tensor([self.turn, self.step], device="cpu")}

@@ -45,6 +45,11 @@ def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[T
     raise ValueError(f"pattern {pattern!r} has no mask; expected one of {', '.join(PATTERNS)} but not cross")
 
 
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """torch's own attention; without rows or queries, which its kernels for GPUs do not take, the result is as empty as q."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal) if q.numel() else q
+
+
 def attend(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h s d"],
@@ -59,17 +64,17 @@ def attend(
     `bias` (b h t s) is added to the logits of cross and full.
     """
     if pattern in ("cross", "full"):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return _sdpa(q, k, v, bias)
     if pattern == "dense":
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT_WINDOW:
             return _attend_by_queries(q, k, v)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return _sdpa(q, k, v, causal=True)
     if pattern == "prime":
         reach = min(prime, q.shape[2])
         k, v = k[:, :, :reach], v[:, :, :reach]
-        inside = F.scaled_dot_product_attention(q[:, :, :reach], k, v, is_causal=True)
-        return torch.cat([inside, F.scaled_dot_product_attention(q[:, :, reach:], k, v)], dim=2)
-    return _attend_in_blocks(q, k, v, pattern, block)
+        inside = _sdpa(q[:, :, :reach], k, v, causal=True)
+        return torch.cat([inside, _sdpa(q[:, :, reach:], k, v)], dim=2)
+    return _attend_in_blocks(q, k, v, pattern, block) if q.numel() else q
 
 
 def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -117,7 +122,7 @@ def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: 
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     if q.device.type == "cpu" and q.shape[-2] <= SHORT_BLOCK:
         return _by_products(q, k, v, causal).view(shape)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).view(shape)
+    return _sdpa(q, k, v, causal=causal).view(shape)
 
 
 class Attention(nn.Module):

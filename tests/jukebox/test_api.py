@@ -249,6 +249,8 @@ def test_threads_are_restored_and_a_second_job_is_refused(model):
         next(blocks)
         with pytest.raises(UserError, match="another job of this process is not finished"):
             model.generate(SONG, seconds=0.1, machine=ONE)
+        with pytest.raises(UserError, match="another job of this process is not finished"):
+            model.to("cpu")  # a captured step has the addresses of weights
         blocks.close()
         model.generate(SONG, seconds=0.1, machine=ONE)
         assert torch.get_num_threads() == 2

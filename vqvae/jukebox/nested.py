@@ -49,7 +49,7 @@ class NestedVQVAE(nn.Module):
 
     def sound(self, quantised: list[Tensor]) -> Float[Tensor, "b c t"]:
         """The sound of the levels together, from the top down."""
-        below = torch.zeros(())
+        below = torch.zeros((), device=quantised[0].device)
         for latents, decoder in zip(reversed(quantised), reversed(self.decoders), strict=True):
             below = decoder(latents + below)
         return self.out(below)

@@ -30,10 +30,10 @@ def draw_rows(
 ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k e"] | None]:
     """`bins` of `rows` rows at random, none twice; where there are too few they repeat and differ by noise."""
     repeats = -(-bins // rows)
-    index = torch.randperm(rows * repeats, generator=generator)[:bins] % rows
+    index = torch.randperm(rows * repeats, generator=generator, device="cpu")[:bins] % rows
     if repeats == 1:
         return index, None
-    return index, torch.randn(bins, width, generator=generator) * (0.01 / width**0.5)
+    return index, torch.randn(bins, width, generator=generator, device="cpu") * (0.01 / width**0.5)
 
 
 def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:

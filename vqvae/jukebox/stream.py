@@ -28,6 +28,7 @@ from vqvae.jukebox.autoencoder import Autoencoder
 from vqvae.jukebox.blocks import ResidualBlock, beyond, joined_kernel, layers
 
 CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples a piece: layers of 2 MB, which a core's cache holds; enough for a GPU
+ARRIVING_CUDA = 2**16  # samples of a piece whose codes arrive over time, on a GPU: its audio comes within seconds
 MOST, MOST_CUDA = 2**17, 2**25  # numbers that a layer is given at a time
 CALL = 200.0  # what a layer costs beside its multiplications, as seen at pieces of CHUNK
 
@@ -72,12 +73,12 @@ class AutoencoderDecoder:
 
     def __init__(self, autoencoder: Autoencoder, check: Callable[[Tensor], Tensor], *, chunk: int = 0):
         self.hop, self.check, self.chunk = autoencoder.hop, check, chunk
-        self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long)
+        self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long, device="cpu")
 
     def push(self, values: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
         """Take more codes; `last` says that there are no more."""
         held = torch.cat([self.held.to(values), self.check(values[None])[0]])
-        size = _size(held, self.chunk, self.hop, CHUNK // 2)
+        size = _size(held, self.chunk, self.hop, CHUNK // 2, ARRIVING_CUDA)
         whole = max(0, len(held) - 1) // size * size  # one that fills a piece exactly may be the last
         pieces = [(piece, False) for piece in held[:whole].split(size)] if whole else []
         pieces, self.held = pieces + [(held[whole:], True)] * last, held[whole:]
@@ -127,9 +128,9 @@ def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, f
 # ---- pieces, and the line that they pass
 
 
-def _size(like: Tensor, chunk: int, hop: int, default: int) -> int:
+def _size(like: Tensor, chunk: int, hop: int, default: int, on_gpu: int = CHUNK_CUDA) -> int:
     """Elements of a piece: `chunk` samples, or what suits the device of `like`."""
-    return max(1, (chunk or (CHUNK_CUDA if like.is_cuda else default)) // hop)
+    return max(1, (chunk or (default if like.device.type == "cpu" else on_gpu)) // hop)
 
 
 def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = CHUNK) -> Iterator[Part]:

@@ -63,7 +63,7 @@ def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConf
 
     In the outermost frame the transform meets silence instead of the song. Samples after the last whole frame are left out.
     """
-    hop, grid, rest = config.hop, Grid(config.encoder_reach + 1), torch.zeros(config.channels, 0)
+    hop, grid, rest = config.hop, Grid(config.encoder_reach + 1), torch.zeros(config.channels, 0, device="cpu")
     for block in blocks:
         rest = torch.cat([rest.to(block), block], dim=1)
         whole = rest.shape[1] // hop * hop

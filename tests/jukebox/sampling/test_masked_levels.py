@@ -249,6 +249,14 @@ def test_a_plan_counts_the_passes_of_masked_levels(run, model):
     assert all(level.parts["cache"] == 0 and level.parts["weights"] > 0 for level in plan.levels if level.level < 2)
 
 
+def test_a_plan_for_a_gpu_counts_its_larger_blocks_of_logits(run, model):
+    on_cpu, on_gpu = (
+        plan_sampling(model.info, {**run.request, "device": name, "dtype": "float32"}) for name in ("cpu", "cuda")
+    )
+    for cpu, gpu in zip(on_cpu.levels, on_gpu.levels):
+        assert (gpu.parts["activations"] > cpu.parts["activations"]) == (cpu.level < 2)
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux what was resident")
 def test_a_pass_takes_about_the_memory_that_is_planned():
     """A wide prior over long windows, in a process of its own; logits of all codes at once alone would take ten times that."""

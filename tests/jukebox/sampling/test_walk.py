@@ -254,6 +254,7 @@ def test_audio_grows_with_its_windows_and_is_that_of_the_whole_in_the_end(tiny_m
 
     def grow(self):
         plain(self)
+        self.writer.flush()
         if self.path.is_file():
             with wave.open(str(self.path)) as file:
                 grown.append((self.level, file.getnframes(), file.readframes(file.getnframes())))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +81,33 @@ def test_every_song_gets_the_codes_that_its_sound_has_by_itself(data, model, cap
         for stream, hop in zip(STREAMS, (128, 32, 8)):
             assert reader.length(row.song, stream) == audio.shape[1] // hop
             assert np.array_equal(reader.read(row.song, stream), alone[stream][0].numpy())
+
+
+def test_a_gpu_encodes_one_song_at_a_time_with_exact_arithmetic(data, model, monkeypatch):
+    """The layers of each song take gigabytes there; the other threads read. The device is a stand-in."""
+    seen = []
+
+    def encoded_here(codec, audio, streams):
+        seen.append(
+            (
+                threading.current_thread() is threading.main_thread(),
+                torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+            )
+        )
+        found = codec.encode_long(torch.from_numpy(audio)[None], streams)
+        return {name: codec.spec.stream(name).check(found[name][0].numpy(), "encoded") for name in streams}
+
+    monkeypatch.setattr(verb, "encode_sound", encoded_here)
+    encode(str(data), str(model), levels="2", threads=3)
+    on_cpu = codes_of(data, model, "vq.2")
+    before = {song: on_cpu.read(song, "vq.2").copy() for song in on_cpu.songs}
+    assert {here for here, _ in seen} == {False}
+    shutil.rmtree(data / "codes")
+    monkeypatch.setattr(VQVAE, "device", torch.device("meta"))
+    del seen[:]
+    encode(str(data), str(model), levels="2", threads=3)
+    assert seen == [(True, False)] * 10
+    assert all(np.array_equal(codes_of(data, model, "vq.2").read(song, "vq.2"), codes) for song, codes in before.items())
 
 
 def test_songs_and_streams_that_are_there_are_not_encoded_again(data, model, encoded, capsys):

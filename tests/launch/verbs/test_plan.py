@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from data_prep.errors import UserError
 from jukebox.model.info import ModelInfo
 from jukebox.planning import speed
-from jukebox.planning.sampling import plan_sampling
+from jukebox.planning.sampling import Speed, plan_sampling
 from jukebox.runs.run import Run
 from jukebox.song import Song
 from launch.cli import main
@@ -84,6 +85,24 @@ def test_time_is_measured_with_the_threads_and_the_steps_of_the_run(tiny_model, 
     assert main([*words, "--device", "cpu", "--threads", "2", "--compile", compile_]) == 0
     asked = json.loads((tmp_path / "run" / "run.json").read_text())
     assert asked["compiled"] == (compile_ != "off") and set(seen) == {(2, compile_ != "off")}
+
+
+def test_speed_is_measured_on_the_gpu_of_the_run(tiny_model, monkeypatch):
+    """Not on the first one, whose memory another program may need."""
+    current, seen = [], []
+
+    @contextmanager
+    def device(name):
+        current.append(name)
+        yield
+        current.remove(name)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(speed, "measure", lambda *_: seen.append(list(current)) or Speed(1e9, 1e9, 1e-6))
+    plan("sample", str(tiny_model.folder), seconds=0.3, threads=1, device="cuda:1")
+    assert seen == [["cuda:1"]] * 3 and current == []
 
 
 def test_mistakes_are_one_clear_sentence(tiny_model, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -12,12 +15,14 @@ from torch import Tensor, nn
 from priors.autoregressive import native
 from priors.autoregressive.model import AutoregressivePrior
 from priors.autoregressive.state import ConditioningInputs
-from priors.autoregressive.step import stepper
+from priors.autoregressive.step import Captured, Plain, capture_stream, stepper
 from priors.transformer.config import LOCAL, TrunkConfig
 from priors.transformer.trunk import Transformer
+from tests.cuda_graph import stub_cuda
 from tests.priors.conftest import KINDS, randomise, started
 
 compiler = pytest.mark.skipif(native.why_not() is not None, reason="no C++ compiler here")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), "int8": (torch.bfloat16, 0.02)}
 
 
@@ -113,6 +118,7 @@ class FramePrior(nn.Module):
     def __init__(self, config: TrunkConfig, books: int):
         super().__init__()
         self.config, self.trunk, self.table = replace(KINDS["unlabelled"], trunk=config), Transformer(config), None
+        self.compiled = True
         self.x_emb = nn.ModuleList(nn.Embedding(11, config.width) for _ in range(books))
 
     def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,19 +155,109 @@ def test_steps_of_a_prior_without_a_table_return_the_output_of_the_trunk(dtype, 
     assert (ours - whole).abs().max() < DTYPES[str(dtype).removeprefix("torch.")][1] * whole.float().std() * 5
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@gpu
 def test_captured_steps_of_a_prior_without_a_table_return_the_output_of_the_trunk():
     ours, whole = frame_outputs(torch.float32, 3, True, "cuda")
     assert (ours - whole).abs().max() < 1e-4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_captured_steps_equal_plain_steps(make, batch, kind):
+@pytest.fixture
+def cuda(monkeypatch):
+    """What is done on a device where CUDA graphs are those of `tests/cuda_graph.py`."""
+    capture_stream.cache_clear()
+    yield stub_cuda(monkeypatch)
+    capture_stream.cache_clear()
+
+
+def captured_logits(prior, codes, cond) -> Tensor:
+    """Logits of captured steps from code 7 on; before each of them all that only this function holds is freed."""
+    state, made = started(prior, codes[:, :7], cond), []
+    step = Captured(prior, state.conditioning, state.caches, state.position)
+    del state
+    for code in (codes[:, 7:] + prior.vocabulary - prior.config.bins).unbind(1):
+        gc.collect()
+        made.append(step(code.clone()))
+    return torch.stack(made, dim=1)
+
+
+@torch.no_grad()
+def test_captured_steps_hold_all_memory_that_they_use_and_equal_plain_steps(make, batch, kind, cuda):
+    prior, (codes, cond) = make(kind), batch(kind)
+    plain = stepped(prior, codes[:, :-1], cond, 7, False)
+    assert torch.equal(captured_logits(prior, codes[:, :-1], cond), plain)
+    assert cuda.count("replay") == plain.shape[1] and cuda.count("capture") == 1
+
+
+@torch.no_grad()
+def test_a_graph_whose_position_is_freed_is_seen(make, batch, cuda, monkeypatch):
+    """The control: the memory of the position is used by nobody else."""
+    plain = Plain.__call__
+
+    def copies_its_position(self, code):
+        self.position = self.position.clone()
+        return plain(self, code)
+
+    monkeypatch.setattr(Plain, "__call__", copies_its_position)
+    prior, (codes, cond) = make("top"), batch("top")
+    with pytest.raises(AssertionError, match="memory that was freed"):
+        captured_logits(prior, codes[:, :-1], cond)
+
+
+@torch.no_grad()
+def test_steps_are_captured_and_replayed_on_the_device_of_their_codes(make, batch, cuda):
+    prior, (codes, cond) = make("top"), batch("top")
+    captured_logits(prior, codes[:, :9], cond)
+    assert cuda == ["enter cpu", "capture", "replay", "leave cpu", "enter cpu", "replay", "leave cpu"]
+
+
+@torch.no_grad()
+def test_where_a_capture_runs_out_of_memory_steps_are_plain_with_one_line(make, batch, cuda, capsys, monkeypatch):
+    prior, (codes, cond) = make("top"), batch("top")
+    plain = stepped(prior, codes[:, :-1], cond, 7, False)
+    step = prior.step
+
+    def fails_in_a_capture(*given):
+        made = step(*given)
+        if "capture" in cuda and not prior.failed:
+            prior.failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GB\nand more")
+        return made
+
+    prior.compiled, prior.failed = True, False
+    monkeypatch.setattr(prior, "step", fails_in_a_capture)
+    assert torch.equal(captured_logits(prior, codes[:, :-1], cond), plain) and not prior.compiled
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "could not be captured (CUDA out of memory. Tried to allocate 2 GB)" in error
+
+
+@compiler
+def test_the_compiled_library_is_given_no_memory_of_another_device(make):
+    prior = make("unlabelled")
+    caches = prior.trunk.caches(torch.zeros(1, 1, 16))
+    caches[1].k = caches[1].k.to("meta")
+    start = ConditioningInputs(torch.zeros(1, 1, 16), *[None] * 4)
+    with pytest.raises(ValueError, match="a tensor on meta; expected the prior and its caches on the CPU"):
+        native.Native(prior, start, caches, 0)
+    assert native.why_not("float32", "mps") == "steps are compiled on a CPU and captured on an NVIDIA GPU, not on mps"
+
+
+def test_compiled_steps_on_a_device_without_a_compiler_are_plain():
+    steps = torch.zeros(1, 4, 16, device="meta")
+    assert isinstance(
+        stepper(FramePrior(KINDS["top"].trunk, 1), ConditioningInputs(steps, steps, *[None] * 3), [], 0, True), Plain
+    )
+
+
+@gpu
+@torch.no_grad()
+def test_captured_steps_equal_plain_steps(make, batch, kind, monkeypatch):
+    if "check_input_liveness" in inspect.signature(torch.cuda.graph).parameters:
+        monkeypatch.setattr(torch.cuda, "graph", functools.partial(torch.cuda.graph, check_input_liveness=True))
     prior, (codes, cond) = make(kind).cuda(), batch(kind)
     codes, cond = codes[:, :-1].cuda(), cond.to("cuda")
-    for primed in (0, 7):
-        plain, ours = (stepped(prior, codes, cond, primed, compiled) for compiled in (False, True))
-        assert (ours - plain).abs().max() < 1e-4
+    plain = stepped(prior, codes, cond, 7, False)
+    assert (captured_logits(prior, codes, cond) - plain).abs().max() < 1e-4
+    assert (stepped(prior, codes, cond, 0, True) - stepped(prior, codes, cond, 0, False)).abs().max() < 1e-4
 
 
 def test_int8_weights_are_within_half_a_step_of_theirs(make, kind):

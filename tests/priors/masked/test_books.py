@@ -152,8 +152,8 @@ def test_pieces_of_a_window_have_the_vectors_of_the_whole(prior, monkeypatch):
     head, asked = prior.head("tokens/1"), ~known[STREAM]
     monkeypatch.setattr("priors.masked.heads.CHUNK", 5 * head.out.w.shape[0])
     pieces = torch.zeros(3, FRAMES, 16)
-    for here, x, some in head.around(EncodedColumns(seen.columns, seen.vectors), asked):
-        pieces[:, here][some] = x
+    for places, x in head.around(EncodedColumns(seen.columns, seen.vectors), asked, int(asked.sum())):
+        pieces.flatten(0, 1)[places] = x
     assert torch.allclose(pieces[asked], head(seen.columns, seen.vectors)[asked], atol=1e-5)
 
 

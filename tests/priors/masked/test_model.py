@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from priors.masked import model as masked
 from priors.masked.columns import by_column, left_after
 from priors.masked.config import PASSES, MaskedConfig, MaskedParams
 from priors.masked.model import MaskedPrior, gumbel, least_sure
-from priors.masked.state import MaskedState
+from priors.masked.state import ColumnConditioning, MaskedState
 from priors.noise import Generators
 from priors.prior import Batch, Known, Mask, Sequences, Window, sample_window
 from priors.transformer.config import Init, TrunkConfig
@@ -170,19 +172,52 @@ def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_o
         for columns in (1, 3, 10):
             monkeypatch.setattr(heads, "CHUNK", columns * head.out.w.shape[0] * head.ratio)
             made, rows = torch.full((*asked.shape, 16), torch.nan), []
-            for here, x, some in head.around(seen, asked):
-                assert here.stop - here.start <= columns * head.ratio and some.any()
-                made[:, here][some] = head.out(x)
+            for places, x in head.around(seen, asked, int(asked.sum())):
+                at = places % asked.shape[1]
+                assert len(places) and at.max() - at.min() < columns * head.ratio
+                made.flatten(0, 1)[places] = head.out(x)
             assert torch.allclose(made[asked], whole, atol=1e-5) and torch.equal(made.isnan().all(dim=2), ~asked)
             count = head.out.register_forward_pre_hook(lambda _, given, rows=rows: rows.append(len(given[0])))
             chance = torch.rand(asked.shape, dtype=torch.float64)
-            new, _ = prior._draw(stream, codes, keep, prior.encode_conditions(cond, 5, 24), chance, MaskedParams())
+            conditioning, count_asked = prior.encode_conditions(cond, 5, 24), int(asked.sum())
+            new, _ = prior._draw(stream, codes, keep, conditioning, chance, MaskedParams(), count_asked)
             count.remove()
             assert max(rows) <= 7 and sum(rows) == int(asked.sum()) and not new[~asked].any()
             sure = [
                 draw_surely(row[None], u[None], MaskedParams())[0].item() for row, u in zip(whole, chance[asked], strict=True)
             ]
             assert new[asked].tolist() == sure
+
+
+def on_device(prior: MaskedPrior, state: MaskedState, device: str) -> tuple[MaskedPrior, MaskedState]:
+    """Copies of a prior and of a window in progress on another device."""
+    values, c = ({k: x.to(device) for k, x in each.items()} for each in (state.codes, state.known)), state.conditioning
+    moved = ColumnConditioning(*(x if x is None else x.to(device) for x in (c.columns, c.encoded, c.distance)))
+    return copy.deepcopy(prior).to(device), replace(state, conditioning=moved, **dict(zip(("codes", "known"), values)))
+
+
+def test_passes_on_a_gpu_never_wait_for_a_value_of_its_memory(prior, monkeypatch):
+    """A read, or an operation whose shape depends on values, raises on torch's meta device; so does a mixture of devices."""
+    codes, keep, cond = window(prior)
+    params = {stream: MaskedParams(passes=3, top_p=0.9, top_k=5) for stream in STREAMS}
+    other, state = on_device(prior, begin(prior, codes, keep, cond, params), "meta")
+    monkeypatch.setattr(masked, "CODES_AT_ONCE", 0)  # raises: the blocks are those of a GPU
+    assert [update.values.device.type for update in other.sample(state)] == ["meta"] * 9
+
+
+def test_the_places_that_a_count_finds_are_those_of_the_codes_that_are_asked_for():
+    asked = torch.rand(5, 77, generator=torch.Generator().manual_seed(0)) < 0.3
+    assert torch.equal(heads.first_places(asked, int(asked.sum())), asked.flatten().nonzero()[:, 0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_samples_the_codes_of_a_cpu_in_float64(prior):
+    exact, (codes, keep, cond) = copy.deepcopy(prior).double(), window(prior)
+    params = {stream: MaskedParams(passes=4, top_p=0.95) for stream in STREAMS}
+    expected = fill(exact, codes, keep, cond, params)
+    other, state = on_device(exact, begin(exact, codes, keep, cond, params), "cuda")
+    made = {update.stream: update.values for update in other.sample(state) if update.values.shape[1]}
+    assert all(torch.equal(made[stream].cpu(), expected[stream]) for stream in STREAMS)
 
 
 def test_bits_stand_where_they_belong(prior):

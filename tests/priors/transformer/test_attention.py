@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from priors.transformer.attention import PATTERNS, Attention, attend, visible
 from priors.transformer.config import TrunkConfig
 from priors.transformer.trunk import Transformer
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 MASKED = [p for p in PATTERNS if p != "cross"]
 PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.03)]
 SIZES = [(24, 6, 8), (24, 6, 6), (23, 6, 8), (6, 6, 8), (5, 6, 8), (24, 1, 1), (24, 24, 24), (1, 6, 8), (7, 6, 8)]
@@ -49,6 +51,32 @@ def test_training_in_bf16_on_a_cpu_takes_a_shorter_way_to_the_same_result_and_gr
         torch.autograd.grad(ours.double().square().sum(), heads_), torch.autograd.grad(wanted.square().sum(), truth)
     ):
         assert (x.double() - y).norm() < 0.02 * y.norm() + 1e-3
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("length", [0, 1, 6, 8, 24])
+@pytest.mark.parametrize("pattern", [*MASKED, "cross"])
+def test_attention_of_a_gpu_never_gets_rows_or_queries_that_are_empty(pattern, length, rows, monkeypatch):
+    """Its kernels raise for them; on torch's meta device attention takes the way that it takes on a GPU."""
+    plain = F.scaled_dot_product_attention
+
+    def strict(*given: torch.Tensor, **more) -> torch.Tensor:
+        assert all(x.numel() for x in given)
+        return plain(*given, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", strict)
+    q, k, v = (torch.empty(rows, 2, length, 4, device="meta") for _ in range(3))
+    k, v = (torch.empty(rows, 2, 5, 4, device="meta") for _ in range(2)) if pattern == "cross" else (k, v)
+    assert attend(q, k, v, pattern, 6, 8).shape == (rows, 2, length, 4)
+
+
+@gpu
+@pytest.mark.parametrize("length", [1, 6, 8, 24])
+@pytest.mark.parametrize("pattern", MASKED)
+def test_attention_of_a_gpu_equals_that_of_a_cpu_for_the_shortest_prompts(pattern, length):
+    parts = heads(length, torch.float32)
+    ours = attend(*(x.cuda() for x in parts), pattern, 6, 8)
+    assert (ours.cpu() - attend(*parts, pattern, 6, 8)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("pattern", MASKED)

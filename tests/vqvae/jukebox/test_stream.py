@@ -167,3 +167,11 @@ def test_wrong_codes_and_wrong_audio_are_refused_by_the_streams_too():
         list(codec.decoder_stream("vq.0").push(torch.tensor([0, 32])))
     with pytest.raises(ValueError, match="audio of"):
         list(codec.encoder_stream([torch.zeros(2, 100)], ["vq.0"]))
+
+
+def test_codes_that_arrive_on_a_gpu_are_decoded_in_shorter_pieces_than_a_whole_file():
+    """Their audio comes within seconds; a piece of a file is as long as a GPU needs to be busy."""
+    codes, held = torch.zeros(0, device="meta"), streaming.ARRIVING_CUDA
+    assert streaming._size(codes, 0, 8, streaming.CHUNK) * 8 == streaming.CHUNK_CUDA
+    assert streaming._size(codes, 0, 8, streaming.CHUNK, held) * 8 == held < 4 * 22050
+    assert streaming._size(torch.zeros(0), 0, 8, streaming.CHUNK, held) * 8 == streaming.CHUNK

@@ -1,0 +1,54 @@
+"""WriterThread: files are written beside the sampling, which waits neither for the disk nor for the conversion of audio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Queue
+from threading import Thread
+
+WAITING = 64  # writes that wait at most; memory does not grow where the disk is slow
+
+
+class WriterThread:
+    """Runs writes in the order in which they come. A write that raises ends them: `add`, `flush` and a leave without error raise it.
+
+    No later write runs, so that a file that grows has no gap.
+    """
+
+    def __init__(self) -> None:
+        self.queue: Queue[Callable[[], object] | None] = Queue(WAITING)
+        self.error: BaseException | None = None
+        self.thread = Thread(target=self._run, name="writer", daemon=True)
+
+    def __enter__(self) -> WriterThread:
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.queue.put(None)
+        self.thread.join()
+        if kind is None:
+            self._raise()
+
+    def add(self, write: Callable[[], object]) -> None:
+        self._raise()
+        self.queue.put(write)
+
+    def flush(self) -> None:
+        """Wait until all that came is written."""
+        self.queue.join()
+        self._raise()
+
+    def _run(self) -> None:
+        for write in iter(self.queue.get, None):
+            try:
+                if self.error is None:
+                    write()
+            except BaseException as error:  # raised in the other thread
+                self.error = error
+            finally:
+                self.queue.task_done()
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise self.error
