@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str) -> str:
@@ -16,6 +21,14 @@ def choose_device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"there is no GPU here for --device {name}; use --device cpu (its results differ from a GPU's)")
     return name
+
+
+def device_of(model: Any) -> torch.device:
+    """The device that the parameters of a model are on; the CPU where it has none."""
+    import torch
+
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def device_of_rank(device: str, rank: int) -> str:

@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device
 from launch.bench.alternate import forget_peak, peak_mb, write_rows
 
 SHAPE = {"width": 512, "depth": 8, "heads": 8, "n_ctx": 256, "bins": 1024, "batch": 4}
 CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, stage; -1: torch's engine)
 
 
-def bench_train(repeats: int, threads: int, seed: int, out: str) -> list[dict[str, Any]]:
+def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) -> list[dict[str, Any]]:
     """Rows of the table, a number of ranks and a stage each; printed as they come."""
     print(f"a training step in float32: width {SHAPE['width']}, depth {SHAPE['depth']}, {SHAPE['batch']} windows of "
           f"{SHAPE['n_ctx']} codes in all; MiB are those of rank 0")  # fmt: skip
     print(f"{'engine':<12}{'ranks':>6}{'codes/s':>9}{'kept':>9}{'peak':>9}")
     rows = []
     for ranks, zero in CASES:
-        row = measured({"ranks": ranks, "zero": zero, "repeats": repeats, "threads": threads or 1, "seed": seed})
+        job = {"ranks": ranks, "zero": zero, "repeats": repeats, "threads": threads or 1, "seed": seed, "device": device}
+        row = measured(job)
         rows.append(row)
         name = "torch" if zero < 0 else f"ZeRO {zero}"
         print(
@@ -73,7 +73,7 @@ def main(job: dict[str, Any]) -> None:
     from priors.transformer.config import TrunkConfig
 
     torch.set_num_threads(job["threads"])
-    device = torch.device(join(choose_device("auto")))
+    device = torch.device(join(job["device"]))
     recipe = Recipe(steps=100, batch=SHAPE["batch"], lr=1e-4)
     if job["zero"] >= 0:
         from launch.engines.zero import start_deepspeed
