@@ -23,7 +23,7 @@ WIDTH, HEADS, BLOCK, LYRIC_TOKENS, BATCH = 512, 8, 64, 512, 2
 
 
 def bench_attention(
-    threads: int, out: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS, device: str = "cpu"
+    threads: int, out: str, device: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
 ) -> list[dict[str, Any]]:
     """Rows of the table, a pattern and a precision each, with MiB by length; printed as they come."""
     print(f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}")

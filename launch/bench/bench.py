@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from data_prep.errors import UserError
 from jukebox.device import choose_device, device_of
 from launch.bench.alternate import best_seconds, check_peer, run_peer, write_rows
+from launch.cli.commands import load
 
 if TYPE_CHECKING:
     import torch
@@ -58,39 +59,21 @@ def bench(
     device: cpu, cuda, or auto: a GPU if there is one; song decodes audio on the CPU all the same
     """
     device = choose_device(device)
-    if what == "codec":
-        from launch.bench.codec import bench_codec
-
-        return bench_codec(peer, seconds or 20.0, repeats, threads, out, device)
-    if what == "prior":
-        from launch.bench.prior import bench_prior
-
-        return bench_prior(peer, repeats, threads, seed, out, device=device)
-    if what == "attention":
-        from launch.bench.attention import bench_attention
-
-        return bench_attention(threads, out, device=device)
-    if what == "upsample":
-        from launch.bench.upsample import bench_upsample, compare_sound
-
-        if bool(model) != bool(data):
-            raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
-        if model:
-            return compare_sound(model, data, seed, out, device)
-        return bench_upsample(repeats, threads, seed, out, device=device)
-    if what == "song":
-        from launch.bench.song import BATCH, bench_song
-
-        return bench_song(model, BATCH if batch == 1 else batch, seconds or 20.0, repeats, threads, seed, out, device)
-    if what == "train":
-        from launch.bench.train import bench_train
-
-        return bench_train(repeats, threads, seed, out, device)
-    if not model:
-        from launch.bench.sample import bench_sample
-
-        return bench_sample(peer, repeats, threads, seed, out, device=device)
-    return bench_priors(model, data, batch, seconds or 5.0, threads, seed, peer, out, device)
+    if what == "upsample" and bool(model) != bool(data):
+        raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+    measurements: dict[str, tuple[Any, ...]] = {
+        "sample": ("sample:bench_sample", peer, repeats, threads, seed, out, device),
+        "sample MODEL": ("bench:bench_priors", model, data, batch, seconds or 5.0, threads, seed, peer, out, device),
+        "song": ("song:bench_song", model, batch, seconds or 20.0, repeats, threads, seed, out, device),
+        "codec": ("codec:bench_codec", peer, seconds or 20.0, repeats, threads, out, device),
+        "prior": ("prior:bench_prior", peer, repeats, threads, seed, out, device),
+        "attention": ("attention:bench_attention", threads, out, device),
+        "train": ("train:bench_train", repeats, threads, seed, out, device),
+        "upsample": ("upsample:bench_upsample", repeats, threads, seed, out, device),
+        "upsample MODEL": ("upsample:compare_sound", model, data, seed, out, device),
+    }
+    name, *values = measurements[f"{what} MODEL" if model and f"{what} MODEL" in measurements else what]
+    return load(f"launch.bench.{name}")(*values)
 
 
 def bench_priors(

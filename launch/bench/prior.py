@@ -38,7 +38,7 @@ BINS, SQUARE = 2048, 2048  # codes; side of the matrices of the large product
 
 
 def bench_prior(
-    peer: str, repeats: int, threads: int, seed: int, out: str, shape: Mapping[str, Any] = SHAPE, device: str = "cpu"
+    peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE
 ) -> list[dict[str, Any]]:
     """Rows of the table, a precision each; the peer is left out where its python is not named."""
     import torch

@@ -47,8 +47,8 @@ CASES = (
 
 
 def bench_sample(
-    peer: str, repeats: int, threads: int, seed: int, out: str, shape: Mapping[str, Any] = SHAPE, cases: Sequence[Case] = CASES,
-    device: str = "cpu",
+    peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE,
+    cases: Sequence[Case] = CASES,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, a case and dtype each; the peer is left out where its python is not named."""
     import torch

@@ -53,7 +53,7 @@ def bench_song(
     if repeats < 1 or batch < 1 or seconds <= 0:
         raise UserError(f"--repeats {repeats}, --batch {batch}, --seconds {seconds:g}: expected at least 1, 1 and more than 0")
     info = ModelInfo.read(model)
-    cases, counts = cases_of(info, batch, seconds), [threads] if threads else [1, 2]
+    cases, counts = cases_of(info, BATCH if batch == 1 else batch, seconds), [threads] if threads else [1, 2]
     print(f"{model}, {device}, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")
     sides: dict[str, Side] = {}
     for count in counts:

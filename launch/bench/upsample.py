@@ -44,8 +44,8 @@ PASSES = ((24, 12), (12, 12), (8, 4), (36, 36))
 
 
 def bench_upsample(
-    repeats: int, threads: int, seed: int, out: str, shapes: Sequence[Shape] = SHAPES, passes: Sequence[tuple[int, int]] = PASSES,
-    device: str = "cpu",
+    repeats: int, threads: int, seed: int, out: str, device: str, shapes: Sequence[Shape] = SHAPES,
+    passes: Sequence[tuple[int, int]] = PASSES,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, one for each shape and arm."""
     import torch
