@@ -72,22 +72,23 @@ def main(job: dict[str, Any]) -> None:
     from priors.prior import Batch
     from priors.transformer.config import TrunkConfig
 
+    shape = SHAPE | job.get("shape", {})
     torch.set_num_threads(job["threads"])
     device = torch.device(join(job["device"]))
-    recipe = Recipe(steps=100, batch=SHAPE["batch"], lr=1e-4)
+    recipe = Recipe(steps=100, batch=shape["batch"], lr=1e-4)
     if job["zero"] >= 0:
         from launch.engines.zero import start_deepspeed
 
         start_deepspeed(device)  # what it imports is not the model's
     torch.manual_seed(job["seed"])
-    trunk = TrunkConfig(SHAPE["n_ctx"], SHAPE["width"], SHAPE["depth"], SHAPE["heads"], m_attn=1.0, m_mlp=4.0)
+    trunk = TrunkConfig(shape["n_ctx"], shape["width"], shape["depth"], shape["heads"], m_attn=1.0, m_mlp=4.0)
     forget_peak()
     before = peak_mb()
-    prior = AutoregressivePrior(AutoregressiveConfig("vq.0", SHAPE["bins"], 8, 44_100, trunk))
+    prior = AutoregressivePrior(AutoregressiveConfig("vq.0", shape["bins"], 8, 44_100, trunk))
     parameters = sum(p.numel() for p in prior.parameters())
     engine = open_engine(prior, recipe, device, ParallelConfig(zero=job["zero"]))
-    rows = SHAPE["batch"] // engine.world
-    codes = torch.randint(SHAPE["bins"], (rows, SHAPE["n_ctx"]), device=device)
+    rows = shape["batch"] // engine.world
+    codes = torch.randint(shape["bins"], (rows, shape["n_ctx"]), device=device)
 
     def step(number: int) -> float:
         started = time.perf_counter()
@@ -103,7 +104,7 @@ def main(job: dict[str, Any]) -> None:
     if engine.world > 1:
         dist.all_gather_object(gathered, mine)
     if who()[0] == 0:
-        rate = SHAPE["batch"] * SHAPE["n_ctx"] / seconds
+        rate = shape["batch"] * shape["n_ctx"] / seconds
         row = {**job, "parameters": parameters, "seconds": seconds, "codes_per_second": rate}
         row |= {name: [each[name] for each in gathered] for name in mine}
         Path(job["out"]).write_text(json.dumps(row))
