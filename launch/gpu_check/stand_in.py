@@ -20,19 +20,15 @@ if TYPE_CHECKING:
 
 def fill_in() -> None:
     """Put modules in the place of jaxtyping, fire and safetensors where they are not installed."""
-    if not find_spec("jaxtyping"):
-        add_module("jaxtyping", **dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape))
-    if not find_spec("fire"):
-        add_module("fire", Fire=call_verb)
-        add_module("fire.decorators", SetParseFns=parse_with)
-    if not find_spec("safetensors"):
-        add_module("safetensors", safe_open=missing, SafetensorError=ValueError)
-        add_module("safetensors.torch", save_file=missing, load_file=load_file)
-
-
-def add_module(name: str, **members: Any) -> None:
-    sys.modules[name] = ModuleType(name)
-    vars(sys.modules[name]).update(members)
+    modules: dict[str, dict[str, Any]] = {
+        "jaxtyping": dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape),
+        "fire": {"Fire": call_verb}, "fire.decorators": {"SetParseFns": parse_with},
+        "safetensors": {"safe_open": missing}, "safetensors.torch": {"save_file": missing, "load_file": load_file},
+    }  # fmt: skip
+    absent = {name for name in modules if "." not in name and not find_spec(name)}
+    for name in (name for name in modules if name.partition(".")[0] in absent):
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(modules[name])
 
 
 class AnyShape:
