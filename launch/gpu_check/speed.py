@@ -63,7 +63,7 @@ def minutes(part: Part, rates: dict[tuple[str, int], float]) -> None:
     top, *lower = (int(MINUTE * RATE / hop) for hop in HOPS)
     one, many = (top / rates[TOP, batch] + sum(lower) / rates[UPSAMPLER, batch] for batch in (1, 16))
     part.figure("a minute of 5b music, one song", one / 60, "min", at_most=14)
-    part.figure("5b music, batch 16, per song", MINUTE / many, "s/s", at_least=1)
+    part.figure("5b music, 16 songs together", MINUTE / many, "s/s", at_least=1)
     n_ctx = published(UPSAMPLER, part.tiny).n_ctx
     windows = [len(list(parallel_windows(total, n_ctx, int(WARM_UP * n_ctx), 0))) for total in lower]
     steps = n_ctx * sum(-(-rows // 64) for rows in windows)  # of 64 rows, or of fewer, which are no slower
@@ -103,8 +103,9 @@ def masked(part: Part) -> None:
     for batch in (1, 16):
         top = torch.randint(prior.config.bins, (batch, config.n_ctx), device=part.device)
         fill_levels(prior, top, 1, 1)
-        rate = config.n_ctx * config.hop / config.sample_rate / part.seconds(lambda top=top: fill_levels(prior, top, 24, 12))
-        part.figure(f"masked lower levels, preset small, batch {batch}, per song", rate, "s/s", at_least=1)
+        music = batch * config.n_ctx * config.hop / config.sample_rate
+        rate = music / part.seconds(lambda top=top: fill_levels(prior, top, 24, 12))
+        part.figure(f"masked lower levels, preset small, batch {batch}", rate, "s/s", at_least=1)
 
 
 def codec(part: Part) -> None:

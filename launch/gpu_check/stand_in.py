@@ -22,9 +22,11 @@ def fill_in() -> None:
     """Put modules in the place of jaxtyping, fire and safetensors where they are not installed."""
     modules: dict[str, dict[str, Any]] = {
         "jaxtyping": dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape),
-        "fire": {"Fire": call_verb}, "fire.decorators": {"SetParseFns": parse_with},
-        "safetensors": {"safe_open": missing}, "safetensors.torch": {"save_file": missing, "load_file": load_file},
-    }  # fmt: skip
+        "fire": {"Fire": call_verb},
+        "fire.decorators": {"SetParseFns": parse_with},
+        "safetensors": {"safe_open": missing, "SafetensorError": ValueError},
+        "safetensors.torch": {"save_file": missing, "load_file": load_file},
+    }
     absent = {name for name in modules if "." not in name and not find_spec(name)}
     for name in (name for name in modules if name.partition(".")[0] in absent):
         sys.modules[name] = ModuleType(name)

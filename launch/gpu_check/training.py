@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
@@ -32,32 +33,33 @@ RESUME = "import sys; from launch.gpu_check.training import resume; resume(sys.a
 
 
 def train(part: Part) -> None:
-    """Steps as those of `jukebox train` in bf16, optimiser included, with as many windows as fit."""
     product, small = product_rate(part.device, torch.bfloat16), PRESETS["test" if part.tiny else "small"].priors
     part.figure("matrix product", product / 1e12, "TFLOP/s")
-    shapes: dict[str, Any] = {"prior_1b_lyrics": published("prior_1b_lyrics", part.tiny)}
-    shapes |= {f"preset small, {name}": small[name] for name in ("prior_2", "prior_0")}
-    for name, config in shapes.items():
-        rows = rows_that_fit(part, config)
-        prior = part.prior(config, torch.float32).train().requires_grad_(True)
-        engine = TorchEngine(prior, Recipe(steps=1000, batch=rows, lr=1e-4, bf16=True), part.device)
-        codes = torch.randint(config.bins, (rows, config.n_ctx), device=part.device)
-        batch = Batch({prior.stream: codes}, conditions_of(prior, rows, 0).to(part.device))
+    measure(part, "prior_1b_lyrics", published("prior_1b_lyrics", part.tiny), product, aim=0.4)
+    for name in ("prior_2", "prior_0"):
+        measure(part, f"preset small, {name}", small[name], product)
 
-        def step(engine: TorchEngine = engine, prior: Any = prior, batch: Batch = batch) -> None:
-            engine.step(prior.loss, [batch], 1)
 
-        _, operations = counted(step)
-        seconds, dtype = part.seconds(step), str(engine.dtype).removeprefix("torch.")
-        part.figure(f"{name}, batch {rows}", codes.numel() / seconds, "codes/s", dtype)
-        share, least = operations / seconds / product, 0.4 if name == "prior_1b_lyrics" else math.nan
-        part.figure(f"{name}: operations, of those of the product", share, "share", dtype, at_least=least)
+def measure(part: Part, name: str, config: Any, product: float, aim: float = math.nan) -> None:
+    """Steps as those of `jukebox train` in bf16, optimiser included, with as many windows as fit."""
+    rows = rows_that_fit(part, config)
+    prior = part.prior(config, torch.float32).train().requires_grad_(True)
+    engine = TorchEngine(prior, Recipe(steps=1000, batch=rows, lr=1e-4, bf16=True), part.device)
+    codes = torch.randint(config.bins, (rows, config.n_ctx), device=part.device)
+    batch = Batch({prior.stream: codes}, conditions_of(prior, rows, 0).to(part.device))
+    _, operations = counted(lambda: engine.step(prior.loss, [batch], 0))
+    seconds, dtype = part.seconds(lambda: engine.step(prior.loss, [batch], 1)), str(engine.dtype).removeprefix("torch.")
+    part.figure(f"{name}, batch {rows}", codes.numel() / seconds, "codes/s", dtype)
+    share = operations / seconds / product
+    part.figure(f"{name}: operations, of those of the product", share, "share", dtype, at_least=aim)
 
 
 def rows_that_fit(part: Part, config: Any) -> int:
     """Windows whose activations fill three fifths of the memory that weights, gradients and moments leave."""
     if part.tiny:
         return 2
+    gc.collect()  # of the shape before
+    torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(part.device)[0] - STATE * config.parameters().all
     return max(1, min(MOST_ROWS, int(0.6 * free / config.training_cost(True).activations)))
 
