@@ -61,9 +61,9 @@ lint: install
 
 bench: install .venv-peer/.installed
 	@test -d $(MODEL) || { echo "make bench: no model folder $(MODEL); run make demo first, or make bench MODEL=folder" >&2; exit 2; }
-	$(BIN)/jukebox bench sample $(MODEL) --peer .venv-peer/bin/python
-	$(BIN)/jukebox bench codec --peer .venv-peer/bin/python
-	$(BIN)/jukebox bench prior --peer .venv-peer/bin/python
+	$(BIN)/jukebox bench sample $(MODEL) --device cpu --peer .venv-peer/bin/python
+	$(BIN)/jukebox bench codec --device cpu --peer .venv-peer/bin/python
+	$(BIN)/jukebox bench prior --device cpu --peer .venv-peer/bin/python
 	$(BIN)/jukebox bench attention
 
 # What was built or made here; .venv stays, because it costs a gigabyte to get back: make distclean removes it too.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(name: str) -> str:
@@ -22,6 +25,14 @@ def choose_device(name: str) -> str:
     if name.startswith("cuda:") and name[5:] not in map(str, range(count := torch.cuda.device_count())):
         raise UserError(f"there is no GPU {name[5:]} for --device {name}; there are {count}, from cuda:0 to cuda:{count - 1}")
     return name
+
+
+def device_of(model: Any) -> torch.device:
+    """The device that the parameters of a model are on; the CPU where it has none."""
+    import torch
+
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
 
 
 def device_of_rank(device: str, rank: int) -> str:

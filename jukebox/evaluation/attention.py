@@ -29,6 +29,7 @@ from torch import Tensor
 from data_prep.align import TimedText, word_seconds
 from data_prep.labels import Labels
 from jukebox.alignment.scores import has_time_bias
+from jukebox.device import device_of
 from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOutWindow
 from jukebox.model.folder import build_prior
@@ -91,12 +92,13 @@ def best_head(
     batch: int = 4,
 ) -> Best:  # fmt: skip
     """Choose the head with the highest alignment score on the windows `choosing`, and score it on the others."""
-    found = []
+    found, device = [], device_of(prior)
     for layer in prior.lyric_layers():
         parts = []
         for i in range(0, len(read), batch):
             some = read[i : i + batch]
-            weights = prior.lyric_attention(codes[i : i + batch], stack([t.conditions for t in some]), layer)
+            cond = stack([t.conditions for t in some]).to(device)
+            weights = prior.lyric_attention(codes[i : i + batch].to(device), cond, layer).cpu()
             parts.append(metrics.alignment_score(weights, torch.stack([t.sung for t in some])))
         scores = torch.cat(parts).double().numpy()  # (windows, heads)
         found += [(scores[choosing, head].mean(), layer, head, scores[~choosing, head]) for head in range(scores.shape[1])]
@@ -135,7 +137,7 @@ def alignment_figures(
     windows, given, coarse = [windows[i] for i in kept], [given[i] for i in kept], [coarse[i] for i in kept]
     choosing = np.array([order.index(w.song) % 2 == 0 for w in windows])
     torch.manual_seed(seed)
-    untrained, rng = build_prior(config).eval(), np.random.default_rng([seed, 1])
+    untrained, rng = build_prior(config).eval().to(device_of(prior)), np.random.default_rng([seed, 1])
     assert isinstance(untrained, ScoresLyrics)
 
     def best(net: ScoresLyrics, read: Sequence[AttentionWindow]) -> Best:

@@ -31,6 +31,7 @@ from torch import Tensor
 from data_prep.audio import audio as sound
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow, audio_path, load_manifest
+from jukebox.device import device_of
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
 from jukebox.evaluation.held_out import HeldOut, HeldOutWindow, PriorWindows, hold_out
@@ -84,11 +85,11 @@ def _all_codes(held: HeldOut, stream: str) -> Tensor:
 @torch.no_grad()
 def window_bits(prior: Prior, codes: Tensor, conditions: Sequence[Conditions], batch: int = 8) -> Float[np.ndarray, " n"]:
     """Bits per code of every window (n t) of the one stream that a prior with a likelihood writes."""
-    (stream,), parts = prior.spec.writes, []
+    (stream,), parts, device = prior.spec.writes, [], device_of(prior)
     for i in range(0, len(codes), batch):
-        bits = prior.nll({stream: codes[i : i + batch]}, stack(conditions[i : i + batch]))
+        bits = prior.nll({stream: codes[i : i + batch].to(device)}, stack(conditions[i : i + batch]).to(device))
         assert bits is not None, "a prior without likelihood"
-        parts.append(bits[stream].mean(dim=1))
+        parts.append(bits[stream].mean(dim=1).cpu())
     return torch.cat(parts).double().numpy()
 
 
@@ -97,22 +98,23 @@ def window_cost(
     prior: Prior, sequences: Sequences, known: Mask, conditions: Sequence[Conditions]
 ) -> tuple[str, Float[np.ndarray, " n"]]:
     """("bits", those of the unknown frames of every window), or ("loss", ..) where the prior has no likelihood."""
-    costs, measure = [], "bits"
+    costs, measure, device = [], "bits", device_of(prior)
     for i, cond in enumerate(conditions):
         window, mask = ({stream: x[i : i + 1] for stream, x in each.items()} for each in (sequences, known))
+        batch = Batch(window, cond, mask).to(device)
         with torch.random.fork_rng(devices=[]):  # noise in a loss: the same under every condition
             torch.manual_seed(i)
-            if (bits := prior.nll(window, cond, mask)) is None:
+            if (bits := prior.nll(batch.sequences, batch.cond, batch.known)) is None:
                 measure = "loss"
-                costs.append(prior.loss(Batch(window, cond, mask))["loss"].item())
+                costs.append(prior.loss(batch)["loss"].item())
             else:
                 costs.append(torch.stack([x.nanmean() for x in bits.values()]).mean().item())
     return measure, np.array(costs)
 
 
-def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int) -> dict:
+def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int, device: str = "cpu") -> dict:
     """Bits per code of one prior under true and false conditions; of some kinds `half_known_figures`."""
-    prior, labels = model.prior(name), model.labels_of(name)
+    prior, labels = model.prior(name).to(device), model.labels_of(name)
     config, true_songs = prior.config, [song_of(row) for row in held.rows]
     plain_songs = [replace(song, word_times=()).placed(labels) for song in true_songs]
     songs, plain = (prepare_all(some, labels, model.vocabulary, model.sample_rate) for some in (true_songs, plain_songs))
@@ -137,8 +139,8 @@ def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed
 @torch.no_grad()
 def _has_likelihood(prior: Prior, drawn: PriorWindows) -> bool:
     one = replace(drawn, windows=drawn.windows[:1])
-    (cond,) = one.conditions(lambda w: one.songs[w.song])
-    return prior.nll(one.sequences(), cond) is not None
+    batch = Batch(one.sequences(), one.conditions(lambda w: one.songs[w.song])[0]).to(device_of(prior))
+    return prior.nll(batch.sequences, batch.cond) is not None
 
 
 def condition_trials(
@@ -220,8 +222,10 @@ def _figures(true: np.ndarray, false: np.ndarray, songs: Sequence[int], measure:
 # ---- all of it
 
 
-def evaluate_model(model: ModelFolder, data: Path, *, windows: int = 96, songs: int = 16, seed: int = 0) -> dict:
-    """Every figure of a model on the held-out songs of a data folder, ready for json."""
+def evaluate_model(
+    model: ModelFolder, data: Path, *, windows: int = 96, songs: int = 16, seed: int = 0, device: str = "cpu"
+) -> dict:
+    """Every figure of a model on the held-out songs of a data folder, ready for json; priors run on `device`, codecs on the CPU."""
     held = hold_out(model, data, songs)
     figures: dict = {
         "songs": len(held.rows), "seconds": float(sum(w.shape[1] for w in held.waves) / model.sample_rate), "seed": seed,
@@ -229,7 +233,7 @@ def evaluate_model(model: ModelFolder, data: Path, *, windows: int = 96, songs: 
     }  # fmt: skip
     for name in sorted(model.info.priors, reverse=True):
         key = name[6:] if re.fullmatch(r"prior_\d+", name) else name  # the prior of a level: its number
-        figures["priors"][key] = prior_figures(model, held, name, windows, seed)
+        figures["priors"][key] = prior_figures(model, held, name, windows, seed, device)
     return figures
 
 

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jukebox.device import device_of
 from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.model.folder import ModelFolder
@@ -146,14 +147,15 @@ def fill_clips(
     prior: Prior, clips: Clips, given: Sequences, params: Mapping[str, MaskedParams], seed: int, rows: int = ROWS
 ) -> Sequences:
     """The streams that `params` names, sampled for all windows, from the streams in `given`."""
-    parts, n_ctx = [], prior.config.n_ctx
+    parts, n_ctx, device = [], prior.config.n_ctx, device_of(prior)
     for i in range(0, len(clips), rows):
         some = slice(i, i + rows)
-        codes = {stream: given.get(stream, torch.zeros_like(x))[some] for stream, x in clips.codes.items()}
-        mask = {stream: torch.full_like(x, stream in given, dtype=torch.bool) for stream, x in codes.items()}
+        codes = {stream: given.get(stream, torch.zeros_like(x))[some].to(device) for stream, x in clips.codes.items()}
+        known = Known(codes, {stream: torch.full_like(x, stream in given, dtype=torch.bool) for stream, x in codes.items()})
         noise = Generators([generator(seed, i + k, 0, 0) for k in range(len(clips.starts[some]))])
-        parts.append(sample_window(prior, Window(0, n_ctx, n_ctx), Known(codes, mask), clips.cond.rows(some), noise, params))
-    return {stream: torch.cat([part[stream] for part in parts]) for stream in params}
+        cond = clips.cond.rows(some).to(device)
+        parts.append(sample_window(prior, Window(0, n_ctx, n_ctx), known, cond, noise, params))
+    return {stream: torch.cat([part[stream] for part in parts]).cpu() for stream in params}
 
 
 def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params: MaskedParams, seed: int) -> dict[str, float]:
@@ -165,14 +167,16 @@ def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params:
     return figures | {"ratio": figures["own"] / figures["other"]}
 
 
-def autoregressive_codes(model: ModelFolder, clips: Clips, params: AutoregressiveParams, seed: int) -> Tensor:
+def autoregressive_codes(
+    model: ModelFolder, clips: Clips, params: AutoregressiveParams, seed: int, device: str = "cpu"
+) -> Tensor:
     """The bottom codes of the windows, sampled autoregressively from their top codes, stream by stream."""
     *finer, top = (model.spec.stream(name) for name in clips.codes)
     above = clips.codes[top.name]
     for stream in reversed(finer):
         entry = model.info.writer(stream.name)
         assert entry is not None, f"no prior of {stream.name}"
-        prior, config, column = model.prior(entry.name), entry.config, top.hop // stream.hop
+        prior, config, column = model.prior(entry.name).to(device), entry.config, top.hop // stream.hop
         n_ctx, ratio, total = config.n_ctx, config.ratio, above.shape[1] * config.ratio
         made = torch.zeros(len(clips), 0, dtype=torch.long)
         noise = Generators([generator(seed, i, stream.key, 0) for i in range(len(clips))])
@@ -182,10 +186,10 @@ def autoregressive_codes(model: ModelFolder, clips: Clips, params: Autoregressiv
             upper = torch.cat([upper, upper[:, -1:].expand(-1, need - upper.shape[1])], dim=1).numpy()
             first = [clip * column + start for clip in clips.starts]
             items = [window_conditions(s, config, f, u) for s, f, u in zip(clips.songs, first, upper, strict=True)]
-            known = Known.prefix(stream.name, made[:, start:], end - start)
-            window = Window(start, end - start, total)
-            whole = sample_window(prior, window, known, stack(items), noise, {stream.name: params})[stream.name]
-            made = torch.cat([made[:, :start], whole], dim=1)
+            known = Known.prefix(stream.name, made[:, start:].to(device), end - start)
+            window, cond = Window(start, end - start, total), stack(items).to(device)
+            whole = sample_window(prior, window, known, cond, noise, {stream.name: params})[stream.name]
+            made = torch.cat([made[:, :start], whole.cpu()], dim=1)
         above = made
     return above
 

@@ -26,7 +26,7 @@ import platform
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,12 @@ def machine(threads: int) -> dict:
 
 
 def versions() -> dict:
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "jukebox-music")}
-    return {"python": platform.python_version(), **packages}
+    """Versions of Python and of packages, as far as they are installed: a bare checkout of this one is not."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "jukebox-music"):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 class Run:

@@ -24,15 +24,17 @@ from data_prep.errors import UserError
 Times = list[tuple[float, float]]  # wall and CPU seconds, a pair a run
 
 
-def check_peer(peer: str) -> None:
-    """UserError where the peer's python is named and not there."""
+def check_peer(peer: str, device: str = "cpu") -> None:
+    """UserError where the peer's python is named and not there, or is to be compared with a GPU."""
     if peer and not Path(peer).exists():
         raise UserError(f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)")
+    if peer and device != "cpu":
+        raise UserError(f"--peer runs on a CPU and cannot be compared with --device {device}; add --device cpu")
 
 
-def check_sides(peer: str, repeats: int) -> None:
-    """UserError where the peer's python is not there or there are no repeats."""
-    check_peer(peer)
+def check_sides(peer: str, repeats: int, device: str) -> None:
+    """UserError where the peer cannot be measured or there are no repeats."""
+    check_peer(peer, device)
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: expected at least 1")
 
@@ -114,6 +116,7 @@ def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]])
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         run(line)
+        wait_for_gpu()
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
     peak = peak_mb()
     print(json.dumps({"peak_mb": peak, **report()}), flush=True)
@@ -125,12 +128,27 @@ def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
     while time.perf_counter() < end or best == float("inf"):
         began = time.perf_counter()
         function()
+        wait_for_gpu()
         best = min(best, time.perf_counter() - began)
     return best
 
 
+def gpu() -> Any:
+    """`torch.cuda` where this process uses a GPU, else None; torch is not imported for it."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda if cuda and cuda.is_initialized() else None
+
+
+def wait_for_gpu() -> None:
+    """Wait until a GPU that this process uses has done all that it was given."""
+    if cuda := gpu():
+        cuda.synchronize()
+
+
 def peak_mb() -> float:
-    """The most memory that this process has had, MiB."""
+    """The most memory that this process has had, MiB: that of the GPU where it uses one."""
+    if cuda := gpu():
+        return cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError):  # getrusage, on Linux, counts what the parent had when it started this process
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
@@ -141,5 +159,7 @@ def peak_mb() -> float:
 
 def forget_peak() -> None:
     """Let `peak_mb` start from what the process has now, where the system can."""
+    if cuda := gpu():
+        cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

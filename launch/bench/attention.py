@@ -23,7 +23,7 @@ WIDTH, HEADS, BLOCK, LYRIC_TOKENS, BATCH = 512, 8, 64, 512, 2
 
 
 def bench_attention(
-    threads: int, out: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
+    threads: int, out: str, device: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
 ) -> list[dict[str, Any]]:
     """Rows of the table, a pattern and a precision each, with MiB by length; printed as they come."""
     print(f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}")
@@ -31,7 +31,7 @@ def bench_attention(
     rows = []
     for precision in ("float32", "bf16"):
         for pattern in patterns:
-            job = {"pattern": pattern, "precision": precision, "threads": threads}
+            job = {"pattern": pattern, "precision": precision, "threads": threads, "device": device}
             mb = [_in_fresh_process({**job, "length": length}) for length in lengths]
             rows.append({"pattern": pattern, "precision": precision, "lengths": list(lengths), "mb": mb})
             line = "".join(f"{x:>8.1f}" for x in mb)
@@ -56,14 +56,15 @@ def main(job: dict[str, Any]) -> float:
 
     if job["threads"]:
         torch.set_num_threads(job["threads"])
-    layer = Attention(WIDTH, WIDTH, HEADS, job["pattern"], block=BLOCK, prime=LYRIC_TOKENS)
+    device = torch.device(job["device"])
+    layer = Attention(WIDTH, WIDTH, HEADS, job["pattern"], block=BLOCK, prime=LYRIC_TOKENS).to(device)
 
     def step(length: int, batch: int) -> float:
-        x = torch.randn(batch, length, WIDTH, requires_grad=True)
-        lyric_tokens = torch.randn(batch, LYRIC_TOKENS, WIDTH) if layer.cross else None
+        x = torch.randn(batch, length, WIDTH, requires_grad=True, device=device)
+        lyric_tokens = torch.randn(batch, LYRIC_TOKENS, WIDTH, device=device) if layer.cross else None
         forget_peak()
         before = peak_mb()
-        with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=job["precision"] == "bf16"):
             y = layer(x, lyric_tokens)
         y.backward(torch.ones_like(y))
         return peak_mb() - before

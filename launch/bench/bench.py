@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device, device_of
 from launch.bench.alternate import best_seconds, check_peer, run_peer, write_rows
+from launch.cli.commands import load
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,7 @@ def bench(
     peer: str = "",
     data: str = "",
     out: str = "",
+    device: str = "auto",
 ) -> list[dict[str, Any]]:
     """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
 
@@ -53,42 +56,28 @@ def bench(
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
     data: the data folder of MODEL; sample: to measure what each dtype costs in bits per held-out code instead; upsample: to listen
     out: a json file to write the table to; by default it is only printed
+    device: cpu, cuda, or auto: a GPU if there is one; song decodes audio on the CPU all the same
     """
-    if what == "codec":
-        from launch.bench.codec import bench_codec
-
-        return bench_codec(peer, seconds or 20.0, repeats, threads, out)
-    if what == "prior":
-        from launch.bench.prior import bench_prior
-
-        return bench_prior(peer, repeats, threads, seed, out)
-    if what == "attention":
-        from launch.bench.attention import bench_attention
-
-        return bench_attention(threads, out)
-    if what == "upsample":
-        from launch.bench.upsample import bench_upsample, compare_sound
-
-        if bool(model) != bool(data):
-            raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
-        return compare_sound(model, data, seed, out) if model else bench_upsample(repeats, threads, seed, out)
-    if what == "song":
-        from launch.bench.song import BATCH, bench_song
-
-        return bench_song(model, BATCH if batch == 1 else batch, seconds or 20.0, repeats, threads, seed, out)
-    if what == "train":
-        from launch.bench.train import bench_train
-
-        return bench_train(repeats, threads, seed, out)
-    if not model:
-        from launch.bench.sample import bench_sample
-
-        return bench_sample(peer, repeats, threads, seed, out)
-    return bench_priors(model, data, batch, seconds or 5.0, threads, seed, peer, out)
+    device = choose_device(device)
+    if what == "upsample" and bool(model) != bool(data):
+        raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+    measurements: dict[str, tuple[Any, ...]] = {
+        "sample": ("sample:bench_sample", peer, repeats, threads, seed, out, device),
+        "sample MODEL": ("bench:bench_priors", model, data, batch, seconds or 5.0, threads, seed, peer, out, device),
+        "song": ("song:bench_song", model, batch, seconds or 20.0, repeats, threads, seed, out, device),
+        "codec": ("codec:bench_codec", peer, seconds or 20.0, repeats, threads, out, device),
+        "prior": ("prior:bench_prior", peer, repeats, threads, seed, out, device),
+        "attention": ("attention:bench_attention", threads, out, device),
+        "train": ("train:bench_train", repeats, threads, seed, out, device),
+        "upsample": ("upsample:bench_upsample", repeats, threads, seed, out, device),
+        "upsample MODEL": ("upsample:compare_sound", model, data, seed, out, device),
+    }
+    name, *values = measurements[f"{what} MODEL" if model and f"{what} MODEL" in measurements else what]
+    return load(f"launch.bench.{name}")(*values)
 
 
 def bench_priors(
-    model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str
+    model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str, device: str
 ) -> list[dict[str, Any]]:
     """A row a prior of a model folder, coarsest level first; with `data` what each dtype costs in bits instead."""
     if batch < 1 or seconds < 0:
@@ -107,13 +96,14 @@ def bench_priors(
     if data:
         from launch.bench.sample import bits_of_dtypes
 
-        return bits_of_dtypes(opened, data)
-    rows, why_not = [], native.why_not()
+        return bits_of_dtypes(opened, data, device)
+    check_peer(peer, device)
+    rows, why_not = [], native.why_not("float32", device)
     steps = f"plain steps ({why_not})" if why_not else "compiled steps"
-    print(f"{torch.get_num_threads()} CPU threads, float32, {steps}, batch {batch}; windows from empty to full")
+    print(f"{device}, {torch.get_num_threads()} CPU threads, float32, {steps}, batch {batch}; windows from empty to full")
     print(f"{'level':>5} {'codes/s':>9} {'limit':>9} {'share':>6} {'music s/s':>9}" + (f" {'peer':>9}" if peer else ""))
     for level in reversed(opened.info.levels_with_prior):
-        prior = opened.prior(f"prior_{level}")
+        prior = opened.prior(f"prior_{level}").to(device)
         assert isinstance(prior, AutoregressivePrior)
         prior.compiled = why_not is None
         rows.append(bench_level(prior, level, batch, seconds, seed, peer))
@@ -137,7 +127,6 @@ def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: flo
     line = f"{level:>5} {rate:>9.0f} {limit:>9.0f} {rate / limit:>6.0%} {row['music_seconds_per_second']:>9.2f}"
     print(line, end="", flush=True)
     if peer:
-        check_peer(peer)
         size = row | {"heads": trunk.heads, "seconds": seconds}
         row["peer_codes_per_second"] = float(run_peer(peer, PEER, size).split()[-1])
         print(f" {row['peer_codes_per_second']:>9.0f}", end="")
@@ -151,8 +140,8 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
 
     from launch.bench.sample import start_window
 
-    n_ctx = prior.config.n_ctx
-    cond, nothing = _conditions(prior, batch, seed), torch.zeros(batch, 0, dtype=torch.long)
+    n_ctx, device = prior.config.n_ctx, device_of(prior)
+    cond, nothing = conditions_of(prior, batch, seed).to(device), torch.zeros(batch, 0, dtype=torch.long, device=device)
 
     def window(length: int = n_ctx - 1) -> None:
         for _ in prior.sample(start_window(prior, nothing, cond, length, seed)):
@@ -170,8 +159,8 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
         return rate, batch / best_seconds(replay, min(seconds, 2.0))
 
 
-def _conditions(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
-    """Nothing known, and some codes above for a prior that must hear them."""
+def conditions_of(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
+    """No conditions but random codes of the level above, for a prior that needs them."""
     import torch
 
     from priors.conditioning.conditions import Conditions
@@ -201,7 +190,8 @@ def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: t
 
     state = start_window(prior, nothing, cond, prior.config.n_ctx)
     with torch.no_grad(), Recorder():
-        code, position = torch.zeros(len(nothing), dtype=torch.long), torch.tensor([state.position])
+        code = torch.zeros(len(nothing), dtype=torch.long, device=nothing.device)
+        position = torch.tensor([state.position], device=nothing.device)
         prior.step(state.conditioning, state.caches, code, position)
     if not recorded:
         raise RuntimeError("one decoding step ran no matrix product that could be recorded")

@@ -27,27 +27,27 @@ PEER = Path(__file__).parent / "peers" / "codec.py"
 CASES = (("encode", None), ("decode", 0), ("decode", 1), ("decode", 2))
 
 
-def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str) -> list[dict[str, Any]]:
+def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str, device: str) -> list[dict[str, Any]]:
     """Rows of the table, printed as they come; the peer is left out where its python is not named."""
     import numpy as np
     import torch
 
     from jukebox.model.settings import VQVAES, vqvae_config
 
-    check_peer(peer)
+    check_peer(peer, device)
     config = vqvae_config(VQVAES["vqvae"])
     samples = int(seconds * config.sample_rate) // config.hops[-1] * config.hops[-1]
     if samples < 2**15 or repeats < 1:
         raise UserError(f"--seconds {seconds:g} and --repeats {repeats}: expected at least 1 second and 1 repeat")
     threads = threads or torch.get_num_threads()
-    print(f"published codec, float32, {samples / config.sample_rate:.1f} s of noise, {threads} threads, {repeats} repeats; "
+    print(f"published codec, float32, {samples / config.sample_rate:.1f} s of noise, {device}, {threads} threads, {repeats} repeats; "
           f"load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     print(
         f"{'case':<10}{'s a s':>8}{'CPU s':>8}{'MB':>7}" + f"{'peer s a s':>12}{'CPU s':>8}{'MB':>7}{'ratio':>8}" * bool(peer)
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        job: dict[str, Any] = {"audio": f"{folder}/audio.npy", "codes": [], "threads": threads}
+        job: dict[str, Any] = {"audio": f"{folder}/audio.npy", "codes": [], "threads": threads, "device": device}
         np.save(job["audio"], np.random.default_rng(0).normal(0, 0.2, (1, 1, samples)).astype(np.float32))
         job |= _make_weights(Path(folder), job, peer)
         for case, level in CASES:
@@ -69,7 +69,8 @@ def _print_row(row: dict[str, Any]) -> None:
     if "ratio" in row:
         line += f"{row['peer_rate']:>12.2f}{row['peer_cpu']:>8.2f}{row['peer_peak_mb']:>7.0f}{row['ratio']:>8.2f}"
     print(line)
-    print("          where the time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in row["shares"].items()))
+    if row["shares"]:
+        print("          where the time goes: " + ", ".join(f"{k} {v:.0%}" for k, v in row["shares"].items()))
     if "agreement" in row:
         print(f"          {row['agreement']}; memory {row['peak_mb'] / row['peer_peak_mb']:.2f} of the peer's", flush=True)
 
@@ -169,8 +170,9 @@ def main(job: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(job["threads"])
-    codec, audio = _codec(job), torch.from_numpy(np.load(job["audio"]))
-    codes = torch.from_numpy(np.load(job["codes"][job["level"]])) if job["codes"] else None
+    device = job["device"]
+    codec, audio = _codec(job).to(device), torch.from_numpy(np.load(job["audio"])).to(device)
+    codes = torch.from_numpy(np.load(job["codes"][job["level"]])).to(device) if job["codes"] else None
     made: list[torch.Tensor] = []
 
     def run(_: str = "") -> None:
@@ -180,8 +182,8 @@ def main(job: dict[str, Any]) -> None:
             made[:] = [codec.decode_long(codes, f"vq.{job['level']}")]
 
     def report() -> dict[str, Any]:
-        np.savez(job["out"], *[each.numpy() for each in made])
-        return {"shares": _shares(run)}
+        np.savez(job["out"], *[each.cpu().numpy() for each in made])
+        return {"shares": _shares(run) if device == "cpu" else {}}
 
     serve(run, report)
 

@@ -38,17 +38,17 @@ BINS, SQUARE = 2048, 2048  # codes; side of the matrices of the large product
 
 
 def bench_prior(
-    peer: str, repeats: int, threads: int, seed: int, out: str, shape: Mapping[str, Any] = SHAPE
+    peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE
 ) -> list[dict[str, Any]]:
     """Rows of the table, a precision each; the peer is left out where its python is not named."""
     import torch
 
-    check_sides(peer, repeats)
+    check_sides(peer, repeats, device)
     threads = threads or torch.get_num_threads()
     print(f"a training step of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, "
-          f"batch 1, {threads} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+          f"batch 1, {device}, {threads} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        job = _make_job(Path(folder), shape, threads, seed, peer)
+        job = _make_job(Path(folder), shape, threads, seed, peer, device)
         command = [sys.executable, "-m", "launch.bench.prior"]
         sides = {p: Side(command, {**job, "precision": p, "out": f"{folder}/{p}.pt"}) for p in PRECISIONS}
         sides |= {f"{p} product": Side(command, {**job, "precision": p, "product": True}) for p in PRECISIONS}
@@ -66,7 +66,7 @@ def _config(shape: Mapping[str, Any]) -> AutoregressiveConfig:
     return prior_config(shape, {"l_bins": BINS, "downs_t": (3, 2, 2), "strides_t": (2, 2, 2)})
 
 
-def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, peer: str) -> dict[str, Any]:
+def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, peer: str, device: str) -> dict[str, Any]:
     """What every side is told: the shape, a window of random codes with its labels, and files of the same weights."""
     import torch
 
@@ -74,7 +74,7 @@ def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, p
 
     rng, n_ctx = random.Random(seed), shape["n_ctx"]
     job: dict[str, Any] = {
-        "shape": dict(shape), "bins": BINS, "threads": threads, "codes": [rng.randrange(BINS) for _ in range(n_ctx)],
+        "shape": dict(shape), "bins": BINS, "threads": threads, "device": device, "codes": [rng.randrange(BINS) for _ in range(n_ctx)],
         "timing": [100 * shape["sr"], 0, n_ctx * 128], "artist": 10, "genres": [1] + [-1] * (shape["max_bow_genre_size"] - 1),
         "weights": str(folder / "peer_weights.pt"), "ours": str(folder / "our_weights.pt"),
     }  # fmt: skip
@@ -157,7 +157,7 @@ def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     if job.get("product"):
         dtype = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
-        a, b = (torch.randn(SQUARE, SQUARE, dtype=dtype) for _ in range(2))
+        a, b = (torch.randn(SQUARE, SQUARE, dtype=dtype, device=job["device"]) for _ in range(2))
         serve(lambda _: a @ b, dict)
     else:
         _serve_steps(job)
@@ -170,20 +170,21 @@ def _serve_steps(job: Mapping[str, Any]) -> None:
     from priors.autoregressive.model import AutoregressivePrior
     from priors.prior import Batch
 
-    prior = AutoregressivePrior(_config(job["shape"]))
+    prior, device = AutoregressivePrior(_config(job["shape"])), torch.device(job["device"])
     prior.load_state_dict(torch.load(job["ours"], weights_only=True, mmap=True))
-    batch = Batch({prior.stream: torch.tensor([job["codes"]])}, _conditions(job))
+    prior.to(device)
+    batch = Batch({prior.stream: torch.tensor([job["codes"]])}, _conditions(job)).to(device)
     made: list[float] = []
 
     def step(_: str = "") -> None:
         prior.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=job["precision"] == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=job["precision"] == "bf16"):
             loss = prior.loss(batch)["loss"]
         loss.backward()
         made[:] = [loss.item()]
 
     def report() -> dict[str, Any]:
-        torch.save({name: p.grad for name, p in prior.named_parameters()}, job["out"])
+        torch.save({name: p.grad.cpu() for name, p in prior.named_parameters() if p.grad is not None}, job["out"])
         with FlopCounterMode(display=False) as counter:
             step()
         return {"loss": made[0], "flops": counter.get_total_flops()}

@@ -47,17 +47,18 @@ CASES = (
 
 
 def bench_sample(
-    peer: str, repeats: int, threads: int, seed: int, out: str, shape: Mapping[str, Any] = SHAPE, cases: Sequence[Case] = CASES
-) -> list[dict[str, Any]]:
+    peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE,
+    cases: Sequence[Case] = CASES,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, a case and dtype each; the peer is left out where its python is not named."""
     import torch
 
-    check_sides(peer, repeats)
+    check_sides(peer, repeats, device)
     threads = threads or torch.get_num_threads()
-    print(f"codes of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, {threads} threads, "
-          f"{repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+    print(f"codes of a prior of width {shape['prior_width']}, depth {shape['prior_depth']}, n_ctx {shape['n_ctx']}, {device}, "
+          f"{threads} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        job = _make_job(Path(folder), shape, threads, seed, peer)
+        job = _make_job(Path(folder), shape, threads, seed, peer, device)
         command = [sys.executable, "-m", "launch.bench.sample"]
         sides = {dtype: Side(command, {**job, "dtype": dtype}) for dtype in DTYPES}
         if peer:
@@ -116,20 +117,21 @@ def main(job: dict[str, Any]) -> None:
     from priors.autoregressive import native
 
     torch.set_num_threads(job["threads"])
-    prior = _prior(job)
-    prior.compiled = native.why_not(job["dtype"]) is None
+    device = job["device"]
+    prior = _prior(job).to(device)
+    prior.compiled = native.why_not(job["dtype"], device) is None
     one, batches = _conditions(job), {1}
 
     def run(line: str) -> None:
         case = Case(**json.loads(line))
         batches.add(case.batch)
-        cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1)))
-        prompt = torch.tensor([job["codes"][: case.prime]], dtype=torch.long).repeat(case.batch, 1)
+        cond = one.map(lambda x: x.repeat(case.batch, *[1] * (x.ndim - 1))).to(device)
+        prompt = torch.tensor([job["codes"][: case.prime]], dtype=torch.long, device=device).repeat(case.batch, 1)
         for _ in prior.sample(start_window(prior, prompt, cond, case.prime + case.tokens)):
             pass
 
     def report() -> dict[str, Any]:
-        weights, some = _matrices(prior), torch.ones(64_000_000)
+        weights, some = _matrices(prior), torch.ones(64_000_000, device=device)
         products = {batch: _products_seconds(weights, batch, job["dtype"]) for batch in batches}
         sizes = {"compiled": prior.compiled, "weights_mb": sum(w.nbytes for w in weights) / 1e6}
         return {"products": products, **sizes, "reading_gb_per_second": some.nbytes / 1e9 / best_seconds(some.sum)}
@@ -188,12 +190,14 @@ def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) ->
     """Seconds of a step's matrix products alone, in the fastest form that torch has for them."""
     import torch
 
-    number = torch.bfloat16 if dtype == "int8" else weights[0].dtype
-    inputs = {w.shape[1]: torch.ones(rows, w.shape[1], dtype=number) for w in weights}
-    bias = {w.shape[0]: torch.ones(w.shape[0], dtype=number) for w in weights}
-    if dtype == "int8":
+    like = {"dtype": torch.bfloat16 if dtype == "int8" else weights[0].dtype, "device": weights[0].device}
+    inputs = {w.shape[1]: torch.ones(rows, w.shape[1], **like) for w in weights}
+    bias = {w.shape[0]: torch.ones(w.shape[0], **like) for w in weights}
+    if dtype == "int8" and weights[0].is_cuda:
+        forms: list[Callable[[], Any]] = [lambda: [inputs[w.shape[1]] @ w.to(like["dtype"]).t() for w in weights]]
+    elif dtype == "int8":
         op = torch.ops.aten._weight_int8pack_mm
-        forms: list[Callable[[], Any]] = [lambda: [op(inputs[w.shape[1]], w, bias[w.shape[0]]) for w in weights]]
+        forms = [lambda: [op(inputs[w.shape[1]], w, bias[w.shape[0]]) for w in weights]]
     else:
         forms = []
         for layout in (lambda w: w.contiguous().t(), lambda w: w.t().contiguous()):
@@ -205,7 +209,7 @@ def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) ->
 # ---- what a dtype costs
 
 
-def bits_of_dtypes(model: ModelFolder, data: str, count: int = 48) -> list[dict[str, Any]]:
+def bits_of_dtypes(model: ModelFolder, data: str, device: str, count: int = 48) -> list[dict[str, Any]]:
     """Bits per code of every prior over windows of held-out songs, in each dtype; printed beside the change from float32."""
     from jukebox.evaluation.figures import window_bits
     from jukebox.evaluation.held_out import PriorWindows, hold_out
@@ -218,7 +222,7 @@ def bits_of_dtypes(model: ModelFolder, data: str, count: int = 48) -> list[dict[
         drawn = PriorWindows.draw(model.info.priors[name].config, held, songs, count, seed=0)
         (codes,), cond = drawn.sequences().values(), drawn.conditions(lambda w: songs[w.song])
         row: dict[str, Any] = {"level": level, "windows": count}
-        row |= {dtype: float(window_bits(model.prior(name, dtype), codes, cond).mean()) for dtype in DTYPES}
+        row |= {dtype: float(window_bits(model.prior(name, dtype).to(device), codes, cond).mean()) for dtype in DTYPES}
         rows.append(row)
         changes = ", ".join(f"{d} {row[d]:.4f} ({row[d] / row['float32'] - 1:+.2%})" for d in DTYPES[1:])
         print(f"level {level}: {row['float32']:.4f} bits per code in float32; {changes}")

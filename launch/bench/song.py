@@ -42,7 +42,9 @@ class SongCase(NamedTuple):
     route: str
 
 
-def bench_song(model: str, batch: int, seconds: float, repeats: int, threads: int, seed: int, out: str) -> list[dict[str, Any]]:
+def bench_song(
+    model: str, batch: int, seconds: float, repeats: int, threads: int, seed: int, out: str, device: str
+) -> list[dict[str, Any]]:
     """Rows of the table: for each number of threads its start-up and its cases."""
     from jukebox.model.info import ModelInfo
 
@@ -51,11 +53,11 @@ def bench_song(model: str, batch: int, seconds: float, repeats: int, threads: in
     if repeats < 1 or batch < 1 or seconds <= 0:
         raise UserError(f"--repeats {repeats}, --batch {batch}, --seconds {seconds:g}: expected at least 1, 1 and more than 0")
     info = ModelInfo.read(model)
-    cases, counts = cases_of(info, batch, seconds), [threads] if threads else [1, 2]
-    print(f"{model}, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")
+    cases, counts = cases_of(info, BATCH if batch == 1 else batch, seconds), [threads] if threads else [1, 2]
+    print(f"{model}, {device}, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")
     sides: dict[str, Side] = {}
     for count in counts:
-        job = {"model": model, "threads": count, "seed": seed, "route": cases[0].route, "began": time.time()}
+        job = {"model": model, "threads": count, "seed": seed, "device": device, "route": cases[0].route, "began": time.time()}
         sides[str(count)] = Side([sys.executable, "-m", "launch.bench.song"], job)
     times = {case: in_turn(sides, repeats, json.dumps(case)) for case in cases}
     reports = {count: side.close() for count, side in sides.items()}
@@ -167,7 +169,7 @@ def sample_case(model: LoadedModel, case: SongCase, job: dict[str, Any]) -> Samp
     from jukebox.sampling import walk
 
     options = SamplingOptions(route=case.route, takes=case.songs, seed=job["seed"])
-    settings = request.RunSettings(options, machine=MachineOptions(threads=job["threads"]))
+    settings = request.RunSettings(options, machine=MachineOptions(threads=job["threads"], device=job["device"]))
     with tempfile.TemporaryDirectory(prefix="jukebox_bench_") as folder:
         made = Run.create(folder, request.sampled(model.info, [song_of(model.info)], case.seconds, settings))
         made.shown = False  # no page

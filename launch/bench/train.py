@@ -19,21 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device
 from launch.bench.alternate import forget_peak, peak_mb, write_rows
 
 SHAPE = {"width": 512, "depth": 8, "heads": 8, "n_ctx": 256, "bins": 1024, "batch": 4}
 CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, stage; -1: torch's engine)
 
 
-def bench_train(repeats: int, threads: int, seed: int, out: str) -> list[dict[str, Any]]:
+def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) -> list[dict[str, Any]]:
     """Rows of the table, a number of ranks and a stage each; printed as they come."""
     print(f"a training step in float32: width {SHAPE['width']}, depth {SHAPE['depth']}, {SHAPE['batch']} windows of "
           f"{SHAPE['n_ctx']} codes in all; MiB are those of rank 0")  # fmt: skip
     print(f"{'engine':<12}{'ranks':>6}{'codes/s':>9}{'kept':>9}{'peak':>9}")
     rows = []
     for ranks, zero in CASES:
-        row = measured({"ranks": ranks, "zero": zero, "repeats": repeats, "threads": threads or 1, "seed": seed})
+        job = {"ranks": ranks, "zero": zero, "repeats": repeats, "threads": threads or 1, "seed": seed, "device": device}
+        row = measured(job)
         rows.append(row)
         name = "torch" if zero < 0 else f"ZeRO {zero}"
         print(
@@ -72,22 +72,23 @@ def main(job: dict[str, Any]) -> None:
     from priors.prior import Batch
     from priors.transformer.config import TrunkConfig
 
+    shape = SHAPE | job.get("shape", {})
     torch.set_num_threads(job["threads"])
-    device = torch.device(join(choose_device("auto")))
-    recipe = Recipe(steps=100, batch=SHAPE["batch"], lr=1e-4)
+    device = torch.device(join(job["device"]))
+    recipe = Recipe(steps=100, batch=shape["batch"], lr=1e-4)
     if job["zero"] >= 0:
         from launch.engines.zero import start_deepspeed
 
         start_deepspeed(device)  # what it imports is not the model's
     torch.manual_seed(job["seed"])
-    trunk = TrunkConfig(SHAPE["n_ctx"], SHAPE["width"], SHAPE["depth"], SHAPE["heads"], m_attn=1.0, m_mlp=4.0)
+    trunk = TrunkConfig(shape["n_ctx"], shape["width"], shape["depth"], shape["heads"], m_attn=1.0, m_mlp=4.0)
     forget_peak()
     before = peak_mb()
-    prior = AutoregressivePrior(AutoregressiveConfig("vq.0", SHAPE["bins"], 8, 44_100, trunk))
+    prior = AutoregressivePrior(AutoregressiveConfig("vq.0", shape["bins"], 8, 44_100, trunk))
     parameters = sum(p.numel() for p in prior.parameters())
     engine = open_engine(prior, recipe, device, ParallelConfig(zero=job["zero"]))
-    rows = SHAPE["batch"] // engine.world
-    codes = torch.randint(SHAPE["bins"], (rows, SHAPE["n_ctx"]), device=device)
+    rows = shape["batch"] // engine.world
+    codes = torch.randint(shape["bins"], (rows, shape["n_ctx"]), device=device)
 
     def step(number: int) -> float:
         started = time.perf_counter()
@@ -103,7 +104,7 @@ def main(job: dict[str, Any]) -> None:
     if engine.world > 1:
         dist.all_gather_object(gathered, mine)
     if who()[0] == 0:
-        rate = SHAPE["batch"] * SHAPE["n_ctx"] / seconds
+        rate = shape["batch"] * shape["n_ctx"] / seconds
         row = {**job, "parameters": parameters, "seconds": seconds, "codes_per_second": rate}
         row |= {name: [each[name] for each in gathered] for name in mine}
         Path(job["out"]).write_text(json.dumps(row))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import UserError
-from launch.bench.alternate import Times, write_rows
+from launch.bench.alternate import Times, wait_for_gpu, write_rows
 
 if TYPE_CHECKING:
     from priors.autoregressive.model import AutoregressivePrior
@@ -44,7 +44,8 @@ PASSES = ((24, 12), (12, 12), (8, 4), (36, 36))
 
 
 def bench_upsample(
-    repeats: int, threads: int, seed: int, out: str, shapes: Sequence[Shape] = SHAPES, passes: Sequence[tuple[int, int]] = PASSES
+    repeats: int, threads: int, seed: int, out: str, device: str, shapes: Sequence[Shape] = SHAPES,
+    passes: Sequence[tuple[int, int]] = PASSES,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, one for each shape and arm."""
     import torch
@@ -54,16 +55,17 @@ def bench_upsample(
     if threads:
         torch.set_num_threads(threads)
     print(f"levels 1 and 0 under {shapes[0].columns} columns ({shapes[0].columns * HOPS[-1] / RATE:.2f} s), depth {shapes[0].depth}, "
-          f"{torch.get_num_threads()} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
+          f"{device}, {torch.get_num_threads()} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}")  # fmt: skip
     rows: list[dict[str, Any]] = []
     for shape in shapes:
-        arms = arms_of(shape, passes, seed)
+        arms = arms_of(shape, passes, seed, device)
         times: dict[str, Times] = {name: [] for name in arms}
         steps = {}
         for turn in range(repeats + 1):  # the first warms up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
+                wait_for_gpu()
                 times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
                 done = f"{shape.width} {shape.dtype}, turn {turn} of {repeats}: {name} {times[name][-1][0]:.2f} s"
                 print(done, file=sys.stderr, flush=True)
@@ -72,26 +74,25 @@ def bench_upsample(
     return write_rows(rows, out)
 
 
-def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int) -> dict[str, Callable[[], int]]:
+def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: str = "cpu") -> dict[str, Callable[[], int]]:
     """Name -> what writes both levels once and says in how many passes through a network."""
     import torch
 
     torch.manual_seed(seed)
-    top = torch.randint(shape.bins, (1, shape.columns))
-    ones = [upsampler_of(shape, level) for level in (1, 0)]
-    plain = [upsampler_of(shape, level, compiled=False) for level in (1, 0)]
-    masked = masked_of(shape)
+    top = torch.randint(shape.bins, (1, shape.columns)).to(device)
+    ones, plain = ([upsampler_of(shape, level, steps, device) for level in (1, 0)] for steps in (True, False))
+    masked = masked_of(shape).to(device)
     arms: dict[str, Callable[[], int]] = {
         "one after another": lambda: _autoregressive(ones, top, False),
         "windows side by side": lambda: _autoregressive(ones, top, True),
         "steps of torch": lambda: _autoregressive(plain, top, False),
     }
     for middle, bottom in passes:
-        arms[f"masked {middle},{bottom}"] = lambda middle=middle, bottom=bottom: _filled(masked, top, middle, bottom)
+        arms[f"masked {middle},{bottom}"] = lambda middle=middle, bottom=bottom: fill_levels(masked, top, middle, bottom)
     return arms
 
 
-def upsampler_of(shape: Shape, level: int, compiled: bool = True) -> AutoregressivePrior:
+def upsampler_of(shape: Shape, level: int, compiled: bool = True, device: str = "cpu") -> AutoregressivePrior:
     """A prior of a level with random weights, ready to draw, its steps compiled if they can be."""
     from priors.autoregressive import native
     from priors.autoregressive.config import AutoregressiveConfig
@@ -104,8 +105,8 @@ def upsampler_of(shape: Shape, level: int, compiled: bool = True) -> Autoregress
         f"vq.{level}", shape.bins, HOPS[level], RATE, _trunk(shape, n_ctx, "dense"), above=above, reads=f"vq.{level + 1}",
         tied=False,
     ))  # fmt: skip
-    prior.compiled = compiled and native.why_not(shape.dtype) is None
-    return _ready(prior, shape.dtype)
+    prior.compiled = compiled and native.why_not(shape.dtype, device) is None
+    return _ready(prior, shape.dtype).to(device)
 
 
 def masked_of(shape: Shape) -> MaskedPrior:
@@ -153,7 +154,7 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
         upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
         made = []
         for some in [upper] if parallel else upper.split(1):
-            state = start_window(prior, torch.zeros(len(some), 0, dtype=torch.long), Conditions(above=some), n_ctx)
+            state = start_window(prior, top.new_zeros(len(some), 0), Conditions(above=some), n_ctx)
             made.append(torch.cat([update.values for update in prior.sample(state)], dim=1))
             steps += n_ctx
         codes = torch.cat(made)
@@ -161,8 +162,8 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
     return steps
 
 
-def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
-    """Sample both levels; the number of passes, of which each gives an update."""
+def fill_levels(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
+    """Sample both levels below the codes `top` (b, t); the number of passes, of which each gives an update."""
     import torch
 
     from priors.conditioning.conditions import Conditions
@@ -170,12 +171,12 @@ def _filled(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
     from priors.noise import Generators
     from priors.prior import Known, Window
 
-    ratios = masked.config.ratios.items()
-    codes = {stream: torch.zeros(1, top.shape[1] * ratio, dtype=torch.long) for stream, ratio in ratios} | {"vq.2": top}
+    codes = {stream: torch.zeros_like(top).repeat(1, ratio) for stream, ratio in masked.config.ratios.items()} | {"vq.2": top}
     known = {stream: torch.full_like(x, stream == "vq.2", dtype=torch.bool) for stream, x in codes.items()}
     params = {"vq.1": MaskedParams(passes=middle), "vq.0": MaskedParams(passes=bottom)}
-    window, noise = Window(0, top.shape[1], top.shape[1]), Generators([torch.Generator().manual_seed(0)])
-    return sum(1 for _ in masked.sample(masked.start(window, Known(codes, known), Conditions(), noise, params)))
+    noise = Generators([torch.Generator().manual_seed(i) for i in range(len(top))])
+    state = masked.start(Window(0, top.shape[1], top.shape[1]), Known(codes, known), Conditions(), noise, params)
+    return sum(1 for _ in masked.sample(state))
 
 
 def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], threads: int) -> list[dict[str, Any]]:
@@ -205,7 +206,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 # ---- by ear
 
 
-def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, Any]]:
+def compare_sound(model: str, data: str, seed: int, out: str, device: str) -> list[dict[str, Any]]:
     """Seconds and distances from the songs of both arms of a trained model, on the same held-out windows."""
     from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
@@ -215,7 +216,7 @@ def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, 
     from priors.masked.config import MaskedParams
 
     opened = ModelFolder.from_pretrained(model)
-    prior, held = opened.prior("masked"), hold_out(opened, Path(data), 8, 20.0)
+    prior, held = opened.prior("masked").to(device), hold_out(opened, Path(data), 8, 20.0)
     clips = draw_clips(opened, held, prior.config, 16, seed)
     bottom, middle, top = clips.codes
     distance, rows = SoundDistance.of(opened, clips.codes[bottom]), []
@@ -224,7 +225,8 @@ def compare_sound(model: str, data: str, seed: int, out: str) -> list[dict[str, 
         params = {middle: MaskedParams(passes=passes[0]), bottom: MaskedParams(passes=passes[1])}
         return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[bottom]
 
-    arms = {"one after another": lambda: autoregressive_codes(opened, clips, AutoregressiveParams(temperature=0.5), seed)}
+    one = AutoregressiveParams(temperature=0.5)
+    arms = {"one after another": lambda: autoregressive_codes(opened, clips, one, seed, device)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()

@@ -55,6 +55,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("launch.verbs.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
     "launch": ("launch.cli.launch:launch", "any of these in many processes: one machine, a list of hosts, MPI or SLURM"),
+    "gpu-check": ("launch.gpu_check.gpu_check:gpu_check", "every figure of this machine's GPU within eight minutes"),
     "bench": ("launch.bench.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 

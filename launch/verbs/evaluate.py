@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_prep.errors import UserError
+from jukebox.device import choose_device
 
 
 def evaluate(
-    model: str, data: str, *, out: str = "", windows: int = 96, songs: int = 16, seed: int = 0, threads: int = 0
-) -> None:
+    model: str, data: str, *, out: str = "", windows: int = 96, songs: int = 16, seed: int = 0, threads: int = 0,
+    device: str = "auto",
+) -> None:  # fmt: skip
     """Measure a model on the held-out songs of a data folder: a table, and the same figures as json.
 
     model: folder of a trained model
@@ -19,6 +21,7 @@ def evaluate(
     songs: held-out songs to use (0: all)
     seed: number that the choice of windows and of false conditions follows from
     threads: CPU threads (0: all)
+    device: cpu, cuda, or auto: a GPU if there is one; the priors run there
     """
     import torch
 
@@ -30,8 +33,8 @@ def evaluate(
         raise UserError(f"--windows {windows} and --songs {songs}: expected at least 2 windows and 0 (all) or more songs")
     if threads:
         torch.set_num_threads(threads)
-    opened = ModelFolder.from_pretrained(model)
-    figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed)
+    opened, chosen = ModelFolder.from_pretrained(model), choose_device(device)
+    figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed, device=chosen)
     target = Path(out) if out else opened.folder / "evaluation.json"
     write_json(target, figures)
     print(tables(figures))

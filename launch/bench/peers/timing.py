@@ -1,7 +1,8 @@
-"""Codes a second of transformers' Jukebox prior: run by `jukebox bench` in the peer's own environment, never imported.
+"""Codes a second of transformers' Jukebox prior: run by `jukebox bench` in the peer's own environment, or by `jukebox gpu-check`.
 
 It takes one json argument (width, depth, heads, n_ctx, bins, batch, threads, seconds), builds the trunk of that size
-with random weights (dense attention, MLP four times as wide, no conditions), draws windows, prints the best rate.
+with random weights and no conditions, draws windows, prints the best rate. By default attention is dense, the MLP four times as wide,
+and a window is drawn whole, in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -29,22 +30,25 @@ def main(size: dict) -> float:
         n_heads=size["heads"],
         n_ctx=size["n_ctx"],
         music_vocab_size=size["bins"],
-        attention_multiplier=1.0,
-        mlp_multiplier=4.0,
-        attention_pattern="full_dense_attention",
-        blocks=math.gcd(size["n_ctx"], 64),  # of no effect in dense attention, but it must divide the window
+        attention_multiplier=size.get("attention", 1.0),
+        mlp_multiplier=size.get("mlp", 4.0),
+        attention_pattern=size.get("pattern", "full_dense_attention"),
+        blocks=size.get("blocks")
+        or math.gcd(size["n_ctx"], 64),  # of no effect in dense attention, but it must divide the window
     )
-    prior = peer.JukeboxConditionalAutoregressive(config).eval()
+    device, tokens = torch.device(size.get("device", "cpu")), size.get("tokens", size["n_ctx"] - 1)
+    with device:
+        prior = peer.JukeboxConditionalAutoregressive(config).eval().to(getattr(torch, size.get("dtype", "float32")))
     for parameter in prior.parameters():  # some are left as the memory was, and may be nan
         torch.nn.init.normal_(parameter, std=0.02)
-    prior.fc_proj_out.device = torch.device("cpu")  # which its code asks a Linear for
+    prior.fc_proj_out.device = device  # which its code asks a Linear for
     best, end = float("inf"), time.perf_counter() + size["seconds"]
     while time.perf_counter() < end or best == float("inf"):
         began = time.perf_counter()
         with torch.no_grad():
-            prior.sample(size["batch"], sample_tokens=size["n_ctx"] - 1)
+            prior.sample(size["batch"], sample_tokens=tokens).cpu()
         best = min(best, time.perf_counter() - began)
-    return size["batch"] * (size["n_ctx"] - 1) / best
+    return size["batch"] * tokens / best
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from data_prep.align import TimedText
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow
-from jukebox.evaluation.figures import coloured_noise, prior_figures, tables
+from jukebox.evaluation.figures import coloured_noise, prior_figures, tables, window_cost
 from jukebox.evaluation.held_out import HeldOut
 from jukebox.evaluation.metrics import sound_statistics
 from jukebox.model.presets import find
@@ -143,6 +143,30 @@ def test_a_prior_of_latents_without_likelihood_is_measured_by_its_loss_under_ano
     control = figures["controls"]["another song, half known"]
     assert figures["windows"] == 24 and control["true_loss"] < 20 < control["control_loss"] and control["z"] > 3
     assert "another song, half known, loss" in tables({"songs": 6, "seconds": 1.0, "codec": {}, "priors": {"toy": figures}})
+
+
+class OnMeta(AutoregressivePrior):
+    """A prior on torch's meta device, whose bits are random numbers on the CPU."""
+
+    def nll(self, sequences, cond, known=None):
+        given = [*sequences.values(), *(known or {}).values(), cond.timing, *cond.lyrics]
+        assert all(x.is_meta for x in given)
+        return {"vq.2": torch.rand(sequences["vq.2"].shape)}
+
+    def lyric_attention(self, codes, cond, layer):
+        assert codes.is_meta and cond.artist.is_meta
+        return torch.rand(*codes.shape, self.config.n_tokens)[:, None]
+
+
+def test_windows_are_measured_on_the_device_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr("jukebox.evaluation.attention.build_prior", OnMeta)
+    held = singing(4, np.random.default_rng(0))
+    prior = OnMeta(PRESET.priors["prior_2"].for_corpus(3, 3))
+    figures = prior_figures(Model(prior), held, "prior_2", 8, 0, "meta")  # type: ignore[arg-type]
+    assert figures["controls"]["lyrics"]["true_bits"] == figures["bits"] and figures["alignment"]["windows"] > 0
+    sequences, known = ({"vq.2": x} for x in (torch.zeros(1, 32, dtype=torch.long), torch.zeros(1, 32, dtype=torch.bool)))
+    song = PreparedSong.of(song_of(held.rows[0]), LABELS, VOCABULARY, 22050)
+    assert window_cost(prior, sequences, known, [window_conditions(song, prior.config, 0)])[0] == "bits"
 
 
 def test_tables_show_every_figure(learned):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from data_prep.errors import UserError
 from jukebox.runs.request import sampled
-from jukebox.runs.run import Run
+from jukebox.runs.run import Run, versions
 from jukebox.sampling import walk
 from jukebox.song import Song
 from tests.runs import sample, settings_of
@@ -154,6 +155,17 @@ def test_ranks_of_one_command_share_a_run_and_nobody_else_does(run):
     for changed, join in ((same, False), ({**same, "seed": 9}, True)):
         with pytest.raises(UserError, match="already holds a run"):
             Run.create(run.folder, changed, join)
+
+
+def test_a_run_begins_in_a_checkout_that_is_not_installed(monkeypatch):
+    def version(name: str, found=metadata.version) -> str:
+        if name == "jukebox-music":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    assert versions().keys() == {"python", "torch", "numpy", "jukebox-music"}
+    monkeypatch.setattr(metadata, "version", version)
+    assert versions().keys() == {"python", "torch", "numpy"}
 
 
 def test_a_process_without_a_batch_does_nothing(run):

@@ -10,7 +10,7 @@ import torch
 from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import PRESETS
-from launch.bench.bench import _conditions, _products_of_a_step, bench, measure
+from launch.bench.bench import _products_of_a_step, bench, conditions_of, measure
 from priors.autoregressive.model import AutoregressivePrior
 
 PRESET = PRESETS["test"]
@@ -28,7 +28,7 @@ def model(tmp_path):
 @pytest.mark.parametrize("name", PRESET.parts("autoregressive"))
 def test_the_limit_reads_every_weight_that_a_step_needs_and_nothing_else(name):
     prior = AutoregressivePrior(PRESET.priors[name]).eval()
-    products = _products_of_a_step(prior, _conditions(prior, 1, 0), torch.zeros(1, 0, dtype=torch.long))
+    products = _products_of_a_step(prior, conditions_of(prior, 1, 0), torch.zeros(1, 0, dtype=torch.long))
     read = {t.untyped_storage().data_ptr() for _, args in products for t in args if isinstance(t, torch.Tensor)}
     matrices = {n: p.untyped_storage().data_ptr() for n, p in prior.named_parameters() if p.ndim == 2}
     trunk = {n for n, where in matrices.items() if where in read}
@@ -58,6 +58,34 @@ def test_the_table_has_a_row_a_level_and_is_written_as_json(model, tmp_path, cap
     assert [row["level"] for row in rows] == [2, 1, 0]
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+BENCHES = {
+    "codec": "codec.bench_codec", "prior": "prior.bench_prior", "attention": "attention.bench_attention",
+    "train": "train.bench_train", "upsample": "upsample.bench_upsample", "sample": "sample.bench_sample",
+    "song MODEL": "song.bench_song", "upsample MODEL": "upsample.compare_sound", "sample MODEL": "bench.bench_priors",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BENCHES)
+def test_every_bench_runs_on_the_device_that_is_asked_for(case, monkeypatch):
+    seen: list[object] = []
+    monkeypatch.setattr(f"launch.bench.{BENCHES[case]}", lambda *args, **named: seen.extend([*args, *named.values()]) or [])
+    what, *model = case.split()
+    more = {"data": "DATA"} if case == "upsample MODEL" else {}
+    with pytest.raises(UserError, match="no GPU here for --device cuda"):
+        bench(what, *model, device="cuda", **more)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    bench(what, *model, device="cuda:1", **more)
+    assert "cuda:1" in seen
+
+
+def test_a_peer_is_compared_with_a_cpu_only(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (tmp_path / "python").touch()
+    for what in ("codec", "prior", "sample"):
+        with pytest.raises(UserError, match="cannot be compared with --device cuda; add --device cpu"):
+            bench(what, peer=str(tmp_path / "python"), device="cuda")
 
 
 def test_a_model_without_priors_and_a_peer_that_is_not_there_are_told(model, tmp_path):

@@ -25,7 +25,7 @@ def test_the_measured_prior_is_the_one_that_the_docs_name():
 
 @pytest.mark.long
 def test_the_table_has_a_row_a_precision_with_what_was_counted_and_measured(tmp_path, capsys):
-    rows = bench_prior("", 1, 1, 0, str(tmp_path / "table.json"), SMALL)
+    rows = bench_prior("", 1, 1, 0, str(tmp_path / "table.json"), "cpu", SMALL)
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     assert [row["precision"] for row in rows] == ["float32", "bf16"]
     # a product costs 2 operations an element and position, its gradients twice as many
@@ -40,7 +40,7 @@ def test_the_table_has_a_row_a_precision_with_what_was_counted_and_measured(tmp_
 
 @pytest.mark.long
 def test_the_memory_of_attention_has_a_row_a_pattern_and_precision(tmp_path):
-    rows = bench_attention(1, str(tmp_path / "table.json"), patterns=("row",), lengths=(512, 2048))
+    rows = bench_attention(1, str(tmp_path / "table.json"), "cpu", patterns=("row",), lengths=(512, 2048))
     assert [(row["pattern"], row["precision"]) for row in rows] == [("row", "float32"), ("row", "bf16")]
     assert all(2 < row["mb"][1] / row["mb"][0] < 8 for row in rows)  # 4 is linear, 16 a square
 

@@ -38,7 +38,7 @@ def test_the_products_read_every_matrix_of_a_step_in_its_dtype(tmp_path, dtype, 
 @pytest.mark.long
 def test_the_table_has_a_row_a_case_and_dtype(tmp_path, capsys):
     cases = (Case("few", 1, 0, 8), Case("after some", 2, 16, 4))
-    rows = bench_sample("", 2, 1, 0, str(tmp_path / "table.json"), shape=SMALL, cases=cases)
+    rows = bench_sample("", 2, 1, 0, str(tmp_path / "table.json"), "cpu", shape=SMALL, cases=cases)
     assert [(row["name"], row["dtype"]) for row in rows] == [
         (case.name, dtype) for case in cases for dtype in ("float32", "bfloat16", "int8")
     ]

@@ -42,7 +42,7 @@ def test_the_three_levels_are_measured_only_where_they_are_not_the_default_and_h
 
 
 def test_songs_are_sampled_to_whole_frames_of_each_level_of_the_route(both):
-    job = {"threads": 1, "seed": 0}
+    job = {"threads": 1, "seed": 0, "device": "cpu"}
     one = S.sample_case(both, S.SongCase("", 1, 0.5, "jukebox"), job)
     some = S.sample_case(both, S.SongCase("", 3, 0.5, "spectral"), job)
     assert set(one.frames) == {"vq.2", "vq.1", "vq.0"} and set(some.frames) == {"tokens"}

@@ -23,7 +23,7 @@ def test_both_arms_have_the_same_width_depth_and_dtype():
 
 
 def test_a_code_a_step_beside_a_few_passes_however_many_codes(tmp_path, capsys):
-    rows = bench_upsample(1, 1, 0, str(tmp_path / "table.json"), [SMALL], [(3, 2)])
+    rows = bench_upsample(1, 1, 0, str(tmp_path / "table.json"), "cpu", [SMALL], [(3, 2)])
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     passes = {row["arm"]: row["passes"] for row in rows}
     assert passes["one after another"] == passes["steps of torch"] == 32 * 20 and passes["masked 3,2"] == 5

@@ -1,0 +1,65 @@
+"""Stands in for packages that the GPU check can do without, so that torch and numpy are enough for most of its parts.
+
+jaxtyping's shapes are for readers and type checkers, and fire passes on values that are checked already. Of safetensors there is only
+reading, for the goldens: a part that writes a model raises what Python raises where a package is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def fill_in() -> None:
+    """Put modules in the place of jaxtyping, fire and safetensors where they are not installed."""
+    modules: dict[str, dict[str, Any]] = {
+        "jaxtyping": dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape),
+        "fire": {"Fire": call_verb},
+        "fire.decorators": {"SetParseFns": parse_with},
+        "safetensors": {"safe_open": missing, "SafetensorError": ValueError},
+        "safetensors.torch": {"save_file": missing, "load_file": load_file},
+    }
+    absent = {name for name in modules if "." not in name and not find_spec(name)}
+    for name in (name for name in modules if name.partition(".")[0] in absent):
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(modules[name])
+
+
+class AnyShape:
+    """`Float[Tensor, "b t"]` is `Tensor`."""
+
+    def __class_getitem__(cls, item: tuple[type, str]) -> type:
+        return item[0]
+
+
+def parse_with(**parse: Callable[[str], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return lambda verb: lambda **texts: verb(**{name: parse[name](text) for name, text in texts.items()})
+
+
+def call_verb(verb: Callable[..., Any], command: Sequence[str], name: str) -> None:
+    verb(**dict(word[2:].split("=", 1) for word in command))
+
+
+def missing(*_: Any, **__: Any) -> NoReturn:
+    raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
+
+
+def load_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: the length of its header, the header as JSON, their bytes."""
+    import torch
+
+    data, tensors, dtypes = path.read_bytes(), {}, {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
+    start = 8 + int.from_bytes(data[:8], "little")
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, stop = (start + offset for offset in entry["data_offsets"])
+            tensors[name] = torch.frombuffer(bytearray(data[first:stop]), dtype=dtypes[entry["dtype"]]).view(entry["shape"])
+    return tensors
