@@ -6,7 +6,7 @@ vectors of the codes, so that codes that sound alike are learned together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from priors.tokens.config import TokenConfig
-from priors.transformer.linear import LayerNorm, Linear, quick_gelu
+from priors.transformer.linear import LayerNorm, Linear, layer_norm, quick_gelu
 
 SMALL = 0.002  # of the products with the codec's vectors at the start: larger ones begin far above the uniform distribution
 
@@ -59,6 +59,24 @@ class BookHead(nn.Module):
         return self.out(u) + F.linear(self.key(u), vectors.to(u.dtype))
 
 
+class SamplingBook(NamedTuple):
+    """A book of a `DepthHead` for sampling: the products of fixed weights are computed once, and a frame takes three, not six."""
+
+    norm: tuple[Float[Tensor, " w"], Float[Tensor, " w"]]
+    hidden: tuple[Float[Tensor, " h"], Float[Tensor, "w h"]]
+    back: tuple[Float[Tensor, " w"], Float[Tensor, "h w"]]
+    out: tuple[Float[Tensor, " k"], Float[Tensor, "w k"]]  # of the table and of the codec's vectors together
+    embedding: Float[Tensor, "k w"]  # what each code adds to the input of the next book
+
+    def logits(self, u: Float[Tensor, "n w"]) -> Float[Tensor, "n k"]:
+        bias, w = self.hidden
+        h = torch.addmm(bias, layer_norm(u, *self.norm), w)
+        bias, w = self.back
+        u = torch.addmm(bias, (1.702 * h).sigmoid_().mul_(h), w).add_(u)
+        bias, w = self.out
+        return torch.addmm(bias, u, w)
+
+
 class DepthHead(nn.Module):
     """Logits of all books given the trunk's output, each given the codes of the books before it."""
 
@@ -76,6 +94,19 @@ class DepthHead(nn.Module):
             logits.append(self.logits(u, i, vectors))
             u = u + self.embedding.book(codes[:, i], i, vectors)
         return torch.stack(logits, dim=1)
+
+    @torch.no_grad()
+    def for_sampling(self, vectors: Float[Tensor, "books k e"]) -> list[SamplingBook]:
+        """The books with their present weights, in the dtype of these."""
+        made: list[SamplingBook] = []
+        for i, book in enumerate(self.books):
+            head: Any = book
+            v = vectors[i].to(head.key.w.dtype)
+            out = head.out.b + v @ head.key.b, head.out.w + head.key.w @ v.t()
+            (bias, w), (back_bias, back_w) = ((x.b.detach(), x.w.detach()) for x in (head.c_fc, head.c_proj))
+            embedding = self.embedding.book(torch.arange(len(v), device=v.device), i, vectors)
+            made.append(SamplingBook((head.ln.weight, head.ln.bias), (bias, w), (back_bias, back_w), out, embedding))
+        return made
 
     def logits(self, u: Float[Tensor, "n w"], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "n k"]:
         head: Any = self.books[book]

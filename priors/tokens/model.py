@@ -12,7 +12,7 @@ corpus is memorised otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.logits import draw, uniforms
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, known_prefix
 from priors.tokens.config import FrameParams, TokenConfig
-from priors.tokens.head import DepthHead, FrameEmbedding
+from priors.tokens.head import DepthHead, FrameEmbedding, SamplingBook
 from priors.transformer.cache import Caches
 from priors.transformer.linear import LayerNorm
 from priors.transformer.trunk import Transformer, block_matrices
@@ -185,11 +185,11 @@ class TokenPrior(Prior):
 
     @torch.no_grad()
     def sample(self, state: DecodeState[FrameParams]) -> Iterator[Update]:
-        length = state.numbers.shape[1]
+        length, books = state.numbers.shape[1], self.head.for_sampling(self.vectors)
         while state.done < length:
             start, made = state.prompt + state.done, []
             for numbers in state.numbers[:, state.done : state.done + self.block].unbind(1):
-                state.code = self._frame(self._next_hidden(state), numbers, state)
+                state.code = self._frame(self._next_hidden(state), books, numbers, state)
                 state.output = None
                 made.append(state.code)
             state.done += len(made)
@@ -207,16 +207,17 @@ class TokenPrior(Prior):
         return output
 
     def _frame(
-        self, hidden: Float[Tensor, "b w"], numbers: Float[Tensor, "b books"], state: DecodeState[FrameParams]
-    ) -> Int[Tensor, "b books"]:
+        self, u: Float[Tensor, "b w"], books: Sequence[SamplingBook], numbers: Float[Tensor, "b books"],
+        state: DecodeState[FrameParams],
+    ) -> Int[Tensor, "b books"]:  # fmt: skip
         """The codes of a frame, book by book."""
-        u, codes = hidden, []
-        for i in range(self.config.books):
-            logits = self.head.logits(u, i, self.vectors)
+        codes: list[Tensor] = []
+        for i, book in enumerate(books):
+            logits = book.logits(u)
             if state.guided:
                 given, bare = logits.chunk(2)
                 logits = bare + state.params.guidance * (given - bare)
             codes.append(draw(logits, numbers[:, i], state.params))
             drawn = codes[-1].repeat(2) if state.guided else codes[-1]
-            u = u + self.head.embedding.book(drawn, i, self.vectors)
+            u = u + book.embedding[drawn]
         return torch.stack(codes, dim=1)

@@ -55,6 +55,15 @@ def test_sizes_of_the_configuration_are_those_of_the_model():
     assert TokenConfig.from_json(CONFIG.to_json()) == CONFIG
 
 
+def test_books_for_sampling_have_the_logits_of_the_depth_head():
+    model = prior()
+    hidden, given = torch.randn(5, 32, dtype=torch.float64), codes(5, 1)[:, 0]
+    expected, u = model.head(hidden, given, model.vectors), hidden
+    for i, book in enumerate(model.head.for_sampling(model.vectors)):
+        assert torch.allclose(book.logits(u), expected[:, i], rtol=0, atol=1e-12)
+        u = u + book.embedding[given[:, i]]
+
+
 def test_a_code_depends_on_earlier_frames_and_on_earlier_books_of_its_own_alone():
     model, cond = prior(), conditions(1)
     for frame, book in ((5, 0), (5, 2), (10, 1)):
