@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
-from launch.cluster.ranks import local_rank
+from launch.cluster.group import use_device
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig, configuration
 from launch.engines.engine import Engine, Loss
@@ -242,7 +242,7 @@ class DeepSpeedEngine(Engine):
 def start_deepspeed(device: torch.device) -> None:
     """Import DeepSpeed for a device and hand it the process group; alone, a group of one."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", str(local_rank()))
+    use_device(device)
     import deepspeed
     import deepspeed.ops
 
