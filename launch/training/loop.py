@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data_prep.errors import UserError
-from launch.cluster.heartbeat import beat
+from launch.cluster.heartbeat import beat, beat_while_writing
 
 if TYPE_CHECKING:
     import torch
@@ -338,23 +338,22 @@ class TrainingLoop:
     def _save(self) -> None:
         from launch.engines.checkpoint import save_checkpoint
 
-        beat("writing a checkpoint")
         where = {"name": self.task.name, "step": self.done, "minutes": self.seconds / 60}
         where |= {"identity": self.identity, "recipe": asdict(self.recipe)}
         tensors = self.engine.tensors()
-        if self.engine.rank == 0:
-            save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
-        else:
-            deque(tensors, maxlen=0)  # all ranks take part in the gathering
+        with beat_while_writing("writing a checkpoint"):
+            if self.engine.rank == 0:
+                save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
+            else:
+                deque(tensors, maxlen=0)  # all ranks take part in the gathering
 
     def _show(self, log: Log) -> None:
         """Examples of what the model has learned, written by rank 0."""
         from launch.cluster.group import first
 
-        beat("writing examples")
         folder, task = self.folder / "examples", self.task
         self.engine.model.eval()
-        with self.engine.weights() as model:
+        with beat_while_writing("writing examples"), self.engine.weights() as model:
             files = first(lambda: [str(file) for file in task.examples(model, folder, self.done)])  # type: ignore[attr-defined]
         self.engine.model.train()
         log.show(self.done, files)
@@ -362,9 +361,8 @@ class TrainingLoop:
     def _save_weights(self) -> None:
         from launch.cluster.group import first
 
-        beat("writing the weights")
         self.engine.model.eval()
-        with self.engine.weights():
+        with beat_while_writing("writing the weights"), self.engine.weights():
             first(self.task.save)
 
     def _not_finite(self, error: Exception) -> UserError:
