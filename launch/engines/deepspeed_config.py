@@ -76,8 +76,8 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
         )
 
 
-def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given; UserError where the person's file contradicts it."""
+def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: bool = False) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given; UserError where the user's file contradicts it."""
     check_shares(recipe.batch, world, parallel.accumulate)
     if recipe.muon:
         raise UserError(
@@ -95,6 +95,8 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
         "steps_per_print": None,
     }
+    if gpu and parallel.stage:  # gradients are reduced while the backward pass goes on; a CPU has no streams for it
+        ours["zero_optimization"]["overlap_comm"] = True
     if parallel.offload:
         if not parallel.stage:
             raise UserError("--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3")

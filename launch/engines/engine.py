@@ -108,6 +108,7 @@ class Engine(ABC):
         lr = min(lr_at(step, self.recipe), ceiling)
         for group in self._groups(phase):
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        measured = self._measures_parts(step)
         with self._only(phase):
             losses = [self._learn(phase, loss, part) for part in parts]
             norm = self._update(phase)
@@ -116,9 +117,17 @@ class Engine(ABC):
             name: torch.stack([each[name].detach() for each in losses]).mean() for name in losses[0]
         }
         moved |= {"lr": lr, "gradient_norm": norm}
-        if self.part_norms is not None:
+        if self.part_norms is not None and measured:
             moved |= {"gradient_square": norm**2, "gradient_square_of_parts": self.part_norms.take()}
         return moved
+
+    def _measures_parts(self, step: int) -> bool:
+        """Whether the gradients of a batch's parts are measured in a step: in those after which a line of the log is due."""
+        recipe, done = self.recipe, step + 1
+        due = not done % recipe.log_every or not done % recipe.save_every or done == recipe.steps
+        if self.part_norms is not None:
+            self.part_norms.on = due
+        return due
 
     @contextlib.contextmanager
     def _only(self, phase: str) -> Iterator[None]:
@@ -138,8 +147,9 @@ class Engine(ABC):
         # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
         young = 1.0 if self.recipe.schedule == "published" else (1 + step) / (10 + step)
         keep = min(self.recipe.ema, young)
-        for name, live in self._averaged(phase):
-            self.average[name].lerp_(live, 1.0 - keep)
+        if pairs := [(self.average[name], live) for name, live in self._averaged(phase)]:
+            averages, lives = map(list, zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one a tensor
 
     def metadata(self) -> dict[str, Any]:
         """What a checkpoint keeps of the engine beside tensors."""

@@ -63,7 +63,7 @@ class DeepSpeedEngine(Engine):
         super().__init__(model, recipe, device, phases, parallel.accumulate)
         self.stage, self.parallel = parallel.stage, parallel
         self.plain = hollow_copy(model) if self.stage == 3 else model
-        settings = configuration(recipe, parallel, self.world)
+        settings = configuration(recipe, parallel, self.world, device.type == "cuda")
         start_deepspeed(device)
         self.shapes = {name: p.shape for parameters in self.phases.values() for name, p in parameters.items()}
         self.inner: dict[str, torch.optim.Optimizer] = {}
