@@ -115,10 +115,14 @@ def largest(*values: float) -> list[float]:
     return shared.tolist()
 
 
+def total(values: Tensor) -> Tensor:
+    """The sum over all ranks, on the CPU."""
+    values = values.detach().double().cpu()
+    if not alone():
+        dist.all_reduce(values)
+    return values
+
+
 def mean(values: Tensor) -> Tensor:
     """The mean over all ranks, on the CPU."""
-    values = values.detach().double().cpu()
-    if alone():
-        return values
-    dist.all_reduce(values)
-    return values / dist.get_world_size()
+    return total(values) / who()[1]

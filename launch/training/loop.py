@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,9 +43,10 @@ class Task(Protocol):
     """Something to train. `name` is its folder's name, `identity` (numbers and texts) what its checkpoints must share.
 
     `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
-    tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank; `loss` names the terms for
+    tensors (a GPU takes them from pinned memory, where `pin_memory` of what it returns puts them), in a thread of its own: of `world` equal parts of the global batch, the one of that rank; `loss` names the terms for
     the log, the total as "loss", each the mean over its part; `save` writes the weights into the model folder. A step trains on
-    `amount` of `unit`. A task may also have `examples` (launch/training/examples.py), and, for a model that learns in turns
+    `amount` of `unit`. A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of
+    them call it, in the main thread), `examples` (launch/training/examples.py), and, for a model that learns in turns
     (generator, critic), `phases`: name -> the module that learns then; its `loss` takes the phase's name as third argument.
     """
 
@@ -95,22 +97,28 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
 
     The ranks' parts in the order of their numbers are the global batch, whatever the number of ranks and of parts a rank.
     """
+    import torch
+
     mine = range(engine.rank * engine.accumulate, (engine.rank + 1) * engine.accumulate)
+    on_gpu, share = engine.device.type == "cuda", getattr(task, "share", list)
 
-    def parts(step: int) -> list[tuple[int, Any]]:
-        return [(number, task.batch(step, number, engine.parts)) for number in mine]
+    def parts(step: int) -> list[Any]:
+        made = [task.batch(step, number, engine.parts) for number in mine]
+        return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
 
-    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches") as pool:
+    # a thread begins on the first GPU, where pinning would open a context for every rank
+    begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
+    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
         waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))
         try:
             for step in range(start, stop):
                 beat("waiting for its batch", step)
                 asked = time.perf_counter()
-                batch = waiting.popleft().result()
+                made = waiting.popleft().result()
                 waited = time.perf_counter() - asked
                 if step + ahead < stop:
                     waiting.append(pool.submit(parts, step + ahead))
-                yield step, batch, waited
+                yield step, list(zip(mine, share(made), strict=True)), waited
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -28,7 +28,7 @@ from jukebox.model.codes import open_codes
 from jukebox.model.folder import ModelFolder, build_codec, build_prior
 from jukebox.model.presets import Preset, Recipe
 from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
-from launch.cluster.group import print_once
+from launch.cluster.group import print_once, total
 from launch.corpus.on_the_fly import OnTheFlyCodes
 from launch.corpus.pcm import Pcm, open_pcm
 from launch.training.examples import codec_examples, prior_examples
@@ -308,18 +308,21 @@ class MaskedTask(PriorTask):
         return len(self.config.spec.writes)
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """Codes, conditions and masks, and the codes of each level that the loss counts, on average over the whole batch.
-
-        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
-        of it draws the masks of all rows.
-        """
+        """Codes, conditions and masks, and the codes of each level that the loss counts in these rows."""
         batch = super().batch(step, rank, world)
         rows = len(batch.sequences[self.stream])
-        masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
-        usual = {level: sum(int(asked[level].sum()) for _, asked in masks) / len(masks) for level in masks[0][1]}
-        counts = {level: float(torch.full((rows,), n, dtype=torch.float64).sum()) for level, n in usual.items()}
-        known, asked = join_masks(masks[rank * rows : (rank + 1) * rows])
-        return replace(batch, known=known, asked=asked, counts=counts)
+        known, asked = join_masks([self._masks((self.seed, step, row)) for row in range(rank * rows, (rank + 1) * rows)])
+        return replace(batch, known=known, asked=asked, counts={level: float(some.sum()) for level, some in asked.items()})
+
+    def share(self, parts: Sequence[Batch]) -> list[Batch]:
+        """The parts of this rank, each with the counts that a part of the whole batch has on average.
+
+        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch.
+        """
+        own = torch.tensor([list((each.counts or {}).values()) for each in parts])
+        share = len(parts[0].sequences[self.stream]) / self.recipe.batch
+        counts = dict(zip(parts[0].counts or {}, (total(own.sum(dim=0)) * share).tolist(), strict=True))
+        return [replace(each, counts=counts) for each in parts]
 
     def _masks(self, seed: Sequence[int]) -> tuple[Mask, Mask]:
         return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))  # type: ignore[attr-defined]

@@ -27,22 +27,23 @@ from launch.cluster.group import join, part  # noqa: E402
 from launch.engines.deepspeed_config import ParallelConfig  # noqa: E402
 from launch.training import loop  # noqa: E402
 from launch.training.loop import fit  # noqa: E402
-from launch.training.tasks import PriorTask, TaskSetup, VQVAETask  # noqa: E402
+from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask  # noqa: E402
 
 RECIPE = Recipe(steps=30, batch=8, lr=3e-3, warmup=5, log_every=1, save_every=10, crop=1024)
 UNSHARED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'  # else small weights are never shared out
 
 
 def make_task(what: str, data: Path, model: Path, recipe: Recipe) -> Any:
-    """A stream of the codec, a prior with lyrics, or a toy of two phases."""
+    """A stream of the codec, a prior with lyrics, the masked prior, or a toy of two phases."""
     if what == "duel":
         return Duel()
     opened = ModelFolder.from_pretrained(model)
     if what == "vqvae":
         return VQVAETask(TaskSetup(opened, "vq.2", data, recipe, 0, "cpu"))
     sizes = len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
-    config, recipe = (find("test").priors["prior_2"].for_corpus(*sizes), replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03))
-    return PriorTask(TaskSetup(opened, "prior_2", data, recipe, 0, "cpu", config))
+    recipe, name = replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03), "masked" if what == "masked" else "prior_2"
+    setup = TaskSetup(opened, name, data, recipe, 0, "cpu", find("test").priors[name].for_corpus(*sizes))
+    return MaskedTask(setup) if what == "masked" else PriorTask(setup)
 
 
 def run_case(case: str, data: Path, model: Path, out: Path) -> None:

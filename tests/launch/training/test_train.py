@@ -154,11 +154,20 @@ def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model
     masked = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE))
     masked.open()
     for task in (*tasks(data, model, RECIPE)[1:], masked):
-        whole = task.loss(task.batch(7, 0, 1), 7)
-        parts = [task.loss(task.batch(7, rank, 4), 7) for rank in range(4)]
+        share = getattr(task, "share", list)
+        (whole,) = (task.loss(batch, 7) for batch in share([task.batch(7, 0, 1)]))
+        parts = [task.loss(batch, 7) for batch in share([task.batch(7, rank, 4) for rank in range(4)])]
         assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
         for name, value in whole.items():
             assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_a_part_of_a_batch_draws_the_masks_of_its_own_rows_only(data, model, monkeypatch):
+    masked, rows = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE)), []
+    masked.open()
+    monkeypatch.setattr(masked, "_masks", lambda seed, draw=masked._masks: rows.append(seed[-1]) or draw(seed))
+    masked.batch(7, 1, 4)
+    assert len(rows) == RECIPE.batch // 4 and rows == [1 * len(rows) + i for i in range(len(rows))]
 
 
 def test_muon_trains_priors_by_a_flag_and_no_codec(data, model, tmp_path):
