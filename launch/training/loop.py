@@ -43,11 +43,13 @@ class Task(Protocol):
     """Something to train. `name` is its folder's name, `identity` (numbers and texts) what its checkpoints must share.
 
     `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
-    tensors (a GPU takes them from pinned memory, where `pin_memory` of what it returns puts them), in a thread of its own: of `world` equal parts of the global batch, the one of that rank; `loss` names the terms for
-    the log, the total as "loss", each the mean over its part; `save` writes the weights into the model folder. A step trains on
-    `amount` of `unit`. A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of
-    them call it, in the main thread), `examples` (launch/training/examples.py), and, for a model that learns in turns
-    (generator, critic), `phases`: name -> the module that learns then; its `loss` takes the phase's name as third argument.
+    tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank. For a GPU its method
+    `pin_memory` is called there, where it has one. `loss` names the terms for the log, the total as "loss", each the mean over its
+    part; `save` writes the weights into the model folder. A step trains on `amount` of `unit`.
+
+    A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of them call it);
+    `examples` (launch/training/examples.py); and, for a model that learns in turns (generator, critic), `phases`: name -> the
+    module that learns then; its `loss` takes the phase's name as third argument.
     """
 
     @property
