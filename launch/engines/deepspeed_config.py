@@ -84,6 +84,8 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: boo
             "--muon needs whole matrices, and DeepSpeed (several ranks, --zero, --offload, --adam, --deepspeed) cuts them up; "
             "train in one process without these, or without --muon"
         )
+    if recipe.compile and parallel.stage == 3:
+        raise UserError("--compile needs whole weights, and ZeRO 3 gathers them inside of each block; give --zero 0, 1 or 2")
     if recipe.fp16 and parallel.stage == 0:
         raise UserError("--precision fp16 scales its losses in ZeRO 1 to 3; give one of them, or bf16")
     ours: dict[str, Any] = {

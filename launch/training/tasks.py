@@ -233,7 +233,7 @@ class PriorTask:
             known = [stream for stream in self.streams if stream in self.jukebox.trained_streams()]
             vectors = {stream: self._codec_of(stream, known).embeddings(stream) for stream in known}
             self.model.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
-        recompute_if_asked(self.model, self.recipe)
+        configure_trunks(self.model, self.recipe)
         drops = (self.recipe.drop_labels, self.recipe.drop_lyrics, self.recipe.drop_times, self.recipe.jitter_seconds)
         self.dropout = ConditionDropout(*drops)
 
@@ -338,12 +338,13 @@ def check_books(name: str, books: int, streams: Iterable[Stream]) -> None:
             )
 
 
-def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:
-    """Gradient checkpointing of every trunk of a prior, where the recipe specifies it."""
-    if recipe.recompute:
-        for trunk in model.modules():
-            if isinstance(trunk, Transformer):
-                trunk.config = replace(trunk.config, recompute=True)
+def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
+    """What the recipe specifies for every trunk of a prior: gradient checkpointing, a stream in bf16, compiled blocks."""
+    for trunk in [module for module in model.modules() if isinstance(module, Transformer)]:
+        trunk.config = replace(trunk.config, recompute=trunk.config.recompute or recipe.recompute)
+        trunk.bf16_stream = recipe.bf16_stream
+        if recipe.compile:
+            trunk.compile_blocks()
 
 
 def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:

@@ -182,6 +182,7 @@ def test_what_cannot_be_spread_is_told_in_one_line():
     for recipe, parallel, words in [
         (RECIPE, ParallelConfig(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
         (RECIPE, ParallelConfig(zero=0, offload=True), "give --zero 1, 2 or 3"),
+        (replace(RECIPE, compile=True), ParallelConfig(zero=3), "needs whole weights, .* give --zero 0, 1 or 2"),
         (replace(RECIPE, fp16=True), ParallelConfig(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
         *[(replace(RECIPE, muon=1e-3), ParallelConfig(zero=zero), "or without --muon") for zero in range(4)],
     ]:  # fmt: skip

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from jukebox import Jukebox
 from jukebox.model.presets import Recipe, find
 from launch.corpus.pcm import Pcm
 from launch.engines.checkpoint import load_checkpoint
+from launch.engines.engine import has_bf16
 from launch.training.log import read_log
 from launch.training.loop import Trained, fit
 from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
 from launch.training.train import train
+from priors.transformer.trunk import Transformer
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -168,6 +171,22 @@ def test_a_part_of_a_batch_draws_the_masks_of_its_own_rows_only(data, model, mon
     monkeypatch.setattr(masked, "_masks", lambda seed, draw=masked._masks: rows.append(seed[-1]) or draw(seed))
     masked.batch(7, 1, 4)
     assert len(rows) == RECIPE.batch // 4 and rows == [1 * len(rows) + i for i in range(len(rows))]
+
+
+def test_priors_train_with_compiled_blocks_or_a_stream_in_bf16_by_a_flag_and_codecs_do_not(data, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Transformer, "compile_blocks", partialmethod(Transformer.compile_blocks, backend="aot_eager"))
+    found = []
+    for number, flag in enumerate(({}, {"compile": True}, {"precision": "bf16"}, {"precision": "bf16_stream"})):
+        out = shutil.copytree(model, tmp_path / str(number), ignore=shutil.ignore_patterns("training"))
+        train("prior", str(data), preset="test", level=1, steps=3, out=str(out), **flag)
+        kept, _ = load_checkpoint(out / "training" / "prior_1")
+        assert kept is not None and kept.metadata["recipe"]["compile"] == ("compile" in flag)
+        found.append(read_log(out / "training" / "prior_1" / "log.jsonl")[-1]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[3] == pytest.approx(found[2], rel=0.01)
+    assert found[3] != found[2] or not has_bf16(torch.device("cpu"))
+    for flag in ({"compile": True}, {"precision": "bf16_stream"}):
+        with pytest.raises(UserError, match="a codec has none"):
+            train("vqvae", str(data), preset="test", steps=1, out=str(tmp_path / "codec"), **flag)
 
 
 def test_muon_trains_priors_by_a_flag_and_no_codec(data, model, tmp_path):
