@@ -1,7 +1,7 @@
 """The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
 
 The loop (`launch/training/loop.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of the
-step; it asks it for the tensors of a checkpoint, and for `weights()` around writing the model. The learning rate is a pure
+step; it asks it for the tensors of a checkpoint, and for `weights()` to show what the model has learned. The learning rate is a pure
 function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device
 is the norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next
 forward pass is under way before the update is.
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
+from launch.engines.weights import fill_model, hollow_copy
 
 
 def lr_at(step: int, recipe: Recipe) -> float:
@@ -67,10 +67,13 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int
-    ) -> None:
+        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int,
+        plain: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        """`model` is on the device; `plain` is a hollow copy of it, where it cannot be copied any more."""
         self.rank, self.world = who()
-        self.model, self.recipe, self.device, self.accumulate = model.to(device), recipe, device, accumulate
+        self.model, self.recipe, self.device, self.accumulate = model, recipe, device, accumulate
+        self.plain = hollow_copy(model) if plain is None else plain
         bf16 = recipe.bf16 and has_bf16(device)
         self.dtype = torch.float16 if recipe.fp16 else torch.bfloat16 if bf16 else torch.float32  # of products
         names = {id(p): name for name, p in model.named_parameters()}
@@ -151,6 +154,11 @@ class Engine(ABC):
             averages, lives = map(list, zip(*pairs, strict=True))
             torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one a tensor
 
+    def saved_model(self, checkpoint: Checkpoint) -> nn.Module:
+        """A copy of the model with the weights to keep of a checkpoint; they are mapped, not read."""
+        fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=bool(self.recipe.ema))
+        return self.plain.eval()
+
     def metadata(self) -> dict[str, Any]:
         """What a checkpoint keeps of the engine beside tensors."""
         scalers = self._scalers()
@@ -202,7 +210,7 @@ class TorchEngine(Engine):
         phases: Mapping[str, nn.Module] | None = None,
         accumulate: int = 1,
     ) -> None:
-        super().__init__(model, recipe, device, phases or {"": model}, accumulate)
+        super().__init__(model.to(device), recipe, device, phases or {"": model}, accumulate)
         matrices = muon_matrices(self.model, recipe)
         self.optimisers = {phase: optimisers_of(mine.values(), recipe, matrices) for phase, mine in self.phases.items()}
         self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
@@ -243,7 +251,7 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it should be written or heard: with the averaged weights where there are any, restored after."""
+        """The model as it is shown: with the averaged weights where there are any, restored after."""
         trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
         live = {name: trained[name].detach().clone() for name in self.average}
         try:
@@ -278,16 +286,3 @@ class TorchEngine(Engine):
 def fill(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         parameters[name].copy_(value)
-
-
-def fill_model(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give a model the weights and buffers of a checkpoint; UserError when it is of another shape of model."""
-    state = {name: checkpoint.get("weights", name) for name in checkpoint.names("weights")}
-    try:
-        model.load_state_dict({name: value for name, value in state.items() if value is not None})
-    except RuntimeError as error:
-        what = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"the checkpoint is of another model than the one to train ({what}): give the preset it began with, "
-            "another --out, or delete its folder under MODEL/training to start again"
-        ) from error

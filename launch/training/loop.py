@@ -45,7 +45,7 @@ class Task(Protocol):
     `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
     tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank. For a GPU its method
     `pin_memory` is called there, where it has one. `loss` names the terms for the log, the total as "loss", each the mean over its
-    part; `save` writes the weights into the model folder. A step trains on `amount` of `unit`.
+    part; `save` writes a model, which has the weights to keep, into the model folder. A step trains on `amount` of `unit`.
 
     A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of them call it);
     `examples` (launch/training/examples.py); and, for a model that learns in turns (generator, critic), `phases`: name -> the
@@ -65,7 +65,7 @@ class Task(Protocol):
     def open(self) -> None: ...
     def batch(self, step: int, rank: int, world: int) -> Any: ...
     def loss(self, batch: Any, step: int) -> dict[str, Tensor]: ...
-    def save(self) -> None: ...
+    def save(self, model: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -369,11 +369,21 @@ class TrainingLoop:
         log.show(self.done, files)
 
     def _save_weights(self) -> None:
+        """Writes the weights of the last checkpoint into the model folder, by rank 0, tensor by tensor."""
         from launch.cluster.group import first
+        from launch.engines.checkpoint import load_checkpoint
+
+        def save() -> None:
+            checkpoint, complaint = load_checkpoint(self.folder)
+            if checkpoint is None or checkpoint.metadata["step"] != self.done:
+                raise UserError(
+                    f"the checkpoint of step {self.done} cannot be read ({complaint}); train on from the one before it"
+                )
+            self.task.save(self.engine.saved_model(checkpoint))
 
         self.engine.model.eval()
-        with beat_while_writing("writing the weights"), self.engine.weights():
-            first(self.task.save)
+        with beat_while_writing("writing the weights"):
+            first(save)
 
     def _not_finite(self, error: Exception) -> UserError:
         """The error for the user: where it arose, which checkpoint is kept, and what to try."""

@@ -25,7 +25,7 @@ from data_prep.labels import Labels
 from data_prep.manifest import SongRow, load_manifest
 from data_prep.windows import Windows
 from jukebox.model.codes import open_codes
-from jukebox.model.folder import ModelFolder, build_codec, build_prior
+from jukebox.model.folder import ModelFolder, build_codec, build_prior, hollow
 from jukebox.model.presets import Preset, Recipe
 from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
 from launch.cluster.group import print_once, total
@@ -60,6 +60,7 @@ class TaskSetup:
     device: str
     config: PriorConfig | None = None
     from_audio: bool = False
+    hollow: bool = False  # weights of a prior that take no memory: in ZeRO 3 rank 0 has them, until they are cut up
 
 
 def training_rows(data: Path) -> list[SongRow]:
@@ -119,14 +120,14 @@ class CodecTask:
             quantise=step >= self.recipe.delay_quantiser * self.recipe.steps,
         )
 
-    def save(self) -> None:
-        model, stream = self.jukebox, self.stream.name
-        before = model.info.codes_hash(stream)
-        model.save_codec(self.model)
-        readers = [p.name for p in model.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
-        if readers and model.info.codes_hash(stream) != before:
+    def save(self, model: Any) -> None:
+        folder, stream = self.jukebox, self.stream.name
+        before = folder.info.codes_hash(stream)
+        folder.save_codec(model)
+        readers = [p.name for p in folder.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
+        if readers and folder.info.codes_hash(stream) != before:
             print_once(
-                f"{self.name}: {', '.join(readers)} of {model.folder} were trained on other codes; encode and train them again"
+                f"{self.name}: {', '.join(readers)} of {folder.folder} were trained on other codes; encode and train them again"
             )
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
@@ -228,8 +229,10 @@ class PriorTask:
         books = {stream: self.jukebox.spec.stream(stream).books for stream in spec.writes}
         self.amount = float(self.recipe.batch * sum(self.config.frames(stream) * n for stream, n in books.items()))
         torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
-        self.model = begin or build_prior(self.config)
-        if begin is None:
+        self.model = begin or (hollow(self.config) if setup.hollow else build_prior(self.config))
+        if setup.hollow:
+            self.model.to("meta")
+        elif begin is None:
             known = [stream for stream in self.streams if stream in self.jukebox.trained_streams()]
             vectors = {stream: self._codec_of(stream, known).embeddings(stream) for stream in known}
             self.model.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
@@ -282,8 +285,8 @@ class PriorTask:
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         return self.model.loss(batch.to(self.device))
 
-    def save(self) -> None:
-        self.jukebox.save_prior(self.name, self.model)
+    def save(self, model: Any) -> None:
+        self.jukebox.save_prior(self.name, model)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
         """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""

@@ -60,8 +60,8 @@ class Toy:
         losses = self.model.loss(batch)
         return losses | {"spectral": losses["loss"] * (float("nan") if step == self.poison else 1.0)}
 
-    def save(self) -> None:
-        torch.save(self.model.state_dict(), self.out)
+    def save(self, model: nn.Module) -> None:
+        torch.save(model.state_dict(), self.out)
 
 
 def losses(folder: Path) -> list[tuple[int, float, float]]:
@@ -95,7 +95,7 @@ def test_a_gpu_takes_batches_from_pinned_memory_by_threads_that_use_it(tmp_path,
     for device in (torch.device("cuda:1"), torch.device("cpu")):
         engine = SimpleNamespace(rank=0, accumulate=2, parts=2, device=device)
         made = [part for _, parts, _ in batches(Toy(tmp_path), 0, 3, engine) for _, part in parts]
-        assert all(a is b for a, b in zip(made, pinned, strict=True)) or device.type == "cpu"
+        assert {id(part) for part in made} == {id(part) for part in pinned} or device.type == "cpu"
     assert len(pinned) == 6 and set(used) == {torch.device("cuda:1")}
 
 

@@ -76,7 +76,7 @@ def work(corpus: Path, out: Path, cases: list[str], kind: str = "torchrun", rank
     words = [str(HERE / "rank_work.py"), str(corpus / "data"), str(corpus / "model"), str(out), *cases]
     # The ranks' done cases are the verdict: now and then gloo aborts a process whose work is done.
     done = subprocess.run(starter(kind, ranks, words), env=environment(), capture_output=True, text=True, timeout=240)
-    assert all((out / f"{case}.weights").exists() for case in cases), done.stdout + done.stderr
+    assert all((out / f"{case}.rank_{rank}").exists() for case in cases for rank in range(ranks)), done.stdout + done.stderr
     return done.stdout + done.stderr
 
 

@@ -252,7 +252,7 @@ def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_pat
     recipe, found = replace(RECIPE, steps=25, delay_quantiser=0.2), []
     for dies in (False, True):
         for task in tasks(data, model, recipe):
-            folder, task.save = tmp_path / task.name / str(dies), lambda: None
+            folder, task.save = tmp_path / task.name / str(dies), lambda model: None
             if dies:
 
                 def loss(batch, step, whole=task.loss):
@@ -264,7 +264,7 @@ def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_pat
                 with pytest.raises(MemoryError):
                     fit(task, recipe, folder)
                 task = next(t for t in tasks(data, model, recipe) if t.name == task.name)
-                task.save = lambda: None
+                task.save = lambda model: None
             fit(task, recipe, folder)
             lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
             found.append((lines, [p.detach().clone() for p in task.model.state_dict().values()]))
@@ -313,7 +313,7 @@ def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, mod
                 writer.add(row.song, {"vq.2": rng.permutation(codes) if shuffled else codes})
         recipe = replace(RECIPE, steps=80, lr=1e-2, save_every=100)
         task = PriorTask(setup(jukebox, "prior_2", folder, recipe))
-        task.save = lambda: None  # type: ignore[method-assign]
+        task.save = lambda model: None  # type: ignore[method-assign]
         fit(task, recipe, folder / "training")
         bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
     assert bits[0] < 1.0 and bits[1] > 2.5, bits
