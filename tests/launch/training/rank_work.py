@@ -67,8 +67,9 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
     task = make_task(what, data, model, recipe, hollow)
     assert not hollow or all(p.is_meta for p in task.model.parameters())
     task.save = lambda model: save_file(dict(model.state_dict()), out / f"{case}.weights")
-    with watched(task.model) as live:
+    with watched() as (live, gathered):
         fit(task, recipe, out / case, parallel=parallel)
+    assert set(gathered) <= {1}, "tensors are gathered one at a time, for the model file too"
     if hollow:
         assert live and max(live) <= max(p.numel() for p in make_task(what, data, model, recipe).model.parameters())
     if parallel.stage == 3:
@@ -78,18 +79,24 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
 
 
 @contextmanager
-def watched(model: torch.nn.Module) -> Iterator[list[int]]:
-    """How many numbers a model holds whenever one of its parameters is whole while ZeRO 3 cuts it up."""
-    live: list[int] = []
+def watched() -> Iterator[tuple[list[int], list[int]]]:
+    """How many numbers a model holds whenever one of its parameters is whole while ZeRO 3 cuts it up, and how many it gathers at once."""
+    import deepspeed
+
+    live, gathered, gather = list[int](), list[int](), deepspeed.zero.GatheredParameters
 
     def whole_parameters(model: torch.nn.Module, device: torch.device) -> Iterator[torch.nn.Parameter]:
         for p in whole(model, device):
             live.append(sum(q.numel() for q in model.parameters() if not q.is_meta))
             yield p
 
+    def count(parameters: list[torch.nn.Parameter], **more: Any) -> Any:
+        gathered.append(len(parameters))
+        return gather(parameters, **more)
+
     whole = weights.whole_parameters
-    with patch.object(weights, "whole_parameters", whole_parameters):
-        yield live
+    with patch.object(weights, "whole_parameters", whole_parameters), patch.object(deepspeed.zero, "GatheredParameters", count):
+        yield live, gathered
 
 
 def check_state(resumed: TrainingLoop, folder: Path) -> None:
