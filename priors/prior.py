@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -34,10 +34,19 @@ class Batch:
     asked: Mask | None = None
     counts: Mapping[str, float] | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `function` applied to every tensor."""
+        known, asked = (each and {k: function(x) for k, x in each.items()} for each in (self.known, self.asked))
+        sequences = {k: function(x) for k, x in self.sequences.items()}
+        return Batch(sequences, self.cond.map(function), known, asked, self.counts)
+
     def to(self, device: torch.device | str) -> Batch:
-        known, asked = (each and {k: x.to(device) for k, x in each.items()} for each in (self.known, self.asked))
-        sequences = {k: x.to(device) for k, x in self.sequences.items()}
-        return Batch(sequences, self.cond.to(device), known, asked, self.counts)
+        """On a device; a GPU copies what lies in pinned memory while it computes."""
+        on_gpu = torch.device(device).type == "cuda"
+        return self.map(lambda x: x.to(device, non_blocking=on_gpu))
+
+    def pin_memory(self) -> Batch:
+        return self.map(lambda x: x.pin_memory())
 
 
 class Window(NamedTuple):

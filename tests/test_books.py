@@ -111,8 +111,8 @@ def test_training_lowers_the_loss(trained):
 def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(trained):
     made = task(trained)
     made.open()
-    whole = made.loss(made.batch(7, 0, 1), 7)
-    parts = [made.loss(made.batch(7, rank, 4), 7) for rank in range(4)]
+    (whole,) = (made.loss(batch, 7) for batch in made.share([made.batch(7, 0, 1)]))
+    parts = [made.loss(batch, 7) for batch in made.share([made.batch(7, rank, 4) for rank in range(4)])]
     assert set(whole) == {"loss", "bits"} and made.amount == 8 * 64 * BOOKS
     for name, value in whole.items():
         assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name

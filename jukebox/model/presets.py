@@ -54,8 +54,10 @@ class Recipe:
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
     skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
     bf16: bool = False  # autocast, where the machine has bf16 units
+    bf16_stream: bool = False  # priors only: with bf16, the stream between the blocks too
     fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
+    compile: bool = False  # priors only: blocks compiled by torch.compile, not in ZeRO 3
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
     song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown

@@ -99,8 +99,8 @@ def _train_and_measure(unit: CodecUnit, data: Path, folder: Path, steps: int, so
             torch.manual_seed(seed)
             self.model: Any = NestedVQVAE(config)
 
-        def save(self) -> None:
-            save_file(self.model.state_dict(), folder / "nested.safetensors")
+        def save(self, model: Any) -> None:
+            save_file(model.state_dict(), folder / "nested.safetensors")
 
     model, nested = ModelFolder.create(folder, config), unit.level < 0
     top = config.spec.names[unit.level]  # -1: the coarsest

@@ -26,6 +26,7 @@ from launch.cli.commands import VERBS, load
 from launch.cli.usage import nearest, read_arguments, read_usage, shared_flags
 from launch.cluster.agent import MeetingPlace
 from launch.cluster.carriers import Carrier, batch_script, check_carrier, commands
+from launch.cluster.ranks import COLLECTIVE_TIMEOUT
 from launch.cluster.supervise import Job
 
 # verbs that share their work between ranks; of any other, every rank would do the whole
@@ -144,13 +145,16 @@ def launch(
     time: time limit of the SLURM job, as sbatch takes it: 1-12:00:00
     partition: partition of the SLURM job
     logs: folder for logs that all hosts see
-    patience: seconds that no rank may stand still for; more than the longest pause, such as the writing of a checkpoint
+    patience: seconds that no rank may stand still for, less than 1800, after which a rank gives up waiting for the others
     options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music --gpus-per-node=8"
     print_: print what would be run, and run nothing
     """
     carrier, folder, more = placement.carrier, Path(logs).resolve(), shlex.split(options)
-    if patience <= 0:
-        raise UserError(f"--patience got {patience:g}, expected seconds above 0")
+    if not 0 < patience < COLLECTIVE_TIMEOUT:
+        raise UserError(
+            f"--patience got {patience:g}, expected seconds above 0 and below {COLLECTIVE_TIMEOUT:g}, after which ranks give up waiting "
+            "for each other and none is named; a rank that writes counts as one that moves"
+        )
     if placement.slurm:
         nodes, ranks = placement.nodes, placement.ranks_per_node
         check_words(words, nodes * ranks)

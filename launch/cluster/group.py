@@ -17,33 +17,46 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from jukebox.device import device_of_rank
-from launch.cluster.ranks import local_rank, meeting_point, rank_and_ranks
+from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_point, rank_and_ranks
 
 T = TypeVar("T")
-PATIENCE = timedelta(minutes=30)  # the first rank may decode a corpus while the others wait
 
 
 def join(device: str) -> str:
-    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own)."""
+    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own), now the current one."""
     rank, ranks = rank_and_ranks()
-    if ranks == 1:
-        return device
-    if device == "cuda":
+    if ranks > 1:
         device = device_of_rank(device, local_rank())
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
+    if ranks > 1 or device.startswith("cuda"):
+        use_device(torch.device(device))
+    if ranks > 1 and not dist.is_initialized():
         meet(rank, ranks, "cuda:nccl,cpu:gloo" if device.startswith("cuda") else "gloo")
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU the current one, and its index the local rank in the environment, under the names of all starters that are there.
+
+    DeepSpeed takes the local rank for the index of the GPU and compares two of the names. It is another number where a starter shows
+    each rank one GPU, or where the user names a GPU.
+    """
+    index = local_rank()
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.set_device(index)
+    os.environ["LOCAL_RANK"] = str(index)
+    for _, _, name, _ in NAMES:
+        if name in os.environ:
+            os.environ[name] = str(index)
 
 
 def meet(rank: int, ranks: int, backend: str) -> None:
     """Open the process group; UserError where the ranks cannot find each other."""
     address, port = meeting_point()
     # DeepSpeed reads these too; without them it would ask MPI
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(local_rank()))
-    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
     try:
-        dist.init_process_group(backend, rank=rank, world_size=ranks, timeout=PATIENCE)
+        dist.init_process_group(backend, rank=rank, world_size=ranks, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT))
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -102,10 +115,14 @@ def largest(*values: float) -> list[float]:
     return shared.tolist()
 
 
+def total(values: Tensor) -> Tensor:
+    """The sum over all ranks, on the CPU."""
+    values = values.detach().double().cpu()
+    if not alone():
+        dist.all_reduce(values)
+    return values
+
+
 def mean(values: Tensor) -> Tensor:
     """The mean over all ranks, on the CPU."""
-    values = values.detach().double().cpu()
-    if alone():
-        return values
-    dist.all_reduce(values)
-    return values / dist.get_world_size()
+    return total(values) / who()[1]

@@ -25,6 +25,7 @@ NAMES = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
 PORT = 29500  # where nobody names one
+COLLECTIVE_TIMEOUT = 1800.0  # seconds that a rank waits for the others: the first rank may decode a corpus meanwhile
 
 
 def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:

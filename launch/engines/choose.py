@@ -12,7 +12,8 @@ from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
-from launch.engines.engine import Engine, TorchEngine, fill_model
+from launch.engines.engine import Engine, TorchEngine
+from launch.engines.weights import fill_model
 
 
 def open_engine(
@@ -24,7 +25,7 @@ def open_engine(
         raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")
     if checkpoint is not None:
         checkpoint = checkpoint.named_for(model)
-        fill_model(model, checkpoint)
+        fill_model(model, checkpoint, assign=parallel.stage == 3)  # there each rank takes pieces of what is mapped
     if who()[1] > 1 or parallel.needs_deepspeed:
         from launch.engines.zero import DeepSpeedEngine
 

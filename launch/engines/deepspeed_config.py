@@ -76,14 +76,16 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
         )
 
 
-def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given; UserError where the person's file contradicts it."""
+def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: bool = False) -> dict[str, Any]:
+    """What `deepspeed.initialize` is given; UserError where the user's file contradicts it."""
     check_shares(recipe.batch, world, parallel.accumulate)
     if recipe.muon:
         raise UserError(
             "--muon needs whole matrices, and DeepSpeed (several ranks, --zero, --offload, --adam, --deepspeed) cuts them up; "
             "train in one process without these, or without --muon"
         )
+    if recipe.compile and parallel.stage == 3:
+        raise UserError("--compile needs whole weights, and ZeRO 3 gathers them inside of each block; give --zero 0, 1 or 2")
     if recipe.fp16 and parallel.stage == 0:
         raise UserError("--precision fp16 scales its losses in ZeRO 1 to 3; give one of them, or bf16")
     ours: dict[str, Any] = {
@@ -95,6 +97,8 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int) -> dict[
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
         "steps_per_print": None,
     }
+    if gpu and parallel.stage:  # gradients are reduced while the backward pass goes on; a CPU has no streams for it
+        ours["zero_optimization"]["overlap_comm"] = True
     if parallel.offload:
         if not parallel.stage:
             raise UserError("--offload keeps the optimiser's shares on the host, and ZeRO 0 has none; give --zero 1, 2 or 3")

@@ -1,7 +1,7 @@
 """The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
 
 The loop (`launch/training/loop.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of the
-step; it asks it for the tensors of a checkpoint, and for `weights()` around writing the model. The learning rate is a pure
+step; it asks it for the tensors of a checkpoint, and for `weights()` to show what the model has learned. The learning rate is a pure
 function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device
 is the norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next
 forward pass is under way before the update is.
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
 from launch.engines.muon import has_bf16
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
+from launch.engines.weights import fill_model, hollow_copy
 
 
 def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
@@ -61,10 +61,13 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int
-    ) -> None:
+        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int,
+        plain: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        """`model` is on the device; `plain` is a hollow copy of it, where it cannot be copied any more."""
         self.rank, self.world = who()
-        self.model, self.recipe, self.device, self.accumulate = model.to(device), recipe, device, accumulate
+        self.model, self.recipe, self.device, self.accumulate = model, recipe, device, accumulate
+        self.plain = hollow_copy(model) if plain is None else plain
         bf16 = recipe.bf16 and has_bf16(device)
         self.dtype = torch.float16 if recipe.fp16 else torch.bfloat16 if bf16 else torch.float32  # of products
         names = {id(p): name for name, p in model.named_parameters()}
@@ -100,6 +103,7 @@ class Engine(ABC):
         lr = lr_at(step, self.recipe, place)
         for group in self._groups(phase):
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        measured = self._measures_parts(step)
         with self._only(phase):
             losses = [self._learn(phase, loss, part) for part in parts]
             norm = self._update(phase)
@@ -108,9 +112,17 @@ class Engine(ABC):
             name: torch.stack([each[name].detach() for each in losses]).mean() for name in losses[0]
         }
         moved |= {"lr": lr, "gradient_norm": norm}
-        if self.part_norms is not None:
+        if self.part_norms is not None and measured:
             moved |= {"gradient_square": norm**2, "gradient_square_of_parts": self.part_norms.take()}
         return moved
+
+    def _measures_parts(self, step: int) -> bool:
+        """Whether the gradients of a batch's parts are measured in a step: in those after which a line of the log is due."""
+        recipe, done = self.recipe, step + 1
+        due = not done % recipe.log_every or not done % recipe.save_every or done == recipe.steps
+        if self.part_norms is not None:
+            self.part_norms.on = due
+        return due
 
     @contextlib.contextmanager
     def _only(self, phase: str) -> Iterator[None]:
@@ -130,8 +142,14 @@ class Engine(ABC):
         # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
         young = 1.0 if self.recipe.schedule == "published" else (1 + step) / (10 + step)
         keep = min(self.recipe.ema, young)
-        for name, live in self._averaged(phase):
-            self.average[name].lerp_(live, 1.0 - keep)
+        if pairs := [(self.average[name], live) for name, live in self._averaged(phase)]:
+            averages, lives = map(list, zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one a tensor
+
+    def saved_model(self, checkpoint: Checkpoint) -> nn.Module:
+        """A copy of the model with the weights to keep of a checkpoint; they are mapped, not read."""
+        fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=bool(self.recipe.ema))
+        return self.plain.eval()
 
     def metadata(self) -> dict[str, Any]:
         """What a checkpoint keeps of the engine beside tensors."""
@@ -184,7 +202,7 @@ class TorchEngine(Engine):
         phases: Mapping[str, nn.Module] | None = None,
         accumulate: int = 1,
     ) -> None:
-        super().__init__(model, recipe, device, phases or {"": model}, accumulate)
+        super().__init__(model.to(device), recipe, device, phases or {"": model}, accumulate)
         matrices = muon_matrices(self.model, recipe)
         self.optimisers = {phase: optimisers_of(mine.values(), recipe, matrices) for phase, mine in self.phases.items()}
         self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
@@ -225,7 +243,7 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it should be written or heard: with the averaged weights where there are any, restored after."""
+        """The model as it is shown: with the averaged weights where there are any, restored after."""
         trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
         live = {name: trained[name].detach().clone() for name in self.average}
         try:
@@ -260,16 +278,3 @@ class TorchEngine(Engine):
 def fill(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         parameters[name].copy_(value)
-
-
-def fill_model(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give a model the weights and buffers of a checkpoint; UserError when it is of another shape of model."""
-    state = {name: checkpoint.get("weights", name) for name in checkpoint.names("weights")}
-    try:
-        model.load_state_dict({name: value for name, value in state.items() if value is not None})
-    except RuntimeError as error:
-        what = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"the checkpoint is of another model than the one to train ({what}): give the preset it began with, "
-            "another --out, or delete its folder under MODEL/training to start again"
-        ) from error

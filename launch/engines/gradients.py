@@ -42,19 +42,20 @@ class Spikes:
 
 
 class PartNorms:
-    """The mean squared norm of the gradients of a batch's parts, on this rank, before they are averaged.
+    """The mean squared norm of the gradients of a batch's parts, on this rank, before they are averaged; measured while `on`.
 
     Beside the norm of their mean it tells the gradient's noise (McCandlish et al. 2018, "An empirical model of
     large-batch training", appendix A.1).
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], parts: int, device: torch.device) -> None:
-        self.parts, self.total = parts, torch.zeros((), device=device)
+        self.parts, self.total, self.on = parts, torch.zeros((), device=device), True
         for p in parameters:
             p.register_hook(self._add)
 
     def _add(self, gradient: Tensor) -> None:
-        self.total += gradient.detach().float().square().sum()
+        if self.on:
+            self.total += gradient.detach().float().square().sum()
 
     def take(self) -> Tensor:
         """The mean since the last call; each part's loss had been divided by the number of parts."""

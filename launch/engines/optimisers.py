@@ -18,8 +18,9 @@ MOMENTUM = ("momentum_buffer",)  # Muon's
 
 
 def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes) do not."""
-    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes, before ZeRO 3 cuts them up) do not."""
+    axes = {p: len(getattr(p, "ds_shape", p.shape)) for p in trained}
+    matrices, vectors = [p for p in trained if axes[p] >= 2], [p for p in trained if axes[p] < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

@@ -3,8 +3,8 @@
 What is notable:
 - Weights and moments are float32 and bf16 is autocast, in every engine, so that losses do not depend on which one trains.
 - The loss is called inside of a module's forward pass (`Inside`), because ZeRO 3 fetches weights by hooks on modules.
-- A model is given its weights before DeepSpeed takes it; checkpoints hold whole tensors (`checkpoint.py`), each gathered
-  when its turn to be written comes.
+- A model is given its weights before DeepSpeed takes it, in ZeRO 3 cut up tensor by tensor (`weights.py`); checkpoints hold whole
+  tensors (`checkpoint.py`), each gathered when its turn to be written comes.
 - Averages of the weights (EMA) are shared out too: up to stage 2 a tensor has one rank that keeps its average, in stage 3
   every rank keeps that of its shard.
 - The inner optimiser is asked for a step when DeepSpeed has reduced, measured and clipped the gradient: there a spike is
@@ -14,7 +14,7 @@ What is notable:
 from __future__ import annotations
 
 import contextlib
-import copy
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
-from launch.cluster.ranks import local_rank
+from launch.cluster.group import use_device, who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig, configuration
 from launch.engines.engine import Engine, Loss
 from launch.engines.optimisers import MOMENTS, adamw, parameter_groups
+from launch.engines.weights import hollow_copy, joined, piece, shard, shard_model
 
 
 class Inside(nn.Module):
@@ -60,12 +61,16 @@ class DeepSpeedEngine(Engine):
         phases = phases or {"": model}
         if parallel.stage == 3 and len(phases) > 1:
             raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
-        super().__init__(model, recipe, device, phases, parallel.accumulate)
-        self.stage, self.parallel = parallel.stage, parallel
-        self.plain = hollow_copy(model) if self.stage == 3 else model
-        settings = configuration(recipe, parallel, self.world)
+        settings, plain = configuration(recipe, parallel, who()[1], device.type == "cuda"), hollow_copy(model)
         start_deepspeed(device)
-        self.shapes = {name: p.shape for parameters in self.phases.values() for name, p in parameters.items()}
+        if parallel.stage == 3:  # before the optimiser sees the parameters, and never whole on the device
+            shard_model(model, device, settings)
+        else:
+            model.to(device)
+        super().__init__(model, recipe, device, phases, parallel.accumulate, plain)
+        self.stage, self.parallel = parallel.stage, parallel
+        shapes = {name: p.shape for name, p in plain.named_parameters()}
+        self.shapes = {name: shapes[name] for parameters in self.phases.values() for name in parameters}
         self.inner: dict[str, torch.optim.Optimizer] = {}
         self.verdicts: dict[str, bool | None] = dict.fromkeys(phases)
         self.norms = dict.fromkeys(phases, 0.0)
@@ -162,38 +167,41 @@ class DeepSpeedEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it should be written or heard: whole on every rank, averaged where there are averages, restored after.
+        """The model as it is shown, averaged where there are averages, restored after; in ZeRO 3 a copy, whole on rank 0 alone.
 
-        In ZeRO 3 it is a copy without DeepSpeed's hooks, which would wait for the other ranks when one listens alone.
+        That copy has none of DeepSpeed's hooks, which would wait for the other ranks.
         """
-        import deepspeed
-
-        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
-        sharded = deepspeed.zero.GatheredParameters(list(self.model.parameters()), enabled=self.stage == 3)
-        live = {name: p.detach().clone() for name, p in trained.items() if self.recipe.ema and self.stage < 3}
-        with sharded:  # what is written into gathered weights is forgotten with them
-            for name, value in self._whole_averages():
-                trained[name].data.copy_(value)
-            if self.stage == 3:
-                self.plain.load_state_dict(self.model.state_dict(), assign=True)
-            self.plain.eval()
-            yield self.plain
         if self.stage == 3:
+            whole = {}
+            for name, value in itertools.chain(self._whole_weights(), self._whole_averages()):  # all ranks take part
+                whole |= {name: value} if self.rank == 0 else {}
+            self.plain.load_state_dict(whole, assign=True, strict=self.rank == 0)
+            yield self.plain.eval()
             self.plain.to("meta")
+            return
+        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
+        live = {name: p.detach().clone() for name, p in trained.items() if self.recipe.ema}
+        for name, value in self._whole_averages():
+            trained[name].data.copy_(value)
+        yield self.model
         for name, value in live.items():
             trained[name].data.copy_(value)
 
     # ---- checkpoints
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors, one at a time and the same on all ranks, by the names of a checkpoint."""
+    def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights and buffers, one at a time; all ranks take part."""
         import deepspeed
 
         for name, p in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([p], enabled=self.stage == 3):
-                yield f"weights/{name}", p.detach().clone()
+                yield name, p.detach().clone()
         parameters = {name for name, _ in self.model.named_parameters()}
-        yield from ((f"weights/{name}", v) for name, v in self.model.state_dict().items() if name not in parameters)
+        yield from ((name, value) for name, value in self.model.state_dict().items() if name not in parameters)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors, one at a time and the same on all ranks, by the names of a checkpoint."""
+        yield from ((f"weights/{name}", value) for name, value in self._whole_weights())
         yield from ((f"average/{name}", value) for name, value in self._whole_averages())
         for phase, trained in self.phases.items():
             for name, p in trained.items():
@@ -242,7 +250,7 @@ class DeepSpeedEngine(Engine):
 def start_deepspeed(device: torch.device) -> None:
     """Import DeepSpeed for a device and hand it the process group; alone, a group of one."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", str(local_rank()))
+    use_device(device)
     import deepspeed
     import deepspeed.ops
 
@@ -257,12 +265,6 @@ def start_deepspeed(device: torch.device) -> None:
     deepspeed.init_distributed(dist_backend="gloo" if device.type == "cpu" else "nccl", verbose=False)
 
 
-def hollow_copy(model: nn.Module) -> nn.Module:
-    """The same modules with weights that take no memory."""
-    hollow = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, dict(hollow))
-
-
 def flats(zero: Any) -> list[Tensor]:
     """The float32 tensors that ZeRO's optimiser on this rank really updates."""
     return (
@@ -270,22 +272,3 @@ def flats(zero: Any) -> list[Tensor]:
         if hasattr(zero, "fp32_partitioned_groups_flat")
         else zero.single_partition_of_fp32_groups
     )
-
-
-def shard(p: nn.Parameter) -> Tensor:
-    """This rank's piece of a parameter in ZeRO 3, flat."""
-    return p.ds_tensor.detach()  # type: ignore[attr-defined]
-
-
-def piece(whole: Tensor, p: nn.Parameter) -> Tensor:
-    """The piece of a whole tensor that `shard` is of its parameter, zeros behind its end."""
-    size = shard(p).numel()
-    padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
-    return padded[dist.get_rank() * size :][:size]
-
-
-def joined(mine: Tensor, shape: torch.Size) -> Tensor:
-    """The tensor whose pieces the ranks hold."""
-    pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(pieces, mine.contiguous())
-    return torch.cat(pieces)[: shape.numel()].view(shape)

@@ -151,14 +151,14 @@ class TunedPrior(PriorTask):
         codes = {self.stream: torch.cat([part.sequences[self.stream] for part in parts])}
         return Batch(codes, stack([part.cond for part in parts]))
 
-    def save(self) -> None:
+    def save(self, model: Any) -> None:
         """Write the plain prior, and then the names it knows; priors that are not tuned keep theirs."""
-        model, before = self.jukebox, self.jukebox.labels
-        if self.labels != model.labels_of(self.name):
-            for entry in model.info.priors.values():
-                if not (model.folder / entry.labels_file).is_file():
-                    model.save_labels(before, entry.name)
-        model.save_prior(self.name, merged(self.model))
-        if self.labels != model.labels_of(self.name):  # a table longer than the names does no harm, one shorter would
-            model.save_labels(self.labels, self.name)
-            model.save_labels(before.extended(self.names))
+        folder, before = self.jukebox, self.jukebox.labels
+        if self.labels != folder.labels_of(self.name):
+            for entry in folder.info.priors.values():
+                if not (folder.folder / entry.labels_file).is_file():
+                    folder.save_labels(before, entry.name)
+        folder.save_prior(self.name, merged(model))
+        if self.labels != folder.labels_of(self.name):  # a table longer than the names does no harm, one shorter would
+            folder.save_labels(self.labels, self.name)
+            folder.save_labels(before.extended(self.names))

@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from data_prep.errors import UserError
-from launch.cluster.heartbeat import beat
+from launch.cluster.heartbeat import beat, beat_while_writing
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +43,13 @@ class Task(Protocol):
     """Something to train. `name` is its folder's name, `identity` (numbers and texts) what its checkpoints must share.
 
     `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
-    tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank; `loss` names the terms for
-    the log, the total as "loss", each the mean over its part; `save` writes the weights into the model folder. A step trains on
-    `amount` of `unit`. A task may also have `examples` (launch/training/examples.py), and, for a model that learns in turns
-    (generator, critic), `phases`: name -> the module that learns then; its `loss` takes the phase's name as third argument.
+    tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank. For a GPU its method
+    `pin_memory` is called there, where it has one. `loss` names the terms for the log, the total as "loss", each the mean over its
+    part; `save` writes a model, which has the weights to keep, into the model folder. A step trains on `amount` of `unit`.
+
+    A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of them call it);
+    `examples` (launch/training/examples.py); and, for a model that learns in turns (generator, critic), `phases`: name -> the
+    module that learns then; its `loss` takes the phase's name as third argument.
     """
 
     @property
@@ -61,7 +65,7 @@ class Task(Protocol):
     def open(self) -> None: ...
     def batch(self, step: int, rank: int, world: int) -> Any: ...
     def loss(self, batch: Any, step: int) -> dict[str, Tensor]: ...
-    def save(self) -> None: ...
+    def save(self, model: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -95,22 +99,28 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
 
     The ranks' parts in the order of their numbers are the global batch, whatever the number of ranks and of parts a rank.
     """
+    import torch
+
     mine = range(engine.rank * engine.accumulate, (engine.rank + 1) * engine.accumulate)
+    on_gpu, share = engine.device.type == "cuda", getattr(task, "share", list)
 
-    def parts(step: int) -> list[tuple[int, Any]]:
-        return [(number, task.batch(step, number, engine.parts)) for number in mine]
+    def parts(step: int) -> list[Any]:
+        made = [task.batch(step, number, engine.parts) for number in mine]
+        return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
 
-    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches") as pool:
+    # a thread begins on the first GPU, where pinning would open a context for every rank
+    begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
+    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
         waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))
         try:
             for step in range(start, stop):
                 beat("waiting for its batch", step)
                 asked = time.perf_counter()
-                batch = waiting.popleft().result()
+                made = waiting.popleft().result()
                 waited = time.perf_counter() - asked
                 if step + ahead < stop:
                     waiting.append(pool.submit(parts, step + ahead))
-                yield step, batch, waited
+                yield step, list(zip(mine, share(made), strict=True)), waited
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -339,34 +349,42 @@ class TrainingLoop:
     def _save(self) -> None:
         from launch.engines.checkpoint import save_checkpoint
 
-        beat("writing a checkpoint")
         where = {"name": self.task.name, "step": self.done, "minutes": self.seconds / 60}
         where |= {"identity": self.identity, "recipe": asdict(self.recipe)}
         tensors = self.engine.tensors()
-        if self.engine.rank == 0:
-            save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
-        else:
-            deque(tensors, maxlen=0)  # all ranks take part in the gathering
+        with beat_while_writing("writing a checkpoint"):
+            if self.engine.rank == 0:
+                save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
+            else:
+                deque(tensors, maxlen=0)  # all ranks take part in the gathering
 
     def _show(self, log: Log) -> None:
         """Examples of what the model has learned, written by rank 0."""
         from launch.cluster.group import first
 
-        beat("writing examples")
         folder, task = self.folder / "examples", self.task
         self.engine.model.eval()
-        with self.engine.weights() as model:
+        with beat_while_writing("writing examples"), self.engine.weights() as model:
             files = first(lambda: [str(file) for file in task.examples(model, folder, self.done)])  # type: ignore[attr-defined]
         self.engine.model.train()
         log.show(self.done, files)
 
     def _save_weights(self) -> None:
+        """Writes the weights of the last checkpoint into the model folder, by rank 0, tensor by tensor."""
         from launch.cluster.group import first
+        from launch.engines.checkpoint import load_checkpoint
 
-        beat("writing the weights")
+        def save() -> None:
+            checkpoint, complaint = load_checkpoint(self.folder)
+            if checkpoint is None or checkpoint.metadata["step"] != self.done:
+                raise UserError(
+                    f"the checkpoint of step {self.done} cannot be read ({complaint}); train on from the one before it"
+                )
+            self.task.save(self.engine.saved_model(checkpoint))
+
         self.engine.model.eval()
-        with self.engine.weights():
-            first(self.task.save)
+        with beat_while_writing("writing the weights"):
+            first(save)
 
     def _not_finite(self, error: Exception) -> UserError:
         """The error for the user: where it arose, which checkpoint is kept, and what to try."""

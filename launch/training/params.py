@@ -42,10 +42,12 @@ class RecipeParams:
     muon: train the matrices of a prior's hidden layers by Muon with this highest learning rate, such as 0.002, and the other
         weights by AdamW with --lr; 0: AdamW for all; -1: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
-    precision: auto (the recipe's), bf16, float32, or fp16 with scaled losses for a GPU without bf16
+    precision: auto (the recipe's), bf16, bf16_stream (also between the blocks of a prior: fewer bytes, coarser sums), float32, or
+        fp16 with scaled losses for a GPU without bf16
     schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
     ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
     recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
+    compile: compile the blocks of a prior by torch.compile, which takes minutes once; not with ZeRO 3
     """
 
     steps: int = 0
@@ -53,10 +55,11 @@ class RecipeParams:
     lr: float = 0.0
     muon: float = -1.0
     max_minutes: float = 0.0
-    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
+    precision: Literal["auto", "bf16", "bf16_stream", "fp16", "float32"] = "auto"
     schedule: Literal["auto", "constant", "linear", "cosine", "published"] = "auto"
     ema: float = -1.0
     recompute: bool = False
+    compile: bool = False
 
     def changes(self, is_codec: bool, recompute: bool) -> dict[str, Any]:
         """The fields of a recipe that change; `recompute`: also where --card needs it. Raises UserError."""
@@ -65,7 +68,8 @@ class RecipeParams:
         changes: dict[str, Any] = {"max_minutes": 0.0} if self.steps else {}
         changes |= {name: value for name, value in given.items() if value}
         if self.precision != "auto":
-            changes |= {"bf16": self.precision == "bf16", "fp16": self.precision == "fp16"}
+            stream = self.precision == "bf16_stream"
+            changes |= {"bf16": stream or self.precision == "bf16", "bf16_stream": stream, "fp16": self.precision == "fp16"}
         if self.schedule != "auto":
             changes["schedule"] = self.schedule
         if self.ema >= 1:
@@ -75,6 +79,11 @@ class RecipeParams:
         changes |= {name: value for name, value in (("ema", self.ema), ("muon", self.muon)) if value >= 0}
         if self.recompute and is_codec:
             raise UserError("--recompute is for priors; a codec needs less memory with a smaller --batch")
+        if is_codec and (self.compile or self.precision == "bf16_stream"):
+            raise UserError(
+                "--compile and --precision bf16_stream are for the blocks of priors, and a codec has none; leave them away"
+            )
+        changes |= {"compile": True} if self.compile else {}
         if self.recompute or (recompute and not is_codec):
             changes["recompute"] = True
         return changes

@@ -25,10 +25,10 @@ from data_prep.labels import Labels
 from data_prep.manifest import SongRow, load_manifest
 from data_prep.windows import Windows
 from jukebox.model.codes import open_codes
-from jukebox.model.folder import ModelFolder, build_codec, build_prior
+from jukebox.model.folder import ModelFolder, build_codec, build_prior, hollow
 from jukebox.model.presets import Preset, Recipe
 from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
-from launch.cluster.group import print_once
+from launch.cluster.group import print_once, total
 from launch.corpus.on_the_fly import OnTheFlyCodes
 from launch.corpus.pcm import Pcm, open_pcm
 from launch.training.examples import codec_examples, prior_examples
@@ -60,6 +60,7 @@ class TaskSetup:
     device: str
     config: PriorConfig | None = None
     from_audio: bool = False
+    hollow: bool = False  # weights of a prior that take no memory: in ZeRO 3 rank 0 has them, until they are cut up
 
 
 def training_rows(data: Path) -> list[SongRow]:
@@ -119,14 +120,14 @@ class CodecTask:
             quantise=step >= self.recipe.delay_quantiser * self.recipe.steps,
         )
 
-    def save(self) -> None:
-        model, stream = self.jukebox, self.stream.name
-        before = model.info.codes_hash(stream)
-        model.save_codec(self.model)
-        readers = [p.name for p in model.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
-        if readers and model.info.codes_hash(stream) != before:
+    def save(self, model: Any) -> None:
+        folder, stream = self.jukebox, self.stream.name
+        before = folder.info.codes_hash(stream)
+        folder.save_codec(model)
+        readers = [p.name for p in folder.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
+        if readers and folder.info.codes_hash(stream) != before:
             print_once(
-                f"{self.name}: {', '.join(readers)} of {model.folder} were trained on other codes; encode and train them again"
+                f"{self.name}: {', '.join(readers)} of {folder.folder} were trained on other codes; encode and train them again"
             )
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
@@ -228,12 +229,14 @@ class PriorTask:
         books = {stream: self.jukebox.spec.stream(stream).books for stream in spec.writes}
         self.amount = float(self.recipe.batch * sum(self.config.frames(stream) * n for stream, n in books.items()))
         torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
-        self.model = begin or build_prior(self.config)
-        if begin is None:
+        self.model = begin or (hollow(self.config) if setup.hollow else build_prior(self.config))
+        if setup.hollow:
+            self.model.to("meta")
+        elif begin is None:
             known = [stream for stream in self.streams if stream in self.jukebox.trained_streams()]
             vectors = {stream: self._codec_of(stream, known).embeddings(stream) for stream in known}
             self.model.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
-        recompute_if_asked(self.model, self.recipe)
+        configure_trunks(self.model, self.recipe)
         drops = (self.recipe.drop_labels, self.recipe.drop_lyrics, self.recipe.drop_times, self.recipe.jitter_seconds)
         self.dropout = ConditionDropout(*drops)
 
@@ -282,8 +285,8 @@ class PriorTask:
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         return self.model.loss(batch.to(self.device))
 
-    def save(self) -> None:
-        self.jukebox.save_prior(self.name, self.model)
+    def save(self, model: Any) -> None:
+        self.jukebox.save_prior(self.name, model)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
         """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""
@@ -308,18 +311,21 @@ class MaskedTask(PriorTask):
         return len(self.config.spec.writes)
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """Codes, conditions and masks, and the codes of each level that the loss counts, on average over the whole batch.
-
-        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch: so every part
-        of it draws the masks of all rows.
-        """
+        """Codes, conditions and masks, and the codes of each level that the loss counts in these rows."""
         batch = super().batch(step, rank, world)
         rows = len(batch.sequences[self.stream])
-        masks = [self._masks((self.seed, step, row)) for row in range(self.recipe.batch)]
-        usual = {level: sum(int(asked[level].sum()) for _, asked in masks) / len(masks) for level in masks[0][1]}
-        counts = {level: float(torch.full((rows,), n, dtype=torch.float64).sum()) for level, n in usual.items()}
-        known, asked = join_masks(masks[rank * rows : (rank + 1) * rows])
-        return replace(batch, known=known, asked=asked, counts=counts)
+        known, asked = join_masks([self._masks((self.seed, step, row)) for row in range(rank * rows, (rank + 1) * rows)])
+        return replace(batch, known=known, asked=asked, counts={level: float(some.sum()) for level, some in asked.items()})
+
+    def share(self, parts: Sequence[Batch]) -> list[Batch]:
+        """The parts of this rank, each with the counts that a part of the whole batch has on average.
+
+        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch.
+        """
+        own = torch.tensor([list((each.counts or {}).values()) for each in parts])
+        share = len(parts[0].sequences[self.stream]) / self.recipe.batch
+        counts = dict(zip(parts[0].counts or {}, (total(own.sum(dim=0)) * share).tolist(), strict=True))
+        return [replace(each, counts=counts) for each in parts]
 
     def _masks(self, seed: Sequence[int]) -> tuple[Mask, Mask]:
         return draw_masks(self.config.n_ctx, self.config.ratios, np.random.default_rng([*seed, 1]))  # type: ignore[attr-defined]
@@ -335,12 +341,13 @@ def check_books(name: str, books: int, streams: Iterable[Stream]) -> None:
             )
 
 
-def recompute_if_asked(model: torch.nn.Module, recipe: Recipe) -> None:
-    """Gradient checkpointing of every trunk of a prior, where the recipe specifies it."""
-    if recipe.recompute:
-        for trunk in model.modules():
-            if isinstance(trunk, Transformer):
-                trunk.config = replace(trunk.config, recompute=True)
+def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
+    """What the recipe specifies for every trunk of a prior: gradient checkpointing, a stream in bf16, compiled blocks."""
+    for trunk in [module for module in model.modules() if isinstance(module, Transformer)]:
+        trunk.config = replace(trunk.config, recompute=trunk.config.recompute or recipe.recompute)
+        trunk.bf16_stream = recipe.bf16_stream
+        if recipe.compile:
+            trunk.compile_blocks()
 
 
 def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:

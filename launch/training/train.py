@@ -110,7 +110,7 @@ def train(
     import torch
 
     from jukebox.model.presets import find
-    from launch.cluster.group import join, part
+    from launch.cluster.group import join, part, who
     from launch.training.finetune import copied
     from launch.training.loop import fit
     from launch.training.registry import TASKS
@@ -131,7 +131,10 @@ def train(
     model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, is_codec)
     changes = recipe.changes(is_codec, recompute)
     for name in wanted:
-        setup = TaskSetup(model, name, folder, preset.parts(kind)[name], run.seed, device, from_audio=run.from_audio)
+        setup = TaskSetup(
+            model, name, folder, preset.parts(kind)[name], run.seed, device, from_audio=run.from_audio,
+            hollow=parallel.stage == 3 and who()[0] > 0,
+        )  # fmt: skip
         task, changed = make_task(kind, preset, setup, changes, tuning)
         ended = fit(
             task, changed, target / "training" / task.name, seed=run.seed, device=device, wandb=run.wandb, parallel=parallel,

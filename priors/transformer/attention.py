@@ -25,6 +25,7 @@ from priors.transformer.linear import LayerNorm, Linear, wide_dtype
 from priors.transformer.rotary import rotary_table, rotate
 
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
+ALIGNED = {"cuda": 8}  # device -> what the width of a head must be a multiple of for its fused kernels
 
 
 def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[Tensor, "t t"]:
@@ -45,11 +46,6 @@ def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[T
     raise ValueError(f"pattern {pattern!r} has no mask; expected one of {', '.join(PATTERNS)} but not cross")
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """torch's own attention; without rows or queries, which its kernels for GPUs do not take, the result is as empty as q."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal) if q.numel() else q
-
-
 def attend(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h s d"],
@@ -64,17 +60,38 @@ def attend(
     `bias` (b h t s) is added to the logits of cross and full.
     """
     if pattern in ("cross", "full"):
-        return _sdpa(q, k, v, bias)
+        return fused_attention(q, k, v, bias)
     if pattern == "dense":
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[2] <= SHORT_WINDOW:
             return _attend_by_queries(q, k, v)
-        return _sdpa(q, k, v, causal=True)
+        return fused_attention(q, k, v, causal=True)
     if pattern == "prime":
         reach = min(prime, q.shape[2])
         k, v = k[:, :, :reach], v[:, :, :reach]
-        inside = _sdpa(q[:, :, :reach], k, v, causal=True)
-        return torch.cat([inside, _sdpa(q[:, :, reach:], k, v)], dim=2)
+        inside = fused_attention(q[:, :, :reach], k, v, causal=True)
+        return torch.cat([inside, fused_attention(q[:, :, reach:], k, v)], dim=2)
     return _attend_in_blocks(q, k, v, pattern, block) if q.numel() else q
+
+
+def fused_attention(
+    q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h s d"], v: Float[Tensor, "b h s d"], bias: Tensor | None = None, causal: bool = False
+) -> Float[Tensor, "b h t d"]:  # fmt: skip
+    """torch's attention, on a GPU with heads that zeros widen to a multiple of 8, which changes no product.
+
+    Without rows or queries, which its kernels for GPUs do not take, the result is as empty as q.
+
+    For a head of 150 (published top priors) torch pads bf16 without a bias itself, for its flash kernel. All else would get the form that
+    keeps a T x S matrix, since the memory-efficient kernel takes such multiples only. That kernel has no largest width: a head of 480
+    (published upsamplers) needs nothing here, and torch chooses it because flash ends at 256.
+    """
+    if not q.numel():
+        return q
+    width = q.shape[-1]
+    short = -width % ALIGNED.get(q.device.type, 1)
+    if not short:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
+    q, k, v = (F.pad(x, (0, short)) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal, scale=width**-0.5)[..., :width]
 
 
 def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -122,7 +139,7 @@ def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: 
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     if q.device.type == "cpu" and q.shape[-2] <= SHORT_BLOCK:
         return _by_products(q, k, v, causal).view(shape)
-    return _sdpa(q, k, v, causal=causal).view(shape)
+    return fused_attention(q, k, v, causal=causal).view(shape)
 
 
 class Attention(nn.Module):

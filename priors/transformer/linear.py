@@ -85,12 +85,14 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
         """Of x, or of before(x, *given), which in float32 is not kept for the backward pass."""
-        if not torch.is_grad_enabled():
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        # a compiler decides itself what of a graph is computed again, and does not take a function that differentiates
+        if not torch.is_grad_enabled() or (torch.compiler.is_compiling() and not autocast):
             x = x if before is None else before(x, *given)
             y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
             return y.view(*x.shape[:-1], self.w.shape[1])
-        device = x.device.type
-        if torch.is_autocast_enabled(device):  # what a norm makes is then half as large as what it is made of, and kept
+        if autocast:  # what a norm makes is then half as large as what it is made of, and kept
             x = x if before is None else before(x, *given)
             return _Product.apply(x.to(torch.get_autocast_dtype(device)), self.w, self.b, None)
         return _Product.apply(x, self.w, self.b, before, *given)

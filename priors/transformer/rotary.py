@@ -14,11 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-@functools.cache  # without a limit: a captured step holds the address of its table
 def rotary_table(
     base: float, width: int, n_ctx: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "t 2 d/2"]:
     """Cosines, then sines, of the angles of every position in a head of `width`. The table is shared: it is not to be written."""
+    return _made_table(base, width, n_ctx, device, dtype)
+
+
+@functools.cache  # without a limit: a captured step holds the address of its table
+def _made_table(base: float, width: int, n_ctx: int, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # a table that is made during inference serves training as well
         exponents = torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
         angles = torch.arange(n_ctx, dtype=torch.float64, device="cpu")[:, None] / base**exponents

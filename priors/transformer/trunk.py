@@ -7,7 +7,7 @@ in float32 whatever the dtype of the stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from priors.transformer.attention import Attention, attend
 from priors.transformer.cache import Cache, CachePlace, Caches, CrossCache
 from priors.transformer.config import TrunkConfig
 from priors.transformer.linear import LayerNorm, Linear, quick_gelu
+from priors.transformer.rotary import rotary_table
 
 
 class MLP(nn.Module):
@@ -89,13 +90,25 @@ class Transformer(nn.Module):
     def __init__(self, config: TrunkConfig):
         super().__init__()
         self.config = config
+        self.bf16_stream = False  # whether the stream between the blocks is bf16 too where autocast is
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
 
     @property
     def blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.layers))
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Have torch.compile make the kernels of every block in training, with its first call; blocks of one pattern share them."""
+        torch.compiler.assume_constant_result(rotary_table)  # else each block makes the table in every step
+        # the calls of all modules count as one function: patterns, widths of trunks, training or not
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # type: ignore[attr-defined]
+        for block in self.blocks:
+            block.compile(dynamic=False, **options)
+
     def forward(self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
+        device = x.device.type
+        if self.bf16_stream and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16:
+            x = x.bfloat16()
         for block in self.blocks:
             if self.config.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, encoded, distance, use_reentrant=False)  # type: ignore[assignment]

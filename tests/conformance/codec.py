@@ -146,7 +146,7 @@ def recorded_draw(
     """Draws the rows the recorded run drew: its permutation of the (repeated) rows and the noise it had added before."""
     left = [s for s in stages if f"in.train.{case}.level{level}.{s}.randperm" in io]
 
-    def draw(rows, bins, width, generator):
+    def draw(rows, bins, width, generator, skip=True):
         key = f"in.train.{case}.level{level}.{left.pop(0)}"
         chosen = io[f"{key}.randperm"][:bins]
         noise = io.get(f"{key}.tile_noise")

@@ -142,8 +142,8 @@ class ToyCodecTask:
     def loss(self, batch: Tensor, step: int) -> dict[str, Tensor]:
         return self.model.loss(batch)
 
-    def save(self) -> None:
-        self.setup.model.save_codec(self.model)
+    def save(self, model: Any) -> None:
+        self.setup.model.save_codec(model)
 
 
 _RECIPE = Recipe(steps=40, batch=8, lr=1e-2, crop=1024, warmup=5, log_every=10, save_every=20)

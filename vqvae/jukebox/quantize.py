@@ -21,19 +21,44 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-# (rows in the global batch, bins, width, generator) -> which rows become candidates, and noise to add to them if any
-Draw = Callable[[int, int, int, torch.Generator | None], tuple[Tensor, Tensor | None]]
+# (rows in the global batch, bins, width, generator, whether to skip) -> which rows become candidates, and noise to add to them if any
+Draw = Callable[[int, int, int, torch.Generator | None, bool], tuple[Tensor, Tensor | None]]
 
 
 def draw_rows(
-    rows: int, bins: int, width: int, generator: torch.Generator | None
+    rows: int, bins: int, width: int, generator: torch.Generator | None, skip: bool = True
 ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k e"] | None]:
-    """`bins` of `rows` rows at random, none twice; where there are too few they repeat and differ by noise."""
-    repeats = -(-bins // rows)
-    index = torch.randperm(rows * repeats, generator=generator, device="cpu")[:bins] % rows
-    if repeats == 1:
-        return index, None
-    return index, torch.randn(bins, width, generator=generator, device="cpu") * (0.01 / width**0.5)
+    """`bins` of `rows` rows at random, none twice; where there are too few they repeat and differ by noise.
+
+    The rows are the first of a random permutation of all, of which no more is made. With `skip` the generator is left as the
+    permutation leaves it: what is drawn from it next, on a CPU, is what it was when all rows were permuted.
+    """
+    if rows < 2 * bins + 2:
+        repeats = -(-bins // rows)
+        index = torch.randperm(rows * repeats, generator=generator, device="cpu")[:bins] % rows
+        return index, None if repeats == 1 else torch.randn(bins, width, generator=generator, device="cpu") * (
+            0.01 / width**0.5
+        )
+    index = first_of_permutation(rows, bins, generator)
+    if skip:
+        torch.empty(rows - 1 - bins - bins % 2, dtype=torch.uint8, device="cpu").random_(generator=generator)
+    return index, None
+
+
+def first_of_permutation(rows: int, count: int, generator: torch.Generator | None) -> Int[Tensor, " count"]:
+    """The first `count` numbers of `torch.randperm(rows)`, in time and memory of `count` alone (rows below 2^32 / 20).
+
+    torch swaps place i with a place from i on, for i = 0, 1, ..: later swaps do not reach the first places, so it is enough to
+    remember those that were swapped. Takes `count` 32-bit numbers of the generator, one more where `count` is odd.
+    """
+    pairs = torch.empty((count + 1) // 2, dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
+    numbers = torch.stack([pairs >> 32, pairs], dim=1).flatten()[:count] & 0xFFFFFFFF
+    place = torch.arange(count, device="cpu")
+    index, moved = [], dict[int, int]()
+    for i, other in enumerate((place + numbers % (rows - place)).tolist()):
+        index.append(moved.get(other, other))
+        moved[other] = moved.get(i, i)
+    return torch.tensor(index, device="cpu")
 
 
 def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
@@ -154,7 +179,7 @@ class Codebook(nn.Module):
         rank, world = _rank_and_world()
         if world > 1 and generator is None:
             raise ValueError("training on several ranks needs a generator seeded alike on all of them; pass generator=")
-        index, noise = self.draw(len(rows) * world, self.bins, self.width, generator)
+        index, noise = self.draw(len(rows) * world, self.bins, self.width, generator, not rows.is_cuda)
         index = index.to(rows.device) - rank * len(rows)  # the batches of the ranks lie one after another
         mine = (index >= 0) & (index < len(rows))
         own = torch.where(mine[:, None], rows[index.clamp(0, len(rows) - 1)], 0.0)

@@ -32,7 +32,7 @@ TAIL = ["--master", MASTER, "--logs", "/logs/0001", "--", *PROGRAM]
 # Forty steps of two ranks that wait for each other; the first word says what rank 1 does at step 5.
 TOY = """
 import os, signal, sys, time
-from launch.cluster.heartbeat import beat, open_heartbeat
+from launch.cluster.heartbeat import beat, beat_while_writing, open_heartbeat
 open_heartbeat()
 rank, mode, place = int(os.environ["RANK"]), sys.argv[1], sys.argv[2]
 def wait_for_ever():
@@ -50,6 +50,12 @@ for step in range(40):
         if mode == "kill": os.kill(os.getpid(), signal.SIGKILL)
         if mode == "raise": raise RuntimeError("lost my way")
         if mode == "hang": wait_for_ever()
+        if mode.startswith("write"):
+            with beat_while_writing("a checkpoint"), open(f"{place}/slow", "wb", 0) as file:
+                for _ in range(20):
+                    file.write(bytes(100_000))
+                    time.sleep(0.2)
+                if mode == "write and hang": wait_for_ever()
         if mode == "freeze": os.kill(os.getpid(), signal.SIGSTOP)
     beat("gradients", step)
     wait_for_the_other(step)
@@ -109,6 +115,19 @@ def test_a_job_that_ends_well_shows_rank_0_and_keeps_a_log_of_each(tmp_path):
     assert (process.returncode, err) == (0, "")
     assert [line for line in out.splitlines() if line.startswith("step")] == [f"step {i}" for i in range(40)]
     assert (tmp_path / "logs" / "0001" / "rank_1.log").read_text() == "last words\n"
+
+
+def test_a_rank_that_writes_for_longer_than_the_patience_does_not_hang_and_one_that_writes_no_more_does(tmp_path):
+    found = {}
+    for mode in ("write", "write and hang"):  # 4 s of writing, and a patience of 1.5 s
+        (tmp_path / mode).mkdir()
+        process = start(tmp_path / mode, mode)
+        _, found[mode] = process.communicate(timeout=60)
+        assert process.returncode == (mode != "write"), found[mode]
+    assert found["write"] == ""
+    assert re.search(
+        r"rank 1 on localhost: step 5, a checkpoint, in .*toy\.py line \d+ \(wait_for_ever\)", found["write and hang"]
+    )
 
 
 @pytest.mark.parametrize("mode, code, words", [
@@ -265,6 +284,7 @@ def test_print_says_what_would_be_run_and_makes_nothing(tmp_path, capsys, monkey
     (("train", "prior", "DATA"), {"with_": "srun"}, "inside a SLURM job"),
     (("train", "prior", "DATA"), {"slurm": True}, "--ranks_per_node"),
     (("train", "prior", "DATA"), {"patience": 0.0}, "--patience"),
+    (("train", "prior", "DATA"), {"patience": 1800.0}, "below 1800, after which ranks give up"),
     (("train", "prior", "DATA"), {"hostfile": "/no/file"}, "cannot be read"),
 ])  # fmt: skip
 def test_what_cannot_be_launched_is_refused_before_anything_starts(words, flags, output):
@@ -294,5 +314,5 @@ def test_those_who_wait_in_a_collective_are_not_behind_where_another_does_not():
 
 def test_of_two_ranks_the_one_with_the_smaller_beat_is_behind(tmp_path):
     assert Beat(3, 9, "x") < Beat(4, 0, "a") < Beat(4, 1, "a")
-    (tmp_path / "beat").write_text("12.3 gradients    \n")
-    assert read_beat(tmp_path / "beat") == Beat(12, 3, "gradients") and read_beat(tmp_path / "none") is None
+    (tmp_path / "beat").write_text("12.3.7 gradients    \n")
+    assert read_beat(tmp_path / "beat") == Beat(12, 3, "gradients", 7) and read_beat(tmp_path / "none") is None

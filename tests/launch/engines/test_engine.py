@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.errors import UserError
 from jukebox.model.presets import Recipe
@@ -78,6 +79,43 @@ def test_the_noise_scale_of_a_gradient_with_known_noise_is_found():
     assert math.isnan(noise_scale(1.0, 2.0, rows, parts)), "less noise than none is no noise scale"
 
 
+def test_gradients_of_parts_are_measured_in_logged_steps_only(tmp_path, monkeypatch):
+    squares = []
+    monkeypatch.setattr(PartNorms, "take", lambda norms, take=PartNorms.take: squares.append(norms.total.item()) or take(norms))
+    fit(Line(), replace(RECIPE, steps=12, log_every=5, save_every=8), tmp_path / "t", parallel=ParallelConfig(accumulate=4))
+    lines = read_log(tmp_path / "t" / "log.jsonl")
+    assert [line["step"] for line in lines] == [5, 8, 10, 12] and all("gradient_square_of_parts" in line for line in lines)
+    fit(Line(), replace(RECIPE, steps=12, log_every=1), tmp_path / "every", parallel=ParallelConfig(accumulate=4))
+    every = read_log(tmp_path / "every" / "log.jsonl")
+    assert [line["gradient_square_of_parts"] for line in lines] == [
+        every[n - 1]["gradient_square_of_parts"] for n in (5, 8, 10, 12)
+    ]
+    assert len(squares) == 4 + 12, "and a step that is not logged adds nothing to them"
+
+
+def test_averages_of_all_weights_take_one_operation_and_are_those_of_each_alone():
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    torch.manual_seed(0)
+    model, names = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)), []
+    engine = TorchEngine(model, replace(RECIPE, ema=0.9), CPU)
+    alone = {name: value.clone() for name, value in engine.average.items()}
+    for step in range(5):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        names.clear()
+        with Names():
+            engine.follow(step)
+        for name, p in model.named_parameters():
+            alone[name].lerp_(p.detach(), 1.0 - min(0.9, (1 + step) / (10 + step)))
+        assert names.count("_foreach_lerp_.Scalar") == 1 and not any(name.startswith("lerp") for name in names)
+    assert all(torch.equal(value, alone[name]) for name, value in engine.average.items())
+
+
 def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
     for parts in (1, 4):
         fit(Line(), RECIPE, tmp_path / str(parts), parallel=ParallelConfig(accumulate=parts))
@@ -116,6 +154,8 @@ def test_deepspeed_is_told_the_global_batch_and_the_stage():
     assert asked_to_stop["train_batch_size"] == 24 and asked_to_stop["train_micro_batch_size_per_gpu"] == 2
     assert asked_to_stop["zero_optimization"] == {"stage": 2, **BUCKETS, "offload_optimizer": {"device": "cpu"}}
     assert configuration(RECIPE, ParallelConfig(), world=2)["zero_optimization"]["stage"] == 1
+    on_gpus = [configuration(RECIPE, ParallelConfig(zero=stage), 2, gpu=True)["zero_optimization"] for stage in range(4)]
+    assert [settings.get("overlap_comm", False) for settings in on_gpus] == [False, True, True, True]
     assert {ParallelConfig(**{k: v for k, v in card.items() if k != "recompute"}).stage for card in CARDS.values()} == {1, 2, 3}
 
 
@@ -142,6 +182,7 @@ def test_what_cannot_be_spread_is_told_in_one_line():
     for recipe, parallel, words in [
         (RECIPE, ParallelConfig(accumulate=3), "by 2 processes in 3 parts each; give --batch a multiple of 6"),
         (RECIPE, ParallelConfig(zero=0, offload=True), "give --zero 1, 2 or 3"),
+        (replace(RECIPE, compile=True), ParallelConfig(zero=3), "needs whole weights, .* give --zero 0, 1 or 2"),
         (replace(RECIPE, fp16=True), ParallelConfig(zero=0), "fp16 scales its losses in ZeRO 1 to 3"),
         *[(replace(RECIPE, muon=1e-3), ParallelConfig(zero=zero), "or without --muon") for zero in range(4)],
     ]:  # fmt: skip

@@ -15,7 +15,7 @@ from jukebox.model.presets import Recipe
 from launch.engines.checkpoint import load_checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.engine import TorchEngine, lr_at
-from launch.engines.optimisers import muon_matrices
+from launch.engines.optimisers import muon_matrices, parameter_groups
 from launch.training.log import read_log
 from launch.training.loop import fit
 
@@ -59,6 +59,14 @@ def test_weight_decay_holds_for_the_matrices_of_muon():
     recipe, still = replace(RECIPE, weight_decay=0.5), 0 * X
     bare, decayed = (moved(each, still)["inner.weight"] for each in (RECIPE, recipe))
     assert decayed - bare == pytest.approx(-lr_at(10, recipe) * 3 * 0.5 * Hidden().inner.weight.detach(), rel=1e-3)
+
+
+def test_weight_decay_is_for_matrices_also_where_zero_3_has_cut_them_up():
+    matrix, vector = nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.zeros(4))
+    cut = nn.Parameter(torch.zeros(0))
+    cut.ds_shape = torch.Size((3, 4))  # type: ignore[attr-defined]  # as DeepSpeed remembers it
+    groups = parameter_groups([matrix, vector, cut], 0.5)
+    assert [(group["params"], group["weight_decay"]) for group in groups] == [([matrix, cut], 0.5), ([vector], 0.0)]
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

@@ -3,16 +3,19 @@
     torchrun --nproc_per_node 2 rank_work.py DATA MODEL OUT case case ..
 
 A case is WHAT[-zeroSTAGE][-accumulateN][-offload][-recompute][-ema][-bf16][-counted], such as vqvae-zero2. It leaves
-OUT/<case>/log.jsonl and, when it is done, OUT/<case>.weights (what its task would have saved).
+OUT/<case>/log.jsonl, OUT/<case>.weights (what its task would have saved) and, when a rank is done, OUT/<case>.rank_<number>.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
@@ -23,26 +26,29 @@ from toys import Duel  # noqa: E402
 
 from jukebox.model.folder import ModelFolder  # noqa: E402
 from jukebox.model.presets import Recipe, find  # noqa: E402
-from launch.cluster.group import join, part  # noqa: E402
+from launch.cluster.group import join, part, who  # noqa: E402
+from launch.engines import weights  # noqa: E402
+from launch.engines.checkpoint import load_checkpoint  # noqa: E402
 from launch.engines.deepspeed_config import ParallelConfig  # noqa: E402
 from launch.training import loop  # noqa: E402
-from launch.training.loop import fit  # noqa: E402
-from launch.training.tasks import PriorTask, TaskSetup, VQVAETask  # noqa: E402
+from launch.training.loop import TrainingLoop, fit  # noqa: E402
+from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask  # noqa: E402
 
-RECIPE = Recipe(steps=30, batch=8, lr=3e-3, warmup=5, log_every=1, save_every=10, crop=1024)
+RECIPE = Recipe(steps=30, batch=8, lr=3e-3, warmup=5, log_every=1, save_every=10, crop=1024, weight_decay=0.5)
 UNSHARED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'  # else small weights are never shared out
 
 
-def make_task(what: str, data: Path, model: Path, recipe: Recipe) -> Any:
-    """A stream of the codec, a prior with lyrics, or a toy of two phases."""
+def make_task(what: str, data: Path, model: Path, recipe: Recipe, hollow: bool = False) -> Any:
+    """A stream of the codec, a prior with lyrics, the masked prior, or a toy of two phases."""
     if what == "duel":
         return Duel()
     opened = ModelFolder.from_pretrained(model)
     if what == "vqvae":
         return VQVAETask(TaskSetup(opened, "vq.2", data, recipe, 0, "cpu"))
     sizes = len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
-    config, recipe = (find("test").priors["prior_2"].for_corpus(*sizes), replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03))
-    return PriorTask(TaskSetup(opened, "prior_2", data, recipe, 0, "cpu", config))
+    recipe, name = replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03), "masked" if what == "masked" else "prior_2"
+    setup = TaskSetup(opened, name, data, recipe, 0, "cpu", find("test").priors[name].for_corpus(*sizes), hollow=hollow)
+    return MaskedTask(setup) if what == "masked" else PriorTask(setup)
 
 
 def run_case(case: str, data: Path, model: Path, out: Path) -> None:
@@ -57,9 +63,49 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
         numbers.get("zero", -1), "offload" in numbers, numbers.get("accumulate", 1), "torch",
         str(settings) if numbers.get("zero") == 3 else "",
     )  # fmt: skip
-    task = make_task(what, data, model, recipe)
-    task.save = lambda: save_file(dict(task.model.state_dict()), out / f"{case}.weights")
-    fit(task, recipe, out / case, parallel=parallel)
+    hollow = what == "prior" and parallel.stage == 3 and who()[0] > 0
+    task = make_task(what, data, model, recipe, hollow)
+    assert not hollow or all(p.is_meta for p in task.model.parameters())
+    task.save = lambda model: save_file(dict(model.state_dict()), out / f"{case}.weights")
+    with watched() as (live, gathered):
+        fit(task, recipe, out / case, parallel=parallel)
+    assert set(gathered) <= {1}, "tensors are gathered one at a time, for the model file too"
+    if hollow:
+        assert live and max(live) <= max(p.numel() for p in make_task(what, data, model, recipe).model.parameters())
+    if parallel.stage == 3:
+        again = make_task(what, data, model, recipe, hollow)
+        check_state(TrainingLoop(again, recipe, out / case, 0, torch.device("cpu"), parallel, 2), out / case)
+    (out / f"{case}.rank_{who()[0]}").touch()
+
+
+@contextmanager
+def watched() -> Iterator[tuple[list[int], list[int]]]:
+    """How many numbers a model holds whenever one of its parameters is whole while ZeRO 3 cuts it up, and how many it gathers at once."""
+    import deepspeed
+
+    live, gathered, gather = list[int](), list[int](), deepspeed.zero.GatheredParameters
+
+    def whole_parameters(model: torch.nn.Module, device: torch.device) -> Iterator[torch.nn.Parameter]:
+        for p in whole(model, device):
+            live.append(sum(q.numel() for q in model.parameters() if not q.is_meta))
+            yield p
+
+    def count(parameters: list[torch.nn.Parameter], **more: Any) -> Any:
+        gathered.append(len(parameters))
+        return gather(parameters, **more)
+
+    whole = weights.whole_parameters
+    with patch.object(weights, "whole_parameters", whole_parameters), patch.object(deepspeed.zero, "GatheredParameters", count):
+        yield live, gathered
+
+
+def check_state(resumed: TrainingLoop, folder: Path) -> None:
+    """All tensors of an engine that goes on from a checkpoint are those of the checkpoint, bit for bit."""
+    checkpoint, _ = load_checkpoint(folder)
+    tensors = dict(resumed.engine.tensors())
+    assert checkpoint is not None and tensors.keys() == checkpoint.places.keys()
+    assert all(torch.equal(value, checkpoint.places[name]()) for name, value in tensors.items())
+    assert resumed.engine.metadata() == checkpoint.metadata["engine"]
 
 
 def main() -> None:

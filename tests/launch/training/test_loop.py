@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from jukebox.model.presets import Recipe
 from launch.engines.checkpoint import load_checkpoint, written
 from launch.engines.engine import TorchEngine, lr_at
 from launch.training.log import read_log
-from launch.training.loop import Stop, fit, fold, schedule_step
+from launch.training.loop import Stop, batches, fit, fold, schedule_step
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -59,8 +60,8 @@ class Toy:
         losses = self.model.loss(batch)
         return losses | {"spectral": losses["loss"] * (float("nan") if step == self.poison else 1.0)}
 
-    def save(self) -> None:
-        torch.save(self.model.state_dict(), self.out)
+    def save(self, model: nn.Module) -> None:
+        torch.save(model.state_dict(), self.out)
 
 
 def losses(folder: Path) -> list[tuple[int, float, float]]:
@@ -85,6 +86,24 @@ def test_the_published_rate_starts_and_ends_at_zero_and_may_go_down_in_stairs():
     assert lr_at(600, recipe) == 2.0 and lr_at(800, recipe) == pytest.approx(1.0)
     stairs = replace(recipe, decay_from=1.0, gamma=0.5, gamma_every=100)
     assert [lr_at(s, stairs) for s in (99, 100, 250)] == [2.0, 1.0, 0.5]
+
+
+def test_a_gpu_takes_batches_from_pinned_memory_by_threads_that_use_it(tmp_path, monkeypatch):
+    pinned, used = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x)
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    for device in (torch.device("cuda:1"), torch.device("cpu")):
+        engine = SimpleNamespace(rank=0, accumulate=2, parts=2, device=device)
+        made = [part for _, parts, _ in batches(Toy(tmp_path), 0, 3, engine) for _, part in parts]
+        assert {id(part) for part in made} == {id(part) for part in pinned} or device.type == "cpu"
+    assert len(pinned) == 6 and set(used) == {torch.device("cuda:1")}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_training_goes_from_pinned_batches(tmp_path):
+    task = Toy(tmp_path / "w.pt")
+    task.loss = lambda batch, step, loss=task.loss: loss(batch.to("cuda", non_blocking=True), step) if batch.is_pinned() else {}
+    assert fit(task, RECIPE, tmp_path / "t", device="cuda").ended == "done"
 
 
 def test_training_lowers_the_loss_and_leaves_log_checkpoint_and_weights(tmp_path):

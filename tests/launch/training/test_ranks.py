@@ -41,10 +41,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.3, workers=1)
     train("vqvae", str(root / "data"), preset="test", steps=10, out=str(root / "model"))
     rng = np.random.default_rng(0)
-    with CodesWriter(codes_folder(root / "data", ModelInfo.read(root / "model"), "vq.2"), ["vq.2"]) as writer:
-        for row in load_manifest(root / "data"):
-            codes = np.where(rng.random(500) < 0.7, np.arange(500) % 8, rng.integers(0, 32, 500))
-            writer.add(row.song, {"vq.2": codes.astype(np.uint16)})
+    for level, n in ((2, 500), (1, 2000), (0, 8000)):
+        stream = f"vq.{level}"
+        with CodesWriter(codes_folder(root / "data", ModelInfo.read(root / "model"), stream), [stream]) as writer:
+            for row in load_manifest(root / "data"):
+                codes = np.where(rng.random(n) < 0.7, np.arange(n) % 8, rng.integers(0, 32, n))
+                writer.add(row.song, {stream: codes.astype(np.uint16)})
     return root
 
 
@@ -74,7 +76,7 @@ def work(corpus: Path, out: Path, cases: list[str], kind: str = "torchrun", rank
     words = [str(HERE / "rank_work.py"), str(corpus / "data"), str(corpus / "model"), str(out), *cases]
     # The ranks' done cases are the verdict: now and then gloo aborts a process whose work is done.
     done = subprocess.run(starter(kind, ranks, words), env=environment(), capture_output=True, text=True, timeout=240)
-    assert all((out / f"{case}.weights").exists() for case in cases), done.stdout + done.stderr
+    assert all((out / f"{case}.rank_{rank}").exists() for case in cases for rank in range(ranks)), done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -102,12 +104,14 @@ def assert_same(out: Path, case: str, other: str, tolerance: float = 1e-4) -> No
 
 
 def test_two_ranks_train_codec_and_prior_as_one_process_does(corpus, tmp_path):
-    """ZeRO 1 for the codec (its codebook is moved by both ranks), ZeRO 3 with averages, in parts, for the prior."""
-    cases = ["vqvae-zero1", "prior-zero3-accumulate2-recompute-ema-counted"]
-    alone(corpus, tmp_path, ["vqvae", "prior-ema"])
+    """ZeRO 1 for the codec (its codebook is moved by both ranks), ZeRO 3 with averages, in parts, for the prior, and parts of the
+    masked prior's batches, which count different numbers of codes."""
+    cases = ["vqvae-zero1", "prior-zero3-accumulate2-recompute-ema-counted", "masked-accumulate2"]
+    alone(corpus, tmp_path, ["vqvae", "prior-ema", "masked"])
     work(corpus, tmp_path, cases)
     assert_same(tmp_path, "vqvae-zero1", "vqvae")
     assert_same(tmp_path, cases[1], "prior-ema")
+    assert_same(tmp_path, cases[2], "masked")
     assert abs(curve(tmp_path, "vqvae")[0] - curve(tmp_path, "vqvae")[-1]) > 0.1, "or the weights never moved"
     lines = read_log(tmp_path / cases[1] / "log.jsonl")
     assert all(line["gradient_square_of_parts"] > line["gradient_square"] for line in lines)

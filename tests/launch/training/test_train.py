@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,12 @@ from jukebox import Jukebox
 from jukebox.model.presets import Recipe, find
 from launch.corpus.pcm import Pcm
 from launch.engines.checkpoint import load_checkpoint
+from launch.engines.engine import has_bf16
 from launch.training.log import read_log
 from launch.training.loop import Trained, fit
 from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
 from launch.training.train import train
+from priors.transformer.trunk import Transformer
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -154,11 +157,36 @@ def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model
     masked = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE))
     masked.open()
     for task in (*tasks(data, model, RECIPE)[1:], masked):
-        whole = task.loss(task.batch(7, 0, 1), 7)
-        parts = [task.loss(task.batch(7, rank, 4), 7) for rank in range(4)]
+        share = getattr(task, "share", list)
+        (whole,) = (task.loss(batch, 7) for batch in share([task.batch(7, 0, 1)]))
+        parts = [task.loss(batch, 7) for batch in share([task.batch(7, rank, 4) for rank in range(4)])]
         assert parts[0].keys() == whole.keys() and len({part["loss"].item() for part in parts}) == 4
         for name, value in whole.items():
             assert sum(part[name].item() for part in parts) / 4 == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_a_part_of_a_batch_draws_the_masks_of_its_own_rows_only(data, model, monkeypatch):
+    masked, rows = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE)), []
+    masked.open()
+    monkeypatch.setattr(masked, "_masks", lambda seed, draw=masked._masks: rows.append(seed[-1]) or draw(seed))
+    masked.batch(7, 1, 4)
+    assert len(rows) == RECIPE.batch // 4 and rows == [1 * len(rows) + i for i in range(len(rows))]
+
+
+def test_priors_train_with_compiled_blocks_or_a_stream_in_bf16_by_a_flag_and_codecs_do_not(data, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Transformer, "compile_blocks", partialmethod(Transformer.compile_blocks, backend="aot_eager"))
+    found = []
+    for number, flag in enumerate(({}, {"compile": True}, {"precision": "bf16"}, {"precision": "bf16_stream"})):
+        out = shutil.copytree(model, tmp_path / str(number), ignore=shutil.ignore_patterns("training"))
+        train("prior", str(data), preset="test", level=1, steps=3, out=str(out), **flag)
+        kept, _ = load_checkpoint(out / "training" / "prior_1")
+        assert kept is not None and kept.metadata["recipe"]["compile"] == ("compile" in flag)
+        found.append(read_log(out / "training" / "prior_1" / "log.jsonl")[-1]["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-5) and found[3] == pytest.approx(found[2], rel=0.01)
+    assert found[3] != found[2] or not has_bf16(torch.device("cpu"))
+    for flag in ({"compile": True}, {"precision": "bf16_stream"}):
+        with pytest.raises(UserError, match="a codec has none"):
+            train("vqvae", str(data), preset="test", steps=1, out=str(tmp_path / "codec"), **flag)
 
 
 def test_muon_trains_priors_by_a_flag_and_no_codec(data, model, tmp_path):
@@ -224,7 +252,7 @@ def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_pat
     recipe, found = replace(RECIPE, steps=25, delay_quantiser=0.2), []
     for dies in (False, True):
         for task in tasks(data, model, recipe):
-            folder, task.save = tmp_path / task.name / str(dies), lambda: None
+            folder, task.save = tmp_path / task.name / str(dies), lambda model: None
             if dies:
 
                 def loss(batch, step, whole=task.loss):
@@ -236,7 +264,7 @@ def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_pat
                 with pytest.raises(MemoryError):
                     fit(task, recipe, folder)
                 task = next(t for t in tasks(data, model, recipe) if t.name == task.name)
-                task.save = lambda: None
+                task.save = lambda model: None
             fit(task, recipe, folder)
             lines = [(line["step"], line["loss"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")]
             found.append((lines, [p.detach().clone() for p in task.model.state_dict().values()]))
@@ -285,7 +313,7 @@ def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, mod
                 writer.add(row.song, {"vq.2": rng.permutation(codes) if shuffled else codes})
         recipe = replace(RECIPE, steps=80, lr=1e-2, save_every=100)
         task = PriorTask(setup(jukebox, "prior_2", folder, recipe))
-        task.save = lambda: None  # type: ignore[method-assign]
+        task.save = lambda model: None  # type: ignore[method-assign]
         fit(task, recipe, folder / "training")
         bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
     assert bits[0] < 1.0 and bits[1] > 2.5, bits

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from priors.transformer.attention import PATTERNS, Attention, attend, visible
+from priors.transformer.attention import ALIGNED, PATTERNS, Attention, attend, visible
 from priors.transformer.config import TrunkConfig
 from priors.transformer.trunk import Transformer
 
@@ -39,6 +40,40 @@ def test_blocked_form_equals_masked_dense_form(pattern, length, block, prime, dt
     ours = attend(q, k, v, pattern, block, prime)
     assert ours.dtype == dtype
     assert (ours.double() - masked(q, k, v, visible(pattern, length, block, prime))).abs().max() < limit
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_head_that_zeros_widen_for_a_gpu_attends_and_learns_as_before(pattern, monkeypatch):
+    """150 is the width of the published top priors; the CPU stands in for the GPU."""
+    widths, real = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr("priors.transformer.attention.SHORT_BLOCK", 0)  # as on a GPU
+    spy = lambda q, *given, **named: widths.append(q.shape[-1]) or real(q, *given, **named)  # noqa: E731
+    monkeypatch.setattr("priors.transformer.attention.F.scaled_dot_product_attention", spy)
+    found = []
+    for multiple in (1, 8):
+        monkeypatch.setitem(ALIGNED, "cpu", multiple)
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(2, 2, 24, 150, requires_grad=True) for _ in range(3))
+        bias = torch.randn(2, 2, 24, 24) if pattern == "cross" else None
+        out = attend(q, k, v, pattern, 6, 8, bias)
+        out.square().sum().backward()
+        found.append([out.detach(), q.grad, k.grad, v.grad])
+    assert set(widths) == {150, 152}
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("width", [150, 480])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_a_fused_kernel_takes_the_published_widths(width, biased, dtype):
+    q, k, v = (torch.randn(2, 2, 64, width, device="cuda", dtype=dtype, requires_grad=True) for _ in range(3))
+    bias = torch.randn(2, 2, 64, 64, device="cuda", dtype=dtype) if biased else None
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):  # never the form that keeps all logits
+        out = attend(q, k, v, "cross", bias=bias)
+        out.float().square().sum().backward()
+    logits = q.double() @ k.double().mT / math.sqrt(width) + (0 if bias is None else bias.double())
+    assert (out.double() - logits.softmax(-1) @ v.double()).abs().max() < (1e-4 if dtype == torch.float32 else 0.05)
 
 
 @pytest.mark.parametrize("length", [1, 100, 128, 300, 513])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from priors.transformer.attention import PATTERNS
 from priors.transformer.config import LOCAL, ORDERS, Init, TrunkConfig
@@ -91,6 +92,54 @@ def test_recomputed_activations_give_the_same_gradients():
         trunk(x, encoded).square().sum().backward()
         gradients.append([p.grad for p in trunk.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"rope": 1e4}, {"recompute": True}], ids=str)
+def test_blocks_compile_as_whole_graphs_once_a_pattern_and_learn_as_before(changes, autocast):
+    """`fullgraph` raises where a graph breaks; `aot_eager` traces the backward pass too, and needs no compiler of C++."""
+    order = ("row", "dense") if changes else SHAPES["all"]
+    trunk, (x, encoded) = made(order * 2, torch.float32, time_bias=True, **changes), inputs(torch.float32)
+    distance, gradients = torch.rand(2, 24, 7), []
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    for _ in range(2):
+        trunk.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = trunk(x, encoded, distance)
+        y.square().sum().backward()
+        gradients.append([p.grad for p in trunk.parameters()])
+        trunk.compile_blocks(backend=counter, fullgraph=True)
+    assert len(order) <= counter.frame_count < 2 * len(order)
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() <= (0.02 if autocast else 1e-6) * a.norm()
+
+
+@pytest.mark.parametrize(
+    ("stream", "autocast"), [(True, torch.bfloat16), (False, torch.bfloat16), (True, torch.float16), (True, None)]
+)
+def test_the_stream_between_blocks_is_bf16_where_it_is_asked_for_and_autocast_is_bf16(stream, autocast):
+    trunk, (x, encoded), seen = made(SHAPES["all"], torch.float32), inputs(torch.float32), set()
+    for block in trunk.blocks:
+        block.register_forward_hook(lambda block, given, y: seen.add((given[0].dtype, y.dtype)))
+    trunk.bf16_stream = stream
+    exact = made(SHAPES["all"])(*inputs())
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        y = trunk(x, encoded)
+    dtype = torch.bfloat16 if stream and autocast == torch.bfloat16 else torch.float32
+    assert seen == {(dtype, dtype)} and (y.double() - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_compiled_blocks_learn_as_before():
+    trunk, (x, encoded), gradients = made(SHAPES["all"], torch.float32).cuda(), inputs(torch.float32), []
+    for _ in range(2):
+        trunk.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16):
+            trunk(x.cuda(), encoded.cuda()).square().sum().backward()
+        gradients.append([p.grad for p in trunk.parameters()])
+        trunk.compile_blocks(fullgraph=True)
+    assert all((a - b).norm() <= 0.03 * a.norm() for a, b in zip(*gradients, strict=True))
 
 
 def test_norms_are_float32_inside_whatever_the_stream_is():

@@ -56,6 +56,32 @@ def test_candidates_are_distinct_rows_and_repeat_with_noise_when_there_are_too_f
     assert noise.std().item() == pytest.approx(0.01 / 2, rel=0.2)
 
 
+@pytest.mark.parametrize(("rows", "bins"), [(10, 64), (64, 64), (129, 64), (130, 64), (1000, 37), (5000, 64), (100_000, 2048)])
+def test_candidates_are_the_first_of_a_permutation_of_all_rows_and_leave_its_generator(rows, bins):
+    ours, whole = (torch.Generator().manual_seed(7) for _ in range(2))
+    index, _ = draw_rows(rows, bins, 4, ours)
+    repeats = -(-bins // rows)
+    assert torch.equal(index, torch.randperm(rows * repeats, generator=whole)[:bins] % rows)
+    if repeats == 1:
+        assert torch.equal(ours.get_state(), whole.get_state())
+
+
+def test_on_a_gpu_candidates_cost_as_many_random_numbers_as_there_are_codes():
+    asked, generator, counted = [], torch.Generator().manual_seed(7), torch.Generator().manual_seed(7)
+    index, _ = draw_rows(200_000_000, 64, 4, generator, False)
+    torch.empty(32, dtype=torch.int64).random_(-(2**63), None, generator=counted)
+    assert len(set(index.tolist())) == 64 and index.max() > 1e8 and torch.equal(generator.get_state(), counted.get_state())
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    book = Codebook(16, 4)
+    book.draw = lambda *given: asked.append(given[-1]) or draw_rows(*given)
+    for rows in (clusters(), clusters().as_subclass(OnGpu)):
+        book._candidates(rows, generator)
+    assert asked == [True, False]
+
+
 def train(book: Codebook, steps: int, seed: int = 0) -> list[float]:
     """Number of codes in use in each of `steps` batches."""
     generator = torch.Generator().manual_seed(seed)
