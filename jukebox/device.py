@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str) -> str:
-    """The device for `auto` (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N; UserError for a GPU that is not there."""
+    """The device for `auto` (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N; UserError for others, and without that GPU."""
     if name == "cpu":
         return name
     import torch
 
+    if name.split(":")[0] not in ("auto", "cuda") and not _is_device(name):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -25,6 +27,15 @@ def choose_device(name: str) -> str:
     if name.startswith("cuda:") and name[5:] not in map(str, range(count := torch.cuda.device_count())):
         raise UserError(f"there is no GPU {name[5:]} for --device {name}; there are {count}, from cuda:0 to cuda:{count - 1}")
     return name
+
+
+def _is_device(name: str) -> bool:
+    import torch
+
+    try:
+        return bool(torch.device(name))
+    except RuntimeError:
+        return False
 
 
 def device_of(model: Any) -> torch.device:

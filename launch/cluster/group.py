@@ -16,17 +16,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_prep.errors import UserError
-from jukebox.device import device_of_rank
+from jukebox.device import choose_own_device
 from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_point, rank_and_ranks
 
 T = TypeVar("T")
 
 
 def join(device: str) -> str:
-    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own), now the current one."""
+    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own), now the current one.
+
+    UserError for a GPU that is not there, and for one GPU that all ranks would share.
+    """
     rank, ranks = rank_and_ranks()
-    if ranks > 1:
-        device = device_of_rank(device, local_rank())
+    device = choose_own_device(device, local_rank(), ranks)
     if ranks > 1 or device.startswith("cuda"):
         use_device(torch.device(device))
     if ranks > 1 and not dist.is_initialized():

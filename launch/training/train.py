@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device
 from launch.cli.parse import choose_by_level
 from launch.cli.usage import shared_flags
 from launch.cluster.heartbeat import beat
@@ -125,7 +124,7 @@ def train(
     if run.threads:
         torch.set_num_threads(run.threads)
     beat("meeting the others", 0)
-    device = join(choose_device(run.device))
+    device = join(run.device)
     target = Path(parts.out) if parts.out else folder.parent / "model"
     wanted = choose_parts(what, preset, parts, tuning, folder)
     model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, is_codec)

@@ -36,6 +36,11 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(name, monkeypatch):
             choose_device(other)
 
 
+def test_a_name_that_is_no_device_is_one_clear_line():
+    with pytest.raises(UserError, match="--device gpu: expected auto, cpu, cuda or cuda:N"):
+        choose_device("gpu")
+
+
 def test_ranks_share_the_gpus_of_their_machine_and_one_gpu_is_not_for_all_of_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from data_prep.errors import UserError
 from launch.cluster import group
 
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -19,12 +20,12 @@ LOCAL = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_L
     (OPEN_MPI, "cuda", 4, 1),
     (OPEN_MPI, "cuda", 1, 0),  # each rank sees one GPU, its own
     (SLURM, "cuda", 1, 0),
-    (SLURM, "cuda:3", 4, 3),
     ({"LOCAL_RANK": "2"}, "cuda:1", 4, 1),  # one process, beside what an earlier starter has left
     ({}, "cuda", 4, 0),
 ])  # fmt: skip
 def test_the_local_rank_in_the_environment_is_the_index_of_the_gpu_in_use(monkeypatch, environment, asked, visible, used):
     chosen, backends = [], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -34,6 +35,13 @@ def test_the_local_rank_in_the_environment_is_the_index_of_the_gpu_in_use(monkey
         assert (device.index or 0, chosen) == (used, [used])
         assert {os.environ[name] for name in LOCAL if name in os.environ} == {str(used)}
         assert backends == ["cuda:nccl,cpu:gloo"] * ("RANK" in os.environ)
+
+
+def test_one_gpu_for_several_ranks_is_an_error_before_they_meet(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with patch.dict(os.environ, SLURM), pytest.raises(UserError, match="--device cuda:3 is one GPU for 8 processes"):
+        group.join("cuda:3")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
