@@ -250,11 +250,11 @@ _DEMO_PRIOR = Recipe(
 _DEMO_SPECTRAL = SpectralConfig()
 _DEMO_SPECTRAL_CODEC = Recipe(
     steps=1100, batch=8, lr=1.5e-3, muon=2e-3, crop=48 * 1024, weight_decay=0.01, warmup=20, schedule="cosine",
-    final_lr=0.02, bf16=True, delay_quantiser=0.25, log_every=50, save_every=400, max_minutes=4.0,
+    final_lr=0.02, bf16=True, delay_quantiser=0.25, log_every=50, save_every=400, max_minutes=3.8,
 )  # fmt: skip
 _DEMO_TOKENS = Recipe(
     steps=600, batch=6, lr=2e-3, muon=4e-3, weight_decay=0.02, warmup=40, final_lr=0.0, bf16=True,
-    song_starts=0.5, drop_labels=0.05, drop_lyrics=0.1, log_every=20, save_every=200, max_minutes=4.4,
+    song_starts=0.5, drop_labels=0.05, drop_lyrics=0.1, log_every=20, save_every=200, max_minutes=4.3,
 )  # fmt: skip
 
 # ---- small: one GPU
