@@ -72,6 +72,8 @@ def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, 
         each = (end - start) / max(1, len(text))
         timed += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
     written = [_bare(lyrics[a:b]) for a, b in _words(lyrics)]
+    if written == [word for word, _, _ in timed]:  # as they were read; the search below is quadratic
+        return [(number, start, end) for number, (_, start, end) in enumerate(timed)]
     blocks = SequenceMatcher(None, written, [word for word, _, _ in timed], autojunk=False).get_matching_blocks()
     return [(block.a + i, *timed[block.b + i][1:]) for block in blocks for i in range(block.size)]
 

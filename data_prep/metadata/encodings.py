@@ -83,7 +83,7 @@ _VOWELS = frozenset("аеёиоуыэюяіїєαεηιουωάέήίόύώ")
 _MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # what begins, ends or continues no word
 _RARE, _FOREIGN, _BROKEN = math.log(2e-5), math.log(1e-7), math.log(1e-10)
 _CERTAIN = math.log(30)  # how much more likely the best reading has to be than the next
-_MAX_WORDS = 2000  # that are looked at
+_MAX_WORDS, _MAX_WORD = 2000, 40  # words and characters of one that are looked at
 _UNLIKELY = -9.0  # mean of the logarithm per character
 
 
@@ -155,7 +155,7 @@ def _detect(data: bytes) -> DecodedText | None:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        words = [match[0] for match in islice(re.finditer(r"\S*[^\s\x00-\x7f]\S*", text), _MAX_WORDS)]
+        words = [match[0][:_MAX_WORD] for match in islice(re.finditer(r"\S*[^\s\x00-\x7f]\S*", text), _MAX_WORDS)]
         count = sum(not char.isascii() for word in words for char in word)
         for language in languages:
             value = prior + sum(_word_likelihood(word, language, encoding in _LATIN) for word in words)

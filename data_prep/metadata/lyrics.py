@@ -21,7 +21,7 @@ from data_prep.metadata.encodings import printable, read_text
 from data_prep.metadata.marks import singers, without_marks
 from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_seconds, with_brackets
 
-MAX_BYTES = 1 << 18  # of a file of lyrics; an opera has less
+MAX_CHARACTERS = 1 << 16  # of lyrics; an opera has less
 _TAG = re.compile(r"\s*\[\s*([a-z#]+)\s*[:：](.*)\]\s*", re.IGNORECASE)
 _TAGS = frozenset(
     "ti ar al by au lr length re tool ve version offset key la lang id encoding t_time total sign hash qq kana manualoffset #".split()
@@ -49,7 +49,7 @@ class _Line:
 
 def read_lyrics(path: Path) -> ParsedLyrics:
     """Read a file of lyrics; UserError where its encoding is not known or it is too long."""
-    text, _, damaged = read_text(path, MAX_BYTES)
+    text, _, damaged = read_text(path, 4 * MAX_CHARACTERS)
     lyrics = parse_lyrics(text)
     return ParsedLyrics(lyrics.text, lyrics.times, {**lyrics.left_out, **({"damaged characters": damaged} if damaged else {})})
 
@@ -61,6 +61,8 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     together the first is sung; one without a stamp continues the line before, if it is in the same script. [offset:+ms]
     moves everything earlier; it may have the unit s.
     """
+    if len(text) > MAX_CHARACTERS:
+        return ParsedLyrics("", (), {"texts too long for lyrics": 1})
     left_out: Counter[str] = Counter()
     lines, offset, titles = _lines(_plain(text), left_out)
     names = singers(line.text for line in lines)
@@ -116,14 +118,15 @@ def _parse_line(row: str, seconds: StampClock) -> _Line:
 
 
 def _without_marks(line: _Line, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> bool:
-    """Take out what is not sung, a translation after a slash too; return whether the line is as empty as before."""
-    was_empty = not line.text.strip()
+    """Take out what is not sung, a translation after a slash too; return whether the line is empty or not as before."""
+    if not line.text.strip():
+        return True
     line.text = without_marks(line.text, names, titles, left_out)
     slash = re.search(r"\s[/|／]\s", line.text)
     if slash and _is_latin(line.text[: slash.start()]) != _is_latin(line.text[slash.end() :]):
         left_out["translated lines"] += 1
         line.text = line.text[: slash.start()].ljust(len(line.text))
-    return was_empty or bool(line.text.strip())
+    return bool(line.text.strip())
 
 
 def _first_of_two(lines: Iterable[_Line], left_out: Counter[str]) -> str:

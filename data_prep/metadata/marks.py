@@ -48,13 +48,14 @@ _BRACKETS = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|【[^【】]*】|［[^［］]*�
 _BACKGROUND = re.compile(r"\([^()]*\)|（[^（）]*）")
 _STAMPS = re.compile(
     r"[\[<{(［＜（]\s*[+-]?\d+\s*[:：;.,]\s*\d[\d:：;.,\s]*"  # not closed
-    r"|(?<![\d:：;.,])\d+[:：;.,][\d:：;.,]*[\]>}］＞]"  # not opened
-    r"|^(?=[\s:：;.,]*\d)[\s\d:：;.,]+[\]>}］＞]"
-    r"|(?<![\d:：;.,])\d+[:：;]\d+[.,:：;]\d+(?:[.,:：;]\d+)*"  # without brackets
+    r"|^(?=[\s:：;.,]*\d)[\s\d:：;.,]+[\]>}］＞]"  # not opened
     r"|-->"
 )
+_NUMBERS = re.compile(r"(?:[\[<{［＜]\s*)?(?<![\d:：;.,])[\d:：;.,]*\d[\d:：;.,]*(?:\s*[\]>}］＞])?")
+_CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d\d[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
+_LONGEST = 300  # characters of a line that may be a credit or a heading
 _NOTES = re.compile("[♩-♯𝄀-𝇿🎤-🎼]+")
-_TIMES_SUNG = re.compile(r"(?:[x×]\s?\d+|\d+\s?[x×])\s*$", re.IGNORECASE)
+_TIMES_SUNG = re.compile(r"(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
 _LONELY = re.compile(r"[\[\]{}【】［］＜＞]|\([^\w()]*\)|（[^\w（）]*）")
 
 
@@ -76,22 +77,16 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
 
     `names` are of singers, `titles` of the song and its artist: a line of both is a credit.
     """
-    bare = " ".join(re.sub(r"^\W+|\W+$", "", text).split())
-    parts = frozenset(re.split(r"\s+[-–—]\s+", bare.casefold()))
-    for what, is_whole in (
-        ("instrumental lines", _INSTRUMENTAL.fullmatch(bare)),
-        ("marks", _SECTION_LINE.fullmatch(bare) or _SINGER.fullmatch(text.rstrip())),
-        ("credits", _CREDIT.match(text) or (len(parts) > 1 and parts == titles) or _CREDIT.match("".join(bare.split()))),
-    ):
-        if is_whole:
-            left_out[what] += 1
-            return " " * len(text)
+    if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
+        left_out[whole] += 1
+        return " " * len(text)
     text = _blank(_BRACKETS, text, left_out, _kind_of_bracket)
     text = _blank(_STAMPS, text, left_out, lambda _: "unreadable stamps")
+    text = _blank(_NUMBERS, text, left_out, lambda numbers: "" if _CLOCK.fullmatch(numbers) else "unreadable stamps")
     for _ in range(3):  # one in another
         text = _blank(_BACKGROUND, text, left_out, lambda _: "background voices")
     text = _blank(_NOTES, text, left_out, lambda _: "note signs")
-    name = _NAME.match(text)
+    name = _NAME.match(text) if names else None
     if (match := _SINGER.match(text)) or (match := name if name and name[1] in names else None):
         left_out["singer marks"] += 1
         text = " " * match.end() + text[match.end() :]
@@ -103,17 +98,28 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
     return text
 
 
+def _whole_line(text: str, titles: frozenset[str]) -> str | None:
+    """Name of what a line is as a whole, where it is not sung."""
+    bare = " ".join(text.split())
+    if _CREDIT.match(text) or _CREDIT.match(bare.replace(" ", "")) or frozenset(re.split(" [-–—] ", bare.casefold())) == titles:
+        return "credits"
+    bare = bare.strip("".join(char for char in bare if not char.isalnum()))
+    return "instrumental lines" if _INSTRUMENTAL.fullmatch(bare) else "marks" if _SECTION_LINE.fullmatch(bare) else None
+
+
 def _kind_of_bracket(mark: str) -> str:
     """Name of what is counted: a bracket of numbers was meant as a stamp."""
     return "unreadable stamps" if re.fullmatch(r"\W*\d[\W\d]*", mark) else "marks"
 
 
 def _blank(pattern: re.Pattern[str], text: str, left_out: Counter[str], kind: Callable[[str], str]) -> str:
-    """Replace what matches by spaces, and count what has words or signs."""
+    """Replace what matches by spaces, unless it has no kind, and count what has words or signs."""
 
     def blank(match: re.Match[str]) -> str:
+        if not (what := kind(match[0])):
+            return match[0]
         if re.search(r"[^\s()（）]", match[0]):
-            left_out[kind(match[0])] += 1
+            left_out[what] += 1
         return " " * len(match[0])
 
     return pattern.sub(blank, text)

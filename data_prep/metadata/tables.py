@@ -88,7 +88,7 @@ def _check_names(path: Path, names: list[str], number: int) -> None:
     """UserError where there is no column of paths, or two have one name."""
     if "path" not in names:
         found = ", ".join(filter(None, names)) or "nothing"
-        raise UserError(f"{path}: expected a column named path, found {found}; name it in line {number}")
+        raise UserError(f"{path}: expected a column named path, found {found[:80]}; name it in line {number}")
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise UserError(f"{path}: two columns are named {twice[0]}; leave one of them")
