@@ -73,12 +73,12 @@ class PrepareSummary:
             + (f" ({why}; see {self.folder / REFUSED})" if why else "")
             + (f", ignored {self.ignored} others" if self.ignored else "")
             + (f"; {describe(self.left_out)}" if self.left_out else "")
-            + (
-                f" (of {', '.join(self.unread[:3])}{', ..' * (len(self.unread) > 3)}; save them as UTF-8)"
-                if self.unread
-                else ""
-            )
+            + (f"; {UNREADABLE}: {len(self.unread)} ({self._unread_names()}; save them as UTF-8)" if self.unread else "")
         )
+
+    def _unread_names(self) -> str:
+        """The first of the songs beside which lyrics cannot be read."""
+        return ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
 
 
 def prepare(
@@ -125,6 +125,7 @@ def prepare(
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in rows) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
+    del left_out[UNREADABLE]  # they are named
     prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out, left_out, unread)
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")

@@ -165,7 +165,9 @@ def _detect(data: bytes) -> DecodedText | None:
         return None
     if len(order) > 1 and likelihoods[order[0]][0] - likelihoods[order[1]][0] < _CERTAIN:
         return None
-    return DecodedText(order[0], likelihoods[order[0]][1])
+    beyond = [char for char in order[0] if not char.isascii()]
+    are_words = sum(char in _SIGNS or unicodedata.category(char)[0] in "LM" for char in beyond) > 0.8 * len(beyond)
+    return DecodedText(order[0], likelihoods[order[0]][1]) if are_words else None
 
 
 def _word_likelihood(word: str, language: str, latin: bool) -> float:

@@ -268,7 +268,7 @@ def read_lyrics(path: str) -> tuple[str, list]:
     from data_prep.metadata import lyrics
 
     if not Path(path).is_file():
-        raise UserError(f"--lyrics {path}: there is no such file; expected a text file, or an .lrc file with times")
+        raise UserError(f"--lyrics {path!r} cannot be read: there is no such file; expected a text, or an .lrc file with times")
     found = lyrics.read_lyrics(Path(path))
     if found.left_out:
         print(f"{path}: {lyrics.describe(found.left_out)}")
