@@ -32,7 +32,7 @@ class TimedText(NamedTuple):
 
 def name_key(name: str) -> str:
     """Return what two spellings of an artist or genre have in common."""
-    return " ".join(name.split()).casefold()
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 def syllables(word: str) -> int:
@@ -47,101 +47,6 @@ def syllables(word: str) -> int:
     if plain.isascii():
         return max(1, len(re.findall("[aeiouy]+", plain)))
     return max(1, sum(map(str.isalpha, plain)) // 2)
-
-
-# --- .lrc ---
-
-_STAMP = r"(\d+):(\d{1,2}(?:[.:]\d{1,3})?)"
-_LINE_STAMPS = re.compile(rf"\s*((?:\[{_STAMP}\]\s*)+)(.*)")
-_WORD_STAMP = re.compile(rf"<{_STAMP}>")
-_OFFSET = re.compile(r"\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE)
-_TAG = re.compile(r"\s*\[[a-z#]+:[^\]]*\]\s*", re.IGNORECASE)
-
-
-def _seconds(minutes: str, seconds: str) -> float:
-    """Turn the two parts of a stamp into seconds."""
-    return 60.0 * int(minutes) + float(seconds.replace(":", "."))
-
-
-def parse_lrc(text: str) -> tuple[str, list[TimedText]]:
-    """Return (plain lyrics, times of its lines, or of its words where it has <mm:ss.xx> stamps) of an .lrc file.
-
-    A line ends at the next stamp, the last one after as many seconds a syllable as the others take. A line with several
-    stamps is sung several times; [offset:+ms] moves everything earlier. Text without any stamp is plain lyrics.
-    """
-    found = _OFFSET.search(text)
-    offset = int(found[1]) / 1000 if found else 0.0
-    sung: list[tuple[float, list[tuple[float, str]]]] = []  # (start, pieces) of each line
-    plain: list[str] = []
-    for line in text.lstrip("\ufeff").splitlines():
-        match = _LINE_STAMPS.match(line)
-        if match is None:
-            if _TAG.fullmatch(line) or not line.strip():
-                plain += [] if line.strip() else [""]
-            elif sung:  # a line that goes on without a stamp of its own
-                start, before = sung[-1][1][-1]
-                sung[-1][1][-1] = (start, f"{before} {line.strip()}".strip())
-            else:
-                plain.append(line.strip())
-            continue
-        starts = [_seconds(*stamp) for stamp in re.findall(rf"\[{_STAMP}\]", match[1])]
-        sung += [(start, _pieces(match[4], start, timed=number == 0)) for number, start in enumerate(starts)]
-    if not sung:
-        return "\n".join(plain).strip(), []
-    sung.sort(key=lambda line: line[0])
-    stamps = [start for start, _ in sung]
-    times: list[TimedText] = []
-    lines: list[str] = []
-    for number, (_, pieces) in enumerate(sung):
-        lines.append(" ".join(text for _, text in pieces if text))
-        following = stamps[number + 1] if number + 1 < len(stamps) else None
-        for (start, text), after in zip(pieces, [start for start, _ in pieces[1:]] + [following]):
-            if text:
-                end = after if after is not None else start + _pace_of(times) * _count(text)
-                times.append(TimedText(text, start, max(start, end)))
-    moved = [TimedText(text, max(0.0, start - offset), max(0.0, end - offset)) for text, start, end in times]
-    return "\n".join(line for line in lines if line), moved
-
-
-def _pieces(text: str, start: float, timed: bool) -> list[tuple[float, str]]:
-    """Split a line at its <mm:ss.xx> stamps into (start, text); an empty last one says where the line ends."""
-    parts = _WORD_STAMP.split(text)  # text, minutes, seconds, text, minutes, seconds, text ...
-    if not timed or len(parts) == 1:
-        return [(start, " ".join("".join(parts[0::3]).split()))]
-    pieces = [(start, parts[0].strip())] if parts[0].strip() else []
-    return pieces + [(_seconds(*parts[i : i + 2]), parts[i + 2].strip()) for i in range(1, len(parts), 3)]
-
-
-def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
-    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; `parse_lrc` undoes it.
-
-    A word ends at the next stamp; where it does so before the next word begins, an empty word stands between.
-    """
-    text = []
-    for line in lines:
-        parts = [f"[{_stamp(line[0].start)}]"]
-        for word, after in zip(line, [*line[1:], None]):
-            parts.append(f"<{_stamp(word.start)}>{word.text}")
-            if after is None or _stamp(after.start) != _stamp(word.end):
-                parts.append(f"<{_stamp(word.end)}>")
-        text.append(" ".join(parts))
-    return "\n".join(text) + "\n"
-
-
-def _stamp(seconds: float) -> str:
-    """Return seconds as mm:ss.xx."""
-    hundredths = round(100 * seconds)
-    return f"{hundredths // 6000:02d}:{hundredths // 100 % 60:02d}.{hundredths % 100:02d}"
-
-
-def _count(text: str) -> int:
-    """Count the syllables of a line."""
-    return sum(map(syllables, text.split()))
-
-
-def _pace_of(times: Sequence[TimedText]) -> float:
-    """Return the middle seconds a syllable of timed texts; 0.3 where there are none."""
-    return float(np.median([(end - start) / _count(text) for text, start, end in times])) if times else 0.3
 
 
 # --- characters ---
@@ -167,6 +72,8 @@ def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, 
         each = (end - start) / max(1, len(text))
         timed += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
     written = [_bare(lyrics[a:b]) for a, b in _words(lyrics)]
+    if written == [word for word, _, _ in timed]:  # as they were read; the search below is quadratic
+        return [(number, start, end) for number, (_, start, end) in enumerate(timed)]
     blocks = SequenceMatcher(None, written, [word for word, _, _ in timed], autojunk=False).get_matching_blocks()
     return [(block.a + i, *timed[block.b + i][1:]) for block in blocks for i in range(block.size)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,14 +100,20 @@ class Labels:
 
 
 def build_labels(rows: Iterable[Any]) -> Labels:
-    """Collect the names of all rows (each with `artist`, `genres`, `lyrics`, `word_times`), sorted, and their pace.
-
-    Of names that differ only in case the first in sorted order is shown.
-    """
+    """Collect the names of all rows (each with `artist`, `genres`, `lyrics`, `word_times`), sorted, and their pace."""
     rows = list(rows)
     artists = _vocabulary(row.artist for row in rows if row.artist)
     genres = _vocabulary(genre for row in rows for genre in row.genres)
     return Labels(artists, genres, measure_pace(rows))
+
+
+def one_spelling(names: Iterable[str]) -> dict[str, str]:
+    """Map each name to the most frequent of those that differ from it in case and spaces only; the first, sorted, of equal ones."""
+    spellings: dict[str, Counter[str]] = {}
+    for name in names:
+        spellings.setdefault(name_key(name), Counter())[name] += 1
+    best = {key: min(counts, key=lambda name: (-counts[name], name)) for key, counts in spellings.items()}
+    return {name: best[key] for key, counts in spellings.items() for name in counts}
 
 
 def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:

@@ -17,7 +17,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from data_prep.align import TimedText
 from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import file_hash, replacing
-from data_prep.labels import build_labels
+from data_prep.labels import build_labels, one_spelling
+from data_prep.metadata.lyrics import describe
 from data_prep.pool import is_leader, map_songs
-from data_prep.sources import Found, complete, find_songs
+from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, complete, find_songs
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
@@ -61,6 +62,8 @@ class PrepareSummary:
     reasons: Mapping[str, int]
     ignored: int
     folder: Path
+    left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names
+    unread: Sequence[str] = ()  # songs beside which lyrics lie that cannot be read
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -69,7 +72,13 @@ class PrepareSummary:
             f"kept {self.kept} songs ({self.hours:.{1 if self.hours >= 1 else 3}f} h), refused {self.refused}"
             + (f" ({why}; see {self.folder / REFUSED})" if why else "")
             + (f", ignored {self.ignored} others" if self.ignored else "")
+            + (f"; {describe(self.left_out)}" if self.left_out else "")
+            + (f"; {UNREADABLE}: {len(self.unread)} ({self._unread_names()}; save them as UTF-8)" if self.unread else "")
         )
+
+    def _unread_names(self) -> str:
+        """The first of the songs beside which lyrics cannot be read."""
+        return ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
 
 
 def prepare(
@@ -105,7 +114,8 @@ def prepare(
     refused = [result for result in everything if "reason" in result]
     good = [result for result in everything if "reason" not in result]
     splits = split_songs([result["hash"] for result in good], test_share, seed)
-    rows = [_row({**result, "split": splits[result["hash"]]}) for result in good]
+    left_out = sum((Counter(result["left_out"]) for result in good), Counter[str]())
+    rows = _in_one_spelling([_row({**result, "split": splits[result["hash"]]}) for result in good], left_out)
     _write_refused(out, refused)
     _write_manifest(out, rows, found.root)
     build_labels(row for row in rows if row.split == "train").save(out / LABELS)
@@ -114,10 +124,25 @@ def prepare(
     reasons = Counter(result["reason"] for result in refused)
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in rows) / 3600
-    prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out)
+    unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
+    del left_out[UNREADABLE]  # they are named
+    prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out, left_out, unread)
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")
     return prepared
+
+
+def _in_one_spelling(rows: Iterable[SongRow], left_out: Counter[str]) -> list[SongRow]:
+    """The rows with artists and genres that differ only in case, each in its most frequent spelling."""
+    rows = list(rows)
+    artists = one_spelling(row.artist for row in rows if row.artist)
+    genres = one_spelling(genre for row in rows for genre in row.genres)
+    spelled = [
+        replace(row, artist=artists.get(row.artist or ""), genres=tuple(dict.fromkeys(genres[genre] for genre in row.genres)))
+        for row in rows
+    ]
+    left_out["other spellings of names, in songs"] += sum(a != b for a, b in zip(rows, spelled))
+    return spelled
 
 
 def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
@@ -235,11 +260,11 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
 def _key(root: Path, song: Found, min_seconds: float) -> str:
     """Return what the result of a song depends on: its file and the lyrics beside it, what its row says, the settings."""
     stats: list[Any] = [str(root), asdict(song), min_seconds]
-    for path in (root / song.path, *((root / song.path).with_suffix(suffix) for suffix in (".lrc", ".txt"))):
+    for path in (root / song.path, *((root / song.path).with_suffix(suffix) for suffix in LYRICS_SUFFIXES)):
         try:
             stat = path.stat()
             stats.append([stat.st_size, stat.st_mtime_ns])
-        except OSError:
+        except (OSError, ValueError):  # a name that is no valid unicode
             stats.append(None)
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 

@@ -21,11 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from data_prep.align import TimedText, format_lrc, syllables
+from data_prep.align import TimedText, syllables
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.manifest import audio_path, load_manifest
+from data_prep.metadata.stamps import format_lrc
 from jukebox.alignment.scores import AttentionScores, LikelihoodScores, LyricPrior, Scorer, Word, has_time_bias, words_of
 from jukebox.alignment.viterbi import Chart
 from jukebox.model.folder import ModelFolder

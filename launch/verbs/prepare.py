@@ -9,12 +9,12 @@ def prepare(
     """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 
     Takes a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
-    song.mp3, else from the tags), or a .csv or .jsonl with the columns path, artist, genres, lyrics (text, or the name
+    song.mp3, else from the tags), or a .csv, .tsv or .jsonl with the columns path, artist, genres, lyrics (text, or the name
     of a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is decoded: what is unreadable,
     truncated, too short, silent or non-finite is refused and listed with its reason. An interrupted run goes on where
     it was; under mpirun all ranks share the work.
 
-    source: folder, .csv or .jsonl with the music
+    source: folder, .csv, .tsv or .jsonl with the music
     out: data folder to write
     min_seconds: shorter files are refused, seconds
     test_share: share of the songs held out for testing, 0 to 1

@@ -264,16 +264,17 @@ def read_song(info: ModelInfo, words: SongFlags) -> Song:
 
 
 def read_lyrics(path: str) -> tuple[str, list]:
-    """Text and known times of a lyrics file (.lrc: with times)."""
-    from data_prep.align import parse_lrc
+    """Text and known times of a file of lyrics, read as `prepare` reads it; what is not sung in it is counted and printed."""
+    from data_prep.metadata import lyrics
 
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--lyrics {path!r} cannot be read ({error}); expected a text file in UTF-8, or an .lrc file"
-        ) from error
-    return parse_lrc(text) if Path(path).suffix.lower() == ".lrc" else (text, [])
+    if not Path(path).is_file():
+        raise UserError(f"--lyrics {path!r} cannot be read: there is no such file; expected a text, or an .lrc file with times")
+    found = lyrics.read_lyrics(Path(path))
+    if found.left_out:
+        print(f"{path}: {lyrics.describe(found.left_out)}")
+    if not found.text:
+        print(f"{path}: there is no word in it that is sung")
+    return found.text, list(found.times)
 
 
 # ---- what is printed

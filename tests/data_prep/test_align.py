@@ -1,4 +1,4 @@
-"""When is a letter sung? From word times, .lrc files and by rule; and how a pace is measured."""
+"""When is a character sung? From word times and by rule; and how a pace is measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.align import Pace, TimedText, character_seconds, measure_pace, parse_lrc, place, syllables, word_seconds
+from data_prep.align import Pace, TimedText, character_seconds, measure_pace, place, syllables, word_seconds
 from data_prep.synthetic.songs import make_song
 
 WORDS = st.text("abcdefgouy'éß日本", min_size=1, max_size=7)
@@ -23,39 +23,6 @@ LYRICS = st.lists(st.lists(WORDS, min_size=1, max_size=6).map(" ".join), min_siz
 )
 def test_syllables(word: str, count: int) -> None:
     assert syllables(word) == count
-
-
-def test_lines_of_an_lrc_last_until_the_next_stamp() -> None:
-    text = "\ufeff[ar:Somebody]\n[ti:A title]\n[00:01.50]Hello moon\n[00:04.00]\n[01:02.5]good night\n[01:04]sleep\n"
-    lyrics, times = parse_lrc(text)
-    assert lyrics == "Hello moon\ngood night\nsleep"
-    assert times[:2] == [("Hello moon", 1.5, 4.0), ("good night", 62.5, 64.0)]
-    assert times[2].start == 64.0 and 64.1 < times[2].end < 66  # as fast as the others
-
-
-def test_repeated_stamps_sing_a_line_again_and_offset_moves_all() -> None:
-    lyrics, times = parse_lrc("[offset:+500]\n[00:10.00][00:30.00]chorus line\n[00:20.00]verse\n")
-    assert lyrics == "chorus line\nverse\nchorus line"
-    assert [round(time.start, 3) for time in times] == [9.5, 19.5, 29.5]
-    assert times[0].end == 19.5
-
-
-def test_word_stamps_give_the_times_of_words() -> None:
-    lyrics, times = parse_lrc("[00:01.00]<00:01.00>one <00:01.50>two <00:02.25>\n[00:05.00]three <00:06.00>four <00:07.00>")
-    assert lyrics == "one two\nthree four"
-    assert times == [("one", 1.0, 1.5), ("two", 1.5, 2.25), ("three", 5.0, 6.0), ("four", 6.0, 7.0)]
-
-
-def test_text_without_stamps_is_plain_lyrics() -> None:
-    assert parse_lrc("just words\n\nand more") == ("just words\n\nand more", [])
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text("[]0123456789:.<>ab \noffset", max_size=80))
-def test_any_text_can_be_parsed(text: str) -> None:
-    lyrics, times = parse_lrc(text)
-    assert all(0 <= start <= end for _, start, end in times)
-    assert character_seconds(lyrics, times).shape == (len(lyrics),)
 
 
 def test_characters_lie_in_the_middle_of_their_share() -> None:

@@ -1,4 +1,4 @@
-"""What is said about songs: tables, tags, lyrics beside the audio."""
+"""What is known of songs: tables, lyrics beside the audio, tags."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import mutagen
-import mutagen.id3
 import numpy as np
 import pytest
 import soundfile
 
 from data_prep.align import TimedText
 from data_prep.errors import UserError
-from data_prep.sources import Found, complete, find_songs, read_tags, read_text
+from data_prep.sources import UNREADABLE, Found, complete, find_songs
 
 
 def write_tone(path: Path, **params) -> Path:
@@ -48,7 +47,7 @@ def test_a_csv_gives_labels_and_lyrics(tmp_path: Path) -> None:
     assert source.songs == (
         Found("a.wav", None, (), "from a\nfile"),
         Found("b.wav", "311", ("rock", "pop", "folk"), "two\nlines"),
-        Found("c.wav", "x", ("y",), "none.txt"),  # no such file: then these are the words
+        Found("c.wav", "x", ("y",), left_out={UNREADABLE: 1}),  # there is no such file
     )
 
 
@@ -78,7 +77,7 @@ def test_a_jsonl_gives_word_times(tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "x", "genres": [1]}\n', "genres to be a list"),
         ("a.jsonl", '{"path": "x", "words": [["a", 2, 1]]}\n', "expected words as"),
         ("a.jsonl", '{"path": "x", "words": [["a", 2]]}\n', "expected words as"),
-        ("a.txt", "x", "expected a folder, a .csv or a .jsonl"),
+        ("a.txt", "x", "expected a folder, a .csv, a .tsv or a .jsonl"),
     ],
 )
 def test_a_malformed_list_is_one_line_that_says_where(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -86,48 +85,6 @@ def test_a_malformed_list_is_one_line_that_says_where(tmp_path: Path, name: str,
     with pytest.raises(UserError, match=words) as caught:
         find_songs(tmp_path / name)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["mp3", "flac", "ogg", "wav"])
-def test_tags_are_read_from_every_format(tmp_path: Path, kind: str) -> None:
-    path = write_tone(tmp_path / f"song.{kind}")
-    tags = mutagen.File(path)
-    assert tags is not None
-    if kind in ("mp3", "wav"):
-        if tags.tags is None:
-            tags.add_tags()
-        tags.tags.add(mutagen.id3.TPE1(text="Zoë & Co"))
-        tags.tags.add(mutagen.id3.TCON(text=["(17)", "Pop; Folk"]))
-        tags.tags.add(mutagen.id3.USLT(lang="eng", desc="", text="first\nsecond"))
-        genres = ("Rock", "Pop", "Folk")
-    else:
-        tags["artist"], tags["genre"], tags["lyrics"] = "Zoë & Co", ["Rock", "Pop; Folk"], "first\nsecond"
-        genres = ("Rock", "Pop", "Folk")
-    tags.save()
-    assert read_tags(path) == Found("", "Zoë & Co", genres, "first\nsecond")
-
-
-def test_tags_of_m4a_are_read(tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    path = tmp_path / "song.m4a"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 44100, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    tags = mutagen.File(path)
-    assert tags is not None
-    tags["\xa9ART"], tags["\xa9gen"], tags["\xa9lyr"] = "Ann", "Jazz", "words"
-    tags.save()
-    assert read_tags(path) == Found("", "Ann", ("Jazz",), "words")
-
-
-def test_broken_or_missing_tags_are_no_tags(tmp_path: Path) -> None:
-    plain = write_tone(tmp_path / "plain.wav")
-    broken = tmp_path / "broken.mp3"
-    broken.write_bytes(b"ID3\x04\x00\x00\x00\x00\x0f\x7fTXXX\xff\xff\xff\xff garbage" * 3)
-    assert read_tags(plain) == read_tags(broken) == Found("")
 
 
 def test_the_list_wins_over_the_file_beside_and_that_over_the_tags(tmp_path: Path) -> None:
@@ -148,7 +105,33 @@ def test_the_list_wins_over_the_file_beside_and_that_over_the_tags(tmp_path: Pat
     assert complete(Found("song.flac", lyrics="row"), tmp_path).lyrics == "row"
 
 
-def test_text_is_read_in_old_and_new_encodings(tmp_path: Path) -> None:
-    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
-        (tmp_path / encoding).write_bytes("Grüße, café".encode(encoding))
-        assert read_text(tmp_path / encoding) == "Grüße, café"
+def test_lyrics_that_cannot_be_read_are_counted_and_the_next_source_is_tried(tmp_path: Path) -> None:
+    write_tone(tmp_path / "song.wav")
+    (tmp_path / "song.lrc").write_bytes(bytes(range(128, 256)))
+    assert complete(Found("song.wav"), tmp_path) == Found("song.wav", left_out={UNREADABLE: 1})
+    (tmp_path / "song.txt").write_text("words")
+    assert complete(Found("song.wav"), tmp_path) == Found("song.wav", lyrics="words", left_out={UNREADABLE: 1})
+
+
+def test_an_instrumental_has_no_lyrics_whatever_its_tags_contain(tmp_path: Path) -> None:
+    tags = mutagen.File(write_tone(tmp_path / "song.flac"))
+    assert tags is not None
+    tags["lyrics"] = "words"
+    tags.save()
+    for text in ("(Instrumental)", "[au: instrumental]"):
+        (tmp_path / "song.lrc").write_text(f"[00:00.00]{text}")
+        assert complete(Found("song.flac"), tmp_path).lyrics is None
+    (tmp_path / "song.lrc").write_text(" ")
+    assert complete(Found("song.flac"), tmp_path).lyrics == "words"
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("sub\\a.wav", "sub/a.wav"), ("./sub//a.wav", "sub/a.wav"), ("sub/../sub/a.wav", "sub/a.wav"), ("b\\c.wav", "b\\c.wav")],
+)
+def test_a_path_is_found_in_every_spelling(tmp_path: Path, given: str, found: str) -> None:
+    write_tone(tmp_path / "sub" / "a.wav")
+    write_tone(tmp_path / "b\\c.wav")
+    (tmp_path / "list.csv").write_text(f"path\n{given}\n{given}\n")
+    source = find_songs(tmp_path / "list.csv")
+    assert [song.path for song in source.songs] == [found] and source.ignored == 1

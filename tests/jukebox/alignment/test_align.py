@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.align import TimedText, format_lrc, parse_lrc, place
+from data_prep.align import TimedText, place
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import prepare
+from data_prep.metadata.lyrics import parse_lyrics
+from data_prep.metadata.stamps import format_lrc
 from data_prep.synthetic.songs import make_corpus
 from jukebox.alignment.align import AlignmentTask, align, align_run, find_way, lyric_entry, misses
 from jukebox.alignment.scores import AttentionScores, LikelihoodScores, words_of
@@ -255,8 +257,8 @@ def test_an_lrc_file_says_the_words_it_was_made_of():
     ]
     text = format_lrc(lines)
     assert text.splitlines()[1] == "[01:01.50] <01:01.50>over <01:02.00>"
-    plain, times = parse_lrc(text)
-    assert plain == "sun and moon\nover" and times == [word for line in lines for word in line]
+    lyrics = parse_lyrics(text)
+    assert lyrics.text == "sun and moon\nover" and lyrics.times == tuple(word for line in lines for word in line)
 
 
 def test_align_writes_lrc_and_json_of_a_recording(tiny_model, tmp_path, capsys):
@@ -267,7 +269,7 @@ def test_align_writes_lrc_and_json_of_a_recording(tiny_model, tmp_path, capsys):
     assert [w["word"] for w in said["words"]] == ["sun", "and", "moon", "over"][: len(said["words"])]
     assert "42" in said["left_out"] and "left out" in capsys.readouterr().out
     assert all(a["end"] <= b["start"] + 1e-9 and 0 <= a["confidence"] <= 1 for a, b in zip(said["words"], said["words"][1:]))
-    _, times = parse_lrc((tmp_path / "song_0000.lrc").read_text())
+    times = parse_lyrics((tmp_path / "song_0000.lrc").read_text()).times
     assert [t.text for t in times] == [w["word"] for w in said["words"]]
     assert [t.start for t in times] == pytest.approx([w["start"] for w in said["words"]], abs=0.006)
 

@@ -1,0 +1,82 @@
+"""Stamps of lyrics: where they stand in a text, and the seconds that they mean.
+
+    [mm:ss.xx]line          [mm:ss.xx][mm:ss.xx]line that is sung twice          [mm:ss.xx]<mm:ss.xx>word <mm:ss.xx>word
+
+A stamp has any number of digits, hours or none, and a point or a comma. `[mm:ss:xx]` has hundredths, unless lines would then
+follow each other faster than anybody sings: then it is `[hh:mm:ss]`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from data_prep.align import TimedText
+
+_TIME = r"(\d{1,9})[:：](\d{1,9})(?:[:：](\d{1,9}))?(?:[.,．，](\d*))?"
+STAMP = re.compile(rf"[\[［<＜]\s*[+-]?{_TIME}\s*[\]］>＞]")
+LINE_STAMPS = re.compile(rf"\s*(?:[\[［]\s*[+-]?{_TIME}\s*[\]］]\s*)+")
+_OFFSET = re.compile(r"\s*([-+−–]?)\s*(\d{1,9}(?:[.,]\d*)?)\s*(ms|msec|milliseconds?|s|secs?|seconds?|)\s*", re.IGNORECASE)
+_CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of subtitles
+_BARE = re.compile(rf"^[ \t]*({_TIME})(?=[ \t])", re.MULTILINE)
+FASTEST = 0.5  # seconds from line to line
+
+
+class StampClock:
+    """Turns the groups of a stamp of one text into seconds."""
+
+    def __init__(self, text: str) -> None:
+        """Decide whether `a:b:c` is hours, minutes and seconds."""
+        groups = [match.groups() for match in STAMP.finditer(text)]
+        triples = [(int(a), int(b), int(c)) for a, b, c, fraction in groups if c and fraction is None]
+        gaps = [after - before for before, after in pairwise(sorted(60 * a + b + float(f"0.{c}") for a, b, c in triples))]
+        possible = all(b < 60 and c < 60 for _, b, c in triples)
+        self.has_hours = possible and bool(gaps) and float(np.median(gaps)) < FASTEST
+
+    def __call__(self, first: str, second: str, third: str | None, fraction: str | None) -> float:
+        """Seconds from the beginning of the song."""
+        if third and (self.has_hours or fraction is not None):
+            return 3600.0 * int(first) + 60.0 * int(second) + int(third) + float(f"0.{fraction or 0}")
+        return 60.0 * int(first) + int(second) + float(f"0.{third or fraction or 0}")
+
+
+def offset_seconds(text: str) -> float | None:
+    """Seconds of an offset such as +500, 0.5s or -500 ms (without a unit milliseconds); None where it is none."""
+    if not (number := _OFFSET.fullmatch(text)):
+        return None
+    value = float(number[2].replace(",", ".")) * (1 if number[3].lower().startswith("s") else 0.001)
+    return -value if number[1] in ("-", "−", "–") else value
+
+
+def with_brackets(text: str) -> str:
+    """Put brackets around the stamps of subtitles, and around those that begin most lines without any."""
+    text = _CUE.sub(r"[\1]", text + "\n")
+    lines = sum(1 for line in text.split("\n") if line.strip())
+    if not STAMP.search(text) and len(bare := _BARE.findall(text)) > 1 and 2 * len(bare) >= lines:
+        text = _BARE.sub(r"[\1]", text)
+    return text
+
+
+def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
+    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; `parse_lyrics` undoes it.
+
+    A word ends at the next stamp; where it does so before the next word begins, an empty word stands between.
+    """
+    text = []
+    for line in lines:
+        parts = [f"[{_stamp(line[0].start)}]"]
+        for word, after in zip(line, [*line[1:], None]):
+            parts.append(f"<{_stamp(word.start)}>{word.text}")
+            if after is None or _stamp(after.start) != _stamp(word.end):
+                parts.append(f"<{_stamp(word.end)}>")
+        text.append(" ".join(parts))
+    return "\n".join(text) + "\n"
+
+
+def _stamp(seconds: float) -> str:
+    """Return seconds as mm:ss.xx."""
+    hundredths = round(100 * seconds)
+    return f"{hundredths // 6000:02d}:{hundredths // 100 % 60:02d}.{hundredths % 100:02d}"

@@ -1,0 +1,163 @@
+"""Tags in a sound file: artist, genres and lyrics, by mutagen, the INFO list of wav files, and PyAV for other containers.
+
+The artist is the first of ARTISTS, else of the artist tag; several in one text are separated by ";". Lyrics with times (SYLT)
+come before those without (USLT). Of several languages that of TLAN is read, else the first in the file.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.metadata.encodings import decode, printable
+from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics
+
+SEVERAL = "artists after the first, in songs"
+_ARTISTS = ("artists", "wm/artists")
+_ARTIST = ("tpe1", "artist", "\xa9art", "author", "iart", "tpe2", "albumartist", "album_artist", "aart")
+_GENRE = ("tcon", "genre", "\xa9gen", "wm/genre", "ignr")
+_LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr", "wm/lyrics")
+_OF_AV = frozenset(
+    {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
+)  # mutagen reads no or few tags there
+_MAX_INFO = 1 << 16  # bytes of a text in an INFO list
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the tags of a file contain; `left_out` counts further artists and languages."""
+
+    artist: str | None = None
+    genres: tuple[str, ...] = ()
+    lyrics: ParsedLyrics | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_tags(path: Path) -> Tags:
+    """Return artist, genres and lyrics from the tags of a file; nothing where it has none or they are broken."""
+    texts: dict[str, list[str]] = {}
+    for reader in (_mutagen_texts, _riff_texts, _av_texts):
+        with suppress(Exception):  # libraries raise errors of all kinds on broken tags, and a file without tags is still a song
+            for key, values in reader(path, texts):
+                if values:
+                    texts.setdefault(key, []).extend(values)
+
+    def first(keys: Iterable[str]) -> list[str]:
+        return next((texts[key] for key in keys if texts.get(key)), [])
+
+    left_out: Counter[str] = Counter()
+    artist = first_artist([*first(_ARTISTS)] or first(_ARTIST), left_out)
+    lyrics = first(_LYRICS)
+    if len(lyrics) > 1:
+        left_out["lyrics in other languages"] += len(lyrics) - 1
+    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(left_out))
+
+
+def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:
+    """Return the first of some artists, which ";" separates too, on one line; count a song with several."""
+    artists = _split(names, "[;；\0]")
+    if len(artists) > 1:
+        left_out[SEVERAL] += 1
+    return artists[0] if artists else None
+
+
+def split_genres(texts: Iterable[str]) -> tuple[str, ...]:
+    """Split genres at ";" and ","."""
+    return tuple(_split(texts, "[;；,\0]"))
+
+
+def _split(texts: Iterable[str], separators: str) -> list[str]:
+    """Split names at some signs; each name once, on one line."""
+    parts = (part for text in texts for part in re.split(separators, unicodedata.normalize("NFC", html.unescape(text))))
+    return list(dict.fromkeys(filter(None, (" ".join(printable(part).split()) for part in parts))))
+
+
+def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
+    """Yield (key in lower case, texts) of all tags that mutagen reads."""
+    import mutagen
+
+    file: Any = mutagen.File(path)
+    if file is None or not file.tags:
+        return
+    language = next((str(text) for text in getattr(file.tags.get("TLAN"), "text", [])), "")
+    items = sorted(file.tags.items(), key=lambda item: getattr(item[1], "lang", language) != language)
+    for key, value in items:
+        name, _, description = key.lower().partition(":")
+        if name == "sylt":
+            yield name, [text] if (text := _stamped(value, file.info)) else []
+        else:
+            yield (
+                (description.rpartition(":")[2] if name in ("txxx", "----") else re.sub("^lyrics-...$", "lyrics", name)),
+                _texts(value),
+            )
+
+
+def _stamped(frame: Any, info: Any) -> str:
+    """Return the text of a SYLT frame with stamps, empty where it holds no lyrics.
+
+    Its parts are lines, or, where some begin or end with a line break or a space, words.
+    """
+    if frame.type not in (0, 1, 2):  # chords, events, ..
+        return ""
+    samples = 1152 if getattr(info, "version", 1) == 1 else 576  # of an MPEG frame of layer 3
+    unit = 0.001 if frame.format == 2 else samples / info.sample_rate
+    parts = [(text, f"{int(time * unit // 60):02d}:{time * unit % 60:06.3f}") for text, time in frame.text]
+    if any(text != text.strip() for text, _ in parts):
+        text = "".join(re.sub(r"^(\s*)", rf"\1<{time}>", part) for part, time in parts)
+        return re.sub(r"(?m)^<([\d:.]+)>", r"[\1]<\1>", text)
+    return "\n".join(f"[{time}]{text}" for text, time in parts)
+
+
+def _texts(value: Any) -> list[str]:
+    """Turn the value of a tag, of whatever format, into texts that are not empty."""
+    value = getattr(value, "genres", None) or getattr(value, "text", value)
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = (bytes(item).decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in values)
+    return [text for text in (text.replace("\r\n", "\n").strip() for text in texts) if text]
+
+
+def _riff_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
+    """Yield the entries of the INFO lists of a wav file."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(4) not in (b"RIFF", b"RF64", b"BW64"):
+            return
+        for name, at, length in _chunks(file, 12, size):
+            file.seek(at)
+            if name == b"LIST" and file.read(4) == b"INFO":
+                for entry, start, count in _chunks(file, at + 4, at + length):
+                    file.seek(start)
+                    found = decode(file.read(min(count, _MAX_INFO)).rstrip(b"\0 "))
+                    yield entry.decode("ascii", "replace").lower(), [found.text.strip()] if found and found.text.strip() else []
+
+
+def _chunks(file: Any, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, place of its content, length) of the chunks in a part of a file; some writers leave the padding byte out."""
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(8)
+        length = min(int.from_bytes(head[4:], "little"), end - at - 8)
+        yield head[:4], at + 8, length
+        at += 8 + length
+        file.seek(at)
+        if length % 2 and not re.match(rb"[A-Za-z][A-Za-z0-9 ]{3}", file.read(4)):
+            at += 1
+
+
+def _av_texts(path: Path, known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the tags of a container that mutagen does not know, such as mkv, where PyAV is installed."""
+    if known or path.suffix.lower() not in _OF_AV:
+        return
+    import av
+
+    with av.open(str(path)) as container:
+        for tags in (container.metadata, *(stream.metadata for stream in container.streams.audio[:1])):
+            for key, value in tags.items():
+                yield key.lower(), [value.strip()] if value.strip() else []
