@@ -61,6 +61,8 @@ class PrepareSummary:
     reasons: Mapping[str, int]
     ignored: int
     folder: Path
+    ignored_suffixes: str = ""  # in words, the number of files of each
+    several_tracks: int = 0  # songs of files with more than one audio track
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -69,6 +71,12 @@ class PrepareSummary:
             f"kept {self.kept} songs ({self.hours:.{1 if self.hours >= 1 else 3}f} h), refused {self.refused}"
             + (f" ({why}; see {self.folder / REFUSED})" if why else "")
             + (f", ignored {self.ignored} others" if self.ignored else "")
+            + (f" ({self.ignored_suffixes})" if self.ignored_suffixes else "")
+            + (
+                f"; {self.several_tracks} have several audio tracks, of which the default one is used"
+                if self.several_tracks
+                else ""
+            )
         )
 
 
@@ -114,7 +122,17 @@ def prepare(
     reasons = Counter(result["reason"] for result in refused)
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in rows) / 3600
-    prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out)
+    several = sum(result.get("tracks", 1) > 1 for result in good)
+    prepared = PrepareSummary(
+        len(rows),
+        len(refused),
+        hours,
+        counts,
+        found.ignored,
+        out,
+        ignored_suffixes=found.ignored_suffixes,
+        several_tracks=several,
+    )
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")
     return prepared
@@ -138,6 +156,7 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
         return {"path": song.path, "reason": "unreadable", "detail": "its name is not valid unicode; rename it"}
     song = complete(song, root)
     sound_info = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
+    sound_info["tracks"] = info.tracks
     return {**asdict(song), **sound_info, "hash": file_hash(path, 64)}
 
 
