@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audio.decoders import AudioDecoder, AvDecoder, decoded, open_source
+from data_prep.audio.decoders import BLOCK, AudioDecoder, AvDecoder, decoded, open_source
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
@@ -156,8 +156,12 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: 
     if path.suffix.lower() not in forms:
         raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(forms)}")
     container, usual = forms[path.suffix.lower()]
+    samples = np.asarray(audio).T
     with replacing(path) as temporary:
-        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format=container, subtype=subtype or usual or None)
+        form = {"subtype": subtype or usual or None, "format": container}
+        with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], **form) as file:
+            for at in range(0, len(samples), BLOCK):  # libsndfile dies of half a minute of ogg at once
+                file.write(samples[at : at + BLOCK])
 
 
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:

@@ -19,6 +19,7 @@ from data_prep.manifest import load_manifest
 from launch.cli import main
 from tests.data_prep import audio_files as files
 from tests.data_prep.audio_files import FRAMES, TONE, chunk, encoded, flac, one_of, rf64, wav
+from tests.jukebox.editing.edits import with_masked
 
 STEREO = np.stack([TONE, TONE], 1)
 TAGS = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
@@ -164,6 +165,21 @@ def test_the_codec_takes_the_files_of_a_folder_as_prepare_does(music: Path, tmp_
 def test_a_song_of_any_form_is_continued(music: Path, tmp_path: Path, tiny_model, name: str) -> None:
     words = ["--prompt_seconds", "2.9", "--seconds", "3", "--levels", "2", "--out", str(tmp_path / "run")]
     assert main(["continue", str(tiny_model.folder), str(music / name), *words]) == 0
+
+
+@pytest.fixture(scope="module")
+def editor(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(with_masked(tmp_path_factory.mktemp("masked")).folder)
+
+
+@pytest.mark.parametrize("name", ["half_length.flac", "size_0.wav", "chained.ogg", "long.rf64"])
+def test_an_edit_keeps_all_samples(music: Path, tmp_path: Path, editor: str, name: str) -> None:
+    made = (tmp_path / f"01. Mr. {name}").with_suffix(".wav" if name.endswith(".ogg") else Path(name).suffix)
+    words = ["--start", "1", "--end", "1.2", "--passes", "2,1,1", "--out", str(made)]
+    assert main(["edit", editor, str(music / name), *words]) == 0
+    (new, _), (old, _) = read(made), read(music / name)
+    assert new.shape == old.shape == (1, READ[name][1])
+    assert np.array_equal(new[:, 30_000:], old[:, 30_000:]) and not np.array_equal(new, old)
 
 
 def test_a_joined_mp3_of_two_kinds_ends_the_verb_in_one_line(music: Path, tmp_path: Path, tiny_model, capsys) -> None:

@@ -12,7 +12,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.audio.audio import mix, probe, read, write_wav
+from data_prep.audio.audio import mix, probe, read, write_audio, write_wav
 from data_prep.audio.containers import find_links
 from data_prep.audio.mpeg import Mp3Frames
 from data_prep.errors import BadAudio
@@ -238,3 +238,9 @@ def test_a_written_wav_is_clipped_deterministic_and_whole(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="finite"):
         write_wav(tmp_path / "new" / "a.wav", audio * np.nan, 44100)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.wav", "b.wav"]
+
+
+def test_a_minute_of_ogg_is_written(tmp_path: Path) -> None:
+    """Given to libsndfile at once, it ends the process by a segmentation fault."""
+    write_audio(tmp_path / "a.ogg", np.zeros((2, 60 * 44100), np.float32) + 0.1, 44100)
+    assert probe(tmp_path / "a.ogg").frames == 60 * 44100
