@@ -64,6 +64,8 @@ class PrepareSummary:
     folder: Path
     left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names
     unread: Sequence[str] = ()  # songs beside which lyrics lie that cannot be read
+    ignored_suffixes: str = ""  # in words, the number of files of each
+    several_tracks: int = 0  # songs of files with more than one audio track
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -72,6 +74,12 @@ class PrepareSummary:
             f"kept {self.kept} songs ({self.hours:.{1 if self.hours >= 1 else 3}f} h), refused {self.refused}"
             + (f" ({why}; see {self.folder / REFUSED})" if why else "")
             + (f", ignored {self.ignored} others" if self.ignored else "")
+            + (f" ({self.ignored_suffixes})" if self.ignored_suffixes else "")
+            + (
+                f"; {self.several_tracks} have several audio tracks, of which the default one is used"
+                if self.several_tracks
+                else ""
+            )
             + (f"; {describe(self.left_out)}" if self.left_out else "")
             + (f"; {UNREADABLE}: {len(self.unread)} ({self._unread_names()}; save them as UTF-8)" if self.unread else "")
         )
@@ -126,7 +134,10 @@ def prepare(
     hours = sum(row.seconds for row in rows) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
     del left_out[UNREADABLE]  # they are named
-    prepared = PrepareSummary(len(rows), len(refused), hours, counts, found.ignored, out, left_out, unread)
+    several = sum(result.get("tracks", 1) > 1 for result in good)
+    prepared = PrepareSummary(
+        len(rows), len(refused), hours, counts, found.ignored, out, left_out, unread, found.ignored_suffixes, several
+    )
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")
     return prepared
@@ -163,6 +174,7 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
         return {"path": song.path, "reason": "unreadable", "detail": "its name is not valid unicode; rename it"}
     song = complete(song, root)
     sound_info = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
+    sound_info["tracks"] = info.tracks
     return {**asdict(song), **sound_info, "hash": file_hash(path, 64)}
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.align import TimedText
-from data_prep.audio.audio import AUDIO_SUFFIXES
+from data_prep.audio.decoders import AUDIO_SUFFIXES
+from data_prep.audio.folder import list_files, named
 from data_prep.errors import UserError
 from data_prep.metadata.encodings import printable
 from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics, read_lyrics
@@ -47,6 +48,7 @@ class SongSource:
     root: Path
     songs: tuple[Found, ...]
     ignored: int
+    ignored_suffixes: str = ""  # in words, the number of files of each
 
 
 def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
@@ -109,23 +111,14 @@ def _counted(song: Found, left_out: Mapping[str, int]) -> Found:
 
 
 def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
-    """Walk a folder, following links to folders once."""
-    songs, ignored, seen = [], 0, {out.resolve()} if out is not None and out.resolve() != folder.resolve() else set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [Path(place) / name for name in files if not name.startswith(".")]
-        audio = [path for path in paths if path.suffix.lower() in AUDIO_SUFFIXES]
-        songs += [Found(path.relative_to(folder).as_posix()) for path in audio]
-        ignored += len(paths) - len(audio)
-    if not songs:
+    """The songs below a folder."""
+    audio, others = list_files(folder, AUDIO_SUFFIXES, out)
+    if not audio:
         kinds = " ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
-        raise UserError(f"{folder}: there is no audio in this folder ({ignored} other files); expected {kinds}")
-    return SongSource(folder.resolve(), tuple(sorted(songs, key=lambda song: song.path)), ignored)
+        found = f"{sum(others.values())} other files{f': {named(others)}' if others else ''}"
+        raise UserError(f"{folder}: there is no audio in this folder ({found}); expected {kinds}")
+    songs = tuple(sorted((Found(path.relative_to(folder).as_posix()) for path in audio), key=lambda song: song.path))
+    return SongSource(folder.resolve(), songs, sum(others.values()), named(others))
 
 
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:

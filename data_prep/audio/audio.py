@@ -8,26 +8,26 @@ real time: libsndfile's seeking in mp3 gives wrong samples.
 
 from __future__ import annotations
 
-import io
 import math
 import wave
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.audio.containers import Mp3Frames, find_cut
+from data_prep.audio.decoders import BLOCK, AudioDecoder, AvDecoder, decoded, open_source
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
-SOUNDFILE_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
-PYAV_SUFFIXES = frozenset({".m4a", ".m4b", ".aac", ".wma", ".mka", ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi"})
-AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
-BLOCK = 1 << 14  # samples decoded at a time
+SURROUND = {
+    3: "LRC",
+    4: "LRLR",
+    5: "LRCLR",
+    6: "LRC-LR",
+    7: "LRC-CLR",
+    8: "LRC-LRLR",
+}  # channels by side, in the order of wav files
 MARGIN = 0.1  # seconds read on both sides of a resampled piece, so that it equals a piece of the whole
 
 
@@ -40,115 +40,20 @@ class AudioInfo:
     channels: int
     frames: int
     peak: float
-
-
-class AudioDecoder(Protocol):
-    """An open file: `blocks(start)` yields float32 (channels, n) from sample `start` to the end."""
-
-    sample_rate: int
-    channels: int
-    declared: int | None  # samples the container promises, where it can be trusted to know
-    slack: int  # samples by which it may promise too much
-
-    def blocks(self, start: int) -> Iterator[np.ndarray]: ...
-    def close(self) -> None: ...
-
-
-class _SoundFile:
-    """A file that libsndfile reads."""
-
-    library, slack = "libsndfile", 0
-
-    def __init__(self, path: Path) -> None:
-        import soundfile
-
-        class Sequential(soundfile.SoundFile):
-            """Soundfile seeks after each read, to where it is: harmless but in mp3, where it gives wrong samples."""
-
-            def seekable(self) -> bool:
-                return False
-
-        self.file = soundfile.SoundFile(str(path))
-        self.seeks = not self.file.subtype.startswith("MPEG")
-        if not self.seeks:
-            self.file.close()
-            frames = Mp3Frames(path.read_bytes())
-            self.file = Sequential(io.BytesIO(frames.honest()) if frames.count else str(path))
-        self.sample_rate, self.channels = self.file.samplerate, self.file.channels
-        self.declared = self.file.frames if self.file.format == "FLAC" and self.file.frames < 1 << 36 else None
-
-    def blocks(self, start: int) -> Iterator[np.ndarray]:
-        if self.seeks:
-            self.file.seek(min(start, self.file.frames))
-            start = 0
-        while len(block := self.file.read(BLOCK, dtype="float32", always_2d=True)):
-            if start < len(block):
-                yield block[start:].T
-            start = max(0, start - len(block))
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _Av:
-    """A file that PyAV (ffmpeg) reads; of a video, its first sound."""
-
-    library, slack = "PyAV", 8192  # some mp4 files count the encoder's delay
-
-    def __init__(self, path: Path) -> None:
-        import av
-
-        self.container: Any = av.open(str(path))
-        streams = [stream for stream in self.container.streams.audio if stream.rate and stream.channels]
-        if not streams:
-            self.container.close()
-            raise BadAudio(path, "unreadable", "there is no sound in it")
-        self.stream = streams[0]
-        self.sample_rate, self.channels = self.stream.rate, self.stream.channels
-        # mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all
-        is_per_sample = self.stream.time_base == Fraction(1, self.sample_rate)
-        self.declared = (self.stream.duration or None) if is_per_sample else None
-
-    def blocks(self, start: int) -> Iterator[np.ndarray]:
-        import av
-
-        resampler = av.AudioResampler(format="fltp", layout=self.stream.layout, rate=self.sample_rate)
-        left = self.declared if self.declared is not None else 1 << 62
-        for packet in self.container.decode(self.stream):
-            for frame in resampler.resample(packet):
-                block = frame.to_ndarray()[:, :left]
-                left -= block.shape[1]
-                if start < block.shape[1]:
-                    yield block[:, start:]
-                start = max(0, start - block.shape[1])
-
-    def close(self) -> None:
-        self.container.close()
+    tracks: int = 1  # with audio; the default one is read
 
 
 def probe(path: str | Path) -> AudioInfo:
     """Decode the whole file and return what it holds; BadAudio ("unreadable" or "truncated") where that fails."""
-    path, frames, peak, declared = Path(path), 0, np.float32(0), 0
-    cut = find_cut(path) if path.is_file() else None
-    try:
-        with closing(open_source(path)) as source:
-            declared = (source.declared or 0) - source.slack
-            for block in source.blocks(0):
-                frames += block.shape[1]
-                peak = np.maximum(peak, np.abs(block).max())  # nan and inf stay
-    except BadAudio as error:
-        raise (BadAudio(path, "truncated", cut) if cut else error) from error
-    except Exception as error:  # every decoder has its own kinds
-        reason = "truncated" if cut or frames or declared > 0 else "unreadable"
-        raise BadAudio(path, reason, cut or f"decoding failed after {frames} samples: {error}") from error
-    if not cut and frames < declared:
-        cut = f"it should have {source.declared} samples and has {frames}"
-    if cut:
-        raise BadAudio(path, "truncated", cut)
-    if not frames and isinstance(source, _Av):  # ffmpeg takes many a file for sound
-        raise BadAudio(path, "unreadable", "there is no sound in it")
+    path, frames, peak = Path(path), 0, np.float32(0)
+    with closing(open_source(path)) as source:
+        for block in decoded(path, source):
+            frames += block.shape[1]
+            peak = np.maximum(peak, np.abs(block).max())  # nan and inf stay
+    if not frames and isinstance(source, AvDecoder):  # ffmpeg takes many a file for audio
+        raise BadAudio(path, "unreadable", "there is no audio in it")
     peak = float(peak) if np.isfinite(peak) else math.nan
-    return AudioInfo(frames / source.sample_rate, source.sample_rate, source.channels, frames, peak)
+    return AudioInfo(frames / source.sample_rate, source.sample_rate, source.channels, frames, peak, source.tracks)
 
 
 def read(
@@ -162,7 +67,7 @@ def read(
     """Return (float32 (channels, samples), sample rate) of a file, or of `seconds` of it from `start`.
 
     A piece is the same samples as that piece of the whole, also when resampled (within the filter's accuracy, 1e-4). It
-    is shorter where the file ends. Raises BadAudio where nothing can be decoded; what a cut file still holds is read.
+    is shorter where the file ends. Raises BadAudio where not all of it can be decoded.
     """
     path = Path(path)
     with closing(open_source(path)) as source:
@@ -183,17 +88,25 @@ def read(
 
 
 def mix(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Turn (c, t) into (channels, t): one is the mean, more repeat a mono sound; of surround sound two are mixed."""
+    """Turn (c, t) into (channels, t): one is the mean, more repeat a mono sound; surround sound is mixed to two by its layout."""
     if len(audio) == channels:
         return audio
     if channels == 1:
         return audio.mean(axis=0, keepdims=True)
-    if channels == 2 and len(audio) == 6:  # front left, right, centre, low, back left, right
-        centre = audio[2] * 0.7071
-        return np.stack([audio[side] + centre + audio[4 + side] * 0.7071 for side in (0, 1)]) / 2.4142
+    if channels == 2 and len(audio) in SURROUND:
+        return np.stack([_weighted(audio, SURROUND[len(audio)], side) for side in (0, 1)])
     if channels == 2 and len(audio) > 2:
         return np.stack([audio[0::2].mean(axis=0), audio[1::2].mean(axis=0)])
     return np.repeat(audio.mean(axis=0, keepdims=True), channels, axis=0)
+
+
+def _weighted(audio: np.ndarray, layout: str, side: int) -> np.ndarray:
+    """One side of surround sound: its front channel, and at -3 dB the middle and its other channels."""
+    mixed = audio[side]
+    others = [c for c, place in enumerate(layout) if c > 1 and place in "C" + "LR"[side]]
+    for channel in others:
+        mixed = mixed + audio[channel] * 0.7071
+    return mixed / (1 + 0.7071 * len(others))
 
 
 def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
@@ -243,40 +156,12 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: 
     if path.suffix.lower() not in forms:
         raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(forms)}")
     container, usual = forms[path.suffix.lower()]
+    samples = np.asarray(audio).T
     with replacing(path) as temporary:
-        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format=container, subtype=subtype or usual or None)
-
-
-def open_source(path: Path) -> AudioDecoder:
-    """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
-    if not path.is_file():
-        raise BadAudio(path, "unreadable", "there is no such file")
-    if path.stat().st_size == 0:
-        raise BadAudio(path, "unreadable", "the file is empty")
-    order = (_Av, _SoundFile) if path.suffix.lower() in PYAV_SUFFIXES else (_SoundFile, _Av)
-    reasons = []
-    for kind in order:
-        try:
-            return kind(path)
-        except ModuleNotFoundError as error:
-            reasons.append(f"{error.name} is not installed (pip install {error.name})")
-        except BadAudio as error:
-            reasons.append(error.detail)
-        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their texts mislead about such files
-            reasons.append(f"{kind.library} cannot read it")
-    raise BadAudio(path, "unreadable", "; ".join(reasons))
-
-
-def decoded(path: Path, source: AudioDecoder, start: int = 0) -> Iterator[np.ndarray]:
-    """The blocks from sample `start` as far as they can be decoded; BadAudio where not even the first can."""
-    some = False
-    try:
-        for block in source.blocks(start):
-            some = True
-            yield block
-    except Exception as error:
-        if not some:
-            raise BadAudio(path, "unreadable", f"decoding failed: {error}") from error
+        form = {"subtype": subtype or usual or None, "format": container}
+        with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], **form) as file:
+            for at in range(0, len(samples), BLOCK):  # libsndfile dies of half a minute of ogg at once
+                file.write(samples[at : at + BLOCK])
 
 
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:

@@ -1,21 +1,22 @@
 """Sound of any length in constant memory: a file read, resampled and mixed in blocks, and a wav file written in blocks.
 
-The blocks end to end are the samples that `read` gives and the bytes that `write_wav` writes, however long the song. Only
-an mp3 is held whole, as the file that it is.
+The blocks end to end are the samples that `read` gives and the bytes that `write_wav` writes, however long the song.
 """
 
 from __future__ import annotations
 
 import wave
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import decoded, mix, open_source, to_pcm
+from data_prep.audio.audio import mix, to_pcm
+from data_prep.audio.decoders import decoded, open_source
+from data_prep.errors import BadAudio
 from data_prep.files import replacing
 
 
@@ -37,7 +38,7 @@ class BlockReader(AbstractContextManager["BlockReader"]):
     """An open sound file; iterating gives float32 (channels, n), end to end the whole file as `read` gives it.
 
     `source_channels` and `source_rate` are those of the file; `samples` counts what has been given so far. Raises
-    BadAudio where nothing can be decoded; what a cut file still holds is read.
+    BadAudio where not all of it can be decoded.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int | None = None, channels: int | None = None) -> None:
@@ -100,10 +101,9 @@ class BlockWriter(AbstractContextManager["BlockWriter"]):
 
 
 def declared_seconds(path: str | Path) -> float:
-    """The length that a file's header tells, for a progress bar and nothing else; 0 where it tells none."""
-    import soundfile
-
+    """The length that a file's header states, for a progress bar and nothing else; 0 where it states none."""
     try:
-        return float(soundfile.info(str(path)).duration)
-    except (RuntimeError, OSError):
+        with closing(open_source(Path(path))) as source:
+            return source.expected / source.sample_rate
+    except BadAudio:
         return 0.0

@@ -1,37 +1,75 @@
-"""What a file says about its own length: is it all there, and how many frames does an mp3 really hold?
+"""The files in a file: where each begins and ends, whether it is all there, and what its header should have stated.
 
-Decoders are made to play whatever they get: they end quietly where a cut file ends. So a cut is found in the container: a wav,
-aiff, mp4, matroska or wma file states the size of its parts, an ogg stream marks its last page, an mp3 file is a chain of
-frames, with a count in its first ("Xing") frame. What nobody states (a bare aac stream) is left to the decoder.
+A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of several
+files that were joined. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma), mark
+their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected header.
 """
 
 from __future__ import annotations
 
 import mmap
+import re
 import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, cast
 
-Bytes = bytes | mmap.mmap
+from data_prep.audio.mpeg import Bytes, Mp3Frames, after_id3
+from data_prep.errors import BadAudio
+
+Order = Literal["big", "little"]
+UNKNOWN = (0, 0xFFFFFFFF)  # sizes of what was written to a pipe
+TAGS = (b"TAG", b"APETAGEX", b"ID3")  # what programs append to files of any kind
+MAGICS = re.compile(
+    rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC ",
+    re.DOTALL,
+)
+COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
+W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
-def find_cut(path: Path) -> str | None:
-    """Return how the file falls short of what it says of itself, or None where it is whole or says nothing."""
-    if path.stat().st_size == 0:
-        return None  # nothing is not a piece of something
+@dataclass(frozen=True)
+class Link:
+    """One of the files in a file: what a decoder reads is `head`, then the bytes [start, stop)."""
+
+    start: int
+    stop: int
+    head: bytes = b""
+    cut: str | None = None  # how it falls short of what it states
+    declared: int | None = None  # samples that its header states
+    padding: int = 0  # samples by which a decoder may give more than `declared`: the rest of the last block
+    rate: int | None = None  # Hz, as the header of a wav file states it
+
+
+def find_links(path: Path) -> list[Link]:
+    """The files that are joined in a file, mostly one; BadAudio where they are mp3s of several rates or channels."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        head = data[:12]
-        if head[:4] in (b"RIFF", b"RIFX", b"FORM"):
-            return _cut_chunks(data, "<" if head[:4] == b"RIFF" else ">")
-        if head[:4] == b"OggS":
-            return _cut_ogg(data)
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return _cut_boxes(data)
-        if head[:4] == b"\x1a\x45\xdf\xa3":
-            return _cut_matroska(data)
-        if head[:4] == b"\x30\x26\xb2\x75":
-            return _cut_asf(data)
-        is_flac = data[(at := _after_id3(data)) : at + 4] == b"fLaC"  # states samples, not bytes: the decoder will tell
-        return _cut_mp3(data) if path.suffix.lower() == ".mp3" and not is_flac else None
+        at = after_id3(data)
+        if not (found := _reader_at(data, at)):
+            return _mp3_links(path, data) or [Link(0, len(data))]
+        links = []
+        while found:
+            links.append(found(data, at))
+            at = links[-1].stop
+            found = _reader_at(data, at) if MAGICS.match(data, at) else None
+        if len(links) == 1 and not links[0].cut:  # the tags after the last file do not matter
+            return [replace(links[0], stop=len(data))]
+        return links
+
+
+def _reader_at(data: Bytes, at: int) -> Callable[[Bytes, int], Link] | None:
+    """What reads the container that begins at `at`."""
+    head = data[at : at + 12]
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return _boxes
+    by_magic = {
+        b"OggS": _ogg, b"fLaC": _flac, b"caff": _caf, b"riff": _w64, b".snd": _au, b"\x1a\x45\xdf\xa3": _matroska,
+        b"\x30\x26\xb2\x75": _asf, b"FLV\x01": _repeated, b"TTA1": _repeated, b"MAC ": _repeated,
+    }  # fmt: skip
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
+        return {b"AVI ": _riff, **dict.fromkeys((b"WAVE", b"AIFF", b"AIFC", b"8SVX", b"16SV"), _chunks)}.get(head[8:])
+    return by_magic.get(head[:4])
 
 
 def _missing(expected: int, has: int) -> str | None:
@@ -39,46 +77,200 @@ def _missing(expected: int, has: int) -> str | None:
     return f"it should be {expected:,} bytes long and has {has:,}" if expected > has else None
 
 
-def _cut_chunks(data: Bytes, order: str) -> str | None:
-    """Walk the chunks of a wav or aiff file to its sound; sizes of 0 and 0xFFFFFFFF mean "a stream, not known"."""
-    at = 12
+# ---- wav, aiff
+
+
+def _walk(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
+    """(name, start, size) of chunks; one of odd size may lack its padding byte, and the next then begins one byte earlier."""
     while at + 8 <= len(data):
-        name, size = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])[0]
-        if name in (b"data", b"SSND"):
-            return None if size in (0, 0xFFFFFFFF) else _missing(at + 8 + size, len(data))
-        at += 8 + size + size % 2
-    return "it ends before its sound begins"
+        size = _number(data, at + 4, 4, order)
+        yield data[at : at + 4], at + 8, size
+        at += 8 + size
+        at += size % 2 and not (_is_name(data[at : at + 4]) and not _is_name(data[at + 1 : at + 5]))
 
 
-def _cut_ogg(data: Bytes) -> str | None:
-    """Look for the last page: it must be complete and carry the mark of the end of the stream."""
-    at = data.rfind(b"OggS")
-    segments = data[at + 26] if at + 27 <= len(data) else 0
-    table = data[at + 27 : at + 27 + segments]
-    if at + 27 > len(data) or len(table) < segments or at + 27 + segments + sum(table) > len(data):
-        return "its last ogg page is cut"
-    return None if data[at + 5] & 4 else "its stream has no end mark"
+def _number(data: Bytes, at: int, size: int, order: Order) -> int:
+    return int.from_bytes(data[at : at + size], order)
 
 
-def _cut_boxes(data: Bytes) -> str | None:
+def _is_name(name: bytes) -> bool:
+    return re.fullmatch(rb"[A-Za-z0-9_-][A-Za-z0-9_ -]{3}", name) is not None
+
+
+def _chunks(data: Bytes, at: int) -> Link:
+    """A wav file (also RF64 and BW64), or one like aiff; what states a wrong size of its samples gets a new header."""
+    kind, order = data[at : at + 4], cast(Order, "big" if data[at : at + 4] in (b"RIFX", b"FORM") else "little")
+    parts, aligned = dict[bytes, bytes](), True
+    for name, start, size in _walk(data, at + 12, order):
+        aligned &= start % 2 == at % 2
+        if name in (b"data", b"SSND", b"BODY"):
+            break
+        parts[name] = data[start - 8 : start + min(size, 1 << 16)]
+    else:
+        return Link(at, len(data), cut="it ends before its audio begins")
+    true = _size_of_samples(data, name, start, size, parts)
+    stop = at + 8 + _number(data, at + 4, 4, order)
+    if not start + true <= stop <= len(data):
+        stop = min(len(data), start + true + true % 2)
+    link = Link(at, stop, cut=_missing(start + true, len(data)))
+    if name != b"data":
+        return _with_comm(link, parts)
+    is_wrong = true != size and b"ds64" not in parts
+    if is_wrong or not aligned or kind == b"BW64":
+        body = b"WAVE" + parts.get(b"fmt ", b"") + parts.get(b"fact", b"") + b"data" + min(true, UNKNOWN[1]).to_bytes(4, order)
+        head = (b"RIFX" if order == "big" else b"RIFF") + min(len(body) + true, UNKNOWN[1]).to_bytes(4, order) + body
+        link = replace(link, start=start, stop=min(len(data), start + true), head=head)
+    form = parts.get(b"fmt ", b"")
+    return replace(_with_fact(link, parts, order), rate=_number(form, 12, 4, order) if len(form) >= 16 else None)
+
+
+def _size_of_samples(data: Bytes, name: bytes, start: int, size: int, parts: Mapping[bytes, bytes]) -> int:
+    """The bytes of samples that there are or should be: to the end of the file where the stated size cannot be meant."""
+    if size == UNKNOWN[1] and (long_size := _number(parts.get(b"ds64", b""), 16, 8, "little")):
+        return long_size
+    rest = len(data) - start
+    is_too_small = name == b"data" and size < rest and not _follows(data, start + size + size % 2)
+    return rest if is_too_small or size == UNKNOWN[1] else size
+
+
+def _follows(data: Bytes, at: int) -> bool:
+    """Whether what stands after the samples of a wav file may stand there: nothing, tags, zeros, another file or chunk."""
+    rest = data[at : at + 64]
+    if len(rest) < 8 or rest.startswith(TAGS) or not rest.strip(b"\0") or MAGICS.match(data, at):
+        return True
+    at -= not _is_name(rest[:4])  # the chunk of samples lacks its padding
+    return _is_name(data[at : at + 4]) and at + 8 + _number(data, at + 4, 4, "little") <= len(data) + 1
+
+
+def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
+    """The samples of a compressed wav file, as its fact chunk states them; its last block is padded."""
+    form, fact = parts.get(b"fmt ", b""), parts.get(b"fact", b"")
+    if len(form) < 28 or len(fact) < 12 or _number(form, 8, 2, order) not in COMPRESSED:
+        return link
+    return replace(link, declared=_number(fact, 8, 4, order), padding=_number(form, 26, 2, order))
+
+
+def _with_comm(link: Link, parts: Mapping[bytes, bytes]) -> Link:
+    """The samples of an aiff file that is not compressed, as its COMM chunk states them."""
+    comm = parts.get(b"COMM", b"")
+    is_plain = len(comm) >= 26 and comm[26:30] in (b"", b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64")
+    return replace(link, declared=_number(comm, 10, 4, "big")) if is_plain else link
+
+
+# ---- others that libsndfile reads
+
+
+def _caf(data: Bytes, at: int) -> Link:
+    """Walk the chunks of a caf file to its audio; a size of -1 means to the end of the file."""
+    place = at + 8
+    while place + 12 <= len(data):
+        name, size = struct.unpack(">4sq", data[place : place + 12])
+        if name == b"data" or size < 0:
+            return Link(at, len(data), cut=_missing(place + 12 + size, len(data)))
+        place += 12 + size
+    return Link(at, len(data), cut="it ends before its audio begins")
+
+
+def _w64(data: Bytes, at: int) -> Link:
+    """Walk the chunks of a w64 file: 16 bytes of name, then a size that counts both."""
+    place = at + 40
+    while place + 24 <= len(data):
+        size = struct.unpack("<Q", data[place + 16 : place + 24])[0]
+        if data[place : place + 16] == W64_DATA:
+            return Link(at, len(data), cut=_missing(place + size, len(data)))
+        place += max(24, size + -size % 8)
+    return Link(at, len(data), cut="it ends before its audio begins")
+
+
+def _au(data: Bytes, at: int) -> Link:
+    """An au file is a header and samples to its end, whatever size it states."""
+    offset, size = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
+    cut = None if size in UNKNOWN else _missing(at + offset + size, len(data))
+    return Link(at + 12, len(data), data[at : at + 8] + b"\xff" * 4, cut)
+
+
+def _flac(data: Bytes, at: int) -> Link:
+    """A flac file, with "unknown" in place of its count of samples: libFLAC would end there, whatever follows."""
+    info = bytearray(data[at : at + 42])
+    bits = int.from_bytes(info[18:26].ljust(8, b"\0"), "big")
+    info[18:26] = (bits >> 36 << 36).to_bytes(8, "big")
+    stops = [place for last in (b"\x00", b"\x80") if (place := data.find(b"fLaC" + last + b"\0\0\x22", at + 8)) >= 0]
+    stop = min(stops, default=len(data))
+    if len(info) < 42 or data[at + 4] & 127:
+        return Link(at, stop, cut="it ends before its audio begins" if len(info) < 42 else None)
+    return Link(at + 42, stop, bytes(info), declared=bits & (1 << 36) - 1 or None)
+
+
+def _ogg(data: Bytes, at: int) -> Link:
+    """The pages of one link of an ogg file, to the first page of another; the last one must be whole and marked as the last."""
+    ended, began, place, unmarked = False, False, at, "its stream has no end mark"
+    while place + 27 <= len(data):
+        flags, segments = data[place + 5], data[place + 26]
+        if flags & 2 and began:
+            return Link(at, place, cut=None if ended else unmarked)
+        began |= not flags & 2
+        table = data[place + 27 : place + 27 + segments]
+        after = place + 27 + segments + sum(table)
+        found = data.find(b"OggS", place + 4)
+        is_whole = len(table) == segments and after <= len(data) and not 0 <= found < after
+        ended = bool(flags & 4) and is_whole
+        if found < 0:
+            return Link(at, len(data), cut=None if ended else unmarked if is_whole else "its last ogg page is cut")
+        place = found
+    return Link(at, len(data), cut="its last ogg page is cut")
+
+
+def _mp3_links(path: Path, data: Bytes) -> list[Link]:
+    """The mp3 files that are joined in a file, where it holds nothing else."""
+    if path.suffix.lower() not in (".mp3", ".mpga") and data[:3] != b"ID3" and data[:1] != b"\xff":
+        return []
+    frames = Mp3Frames(data)
+    if len(frames.kinds) > 1:
+        kinds = " and ".join(f"{rate} Hz, {channels} channel{'s' * (channels > 1)}" for rate, channels in frames.kinds)
+        raise BadAudio(path, "unreadable", f"it is joined of mp3 files of several kinds ({kinds}); give each by itself")
+    links = []
+    for run in frames.runs:
+        cut = run.cut or ("its last mp3 frame is cut" if frames.ends_cut and run is frames.runs[-1] else None)
+        head, start = run.head(data)
+        links.append(Link(start, run.stop, head, cut))
+    return links
+
+
+# ---- what PyAV reads
+
+
+def _repeated(data: Bytes, at: int) -> Link:
+    """A file that states no end: another one begins where its first bytes come again."""
+    again = data.find(data[at : at + 9], at + 9)
+    return Link(at, again if again >= 0 else len(data))
+
+
+def _riff(data: Bytes, at: int) -> Link:
+    """Compare an avi file with the size that it states."""
+    return Link(at, len(data), cut=_missing(at + 8 + int.from_bytes(data[at + 4 : at + 8], "little"), len(data)))
+
+
+def _boxes(data: Bytes, at: int) -> Link:
     """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) nothing can be found in it."""
-    at, names = 0, []
-    while at + 8 <= len(data):
-        size, name = struct.unpack(">I4s", data[at : at + 8])
-        if size == 1 and at + 16 <= len(data):
-            size = struct.unpack(">Q", data[at + 8 : at + 16])[0]
+    place, names = at, []
+    while place + 8 <= len(data):
+        size, name = struct.unpack(">I4s", data[place : place + 8])
+        if name == b"ftyp" and b"moov" in names and b"mdat" in names:
+            return Link(at, place)
+        if size == 1 and place + 16 <= len(data):
+            size = struct.unpack(">Q", data[place + 8 : place + 16])[0]
         elif size == 0:  # up to the end of the file
-            size = len(data) - at
+            size = len(data) - place
         if size < 8 or not name.isascii():
             break
-        if missing := _missing(at + size, len(data)):
-            return missing
+        if missing := _missing(place + size, len(data)):
+            return Link(at, len(data), cut=missing)
         names.append(name)
-        at += size
-    return None if b"moov" in names else "its index (the moov box) is missing"
+        place += size
+    return Link(at, len(data), cut=None if b"moov" in names else "its index (the moov box) is missing")
 
 
-def _cut_matroska(data: Bytes) -> str | None:
+def _matroska(data: Bytes, at: int) -> Link:
     """Compare the size of the segment of an mkv or webm file with the file."""
 
     def size_at(at: int) -> tuple[int | None, int]:  # a number with a length prefix, as matroska writes it
@@ -89,121 +281,17 @@ def _cut_matroska(data: Bytes) -> str | None:
         return (None if value == (1 << 7 * length) - 1 else value), at + length
 
     try:
-        size, at = size_at(4)
-        at += size or 0
-        size, at = size_at(at + 4)
+        size, place = size_at(at + 4)
+        place += size or 0
+        size, place = size_at(place + 4)
     except IndexError:
-        return "it ends in its header"
-    return None if size is None else _missing(at + size, len(data))
+        return Link(at, len(data), cut="it ends in its header")
+    stop = len(data) if size is None else place + size
+    return Link(at, min(stop, len(data)), cut=_missing(stop, len(data)))
 
 
-def _cut_asf(data: Bytes) -> str | None:
+def _asf(data: Bytes, at: int) -> Link:
     """Compare the file with the size in the file properties of a wma file (0 while it is broadcast)."""
-    at = data.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), 0, 1 << 16)
-    return _missing(struct.unpack("<Q", data[at + 40 : at + 48])[0], len(data)) if at >= 0 else None
-
-
-def _cut_mp3(data: Bytes) -> str | None:
-    """Compare the frames of an mp3 file with the count in its first frame, and see whether the last one is whole."""
-    frames = Mp3Frames(data)
-    if not frames.count:
-        return None
-    if frames.declared is not None and frames.declared > frames.count + 1:  # some writers count the first frame too
-        return f"it should have {frames.declared} mp3 frames and has {frames.count}"
-    return "its last mp3 frame is cut" if frames.ends_cut else None
-
-
-_KBPS = {  # layer III, by index
-    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG 1
-    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),  # MPEG 2 and 2.5
-}
-_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-
-
-class Mp3Frames:
-    """The frames of an mp3 file (layer III), found by walking from header to header.
-
-    `start` is the first one, `count` how many hold sound, `declared` the count its Xing frame states (None without
-    one), `ends_cut` whether the last header promises more bytes than there are.
-    """
-
-    def __init__(self, data: Bytes) -> None:
-        """Walk once; what is no frame (tags, garbage) is stepped over to the next pair of matching headers."""
-        self.data, self.count, self.declared, self.ends_cut = data, 0, None, False
-        at = self.start = self._resync(_after_id3(data))
-        self.xing = self._find_xing(at)
-        if self.xing is not None and data[self.xing + 7] & 1:
-            self.declared = int.from_bytes(data[self.xing + 8 : self.xing + 12], "big")
-        kind = data[at + 1 : at + 2]
-        while at + 4 <= len(data):
-            size = _frame_size(data, at) if data[at + 1 : at + 2] == kind else 0
-            if size and at + size <= len(data):
-                self.count += 1
-                at += size
-            elif size:
-                self.ends_cut = True
-                break
-            else:
-                at = self._resync(at)
-        self.count -= self.xing is not None
-
-    def _resync(self, at: int) -> int:
-        """Return the next place with two frames in a row, or the end of the data."""
-        data = self.data
-        while 0 <= (at := data.find(b"\xff", at)) < len(data) - 4:
-            size = _frame_size(data, at)
-            after = at + size
-            if size and after + 4 <= len(data) and _frame_size(data, after) and data[at + 1] == data[after + 1]:
-                return at
-            at += 1
-        return len(data)
-
-    def _find_xing(self, at: int) -> int | None:
-        """Return where the Xing or Info tag stands in the first frame (after its side information), or None."""
-        if at + 4 > len(self.data):
-            return None
-        found = at + 4 + _side_size(self.data, at)
-        return found if self.data[found : found + 4] in (b"Xing", b"Info") else None
-
-    def honest(self) -> bytes:
-        """Return the sound of the file with a first frame that states the true count.
-
-        libsndfile believes the count (or, without one, guesses it from the bit rate of the first frame) and reads no
-        further than that, so it is told the truth.
-        """
-        count = self.count.to_bytes(4, "big")
-        if self.xing is not None and self.declared is not None:
-            return self.data[self.start : self.xing + 8] + count + self.data[self.xing + 12 :]
-        header = bytearray(self.data[self.start : self.start + 4])
-        header[1] |= 1  # no checksum
-        header[2] = (header[2] & 0x0D) | 0x90  # a bit rate with room for the tag, no padding
-        tag = bytes(header) + bytes(_side_size(bytes(header), 0)) + b"Info" + (1).to_bytes(4, "big") + count
-        return tag.ljust(_frame_size(bytes(header), 0), b"\0") + self.data[self.start :]
-
-
-def _after_id3(data: Bytes) -> int:
-    """Return where the sound begins behind ID3v2 tags (their sizes are written in 7 bits a byte)."""
-    at = 0
-    while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
-        size = 0
-        for byte in data[at + 6 : at + 10]:
-            size = size << 7 | byte & 127
-        at += 10 + size
-    return at
-
-
-def _side_size(data: Bytes, at: int) -> int:
-    """Return the bytes of side information of the layer III frame at `at`."""
-    mpeg1, mono = data[at + 1] & 8, data[at + 3] >> 6 == 3
-    return (17 if mono else 32) if mpeg1 else (9 if mono else 17)
-
-
-def _frame_size(data: Bytes, at: int) -> int:
-    """Return the length in bytes of the layer III frame at `at`, or 0 where no such frame begins there."""
-    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:  # 11 bits of sync; layer III
-        return 0
-    version = data[at + 1] >> 3 & 3
-    rate_index, kbps = data[at + 2] >> 2 & 3, _KBPS[version == 3][data[at + 2] >> 4]
-    if version == 1 or rate_index == 3 or kbps == 0:
-        return 0
-    return (144000 if version == 3 else 72000) * kbps // _RATES[version][rate_index] + (data[at + 2] >> 1 & 1)
+    place = data.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), at, at + (1 << 16))
+    size = struct.unpack("<Q", data[place + 40 : place + 48])[0] if 0 <= place <= len(data) - 48 else 0
+    return Link(at, min(at + size, len(data)) if size else len(data), cut=_missing(at + size, len(data)))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import BLOCK, mix, open_source
+from data_prep.audio.audio import mix
+from data_prep.audio.decoders import BLOCK, SoundFileDecoder, decoded, open_source
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
@@ -44,25 +45,16 @@ class Original:
     """An open sound file by its own samples: `blocks()` are (n, c) of int32 (left-justified), float32 or float64."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.file = path, _exact(path)
-        source = open_source(path) if self.file is None else None
-        self.source, known = source, source or self.file
-        self.subtype, self.format = ("FLOAT", "WAV") if self.file is None else (self.file.subtype, self.file.format)
-        self.sample_rate = known.sample_rate if source else self.file.samplerate  # type: ignore[union-attr]
-        self.channels: int = known.channels  # type: ignore[union-attr]
+        self.path, self.source, self.exact = path, open_source(path), False
+        self.subtype, self.format = "FLOAT", "WAV"
+        if isinstance(self.source, SoundFileDecoder) and self.source.subtype in {**BITS, **FLOATS}:
+            self.subtype, self.format, self.exact = self.source.subtype, self.source.format, True
+        self.sample_rate, self.channels = self.source.sample_rate, self.source.channels
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All samples from the first on."""
-        try:
-            if self.source is not None:
-                yield from (block.T for block in self.source.blocks(0))
-                return
-            assert self.file is not None
-            dtype = FLOATS.get(self.subtype, "int32")
-            while len(block := self.file.read(BLOCK, dtype=dtype, always_2d=True)):
-                yield block
-        except RuntimeError as error:  # soundfile's own errors are such
-            raise BadAudio(self.path, "truncated", f"decoding failed: {error}") from error
+        dtype = FLOATS.get(self.subtype, "int32")
+        yield from (block.T for block in decoded(self.path, self.source, dtype=dtype))
 
     def to_float(self, block: np.ndarray) -> Float[np.ndarray, "n c"]:
         """Samples of the file as floats in [-1, 1]."""
@@ -83,13 +75,13 @@ class Original:
         return soundfile.check_format(container, self.subtype) and not (container == "FLAC" and self.channels > 8)
 
     def close(self) -> None:
-        (self.source or self.file).close()  # type: ignore[union-attr]
+        self.source.close()
 
 
 def suffix_of(path: Path) -> str:
     """The suffix of a copy of this file: its own where it can be written without loss, else .wav."""
     with closing(Original(path)) as original:
-        return path.suffix.lower() if original.file is not None and path.suffix else ".wav"
+        return path.suffix.lower() if original.exact and path.suffix else ".wav"
 
 
 def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
@@ -193,20 +185,6 @@ class _Stream:
             yield self.take(min(BLOCK, count - done))
 
 
-def _exact(path: Path) -> Any:
-    """The file opened by libsndfile, where it holds samples that can be written again as they are; else None."""
-    import soundfile
-
-    try:
-        file = soundfile.SoundFile(str(path))
-    except (RuntimeError, OSError):
-        return None
-    if file.subtype in BITS or file.subtype in FLOATS:
-        return file
-    file.close()
-    return None
-
-
 def _created(path: Path, like: Original, container: str, subtype: str) -> Any:
     """A file to write, with the rate and channels of another one; equal samples become equal bytes.
 
@@ -224,7 +202,7 @@ def _container(original: Original, target: Path) -> str:
     import soundfile
 
     named = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64", ".rf64": "RF64"}
-    alike = original.file is not None and target.suffix.lower() == original.path.suffix.lower()
+    alike = original.exact and target.suffix.lower() == original.path.suffix.lower()
     container = original.format if alike else named.get(target.suffix.lower(), "")
     if container not in soundfile.available_formats() or not soundfile.check_format(container, original.subtype):
         wav = target.with_suffix(".wav").name

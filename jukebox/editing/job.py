@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import AUDIO_SUFFIXES, read
+from data_prep.audio.audio import read
+from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
 from data_prep.errors import UserError
 from data_prep.files import replacing

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_prep.audio.audio import AUDIO_SUFFIXES
 from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
+from data_prep.audio.decoders import AUDIO_SUFFIXES
+from data_prep.audio.folder import list_files, named
 from data_prep.errors import UserError
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
@@ -84,7 +85,10 @@ def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_p
 
 
 def _open(codec: Codec, source: Path) -> BlockReader:
-    return BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
+    reader = BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
+    if reader.source.tracks > 1:
+        print(f"{source} has {reader.source.tracks} audio tracks; the default one is used", file=sys.stderr)
+    return reader
 
 
 def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterator[Tensor]:
@@ -101,9 +105,11 @@ def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
     if source.is_dir():
         target = Path(out) if out else source.with_name(f"{source.resolve().name}_{past}")
-        found = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in reads)
+        found, others = list_files(source, reads, target)
         if not found:
             raise UserError(f"{source} has no files to {what}; expected {', '.join(sorted(reads))}")
+        if others:
+            print(f"ignored {sum(others.values())} others in {source} ({named(others)})", file=sys.stderr)
         stems = [p.relative_to(source).with_suffix("") for p in found]
         # song.mp3 beside song.flac: both keep their suffix
         return [

@@ -1,0 +1,283 @@
+"""Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, where it is installed).
+
+Both give blocks of samples whose number nobody knows before the end: headers are not trusted. Channels come in the order of wav files, so
+that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be true: a rate of
+1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data_prep.audio.containers import Link, find_links
+from data_prep.errors import BadAudio
+
+SOUNDFILE_SUFFIXES = frozenset(
+    ".wav .wave .bwf .rf64 .bw64 .w64 .flac .fla .ogg .oga .opus .mp3 .mpga .aif .aiff .aifc .au .snd .caf .8svx .svx".split()
+)
+PYAV_SUFFIXES = frozenset(
+    ".m4a .m4b .m4r .aac .wma .mka .mp4 .m4v .mkv .webm .weba .mov .avi .3gp .3g2 .ac3 .amr .ape .asf .dsf .dts .eac3 .f4a .f4v "
+    ".flv .m2ts .mlp .mp2 .mpc .mpeg .mpg .mts .ogm .ogv .ogx .qoa .ra .rm .shn .spx .tak .tta .vob .wmv .wv".split()
+)
+AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
+BLOCK = 1 << 14  # samples decoded at a time
+RATES = (2_000, 768_000)  # Hz, what a recording can have
+MOST_CHANNELS = 64
+MOST_PER_BYTE = 1 << 13  # samples; a flac frame of silence has 65,535 in 14 bytes
+SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile finds a sample exactly
+VORBIS_ORDER = {  # of channels in ogg vorbis and opus, as places of those of a wav file
+    3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
+}  # fmt: skip
+
+
+class AudioDecoder(Protocol):
+    """An open file: `blocks(start)` yields (channels, n) from sample `start` to the end, float32 or what `dtype` names."""
+
+    sample_rate: int
+    channels: int
+    declared: int | None  # samples the container promises, where it can be trusted to know
+    slack: int  # samples by which it may promise too much
+    expected: int  # samples for a progress bar; 0 where nothing is known
+    cut: str | None  # how the file falls short of what it states
+    tracks: int  # with audio, of which the default one is read
+
+    def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]: ...
+    def close(self) -> None: ...
+
+
+class _Window(io.RawIOBase):
+    """A joined file as a file of its own: its corrected header, then its bytes."""
+
+    def __init__(self, file: io.BufferedReader, link: Link) -> None:
+        self.file, self.link, self.at, self.name = file, link, 0, file.name
+        self.size = len(link.head) + link.stop - link.start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + (0, self.at, self.size)[whence])
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view, head = memoryview(buffer).cast("B"), self.link.head
+        view = view[: max(0, self.size - self.at)]
+        if self.at < len(head):
+            count = min(len(view), len(head) - self.at)
+            view[:count] = head[self.at : self.at + count]
+        else:
+            self.file.seek(self.link.start + self.at - len(head))
+            count = self.file.readinto(view)
+        self.at += count
+        return count
+
+
+class SoundFileDecoder:
+    """A file that libsndfile reads; `subtype` and `format` are its names for what the file holds."""
+
+    library, slack, tracks = "libsndfile", 0, 1
+
+    def __init__(self, path: Path, links: list[Link]) -> None:
+        self.path, self.links, self.opened = path, links, path.open("rb")
+        try:
+            files = [self._open(link) for link in links]
+        except BaseException:
+            self.opened.close()
+            raise
+        file = files[0]
+        self.sample_rate, self.channels, self.subtype, self.format = file.samplerate, file.channels, file.subtype, file.format
+        check_alike(path, [(each.samplerate, each.channels) for each in files])
+        self.order = VORBIS_ORDER.get(self.channels) if self.format == "OGG" and self.subtype in ("VORBIS", "OPUS") else None
+        self.expected = sum(link.declared or (each.frames if each.frames < 1 << 40 else 0) for each, link in zip(files, links))
+        self.declared = sum(self._promised(each, link) for each, link in zip(files, links)) or None
+        self.cut = next((link.cut for link in links if link.cut), None)
+        self.seeks = len(links) == 1 and not links[0].padding and self.subtype.startswith(SEEKABLE)
+        for each in files:
+            each.close()
+
+    def _open(self, link: Link) -> Any:
+        import soundfile
+
+        class Sequential(soundfile.SoundFile):
+            """Soundfile seeks after each read, to where it is: an error at an unknown end, and wrong samples in mp3."""
+
+            def seekable(self) -> bool:
+                return False
+
+        return Sequential(_Window(self.opened, link))  # type: ignore[arg-type]  # a file of bytes
+
+    def _promised(self, file: Any, link: Link) -> int:
+        """The samples that a file must have; the count of a compressed one is true only where it ends in the last block."""
+        inside = not link.padding or 0 <= file.frames - (link.declared or 0) < link.padding
+        return (link.declared or 0) if inside else 0
+
+    def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
+        for link in self.links:
+            file = self._open(link)
+            if self.seeks and start:
+                try:
+                    file.seek(start)
+                    start = 0
+                except RuntimeError:  # at or after an end that no header states: decoded from the beginning
+                    file = self._open(link)
+            left = self._promised(file, link) if link.padding else 0
+            for block in self._read(file, dtype, left or 1 << 62):
+                if start < block.shape[1]:
+                    yield block[:, start:]
+                start = max(0, start - block.shape[1])
+
+    def _read(self, file: Any, dtype: str, left: int) -> Iterator[np.ndarray]:
+        with file:
+            while left and len(block := file.read(min(BLOCK, left), dtype=dtype, always_2d=True)):
+                left -= len(block)
+                yield block.T if self.order is None else block.T[list(self.order)]
+
+    def close(self) -> None:
+        self.opened.close()
+
+
+class AvDecoder:
+    """A file that PyAV (ffmpeg) reads; of several tracks the default one."""
+
+    library, slack = "PyAV", 8192  # some mp4 files count the encoder's delay
+
+    def __init__(self, path: Path, links: list[Link]) -> None:
+        self.path, self.links, self.opened = path, links, ExitStack()
+        self.cut = next((link.cut for link in links if link.cut), None)
+        try:
+            streams = [self._open(link) for link in links]
+        except BaseException:
+            self.opened.close()
+            raise
+        self.stream, self.tracks = streams[0][1:]
+        self.sample_rate, self.channels = self.stream.rate, self.stream.channels
+        check_alike(path, [(stream.rate, stream.channels) for _, stream, _ in streams])
+        # mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all
+        lengths = [self._declared(stream) for _, stream, _ in streams]
+        self.declared = sum(map(int, filter(None, lengths))) if all(lengths) else None
+        self.expected = self.declared or round((streams[0][0].duration or 0) * self.sample_rate / 1e6)
+
+    def _open(self, link: Link) -> tuple[Any, Any, int]:
+        """The container of a joined file, its track, and how many tracks it has."""
+        import av
+        from av.stream import Disposition
+
+        whole = len(self.links) == 1 and not link.head
+        source = str(self.path) if whole else _Window(self.opened.enter_context(self.path.open("rb")), link)
+        container: Any = self.opened.enter_context(av.open(source))
+        tracks = [stream for stream in container.streams.audio if stream.rate and stream.channels]
+        if not tracks:
+            raise BadAudio(self.path, "unreadable", "there is no audio in it")
+        default = [track for track in tracks if track.disposition & Disposition.default]
+        return container, (default or tracks)[0], len(tracks)
+
+    def _declared(self, stream: Any) -> int | None:
+        return (stream.duration or None) if stream.time_base == Fraction(1, self.sample_rate) else None
+
+    def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
+        for link in self.links:
+            container, stream, _ = self._open(link)
+            for block in self._decode(container, stream):
+                if start < block.shape[1]:
+                    yield block[:, start:]
+                start = max(0, start - block.shape[1])
+
+    def _decode(self, container: Any, stream: Any) -> Iterator[np.ndarray]:
+        import av
+
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=self.sample_rate)
+        left = self._declared(stream) or 1 << 62
+        for decoded_frame in container.decode(stream):
+            check_alike(
+                self.path, [(self.sample_rate, self.channels), (decoded_frame.sample_rate, len(decoded_frame.layout.channels))]
+            )
+            for frame in resampler.resample(decoded_frame):
+                block = frame.to_ndarray()[:, :left]
+                left -= block.shape[1]
+                yield block
+
+    def close(self) -> None:
+        self.opened.close()
+
+
+def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:
+    """BadAudio where the joined files of a file have other rates or channels than the first."""
+    if len(set(kinds)) > 1:
+        parts = " and ".join(f"{rate} Hz, {channels} channel{'s' * (channels > 1)}" for rate, channels in dict.fromkeys(kinds))
+        raise BadAudio(path, "unreadable", f"its parts are of several kinds ({parts}); give each by itself")
+
+
+def open_source(path: Path) -> AudioDecoder:
+    """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
+    if not path.is_file():
+        raise BadAudio(path, "unreadable", "there is no such file")
+    if path.stat().st_size == 0:
+        raise BadAudio(path, "unreadable", "the file is empty")
+    links = find_links(path)
+    for link in links:
+        check_rate(path, link.rate)
+    kinds = (AvDecoder, SoundFileDecoder) if path.suffix.lower() in PYAV_SUFFIXES else (SoundFileDecoder, AvDecoder)
+    reasons = []
+    for kind in kinds:
+        try:
+            source = kind(path, links)
+        except ModuleNotFoundError as error:
+            reasons.append(f"{error.name} is not installed (pip install {error.name})")
+        except BadAudio as error:
+            reasons.append(error.detail)
+        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their texts mislead about such files
+            reasons.append(f"{kind.library} cannot read it")
+        else:
+            return _plausible(path, source)
+    cut = next((link.cut for link in links if link.cut), None)
+    raise BadAudio(path, "truncated" if cut else "unreadable", cut or "; ".join(dict.fromkeys(reasons)))
+
+
+def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
+    try:
+        check_rate(path, source.sample_rate)
+        if source.channels > MOST_CHANNELS:
+            detail = f"its header states {source.channels} channels; expected at most {MOST_CHANNELS}"
+            raise BadAudio(path, "unreadable", detail)
+    except BadAudio:
+        source.close()
+        raise
+    return source
+
+
+def check_rate(path: Path, rate: int | None) -> None:
+    """BadAudio where a header states a rate that no recording has."""
+    low, high = RATES
+    if rate is not None and not low <= rate <= high:
+        detail = f"its header states a sample rate of {rate:,} Hz; expected {low:,} to {high:,}"
+        raise BadAudio(path, "unreadable", detail)
+
+
+def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "float32") -> Iterator[np.ndarray]:
+    """The blocks from sample `start` to the end; BadAudio where not all of the file's audio can be decoded."""
+    frames, most = 0, path.stat().st_size * MOST_PER_BYTE
+    promised = 0 if start else (source.declared or 0) - source.slack
+    try:
+        for block in source.blocks(start, dtype):
+            frames += block.shape[1]
+            if frames > most:
+                raise BadAudio(path, "unreadable", f"its {most // MOST_PER_BYTE:,} bytes decode to more than {most:,} samples")
+            yield block
+    except BadAudio:
+        raise
+    except Exception as error:  # every decoder has its own kinds
+        reason = "truncated" if source.cut or frames or promised > 0 else "unreadable"
+        raise BadAudio(path, reason, source.cut or f"decoding failed after {frames} samples: {error}") from error
+    short = f"its header states {source.declared:,} samples and it has {frames:,}" if frames < promised else None
+    if detail := source.cut or short:
+        raise BadAudio(path, "truncated", detail)
