@@ -122,7 +122,7 @@ def _without_marks(line: _Line, names: frozenset[str], titles: frozenset[str], l
     if not line.text.strip():
         return True
     line.text = without_marks(line.text, names, titles, left_out)
-    slash = re.search(r"\s[/|／]\s", line.text)
+    slash = re.search(r"\s[/|／]{1,2}\s", line.text)
     if slash and _is_latin(line.text[: slash.start()]) != _is_latin(line.text[slash.end() :]):
         left_out["translated lines"] += 1
         line.text = line.text[: slash.start()].ljust(len(line.text))
