@@ -24,7 +24,7 @@ from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_sec
 MAX_CHARACTERS = 1 << 16  # of lyrics; an opera has less
 _TAG = re.compile(r"\s*\[\s*([a-z#]+)\s*[:：](.*)\]\s*", re.IGNORECASE)
 _TAGS = frozenset(
-    "ti ar al by au lr length re tool ve version offset key la lang id encoding t_time total sign hash qq kana manualoffset #".split()
+    "ti ar al by au lr length re tool ve version offset key la lang id encoding total sign hash qq kana #".split()
 )
 SAME_TIME = 0.05  # seconds; lines that begin closer together are translations of each other
 
@@ -72,7 +72,7 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     sung = _in_order(_continued(lines, left_out), left_out)
     texts, times = _timed(sung)
     moved = [TimedText(text, max(0.0, start - offset), max(0.0, end - offset)) for text, start, end in times]
-    return ParsedLyrics("\n".join(filter(None, texts)), tuple(moved), dict(left_out))
+    return ParsedLyrics("\n".join(filter(None, texts)), tuple(moved), dict(+left_out))
 
 
 def describe(left_out: Mapping[str, int]) -> str:
@@ -145,14 +145,12 @@ def _continued(lines: Sequence[_Line], left_out: Counter[str]) -> list[_Line]:
     for line in lines:
         if line.starts:
             result.append(line)
-        elif not line.text.strip():
-            continue
         elif not result:
-            left_out["untimed lines"] += 1
-        elif (last := result[-1]).text.strip() and _is_latin(last.text) != _is_latin(line.text):
+            left_out["untimed lines"] += bool(line.text.strip())
+        elif line.text.strip() and (last := result[-1]).text.strip() and _is_latin(last.text) != _is_latin(line.text):
             left_out["translated lines"] += 1
-        else:
-            last.text = f"{last.text.rstrip()} {line.text.strip()}" if last.text.strip() else line.text
+        elif line.text.strip():
+            result[-1].text = f"{result[-1].text.rstrip()} {line.text.strip()}" if result[-1].text.strip() else line.text
     return result
 
 

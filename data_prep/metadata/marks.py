@@ -27,8 +27,9 @@ _WORK = (
     r"|provided|licensed|powered|автор|слова|музыка|текст"
 )
 _WORK_CJK = (
-    "(?:作|填)?(?:词|詞|曲)|(?:编|編)曲|(?:制|製)作人?|(?:监|監)(?:制|製)|演唱者?|原唱|和(?:声|聲)|混音|(?:录|錄)音|母(?:带|帶)|吉他|(?:贝|貝)斯|鼓"
-    "|(?:键|鍵)(?:盘|盤)|弦(?:乐|樂)|出品|(?:发|發)行|(?:统|統)(?:筹|籌)|企(?:划|劃)|策(?:划|劃)|(?:OP|SP)(?=[ :：])|翻(?:译|譯)|歌手?|(?:专|專)辑|歌名|唄|작사|작곡|편곡|노래"
+    "(?:作|填)?(?:词|詞|曲)|(?:编|編)曲|(?:制|製)作人?|(?:监|監)(?:制|製)|演唱者?|原唱|和(?:声|聲)|混音|(?:录|錄)音"
+    "|母(?:带|帶)|吉他|(?:贝|貝)斯|鼓|(?:键|鍵)(?:盘|盤)|弦(?:乐|樂)|出品|(?:发|發)行|(?:统|統)(?:筹|籌)|[企策](?:划|劃)"
+    "|(?:OP|SP)(?=[ :：])|翻(?:译|譯)|歌手?|(?:专|專)辑|歌名|唄|작사|작곡|편곡|노래"
 )
 _CREDIT = re.compile(
     rf"\W*(?:(?:executive|co|additional|lead|backing)[ -])?(?:{_WORK})(?:[\s,/&+]+(?:and|y|et|und|{_WORK}))*(?:\s+by)?\s*[:：]"
@@ -81,7 +82,7 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
     if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
         left_out[whole] += 1
         return " " * len(text)
-    text = _blank(_BRACKETS, text, left_out, _kind_of_bracket)
+    text = _blank(_BRACKETS, text, left_out, lambda mark: "marks" if any(map(str.isalpha, mark)) else "unreadable stamps")
     text = _blank(_STAMPS, text, left_out, lambda _: "unreadable stamps")
     text = _blank(_NUMBERS, text, left_out, lambda numbers: "" if _CLOCK.fullmatch(numbers) else "unreadable stamps")
     for _ in range(3):  # one in another
@@ -107,11 +108,6 @@ def _whole_line(text: str, titles: frozenset[str]) -> str | None:
         return "credits"
     bare = bare.strip("".join(char for char in bare if not char.isalnum()))
     return "instrumental lines" if _INSTRUMENTAL.fullmatch(bare) else "marks" if _SECTION_LINE.fullmatch(bare) else None
-
-
-def _kind_of_bracket(mark: str) -> str:
-    """Name of what is counted: a bracket of numbers was meant as a stamp."""
-    return "unreadable stamps" if re.fullmatch(r"\W*\d[\W\d]*", mark) else "marks"
 
 
 def _blank(pattern: re.Pattern[str], text: str, left_out: Counter[str], kind: Callable[[str], str]) -> str:
