@@ -58,8 +58,7 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     """Return the words of a text of lyrics and their times.
 
     A line ends at the next stamp, the last one after as many seconds a syllable as the others take. Of lines that begin
-    together the first is sung; one without a stamp continues the line before, if it is in the same script. [offset:+ms]
-    moves everything earlier; it may have the unit s.
+    together the first is sung; one without a stamp continues the line before, if it is in the same script.
     """
     if len(text) > MAX_CHARACTERS:
         return ParsedLyrics("", (), {"texts too long for lyrics": 1})
@@ -68,7 +67,7 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     names = singers(line.text for line in lines)
     lines = [line for line in lines if _without_marks(line, names, titles, left_out) or line.starts]
     if not any(line.starts for line in lines):
-        return ParsedLyrics(_first_of_two(lines, left_out), (), dict(left_out))
+        return ParsedLyrics(_first_of_two(lines, left_out), (), dict(+left_out))
     sung = _in_order(_continued(lines, left_out), left_out)
     texts, times = _timed(sung)
     moved = [TimedText(text, max(0.0, start - offset), max(0.0, end - offset)) for text, start, end in times]
@@ -96,8 +95,7 @@ def _lines(text: str, left_out: Counter[str]) -> tuple[list[_Line], float, froze
             if tag[1].lower() in ("ti", "ar"):
                 titles.add(" ".join(tag[2].casefold().split()))
             elif tag[1].lower() == "offset" and (value := tag[2].strip()):
-                if (found := offset_seconds(value)) is None:
-                    left_out["unreadable offsets"] += 1
+                left_out["unreadable offsets"] += (found := offset_seconds(value)) is None
                 offset = found or offset
         else:
             lines.append(_parse_line(row, seconds))

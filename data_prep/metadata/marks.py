@@ -75,10 +75,7 @@ def singers(lines: Iterable[str]) -> frozenset[str]:
 
 
 def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> str:
-    """Replace by spaces what is not sung of a line, and count it.
-
-    `names` are of singers, `titles` of the song and its artist: a line of both is a credit.
-    """
+    """Replace by spaces what is not sung of a line, and count it; a line that is the `titles` of song and artist is a credit."""
     if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
         left_out[whole] += 1
         return " " * len(text)

@@ -34,8 +34,9 @@ class StampClock:
         times = sorted({60 * a + b + float(f"0.{c}") for a, b, c, fraction in triples if fraction is None})
         gaps = [after - before for before, after in pairwise(times)]
         is_too_fast = bool(gaps) and float(np.quantile(gaps, 0.25)) < FASTEST
-        with_fraction = any(fraction is not None for *_, fraction in triples)
-        self.has_hours = (is_too_fast or with_fraction) and all(b < 60 and c < 60 for _, b, c, _ in triples)
+        self.has_hours = (is_too_fast or any(triple[3] is not None for triple in triples)) and all(
+            b < 60 and c < 60 for _, b, c, _ in triples
+        )
 
     def __call__(self, first: str, second: str, third: str | None, fraction: str | None) -> float:
         """Seconds from the beginning of the song."""

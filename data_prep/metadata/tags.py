@@ -54,16 +54,14 @@ def read_tags(path: Path) -> Tags:
     left_out: Counter[str] = Counter()
     artist = first_artist([*first(_ARTISTS)] or first(_ARTIST), left_out)
     lyrics = first(_LYRICS)
-    if len(lyrics) > 1:
-        left_out["lyrics in other languages"] += len(lyrics) - 1
-    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(left_out))
+    left_out["lyrics in other languages"] += max(0, len(lyrics) - 1)
+    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(+left_out))
 
 
 def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:
     """Return the first of some artists, which ";" separates too, on one line; count a song with several."""
     artists = _split(names, "[;；\0]")
-    if len(artists) > 1:
-        left_out[SEVERAL] += 1
+    left_out[SEVERAL] += len(artists) > 1
     return artists[0] if artists else None
 
 
@@ -94,10 +92,7 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _stamped(frame: Any, info: Any) -> str:
-    """Return the text of a SYLT frame with stamps, empty where it holds no lyrics.
-
-    Its parts are lines, or, where some begin or end with a line break or a space, words.
-    """
+    """The text of a SYLT frame with stamps; its parts are lines, or, where white space begins or ends some of them, words."""
     if frame.type not in (0, 1, 2):  # chords, events, ..
         return ""
     samples = 1152 if getattr(info, "version", 1) == 1 else 576  # of an MPEG frame of layer 3
