@@ -69,6 +69,7 @@ class PrepareSummary:
 
     def __str__(self) -> str:
         """Say it in one line."""
+        unread = ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         return (
             f"kept {self.kept} songs ({self.hours:.{1 if self.hours >= 1 else 3}f} h), refused {self.refused}"
@@ -81,12 +82,8 @@ class PrepareSummary:
                 else ""
             )
             + (f"; {describe(self.left_out)}" if self.left_out else "")
-            + (f"; {UNREADABLE}: {len(self.unread)} ({self._unread_names()}; save them as UTF-8)" if self.unread else "")
+            + (f"; {UNREADABLE}: {len(self.unread)} ({unread}; save them as UTF-8)" if self.unread else "")
         )
-
-    def _unread_names(self) -> str:
-        """The first of the songs beside which lyrics cannot be read."""
-        return ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
 
 
 def prepare(
@@ -133,19 +130,18 @@ def prepare(
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in rows) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
-    del left_out[UNREADABLE]  # they are named
+    left_out[UNREADABLE] = 0  # they are named
     several = sum(result.get("tracks", 1) > 1 for result in good)
     prepared = PrepareSummary(
-        len(rows), len(refused), hours, counts, found.ignored, out, left_out, unread, found.ignored_suffixes, several
+        len(rows), len(refused), hours, counts, found.ignored, out, +left_out, unread, found.ignored_suffixes, several
     )
     if not rows:
         raise UserError(f"{source}: no file could be used: {prepared}")
     return prepared
 
 
-def _in_one_spelling(rows: Iterable[SongRow], left_out: Counter[str]) -> list[SongRow]:
+def _in_one_spelling(rows: Sequence[SongRow], left_out: Counter[str]) -> list[SongRow]:
     """The rows with artists and genres that differ only in case, each in its most frequent spelling."""
-    rows = list(rows)
     artists = one_spelling(row.artist for row in rows if row.artist)
     genres = one_spelling(genre for row in rows for genre in row.genres)
     spelled = [
