@@ -25,6 +25,7 @@ MAGICS = re.compile(
     rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC ",
     re.DOTALL,
 )
+NOT_ZERO = re.compile(rb"[^\0]")
 COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -135,8 +136,8 @@ def _size_of_samples(data: Bytes, name: bytes, start: int, size: int, parts: Map
 
 def _follows(data: Bytes, at: int) -> bool:
     """Whether what stands after the samples of a wav file may stand there: nothing, tags, zeros, another file or chunk."""
-    rest = data[at : at + 64]
-    if len(rest) < 8 or rest.startswith(TAGS) or not rest.strip(b"\0") or MAGICS.match(data, at):
+    rest = data[at : at + 8]
+    if len(rest) < 8 or rest.startswith(TAGS) or MAGICS.match(data, at) or not NOT_ZERO.search(data, at):
         return True
     at -= not _is_name(rest[:4])  # the chunk of samples lacks its padding
     return _is_name(data[at : at + 4]) and at + 8 + _number(data, at + 4, 4, "little") <= len(data) + 1

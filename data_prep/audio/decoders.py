@@ -8,9 +8,11 @@ that channel 2 of 5.1 is the centre in every format. What a decoder cannot do en
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +32,7 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 BLOCK = 1 << 14  # samples decoded at a time
 RATES = (2_000, 768_000)  # Hz, what a recording can have
 MOST_CHANNELS = 64
-MOST_PER_BYTE = 1 << 13  # samples; a flac frame of silence has 65,535 in 14 bytes
+MOST_PER_BYTE = 1 << 11  # samples; opus has 1,440 of silence in 2 bytes, flac mostly 4,096 in 14
 SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile finds a sample exactly
 VORBIS_ORDER = {  # of channels in ogg vorbis and opus, as places of those of a wav file
     3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
@@ -244,6 +246,7 @@ def open_source(path: Path) -> AudioDecoder:
 
 
 def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
+    """The decoder, if a recording can have its rate and channels."""
     try:
         check_rate(path, source.sample_rate)
         if source.channels > MOST_CHANNELS:
@@ -252,7 +255,15 @@ def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
     except BadAudio:
         source.close()
         raise
+    if source.tracks > 1:
+        _report_tracks(path, source.tracks)
     return source
+
+
+@lru_cache(maxsize=1024)
+def _report_tracks(path: Path, tracks: int) -> None:
+    """Print once that a file has other tracks than the one that is read."""
+    print(f"{path} has {tracks} audio tracks; the default one is used", file=sys.stderr)
 
 
 def check_rate(path: Path, rate: int | None) -> None:
