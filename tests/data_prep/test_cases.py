@@ -188,6 +188,16 @@ def test_an_edit_keeps_all_samples(music: Path, tmp_path: Path, editor: str, nam
     assert np.array_equal(new[:, 30_000:], old[:, 30_000:]) and not np.array_equal(new, old)
 
 
+def test_a_song_whose_name_is_not_utf_8_is_continued_and_edited(tmp_path: Path, editor: str) -> None:
+    song = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    song.write_bytes(wav())
+    run, made = tmp_path / "run", tmp_path / "edit.wav"
+    words = ["--prompt_seconds", "2", "--seconds", "3", "--levels", "2", "--out", str(run)]
+    assert main(["continue", editor, str(song), *words]) == 0 and (run / "index.html").exists()
+    assert main(["resume", str(run)]) == 0
+    assert main(["edit", editor, str(song), "--start", "1", "--end", "1.2", "--passes", "2,1,1", "--out", str(made)]) == 0
+
+
 def test_a_joined_mp3_of_two_kinds_ends_the_verb_in_one_line(music: Path, tmp_path: Path, tiny_model, capsys) -> None:
     words = [
         str(tiny_model.folder),
