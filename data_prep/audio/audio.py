@@ -1,9 +1,8 @@
-"""Read any sound file, resampled and mixed as asked; measure its true length; write 16-bit wav files.
+"""Read any audio file, resampled and mixed as asked; measure its true length; write audio files.
 
-libsndfile (soundfile) reads wav, flac, ogg, opus, mp3 and aiff; PyAV, where it is installed, reads m4a, aac, wma and
-the sound of videos. The length of a file is what comes out of its decoder, never what its header says. Wav, flac and
-ogg are read at any place at once; mp3 and PyAV's formats are decoded from their beginning, at some hundreds of times
-real time: libsndfile's seeking in mp3 gives wrong samples.
+`decoders.py` opens files by libsndfile or PyAV. The length of a file is what comes out of its decoder, whatever its header states. Wav, flac
+and ogg vorbis are read at any place at once; all others are decoded from their beginning, at some hundreds of times real time:
+libsndfile's seeking in mp3 gives wrong samples, and in some compressed formats there is none.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ MAGICS = re.compile(
     rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC ",
     re.DOTALL,
 )
+MOST_LINKS = 1000
 NOT_ZERO = re.compile(rb"[^\0]")
 COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -44,18 +45,17 @@ class Link:
 
 
 def find_links(path: Path) -> list[Link]:
-    """The files that are joined in a file, mostly one; BadAudio where they are mp3s of several rates or channels."""
+    """The files that are joined in a file, mostly one; BadAudio where they are too many, or mp3s of several rates or channels."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = after_id3(data)
+        at, links = after_id3(data), list[Link]()
         if not (found := _reader_at(data, at)):
-            return _mp3_links(path, data) or [Link(0, len(data))]
-        links = []
-        while found:
+            links = _mp3_links(path, data) or [Link(0, len(data))]
+        while found and len(links) <= MOST_LINKS:
             links.append(found(data, at))
             at = links[-1].stop
             found = _reader_at(data, at) if MAGICS.match(data, at) else None
-        if len(links) == 1 and not links[0].cut:  # the tags after the last file do not matter
-            return [replace(links[0], stop=len(data))]
+        if len(links) > MOST_LINKS:
+            raise BadAudio(path, "unreadable", f"more than {MOST_LINKS} files are joined in it")
         return links
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -90,9 +90,11 @@ class SoundFileDecoder:
     library, slack, tracks = "libsndfile", 0, 1
 
     def __init__(self, path: Path, links: list[Link]) -> None:
-        self.path, self.links, self.opened = path, links, path.open("rb")
+        self.path, self.links, self.opened, files = path, links, path.open("rb"), []
         try:
-            files = [self._open(link) for link in links]
+            for link in links:
+                with self._open(link) as each:
+                    files.append(each)
         except BaseException:
             self.opened.close()
             raise
@@ -104,8 +106,6 @@ class SoundFileDecoder:
         self.declared = sum(self._promised(each, link) for each, link in zip(files, links)) or None
         self.cut = next((link.cut for link in links if link.cut), None)
         self.seeks = len(links) == 1 and not links[0].padding and self.subtype.startswith(SEEKABLE)
-        for each in files:
-            each.close()
 
     def _open(self, link: Link) -> Any:
         import soundfile
@@ -154,62 +154,59 @@ class AvDecoder:
     library, slack = "PyAV", 8192  # some mp4 files count the encoder's delay
 
     def __init__(self, path: Path, links: list[Link]) -> None:
-        self.path, self.links, self.opened = path, links, ExitStack()
+        self.path, self.links = path, links
         self.cut = next((link.cut for link in links if link.cut), None)
-        try:
-            streams = [self._open(link) for link in links]
-        except BaseException:
-            self.opened.close()
-            raise
-        self.stream, self.tracks = streams[0][1:]
-        self.sample_rate, self.channels = self.stream.rate, self.stream.channels
-        check_alike(path, [(stream.rate, stream.channels) for _, stream, _ in streams])
-        # mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all
-        lengths = [self._declared(stream) for _, stream, _ in streams]
+        kinds, lengths, self.expected = [], [], 0
+        for link in links:
+            with self._open(link) as (container, stream, self.tracks):
+                kinds.append((stream.rate, stream.channels))
+                lengths.append(self._declared(stream))
+                self.expected += lengths[-1] or round((container.duration or 0) * stream.rate / 1e6)
+        check_alike(path, kinds)
+        self.sample_rate, self.channels = kinds[0]
         self.declared = sum(map(int, filter(None, lengths))) if all(lengths) else None
-        self.expected = self.declared or round((streams[0][0].duration or 0) * self.sample_rate / 1e6)
 
-    def _open(self, link: Link) -> tuple[Any, Any, int]:
+    @contextmanager
+    def _open(self, link: Link) -> Iterator[tuple[Any, Any, int]]:
         """The container of a joined file, its track, and how many tracks it has."""
         import av
         from av.stream import Disposition
 
         whole = len(self.links) == 1 and not link.head
-        source = str(self.path) if whole else _Window(self.opened.enter_context(self.path.open("rb")), link)
-        container: Any = self.opened.enter_context(av.open(source))
-        tracks = [stream for stream in container.streams.audio if stream.rate and stream.channels]
-        if not tracks:
-            raise BadAudio(self.path, "unreadable", "there is no audio in it")
-        default = [track for track in tracks if track.disposition & Disposition.default]
-        return container, (default or tracks)[0], len(tracks)
+        with self.path.open("rb") as file, av.open(str(self.path) if whole else _Window(file, link)) as opened:
+            container: Any = opened
+            tracks = [stream for stream in container.streams.audio if stream.rate and stream.channels]
+            if not tracks:
+                raise BadAudio(self.path, "unreadable", "there is no audio in it")
+            default = [track for track in tracks if track.disposition & Disposition.default]
+            yield container, (default or tracks)[0], len(tracks)
 
     def _declared(self, stream: Any) -> int | None:
-        return (stream.duration or None) if stream.time_base == Fraction(1, self.sample_rate) else None
+        """mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all."""
+        return (stream.duration or None) if stream.time_base == Fraction(1, stream.rate) else None
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
         for link in self.links:
-            container, stream, _ = self._open(link)
-            for block in self._decode(container, stream):
-                if start < block.shape[1]:
-                    yield block[:, start:]
-                start = max(0, start - block.shape[1])
+            with self._open(link) as (container, stream, _):
+                for block in self._decode(container, stream):
+                    if start < block.shape[1]:
+                        yield block[:, start:]
+                    start = max(0, start - block.shape[1])
 
     def _decode(self, container: Any, stream: Any) -> Iterator[np.ndarray]:
         import av
 
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=self.sample_rate)
-        left = self._declared(stream) or 1 << 62
+        left, expected = self._declared(stream) or 1 << 62, (self.sample_rate, self.channels)
         for decoded_frame in container.decode(stream):
-            check_alike(
-                self.path, [(self.sample_rate, self.channels), (decoded_frame.sample_rate, len(decoded_frame.layout.channels))]
-            )
+            check_alike(self.path, [expected, (decoded_frame.sample_rate, len(decoded_frame.layout.channels))])
             for frame in resampler.resample(decoded_frame):
                 block = frame.to_ndarray()[:, :left]
                 left -= block.shape[1]
                 yield block
 
     def close(self) -> None:
-        self.opened.close()
+        """Nothing stays open between two calls of `blocks`."""
 
 
 def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:
