@@ -1,8 +1,9 @@
 """The files in a file: where each begins and ends, whether it is all there, and what its header should have stated.
 
-A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of several
-files that were joined. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma), mark
-their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected header.
+A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of
+several joined files. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma),
+mark their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected
+header.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Link:
 
 
 def find_links(path: Path) -> list[Link]:
-    """The files that are joined in a file, mostly one; BadAudio where they are too many, or mp3s of several rates or channels."""
+    """The files that are joined in a file, mostly one; BadAudio where they are too many, or mp3s of several kinds."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at, links = after_id3(data), list[Link]()
         if not (found := _reader_at(data, at)):

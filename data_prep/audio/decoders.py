@@ -1,8 +1,8 @@
 """Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, where it is installed).
 
-Both give blocks of samples whose number nobody knows before the end: headers are not trusted. Channels come in the order of wav files, so
-that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be true: a rate of
-1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
+Both give blocks of samples whose number is not known before the end: headers are not trusted. Channels come in the order of wav
+files, so that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be
+true: a rate of 1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
 """
 
 from __future__ import annotations
