@@ -76,7 +76,7 @@ def check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         inside, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
     if inside > EXPANDED * size + SPARE:
-        raise ValueError(f"its {size / 1e6:.1f} MB expand to {inside / 1e9:.1f} GB")
+        raise ValueError(f"its {size / 1e6:.1f} MB expand to {inside / 1e6:,.0f} MB")
 
 
 def file_hash(path: Path, digits: int = 12) -> str:
