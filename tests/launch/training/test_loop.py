@@ -191,7 +191,9 @@ def test_a_training_whose_checkpoints_are_all_damaged_stops_and_keeps_what_is_th
     (cut / "tensors_000.safetensors").write_bytes(b"")
     (empty / "manifest.json").write_text("[]")
     before = losses(tmp_path / "t")
-    with pytest.raises(UserError, match=r"no whole checkpoint: .*step_00000040 is broken.* and .*step_00000030 is broken.*; restore"):
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint: .*step_00000040 is broken.* and .*step_00000030 is broken.*; restore"
+    ):
         fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=50), tmp_path / "t")
     assert losses(tmp_path / "t") == before and written(tmp_path / "t") == [cut, empty]
 
