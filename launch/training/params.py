@@ -99,6 +99,7 @@ class TrainRunParams:
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
     from_audio: encode each window when it is trained on, instead of reading what `jukebox encode` wrote: slower, nothing is stored
+    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, where DATA cannot be written; empty: DATA itself
     """
 
     seed: int = 0
@@ -107,6 +108,7 @@ class TrainRunParams:
     wandb: str = ""
     examples_every: int = 0
     from_audio: bool = False
+    cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
 from jukebox.model.routes import Route
 from jukebox.params import SamplingParams
-from jukebox.planning.sampling import Plan, Request, fitted, on_device, plan_sampling, spell
+from jukebox.planning.sampling import Plan, Request, check_memory, fitted, on_device, plan_sampling, spell
 from jukebox.planning.training import Budget
 from jukebox.runs.params import params_by_level
-from jukebox.runs.request import should_compile
+from jukebox.runs.request import check_size, should_compile
 from jukebox.runs.run import Run
 from launch.cli.usage import shared_flags
 from launch.verbs.plan_train import TrainPlanParams, plan_train
@@ -90,6 +90,7 @@ def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParam
             f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "
             "expected a length, takes, and a shorter prompt"
         )
+    check_size(info, song.seconds, song.takes)
     chosen = tuple(own) or tuple(known)
     if not chosen or not set(chosen) <= set(known):
         raise UserError(
@@ -120,7 +121,9 @@ def preflight(run: Run, device: str = "") -> None:
     request = on_device(run.request | ({"device": device} if device else {}))
     done = {level: run.count(level) for level in request["levels"]}
     if any(done[level] < run.total(level) for level in done):
-        print(planned(read_info(request["model"]), request, done=done).line(), flush=True)
+        info = read_info(request["model"])
+        check_memory(info, request, done)
+        print(planned(info, request, done=done).line(), flush=True)
 
 
 def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None) -> Plan:
