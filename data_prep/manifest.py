@@ -177,7 +177,7 @@ def _write_tables(
 
 
 def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_out: Counter[str]) -> list[SongRow]:
-    """The new rows with artists and genres that differ only in case in one spelling: that of the rows before, or the most frequent."""
+    """The new rows with artists and genres that differ only in case in one spelling: that of `before`, else the most frequent."""
     artists = one_spelling((row.artist for row in new if row.artist), (row.artist for row in before if row.artist))
     genres = one_spelling((name for row in new for name in row.genres), (name for row in before for name in row.genres))
     spelled = [

@@ -253,6 +253,29 @@ def test_added_songs_leave_those_there_were_with_their_names_and_sides(music: Pa
     assert again is not None and (again.kept, again.before) == (0, 15) and len(load_manifest(out)) == 15
 
 
+def test_added_names_are_spelled_as_those_there_are_and_counted(music: Path, other: Path, tmp_path: Path) -> None:
+    (tmp_path / "first.jsonl").write_text(json.dumps({"path": "other/a.wav", "artist": "The Band", "genres": ["Rock"]}))
+    named = [{"path": f"music/0{n}.wav", "artist": "the BAND", "genres": ["rock", "Pop"][: n + 1]} for n in range(2)]
+    (tmp_path / "more.jsonl").write_text("\n".join(map(json.dumps, named)))
+    out = tmp_path / "data"
+    prepare(tmp_path / "first.jsonl", out, workers=1)
+    before = load_manifest(out)
+    added = prepare(tmp_path / "more.jsonl", out, add=True, workers=1)
+    assert added is not None and added.left_out["other spellings of names, in songs"] == 2
+    assert [(row.artist, row.genres) for row in load_manifest(out) if row not in before] == [
+        ("The Band", ("Rock",)),
+        ("The Band", ("Rock", "Pop")),
+    ]
+    assert [row for row in load_manifest(out) if row in before] == before
+
+
+def test_what_is_ignored_is_counted_by_suffix_over_all_sources(music: Path, other: Path, tmp_path: Path) -> None:
+    for path in (music / "a.jpg", other / "b.jpg", other / "c.pdf"):
+        path.touch()
+    prepared = prepare([music, other], tmp_path / "data", workers=1)
+    assert prepared is not None and "2 .jpg" in prepared.ignored_suffixes and "1 .pdf" in prepared.ignored_suffixes
+
+
 def test_several_sources_in_one_call_are_those_added_one_after_another(music: Path, other: Path, tmp_path: Path) -> None:
     prepare(music, tmp_path / "one" / "data", workers=1)
     prepare(other, tmp_path / "one" / "data", add=True, workers=1)
