@@ -178,13 +178,15 @@ class DataState:
 
 
 def read_state(out: Path, add: bool) -> DataState:
-    """The state of a data folder; one without a manifest is empty."""
+    """The state of a data folder; one without a manifest, or without a song in it, is empty."""
     import pyarrow.parquet as pq
 
     path = out / MANIFEST
     if not path.is_file():
         return DataState(out)
     rows, root = load_manifest(out), _root(str(path), path.stat().st_mtime_ns)
+    if not rows:
+        return DataState(out)
     metadata = pq.read_schema(path).metadata or {}
     named = [Path(place) for place in json.loads(metadata.get(b"sources", b"[]"))]
     sources = tuple(Path(os.path.normpath(root / place)) for place in named)
