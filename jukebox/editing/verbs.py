@@ -123,7 +123,7 @@ def build(
     """A prompt as a mask over `n` columns of a recording from column `first` on."""
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
-    prompts.append(masks.ends(n, *(math.ceil(s * per_second) for s in (prompt.prefix, prompt.suffix))))
+    prompts.append(masks.ends(n, *(math.ceil(min(s * per_second, n)) for s in (prompt.prefix, prompt.suffix))))
     if prompt.beat:
         from data_prep.beats import find_beats
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash, replacing, write_bytes, write_json
+from data_prep.files import file_hash, replacing, stand_in, write_bytes, write_json
 from data_prep.labels import Labels
 from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry, open_weights
 from jukebox.model.routes import Routes
@@ -110,8 +110,14 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """What `write_vocabulary` wrote."""
-    data = json.loads((folder / "lyrics.json").read_text(encoding="utf-8"))
+    """What `write_vocabulary` wrote; UserError for anything else."""
+    path = folder / "lyrics.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or "kind" not in data:
+            raise ValueError("it names no kind")
+    except ValueError as error:
+        raise UserError(f"{path} is {stand_in(path) or f'no lyric vocabulary ({error})'}; download or copy it again") from error
     if data["kind"] == SentencePieceVocabulary.kind:
         if not (folder / "lyrics.model").is_file():
             raise UserError(f"{folder} has no lyrics.model, the pieces of its lyrics; copy it beside lyrics.json")

@@ -126,9 +126,8 @@ class ModelInfo:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ValueError) and "unknown kind" in str(error):
                 raise UserError(f"{path}: {error}") from error
-            raise UserError(
-                f"{path} is not a model configuration of this version ({error!r}); train or import it again"
-            ) from error
+            instead = stand_in(path) or f"not a model configuration of this version ({error!r})"
+            raise UserError(f"{path} is {instead}; train or import it again") from error
 
     @staticmethod
     def from_json(folder: Path, data: Mapping[str, Any]) -> ModelInfo:

@@ -72,8 +72,9 @@ class Argument:
         if self.kind is float and not math.isfinite(value):
             finite = "finite ones" if self.several else "a finite one"
             raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, and {finite}")
-        if self.kind is int and abs(value) > (most := OF_PROCESSES.get(self.name, LARGEST)):
-            raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, of at most {most:,}")
+        low, high = (0, OF_PROCESSES[self.name]) if self.name in OF_PROCESSES else (-LARGEST, LARGEST)
+        if self.kind is int and not low <= value <= high:
+            raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, from {low:,} to {high:,}")
         return value
 
     @property

@@ -6,6 +6,7 @@ Who is who comes from the environment (`launch/cluster/ranks.py`). Tensors of a 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -73,18 +74,33 @@ def meet(rank: int, ranks: int, backend: str) -> None:
 
 def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> dist.Store:
     """Where the ranks meet, once one other than this is there; UserError where none comes, DistError where the port is taken."""
+    nobody = UserError(
+        f"{named} say that this is rank {rank} of {ranks}, and no other came to {address}:{port} within {MEETING:.0f} s; "
+        "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
+    )
+    until = time.monotonic() + MEETING
+    while rank and not listens(address, port):  # a store would print each of its tries
+        if time.monotonic() > until:
+            raise nobody
+        time.sleep(0.1)
     store = dist.TCPStore(address, port, ranks, rank == 0, timedelta(seconds=MEETING), wait_for_workers=False)
-    here, until = store.add("ranks", 1), time.monotonic() + MEETING
+    here = store.add("ranks", 1)
     while here < 2:
         if time.monotonic() > until:
-            raise UserError(
-                f"{named} say that this is rank {rank} of {ranks}, and no other came to {address}:{port} within {MEETING:.0f} s; "
-                "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
-            )
+            raise nobody
         time.sleep(0.1)
         here = store.add("ranks", 0)
     store.set_timeout(PATIENCE)
     return store
+
+
+def listens(address: str, port: int) -> bool:
+    """Whether a process accepts connections there."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def part() -> None:

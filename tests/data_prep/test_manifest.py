@@ -235,11 +235,19 @@ def test_songs_of_another_source_do_not_replace_those_there_are(tables: Path, ot
     assert before == {name: (tables / name).read_bytes() for name in TABLES}
 
 
+def test_a_folder_whose_files_were_all_refused_takes_another_source(music: Path, other: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file could be used"):
+        prepare(music, tmp_path / "data", min_seconds=100.0, workers=1)
+    prepared = prepare(other, tmp_path / "data", workers=1)
+    assert prepared is not None and prepared.kept == 3
+
+
 def test_added_songs_leave_those_there_were_with_their_names_and_sides(music: Path, other: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     prepare(music, out, workers=1)
     before = {row.song: row for row in load_manifest(out)}
-    added = prepare(other, out, add=True, workers=1)
+    share = 0.999 if before["00.wav"].split == "train" else 0.0  # by itself its copy would be on the other side
+    added = prepare(other, out, add=True, test_share=share, workers=1)
     rows = {row.song: row for row in load_manifest(out)}
     assert added is not None and (added.kept, added.refused, added.before) == (3, 1, 12)
     assert {song: row for song, row in rows.items() if song in before} == before

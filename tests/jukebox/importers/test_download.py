@@ -159,6 +159,12 @@ def test_weights_that_only_stand_for_a_file_are_named(tiny_model, tmp_path, kind
         ModelFolder.from_pretrained(folder).prior("prior_2")
     with pytest.raises(UserError, match=f"vqvae.pth.tar is {named}"):
         open_checkpoint(folder / "vqvae.pth.tar")
+    (folder / "lyrics.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"lyrics.json is {named}"):
+        _ = ModelFolder.from_pretrained(folder).vocabulary
     (folder / "codec.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=f"codec.safetensors is {named}"):
         ModelFolder.from_pretrained(folder).codec()
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"config.json is {named}"):
+        ModelFolder.from_pretrained(folder)

@@ -385,6 +385,12 @@ def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_tim
     assert whole.max_minutes > 0 and whole.bf16
 
 
+@pytest.mark.parametrize("given", [{"steps": -5}, {"batch": -5}, {"lr": -1.0}, {"max_minutes": -1.0}])
+def test_numbers_below_zero_are_refused(data, tmp_path, given):
+    with pytest.raises(UserError, match=f"--{next(iter(given))} -.*expected numbers above 0"):
+        train("vqvae", str(data), preset="test", out=str(tmp_path / "model"), **given)
+
+
 # ---- data that cannot be written, and songs of little use
 
 
