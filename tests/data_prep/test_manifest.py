@@ -261,7 +261,8 @@ def test_added_songs_leave_those_there_were_with_their_names_and_sides(music: Pa
     assert again is not None and (again.kept, again.before) == (0, 15) and len(load_manifest(out)) == 15
 
 
-def test_added_names_are_spelled_as_those_there_are_and_counted(music: Path, other: Path, tmp_path: Path) -> None:
+def test_added_names_are_spelled_as_those_there_are_and_counted(other: Path, tmp_path: Path) -> None:
+    write_songs(tmp_path / "music", 2)
     (tmp_path / "first.jsonl").write_text(json.dumps({"path": "other/a.wav", "artist": "The Band", "genres": ["Rock"]}))
     named = [{"path": f"music/0{n}.wav", "artist": "the BAND", "genres": ["rock", "Pop"][: n + 1]} for n in range(2)]
     (tmp_path / "more.jsonl").write_text("\n".join(map(json.dumps, named)))

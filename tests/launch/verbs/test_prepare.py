@@ -105,7 +105,7 @@ def test_a_folder_without_audio_is_a_one_line_error(tmp_path: Path, capsys) -> N
     assert capsys.readouterr().err.strip().count("\n") == 0
     (tmp_path / "empty" / "letter.txt").touch()
     assert main(["prepare", str(tmp_path / "empty"), "--out", str(tmp_path / "data")]) == 2
-    assert "there is no audio in this folder (1 other files)" in capsys.readouterr().err
+    assert "there is no audio in this folder (1 other files: 1 .txt)" in capsys.readouterr().err
     assert main(["prepare", str(tmp_path / "none"), "--out", str(tmp_path / "data")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
