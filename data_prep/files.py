@@ -1,4 +1,7 @@
-"""Atomic writes: a reader of a file sees the old content or the new one, never a part of it, whenever the writer is killed."""
+"""Atomic writes: a reader of a file sees the old content or the new one, never a part of it, whenever the writer is killed.
+
+And a lock by which many readers of a folder, or one writer, keep the others out.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,18 @@ import hashlib
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from data_prep.errors import UserError
+
+IN_USE = ".in_use.lock"
+EXPANDED, SPARE = (
+    100,
+    1 << 30,
+)  # what a zip file may hold: so many times its own bytes, and masks, which are nearly nothing in it
 
 
 @contextmanager
@@ -49,6 +61,27 @@ def write_json(path: Path, data: dict) -> None:
     write_bytes(path, (json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
+def stand_in(path: Path) -> str:
+    """What a file is instead of data that was to be fetched: empty, a pointer of Git LFS, a web page; empty text for anything else."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself (`git lfs pull` fetches that)"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
+        return "a web page, not the file itself"
+    return ""
+
+
+def check_archive(path: Path) -> None:
+    """ValueError where the members of a zip file are far larger than the file: what it holds would fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        inside, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if inside > EXPANDED * size + SPARE:
+        raise ValueError(f"its {size / 1e6:.1f} MB expand to {inside / 1e6:,.0f} MB")
+
+
 def file_hash(path: Path, digits: int = 12) -> str:
     """The first digits of the SHA-256 of a file."""
     digest = hashlib.sha256()
@@ -56,3 +89,37 @@ def file_hash(path: Path, digits: int = 12) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:digits]
+
+
+@contextmanager
+def held(folder: Path, alone: bool, refusal: str) -> Iterator[None]:
+    """Hold a folder's lock, `alone` or beside others who do not hold it alone; UserError with `refusal` where others do.
+
+    The system releases it when the process ends, however it ends. Where there is no such lock (a disk that cannot be written and
+    has none, a system without flock), nothing is held.
+    """
+    try:
+        import fcntl
+
+        file = _open_lock(folder / IN_USE)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(file)
+
+
+def _open_lock(path: Path) -> int:
+    """The file of a lock, made where that is possible; one that another user made is opened to read."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        return os.open(path, os.O_RDONLY)

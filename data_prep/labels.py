@@ -107,13 +107,22 @@ def build_labels(rows: Iterable[Any]) -> Labels:
     return Labels(artists, genres, measure_pace(rows))
 
 
-def one_spelling(names: Iterable[str]) -> dict[str, str]:
-    """Map each name to the most frequent of those that differ from it in case and spaces only; the first, sorted, of equal ones."""
+def one_spelling(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
+    """Map each name to one of those that differ from it in case and spaces only: the most frequent, the first, sorted, of equal ones.
+
+    A spelling that is `known` already comes before the others, however often they occur.
+    """
+    given, first = _spellings(names), _spellings(known)
+    chosen = {key: min(counts.items(), key=lambda item: (-item[1], item[0]))[0] for key, counts in (given | first).items()}
+    return {name: chosen[key] for key, counts in given.items() for name in counts}
+
+
+def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
+    """How often each spelling of a name occurs, under what they have in common."""
     spellings: dict[str, Counter[str]] = {}
     for name in names:
         spellings.setdefault(name_key(name), Counter())[name] += 1
-    best = {key: min(counts, key=lambda name: (-counts[name], name)) for key, counts in spellings.items()}
-    return {name: best[key] for key, counts in spellings.items() for name in counts}
+    return spellings
 
 
 def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:

@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,11 +25,11 @@ from typing import Any
 from data_prep.align import TimedText
 from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
-from data_prep.files import file_hash, replacing
+from data_prep.files import file_hash, held, replacing
 from data_prep.labels import build_labels, one_spelling
 from data_prep.metadata.lyrics import describe
 from data_prep.pool import is_leader, map_songs
-from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, complete, find_songs
+from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, complete, find_songs
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
@@ -54,7 +54,7 @@ class SongRow:
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What `prepare` did: songs kept and their hours, files refused and why, other files (or repeated rows) ignored."""
+    """What `prepare` did: songs kept and their hours, files refused and why, others ignored, songs that were there before."""
 
     kept: int
     refused: int
@@ -66,10 +66,12 @@ class PrepareSummary:
     unread: Sequence[str] = ()  # songs beside which lyrics lie that cannot be read
     ignored_suffixes: str = ""  # in words, the number of files of each
     several_tracks: int = 0  # songs of files with more than one audio track
+    before: int = 0
 
     def __str__(self) -> str:
         """Say it in one line."""
         unread = ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
+        left_out = describe(self.left_out)
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         return (
             f"kept {self.kept} songs ({self.hours:.{1 if self.hours >= 1 else 3}f} h), refused {self.refused}"
@@ -81,28 +83,48 @@ class PrepareSummary:
                 if self.several_tracks
                 else ""
             )
-            + (f"; {describe(self.left_out)}" if self.left_out else "")
+            + (f"; {left_out}" if left_out else "")
             + (f"; {UNREADABLE}: {len(self.unread)} ({unread}; save them as UTF-8)" if self.unread else "")
+            + (f"; with the {self.before} there were, {self.before + self.kept} songs" if self.before else "")
         )
 
 
 def prepare(
-    source: str | Path, out: str | Path, *, min_seconds: float = 1.0, test_share: float = 0.1, seed: int = 0, workers: int = 0
-) -> PrepareSummary | None:
-    """Write manifest.parquet, refused.parquet and labels.json of a folder, csv or jsonl file into the folder `out`.
+    sources: str | Path | Sequence[str | Path], out: str | Path, *, add: bool = False, min_seconds: float = 1.0,
+    test_share: float = 0.1, seed: int = 0, workers: int = 0,
+) -> PrepareSummary | None:  # fmt: skip
+    """Write manifest.parquet, refused.parquet and labels.json of folders, csv or jsonl files into the folder `out`.
 
-    Under mpirun every rank calls it, and all but the first get None. Raises UserError for a source without audio, and,
-    after writing the tables, where no file could be used.
+    `add` keeps the songs that `out` holds already, with their names and sides, and adds those that are not among them. Under mpirun
+    every rank calls it, and all but the first get None. Raises UserError for a source without audio, where `out` holds songs of other
+    sources or is read by a training, and, after writing the tables, where no file could be used.
     """
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
         given = f"{test_share}, {min_seconds} and {workers}"
         raise UserError(f"expected 0 <= test_share < 1, min_seconds >= 0 and workers >= 0, got {given}")
     out = Path(out)
-    found = find_songs(source, out)
+    places = [Path(place).expanduser() for place in ([sources] if isinstance(sources, str | Path) else sources)]
+    before = read_state(out, add)
+    found = find_all(places, out, before.root)
+    before.check(places)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: this folder cannot be made ({error.strerror}); choose another --out") from None
+    refusal = (
+        f"{out} is read by a training or an encoding, or written by another prepare; wait for its end, or name another --out"
+    )
+    with held(out, True, refusal) if is_leader() else contextlib.nullcontext():
+        songs = tuple(song for song in found.songs if song.path not in before.songs)
+        new = replace(found, songs=songs, ignored=found.ignored + len(found.songs) - len(songs))
+        everything = _inspected(new, out, min_seconds, workers)
+        if everything is None:
+            return None
+        return _write_tables(out, before, [*before.sources, *places], new, everything, (test_share, seed))
+
+
+def _inspected(found: SongSource, out: Path, min_seconds: float, workers: int) -> list[dict[str, Any]] | None:
+    """What `inspect` finds of each song, those in the journal of an interrupted run read from there; None in all ranks but the first."""
     journal = (out / JOURNAL).open("a+", encoding="utf-8") if is_leader() else None
     results = _journalled(journal) if journal else {}
     keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
@@ -115,41 +137,113 @@ def prepare(
         journal.flush()
     if journal is None:
         return None
-    everything = [results[keys[song.path]] for song in found.songs]
+    journal.close()
+    return [results[keys[song.path]] for song in found.songs]
+
+
+def _write_tables(
+    out: Path, before: DataState, sources: Sequence[Path], found: SongSource, everything: Sequence[dict[str, Any]],
+    chance: tuple[float, int],
+) -> PrepareSummary:  # fmt: skip
+    """Write the tables of the songs there were and of those inspected; `chance` is the share held out and its seed."""
     refused = [result for result in everything if "reason" in result]
     good = [result for result in everything if "reason" not in result]
-    splits = split_songs([result["hash"] for result in good], test_share, seed)
+    splits = split_songs([result["hash"] for result in good], *chance, {row.hash: row.split for row in before.songs.values()})
     left_out = sum((Counter(result["left_out"]) for result in good), Counter[str]())
-    rows = _in_one_spelling([_row({**result, "split": splits[result["hash"]]}) for result in good], left_out)
-    _write_refused(out, refused)
-    _write_manifest(out, rows, found.root)
+    new = [_row({**result, "split": splits[result["hash"]]}) for result in good]
+    new = _in_one_spelling(new, before.songs.values(), left_out)
+    rows = sorted([*before.songs.values(), *new], key=lambda row: row.path)
+    again = {result["path"] for result in everything}
+    _write_refused(out, [row for row in before.refused if row["path"] not in again] + refused)
+    _write_manifest(out, rows, found.root, sources)
     build_labels(row for row in rows if row.split == "train").save(out / LABELS)
-    journal.close()
     (out / JOURNAL).unlink()
     reasons = Counter(result["reason"] for result in refused)
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
-    hours = sum(row.seconds for row in rows) / 3600
+    hours = sum(row.seconds for row in new) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
     left_out[UNREADABLE] = 0  # they are named
     several = sum(result.get("tracks", 1) > 1 for result in good)
     prepared = PrepareSummary(
-        len(rows), len(refused), hours, counts, found.ignored, out, +left_out, unread, found.ignored_suffixes, several
-    )
+        len(new), len(refused), hours, counts, found.ignored, out, +left_out, unread, found.ignored_suffixes, several,
+        len(before.songs),
+    )  # fmt: skip
     if not rows:
-        raise UserError(f"{source}: no file could be used: {prepared}")
+        raise UserError(f"{', '.join(map(str, sources))}: no file could be used: {prepared}")
     return prepared
 
 
-def _in_one_spelling(rows: Sequence[SongRow], left_out: Counter[str]) -> list[SongRow]:
-    """The rows with artists and genres that differ only in case, each in its most frequent spelling."""
-    artists = one_spelling(row.artist for row in rows if row.artist)
-    genres = one_spelling(genre for row in rows for genre in row.genres)
+def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_out: Counter[str]) -> list[SongRow]:
+    """The new rows with artists and genres that differ only in case in one spelling: that of `before`, else the most frequent."""
+    artists = one_spelling((row.artist for row in new if row.artist), (row.artist for row in before if row.artist))
+    genres = one_spelling((name for row in new for name in row.genres), (name for row in before for name in row.genres))
     spelled = [
         replace(row, artist=artists.get(row.artist or ""), genres=tuple(dict.fromkeys(genres[genre] for genre in row.genres)))
-        for row in rows
+        for row in new
     ]
-    left_out["other spellings of names, in songs"] += sum(a != b for a, b in zip(rows, spelled))
+    left_out["other spellings of names, in songs"] += sum(a != b for a, b in zip(new, spelled))
     return spelled
+
+
+# ---- what is there already
+
+
+@dataclass(frozen=True)
+class DataState:
+    """What a data folder holds: where its music is, its sources, and, where others are to be added, its songs and refused files."""
+
+    out: Path
+    root: Path | None = None
+    sources: tuple[Path, ...] = ()
+    songs: Mapping[str, SongRow] = field(default_factory=dict)
+    refused: Sequence[Mapping[str, Any]] = ()
+    add: bool = False
+
+    def check(self, sources: Sequence[Path]) -> None:
+        """UserError where songs of other sources would be replaced; an old table, which names no sources, has its root."""
+        if self.add or self.root is None:
+            return
+        given = {place.resolve() for place in sources}
+        roots = {place if place.is_dir() else place.parent for place in given}
+        if given != set(self.sources) if self.sources else roots != {self.root}:
+            there = ", ".join(map(str, self.sources or [self.root]))
+            raise UserError(
+                f"{self.out} holds the songs of {there}, which would be replaced; give --add to add to them, or name another --out"
+            )
+
+
+def read_state(out: Path, add: bool) -> DataState:
+    """The state of a data folder; one without a manifest, or without a song in it, is empty."""
+    import pyarrow.parquet as pq
+
+    path = out / MANIFEST
+    if not path.is_file():
+        return DataState(out)
+    rows, root = load_manifest(out), _root(str(path), path.stat().st_mtime_ns)
+    if not rows:
+        return DataState(out)
+    metadata = pq.read_schema(path).metadata or {}
+    named = [Path(place) for place in json.loads(metadata.get(b"sources", b"[]"))]
+    sources = tuple(Path(os.path.normpath(root / place)) for place in named)
+    if not add:
+        return DataState(out, root, sources)
+    refused = pq.read_table(out / REFUSED).to_pylist() if (out / REFUSED).is_file() else []
+    return DataState(out, root, sources or (root,), {row.path: row for row in rows}, refused, add)
+
+
+def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> SongSource:
+    """The songs of several sources; `root` (None: that of the first source) is where the paths of all of them begin."""
+    found = [find_songs(source, out) for source in sources]
+    root = root or found[0].root
+    songs: dict[str, Found] = {}
+    ignored, suffixes = sum(each.ignored for each in found), sum((Counter(each.suffixes) for each in found), Counter[str]())
+    for each in found:
+        below = os.path.relpath(each.root, root)
+        for song in each.songs:
+            path = song.path if below == os.curdir else Path(os.path.normpath(Path(below) / song.path)).as_posix()
+            ignored += path in songs
+            songs.setdefault(path, replace(song, path=path))
+    return SongSource(root, tuple(songs[path] for path in sorted(songs)), ignored, suffixes)
 
 
 def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
@@ -179,17 +273,24 @@ def _crashed(song: Found, explanation: str) -> dict[str, Any]:
     return {"path": song.path, "reason": "unreadable", "detail": f"decoder crashed: {explanation}"}
 
 
-def split_songs(hashes: Iterable[str], test_share: float, seed: int) -> dict[str, str]:
-    """Return {hash: "train" or "test"}, each a function of (seed, hash).
+def split_songs(hashes: Iterable[str], test_share: float, seed: int, before: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return {hash: "train" or "test"}, each a function of (seed, hash); songs of `before`, {hash: side}, keep their sides.
 
     Where chance leaves a side empty, and there are two different songs, the song nearest to it changes sides.
     """
     draws = {name: int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13 for name in hashes}
     order = sorted(draws, key=lambda name: (draws[name], name))
     split = {name: "test" if draws[name] < test_share else "train" for name in order}
+    if before:
+        return {name: before.get(name, side) for name, side in split.items()}
     if test_share and len(order) > 1:
         split[order[0]], split[order[-1]] = "test", "train"
     return split
+
+
+def reading(data: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a data folder while it is read for long, so that `prepare` does not replace its tables; UserError where it is doing so."""
+    return held(data, False, f"{data} is being written by jukebox prepare; run this again when that is done")
 
 
 def load_manifest(data: str | Path) -> list[SongRow]:
@@ -233,15 +334,16 @@ def _row(values: Mapping[str, Any]) -> SongRow:
     return SongRow(song=values["path"], genres=tuple(values["genres"]), word_times=times, **kept)
 
 
-def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path) -> None:
-    """Write manifest.parquet."""
+def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Sequence[Path]) -> None:
+    """Write manifest.parquet; sources are named from the root, so that they move with it."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
     time = pa.struct([("text", text), ("start", number), ("end", number)])
     columns = [("path", text), ("seconds", number), ("sample_rate", pa.int32()), ("channels", pa.int16()), ("artist", text)]
     columns += [("genres", pa.list_(text)), ("lyrics", text), ("word_times", pa.list_(time)), ("hash", text), ("split", text)]
-    metadata = {"root": str(root)}
+    named = dict.fromkeys(os.path.relpath(source.resolve(), root) for source in sources)
+    metadata = {"root": str(root), "sources": json.dumps(list(named))}
     with contextlib.suppress(ValueError):  # another drive
         metadata["root_from_data"] = Path(os.path.relpath(root, out.resolve())).as_posix()
     table = [{**vars(row), "word_times": [word._asdict() for word in row.word_times]} for row in rows]

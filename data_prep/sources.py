@@ -48,7 +48,12 @@ class SongSource:
     root: Path
     songs: tuple[Found, ...]
     ignored: int
-    ignored_suffixes: str = ""  # in words, the number of files of each
+    suffixes: Mapping[str, int] = field(default_factory=dict)  # the number of ignored files of each
+
+    @property
+    def ignored_suffixes(self) -> str:
+        """In words, the number of ignored files of each suffix."""
+        return named(self.suffixes)
 
 
 def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
@@ -115,7 +120,7 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
         found = f"{sum(others.values())} other files{f': {named(others)}' if others else ''}"
         raise UserError(f"{folder}: there is no audio in this folder ({found}); expected {kinds}")
     songs = tuple(sorted((Found(path.relative_to(folder).as_posix()) for path in audio), key=lambda song: song.path))
-    return SongSource(folder.resolve(), songs, sum(others.values()), named(others))
+    return SongSource(folder.resolve(), songs, sum(others.values()), others)
 
 
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:

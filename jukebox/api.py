@@ -35,7 +35,7 @@ from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import check_weights
 from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
-from jukebox.planning.sampling import fitted
+from jukebox.planning.sampling import check_memory, fitted
 from jukebox.runs import request
 from jukebox.runs.params import Params
 from jukebox.runs.request import RunSettings
@@ -302,7 +302,9 @@ class Jukebox(ModelFolder):
         return RunSettings(options, params, machine)
 
     def _fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-        return asked | fitted(self.info, asked, settings.machine.max_memory)
+        asked = asked | fitted(self.info, asked, settings.machine.max_memory)
+        check_memory(self.info, asked)
+        return asked
 
     def _warn(self, song: Song) -> None:
         lines = unknown_names(song, self.info.labels)

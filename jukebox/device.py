@@ -1,15 +1,26 @@
-"""The device that a command runs on: its `--device`, the GPU of a rank, and exact arithmetic. torch is imported when it is needed."""
+"""The device that a command runs on: its `--device`, the GPU of a rank, exact arithmetic, and the memory that is left.
+
+torch is imported when it is needed.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+# of a control group: its folder's place, its limit, what it uses, and what of that are files that can be dropped
+GROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def choose_device(name: str) -> str:
@@ -96,3 +107,32 @@ def _exact_settings() -> list[tuple[Any, str, Any]]:
         *sums,
         *((owner, "fp32_precision", "ieee") for owner in (matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)),
     ]
+
+
+def available_memory() -> int:
+    """Bytes of memory that are left to this process: what the system has, and what its control groups allow."""
+    left = [1 << 62]
+    with suppress(AttributeError, ValueError, OSError):
+        left.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, KeyError):
+        left.append(1024 * _numbers(Path("/proc/meminfo"))["MemAvailable:"])
+    with suppress(OSError, ValueError):
+        left += _left_in_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(0, min(left))
+
+
+def _left_in_groups(groups: Path, root: Path) -> Iterator[int]:
+    """The bytes that the control groups of a process, and those above them, leave it."""
+    for line in groups.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        place, limit, used, droppable = GROUPS.get(controllers, GROUPS[""])
+        group = root / place / path.strip("/")
+        for folder in (group, *group.parents) if controllers in GROUPS else ():
+            with suppress(OSError, ValueError, KeyError):  # no limit is "max"; a container does not see its own path
+                files = _numbers(folder / "memory.stat")[droppable]
+                yield int((folder / limit).read_text()) - int((folder / used).read_text()) + files
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The number behind each name of a file of the system's."""
+    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}

@@ -29,7 +29,7 @@ from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
-from jukebox.runs.request import RunSettings, StartPoint, dtype_of, new_request
+from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
 from jukebox.runs.run import KNOWN, REQUEST, Run, saving
 from jukebox.runs.windows import mask_windows
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
@@ -91,6 +91,7 @@ class EditJob:
         count = settings.options.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
+        check_size(self.model.info, 0.0, count)
         check_target(self.recording.sound, out)
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 

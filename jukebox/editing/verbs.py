@@ -26,7 +26,7 @@ from data_prep.errors import UserError
 from jukebox.editing.job import Edited, EditJob, Span, edit_route
 from jukebox.editing.recording import Recording
 from jukebox.params import EditOptions, KeptPrompt
-from jukebox.runs.request import RunSettings
+from jukebox.runs.request import RunSettings, check_size
 from jukebox.sampling.layout import Layout
 from jukebox.sampling.walk import Report
 from jukebox.song import Song
@@ -102,6 +102,7 @@ def extend(
     """A song with `before` seconds more before it and `after` seconds after it, each conditioned on the song."""
     opened = _Opened.of(model, song, settings)
     alone = opened.layout
+    check_size(model.info, alone.samples / alone.rate + before + after, 1)
     before_start, after_end = round(before * alone.rate), round(after * alone.rate)
     if min(before, after) < 0 or not before_start + after_end:
         raise UserError(
@@ -122,7 +123,7 @@ def build(
     """A prompt as a mask over `n` columns of a recording from column `first` on."""
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
-    prompts.append(masks.ends(n, *(math.ceil(s * per_second) for s in (prompt.prefix, prompt.suffix))))
+    prompts.append(masks.ends(n, *(math.ceil(min(s * per_second, n)) for s in (prompt.prefix, prompt.suffix))))
     if prompt.beat:
         from data_prep.beats import find_beats
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from data_prep.errors import UserError
@@ -23,6 +22,7 @@ from jukebox.importers.prior_keys import prior_key
 from jukebox.importers.streamed import Lazy, write_streamed
 from jukebox.importers.torchfile import PublishedCheckpoint, open_checkpoint, stored_tensors
 from jukebox.model.folder import is_norm
+from jukebox.model.info import open_weights
 from jukebox.model.settings import prior_config
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.autoregressive.model import AutoregressivePrior
@@ -65,15 +65,12 @@ def lazy_safetensors(path: Path) -> Weights:
     """The weights of a safetensors file, to be read one by one."""
 
     def read(name: str) -> Tensor:
-        with safe_open(path, "pt") as file:  # opened each time: what was read before is not held in memory
+        with open_weights(path) as file:  # opened each time: what was read before is not held in memory
             return file.get_tensor(name).clone()
 
-    try:
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            return {n: Lazy(tuple(file.get_slice(n).get_shape()), lambda n=n: read(n)) for n in names}
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}); download or copy it again") from error
+    with open_weights(path) as file:
+        names = file.keys()
+        return {n: Lazy(tuple(file.get_slice(n).get_shape()), lambda n=n: read(n)) for n in names}
 
 
 def open_published(files: Sequence[Path]) -> FoundWeights:

@@ -14,19 +14,23 @@ from urllib.parse import quote
 from tqdm import tqdm
 
 from data_prep.errors import UserError
+from data_prep.files import file_hash, stand_in
 
 BLOCK = 1 << 20
 TRIES = 5  # in a row that bring nothing
 
 
-def download(url: str, path: str | Path, *, wait: float = 1.0, timeout: float = 30.0) -> Path:
+def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0, timeout: float = 30.0) -> Path:
     """Fetch `url` to `path` unless it is there; a part that is there already (`.part`) is continued, not begun again.
 
-    The length that the server tells is checked before the file gets its name. `wait` and `timeout` in seconds.
+    The length that the server tells and `sha256` (its first digits, where they are known) are checked before the file gets its name.
+    What is there already and is another file, or none at all, is named and fetched again. `wait` and `timeout` in seconds.
     """
     path = Path(path)
     if path.is_file():
-        return path
+        if not (wrong := misfit(path, sha256)):
+            return path
+        print(f"{path} is {wrong}; fetching it again")
     path.parent.mkdir(parents=True, exist_ok=True)
     part, failures = path.with_name(path.name + ".part"), 0
     while True:
@@ -48,13 +52,25 @@ def download(url: str, path: str | Path, *, wait: float = 1.0, timeout: float = 
             kept = f"; {got / 1e6:.1f} MB are kept and the same command goes on from there" if got else ""
             raise UserError(f"{url} cannot be reached ({reason}): are you online?{kept}; or give your own --files")
         time.sleep(wait * failures)
+    part.with_name(part.name + ".tag").unlink(missing_ok=True)
     size = part.stat().st_size
     if total is not None and size != total:
         part.unlink()
         raise UserError(f"{url}: {size} bytes came, the server says {total}; what came is thrown away, try again")
+    if wrong := misfit(part, sha256):
+        part.unlink()
+        raise UserError(f"{url} is {wrong}; what came is thrown away: give another root with --url, or your own --files")
     os.replace(part, path)
-    part.with_name(part.name + ".tag").unlink(missing_ok=True)
     return path
+
+
+def misfit(path: Path, sha256: str = "") -> str:
+    """What a file is instead of that which was wanted; empty text where nothing speaks against it."""
+    if wrong := stand_in(path):
+        return wrong
+    if sha256 and (found := file_hash(path, len(sha256))) != sha256:
+        return f"another file, or damaged: its SHA-256 begins with {found[:16]}, expected {sha256[:16]}"
+    return ""
 
 
 def _fetch(url: str, part: Path, timeout: float) -> int | None:

@@ -14,7 +14,9 @@ optimiser's state, is never read, and a checkpoint of any size is converted in t
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import pickletools
 import struct
 import sys
 import zipfile
@@ -28,6 +30,7 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
+from data_prep.files import stand_in
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a legacy file begins
 _KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -104,6 +107,8 @@ def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
+    if instead := stand_in(path):
+        raise UserError(f"{path} is {instead}; download or copy it again")
     try:
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
@@ -164,6 +169,19 @@ class _Unpickler(pickle.Unpickler):
         return Storage(dtype, str(key), _whole(size))
 
 
+def _load(file: BinaryIO, unpickler: Callable[[BinaryIO], pickle.Unpickler] = _Unpickler) -> Any:
+    """The object of the pickle that begins here, once none of its words asks for more memory than its bytes justify."""
+    start, end = file.tell(), file.seek(0, io.SEEK_END)
+    file.seek(start)
+    for word, argument, _ in pickletools.genops(file):
+        if (
+            word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end
+        ):  # the table of what is remembered is as long
+            raise pickle.UnpicklingError(f"object {argument} is to be remembered, of {end} bytes")
+    file.seek(start)
+    return unpickler(file).load()
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
@@ -183,14 +201,16 @@ def _open_zip(path: Path, file: BinaryIO) -> PublishedCheckpoint:
         if len(pickles) != 1:
             raise UserError(f"{path} is a zip file, but none of torch.save: it has {len(pickles)} data.pkl, expected 1")
         root = pickles[0].removesuffix("data.pkl")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise UserError(f"{path} is a zip file with compressed members, which torch.save does not write; {_AGAIN}")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != sys.byteorder.encode():
             raise UserError(f"{path} was written on a machine of another byte order; write it again on one like this")
-        content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
+        content = _load(io.BytesIO(archive.read(pickles[0])))
 
     def read(storage: Storage, start: int, count: int) -> Tensor:
         entry = entries[f"{root}data/{storage.key}"]
         size = storage.size * storage.dtype.itemsize
-        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size < size:
+        if entry.file_size < size:
             raise ValueError(f"storage {storage.key} has {entry.file_size} bytes, expected {size}")
         with path.open("rb") as again:
             again.seek(entry.header_offset + 26)
@@ -201,9 +221,9 @@ def _open_zip(path: Path, file: BinaryIO) -> PublishedCheckpoint:
 
 
 def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
-    if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
+    if _load(file) != MAGIC or _load(file) != PROTOCOL:
         raise UserError(f"{path} is no file of torch.save; expected a checkpoint such as vqvae.pth.tar")
-    system = _Unpickler(file).load()
+    system = _load(file)
     if bool(system["little_endian"]) != (sys.byteorder == "little"):
         raise UserError(f"{path} was written on a machine of another byte order; write it again on one like this")
     seen: dict[str, Storage] = {}
@@ -215,9 +235,9 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
                 raise pickle.UnpicklingError(f"storage {found.key} is told in two ways")
             return found
 
-    content = Listing(file, encoding="utf-8").load()
+    content = _load(file, lambda opened: Listing(opened, encoding="utf-8"))
     places, end = {}, path.stat().st_size
-    for key in _Unpickler(file).load():  # the storages lie in this order, each behind its count
+    for key in _load(file):  # the storages lie in this order, each behind its count
         storage = seen[str(key)]
         (count,) = struct.unpack("<q", _exactly(file, 8))
         places[storage.key] = file.tell()
@@ -239,6 +259,9 @@ def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: 
 
 
 def _exactly(file: BinaryIO, count: int) -> bytearray:
+    there = os.fstat(file.fileno()).st_size - file.tell()
+    if count > there:  # before so much memory is asked for
+        raise EOFError(f"the file ends {count - there} bytes early")
     data = bytearray(count)
     if (got := file.readinto(data)) != count:  # type: ignore[attr-defined]
         raise EOFError(f"the file ends {count - got} bytes early")

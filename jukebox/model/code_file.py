@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_prep.errors import UserError
-from data_prep.files import replacing
+from data_prep.files import check_archive, replacing
 
 if TYPE_CHECKING:
     from jukebox.model.info import ModelInfo
@@ -43,6 +43,7 @@ class Codes:
     def load(path: Path) -> Codes:
         """Read a codes.npz; UserError for anything else."""
         try:
+            check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 if "hashes" in file:
                     hashes = dict(json.loads(str(file["hashes"])))
@@ -51,7 +52,7 @@ class Codes:
                     hashes = {"": str(file.get("codec", ""))}
                     streams = {f"vq.{name[len(OLD) :]}": file[name] for name in file.files if name.startswith(OLD)}
                 codes = Codes(streams, int(file["sample_rate"]), int(file["samples"]), hashes)
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is no codes.npz of `jukebox codec encode` ({error})") from error
         kinds, most = ("ui", 1) if "" in hashes else ("uif", 2)  # a frame of latents or of several books is a row
         if not streams or not all(1 <= x.ndim <= most and x.dtype.kind in kinds for x in streams.values()):

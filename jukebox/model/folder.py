@@ -22,15 +22,14 @@ from typing import TypeVar
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash, replacing, write_bytes, write_json
+from data_prep.files import file_hash, replacing, stand_in, write_bytes, write_json
 from data_prep.labels import Labels
-from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry
+from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry, open_weights
 from jukebox.model.routes import Routes
 from priors.conditioning.vocabulary import PLAIN, Characters, SentencePieceVocabulary, Vocabulary
 from priors.prior import HasTrunk, Prior
@@ -94,11 +93,11 @@ def read_state(path: Path, dtype: torch.dtype, rename: Callable[[str], str] = st
     What the file has so is mapped, not read. Each tensor has a mapping of its own, which goes with it when it is converted or replaced.
     """
     state = {}
-    with safe_open(path, "pt") as file:
+    with open_weights(path, "pt") as file:
         names = list(file.keys())
     for name in names:
         wanted = torch.float32 if is_norm(name) and dtype.itemsize < 4 else dtype
-        with safe_open(path, "pt") as file:
+        with open_weights(path, "pt") as file:
             state[rename(name)] = file.get_tensor(name).to(wanted)
     return state
 
@@ -111,8 +110,14 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """What `write_vocabulary` wrote."""
-    data = json.loads((folder / "lyrics.json").read_text(encoding="utf-8"))
+    """What `write_vocabulary` wrote; UserError for anything else."""
+    path = folder / "lyrics.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or "kind" not in data:
+            raise ValueError("it names no kind")
+    except ValueError as error:
+        raise UserError(f"{path} is {stand_in(path) or f'no lyric vocabulary ({error})'}; download or copy it again") from error
     if data["kind"] == SentencePieceVocabulary.kind:
         if not (folder / "lyrics.model").is_file():
             raise UserError(f"{folder} has no lyrics.model, the pieces of its lyrics; copy it beside lyrics.json")
@@ -209,7 +214,7 @@ class ModelFolder:
         for entry in self.info.codecs:
             path = self.folder / entry.file
             if path.is_file():
-                with safe_open(path, "pt") as file:
+                with open_weights(path, "pt") as file:
                     names = list(file.keys())
                 found += [stream for stream in entry.config.spec.names if entry.config.tensors(stream, names)]
         return tuple(found)
@@ -228,7 +233,7 @@ class ModelFolder:
             raise UserError(f"{streams[0]} and {others[0]} are of different codecs of {self.folder}; load one after the other")
         streams = [stream for stream in entry.config.spec.names if stream in streams]
         codec = build_codec(entry.config, streams)
-        with safe_open(self.folder / entry.file, "pt") as file:
+        with open_weights(self.folder / entry.file, "pt") as file:
             all_names = list(file.keys())
             names = dict.fromkeys(name for stream in streams for name in entry.config.tensors(stream, all_names))
             codec.load_state_dict({name: file.get_tensor(name) for name in names})
@@ -240,7 +245,7 @@ class ModelFolder:
         with FileLock(self.folder / ".lock"):
             path, tensors = self.folder / entry.file, dict(codec.state_dict())
             if path.is_file():
-                with safe_open(path, "pt") as file:
+                with open_weights(path, "pt") as file:
                     kept = [name for name in file.keys() if name not in tensors]  # noqa: SIM118
                     tensors |= {name: file.get_tensor(name).clone() for name in kept}
             write_tensors(path, tensors)

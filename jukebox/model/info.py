@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash
+from data_prep.files import file_hash, stand_in
 from data_prep.labels import Labels
 from jukebox.model.routes import Route, Routes, assumed_routes, derive_routes
 from priors.registry import PRIOR_CONFIGS
@@ -28,6 +28,13 @@ from vqvae.registry import CODEC_CONFIGS
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count, hash_tensors
 
 CONFIG, FORMAT = "config.json", 2
+
+
+def plain_name(name: str) -> str:
+    """The name of a file of the folder itself; ValueError for one that leads elsewhere."""
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file in this folder")
+    return name
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class CodecEntry:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CodecEntry:
         config = CODEC_CONFIGS.load(data["kind"], data.get("package", ""))
-        return CodecEntry(config.from_json(data["config"]), data["file"])
+        return CodecEntry(config.from_json(data["config"]), plain_name(data["file"]))
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,18 @@ class PriorEntry:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PriorEntry:
         config = PRIOR_CONFIGS.load(data["kind"], data.get("package", ""))
-        return PriorEntry(data["name"], config.from_json(data["config"]), data.get("alignment"))
+        return PriorEntry(plain_name(data["name"]), config.from_json(data["config"]), data.get("alignment"))
+
+
+def open_weights(path: Path, framework: str = "pt") -> Any:
+    """A safetensors file, opened; UserError names what it is instead."""
+    try:
+        return safe_open(path, framework)
+    except (SafetensorError, OSError) as error:
+        if not path.is_file():
+            raise
+        instead = stand_in(path) or f"no whole safetensors file ({error})"
+        raise UserError(f"{path} is {instead}; download or copy it again") from error
 
 
 def as_format_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,9 +126,8 @@ class ModelInfo:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ValueError) and "unknown kind" in str(error):
                 raise UserError(f"{path}: {error}") from error
-            raise UserError(
-                f"{path} is not a model configuration of this version ({error!r}); train or import it again"
-            ) from error
+            instead = stand_in(path) or f"not a model configuration of this version ({error!r})"
+            raise UserError(f"{path} is {instead}; train or import it again") from error
 
     @staticmethod
     def from_json(folder: Path, data: Mapping[str, Any]) -> ModelInfo:
@@ -176,7 +193,7 @@ class ModelInfo:
         path = self.folder / entry.file
         if not path.is_file():
             return ""
-        with safe_open(path, "np") as file:
+        with open_weights(path, "np") as file:
             names = entry.config.codes_tensors(stream, list(file.keys()))
             return hash_tensors((f"{stream} {name}", np.asarray(file.get_tensor(name))) for name in names)
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.device import choose_device
+from jukebox.device import available_memory, choose_device
 from jukebox.model.info import ModelInfo
 from jukebox.runs.batches import first_batches
-from jukebox.runs.request import dtype_of, prior_of
+from jukebox.runs.request import PAGE, check_size, dtype_of, prior_of
 from jukebox.runs.windows import plan_windows
 from priors.spec import DecodingCost, DecodingJob, PriorConfig
 from vqvae.streams import CodecConfig
@@ -31,7 +31,6 @@ Request = Mapping[str, Any]  # as run.json has it
 FRAMEWORK = {"cpu": 350_000_000, "cuda": 600_000_000}
 PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes of the decoder's blocks, whatever the length
 WAITING = 8  # copies of the decoder's state that are alive at once
-PAGE = 14  # bytes per sample of audio while its spectrogram is drawn
 NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
 WINDOWS = 64  # of a song in parallel, at most, when a batch is chosen for --parallel
 GB = 1e9
@@ -166,6 +165,22 @@ def _sound_bytes(codec: CodecConfig, stream: str, values: int, samples: int, dev
 
 
 # ---- making it fit
+
+
+def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | None = None) -> None:
+    """UserError where a run would take more memory than this machine has left; one on a GPU makes its batches smaller by itself."""
+    check_size(info, request["seconds"], len(request["samples"]))
+    there = available_memory()
+    if plan_sampling(info, request, done=done).peak <= there:  # of the CPU where no device is chosen: this needs no torch
+        return
+    request = on_device(request)
+    plan = plan_sampling(info, request, done=done)
+    if plan.device == "cpu":
+        raise UserError(
+            f"this run would take {plan.peak / GB:.2f} GB of memory (level {plan.largest.level}, {plan.dtype}, {plan.batch} samples in "
+            f"parallel), of which {there / GB:.2f} GB are available; give --max_memory {there / GB:.1f}GB, which chooses dtype and batch, "
+            "fewer --seconds, or another machine"
+        )
 
 
 def fitted(info: ModelInfo, request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:

@@ -12,6 +12,7 @@ training reaches. Nothing is loaded.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from data_prep.errors import UserError
@@ -133,7 +134,8 @@ def budget(prior: PriorConfig, setup: Training, machines: Machines) -> Budget:
 
 def largest_rows(prior: PriorConfig, setup: Training, machines: Machines, most: int) -> int:
     """The most rows at once that fit into a GPU, a divisor of `most`; 0 where not even one does."""
-    for rows in sorted((n for n in range(1, most + 1) if most % n == 0), reverse=True):
+    small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
+    for rows in sorted({*small, *(most // n for n in small)}, reverse=True):
         parts = memory(prior, replace(setup, rows=rows), machines.gpus, machines.device)
         if FRAMEWORK[machines.device] + sum(parts.values()) <= ROOM * machines.memory:
             return rows

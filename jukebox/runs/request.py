@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from jukebox.device import available_memory
 from jukebox.model.info import ModelInfo, PriorEntry, check_weights
 from jukebox.model.routes import Route
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
@@ -34,6 +35,10 @@ from jukebox.song import Song
 from priors.spec import BYTES
 from vqvae.streams import frame_count
 
+PAGE = 14  # bytes per sample of audio while its spectrogram is drawn
+ENTRY = 2_000  # bytes of a sample in a request; its decoder's state, of 4 bytes a number, is filled by half
+MOST_ROWS = 1 << 20
+MOST_SECONDS = 1e9  # of a whole song: its samples are counted in 64 bits
 CAPTURE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and capturing takes some seconds
 
 
@@ -226,15 +231,19 @@ def new_request(
 ) -> dict:
     """run.json before the first frame; `route` is that of the settings unless it is given."""
     options, chosen, route = settings.options, settings.machine, route or settings.route(info)
-    if seconds <= 0 or options.takes < 1 or chosen.batch < 0:
-        raise UserError(
-            f"{seconds:g} seconds, {options.takes} takes, batch {chosen.batch}; expected seconds above 0, takes from 1, a batch from 0"
-        )
+    check_size(info, seconds, len(songs) * options.takes)
+    check_batch(chosen.batch)
+    if seconds <= 0 or options.takes < 1:
+        raise UserError(f"{seconds:g} seconds, {options.takes} takes; expected seconds above 0 and takes from 1")
     if not options.hop_fractions or not all(0 < f <= 1 for f in options.hop_fractions):
         raise UserError(
             f"hop_fractions {tuple(options.hop_fractions)}; expected shares of the window in (0, 1] by level, as in 0.5,0.5,0.125"
         )
     total, labels = options.total_seconds or max(song.seconds for song in songs) or seconds, info.labels
+    if not 0 < total < MOST_SECONDS:
+        raise UserError(
+            f"total_seconds {total:g}; expected the length of the whole song, above 0 and below {MOST_SECONDS:g} seconds"
+        )
     songs = [replace(song, seconds=total).placed(labels) for song in songs for _ in range(options.takes)]
     made = {
         "version": VERSION, "verb": start.verb, "model": str(info.folder), "route": route.name, "seed": options.seed,
@@ -254,6 +263,23 @@ def new_request(
         **({"encodes": list(start.encodes)} if start.encodes else {}),
     }  # fmt: skip
     return made | _plans(info, route, made)
+
+
+def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
+    """UserError where audio of this length, or so many samples, cannot be in this machine's memory, before anything is made of them."""
+    state = max(codec.config.decoder_state(name) for codec in info.codecs for name in codec.config.spec.names)
+    needed, there = PAGE * seconds * info.sample_rate * info.channels + (ENTRY + 2 * state) * samples, available_memory()
+    if not needed <= there:
+        raise UserError(
+            f"{seconds:g} seconds and {samples:,} samples take {needed / 1e9:.3g} GB of memory at least, of which {there / 1e9:.1f} GB "
+            "are available; give fewer --seconds or --takes"
+        )
+
+
+def check_batch(batch: int) -> None:
+    """UserError for a number of rows in parallel that no run has."""
+    if not 0 <= batch <= MOST_ROWS:
+        raise UserError(f"batch {batch}; expected rows from 1 to {MOST_ROWS:,}, or 0 for all")
 
 
 def plans_of(info: ModelInfo, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import math
 import os
 import platform
 import shutil
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -36,7 +37,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError
-from data_prep.files import write_json
+from data_prep.files import check_archive, write_json
 from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
 
@@ -104,6 +105,8 @@ class Run:
 
     def _note(self, line: dict) -> None:
         try:
+            if line["level"] not in self.request["levels"]:
+                raise ValueError(f"a known level, but {line['level']}")
             for sample, crc in zip(line["samples"], line["crc32"], strict=True):
                 self._ends[line["level"], sample] = line["codes_total"], crc
         except (KeyError, TypeError, ValueError) as error:
@@ -134,7 +137,9 @@ class Run:
                     ) from None
             self.__init__(self.folder, read_request(self.folder / REQUEST), _read_progress(self.folder / PROGRESS))
             for level, sample in itertools.product(range(len(self.request["hops"])), samples):
-                if (path := self.codes_path(level, sample)).is_file():
+                if (path := self.codes_path(level, sample)).is_symlink():
+                    raise _damaged(path, "it is a link to a file elsewhere")
+                if path.is_file():
                     os.truncate(path, self.frame_bytes(level) * self.count(level, [sample]))
             yield
 
@@ -215,8 +220,12 @@ class Run:
     def known(self, level: int) -> tuple[Shaped[np.ndarray, "t *frame"], Bool[np.ndarray, " t"]]:
         """Of an edit: the frames of the recording and which of them are kept, of all samples."""
         if not self._known:
-            with np.load(self.folder / KNOWN) as file:
-                self._known = {name: file[name] for name in file.files}
+            try:
+                check_archive(self.folder / KNOWN)
+                with np.load(self.folder / KNOWN) as file:
+                    self._known = {name: file[name] for name in file.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                raise _damaged(self.folder / KNOWN, str(error)) from error
         name = self.stream(level).name
         return self._known[name], self._known[f"{name}.mask"]
 
@@ -334,7 +343,21 @@ def read_request(path: Path) -> dict:
         raise UserError(f"{path} is of version {version}, this program writes {VERSION}: sample it again")
     if missing := [name for name in NEEDED if name not in request]:
         raise _damaged(path, f"it has no {', '.join(missing)}")
-    return _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
+    request = _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
+    _check_places(path, request)
+    return request
+
+
+def _check_places(path: Path, request: dict) -> None:
+    """UserError where a run would write outside of its place: its folder, and for the result of an edit the folder that holds it."""
+    beside = path.parent.resolve().parent
+    for name in request.get("outputs", ()):
+        if Path(name).parent != beside:
+            raise UserError(
+                f"{path} is to write {name}, outside of {beside}; a run from elsewhere may not: correct its `outputs`, or do not use it"
+            )
+    if not all(type(level) is int and 0 <= level < len(request["hops"]) for level in request["levels"]):
+        raise _damaged(path, f"its levels are {request['levels']}")
 
 
 def as_version_3(request: dict) -> dict:

@@ -61,6 +61,8 @@ VERBS: dict[str, tuple[str, str]] = {
 
 _EXTRAS = {"deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl"}
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
+# how torch says that memory is not there, on a CPU and on a GPU
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
 _FULL_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
@@ -162,7 +164,7 @@ JUKEBOX_TRACEBACK=1 shows where a one-line error came from
 def explain(error: BaseException) -> str | None:
     """The one line for a mistake of the person or the state of their machine; None for a bug of ours.
 
-    Known are: UserError; a full disk, however deep torch or safetensors have wrapped it; an OSError about a named file;
+    Known are: UserError; a full disk or memory, however deep torch or safetensors have wrapped it; an OSError about a named file;
     an optional package that is not installed; and a ValueError that one of our packages raised on purpose.
     """
     chain: list[BaseException] = []
@@ -178,6 +180,8 @@ def explain(error: BaseException) -> str | None:
             reason = _FULL_DISK.get(getattr(known, "errno", None) or errno.ENOSPC, "the disk is full")
             where = f" while writing {known.filename}" if isinstance(known, OSError) and known.filename else ""
             return f"{reason}{where}; free some space and run the same command again"
+    if any(isinstance(known, MemoryError) or any(words in str(known) for words in _NO_MEMORY) for known in chain):
+        return f"there is not enough memory ({_one_line(error)[:120]}); choose a smaller batch, fewer takes or a shorter length"
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
         return f"this needs {error.name}, which is not installed; pip install 'jukebox-music[{extra}]'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:

@@ -27,6 +27,8 @@ from data_prep.errors import UserError
 from launch.cli.parse import read_list
 
 _TYPE_NAMES = {int: "integer", float: "number", bool: "yes/no", str: "text", Path: "path"}
+LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
+OF_PROCESSES = dict.fromkeys(("threads", "workers", "processes", "ranks", "ranks_per_node"), 4096)  # the most of them at once
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REQUIRED = inspect.Parameter.empty
 
@@ -35,8 +37,8 @@ REQUIRED = inspect.Parameter.empty
 class Argument:
     """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal.
 
-    `several`: a tuple of `kind`, typed as one text with commas. `rest` takes all words after a lone `--`, as one text in a
-    shell's quotes.
+    `several`: a tuple of `kind`, typed as one text with commas, or, the last positional, as words. `rest` takes all words after a
+    lone `--`. Words are one text in a shell's quotes.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Argument:
 
     def parse(self, text: str) -> Any:
         """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
-        if self.rest:
+        if self.words:
             return tuple(shlex.split(text))
         if self.several:
             return tuple(self._parse_one(part, text) for part in read_list(text))
@@ -70,7 +72,15 @@ class Argument:
         if self.kind is float and not math.isfinite(value):
             finite = "finite ones" if self.several else "a finite one"
             raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, and {finite}")
+        low, high = (0, OF_PROCESSES[self.name]) if self.name in OF_PROCESSES else (-LARGEST, LARGEST)
+        if self.kind is int and not low <= value <= high:
+            raise UserError(f"{self.shown} got {given!r}, expected {self._wanted()}, from {low:,} to {high:,}")
         return value
+
+    @property
+    def words(self) -> bool:
+        """Whether it takes several words."""
+        return self.rest or (self.several and self.positional)
 
     @property
     def shown(self) -> str:
@@ -80,7 +90,7 @@ class Argument:
     @property
     def place(self) -> str:
         """What stands for a positional in the usage line: its choices, else its name in capitals."""
-        return "|".join(self.choices) or self.name.upper() + " ..." * self.rest
+        return "|".join(self.choices) or self.name.upper() + " ..." * self.words
 
     @property
     def type_name(self) -> str:
@@ -279,8 +289,11 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
             else:
                 after = f" before {queue[0]} (a value that begins with -- is written {typed}=VALUE)" if queue else ""
                 raise UserError(f"{typed} needs a value{after}: {flags[name].about or flags[name].type_name.lower()}")
-        given[name] = value
+        given[name] = shlex.quote(value) if flags[name].words else value
     open_places = [a for a in usage.positionals if a.name not in given]
+    if open_places and open_places[-1].words and len(positionals) >= len(open_places):
+        last = len(open_places) - 1
+        positionals = [*positionals[:last], shlex.join(positionals[last:])]
     if len(positionals) > len(open_places):
         extra = positionals[len(open_places)]
         if usage.rest:

@@ -6,7 +6,9 @@ Who is who comes from the environment (`launch/cluster/ranks.py`). Tensors of a 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,9 +19,11 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from jukebox.device import choose_own_device
-from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_point, rank_and_ranks
+from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_point, rank_and_ranks, variables
 
 T = TypeVar("T")
+PATIENCE = timedelta(seconds=COLLECTIVE_TIMEOUT)
+MEETING = 45.0  # seconds in which another rank must be there: a shell may have the variables of a program that started it
 
 
 def join(device: str) -> str:
@@ -54,17 +58,49 @@ def use_device(device: torch.device) -> None:
 
 def meet(rank: int, ranks: int, backend: str) -> None:
     """Open the process group; UserError where the ranks cannot find each other."""
-    address, port = meeting_point()
+    (address, port), named = meeting_point(), variables()
     # DeepSpeed reads these too; without them it would ask MPI
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
     try:
-        dist.init_process_group(backend, rank=rank, world_size=ranks, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT))
+        store = None if dist.is_torchelastic_launched() else open_store(address, port, rank, ranks, named)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"rank {rank} of {ranks} did not meet the others at {address}:{port} ({reason}); is the port free and the machine's name "
-            "known to all? MASTER_ADDR and MASTER_PORT name another place"
+            f"rank {rank} of {ranks} ({named}) did not meet the others at {address}:{port} ({reason}); is the port free and the "
+            "machine's name known to all? MASTER_ADDR and MASTER_PORT name another place; to train in one process unset the two variables"
         ) from error
+
+
+def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> dist.Store:
+    """Where the ranks meet, once one other than this is there; UserError where none comes, DistError where the port is taken."""
+    nobody = UserError(
+        f"{named} say that this is rank {rank} of {ranks}, and no other came to {address}:{port} within {MEETING:.0f} s; "
+        "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
+    )
+    until = time.monotonic() + MEETING
+    while rank and not listens(address, port):  # a store would print each of its tries
+        if time.monotonic() > until:
+            raise nobody
+        time.sleep(0.1)
+    store = dist.TCPStore(address, port, ranks, rank == 0, timedelta(seconds=MEETING), wait_for_workers=False)
+    here = store.add("ranks", 1)
+    while here < 2:
+        if time.monotonic() > until:
+            raise nobody
+        time.sleep(0.1)
+        here = store.add("ranks", 0)
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def listens(address: str, port: int) -> bool:
+    """Whether a process accepts connections there."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def part() -> None:

@@ -28,6 +28,19 @@ PORT = 29500  # where nobody names one
 COLLECTIVE_TIMEOUT = 1800.0  # seconds that a rank waits for the others: the first rank may decode a corpus meanwhile
 
 
+def variables(environ: Mapping[str, str] = os.environ) -> str:
+    """The two variables that say which of several processes this one is, as an error names them; empty where none do."""
+    return next((f"{mine} and {ranks}" for mine, ranks, _, _ in NAMES if mine in environ and ranks in environ), "")
+
+
+def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
+    """A variable's number, or `default` where it is not set or empty; UserError for anything else."""
+    text = environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"the variable {name} is {text!r}; expected a whole number: set it, or unset it")
+    return int(text)
+
+
 def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) where it runs alone."""
     for mine, all_of_them, _, _ in NAMES:
@@ -49,21 +62,21 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
     """This process's number among those of its machine: the number of its GPU."""
     for mine, all_of_them, here, _ in NAMES:
         if mine in environ and all_of_them in environ:
-            return int(environ.get(here) or environ[mine])
+            return whole_number(environ, here, rank_and_ranks(environ)[0])
     return 0
 
 
 def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     """Address and port at which the first rank waits for the others; UserError where nothing says which machine that is."""
-    port = int(environ.get("MASTER_PORT") or PORT)
+    port = whole_number(environ, "MASTER_PORT", PORT)
     if environ.get("MASTER_ADDR"):
         return environ["MASTER_ADDR"], port
     if "SLURM_PROCID" in environ and (nodes := environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST")):
-        job = int(environ.get("SLURM_JOB_ID") or 0)  # jobs of one machine do not meet each other
+        job = whole_number(environ, "SLURM_JOB_ID", 0)  # jobs of one machine do not meet each other
         return first_host(nodes), port if "MASTER_PORT" in environ else 20_000 + job % 10_000
     _, ranks = rank_and_ranks(environ)
     for mine, all_of_them, _, here in NAMES:
-        if mine in environ and all_of_them in environ and int(environ.get(here) or ranks) < ranks:
+        if mine in environ and all_of_them in environ and whole_number(environ, here, ranks) < ranks:
             raise UserError(
                 f"{ranks} processes on several machines, and nothing says where they meet: set MASTER_ADDR to the name of the first "
                 "machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"

@@ -49,6 +49,18 @@ def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequenc
     return {name: codec.spec.stream(name).check(found[name][0].cpu().numpy(), "encoded") for name in streams}
 
 
+def make_folder(target: Path, data: Path) -> Path:
+    """A folder that files can be written into; UserError where it is on a disk that cannot be written."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / ".rescue.lock").touch()
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written ({error.strerror}); give --cache, a folder for the codes of {data}"
+        ) from error
+    return target
+
+
 @contextlib.contextmanager
 def own_name(target: Path, rank: int) -> Iterator[str]:
     """The name of this rank's files in `target`, which no other process has meanwhile; UserError where one has it.
@@ -77,9 +89,10 @@ def own_name(target: Path, rank: int) -> Iterator[str]:
 
 
 def encode_rows(
-    codec: Codec, info: ModelInfo, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], parallel: int, name: str
+    codec: Codec, info: ModelInfo, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], parallel: int, name: str,
+    cache: Path,
 ) -> None:  # fmt: skip
-    """Write what is missing of the streams of `rows` into files `name` of their folders, with a bar and a closing line.
+    """Write what is missing of the streams of `rows` into files `name` of their folders below `cache`, with a bar and a closing line.
 
     `parallel` songs are encoded at a time, each in one thread: pieces of audio are too short to be shared between cores. A GPU
     encodes one song at a time, for which the threads read the next ones: the layers of each take gigabytes of its memory.
@@ -105,16 +118,16 @@ def encode_rows(
             return in_order(streams_of, todo, threads=parallel)
         return (encode_sound(codec, audio, absent) for audio in in_order(sound_of, todo, threads=parallel))
 
-    missing, names = missing_streams(data, info, list(rows), streams), ", ".join(streams)
+    missing, names = missing_streams(cache, info, list(rows), streams), ", ".join(streams)
     if not missing:
-        print(f"all {len(rows)} songs have {names} in {data / 'codes'}")
+        print(f"all {len(rows)} songs have {names} in {cache / 'codes'}")
         return
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
     with progress(round(made), f"encoding {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
             with contextlib.ExitStack() as stack:
-                folders = {stream: codes_folder(data, info, stream) for stream in absent}
+                folders = {stream: codes_folder(cache, info, stream) for stream in absent}
                 writers = {s: stack.enter_context(CodesWriter(f, (s,), name=name)) for s, f in folders.items()}
                 for row, found in zip(todo, all_streams(todo, absent)):
                     for stream, writer in writers.items():
@@ -122,12 +135,13 @@ def encode_rows(
                     bar.update(round(row.seconds))
     took = max(time.monotonic() - started, 1e-9)
     print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
-    print(f"{names} in {data / 'codes'}")
+    print(f"{names} in {cache / 'codes'}")
 
 
 def encode(
-    data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", threads: int = 0, device: str = "auto"
-) -> None:
+    data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", threads: int = 0, device: str = "auto",
+    cache: str = "",
+) -> None:  # fmt: skip
     """Encode the songs of a data folder into codes; songs that are encoded already are skipped.
 
     data: the data folder that `jukebox prepare` made
@@ -137,19 +151,20 @@ def encode(
     split: only the songs of this split, train or test; empty: both
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    cache: folder for the codes, where DATA cannot be written; `jukebox train --cache` reads them there; empty: DATA itself
     """
     import torch
 
-    from data_prep.manifest import load_manifest
+    from data_prep.manifest import load_manifest, reading
     from jukebox.model.codes import codes_folder
     from jukebox.model.folder import ModelFolder
-    from launch.cluster.ranks import rank_and_ranks
+    from launch.cluster.ranks import rank_and_ranks, variables
 
     rank, ranks = rank_and_ranks()
     cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
     device = choose_own_device(device, rank, ranks)
-    folder, opened = Path(data), ModelFolder.from_pretrained(model)
+    folder, place, opened = Path(data), Path(cache or data), ModelFolder.from_pretrained(model)
     info, trained = opened.info, opened.trained_streams()
     names = info.spec.names
     wanted = choose_by_level(levels, {names.index(stream): stream for stream in trained or names})
@@ -157,15 +172,18 @@ def encode(
     if not rows:
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
-    chosen = {row.song: row for row in rows[: songs if songs > 0 else None][rank::ranks]}
-    for entry in info.codecs:
-        if not (mine := [stream for stream in wanted if stream in entry.config.spec.names]):
-            continue
-        codec, name = opened.codec(mine).to(device), ""
-        with contextlib.ExitStack() as stack:
-            for stream in mine:
-                target = codes_folder(folder, info, stream)
-                target.mkdir(parents=True, exist_ok=True)
-                name = stack.enter_context(own_name(target, rank))
-            stack.enter_context(computing_on(device))
-            encode_rows(codec, info, folder, chosen, mine, parallel, name)
+    rows = rows[: songs if songs > 0 else None]
+    chosen = {row.song: row for row in rows[rank::ranks]}
+    if ranks > 1:
+        print(f"rank {rank} of {ranks} ({variables()}) encodes {len(chosen)} of {len(rows)} songs")
+    with reading(folder):
+        for entry in info.codecs:
+            if not (mine := [stream for stream in wanted if stream in entry.config.spec.names]):
+                continue
+            codec, name = opened.codec(mine).to(device), ""
+            with contextlib.ExitStack() as stack:
+                for stream in mine:
+                    target = make_folder(codes_folder(place, info, stream), folder)
+                    name = stack.enter_context(own_name(target, rank))
+                stack.enter_context(computing_on(device))
+                encode_rows(codec, info, folder, chosen, mine, parallel, name, place)

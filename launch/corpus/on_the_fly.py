@@ -23,12 +23,13 @@ class OnTheFlyCodes:
     """Streams of the songs of `rows`, encoded on `device` when they are read."""
 
     def __init__(
-        self, model: ModelFolder, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], device: torch.device
-    ) -> None:
+        self, model: ModelFolder, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], device: torch.device,
+        cache: Path | None = None,
+    ) -> None:  # fmt: skip
         self.codec = model.codec(streams).to(device)
         spec, config = self.codec.spec, self.codec.config
         self.hops = {stream: spec.stream(stream).hop for stream in streams}
-        self.pcm = open_pcm(data, list(rows.values()), spec.sample_rate, spec.channels)
+        self.pcm = open_pcm(data, list(rows.values()), spec.sample_rate, spec.channels, cache)
         self.places = {song: number for number, song in enumerate(rows)}
         # the receptive field, and some frames for the convolutions that it does not count
         self.reach = {stream: config.receptive_field(stream) // hop + 8 for stream, hop in self.hops.items()}

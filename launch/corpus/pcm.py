@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int16
 
 from data_prep.audio.audio import read
+from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path
 from launch.cli.progress import progress
@@ -63,18 +64,28 @@ class Pcm:
         return [(int(song), int(place)) for song, place in zip(songs, drawn - before)]
 
 
-def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int) -> Pcm:
-    """The songs of `rows` as samples, decoded now if they were not before; a second process waits for the first."""
+def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int, cache: Path | None = None) -> Pcm:
+    """The songs of `rows` as samples, decoded now into `cache` (None: `data`) if they were not before; a second process waits.
+
+    UserError where that folder cannot be written.
+    """
     from filelock import FileLock
 
     named = json.dumps([sample_rate, channels, *([row.song, row.hash] for row in rows)])
-    key = hashlib.sha256(named.encode()).hexdigest()[:12]
-    path, index = data / "pcm" / f"{key}.i16", data / "pcm" / f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not index.exists():
-            lengths = _decode(data, rows, sample_rate, channels, path)
-            write_json(index, {"sample_rate": sample_rate, "channels": channels, "lengths": lengths})
+    folder, key = (cache or data) / "pcm", hashlib.sha256(named.encode()).hexdigest()[:12]
+    path, index = folder / f"{key}.i16", folder / f"{key}.json"
+    if not index.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".lock").touch()
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}); give --cache, a folder for the decoded audio of {data}"
+            ) from error
+        with FileLock(path.with_suffix(".lock")):
+            if not index.exists():
+                lengths = _decode(data, rows, sample_rate, channels, path)
+                write_json(index, {"sample_rate": sample_rate, "channels": channels, "lengths": lengths})
     return Pcm(path, json.loads(index.read_text())["lengths"], channels)
 
 

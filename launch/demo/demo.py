@@ -16,6 +16,7 @@ from data_prep.files import write_json
 from launch.demo.lanes import LENGTHS, Clock, Parts, run_lanes
 
 LEVELS_SECONDS = 8.0  # of the song by the three levels, which are slow
+MOST_SONGS, MOST_SECONDS, MOST_SCALE = 100_000, 3_600, 10_000
 RUNS = {"Song": "song", "Recording, continued": "continued", "Song by the three levels of raw audio": "song_levels"}
 RECORDING = 1_000_003  # seeds of the recording that is continued and of the text that is sung: of no song of the corpus
 
@@ -38,6 +39,11 @@ def demo(
     """
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
+    if songs > MOST_SONGS or not 0 < seconds <= MOST_SECONDS or not 0 < scale <= MOST_SCALE:
+        raise UserError(
+            f"--songs {songs:,}, --seconds {seconds:g}, --scale {scale:g}: a demo has up to {MOST_SONGS:,} songs, a new one of up to "
+            f"{MOST_SECONDS:,} seconds, and up to {MOST_SCALE:,} times the preset's steps; larger ones are made by the verbs it runs"
+        )
     if evidence:
         from launch.demo.evidence import make_evidence
 

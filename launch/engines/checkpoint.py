@@ -6,8 +6,8 @@
 
 ZeRO's pieces are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; who goes on takes
 the pieces of its own world. A folder is written beside its place, synced and renamed; the last `keep` stay. One that was cut
-(a missing or short file) is passed over for the one before, and the person is told. Batches and noise are pure functions of
-(seed, step), so no random state needs to be stored.
+(a missing or short file) is passed over for the one before, with a line about it; where none is whole, nothing begins again unasked.
+Batches and noise are pure functions of (seed, step), so no random state needs to be stored.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from data_prep.errors import UserError
 from data_prep.files import write_json
 
 MANIFEST, SHARD = "manifest.json", 2**30  # bytes
@@ -54,7 +55,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
-    """Write step `metadata["step"]` into `folder`; of those there are the last `keep` stay."""
+    """Write step `metadata["step"]` into `folder`; of those there are the last `keep` stay, and none of a later step.
+
+    One of a later step was broken and passed over; counted among the last, it would drive out a whole one.
+    """
     path = folder / f"step_{metadata['step']:08d}"
     fresh = folder / "step.tmp"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -69,7 +73,8 @@ def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tu
     _sync(fresh / MANIFEST)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(fresh, path)
-    for old in written(folder)[keep:]:
+    there = written(folder)
+    for old in there[: there.index(path)] + there[there.index(path) + keep :]:
         shutil.rmtree(old)
 
 
@@ -87,22 +92,28 @@ def shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
-    """The newest whole checkpoint (None: there is none), and a sentence about those passed over."""
+    """The newest whole checkpoint (None: there is none), and a sentence about those passed over; UserError where all are broken."""
     broken = []
     for path in written(folder):
         try:
             found = open_checkpoint(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             broken.append(f"{path} is broken ({error})")
             continue
         warning = f"{' and '.join(broken)}; going on from the one before it, step {found.metadata['step']}" if broken else ""
         return found, warning
-    return None, f"{' and '.join(broken)}; starting from step 0" if broken else ""
+    if broken:
+        raise UserError(
+            f"{folder} has no whole checkpoint: {' and '.join(broken)}; restore one from a copy, or delete {folder} to start from step 0"
+        )
+    return None, ""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint whose files are all there and whole; ValueError says which is not."""
     metadata = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(metadata, dict) or not {"step", "minutes", "files", "recipe", "identity", "engine"} <= set(metadata):
+        raise ValueError(f"{MANIFEST} is not that of a checkpoint")
     places = {}
     for name, size in metadata["files"].items():
         there = (path / name).stat().st_size

@@ -64,6 +64,8 @@ class RecipeParams:
     def changes(self, is_codec: bool, recompute: bool) -> dict[str, Any]:
         """The fields of a recipe that change; `recompute`: also where --card needs it. Raises UserError."""
         given = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "max_minutes": self.max_minutes}
+        if wrong := [f"--{name} {value:g}" for name, value in given.items() if value < 0]:
+            raise UserError(f"{', '.join(wrong)}: expected numbers above 0, or 0 for the recipe's")
         # A recipe's limit on the time belongs to its own steps: with --steps the user wants so many.
         changes: dict[str, Any] = {"max_minutes": 0.0} if self.steps else {}
         changes |= {name: value for name, value in given.items() if value}
@@ -99,6 +101,7 @@ class TrainRunParams:
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
     from_audio: encode each window when it is trained on, instead of reading what `jukebox encode` wrote: slower, nothing is stored
+    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, where DATA cannot be written; empty: DATA itself
     """
 
     seed: int = 0
@@ -107,6 +110,7 @@ class TrainRunParams:
     wandb: str = ""
     examples_every: int = 0
     from_audio: bool = False
+    cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from data_prep.codes import CodesReader
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.labels import Labels
-from data_prep.manifest import SongRow, load_manifest
+from data_prep.manifest import SILENT, SongRow, load_manifest
 from data_prep.windows import Windows
 from jukebox.model.codes import open_codes
 from jukebox.model.folder import ModelFolder, build_codec, build_prior, hollow
@@ -50,7 +50,10 @@ FIRST_WEIGHTS = 1 << 20  # stands where the noise of a step has its rank: no suc
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """What a training task is made from; `part` is the stream of a codec or the name of a prior, `config` that of the prior."""
+    """What a training task is made from; `part` is the stream of a codec or the name of a prior, `config` that of the prior.
+
+    What is derived of `data`, decoded audio and codes, is in `cache`, or (None) in `data` itself.
+    """
 
     model: ModelFolder
     part: str
@@ -61,6 +64,7 @@ class TaskSetup:
     config: PriorConfig | None = None
     from_audio: bool = False
     hollow: bool = False  # weights of a prior that take no memory: in ZeRO 3 rank 0 has them, until they are cut up
+    cache: Path | None = None
 
 
 def training_rows(data: Path) -> list[SongRow]:
@@ -85,6 +89,7 @@ class CodecTask:
 
     def __init__(self, setup: TaskSetup) -> None:
         recipe, self.seed = setup.recipe, setup.seed
+        self.cache = setup.cache
         self.jukebox, self.data, self.recipe, self.device = setup.model, setup.data, recipe, torch.device(setup.device)
         self.config = setup.model.info.codec_of(setup.part).config
         self.stream, self.identity = self.config.spec.stream(setup.part), settings(self.config, setup.part)
@@ -103,7 +108,14 @@ class CodecTask:
     def open(self) -> None:
         """Reads the corpus."""
         spec = self.config.spec
-        self.songs: Pcm | None = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels)
+        self.songs: Pcm | None = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels, self.cache)
+        some = [
+            self.songs.crop(*place, self.recipe.crop) for place in self.songs.draw((self.seed, self.key), 64, self.recipe.crop)
+        ]
+        if silent := sum(np.abs(crop).max() < SILENT for crop in some):
+            print_once(f"{self.name}: {silent} of {len(some)} crops are silent, of which a codec learns nothing but silence")
+        if short := int((self.songs.lengths < self.recipe.crop).sum()):
+            print_once(f"{self.name}: {short} of {len(self.songs.lengths)} songs are shorter than a crop and end in silence")
 
     def batch(self, step: int, rank: int, world: int) -> Float[Tensor, "b c t"]:
         assert self.songs is not None, "open() comes first"
@@ -356,18 +368,22 @@ def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Map
     The codes are read, or encoded when they are wanted.
     """
     config, rows = task.config, {row.song: row for row in training_rows(task.data)}
-    hint = f"run `jukebox encode {task.data} {task.jukebox.folder}` first"
+    cache = task.setup.cache
     if task.setup.from_audio:
-        hint = "train with longer songs"
-        codes: CodesReader | OnTheFlyCodes = OnTheFlyCodes(task.jukebox, task.data, rows, task.streams, task.device)
+        codes: CodesReader | OnTheFlyCodes = OnTheFlyCodes(task.jukebox, task.data, rows, task.streams, task.device, cache)
     else:
-        codes = open_codes(task.data, task.jukebox.info, task.streams)
+        codes = open_codes(cache or task.data, task.jukebox.info, task.streams)
     coded = [song for song in codes.songs_with(task.streams) if song in rows]
     songs = [song for song in coded if codes.length(song, task.stream) >= config.n_ctx]
     if not songs:
+        second, named = config.hop / config.sample_rate, " and ".join(task.streams)
+        longest = max((codes.length(song, task.stream) for song in coded), default=0)
         raise UserError(
-            f"of {len(coded)} training songs with codes of {' and '.join(task.streams)} none fills "
-            f"a window of {config.n_ctx} codes ({config.n_ctx * config.hop / config.sample_rate:.1f} s); {hint}"
+            f"{task.name}: of {len(coded)} training songs with codes of {named} none fills a window of {config.n_ctx} codes "
+            f"({config.n_ctx * second:.1f} s); the longest has {longest * second:.1f} s: train on longer songs, or on several joined"
+            if coded
+            else f"{task.name}: of {len(rows)} training songs none has codes of {named}; run `jukebox encode {task.data} "
+            f"{task.jukebox.folder}` first"
         )
     if short := len(coded) - len(songs):
         print_once(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")

@@ -6,12 +6,15 @@ Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
+from data_prep.manifest import reading
+from jukebox.device import available_memory
 from launch.cli.parse import choose_by_level
 from launch.cli.usage import shared_flags
 from launch.cluster.heartbeat import beat
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from jukebox.model.presets import Preset, Recipe
     from launch.training.loop import Task
     from launch.training.tasks import TaskSetup
+
+
+BYTES_OF_CROPS = 24  # per number of a crop, float32: of the batch, its blend and its reconstruction, and of the batches ahead
 
 
 def kind_of(what: str, preset: Preset) -> str:
@@ -89,6 +95,26 @@ def make_task(
     return TASKS.load(kind)(setup), recipe
 
 
+def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
+    """UserError where the rows that a CPU holds at once need more memory than is left; of a codec only its audio is counted."""
+    from jukebox.planning.training import Training, memory
+
+    recipe = setup.recipe
+    rows, there = -(-recipe.batch // (accumulate * ranks)), available_memory()
+    if setup.config is None:
+        needed = float(rows * recipe.crop * setup.model.info.channels * BYTES_OF_CROPS)
+    elif setup.config.training_cost(recipe.bf16, recipe.recompute, True) is None:
+        needed = float(8 * rows * setup.config.n_ctx)
+    else:
+        parts = memory(setup.config, Training(rows, bf16=recipe.bf16, recompute=recipe.recompute), 1, "cpu")
+        needed = parts["activations"] + (sum(parts.values()) - parts["activations"]) * (ranks == 1)
+    if setup.device == "cpu" and needed > there:
+        raise UserError(
+            f"{setup.part}: a step of {rows:,} rows takes {needed / 1e9:.3g} GB of memory, of which {there / 1e9:.1f} GB are available; "
+            "give a smaller --batch, or share it out with --accumulate or more ranks"
+        )
+
+
 @shared_flags
 def train(
     what: str, data: str, *, parts: PartParams, recipe: RecipeParams, run: TrainRunParams, tuning: FinetuneParams,
@@ -128,18 +154,23 @@ def train(
     target = Path(parts.out) if parts.out else folder.parent / "model"
     wanted = choose_parts(what, preset, parts, tuning, folder)
     model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, is_codec)
-    changes = recipe.changes(is_codec, recompute)
-    for name in wanted:
-        setup = TaskSetup(
-            model, name, folder, preset.parts(kind)[name], run.seed, device, from_audio=run.from_audio,
-            hollow=parallel.stage == 3 and who()[0] > 0,
-        )  # fmt: skip
-        task, changed = make_task(kind, preset, setup, changes, tuning)
-        ended = fit(
-            task, changed, target / "training" / task.name, seed=run.seed, device=device, wandb=run.wandb, parallel=parallel,
-            keep=keep, examples_every=run.examples_every,
-        )  # fmt: skip
-        if ended.ended == "stopped":
-            part()
-            raise SystemExit(130)
+    changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
+    with contextlib.ExitStack() as locks:
+        for place in {folder, Path(tuning.rehearse or folder)}:
+            locks.enter_context(reading(place))
+        for name in wanted:
+            setup = TaskSetup(
+                model, name, folder, preset.parts(kind)[name], run.seed, device, from_audio=run.from_audio,
+                hollow=parallel.stage == 3 and who()[0] > 0, cache=cache,
+            )  # fmt: skip
+            planned = replace(setup, recipe=replace(setup.recipe, **changes), config=preset.priors.get(name))
+            check_batch(planned, parallel.accumulate, who()[1])
+            task, changed = make_task(kind, preset, setup, changes, tuning)
+            ended = fit(
+                task, changed, target / "training" / task.name, seed=run.seed, device=device, wandb=run.wandb, parallel=parallel,
+                keep=keep, examples_every=run.examples_every,
+            )  # fmt: skip
+            if ended.ended == "stopped":
+                part()
+                raise SystemExit(130)
     part()

@@ -7,6 +7,8 @@ from pathlib import Path
 from data_prep.errors import UserError
 from jukebox.device import choose_device
 
+MOST_WINDOWS = 1_000_000
+
 
 def evaluate(
     model: str, data: str, *, out: str = "", windows: int = 96, songs: int = 16, seed: int = 0, threads: int = 0,
@@ -29,8 +31,10 @@ def evaluate(
     from jukebox.evaluation.figures import evaluate_model, tables
     from jukebox.model.folder import ModelFolder
 
-    if windows < 2 or songs < 0:
-        raise UserError(f"--windows {windows} and --songs {songs}: expected at least 2 windows and 0 (all) or more songs")
+    if not 2 <= windows <= MOST_WINDOWS or songs < 0:
+        raise UserError(
+            f"--windows {windows} and --songs {songs}: expected 2 to {MOST_WINDOWS:,} windows and 0 (all) or more songs"
+        )
     if threads:
         torch.set_num_threads(threads)
     opened, chosen = ModelFolder.from_pretrained(model), choose_device(device)

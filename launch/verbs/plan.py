@@ -11,10 +11,10 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import read_info
 from jukebox.model.routes import Route
 from jukebox.params import SamplingParams
-from jukebox.planning.sampling import Plan, Request, fitted, on_device, plan_sampling, spell
+from jukebox.planning.sampling import Plan, Request, check_memory, fitted, on_device, plan_sampling, spell
 from jukebox.planning.training import Budget
 from jukebox.runs.params import params_by_level
-from jukebox.runs.request import should_compile
+from jukebox.runs.request import check_batch, check_size, should_compile
 from jukebox.runs.run import Run
 from launch.cli.usage import shared_flags
 from launch.verbs.plan_train import TrainPlanParams, plan_train
@@ -65,9 +65,11 @@ def plan(
         return plan_train(model, training, batch, threads)
     import torch
 
+    if bandwidth < 0:
+        raise UserError(f"--bandwidth got {bandwidth:g}, expected GB a second above 0, or 0 for this machine's")
     info = read_info(model)
     route = info.route(song.route)
-    chosen = chosen_levels(info, model, route, song)
+    chosen = chosen_levels(info, model, route, song, batch)
     torch.set_num_threads(info.threads(threads))
     given = {str(level): info.frames(song.prompt_seconds, level) for level in chosen if song.prompt_seconds}
     request = on_device({
@@ -81,7 +83,7 @@ def plan(
     return made
 
 
-def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams) -> tuple[int, ...]:
+def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams, batch: int) -> tuple[int, ...]:
     """The levels to write, those of other codecs last; UserError where the model has no prior of one, or where the song cannot be."""
     own, encoded = info.split_levels(song.levels, route)
     known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]
@@ -90,6 +92,8 @@ def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParam
             f"{song.seconds:g} s, {song.takes} takes, prompt of {song.prompt_seconds:g} s; "
             "expected a length, takes, and a shorter prompt"
         )
+    check_size(info, song.seconds, song.takes)
+    check_batch(batch)
     chosen = tuple(own) or tuple(known)
     if not chosen or not set(chosen) <= set(known):
         raise UserError(
@@ -120,7 +124,9 @@ def preflight(run: Run, device: str = "") -> None:
     request = on_device(run.request | ({"device": device} if device else {}))
     done = {level: run.count(level) for level in request["levels"]}
     if any(done[level] < run.total(level) for level in done):
-        print(planned(read_info(request["model"]), request, done=done).line(), flush=True)
+        info = read_info(request["model"])
+        check_memory(info, request, done)
+        print(planned(info, request, done=done).line(), flush=True)
 
 
 def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None) -> Plan:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 GB = 1e9
 CHOICES = ((1, False), (2, False), (1, True), (2, True), (3, False), (3, True))  # (ZeRO, recompute), the fastest first
 ROWS = 8  # at once on a GPU, at most: more rows make no product faster
+LARGEST = 1 << 30  # windows of a step
 STEPS = 3  # that are timed on this machine, after one
 
 
@@ -69,6 +70,11 @@ def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) ->
     cost_of(prior, setup)  # raises where there is none
     counts = read_numbers(params.gpus, "--gpus", "numbers from 1 to 1048576 with commas between them", 1, 1 << 20) or (1,)
     stages = read_numbers(params.zero, "--zero", "numbers from 0 to 3 with commas between them", 0, 3)
+    if not (0 <= batch <= LARGEST and 0 <= params.steps and 0 < network):
+        raise UserError(
+            f"--batch {batch}, --steps {params.steps}, --network {network:g}; expected a batch up to {LARGEST:,}, steps from 0 and a rate "
+            "above 0"
+        )
     batch = batch or recipe_of(model, entry.name, "batch") or max(counts)
     steps = params.steps or recipe_of(model, entry.name, "steps") or 100_000
     rows = min(batch, ROWS)

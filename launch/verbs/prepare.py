@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def prepare(
-    source: str, *, out: str, min_seconds: float = 1.0, test_share: float = 0.1, seed: int = 0, workers: int = 0
-) -> None:
+    source: tuple[str, ...], *, out: str, add: bool = False, min_seconds: float = 1.0, test_share: float = 0.1, seed: int = 0,
+    workers: int = 0,
+) -> None:  # fmt: skip
     """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 
     Takes a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
@@ -14,8 +15,9 @@ def prepare(
     truncated, too short, silent or non-finite is refused and listed with its reason. An interrupted run goes on where
     it was; under mpirun all ranks share the work.
 
-    source: folder, .csv, .tsv or .jsonl with the music
-    out: data folder to write
+    source: folder, .csv, .tsv or .jsonl with the music; or several
+    out: data folder to write; one that holds the songs of another source is left as it is, unless --add is given
+    add: keep the songs that --out holds already, and add those that are not among them
     min_seconds: shorter files are refused, seconds
     test_share: share of the songs held out for testing, 0 to 1
     seed: another seed holds out other songs
@@ -24,13 +26,13 @@ def prepare(
     from data_prep.errors import UserError
     from data_prep.manifest import prepare as write_tables
     from data_prep.pool import mpi_comm
-    from launch.cluster.ranks import rank_and_ranks
+    from launch.cluster.ranks import rank_and_ranks, variables
 
     if (ranks := rank_and_ranks()[1]) > 1 and mpi_comm() is None:
         raise UserError(
-            f"{ranks} ranks cannot share this without MPI: start it with mpirun -n {ranks} (or jukebox launch --with mpich "
-            "or openmpi), with mpi4py installed, or alone"
+            f"{variables()} say that this is one of {ranks} ranks, which cannot share this without MPI: unset both to prepare in one "
+            f"process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
         )
-    prepared = write_tables(source, out, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers)
+    prepared = write_tables(source, out, add=add, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers)
     if prepared is not None:
         print(f"{prepared}\nwrote {prepared.folder / 'manifest.parquet'}")

@@ -15,7 +15,7 @@ from data_prep.errors import UserError
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
-from launch.cluster.ranks import rank_and_ranks
+from launch.cluster.ranks import rank_and_ranks, variables
 
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
@@ -198,7 +198,9 @@ def beside(path: str | Path, verb: str) -> Path:
 def _unused(path: str | Path) -> str:
     """The path, or with the first number appended under which nothing is there; it is printed, for whoever has to resume."""
     if rank_and_ranks()[1] > 1:
-        raise UserError("several processes share a run, so that its folder needs a name: give --out")
+        raise UserError(
+            f"{variables()} say that several processes share this run, so that its folder needs a name: give --out, or unset both"
+        )
     path, number = Path(path), 1
     while (found := path if number == 1 else path.with_name(f"{path.name}_{number}")).exists():
         number += 1
@@ -223,13 +225,16 @@ def _open(run: str, model: str) -> Run:
 def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
     """Put the request on disk, made to fit into the memory that it may take, and only then import what samples."""
     from jukebox.model.presets import read_info
-    from jukebox.planning.sampling import fitted
+    from jukebox.planning.sampling import check_memory, fitted
     from jukebox.runs.batches import first_batches
     from jukebox.runs.run import Run
 
     ranks = rank_and_ranks()[1]
-    batches = {"batches": first_batches(len(asked["samples"]), machine.batch, ranks)}
-    _go(Run.create(out, asked | batches | fitted(read_info(asked["model"]), asked, machine.max_memory, ranks), join=ranks > 1))
+    info = read_info(asked["model"])
+    asked = asked | {"batches": first_batches(len(asked["samples"]), machine.batch, ranks)}
+    asked |= fitted(info, asked, machine.max_memory, ranks)
+    check_memory(info, asked)
+    _go(Run.create(out, asked, join=ranks > 1))
 
 
 def _go(run: Run, device: str = "") -> None:
@@ -241,6 +246,8 @@ def _go(run: Run, device: str = "") -> None:
     from launch.verbs.plan import preflight
 
     model = ModelFolder.from_pretrained(run.request["model"])
+    if ranks > 1:
+        print(f"rank {rank} of {ranks} ({variables()}) samples its share of the {run.n_samples} samples")
     if rank == 0:
         report_left_out(model, [entry["lyrics"] or "" for entry in run.request["samples"]])
         if not run.request.get("inpaints"):

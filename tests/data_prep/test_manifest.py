@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from data_prep import manifest
 from data_prep.audio.audio import read
 from data_prep.errors import UserError
+from data_prep.files import IN_USE, held
 from data_prep.labels import Labels
-from data_prep.manifest import audio_path, load_manifest, prepare, split_songs
+from data_prep.manifest import audio_path, load_manifest, prepare, reading, split_songs
 
 TABLES = ("manifest.parquet", "refused.parquet", "labels.json")
 
@@ -58,7 +59,7 @@ def test_tables_do_not_depend_on_the_number_of_workers(music: Path, tables: Path
     prepare(music, tmp_path, workers=3)
     assert same_tables(tables, tmp_path)
     assert (tables / "manifest.parquet").stat().st_size == (tmp_path / "manifest.parquet").stat().st_size
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TABLES)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != IN_USE) == sorted(TABLES)
 
 
 def test_an_interrupted_run_goes_on_from_its_finished_songs(music, tables, tmp_path, monkeypatch) -> None:
@@ -213,3 +214,89 @@ def test_wrong_settings_and_missing_tables_are_one_line(music: Path, tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made"):
         prepare(music, tmp_path / "file")
+
+
+# ---- several sources
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Another folder of music: two songs of its own, and a copy of the first song of `music`."""
+    folder = write_songs(tmp_path / "other", 1)
+    for name, pitch in (("a.wav", 0.05), ("b.wav", 0.07)):
+        soundfile.write(folder / name, 0.2 * np.sin(np.arange(12000) * pitch), 8000)
+    return folder
+
+
+def test_songs_of_another_source_do_not_replace_those_there_are(tables: Path, other: Path) -> None:
+    before = {name: (tables / name).read_bytes() for name in TABLES}
+    with pytest.raises(UserError, match=r"holds the songs of .*, which would be replaced; give --add"):
+        prepare(other, tables, workers=1)
+    assert before == {name: (tables / name).read_bytes() for name in TABLES}
+
+
+def test_a_folder_whose_files_were_all_refused_takes_another_source(music: Path, other: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no file could be used"):
+        prepare(music, tmp_path / "data", min_seconds=100.0, workers=1)
+    prepared = prepare(other, tmp_path / "data", workers=1)
+    assert prepared is not None and prepared.kept == 3
+
+
+def test_added_songs_leave_those_there_were_with_their_names_and_sides(music: Path, other: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    prepare(music, out, workers=1)
+    before = {row.song: row for row in load_manifest(out)}
+    share = 0.999 if before["00.wav"].split == "train" else 0.0  # by itself its copy would be on the other side
+    added = prepare(other, out, add=True, test_share=share, workers=1)
+    rows = {row.song: row for row in load_manifest(out)}
+    assert added is not None and (added.kept, added.refused, added.before) == (3, 1, 12)
+    assert {song: row for song, row in rows.items() if song in before} == before
+    new = [row for song, row in rows.items() if song not in before]
+    assert sorted(Path(row.path).name for row in new) == ["00.wav", "a.wav", "b.wav"]
+    assert all(audio_path(out, row).is_file() for row in new)
+    copy = next(row for row in new if row.path.endswith("00.wav"))
+    assert copy.split == before["00.wav"].split  # the same song is not on both sides
+    assert len(pq.read_table(out / "refused.parquet")) == 2
+    again = prepare(other, out, add=True, workers=1)
+    assert again is not None and (again.kept, again.before) == (0, 15) and len(load_manifest(out)) == 15
+
+
+def test_added_names_are_spelled_as_those_there_are_and_counted(other: Path, tmp_path: Path) -> None:
+    write_songs(tmp_path / "music", 2)
+    (tmp_path / "first.jsonl").write_text(json.dumps({"path": "other/a.wav", "artist": "The Band", "genres": ["Rock"]}))
+    named = [{"path": f"music/0{n}.wav", "artist": "the BAND", "genres": ["rock", "Pop"][: n + 1]} for n in range(2)]
+    (tmp_path / "more.jsonl").write_text("\n".join(map(json.dumps, named)))
+    out = tmp_path / "data"
+    prepare(tmp_path / "first.jsonl", out, workers=1)
+    before = load_manifest(out)
+    added = prepare(tmp_path / "more.jsonl", out, add=True, workers=1)
+    assert added is not None and added.left_out["other spellings of names, in songs"] == 2
+    assert [(row.artist, row.genres) for row in load_manifest(out) if row not in before] == [
+        ("The Band", ("Rock",)),
+        ("The Band", ("Rock", "Pop")),
+    ]
+    assert [row for row in load_manifest(out) if row in before] == before
+
+
+def test_what_is_ignored_is_counted_by_suffix_over_all_sources(music: Path, other: Path, tmp_path: Path) -> None:
+    for path in (music / "a.jpg", other / "b.jpg", other / "c.pdf"):
+        path.touch()
+    prepared = prepare([music, other], tmp_path / "data", workers=1)
+    assert prepared is not None and "2 .jpg" in prepared.ignored_suffixes and "1 .pdf" in prepared.ignored_suffixes
+
+
+def test_several_sources_in_one_call_are_those_added_one_after_another(music: Path, other: Path, tmp_path: Path) -> None:
+    prepare(music, tmp_path / "one" / "data", workers=1)
+    prepare(other, tmp_path / "one" / "data", add=True, workers=1)
+    prepare([music, other], tmp_path / "two" / "data", workers=1)
+    one, two = ([(row.song, row.hash) for row in load_manifest(tmp_path / name / "data")] for name in ("one", "two"))
+    assert one == two and len(one) == 15
+    prepare([other, music], tmp_path / "two" / "data", workers=1)  # the same sources: what has changed in them is read again
+    assert two == [(row.song, row.hash) for row in load_manifest(tmp_path / "two" / "data")]
+
+
+def test_a_data_folder_that_is_read_is_not_written_and_one_that_is_written_is_not_read(tables: Path, music: Path) -> None:
+    with reading(tables), reading(tables), pytest.raises(UserError, match="is read by a training or an encoding"):
+        prepare(music, tables, workers=1)
+    with held(tables, True, ""), pytest.raises(UserError, match="is being written by jukebox prepare"), reading(tables):
+        pass

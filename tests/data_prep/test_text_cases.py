@@ -190,6 +190,6 @@ def test_mutated_tables_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
         read += 1
         assert [text for song in songs if not song.path.startswith("b") for text in stamp_like(song)] == [], seed
         rows = [SongRow(s.path, s.path, 1.0, 8000, 1, s.artist, s.genres, s.lyrics, s.word_times, "0", "train") for s in songs]
-        manifest._write_manifest(tmp_path, [row for row in rows if row.path.isprintable()], tmp_path)
+        manifest._write_manifest(tmp_path, [row for row in rows if row.path.isprintable()], tmp_path, [tmp_path])
         build_labels(rows)
     assert read > 40

@@ -77,9 +77,12 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
         squared += exact.square().sum().item()
         spectral_total += norm(magnitudes(clip.float().mean(0, keepdim=True), *resolution)).item()
         n_clips += 1
-    if not n_clips or not squared or not spectral_total:
-        raise ValueError(f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent")
-    return Bandwidth(absolute / count, squared / count - (total / count) ** 2, spectral_total / n_clips)
+    variance = squared / count - (total / count) ** 2 if count else 0.0
+    if not spectral_total or variance <= 1e-9 * squared / count:
+        raise ValueError(
+            f"the bandwidth of {n_clips} clips cannot be measured: it needs at least one that is not silent or constant"
+        )
+    return Bandwidth(absolute / count, variance, spectral_total / n_clips)
 
 
 class ReconstructionLoss:

@@ -67,7 +67,7 @@ class SpectralLoss:
         """Squared distance of the derivatives, weighted by the root of the lesser of the two magnitudes that each lies between."""
         error = (slopes - phase_slopes(spectra, self.config.n_fft, self.config.hop_fft)).square().sum(3)  # (B, N, 2, F)
         size = spectra.abs().sqrt()
-        size = size / size.mean()
+        size = size / size.mean().clamp(min=1e-12)  # a batch of silence has no phases
         by_time = torch.minimum(size[:, 1:], size[:, :-1])
         by_frequency = torch.minimum(size[..., 1:], size[..., :-1])
         return (error[:, 1:, 0] * by_time).mean() + (error[..., 1, :-1] * by_frequency).mean()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,6 +12,8 @@ import pytest
 
 from data_prep.errors import UserError
 from jukebox.importers.download import download
+from jukebox.importers.torchfile import open_checkpoint
+from jukebox.model.folder import ModelFolder
 from launch.cli import main
 
 DATA = os.urandom(300_000)
@@ -114,3 +118,53 @@ def test_a_set_is_fetched_from_where_the_published_files_lie(server, tmp_path):
     assert find_tables({"v3"}, "", server.url, str(tmp_path))["v3"].genres == {"none": 0}
     assert (tmp_path / "jukebox/data/ids/v3_genre_ids.txt").read_bytes() == server.data
     assert parts_of("1b_lyrics")[-1] == "jukebox/models/1b_lyrics/prior_level_2.pth.tar"
+
+
+STAND_INS = {
+    "empty": (b"", "an empty file"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 300000\n", "a Git LFS pointer"),
+    "page": (b"\n<!DOCTYPE html><html>Too many requests</html>", "a web page"),
+}
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_only_stands_for_the_file_is_named_and_fetched_again(server, tmp_path, kind, capsys):
+    content, named = STAND_INS[kind]
+    (tmp_path / "file").write_bytes(content)
+    assert download(server.url, tmp_path / "file", wait=0).read_bytes() == DATA
+    assert named in capsys.readouterr().out
+    server.data = content
+    with pytest.raises(UserError, match=f"is {named}.*thrown away"):
+        download(server.url, tmp_path / "other", wait=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_of_another_hash_is_fetched_again_and_never_gets_its_name(server, tmp_path, capsys):
+    known = hashlib.sha256(DATA).hexdigest()
+    (tmp_path / "file").write_bytes(DATA[:-1] + b"?")
+    assert download(server.url, tmp_path / "file", sha256=known[:16], wait=0).read_bytes() == DATA
+    assert "another file, or damaged" in capsys.readouterr().out
+    with pytest.raises(UserError, match="its SHA-256 begins with"):
+        download(server.url, tmp_path / "other", sha256="0" * 64, wait=0)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_weights_that_only_stand_for_a_file_are_named(tiny_model, tmp_path, kind):
+    content, named = STAND_INS[kind]
+    folder = shutil.copytree(tiny_model.folder, tmp_path / "model")
+    (folder / "prior_2.safetensors").write_bytes(content)
+    (folder / "vqvae.pth.tar").write_bytes(content)
+    with pytest.raises(UserError, match=f"prior_2.safetensors is {named}"):
+        ModelFolder.from_pretrained(folder).prior("prior_2")
+    with pytest.raises(UserError, match=f"vqvae.pth.tar is {named}"):
+        open_checkpoint(folder / "vqvae.pth.tar")
+    (folder / "lyrics.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"lyrics.json is {named}"):
+        _ = ModelFolder.from_pretrained(folder).vocabulary
+    (folder / "codec.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=f"codec.safetensors is {named}"):
+        ModelFolder.from_pretrained(folder).codec()
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"config.json is {named}"):
+        ModelFolder.from_pretrained(folder)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 
+from data_prep import files
 from data_prep.errors import UserError
 from data_prep.files import file_hash
 from jukebox.model.code_file import Codes
@@ -67,3 +70,12 @@ def test_what_is_no_file_of_codes_is_one_line(tiny_model, tmp_path):
     Codes(CODES | {"vq.2": np.ones(20, np.float32)}, 22050, 2600).save(path)
     with pytest.raises(ValueError, match="codes.npz: vq.2 of float32; expected integers"):
         read_codes(tiny_model.info, path)
+
+
+def test_a_file_that_expands_to_far_more_than_it_is_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SPARE", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("vq.0.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<u2", "fortran_order": False, "shape": (8 << 20,)})
+        member.write(bytes(16 << 20))
+    with pytest.raises(UserError, match=r"its 0.0 MB expand to 17 MB"):
+        Codes.load(tmp_path / "bomb.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder
+from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
 from vqvae.jukebox.vqvae import VQVAE
 
@@ -68,3 +70,12 @@ def test_mistakes_are_one_clear_sentence(copy, tmp_path):
 def test_the_card_names_rate_priors_and_conditions(tiny_model: ModelFolder):
     card = Path(tiny_model.folder / "card.md").read_text()
     assert "22050 Hz" in card and "prior prior_2" in card and "labels, lyrics" in card
+
+
+@pytest.mark.parametrize("name", ["../codec.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
+def test_a_configuration_that_names_files_elsewhere_is_not_opened(tiny_model, tmp_path, name):
+    config = json.loads((tiny_model.folder / "config.json").read_text())
+    config["codecs"][0]["file"] = name
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is no name of a file in this folder"):
+        ModelInfo.read(tmp_path)

@@ -191,3 +191,42 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on_when_there_is_room(ti
         assert all(np.array_equal(made.codes(level), whole.codes(level)) for level in (2, 1, 0))
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+# ---- a run from elsewhere
+
+
+def rewrite(folder: Path, **changes) -> None:
+    request = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(request | changes))
+
+
+@pytest.mark.parametrize("place", ["../../elsewhere.wav", "/etc/hosts.wav", "../run/../../x.wav", "inside.wav"])
+def test_a_run_that_is_to_write_outside_of_its_place_is_not_opened(run, place):
+    rewrite(run.folder, outputs=["../song.wav"])
+    Run.open(run.folder)
+    rewrite(run.folder, outputs=["../song.wav", place])
+    with pytest.raises(UserError, match="outside of .*; a run from elsewhere may not"):
+        Run.open(run.folder)
+
+
+def test_levels_that_are_no_numbers_of_streams_are_damage(run):
+    for levels in (["../../x"], [7], [-1], [2.0]):
+        rewrite(run.folder, levels=levels)
+        with pytest.raises(UserError, match="is damaged: its levels are"):
+            Run.open(run.folder)
+    rewrite(run.folder, levels=[2])
+    line = json.loads((run.folder / "progress.jsonl").read_text())
+    (run.folder / "progress.jsonl").write_text(json.dumps(line | {"level": "/../../x"}) + "\n")
+    with pytest.raises(UserError, match="progress.jsonl is damaged"):
+        Run.open(run.folder)
+
+
+def test_codes_that_are_a_link_to_another_file_are_not_cut_off(run, tmp_path):
+    path = run.codes_path(2, 0)
+    (tmp_path / "mine.txt").write_bytes(path.read_bytes() + b"what follows")
+    path.unlink()
+    path.symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(UserError, match="it is a link to a file elsewhere"), run.lock_samples([0]):
+        pass
+    assert (tmp_path / "mine.txt").read_bytes().endswith(b"what follows")

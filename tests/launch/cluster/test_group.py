@@ -30,6 +30,7 @@ def test_the_local_rank_in_the_environment_is_the_index_of_the_gpu_in_use(monkey
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **_: backends.append(backend))
+    monkeypatch.setattr(group, "open_store", lambda *_: None)
     with patch.dict(os.environ, environment | {"MASTER_ADDR": "localhost"}):
         device = torch.device(group.join(asked))
         assert (device.index or 0, chosen) == (used, [used])

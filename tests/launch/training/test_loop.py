@@ -204,6 +204,26 @@ def test_a_checkpoint_cut_in_half_is_passed_over_for_the_one_before(tmp_path, ca
     assert losses(tmp_path / "t") == losses(tmp_path / "whole")
 
 
+def test_a_training_whose_checkpoints_are_all_damaged_stops_and_keeps_what_is_there(tmp_path):
+    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
+    cut, empty = written(tmp_path / "t")
+    (cut / "tensors_000.safetensors").write_bytes(b"")
+    (empty / "manifest.json").write_text("[]")
+    before = losses(tmp_path / "t")
+    with pytest.raises(
+        UserError, match=r"no whole checkpoint: .*step_00000040 is broken.* and .*step_00000030 is broken.*; restore"
+    ):
+        fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=50), tmp_path / "t")
+    assert losses(tmp_path / "t") == before and written(tmp_path / "t") == [cut, empty]
+
+
+def test_a_damaged_checkpoint_of_a_later_step_does_not_drive_out_a_whole_one(tmp_path):
+    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
+    (written(tmp_path / "t")[0] / "tensors_000.safetensors").write_bytes(b"")
+    fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=35), tmp_path / "t", keep=1)
+    assert [path.name for path in written(tmp_path / "t")] == ["step_00000035"]
+
+
 def test_a_checkpoint_of_another_seed_or_model_is_refused(tmp_path):
     fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
     with pytest.raises(UserError, match="began with seed 0, now it is 1"):

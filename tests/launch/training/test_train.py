@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from data_prep.errors import UserError
@@ -381,3 +383,68 @@ def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_tim
     whole = find("demo").codec_recipes["vq.2"]
     assert asked == [whole, replace(whole, steps=7, max_minutes=0.0), replace(whole, steps=7, max_minutes=2.0)]
     assert whole.max_minutes > 0 and whole.bf16
+
+
+@pytest.mark.parametrize("given", [{"steps": -5}, {"batch": -5}, {"lr": -1.0}, {"max_minutes": -1.0}])
+def test_numbers_below_zero_are_refused(data, tmp_path, given):
+    with pytest.raises(UserError, match=f"--{next(iter(given))} -.*expected numbers above 0"):
+        train("vqvae", str(data), preset="test", out=str(tmp_path / "model"), **given)
+
+
+# ---- data that cannot be written, and songs of little use
+
+
+def test_a_read_only_data_folder_is_trained_on_with_a_cache(data, model, tmp_path, monkeypatch):
+    from launch.corpus.encode import encode
+
+    copied = shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("pcm", "codes", ".*"))
+    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns("training"))
+    for name in ("pcm", "codes"):  # root may write anywhere, and so a file stands where a folder cannot be made
+        (copied / name).touch()
+    before, out, cache = sorted(copied.iterdir()), str(tmp_path / "model"), str(tmp_path / "cache")
+    with pytest.raises(UserError, match="pcm cannot be written .* give --cache"):
+        train("vqvae", str(copied), preset="test", steps=1, level=2, out=str(tmp_path / "other"))
+    with pytest.raises(UserError, match="cannot be written .* give --cache"):
+        encode(str(copied), out)
+    train("vqvae", str(copied), preset="test", steps=1, level=2, out=str(tmp_path / "other"), cache=cache)
+    encode(str(copied), out, cache=cache)
+    train("prior", str(copied), preset="test", steps=1, level=2, out=out, cache=cache)
+    assert set(sorted(copied.iterdir())) - set(before) <= {copied / ".in_use.lock"}
+
+
+def test_a_training_whose_songs_are_all_shorter_than_a_window_names_the_longest(data, model, tmp_path):
+    prior = PriorTask(setup(Jukebox.from_pretrained(model), "prior_2", data, RECIPE))
+    prior.config = replace(prior.config, trunk=replace(prior.config.trunk, n_ctx=1 << 20))
+    with pytest.raises(UserError, match=r"none fills a window of .* the longest has 3.0 s: train on longer songs"):
+        prior.open()
+
+
+def test_a_codec_reports_crops_of_silence_and_songs_shorter_than_a_crop(data, tmp_path, capsys):
+    from data_prep.manifest import prepare
+
+    rng, music = np.random.default_rng(0), tmp_path / "music"
+    music.mkdir()
+    for i in range(4):  # two seconds of noise among eight of silence
+        soundfile.write(music / f"{i}.wav", np.pad(0.3 * rng.standard_normal(44100), (0, 4 * 44100)), 22050)
+    soundfile.write(music / "short.wav", 0.3 * rng.standard_normal(900), 22050)
+    prepare(music, tmp_path / "data", min_seconds=0, test_share=0.0, workers=1)
+    train("vqvae", str(tmp_path / "data"), preset="test", steps=2, level=2, out=str(tmp_path / "model"))
+    said = capsys.readouterr().out
+    assert re.search(r"vqvae_2: \d+ of 64 crops are silent", said) and "1 of 5 songs are shorter than a crop" in said
+
+
+def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monkeypatch):
+    from data_prep.manifest import prepare
+    from launch.training import loop
+
+    held = []
+
+    def fit(*_, **__):
+        with pytest.raises(UserError, match="is read by a training"):
+            prepare(data.parent / "corpus" / "songs.jsonl", data, workers=1)
+        held.append(True)
+        return Trained("a", 1, 1, 0.0, "done")
+
+    monkeypatch.setattr(loop, "fit", fit)
+    train("vqvae", str(data), preset="test", level=2, steps=1, out=str(tmp_path / "model"))
+    assert held

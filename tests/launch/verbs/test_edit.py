@@ -203,3 +203,12 @@ def test_an_edit_that_was_interrupted_is_finished_by_resume_and_repeated_by_repl
     for other in (["branch", tmp_path / "new.run"], ["upsample", tmp_path / "new.run"]):
         code, _, error = run(capsys, *other)
         assert code == 2 and "is an edit of a recording" in error and error.count("\n") == 1
+
+
+def test_absurd_takes_and_ends_are_one_line_or_what_they_mean(model, song, tmp_path, capsys):
+    out = tmp_path / "out.wav"
+    code, _, error = run(capsys, "extend", model.folder, song, "--after", "0.1", "--takes", "1000000000000", "--out", out, *FEW)
+    assert code == 2 and "GB are available" in error
+    code, _, error = run(capsys, "extend", model.folder, song, "--after", "99999999999", "--out", out, *FEW)
+    assert code == 2 and "GB are available" in error and not out.exists()
+    assert run(capsys, "vary", model.folder, song, "--end", "0.3", "--prefix", "1e300", "--out", out, *FEW)[0] == 0

@@ -105,7 +105,7 @@ def test_a_folder_without_audio_is_a_one_line_error(tmp_path: Path, capsys) -> N
     assert capsys.readouterr().err.strip().count("\n") == 0
     (tmp_path / "empty" / "letter.txt").touch()
     assert main(["prepare", str(tmp_path / "empty"), "--out", str(tmp_path / "data")]) == 2
-    assert "there is no audio in this folder (1 other files)" in capsys.readouterr().err
+    assert "there is no audio in this folder (1 other files: 1 .txt)" in capsys.readouterr().err
     assert main(["prepare", str(tmp_path / "none"), "--out", str(tmp_path / "data")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
@@ -131,3 +131,13 @@ def test_rows_that_name_missing_files_are_refused(folder: Path, tmp_path: Path) 
     assert [row.artist for row in load_manifest(tmp_path / "data")] == ["Ann"]
     refused = pq.read_table(tmp_path / "data" / "refused.parquet").to_pylist()
     assert (refused[0]["path"], refused[0]["reason"]) == ("missing.wav", "unreadable")
+
+
+def test_several_sources_are_several_words(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("one album", "it's two"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "song.wav", tone(8000, 1.5), 8000)
+    assert main(["prepare", str(tmp_path / "one album"), str(tmp_path / "it's two"), "--out", str(tmp_path / "data")]) == 0
+    assert [row.song for row in load_manifest(tmp_path / "data")] == ["../it's two/song.wav", "song.wav"]
+    assert main(["prepare", "--source", str(tmp_path / "it's two"), "--out", str(tmp_path / "data")]) == 2
+    assert "give --add" in capsys.readouterr().err

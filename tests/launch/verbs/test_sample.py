@@ -113,7 +113,7 @@ def test_a_run_whose_folder_is_not_named_gets_one_that_nothing_is_in(tiny_model,
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["sample", model, *words]) == 2
-    assert "its folder needs a name: give --out" in capsys.readouterr().err and not (tmp_path / "song_3").exists()
+    assert "so that its folder needs a name: give --out" in capsys.readouterr().err and not (tmp_path / "song_3").exists()
 
 
 @pytest.mark.parametrize(

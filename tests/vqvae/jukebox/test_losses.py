@@ -39,3 +39,5 @@ def test_the_bandwidth_of_a_known_corpus():
     assert Bandwidth(**bandwidth.to_dict()) == bandwidth
     with pytest.raises(ValueError, match="not silent"):
         losses.measure_bandwidth([torch.zeros(2, 600)], R)
+    with pytest.raises(ValueError, match="or constant"):  # errors would be divided by its variance
+        losses.measure_bandwidth([torch.full((2, 600), 0.3)], R)

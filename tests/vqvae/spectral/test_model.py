@@ -139,3 +139,8 @@ def test_training_lowers_every_term_and_quantised_clips_use_many_codes():
     own, control = (model.spectra(model.decode(x, TOKENS)).abs() for x in (found, other))
     target = model.spectra(clips).abs()
     assert (own - target).norm() < 0.7 * (control - target).norm()
+
+
+def test_a_batch_of_silence_has_a_finite_loss():
+    terms = codec().train().loss(torch.zeros(2, 1, 4096), generator=torch.Generator())
+    assert all(torch.isfinite(value) for value in terms.values())
