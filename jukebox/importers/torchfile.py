@@ -174,7 +174,9 @@ def _load(file: BinaryIO, unpickler: Callable[[BinaryIO], pickle.Unpickler] = _U
     start, end = file.tell(), file.seek(0, io.SEEK_END)
     file.seek(start)
     for word, argument, _ in pickletools.genops(file):
-        if word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > end:  # the table of what is remembered is as long
+        if (
+            word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end
+        ):  # the table of what is remembered is as long
             raise pickle.UnpicklingError(f"object {argument} is to be remembered, of {end} bytes")
     file.seek(start)
     return unpickler(file).load()
