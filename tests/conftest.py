@@ -19,6 +19,7 @@ from priors.prior import Prior
 from priors.spec import PriorConfig
 
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and pages of help would be narrower
 # no example is timed; a change is judged by the same examples as the one before it, and new ones are looked for at home
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")

@@ -85,10 +85,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
         """Of x, or of before(x, *given), which in float32 is not kept for the backward pass."""
-        device = x.device.type
-        autocast = torch.is_autocast_enabled(device)
+        device, grad = x.device.type, torch.is_grad_enabled()
+        autocast = grad and torch.is_autocast_enabled(device)  # which raises on the meta device
         # a compiler decides itself what of a graph is computed again, and does not take a function that differentiates
-        if not torch.is_grad_enabled() or (torch.compiler.is_compiling() and not autocast):
+        if not grad or (torch.compiler.is_compiling() and not autocast):
             x = x if before is None else before(x, *given)
             y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
             return y.view(*x.shape[:-1], self.w.shape[1])

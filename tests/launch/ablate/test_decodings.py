@@ -94,7 +94,7 @@ def test_the_verb_writes_a_row_a_decoding_and_a_curve_over_checkpoints(codec, da
     ModelFolder.create(model, SMALL).save_codec(codec)
     for step in (5, 10):
         weights = [(f"weights/{name}", tensor) for name, tensor in codec.state_dict().items()]
-        metadata = {"name": "spectral", "step": step, "minutes": step / 10, "identity": {}}
+        metadata = {"name": "spectral", "step": step, "minutes": step / 10, "identity": {}, "recipe": {}, "engine": {}}
         save_checkpoint(model / "training" / "spectral", metadata, weights, keep=2)
     monkeypatch.setattr(D, "DECODINGS", (D.DECODINGS[0], *D.DECODINGS[5:7]))
     ablate("codec", str(data), str(model), out=str(out), songs=1, corpus_seed=SEED, models=[str(model)])

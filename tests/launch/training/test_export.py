@@ -66,7 +66,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(trained, tmp_path):
         export(str(training / "prior_2"), out=str(other))
     shutil.copytree(training / "prior_2", tmp_path / "broken" / "training" / "prior_2")
     next((tmp_path / "broken" / "training" / "prior_2").glob("step_*/manifest.json")).unlink()
-    with pytest.raises(UserError, match="holds no whole checkpoint"):
+    with pytest.raises(UserError, match="has no whole checkpoint"):
         export(str(tmp_path / "broken" / "training" / "prior_2"), out=str(other))
 
 

@@ -23,6 +23,7 @@ def test_a_gpu_that_is_not_there_is_one_line_before_songs_are_read(tiny_model, t
 def test_priors_are_measured_on_the_device_that_is_asked_for(given, chosen, tiny_model, tmp_path, monkeypatch):
     seen: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("jukebox.evaluation.figures.evaluate_model", lambda *_, device, **__: seen.append(device) or FIGURES)
     out = str(tmp_path / "evaluation.json")
     assert main(["evaluate", str(tiny_model.folder), str(tmp_path), "--device", given, "--out", out]) == 0

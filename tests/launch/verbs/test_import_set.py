@@ -190,7 +190,7 @@ def test_a_truncated_file_is_named_before_anything_is_written(files, part, share
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no codec": (lambda f: (f / flat("vqvae")).unlink(), "no vqvae.pth.tar among the files"),
     "an empty folder": (lambda f: [p.unlink() for p in f.iterdir()], "holds no checkpoints of 1b_lyrics"),
-    "a web page": (lambda f: (f / flat("prior_level_1")).write_text("<html>404</html>"), "cannot be read"),
+    "a web page": (lambda f: (f / flat("prior_level_1")).write_text("<html>404</html>"), "is a web page"),
     "the other upsampler": (
         lambda f: os.replace(f / flat("prior_level_2"), f / flat("prior_level_1")),
         "is it of another set?",
