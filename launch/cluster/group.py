@@ -79,7 +79,7 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
         "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
     )
     until = time.monotonic() + MEETING
-    while rank and not listens(address, port):  # a store would print each of its tries
+    while rank and not accepts_connections(address, port):  # a store would print each of its tries
         if time.monotonic() > until:
             raise nobody
         time.sleep(0.1)
@@ -94,7 +94,7 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
     return store
 
 
-def listens(address: str, port: int) -> bool:
+def accepts_connections(address: str, port: int) -> bool:
     """Whether a process accepts connections there."""
     try:
         socket.create_connection((address, port), timeout=1.0).close()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import UserError
 from launch.cli.commands import VERBS, explain, main
-from launch.cli.usage import read_usage, render, shared_flags
+from launch.cli.usage import LARGEST, read_usage, render, shared_flags
 
 SEEN: list[tuple] = []
 TO_RAISE: list[BaseException] = []
@@ -290,7 +290,12 @@ def test_no_words_whatever_make_a_traceback(words):
 
 @pytest.mark.long
 @settings(max_examples=2000, deadline=None)
-@given(model=st.text(), artist=st.text(), seed=st.integers(), seconds=st.floats(allow_nan=False, allow_infinity=False))
+@given(
+    model=st.text(),
+    artist=st.text(),
+    seed=st.integers(-LARGEST, LARGEST),
+    seconds=st.floats(allow_nan=False, allow_infinity=False),
+)
 def test_every_value_arrives_as_it_was_typed(model, artist, seed, seconds):
     SEEN.clear()
     TO_RAISE.clear()
