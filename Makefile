@@ -38,7 +38,7 @@ demo-edit: install
 	$(BIN)/jukebox edit demo/model demo/recording.mp3 --start 4 --end 5 --out demo/edited.wav
 
 test: install
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not long"
 
 test-long: install
 	$(BIN)/python -m pytest -m long

@@ -46,7 +46,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Write a json file atomically; what is not a finite number becomes null."""
+    """Write a json file atomically; what is not a finite number becomes null.
+
+    File names that are not UTF-8 hold surrogates, which are escaped: that is json, and reading gives them back.
+    """
 
     def plain(value):
         if isinstance(value, dict):
@@ -55,7 +58,7 @@ def write_json(path: Path, data: dict) -> None:
             return [plain(item) for item in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    write_bytes(path, (json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n").encode("utf-8"))
+    write_bytes(path, (json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def stand_in(path: Path) -> str:

@@ -70,6 +70,7 @@ class PrepareSummary:
 
     def __str__(self) -> str:
         """Say it in one line."""
+        unread = ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
         left_out = describe(self.left_out)
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
         return (
@@ -83,13 +84,9 @@ class PrepareSummary:
                 else ""
             )
             + (f"; {left_out}" if left_out else "")
-            + (f"; {UNREADABLE}: {len(self.unread)} ({self._unread_names()}; save them as UTF-8)" if self.unread else "")
+            + (f"; {UNREADABLE}: {len(self.unread)} ({unread}; save them as UTF-8)" if self.unread else "")
             + (f"; with the {self.before} there were, {self.before + self.kept} songs" if self.before else "")
         )
-
-    def _unread_names(self) -> str:
-        """The first of the songs beside which lyrics cannot be read."""
-        return ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
 
 
 def prepare(
@@ -165,10 +162,10 @@ def _write_tables(
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in new) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
-    del left_out[UNREADABLE]  # they are named
+    left_out[UNREADABLE] = 0  # they are named
     several = sum(result.get("tracks", 1) > 1 for result in good)
     prepared = PrepareSummary(
-        len(new), len(refused), hours, counts, found.ignored, out, left_out, unread, found.ignored_suffixes, several,
+        len(new), len(refused), hours, counts, found.ignored, out, +left_out, unread, found.ignored_suffixes, several,
         len(before.songs),
     )  # fmt: skip
     if not rows:

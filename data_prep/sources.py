@@ -80,10 +80,7 @@ def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
 
 
 def complete(song: Found, root: Path) -> Found:
-    """Fill what is not known yet from the lyrics file beside the audio, then from the tags in the audio.
-
-    A file of lyrics that cannot be read is counted and passed over; one without a word that is sung ends the search.
-    """
+    """Fill what is not known yet from the file of lyrics beside the audio, then from the tags in the audio."""
     path = root / song.path
     for suffix in LYRICS_SUFFIXES:
         if song.lyrics is None and (beside := path.with_suffix(suffix)).is_file():

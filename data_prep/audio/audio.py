@@ -1,9 +1,8 @@
-"""Read any sound file, resampled and mixed as asked; measure its true length; write 16-bit wav files.
+"""Read any audio file, resampled and mixed as asked; measure its true length; write audio files.
 
-libsndfile (soundfile) reads wav, flac, ogg, opus, mp3 and aiff; PyAV, where it is installed, reads m4a, aac, wma and
-the sound of videos. The length of a file is what comes out of its decoder, never what its header says. Wav, flac and
-ogg are read at any place at once; mp3 and PyAV's formats are decoded from their beginning, at some hundreds of times
-real time: libsndfile's seeking in mp3 gives wrong samples.
+`decoders.py` opens files by libsndfile or PyAV. The length of a file is what its decoder yields, whatever its header states. Wav,
+flac and ogg vorbis are read at any place at once; all others are decoded from their beginning, at some hundreds of times
+real time: libsndfile's seeking in mp3 gives wrong samples, and in some compressed formats there is none.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def read(
 
 
 def mix(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Turn (c, t) into (channels, t): one is the mean, more repeat a mono sound; surround sound is mixed to two by its layout."""
+    """Turn (c, t) into (channels, t): one is the mean, more repeat a mono sound; surround sound becomes two by its layout."""
     if len(audio) == channels:
         return audio
     if channels == 1:

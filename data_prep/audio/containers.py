@@ -1,8 +1,9 @@
 """The files in a file: where each begins and ends, whether it is all there, and what its header should have stated.
 
-A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of several
-files that were joined. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma), mark
-their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected header.
+A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of
+several joined files. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma),
+mark their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected
+header.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ MAGICS = re.compile(
     rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC ",
     re.DOTALL,
 )
+MOST_LINKS = 1000
+NOT_ZERO = re.compile(rb"[^\0]")
 COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -43,18 +46,17 @@ class Link:
 
 
 def find_links(path: Path) -> list[Link]:
-    """The files that are joined in a file, mostly one; BadAudio where they are mp3s of several rates or channels."""
+    """The files that are joined in a file, mostly one; BadAudio where they are too many, or mp3s of several kinds."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = after_id3(data)
+        at, links = after_id3(data), list[Link]()
         if not (found := _reader_at(data, at)):
-            return _mp3_links(path, data) or [Link(0, len(data))]
-        links = []
-        while found:
+            links = _mp3_links(path, data) or [Link(0, len(data))]
+        while found and len(links) <= MOST_LINKS:
             links.append(found(data, at))
             at = links[-1].stop
             found = _reader_at(data, at) if MAGICS.match(data, at) else None
-        if len(links) == 1 and not links[0].cut:  # the tags after the last file do not matter
-            return [replace(links[0], stop=len(data))]
+        if len(links) > MOST_LINKS:
+            raise BadAudio(path, "unreadable", f"more than {MOST_LINKS} files are joined in it")
         return links
 
 
@@ -135,8 +137,8 @@ def _size_of_samples(data: Bytes, name: bytes, start: int, size: int, parts: Map
 
 def _follows(data: Bytes, at: int) -> bool:
     """Whether what stands after the samples of a wav file may stand there: nothing, tags, zeros, another file or chunk."""
-    rest = data[at : at + 64]
-    if len(rest) < 8 or rest.startswith(TAGS) or not rest.strip(b"\0") or MAGICS.match(data, at):
+    rest = data[at : at + 8]
+    if len(rest) < 8 or rest.startswith(TAGS) or MAGICS.match(data, at) or not NOT_ZERO.search(data, at):
         return True
     at -= not _is_name(rest[:4])  # the chunk of samples lacks its padding
     return _is_name(data[at : at + 4]) and at + 8 + _number(data, at + 4, 4, "little") <= len(data) + 1

@@ -1,16 +1,18 @@
 """Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, where it is installed).
 
-Both give blocks of samples whose number nobody knows before the end: headers are not trusted. Channels come in the order of wav files, so
-that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be true: a rate of
-1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
+Both give blocks of samples whose number is not known before the end: headers are not trusted. Channels come in the order of wav
+files, so that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be
+true: a rate of 1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +32,7 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 BLOCK = 1 << 14  # samples decoded at a time
 RATES = (2_000, 768_000)  # Hz, what a recording can have
 MOST_CHANNELS = 64
-MOST_PER_BYTE = 1 << 13  # samples; a flac frame of silence has 65,535 in 14 bytes
+MOST_PER_BYTE = 1 << 11  # samples; opus has 1,440 of silence in 2 bytes, flac mostly 4,096 in 14
 SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile finds a sample exactly
 VORBIS_ORDER = {  # of channels in ogg vorbis and opus, as places of those of a wav file
     3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
@@ -88,9 +90,11 @@ class SoundFileDecoder:
     library, slack, tracks = "libsndfile", 0, 1
 
     def __init__(self, path: Path, links: list[Link]) -> None:
-        self.path, self.links, self.opened = path, links, path.open("rb")
+        self.path, self.links, self.opened, files = path, links, path.open("rb"), []
         try:
-            files = [self._open(link) for link in links]
+            for link in links:
+                with self._open(link) as each:
+                    files.append(each)
         except BaseException:
             self.opened.close()
             raise
@@ -102,8 +106,6 @@ class SoundFileDecoder:
         self.declared = sum(self._promised(each, link) for each, link in zip(files, links)) or None
         self.cut = next((link.cut for link in links if link.cut), None)
         self.seeks = len(links) == 1 and not links[0].padding and self.subtype.startswith(SEEKABLE)
-        for each in files:
-            each.close()
 
     def _open(self, link: Link) -> Any:
         import soundfile
@@ -152,62 +154,59 @@ class AvDecoder:
     library, slack = "PyAV", 8192  # some mp4 files count the encoder's delay
 
     def __init__(self, path: Path, links: list[Link]) -> None:
-        self.path, self.links, self.opened = path, links, ExitStack()
+        self.path, self.links = path, links
         self.cut = next((link.cut for link in links if link.cut), None)
-        try:
-            streams = [self._open(link) for link in links]
-        except BaseException:
-            self.opened.close()
-            raise
-        self.stream, self.tracks = streams[0][1:]
-        self.sample_rate, self.channels = self.stream.rate, self.stream.channels
-        check_alike(path, [(stream.rate, stream.channels) for _, stream, _ in streams])
-        # mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all
-        lengths = [self._declared(stream) for _, stream, _ in streams]
+        kinds, lengths, self.expected = [], [], 0
+        for link in links:
+            with self._open(link) as (container, stream, self.tracks):
+                kinds.append((stream.rate, stream.channels))
+                lengths.append(self._declared(stream))
+                self.expected += lengths[-1] or round((container.duration or 0) * stream.rate / 1e6)
+        check_alike(path, kinds)
+        self.sample_rate, self.channels = kinds[0]
         self.declared = sum(map(int, filter(None, lengths))) if all(lengths) else None
-        self.expected = self.declared or round((streams[0][0].duration or 0) * self.sample_rate / 1e6)
 
-    def _open(self, link: Link) -> tuple[Any, Any, int]:
+    @contextmanager
+    def _open(self, link: Link) -> Iterator[tuple[Any, Any, int]]:
         """The container of a joined file, its track, and how many tracks it has."""
         import av
         from av.stream import Disposition
 
         whole = len(self.links) == 1 and not link.head
-        source = str(self.path) if whole else _Window(self.opened.enter_context(self.path.open("rb")), link)
-        container: Any = self.opened.enter_context(av.open(source))
-        tracks = [stream for stream in container.streams.audio if stream.rate and stream.channels]
-        if not tracks:
-            raise BadAudio(self.path, "unreadable", "there is no audio in it")
-        default = [track for track in tracks if track.disposition & Disposition.default]
-        return container, (default or tracks)[0], len(tracks)
+        with self.path.open("rb") as file, av.open(str(self.path) if whole else _Window(file, link)) as opened:
+            container: Any = opened
+            tracks = [stream for stream in container.streams.audio if stream.rate and stream.channels]
+            if not tracks:
+                raise BadAudio(self.path, "unreadable", "there is no audio in it")
+            default = [track for track in tracks if track.disposition & Disposition.default]
+            yield container, (default or tracks)[0], len(tracks)
 
     def _declared(self, stream: Any) -> int | None:
-        return (stream.duration or None) if stream.time_base == Fraction(1, self.sample_rate) else None
+        """mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all."""
+        return (stream.duration or None) if stream.time_base == Fraction(1, stream.rate) else None
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
         for link in self.links:
-            container, stream, _ = self._open(link)
-            for block in self._decode(container, stream):
-                if start < block.shape[1]:
-                    yield block[:, start:]
-                start = max(0, start - block.shape[1])
+            with self._open(link) as (container, stream, _):
+                for block in self._decode(container, stream):
+                    if start < block.shape[1]:
+                        yield block[:, start:]
+                    start = max(0, start - block.shape[1])
 
     def _decode(self, container: Any, stream: Any) -> Iterator[np.ndarray]:
         import av
 
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=self.sample_rate)
-        left = self._declared(stream) or 1 << 62
+        left, expected = self._declared(stream) or 1 << 62, (self.sample_rate, self.channels)
         for decoded_frame in container.decode(stream):
-            check_alike(
-                self.path, [(self.sample_rate, self.channels), (decoded_frame.sample_rate, len(decoded_frame.layout.channels))]
-            )
+            check_alike(self.path, [expected, (decoded_frame.sample_rate, len(decoded_frame.layout.channels))])
             for frame in resampler.resample(decoded_frame):
                 block = frame.to_ndarray()[:, :left]
                 left -= block.shape[1]
                 yield block
 
     def close(self) -> None:
-        self.opened.close()
+        """Nothing stays open between two calls of `blocks`."""
 
 
 def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:
@@ -244,6 +243,7 @@ def open_source(path: Path) -> AudioDecoder:
 
 
 def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
+    """The decoder, if a recording can have its rate and channels."""
     try:
         check_rate(path, source.sample_rate)
         if source.channels > MOST_CHANNELS:
@@ -252,7 +252,15 @@ def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
     except BadAudio:
         source.close()
         raise
+    if source.tracks > 1:
+        _report_tracks(path, source.tracks)
     return source
+
+
+@lru_cache(maxsize=1024)
+def _report_tracks(path: Path, tracks: int) -> None:
+    """Print once that a file has other tracks than the one that is read."""
+    print(f"{path} has {tracks} audio tracks; the default one is used", file=sys.stderr)
 
 
 def check_rate(path: Path, rate: int | None) -> None:

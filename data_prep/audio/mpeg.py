@@ -1,7 +1,7 @@
 """The frames of an mp3 file, and the files that are joined in it.
 
-Decoders trust the count in the first ("Xing") frame, or guess one from the bit rate. So frames are counted here, and a decoder gets each
-joined file with its true count.
+Decoders trust the count in the first ("Xing") frame, or guess one from the bit rate. So frames are counted here, and a decoder gets
+each joined file with its true count.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import codecs
 import math
 import re
 import unicodedata
-from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -21,22 +20,13 @@ from typing import NamedTuple
 from data_prep.errors import UserError
 
 MAX_BYTES = 1 << 26  # of a table; lyrics have a limit of their own
-_MARKS = (  # that of UTF-32 begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins as UTF-16 does
 
-_RUSSIAN, _UKRAINIAN, _SERBIAN = (
-    "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё",
-    "оанитвреслкудмпязьгбчхіїйжюєцшщфґ",
-    "аиоенрстувкдмплјзгбњчшћхцжђљфџ",
-)
-_WEST = ("éèàêçùâîôûëïœæ", "äüöß", "óíáéñúü", "ãáéóçíêàâúôõ", "àèìòùé", "åäöøæé", "áíðéóöúýþæ")
-_EAST = ("ąęłóśżćńź", "áíéěýřčžšúůťňďóľôä", "áéöóőüíúű", "ăîâşţ", "čšžćđ")
+_CYRILLIC = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё оанитвреслкудмпязьгбчхіїйжюєцшщфґ аиоенрстувкдмплјзгбњчшћхцжђљфџ".split()
+_RUSSIAN, _UKRAINIAN = _CYRILLIC[:2]
+_WEST = tuple("éèàêçùâîôûëïœæ äüöß óíáéñúü ãáéóçíêàâúôõ àèìòùé åäöøæé áíðéóöúýþæ".split())
+_EAST = tuple("ąęłóśżćńź áíéěýřčžšúůťňďóľôä áéöóőüíúű ăîâşţ čšžćđ".split())
 _JAPANESE = (
     "のいたてにしなかるをとがはうもりれまってくでらんあこさだけそきおえよわみめすせつちやどろじゆぎべばずほひげふぶむごねへびぬぼざぐょゃゅ"
     "ンースイトルアラリックドシレグジタコマロメチフプバサデオムウニナブテカパセキダハビュャィモネエミツポホソケノギゴボワベヤゲペョノザヨユピゼガズ"
@@ -61,7 +51,7 @@ _LANGUAGES: dict[str, tuple[float, tuple[str, ...]]] = {
     "iso8859_2": (-2, _EAST),
     "cp1254": (-3, ("ıüşçöğâî",)),
     "cp1257": (-7, ("ėšųžūąįčę", "āīēšūņļžčķģ", "äõüö")),
-    "cp1251": (0, (_RUSSIAN, _UKRAINIAN, _SERBIAN)),
+    "cp1251": (0, tuple(_CYRILLIC)),
     "koi8_u": (-3, (_RUSSIAN, _UKRAINIAN)),
     "iso8859_5": (-4, (_RUSSIAN,)),
     "cp866": (-4, (_RUSSIAN,)),
@@ -111,23 +101,17 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> DecodedText:
 
 def decode(data: bytes) -> DecodedText | None:
     """The text of some bytes, without control characters; None where the encoding is not known."""
-    for mark, encoding in _MARKS:
+    for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), *zip(_MARKS, _WIDE)):
         if data.startswith(mark):
             return _checked(data[len(mark) :], encoding)
     if zeros := data.count(0):  # of ASCII in wide characters, or damage
+        plain = _checked(data, "utf-8")
         readings = {sum(map(str.isascii, reading.text)): reading for name in _WIDE if (reading := _checked(data, name))}
-        best = max(readings, default=0)
-        return readings[best] if best > zeros / 4 and not _is_utf8(data, zeros) else _checked(data, "utf-8")
+        is_wide = not (plain and plain.damaged == zeros and 8 * zeros < len(data)) and max(readings, default=0) > zeros / 4
+        return readings[max(readings)] if is_wide else plain
     if b"\x1b$" in data:
         return _checked(data, "iso2022_jp")
     return _checked(data, "utf-8") or _detect(data)
-
-
-def _is_utf8(data: bytes, zeros: int) -> bool:
-    """Whether these bytes are UTF-8 with a few zeros in it."""
-    with suppress(UnicodeDecodeError):
-        return bool(data.decode()) and 8 * zeros < len(data)
-    return False
 
 
 def printable(text: str) -> str:

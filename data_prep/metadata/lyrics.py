@@ -24,7 +24,7 @@ from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_sec
 MAX_CHARACTERS = 1 << 16  # of lyrics; an opera has less
 _TAG = re.compile(r"\s*\[\s*([a-z#]+)\s*[:：](.*)\]\s*", re.IGNORECASE)
 _TAGS = frozenset(
-    "ti ar al by au lr length re tool ve version offset key la lang id encoding t_time total sign hash qq kana manualoffset #".split()
+    "ti ar al by au lr length re tool ve version offset key la lang id encoding total sign hash qq kana #".split()
 )
 SAME_TIME = 0.05  # seconds; lines that begin closer together are translations of each other
 
@@ -58,8 +58,7 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     """Return the words of a text of lyrics and their times.
 
     A line ends at the next stamp, the last one after as many seconds a syllable as the others take. Of lines that begin
-    together the first is sung; one without a stamp continues the line before, if it is in the same script. [offset:+ms]
-    moves everything earlier; it may have the unit s.
+    together the first is sung; one without a stamp continues the line before, if it is in the same script.
     """
     if len(text) > MAX_CHARACTERS:
         return ParsedLyrics("", (), {"texts too long for lyrics": 1})
@@ -68,11 +67,11 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     names = singers(line.text for line in lines)
     lines = [line for line in lines if _without_marks(line, names, titles, left_out) or line.starts]
     if not any(line.starts for line in lines):
-        return ParsedLyrics(_first_of_two(lines, left_out), (), dict(left_out))
+        return ParsedLyrics(_first_of_two(lines, left_out), (), dict(+left_out))
     sung = _in_order(_continued(lines, left_out), left_out)
     texts, times = _timed(sung)
     moved = [TimedText(text, max(0.0, start - offset), max(0.0, end - offset)) for text, start, end in times]
-    return ParsedLyrics("\n".join(filter(None, texts)), tuple(moved), dict(left_out))
+    return ParsedLyrics("\n".join(filter(None, texts)), tuple(moved), dict(+left_out))
 
 
 def describe(left_out: Mapping[str, int]) -> str:
@@ -96,8 +95,7 @@ def _lines(text: str, left_out: Counter[str]) -> tuple[list[_Line], float, froze
             if tag[1].lower() in ("ti", "ar"):
                 titles.add(" ".join(tag[2].casefold().split()))
             elif tag[1].lower() == "offset" and (value := tag[2].strip()):
-                if (found := offset_seconds(value)) is None:
-                    left_out["unreadable offsets"] += 1
+                left_out["unreadable offsets"] += (found := offset_seconds(value)) is None
                 offset = found or offset
         else:
             lines.append(_parse_line(row, seconds))
@@ -122,7 +120,7 @@ def _without_marks(line: _Line, names: frozenset[str], titles: frozenset[str], l
     if not line.text.strip():
         return True
     line.text = without_marks(line.text, names, titles, left_out)
-    slash = re.search(r"\s[/|／]\s", line.text)
+    slash = re.search(r"\s[/|／]{1,2}\s", line.text)
     if slash and _is_latin(line.text[: slash.start()]) != _is_latin(line.text[slash.end() :]):
         left_out["translated lines"] += 1
         line.text = line.text[: slash.start()].ljust(len(line.text))
@@ -145,14 +143,12 @@ def _continued(lines: Sequence[_Line], left_out: Counter[str]) -> list[_Line]:
     for line in lines:
         if line.starts:
             result.append(line)
-        elif not line.text.strip():
-            continue
         elif not result:
-            left_out["untimed lines"] += 1
-        elif (last := result[-1]).text.strip() and _is_latin(last.text) != _is_latin(line.text):
+            left_out["untimed lines"] += bool(line.text.strip())
+        elif line.text.strip() and (last := result[-1]).text.strip() and _is_latin(last.text) != _is_latin(line.text):
             left_out["translated lines"] += 1
-        else:
-            last.text = f"{last.text.rstrip()} {line.text.strip()}" if last.text.strip() else line.text
+        elif line.text.strip():
+            result[-1].text = f"{result[-1].text.rstrip()} {line.text.strip()}" if result[-1].text.strip() else line.text
     return result
 
 

@@ -27,13 +27,14 @@ _WORK = (
     r"|provided|licensed|powered|автор|слова|музыка|текст"
 )
 _WORK_CJK = (
-    "(?:作|填)?(?:词|詞|曲)|(?:编|編)曲|(?:制|製)作人?|(?:监|監)(?:制|製)|演唱者?|原唱|和(?:声|聲)|混音|(?:录|錄)音|母(?:带|帶)|吉他|(?:贝|貝)斯|鼓"
-    "|(?:键|鍵)(?:盘|盤)|弦(?:乐|樂)|出品|(?:发|發)行|(?:统|統)(?:筹|籌)|企(?:划|劃)|策(?:划|劃)|OP|SP|翻(?:译|譯)|歌手?|(?:专|專)辑|歌名|唄|작사|작곡|편곡|노래"
+    "(?:作|填)?(?:词|詞|曲)|(?:编|編)曲|(?:制|製)作人?|(?:监|監)(?:制|製)|演唱者?|原唱|和(?:声|聲)|混音|(?:录|錄)音"
+    "|母(?:带|帶)|吉他|(?:贝|貝)斯|鼓|(?:键|鍵)(?:盘|盤)|弦(?:乐|樂)|出品|(?:发|發)行|(?:统|統)(?:筹|籌)|[企策](?:划|劃)"
+    "|(?:OP|SP)(?=[ :：])|翻(?:译|譯)|歌手?|(?:专|專)辑|歌名|唄|작사|작곡|편곡|노래"
 )
 _CREDIT = re.compile(
     rf"\W*(?:(?:executive|co|additional|lead|backing)[ -])?(?:{_WORK})(?:[\s,/&+]+(?:and|y|et|und|{_WORK}))*(?:\s+by)?\s*[:：]"
     rf"|\W*(?:{_WORK})(?:[\s,/&+]+(?:and|{_WORK}))*\s+by\s+(?-i:(?=[^a-z\s]))"
-    rf"|\W*(?:{_WORK_CJK})[^:：]{{0,15}}[:：]"
+    rf"|\W*(?:{_WORK_CJK})[^:：]{{0,8}}[:：]"
     r"|.*(?:https?://|www\.\w|\b\w+\.(?:com|net|org|cn|ru)\b|\w@\w+\.\w|not for commercial use|all rights reserved|著作权|著作權|版权|版權)"
     r"|\W*[©℗]|\d+ Contributors?\b|\d*Embed$|You might also like$",
     re.IGNORECASE,
@@ -47,12 +48,13 @@ _NAME = re.compile(r"\s*([^\W\d_][^:：]{0,30}?)\s*[:：](?!\d)")
 _BRACKETS = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|【[^【】]*】|［[^［］]*］|<[^<>]{0,80}>|＜[^＜＞]{0,80}＞")
 _BACKGROUND = re.compile(r"\([^()]*\)|（[^（）]*）")
 _STAMPS = re.compile(
-    r"[\[<{(［＜（]\s*[+-]?\d+\s*[:：;.,]\s*\d[\d:：;.,\s]*"  # not closed
+    r"[(（]\s*\d+\s*[:：;.,][\d:：;.,\s]*[)）]"
+    r"|[\[<{(［＜（]\s*[+-]?\d+\s*[:：;.,]\s*\d[\d:：;.,\s]*"  # not closed
     r"|^(?=[\s:：;.,]*\d)[\s\d:：;.,]+[\]>}］＞]"  # not opened
     r"|-->"
 )
 _NUMBERS = re.compile(r"(?:[\[<{［＜]\s*)?(?<![\d:：;.,])[\d:：;.,]*\d[\d:：;.,]*(?:\s*[\]>}］＞])?")
-_CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d\d[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
+_CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d{1,2}[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
 _LONGEST = 300  # characters of a line that may be a credit or a heading
 _NOTES = re.compile("[♩-♯𝄀-𝇿🎤-🎼]+")
 _TIMES_SUNG = re.compile(r"(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
@@ -73,14 +75,11 @@ def singers(lines: Iterable[str]) -> frozenset[str]:
 
 
 def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> str:
-    """Replace by spaces what is not sung of a line, and count it.
-
-    `names` are of singers, `titles` of the song and its artist: a line of both is a credit.
-    """
+    """Replace by spaces what is not sung of a line, and count it; a line that is the `titles` of song and artist is a credit."""
     if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
         left_out[whole] += 1
         return " " * len(text)
-    text = _blank(_BRACKETS, text, left_out, _kind_of_bracket)
+    text = _blank(_BRACKETS, text, left_out, lambda mark: "marks" if any(map(str.isalpha, mark)) else "unreadable stamps")
     text = _blank(_STAMPS, text, left_out, lambda _: "unreadable stamps")
     text = _blank(_NUMBERS, text, left_out, lambda numbers: "" if _CLOCK.fullmatch(numbers) else "unreadable stamps")
     for _ in range(3):  # one in another
@@ -88,8 +87,9 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
     text = _blank(_NOTES, text, left_out, lambda _: "note signs")
     name = _NAME.match(text) if names else None
     if (match := _SINGER.match(text)) or (match := name if name and name[1] in names else None):
-        left_out["singer marks"] += 1
-        text = " " * match.end() + text[match.end() :]
+        is_background = match[0].strip(" :：").lower() in ("bg", "backing")
+        left_out["background voices" if is_background else "singer marks"] += 1
+        text = " " * len(text) if is_background else " " * match.end() + text[match.end() :]
     text = _blank(_TIMES_SUNG, text, left_out, lambda _: "marks")
     text = _LONELY.sub(lambda match: " " * len(match[0]), text)
     if text.strip() and not any(map(str.isalnum, text)):
@@ -105,11 +105,6 @@ def _whole_line(text: str, titles: frozenset[str]) -> str | None:
         return "credits"
     bare = bare.strip("".join(char for char in bare if not char.isalnum()))
     return "instrumental lines" if _INSTRUMENTAL.fullmatch(bare) else "marks" if _SECTION_LINE.fullmatch(bare) else None
-
-
-def _kind_of_bracket(mark: str) -> str:
-    """Name of what is counted: a bracket of numbers was meant as a stamp."""
-    return "unreadable stamps" if re.fullmatch(r"\W*\d[\W\d]*", mark) else "marks"
 
 
 def _blank(pattern: re.Pattern[str], text: str, left_out: Counter[str], kind: Callable[[str], str]) -> str:

@@ -22,7 +22,7 @@ LINE_STAMPS = re.compile(rf"\s*(?:[\[［]\s*[+-]?{_TIME}\s*[\]］]\s*)+")
 _OFFSET = re.compile(r"\s*([-+−–]?)\s*(\d{1,9}(?:[.,]\d*)?)\s*(ms|msec|milliseconds?|s|secs?|seconds?|)\s*", re.IGNORECASE)
 _CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of subtitles
 _BARE = re.compile(rf"^[ \t]*({_TIME})(?=[ \t])", re.MULTILINE)
-FASTEST = 0.5  # seconds from line to line
+FASTEST = 0.5  # seconds from line to line, of the fastest quarter
 
 
 class StampClock:
@@ -30,11 +30,13 @@ class StampClock:
 
     def __init__(self, text: str) -> None:
         """Decide whether `a:b:c` is hours, minutes and seconds."""
-        groups = [match.groups() for match in STAMP.finditer(text)]
-        triples = [(int(a), int(b), int(c)) for a, b, c, fraction in groups if c and fraction is None]
-        gaps = [after - before for before, after in pairwise(sorted(60 * a + b + float(f"0.{c}") for a, b, c in triples))]
-        possible = all(b < 60 and c < 60 for _, b, c in triples)
-        self.has_hours = possible and bool(gaps) and float(np.median(gaps)) < FASTEST
+        triples = [(int(a), int(b), int(c), d) for a, b, c, d in (match.groups() for match in STAMP.finditer(text)) if c]
+        times = sorted({60 * a + b + float(f"0.{c}") for a, b, c, fraction in triples if fraction is None})
+        gaps = [after - before for before, after in pairwise(times)]
+        is_too_fast = bool(gaps) and float(np.quantile(gaps, 0.25)) < FASTEST
+        self.has_hours = (is_too_fast or any(triple[3] is not None for triple in triples)) and all(
+            b < 60 and c < 60 for _, b, c, _ in triples
+        )
 
     def __call__(self, first: str, second: str, third: str | None, fraction: str | None) -> float:
         """Seconds from the beginning of the song."""

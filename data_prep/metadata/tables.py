@@ -18,10 +18,7 @@ _SEPARATORS = ",;\t|"
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place in the file, row) of a csv or tsv file; genres are split at ";" and ",".
-
-    The separator is the one in a first line such as sep=; or else the one by which line 1 has a column named path.
-    """
+    """Yield (place in the file, row) of a csv or tsv file; a first line such as sep=; names the separator, else line 1 shows it."""
     csv.field_size_limit(1 << 26)  # lyrics are long
     text = _whole_text(path)
     first = re.match("sep=(.)\r?\n?", text, re.IGNORECASE)

@@ -46,8 +46,7 @@ def read_tags(path: Path) -> Tags:
     for reader in (_mutagen_texts, _riff_texts, _av_texts):
         with suppress(Exception):  # libraries raise errors of all kinds on broken tags, and a file without tags is still a song
             for key, values in reader(path, texts):
-                if values:
-                    texts.setdefault(key, []).extend(values)
+                texts.setdefault(key, []).extend(filter(None, values))
 
     def first(keys: Iterable[str]) -> list[str]:
         return next((texts[key] for key in keys if texts.get(key)), [])
@@ -55,16 +54,14 @@ def read_tags(path: Path) -> Tags:
     left_out: Counter[str] = Counter()
     artist = first_artist([*first(_ARTISTS)] or first(_ARTIST), left_out)
     lyrics = first(_LYRICS)
-    if len(lyrics) > 1:
-        left_out["lyrics in other languages"] += len(lyrics) - 1
-    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(left_out))
+    left_out["lyrics in other languages"] += max(0, len(lyrics) - 1)
+    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(+left_out))
 
 
 def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:
     """Return the first of some artists, which ";" separates too, on one line; count a song with several."""
     artists = _split(names, "[;；\0]")
-    if len(artists) > 1:
-        left_out[SEVERAL] += 1
+    left_out[SEVERAL] += len(artists) > 1
     return artists[0] if artists else None
 
 
@@ -90,20 +87,12 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
     items = sorted(file.tags.items(), key=lambda item: getattr(item[1], "lang", language) != language)
     for key, value in items:
         name, _, description = key.lower().partition(":")
-        if name == "sylt":
-            yield name, [text] if (text := _stamped(value, file.info)) else []
-        else:
-            yield (
-                (description.rpartition(":")[2] if name in ("txxx", "----") else re.sub("^lyrics-...$", "lyrics", name)),
-                _texts(value),
-            )
+        name = description.rpartition(":")[2] if name in ("txxx", "----") else re.sub("^lyrics-...$", "lyrics", name)
+        yield name, [_stamped(value, file.info)] if name == "sylt" else _texts(value)
 
 
 def _stamped(frame: Any, info: Any) -> str:
-    """Return the text of a SYLT frame with stamps, empty where it holds no lyrics.
-
-    Its parts are lines, or, where some begin or end with a line break or a space, words.
-    """
+    """The text of a SYLT frame with stamps; its parts are lines, or, where white space begins or ends some of them, words."""
     if frame.type not in (0, 1, 2):  # chords, events, ..
         return ""
     samples = 1152 if getattr(info, "version", 1) == 1 else 576  # of an MPEG frame of layer 3
@@ -135,7 +124,7 @@ def _riff_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
                 for entry, start, count in _chunks(file, at + 4, at + length):
                     file.seek(start)
                     found = decode(file.read(min(count, _MAX_INFO)).rstrip(b"\0 "))
-                    yield entry.decode("ascii", "replace").lower(), [found.text.strip()] if found and found.text.strip() else []
+                    yield entry.decode("ascii", "replace").lower(), [found.text.strip()] if found else []
 
 
 def _chunks(file: Any, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -144,6 +133,8 @@ def _chunks(file: Any, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
         file.seek(at)
         head = file.read(8)
         length = min(int.from_bytes(head[4:], "little"), end - at - 8)
+        if not re.match(rb"[ -~]{4}", head) or (head[:4] == b"data" and not length):
+            return  # no chunk: sound of unknown length came before
         yield head[:4], at + 8, length
         at += 8 + length
         file.seek(at)
@@ -153,11 +144,11 @@ def _chunks(file: Any, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 def _av_texts(path: Path, known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """Yield the tags of a container that mutagen does not know, such as mkv, where PyAV is installed."""
-    if known or path.suffix.lower() not in _OF_AV:
+    if any(known.values()) or path.suffix.lower() not in _OF_AV:
         return
     import av
 
     with av.open(str(path)) as container:
         for tags in (container.metadata, *(stream.metadata for stream in container.streams.audio[:1])):
             for key, value in tags.items():
-                yield key.lower(), [value.strip()] if value.strip() else []
+                yield key.lower(), [value.strip()]

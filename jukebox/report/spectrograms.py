@@ -149,5 +149,5 @@ def write_page(run: Path) -> Path:
     files = sorted((run / "audio").glob("joined_*"))  # the finest level first
     joined = {int(path.stem.rpartition("_")[2]): f"audio/{path.name}" for path in reversed(files)}
     page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment, joined)
-    write_bytes(run / "index.html", page.encode("utf-8"))
+    write_bytes(run / "index.html", page.encode("utf-8", "replace"))
     return run / "index.html"

@@ -85,10 +85,7 @@ def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_p
 
 
 def _open(codec: Codec, source: Path) -> BlockReader:
-    reader = BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
-    if reader.source.tracks > 1:
-        print(f"{source} has {reader.source.tracks} audio tracks; the default one is used", file=sys.stderr)
-    return reader
+    return BlockReader(source, sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)
 
 
 def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterator[Tensor]:

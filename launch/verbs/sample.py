@@ -264,7 +264,7 @@ def read_song(info: ModelInfo, words: SongFlags) -> Song:
     from jukebox.song import Song, unknown_names
 
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
-    song = Song(words.artist or None, (), text, tuple(times), genre=words.genre)
+    song = Song(words.artist or None, (), text or None, tuple(times), genre=words.genre)
     for line in unknown_names(song, info.labels):
         print(line)
     return song

@@ -123,12 +123,15 @@ class TokenConfig(PriorConfig):
         rows, prompts = job.rows * guided, [begin - start + 1 for start, begin, _ in job.windows]
         cache = rows * item * 2 * trunk.n_ctx * trunk.state * trunk.depth
         conditions = rows * item * self.n_ctx * self.width
+        table = item * self.bins * self.width
         draws = rows * self.bins * (item + 4 + 24)  # as of `priors/autoregressive`
+        # products of fixed weights that a window keeps (`DepthHead.for_sampling`), and what the last of them is made of
+        frames = self.books * (2 * table + item * self.bins) + max(draws, 2 * table)
         # lyrics are encoded before there is a cache
         before = job.rows * self.lyric_bytes(item) - cache - conditions
         parts = {
             "weights": self.weight_bytes(job.dtype), "cache": cache, "conditions": conditions,
-            "activations": max(rows * max(prompts) * self.prefill_bytes(item), before, draws),
+            "activations": max(rows * max(prompts) * self.prefill_bytes(item), before, frames),
         }  # fmt: skip
         steps = job.batches * sum(end - begin for _, begin, end in job.windows[:: job.parallel])
         products = 2.0 * self.parameters().matrices * sum(prompts) * job.samples * guided

@@ -36,6 +36,7 @@ READ: dict[str, tuple[Callable[[], bytes], int]] = {  # name -> file, samples
     "chained.opus": (lambda: encoded("OGG", "OPUS", rate=24000) * 3, 3 * FRAMES),
     "size_0.wav": (lambda: wav(data_size=0), FRAMES),
     "size_unknown.wav": (lambda: wav(data_size=0xFFFFFFFF), FRAMES),
+    "size_0_of_silence.wav": (lambda: wav(data_size=0).replace(files.PCM[:400], bytes(400)), FRAMES),
     "size_too_small.wav": (lambda: wav(data_size=FRAMES), FRAMES),
     "twice.wav": (lambda: wav() * 2, 2 * FRAMES),
     "other_after.wav": (lambda: wav() + encoded("FLAC"), 2 * FRAMES),
@@ -118,12 +119,17 @@ def test_the_centre_of_surround_sound_stays_in_the_centre(tmp_path: Path, channe
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mkv", "libopus"), ("a.mka", "flac"), ("a.mp4", "aac")])
-def test_of_several_tracks_the_default_one_is_read(tmp_path: Path, name: str, codec: str) -> None:
+def test_of_several_tracks_the_default_one_is_read(tmp_path: Path, capsys, name: str, codec: str) -> None:
     pytest.importorskip("av")
     info = probe(files.with_tracks(tmp_path / name, codec, [0.0, 440.0], default=1))
     assert info.tracks == 2 and info.peak > 0.2
+    assert capsys.readouterr().err == f"{tmp_path / name} has 2 audio tracks; the default one is used\n"
     silent = probe(files.with_tracks(tmp_path / name, codec, [0.0, 440.0], default=0))
     assert silent.peak < 0.01
+    assert main(["prepare", str(tmp_path), "--out", str(tmp_path / "data"), "--workers", "1"]) == 2  # it is silent
+    files.with_tracks(tmp_path / name, codec, [440.0, 0.0])
+    assert main(["prepare", str(tmp_path), "--out", str(tmp_path / "data"), "--workers", "1"]) == 0
+    assert "1 have several audio tracks, of which the default one is used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,16 @@ def test_an_edit_keeps_all_samples(music: Path, tmp_path: Path, editor: str, nam
     (new, _), (old, _) = read(made), read(music / name)
     assert new.shape == old.shape == (1, READ[name][1])
     assert np.array_equal(new[:, 30_000:], old[:, 30_000:]) and not np.array_equal(new, old)
+
+
+def test_a_song_whose_name_is_not_utf_8_is_continued_and_edited(tmp_path: Path, editor: str) -> None:
+    song = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    song.write_bytes(wav())
+    run, made = tmp_path / "run", tmp_path / "edit.wav"
+    words = ["--prompt_seconds", "2", "--seconds", "3", "--levels", "2", "--out", str(run)]
+    assert main(["continue", editor, str(song), *words]) == 0 and (run / "index.html").exists()
+    assert main(["resume", str(run)]) == 0
+    assert main(["edit", editor, str(song), "--start", "1", "--end", "1.2", "--passes", "2,1,1", "--out", str(made)]) == 0
 
 
 def test_a_joined_mp3_of_two_kinds_ends_the_verb_in_one_line(music: Path, tmp_path: Path, tiny_model, capsys) -> None:

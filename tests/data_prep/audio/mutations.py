@@ -1,7 +1,7 @@
 """Damaged audio files, each a function of its number; `python -m tests.data_prep.audio.mutations FOLDER FIRST LAST` reads them.
 
-One json line per file: what was done to which kind, seconds of audio or the reason of the refusal, how long it took, and the seconds that
-its bytes can hold. At the end the most memory that the process had, MB.
+One json line per file: what was done to which kind, seconds of audio or the reason of the refusal, how long it took, and the
+seconds that its bytes can hold. At the end the most memory that the process had, MB.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ def test_a_stamp_has_any_number_of_digits_and_groups(stamp: str, seconds: float)
 
 def test_three_groups_are_hours_where_lines_would_follow_too_fast() -> None:
     assert starts("[00:01:05]one\n[00:01:09]two\n[00:02:01]six") == [("one", 65), ("two", 69), ("six", 121)]
+    assert starts("[1:00:01.5]one\n[1:00:03]two") == [("one", 3601.5), ("two", 3603)]
     assert starts("[00:01:05]one\n[00:03:09]two\n[00:05:01]six") == [("one", 1.05), ("two", 3.09), ("six", 5.01)]
 
 
@@ -92,7 +93,10 @@ def test_subtitles_and_stamps_without_brackets_are_times_too() -> None:
         ("[00:01.00 two", "two", "unreadable stamps"),
         ("00:01.00]two", "two", "unreadable stamps"),
         ("two 00:01.00", "two", "unreadable stamps"),
+        ("(00:01.00)two", "two", "unreadable stamps"),
+        ("(1000,200,0)two", "two", "unreadable stamps"),
         ("v2: two", "two", "singer marks"),
+        ("bg: ooh", "", "background voices"),
         ("Both: two", "two", "singer marks"),
         ("女：二つ", "二つ", "singer marks"),
         ("two (ooh, ooh (aah))", "two", "background voices"),
@@ -126,7 +130,7 @@ def test_what_is_not_sung_is_left_out_and_counted(line: str, sung: str, what: st
 
 @pytest.mark.parametrize(
     "line",
-    ["I said: no", "I <3 you", "at 10:30 pm", "words are very few", "written in the stars", "verse", "music", "one; two", "it's 50% off"],
+    ["I said: no", "I <3 you", "at 10:30 pm", "written in the stars", "verse", "music", "Open: the door", "it's 50% off"],
 )  # fmt: skip
 def test_words_that_look_a_little_like_marks_are_sung(line: str) -> None:
     assert parse_lyrics(f"[00:01]{line}\n[00:02]after").text == f"{line}\nafter"

@@ -155,3 +155,11 @@ def test_tags_of_containers_that_mutagen_does_not_know_are_read(tmp_path: Path) 
         container.mux(stream.encode(frame))
     tags = read_tags(tmp_path / "a.mka")
     assert (tags.artist, tags.genres) == ("Ann", ("Jazz",)) and tags.lyrics == parse_lyrics("[00:01.00]one")
+
+
+def test_silence_of_unknown_length_is_not_searched_for_tags(tmp_path: Path) -> None:
+    head = write_tone(tmp_path / "a.wav").read_bytes()[:36]
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.write(head + b"data\0\0\0\0")
+        file.truncate(1 << 32)  # takes no space, and minutes if it is searched
+    assert read_tags(tmp_path / "a.wav") == Tags()

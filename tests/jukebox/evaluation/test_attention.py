@@ -32,7 +32,7 @@ def sung_by(each: float = 0.12) -> Song:
 
 
 @pytest.mark.parametrize(
-    "vocabulary", [Characters(PLAIN), SentencePieceVocabulary.train(["\n".join(LINES)] * 20, 320)], ids=str
+    "vocabulary", [Characters(PLAIN), SentencePieceVocabulary.train(["\n".join(LINES)] * 20, 320)], ids=["characters", "pieces"]
 )
 @pytest.mark.parametrize("start", [0, 40, 90])
 def test_the_letters_sung_at_a_step_are_those_of_the_word_whose_time_it_is(vocabulary, start):

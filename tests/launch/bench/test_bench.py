@@ -76,12 +76,14 @@ def test_every_bench_runs_on_the_device_that_is_asked_for(case, monkeypatch):
     with pytest.raises(UserError, match="no GPU here for --device cuda"):
         bench(what, *model, device="cuda", **more)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     bench(what, *model, device="cuda:1", **more)
     assert "cuda:1" in seen
 
 
 def test_a_peer_is_compared_with_a_cpu_only(model, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     (tmp_path / "python").touch()
     for what in ("codec", "prior", "sample"):
         with pytest.raises(UserError, match="cannot be compared with --device cuda; add --device cpu"):
