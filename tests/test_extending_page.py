@@ -143,7 +143,7 @@ def test_an_edit_changes_the_region_and_nothing_else(work):
     assert not np.array_equal(old[:, RATE : 2 * RATE], new[:, RATE : 2 * RATE])
 
 
-@pytest.mark.parametrize("updates", [20, 90])  # in the first window and in the second
+@pytest.mark.parametrize("updates", [pytest.param(20, marks=pytest.mark.long), 90])  # in the first window and in the second
 def test_a_run_interrupted_in_a_window_resumes_from_its_state_to_the_same_codes(updates, work, monkeypatch):
     from infill_prior.prior import InfillPrior
 

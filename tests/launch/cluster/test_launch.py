@@ -117,6 +117,7 @@ def test_a_job_that_ends_well_shows_rank_0_and_keeps_a_log_of_each(tmp_path):
     assert (tmp_path / "logs" / "0001" / "rank_1.log").read_text() == "last words\n"
 
 
+@pytest.mark.long
 def test_a_rank_that_writes_for_longer_than_the_patience_does_not_hang_and_one_that_writes_no_more_does(tmp_path):
     found = {}
     for mode in ("write", "write and hang"):  # 4 s of writing, and a patience of 1.5 s

@@ -46,6 +46,7 @@ def test_an_unknown_part_or_a_missing_card_is_one_line(words, expected, capsys, 
     assert not printed and error.count("\n") == 1 and error.startswith(f"jukebox gpu-check: {expected}")
 
 
+@pytest.mark.long
 def test_numbers_recorded_from_the_published_models_are_met(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert main([*CPU, "--only", "smoke", "--out", str(tmp_path / "rows.jsonl")]) == 0
@@ -57,6 +58,7 @@ def test_numbers_recorded_from_the_published_models_are_met(tmp_path, capsys, mo
     assert printed.count("\n") == 2 * len(rows) and "NOT met" not in printed
 
 
+@pytest.mark.long
 def test_a_part_that_fails_or_never_ends_leaves_the_others_alone(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     limits = {"broken": 60, "endless": 1, "without_package": 60, "fine": 60}

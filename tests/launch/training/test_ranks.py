@@ -103,6 +103,7 @@ def assert_same(out: Path, case: str, other: str, tolerance: float = 1e-4) -> No
         assert torch.allclose(value.float(), others[name].float(), rtol=1e-3, atol=1e-3), (case, name)
 
 
+@pytest.mark.long
 def test_two_ranks_train_codec_and_prior_as_one_process_does(corpus, tmp_path):
     """ZeRO 1 for the codec (its codebook is moved by both ranks), ZeRO 3 with averages, in parts, for the prior, and parts of the
     masked prior's batches, which count different numbers of codes."""

@@ -95,7 +95,11 @@ def test_recomputed_activations_give_the_same_gradients():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("changes", [{}, {"rope": 1e4}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.long), pytest.param({"rope": 1e4}, marks=pytest.mark.long), {"recompute": True}],
+    ids=str,
+)
 def test_blocks_compile_as_whole_graphs_once_a_pattern_and_learn_as_before(changes, autocast):
     """`fullgraph` raises where a graph breaks; `aot_eager` traces the backward pass too, and needs no compiler of C++."""
     order = ("row", "dense") if changes else SHAPES["all"]
