@@ -134,5 +134,5 @@ def _left_in_groups(groups: Path, root: Path) -> Iterator[int]:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The number behind each name of a file of the system's."""
+    """The number of each name in a file of the kernel, such as /proc/meminfo."""
     return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}

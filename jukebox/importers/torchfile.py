@@ -237,7 +237,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
 
     content = _load(file, lambda opened: Listing(opened, encoding="utf-8"))
     places, end = {}, path.stat().st_size
-    for key in _load(file):  # the storages lie in this order, each behind its count
+    for key in _load(file):  # the storages lie in this order, each after its count
         storage = seen[str(key)]
         (count,) = struct.unpack("<q", _exactly(file, 8))
         places[storage.key] = file.tell()

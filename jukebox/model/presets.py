@@ -40,7 +40,7 @@ class Recipe:
     steps: int
     batch: int
     lr: float
-    muon: float = 0.0  # learning rate of Muon for the matrices of hidden layers, priors only; 0: AdamW for all weights
+    muon: float = 0.0  # learning rate of Muon for the matrices of hidden layers; 0: AdamW for all weights
     crop: int = 0  # codecs only; a prior's window is its n_ctx
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0

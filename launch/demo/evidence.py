@@ -32,7 +32,7 @@ from vqvae.codec import as_tensor
 from vqvae.spectral.config import TOKENS
 
 SEEDS = 3
-SCALE = 3.6  # of the demo's steps and minutes: three seeds share two cores, so of its training 2.3 times
+SCALE = 3.6  # of the demo's steps and minutes: three seeds share two cores, so of its training 2.4 times
 FIGURES = "figures.json"
 Groups = dict[str, list[EvaluatedSong]]
 

@@ -90,7 +90,7 @@ def shard(p: nn.Parameter) -> Tensor:
 
 
 def piece(whole: Tensor, p: nn.Parameter) -> Tensor:
-    """The piece of a whole tensor that `shard` is of its parameter, zeros behind its end."""
+    """The piece of a whole tensor that `shard` is of its parameter, zeros after its end."""
     size = shard(p).numel()
     padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
     return padded[dist.get_rank() * size :][:size]
