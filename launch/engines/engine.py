@@ -22,8 +22,8 @@ from jukebox.model.presets import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
-from launch.engines.muon import has_bf16
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
+from launch.engines.speed import has_bf16
 from launch.engines.weights import fill_model, hollow_copy
 
 

@@ -16,18 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from launch.engines.speed import has_bf16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic that takes singular values to about 1 in five rounds
 ROUNDS = 5
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies bf16 in hardware: elsewhere it only costs time."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
-        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return False
 
 
 def orthogonalised(matrices: Sequence[Float[Tensor, "m n"]], dtype: torch.dtype) -> list[Float[Tensor, "m n"]]:

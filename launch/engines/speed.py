@@ -1,4 +1,4 @@
-"""How fast a training is beside what its device can do: operations counted once, and the rate of a plain matrix product."""
+"""What a device can do, and how fast a training is beside it: operations counted once, and the rate of a plain matrix product."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the machine multiplies bf16 in hardware: elsewhere it only costs time."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
+        return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
 
 
 def counted(work: Callable[[], T]) -> tuple[T, int]:

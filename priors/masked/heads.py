@@ -76,8 +76,8 @@ class LevelHead(nn.Module):
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m f"]]]:
         """Piece by piece the places in (b * n) of the `count` codes that are asked for, and their vectors, as of the whole at once.
 
-        A piece is computed with as many columns on either side as its receptive field has; pieces of which nothing is asked are left out. On a GPU
-        there is one piece, and nothing is read from its memory.
+        A piece is computed with its receptive field on either side; pieces of which nothing is asked are left out. On a GPU there is
+        one piece, and nothing is read from its memory.
         """
         if seen.columns.device.type != "cpu":
             places = first_places(asked, count)
