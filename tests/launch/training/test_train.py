@@ -23,7 +23,7 @@ from jukebox import Jukebox
 from jukebox.model.presets import Recipe, find
 from launch.corpus.pcm import Pcm
 from launch.engines.checkpoint import load_checkpoint
-from launch.engines.engine import has_bf16
+from launch.engines.speed import has_bf16
 from launch.training.log import read_log
 from launch.training.loop import Trained, fit
 from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
