@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -205,6 +206,13 @@ class SupportsMuon(Protocol):
     """Matrices of hidden layers (no embeddings, no output heads), which Muon may train."""
 
     def muon_parameters(self) -> Iterable[nn.Parameter]: ...
+
+
+@runtime_checkable
+class DrawsMasks(Protocol):
+    """Training on windows of which some frames are known: per window, one generator draws the masks of both."""
+
+    def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]: ...  # known; what the loss counts
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

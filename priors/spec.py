@@ -134,6 +134,11 @@ class PriorConfig(ABC):
         """Layers that each sequential step passes; 0 where steps are not sequential."""
         return 0
 
+    @property
+    def seed_key(self) -> int:
+        """What stands for the prior in the seeds of training; 0: the key of the coarsest stream that it writes."""
+        return 0
+
     def frames(self, stream: str) -> int:
         """Frames of a stream in a window."""
         return self.n_ctx

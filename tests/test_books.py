@@ -18,7 +18,8 @@ from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder
 from launch.cli import main
-from launch.training.tasks import MaskedTask, TaskSetup
+from launch.training.tasks.prior import PriorTask
+from launch.training.tasks.task import TaskSetup
 
 TOYS = Path(__file__).parent / "toys"
 ENTRY_POINTS = """\
@@ -95,12 +96,12 @@ def run(trained, tmp_path_factory) -> Path:
 # ---- training
 
 
-def task(trained: tuple[Path, Path], books: int = BOOKS) -> MaskedTask:
+def task(trained: tuple[Path, Path], books: int = BOOKS) -> PriorTask:
     from toy_tokens import PRESET
 
     model = ModelFolder.from_pretrained(trained[1])
     config = replace(PRESET.priors["masked"].for_corpus(3, 3), books=books)  # type: ignore[call-arg]
-    return MaskedTask(TaskSetup(model, "masked", trained[0], PRESET.prior_recipes["masked"], 0, "cpu", config))
+    return PriorTask(TaskSetup(model, "masked", trained[0], PRESET.prior_recipes["masked"], 0, "cpu", config))
 
 
 def test_training_lowers_the_loss(trained):

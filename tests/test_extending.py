@@ -35,7 +35,7 @@ toy-prior = toy_prior:ToyPrior
 toy-prior = toy_prior:ToyParams
 [jukebox.tasks]
 toy-codec = toy_codec:ToyCodecTask
-toy-prior = launch.training.tasks:PriorTask
+toy-prior = launch.training.tasks.prior:PriorTask
 [jukebox.presets]
 toy = toy_codec:PRESET
 """

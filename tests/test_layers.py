@@ -25,7 +25,7 @@ MAY_IMPORT = {
 }
 # package -> its sub-packages and single modules, in the order in which each may import those before it
 ORDER = {
-    "vqvae": "compiled streams registry codec stft jukebox spectral",
+    "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral",
     "data_prep": "errors files pool windows align labels codes audio beats metadata sources manifest synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",

@@ -14,7 +14,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from jukebox.model.presets import Recipe, find
+from jukebox.model.presets import find
+from jukebox.model.recipe import Recipe
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.transformer.config import ORDERS
 

@@ -13,11 +13,12 @@ Sizes that depend on the corpus (how many artists, how many genres) are filled i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_prep.errors import UserError
 from jukebox.model.info import CONFIG, ModelInfo
+from jukebox.model.recipe import PhaseRecipe, Recipe
 from jukebox.model.routes import Routes, derive_routes
 from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_config
 from priors.autoregressive.config import AutoregressiveConfig
@@ -34,42 +35,6 @@ from vqvae.streams import CodecConfig
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a part is trained. `steps`, `warmup`, `.._every` count steps, `crop` samples; shares are of the whole run."""
-
-    steps: int
-    batch: int
-    lr: float
-    muon: float = 0.0  # learning rate of Muon for the matrices of hidden layers; 0: AdamW for all weights
-    crop: int = 0  # codecs only; a prior's window is its n_ctx
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    warmup: int = 50
-    schedule: str = "cosine"  # or "linear", "constant", "published"
-    decay_from: float = 0.0  # share of the run at which linear decay starts
-    gamma: float = 1.0  # "published" only: factor on the rate after every `gamma_every` steps
-    gamma_every: int = 0  # 0: never
-    final_lr: float = 0.05  # share of lr at the last step
-    clip: float = 1.0  # largest gradient norm; 0: none
-    ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
-    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
-    bf16: bool = False  # autocast, where the machine has bf16 units
-    bf16_stream: bool = False  # priors only: with bf16, the stream between the blocks too
-    fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
-    recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
-    compile: bool = False  # priors only: blocks compiled by torch.compile, not in ZeRO 3
-    delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
-    song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
-    drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
-    drop_lyrics: float = 0.0  # probability that a window has no lyrics
-    drop_times: float = 0.0  # probability that a window's lyrics have no times
-    jitter_seconds: float = 0.0  # SD of noise on the lyrics' times
-    log_every: int = 20
-    save_every: int = 500
-    max_minutes: float = 0.0  # limit on the time, all runs together; 0: none
-
-
-@dataclass(frozen=True)
 class Preset:
     """Codecs and priors by name, with the recipe of each part of a codec and of each prior.
 
@@ -82,6 +47,7 @@ class Preset:
     prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
     more_codecs: tuple[CodecConfig, ...] = ()
+    more_recipes: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)  # further trainings: kind of task -> part
 
     @property
     def codecs(self) -> tuple[CodecConfig, ...]:
@@ -99,6 +65,8 @@ class Preset:
 
     def parts(self, kind: str) -> dict[str, Recipe]:
         """What there is to train of a kind: streams of a codec, or priors; coarsest first."""
+        if kind in self.more_recipes:
+            return dict(self.more_recipes[kind])
         for codec in self.codecs:
             if codec.kind == kind:
                 names = [stream for stream in reversed(codec.spec.names) if stream in self.codec_recipes]
@@ -295,6 +263,13 @@ _TEST_PRIOR = Recipe(
     steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=1, save_every=10
 )
 
+# The discriminator learns as fast as the decoder, with less memory of past gradients.
+_DEMO_DECODER = Recipe(
+    steps=1000, batch=8, lr=3e-4, crop=16 * 1024, betas=(0.8, 0.95), warmup=20, final_lr=0.05, bf16=True, log_every=50,
+    save_every=400, max_minutes=4.0,
+    phases={"decoder": PhaseRecipe(), "discriminator": PhaseRecipe(betas=(0.5, 0.9), skip_above=0.0)},
+)  # fmt: skip
+
 _TEST_SPECTRAL = SpectralConfig(
     n_fft=256, hop_fft=64, stride=4, floor=0.2, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32,
     phase_frames=16,
@@ -331,6 +306,7 @@ PRESETS: dict[str, Preset] = {
             "vq.0": replace(_DEMO_CODEC, steps=3000, batch=8, crop=1536, bf16=False, max_minutes=1.3),
             TOKENS: _DEMO_SPECTRAL_CODEC,
         },
+        more_recipes={"decoder": {TOKENS: _DEMO_DECODER}},
         prior_recipes={
             "prior_2": _DEMO_PRIOR,
             "prior_1": replace(_DEMO_PRIOR, steps=1300, batch=8, lr=5e-3, max_minutes=1.85),
@@ -369,12 +345,14 @@ PRESETS: dict[str, Preset] = {
     "spectral": Preset(
         codec=_SPECTRAL,
         codec_recipes={TOKENS: _SPECTRAL_CODEC},
+        more_recipes={"decoder": {TOKENS: replace(_DEMO_DECODER, steps=50_000, batch=32, lr=1e-4, crop=48 * 1024, max_minutes=0.0)}},
         priors={TOKENS: _tokens(_SPECTRAL, n_ctx=512, width=768, depth=12, heads=12, max_seconds=600.0, dropout=0.05)},
         prior_recipes={TOKENS: replace(_SMALL_PRIOR, steps=100_000, lr=1e-3, muon=2e-3, final_lr=0.0, song_starts=0.1)},
     ),
     "test_spectral": Preset(
         codec=_TEST_SPECTRAL,
         codec_recipes={TOKENS: replace(_TEST_CODEC, crop=4096)},
+        more_recipes={"decoder": {TOKENS: replace(_TEST_CODEC, crop=4096, phases=_DEMO_DECODER.phases)}},
         priors={
             TOKENS: _tokens(_TEST_SPECTRAL, n_ctx=32, width=16, depth=1, heads=2, max_seconds=60.0),
             "masked_tokens": _masked_tokens(_TEST_SPECTRAL, n_ctx=32, width=16, heads=2, depth=2, head_width=16, local=1,
@@ -389,6 +367,7 @@ PRESETS: dict[str, Preset] = {
 PRESETS["test_both"] = replace(
     PRESETS["test"], more_codecs=PRESETS["test_spectral"].codecs,
     codec_recipes={**PRESETS["test"].codec_recipes, **PRESETS["test_spectral"].codec_recipes},
+    more_recipes=PRESETS["test_spectral"].more_recipes,
     priors={**PRESETS["test"].priors, **PRESETS["test_spectral"].priors},
     prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
 )  # fmt: skip

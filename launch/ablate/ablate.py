@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from jukebox.model.presets import Recipe
+    from jukebox.model.recipe import Recipe
     from vqvae.jukebox.config import VQVAEConfig
 
 # variant -> (what it leaves out, levels to train): the top level is where the codec is hardest
@@ -86,7 +86,8 @@ def _train_and_measure(unit: CodecUnit, data: Path, folder: Path, steps: int, so
     from data_prep.audio.audio import write_wav
     from jukebox.evaluation.metrics import codebook_use
     from jukebox.model.folder import ModelFolder
-    from launch.training.tasks import TaskSetup, VQVAETask
+    from launch.training.tasks.codec import VQVAETask
+    from launch.training.tasks.task import TaskSetup
     from vqvae.jukebox.nested import NestedVQVAE
 
     config, _ = shape_of(unit)
@@ -278,7 +279,7 @@ def ablate_codec(data: Path, out: Path, seeds: int, steps: int, songs: int, proc
 def _decode_once(data: Path, songs: int) -> None:
     """The corpus as samples, made before the processes that share it start; UserError where there is none."""
     from launch.corpus.pcm import open_pcm
-    from launch.training.tasks import training_rows
+    from launch.training.tasks.task import training_rows
 
     config, _ = shape_of(CodecUnit("base", 2, 0))
     _held_out(data, config, min(songs, 1))

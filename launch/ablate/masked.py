@@ -65,13 +65,14 @@ def _train_and_measure(unit: MaskedUnit, folder: Path, steps: int, songs: int) -
     from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import masked_figures
     from jukebox.model.presets import find
-    from launch.training.tasks import MaskedTask, TaskSetup
+    from launch.training.tasks.prior import PriorTask
+    from launch.training.tasks.task import TaskSetup
 
     preset, model = find(unit.preset), _copy(unit.model, folder / "model")
     recipe = replace(preset.prior_recipes["masked"], steps=steps, max_minutes=0.0, save_every=max(1, steps // 4))
     sizes = len(model.labels.artists), len(model.labels.genres), model.vocabulary.size
     setup = TaskSetup(model, "masked", unit.data, recipe, unit.seed, "cpu", preset.priors["masked"].for_corpus(*sizes))
-    train_whole(MaskedTask(setup), recipe, folder / "training", seed=unit.seed)
+    train_whole(PriorTask(setup), recipe, folder / "training", seed=unit.seed)
     model = type(model).from_pretrained(folder / "model")
     held = hold_out(model, unit.data, songs, SECONDS)
     return {"seed": unit.seed, **masked_figures(model, held, count=CLIPS)}  # the same windows for every seed

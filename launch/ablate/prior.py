@@ -67,7 +67,8 @@ def run_unit(unit: PriorUnit, out: Path, steps: int, songs: int) -> Figures:
 def _train_and_measure(unit: PriorUnit, folder: Path, steps: int, songs: int) -> Figures:
     from jukebox.evaluation.figures import prior_figures
     from jukebox.model.presets import find
-    from launch.training.tasks import PriorTask, TaskSetup
+    from launch.training.tasks.prior import PriorTask
+    from launch.training.tasks.task import TaskSetup
 
     model, preset, arm = _open(unit, folder / "model"), find(unit.preset), ARMS[unit.arm]
     name, labels = f"prior_{len(model.hops) - 1}", model.labels

@@ -38,8 +38,8 @@ def seed_folders(data: str, model: str, seed: int) -> tuple[Path, Path]:
 
 
 def train_whole(*given: Any, **options: Any) -> None:
-    """`launch.training.loop.fit`, but what was stopped on the way is not measured: KeyboardInterrupt."""
-    from launch.training.loop import fit
+    """`launch.training.trainer.fit`, but what was stopped on the way is not measured: KeyboardInterrupt."""
+    from launch.training.trainer import fit
 
     if fit(*given, **options).ended == "stopped":
         raise KeyboardInterrupt

@@ -62,7 +62,7 @@ def main(job: dict[str, Any]) -> None:
     import torch
     import torch.distributed as dist
 
-    from jukebox.model.presets import Recipe
+    from jukebox.model.recipe import Recipe
     from launch.cluster.group import join, part, who
     from launch.engines.choose import open_engine
     from launch.engines.deepspeed_config import ParallelConfig

@@ -47,6 +47,12 @@ class Checkpoint:
         read = self.places.get(f"{kind}/{name}")
         return None if read is None else read()
 
+    def within(self, prefix: str) -> Checkpoint:
+        """The tensors of a part of the model, whose names begin with `prefix`, by their names in that part."""
+        split = [(*name.split("/", 1), read) for name, read in self.places.items()]
+        mine = {f"{kind}/{name.removeprefix(prefix)}": read for kind, name, read in split if name.startswith(prefix)}
+        return replace(self, places=mine)
+
     def named_for(self, model: nn.Module) -> Checkpoint:
         """The same with the present names of tensors, where an earlier version of the model has written it."""
         rename = getattr(getattr(model, "config", None), "state_name", str)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.engine import Engine, TorchEngine
+from launch.engines.phases import Phase
 from launch.engines.weights import fill_model
 
 
 def open_engine(
-    model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Mapping[str, nn.Module] | None = None,
+    model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Sequence[Phase] = (),
     checkpoint: Checkpoint | None = None,
 ) -> Engine:  # fmt: skip
     """The engine of a training: torch's for one process, DeepSpeed's for many or where one of its ways is asked for."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 
 # GB of a card -> what makes a prior fit: the smaller the card, the more is shared out, made again or kept on the host
 CARDS: dict[int, dict[str, Any]] = {

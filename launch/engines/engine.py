@@ -1,10 +1,10 @@
 """The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
 
-The loop (`launch/training/loop.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of the
-step; it asks it for the tensors of a checkpoint, and for `weights()` to show what the model has learned. The learning rate is a pure
-function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device
-is the norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next
-forward pass is under way before the update is.
+The trainer (`launch/training/trainer.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of
+the step; it asks it for the tensors of a checkpoint, and for `weights()` to show what the model has learned. The learning rate is a
+pure function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device is the
+norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next forward pass is
+under way before the update is.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.cluster.group import who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.gradients import PartNorms, Spikes
 from launch.engines.optimisers import moments_of, muon_matrices, optimisers_of, owners, restore_moments
+from launch.engines.phases import Phase, check_phases
 from launch.engines.speed import has_bf16
 from launch.engines.weights import fill_model, hollow_copy
 
@@ -30,7 +31,8 @@ from launch.engines.weights import fill_model, hollow_copy
 def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
 
-    A run that its time limit will end decays by the step of its schedule, `place`, which is ahead of its own.
+    The warm-up counts `step`, the steps in which a phase has learned. The decay follows `place`, the step of the schedule, where it is
+    ahead: in a phase that began late or does not learn in every step, and in a run that its time limit will end.
 
     Linear decay starts at the share `decay_from` of the run, cosine right after the warm-up. `published` is the 2020
     code's: its first step has rate 0, `gamma` lowers the rate in stairs, and its linear decay (annealing) ends at 0.
@@ -61,7 +63,7 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Mapping[str, nn.Module], accumulate: int,
+        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase], accumulate: int,
         plain: nn.Module | None = None,
     ) -> None:  # fmt: skip
         """`model` is on the device; `plain` is a hollow copy of it, where it cannot be copied any more."""
@@ -70,13 +72,15 @@ class Engine(ABC):
         self.plain = hollow_copy(model) if plain is None else plain
         bf16 = recipe.bf16 and has_bf16(device)
         self.dtype = torch.float16 if recipe.fp16 else torch.bfloat16 if bf16 else torch.float32  # of products
+        check_phases(phases)
+        self.phases = {phase.name: phase for phase in phases}
         names = {id(p): name for name, p in model.named_parameters()}
-        self.phases = {
-            phase: {names[id(p)]: p for p in module.parameters() if p.requires_grad} for phase, module in phases.items()
-        }
-        self.spikes = {phase: Spikes(recipe.skip_above) for phase in phases}
-        self.updates = dict.fromkeys(phases, 0)
-        trained = [p for parameters in self.phases.values() for p in parameters.values()]
+        self.trained = {phase.name: {names[id(p)]: p for p in phase.parameters()} for phase in phases}
+        for p in model.parameters():
+            p.requires_grad_(any(names[id(p)] in parameters for parameters in self.trained.values()))
+        self.spikes = {phase.name: Spikes(phase.recipe.skip_above) for phase in phases}
+        self.turns, self.updates = dict.fromkeys(self.phases, 0), dict.fromkeys(self.phases, 0)
+        trained = [p for parameters in self.trained.values() for p in parameters.values()]
         parts = self.world * accumulate
         self.part_norms = PartNorms(trained, accumulate, device) if parts > 1 and not recipe.fp16 else None
 
@@ -84,6 +88,11 @@ class Engine(ABC):
     def parts(self) -> int:
         """Pieces that a batch is cut into: rank r takes those from r * accumulate on."""
         return self.world * self.accumulate
+
+    @property
+    def averages(self) -> bool:
+        """Whether any phase keeps averages of its weights."""
+        return any(phase.recipe.ema for phase in self.phases.values())
 
     @property
     def skipped(self) -> int:
@@ -96,18 +105,19 @@ class Engine(ABC):
         return torch.autocast(self.device.type, self.dtype if lower else torch.bfloat16, enabled=lower)
 
     def step(self, loss: Loss, parts: Sequence[Any], step: int, place: int = 0, phase: str = "") -> dict[str, Tensor | float]:
-        """One update from the loss of the parts of this rank; returns their mean, `lr` and the norm before clipping.
+        """One update of a phase from the loss of this rank's parts; returns their mean, `lr` and the norm before clipping.
 
         `place` is the step of the schedule, where a time limit puts it ahead of the run's own.
         """
-        lr = lr_at(step, self.recipe, place)
+        lr = lr_at(self.turns[phase], self.phases[phase].recipe, max(step, place))
         for group in self._groups(phase):
             group["lr"] = lr * group.get("lr_scale", 1.0)
         measured = self._measures_parts(step)
         with self._only(phase):
             losses = [self._learn(phase, loss, part) for part in parts]
             norm = self._update(phase)
-        self.follow(step, phase)
+        self.follow(phase)
+        self.turns[phase] += 1
         moved: dict[str, Tensor | float] = {
             name: torch.stack([each[name].detach() for each in losses]).mean() for name in losses[0]
         }
@@ -127,7 +137,7 @@ class Engine(ABC):
     @contextlib.contextmanager
     def _only(self, phase: str) -> Iterator[None]:
         """While one phase learns, the others hold still: gradients flow through them, none stay in them."""
-        still = [p for name, parameters in self.phases.items() if name != phase for p in parameters.values()]
+        still = [p for name, parameters in self.trained.items() if name != phase for p in parameters.values()]
         for p in still:
             p.requires_grad_(False)
         try:
@@ -137,18 +147,19 @@ class Engine(ABC):
                 p.requires_grad_(True)
 
     @torch.no_grad()
-    def follow(self, step: int, phase: str = "") -> None:
+    def follow(self, phase: str = "") -> None:
         """Move the average towards the weights, by 1 - `ema` of their distance."""
+        recipe, turn = self.phases[phase].recipe, self.turns[phase]
         # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
-        young = 1.0 if self.recipe.schedule == "published" else (1 + step) / (10 + step)
-        keep = min(self.recipe.ema, young)
+        young = 1.0 if recipe.schedule == "published" else (1 + turn) / (10 + turn)
+        keep = min(recipe.ema, young)
         if pairs := [(self.average[name], live) for name, live in self._averaged(phase)]:
             averages, lives = map(list, zip(*pairs, strict=True))
             torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one a tensor
 
     def saved_model(self, checkpoint: Checkpoint) -> nn.Module:
         """A copy of the model with the weights to keep of a checkpoint; they are mapped, not read."""
-        fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=bool(self.recipe.ema))
+        fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=self.averages)
         return self.plain.eval()
 
     def metadata(self) -> dict[str, Any]:
@@ -156,6 +167,7 @@ class Engine(ABC):
         scalers = self._scalers()
         return {
             phase: {
+                "turns": self.turns[phase],
                 "updates": n,
                 **self.spikes[phase].state(),
                 "scaler": scalers[phase].state_dict() if phase in scalers else {},
@@ -163,9 +175,10 @@ class Engine(ABC):
             for phase, n in self.updates.items()
         }
 
-    def _restore_metadata(self, metadata: dict[str, Any]) -> None:
+    def _restore_metadata(self, metadata: dict[str, Any], step: int) -> None:
         for phase in self.phases:
             self.updates[phase] = metadata[phase]["updates"]
+            self.turns[phase] = metadata[phase].get("turns", step)  # earlier versions: each phase has learned in every step
             self.spikes[phase].restore(metadata[phase])
         for phase, scaler in self._scalers().items():
             if metadata[phase]["scaler"]:
@@ -195,18 +208,20 @@ class TorchEngine(Engine):
     """AdamW, and Muon where the recipe has it, in one process."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        device: torch.device,
-        phases: Mapping[str, nn.Module] | None = None,
-        accumulate: int = 1,
+        self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase] = (), accumulate: int = 1
     ) -> None:
-        super().__init__(model.to(device), recipe, device, phases or {"": model}, accumulate)
+        super().__init__(model.to(device), recipe, device, phases or [Phase.of(recipe, "", model)], accumulate)
         matrices = muon_matrices(self.model, recipe)
-        self.optimisers = {phase: optimisers_of(mine.values(), recipe, matrices) for phase, mine in self.phases.items()}
+        self.optimisers = {
+            name: optimisers_of(mine.values(), self.phases[name].recipe, matrices) for name, mine in self.trained.items()
+        }
         self.scalers = {phase: torch.amp.GradScaler(device.type, enabled=recipe.fp16) for phase in self.phases}
-        self.average = {name: p.detach().clone() for part in self.phases.values() for name, p in part.items() if recipe.ema}
+        self.average = {
+            name: p.detach().clone()
+            for phase, mine in self.trained.items()
+            for name, p in mine.items()
+            if self.phases[phase].recipe.ema
+        }
 
     def _scalers(self) -> dict[str, torch.amp.GradScaler]:
         return self.scalers if self.recipe.fp16 else {}
@@ -221,13 +236,13 @@ class TorchEngine(Engine):
         return losses
 
     def _update(self, phase: str) -> float:
-        parameters, optimisers, scaler = list(self.phases[phase].values()), self.optimisers[phase], self.scalers[phase]
+        parameters, optimisers, scaler = list(self.trained[phase].values()), self.optimisers[phase], self.scalers[phase]
         for p in parameters:
             if p.grad is None:  # what no loss has touched has gradient zero, as it has in DeepSpeed
                 p.grad = torch.zeros_like(p)
         for optimiser in optimisers:
             scaler.unscale_(optimiser)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.recipe.clip or math.inf))
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.phases[phase].recipe.clip or math.inf))
         overflow = scaler.is_enabled() and not math.isfinite(norm)  # the scale was too large: it only falls
         if not overflow and self.spikes[phase].allows(norm):
             for optimiser in optimisers:
@@ -239,12 +254,12 @@ class TorchEngine(Engine):
         return 0.0 if overflow else norm
 
     def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
-        return ((name, p) for name, p in self.phases[phase].items() if name in self.average)
+        return ((name, p) for name, p in self.trained[phase].items() if name in self.average)
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
         """The model as it is shown: with the averaged weights where there are any, restored after."""
-        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
+        trained = {name: p for parameters in self.trained.values() for name, p in parameters.items()}
         live = {name: trained[name].detach().clone() for name in self.average}
         try:
             fill(trained, self.average)
@@ -256,7 +271,7 @@ class TorchEngine(Engine):
         """Model (codebooks included), average and moments of the optimiser, by the names of a checkpoint."""
         yield from ((f"weights/{name}", value) for name, value in self.model.state_dict().items())
         yield from ((f"average/{name}", value) for name, value in self.average.items())
-        for phase, parameters in self.phases.items():
+        for phase, parameters in self.trained.items():
             owner = owners(self.optimisers[phase])
             for name, p in parameters.items():
                 if state := owner[p].state.get(p):
@@ -264,8 +279,8 @@ class TorchEngine(Engine):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model already has."""
-        self._restore_metadata(checkpoint.metadata["engine"])
-        for phase, parameters in self.phases.items():
+        self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
+        for phase, parameters in self.trained.items():
             owner = owners(self.optimisers[phase])
             for name, p in parameters.items():
                 moments = {kind: checkpoint.get(kind, name) for kind in moments_of(owner[p])}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.engines.muon import Muon
 from priors.prior import SupportsMuon
 

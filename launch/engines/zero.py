@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +25,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.cluster.group import use_device, who
 from launch.engines.checkpoint import Checkpoint
 from launch.engines.deepspeed_config import ParallelConfig, configuration
 from launch.engines.engine import Engine, Loss
 from launch.engines.optimisers import MOMENTS, adamw, parameter_groups
+from launch.engines.phases import Phase
 from launch.engines.weights import hollow_copy, joined, piece, shard, shard_model
 
 
@@ -51,14 +52,9 @@ class DeepSpeedEngine(Engine):
     """AdamW over the ranks of the process group."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        device: torch.device,
-        parallel: ParallelConfig,
-        phases: Mapping[str, nn.Module] | None = None,
+        self, model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Sequence[Phase] = ()
     ) -> None:
-        phases = phases or {"": model}
+        phases = phases or [Phase.of(recipe, "", model)]
         if parallel.stage == 3 and len(phases) > 1:
             raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
         settings, plain = configuration(recipe, parallel, who()[1], device.type == "cuda"), hollow_copy(model)
@@ -70,26 +66,28 @@ class DeepSpeedEngine(Engine):
         super().__init__(model, recipe, device, phases, parallel.accumulate, plain)
         self.stage, self.parallel = parallel.stage, parallel
         shapes = {name: p.shape for name, p in plain.named_parameters()}
-        self.shapes = {name: shapes[name] for parameters in self.phases.values() for name in parameters}
+        self.shapes = {name: shapes[name] for parameters in self.trained.values() for name in parameters}
         self.inner: dict[str, torch.optim.Optimizer] = {}
-        self.verdicts: dict[str, bool | None] = dict.fromkeys(phases)
-        self.norms = dict.fromkeys(phases, 0.0)
-        self.engines = {phase: self._initialise(phase, learns, settings) for phase, learns in phases.items()}
-        self.average = {name: self._shard_of(p).clone() for name, p in self._kept() if recipe.ema}
+        self.verdicts: dict[str, bool | None] = dict.fromkeys(self.phases)
+        self.norms = dict.fromkeys(self.phases, 0.0)
+        self.engines = {phase.name: self._initialise(phase) for phase in phases}
+        self.average = {name: self._shard_of(p).clone() for name, p in self._kept()}
 
-    def _initialise(self, phase: str, learns: nn.Module, settings: dict[str, Any]) -> Any:
+    def _initialise(self, phase: Phase) -> Any:
         import deepspeed
 
-        optimiser = self.inner[phase] = self._optimiser(phase)
-        whole, update = optimiser.step, lambda: self._allowed(phase)
+        optimiser = self.inner[phase.name] = self._optimiser(phase.name)
+        whole, update = optimiser.step, lambda: self._allowed(phase.name)
         optimiser.step = lambda closure=None: whole() if update() else None  # type: ignore[method-assign]
+        settings = configuration(phase.recipe, self.parallel, self.world, self.device.type == "cuda")
+        learns = phase.modules[0] if len(phase.modules) == 1 else nn.ModuleList(phase.modules)
         engine, *_ = deepspeed.initialize(model=Inside(learns, self), optimizer=optimiser, config=settings)
         if self.stage:
             self._start_moments(engine.optimizer)
         return engine
 
     def _optimiser(self, phase: str) -> torch.optim.Optimizer:
-        parameters, recipe = list(self.phases[phase].values()), self.recipe
+        parameters, recipe = list(self.trained[phase].values()), self.phases[phase].recipe
         if self.parallel.adam == "torch":
             return adamw(parameters, recipe)
         from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
@@ -130,8 +128,8 @@ class DeepSpeedEngine(Engine):
             if self.stage:
                 self.norms[phase] = float(self.engines[phase].optimizer._global_grad_norm)
             else:
-                clip = self.recipe.clip or torch.inf
-                self.norms[phase] = float(nn.utils.clip_grad_norm_(list(self.phases[phase].values()), clip))
+                clip = self.phases[phase].recipe.clip or torch.inf
+                self.norms[phase] = float(nn.utils.clip_grad_norm_(list(self.trained[phase].values()), clip))
             self.verdicts[phase] = allowed = self.spikes[phase].allows(self.norms[phase])
             self.updates[phase] += allowed
         return bool(self.verdicts[phase])
@@ -143,20 +141,23 @@ class DeepSpeedEngine(Engine):
 
     def _kept(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters whose averages this rank keeps, whole or (stage 3) its shard of them."""
-        every = [(name, p) for parameters in self.phases.values() for name, p in parameters.items()]
-        return (each for number, each in enumerate(every) if self.stage == 3 or number % self.world == self.rank)
+        return (each for number, each in enumerate(self._with_average()) if self.stage == 3 or number % self.world == self.rank)
+
+    def _with_average(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters of those phases that keep averages."""
+        kept = [parameters for phase, parameters in self.trained.items() if self.phases[phase].recipe.ema]
+        return [(name, p) for parameters in kept for name, p in parameters.items()]
 
     def _shard_of(self, p: nn.Parameter) -> Tensor:
         return shard(p) if self.stage == 3 else p.detach()
 
     def _averaged(self, phase: str) -> Iterator[tuple[str, Tensor]]:
-        mine = self.phases[phase]
+        mine = self.trained[phase]
         return ((name, self._shard_of(p)) for name, p in self._kept() if name in self.average and name in mine)
 
     def _whole_averages(self) -> Iterator[tuple[str, Tensor]]:
-        if not self.recipe.ema:
-            return
-        for number, (name, shape) in enumerate(self.shapes.items()):
+        for number, (name, _) in enumerate(self._with_average()):
+            shape = self.shapes[name]
             if self.stage == 3:
                 yield name, joined(self.average[name], shape)
             else:
@@ -179,8 +180,8 @@ class DeepSpeedEngine(Engine):
             yield self.plain.eval()
             self.plain.to("meta")
             return
-        trained = {name: p for parameters in self.phases.values() for name, p in parameters.items()}
-        live = {name: p.detach().clone() for name, p in trained.items() if self.recipe.ema}
+        trained = dict(self._with_average())
+        live = {name: p.detach().clone() for name, p in trained.items()}
         for name, value in self._whole_averages():
             trained[name].data.copy_(value)
         yield self.model
@@ -203,7 +204,7 @@ class DeepSpeedEngine(Engine):
         """Whole tensors, one at a time and the same on all ranks, by the names of a checkpoint."""
         yield from ((f"weights/{name}", value) for name, value in self._whole_weights())
         yield from ((f"average/{name}", value) for name, value in self._whole_averages())
-        for phase, trained in self.phases.items():
+        for phase, trained in self.trained.items():
             for name, p in trained.items():
                 for kind in MOMENTS:
                     if (value := self._moment(phase, p, kind)) is not None:
@@ -220,8 +221,8 @@ class DeepSpeedEngine(Engine):
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint, whose weights the model already had when DeepSpeed took it."""
-        self._restore_metadata(checkpoint.metadata["engine"])
-        for phase, trained in self.phases.items():
+        self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
+        for phase, trained in self.trained.items():
             for name, p in trained.items():
                 moments = {kind: checkpoint.get(kind, name) for kind in MOMENTS}
                 self._restore_moments(phase, p, {kind: v.to(self.device) for kind, v in moments.items() if v is not None})

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from jukebox.model.folder import ModelFolder, build_codec
-from jukebox.model.presets import PRESETS, Recipe
+from jukebox.model.presets import PRESETS
+from jukebox.model.recipe import Recipe
 from jukebox.params import MachineOptions, SamplingOptions
 from jukebox.runs import request
 from jukebox.runs.run import Run

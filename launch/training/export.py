@@ -100,7 +100,7 @@ def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> Non
 
 def filled(model: M, checkpoint: Checkpoint) -> M:
     """A model with the weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
-    checkpoint = checkpoint.named_for(model)
+    checkpoint = checkpoint.within(checkpoint.metadata.get("exported", "")).named_for(model)
     averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
     state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}
     try:

@@ -86,7 +86,7 @@ class Log:
         line |= derive(line) if derive else {}
         self.file.write(json.dumps({k: v if k == "step" else float(f"{v:.7g}") for k, v in line.items()}) + "\n")
         self.file.flush()
-        self.bar.set_postfix({"loss": f"{line['loss']:.4g}", "lr": f"{line['lr']:.2g}"}, refresh=False)
+        self.bar.set_postfix({name: f"{line[name]:.4g}" for name in ("loss", "lr") if name in line}, refresh=False)
         if self.wandb is not None:
             self.wandb.log({k: v for k, v in line.items() if k != "step"}, step=last)
         return line

@@ -115,7 +115,7 @@ class TrainRunParams:
 
 @dataclass(frozen=True)
 class FinetuneParams:
-    """Which trained model a fine-tuning begins with, and what of it learns (`launch/training/finetune.py`).
+    """Which trained model a fine-tuning begins with, and what of it learns (`launch/training/tasks/finetune.py`).
 
     from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
     tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;

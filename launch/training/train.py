@@ -1,4 +1,4 @@
-"""`jukebox train`: a preset, a data folder and a model folder become tasks for the one loop (`launch/training/loop.py`).
+"""`jukebox train`: a preset, a data folder and a model folder become tasks for the one trainer (`launch/training/trainer.py`).
 
 `MODEL/training/<task>/` keeps the log and the last checkpoints of every part; at its end the weights are written into MODEL.
 Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) they train each part together.
@@ -21,9 +21,10 @@ from launch.cluster.heartbeat import beat
 from launch.training.params import EngineParams, FinetuneParams, PartParams, RecipeParams, TrainRunParams
 
 if TYPE_CHECKING:
-    from jukebox.model.presets import Preset, Recipe
-    from launch.training.loop import Task
-    from launch.training.tasks import TaskSetup
+    from jukebox.model.folder import ModelFolder
+    from jukebox.model.presets import Preset
+    from jukebox.model.recipe import Recipe
+    from launch.training.tasks.task import Task, TaskSetup
 
 
 BYTES_OF_CROPS = 24  # per number of a crop, float32: of the batch, its blend and its reconstruction, and of the batches ahead
@@ -31,7 +32,7 @@ BYTES_OF_CROPS = 24  # per number of a crop, float32: of the batch, its blend an
 
 def kind_of(what: str, preset: Preset) -> str:
     """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError names the words there are."""
-    from launch.training.registry import ALIASES, TASKS
+    from launch.training.tasks.registry import ALIASES, TASKS
 
     if what in preset.priors:
         return preset.priors[what].kind
@@ -42,9 +43,7 @@ def kind_of(what: str, preset: Preset) -> str:
     return kind
 
 
-def check_flags(
-    task_class: type, is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, engine: EngineParams, keep: int
-) -> None:
+def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, engine: EngineParams, keep: int) -> None:
     """UserError where flags do not go together; nothing was written yet."""
     if engine.accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {engine.accumulate} --keep {keep}: expected numbers from 1")
@@ -52,8 +51,6 @@ def check_flags(
         raise UserError(
             "--accumulate is for priors: a codebook moves once a batch, by all of it; give a smaller --batch, or more ranks"
         )
-    if run.examples_every and getattr(task_class, "examples", None) is None:
-        raise UserError("--examples_every is for codecs and priors of one level; leave it away")
     if run.from_audio and (is_codec or tuning.from_model):
         raise UserError(
             "--from_audio is for priors from the beginning: a codec has no codes, and --from_model wants them encoded"
@@ -62,8 +59,8 @@ def check_flags(
 
 def choose_parts(what: str, preset: Preset, parts: PartParams, tuning: FinetuneParams, folder: Path) -> list[str]:
     """The streams or priors to train, coarsest first; UserError where the preset or the old model does not have them."""
-    from launch.training.finetune import check_tuning
-    from launch.training.registry import TASKS
+    from launch.training.tasks.finetune import check_tuning
+    from launch.training.tasks.registry import TASKS
 
     kind, levels = kind_of(what, preset), parts.chosen_levels
     known = [what] if what in preset.priors else list(preset.parts(kind))
@@ -76,12 +73,34 @@ def choose_parts(what: str, preset: Preset, parts: PartParams, tuning: FinetuneP
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
 
 
+def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFolder:
+    """The model folder to train into; made for a codec where there is none, its labels those of the data.
+
+    Once a prior is trained the labels stay: its tables are numbered by them.
+    """
+    from filelock import FileLock
+
+    from data_prep.labels import Labels
+    from jukebox.model.folder import ModelFolder
+    from priors.conditioning.vocabulary import Characters
+
+    if not codec and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
+    if not data.is_dir():
+        raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
+    model = [ModelFolder.create(folder, config, Characters(preset.symbols), preset.routes) for config in preset.codecs][-1]
+    with FileLock(folder / ".lock"):  # two levels may begin at the same time
+        if not model.info.priors and (data / "labels.json").is_file():
+            model.save_labels(Labels.load(data / "labels.json"))
+    return model
+
+
 def make_task(
     kind: str, preset: Preset, setup: TaskSetup, changes: Mapping[str, Any], tuning: FinetuneParams
 ) -> tuple[Task, Recipe]:
     """The task of a part, and the recipe it is trained by: that of the setup with the changes."""
-    from launch.training.finetune import TunedPrior, tuned
-    from launch.training.registry import TASKS
+    from launch.training.tasks.finetune import TunedPrior, tuned
+    from launch.training.tasks.registry import TASKS
 
     recipe, config, model = setup.recipe, preset.priors.get(setup.part), setup.model
     if tuning.from_model and tuning.tune != "lyrics":
@@ -127,8 +146,9 @@ def train(
     model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
     together: a batch is shared out among them.
 
-    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints; on songs with codes of all), or another
-        kind of codec or prior that the preset has, or the name of one prior, such as masked_tokens
+    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints; on songs with codes of all), decoder
+        (of a trained spectral codec, against discriminators; codes stay valid), or another kind of codec or prior that the preset has, or
+        the name of one prior, such as masked_tokens
     data: the data folder that `jukebox prepare` made
     keep: checkpoints of each level that stay
     """
@@ -136,24 +156,27 @@ def train(
 
     from jukebox.model.presets import find
     from launch.cluster.group import join, part, who
-    from launch.training.finetune import copied
-    from launch.training.loop import fit
-    from launch.training.registry import TASKS
-    from launch.training.tasks import TaskSetup, open_model
+    from launch.training.tasks.finetune import copied
+    from launch.training.tasks.task import TaskSetup
+    from launch.training.trainer import fit
     from vqvae.registry import CODEC_CONFIGS
 
     folder, preset = Path(data), find(parts.preset)
     kind = kind_of(what, preset)
-    is_codec = kind in CODEC_CONFIGS.kinds()
+    is_codec = kind in CODEC_CONFIGS.kinds() or kind in preset.more_recipes
     parallel, recompute = engine.for_card()
-    check_flags(TASKS.load(kind), is_codec, run, tuning, engine, keep)
+    check_flags(is_codec, run, tuning, engine, keep)
     if run.threads:
         torch.set_num_threads(run.threads)
     beat("meeting the others", 0)
     device = join(run.device)
     target = Path(parts.out) if parts.out else folder.parent / "model"
     wanted = choose_parts(what, preset, parts, tuning, folder)
-    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, is_codec)
+    model = (
+        copied(tuning.from_model, target)
+        if tuning.from_model
+        else open_model(target, folder, preset, kind in CODEC_CONFIGS.kinds())
+    )
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:

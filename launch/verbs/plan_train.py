@@ -147,7 +147,7 @@ def trained_rate(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int
     import torch
 
     from jukebox.model.folder import build_prior
-    from jukebox.model.presets import Recipe
+    from jukebox.model.recipe import Recipe
     from launch.engines.engine import TorchEngine
 
     if trunk := getattr(prior, "trunk", None):

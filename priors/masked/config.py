@@ -66,6 +66,10 @@ class MaskedConfig(PriorConfig):
         return PriorSpec(self.streams, self.streams, self.trunk.n_ctx, "any")
 
     @property
+    def seed_key(self) -> int:
+        return len(self.streams)
+
+    @property
     def levels(self) -> tuple[str, ...]:
         """Names of the sequences of codes that a column consists of, finest first: the streams, or the books of one, last first."""
         if self.books == 1:

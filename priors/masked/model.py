@@ -188,6 +188,10 @@ class MaskedPrior(Prior):
     # ---- sampling
 
     @torch.no_grad()
+    def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]:
+        """For each window, which codes are known and which the loss counts."""
+        return join_masks([draw_masks(self.config.n_ctx, self.config.ratios, rng) for rng in rngs])
+
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, MaskedParams]
     ) -> MaskedState:

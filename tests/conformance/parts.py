@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from jukebox.importers.labels import PublishedLabels, clean
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from jukebox.runs.windows import prefix_windows, starts
 from launch.engines.engine import TorchEngine, lr_at
 from priors.conditioning.config import LabelConfig

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from toy_prior import ToyPriorConfig
 
 from jukebox.model.folder import build_codec
-from jukebox.model.presets import Preset, Recipe
+from jukebox.model.presets import Preset
+from jukebox.model.recipe import Recipe
 from launch.corpus.pcm import open_pcm
-from launch.training.loop import fold
-from launch.training.tasks import TaskSetup, part, settings, training_rows
+from launch.training.tasks.task import Task, TaskSetup, fold, part, settings, training_rows
 from vqvae.codec import Codec, Sequences
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
@@ -115,7 +115,7 @@ class _Decoder:
         yield self.codec.decode({self.stream: values[None]}, self.stream)[0]
 
 
-class ToyCodecTask:
+class ToyCodecTask(Task):
     """The codec on random crops of audio; all of its streams learn at once."""
 
     unit = "seconds"

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from toy_codec import BINS, HOP, ToyCodec, ToyCodecConfig
 
-from jukebox.model.presets import Preset, Recipe
+from jukebox.model.presets import Preset
+from jukebox.model.recipe import Recipe
 from priors.conditioning.config import LabelConfig
 from priors.masked.config import MaskedConfig
 from priors.transformer.config import Init, TrunkConfig

@@ -126,7 +126,7 @@ def training_masks(columns: int, ratios: Sequence[int], seed: Sequence[int]) -> 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """The seed of the noise of one training step of one rank."""
-    from launch.training.loop import fold
+    from launch.training.tasks.task import fold
 
     return fold(seed, step, rank)
 

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from vqvae.ranks import rank_and_world, sum_over_ranks, world
 
 # (rows in the global batch, bins, width, generator, whether to skip) -> which rows become candidates, and noise to add to them if any
 Draw = Callable[[int, int, int, torch.Generator | None, bool], tuple[Tensor, Tensor | None]]
@@ -147,7 +148,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _initialise(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> None:
         own, noise = self._candidates(rows, generator)
-        (candidates,) = _sum_over_ranks(own)
+        (candidates,) = sum_over_ranks(own)
         self.k.copy_(_finite(candidates) + noise)
         self.restore(self._fresh(len(rows)))
 
@@ -157,7 +158,7 @@ class Codebook(nn.Module):
         own, noise = self._candidates(rows, generator)
         sums = torch.zeros_like(self.k).index_add_(0, codes, rows)
         sums += 0 * distances.sum()  # squares that overflow must stop every rank too
-        sums, counts, candidates = _sum_over_ranks(sums, self._counts(codes), own)
+        sums, counts, candidates = sum_over_ranks(sums, self._counts(codes), own)
         self.k_sum.copy_(self.mu * self.k_sum + (1 - self.mu) * _finite(sums))
         self.k_elem.copy_(self.mu * self.k_elem + (1 - self.mu) * counts)
         dead = self.k_elem < self.threshold
@@ -176,10 +177,10 @@ class Codebook(nn.Module):
 
     def _candidates(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
         """This rank's part of the candidates, zero where another rank owns the row, and noise to add to their sum."""
-        rank, world = _rank_and_world()
-        if world > 1 and generator is None:
+        rank, ranks = rank_and_world()
+        if ranks > 1 and generator is None:
             raise ValueError("training on several ranks needs a generator seeded alike on all of them; pass generator=")
-        index, noise = self.draw(len(rows) * world, self.bins, self.width, generator, not rows.is_cuda)
+        index, noise = self.draw(len(rows) * ranks, self.bins, self.width, generator, not rows.is_cuda)
         index = index.to(rows.device) - rank * len(rows)  # the batches of the ranks lie one after another
         mine = (index >= 0) & (index < len(rows))
         own = torch.where(mine[:, None], rows[index.clamp(0, len(rows) - 1)], 0.0)
@@ -187,7 +188,7 @@ class Codebook(nn.Module):
 
     def _fresh(self, rows: int) -> float:
         """The running count a new code starts with: the mean use of a code, or what keeps it alive; published: 1."""
-        return max(rows * _rank_and_world()[1] / self.bins, self.threshold) if self.reset_restarted else 1.0
+        return max(rows * world() / self.bins, self.threshold) if self.reset_restarted else 1.0
 
     def _counts(self, codes: Int[Tensor, "n"]) -> Float[Tensor, "k"]:
         return torch.bincount(codes, minlength=self.bins).float()
@@ -202,26 +203,8 @@ class Codebook(nn.Module):
         }
 
 
-def _rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-
-def ranks() -> int:
-    """Processes that train together."""
-    return _rank_and_world()[1]
-
-
 def _finite(summed: Tensor) -> Tensor:
     """`summed` itself; checked after the reduction, so that every rank stops, and before the codebook is touched."""
     if not torch.isfinite(summed).all():
         raise FloatingPointError("the encoder's output is not finite")
     return summed
-
-
-def _sum_over_ranks(*tensors: Tensor) -> list[Tensor]:
-    """The tensors summed over all ranks, in one message."""
-    if _rank_and_world()[1] == 1:
-        return list(tensors)
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
-    return [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True)]

@@ -8,16 +8,20 @@ error: what is predicted is a mean direction, and its length says how sure it is
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from vqvae.ranks import mean_over_ranks
 from vqvae.spectral.config import SpectralConfig
-from vqvae.stft import mel_filters
+from vqvae.stft import magnitudes, mel_filters, spectral_convergence
 
 BANDS = 64  # of the mel loss
+SCALES = (256, 512, 1024, 2048)  # windows of the multi-scale distance, samples
+FLOOR = 1e-2  # added to its magnitudes before the logarithm
 CORNER = 500.0  # Hz; weights fall as 1 / (f + CORNER)
 
 
@@ -33,6 +37,17 @@ def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Flo
     by_frequency = F.pad(-phasors[..., 1:] * phasors[..., :-1].conj(), (0, 1))
     slopes = torch.stack([by_time, by_frequency], dim=2)  # (B, N, F) -> (B, N, 2, F)
     return torch.stack([slopes.real, slopes.imag], dim=3)
+
+
+def multi_scale_distance(
+    target: Float[Tensor, "b c t"], output: Float[Tensor, "b c t"], windows: Sequence[int] = SCALES
+) -> Float[Tensor, ""]:
+    """Spectral convergence plus L1 distance of log magnitudes, mean over windows (Parallel WaveGAN, arXiv:1910.11480, equation 6)."""
+    terms = []
+    for n_fft in windows:
+        x, y = (magnitudes(audio.flatten(0, 1), n_fft, n_fft // 4) for audio in (target, output))
+        terms += [spectral_convergence(x, y).mean(), ((x + FLOOR).log() - (y + FLOOR).log()).abs().mean()]
+    return torch.stack(terms).sum() / len(windows)
 
 
 class SpectralLoss:
@@ -67,7 +82,7 @@ class SpectralLoss:
         """Squared distance of the derivatives, weighted by the root of the lesser of the two magnitudes that each lies between."""
         error = (slopes - phase_slopes(spectra, self.config.n_fft, self.config.hop_fft)).square().sum(3)  # (B, N, 2, F)
         size = spectra.abs().sqrt()
-        size = size / size.mean().clamp(min=1e-12)  # a batch of silence has no phases
+        size = size / mean_over_ranks(size.mean()).clamp(min=1e-12)  # a batch of silence has no phases
         by_time = torch.minimum(size[:, 1:], size[:, :-1])
         by_frequency = torch.minimum(size[..., 1:], size[..., :-1])
         return (error[:, 1:, 0] * by_time).mean() + (error[..., 1, :-1] * by_frequency).mean()

@@ -11,7 +11,7 @@ field on both sides, so that a song in pieces has the frames and the samples tha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -25,6 +25,16 @@ from vqvae.spectral.losses import SpectralLoss
 from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
+
+
+class Drawn(NamedTuple):
+    """What chance decides in a step of training: books that each clip is decoded from (0: its latents), the first frame of phases."""
+
+    books: Int[Tensor, " b"]
+    first: int
+
+    def rows(self, mine: slice) -> Drawn:
+        return Drawn(self.books[mine], self.first)
 
 
 class SpectralCodec(Codec):
@@ -96,10 +106,15 @@ class SpectralCodec(Codec):
     # ---- training
 
     def loss(
-        self, audio: Float[Tensor, "b c t"], *, generator: torch.Generator | None = None, quantise: bool = True
-    ) -> dict[str, Tensor]:
-        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks move."""
+        self, audio: Float[Tensor, "b c t"], *, generator: torch.Generator | None = None, quantise: bool = True,
+        drawn: Drawn | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks move.
+
+        `drawn` is what chance decides, of these rows of the batch; by default torch's own generator draws it.
+        """
         config, audio = self.config, self.check_audio(audio)
+        drawn = drawn or self.draw(len(audio), audio.shape[-1], quantise)
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             spectra = self.spectra(audio)
             true = spectra.abs()
@@ -107,11 +122,10 @@ class SpectralCodec(Codec):
             features = self.features(true)
         latents, terms, logs = self.encoder(features), {}, {}
         if quantise:
-            quantised = self.quantiser(latents, self._books_used(len(audio)), generator)
+            quantised = self.quantiser(latents, drawn.books.to(self.device), generator)
             latents, terms["commit_loss"], logs = quantised.latents, quantised.commit, quantised.metrics
         hidden = self.decoder.hidden(latents)
-        first = int(torch.randint(max(1, hidden.shape[1] - config.phase_frames + 1), ()))
-        some = slice(first, first + config.phase_frames)
+        some = slice(drawn.first, drawn.first + config.phase_frames)
         output, slopes = self.decoder.features(hidden), self.decoder.slopes(hidden[:, some])
         with torch.autocast(audio.device.type, enabled=False):
             measure = SpectralLoss(config, audio.device)
@@ -123,12 +137,16 @@ class SpectralCodec(Codec):
             raise FloatingPointError(f"the loss is not finite: {', '.join(bad)}")
         return {"loss": loss} | {name: value.detach() for name, value in (terms | logs).items()}
 
-    def _books_used(self, clips: int) -> Int[Tensor, " b"]:
-        """Books that each clip is decoded from (0: its latents): all of most, so that the first ones alone decode usefully."""
-        config, chance = self.config, torch.rand(clips)
-        some = torch.randint(1, config.books + 1, (clips,))
-        fewer = torch.where(chance < config.all_books + config.unquantised, 0, some)
-        return torch.where(chance < config.all_books, config.books, fewer).to(self.device)
+    def draw(self, clips: int, samples: int, quantise: bool = True, generator: torch.Generator | None = None) -> Drawn:
+        """The books of each clip: all of most, so that the first ones alone decode usefully; and the frames whose phases are learned."""
+        config, books = self.config, torch.zeros(clips, dtype=torch.long)
+        if quantise:
+            chance = torch.rand(clips, generator=generator)
+            some = torch.randint(1, config.books + 1, (clips,), generator=generator)
+            fewer = torch.where(chance < config.all_books + config.unquantised, 0, some)
+            books = torch.where(chance < config.all_books, config.books, fewer)
+        frames = samples // config.hop * config.stride
+        return Drawn(books, int(torch.randint(max(1, frames - config.phase_frames + 1), (), generator=generator)))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
         """The matrices between inlets and outlets, for Muon."""

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vqvae.jukebox.quantize import Codebook, ranks
+from vqvae.jukebox.quantize import Codebook
+from vqvae.ranks import world
 
 
 class ResidualQuantised(NamedTuple):
@@ -52,13 +53,20 @@ class ResidualQuantiser(nn.Module):
         """The sum of the codes' vectors; fewer books than there are decode to a coarser latent."""
         return torch.stack([self.codebook(i).k[codes[..., i]] for i in range(codes.shape[-1])]).sum(0)
 
+    def some_books(self, latents: Float[Tensor, "b t e"], used: Int[Tensor, " b"]) -> Float[Tensor, "b t e"]:
+        """Each row quantised by its first `used` books (0: as it is); the codebooks stay."""
+        codes, made = self.encode(latents), torch.zeros_like(latents)
+        for i in range(len(self.books)):
+            made = made + torch.where((used > i)[:, None, None], self.codebook(i).k[codes[..., i]], 0.0)
+        return torch.where((used > 0)[:, None, None], made, latents)
+
     def forward(
         self, latents: Float[Tensor, "b t e"], used: Int[Tensor, " b"], generator: torch.Generator | None = None
     ) -> ResidualQuantised:
         """Quantise by the first `used` books of each row (0: not at all); in training mode the codebooks move."""
         rest, total = latents.transpose(1, 2), torch.zeros_like(latents)
         codes, commits, metrics = [], [], {}
-        mean_use = latents.shape[0] * latents.shape[1] * ranks() / self.codebook(0).bins
+        mean_use = latents.shape[0] * latents.shape[1] * world() / self.codebook(0).bins
         for i in range(len(self.books)):
             self.codebook(i).threshold = self.threshold * mean_use
             made = self.codebook(i)(rest, generator)

@@ -14,17 +14,19 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import PhaseRecipe, Recipe
 from launch.cluster.ranks import first_host, local_rank, meeting_point, rank_and_ranks
+from launch.engines.checkpoint import load_checkpoint
 from launch.engines.choose import open_engine
 from launch.engines.deepspeed_config import BUCKETS, CARDS, OURS, ParallelConfig, configuration, merged
-from launch.engines.engine import TorchEngine
+from launch.engines.engine import TorchEngine, lr_at
 from launch.engines.gradients import PartNorms, Spikes, noise_scale
+from launch.engines.phases import Phase
 from launch.training.log import read_log
-from launch.training.loop import fit
+from launch.training.trainer import fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from toys import Duel, Line
+from toys import Duel, Line, SharedDuel
 
 RECIPE = Recipe(steps=40, batch=8, lr=1e-2, warmup=5, log_every=1, save_every=10)
 CPU = torch.device("cpu")
@@ -109,7 +111,8 @@ def test_averages_of_all_weights_take_one_operation_and_are_those_of_each_alone(
                 p.add_(torch.randn_like(p))
         names.clear()
         with Names():
-            engine.follow(step)
+            engine.follow()
+        engine.turns[""] += 1
         for name, p in model.named_parameters():
             alone[name].lerp_(p.detach(), 1.0 - min(0.9, (1 + step) / (10 + step)))
         assert names.count("_foreach_lerp_.Scalar") == 1 and not any(name.startswith("lerp") for name in names)
@@ -127,10 +130,10 @@ def test_a_batch_taken_in_parts_trains_as_the_whole_does(tmp_path):
 
 def test_phases_learn_in_turn_each_by_its_own_optimiser_and_leave_the_others_still():
     task = Duel()
-    engine = open_engine(task.model, replace(RECIPE, schedule="constant", warmup=0), CPU, ParallelConfig(), task.phases)
+    engine = open_engine(task.model, replace(RECIPE, schedule="constant", warmup=0), CPU, ParallelConfig(), task.phases(RECIPE))
     for phase, moves in (("generator", "makes"), ("critic", "judges")):
         before = {name: p.detach().clone() for name, p in task.model.named_parameters()}
-        engine.step(lambda x, phase=phase: task.loss(x, 0, phase), [task.batch(0, 0, 1)], 0, phase=phase)
+        engine.step(lambda x, phase=phase: task.phase_loss(phase, x, 0, None), [task.batch(0, 0, 1)], 0, phase=phase)
         moved = {name.split(".")[0] for name, p in task.model.named_parameters() if not torch.equal(p, before[name])}
         assert moved == {moves}
         assert all(p.grad is None and p.requires_grad for p in task.model.parameters())
@@ -147,6 +150,76 @@ def test_two_phases_train_log_and_go_on_exactly(tmp_path):
     assert abs(lines[0]["made"]) < 1.0 and lines[-1]["made"] == pytest.approx(3.0, abs=1.0)
     whole = read_log(tmp_path / "whole" / "log.jsonl")
     assert [(a["loss"], a["critic_loss"]) for a in lines[:130]] == [(a["loss"], a["critic_loss"]) for a in whole]
+
+
+DUEL = replace(
+    RECIPE, steps=60, lr=2e-2, warmup=4, ema=0.9, phases={"critic": PhaseRecipe(every=3, start=0.2, lr=0.5, ema=0.0)}
+)
+
+
+def test_a_phase_learns_in_its_steps_with_its_own_rate_and_average(tmp_path):
+    """From step 12 (a fifth of 60) on, in every third step, with a warm-up of its own: 16 turns."""
+    task = SharedDuel()
+    fit(task, DUEL, tmp_path / "t")
+    lines = read_log(tmp_path / "t" / "log.jsonl")
+    assert [line["step"] - 1 for line in lines if "critic_loss" in line] == list(range(12, 60, 3))
+    rates = [line["critic_lr"] for line in lines if "critic_lr" in line]
+    assert rates[:4] == pytest.approx([0.5 * lr_at(turn, DUEL, 12 + 3 * turn) for turn in range(4)], rel=1e-5)
+    kept, _ = load_checkpoint(tmp_path / "t")
+    assert kept is not None and set(kept.names("average")) == {"makes.weight", "makes.bias"}
+    assert {name: state["turns"] for name, state in kept.metadata["engine"].items()} == {"generator": 60, "critic": 16}
+
+
+def test_the_phases_of_a_step_share_one_forward_pass_of_each_part_of_a_batch(tmp_path):
+    for parts, passes in ((1, 60), (2, 2 * 60)):
+        task = SharedDuel()
+        fit(task, DUEL, tmp_path / str(parts), parallel=ParallelConfig(accumulate=parts))
+        assert task.forwards == passes
+    one, two = (read_log(tmp_path / parts / "log.jsonl") for parts in ("1", "2"))
+    for name in ("loss", "critic_loss"):
+        values = [[line[name] for line in lines if name in line] for lines in (one, two)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4), name
+
+
+def test_two_phases_with_r1_converge_to_their_equilibrium(tmp_path):
+    task = SharedDuel()
+    fit(task, replace(RECIPE, steps=400, lr=2e-2, schedule="cosine", save_every=400), tmp_path / "t")
+    makes = task.model["makes"]
+    assert makes.bias.item() == pytest.approx(3.0, abs=0.1) and makes.weight.norm().item() < 0.3
+
+
+def test_a_run_killed_in_either_phase_goes_on_exactly(tmp_path):
+    found = []
+    for dies in ("", "generator", "critic"):
+        task, folder = SharedDuel(), tmp_path / f"dies {dies}"
+
+        def phase_loss(phase, batch, step, shared, dies=dies, whole=task.phase_loss):
+            if step == 33 and phase == dies:
+                raise MemoryError
+            return whole(phase, batch, step, shared)
+
+        if dies:
+            task.phase_loss = phase_loss
+            with pytest.raises(MemoryError):
+                fit(task, DUEL, folder)
+            task = SharedDuel()
+        fit(task, DUEL, folder)
+        lines = [(line["step"], line["loss"], line.get("critic_loss")) for line in read_log(folder / "log.jsonl")]
+        found.append((lines, [p.detach().clone() for p in task.model.parameters()]))
+    for lines, weights in found[1:]:
+        assert lines == found[0][0] and all(torch.equal(a, b) for a, b in zip(weights, found[0][1], strict=True))
+
+
+def test_what_is_in_no_phase_is_frozen_and_what_is_in_two_is_an_error():
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2), "still": nn.Linear(2, 2)})
+    engine = TorchEngine(model, RECIPE, CPU, [Phase.of(RECIPE, name, model[name]) for name in "ab"])
+    assert not any(p.requires_grad for p in model["still"].parameters())
+    engine.step(lambda x: {"loss": sum(layer(x).sum() for layer in model.values())}, [torch.ones(1, 2)], 0, phase="a")
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match="a parameter is in the phases 'a' and 'whole'"):
+        TorchEngine(model, RECIPE, CPU, [Phase.of(RECIPE, "a", model["a"]), Phase.of(RECIPE, "whole", model)])
+    with pytest.raises(ValueError, match="the phase 'still' has no parameter to train"):
+        TorchEngine(model, RECIPE, CPU, [Phase.of(RECIPE, "still", model["still"])])
 
 
 def test_deepspeed_is_told_the_global_batch_and_the_stage():

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.engines.checkpoint import load_checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.engine import TorchEngine, lr_at
 from launch.engines.optimisers import muon_matrices, parameter_groups
 from launch.training.log import read_log
-from launch.training.loop import fit
+from launch.training.trainer import fit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toys import Bend, Hidden
@@ -32,6 +32,7 @@ def moved(recipe: Recipe, x: torch.Tensor = X, step: int = 10, place: int = 0) -
     model = Hidden()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     engine = TorchEngine(model, recipe, CPU)
+    engine.turns[""] = step
     engine.step(lambda x: {"loss": model(x).square().mean()}, [x], step, place)
     return {name: p.detach() - before[name] for name, p in model.named_parameters()}
 

@@ -22,17 +22,21 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
-from toys import Duel  # noqa: E402
+from toys import Duel, SharedDuel  # noqa: E402
 
 from jukebox.model.folder import ModelFolder  # noqa: E402
-from jukebox.model.presets import Recipe, find  # noqa: E402
+from jukebox.model.presets import find  # noqa: E402
+from jukebox.model.recipe import PhaseRecipe, Recipe  # noqa: E402
 from launch.cluster.group import join, part, who  # noqa: E402
 from launch.engines import weights  # noqa: E402
 from launch.engines.checkpoint import load_checkpoint  # noqa: E402
 from launch.engines.deepspeed_config import ParallelConfig  # noqa: E402
-from launch.training import loop  # noqa: E402
-from launch.training.loop import TrainingLoop, fit  # noqa: E402
-from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask  # noqa: E402
+from launch.training import trainer  # noqa: E402
+from launch.training.tasks.codec import SpectralTask, VQVAETask  # noqa: E402
+from launch.training.tasks.decoder import DecoderTask  # noqa: E402
+from launch.training.tasks.prior import PriorTask  # noqa: E402
+from launch.training.tasks.task import TaskSetup  # noqa: E402
+from launch.training.trainer import Trainer, fit  # noqa: E402
 
 RECIPE = Recipe(steps=30, batch=8, lr=3e-3, warmup=5, log_every=1, save_every=10, crop=1024, weight_decay=0.5)
 UNSHARED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'  # else small weights are never shared out
@@ -40,15 +44,20 @@ UNSHARED = '{"zero_optimization": {"stage3_param_persistence_threshold": 0}}'  #
 
 def make_task(what: str, data: Path, model: Path, recipe: Recipe, hollow: bool = False) -> Any:
     """A stream of the codec, a prior with lyrics, the masked prior, or a toy of two phases."""
-    if what == "duel":
-        return Duel()
+    if what in ("duel", "shared"):
+        return {"duel": Duel, "shared": SharedDuel}[what]()
     opened = ModelFolder.from_pretrained(model)
+    if what == "decoder":
+        phases = find("test_spectral").more_recipes["decoder"]["tokens"].phases
+        return DecoderTask(TaskSetup(opened, "tokens", data, replace(recipe, crop=4096, phases=phases), 0, "cpu"))
+    if what == "spectral":
+        return SpectralTask(TaskSetup(opened, "tokens", data, replace(recipe, crop=4096), 0, "cpu"))
     if what == "vqvae":
         return VQVAETask(TaskSetup(opened, "vq.2", data, recipe, 0, "cpu"))
     sizes = len(opened.labels.artists), len(opened.labels.genres), opened.vocabulary.size
     recipe, name = replace(recipe, drop_lyrics=0.1, jitter_seconds=0.03), "masked" if what == "masked" else "prior_2"
     setup = TaskSetup(opened, name, data, recipe, 0, "cpu", find("test").priors[name].for_corpus(*sizes), hollow=hollow)
-    return MaskedTask(setup) if what == "masked" else PriorTask(setup)
+    return PriorTask(setup)
 
 
 def run_case(case: str, data: Path, model: Path, out: Path) -> None:
@@ -57,7 +66,9 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
     numbers = {w.rstrip("0123456789"): int(re.sub(r"\D", "", w) or 0) for w in words}
     recipe = replace(RECIPE, ema=0.9 if "ema" in numbers else 0.0, recompute="recompute" in numbers)
     recipe = replace(recipe, bf16="bf" in numbers, delay_quantiser=0.2 if what == "vqvae" else 0.0)
-    loop.COUNT_AFTER = 0.0 if "counted" in numbers else 1e9
+    if what == "shared":
+        recipe = replace(recipe, phases={"critic": PhaseRecipe(every=2, start=0.1, ema=0.0)})
+    trainer.COUNT_AFTER = 0.0 if "counted" in numbers else 1e9
     settings = out / "unshared.json"
     parallel = ParallelConfig(
         numbers.get("zero", -1), "offload" in numbers, numbers.get("accumulate", 1), "torch",
@@ -74,7 +85,7 @@ def run_case(case: str, data: Path, model: Path, out: Path) -> None:
         assert live and max(live) <= max(p.numel() for p in make_task(what, data, model, recipe).model.parameters())
     if parallel.stage == 3:
         again = make_task(what, data, model, recipe, hollow)
-        check_state(TrainingLoop(again, recipe, out / case, 0, torch.device("cpu"), parallel, 2), out / case)
+        check_state(Trainer(again, recipe, out / case, 0, torch.device("cpu"), parallel, 2), out / case)
     (out / f"{case}.rank_{who()[0]}").touch()
 
 
@@ -99,7 +110,7 @@ def watched() -> Iterator[tuple[list[int], list[int]]]:
         yield live, gathered
 
 
-def check_state(resumed: TrainingLoop, folder: Path) -> None:
+def check_state(resumed: Trainer, folder: Path) -> None:
     """All tensors of an engine that goes on from a checkpoint are those of the checkpoint, bit for bit."""
     checkpoint, _ = load_checkpoint(folder)
     tensors = dict(resumed.engine.tensors())

@@ -80,8 +80,30 @@ def test_wandb_without_a_network_gets_numbers_audio_and_images(data, monkeypatch
     assert sorted(media) == [".png", ".wav"] and list(run.glob("*.wandb"))
 
 
-def test_an_image_is_written_of_a_matrix_of_any_size_and_a_user_error_is_one_line(data, tmp_path, capsys):
+def test_an_image_is_written_of_a_matrix_of_any_size(tmp_path):
     for shape in ((3, 4), (600, 5), (1, 1)):
         assert heat(np.zeros(shape), tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
-    assert main(["train", "masked", str(data), "--preset", "test", "--examples_every", "5"]) == 2
-    assert "--examples_every is for codecs and priors of one level" in capsys.readouterr().err
+
+
+def test_a_prior_of_several_streams_leaves_the_audio_of_its_finest(data):
+    shutil.copytree(data.parent / "model", data.parent / "all", ignore=shutil.ignore_patterns("training"))
+    assert (
+        main(
+            [
+                "train",
+                "masked",
+                str(data),
+                "--preset",
+                "test",
+                "--out",
+                str(data.parent / "all"),
+                "--steps",
+                "2",
+                "--examples_every",
+                "2",
+            ]
+        )
+        == 0
+    )
+    (audio,) = (data.parent / "all" / "training" / "masked" / "examples").iterdir()
+    assert audio.name == "step_0000002_sample.wav" and np.isfinite(read(audio)[0]).all()

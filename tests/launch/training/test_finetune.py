@@ -18,8 +18,8 @@ from jukebox.evaluation.figures import window_bits
 from jukebox.model.codes import codes_folder, open_codes
 from jukebox.song import prepare_all, song_of, window_conditions
 from launch.cli import main
-from launch.training.finetune import TunedPrior
 from launch.training.log import read_log
+from launch.training.tasks.finetune import TunedPrior
 from launch.training.train import train
 from launch.verbs.sample import sample
 from priors.conditioning.conditions import stack

@@ -12,8 +12,10 @@ from data_prep.synthetic.songs import make_corpus
 from jukebox.evaluation.metrics import mel_distance
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import PRESETS
-from launch.training.loop import fit
-from launch.training.tasks import PriorTask, SpectralTask, TaskSetup
+from launch.training.tasks.codec import SpectralTask
+from launch.training.tasks.prior import PriorTask
+from launch.training.tasks.task import TaskSetup
+from launch.training.trainer import fit
 
 
 def correlation(audio: np.ndarray) -> float:

@@ -20,14 +20,17 @@ import torch
 from data_prep.errors import UserError
 from data_prep.manifest import audio_path, load_manifest
 from jukebox import Jukebox
-from jukebox.model.presets import Recipe, find
+from jukebox.model.presets import find
+from jukebox.model.recipe import Recipe
 from launch.corpus.pcm import Pcm
 from launch.engines.checkpoint import load_checkpoint
 from launch.engines.speed import has_bf16
 from launch.training.log import read_log
-from launch.training.loop import Trained, fit
-from launch.training.tasks import MaskedTask, PriorTask, TaskSetup, VQVAETask, blend, blend_shares
+from launch.training.tasks.codec import VQVAETask, blend, blend_shares
+from launch.training.tasks.prior import PriorTask
+from launch.training.tasks.task import TaskSetup
 from launch.training.train import train
+from launch.training.trainer import Trained, fit
 from priors.transformer.trunk import Transformer
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
@@ -67,7 +70,7 @@ def tasks(data: Path, model: Path, recipe: Recipe):
     jukebox = Jukebox.from_pretrained(model)
     made: list = [VQVAETask(setup(jukebox, "vq.1", data, replace(recipe, crop=1024)))]
     made += [PriorTask(setup(jukebox, f"prior_{level}", data, replace(recipe, jitter_seconds=0.1))) for level in (2, 1)]
-    made.append(MaskedTask(setup(jukebox, "masked", data, replace(recipe, drop_labels=0.2))))
+    made.append(PriorTask(setup(jukebox, "masked", data, replace(recipe, drop_labels=0.2))))
     for task in made:
         task.open()
     return made
@@ -156,7 +159,7 @@ def test_a_batch_is_a_pure_function_of_the_step_and_the_same_for_any_number_of_r
 
 def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model):
     """Also of the masked prior, of which each part asks for another number of codes."""
-    masked = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE))
+    masked = PriorTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE))
     masked.open()
     for task in (*tasks(data, model, RECIPE)[1:], masked):
         share = getattr(task, "share", list)
@@ -168,11 +171,15 @@ def test_the_mean_of_the_losses_of_a_batchs_parts_is_the_batchs_loss(data, model
 
 
 def test_a_part_of_a_batch_draws_the_masks_of_its_own_rows_only(data, model, monkeypatch):
-    masked, rows = MaskedTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE)), []
+    masked, rows = PriorTask(setup(Jukebox.from_pretrained(model), "masked", data, RECIPE)), []
     masked.open()
-    monkeypatch.setattr(masked, "_masks", lambda seed, draw=masked._masks: rows.append(seed[-1]) or draw(seed))
+    draw = masked.model.draw_masks
+    monkeypatch.setattr(masked.model, "draw_masks", lambda rngs: rows.extend(rngs) or draw(rngs))
     masked.batch(7, 1, 4)
-    assert len(rows) == RECIPE.batch // 4 and rows == [1 * len(rows) + i for i in range(len(rows))]
+    own = [np.random.default_rng([0, 7, RECIPE.batch // 4 + i, 1]) for i in range(RECIPE.batch // 4)]
+    masked.model.draw_masks(own)
+    assert len(rows) == 2 * len(own), "masks of its own rows only"
+    assert [x.bit_generator.state for x in rows[: len(own)]] == [x.bit_generator.state for x in own]
 
 
 def test_priors_train_with_compiled_blocks_or_a_stream_in_bf16_by_a_flag_and_codecs_do_not(data, model, tmp_path, monkeypatch):
@@ -221,7 +228,7 @@ def test_the_bandwidth_is_measured_once_for_a_corpus_and_kept_with_the_model(dat
     first = VQVAETask(setup(jukebox, "vq.1", data, replace(RECIPE, crop=1024)))
     first.open()
     assert 0 < first.bandwidth.l2 < first.bandwidth.l1 < 1 < first.bandwidth.spec
-    monkeypatch.setattr("launch.training.tasks.measure_bandwidth", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr("launch.training.tasks.codec.measure_bandwidth", lambda *_: pytest.fail("it was measured again"))
     again = VQVAETask(setup(jukebox, "vq.1", data, replace(RECIPE, crop=1024), seed=5))
     again.open()
     assert again.bandwidth == first.bandwidth
@@ -377,7 +384,7 @@ def test_recomputing_activations_keeps_less_and_changes_neither_losses_nor_the_m
 def test_who_says_how_many_steps_gets_them_whatever_the_recipes_limit_on_the_time(data, model, monkeypatch):
     asked: list[Recipe] = []
     done = Trained("vqvae_2", 0, 0, 0.0, "done")
-    monkeypatch.setattr("launch.training.loop.fit", lambda task, recipe, *a, **k: asked.append(recipe) or done)
+    monkeypatch.setattr("launch.training.trainer.fit", lambda task, recipe, *a, **k: asked.append(recipe) or done)
     for flags in ({}, {"steps": 7}, {"steps": 7, "max_minutes": 2.0, "precision": "bf16"}):
         train("vqvae", str(data), preset="demo", level=2, out=str(model.parent / "demo"), **flags)  # type: ignore[arg-type]
     whole = find("demo").codec_recipes["vq.2"]
@@ -435,7 +442,7 @@ def test_a_codec_reports_crops_of_silence_and_songs_shorter_than_a_crop(data, tm
 
 def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monkeypatch):
     from data_prep.manifest import prepare
-    from launch.training import loop
+    from launch.training import trainer
 
     held = []
 
@@ -445,6 +452,6 @@ def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monke
         held.append(True)
         return Trained("a", 1, 1, 0.0, "done")
 
-    monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr(trainer, "fit", fit)
     train("vqvae", str(data), preset="test", level=2, steps=1, out=str(tmp_path / "model"))
     assert held

@@ -16,7 +16,7 @@ from jukebox.model.presets import find
 from jukebox.planning import sampling
 from jukebox.song import Song
 from launch.cli import main
-from launch.training.tasks import TaskSetup
+from launch.training.tasks.task import TaskSetup
 from launch.training.train import check_batch
 
 SAMPLE = ["sample", "MODEL", "--out", "OUT"]

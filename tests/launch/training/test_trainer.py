@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from data_prep.errors import UserError
-from jukebox.model.presets import Recipe
+from jukebox.model.recipe import Recipe
 from launch.engines.checkpoint import load_checkpoint, written
 from launch.engines.engine import TorchEngine, lr_at
+from launch.training.batches import batches
+from launch.training.control import Stop, schedule_step
 from launch.training.log import read_log
-from launch.training.loop import Stop, batches, fit, fold, schedule_step
+from launch.training.tasks.task import Task, fold
+from launch.training.trainer import fit
 
 RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10)
 
@@ -39,7 +42,7 @@ class Line(nn.Module):
         return {"loss": error.square().mean(), "drift": self.mean.norm()}
 
 
-class Toy:
+class Toy(Task):
     """The smallest task: it knows nothing of music, as the loop should not."""
 
     name, unit, amount = "toy_0", "rows", 4.0
@@ -122,7 +125,7 @@ def test_training_lowers_the_loss_and_leaves_log_checkpoint_and_weights(tmp_path
 def test_a_run_killed_in_mid_step_goes_on_with_the_losses_of_an_uninterrupted_one(tmp_path):
     program = (
         "import sys, torch; torch.set_num_threads(1); sys.path[:0] = sys.argv[2:]\n"
-        "from pathlib import Path; import test_loop as t; from launch.training.loop import fit\n"
+        "from pathlib import Path; import test_trainer as t; from launch.training.trainer import fit\n"
         "out = Path(sys.argv[1]); fit(t.Toy(out / 'w.pt', pause=0.02), t.RECIPE, out / 't')\n"
     )
     here, root = Path(__file__).parent, Path(__file__).parents[3]
@@ -277,7 +280,7 @@ def test_a_young_average_hurries_unless_as_published():
         engine = TorchEngine(model, replace(RECIPE, ema=0.9, schedule=schedule), torch.device("cpu"))
         engine.average = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
         model.linear.weight.data.fill_(1.0)
-        engine.follow(0)
+        engine.follow()
         averages[schedule] = engine.average["linear.weight"].mean().item()
     assert averages == {"constant": pytest.approx(0.9), "published": pytest.approx(0.1)}
 

@@ -25,9 +25,9 @@ from data_prep.files import file_hash
 from data_prep.labels import Labels
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import CONFIG
-from jukebox.model.presets import Recipe
-from launch.training.loop import fold
-from launch.training.tasks import FIRST_WEIGHTS, PriorTask, TaskSetup
+from jukebox.model.recipe import Recipe
+from launch.training.tasks.prior import PriorTask
+from launch.training.tasks.task import FIRST_WEIGHTS, TaskSetup, fold
 from priors.autoregressive.extend import with_labels, with_lyrics
 from priors.conditioning.conditions import stack
 from priors.conditioning.config import LyricConfig
@@ -52,14 +52,16 @@ def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> lis
     """Those of the priors `names` that the old model has; UserError, before anything is written, where this is no fine-tuning."""
     if not old:
         raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
-    if task is not PriorTask:
+    known = ModelFolder.from_pretrained(old).info.priors
+    found = [name for name in names if name in known]
+    if task is not PriorTask or any(known[name].config.spec.prompt == "any" for name in found):
         raise UserError(
             "--from_model is for priors, one a level: the codec is copied, for codes of another one mean nothing to them"
         )
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"there is no data folder {folder}; make it with `jukebox prepare MUSIC --out {folder}`")
-    return [name for name in names if name in ModelFolder.from_pretrained(old).info.priors]
+    return found
 
 
 def copied(old: str, new: Path) -> ModelFolder:

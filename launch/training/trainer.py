@@ -1,6 +1,6 @@
-"""The one training loop, for any codec and any prior.
+"""Trainer: the one training loop, for any codec and any prior.
 
-1. A `Task` (`launch/training/tasks.py`) names a model, its batches and its loss; the loop knows nothing of audio or lyrics.
+1. A `Task` (`launch/training/tasks/task.py`) names a model, its batches and its loss, and the phases in which its modules learn in turns.
 2. A batch, and all noise of a step, is a pure function of (seed, step): a killed run goes on exactly, by the same verb.
 3. An engine (`launch/engines/engine.py`) updates the weights, in one process or in many; `launch/training/log.py` logs.
 4. `MODEL/training/<task>/` keeps the log and the last checkpoints; at the end the weights are written into MODEL.
@@ -10,62 +10,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
 import time
+import zlib
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
 from launch.cluster.heartbeat import beat, beat_while_writing
+from launch.training.batches import batches
+from launch.training.control import Stop, locked, schedule_step
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from jukebox.model.presets import Recipe
+    from jukebox.model.recipe import Recipe
     from launch.engines.checkpoint import Checkpoint
     from launch.engines.deepspeed_config import ParallelConfig
-    from launch.engines.engine import Engine
     from launch.training.log import Log
+    from launch.training.tasks.task import Task
 
 
 COUNT_AFTER = 30.0  # seconds: only then are the operations of a step counted, which costs some seconds once
-
-
-class Task(Protocol):
-    """Something to train. `name` is its folder's name, `identity` (numbers and texts) what its checkpoints must share.
-
-    `open` finds the data, once there is something to do; `batch` is a pure function of (seed, step) and makes CPU
-    tensors, in a thread of its own: of `world` equal parts of the global batch, the one of that rank. For a GPU its method
-    `pin_memory` is called there, where it has one. `loss` names the terms for the log, the total as "loss", each the mean over its
-    part; `save` writes a model, which has the weights to keep, into the model folder. A step trains on `amount` of `unit`.
-
-    A task may also have `share`, which adds to the parts of this rank what only all ranks together know (all of them call it);
-    `examples` (launch/training/examples.py); and, for a model that learns in turns (generator, critic), `phases`: name -> the
-    module that learns then; its `loss` takes the phase's name as third argument.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def model(self) -> nn.Module: ...
-    @property
-    def identity(self) -> dict[str, Any]: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def amount(self) -> float: ...
-    def open(self) -> None: ...
-    def batch(self, step: int, rank: int, world: int) -> Any: ...
-    def loss(self, batch: Any, step: int) -> dict[str, Tensor]: ...
-    def save(self, model: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -85,103 +54,6 @@ class Trained:
             "written, the same command with more minutes goes on from there",
             "stopped": f"{self.name}: stopped at step {self.step} of {self.steps}; the same command goes on from there",
         }[self.ended]
-
-
-def fold(seed: int, step: int, rank: int = 0) -> int:
-    """One 63-bit seed of a seed, a step and a rank, so that neighbours share nothing."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -> Iterator[tuple[int, Any, float]]:
-    """(step, this rank's parts of the batch, seconds waited) for start <= step < stop; some are made while the model computes.
-
-    The ranks' parts in the order of their numbers are the global batch, whatever the number of ranks and of parts a rank.
-    """
-    import torch
-
-    mine = range(engine.rank * engine.accumulate, (engine.rank + 1) * engine.accumulate)
-    on_gpu, share = engine.device.type == "cuda", getattr(task, "share", list)
-
-    def parts(step: int) -> list[Any]:
-        made = [task.batch(step, number, engine.parts) for number in mine]
-        return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
-
-    # a thread begins on the first GPU, where pinning would open a context for every rank
-    begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
-    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
-        waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))
-        try:
-            for step in range(start, stop):
-                beat("waiting for its batch", step)
-                asked = time.perf_counter()
-                made = waiting.popleft().result()
-                waited = time.perf_counter() - asked
-                if step + ahead < stop:
-                    waiting.append(pool.submit(parts, step + ahead))
-                yield step, list(zip(mine, share(made), strict=True)), waited
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-class Stop:
-    """While open, Ctrl-C and SIGTERM end the run after the current step; the same a second time ends it at once.
-
-    A scheduler that takes a job away sends SIGTERM to every process, and `jukebox launch` asks by SIGINT: that is one wish.
-    """
-
-    def __enter__(self) -> Stop:
-        self.asked, self.received = False, set[int]()
-        self.before: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self.before[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: whoever started us handles signals
-                break
-        return self
-
-    def _ask(self, number: int, frame: object) -> None:
-        if number in self.received:
-            raise KeyboardInterrupt
-        self.asked, self.received = True, self.received | {number}
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
-    """The step of the schedule: that of the run, or, where `limit` seconds will end it before its steps do, the time's share of them.
-
-    A run cut at full rate is left noisy, and one cut before its quantiser begins has learned nothing of codes. The first 5 %
-    of the time decide nothing: a run that will do its steps in time is the same on any machine.
-    """
-    used = seconds / limit if limit else 0.0
-    return done if used < 0.05 else max(done, int(used * steps))
-
-
-@contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[None]:
-    """Holds the folder of a training, by rank 0 for all ranks; UserError where another training holds it."""
-    from filelock import FileLock, Timeout
-
-    from launch.cluster.group import first
-
-    lock = FileLock(folder / ".lock")
-
-    def take() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"another process is training {name} in {folder}; wait for it, or give another --out") from None
-
-    first(take)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]:
@@ -209,7 +81,7 @@ def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], 
             )
 
 
-class TrainingLoop:
+class Trainer:
     """One training: its engine, and how far it is.
 
     `done` counts steps; `seconds` is the training time on the slowest clock of all ranks, so that all of them end alike.
@@ -225,7 +97,7 @@ class TrainingLoop:
         self.limit = 60 * recipe.max_minutes  # seconds; 0: none
         self.done, self.seconds = 0, 0.0
         checkpoint = self._load()
-        self.engine = open_engine(task.model, recipe, device, parallel, getattr(task, "phases", None), checkpoint)
+        self.engine = open_engine(task.model, recipe, device, parallel, task.phases(recipe), checkpoint)
         self.last_line = self.done, self.seconds
         self.waited = 0.0  # seconds for batches since the last line of the log
         self.flops = 0  # operations of a step; 0 until they are counted
@@ -241,7 +113,7 @@ class TrainingLoop:
         if checkpoint is None:
             return None
         metadata, name = checkpoint.metadata, self.task.name
-        old = getattr(self.task, "old_identity", {}) if "kind" not in metadata["identity"] else {}
+        old = self.task.old_identity if "kind" not in metadata["identity"] else {}
         check_identity(name, self.identity | old, metadata["identity"], self.folder)
         for key, value in plain(asdict(self.recipe)).items():
             if (before := metadata["recipe"].get(key, value)) != value:
@@ -311,19 +183,40 @@ class TrainingLoop:
             moved, self.flops = counted(lambda: self._learn(step, parts, count=False))
             return moved
         place, moved = schedule_step(self.done, self.recipe.steps, self.seconds, self.limit), {}
-        for phase in self.engine.phases:
+        phases = [phase for phase in self.engine.phases.values() if phase.learns(step, place)]
+        if len(phases) > 1:  # before any of them moves a weight
+            parts = [(number, batch, self._forward(number, batch, step, place)) for number, batch in parts]
+        else:
+            parts = [(number, batch, None) for number, batch in parts]
+        for phase in phases:
             of_phase = self.engine.step(
-                lambda part, phase=phase: self._loss(part, step, place, phase), parts, step, place, phase
+                lambda part, name=phase.name: self._loss(part, step, place, name), parts, step, place, phase.name
             )
-            moved |= {f"{phase}_{name}" if moved else name: value for name, value in of_phase.items()}
+            first = phase.name == next(iter(self.engine.phases))
+            moved |= {name if first else f"{phase.name}_{name}": value for name, value in of_phase.items()}
         return moved
 
-    def _loss(self, numbered: tuple[int, Any], step: int, place: int, phase: str) -> dict[str, Tensor]:
+    def _forward(self, number: int, batch: Any, step: int, place: int) -> Any:
+        """What the phases of a step share of a part of the batch."""
         import torch
 
-        number, batch = numbered
+        from launch.training.tasks.task import fold
+
         torch.manual_seed(fold(self.seed, step, number))
-        return self.task.loss(batch, place, phase) if phase else self.task.loss(batch, place)  # type: ignore[call-arg]
+        with self.engine.autocast():
+            return self.task.forward(batch, place)
+
+    def _loss(self, part: tuple[int, Any, Any], step: int, place: int, phase: str) -> dict[str, Tensor]:
+        import torch
+
+        from launch.training.tasks.task import fold
+
+        number, batch, shared = part
+        if shared is None:
+            shared = self._forward(number, batch, step, place)
+        if phase:
+            torch.manual_seed(fold(self.seed, step, number, zlib.crc32(phase.encode())))
+        return self.task.phase_loss(phase, batch, place, shared)
 
     def _agree(self, step: int, stop: Stop, started: float) -> str:
         """How the run ends after this step ("stopped", "time"), or "done"; the same on all ranks."""
@@ -350,7 +243,7 @@ class TrainingLoop:
         from launch.engines.checkpoint import save_checkpoint
 
         where = {"name": self.task.name, "step": self.done, "minutes": self.seconds / 60}
-        where |= {"identity": self.identity, "recipe": asdict(self.recipe)}
+        where |= {"identity": self.identity, "recipe": asdict(self.recipe), "exported": self.task.exported}
         tensors = self.engine.tensors()
         with beat_while_writing("writing a checkpoint"):
             if self.engine.rank == 0:
@@ -365,7 +258,7 @@ class TrainingLoop:
         folder, task = self.folder / "examples", self.task
         self.engine.model.eval()
         with beat_while_writing("writing examples"), self.engine.weights() as model:
-            files = first(lambda: [str(file) for file in task.examples(model, folder, self.done)])  # type: ignore[attr-defined]
+            files = first(lambda: [str(file) for file in task.examples(model, folder, self.done)])
         self.engine.model.train()
         log.show(self.done, files)
 
@@ -404,7 +297,7 @@ def fit(
 ) -> Trained:  # fmt: skip
     """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
 
-    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/examples.py`).
+    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/tasks/examples.py`).
 
     Several ranks (`launch/cluster/group.py`) train one model together, as `parallel` says. The recipe's `max_minutes` count the
     training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
@@ -415,5 +308,5 @@ def fit(
     from launch.engines.deepspeed_config import ParallelConfig
 
     with locked(folder, task.name):
-        loop = TrainingLoop(task, recipe, folder, seed, torch.device(device), parallel or ParallelConfig(), keep)
-        return loop.run(wandb, examples_every)
+        trainer = Trainer(task, recipe, folder, seed, torch.device(device), parallel or ParallelConfig(), keep)
+        return trainer.run(wandb, examples_every)

@@ -62,18 +62,18 @@ def prior_examples(
 ) -> list[Path]:  # fmt: skip
     """A window sampled under the conditions of a training song, decoded, and its attention to the lyrics."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, stream = model.config, model.spec.writes[-1]
+    config, finest = model.config, model.spec.writes[0]
     length = min(config.n_ctx, int(SECONDS * config.sample_rate) // config.hop)
     above = None
-    for name in model.spec.reads:
+    for name in set(model.spec.reads) - set(model.spec.writes):
         above = codes.read(song, name, 0, config.n_ctx // config.ratio)
     cond = window_conditions(prepared, config, 0, above).to(device)
     noise = Generators([torch.Generator().manual_seed(seed)])  # the same numbers at every step: what changes was learned
     window = Window(0, length, max(length, prepared.total // config.hop))
-    known, params = nothing_known(model, codec, length, device), PRIOR_PARAMS.load(config.kind)()
-    made = sample_window(model, window, known, cond, noise, {stream: params})[stream]
+    params = dict.fromkeys(model.spec.writes, PRIOR_PARAMS.load(config.kind)())
+    made = sample_window(model, window, nothing_known(model, codec, length, device), cond, noise, params)[finest]
     files = [folder / f"step_{step:07d}_sample.wav"]
-    write_wav(files[0], codec.decode_long(made.cpu(), stream)[0].numpy(), config.sample_rate)
+    write_wav(files[0], codec.decode_long(made.cpu(), finest)[0].numpy(), config.sample_rate)
     if isinstance(model, ScoresLyrics) and (layers := model.lyric_layers()):
         weights = model.lyric_attention(made, cond, layers[-1])[0].mean(dim=0)  # (H, T, N) -> (T, N)
         files.append(heat(weights.T.cpu().float().numpy(), folder / f"step_{step:07d}_attention.png"))

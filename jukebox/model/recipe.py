@@ -1,0 +1,76 @@
+"""Recipe: how a part of a model is trained, as data; and how the phases of an adversarial training differ from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PhaseRecipe:
+    """What differs from the recipe in one phase of a training; None: as in the recipe.
+
+    every: the phase learns in each `every`-th step
+    start: share of the run at which it begins
+    lr: factor on the recipe's learning rate
+    """
+
+    every: int = 1
+    start: float = 0.0
+    lr: float = 1.0
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    warmup: int | None = None
+    clip: float | None = None
+    ema: float | None = None
+    skip_above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 0 <= self.start < 1:
+            raise ValueError(f"every {self.every}, start {self.start}: expected 1 or more, and a share of the run below 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a part is trained. `steps`, `warmup`, `.._every` count steps, `crop` samples; shares are of the whole run."""
+
+    steps: int
+    batch: int
+    lr: float
+    muon: float = 0.0  # learning rate of Muon for the matrices of hidden layers; 0: AdamW for all weights
+    crop: int = 0  # codecs only; a prior's window is its n_ctx
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup: int = 50
+    schedule: str = "cosine"  # or "linear", "constant", "published"
+    decay_from: float = 0.0  # share of the run at which linear decay starts
+    gamma: float = 1.0  # "published" only: factor on the rate after every `gamma_every` steps
+    gamma_every: int = 0  # 0: never
+    final_lr: float = 0.05  # share of lr at the last step
+    clip: float = 1.0  # largest gradient norm; 0: none
+    ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
+    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
+    bf16: bool = False  # autocast, where the machine has bf16 units
+    bf16_stream: bool = False  # priors only: with bf16, the stream between the blocks too
+    fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
+    recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
+    compile: bool = False  # priors only: blocks compiled by torch.compile, not in ZeRO 3
+    delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
+    song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
+    drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
+    drop_lyrics: float = 0.0  # probability that a window has no lyrics
+    drop_times: float = 0.0  # probability that a window's lyrics have no times
+    jitter_seconds: float = 0.0  # SD of noise on the lyrics' times
+    log_every: int = 20
+    save_every: int = 500
+    max_minutes: float = 0.0  # limit on the time, all runs together; 0: none
+    phases: Mapping[str, PhaseRecipe] = field(default_factory=dict)  # by name, where modules learn in turns
+
+    def of_phase(self, name: str) -> Recipe:
+        """The recipe of one phase; that of the whole where nothing differs."""
+        if name not in self.phases:
+            return self
+        differs = asdict(phase := self.phases[name])
+        changes: dict[str, Any] = {key: differs[key] for key in differs if key not in ("every", "start", "lr")}
+        return replace(self, lr=self.lr * phase.lr, **{key: value for key, value in changes.items() if value is not None})

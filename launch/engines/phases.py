@@ -1,0 +1,56 @@
+"""Phase: modules that learn in turn with others, by an optimiser and a schedule of their own (generator, discriminator).
+
+A training has one phase, of all of its model, unless its task names several (`Task.phases`). No parameter is in two phases; one that
+is in none is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from jukebox.model.recipe import Recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """`recipe` has the rate, betas, clipping and average of the phase; it learns in each `every`-th step from the share `start` on."""
+
+    name: str  # in the log and in checkpoints; "" for the only phase of a training
+    modules: tuple[nn.Module, ...]
+    recipe: Recipe
+    every: int = 1
+    start: float = 0.0
+
+    @classmethod
+    def of(cls, recipe: Recipe, name: str, *modules: nn.Module) -> Phase:
+        """The phase of that name as the recipe of the training describes it."""
+        differs = recipe.phases.get(name)
+        timing = (differs.every, differs.start) if differs else (1, 0.0)
+        return cls(name, modules, recipe.of_phase(name), *timing)
+
+    def learns(self, step: int, place: int) -> bool:
+        """Whether it learns in a step, counted from 0; `place` is the step of the schedule."""
+        return step % self.every == 0 and place >= self.start * self.recipe.steps
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those that are not frozen, each once."""
+        found = {id(p): p for module in self.modules for p in module.parameters() if p.requires_grad}
+        return iter(found.values())
+
+
+def check_phases(phases: Sequence[Phase]) -> None:
+    """ValueError where two phases share a name or a parameter, or one has nothing to train."""
+    names = [phase.name for phase in phases]
+    owners: dict[int, str] = {}
+    for phase in phases:
+        mine = list(phase.parameters())
+        if not mine:
+            raise ValueError(f"the phase {phase.name!r} has no parameter to train")
+        for p in mine:
+            if owners.setdefault(id(p), phase.name) != phase.name:
+                raise ValueError(f"a parameter is in the phases {owners[id(p)]!r} and {phase.name!r}; expected one phase each")
+    if len(set(names)) < len(names):
+        raise ValueError(f"phases are named {', '.join(names)}; expected a name each")

@@ -1,0 +1,47 @@
+"""The batches of a training, some of which threads make while the model computes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from launch.cluster.heartbeat import beat
+
+if TYPE_CHECKING:
+    from launch.engines.engine import Engine
+    from launch.training.tasks.task import Task
+
+
+def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -> Iterator[tuple[int, Any, float]]:
+    """(step, this rank's parts of the batch, seconds waited) for start <= step < stop; some are made while the model computes.
+
+    The ranks' parts in the order of their numbers are the global batch, whatever the number of ranks and of parts a rank.
+    """
+    import torch
+
+    mine = range(engine.rank * engine.accumulate, (engine.rank + 1) * engine.accumulate)
+    on_gpu = engine.device.type == "cuda"
+
+    def parts(step: int) -> list[Any]:
+        made = [task.batch(step, number, engine.parts) for number in mine]
+        return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
+
+    # a thread begins on the first GPU, where pinning would open a context for every rank
+    begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
+    with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
+        waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))
+        try:
+            for step in range(start, stop):
+                beat("waiting for its batch", step)
+                asked = time.perf_counter()
+                made = waiting.popleft().result()
+                waited = time.perf_counter() - asked
+                if step + ahead < stop:
+                    waiting.append(pool.submit(parts, step + ahead))
+                yield step, list(zip(mine, task.share(made), strict=True)), waited
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,70 @@
+"""What decides about the course of a training: signals, the time limit, and the lock of its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+
+
+class Stop:
+    """While open, Ctrl-C and SIGTERM end the run after the current step; the same a second time ends it at once.
+
+    A scheduler that takes a job away sends SIGTERM to every process, and `jukebox launch` asks by SIGINT: that is one wish.
+    """
+
+    def __enter__(self) -> Stop:
+        self.asked, self.received = False, set[int]()
+        self.before: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: whoever started us handles signals
+                break
+        return self
+
+    def _ask(self, number: int, frame: object) -> None:
+        if number in self.received:
+            raise KeyboardInterrupt
+        self.asked, self.received = True, self.received | {number}
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
+    """The step of the schedule: that of the run, or, where `limit` seconds will end it before its steps do, the time's share of them.
+
+    A run cut at full rate is left noisy, and one cut before its quantiser begins has learned nothing of codes. The first 5 %
+    of the time decide nothing: a run that will do its steps in time is the same on any machine.
+    """
+    used = seconds / limit if limit else 0.0
+    return done if used < 0.05 else max(done, int(used * steps))
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Holds the folder of a training, by rank 0 for all ranks; UserError where another training holds it."""
+    from filelock import FileLock, Timeout
+
+    from launch.cluster.group import first
+
+    lock = FileLock(folder / ".lock")
+
+    def take() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is training {name} in {folder}; wait for it, or give another --out") from None
+
+    first(take)
+    try:
+        yield
+    finally:
+        lock.release()

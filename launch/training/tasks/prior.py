@@ -1,0 +1,181 @@
+"""PriorTask: any prior of codes, on windows of songs that are encoded, or are encoded when they are needed, with their conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.codes import CodesReader
+from data_prep.errors import UserError
+from data_prep.labels import Labels
+from data_prep.manifest import SongRow
+from data_prep.windows import Windows
+from jukebox.model.codes import open_codes
+from jukebox.model.folder import build_prior, hollow
+from jukebox.model.recipe import Recipe
+from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
+from launch.cluster.group import print_once, total
+from launch.corpus.on_the_fly import OnTheFlyCodes
+from launch.training.tasks.examples import prior_examples
+from launch.training.tasks.task import FIRST_WEIGHTS, Task, TaskSetup, fold, settings, training_rows
+from priors.conditioning.conditions import stack
+from priors.prior import Batch, DrawsMasks, Prior
+from priors.spec import PriorConfig
+from priors.transformer.trunk import Transformer
+from vqvae.codec import Codec, as_tensor
+from vqvae.streams import CodecSpec
+
+
+class PriorTask(Task):
+    """A prior that writes codes, of one stream or of several; where it draws masks, on windows of which some frames are known."""
+
+    unit = "codes"
+
+    def __init__(self, setup: TaskSetup, begin: Prior | None = None, labels: Labels | None = None) -> None:
+        assert setup.config is not None
+        check_books(setup.part, setup.config, setup.model.spec)
+        self.setup, self.jukebox, self.config, self.name = setup, setup.model, setup.config, setup.part
+        self.data, self.recipe, self.seed, self.device = (setup.data, setup.recipe, setup.seed, torch.device(setup.device))
+        self.labels, spec = labels or self.jukebox.labels_of(self.name), self.config.spec
+        info, self.stream = self.jukebox.info, spec.writes[-1]  # windows are counted in frames of the coarsest
+        self.streams = tuple(dict.fromkeys((*spec.writes, *spec.reads)))
+        hashes = {f"codes of {stream}": info.codes_hash(stream) for stream in self.streams}
+        self.identity = {**hashes, **settings(self.config, self.name)}
+        self.old_identity = {"codec": info.old_codes_hash(self.stream)}
+        books = {stream: self.jukebox.spec.stream(stream).books for stream in spec.writes}
+        self.amount = float(self.recipe.batch * sum(self.config.frames(stream) * n for stream, n in books.items()))
+        torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
+        self.model = begin or (hollow(self.config) if setup.hollow else build_prior(self.config))
+        if setup.hollow:
+            self.model.to("meta")
+        elif begin is None:
+            known = [stream for stream in self.streams if stream in self.jukebox.trained_streams()]
+            vectors = {stream: self._codec_of(stream, known).embeddings(stream) for stream in known}
+            self.model.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
+        configure_trunks(self.model, self.recipe)
+        drops = (self.recipe.drop_labels, self.recipe.drop_lyrics, self.recipe.drop_times, self.recipe.jitter_seconds)
+        self.dropout = ConditionDropout(*drops)
+
+    @property
+    def seed_key(self) -> int:
+        """What stands for the prior in seeds."""
+        return self.config.seed_key or self.jukebox.spec.stream(self.stream).seed_key
+
+    def _codec_of(self, stream: str, streams: Sequence[str]) -> Codec:
+        """The codec of a stream with those of `streams` that it has: building it draws numbers, on which first weights depend."""
+        names = self.jukebox.info.codec_of(stream).config.spec.names
+        return self.jukebox.codec([name for name in streams if name in names])
+
+    def open(self) -> None:
+        """Finds the songs that are encoded and prepares what is known of them."""
+        self.codes, rows, self.songs = songs_to_train_on(self)
+        model = self.jukebox
+        self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
+        lengths = [self.codes.length(song, self.stream) for song in self.songs]
+        self.windows = Windows(lengths, self.config.n_ctx, self.config.ratio)
+
+    def batch(self, step: int, rank: int, world: int) -> Batch:
+        places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
+        seeds = [(self.seed, step, rank * len(places) + i) for i in range(len(places))]
+        places = [(song, self._start(start, seed)) for (song, start), seed in zip(places, seeds, strict=True)]
+        rows = [self._row(*place, seed) for place, seed in zip(places, seeds, strict=True)]
+        sequences = {stream: torch.stack([codes[stream] for codes, _ in rows]) for stream in self.config.spec.writes}
+        batch = Batch(sequences, stack([cond for _, cond in rows]))
+        if not isinstance(self.model, DrawsMasks):
+            return batch
+        known, asked = self.model.draw_masks([np.random.default_rng([*seed, 1]) for seed in seeds])
+        return replace(batch, known=known, asked=asked, counts={level: float(some.sum()) for level, some in asked.items()})
+
+    def share(self, parts: Sequence[Batch]) -> list[Batch]:
+        """The parts of this rank, each with the counts of predicted codes that a part of the whole batch has on average.
+
+        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch.
+        """
+        if parts[0].counts is None:
+            return list(parts)
+        own = torch.tensor([list((each.counts or {}).values()) for each in parts])
+        share = len(parts[0].sequences[self.stream]) / self.recipe.batch
+        counts = dict(zip(parts[0].counts, (total(own.sum(dim=0)) * share).tolist(), strict=True))
+        return [replace(each, counts=counts) for each in parts]
+
+    def _start(self, start: int, seed: Sequence[int]) -> int:
+        """The first frame of a window: in a share of them that of the song, which has nothing before it."""
+        share = self.recipe.song_starts
+        return 0 if share and np.random.default_rng([*seed, 2]).random() < share else start
+
+    def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[str, Tensor], Any]:
+        config, name, codes = self.config, self.songs[song], {}
+        for stream in config.spec.writes:
+            ratio = config.frames(stream) // config.n_ctx
+            codes[stream] = as_tensor(self.codes.read(name, stream, start * ratio, (start + config.n_ctx) * ratio))
+        above = None
+        for stream in set(config.spec.reads) - set(config.spec.writes):
+            above = self.codes.read(name, stream, start // config.ratio, (start + config.n_ctx) // config.ratio)
+        rng = np.random.default_rng(list(seed))
+        return codes, window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
+
+    def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.model.loss(batch.to(self.device))
+
+    def save(self, model: Any) -> None:
+        self.jukebox.save_prior(self.name, model)
+
+    def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
+        """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""
+        return prior_examples(
+            model, self.jukebox.codec([self.config.spec.writes[0]]), self.codes, self.songs[0], self.prepared[0], folder, step,
+            fold(self.seed, self.seed_key), self.device,
+        )  # fmt: skip
+
+
+def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:
+    """UserError where a prior was configured with another number of books than the frames of its streams have codes."""
+    for stream in map(spec.stream, config.spec.writes):
+        if stream.books != (books := getattr(config, "books", stream.books)):
+            raise UserError(
+                f"{name}: a frame of {stream.name} holds {stream.books} codes, one of the prior {books}; "
+                f"configure it with books={stream.books}"
+            )
+
+
+def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
+    """What the recipe specifies for every trunk of a prior: gradient checkpointing, a stream in bf16, compiled blocks."""
+    for trunk in [module for module in model.modules() if isinstance(module, Transformer)]:
+        trunk.config = replace(trunk.config, recompute=trunk.config.recompute or recipe.recompute)
+        trunk.bf16_stream = recipe.bf16_stream
+        if recipe.compile:
+            trunk.compile_blocks()
+
+
+def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:
+    """The codes, the training songs' rows, and those songs that have all streams of a task and fill a window.
+
+    The codes are read, or encoded when they are wanted.
+    """
+    config, rows = task.config, {row.song: row for row in training_rows(task.data)}
+    cache = task.setup.cache
+    if task.setup.from_audio:
+        codes: CodesReader | OnTheFlyCodes = OnTheFlyCodes(task.jukebox, task.data, rows, task.streams, task.device, cache)
+    else:
+        codes = open_codes(cache or task.data, task.jukebox.info, task.streams)
+    coded = [song for song in codes.songs_with(task.streams) if song in rows]
+    songs = [song for song in coded if codes.length(song, task.stream) >= config.n_ctx]
+    if not songs:
+        second, named = config.hop / config.sample_rate, " and ".join(task.streams)
+        longest = max((codes.length(song, task.stream) for song in coded), default=0)
+        raise UserError(
+            f"{task.name}: of {len(coded)} training songs with codes of {named} none fills a window of {config.n_ctx} codes "
+            f"({config.n_ctx * second:.1f} s); the longest has {longest * second:.1f} s: train on longer songs, or on several joined"
+            if coded
+            else f"{task.name}: of {len(rows)} training songs none has codes of {named}; run `jukebox encode {task.data} "
+            f"{task.jukebox.folder}` first"
+        )
+    if short := len(coded) - len(songs):
+        print_once(f"{task.name}: {short} of {len(coded)} songs are shorter than a window and are left out")
+    return codes, rows, songs

@@ -1,0 +1,17 @@
+"""Training tasks by kind of codec or prior, and the words for them on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vqvae.registry import Registry
+
+TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
+    "vqvae": "launch.training.tasks.codec:VQVAETask",
+    "spectral": "launch.training.tasks.codec:SpectralTask",
+    "decoder": "launch.training.tasks.decoder:DecoderTask",
+    "autoregressive": "launch.training.tasks.prior:PriorTask",
+    "tokens": "launch.training.tasks.prior:PriorTask",
+    "masked": "launch.training.tasks.prior:PriorTask",
+})  # fmt: skip
+ALIASES = {"prior": "autoregressive"}

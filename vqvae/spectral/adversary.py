@@ -1,0 +1,83 @@
+"""AdversarialDecoder: the second phase of the training of a spectral codec, as in Musika (arXiv:2208.08706, section 3.1).
+
+The encoder, the features and the codebooks are frozen, so that codes stay what they are; the decoder is trained against discriminators of
+spectrograms at several resolutions. An L1 loss alone returns the median of all magnitudes that fit a latent, which blurs partials and
+loses energy. The audio that is judged has the decoded magnitudes and the phases of the original, because the propagation of phases
+cannot be differentiated. Beside the adversarial loss (hinge) and feature matching, the losses of the first phase and the multi-scale
+spectral distance hold the decoder at the song; `Balancer` gives each its share of the gradient of the magnitudes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqvae.adversarial import Balancer, feature_matching, hinge_discriminator, hinge_generator
+from vqvae.spectral.discriminator import MultiResolutionDiscriminator
+from vqvae.spectral.losses import SpectralLoss, multi_scale_distance
+from vqvae.spectral.model import Drawn, SpectralCodec
+
+WEIGHTS = {"reconstruction": 1.0, "scales": 1.0, "matching": 1.0, "adversary": 0.5}  # shares of the gradient
+
+
+class Decoded(NamedTuple):
+    """A batch of audio through the codec: what generator and discriminator share."""
+
+    true: Float[Tensor, "b c t"]
+    made: Float[Tensor, "b c t"]
+    output: Float[Tensor, "b n cf"]  # of the decoder, from which the magnitudes follow
+    reconstruction: Float[Tensor, ""]
+    phase: Float[Tensor, ""]
+
+
+class AdversarialDecoder(nn.Module):
+    """A trained spectral codec with its discriminators; `adversary` False trains the decoder by the other losses alone."""
+
+    def __init__(self, codec: SpectralCodec, adversary: bool = True) -> None:
+        super().__init__()
+        self.codec, self.discriminator = codec, MultiResolutionDiscriminator()
+        kept = WEIGHTS if adversary else {name: WEIGHTS[name] for name in ("reconstruction", "scales")}
+        self.balancer = Balancer(kept)
+
+    def forward(self, audio: Float[Tensor, "b c t"], drawn: Drawn | None = None) -> Decoded:
+        """The audio as the codec decodes it from its codes, with the phases of the original; `drawn` as in `SpectralCodec.loss`."""
+        codec, config = self.codec, self.codec.config
+        drawn = drawn or codec.draw(len(audio), audio.shape[-1])
+        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+            spectra = codec.spectra(codec.check_audio(audio))
+            true = spectra.abs()
+        with torch.no_grad():
+            latents = codec.encoder(codec.features(true))
+            latents = codec.quantiser.some_books(latents, drawn.books.to(latents.device))
+        hidden = codec.decoder.hidden(latents)
+        some = slice(drawn.first, drawn.first + config.phase_frames)
+        output, slopes = codec.decoder.features(hidden), codec.decoder.slopes(hidden[:, some])
+        with torch.autocast(audio.device.type, enabled=False):
+            measure = SpectralLoss(config, audio.device)
+            terms = measure.magnitudes((true + config.floor).log(), codec.features.logs(output), true)
+            phase = config.phase * measure.phase(spectra[:, some].sum(2), slopes)
+            phasors = spectra / true.clamp(min=1e-9)
+            made = codec.audio_of(codec.features.magnitudes(output) * phasors)
+            return Decoded(audio, made, output, measure.total(terms), phase)
+
+    def decoder_loss(self, decoded: Decoded) -> dict[str, Tensor]:
+        """The total under "loss", and its terms by name, detached."""
+        terms = {"reconstruction": decoded.reconstruction, "scales": multi_scale_distance(decoded.true, decoded.made)}
+        if "adversary" in self.balancer.weights:
+            with torch.no_grad():
+                _, true = self.discriminator(decoded.true)
+            scores, made = self.discriminator(decoded.made)
+            terms |= {"matching": feature_matching(true, made), "adversary": hinge_generator(scores)}
+        loss = self.balancer(terms, decoded.output) + decoded.phase
+        logs = terms | {"phase": decoded.phase}
+        return {"loss": loss} | {f"{name}_loss": value.detach() for name, value in logs.items()}
+
+    def discriminator_loss(self, decoded: Decoded) -> dict[str, Tensor]:
+        """The hinge loss, and the shares of patches that are judged right."""
+        true, _ = self.discriminator(decoded.true)
+        made, _ = self.discriminator(decoded.made.detach())
+        right = [torch.stack([(sign * x > 0).float().mean() for x in some]).mean() for sign, some in ((1, true), (-1, made))]
+        return {"loss": hinge_discriminator(true, made), "true_right": right[0], "made_right": right[1]}
