@@ -86,7 +86,7 @@ def codes(run: Path) -> np.ndarray:
 
 
 def test_the_page_is_short_and_its_packages_have_all_their_files():
-    assert len(PAGE.splitlines()) < 250
+    assert len(PAGE.splitlines()) <= 250
     assert {Path(name).name for name in files()} == {"pyproject.toml", "config.py", "codec.py", "task.py", "prior.py"}
     verbs = [shlex.split(line)[1] for line in COMMANDS]
     assert verbs == ["prepare", "train", "encode", "train", "sample", "continue", "edit", "resume", "replay"]

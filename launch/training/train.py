@@ -172,11 +172,8 @@ def train(
     device = join(run.device)
     target = Path(parts.out) if parts.out else folder.parent / "model"
     wanted = choose_parts(what, preset, parts, tuning, folder)
-    model = (
-        copied(tuning.from_model, target)
-        if tuning.from_model
-        else open_model(target, folder, preset, kind in CODEC_CONFIGS.kinds())
-    )
+    creates = kind in CODEC_CONFIGS.kinds()
+    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:

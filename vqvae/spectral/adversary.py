@@ -23,7 +23,7 @@ from vqvae.spectral.model import Drawn, SpectralCodec
 WEIGHTS = {"reconstruction": 1.0, "scales": 1.0, "matching": 1.0, "adversary": 0.5}  # shares of the gradient
 
 
-class Decoded(NamedTuple):
+class DecodedBatch(NamedTuple):
     """A batch of audio through the codec: what generator and discriminator share."""
 
     true: Float[Tensor, "b c t"]
@@ -42,7 +42,7 @@ class AdversarialDecoder(nn.Module):
         kept = WEIGHTS if adversary else {name: WEIGHTS[name] for name in ("reconstruction", "scales")}
         self.balancer = Balancer(kept)
 
-    def forward(self, audio: Float[Tensor, "b c t"], drawn: Drawn | None = None) -> Decoded:
+    def forward(self, audio: Float[Tensor, "b c t"], drawn: Drawn | None = None) -> DecodedBatch:
         """The audio as the codec decodes it from its codes, with the phases of the original; `drawn` as in `SpectralCodec.loss`."""
         codec, config = self.codec, self.codec.config
         drawn = drawn or codec.draw(len(audio), audio.shape[-1])
@@ -61,9 +61,9 @@ class AdversarialDecoder(nn.Module):
             phase = config.phase * measure.phase(spectra[:, some].sum(2), slopes)
             phasors = spectra / true.clamp(min=1e-9)
             made = codec.audio_of(codec.features.magnitudes(output) * phasors)
-            return Decoded(audio, made, output, measure.total(terms), phase)
+            return DecodedBatch(audio, made, output, measure.total(terms), phase)
 
-    def decoder_loss(self, decoded: Decoded) -> dict[str, Tensor]:
+    def decoder_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
         """The total under "loss", and its terms by name, detached."""
         terms = {"reconstruction": decoded.reconstruction, "scales": multi_scale_distance(decoded.true, decoded.made)}
         if "adversary" in self.balancer.weights:
@@ -75,7 +75,7 @@ class AdversarialDecoder(nn.Module):
         logs = terms | {"phase": decoded.phase}
         return {"loss": loss} | {f"{name}_loss": value.detach() for name, value in logs.items()}
 
-    def discriminator_loss(self, decoded: Decoded) -> dict[str, Tensor]:
+    def discriminator_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
         """The hinge loss, and the shares of patches that are judged right."""
         true, _ = self.discriminator(decoded.true)
         made, _ = self.discriminator(decoded.made.detach())
