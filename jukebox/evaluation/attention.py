@@ -2,7 +2,7 @@
 
 The score is the share of sung steps whose most heard letter is of the word being sung (`metrics.alignment_score`). Any
 head of any layer that hears lyrics may be the one that follows them: the best is chosen on half of the songs and scored
-on the other half. Every control chooses its own, so that it is as free as what it is compared with:
+on the other half. Every control (`ATTENTION_CONTROLS`) chooses its own, so that it is as free as what it is compared with:
 
     times shuffled          the true letters, their times shuffled among them
     another song            letters and times of another song, letter i taken for letter i of the true window
@@ -17,9 +17,10 @@ one. What it has learned to hear shows where the times are coarse: within a line
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from data_prep.labels import Labels
 from jukebox.alignment.scores import has_time_bias
 from jukebox.device import device_of
 from jukebox.evaluation import metrics
+from jukebox.evaluation.controls import Control
 from jukebox.evaluation.held_out import HeldOutWindow
 from jukebox.model.folder import build_prior
 from jukebox.song import PreparedSong, Song, window_conditions
@@ -118,6 +120,52 @@ def attention_windows(
     ]  # fmt: skip
 
 
+# ---- controls
+
+
+class TimedWindows(NamedTuple):
+    """Windows under their own lyrics, under those of another song, and with the times of lines in place of words."""
+
+    config: PriorConfig
+    own: list[AttentionWindow]
+    others: list[AttentionWindow]
+    coarse: list[AttentionWindow]
+
+    def have_bias(self) -> bool:
+        return has_time_bias(self.config)
+
+    def own_lyrics(self, rng: np.random.Generator) -> list[AttentionWindow]:
+        return self.own
+
+    def other_lyrics(self, rng: np.random.Generator) -> list[AttentionWindow]:
+        return [t.given(o.lyrics) for t, o in zip(self.own, self.others, strict=True)]
+
+    def line_times(self, rng: np.random.Generator) -> list[AttentionWindow]:
+        return self.coarse
+
+    def no_times(self, rng: np.random.Generator) -> list[AttentionWindow]:
+        return [t.given(t.lyrics._replace(seconds=torch.full_like(t.lyrics.seconds, torch.nan))) for t in self.own]
+
+    def shuffled_times(self, rng: np.random.Generator) -> list[AttentionWindow]:
+        """The same characters, the known times shuffled among them."""
+        shuffled = []
+        for t in self.own:
+            seconds, known = t.lyrics.seconds.clone(), ~t.lyrics.seconds.isnan()
+            seconds[known] = seconds[known][torch.from_numpy(rng.permutation(int(known.sum())))]
+            shuffled.append(t.given(t.lyrics._replace(seconds=seconds)))
+        return shuffled
+
+
+ATTENTION_CONTROLS: tuple[Control[TimedWindows], ...] = (
+    Control("another song", TimedWindows.other_lyrics),
+    Control("untrained", TimedWindows.own_lyrics, untrained=True),
+    Control("times shuffled", TimedWindows.shuffled_times, TimedWindows.have_bias),
+    Control("no times", TimedWindows.no_times, TimedWindows.have_bias),
+    Control("untrained, line times", TimedWindows.line_times, TimedWindows.have_bias, TimedWindows.line_times, untrained=True),
+    Control("untrained, no times", TimedWindows.no_times, TimedWindows.have_bias, TimedWindows.no_times, untrained=True),
+)
+
+
 def alignment_figures(
     prior: Prior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
     windows: Sequence[HeldOutWindow], codes: Int[Tensor, "w t"], seed: int,
@@ -134,44 +182,30 @@ def alignment_figures(
     order = sorted({windows[i].song for i in kept})
     if len(order) < 2 or not isinstance(prior, ScoresLyrics):
         return None
-    windows, given, coarse = [windows[i] for i in kept], [given[i] for i in kept], [coarse[i] for i in kept]
+    windows, given = [windows[i] for i in kept], [given[i] for i in kept]
+    others = attention_windows(songs, songs, *known, [replace(w, song=w.other) for w in windows])
+    inputs = TimedWindows(config, given, others, [coarse[i] for i in kept])
     choosing = np.array([order.index(w.song) % 2 == 0 for w in windows])
     torch.manual_seed(seed)
     untrained, rng = build_prior(config).eval().to(device_of(prior)), np.random.default_rng([seed, 1])
-    assert isinstance(untrained, ScoresLyrics)
 
-    def best(net: ScoresLyrics, read: Sequence[AttentionWindow]) -> Best:
-        return best_head(net, codes[kept], read, choosing)
+    @cache
+    def best(corrupt: Callable[[TimedWindows, np.random.Generator], list[AttentionWindow]], trained: bool = True) -> Best:
+        net: Any = prior if trained else untrained
+        return best_head(net, codes[kept], corrupt(inputs, rng), choosing)
 
-    others = attention_windows(songs, songs, *known, [replace(w, song=w.other) for w in windows])
-    true = best(prior, given)
+    own = TimedWindows.own_lyrics
+    scored, true = [w.song for w, chose in zip(windows, choosing, strict=True) if not chose], best(own)
     trials = {
-        "another song": (true, best(prior, [t.given(o.lyrics) for t, o in zip(given, others, strict=True)])),
-        "untrained": (true, best(untrained, given)),
+        each.name: _figures(best(each.truth or own).scores, best(each.corrupt, not each.untrained).scores, scored)
+        for each in ATTENTION_CONTROLS
+        if each.applies(inputs)
     }
-    if has_time_bias(config):
-        silent = [t.given(t.lyrics._replace(seconds=torch.full_like(t.lyrics.seconds, torch.nan))) for t in given]
-        untimed = best(prior, silent)
-        trials |= {
-            "times shuffled": (true, best(prior, [t.given(_shuffled(t.lyrics, rng)) for t in given])),
-            "no times": (true, untimed),
-            "untrained, line times": (best(prior, coarse), best(untrained, coarse)),
-            "untrained, no times": (untimed, best(untrained, silent)),
-        }
-    scored = [w.song for w, chose in zip(windows, choosing, strict=True) if not chose]
     chance = metrics.alignment_chance(torch.stack([t.sung for t in given]), torch.cat([t.lyrics.ids for t in given]) > 0)
     return {
         "windows": len(scored), "songs": len(set(scored)), "chance": float(chance[torch.from_numpy(~choosing)].mean()),
-        "layer": true.layer, "head": true.head,
-        "trials": {name: _figures(a.scores, b.scores, scored) for name, (a, b) in trials.items()},
+        "layer": true.layer, "head": true.head, "trials": trials,
     }  # fmt: skip
-
-
-def _shuffled(lyrics: Lyrics, rng: np.random.Generator) -> Lyrics:
-    """The same letters, the known times shuffled among them."""
-    seconds, known = lyrics.seconds.clone(), ~lyrics.seconds.isnan()
-    seconds[known] = seconds[known][torch.from_numpy(rng.permutation(int(known.sum())))]
-    return lyrics._replace(seconds=seconds)
 
 
 def _figures(score: np.ndarray, control: np.ndarray, songs: Sequence[int]) -> dict[str, float]:

@@ -1,15 +1,8 @@
 """What a model learned, on held-out songs, every figure beside its control.
 
 codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use
-priors   bits per code under the true conditions and under false ones, window by window, in pairs:
-             lyrics          letters and times of another song
-             letters         letters of another song at the true times (the strict control)
-             plain           the true text without its times, placed by line and beat, against another song's so placed
-             labels          another artist and another genre; artist, genre: one of the two
-             timing          another place in another song
-             above           codes of the level above from another song
-         of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known:
-             another song    all conditions and the streams it reads from another song
+priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
+         of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
 A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
 over songs. The unigram entropy is that of the held-out codes themselves: the best that a prior without memory could do.
 Whether attention follows the words is measured in `jukebox/evaluation/attention.py`.
@@ -18,8 +11,9 @@ Whether attention follows the words is measured in `jukebox/evaluation/attention
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +23,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_prep.audio import audio as sound
-from data_prep.labels import Labels
 from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox.device import device_of
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
-from jukebox.evaluation.held_out import HeldOut, HeldOutWindow, PriorWindows, hold_out
+from jukebox.evaluation.controls import CONTROLS, HALF_KNOWN_CONTROLS, Control
+from jukebox.evaluation.held_out import HeldOut, PriorWindows, hold_out
 from jukebox.evaluation.sound import coloured_noise
 from jukebox.model.folder import ModelFolder, build_codec
-from jukebox.song import PreparedSong, prepare_all, song_of
-from priors.conditioning.conditions import Conditions, Lyrics, stack
+from jukebox.song import song_of
+from priors.conditioning.conditions import Conditions, stack
 from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
 from vqvae.codec import as_tensor
 
@@ -115,76 +109,43 @@ def window_cost(
 def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int, device: str = "cpu") -> dict:
     """Bits per code of one prior under true and false conditions; of some kinds `half_known_figures`."""
     prior, labels = model.prior(name).to(device), model.labels_of(name)
-    config, true_songs = prior.config, [song_of(row) for row in held.rows]
-    plain_songs = [replace(song, word_times=()).placed(labels) for song in true_songs]
-    songs, plain = (prepare_all(some, labels, model.vocabulary, model.sample_rate) for some in (true_songs, plain_songs))
-    drawn, (stream, *others) = PriorWindows.draw(config, held, songs, count, seed), config.spec.writes
+    config, (stream, *others) = prior.config, prior.config.spec.writes
+    drawn = PriorWindows.draw(model, config, held, count, seed, labels)
     if config.spec.prompt != "prefix" or others or not _has_likelihood(prior, drawn):
         return half_known_figures(prior, drawn, seed)
     codes, written = drawn.sequences()[stream], model.spec.stream(stream)
     rng = np.random.default_rng([seed, written.seed_key])
-    bits, trials = condition_trials(prior, drawn, plain, labels, rng)
-    given = (prior, true_songs, labels, model.vocabulary, drawn.windows, codes, seed)
+    figures = control_figures(CONTROLS, drawn, lambda cond: ("bits", window_bits(prior, codes, cond)), rng)
+    songs = [song_of(row) for row in held.rows]
+    given = (prior, songs, labels, model.vocabulary, drawn.windows, codes, seed)
     alignment = alignment_figures(*given) if config.lyrics and isinstance(prior, ScoresLyrics) else None
-    mean, error = metrics.mean_and_error(bits)
     # of a frame
     entropy = written.books * metrics.codebook_use(_all_codes(held, stream), written.bins)[1] if written.bins else None
-    numbers = [window.song for window in drawn.windows]
-    return {
-        "bits": mean, "se": error, "unigram_bits": entropy, "windows": len(numbers), "alignment": alignment,
-        "controls": {name: _figures(true, false, numbers) for name, (true, false) in trials.items()},
-    }  # fmt: skip
+    return {**figures, "unigram_bits": entropy, "alignment": alignment}
 
 
 @torch.no_grad()
 def _has_likelihood(prior: Prior, drawn: PriorWindows) -> bool:
     one = replace(drawn, windows=drawn.windows[:1])
-    batch = Batch(one.sequences(), one.conditions(lambda w: one.songs[w.song])[0]).to(device_of(prior))
+    batch = Batch(one.sequences(), one.conditions()[0]).to(device_of(prior))
     return prior.nll(batch.sequences, batch.cond) is not None
 
 
-def condition_trials(
-    prior: Prior, drawn: PriorWindows, plain: Sequence[PreparedSong], labels: Labels, rng: np.random.Generator
-) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Bits of every window under the true conditions; and for each condition the true bits and those under false ones."""
-    config, songs, (codes,) = prior.config, drawn.songs, drawn.sequences().values()
-
-    def false_label(true: int, size: int) -> int:
-        others = [i for i in range(1, size) if i != true]
-        return int(rng.choice(others)) if others else 0
-
-    def relabel(w: HeldOutWindow, artist: bool, genre: bool) -> PreparedSong:
-        song = songs[w.song]
-        number = false_label(song.artist, len(labels.artists)) if artist else song.artist
-        genres = (false_label(song.genres[0] if song.genres else 0, len(labels.genres)),) if genre else song.genres
-        return replace(song, artist=number, genres=genres)
-
-    def with_words(w: HeldOutWindow, text: PreparedSong) -> PreparedSong:
-        return replace(songs[w.song], ids=text.ids, seconds=text.seconds, words=text.words)
-
-    truth = drawn.conditions(lambda w: songs[w.song])
-    bits = window_bits(prior, codes, truth)
-    trials: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def trial(name: str, false: list[Conditions], true: np.ndarray = bits) -> None:
-        trials[name] = (true, window_bits(prior, codes, false))
-
-    if config.lyrics and any(song.ids.size for song in songs):
-        false = drawn.conditions(lambda w: with_words(w, songs[w.other]))
-        trial("lyrics", false)
-        trial("letters", [_lyrics_at_true_times(f, t) for t, f in zip(truth, false, strict=True)])
-        placed = window_bits(prior, codes, drawn.conditions(lambda w: with_words(w, plain[w.song])))
-        trial("plain", drawn.conditions(lambda w: with_words(w, plain[w.other])), placed)
-    if config.labels and len(labels.artists) > 2 and len(labels.genres) > 2:
-        trial("labels", drawn.conditions(lambda w: relabel(w, True, True)))
-        trial("artist", drawn.conditions(lambda w: relabel(w, True, False)))
-        trial("genre", drawn.conditions(lambda w: relabel(w, False, True)))
-    if config.labels and config.labels.timing_bins:
-        shuffled = [truth[i].timing for i in rng.permutation(len(truth))]
-        trial("timing", [replace(t, timing=s) for t, s in zip(truth, shuffled, strict=True)])
-    if config.spec.reads:
-        trial("above", drawn.conditions(lambda w: songs[w.song], lambda w: w.other))
-    return bits, trials
+def control_figures(
+    controls: Sequence[Control[PriorWindows]], drawn: PriorWindows, cost: Callable[[list[Conditions]], tuple[str, np.ndarray]],
+    rng: np.random.Generator,
+) -> dict:  # fmt: skip
+    """What windows cost under their true conditions, in bits or as a loss, and beside each control that applies."""
+    measure, costs = cost(drawn.conditions())
+    mean, error = metrics.mean_and_error(costs)
+    songs, figures = [window.song for window in drawn.windows], {}
+    for control in controls:
+        if control.applies(drawn):
+            true = cost(control.truth(drawn, rng))[1] if control.truth else costs
+            false = cost(control.corrupt(drawn, rng))[1]
+            means = {f"true_{measure}": float(true.mean()), f"control_{measure}": float(false.mean())}
+            figures[control.name] = means | metrics.paired_figures(true, false, songs)
+    return {measure: mean, "se": error, "windows": len(costs), "controls": figures}
 
 
 def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
@@ -195,28 +156,8 @@ def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
         at_random = torch.rand(x.shape[:2], generator=rng) < 0.5
         first = (torch.arange(x.shape[1]) < x.shape[1] // 2).expand(x.shape[:2])
         known[stream] = at_random if prior.spec.prompt == "any" else first
-    measure, true = window_cost(prior, sequences, known, drawn.conditions(lambda w: drawn.songs[w.song]))
-    _, false = window_cost(prior, sequences, known, drawn.conditions(lambda w: drawn.songs[w.other], lambda w: w.other))
-    mean, error = metrics.mean_and_error(true)
-    controls = {"another song, half known": _figures(true, false, [window.song for window in drawn.windows], measure)}
-    return {measure: mean, "se": error, "windows": len(true), "alignment": None, "controls": controls}
-
-
-def _lyrics_at_true_times(false: Conditions, true: Conditions) -> Conditions:
-    """The true conditions with another song's characters at the true song's times."""
-    if true.sung is not None and false.sung is not None:
-        ids, places = true.sung.ids.clone(), true.sung.ids > 0
-        others = false.sung.ids[false.sung.ids > 0]
-        if len(others):
-            ids[places] = others[torch.arange(int(places.sum())) % len(others)]
-        return replace(true, sung=true.sung._replace(ids=ids))
-    assert false.lyrics is not None and true.lyrics is not None
-    return replace(true, lyrics=Lyrics(false.lyrics.ids, true.lyrics.seconds))
-
-
-def _figures(true: np.ndarray, false: np.ndarray, songs: Sequence[int], measure: str = "bits") -> dict[str, float]:
-    means = {f"true_{measure}": float(true.mean()), f"control_{measure}": float(false.mean())}
-    return means | metrics.paired_figures(true, false, songs)
+    cost, others = partial(window_cost, prior, sequences, known), np.random.default_rng(seed)
+    return {**control_figures(HALF_KNOWN_CONTROLS, drawn, cost, others), "alignment": None}
 
 
 # ---- all of it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,15 @@ from tqdm import tqdm
 
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
+from data_prep.labels import Labels
 from data_prep.manifest import SongRow, audio_path, load_manifest
 from jukebox.model.folder import ModelFolder
-from jukebox.song import PreparedSong, window_conditions
+from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.conditioning.conditions import Conditions
 from priors.prior import Sequences
 from priors.spec import PriorConfig
 from vqvae.codec import as_tensor
+from vqvae.streams import CodecSpec
 
 
 @dataclass
@@ -43,18 +45,29 @@ def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Ten
     return encode
 
 
+def split_rows(data: Path, split: str, songs: int = 0) -> list[SongRow]:
+    """The first `songs` songs of a split (0: all), "train" or "test"; UserError where there is none."""
+    rows = [row for row in load_manifest(data) if row.split == split][: songs or None]
+    if not rows:
+        share = "larger" if split == "test" else "smaller"
+        raise UserError(f"{data} has no songs of the split {split}; prepare it with a {share} --test_share")
+    return rows
+
+
+def read_wave(data: Path, row: SongRow, spec: CodecSpec, seconds: float) -> Float[Tensor, "c t"]:
+    """At most `seconds` of a song, in whole frames of all streams."""
+    path = audio_path(data, row)
+    wave, _ = sound.read(path, sample_rate=spec.sample_rate, channels=spec.channels, seconds=seconds)
+    return torch.from_numpy(wave[:, : wave.shape[1] // spec.unit * spec.unit])
+
+
 def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) -> HeldOut:
     """The first `songs` songs of the split "test" (at most `seconds` of each), encoded."""
-    rows = [row for row in load_manifest(data) if row.split == "test"][: songs or None]
-    if not rows:
-        raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
-    encode, waves, codes = encoder(model, model.trained_streams()), [], []
+    rows, waves, codes = split_rows(data, "test", songs), [], []
+    encode = encoder(model, model.trained_streams())
     for row in tqdm(rows, desc="held-out songs", unit="song"):
-        path = audio_path(data, row)
-        wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels, seconds=seconds)
-        wave = torch.from_numpy(wave[:, : wave.shape[1] // model.spec.unit * model.spec.unit])
-        waves.append(wave)
-        codes.append({name: frames.numpy() for name, frames in encode(wave).items()})
+        waves.append(read_wave(data, row, model.spec, seconds))
+        codes.append({name: frames.numpy() for name, frames in encode(waves[-1]).items()})
     return HeldOut(rows, waves, codes)
 
 
@@ -88,15 +101,27 @@ def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, see
 class PriorWindows:
     """Windows of held-out songs for a prior, whose songs are prepared by its labels."""
 
+    model: ModelFolder
     config: PriorConfig
+    labels: Labels
     held: HeldOut
     songs: Sequence[PreparedSong]
     windows: list[HeldOutWindow]
 
     @staticmethod
-    def draw(config: PriorConfig, held: HeldOut, songs: Sequence[PreparedSong], count: int, seed: int) -> PriorWindows:
-        lengths = [len(codes[config.spec.writes[-1]]) for codes in held.codes]
-        return PriorWindows(config, held, songs, draw_windows(lengths, config.n_ctx, config.ratio, count, seed))
+    def draw(
+        model: ModelFolder, config: PriorConfig, held: HeldOut, count: int, seed: int, labels: Labels | None = None
+    ) -> PriorWindows:
+        """`count` windows; the labels are those of the prior, or (None) of the model."""
+        labels, lengths = labels or model.labels, [len(codes[config.spec.writes[-1]]) for codes in held.codes]
+        songs = prepare_all([song_of(row) for row in held.rows], labels, model.vocabulary, model.sample_rate)
+        windows = draw_windows(lengths, config.n_ctx, config.ratio, count, seed)
+        return PriorWindows(model, config, labels, held, songs, windows)
+
+    def placed(self) -> list[PreparedSong]:
+        """The songs, their lyrics placed in time by line and beat."""
+        songs = [replace(song_of(row), word_times=()).placed(self.labels) for row in self.held.rows]
+        return prepare_all(songs, self.labels, self.model.vocabulary, self.model.sample_rate)
 
     def sequences(self, song: Callable[[HeldOutWindow], int] = lambda w: w.song) -> Sequences:
         """The streams that the prior writes, in every window (n, frames, ...)."""
@@ -108,9 +133,12 @@ class PriorWindows:
         return as_tensor(np.stack(cut))
 
     def conditions(
-        self, song: Callable[[HeldOutWindow], PreparedSong], above: Callable[[HeldOutWindow], int] = lambda w: w.song
+        self,
+        song: Callable[[HeldOutWindow], PreparedSong] | None = None,
+        above: Callable[[HeldOutWindow], int] = lambda w: w.song,
     ) -> list[Conditions]:
-        """Conditions of every window by a prepared song, and by the stream above of a held-out one."""
+        """Conditions of every window by a prepared song (None: its own), and by the stream above of a held-out one."""
+        song = song or (lambda w: self.songs[w.song])
         spec, frames = self.config.spec, self.config.n_ctx // self.config.ratio
         read = [stream for stream in spec.reads if stream not in spec.writes]
         upper = self._cut(read[0], frames, above).numpy() if read else [None] * len(self.windows)

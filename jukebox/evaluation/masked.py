@@ -27,7 +27,7 @@ from jukebox.evaluation import metrics
 from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.model.folder import ModelFolder
 from jukebox.runs.windows import prefix_windows
-from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
+from jukebox.song import PreparedSong, window_conditions
 from priors.autoregressive.config import AutoregressiveParams
 from priors.conditioning.conditions import Conditions, stack
 from priors.masked.config import MaskedParams
@@ -55,12 +55,9 @@ class Clips:
 
 def draw_clips(model: ModelFolder, held: HeldOut, config: PriorConfig, count: int, seed: int) -> Clips:
     """`count` windows spread over the songs."""
-    songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
-    drawn = PriorWindows.draw(config, held, songs, count, seed)
-    cond, found = stack(drawn.conditions(lambda w: songs[w.song])), drawn.windows
-    return Clips(
-        drawn.sequences(), drawn.sequences(lambda w: w.other), cond, [songs[w.song] for w in found], [w.start for w in found]
-    )
+    drawn = PriorWindows.draw(model, config, held, count, seed)
+    songs, starts = [drawn.songs[w.song] for w in drawn.windows], [w.start for w in drawn.windows]
+    return Clips(drawn.sequences(), drawn.sequences(lambda w: w.other), stack(drawn.conditions()), songs, starts)
 
 
 # ---- in bits

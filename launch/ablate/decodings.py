@@ -8,24 +8,35 @@ the minutes of training: of the checkpoints of MODEL and of further models. Noth
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from data_prep.manifest import SongRow, audio_path
+from data_prep.synthetic.annotation import annotate_song
+from data_prep.synthetic.songs import corpus_song
+from jukebox.evaluation import metrics
+from jukebox.evaluation.held_out import read_wave, split_rows
+from jukebox.evaluation.reconstruction import SyntheticTruth, mono_sound, reconstruction_figures, synthetic_truth
+from jukebox.model.folder import ModelFolder, build_codec
+from launch.engines.checkpoint import open_checkpoint, written
+from launch.training.export import filled
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Complex, Float
-    from torch import Tensor
-
-    from data_prep.manifest import SongRow
-    from jukebox.evaluation.reconstruction import SyntheticTruth
-    from jukebox.model.folder import ModelFolder
-    from vqvae.spectral.model import SpectralCodec
+from vqvae.spectral.model import SpectralCodec
+from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes, unit
 
 Figures = dict[str, Any]
 SECONDS = 20.0  # of each song
@@ -83,62 +94,35 @@ class Predicted(NamedTuple):
 
 
 def learned_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    from vqvae.spectral.phase import Propagation
-
     return Propagation(config.n_fft, config.hop_fft, config.chance)(given.magnitudes.mean(1), given.slopes)[:, None]
 
 
-def coherent_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    return learned_phases(replace(config, chance=0.0), given)
-
-
 def griffin_lim_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    from vqvae.spectral.phase import griffin_lim, peak_slopes
-
     together = given.magnitudes.mean(1)
     start = learned_phases(config, given._replace(slopes=peak_slopes(together, config.n_fft, config.hop_fft)))
     return griffin_lim(together, start[:, 0], config.n_fft, config.hop_fft, config.peak_rounds)[:, None]
 
 
-def refined_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    return _refined(config, given, config.rounds)
-
-
-def consistent_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    return _refined(config, given, REFINING)
-
-
-def _refined(config: SpectralConfig, given: Predicted, rounds: int) -> Complex[Tensor, "n 1 f"]:
-    from vqvae.spectral.phase import griffin_lim
-
-    start = learned_phases(config, given)[:, 0]
+def refined_phases(config: SpectralConfig, given: Predicted, rounds: int | None = None) -> Complex[Tensor, "n 1 f"]:
+    start, rounds = learned_phases(config, given)[:, 0], config.rounds if rounds is None else rounds
     return griffin_lim(given.magnitudes.mean(1), start, config.n_fft, config.hop_fft, rounds)[:, None]
 
 
-def zero_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    import torch
-
-    return torch.ones_like(given.spectra[:, :1])
-
-
 def random_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n 1 f"]:
-    import torch
-
     one = given.magnitudes[:, :1]
     return torch.polar(torch.ones_like(one), 2 * torch.pi * torch.rand(one.shape, generator=torch.Generator().manual_seed(0)))
 
 
-def true_phases(config: SpectralConfig, given: Predicted) -> Complex[Tensor, "n c f"]:
-    from vqvae.spectral.phase import unit
-
-    return unit(given.spectra)
-
-
 PHASES: dict[str, Callable[[SpectralConfig, Predicted], Tensor]] = {
-    "refined": refined_phases, "learned": learned_phases, "coherent": coherent_phases, "consistent": consistent_phases,
-    "griffin_lim": griffin_lim_phases, "zero": zero_phases,
-    "random": random_phases, "true": true_phases,
-}  # fmt: skip
+    "refined": refined_phases,
+    "learned": learned_phases,
+    "coherent": lambda config, given: learned_phases(replace(config, chance=0.0), given),
+    "consistent": partial(refined_phases, rounds=REFINING),
+    "griffin_lim": griffin_lim_phases,
+    "zero": lambda config, given: torch.ones_like(given.spectra[:, :1]),
+    "random": random_phases,
+    "true": lambda config, given: unit(given.spectra),
+}
 
 
 # ---- decoding and measuring
@@ -154,8 +138,6 @@ class Decoded(NamedTuple):
 
 def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> Decoded:
     """A held-out song encoded, and decoded in one piece as a row of the table specifies."""
-    import torch
-
     with torch.no_grad():
         spectra = codec.spectra(song.audio[None])
         stream = LATENTS if decoding.source == LATENTS else TOKENS
@@ -171,9 +153,6 @@ def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> De
 
 def distances(song: HeldOutSong, made: Float[Tensor, "c t"], sample_rate: int, reference: Float[Tensor, "n d"]) -> Figures:
     """The figures of one reconstruction of one song."""
-    from jukebox.evaluation import metrics
-    from jukebox.evaluation.reconstruction import mono_sound, reconstruction_figures
-
     x, y = mono_sound(song.audio), mono_sound(made)
     return {
         "mel": metrics.mel_distance(x, y, sample_rate),
@@ -186,8 +165,6 @@ def distances(song: HeldOutSong, made: Float[Tensor, "c t"], sample_rate: int, r
 
 def mean_figures(songs: Sequence[Figures]) -> Figures:
     """Means over songs, of figures that a song has; the spectral convergence in dB of the mean ratio."""
-    import numpy as np
-
     found: Figures = {}
     for name in songs[0]:
         values = [song[name] for song in songs if np.isfinite(song[name])]
@@ -200,8 +177,6 @@ def decoding_row(
     codec: SpectralCodec, songs: Sequence[HeldOutSong], decoding: Decoding, reference: Float[Tensor, "n d"], sound: Path
 ) -> Figures:
     """A row of the table, means over songs; the first song's audio is kept in `sound`."""
-    from data_prep.audio.audio import write_wav
-
     rate = codec.config.sample_rate
     decode_as(codec, songs[0], decoding)  # first calls allocate
     made = [decode_as(codec, song, decoding) for song in songs]
@@ -213,8 +188,6 @@ def decoding_row(
 
 def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Sequence[Figures]) -> list[Figures]:
     """What has to hold whatever the songs: the transform undoes itself, magnitudes beat a mean frame, phases beat none and chance."""
-    import numpy as np
-
     ratios, losses = [], []
     for song in songs:
         spectra = codec.spectra(song.audio[None])
@@ -241,33 +214,24 @@ def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Seque
 
 def curve_rows(name: str, codec: SpectralCodec, minutes: float | None, songs: Sequence[HeldOutSong]) -> list[Figures]:
     """A row for the first books of a codec, by number: bit rate and distances with learned phases."""
-    from jukebox.evaluation.metrics import mel_distance, multiscale_distance
-    from jukebox.evaluation.reconstruction import mono_sound
-
     config, rows = codec.config, []
     for books in range(1, config.books + 1):
         made = [decode_as(codec, song, Decoding("", books=books)).audio for song in songs]
         pairs = [(mono_sound(song.audio), mono_sound(audio)) for song, audio in zip(songs, made, strict=True)]
         rows.append({
             "model": name, "minutes": minutes, "books": books, "bits_per_second": bit_rate(config, books),
-            "mel": sum(mel_distance(x, y, config.sample_rate) for x, y in pairs) / len(pairs),
-            "multiscale": sum(multiscale_distance(x, y) for x, y in pairs) / len(pairs),
+            "mel": sum(metrics.mel_distance(x, y, config.sample_rate) for x, y in pairs) / len(pairs),
+            "multiscale": sum(metrics.multiscale_distance(x, y) for x, y in pairs) / len(pairs),
         })  # fmt: skip
     return rows
 
 
 def bit_rate(config: SpectralConfig, books: int) -> float:
-    import math
-
     return books * math.log2(config.bins) * config.sample_rate / config.hop
 
 
 def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCodec, float | None]]:
     """The codec of a model folder after its training, and before that of its checkpoints; each with its minutes of training."""
-    from jukebox.model.folder import ModelFolder, build_codec
-    from launch.engines.checkpoint import open_checkpoint, written
-    from launch.training.export import filled
-
     model, training = ModelFolder.from_pretrained(folder), Path(folder) / "training" / "spectral"
     codec, log = spectral_codec(model), training / "log.jsonl"
     for path in reversed(written(training)[1:]) if checkpoints else ():  # the last one is the model itself
@@ -293,29 +257,15 @@ def spectral_codec(model: ModelFolder) -> SpectralCodec:
 
 def held_out_songs(data: Path, config: SpectralConfig, songs: int, corpus_seed: int) -> list[HeldOutSong]:
     """The first songs of the split "test"; with `corpus_seed` from 0 on, the truth of a synthetic corpus of that seed."""
-    import torch
-
-    from data_prep.audio.audio import read
-    from data_prep.manifest import audio_path, load_manifest
-
-    rows = [row for row in load_manifest(data) if row.split == "test"][:songs]
-    if not rows:
-        raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
     found = []
-    for row in rows:
-        path = audio_path(data, row)
-        audio, _ = read(path, sample_rate=config.sample_rate, channels=config.channels, seconds=SECONDS)
-        truth = synthetic_truth_of(path, row, corpus_seed) if corpus_seed >= 0 else None
-        found.append(HeldOutSong(torch.from_numpy(audio[:, : audio.shape[1] // config.hop * config.hop]), truth))
+    for row in split_rows(data, "test", songs):
+        truth = synthetic_truth_of(audio_path(data, row), row, corpus_seed) if corpus_seed >= 0 else None
+        found.append(HeldOutSong(read_wave(data, row, config.spec, SECONDS), truth))
     return found
 
 
 def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticTruth:
     """What a song of a synthetic corpus contains; UserError where it is of none, or of a corpus of another seed."""
-    from data_prep.synthetic.annotation import annotate_song
-    from data_prep.synthetic.songs import corpus_song
-    from jukebox.evaluation.reconstruction import synthetic_truth
-
     listed = path.parent / "songs.jsonl"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     paths = [json.loads(line)["path"] for line in lines]
@@ -329,19 +279,9 @@ def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticT
 
 def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d"]:
     """Features of the training songs that Frechet distances are to."""
-    import torch
-
-    from data_prep.audio.audio import read
-    from data_prep.manifest import audio_path, load_manifest
-    from jukebox.evaluation.metrics import sound_features
-
-    rows = [row for row in load_manifest(data) if row.split == "train"][:REFERENCE_SONGS]
-    if not rows:
-        raise UserError(
-            f"{data} has no songs of the split train, which Frechet distances are to; prepare it with a smaller --test_share"
-        )
     rate, options = config.sample_rate, {"sample_rate": config.sample_rate, "channels": config.channels}
-    return torch.cat([sound_features(read(audio_path(data, row), seconds=SECONDS, **options)[0], rate) for row in rows])
+    rows = split_rows(data, "train", REFERENCE_SONGS)
+    return torch.cat([metrics.sound_features(read(audio_path(data, row), seconds=SECONDS, **options)[0], rate) for row in rows])
 
 
 # ---- the verb
@@ -349,10 +289,6 @@ def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d
 
 def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, songs: int, corpus_seed: int) -> Figures:
     """Measure all rows and curves, print the tables and keep them as decodings.json."""
-    from tqdm import tqdm
-
-    from jukebox.model.folder import ModelFolder
-
     codec = spectral_codec(ModelFolder.from_pretrained(model))
     out.mkdir(parents=True, exist_ok=True)
     held, reference = held_out_songs(data, codec.config, songs, corpus_seed), reference_features(data, codec.config)
@@ -378,13 +314,10 @@ def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, s
 
 
 def print_decodings(figures: Figures) -> None:
-    from jukebox.evaluation.metrics import table
-
     columns = {key: title for key, title in COLUMNS.items() if any(row.get(key) is not None for row in figures["rows"])}
-    print(
-        "\n" + table([["decoding", *columns.values()], *[[r["decoding"], *[r[c] for c in columns]] for r in figures["rows"]]])
-    )
-    print("\n" + table([["check", "value", "aim"], *[[c["what"], c["value"], c["aim"]] for c in figures["checks"]]]))
+    body = [[row["decoding"], *(row[each] for each in columns)] for row in figures["rows"]]
+    print("\n" + metrics.table([["decoding", *columns.values()], *body]))
+    print("\n" + metrics.table([["check", "value", "aim"], *([*each.values()] for each in figures["checks"])]))
     titles = {"model": "model", "minutes": "minutes", "books": "books", "bits_per_second": "bit/s", "mel": "mel, dB",
               "multiscale": "multi-scale, dB"}  # fmt: skip
-    print("\n" + table([list(titles.values()), *[[row[key] for key in titles] for row in figures["curve"]]]))
+    print("\n" + metrics.table([list(titles.values()), *[[row[key] for key in titles] for row in figures["curve"]]]))

@@ -213,14 +213,12 @@ def bits_of_dtypes(model: ModelFolder, data: str, device: str, count: int = 48) 
     """Bits per code of every prior over windows of held-out songs, in each dtype; printed beside the change from float32."""
     from jukebox.evaluation.figures import window_bits
     from jukebox.evaluation.held_out import PriorWindows, hold_out
-    from jukebox.song import prepare_all, song_of
 
     held, rows = hold_out(model, Path(data), 16), []
-    songs = prepare_all([song_of(row) for row in held.rows], model.labels, model.vocabulary, model.sample_rate)
     for level in reversed(model.info.levels_with_prior):
         name = f"prior_{level}"
-        drawn = PriorWindows.draw(model.info.priors[name].config, held, songs, count, seed=0)
-        (codes,), cond = drawn.sequences().values(), drawn.conditions(lambda w: songs[w.song])
+        drawn = PriorWindows.draw(model, model.info.priors[name].config, held, count, seed=0)
+        (codes,), cond = drawn.sequences().values(), drawn.conditions()
         row: dict[str, Any] = {"level": level, "windows": count}
         row |= {dtype: float(window_bits(model.prior(name, dtype).to(device), codes, cond).mean()) for dtype in DTYPES}
         rows.append(row)

@@ -12,8 +12,10 @@ import torch
 from data_prep.align import TimedText
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow
+from jukebox.evaluation import figures as evaluation
+from jukebox.evaluation.controls import CONTROLS, Control
 from jukebox.evaluation.figures import coloured_noise, prior_figures, tables, window_cost
-from jukebox.evaluation.held_out import HeldOut
+from jukebox.evaluation.held_out import HeldOut, PriorWindows
 from jukebox.evaluation.metrics import sound_statistics
 from jukebox.model.presets import find
 from jukebox.song import ConditionDropout, PreparedSong, Song, song_of, window_conditions
@@ -167,6 +169,45 @@ def test_windows_are_measured_on_the_device_that_is_asked_for(monkeypatch):
     sequences, known = ({"vq.2": x} for x in (torch.zeros(1, 32, dtype=torch.long), torch.zeros(1, 32, dtype=torch.bool)))
     song = PreparedSong.of(song_of(held.rows[0]), LABELS, VOCABULARY, 22050)
     assert window_cost(prior, sequences, known, [window_conditions(song, prior.config, 0)])[0] == "bits"
+
+
+@pytest.fixture(scope="module")
+def drawn() -> PriorWindows:
+    """Windows of four songs by two artists, of one genre."""
+    config = PRESET.priors["prior_2"].for_corpus(3, 3)
+    return PriorWindows.draw(Model(None), config, singing(4, np.random.default_rng(0)), 8, 0, LABELS)  # type: ignore[arg-type]
+
+
+CHANGED = {
+    "lyrics": {"lyrics"}, "letters": {"lyrics"}, "plain": {"lyrics"}, "labels": {"artist", "genres"}, "artist": {"artist"},
+    "genre": {"genres"}, "timing": {"timing"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("control", [c for c in CONTROLS if c.name in CHANGED], ids=lambda c: c.name)
+def test_a_control_is_the_truth_but_for_what_its_name_says(drawn, control):
+    rng = np.random.default_rng(0)
+    true = control.truth(drawn, rng) if control.truth else drawn.conditions()
+    false = control.corrupt(drawn, rng)
+    changed = set()
+    for t, f in zip(true, false, strict=True):
+        for name in ("artist", "genres", "timing"):
+            changed |= set() if torch.equal(getattr(t, name), getattr(f, name)) else {name}
+        changed |= set() if torch.equal(t.lyrics.ids, f.lyrics.ids) else {"lyrics"}
+        assert control.name != "letters" or torch.equal(t.lyrics.seconds.nan_to_num(-1), f.lyrics.seconds.nan_to_num(-1))
+    assert changed == CHANGED[control.name]
+
+
+def test_a_control_is_one_more_entry_and_leaves_the_figures_of_the_others(drawn, monkeypatch):
+    torch.manual_seed(0)
+    model = Model(AutoregressivePrior(replace(drawn.config, lyrics=None, trunk=replace(drawn.config.trunk, order=("dense",)))))  # type: ignore
+    before = prior_figures(model, drawn.held, "prior_2", 8, 0)["controls"]  # type: ignore[arg-type]
+    assert [*before] == ["labels", "artist", "genre", "timing"]
+    unknown = Control("no artist", lambda given, rng: [replace(c, artist=c.artist * 0) for c in given.conditions()])
+    monkeypatch.setattr(evaluation, "CONTROLS", (*CONTROLS, unknown, Control("never", unknown.corrupt, lambda given: False)))
+    after = prior_figures(model, drawn.held, "prior_2", 8, 0)["controls"]  # type: ignore[arg-type]
+    assert after.pop("no artist")["control_bits"] != before["artist"]["true_bits"]
+    assert {name: str(each) for name, each in after.items()} == {name: str(each) for name, each in before.items()}
 
 
 def test_tables_show_every_figure(learned):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import fields
 
 import pytest
@@ -11,11 +12,11 @@ from data_prep.errors import UserError
 from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
 from jukebox.model.folder import ModelFolder
-from launch.ablate import ablate as verb
-from launch.ablate import masked as ablate_masked
-from launch.ablate import prior as ablate_prior
-from launch.ablate.ablate import VARIANTS, CodecUnit, ablate, recipe_of, run_unit, shape_of, summarise
-from launch.ablate.units import rows_table
+from launch.ablate import codec, masked, prior
+from launch.ablate import experiment as experiments
+from launch.ablate.ablate import EXPERIMENTS, ablate
+from launch.ablate.experiment import Arm, Comparison, Experiment, FigureRows
+from launch.cli import main
 from launch.corpus.encode import encode
 from launch.training import loop
 from launch.training.train import train
@@ -34,30 +35,30 @@ def data(tmp_path_factory):
     [("no restarts", {"threshold"}), ("no spectral loss", {"multispectral"}), ("256 codes", {"bins", "threshold"})],
 )
 def test_a_variant_is_the_base_but_for_what_it_leaves_out(variant, changed):
-    base, _ = shape_of(CodecUnit("base", 2, 0))
-    other, _ = shape_of(CodecUnit(variant, 2, 0))
+    arms = [codec.arm_of("base", 2), codec.arm_of(variant, 2)]
+    base, other = (codec.shape_of(arm)[0] for arm in arms)
     assert {f.name for f in fields(base) if getattr(base, f.name) != getattr(other, f.name)} == changed
-    assert recipe_of(CodecUnit("base", 2, 0), 100) == recipe_of(CodecUnit(variant, 2, 1), 100)
+    assert codec.recipe_of(arms[0]) == codec.recipe_of(arms[1])
 
 
 def test_only_codes_used_less_than_a_quarter_of_the_mean_are_dead():
-    for variant, (_, levels) in VARIANTS.items():
-        for level in levels:
-            config, crop = shape_of(CodecUnit(variant, level, 0))
-            if variant != "no restarts":
-                assert config.threshold == 0.25 * 16 * crop / config.hops[level] / config.bins
+    for arm in codec.EXPERIMENT.arms:
+        config, crop = codec.shape_of(arm)
+        if arm.keys["variant"] != "no restarts":
+            assert config.threshold == 0.25 * 16 * crop / config.hops[arm.keys["level"]] / config.bins
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("unit", [CodecUnit("base", 2, 0), CodecUnit("nested", -1, 0)])
-def test_a_unit_is_trained_measured_and_kept(data, tmp_path, unit, monkeypatch):
-    figures = run_unit(unit, data, tmp_path, steps=10, songs=1)
+@pytest.mark.parametrize("name", ["base_2_0", "nested_all_0"])
+def test_a_unit_is_trained_measured_and_kept(data, tmp_path, name, monkeypatch):
+    units = codec.EXPERIMENT.units(str(data), "", tmp_path, 1, 10, 1)
+    (unit,) = [each for each in units if each.folder == tmp_path / "units" / name]
+    figures = codec.EXPERIMENT.run(unit)
     assert 0 < figures["codes_used"] <= 2048 and 0 < figures["error_above_2khz"] < 5
-    assert (tmp_path / "units" / unit.name / "made.wav").is_file()
-    assert ("whole_convergence_db" in figures) == (unit.variant == "nested")
-    monkeypatch.setattr(verb, "_train_and_measure", lambda *_: pytest.fail("it was trained again"))
-    again = run_unit(unit, data, tmp_path, steps=10, songs=1)
-    assert again == json.loads(json.dumps(figures))
+    assert (unit.folder / "made.wav").is_file()
+    assert ("whole_convergence_db" in figures) == (figures["variant"] == "nested")
+    monkeypatch.setattr(experiments, "write_json", lambda *_: pytest.fail("it was measured again"))
+    assert codec.EXPERIMENT.run(unit) == json.loads(json.dumps(figures))
 
 
 def made_up(variant, level, seed, **figures):
@@ -69,13 +70,14 @@ def test_what_an_idea_is_worth_is_compared_seed_by_seed():
     units = [made_up("base", 2, s, codes_used=1000.0 + s) for s in range(3)]
     units += [made_up("no restarts", 2, s, codes_used=(1000.0 + s) / 4) for s in (2, 0, 1)]
     units += [made_up("nested", -1, s, convergence_db=-7.0 - s, whole_convergence_db=-20.0) for s in range(3)]
-    summary = summarise(units)
+    summary = codec.EXPERIMENT.summary(units)
     worth = {w["what"].split(":")[0]: w for w in summary["worth"]}
     assert set(worth) == {"restarts", "separate"}, "only what was measured is compared"
     assert worth["restarts"]["mean"] == pytest.approx(4) and worth["restarts"]["spread"] == pytest.approx(0, abs=1e-9)
     assert worth["separate"]["values"] == [-3.0, -2.0, -1.0]
     assert summary["rows"][0]["codes_used"] == {"mean": 1001.0, "spread": 1.0}
-    verb.print_tables(summary)
+    table = codec.EXPERIMENT.tables(summary)
+    assert "1001 +- 1" in table and "-8.00 +- 1.00" in table and "-20.00 +- 0.00" in table
 
 
 def test_mistakes_are_told(data, tmp_path):
@@ -87,6 +89,61 @@ def test_mistakes_are_told(data, tmp_path):
         ablate("prior", str(data), out=str(tmp_path))
     with pytest.raises(UserError, match="--models"):
         ablate("codec", str(data), out=str(tmp_path), models=["model"])
+
+
+# ---- an experiment
+
+
+def parts(unit: experiments.Unit) -> dict:
+    """Figures of a unit: one of the arm and seed, and one for each of two parts, where a null has no number."""
+    print("measured")
+    length = float(unit.arm.changes + unit.seed)
+    return {
+        "length": length,
+        "parts": {"a": {"difference": length, "z": 4.0 - unit.seed}, "b": {"difference": None, "z": None}},
+    }
+
+
+TOY = Experiment(
+    parts, [Arm("short", "short", {"arm": "short"}, 1), Arm("long", "long", {"arm": "long"}, 5)], check=str,
+    rows=[FigureRows({"length": "length", "width": "width"}), FigureRows({"part {}": "parts.{}.difference"}, "parts", descending=True)],
+    comparisons=[Comparison("long - short", "long", "short", "length"), Comparison("width", "long", "short", "width")],
+)  # fmt: skip
+
+
+def test_an_experiment_has_rows_of_the_figures_that_units_have_and_compares_arms_seed_by_seed(tmp_path):
+    units = TOY.units("data_{seed}", "model", tmp_path, 2, 1000, 8)
+    assert [unit.data.name for unit in units] == ["data_0", "data_0", "data_1", "data_1"]
+    rows = {row["what"]: row for row in TOY.summary([TOY.run(unit) for unit in units])["rows"]}
+    assert [*rows] == [
+        "short: length",
+        "short: part b",
+        "short: part a",
+        "long: length",
+        "long: part b",
+        "long: part a",
+        "long - short",
+    ]
+    assert rows["long: part a"]["least_z"] == 3.0 and rows["long: part b"]["least_z"] is None
+    assert rows["long: length"]["values"] == [5.0, 6.0] and math.isnan(rows["long: part b"]["mean"])
+    assert rows["long - short"]["values"] == [4.0, 4.0] and rows["long - short"]["spread"] == 0.0
+
+
+def test_a_unit_that_was_asked_for_with_other_numbers_is_measured_again(tmp_path):
+    for songs, times in ((8, 1), (8, 1), (9, 2)):
+        unit = TOY.units("data", "model", tmp_path, 1, 1000, songs)[0]
+        assert TOY.run(unit)["asked"] == {"steps": 1000, "songs": songs}
+        assert (unit.folder / "log.txt").read_text() == "measured\n" * times
+
+
+def test_an_entry_makes_an_ablation(tmp_path, monkeypatch, capsys):
+    assert main(["ablate", "lyrics", "data", "--out", "out"]) == 2
+    assert f"expected one of {', '.join(EXPERIMENTS)}" in capsys.readouterr().err
+    monkeypatch.setitem(EXPERIMENTS, "toy", f"{__name__}:TOY")
+    ablate("toy", "data", "model", out=str(tmp_path), seeds=2, processes=1)
+    kept = json.loads((tmp_path / "ablation.json").read_text())
+    assert len(kept["units"]) == 4 and kept["steps"] == 1000 and kept["rows"][-1]["what"] == "long - short"
+    assert "short: part a" in capsys.readouterr().out and (tmp_path / "units" / "long_1" / "figures.json").is_file()
 
 
 # ---- the prior
@@ -104,11 +161,11 @@ def made_up_prior(arm, seed, bits):
 def test_arms_of_the_prior_are_compared_seed_by_seed_with_their_least_z():
     units = [made_up_prior("characters", s, 5.0 + s) for s in range(3)]
     units += [made_up_prior("pieces", s, 5.5 + s) for s in (2, 0, 1)]
-    rows = {row["what"]: row for row in ablate_prior.summarise(units)}
+    rows = {row["what"]: row for row in prior.EXPERIMENT.summary(units)["rows"]}
     assert rows["pieces - characters: bits"]["mean"] == 0.5 and rows["pieces - characters: bits"]["spread"] == 0.0
     assert rows["characters: lyrics, false - true"]["least_z"] == 9.0  # a z that is no number is passed over
     assert rows["pieces: attention on the word beside times shuffled, difference"]["least_z"] == 20.0
-    assert "pieces - characters: bits" in rows_table(list(rows.values()))
+    assert "pieces - characters: bits" in prior.EXPERIMENT.tables({"rows": rows.values()})
 
 
 @pytest.mark.long
@@ -124,7 +181,7 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     given = [str(tmp_path / "seed_{seed}" / name) for name in ("data", "model")]
     with pytest.raises(UserError, match="jukebox encode"):
         ablate("prior", given[0], given[1].replace("{seed}", "0"), out=str(tmp_path / "out"), preset="test")
-    units = ablate_prior.units_of(*given, 2, "test")
+    units = prior.EXPERIMENT.units(*given, tmp_path / "out", 2, 20, 4, "test")
     assert len(units) == 6 and {unit.data for unit in units} == {tmp_path / f"seed_{s}" / "data" for s in range(2)}
     enter = loop.Stop.__enter__
 
@@ -135,10 +192,10 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     with monkeypatch.context() as stopping:
         stopping.setattr(loop.Stop, "__enter__", enter_asked)
         with pytest.raises(KeyboardInterrupt):
-            ablate_prior.run_unit(units[0], tmp_path / "out", 20, 4)
-    assert not (tmp_path / "out" / "units" / units[0].name / "figures.json").is_file()
-    first = ablate_prior.run_unit(units[0], tmp_path / "out", 20, 4)
-    assert "stopped at step 1" in (tmp_path / "out" / "units" / units[0].name / "log.txt").read_text()
+            prior.EXPERIMENT.run(units[0])
+    assert not (units[0].folder / "figures.json").is_file()
+    first = prior.EXPERIMENT.run(units[0])
+    assert "stopped at step 1" in (units[0].folder / "log.txt").read_text()
     ablate("prior", *given, out=str(tmp_path / "out"), seeds=2, steps=20, songs=4, processes=1, preset="test")
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert kept["units"][0] == first and len(kept["units"]) == 6
@@ -148,8 +205,8 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     assert "no time bias: attention on the word beside times shuffled, difference" not in what
     assert "pieces - characters: bits" in capsys.readouterr().out
     for unit in units:
-        prior = ModelFolder.from_pretrained(tmp_path / "out" / "units" / unit.name / "model").prior("prior_2")
-        assert prior.config.trunk.time_bias == (unit.arm != "no time bias")
+        net = ModelFolder.from_pretrained(unit.folder / "model").prior("prior_2")
+        assert net.config.trunk.time_bias == (unit.arm.title != "no time bias")
 
 
 # ---- the masked prior
@@ -166,7 +223,7 @@ def made_up_masked(seed: int) -> dict:
 
 
 def test_figures_of_the_masked_prior_are_ratios_seed_by_seed():
-    rows = {row["what"]: row for row in ablate_masked.summarise([made_up_masked(s) for s in range(3)])}
+    rows = {row["what"]: row for row in masked.EXPERIMENT.summary([made_up_masked(s) for s in range(3)])["rows"]}
     assert rows["level 2, half hidden: bits"]["values"] == [4.0, 5.0, 6.0]
     assert rows["frechet of 12 passes / of 1"]["values"] == [0.25, 0.3, 0.35]
     assert rows["bottom from the levels above: mel, ratio"]["mean"] == 0.25

@@ -1,0 +1,242 @@
+"""Experiments over seeds: arms and seeds make units, each of which trains and measures one thing, once.
+
+An `Experiment` is data (arms, figures of its table, comparisons of arms) and a function that measures a unit. The words of a unit go to
+a log and its figures are kept, so an experiment that was stopped continues with the same command; units run in parallel, a core each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from data_prep.files import file_hash, write_json
+from jukebox.evaluation.metrics import table
+from jukebox.model.folder import CODEC, ModelFolder
+from jukebox.model.recipe import Recipe
+from launch.cli.progress import progress
+from launch.training.tasks.registry import TASKS
+from launch.training.tasks.task import TaskSetup
+from launch.training.trainer import fit
+from priors.spec import PriorConfig
+
+Figures = dict[str, Any]
+
+
+class Arm(NamedTuple):
+    """One of the things that are compared: its name in tables and in names of folders, its keys in json, how it differs from the base."""
+
+    title: str
+    name: str
+    keys: Figures = {}
+    changes: Any = None
+
+
+class Unit(NamedTuple):
+    """An arm and a seed: the folders that it reads and its own, and what is asked for."""
+
+    arm: Arm
+    seed: int
+    data: Path
+    model: Path
+    folder: Path
+    steps: int
+    songs: int
+    preset: str
+
+    def new_task(self, model: ModelFolder, part: str, recipe: Recipe, config: PriorConfig | None = None) -> Any:
+        """The task that trains a stream of the codec, or the prior of `config`, for the steps of the unit."""
+        recipe = replace(recipe, steps=self.steps, max_minutes=0.0, save_every=max(1, self.steps // 4))
+        kind = config.kind if config else model.info.codec_of(part).config.kind
+        return TASKS.load(kind)(TaskSetup(model, part, self.data, recipe, self.seed, "cpu", config))
+
+    def train(self, task: Any) -> None:
+        """Train a task; one that was stopped on the way is not measured: KeyboardInterrupt."""
+        if fit(task, task.recipe, self.folder / "training", seed=self.seed).ended == "stopped":
+            raise KeyboardInterrupt
+
+
+class FigureRows(NamedTuple):
+    """Rows of a table: title -> path of a figure (`found`). `{}` in both stands for each key of the mapping at `each`."""
+
+    paths: Mapping[str, str]
+    each: str = ""
+    descending: bool = False
+
+    def over(self, arm: Arm, units: Sequence[Figures]) -> list[Figures]:
+        """A row for each figure that units have; a difference with its least z."""
+        keys = next(iter(found(units, self.each)), ()) if self.each else ("",)
+        rows = []
+        for key in sorted(keys, reverse=True) if self.descending else keys:
+            for title, path in self.paths.items():
+                if values := found(units, path, key):
+                    what = f"{arm.title}: {title}" if arm.title else title
+                    z = found(units, path.removesuffix("difference") + "z", key) if path.endswith("difference") else ()
+                    rows.append(_row(what.replace("{}", key), values, min(filter(math.isfinite, z), default=None)))
+        return rows
+
+
+class Comparison(NamedTuple):
+    """A figure of the arm `left` and of `right`, seed by seed: the difference or the ratio. `other`: the path in `right`, if another."""
+
+    what: str
+    left: str
+    right: str
+    path: str
+    aim: str = ""
+    ratio: bool = False
+    other: str = ""
+
+    def values(self, arms: Mapping[str, Sequence[Figures]]) -> list[float]:
+        right = {u["seed"]: x for u in arms[self.right] for x in found([u], self.other or self.path)}
+        pairs = [(x, right[u["seed"]]) for u in arms[self.left] if u["seed"] in right for x in found([u], self.path)]
+        return [a / max(b, 1e-9) if self.ratio else a - b for a, b in pairs]
+
+
+def steps_and_songs(unit: Unit) -> Figures:
+    return {"steps": unit.steps, "songs": unit.songs}
+
+
+def preset_and_codec(unit: Unit, **numbers: Any) -> Figures:
+    """Constants of a module, the preset, and the hash of the codec in MODEL."""
+    return {**numbers, "preset": unit.preset, "codec": file_hash(unit.model / CODEC)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is measured and compared. Its functions are those of a module, because units run in other processes.
+
+    measure: trains and measures a unit
+    check: raises UserError where the folders of a unit cannot be used, before any is run
+    columns: figure -> its title and digits, in a table with a row per arm; or rows: the table
+    header: what was asked for, kept beside the figures of all units
+    asked: on what else the figures of a unit depend; where one has changed, the unit is measured again
+    kept: the file of the figures; artifacts: what units leave in their folders
+    """
+
+    measure: Callable[[Unit], Figures]
+    arms: Sequence[Arm]
+    check: Callable[[Unit], object]
+    columns: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    rows: Sequence[FigureRows] = ()
+    comparisons: Sequence[Comparison] = ()
+    header: Callable[[Unit], Figures] = steps_and_songs
+    asked: Callable[[Unit], Figures] | None = None
+    kept: str = "ablation.json"
+    artifacts: str = "the models are"
+
+    def units(self, data: str, model: str, out: Path, seeds: int, steps: int, songs: int, preset: str = "demo") -> list[Unit]:
+        """All arms with all seeds; `{seed}` in the names of the folders stands for the seed."""
+        units = []
+        for seed in range(seeds):
+            given, asked = [Path(each.replace("{seed}", str(seed))) for each in (data, model)], (steps, songs, preset)
+            units += [Unit(arm, seed, given[0], given[1], out / "units" / f"{arm.name}_{seed}", *asked) for arm in self.arms]
+        return units
+
+    def run(self, unit: Unit) -> Figures:
+        """The figures of a unit, from `figures.json` where it is there and was asked for with the same numbers."""
+        done, asked = unit.folder / "figures.json", self.header(unit) | (self.asked(unit) if self.asked else {})
+        if done.is_file() and (figures := json.loads(done.read_text(encoding="utf-8")))["asked"] == asked:
+            return figures
+        torch.set_num_threads(1)
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        with (unit.folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            write_json(done, {"asked": asked, **unit.arm.keys, "seed": unit.seed, **self.measure(unit)})
+        return json.loads(done.read_text(encoding="utf-8"))
+
+    def run_all(self, units: Sequence[Unit], out: Path, processes: int) -> None:
+        """Run what is not there yet, print the tables and keep them."""
+        for unit in {(unit.data, unit.model): unit for unit in units}.values():
+            self.check(unit)
+        out.mkdir(parents=True, exist_ok=True)
+        figures = run_in_processes([partial(self.run, unit) for unit in units], processes)
+        summary = self.summary(figures)
+        write_json(out / self.kept, {**self.header(units[0]), "units": figures, **summary})
+        print("\n" + self.tables(summary))
+        for what in figures[0].get("verdicts", ()):
+            print(f"{what}: {sum(each['verdicts'][what] for each in figures)} of {len(figures)} seeds")
+        print(f"\nwritten to {out / self.kept}; {self.artifacts} in {out / 'units'}")
+
+    def summary(self, units: Sequence[Figures]) -> Figures:
+        """Mean and spread (standard deviation over seeds) of every figure of every arm, and the comparisons, seed by seed."""
+        arms = [(arm, [u for u in units if arm.keys.items() <= u.items()]) for arm in self.arms]
+        compared = [(each, each.values({arm.title: same for arm, same in arms})) for each in self.comparisons]
+        if not self.columns:
+            rows = [row for arm, same in arms for each in self.rows for row in each.over(arm, same)]
+            return {"rows": [*rows, *(_row(each.what, values) for each, values in compared if values)]}
+        return {
+            "rows": [
+                {**arm.keys, "seeds": len(same), **{n: mean_and_spread(x) for n in self.columns if (x := found(same, n))}}
+                for arm, same in arms if same
+            ],
+            "worth": [{"what": c.what, **mean_and_spread(x), "aim": c.aim, "values": x} for c, x in compared if x],
+        }  # fmt: skip
+
+    def tables(self, summary: Figures) -> str:
+        if not self.columns:
+            return table([["figure", "mean", "spread", "least z"], *([*row.values()][:4] for row in summary["rows"])])
+        body = [
+            [arm.title, *(_shown(row[name], digits) if name in row else None for name, (_, digits) in self.columns.items())]
+            for row in summary["rows"] for arm in self.arms if arm.keys.items() <= row.items()
+        ]  # fmt: skip
+        effects = [[each["what"], _shown(each, 2), each["aim"]] for each in summary["worth"]]
+        head = ["variant", *(title for title, _ in self.columns.values())]
+        return table([head, *body]) + "\n\n" + table([["", "mean +- spread", "aim"], *effects])
+
+
+# ---- figures over seeds
+
+
+def found(units: Sequence[Any], path: str, key: str = "") -> list[Any]:
+    """What is at a path (names with dots between them, of which `{}` stands for `key`), of units that have it; null is nan."""
+    for part in path.split("."):
+        name = key if part == "{}" else part
+        units = [unit[name] for unit in units if isinstance(unit, dict) and name in unit]
+    return [math.nan if each is None else each for each in units]
+
+
+def titled(title: str, path: str, *keys: str) -> dict[str, str]:
+    """Titles and paths of the figures `keys` of a mapping, for `FigureRows`."""
+    return {f"{title}{key.replace('_', ' ')}": f"{path}.{key}" for key in keys}
+
+
+def mean_and_spread(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def _row(what: str, values: Sequence[float], least_z: float | None = None) -> Figures:
+    return {"what": what, **mean_and_spread(values), "least_z": least_z, "values": values}
+
+
+def _shown(figure: Figures, digits: int) -> str:
+    return " +- ".join(f"{figure[key]:.{digits}f}" for key in ("mean", "spread") if figure[key] is not None)
+
+
+# ---- running units
+
+
+def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
+    """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
+    afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
+    with ProcessPoolExecutor(count, mp_context=afresh) as pool, progress(len(units), "ablation", unit="model") as bar:
+        running = [pool.submit(unit) for unit in units]
+        try:
+            for future in as_completed(running):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in running]
