@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "codec": "launch.ablate.codec:EXPERIMENT",
     "prior": "launch.ablate.prior:EXPERIMENT",
     "masked": "launch.ablate.masked:EXPERIMENT",
+    "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
 }
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ def ablate(
         spectral codec with other phases and fewer books, and the distance against bit rate and minutes (decodings.json).
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
+    decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 
-    what: codec, prior (the top one), masked, or prompts
+    what: codec, prior (the top one), masked, decoder, or prompts
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none
     out: the folder for tables, models and sound
