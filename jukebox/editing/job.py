@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.audio.audio import read
-from data_prep.audio.decoders import AUDIO_SUFFIXES
-from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
+from data_prep.audio.splice import Piece, copy_excerpt, form_of, splice, suffix_of, target_form
+from data_prep.audio.writers import with_suffix
 from data_prep.errors import UserError
 from data_prep.files import replacing
 from jukebox.device import choose_device, computing_on
@@ -85,14 +85,12 @@ class EditJob:
     # ---- the request
 
     def _takes(self, out: Path, settings: RunSettings) -> list[Path]:
-        suffix, named = suffix_of(self.recording.sound), out.suffix.lower()
-        if named not in (*AUDIO_SUFFIXES, suffix, ".w64", ".rf64"):  # a name may have other dots
-            out = out.with_name(out.name + suffix)
+        out = with_suffix(out, suffix_of(self.recording.sound))
+        target_form(self.recording.sound, out)  # UserError before any work
         count = settings.options.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
         check_size(self.model.info, 0.0, count)
-        check_target(self.recording.sound, out)
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
@@ -106,7 +104,7 @@ class EditJob:
         levels = [info.spec.names.index(stream) for stream in route.priors]
         more = {
             "inpaints": True, "pieces": pieces, "asked": dict(self.asked), "kept": list(self._kept()),
-            "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit),
+            "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit, takes[0]),
         }  # fmt: skip
         request = new_request(info, [words], seconds, settings, StartPoint(self.verb, levels, more=more), route)
         request["dtype"] = dtype_of(request)
@@ -123,11 +121,11 @@ class EditJob:
     def _stem(self, takes: Sequence[Path]) -> str:
         return takes[0].stem if len(takes) == 1 else takes[0].stem.removesuffix("_1")
 
-    def _recording(self, edit: EditOptions) -> dict[str, Any]:
+    def _recording(self, edit: EditOptions, target: Path) -> dict[str, Any]:
         layout, sound = self.layout, self.recording.sound
         return {
-            "path": str(sound.resolve()), "form": list(form_of(sound)), "samples": layout.samples, "rate": layout.rate,
-            "before": layout.before, "after": layout.after, "fade": edit.fade,
+            "path": str(sound.resolve()), "form": list(form_of(sound)), "target": list(target_form(sound, target)),
+            "samples": layout.samples, "rate": layout.rate, "before": layout.before, "after": layout.after, "fade": edit.fade,
             "spans": [list(span) for span in self.spans], "sample": edit.sample,
         }  # fmt: skip
 
@@ -238,7 +236,9 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
 
 
 def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The container of the recording where the target has its suffix; None: the one that the target's suffix names."""
+    """The recorded form of the target. Earlier requests have none: that of the recording, or None: what the target's suffix names."""
+    if "target" in request:
+        return tuple(request["target"])
     alike = target.suffix.lower() == Path(request["path"]).suffix.lower()
     return tuple(request["form"]) if alike and target.suffix.lower() != prompt.suffix else None  # type: ignore[return-value]
 

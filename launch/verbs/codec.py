@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
+from data_prep.audio.blocks import BlockReader, declared_seconds
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.folder import list_files, named
+from data_prep.audio.writers import format_of, with_suffix, writing
 from data_prep.errors import UserError
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
@@ -66,7 +67,7 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
         print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
-    with BlockWriter(target, codec.spec.channels, rate) as writer:
+    with writing(target, codec.spec.channels, rate) as writer:
         for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
             writer.write(audio.cpu().numpy())
@@ -76,7 +77,7 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
     """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
-    with _open(codec, source) as reader, BlockWriter(target, codec.spec.channels, codec.spec.sample_rate) as writer:
+    with _open(codec, source) as reader, writing(target, codec.spec.channels, codec.spec.sample_rate) as writer:
         codes = (piece[stream] for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]))
         for audio in codec.decode_blocks(codes, stream):
             writer.write(audio.cpu().numpy())
@@ -96,8 +97,11 @@ def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterat
         yield torch.from_numpy(block).to(codec.device)
 
 
-def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
-    """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape."""
+def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tuple[Path, Path]]:
+    """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape.
+
+    UserError where a name is given for what cannot be written under it.
+    """
     reads = {".npz"} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
     if source.is_dir():
@@ -118,6 +122,11 @@ def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
     target = source.with_suffix(suffix if what == "encode" else f".{past}{suffix}")
     if out:
         target = Path(out) / source.with_suffix(suffix).name if Path(out).is_dir() or out.endswith("/") else Path(out)
+        target = with_suffix(target, suffix)
+    if what != "encode":
+        format_of(target, channels)
+    elif target.suffix.lower() != suffix:
+        raise UserError(f"{target} cannot be written; expected a name that ends in {suffix}")
     if target.resolve() == source.resolve():
         raise UserError(f"{source} would be overwritten by what is made of it; give another --out")
     return [(source, target)]
@@ -138,10 +147,10 @@ def codec(
 
     Any length in constant memory. Of a folder every file is taken; one that fails is told at the end and costs no other.
 
-    what: encode (sound to codes.npz), decode (codes.npz to wav) or reconstruct (sound to wav)
+    what: encode (sound to codes.npz), decode (codes.npz to sound) or reconstruct (sound to sound)
     source: a sound file, a codes.npz to decode, or a folder of them
     model: the model folder that holds the trained codec
-    out: the file to write, or the folder for those of a folder; empty: beside the source
+    out: file to write (.npz; sound as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for those of a folder; empty: beside the source
     level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model
     levels: levels to encode, such as 2,1; empty: all that are trained
     threads: CPU threads; 0: all cores
@@ -157,7 +166,8 @@ def codec(
     info, trained = opened.info, opened.trained_streams() or opened.spec.names
     known = {info.spec.names.index(stream): stream for stream in trained}
     streams = choose_by_level(levels if what == "encode" else str(level if level >= 0 else min(known)), known)
-    files, loaded = find_files(what, Path(source), out), opened.codec(streams).to(device)
+    files = find_files(what, Path(source), out, opened.spec.channels)
+    loaded = opened.codec(streams).to(device)
     hashes, started = {name: info.codes_hash(name) for name in streams}, time.monotonic()
 
     def run(path: Path, target: Path, on_progress: OnProgress) -> int:

@@ -32,7 +32,7 @@ def edit(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins, in seconds or as m:ss
     end: where it ends
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -53,7 +53,7 @@ def vary(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -78,7 +78,7 @@ def extend(
     song: the recording, in any format that `prepare` reads, or a run folder
     before: seconds of music before it
     after: seconds of music after it
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -101,7 +101,7 @@ def compress(
     kbps: thousand bits a second that may be kept
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -156,6 +156,9 @@ def _print_summary(made: Edited, what: str) -> None:
         print(f"{made.made * made.windows} windows in {made.took:.1f} s")
     if made.made < len(made.takes):
         print(f"{len(made.takes) - made.made} of {len(made.takes)} were there already")
+    form, target = (made.run.request["recording"][name][1] for name in ("form", "target"))
+    if target != form:
+        print(f"outside the range too the samples are not those of the song: it is written as {target}")
     print("\n".join(f"{path}" for path in made.takes))
 
 
