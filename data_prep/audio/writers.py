@@ -108,7 +108,7 @@ def writing(
     with replacing(path) as temporary:
         temporary.touch()  # an OSError here has a reason
         try:
-            with soundfile.SoundFile(str(temporary), "w", rate, channels, subtype, format=container) as file:
+            with soundfile.SoundFile(os.fsencode(temporary), "w", rate, channels, subtype, format=container) as file:
                 soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
                 writer = AudioWriter(file, path, sample_rate)
                 yield writer

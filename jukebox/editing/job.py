@@ -1,6 +1,6 @@
 """An edit as a run: what the recording keeps is known, the rest is sampled, and the result is put into the recording.
 
-    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, codes of the columns around the edit
+    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
 
 A run holds only the columns that windows contain or that the audio is decoded from, as pieces in the order of time; so memory
@@ -10,8 +10,9 @@ and time grow with the edit, not with the song. `jukebox resume x.run` continues
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from data_prep.audio.splice import Piece, copy_excerpt, form_of, splice, suffix_
 from data_prep.audio.writers import with_suffix
 from data_prep.errors import UserError
 from data_prep.files import replacing
+from data_prep.metadata.chunks import Change
+from data_prep.metadata.kept import Kept
 from jukebox.device import choose_device, computing_on
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
@@ -41,6 +44,7 @@ from priors.prior import Mask
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
+TAGS = "tags.json"  # what the recording carries beside its samples
 Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
 
 
@@ -143,6 +147,7 @@ class EditJob:
         folder.mkdir(parents=True, exist_ok=True)
         with saving(folder):
             copy_excerpt(self.recording.sound, folder / "prompt")
+            Kept.read(self.recording.sound).save(folder / TAGS)
             with replacing(folder / KNOWN) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -231,8 +236,28 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
             pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
             target.parent.mkdir(parents=True, exist_ok=True)
             with saving(run.folder):
-                splice(prompt, target, pieces, layout.samples, _form(prompt, target, request))
+                form = _form(prompt, target, request) or target_form(prompt, target)
+                splice(prompt, target, pieces, layout.samples, form, _tag_writer(run, target, form))
     return targets
+
+
+def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path], None]:
+    """What writes the recording's tags into a file that will be `target`, and prints what could not be kept."""
+    request, kept = run.request["recording"], Kept.load(run.folder / TAGS)
+    starts, ends = zip(*request["spans"])
+    change = Change(max(0, -min(starts)), max(0, max(ends) - request["samples"]), request["rate"])
+
+    def write(path: Path) -> None:
+        try:
+            lost = kept.write(path, form, change)
+        except OSError:
+            raise
+        except Exception as error:  # such as a picture that is too large for a flac; libraries check before they write
+            lost = [f"all tags ({error})"]
+        if lost:
+            print(f"{target.name} lacks what {Path(request['path']).name} had: {', '.join(lost)}", file=sys.stderr)
+
+    return write
 
 
 def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:

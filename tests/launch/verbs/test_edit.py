@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import struct
 from dataclasses import fields
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
 
+from data_prep.metadata.kept import Kept
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, SamplingParams, TakeOptions
 from launch.cli import main
 from launch.cli.commands import VERBS, load
 from launch.cli.usage import read_usage
 from launch.verbs import edit as verbs
 from launch.verbs.sample import LabelFlags, SongFlags
+from tests.data_prep.metadata.test_kept import CUE, INFO, chunks, tagged_mp3, with_chunks
 from tests.jukebox.editing.edits import samples, with_masked, write_song
 
 
@@ -136,6 +140,43 @@ def test_extend_and_compress(model, song, tmp_path, capsys):
     assert np.array_equal(samples(tmp_path / "longer.wav")[11025:][: 3 * 22050], samples(song))
     code, printed, _ = run(capsys, "compress", model.folder, song, "--kbps", "0.9", "--out", tmp_path / "small.wav", *FEW)
     assert code == 0 and "kept 0.86" in printed  # the top level alone: 172.27 columns of 5 bits
+
+
+def test_an_edit_keeps_what_the_file_carries_and_names_the_rest_once(model, tmp_path, capsys):
+    song = with_chunks(write_song(tmp_path / "song.wav", seconds=1.0), (b"cue ", CUE), (b"LIST", INFO), (b"xyz1", b"?"))
+    words = ["extend", model.folder, song, "--before", "0.25", "--out", tmp_path / "new.wav", *FEW]
+    code, _, error = run(capsys, *words)
+    found = chunks(tmp_path / "new.wav")
+    assert code == 0 and struct.unpack_from("<I", found[b"cue "], 24)[0] == 100 + 11025 and found[b"LIST"] == INFO
+    assert error.splitlines().count("new.wav lacks what song.wav had: xyz1 chunk") == 1
+    song.unlink()
+    made = (tmp_path / "new.wav").read_bytes()
+    (tmp_path / "new.wav").unlink()
+    assert run(capsys, "resume", tmp_path / "new.run")[0] == 0 and (tmp_path / "new.wav").read_bytes() == made
+
+
+def test_an_edit_of_an_mp3_keeps_its_tag_in_wav_and_in_mp3(model, tmp_path, capsys):
+    song = tagged_mp3(tmp_path / "song.mp3")
+    for name, expected in (("new", "new.wav"), ("again.mp3", "again.mp3")):
+        words = ["edit", model.folder, song, "--start", "0.2", "--end", "0.4", "--out", tmp_path / name, *FEW]
+        code, printed, error = run(capsys, *words)
+        file = mutagen.File(tmp_path / expected)
+        assert code == 0 and "lacks" not in error and file.tags["TIT2"] == "Nacht" and len(file.tags.getall("APIC")) == 2
+        assert ("it is written as MPEG_LAYER_III" in printed) == (expected == "again.mp3")
+        assert soundfile.info(tmp_path / expected).frames == soundfile.info(song).frames
+
+
+def test_tags_that_cannot_be_written_cost_no_audio(model, song, tmp_path, capsys):
+    source = tmp_path / "song.flac"
+    soundfile.write(source, samples(song), 44100)
+    words = ["edit", model.folder, source, "--start", "0.2", "--end", "0.4", "--out", tmp_path / "new.flac", *FEW]
+    assert run(capsys, *words)[0] == 0
+    # more than a block of a flac holds
+    Kept(comments=[("TITLE", "x" * (1 << 24))]).save(tmp_path / "new.run" / "tags.json")
+    (tmp_path / "new.flac").unlink()
+    code, _, error = run(capsys, *words)
+    assert code == 0 and "new.flac lacks what song.flac had: all tags (" in error
+    assert soundfile.info(tmp_path / "new.flac").frames == soundfile.info(source).frames
 
 
 @pytest.mark.parametrize(
