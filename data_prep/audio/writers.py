@@ -107,8 +107,9 @@ def writing(
     rate = min((each for each in rates if each >= sample_rate), default=rates[-1])
     with replacing(path) as temporary:
         temporary.touch()  # an OSError here has a reason
+        name: Any = os.fsencode(temporary)  # it may be no UTF-8
         try:
-            with soundfile.SoundFile(os.fsencode(temporary), "w", rate, channels, subtype, format=container) as file:
+            with soundfile.SoundFile(name, "w", rate, channels, subtype, format=container) as file:
                 soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
                 writer = AudioWriter(file, path, sample_rate)
                 yield writer

@@ -2,6 +2,7 @@
 
     x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
+    x.codes   of `compress`: what is kept of the range (jukebox/model/packed_codes.py)
 
 A run holds only the columns that windows contain or that the audio is decoded from, as pieces in the order of time; so memory
 and time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
@@ -30,6 +31,7 @@ from data_prep.metadata.kept import Kept
 from jukebox.device import choose_device, computing_on
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
+from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
@@ -114,7 +116,8 @@ class EditJob:
         request["dtype"] = dtype_of(request)
         device = choose_device(request["device"])  # UserError before anything is written
         if not (folder / REQUEST).exists():
-            if there := [path for path in takes if path.exists()]:
+            codes = [folder.with_suffix(SUFFIX)] * (self.verb == "compress")
+            if there := [path for path in (*takes, *codes) if path.exists()]:
                 raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
             self._write_known(folder, pieces, device)
         try:
@@ -226,10 +229,10 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 
 def finish(run: Run, model: ModelFolder) -> list[Path]:
     """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
-    prompt, request = run.prompt_paths[0], run.request["recording"]
-    layout = Layout(
-        request["samples"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
-    )
+    prompt, request, layout = run.prompt_paths[0], run.request["recording"], _layout(run, model)
+    if run.request["verb"] == "compress" and not (path := run.folder.with_suffix(SUFFIX)).exists():
+        with saving(run.folder):
+            _packed(run, model, layout).save(path)
     targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
         if not target.exists() and run.count(level, [sample]) == run.total(level):
@@ -239,6 +242,31 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
                 form = _form(prompt, target, request) or target_form(prompt, target)
                 splice(prompt, target, pieces, layout.samples, form, _tag_writer(run, target, form))
     return targets
+
+
+def _layout(run: Run, model: ModelFolder) -> Layout:
+    request = run.request["recording"]
+    times = request["samples"], request["rate"], model.sample_rate, model.spec.unit
+    return Layout(*times, request["before"], request["after"])
+
+
+def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
+    """What a run keeps of the columns of its range, and what a decoder needs to sample the rest as the run does."""
+    request, (start, end) = run.request, run.request["recording"]["spans"][0]
+    first, stop = layout.touched(start, end)
+    begin = first + next(begin - at for begin, at, n in request["pieces"] if at <= first < at + n)
+    frames, keep, bins = {}, {}, {}
+    for level in sorted(request["levels"]):
+        stream, ratio = run.stream(level), layout.hop // run.stream(level).hop
+        values, mask = (each[begin * ratio : (begin + stop - first) * ratio] for each in run.known(level))
+        frames[stream.name], keep[stream.name], bins[stream.name] = np.zeros_like(values), mask, stream.bins or 2
+        frames[stream.name][mask] = values[mask]
+    at, after = (round(sample * layout.model_rate / layout.rate) for sample in (start, end))
+    hashes, song = {name: model.info.codes_hash(name) for name in frames}, request["samples"][0]
+    about = {name: song[name] for name in ("artist", "genres")} | {
+        name: request[name] for name in ("seed", "total_seconds", "params")
+    }
+    return PackedCodes(frames, keep, bins, layout.model_rate, after - at, at - first * layout.hop, hashes, about)
 
 
 def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path], None]:

@@ -23,6 +23,7 @@ from data_prep.audio.writers import format_of, with_suffix, writing
 from data_prep.errors import UserError
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
+from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, s
 
 
 def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: ModelInfo, on_progress: OnProgress) -> int:
-    """Write the sound of a codes.npz, exactly its `samples`, from one stream; its channels."""
+    """Write the sound of a codes.npz, or of a file of `compress`, exactly its `samples`, from one stream; its channels."""
     from vqvae.codec import as_tensor
 
-    codes, rate, hop = Codes.load(source), codec.spec.sample_rate, codec.spec.stream(stream).hop
+    codes, first, last = _load(source, info, str(codec.device))
+    rate, hop = codec.spec.sample_rate, codec.spec.stream(stream).hop
     if stream not in codes.streams:
         raise UserError(f"{source} has no codes of {stream}; it has {', '.join(sorted(codes.streams))}")
     frames = codec.spec.stream(stream).check(codes.streams[stream], str(source))
@@ -68,11 +70,27 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
     with writing(target, codec.spec.channels, rate) as writer:
+        at = 0
         for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
-            writer.write(audio.cpu().numpy())
-        writer.fill(codes.samples)
+            writer.write(audio[:, max(0, first - at) : max(0, last - at)].cpu().numpy())
+            at += audio.shape[-1]
+        writer.fill(last - first)
     return codec.spec.channels
+
+
+def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
+    """The codes of a file, and the samples of their audio from first to last; what `compress` has not kept is sampled."""
+    if source.suffix.lower() != SUFFIX:
+        codes = Codes.load(source)
+        return codes, 0, codes.samples
+    from jukebox.editing.packed import sample_missing
+    from jukebox.model.folder import ModelFolder
+
+    packed = PackedCodes.load(source)
+    streams = sample_missing(ModelFolder(info), packed, source, device)
+    whole = max(len(streams[name]) * info.spec.stream(name).hop for name in streams)
+    return Codes(streams, packed.sample_rate, whole, packed.hashes), packed.skip, packed.skip + packed.samples
 
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
@@ -102,7 +120,7 @@ def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tup
 
     UserError where a name is given for what cannot be written under it.
     """
-    reads = {".npz"} if what == "decode" else AUDIO_SUFFIXES
+    reads = {".npz", SUFFIX} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
     if source.is_dir():
         target = Path(out) if out else source.with_name(f"{source.resolve().name}_{past}")
@@ -147,8 +165,8 @@ def codec(
 
     Any length in constant memory. Of a folder every file is taken; one that fails is told at the end and costs no other.
 
-    what: encode (sound to codes.npz), decode (codes.npz to sound) or reconstruct (sound to sound)
-    source: a sound file, a codes.npz to decode, or a folder of them
+    what: encode (sound to codes.npz), decode (codes.npz, or .codes of `compress`, to sound) or reconstruct (sound to sound)
+    source: a sound file, a codes.npz or .codes to decode, or a folder of them
     model: the model folder that holds the trained codec
     out: file to write (.npz; sound as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for those of a folder; empty: beside the source
     level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model

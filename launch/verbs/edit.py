@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from jukebox.model.packed_codes import SUFFIX
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams, TakeOptions
 from launch.cli.parse import read_time
 from launch.cli.route_flags import route_flags
@@ -96,6 +97,8 @@ def compress(
 ) -> None:  # fmt: skip
     """Make a song from few bits of its codes per second, the others sampled: from compression to generation.
 
+    The codes that are kept are a file of their own, .codes, of that many bits; `jukebox codec decode` makes the song of it.
+
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
     kbps: thousand bits a second that may be kept
@@ -109,6 +112,8 @@ def compress(
 
     made = verbs.compress(opened, song, out or beside(song, "compress"), kbps, begin, stop, settings)
     _print_summary(made, _kept(made, options))
+    codes = made.run.folder.with_suffix(SUFFIX)
+    print(f"{codes}: what is kept, {codes.stat().st_size:,} bytes")
 
 
 # ---- from what the user types
