@@ -45,6 +45,9 @@ def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
             name = code.decode("latin-1")
             if name in OF_AUDIO:
                 continue
+            if name.startswith(("TAG", "APET")):
+                lost.append("a tag after the chunks")
+                break
             if code in KINDS or not (name.isascii() and name.isprintable()):
                 break  # another file, or no chunk
             name = f"LIST {data[start : start + 4].decode('latin-1')}" if name == "LIST" else name

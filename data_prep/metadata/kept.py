@@ -24,7 +24,9 @@ from data_prep.metadata.chunks import Change, Chunk, append_chunks, move_chunks,
 
 STALE = re.compile(r"(?i).*(replaygain_|r128_|iTunNORM|iTunSMPB|acoustid_fingerprint)")  # measured from the audio
 STALE_FRAMES = frozenset("RVA2 RVAD XRVA RGAD MLLT ASPI SEEK RBUF POSS".split())
-OF_STREAM = ("DURATION", "ENCODER", "LANGUAGE", "HANDLER_NAME", "CREATION_TIME")  # ffmpeg lists these with the tags
+OF_STREAM = frozenset(  # what ffmpeg lists with the tags
+    "DURATION ENCODER LANGUAGE HANDLER_NAME CREATION_TIME MAJOR_BRAND MINOR_VERSION COMPATIBLE_BRANDS VENDOR_ID".split()
+)
 STAMPED = re.compile(r"LYRICS|UNSYNCEDLYRICS|SYNCEDLYRICS|CHAPTER\d+")
 STAMP = re.compile(r"(?:(?<=[\[<])|^(?:(\d+):)?)(\d{1,3}):([0-5]\d(?:\.\d+)?)(?=[\]>]|$)")  # [m:ss.xx], or h:mm:ss.xxx alone
 TAG_CHUNKS, CONTAINERS = ("id3 ", "ID3 "), {"WAV": "RIFF", "WAVEX": "RIFF", "RF64": "RIFF", "AIFF": "FORM", "FLAC": "fLaC"}
@@ -127,7 +129,7 @@ def _read_tags(path: Path, found: Kept) -> Kept:
     found.comments[:] = [each for each in found.comments if each[0].upper() != "METADATA_BLOCK_PICTURE"]
     found.pictures.extend(map(base64.b64decode, pictures))
     if file is None or isinstance(file, MP4 | ASF):
-        _read_container(path, found, isinstance(file, MP4))
+        _read_container(path, found, bool(tags) and isinstance(file, MP4))
     return found
 
 

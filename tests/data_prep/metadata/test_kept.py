@@ -7,6 +7,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import mutagen
 import numpy as np
 import pytest
@@ -344,8 +345,6 @@ def test_a_cue_sheet_and_application_blocks_of_a_flac_are_kept_or_named(tmp_path
 @pytest.fixture(scope="module")
 def m4a(tmp_path_factory) -> Path:
     """An m4a with tags, a picture, text of its own and chapters, as ffmpeg and mutagen write it."""
-    import av
-
     path = tmp_path_factory.mktemp("m4a") / "a.m4a"
     with av.open(str(path), "w") as out:
         stream = out.add_stream("aac", rate=RATE)
@@ -416,6 +415,28 @@ def test_tags_that_are_damaged_or_in_no_known_place_cost_nothing_else(tmp_path):
     assert chunks(tmp_path / "c.wav").keys() == {b"fmt ", b"data"}
     _, lost = edited(vorbis(tmp_path / "a.flac"), "b.w64")
     assert "tags" in lost
+
+
+def test_a_wav_of_chunks_without_padding_and_with_a_tag_at_its_end_loses_nothing_unnamed(tmp_path):
+    path = write(tmp_path / "a.wav")
+    path.write_bytes(
+        path.read_bytes() + b"abc1\3\0\0\0odd" + b"abc2\2\0\0\0xy" + b"TAG" + b"x" * 125
+    )  # nor is its size corrected
+    made, lost = edited(path, "b.wav")
+    assert chunks(made)[b"abc1"] == b"odd" and chunks(made)[b"abc2"] == b"xy" and lost == ["a tag after the chunks"]
+
+
+@pytest.mark.parametrize("suffix", [".mka", ".mov", ".caf"])
+def test_tags_of_other_containers_are_kept(tmp_path, suffix):
+    with av.open(str(tmp_path / f"a{suffix}"), "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE)
+        out.metadata.update(title="Nacht", artist="Ann")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, FRAMES), np.int16), "s16", "mono")
+        frame.rate, frame.pts = RATE, 0
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    made = dict(Kept.read(tmp_path / f"a{suffix}").comments)
+    assert made.items() >= {"TITLE": "Nacht", "ARTIST": "Ann"}.items() and not {"DURATION", "MAJOR_BRAND"} & set(made)
 
 
 def test_equal_recordings_become_equal_bytes(tmp_path):
