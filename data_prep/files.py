@@ -11,7 +11,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_prep.errors import UserError
@@ -28,15 +28,20 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` if the block succeeds, and is removed if it raises.
 
     Its folder is made. The default name contains the process id, so that two processes do not share it; a killed process
-    leaves it. A given name is used again by the next attempt. There is no fsync: a block that needs it calls it.
+    leaves it. A given name is used again by the next attempt. There is no fsync: a block that needs it calls it. An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary), temporary):  # of a write, or of a name that the user has not given
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or could not be
+            temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from data_prep.audio.audio import write_audio
 from data_prep.audio.blocks import BlockReader
+from data_prep.audio.writers import write_audio
 from data_prep.errors import UserError
 from jukebox.audio import Audio
 from jukebox.device import choose_device, computing_on

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import read, to_pcm, write_audio
+from data_prep.audio.audio import read, to_pcm
+from data_prep.audio.writers import write_audio
 from jukebox.model.code_file import Codes
 
 
@@ -39,7 +40,10 @@ class Audio:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write the audio as .wav or .aiff (16 bits), .flac (24 bits), .mp3 or .ogg; UserError for another suffix."""
+        """Write the audio as the suffix names: .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3.
+
+        Opus and mp3 have few rates: audio is resampled to the next higher one. UserError for another suffix.
+        """
         write_audio(path, self.samples, self.sample_rate)
         return Path(path)
 

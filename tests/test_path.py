@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mutagen.mp3 import EasyMP3
 
-from data_prep.audio.audio import write_mp3
+from data_prep.audio.writers import write_audio
 from data_prep.synthetic.songs import make_song
 from launch.cli import main
 
@@ -23,7 +23,7 @@ def music(tmp_path_factory) -> Path:
         song = make_song(i, seconds=7.0, sample_rate=32000 if i % 2 else 44100)
         sound = np.concatenate([song.audio, 0.5 * song.audio]) if i % 3 == 0 else song.audio
         path = folder / f"♫ {i % 3}" / f"{i}.mp3"
-        write_mp3(path, sound, song.sample_rate)
+        write_audio(path, sound, song.sample_rate)
         tags = EasyMP3(path)
         tags.add_tags()
         tags.update(artist=song.artist, genre=song.genre)

@@ -1,4 +1,4 @@
-"""Read any audio file, resampled and mixed as asked; measure its true length; write audio files.
+"""Read any audio file, resampled and mixed as asked; measure its true length; write a wav file.
 
 `decoders.py` opens files by libsndfile or PyAV. The length of a file is what its decoder yields, whatever its header states. Wav,
 flac and ogg vorbis are read at any place at once; all others are decoded from their beginning, at some hundreds of times
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audio.decoders import BLOCK, AudioDecoder, AvDecoder, decoded, open_source
-from data_prep.errors import BadAudio, UserError
+from data_prep.audio.decoders import AudioDecoder, AvDecoder, decoded, open_source
+from data_prep.errors import BadAudio
 from data_prep.files import replacing
 
 SURROUND = {
@@ -116,7 +116,8 @@ def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """
     path = Path(path)
     samples = to_pcm(audio, path)
-    with replacing(path) as temporary, wave.open(str(temporary), "wb") as file:
+    # wave would open the file itself, and its destructor fails where that fails
+    with replacing(path) as temporary, temporary.open("wb") as raw, wave.open(raw, "wb") as file:
         file.setparams((len(samples), 2, sample_rate, 0, "NONE", "not compressed"))
         file.writeframes(samples.T.tobytes())
 
@@ -127,40 +128,6 @@ def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
     if audio.ndim != 2 or not np.isfinite(audio).all():
         raise ValueError(f"{path}: expected finite samples (channels, samples), got shape {audio.shape}")
     return np.clip(np.rint(audio * 32768.0), -32768, 32767).astype("<i2")
-
-
-def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
-    """Write float (channels, samples) as mp3, at once or not at all."""
-    import soundfile
-
-    with replacing(Path(path)) as temporary:
-        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format="MP3")
-
-
-def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str = "") -> None:
-    """Write float (channels, samples) as the suffix names, at once or not at all: .wav and .aiff (16 bits), .flac (24), .mp3, .ogg.
-
-    `subtype` is another sample format, as libsndfile names it. UserError for a suffix that cannot be written.
-    """
-    import soundfile
-
-    path = Path(path)
-    forms = {
-        ".wav": ("WAV", "PCM_16"),
-        ".aiff": ("AIFF", "PCM_16"),
-        ".flac": ("FLAC", "PCM_24"),
-        ".mp3": ("MP3", ""),
-        ".ogg": ("OGG", ""),
-    }
-    if path.suffix.lower() not in forms:
-        raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(forms)}")
-    container, usual = forms[path.suffix.lower()]
-    samples = np.asarray(audio).T
-    with replacing(path) as temporary:
-        form = {"subtype": subtype or usual or None, "format": container}
-        with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], **form) as file:
-            for at in range(0, len(samples), BLOCK):  # libsndfile dies of half a minute of ogg at once
-                file.write(samples[at : at + BLOCK])
 
 
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:

@@ -1,23 +1,20 @@
-"""Sound of any length in constant memory: a file read, resampled and mixed in blocks, and a wav file written in blocks.
+"""Sound of any length in constant memory: a file read, resampled and mixed in blocks.
 
-The blocks end to end are the samples that `read` gives and the bytes that `write_wav` writes, however long the song.
+The blocks end to end are the samples that `read` gives, however long the song.
 """
 
 from __future__ import annotations
 
-import wave
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import mix, to_pcm
+from data_prep.audio.audio import mix
 from data_prep.audio.decoders import decoded, open_source
 from data_prep.errors import BadAudio
-from data_prep.files import replacing
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
@@ -74,30 +71,6 @@ class BlockReader(AbstractContextManager["BlockReader"]):
 
     def __exit__(self, *error: object) -> None:
         self.source.close()
-
-
-class BlockWriter(AbstractContextManager["BlockWriter"]):
-    """A wav file that grows by blocks: `write` them in a `with`; it stands under its name once that ends without error."""
-
-    def __init__(self, path: str | Path, channels: int, sample_rate: int) -> None:
-        self.path, self.channels, self.sample_rate, self.samples = Path(path), channels, sample_rate, 0
-        self.opened = ExitStack()
-        temporary = self.opened.enter_context(replacing(self.path))
-        self.file = self.opened.enter_context(wave.open(str(temporary), "wb"))  # noqa: SIM115
-        self.file.setparams((channels, 2, sample_rate, 0, "NONE", "not compressed"))
-
-    def write(self, block: Float[np.ndarray, "c n"]) -> None:
-        """Append samples, clipped to 16 bits; ValueError if one is not finite."""
-        self.file.writeframesraw(to_pcm(block, self.path).T.tobytes())
-        self.samples += block.shape[1]
-
-    def fill(self, samples: int) -> None:
-        """Append silence until there are `samples` samples."""
-        if samples > self.samples:
-            self.write(np.zeros((self.channels, samples - self.samples), np.float32))
-
-    def __exit__(self, *error: Any) -> None:
-        self.opened.__exit__(*error)
 
 
 def declared_seconds(path: str | Path) -> float:

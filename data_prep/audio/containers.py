@@ -82,10 +82,15 @@ def _missing(expected: int, has: int) -> str | None:
 # ---- wav, aiff
 
 
-def _walk(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
+def walk_chunks(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
     """(name, start, size) of chunks; one of odd size may lack its padding byte, and the next then begins one byte earlier."""
+    long_size = 0
     while at + 8 <= len(data):
         size = _number(data, at + 4, 4, order)
+        if data[at : at + 4] == b"ds64":
+            long_size = _number(data, at + 16, 8, "little")
+        if data[at : at + 4] == b"data" and size == UNKNOWN[1] and long_size:
+            size = long_size
         yield data[at : at + 4], at + 8, size
         at += 8 + size
         at += size % 2 and not (_is_name(data[at : at + 4]) and not _is_name(data[at + 1 : at + 5]))
@@ -103,7 +108,7 @@ def _chunks(data: Bytes, at: int) -> Link:
     """A wav file (also RF64 and BW64), or one like aiff; what states a wrong size of its samples gets a new header."""
     kind, order = data[at : at + 4], cast(Order, "big" if data[at : at + 4] in (b"RIFX", b"FORM") else "little")
     parts, aligned = dict[bytes, bytes](), True
-    for name, start, size in _walk(data, at + 12, order):
+    for name, start, size in walk_chunks(data, at + 12, order):
         aligned &= start % 2 == at % 2
         if name in (b"data", b"SSND", b"BODY"):
             break

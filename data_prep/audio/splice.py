@@ -2,29 +2,29 @@
 
 Samples go through as the file holds them, integers as integers, so that nothing is rounded outside the replaced parts; the copy has the
 same rate, channels, container and sample format. What is lossy (mp3, ogg, m4a ..) cannot be written again without loss: its
-decoded samples become a wav of 32-bit floats. Block by block, in memory that does not grow with the song.
+decoded samples become a wav of 32-bit floats, unless the name of the target asks for .ogg, .opus, .mp3 or .flac. Block by block, in
+memory that does not grow with the song.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from data_prep.audio.audio import mix
 from data_prep.audio.decoders import BLOCK, SoundFileDecoder, decoded, open_source
+from data_prep.audio.writers import FORMATS, format_of, writing
 from data_prep.errors import BadAudio, UserError
-from data_prep.files import replacing
 
 BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 FLOATS = {"FLOAT": "float32", "DOUBLE": "float64"}
-ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK of libsndfile, which soundfile does not name
+LOSSLESS = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64", ".rf64": "RF64"}
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
     with closing(Original(source)) as original:
         suffix, container = (".flac", "FLAC") if original.fits("FLAC") else (".wav", "WAV")
         target = stem.with_name(stem.name + suffix)
-        with replacing(target) as temporary, _created(temporary, original, container, original.subtype) as file:
+        with writing(target, original.channels, original.sample_rate, (container, original.subtype)) as file:
             left = frames
             for block in original.blocks():
-                file.write(np.ascontiguousarray(block if left is None else block[:left]))
+                file.write_native(block if left is None else block[:left])
                 left = None if left is None else left - len(block)
                 if left is not None and left <= 0:
                     break
@@ -105,24 +105,42 @@ def form_of(path: Path) -> tuple[str, str]:
         return original.format, original.subtype
 
 
-def check_target(source: Path, target: Path) -> None:
-    """UserError where the target's suffix names no container that can hold the source's samples."""
+def target_form(source: Path, target: Path) -> tuple[str, str]:
+    """Container and sample format of a copy of `source` as the suffix of `target` names them; UserError for another suffix.
+
+    Those of the source where it can be copied without loss; .ogg, .opus and .mp3 are encoded again, and decoded floats are rounded
+    to the 24 bits of a flac.
+    """
+
+    suffix = target.suffix.lower()
     with closing(Original(source)) as original:
-        _container(original, target)
+        if original.exact and suffix == original.path.suffix.lower():
+            return original.format, original.subtype
+        if suffix in FORMATS and (suffix not in LOSSLESS or not (original.exact or original.fits(LOSSLESS[suffix]))):
+            return format_of(target, original.channels)
+        if suffix not in LOSSLESS:
+            raise UserError(f"{target} cannot be written; expected a name that ends in {', '.join({**FORMATS, **LOSSLESS})}")
+        if not original.fits(LOSSLESS[suffix]):
+            held = f"the samples of {source} ({original.subtype}, {original.channels} channels)"
+            raise UserError(f"{target} cannot hold {held} as they are; name it {target.with_suffix('.wav').name}")
+        return LOSSLESS[suffix], original.subtype
 
 
-def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int, form: tuple[str, str] | None = None) -> None:
+def splice(
+    source: Path, target: Path, pieces: Sequence[Piece], frames: int, form: tuple[str, str] | None = None,
+    then: Callable[[Path], object] | None = None,
+) -> None:  # fmt: skip
     """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
 
-    `form` is the container and sample format of the target (default: those that its suffix and the source's samples make).
-    BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
+    `form` is the container and sample format of the target (default: `target_form`); `then` gets the finished file before it has its
+    name. BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
     pieces = sorted(pieces, key=lambda piece: piece.start)
+    form = form or target_form(source, target)
     with closing(Original(source)) as original:
-        container, subtype = form or (_container(original, target), original.subtype)
-        with replacing(target) as temporary, _created(temporary, original, container, subtype) as file:
+        with writing(target, original.channels, original.sample_rate, form, then) as file:
             for block in _spliced(original, pieces, frames):
-                file.write(np.ascontiguousarray(block))
+                file.write_native(block)
 
 
 def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray, " n"]:
@@ -183,28 +201,3 @@ class _Stream:
     def blocks(self, count: int) -> Iterator[np.ndarray]:
         for done in range(0, count, BLOCK):
             yield self.take(min(BLOCK, count - done))
-
-
-def _created(path: Path, like: Original, container: str, subtype: str) -> Any:
-    """A file to write, with the rate and channels of another one; equal samples become equal bytes.
-
-    libsndfile would write the time of day into the PEAK chunk of a file of floats.
-    """
-    import soundfile
-
-    file = soundfile.SoundFile(str(path), "w", like.sample_rate, like.channels, subtype, format=container)
-    soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
-    return file
-
-
-def _container(original: Original, target: Path) -> str:
-    """The container that the target's suffix names, which must be able to hold the source's samples."""
-    import soundfile
-
-    named = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w64": "W64", ".rf64": "RF64"}
-    alike = original.exact and target.suffix.lower() == original.path.suffix.lower()
-    container = original.format if alike else named.get(target.suffix.lower(), "")
-    if container not in soundfile.available_formats() or not soundfile.check_format(container, original.subtype):
-        wav = target.with_suffix(".wav").name
-        raise UserError(f"{target} cannot hold the samples of {original.path} ({original.subtype}) as they are; name it {wav}")
-    return container

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.metadata.encodings import decode, printable
+from data_prep.metadata.chunks import info_texts, read_chunks
+from data_prep.metadata.encodings import printable
 from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics
 
 SEVERAL = "artists after the first, in songs"
@@ -27,7 +28,6 @@ _LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr"
 _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
 )  # mutagen reads no or few tags there
-_MAX_INFO = 1 << 16  # bytes of a text in an INFO list
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
     for key, value in items:
         name, _, description = key.lower().partition(":")
         name = description.rpartition(":")[2] if name in ("txxx", "----") else re.sub("^lyrics-...$", "lyrics", name)
-        yield name, [_stamped(value, file.info)] if name == "sylt" else _texts(value)
+        yield name, [with_stamps(value, file.info)] if name == "sylt" else _texts(value)
 
 
-def _stamped(frame: Any, info: Any) -> str:
+def with_stamps(frame: Any, info: Any) -> str:
     """The text of a SYLT frame with stamps; its parts are lines, or, where white space begins or ends some of them, words."""
     if frame.type not in (0, 1, 2):  # chords, events, ..
         return ""
@@ -114,32 +114,9 @@ def _texts(value: Any) -> list[str]:
 
 def _riff_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
     """Yield the entries of the INFO lists of a wav file."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if file.read(4) not in (b"RIFF", b"RF64", b"BW64"):
-            return
-        for name, at, length in _chunks(file, 12, size):
-            file.seek(at)
-            if name == b"LIST" and file.read(4) == b"INFO":
-                for entry, start, count in _chunks(file, at + 4, at + length):
-                    file.seek(start)
-                    found = decode(file.read(min(count, _MAX_INFO)).rstrip(b"\0 "))
-                    yield entry.decode("ascii", "replace").lower(), [found.text.strip()] if found else []
-
-
-def _chunks(file: Any, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, place of its content, length) of the chunks in a part of a file; some writers leave the padding byte out."""
-    while at + 8 <= end:
-        file.seek(at)
-        head = file.read(8)
-        length = min(int.from_bytes(head[4:], "little"), end - at - 8)
-        if not re.match(rb"[ -~]{4}", head) or (head[:4] == b"data" and not length):
-            return  # no chunk: sound of unknown length came before
-        yield head[:4], at + 8, length
-        at += 8 + length
-        file.seek(at)
-        if length % 2 and not re.match(rb"[A-Za-z][A-Za-z0-9 ]{3}", file.read(4)):
-            at += 1
+    kind, chunks = read_chunks(path, [])
+    for data in (data for name, data in chunks if name == "LIST INFO"):
+        yield from ((name.lower(), [text]) for name, text in info_texts(data, kind))
 
 
 def _av_texts(path: Path, known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:

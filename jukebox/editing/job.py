@@ -1,7 +1,8 @@
 """An edit as a run: what the recording keeps is known, the rest is sampled, and the result is put into the recording.
 
-    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, codes of the columns around the edit
+    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
+    x.codes   of `compress`: what is kept of the range (jukebox/model/packed_codes.py)
 
 A run holds only the columns that windows contain or that the audio is decoded from, as pieces in the order of time; so memory
 and time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
@@ -10,8 +11,9 @@ and time grow with the edit, not with the song. `jukebox resume x.run` continues
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +22,16 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.audio.audio import read
-from data_prep.audio.decoders import AUDIO_SUFFIXES
-from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
+from data_prep.audio.splice import Piece, copy_excerpt, form_of, splice, suffix_of, target_form
+from data_prep.audio.writers import with_suffix
 from data_prep.errors import UserError
 from data_prep.files import replacing
+from data_prep.metadata.chunks import Change
+from data_prep.metadata.kept import Kept
 from jukebox.device import choose_device, computing_on
 from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
+from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
@@ -41,6 +46,7 @@ from priors.prior import Mask
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
+TAGS = "tags.json"  # what the recording carries beside its samples
 Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
 
 
@@ -85,14 +91,12 @@ class EditJob:
     # ---- the request
 
     def _takes(self, out: Path, settings: RunSettings) -> list[Path]:
-        suffix, named = suffix_of(self.recording.sound), out.suffix.lower()
-        if named not in (*AUDIO_SUFFIXES, suffix, ".w64", ".rf64"):  # a name may have other dots
-            out = out.with_name(out.name + suffix)
+        out = with_suffix(out, suffix_of(self.recording.sound))
+        target_form(self.recording.sound, out)  # UserError before any work
         count = settings.options.takes
         if count < 1:
             raise UserError(f"{count} takes; expected 1 or more")
         check_size(self.model.info, 0.0, count)
-        check_target(self.recording.sound, out)
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
@@ -106,13 +110,14 @@ class EditJob:
         levels = [info.spec.names.index(stream) for stream in route.priors]
         more = {
             "inpaints": True, "pieces": pieces, "asked": dict(self.asked), "kept": list(self._kept()),
-            "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit),
+            "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit, takes[0]),
         }  # fmt: skip
         request = new_request(info, [words], seconds, settings, StartPoint(self.verb, levels, more=more), route)
         request["dtype"] = dtype_of(request)
         device = choose_device(request["device"])  # UserError before anything is written
         if not (folder / REQUEST).exists():
-            if there := [path for path in takes if path.exists()]:
+            codes = [folder.with_suffix(SUFFIX)] * (self.verb == "compress")
+            if there := [path for path in (*takes, *codes) if path.exists()]:
                 raise UserError(f"{there[0]} is there already and was not made by this command; name another --out")
             self._write_known(folder, pieces, device)
         try:
@@ -123,11 +128,11 @@ class EditJob:
     def _stem(self, takes: Sequence[Path]) -> str:
         return takes[0].stem if len(takes) == 1 else takes[0].stem.removesuffix("_1")
 
-    def _recording(self, edit: EditOptions) -> dict[str, Any]:
+    def _recording(self, edit: EditOptions, target: Path) -> dict[str, Any]:
         layout, sound = self.layout, self.recording.sound
         return {
-            "path": str(sound.resolve()), "form": list(form_of(sound)), "samples": layout.samples, "rate": layout.rate,
-            "before": layout.before, "after": layout.after, "fade": edit.fade,
+            "path": str(sound.resolve()), "form": list(form_of(sound)), "target": list(target_form(sound, target)),
+            "samples": layout.samples, "rate": layout.rate, "before": layout.before, "after": layout.after, "fade": edit.fade,
             "spans": [list(span) for span in self.spans], "sample": edit.sample,
         }  # fmt: skip
 
@@ -145,6 +150,7 @@ class EditJob:
         folder.mkdir(parents=True, exist_ok=True)
         with saving(folder):
             copy_excerpt(self.recording.sound, folder / "prompt")
+            Kept.read(self.recording.sound).save(folder / TAGS)
             with replacing(folder / KNOWN) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -223,22 +229,69 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 
 def finish(run: Run, model: ModelFolder) -> list[Path]:
     """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
-    prompt, request = run.prompt_paths[0], run.request["recording"]
-    layout = Layout(
-        request["samples"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
-    )
+    prompt, request, layout = run.prompt_paths[0], run.request["recording"], _layout(run, model)
+    if run.request["verb"] == "compress" and not (path := run.folder.with_suffix(SUFFIX)).exists():
+        with saving(run.folder):
+            _packed(run, model, layout).save(path)
     targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
         if not target.exists() and run.count(level, [sample]) == run.total(level):
             pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
             target.parent.mkdir(parents=True, exist_ok=True)
             with saving(run.folder):
-                splice(prompt, target, pieces, layout.samples, _form(prompt, target, request))
+                form = _form(prompt, target, request) or target_form(prompt, target)
+                splice(prompt, target, pieces, layout.samples, form, _tag_writer(run, target, form))
     return targets
 
 
+def _layout(run: Run, model: ModelFolder) -> Layout:
+    request = run.request["recording"]
+    times = request["samples"], request["rate"], model.sample_rate, model.spec.unit
+    return Layout(*times, request["before"], request["after"])
+
+
+def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
+    """What a run keeps of the columns of its range, and what a decoder needs to sample the rest as the run does."""
+    request, (start, end) = run.request, run.request["recording"]["spans"][0]
+    first, stop = layout.touched(start, end)
+    begin = first + next(begin - at for begin, at, n in request["pieces"] if at <= first < at + n)
+    frames, keep, bins = {}, {}, {}
+    for level in sorted(request["levels"]):
+        stream, ratio = run.stream(level), layout.hop // run.stream(level).hop
+        values, mask = (each[begin * ratio : (begin + stop - first) * ratio] for each in run.known(level))
+        frames[stream.name], keep[stream.name], bins[stream.name] = np.zeros_like(values), mask, stream.bins or 2
+        frames[stream.name][mask] = values[mask]
+    at, after = (round(sample * layout.model_rate / layout.rate) for sample in (start, end))
+    hashes, song = {name: model.info.codes_hash(name) for name in frames}, request["samples"][0]
+    about = {name: song[name] for name in ("artist", "genres")} | {
+        name: request[name] for name in ("seed", "total_seconds", "params")
+    }
+    return PackedCodes(frames, keep, bins, layout.model_rate, after - at, at - first * layout.hop, hashes, about)
+
+
+def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path], None]:
+    """What writes the recording's tags into a file that will be `target`, and prints what could not be kept."""
+    request, kept = run.request["recording"], Kept.load(run.folder / TAGS)
+    starts, ends = zip(*request["spans"])
+    change = Change(max(0, -min(starts)), max(0, max(ends) - request["samples"]), request["rate"])
+
+    def write(path: Path) -> None:
+        try:
+            lost = kept.write(path, form, change)
+        except OSError:
+            raise
+        except Exception as error:  # such as a picture that is too large for a flac; libraries check before they write
+            lost = [f"all tags ({error})"]
+        if lost:
+            print(f"{target.name} lacks what {Path(request['path']).name} had: {', '.join(lost)}", file=sys.stderr)
+
+    return write
+
+
 def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The container of the recording where the target has its suffix; None: the one that the target's suffix names."""
+    """The recorded form of the target. Earlier requests have none: that of the recording, or None: what the target's suffix names."""
+    if "target" in request:
+        return tuple(request["target"])
     alike = target.suffix.lower() == Path(request["path"]).suffix.lower()
     return tuple(request["form"]) if alike and target.suffix.lower() != prompt.suffix else None  # type: ignore[return-value]
 

@@ -79,7 +79,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 
 def write_corpus(out: Path, songs: int, seconds: float, seed: int) -> tuple[str, str]:
     """The corpus, the text of the new song and a recording to continue, none of which is in the corpus; artist and genre of both."""
-    from data_prep.audio.audio import write_mp3
+    from data_prep.audio.writers import write_audio
     from data_prep.synthetic.songs import make_corpus, make_song
 
     words, recording = out / "lyrics.txt", out / "recording.mp3"
@@ -88,7 +88,7 @@ def write_corpus(out: Path, songs: int, seconds: float, seed: int) -> tuple[str,
     other = make_song(RECORDING + seed, seconds=14.0)
     if not recording.is_file():
         recording.with_suffix(".txt").write_text(other.lyrics + "\n", encoding="utf-8")
-        write_mp3(recording, other.audio, other.sample_rate)
+        write_audio(recording, other.audio, other.sample_rate)
     if not words.is_file():
         text = make_song(RECORDING + seed + 1, seconds=seconds, artist=other.artist, genre=other.genre)
         words.write_text(text.lyrics + "\n", encoding="utf-8")

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
+from data_prep.audio.blocks import BlockReader, declared_seconds
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.folder import list_files, named
+from data_prep.audio.writers import format_of, with_suffix, writing
 from data_prep.errors import UserError
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
+from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
@@ -50,10 +52,11 @@ def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, s
 
 
 def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: ModelInfo, on_progress: OnProgress) -> int:
-    """Write the sound of a codes.npz, exactly its `samples`, from one stream; its channels."""
+    """Write the sound of a codes.npz, or of a file of `compress`, exactly its `samples`, from one stream; its channels."""
     from vqvae.codec import as_tensor
 
-    codes, rate, hop = Codes.load(source), codec.spec.sample_rate, codec.spec.stream(stream).hop
+    codes, first, last = _load(source, info, str(codec.device))
+    rate, hop = codec.spec.sample_rate, codec.spec.stream(stream).hop
     if stream not in codes.streams:
         raise UserError(f"{source} has no codes of {stream}; it has {', '.join(sorted(codes.streams))}")
     frames = codec.spec.stream(stream).check(codes.streams[stream], str(source))
@@ -66,17 +69,33 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
         print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
-    with BlockWriter(target, codec.spec.channels, rate) as writer:
+    with writing(target, codec.spec.channels, rate) as writer:
+        at = 0
         for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
-            writer.write(audio.cpu().numpy())
-        writer.fill(codes.samples)
+            writer.write(audio[:, max(0, first - at) : max(0, last - at)].cpu().numpy())
+            at += audio.shape[-1]
+        writer.fill(last - first)
     return codec.spec.channels
+
+
+def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
+    """The codes of a file, and the samples of their audio from first to last; what `compress` has not kept is sampled."""
+    if source.suffix.lower() != SUFFIX:
+        codes = Codes.load(source)
+        return codes, 0, codes.samples
+    from jukebox.editing.packed import sample_missing
+    from jukebox.model.folder import ModelFolder
+
+    packed = PackedCodes.load(source)
+    streams = sample_missing(ModelFolder(info), packed, source, device)
+    whole = max(len(streams[name]) * info.spec.stream(name).hop for name in streams)
+    return Codes(streams, packed.sample_rate, whole, packed.hashes), packed.skip, packed.skip + packed.samples
 
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
     """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
-    with _open(codec, source) as reader, BlockWriter(target, codec.spec.channels, codec.spec.sample_rate) as writer:
+    with _open(codec, source) as reader, writing(target, codec.spec.channels, codec.spec.sample_rate) as writer:
         codes = (piece[stream] for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]))
         for audio in codec.decode_blocks(codes, stream):
             writer.write(audio.cpu().numpy())
@@ -96,9 +115,12 @@ def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterat
         yield torch.from_numpy(block).to(codec.device)
 
 
-def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
-    """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape."""
-    reads = {".npz"} if what == "decode" else AUDIO_SUFFIXES
+def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tuple[Path, Path]]:
+    """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape.
+
+    UserError where a name is given for what cannot be written under it.
+    """
+    reads = {".npz", SUFFIX} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
     if source.is_dir():
         target = Path(out) if out else source.with_name(f"{source.resolve().name}_{past}")
@@ -118,6 +140,11 @@ def find_files(what: str, source: Path, out: str) -> list[tuple[Path, Path]]:
     target = source.with_suffix(suffix if what == "encode" else f".{past}{suffix}")
     if out:
         target = Path(out) / source.with_suffix(suffix).name if Path(out).is_dir() or out.endswith("/") else Path(out)
+        target = with_suffix(target, suffix)
+    if what != "encode":
+        format_of(target, channels)
+    elif target.suffix.lower() != suffix:
+        raise UserError(f"{target} cannot be written; expected a name that ends in {suffix}")
     if target.resolve() == source.resolve():
         raise UserError(f"{source} would be overwritten by what is made of it; give another --out")
     return [(source, target)]
@@ -138,10 +165,10 @@ def codec(
 
     Any length in constant memory. Of a folder every file is taken; one that fails is told at the end and costs no other.
 
-    what: encode (sound to codes.npz), decode (codes.npz to wav) or reconstruct (sound to wav)
-    source: a sound file, a codes.npz to decode, or a folder of them
+    what: encode (sound to codes.npz), decode (codes.npz, or .codes of `compress`, to sound) or reconstruct (sound to sound)
+    source: a sound file, a codes.npz or .codes to decode, or a folder of them
     model: the model folder that holds the trained codec
-    out: the file to write, or the folder for those of a folder; empty: beside the source
+    out: file to write (.npz; sound as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for those of a folder; empty: beside the source
     level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model
     levels: levels to encode, such as 2,1; empty: all that are trained
     threads: CPU threads; 0: all cores
@@ -157,7 +184,8 @@ def codec(
     info, trained = opened.info, opened.trained_streams() or opened.spec.names
     known = {info.spec.names.index(stream): stream for stream in trained}
     streams = choose_by_level(levels if what == "encode" else str(level if level >= 0 else min(known)), known)
-    files, loaded = find_files(what, Path(source), out), opened.codec(streams).to(device)
+    files = find_files(what, Path(source), out, opened.spec.channels)
+    loaded = opened.codec(streams).to(device)
     hashes, started = {name: info.codes_hash(name) for name in streams}, time.monotonic()
 
     def run(path: Path, target: Path, on_progress: OnProgress) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
+from jukebox.model.packed_codes import SUFFIX
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOptions, SamplingOptions, SamplingParams, TakeOptions
 from launch.cli.parse import read_time
 from launch.cli.route_flags import route_flags
@@ -32,7 +33,7 @@ def edit(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins, in seconds or as m:ss
     end: where it ends
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -53,7 +54,7 @@ def vary(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -78,7 +79,7 @@ def extend(
     song: the recording, in any format that `prepare` reads, or a run folder
     before: seconds of music before it
     after: seconds of music after it
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -96,12 +97,14 @@ def compress(
 ) -> None:  # fmt: skip
     """Make a song from few bits of its codes per second, the others sampled: from compression to generation.
 
+    The codes that are kept are a file of their own, .codes, of that many bits; `jukebox codec decode` makes the song of it.
+
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
     kbps: thousand bits a second that may be kept
     start: where the range begins that is resampled, in seconds or as m:ss
     end: where it ends (empty: with the song)
-    out: audio file to write (empty: beside the song, the verb appended to its name); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -109,6 +112,8 @@ def compress(
 
     made = verbs.compress(opened, song, out or beside(song, "compress"), kbps, begin, stop, settings)
     _print_summary(made, _kept(made, options))
+    codes = made.run.folder.with_suffix(SUFFIX)
+    print(f"{codes}: what is kept, {codes.stat().st_size:,} bytes")
 
 
 # ---- from what the user types
@@ -156,6 +161,9 @@ def _print_summary(made: Edited, what: str) -> None:
         print(f"{made.made * made.windows} windows in {made.took:.1f} s")
     if made.made < len(made.takes):
         print(f"{len(made.takes) - made.made} of {len(made.takes)} were there already")
+    form, target = (made.run.request["recording"][name][1] for name in ("form", "target"))
+    if target != form:
+        print(f"outside the range too the samples are not those of the song: it is written as {target}")
     print("\n".join(f"{path}" for path in made.takes))
 
 

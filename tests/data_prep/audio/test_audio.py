@@ -12,9 +12,10 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.audio.audio import mix, probe, read, write_audio, write_wav
+from data_prep.audio.audio import mix, probe, read, write_wav
 from data_prep.audio.containers import find_links
 from data_prep.audio.mpeg import Mp3Frames
+from data_prep.audio.writers import write_audio
 from data_prep.errors import BadAudio
 
 av = pytest.importorskip("av")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_prep.audio.audio import read, write_mp3, write_wav
-from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
+from data_prep.audio.audio import read, write_wav
+from data_prep.audio.blocks import BlockReader, declared_seconds
+from data_prep.audio.writers import write_audio, writing
 from data_prep.errors import BadAudio
 
 
@@ -31,7 +32,7 @@ def test_blocks_are_the_samples_of_the_whole(tmp_path, samples, rate, channels):
 
 def test_an_mp3_in_blocks_is_the_mp3(tmp_path):
     path = tmp_path / "a.mp3"
-    write_mp3(path, noise(1, 50_000), 44100)
+    write_audio(path, noise(1, 50_000), 44100)
     with BlockReader(path, sample_rate=16000, channels=2) as reader:
         joined = np.concatenate(list(reader), axis=1)
     assert np.allclose(joined, read(path, sample_rate=16000, channels=2)[0], atol=1e-6)
@@ -49,7 +50,7 @@ def test_a_file_that_is_no_sound_is_refused_and_has_no_declared_length(tmp_path)
 def test_a_wav_written_in_blocks_has_the_bytes_of_one_written_whole(tmp_path):
     audio = noise(2, 5000) * 20  # some of it is clipped
     write_wav(tmp_path / "whole.wav", audio, 22050)
-    with BlockWriter(tmp_path / "blocks.wav", 2, 22050) as writer:
+    with writing(tmp_path / "blocks.wav", 2, 22050) as writer:
         for block in np.split(audio, [0, 1, 1700, 1700, 4000], axis=1):
             writer.write(block)
     assert writer.samples == 5000
@@ -57,7 +58,7 @@ def test_a_wav_written_in_blocks_has_the_bytes_of_one_written_whole(tmp_path):
 
 
 def test_a_wav_that_fails_half_way_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="finite"), BlockWriter(tmp_path / "a.wav", 1, 8000) as writer:
+    with pytest.raises(ValueError, match="finite"), writing(tmp_path / "a.wav", 1, 8000) as writer:
         writer.write(noise(1, 100))
         writer.write(noise(1, 100) * np.nan)
     assert not list(tmp_path.iterdir())

@@ -99,8 +99,12 @@ def test_what_is_lossy_becomes_a_wav_of_its_decoded_samples(tmp_path, suffix):
     made = samples(target, "FLOAT")
     assert np.array_equal(made[:9000], decoded.T[:9000]) and np.array_equal(made[9500:], decoded.T[9500:])
     assert not made[9000:9500].any()
-    with pytest.raises(UserError, match=r"new.wav"):
-        splice(source, tmp_path / f"new{suffix}", [], decoded.shape[1])
+    for other, kept in ((".flac", "PCM_24"), (suffix, soundfile.info(source).subtype)):
+        splice(source, tmp_path / f"new{other}", [], decoded.shape[1])
+        assert soundfile.info(tmp_path / f"new{other}").subtype == kept
+        assert np.abs(audio.read(tmp_path / f"new{other}")[0] - decoded).mean() < 0.05
+    with pytest.raises(UserError, match=r"new.m4a cannot be written; expected a name that ends in .wav"):
+        splice(source, tmp_path / "new.m4a", [], decoded.shape[1])
 
 
 def test_a_target_that_cannot_hold_the_samples_is_refused(tmp_path):

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.audio.audio import read, write_mp3, write_wav
-from data_prep.audio.blocks import BlockWriter
+from data_prep.audio.audio import read, write_wav
+from data_prep.audio.writers import write_audio, writing
 from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
 from launch.cli import main
 from launch.verbs.codec import Codes, codec, reconstruct_file
+from tests.data_prep.audio_files import files_of_at_most
 from vqvae.jukebox.vqvae import VQVAE
 
 RATE, SAMPLES = 22050, 30_003
@@ -78,7 +79,7 @@ def test_of_a_folder_one_bad_file_costs_itself(model, tmp_path, capsys):
     music = tmp_path / "music"
     write_wav(music / "b.wav", tone(5000), RATE)
     write_wav(music / "a" / "deep.wav", tone(4000), RATE)
-    write_mp3(music / "b.mp3", tone(6000), RATE)
+    write_audio(music / "b.mp3", tone(6000), RATE)
     (music / "torn.flac").write_bytes(b"fLaC")
     assert main(["codec", "encode", str(music), "--model", model]) == 0
     out, err = capsys.readouterr()
@@ -128,6 +129,34 @@ def test_codes_of_another_codec_are_told_apart(song, model, tmp_path, capsys):
     Codes({"vq.0": codes.streams["vq.0"] + 2000}, RATE, SAMPLES).save(made)
     with pytest.raises(UserError, match="codes run from 20"):
         codec("decode", str(made), model=model)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".aiff", ".ogg", ".opus", ".mp3"])
+def test_the_suffix_of_out_decides_on_the_format(song, model, tmp_path, suffix):
+    import soundfile
+
+    (made,) = codec("reconstruct", str(song), model=model, out=str(tmp_path / f"new{suffix}"))
+    info = soundfile.info(made)
+    assert info.format in ("MP3" if suffix == ".mp3" else "OGG" if suffix == ".opus" else suffix[1:].upper())
+    assert info.duration == pytest.approx(SAMPLES / RATE, abs=0.001)
+
+
+@pytest.mark.parametrize(("what", "name"), [("reconstruct", "new.m4a"), ("decode", "new.txt"), ("encode", "new.mp3")])
+def test_a_suffix_that_cannot_be_written_is_one_line_before_any_work(song, model, tmp_path, capsys, what, name):
+    assert main(["codec", what, str(song), "--model", model, "--out", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert f"{name} cannot be written; expected a name that ends in ." in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
+
+
+@pytest.mark.parametrize("name", ["new.wav", "new.flac", "new.mp3", "song.wav/new.wav"])
+def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(song, model, tmp_path, capsys, name):
+    with files_of_at_most(2_000):
+        assert main(["codec", "reconstruct", str(song), "--model", model, "--out", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("jukebox codec: ") and "Traceback" not in error and "Exception" not in error
+    assert ("file too large" if "/" not in name else "exist") in error and str(tmp_path) in error
+    assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
 
 
 @pytest.mark.parametrize("samples", [0, 1, 7, 8, 127, 129])
@@ -200,7 +229,7 @@ def test_ten_times_the_sound_needs_no_more_memory(tmp_path):
     peaks: dict[str, list[float]] = {"encode": [], "decode": []}
     for seconds in (longest / 10, longest):
         path = tmp_path / "song.wav"
-        with BlockWriter(path, 2, 44100) as writer:
+        with writing(path, 2, 44100) as writer:
             for _ in range(round(seconds * 10)):
                 writer.write(rng.uniform(-0.3, 0.3, (2, 4410)).astype(np.float32))
         for what, source in (("encode", path), ("decode", path.with_suffix(".npz"))):

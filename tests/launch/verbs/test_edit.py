@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import struct
 from dataclasses import fields
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile
 
+from data_prep.metadata.kept import Kept
 from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, SamplingParams, TakeOptions
 from launch.cli import main
 from launch.cli.commands import VERBS, load
 from launch.cli.usage import read_usage
 from launch.verbs import edit as verbs
 from launch.verbs.sample import LabelFlags, SongFlags
-from tests.jukebox.editing.edits import samples, with_masked, write_song
+from tests.data_prep.metadata.test_kept import CUE, INFO, chunks, tagged_mp3, with_chunks
+from tests.jukebox.editing.edits import RATE, samples, with_masked, write_song
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def test_documented_commands_run(model, tmp_path, capsys, monkeypatch):
         code, printed, error = run(capsys, *words, *few)
         assert code == 0, (words, printed, error)
     assert {path.name for path in tmp_path.glob("song_*")} == {
-        *(f"song_{verb}{suffix}" for verb in EDITS for suffix in (".wav", ".run")), "song_edit.run_replay",
+        *(f"song_{verb}{suffix}" for verb in EDITS for suffix in (".wav", ".run")), "song_edit.run_replay", "song_compress.codes",
     }  # fmt: skip
 
 
@@ -138,6 +142,74 @@ def test_extend_and_compress(model, song, tmp_path, capsys):
     assert code == 0 and "kept 0.86" in printed  # the top level alone: 172.27 columns of 5 bits
 
 
+def test_an_edit_keeps_what_the_file_carries_and_names_the_rest_once(model, tmp_path, capsys):
+    song = with_chunks(write_song(tmp_path / "song.wav", seconds=1.0), (b"cue ", CUE), (b"LIST", INFO), (b"xyz1", b"?"))
+    words = ["extend", model.folder, song, "--before", "0.25", "--out", tmp_path / "new.wav", *FEW]
+    code, _, error = run(capsys, *words)
+    found = chunks(tmp_path / "new.wav")
+    assert code == 0 and struct.unpack_from("<I", found[b"cue "], 24)[0] == 100 + 11025 and found[b"LIST"] == INFO
+    assert error.splitlines().count("new.wav lacks what song.wav had: xyz1 chunk") == 1
+    song.unlink()
+    made = (tmp_path / "new.wav").read_bytes()
+    (tmp_path / "new.wav").unlink()
+    assert run(capsys, "resume", tmp_path / "new.run")[0] == 0 and (tmp_path / "new.wav").read_bytes() == made
+
+
+def test_an_edit_of_an_mp3_keeps_its_tag_in_wav_and_in_mp3(model, tmp_path, capsys):
+    song = tagged_mp3(tmp_path / "song.mp3")
+    for name, expected in (("new", "new.wav"), ("again.mp3", "again.mp3")):
+        words = ["edit", model.folder, song, "--start", "0.2", "--end", "0.4", "--out", tmp_path / name, *FEW]
+        code, printed, error = run(capsys, *words)
+        file = mutagen.File(tmp_path / expected)
+        assert code == 0 and "lacks" not in error and file.tags["TIT2"] == "Nacht" and len(file.tags.getall("APIC")) == 2
+        assert ("it is written as MPEG_LAYER_III" in printed) == (expected == "again.mp3")
+        assert soundfile.info(tmp_path / expected).frames == soundfile.info(song).frames
+
+
+@pytest.mark.parametrize(("kbps", "part"), [(7, []), (0.9, ["--start", "0.301", "--end", "1.2"]), (1000, [])])
+def test_what_compress_keeps_is_a_file_of_the_printed_bits_which_codec_decodes(model, tmp_path, capsys, kbps, part):
+    song = write_song(tmp_path / "song.wav", RATE, 1, seconds=16.0 if kbps == 7 else 1.5)
+    words = ["compress", model.folder, song, "--kbps", kbps, *part, "--seed", "7", "--out", tmp_path / "new.wav", *FEW]
+    code, printed, error = run(capsys, *words)
+    made = tmp_path / "new.codes"
+    assert code == 0 and f"{made}: what is kept, {made.stat().st_size:,} bytes" in printed, error
+    if kbps == 7:
+        stated = float(re.search(r"kept ([\d.]+) of", printed)[1])
+        assert made.stat().st_size * 8 / 16 / 1000 == pytest.approx(stated, rel=0.05)
+    song.unlink()
+    code, _, error = run(capsys, "codec", "decode", made, "--model", model.folder, "--out", tmp_path / "again.flac")
+    assert code == 0, error
+    begin, end = (round(float(each) * RATE) for each in part[1::2]) if part else (0, None)
+    first, again = samples(tmp_path / "new.wav")[begin:end], samples(tmp_path / "again.flac")
+    assert first.shape == again.shape
+    if not part:  # what was around a range, the decoder is not conditioned on
+        assert np.abs(first - again).max() < 2e-4
+
+
+def test_a_file_of_codes_that_is_damaged_or_of_another_model_is_one_line(model, song, tiny_model, tmp_path, capsys):
+    assert run(capsys, "compress", model.folder, song, "--kbps", "5", "--out", tmp_path / "new.wav", *FEW)[0] == 0
+    made = tmp_path / "new.codes"
+    code, _, error = run(capsys, "codec", "decode", made, "--model", tiny_model.folder)
+    assert code == 2 and "train masked" in error
+    made.write_bytes(made.read_bytes()[:-9])
+    code, _, error = run(capsys, "codec", "decode", made, "--model", model.folder)
+    assert code == 2 and "or it is damaged" in error and error.count("\n") <= 2
+    assert not (tmp_path / "new.decoded.wav").exists()
+
+
+def test_tags_that_cannot_be_written_cost_no_audio(model, song, tmp_path, capsys):
+    source = tmp_path / "song.flac"
+    soundfile.write(source, samples(song), 44100)
+    words = ["edit", model.folder, source, "--start", "0.2", "--end", "0.4", "--out", tmp_path / "new.flac", *FEW]
+    assert run(capsys, *words)[0] == 0
+    # more than a block of a flac holds
+    Kept(comments=[("TITLE", "x" * (1 << 24))]).save(tmp_path / "new.run" / "tags.json")
+    (tmp_path / "new.flac").unlink()
+    code, _, error = run(capsys, *words)
+    assert code == 0 and "new.flac lacks what song.flac had: all tags (" in error
+    assert soundfile.info(tmp_path / "new.flac").frames == soundfile.info(source).frames
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -149,7 +221,8 @@ def test_extend_and_compress(model, song, tmp_path, capsys):
         (["edit", "nothing.wav", "--start", "1", "--end", "2"], "no such file"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--passes", "3"], "expected 3 numbers"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--takes", "0"], "expected 1 or more"),
-        (["edit", "SONG", "--start", "0", "--end", "1", "--out", "new.mp3"], "name it new.wav"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--out", "new.m4a"], "expected a name that ends in .wav"),
+        (["edit", "SONG", "--start", "0", "--end", "1", "--out", "new.txt"], "expected a name that ends in .wav"),
         (["edit", "SONG", "--end", "1"], "--start is missing"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--temperature", "-1"], "must not be negative"),
         (["edit", "SONG", "--start", "0", "--end", "1", "--top_p", "2"], "top_p lies in [0, 1]"),

@@ -1,0 +1,158 @@
+"""The chunks of a wav or aiff file beside its samples: read, moved with the audio, appended to another file.
+
+Positions are those of cue points (cue), loops (smpl), the broadcast extension (bext, EBU Tech 3285) and markers (MARK, AIFF 1.3). Labels
+(LIST adtl) refer to cue points by number. Chunks come after the samples, where every reader that can seek finds them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.audio.containers import Order, walk_chunks
+from data_prep.metadata.encodings import decode
+
+Chunk = tuple[str, bytes]
+KINDS = {b"RIFF": "RIFF", b"RF64": "RIFF", b"BW64": "RIFF", b"RIFX": "RIFX", b"FORM": "FORM"}
+OF_AUDIO = frozenset("fmt |data|fact|ds64|PEAK|JUNK|junk|PAD |FLLR|filr|COMM|SSND|FVER".split("|"))
+TIMELESS = frozenset(  # without positions in the audio, or with numbers of cue points
+    "LIST adtl|LIST INFO|id3 |ID3 |iXML|axml|_PMX|inst|plst|DISP|chna|NAME|AUTH|(c) |ANNO|COMT|INST|MIDI|AESD".split("|")
+)
+MOST, MOST_TEXT = 1 << 26, 1 << 16  # bytes of a chunk that is kept, and of a text in an INFO list
+TIME_REFERENCE, VERSION, LOUDNESS = 338, 346, slice(412, 422)  # places in a bext chunk
+NOT_MEASURED = struct.pack("<5h", *[0x7FFF] * 5)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an edit does to the time of a recording: samples of `rate` before it and after it."""
+
+    before: int
+    after: int
+    rate: int
+
+
+def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
+    """RIFF, RIFX, FORM or nothing, and the chunks that do not describe the samples; a LIST has its kind in its name."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        kind, chunks = KINDS.get(data[:4], ""), list[Chunk]()
+        if not kind or data[8:12] not in (b"WAVE", b"AIFF", b"AIFC"):
+            return "", []
+        for code, start, size in walk_chunks(data, 12, _order(kind)):
+            name = code.decode("latin-1")
+            if name in OF_AUDIO:
+                continue
+            if name.startswith(("TAG", "APET")):
+                lost.append("a tag after the chunks")
+                break
+            if code in KINDS or not (name.isascii() and name.isprintable()):
+                break  # another file, or no chunk
+            name = f"LIST {data[start : start + 4].decode('latin-1')}" if name == "LIST" else name
+            if size > MOST or start + size > len(data):
+                lost.append(f"{name} chunk ({size:,} bytes)")
+            else:
+                chunks.append((name, data[start : start + size]))
+        return kind, chunks
+
+
+def info_texts(data: bytes, kind: str = "RIFF") -> Iterator[tuple[str, str]]:
+    """The entries of a LIST INFO chunk."""
+    for name, start, size in walk_chunks(data, 4, _order(kind)):
+        if found := decode(data[start : start + min(size, MOST_TEXT)].rstrip(b"\0 ")):
+            yield name.decode("ascii", "replace"), found.text.strip()
+
+
+def move_chunks(kind: str, chunks: Iterable[Chunk], change: Change, lost: list[str]) -> list[Chunk]:
+    """The chunks as they are true of the edited audio; what is not is named in `lost`."""
+    kept = []
+    for name, data in chunks:
+        is_stale = name == "levl" or (name == "acid" and change.before + change.after)  # peaks; the number of beats
+        is_stale |= bool(change.before) and name == "iXML" and (b"TIMESTAMP" in data or b"TIME_REFERENCE" in data)
+        if name == "bext":
+            data = _moved_bext(data, change, lost)
+        elif change.before and name in ("cue ", "smpl", "MARK"):
+            try:
+                data = _added(data, {"cue ": _cues, "smpl": _loops, "MARK": _markers}[name](data), change.before, _order(kind))
+            except (ValueError, IndexError, struct.error):  # a position above 32 bits, or in no samples; a damaged chunk
+                is_stale = True
+        else:
+            is_stale |= bool(change.before) and name not in TIMELESS
+        if is_stale:
+            lost.append(named(name))
+        else:
+            kept.append((name, data))
+    return kept
+
+
+def append_chunks(path: Path, chunks: Sequence[Chunk]) -> None:
+    """Append chunks to a wav, RF64 or aiff file, and count them in its header."""
+    with path.open("r+b") as file:
+        kind = file.read(4)
+        order, at = _order(KINDS[kind]), file.seek(0, 2)
+        body = b"\0" * (at % 2)
+        for name, data in chunks:
+            body += name[:4].encode("latin-1") + len(data).to_bytes(4, order) + data + b"\0" * (len(data) % 2)
+        size = (at + len(body) - 8).to_bytes(8 if kind == b"RF64" else 4, order)  # OverflowError before anything is written
+        file.write(body)
+        file.seek(20 if kind == b"RF64" else 4)  # there the size is in the ds64 chunk
+        file.write(size)
+
+
+def named(name: str) -> str:
+    """A chunk in words."""
+    return f"{name.strip()} chunk"
+
+
+def _order(kind: str) -> Order:
+    return "little" if kind == "RIFF" else "big"
+
+
+def _moved_bext(data: bytes, change: Change, lost: list[str]) -> bytes:
+    """The time of the first sample, before that of the recording; loudness is not that of the new audio."""
+    moved = bytearray(data)
+    if change.before and len(data) >= TIME_REFERENCE + 8:
+        time = int.from_bytes(data[TIME_REFERENCE : TIME_REFERENCE + 8], "little") - change.before
+        if time < 0:
+            lost.append("time reference of the bext chunk, which would be before midnight")
+        moved[TIME_REFERENCE : TIME_REFERENCE + 8] = max(0, time).to_bytes(8, "little")
+    if data[VERSION : VERSION + 1] >= b"\2" and len(data) >= LOUDNESS.stop and data[LOUDNESS] not in (NOT_MEASURED, bytes(10)):
+        lost.append("loudness of the bext chunk")
+        moved[LOUDNESS] = NOT_MEASURED
+    return bytes(moved)
+
+
+def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes:
+    """The 32-bit numbers at some places with more added to each; ValueError where one becomes too large."""
+    moved = bytearray(data)
+    for at in places:
+        value = int.from_bytes(data[at : at + 4], order) + more
+        if value >= 1 << 32 or at + 4 > len(data):
+            raise ValueError(value)
+        moved[at : at + 4] = value.to_bytes(4, order)
+    return bytes(moved)
+
+
+def _cues(data: bytes) -> list[int]:
+    """Where the positions of cue points are; ValueError for one in a list of several pieces of audio."""
+    places = range(4, 4 + 24 * min(struct.unpack_from("<I", data)[0], len(data) // 24), 24)
+    if any(data[at + 8 : at + 12] != b"data" for at in places):
+        raise ValueError
+    return [at + place for at in places for place in (4, 20)]
+
+
+def _loops(data: bytes) -> list[int]:
+    """Where the starts and ends of loops are."""
+    count = min(struct.unpack_from("<I", data, 28)[0], len(data) // 24)
+    return [at + place for at in range(36, 36 + 24 * count, 24) for place in (8, 12)]
+
+
+def _markers(data: bytes) -> list[int]:
+    """Where the positions of the markers of an aiff file are; names of any length stand between them."""
+    places, at = [], 2
+    for _ in range(struct.unpack_from(">H", data)[0]):
+        places.append(at + 2)
+        at += 6 + (data[at + 6] + 2) // 2 * 2
+    return places
