@@ -78,7 +78,9 @@ def seconds_per_step(unit: Unit, recipe: Recipe) -> float:
         began = began if step > 1 else time.process_time()
         shared = task.forward(batch, step)
         for phase in engine.phases:
-            engine.step(lambda part, name=phase: task.phase_loss(name, part, 0, shared), [batch], step, phase=phase)
+            engine.step(
+                lambda part, name=phase, shared=shared: task.phase_loss(name, part, 0, shared), [batch], step, phase=phase
+            )
     return (time.process_time() - began) / TIMED
 
 
