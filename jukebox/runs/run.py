@@ -158,6 +158,19 @@ class Run:
             _write_request(self.folder, request)
         self.request = request
 
+    def add_findings(self, level: int, sample: int, found: Sequence[dict[str, Any]]) -> None:
+        """Record what is wrong with the audio of a sample at one level (jukebox/sampling/output_checks.py), in place of what was."""
+        with FileLock(self.folder / ".lock"):
+            request = read_request(self.folder / REQUEST)
+            others = [
+                each for each in request.get("findings", ()) if (each.get("level"), each.get("sample")) != (level, sample)
+            ]
+            now = [*others, *({**each, "level": level, "sample": sample} for each in found)]
+            if now != request.get("findings", []):
+                request["findings"] = sorted(now, key=lambda each: (each.get("level", -1), each.get("sample", 0)))
+                _write_request(self.folder, request)
+        self.request = request
+
     # ---- what is there
 
     @property
@@ -396,7 +409,7 @@ def _write_request(folder: Path, request: dict) -> None:
 
 def _asked(request: dict) -> dict:
     """What the user chose: two ranks of one command agree in it."""
-    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled")
+    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled", "findings")
     return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
 
 

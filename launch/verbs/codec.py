@@ -22,6 +22,7 @@ from data_prep.audio.folder import list_files, named
 from data_prep.errors import UserError
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
+from jukebox.sampling.output_checks import OutputCheck
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
@@ -66,22 +67,39 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
         print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
+    check = OutputCheck(rate, rate / hop)
+    check.push_codes(frames)
     with BlockWriter(target, codec.spec.channels, rate) as writer:
         for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
-            writer.write(audio.cpu().numpy())
+            writer.write(check.push(audio.cpu().numpy()))
         writer.fill(codes.samples)
+    _print_findings(target, check)
     return codec.spec.channels
 
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
     """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
     with _open(codec, source) as reader, BlockWriter(target, codec.spec.channels, codec.spec.sample_rate) as writer:
-        codes = (piece[stream] for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]))
-        for audio in codec.decode_blocks(codes, stream):
-            writer.write(audio.cpu().numpy())
+        rate = codec.spec.sample_rate
+        check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
+
+        def codes() -> Iterator[Tensor]:
+            for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]):
+                check.push_codes(piece[stream].cpu().numpy())
+                yield piece[stream]
+
+        for audio in codec.decode_blocks(codes(), stream):
+            writer.write(check.push(audio.cpu().numpy()))
         writer.fill(reader.samples)
+        _print_findings(target, check)
         return reader.source_channels
+
+
+def _print_findings(target: Path, check: OutputCheck) -> None:
+    """A line on stderr for each thing that is wrong with the audio of a file."""
+    for found in check.finish():
+        print(f"{target}: {found['text']}", file=sys.stderr)
 
 
 def _open(codec: Codec, source: Path) -> BlockReader:

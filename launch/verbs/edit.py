@@ -13,7 +13,7 @@ from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOption
 from launch.cli.parse import read_time
 from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
-from launch.verbs.sample import LabelFlags, SongFlags, beside, read_song, report_left_out
+from launch.verbs.sample import LabelFlags, SongFlags, beside, print_findings, read_song, report_left_out
 
 if TYPE_CHECKING:
     from jukebox.editing.job import Edited
@@ -157,6 +157,8 @@ def _print_summary(made: Edited, what: str) -> None:
     if made.made < len(made.takes):
         print(f"{len(made.takes) - made.made} of {len(made.takes)} were there already")
     print("\n".join(f"{path}" for path in made.takes))
+    print(f"the original beside it: {made.run.folder / 'index.html'}")
+    print_findings(made.run)
 
 
 for _verb in (edit, vary, extend, compress):
