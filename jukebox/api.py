@@ -44,7 +44,7 @@ from jukebox.sampling import walk
 from jukebox.sampling.output_checks import OutputCheck, lines_of
 from jukebox.sampling.prompt import joined_path
 from jukebox.sampling.sampler import Written
-from jukebox.song import Song, left_out, unknown_names
+from jukebox.song import Song, left_out, unknown_names, without_effect
 from vqvae.codec import as_tensor
 
 Recorded = str | Path | Audio  # an audio file, a codes.npz or a run folder by its path, or audio
@@ -316,7 +316,7 @@ class Jukebox(ModelFolder):
 
     def _warn(self, song: Song) -> None:
         lines = unknown_names(song, self.info.labels)
-        for line in lines + left_out(self.vocabulary, [song.lyrics or ""]):
+        for line in lines + without_effect(song, self.info) + left_out(self.vocabulary, [song.lyrics or ""]):
             warnings.warn(line, stacklevel=3)
 
     def _result(

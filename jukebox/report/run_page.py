@@ -158,7 +158,8 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
     if alignment is not None:
         times = [[word["word"], word["start"], word["end"]] for word in alignment["words"]]
         missed = f"; {len(alignment['left_out'])} words are not heard" if alignment["left_out"] else ""
-        return times, f"Words light up where the model hears them{missed}."
+        doubt = "" if alignment.get("credible", True) else " The alignment is not credible: the words may not be sung at all."
+        return times, f"Words light up where the model hears them{missed}.{doubt}"
     times = song.get("word_times") or []
     return times, "Words light up at the times that were asked for." if times else ""
 

@@ -36,7 +36,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Shaped
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from data_prep.files import check_archive, write_json
 from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
@@ -126,7 +126,8 @@ class Run:
     @contextmanager
     def lock_samples(self, samples: Sequence[int]) -> Iterator[None]:
         """Write these samples, alone: lock them, read anew what is there, and cut off what no line vouches for."""
-        with ExitStack() as locks, saving(self.folder):
+        kept = f"{self.folder} keeps what is made: go on with `jukebox resume {self.folder}`"
+        with keeping(kept, (self.folder / REQUEST).is_file), ExitStack() as locks, saving(self.folder):
             (self.folder / ".locks").mkdir(exist_ok=True)
             for sample in samples:
                 try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from jaxtyping import Bool, Float, Shaped
 
 Spans = list[tuple[float, float]]  # seconds [start, end)
 
-QUIET = 1e-3  # of full scale: -60 dBFS
+QUIET, LOUD = 1e-3, -60  # of full scale, and in dBFS
 SILENCE, SHORT_SILENCE, REPEAT, PIECE = 4.0, 0.5, 1.0, 2.0  # seconds
-FRAME, PARTS = 0.186, 8  # seconds of a spectrum, and the parts of it whose levels are compared
+FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds of a spectrum, the parts of it whose levels are compared, spectra of a piece
 EVEN, CONSTANT = 1.5, 0.1  # spread of levels, dB
 FLAT, LINES, BAND = 0.36, 0.05, 16
 CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # of fewer samples, a smaller share and up to 1 dB too loud nothing is audible
@@ -86,18 +87,25 @@ def flatness(power: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
     return np.exp(np.log(power + 1e-20).mean(1)) / (power.mean(1) + 1e-20)
 
 
-def level_spread(audio: Float[np.ndarray, " t"], size: int) -> float:
-    """The standard deviation of the levels of frames of `size` samples, in dB."""
-    power = np.square(audio[: len(audio) // size * size].reshape(-1, size)).mean(1)
-    return float(np.std(10 * np.log10(power + 1e-12)))
+def levels(audio: Float[np.ndarray, " t"], size: int) -> Float[np.ndarray, " n"]:
+    """The level of each frame of `size` samples, in dB of full scale."""
+    frames = audio[: len(audio) // size * size].reshape(-1, size)
+    return 10 * np.log10(np.einsum("nt,nt->n", frames, frames) / size + 1e-12)
+
+
+@lru_cache(2)
+def hann(size: int) -> Float[np.ndarray, " n"]:
+    return np.hanning(size).astype(np.float32)
 
 
 def kind_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> str:
-    """ "noise", "constant" or "": what a piece of a sound is."""
+    """ "noise", "constant" or "": what a piece of a sound is; some SPECTRA of it are looked at where its level is even."""
     size = spectrum_size(sample_rate)
-    if np.square(audio).mean() < QUIET**2 or (spread := level_spread(audio, size // PARTS)) > EVEN:
+    level = levels(audio, size // PARTS)
+    if level.max() < LOUD or (spread := float(np.std(level))) > EVEN:
         return ""
-    frames = audio[: len(audio) // size * size].reshape(-1, size) * np.hanning(size)
+    whole = audio[: len(audio) // size * size].reshape(-1, size)
+    frames = whole[:: max(1, len(whole) // SPECTRA)] * hann(size)
     first, last = (round(hz * size / sample_rate) for hz in (60, min(5000, 0.4 * sample_rate)))
     power = np.square(np.abs(np.fft.rfft(frames)[:, first:last]))
     if np.median(flatness(power)) > FLAT or line_share(power).mean() < LINES:
@@ -148,25 +156,27 @@ class OutputCheck:
         self.measured, self.clipped, self.not_finite, self.peak = 0, 0, 0, 0.0
         self.spans: dict[str, Spans] = {kind: [] for kind in KINDS}
         self.held: list[Float[np.ndarray, "c n"]] = []
+        self.waiting = 0  # samples that are held
         self.last: Shaped[np.ndarray, "1 *frame"] | None = None
         self.codes, self.repeats = 0, 0  # frames of codes that came, and the last of them that equal the one before
 
     def push(self, audio: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c n"]:
         """Measure a block; it is returned with silence in place of what is not finite."""
         clean = audio
-        bad = ~np.isfinite(audio)
-        if bad.any():
-            clean, at = np.where(bad, np.float32(0), audio), self.measured + sum(x.shape[1] for x in self.held)
+        if audio.size and not (np.isfinite(audio.max()) and np.isfinite(audio.min())):  # nan is the maximum where there is one
+            bad = ~np.isfinite(audio)
+            clean, at = np.where(bad, np.float32(0), audio), self.measured + self.waiting
             self.not_finite += int(bad.sum())
             runs = [(at + first, at + end) for first, end in runs_of(bad.max(axis=0))]
             joined(self.spans["not finite"], [(a / self.sample_rate, b / self.sample_rate) for a, b in runs], gap=1.0)
         self.held.append(clean)
-        if sum(x.shape[1] for x in self.held) >= self.piece:
+        self.waiting += clean.shape[1]
+        if self.waiting >= self.piece:
             joint = np.concatenate(self.held, axis=1)
             whole = joint.shape[1] // self.piece * self.piece
             for first in range(0, whole, self.piece):
                 self._measure(joint[:, first : first + self.piece])
-            self.held = [joint[:, whole:]]
+            self.held, self.waiting = [joint[:, whole:]], joint.shape[1] - whole
         return clean
 
     def push_codes(self, codes: Shaped[np.ndarray, "t *frame"]) -> None:
@@ -189,7 +199,7 @@ class OutputCheck:
         """What is wrong with all that came, ready for json."""
         if self.held and self.held[0].size:
             self._measure(np.concatenate(self.held, axis=1))
-            self.held = []
+            self.held, self.waiting = [], 0
         spans, seconds = dict(self.spans), self.measured / self.sample_rate
         loudest = f"peak {self.peak:.2f}, {20 * math.log10(max(self.peak, QUIET)):+.1f} dBFS"
         what = {
@@ -210,14 +220,15 @@ class OutputCheck:
     def _measure(self, piece: Float[np.ndarray, "c n"]) -> None:
         """What is wrong with one piece; of the last one, which may be shorter, no kind of sound is named."""
         frames = -(-piece.shape[1] // self.frame)
-        size = np.abs(np.pad(piece, ((0, 0), (0, frames * self.frame - piece.shape[1]))))
-        peaks = size.reshape(len(piece), frames, self.frame).max((0, 2))
+        rest = -piece.shape[1] % self.frame
+        parts = (np.pad(piece, ((0, 0), (0, rest))) if rest else piece).reshape(len(piece), frames, self.frame)
+        peaks = np.maximum(parts.max(axis=(0, 2)), -parts.min(axis=(0, 2)))
         self.peak = max(self.peak, float(peaks.max()))
         if self.peak > 1:
-            self.clipped += int((size > 1).sum())
+            self.clipped += int((np.abs(piece) > 1).sum())
         self._add("clipped", peaks > 1, gap=1.0)
         self._add("silent", peaks < QUIET, shortest=SHORT_SILENCE)
-        if piece.shape[1] == self.piece and (kind := kind_of(piece.mean(0), self.sample_rate)):
+        if piece.shape[1] == self.piece and (kind := kind_of(piece[0] if len(piece) == 1 else piece.mean(0), self.sample_rate)):
             self._add(kind, np.ones(frames, bool))
         self.measured += piece.shape[1]
 

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import keeping
 from data_prep.files import write_json
 
 Figures = dict[str, Any]
@@ -62,11 +63,16 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
     """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
     from launch.cli.progress import progress
 
-    with _pool(processes or os.cpu_count() or 1) as pool, progress(len(units), "ablation", unit="model") as bar:
+    kept, done = "the units that are measured are kept: the same command goes on", []
+    with (
+        keeping(kept, lambda: done),
+        _pool(processes or os.cpu_count() or 1) as pool,
+        progress(len(units), "ablation", unit="model") as bar,
+    ):
         running = [pool.submit(unit) for unit in units]
         try:
             for future in as_completed(running):
-                future.result()
+                done.append(future.result())
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

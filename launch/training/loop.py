@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from launch.cluster.heartbeat import beat, beat_while_writing
 
 if TYPE_CHECKING:
@@ -412,8 +412,10 @@ def fit(
     """
     import torch
 
+    from launch.engines.checkpoint import written
     from launch.engines.deepspeed_config import ParallelConfig
 
-    with locked(folder, task.name):
+    kept = f"{folder} keeps the last checkpoint: the same command goes on from it"
+    with keeping(kept, lambda: written(folder)), locked(folder, task.name):
         loop = TrainingLoop(task, recipe, folder, seed, torch.device(device), parallel or ParallelConfig(), keep)
         return loop.run(wandb, examples_every)

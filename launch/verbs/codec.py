@@ -19,7 +19,7 @@ import numpy as np
 from data_prep.audio.blocks import BlockReader, BlockWriter, declared_seconds
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.folder import list_files, named
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
 from jukebox.sampling.output_checks import OutputCheck
@@ -209,7 +209,9 @@ def _run_all(
     from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
-    with progress(round(sum(_expected_seconds(path) for path, _ in files)), title, unit="s") as bar:
+    kept = f"the files that are done are kept in {files[0][1].parent}"
+    expected = round(sum(_expected_seconds(path) for path, _ in files))
+    with keeping(kept, lambda: done), progress(expected, title, unit="s") as bar:
 
         def on_progress(more: float) -> None:
             nonlocal seconds

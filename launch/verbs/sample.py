@@ -265,12 +265,16 @@ def _go(run: Run, device: str = "") -> None:
 
 def read_song(info: ModelInfo, words: SongFlags) -> Song:
     """The song of some flags; names that the model does not know are printed."""
-    from jukebox.song import Song, unknown_names
+    from jukebox.song import Song, unknown_names, without_effect
 
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
+    if words.lyrics and not text:
+        print(f"{words.lyrics}: there is no word in it that is sung; the song is sampled without lyrics", file=sys.stderr)
     song = Song(words.artist or None, (), text or None, tuple(times), genre=words.genre)
     for line in unknown_names(song, info.labels):
         print(line)
+    for line in without_effect(song, info):
+        print(line, file=sys.stderr)
     return song
 
 
@@ -283,8 +287,6 @@ def read_lyrics(path: str) -> tuple[str, list]:
     found = lyrics.read_lyrics(Path(path))
     if found.left_out:
         print(f"{path}: {lyrics.describe(found.left_out)}")
-    if not found.text:
-        print(f"{path}: there is no word in it that is sung")
     return found.text, list(found.times)
 
 
