@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake of the user in one sentence; the command line prints that line and exits with code 2."""
@@ -21,3 +24,14 @@ class BadAudio(UserError):
     def __reduce__(self) -> tuple:
         """Travel between processes (an exception is otherwise rebuilt from its one message)."""
         return type(self), (self.path, self.reason, self.detail)
+
+
+@contextmanager
+def keeping(what: str, there: Callable[[], object]) -> Iterator[None]:
+    """An interruption (Ctrl-C) of this block names what is kept of its work, where `there` finds something."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not error.args and there():
+            error.args = (what,)
+        raise

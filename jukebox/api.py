@@ -41,9 +41,10 @@ from jukebox.runs.params import Params
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import Run
 from jukebox.sampling import walk
+from jukebox.sampling.output_checks import OutputCheck, lines_of
 from jukebox.sampling.prompt import joined_path
 from jukebox.sampling.sampler import Written
-from jukebox.song import Song, left_out, unknown_names
+from jukebox.song import Song, left_out, unknown_names, without_effect
 from vqvae.codec import as_tensor
 
 Recorded = str | Path | Audio  # an audio file, a codes.npz or a run folder by its path, or audio
@@ -166,6 +167,7 @@ class Jukebox(ModelFolder):
                     sent += new.shape[1]
                     if new.shape[1]:
                         yield Audio(new, self.sample_rate)
+            _checked(run)
 
     # ---- runs on disk
 
@@ -175,7 +177,7 @@ class Jukebox(ModelFolder):
             made = walk.resume(_opened(run, self), self._model(), report=_report(callbacks, self.spec.names))
             if made.request.get("inpaints"):
                 finish(made, self._model())
-            return made
+            return _checked(made)
 
     def branch(
         self, run: str | Path | Run, run_folder: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
@@ -185,10 +187,10 @@ class Jukebox(ModelFolder):
         lyrics = Song(lyrics=lyrics) if isinstance(lyrics, str) else lyrics
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
         with one_job():
-            return walk.branch(
+            return _checked(walk.branch(
                 _opened(run, self), run_folder, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed,
                 model=self._model(),
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def upsample(
         self, run: str | Path | Run, run_folder: str | Path | None = None, *, level: int | None = None, seed: int | None = None,
@@ -197,12 +199,13 @@ class Jukebox(ModelFolder):
         """Write the finer levels that a run does not have, or in a copy at `run_folder` those below `level` anew."""
         settings = self._settings(None, params, SamplingOptions(route=route), machine)
         with one_job():
-            return walk.upsample(_opened(run, self), run_folder, settings, level=level, seed=seed, model=self._model())
+            opened = _opened(run, self)
+            return _checked(walk.upsample(opened, run_folder, settings, level=level, seed=seed, model=self._model()))
 
     def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
         """Sample the codes of a run again; UserError where they differ from those beside it."""
         with one_job():
-            return walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model())
+            return _checked(walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model()))
 
     # ---- edits
 
@@ -281,8 +284,13 @@ class Jukebox(ModelFolder):
         device = choose_device(self.device)
         with one_job(), computing_on(device):
             values = as_tensor(codes.streams[name])[None].to(device)
-            made = self._model().codec([name]).to(device).decode_long(values, name, codes.samples)
-        return Audio(made[0].cpu().numpy(), self.sample_rate, codes)
+            made = self._model().codec([name]).to(device).decode_long(values, name, codes.samples)[0].cpu().numpy()
+        check = OutputCheck(self.sample_rate, self.sample_rate / self.spec.stream(name).hop)
+        check.push_codes(codes.streams[name])
+        made = check.push(made)
+        for found in check.finish():
+            warnings.warn(found["text"], stacklevel=2)
+        return Audio(made, self.sample_rate, codes)
 
     # ---- small helpers
 
@@ -308,7 +316,7 @@ class Jukebox(ModelFolder):
 
     def _warn(self, song: Song) -> None:
         lines = unknown_names(song, self.info.labels)
-        for line in lines + left_out(self.vocabulary, [song.lyrics or ""]):
+        for line in lines + without_effect(song, self.info) + left_out(self.vocabulary, [song.lyrics or ""]):
             warnings.warn(line, stacklevel=3)
 
     def _result(
@@ -319,11 +327,11 @@ class Jukebox(ModelFolder):
         if run_folder is not None:
             with one_job():
                 run = Run.create(run_folder, asked)
-                return walk.resume(run, self._model(), report=_report(callbacks, self.spec.names))
+                return _checked(walk.resume(run, self._model(), report=_report(callbacks, self.spec.names)))
         if len(asked["samples"]) > 1:
             raise UserError(f"{len(asked['samples'])} samples are one run; name its folder with run_folder")
         with one_job(), _temporary_run(asked) as run:
-            return audio_of(walk.resume(run, self._model(), report=_report(callbacks, self.spec.names)))
+            return audio_of(_checked(walk.resume(run, self._model(), report=_report(callbacks, self.spec.names))))
 
     def _edit_settings(
         self, song: Song | None, seed: int | None, params: Params | None, edit: EditOptions | None, machine: MachineOptions | None,
@@ -336,7 +344,16 @@ class Jukebox(ModelFolder):
 
     def _edited(self, recording: Recorded, out: str | Path | None, job: Callable[[Path, Path], Edited]) -> Audio:
         with one_job(), _on_disk(recording) as path, tempfile.TemporaryDirectory() as folder:
-            return Audio.load(job(path, Path(out) if out else Path(folder) / "edited").takes[0])
+            edited = job(path, Path(out) if out else Path(folder) / "edited")
+            _checked(edited.run)
+            return Audio.load(edited.takes[0])
+
+
+def _checked(run: Run) -> Run:
+    """The run; what is wrong with its audio is a warning each."""
+    for line in lines_of(run.request):
+        warnings.warn(line, stacklevel=4)
+    return run
 
 
 def _opened(run: str | Path | Run, model: ModelFolder) -> Run:

@@ -19,6 +19,7 @@ from data_prep.labels import Labels
 
 if TYPE_CHECKING:
     from data_prep.manifest import SongRow
+    from jukebox.model.info import ModelInfo
     from priors.conditioning.conditions import Conditions, Lyrics, SungFrames
     from priors.conditioning.vocabulary import Tokens, Vocabulary
     from priors.spec import PriorConfig
@@ -187,6 +188,13 @@ def unknown_names(song: Song, labels: Labels) -> list[str]:
         for what, name, known in named
         if name and name != known[0] and (labels.artist_id(name) if what == "artist" else labels.genre_ids([name])[0]) == 0
     ]
+
+
+def without_effect(song: Song, info: ModelInfo) -> list[str]:
+    """A line where a song has lyrics and no prior of the model was trained on any."""
+    if not song.lyrics or not info.priors or any(entry.knows_lyrics for entry in info.priors.values()):
+        return []
+    return ["the model was trained without lyrics, they have no effect; train a prior on songs with lyrics (docs/training.md)"]
 
 
 def left_out(vocabulary: Vocabulary, texts: Sequence[str]) -> list[str]:

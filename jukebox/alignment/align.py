@@ -41,6 +41,7 @@ from vqvae.codec import as_tensor
 SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # seconds that a word may last, and how many lengths are tried
 BEAT, LOOSE = 0.3, 0.7  # seconds a syllable where the model has measured no pace, and their spread (of the logarithm)
 SPREAD = 0.3  # the same where it has
+CREDIBLE = 0.2  # mean confidence; that of an instrumental recording is .06
 PLACES = 8.0  # some 256 places, a code apart, lie within the reach of a word
 
 
@@ -63,9 +64,26 @@ class Alignment:
     seconds: float
     way: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def confidence(self) -> float:
+        """The mean over all words, of which one that was not found has 0."""
+        count = len(self.words) + len(self.left_out)
+        return sum(word.confidence for word in self.words) / count if count else 0.0
+
+    @property
+    def doubt(self) -> str:
+        """A line where the alignment is not credible; "" where it is, or where there are no words."""
+        if self.confidence >= CREDIBLE or not (self.words or self.left_out):
+            return ""
+        return (
+            f"the alignment is not credible (mean confidence {self.confidence:.2f}, expected at least {CREDIBLE:g}): "
+            "the recording may be instrumental, the lyrics may be of another song, or the model may know no singing"
+        )
+
     def to_json(self) -> dict[str, Any]:
         words = [word._asdict() for word in self.words]
-        return {"seconds": self.seconds, "way": self.way, "words": words, "left_out": list(self.left_out)}
+        more = {"confidence": round(self.confidence, 4), "credible": not self.doubt}
+        return {"seconds": self.seconds, "way": self.way, **more, "words": words, "left_out": list(self.left_out)}
 
     def to_lrc(self) -> str:
         """The words that were found, with their times, line by line."""

@@ -34,10 +34,12 @@ from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
 from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
+from jukebox.report.spectrograms import write_page
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
 from jukebox.runs.run import KNOWN, REQUEST, Run, saving
 from jukebox.runs.windows import mask_windows
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
+from jukebox.sampling.output_checks import OutputCheck
 from jukebox.sampling.walk import Report, resume
 from jukebox.song import Song
 from priors.masked import masks
@@ -75,6 +77,7 @@ class EditJob:
     keep: Mask  # (1, columns * ratio) of each stream that the priors of the edit write
     verb: str
     asked: Mapping[str, Any]
+    findings: Sequence[dict[str, Any]] = ()  # what is wrong before anything is sampled
 
     def make(
         self, out: str | Path, words: Song | None, settings: RunSettings, edit: EditOptions, report: Report | None = None
@@ -111,6 +114,7 @@ class EditJob:
         more = {
             "inpaints": True, "pieces": pieces, "asked": dict(self.asked), "kept": list(self._kept()),
             "outputs": [str(path.resolve()) for path in takes], "recording": self._recording(edit, takes[0]),
+            **({"findings": list(self.findings)} if self.findings else {}),
         }  # fmt: skip
         request = new_request(info, [words], seconds, settings, StartPoint(self.verb, levels, more=more), route)
         request["dtype"] = dtype_of(request)
@@ -236,12 +240,26 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
     targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
         if not target.exists() and run.count(level, [sample]) == run.total(level):
-            pieces = [_piece(run, model, layout, prompt, sample, (start, end)) for start, end in request["spans"]]
+            checks = [
+                OutputCheck(layout.rate, model.sample_rate / run.stream(level).hop, start / layout.rate)
+                for start in _starts(request["spans"])
+            ]
+            pieces = [
+                _piece(run, model, layout, prompt, sample, (start, end), check)
+                for (start, end), check in zip(request["spans"], checks, strict=True)
+            ]
             target.parent.mkdir(parents=True, exist_ok=True)
             with saving(run.folder):
                 form = _form(prompt, target, request) or target_form(prompt, target)
                 splice(prompt, target, pieces, layout.samples, form, _tag_writer(run, target, form))
+            run.add_findings(level, sample, [found for check in checks for found in check.finish()])
+    write_page(run.folder)
     return targets
+
+
+def _starts(spans: Sequence[Span]) -> list[int]:
+    """The samples of the result at which the new audio of each span begins; what comes before the recording moves all of it."""
+    return [start - min(0, spans[0][0]) for start, _ in spans]
 
 
 def _layout(run: Run, model: ModelFolder) -> Layout:
@@ -296,24 +314,32 @@ def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, 
     return tuple(request["form"]) if alike and target.suffix.lower() != prompt.suffix else None  # type: ignore[return-value]
 
 
-def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span) -> Piece:
+def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span, check: OutputCheck) -> Piece:
+    """The new audio of a span, which `check` measures."""
     start, end = span
+
+    def audio(*span: int) -> Iterator[Float[np.ndarray, "c n"]]:
+        return map(check.push, _audio(run, model, layout, sample, span, check))  # type: ignore[arg-type]
+
     fade = min(round(run.request["recording"]["fade"] * layout.rate), (end - start) // 2, layout.samples)
     if end <= 0:
         old, _ = read(prompt, seconds=fade / layout.rate)
-        return Piece(start, end, 0, before_recording(_audio(run, model, layout, sample, (start, fade)), old[:, :fade]))
+        return Piece(start, end, 0, before_recording(audio(start, fade), old[:, :fade]))
     if start >= layout.samples:
         old, _ = read(prompt, start=(layout.samples - fade) / layout.rate)
-        return Piece(start, end, 0, after_recording(_audio(run, model, layout, sample, (start - fade, end)), old[:, :fade]))
-    return Piece(start, end, fade, _audio(run, model, layout, sample, span))
+        return Piece(start, end, 0, after_recording(audio(start - fade, end), old[:, :fade]))
+    return Piece(start, end, fade, audio(start, end))
 
 
-def _audio(run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [start, end) of the recording's rate, decoded from the run's finest stream."""
+def _audio(
+    run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span, check: OutputCheck
+) -> Iterator[Float[np.ndarray, "c n"]]:
+    """The samples [start, end) of the recording's rate, decoded from the run's finest stream; `check` measures their codes."""
     level = run.request["levels"][-1]
     stream = run.stream(level)
     codec, ratio = model.codec([stream.name]), layout.hop // stream.hop
-    touched, _ = layout.touched(*span)
+    touched, stop = layout.touched(*span)
     begin, first, n = next(piece for piece in run.request["pieces"] if piece[1] <= touched < piece[1] + piece[2])
     codes = run.codes(level, [sample], begin * ratio, (begin + n) * ratio)[0]
+    check.push_codes(codes[(touched - first) * ratio : (stop - first) * ratio])
     return render(codec, codes, stream.name, first, layout, *span)

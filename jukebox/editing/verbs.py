@@ -15,7 +15,7 @@ How an edit becomes a run and then files is in `jukebox/editing/job.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from jukebox.editing.recording import Recording
 from jukebox.params import EditOptions, KeptPrompt
 from jukebox.runs.request import RunSettings, check_size
 from jukebox.sampling.layout import Layout
+from jukebox.sampling.output_checks import no_beats
 from jukebox.sampling.walk import Report
 from jukebox.song import Song
 from priors.masked import masks
@@ -75,8 +76,10 @@ def vary(
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
     seed, rate = opened.settings.run.options.seed, opened.layout.per_second
-    inside = build(_in_edit(prompt, opened), opened.recording.sound, last - first, first, rate, seed, opened.per)
-    return opened.make(out, "vary", [(begin, stop)], _within(inside, first, opened.layout.columns, opened.per), asdict(prompt))
+    found: list[dict[str, Any]] = []
+    inside = build(_in_edit(prompt, opened), opened.recording.sound, last - first, first, rate, seed, opened.per, found)
+    keep = _within(inside, first, opened.layout.columns, opened.per)
+    return opened.make(out, "vary", [(begin, stop)], keep, asdict(prompt), found)
 
 
 def compress(
@@ -118,16 +121,21 @@ def extend(
 
 
 def build(
-    prompt: KeptPrompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[str, int] = masks.PER_COLUMN
+    prompt: KeptPrompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[str, int] = masks.PER_COLUMN,
+    findings: list[dict[str, Any]] | None = None,
 ) -> Mask:  # fmt: skip
-    """A prompt as a mask over `n` columns of a recording from column `first` on."""
+    """A prompt as a mask over `n` columns of a recording from column `first` on; no beat for `prompt.beat` is added to `findings`."""
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
     prompts.append(masks.ends(n, *(math.ceil(min(s * per_second, n)) for s in (prompt.prefix, prompt.suffix))))
     if prompt.beat:
         from data_prep.beats import find_beats
 
-        times = find_beats(sound).beats - first / per_second
+        pulse = find_beats(sound)
+        times = pulse.beats - first / per_second
+        inside = ((times >= 0) & (times < n / per_second)).any()
+        if findings is not None and not (inside and pulse.is_clear):
+            findings.append(no_beats(first / per_second, (first + n) / per_second))
         around = (prompt.before_beat, prompt.after_beat, prompt.every_beat)
         prompts.append(masks.beats(n, times.tolist(), per_second, *around))
     if prompt.onset >= 0:
@@ -188,10 +196,13 @@ class _Opened:
             )
         return first, stop
 
-    def make(self, out: str | Path, verb: str, spans: list[Span], keep: Mask, asked: Mapping[str, Any] | None = None) -> Edited:
+    def make(
+        self, out: str | Path, verb: str, spans: list[Span], keep: Mask, asked: Mapping[str, Any] | None = None,
+        findings: Sequence[dict[str, Any]] = (),
+    ) -> Edited:  # fmt: skip
         if self.settings.edit.fade < 0:
             raise UserError(f"a fade of {self.settings.edit.fade:g} s; expected seconds from 0")
-        job = EditJob(self.model, self.recording, self.layout, spans, keep, verb, asked or {})
+        job = EditJob(self.model, self.recording, self.layout, spans, keep, verb, asked or {}, findings)
         return job.make(out, self.settings.words, self.settings.run, self.settings.edit, self.settings.report)
 
 

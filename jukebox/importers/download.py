@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from data_prep.files import file_hash, stand_in
 
 BLOCK = 1 << 20
@@ -104,7 +104,11 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
             tag.unlink(missing_ok=True)
         name, start = part.name.removesuffix(".part"), have if resumed else 0
         bar = tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True)
-        with bar, open(part, "ab" if resumed else "wb") as file:
+        with (
+            keeping(f"{part} keeps what came: the same command goes on", lambda: have + file.tell()),
+            bar,
+            open(part, "ab" if resumed else "wb") as file,
+        ):
             while block := response.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))

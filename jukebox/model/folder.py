@@ -276,14 +276,14 @@ class ModelFolder:
             made.quantise()
         return made
 
-    def save_prior(self, name: str, prior: Prior) -> None:
-        """Write a prior and name it in the configuration."""
+    def save_prior(self, name: str, prior: Prior, without_lyrics: bool = False) -> None:
+        """Write a prior and name it in the configuration; `without_lyrics`: no song that it was trained on had any."""
         write_tensors(self.folder / PriorEntry(name, prior.config).file, dict(prior.state_dict()))
-        self.name_prior(name, prior.config)
+        self.name_prior(name, prior.config, without_lyrics)
 
-    def name_prior(self, name: str, config: PriorConfig) -> None:
+    def name_prior(self, name: str, config: PriorConfig, without_lyrics: bool = False) -> None:
         """Name a prior, whose file is there, in the configuration; a measured alignment of an earlier one is dropped."""
-        self._update(PriorEntry(name, config))
+        self._update(PriorEntry(name, config, without_lyrics=without_lyrics))
         self.write_card()
 
     def save_alignment(self, prior: str, way: dict) -> None:

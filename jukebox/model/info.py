@@ -57,11 +57,19 @@ class CodecEntry:
 
 @dataclass(frozen=True)
 class PriorEntry:
-    """A prior of a model; `alignment` is the best measured method of aligning lyrics with it (jukebox/alignment)."""
+    """A prior of a model; `alignment` is the best measured method of aligning lyrics with it (jukebox/alignment).
+
+    `without_lyrics`: none of the songs that it was trained on had any.
+    """
 
     name: str
     config: PriorConfig
     alignment: dict[str, Any] | None = None
+    without_lyrics: bool = False
+
+    @property
+    def knows_lyrics(self) -> bool:
+        return self.config.lyrics is not None and not self.without_lyrics
 
     @property
     def file(self) -> str:
@@ -75,14 +83,17 @@ class PriorEntry:
     def to_json(self) -> dict[str, Any]:
         kind, spec = self.config.kind, self.config.spec
         package = {"package": name} if (name := PRIOR_CONFIGS.package(kind)) else {}
-        alignment = {"alignment": self.alignment} if self.alignment else {}
+        more: dict[str, Any] = {"alignment": self.alignment} if self.alignment else {}
+        more |= {"without_lyrics": True} if self.without_lyrics else {}
         return {"name": self.name, "kind": kind, "file": self.file, "reads": list(spec.reads), "writes": list(spec.writes),
-                **package, "config": self.config.to_json(), **alignment}  # fmt: skip
+                **package, "config": self.config.to_json(), **more}  # fmt: skip
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PriorEntry:
         config = PRIOR_CONFIGS.load(data["kind"], data.get("package", ""))
-        return PriorEntry(plain_name(data["name"]), config.from_json(data["config"]), data.get("alignment"))
+        return PriorEntry(
+            plain_name(data["name"]), config.from_json(data["config"]), data.get("alignment"), data.get("without_lyrics", False)
+        )
 
 
 def open_weights(path: Path, framework: str = "pt") -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,57 @@ LEFT, RIGHT, TOP, BOTTOM, LINE = 52, 10, 40, 24, 13  # its margins, a line of te
 LEGEND_CHARACTERS = 52  # of a legend's line
 POINTS = 120  # of a curve, at most: more cannot be seen
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
-UNITS = {
-    "bits": "bits a code", "lr": "learning rate", "gradient_norm": "norm of the gradient", "skipped": "steps skipped",
-    "noise_scale": "noise scale of the gradient, rows", "data_wait": "share of time waiting for data",
-    "share_of_peak": "share of the machine's rate", "codes_per_second": "codes a second",
-    "seconds_per_second": "seconds of sound a second",
+# name in a log.jsonl -> (its title with the unit, what it is); `explain` finds those of one level, book or phase too
+NAMES = {
+    "step": ("steps", "optimiser steps so far"),
+    "minutes": ("minutes", "training time so far, of all runs of this training together"),
+    "loss": ("loss", "what the optimiser lowers: the sum of all terms"),
+    "bits": ("bits per code", "how many bits the prior needs for a code (a frame, of several books); lower is better"),
+    "bits_book": ("bits per code", "the same, of one book of a frame"),
+    "lyric_bits": ("bits per character", "how many bits the prior needs for a character of the lyrics"),
+    "lr": ("learning rate", "how far a step moves the weights"),
+    "gradient_norm": ("norm of the gradient", "its length before clipping; it jumps at outliers, or where the learning rate is too high"),
+    "gradient_square": ("square of the gradient's norm", "of the whole batch"),
+    "gradient_square_of_parts": ("square of the gradient's norm", "of parts of the batch, on average; the noise scale follows from both"),
+    "noise_scale": ("noise scale of the gradient, rows", "the batch size above which more rows per step help little"),
+    "skipped": ("steps skipped", "steps so far that were left out because their gradient was an outlier"),
+    "data_wait": ("share of time waiting for data", "0: the data are always ready; 1: training only waits"),
+    "share_of_peak": ("share of the machine's rate", "operations of training over those of a plain matrix product on this machine"),
+    "codes_per_second": ("codes per second", "speed of training"),
+    "seconds_per_second": ("seconds of sound per second", "speed of training"),
+    "recons_loss": ("reconstruction loss", "difference of the waveforms, over the bandwidth of the corpus (no unit)"),
+    "l1_loss": ("L1 loss", "mean absolute difference of the waveforms, over the bandwidth of the corpus (no unit)"),
+    "l2_loss": ("L2 loss", "mean squared difference of the waveforms, over the bandwidth of the corpus (no unit)"),
+    "linf_loss": ("L-infinity loss", "the largest differences of the waveforms, over the bandwidth of the corpus (no unit)"),
+    "spectral_loss": ("spectral loss", "difference of the magnitude spectra, over the bandwidth of the corpus (no unit)"),
+    "multispectral_loss": ("multi-scale spectral loss", "the same with several lengths of window (no unit)"),
+    "spectral_convergence": ("spectral convergence", "norm of the difference of the spectra over that of the original: 0 equal, 1 silence"),
+    "commit_loss": ("commitment loss", "squared distance of the encoder's output to its codes (no unit)"),
+    "log_loss": ("loss of log magnitudes", "mean difference of the logarithms of the spectra (nats)"),
+    "root_loss": ("loss of root magnitudes", "mean difference of the square roots of the magnitudes (no unit)"),
+    "mel_loss": ("loss of mel bands", "mean difference of the logarithms of the energy in mel bands (nats)"),
+    "slope_loss": ("loss of slopes", "mean difference of how log magnitudes change over time and frequency (nats)"),
+    "phase_loss": ("phase loss", "squared distance of the derivatives of the phases, weighted by magnitude (no unit)"),
+    "entropy": ("entropy of the codes, nats", "how evenly the codebook is used; its logarithm at most"),
+    "used_curr": ("codes used in a batch", "codes of the codebook that occur in a batch"),
+    "usage": ("codes in use", "codes of the codebook whose running count is above the threshold of restarts"),
+    "dk": ("movement of the codebook", "how far a step moves its vectors (root mean square)"),
+    "fit": ("distance to the codes", "squared distance of the encoder's output to the nearest code"),
+    "pn": ("size of the latents", "standard deviation of the encoder's output"),
 }  # fmt: skip
+
+
+def explain(name: str) -> tuple[str, str]:
+    """Title with unit, and meaning, of a name of a log; "" as the meaning of an unknown one."""
+    bare, of = name, ""
+    if found := re.fullmatch(r"(.+?)_?(book|l|)(\d+)", name):
+        of = f", book {found[3]}" if found[2] == "book" else f", level {found[3]}"
+        bare = next((each for each in (found[1], f"{found[1]}_{found[2]}") if each in NAMES), name)
+    phase, _, rest = bare.partition("_")
+    if bare not in NAMES and rest in NAMES:
+        bare, of = rest, f"{of}, {phase}"
+    title, meaning = NAMES.get(bare, (name.replace("_", " "), ""))
+    return (title + of if bare != name else title), meaning
 
 
 def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
@@ -71,6 +117,14 @@ def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dic
                 steps, values = np.array(points, dtype=np.float64).T
                 found.setdefault(name, {})[part] = (steps, values)
     return found
+
+
+def chosen_curves(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str]) -> dict[str, dict[str, Curve]]:
+    """The curves of `only`, or all; UserError where there is none."""
+    curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
+    if not curves:
+        raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")
+    return curves
 
 
 # ---- one panel
@@ -149,7 +203,7 @@ def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]
         points = " ".join(f"{x(s):.0f},{y(v):.1f}" for s, v in zip(*thin(curve), strict=True))
         return f'<polyline points="{points}" fill="none" {style}/>'
 
-    out = [f'<text x="{LEFT}" y="13" font-weight="600">{html.escape(UNITS.get(name, name.replace("_", " ")))}</text>']
+    out = [f'<text x="{LEFT}" y="13" font-weight="600">{html.escape(explain(name)[0])}</text>']
     for i, parts in enumerate(legend):
         words = "  ".join(f'<tspan fill="{colours[part]}">{html.escape(ends[part])}</tspan>' for part in parts)
         out.append(f'<text x="{LEFT}" y="{29 + LINE * i}">{words}</text>')
@@ -166,9 +220,7 @@ def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]
 
 def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = (), columns: int = 3) -> str:
     """Every quantity of some parts (those named in `only`, if any) in a grid of panels, as one SVG that stands alone."""
-    curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
-    if not curves:
-        raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")
+    curves = chosen_curves(parts, only)
     colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
     columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
@@ -194,20 +246,48 @@ def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
+def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = ()) -> str:
+    """A panel of each quantity with what it is, as many beside each other as the width has room for."""
+    colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
+    figures = []
+    for name, curves in chosen_curves(parts, only).items():
+        style = 'font-family="system-ui, sans-serif" font-size="11" fill="currentColor"'
+        svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" {style}>{panel_svg(name, curves, colours)}</svg>'
+        about = f"<code>{html.escape(name)}</code> {html.escape(explain(name)[1])}"
+        figures.append(f'<figure>{svg}<p class="soft">{about}</p></figure>')
+    return f'<div class="panels">{"".join(figures)}</div>'
+
+
 def example_html(folder: Path) -> str:
-    """The newest sounds and pictures that a training left in `folder`, inside the page, and what they should sound like."""
+    """The newest sounds and pictures that a training left in `folder`, inside the page, the original beside what was made of it."""
     newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
     out = []
-    for path in [*folder.glob("original.wav"), *sorted(folder.glob(f"step_{newest}_*"))] if newest else ():
+    for path in (
+        [*sorted(folder.glob(f"step_{newest}_*"), key=lambda p: p.suffix != ".wav"), *folder.glob("original.wav")]
+        if newest
+        else ()
+    ):
         words = path.stem.removeprefix(f"step_{newest}_").replace("_", " ")
         what = html.escape(words if path.stem == words else f"{words}, step {int(newest)}")
         data = base64.b64encode(path.read_bytes()).decode()
         if path.suffix == ".wav":
-            shown = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+            shown = f'<audio controls data-name="{html.escape(path.name)}" src="data:audio/wav;base64,{data}"></audio>'
         else:
             shown = f'<img alt="{what}" style="max-width:100%" src="data:image/png;base64,{data}">'
         out.append(f"<figure><figcaption>{what}</figcaption>{shown}</figure>")
     return "".join(out)
+
+
+def _examples_html(examples: Mapping[str, str]) -> str:
+    """The newest examples of each part: the songs of the finest level's prior first, the others folded."""
+    of_codec = {name: name.rpartition("/")[2].startswith(("vqvae", "spectral")) for name in examples}
+    order = sorted(
+        (name for name in examples if examples[name]),
+        key=lambda name: (of_codec[name], name[-1] if name[-1].isdigit() else "0"),
+    )
+    shown = [f'<h2>{html.escape(name)}</h2><div class="panels">{examples[name]}</div>' for name in order]
+    others = f"<details><summary>Other parts</summary>{''.join(shown[1:])}</details>" if shown[1:] else ""
+    return f"<section>{shown[0]}{others}</section>"
 
 
 def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
@@ -215,14 +295,13 @@ def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
     found = labelled(runs)
     parts = {label: lines for label, (_, lines) in found.items()}
     examples = {label: example_html(folder / "examples") for label, (folder, _) in found.items()}
-    sections = []
+    sections = [_examples_html(examples)] if any(examples.values()) else []
     for kind, names in kinds(parts).items():
-        curves = figure_svg({name: parts[name] for name in names}, only)
+        of_kind = {name: parts[name] for name in names}
         last = {name: parts[name][-1] for name in names}
         ends = "; ".join(f"{name}: {line['step']} steps, {line.get('minutes', 0):.1f} min" for name, line in last.items())
-        shown = "".join(f"<h2>{html.escape(name)}</h2>{examples[name]}" for name in names if examples[name])
         head = f'<h2>{html.escape(kind)}</h2><p class="soft">{html.escape(ends)}</p>'
-        sections.append(f"<section>{head}{curves}{shown}</section>")
+        sections.append(f"<section>{head}{panels_html(of_kind, only)}</section>")
     title = f"Training of {', '.join(runs)}"
     body = f"<header><h1>{html.escape(title)}</h1></header>\n" + "\n".join(sections)
     return fill_page(title, "", body)

@@ -8,10 +8,13 @@ the playhead are HTML over a bare picture, so that they stay sharp on a phone. A
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import PurePath
 from string import Template
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -24,6 +27,13 @@ class Sounding(NamedTuple):
     seconds: float
     sample_rate: int
     note: str = ""
+
+
+class SampleFiles(NamedTuple):
+    """Paths, relative to the page, of the recording that a sample continues or changes, and of the result; "": there is none."""
+
+    original: str = ""
+    result: str = ""
 
 
 Json = Mapping[str, Any]  # an object of run.json, of progress.jsonl or of alignment.json
@@ -133,10 +143,11 @@ def level_html(request: Json, level: int, sample: int, sound: Sounding | None, r
     parts = [f'<figcaption><b>Level {level}</b> <span class="soft">{about}</span></figcaption>']
     if sound is not None and sound.png:
         prompt = (request.get("prompt") or {}).get("seconds") or 0.0
-        parts.append(picture_html(sound, f"spectrogram of level {level}, sample {sample + 1}", prompt))
+        parts.append(picture_html(sound, f"spectrogram of level {level}, take {sample + 1}", prompt))
     if sound is not None:
-        label = f"level {level} of sample {sample + 1}"
-        parts.append(f'<audio controls preload="metadata" src="{html.escape(sound.wav)}" aria-label="{label}"></audio>')
+        parts[0] = parts[0].replace("</figcaption>", f"{download_html(sound.wav)}</figcaption>")
+        parts.append(player_html(sound.wav, f"level {level} of take {sample + 1}"))
+    parts += [warning_html(each["text"]) for each in request.get("findings", ()) if _is_of(each, level, sample)]
     if done < 1:
         parts.append(f'<progress max="1" value="{done:.3f}" aria-label="share done"></progress>')
     return "<figure>" + "\n".join(parts) + "</figure>"
@@ -147,41 +158,84 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
     if alignment is not None:
         times = [[word["word"], word["start"], word["end"]] for word in alignment["words"]]
         missed = f"; {len(alignment['left_out'])} words are not heard" if alignment["left_out"] else ""
-        return times, f"Words light up where the model hears them{missed}."
+        doubt = "" if alignment.get("credible", True) else " The alignment is not credible: the words may not be sung at all."
+        return times, f"Words light up where the model hears them{missed}.{doubt}"
     times = song.get("word_times") or []
     return times, "Words light up at the times that were asked for." if times else ""
 
 
-def joined_html(path: str, sample: int) -> str:
-    """Player of a recording and what continues it."""
-    label = f"sample {sample + 1}, joined to the recording"
-    return (
-        '<figure><figcaption><b>Joined</b> <span class="soft">the recording as it is, then the new audio at its rate and channels'
-        f'</span></figcaption><audio controls preload="metadata" src="{html.escape(path)}" aria-label="{label}"></audio></figure>'
+def player_html(path: str, label: str) -> str:
+    """Player of a file by its path from the page."""
+    return f'<audio controls preload="metadata" src="{html.escape(quote(path))}" aria-label="{html.escape(label)}"></audio>'
+
+
+def download_html(path: str) -> str:
+    """A link that saves a file."""
+    return f' <a class="soft" download href="{html.escape(quote(path))}">download</a>'
+
+
+def warning_html(text: str) -> str:
+    """A mark for what is wrong with the audio."""
+    return f'<p class="warning">\N{WARNING SIGN} {html.escape(text)}</p>'
+
+
+def _is_of(finding: Json, level: int | None, sample: int) -> bool:
+    return finding.get("level") == level and finding.get("sample", sample) == sample
+
+
+def pair_html(request: Json, files: SampleFiles, sample: int) -> str:
+    """The result beside the recording that it continues or changes, as far as there are files of them."""
+    inpaints, number = request.get("inpaints"), f"take {sample + 1}"
+    about = "the recording with the new audio in it" if inpaints else "the recording as it is, then the new audio at its rate"
+    given = "the whole recording" if inpaints else "the prompt: the part of the recording that is kept"
+    return "".join(
+        f'<figure><figcaption><b>{name}</b> <span class="soft">{what}</span>{download_html(path)}</figcaption>'
+        f"{player_html(path, f'{name.lower()} of {number}')}</figure>"
+        for name, what, path in (("Result", about, files.result), ("Original", given, files.original))
+        if path
     )
 
 
-def sample_html(
-    request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None, joined: str = ""
-) -> str:
-    """One sample: who and what, its levels from the finest to the coarsest, its lyrics.
+def levels_html(request: Json, sample: int, sounds: Sounds, speed: Speeds) -> str:
+    """The finest level that can be played, and the others folded."""
+    encodes = request.get("encodes", [])
+    sampled = [level for level in reversed(request["levels"]) if level not in encodes]
+    order = [*sampled, *encodes]
+    first = next((level for level in order if (level, sample) in sounds), order[0])
+    figures = {level: level_html(request, level, sample, sounds.get((level, sample)), speed[level]) for level in order}
+    others = "".join(figures[level] for level in order if level != first)
+    return figures[first] + (f"<details><summary>Other levels</summary>{others}</details>" if others else "")
 
-    `alignment` is its alignment, `joined` the path of its audio joined to the recording that it continues.
-    """
+
+def sample_html(
+    request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None, files: SampleFiles | None = None
+) -> str:  # fmt: skip
+    """One sample: who and what, its finished audio, its other levels folded, its lyrics; `alignment` is its alignment."""
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
-    title = f"Sample {sample + 1}: {name}" if len(request["samples"]) > 1 else name
-    levels = sorted(request["levels"])
-    figures = joined_html(joined, sample) if joined else ""
-    figures += "".join(level_html(request, level, sample, sounds.get((level, sample)), speed[level]) for level in levels)
+    title = f"Take {sample + 1}: {name}" if len(request["samples"]) > 1 else name
+    figures = pair_html(request, files or SampleFiles(), sample)
+    if request.get("inpaints"):
+        level = request["levels"][-1]
+        figures += "".join(warning_html(each["text"]) for each in request.get("findings", ()) if _is_of(each, level, sample))
+    else:
+        figures += levels_html(request, sample, sounds, speed)
     lyrics = song.get("lyrics") or ""
     times, note = words_of(song, alignment) if lyrics else ([], "No lyrics were given.")
     words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
     return (
         f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
-        f'<p class="soft">{note}</p></header><div>{figures}</div>{words}</section>'
+        f'<p class="soft">{note}{_branch_line(request, sample)}</p></header><div>{figures}</div>{words}</section>'
     )
+
+
+def _branch_line(request: Json, sample: int) -> str:
+    """The command that goes on from this take."""
+    if request.get("inpaints") or "folder" not in request:
+        return ""
+    command = f"jukebox branch {shlex.quote(request['folder'])} --take {sample + 1}"
+    return f" To go on from this take: <code>{html.escape(command)}</code>"
 
 
 def plain(value: object) -> str:
@@ -197,7 +251,8 @@ def plain(value: object) -> str:
 
 def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of what was asked for; where the levels differ in one, a value for each."""
-    rows = [(k, plain(request[k])) for k in ("model", "seed", "seconds", "total_seconds") if k in request]
+    rows = [("model", PurePath(request["model"]).name)] if "model" in request else []  # its path is in run.json
+    rows += [(k, plain(request[k])) for k in ("seed", "seconds", "total_seconds") if k in request]
     params = request.get("params") or request.get("how") or {}  # the second: runs of version 2
     if params and all(isinstance(choice, Mapping) for choice in params.values()):  # level -> name -> value
         levels = [str(level) for level in sorted(request["levels"]) if str(level) in params]
@@ -211,12 +266,12 @@ def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def page_html(
-    request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = (), joined: Mapping[int, str] | None = None
+    request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = (), files: Mapping[int, SampleFiles] | None = None
 ) -> str:  # fmt: skip
     """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
 
-    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one; `joined` the path
-    of each sample joined to its recording.
+    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one; `files` those
+    of each sample of a continuation or an edit.
     """
     speed, count = speeds(request, progress), len(request["samples"])
     verb = {
@@ -224,15 +279,23 @@ def page_html(
         "continue": "A recording, continued",
         "upsample": "Upsampled",
         "branch": "A song that goes on another way",
+        "edit": "A range of a recording, sampled again",
+        "vary": "A recording, varied",
+        "extend": "A recording with more before and after it",
+        "compress": "A recording from few of its codes",
     }
     title = verb.get(request["verb"], str(request["verb"]))
     prompt = request.get("prompt")
     summary = [clock(request["seconds"]), f"seed {request['seed']}", f"{request['sample_rate']} Hz"]
-    summary += [f"the first {clock(prompt['seconds'])} from {plain(prompt['path'])}"] if prompt else []
+    names = [prompt["path"]] if prompt and isinstance(prompt["path"], str) else prompt["path"] if prompt else []
+    summary += [f"the first {clock(prompt['seconds'])} from {plain([PurePath(path).name for path in names])}"] if prompt else []
     summary += [f"{speed['all']['speed']:.3g} seconds of music per second"] if "all" in speed else []
     badge = "" if "all" in speed else ' <span class="badge">unfinished: load the page again later</span>'
     aligned = [*alignment, *[None] * (count - len(alignment))]
-    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i], (joined or {}).get(i, "")) for i in range(count))
+    samples = "\n".join(sample_html(request, i, sounds, speed, aligned[i], (files or {}).get(i)) for i in range(count))
+    wrong = "".join(warning_html(each["text"]) for each in request.get("findings", ()) if "level" not in each)
+    marked = len(request.get("findings", ()))
+    badge += f' <span class="badge">{marked} warning{"s" * (marked > 1)}</span>' if marked else ""
     names = {level: f"level {level}" for level in request["levels"]} | {"all": "all levels"}
     rates = [
         (names[k], f"{100 * r['done']:.0f} %", clock(r["took"]), f"{r['speed']:.3g}" if r["took"] else "")
@@ -247,7 +310,7 @@ def page_html(
     if where:
         tables += f"<details><summary>Machine, versions, model</summary>{table_html(where)}</details>"
     body = (
-        f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(summary))}</p></header>\n'
+        f'<header><h1>{html.escape(title)}{badge}</h1><p class="soft">{html.escape(" · ".join(summary))}</p>{wrong}</header>\n'
         f'<div class="samples">{samples}</div>\n<section><div class="tables">{tables}</div></div>'
         f'<p class="soft">Everything that was asked for: <a href="run.json">run.json</a></p></section>'
     )

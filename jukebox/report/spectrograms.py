@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
-from jukebox.report.run_page import Sounding, hertz_labels, mel, page_html, top_hz
+from jukebox.report.run_page import SampleFiles, Sounding, hertz_labels, mel, page_html, top_hz
 
 RANGE_DB = 75.0
 
@@ -125,6 +125,18 @@ def show(run: Path, wav: Path) -> Sounding:
     return Sounding(f"audio/{wav.name}", f"images/{png.name}", seconds, rate)
 
 
+def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
+    """The recording that a sample continues or changes, and the result, as far as they are there."""
+    sources = list(map(tuple, request.get("sources", ())))
+    number = list(dict.fromkeys(sources)).index(sources[sample]) if sample < len(sources) else 0
+    original = next(iter(sorted(run.glob(f"prompt_{number + 1}.*" if number else "prompt.*"))), None)
+    joined = next(iter(sorted((run / "audio").glob(f"joined_level_*_sample_{sample}.*"))), None)  # the finest level first
+    result = f"audio/{joined.name}" if joined else ""
+    if request.get("inpaints"):
+        result = Path(request["outputs"][sample]).as_posix() if (run / request["outputs"][sample]).is_file() else ""
+    return SampleFiles(original.name if original else "", result)
+
+
 def write_page(run: Path) -> Path:
     """Writes RUN/index.html and its pictures from run.json, progress.jsonl, alignment.json and the wavs there are; its path.
 
@@ -135,8 +147,9 @@ def write_page(run: Path) -> Path:
         request = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{run} holds no run.json that can be read ({error}); give the --out folder of a run") from error
-    if "model" in request:  # relative to the folder
-        request["model"] = str((run / request["model"]).resolve())
+    request["folder"] = run.resolve().name
+    if "model" in request:
+        request["model"] = (run / request["model"]).resolve().name  # no path of the machine is on the page
     sounds = {}
     for level in request["levels"]:
         for sample in range(len(request["samples"])):
@@ -146,8 +159,7 @@ def write_page(run: Path) -> Path:
     alignment = []
     with suppress(OSError, ValueError, KeyError):  # none where the file is not there or cannot be read
         alignment = json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
-    files = sorted((run / "audio").glob("joined_*"))  # the finest level first
-    joined = {int(path.stem.rpartition("_")[2]): f"audio/{path.name}" for path in reversed(files)}
-    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment, joined)
+    files = {sample: _files(run, request, sample) for sample in range(len(request["samples"]))}
+    page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment, files)
     write_bytes(run / "index.html", page.encode("utf-8", "replace"))
     return run / "index.html"

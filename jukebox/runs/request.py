@@ -207,7 +207,8 @@ def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: Run
 def replayed(request: dict) -> dict:
     """The request once more, with the machine and versions of now; what was decided while it ran is decided alike."""
     check_weights(request, ModelInfo.read(request["model"]))
-    return request | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
+    asked = {name: value for name, value in request.items() if name != "findings"}
+    return asked | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
 
 
 # ---- small helpers

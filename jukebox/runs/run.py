@@ -36,7 +36,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from jaxtyping import Bool, Shaped
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from data_prep.files import check_archive, write_json
 from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
@@ -126,7 +126,8 @@ class Run:
     @contextmanager
     def lock_samples(self, samples: Sequence[int]) -> Iterator[None]:
         """Write these samples, alone: lock them, read anew what is there, and cut off what no line vouches for."""
-        with ExitStack() as locks, saving(self.folder):
+        kept = f"{self.folder} keeps what is made: go on with `jukebox resume {self.folder}`"
+        with keeping(kept, (self.folder / REQUEST).is_file), ExitStack() as locks, saving(self.folder):
             (self.folder / ".locks").mkdir(exist_ok=True)
             for sample in samples:
                 try:
@@ -156,6 +157,19 @@ class Run:
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
             _write_request(self.folder, request)
+        self.request = request
+
+    def add_findings(self, level: int, sample: int, found: Sequence[dict[str, Any]]) -> None:
+        """Record what is wrong with the audio of a sample at one level (jukebox/sampling/output_checks.py), in place of what was."""
+        with FileLock(self.folder / ".lock"):
+            request = read_request(self.folder / REQUEST)
+            others = [
+                each for each in request.get("findings", ()) if (each.get("level"), each.get("sample")) != (level, sample)
+            ]
+            now = [*others, *({**each, "level": level, "sample": sample} for each in found)]
+            if now != request.get("findings", []):
+                request["findings"] = sorted(now, key=lambda each: (each.get("level", -1), each.get("sample", 0)))
+                _write_request(self.folder, request)
         self.request = request
 
     # ---- what is there
@@ -396,7 +410,7 @@ def _write_request(folder: Path, request: dict) -> None:
 
 def _asked(request: dict) -> dict:
     """What the user chose: two ranks of one command agree in it."""
-    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled")
+    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled", "findings")
     return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from filelock import FileLock
 
 from data_prep.audio.audio import probe, read
@@ -70,10 +71,11 @@ def write_joined(model: ModelFolder, run: Run, samples: Sequence[int], device: s
         first = max(0, layout.touched(info.frames - fade, end)[0] - math.ceil(MARGIN * layout.per_second))
         codes = run.codes(level, [sample], first * ratio)[0]
         blocks = render(codec, codes, stream.name, first, layout, info.frames - fade, end)
+        finite = (np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0) for block in blocks)
         old, _ = read(prompt, start=(info.frames - fade) / info.sample_rate)
         target.parent.mkdir(exist_ok=True)
         with saving(run.folder):
-            splice(prompt, target, [Piece(info.frames, end, 0, after_recording(blocks, old[:, :fade]))], info.frames)
+            splice(prompt, target, [Piece(info.frames, end, 0, after_recording(finite, old[:, :fade]))], info.frames)
         written.append(target)
     return written
 

@@ -208,6 +208,8 @@ def fill_level(
                         yield written
             if bar:
                 _print_steps(sampler, total * len(samples) - done)
+    for i, each in writers.items():  # the thread has ended
+        run.add_findings(level, i, each.check.finish())
     forget(run, level, samples)
 
 

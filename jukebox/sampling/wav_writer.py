@@ -11,11 +11,14 @@ import os
 import struct
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Shaped
 from torch import Tensor
 
 from data_prep.audio.audio import to_pcm
 from data_prep.files import write_bytes
 from jukebox.runs.run import Run
+from jukebox.sampling.output_checks import OutputCheck
 from jukebox.sampling.writer_thread import WriterThread
 from vqvae.codec import Codec, as_tensor
 
@@ -36,6 +39,7 @@ class WavWriter:
         self.run, self.level, self.sample, self.device, self.writer = run, level, sample, device, writer
         self.decoder, self.decoded, self.samples = codec.decoder_stream(run.stream(level).name), 0, 0
         self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
+        self.check = OutputCheck(self.sample_rate, self.sample_rate / run.stream(level).hop)  # the thread's, as long as it runs
         self.path = run.audio_path(level, sample)
         self.path.parent.mkdir(exist_ok=True)
 
@@ -55,11 +59,13 @@ class WavWriter:
         self.decoded += len(codes)
         values = as_tensor(codes).to(self.device)
         audio = [piece.cpu() for piece in self.decoder.push(values, last=self.decoded == self.run.total(self.level))]
-        if audio:
-            self.writer.add(lambda: self._write(audio))
+        self.writer.add(lambda: self._write(codes, audio))
 
-    def _write(self, audio: Sequence[Tensor]) -> None:
-        pcm = b"".join(to_pcm(piece.numpy(), self.path).T.tobytes() for piece in audio)
+    def _write(self, codes: Shaped[np.ndarray, "t *frame"], audio: Sequence[Tensor]) -> None:
+        self.check.push_codes(codes)
+        pcm = b"".join(to_pcm(self.check.push(piece.numpy()), self.path).T.tobytes() for piece in audio)
+        if not pcm:
+            return
         began, self.samples = self.samples > 0, self.samples + len(pcm) // (2 * self.channels)
         head = header(self.samples, self.channels, self.sample_rate)
         if not began:  # what an earlier process has decoded stays until there is as much again

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from data_prep.errors import keeping
 from data_prep.files import file_hash, write_json
 from jukebox.evaluation.metrics import table
 from jukebox.model.folder import CODEC, ModelFolder
@@ -230,11 +231,16 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
     """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
     afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
-    with ProcessPoolExecutor(count, mp_context=afresh) as pool, progress(len(units), "ablation", unit="model") as bar:
+    kept, done = "the units that are measured are kept: the same command goes on", []
+    with (
+        keeping(kept, lambda: done),
+        ProcessPoolExecutor(count, mp_context=afresh) as pool,
+        progress(len(units), "ablation", unit="model") as bar,
+    ):
         running = [pool.submit(unit) for unit in units]
         try:
             for future in as_completed(running):
-                future.result()
+                done.append(future.result())
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

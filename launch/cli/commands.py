@@ -92,8 +92,8 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
         _run(words, verbs)
         sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
-        print("\ninterrupted; what is made so far is kept", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("\n" + "; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     except BrokenPipeError:  # `jukebox ... | head`: the reader has gone, and that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from jukebox.device import choose_own_device, computing_on
 from launch.cli.parse import choose_by_level
 
@@ -123,7 +123,8 @@ def encode_rows(
         print(f"all {len(rows)} songs have {names} in {cache / 'codes'}")
         return
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
-    with progress(round(made), f"encoding {names}", unit="s") as bar:
+    kept, done = f"{cache / 'codes'} keeps the codes of the songs that are done: the same command goes on", []
+    with keeping(kept, lambda: done), progress(round(made), f"encoding {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
             with contextlib.ExitStack() as stack:
@@ -133,6 +134,7 @@ def encode_rows(
                     for stream, writer in writers.items():
                         writer.add(row.song, {stream: found[stream]})
                     bar.update(round(row.seconds))
+                    done.append(row.song)
     took = max(time.monotonic() - started, 1e-9)
     print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
     print(f"{names} in {cache / 'codes'}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from data_prep.files import write_json
 from launch.demo.lanes import LENGTHS, Clock, Parts, run_lanes
 
@@ -49,7 +49,8 @@ def demo(
 
         make_evidence(Path(out), songs, seed, scale, preset)
     else:
-        make(Path(out), songs, seconds, seed, scale, samples, preset)
+        with keeping(f"{out} keeps what is made: the same command goes on", Path(out).is_dir):
+            make(Path(out), songs, seconds, seed, scale, samples, preset)
 
 
 def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str) -> None:

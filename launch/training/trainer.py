@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from launch.cluster.heartbeat import beat, beat_while_writing
 from launch.training.batches import batches
 from launch.training.control import Stop, locked, schedule_step
@@ -305,8 +305,10 @@ def fit(
     """
     import torch
 
+    from launch.engines.checkpoint import written
     from launch.engines.deepspeed_config import ParallelConfig
 
-    with locked(folder, task.name):
+    kept = f"{folder} keeps the last checkpoint: the same command goes on from it"
+    with keeping(kept, lambda: written(folder)), locked(folder, task.name):
         trainer = Trainer(task, recipe, folder, seed, torch.device(device), parallel or ParallelConfig(), keep)
         return trainer.run(wandb, examples_every)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,9 @@ def follow(model: ModelFolder, folder: Path, device: str) -> None:
     from jukebox.runs.run import Run
 
     for number, found in enumerate(align_run(model, Run.open(folder), device=device), start=1):
-        print(f"sample {number}: {len(found.words)} words found, {len(found.left_out)} left out")
+        print(f"take {number}: {len(found.words)} words found, {len(found.left_out)} left out")
+        if found.doubt:
+            print(f"take {number}: {found.doubt}", file=sys.stderr)
     print(f"written to {folder / 'alignment.json'}; {folder / 'index.html'} follows the singing")
 
 
@@ -90,6 +93,8 @@ def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, d
     target.write_text(found.to_lrc(), encoding="utf-8")
     write_json(target.with_suffix(".json"), found.to_json())
     print(f"{len(found.words)} words in time, by {name(found.way)}: {target} and {target.with_suffix('.json')}")
+    if found.doubt:
+        print(f"{song}: {found.doubt}", file=sys.stderr)
     if found.left_out:
         print(f"{len(found.left_out)} words were not found and are left out: {' '.join(found.left_out[:12])}")
 

@@ -20,10 +20,11 @@ from data_prep.audio.blocks import BlockReader, declared_seconds
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.folder import list_files, named
 from data_prep.audio.writers import format_of, with_suffix, writing
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from jukebox.device import choose_device, computing_on
 from jukebox.model.code_file import Codes
 from jukebox.model.packed_codes import SUFFIX, PackedCodes
+from jukebox.sampling.output_checks import OutputCheck
 from launch.cli.parse import choose_by_level
 
 if TYPE_CHECKING:
@@ -69,13 +70,16 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
         print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
+    check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
+    check.push_codes(frames)
     with writing(target, codec.spec.channels, rate) as writer:
         at = 0
         for audio in codec.decode_blocks(pieces, stream):
             on_progress(audio.shape[-1] / rate)
-            writer.write(audio[:, max(0, first - at) : max(0, last - at)].cpu().numpy())
+            writer.write(check.push(audio[:, max(0, first - at) : max(0, last - at)].cpu().numpy()))
             at += audio.shape[-1]
         writer.fill(last - first)
+    _print_findings(target, check)
     return codec.spec.channels
 
 
@@ -96,11 +100,25 @@ def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
     """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
     with _open(codec, source) as reader, writing(target, codec.spec.channels, codec.spec.sample_rate) as writer:
-        codes = (piece[stream] for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]))
-        for audio in codec.decode_blocks(codes, stream):
-            writer.write(audio.cpu().numpy())
+        rate = codec.spec.sample_rate
+        check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
+
+        def codes() -> Iterator[Tensor]:
+            for piece in codec.encoder_stream(_sound(reader, codec, on_progress), [stream]):
+                check.push_codes(piece[stream].cpu().numpy())
+                yield piece[stream]
+
+        for audio in codec.decode_blocks(codes(), stream):
+            writer.write(check.push(audio.cpu().numpy()))
         writer.fill(reader.samples)
+        _print_findings(target, check)
         return reader.source_channels
+
+
+def _print_findings(target: Path, check: OutputCheck) -> None:
+    """A line on stderr for each thing that is wrong with the audio of a file."""
+    for found in check.finish():
+        print(f"{target}: {found['text']}", file=sys.stderr)
 
 
 def _open(codec: Codec, source: Path) -> BlockReader:
@@ -219,7 +237,9 @@ def _run_all(
     from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
-    with progress(round(sum(_expected_seconds(path) for path, _ in files)), title, unit="s") as bar:
+    kept = f"the files that are done are kept in {files[0][1].parent}"
+    expected = round(sum(_expected_seconds(path) for path, _ in files))
+    with keeping(kept, lambda: done), progress(expected, title, unit="s") as bar:
 
         def on_progress(more: float) -> None:
             nonlocal seconds

@@ -14,7 +14,7 @@ from jukebox.params import DeviceOptions, EditOptions, KeptPrompt, MachineOption
 from launch.cli.parse import read_time
 from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
-from launch.verbs.sample import LabelFlags, SongFlags, beside, read_song, report_left_out
+from launch.verbs.sample import LabelFlags, SongFlags, beside, print_findings, read_song, report_left_out
 
 if TYPE_CHECKING:
     from jukebox.editing.job import Edited
@@ -165,6 +165,8 @@ def _print_summary(made: Edited, what: str) -> None:
     if target != form:
         print(f"outside the range too the samples are not those of the song: it is written as {target}")
     print("\n".join(f"{path}" for path in made.takes))
+    print(f"the original beside it: {made.run.folder / 'index.html'}")
+    print_findings(made.run)
 
 
 for _verb in (edit, vary, extend, compress):

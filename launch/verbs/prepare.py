@@ -23,7 +23,10 @@ def prepare(
     seed: another seed holds out other songs
     workers: processes that decode, 0: one a core, at most 8
     """
-    from data_prep.errors import UserError
+    from pathlib import Path
+
+    from data_prep.errors import UserError, keeping
+    from data_prep.manifest import JOURNAL
     from data_prep.manifest import prepare as write_tables
     from data_prep.pool import mpi_comm
     from launch.cluster.ranks import rank_and_ranks, variables
@@ -33,6 +36,12 @@ def prepare(
             f"{variables()} say that this is one of {ranks} ranks, which cannot share this without MPI: unset both to prepare in one "
             f"process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
         )
-    prepared = write_tables(source, out, add=add, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers)
+    journal = Path(out) / JOURNAL
+    with keeping(
+        f"{out} keeps the songs that are read: the same command goes on", lambda: journal.is_file() and journal.stat().st_size
+    ):
+        prepared = write_tables(
+            source, out, add=add, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers
+        )
     if prepared is not None:
         print(f"{prepared}\nwrote {prepared.folder / 'manifest.parquet'}")

@@ -6,6 +6,7 @@ The request is on disk before torch is imported: whenever a command is stopped, 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,18 +256,25 @@ def _go(run: Run, device: str = "") -> None:
     walk.resume(run, model, device, rank, ranks)
     if run.request.get("inpaints"):
         print("\n".join(map(str, finish(run, model))))
+        print_findings(run)
     elif rank == 0:
         _print_summary(run)
+    else:
+        print_findings(run, [i for batch in run.request["batches"][rank::ranks] for i in batch])
 
 
 def read_song(info: ModelInfo, words: SongFlags) -> Song:
     """The song of some flags; names that the model does not know are printed."""
-    from jukebox.song import Song, unknown_names
+    from jukebox.song import Song, unknown_names, without_effect
 
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
+    if words.lyrics and not text:
+        print(f"{words.lyrics}: there is no word in it that is sung; the song is sampled without lyrics", file=sys.stderr)
     song = Song(words.artist or None, (), text or None, tuple(times), genre=words.genre)
     for line in unknown_names(song, info.labels):
         print(line)
+    for line in without_effect(song, info):
+        print(line, file=sys.stderr)
     return song
 
 
@@ -279,8 +287,6 @@ def read_lyrics(path: str) -> tuple[str, list]:
     found = lyrics.read_lyrics(Path(path))
     if found.left_out:
         print(f"{path}: {lyrics.describe(found.left_out)}")
-    if not found.text:
-        print(f"{path}: there is no word in it that is sung")
     return found.text, list(found.times)
 
 
@@ -295,8 +301,17 @@ def report_left_out(model: ModelFolder, texts: Sequence[str]) -> None:
         print(line)
 
 
+def print_findings(run: Run, samples: Sequence[int] | None = None) -> None:
+    """A line on stderr for each thing that is wrong with the audio."""
+    from jukebox.sampling.output_checks import lines_of
+
+    for line in lines_of(run.request, samples):
+        print(f"{run.folder}: {line}", file=sys.stderr)
+
+
 def _print_summary(run: Run) -> None:
-    """Where the music lies, and seconds of music per second."""
+    """Where the music is, seconds of music per second, and what is wrong with the audio."""
+    print_findings(run)
     for level in run.request["levels"]:
         lines = [line for line in run.progress if line["level"] == level and line["took"] > 0]
         took, music = sum(line["took"] for line in lines), sum(line["music_seconds"] for line in lines)

@@ -160,7 +160,7 @@ class TunedPrior(PriorTask):
             for entry in folder.info.priors.values():
                 if not (folder.folder / entry.labels_file).is_file():
                     folder.save_labels(before, entry.name)
-        folder.save_prior(self.name, merged(model))
+        folder.save_prior(self.name, merged(model), self.without_lyrics)
         if self.labels != folder.labels_of(self.name):  # a table longer than the names does no harm, one shorter would
             folder.save_labels(self.labels, self.name)
             folder.save_labels(before.extended(self.names))

@@ -51,6 +51,7 @@ class PriorTask(Task):
         books = {stream: self.jukebox.spec.stream(stream).books for stream in spec.writes}
         self.amount = float(self.recipe.batch * sum(self.config.frames(stream) * n for stream, n in books.items()))
         torch.manual_seed(fold(self.seed, self.seed_key, FIRST_WEIGHTS))
+        self.fresh = begin is None
         self.model = begin or (hollow(self.config) if setup.hollow else build_prior(self.config))
         if setup.hollow:
             self.model.to("meta")
@@ -61,6 +62,8 @@ class PriorTask(Task):
         configure_trunks(self.model, self.recipe)
         drops = (self.recipe.drop_labels, self.recipe.drop_lyrics, self.recipe.drop_times, self.recipe.jitter_seconds)
         self.dropout = ConditionDropout(*drops)
+        entry = self.jukebox.info.priors.get(self.name)
+        self.without_lyrics = entry is not None and entry.without_lyrics
 
     @property
     def seed_key(self) -> int:
@@ -77,6 +80,8 @@ class PriorTask(Task):
         self.codes, rows, self.songs = songs_to_train_on(self)
         model = self.jukebox
         self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
+        if self.fresh or self.without_lyrics:  # no earlier training had lyrics
+            self.without_lyrics = not any(rows[song].lyrics for song in self.songs)
         lengths = [self.codes.length(song, self.stream) for song in self.songs]
         self.windows = Windows(lengths, self.config.n_ctx, self.config.ratio)
 
@@ -124,7 +129,7 @@ class PriorTask(Task):
         return self.model.loss(batch.to(self.device))
 
     def save(self, model: Any) -> None:
-        self.jukebox.save_prior(self.name, model)
+        self.jukebox.save_prior(self.name, model, self.without_lyrics)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
         """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from data_prep.align import TimedText, place
+from data_prep.audio.audio import write_wav
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import prepare
 from data_prep.metadata.lyrics import parse_lyrics
 from data_prep.metadata.stamps import format_lrc
 from data_prep.synthetic.songs import make_corpus
-from jukebox.alignment.align import AlignmentTask, align, align_run, find_way, lyric_entry, misses
+from jukebox.alignment.align import Alignment, AlignmentTask, TimedWord, align, align_run, find_way, lyric_entry, misses
 from jukebox.alignment.scores import AttentionScores, LikelihoodScores, words_of
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
@@ -282,6 +283,20 @@ def test_a_run_is_aligned_by_its_codes_and_its_page_follows(tiny_model, tmp_path
     for word in found[0].words:
         assert f'<span data-start="{word.start:.3f}" data-end="{word.end:.3f}">{word.word}</span>' in page
     assert "where the model hears them" in page and found[0].words
+
+
+def test_an_alignment_with_a_recording_in_which_nothing_is_sung_is_not_credible(tiny_model, tmp_path, capsys):
+    """One line, and a mark in the json; of a run on its page, too. One whose words are found is credible."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 2 * tiny_model.sample_rate)).astype(np.float32)
+    write_wav(tmp_path / "song.wav", noise, tiny_model.sample_rate)
+    (tmp_path / "words.txt").write_text("sun and moon and all the cold wind will run " * 3)
+    assert main(["align", str(tiny_model.folder), str(tmp_path / "song.wav"), "--lyrics", str(tmp_path / "words.txt")]) == 0
+    written = json.loads((tmp_path / "song.json").read_text())
+    assert written["credible"] is False and written["confidence"] < 0.2
+    assert capsys.readouterr().err.count("the alignment is not credible (mean confidence ") == 1
+    good = Alignment((TimedWord("sun", 0, 0.0, 0.5, 0.9), TimedWord("moon", 0, 0.5, 1.0, 0.5)), ("and",), 2.0)
+    assert good.to_json()["credible"] and not good.doubt and good.confidence == pytest.approx(1.4 / 3)
+    assert not Alignment((), (), 2.0).doubt and Alignment((), ("sun",), 2.0).doubt
 
 
 def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from jukebox.report.curves import HEIGHT, LEFT, WIDTH, curves_of, figure_svg, labelled, read_parts, smooth, thin, ticks, wrapped
+from jukebox.report.curves import (
+    HEIGHT,
+    LEFT,
+    WIDTH,
+    curves_of,
+    explain,
+    figure_svg,
+    labelled,
+    read_parts,
+    smooth,
+    thin,
+    ticks,
+    wrapped,
+)
 from launch.cli import main
 
 PART = "training/prior_2"
@@ -53,7 +67,7 @@ def test_every_quantity_of_every_part_is_on_a_page_that_stands_alone(tmp_path):
     assert main(["report", "train", str(model)]) == 0
     page = (model / "training.html").read_text(encoding="utf-8")
     for said in (
-        "bits a code",
+        "bits per code",
         "norm of the gradient",
         "steps skipped",
         "spectral convergence",
@@ -113,3 +127,30 @@ def test_parts_are_told_apart_and_a_long_legend_has_several_lines(tmp_path):
     assert labelled({"one": one})["prior_2"][0] == one / PART == labelled({"one": one / PART})["prior_2"][0]
     assert wrapped({"a": "a 1", "b": "b 2"}) == [["a", "b"]]
     assert wrapped({"a": "a" * 40, "b": "b" * 60, "c": "c"}) == [["a"], ["b"], ["c"]]
+
+
+def test_the_song_is_first_and_beside_its_original_and_the_other_parts_are_folded(tmp_path):
+    model = write_log(tmp_path / "model", "prior_0")
+    write_log(model, "vqvae_0")
+    for part, names in (("prior_0", ["step_0000200_sample"]), ("vqvae_0", ["original", "step_0000200_reconstruction"])):
+        folder = model / "training" / part / "examples"
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.wav").write_bytes(name.encode())
+    assert main(["report", "train", str(model)]) == 0
+    page = (model / "training.html").read_text(encoding="utf-8")
+    places = [
+        page.index(text)
+        for text in ("<h2>prior_0", "<details><summary>Other parts", "reconstruction, step 200", "original</f", "The codec")
+    ]
+    assert places == sorted(places) and str(tmp_path) not in page
+
+
+def test_every_name_on_the_page_is_explained_with_its_unit(tmp_path):
+    assert main(["report", "train", str(write_log(tmp_path / "model", gradient_norm=1.5, usage_l1=3, bits_book2=4))]) == 0
+    page = (tmp_path / "model" / "training.html").read_text(encoding="utf-8")
+    for name in ("bits", "lr", "gradient_norm", "usage_l1", "bits_book2"):
+        assert f"<code>{name}</code> {html.escape(explain(name)[1])}" in page and explain(name)[1]
+    assert explain("usage_l1")[0] == "codes in use, level 1" and explain("bits_book2")[0] == "bits per code, book 2"
+    assert explain("critic_gradient_norm") == ("norm of the gradient, critic", explain("gradient_norm")[1])
+    assert explain("some_thing") == ("some thing", "")

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from jukebox.report.spectrograms import write_page
-from tests.jukebox.report.test_spectrograms import LYRICS, make_run
+from launch.cli import main
+from tests.jukebox.report.test_curves import write_log
+from tests.jukebox.report.test_spectrograms import LYRICS, make_run, tone, write_wav
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path to open the page with")
@@ -155,3 +157,46 @@ def test_samples_stand_side_by_side_where_there_is_room(browser, tmp_path):
     narrow = browser.run(places)
     assert len({left for left, _ in narrow}) == 1 and len({top for _, top in narrow}) == 3
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def press(browser: Browser, key: str) -> None:
+    text = {"text": " "} if key == " " else {}
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code={" ": "Space"}.get(key, key), **text)
+
+
+def test_arrows_move_by_5_seconds_and_space_plays_and_pauses(browser, tmp_path):
+    run = make_run(tmp_path / "run")
+    for level in (2, 1, 0):
+        write_wav(run / f"audio/level_{level}_sample_0.wav", tone(12))
+    browser.open(write_page(run))
+    browser.run(f"{SEEK}([0])")
+    now = "[...document.querySelectorAll('audio')].map(p => [Math.round(p.currentTime), p.paused])"
+    for key, time in (("ArrowRight", 5), ("ArrowRight", 10), ("ArrowLeft", 5), ("ArrowLeft", 0), ("ArrowLeft", 0)):
+        press(browser, key)
+        assert browser.run(now)[-3:][2 if browser.run("current === players[2]") else 0][0] == time
+    browser.run("current = players[0]")
+    press(browser, " ")
+    assert browser.run(now)[0][1] is False
+    press(browser, " ")
+    assert browser.run(now)[0][1] is True
+
+
+def test_pages_are_readable_at_400_pixels(browser, tmp_path):
+    """Nothing is wider than the screen: of a run with a long name and warnings, and of a training."""
+    run = make_run(tmp_path / ("a_long_name_without_a_space" * 6), samples=2, prompt=1.0)
+    request = json.loads((run / "run.json").read_text())
+    request["findings"] = [{"level": 0, "sample": 0, "kind": "noise", "text": "noise without tones " + "x" * 90}]
+    (run / "run.json").write_text(json.dumps(request))
+    model = write_log(tmp_path / "model", gradient_norm=1.5, skipped=0)
+    assert main(["report", "train", str(model)]) == 0
+    for page in (write_page(run), model / "training.html"):
+        browser.open(page, width=400)
+        browser.run("document.querySelectorAll('details').forEach(d => d.open = true) || 0")
+        assert browser.run("document.documentElement.scrollWidth <= 400"), page
+        assert (
+            browser.run(
+                "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height), 99)"
+            )
+            > 10
+        )

@@ -104,7 +104,7 @@ def test_everything_the_page_refers_to_lies_beside_it(tmp_path):
 
 def test_a_page_shows_artist_settings_and_speed(tmp_path):
     page = Page(report.write_page(make_run(tmp_path)).read_text(encoding="utf-8"))
-    for text in ("A & B <i>", "folk, jazz", "seed 7", "temperature", "0.93", "models/<x>", "two cores", "2.13.0"):
+    for text in ("A & B <i>", "folk, jazz", "seed 7", "temperature", "0.93", "<x>", "two cores", "2.13.0"):
         assert text in page.text, text
     assert "0.286 seconds of music per second" in page.text  # 3 s in 1.5 + 3 + 6 s
     assert "unfinished" not in page.text and not page.of("progress")
@@ -152,7 +152,7 @@ def test_timed_words_are_found_in_order_and_unknown_times_leave_plain_text():
 def test_prompt_is_a_line_where_it_ends_and_absent_without_one(tmp_path):
     with_prompt = Page(report.write_page(make_run(tmp_path / "a", prompt=1.0)).read_text(encoding="utf-8"))
     assert [i["style"] for i in with_prompt.of("i", "prompt")] == ["left:33.33%"] * 3
-    assert "in/späte & co.mp3" in with_prompt.text
+    assert "from späte & co.mp3" in with_prompt.text
     assert not Page(report.write_page(make_run(tmp_path / "b")).read_text(encoding="utf-8")).of("i", "prompt")
 
 
@@ -224,3 +224,67 @@ def test_plots_for_the_docs_are_pngs_and_repeatable(tmp_path):
         for name in ("a.png", "b.png")
     )
     assert first[:8] == b"\x89PNG\r\n\x1a\n" and first == second
+
+
+# ---- song first
+
+
+def test_the_finished_audio_is_first_with_its_download_and_the_other_levels_are_folded(tmp_path):
+    text = report.write_page(make_run(tmp_path, samples=2)).read_text(encoding="utf-8")
+    page = Page(text)
+    first = text[text.index("<section") : text.index("</section>")]
+    folded = first[first.index("<details>") : first.index("</details>")]
+    assert (
+        'src="audio/level_0_sample_0.wav"' in first[: first.index("<details>")] and "<summary>Other levels</summary>" in folded
+    )
+    assert folded.index("level_1_sample_0.wav") < folded.index("level_2_sample_0.wav") and "level_0" not in folded
+    assert [named["href"] for named in page.of("a") if "download" in named] == [
+        f"audio/level_{level}_sample_{sample}.wav" for sample in (0, 1) for level in (0, 1, 2)
+    ]
+
+
+def test_while_the_finest_level_is_missing_the_finest_that_is_there_is_first(tmp_path):
+    text = report.write_page(make_run(tmp_path, ready=(2, 1))).read_text(encoding="utf-8")
+    assert text.index("level_1_sample_0.wav") < text.index("<details>") < text.index("level_2_sample_0.wav")
+
+
+def test_the_original_is_beside_the_continuation(tmp_path):
+    run = make_run(tmp_path, samples=2, prompt=1.0)
+    request = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(request | {"sources": [["a.wav", 0], ["b.wav", 0]]}))
+    for name in ("prompt.flac", "prompt_2.wav", "audio/joined_level_0_sample_0.flac", "audio/joined_level_0_sample_1.wav"):
+        (run / name).write_bytes(b"sound")
+    players = [named["src"] for named in Page(report.write_page(run).read_text(encoding="utf-8")).of("audio")]
+    assert [players[:2], players[5:7]] == [
+        ["audio/joined_level_0_sample_0.flac", "prompt.flac"], ["audio/joined_level_0_sample_1.wav", "prompt_2.wav"],
+    ]  # fmt: skip
+
+
+def test_a_take_is_named_as_branch_takes_it_and_names_of_files_are_quoted(tmp_path):
+    page = Page(report.write_page(make_run(tmp_path / "my run #2", samples=2)).read_text(encoding="utf-8"))
+    assert "jukebox branch 'my run #2' --take 2" in page.text and "Take 2: " in page.text and "Sample" not in page.text
+    assert "audio/level_0_sample_1.wav" in page.links
+
+
+def test_no_path_of_the_machine_is_on_the_page(tmp_path):
+    run = make_run(tmp_path / "run", prompt=1.0)
+    request = json.loads((run / "run.json").read_text())
+    request |= {
+        "model": str(tmp_path / "models" / "mine"),
+        "prompt": {"path": [f"{tmp_path}/a.wav", f"{tmp_path}/b.wav"], "seconds": 1.0},
+    }
+    (run / "run.json").write_text(json.dumps(request))
+    page = report.write_page(run).read_text(encoding="utf-8")
+    assert str(tmp_path) not in page and "from a.wav, b.wav" in page and "mine" in page
+
+
+def test_what_is_wrong_is_marked_at_its_take_and_level(tmp_path):
+    run = make_run(tmp_path, samples=2)
+    request = json.loads((run / "run.json").read_text())
+    finding = {"kind": "noise", "level": 0, "sample": 1, "text": "noise <here>"}
+    (run / "run.json").write_text(json.dumps(request | {"findings": [finding, {"kind": "no beats", "text": "no clear beats"}]}))
+    text = report.write_page(run).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "2 warnings" in page.text and text.count("noise &lt;here&gt;") == 1 and "no clear beats" in page.text
+    assert text.index("level_0_sample_1.wav") < text.index("noise &lt;here&gt;") < text.index("level_1_sample_1.wav")
+    assert "warning" not in Page(report.write_page(make_run(tmp_path)).read_text(encoding="utf-8")).text

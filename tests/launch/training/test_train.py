@@ -24,6 +24,7 @@ from jukebox.model.presets import find
 from jukebox.model.recipe import Recipe
 from launch.corpus.pcm import Pcm
 from launch.engines.checkpoint import load_checkpoint
+from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.speed import has_bf16
 from launch.training.log import read_log
 from launch.training.tasks.codec import VQVAETask, blend, blend_shares
@@ -455,3 +456,49 @@ def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monke
     monkeypatch.setattr(trainer, "fit", fit)
     train("vqvae", str(data), preset="test", level=2, steps=1, out=str(tmp_path / "model"))
     assert held
+
+
+def test_every_name_that_a_task_logs_is_explained_with_its_unit(data, model, spectral):
+    """Codecs and priors of both routes, with the parts of a batch measured; and the levels and books of each name."""
+    from jukebox.report.curves import NAMES, explain
+
+    config = find("test_spectral").priors["tokens"]
+    jukebox, folder = Jukebox.from_pretrained(spectral), data.parent / "logs"
+    config = config.for_corpus(len(jukebox.labels.artists), len(jukebox.labels.genres))
+    codec, *priors = tasks(data, Path(shutil.copytree(model, folder / "model")), RECIPE)
+    made = [*priors, codec, PriorTask(TaskSetup(jukebox, "tokens", data, RECIPE, 0, "cpu", config))]
+    for task in made:
+        fit(task, replace(task.recipe, steps=2), folder / task.name, parallel=ParallelConfig(accumulate=2))
+    logs = [*folder.glob("*/log.jsonl"), *data.parent.glob("*/training/*/log.jsonl")]
+    names = {name for log in logs for line in read_log(log) for name in line}
+    assert {"noise_scale", "bits_book0", "entropy", "phase_loss", "lr", "gradient_norm"} <= names and len(logs) == 9
+    assert not [name for name in names if not explain(name)[1]]
+    assert all(title and meaning for title, meaning in NAMES.values())
+
+
+def test_a_prior_that_saw_no_lyrics_is_recorded_as_such_and_its_users_are_warned(data, model, tmp_path, capsys):
+    """Of songs without lyrics, and of songs with them; a file without words is one line."""
+    from launch.cli import main
+
+    (tmp_path / "music").mkdir()
+    for path in sorted((data.parent / "corpus").glob("*.wav"))[:4]:
+        shutil.copy(path, tmp_path / "music")
+    lyrics, empty = tmp_path / "words.txt", tmp_path / "empty.txt"
+    lyrics.write_text("all the cold wind"), empty.write_text("\n")
+    for warned in (1, 0):
+        source, folder = tmp_path / f"data_{warned}", tmp_path / f"model_{warned}"
+        assert main(["prepare", str(tmp_path / "music"), "--out", str(source), "--test_share", "0", "--workers", "1"]) == 0
+        shutil.copytree(model, folder)
+        (folder / "prior_2.safetensors").unlink(missing_ok=True)
+        words = ["--level", "2", "--preset", "test", "--steps", "1", "--out", str(folder), "--from_audio"]
+        assert main(["train", "prior", str(source), *words]) == 0
+        assert Jukebox.from_pretrained(folder).entry("prior_2").without_lyrics == bool(warned)
+        capsys.readouterr()
+        run = ["sample", str(folder), "--seconds", "0.05", "--levels", "2"]
+        assert main([*run, "--lyrics", str(lyrics), "--out", str(folder / "run")]) == 0
+        assert capsys.readouterr().err.count("was trained without lyrics, they have no effect") == warned
+        assert main([*run, "--lyrics", str(empty), "--out", str(folder / "run_2")]) == 0
+        error = capsys.readouterr().err
+        assert error.count("there is no word in it that is sung") == 1 and "no effect" not in error
+        for path in (tmp_path / "music").glob("*.wav"):
+            path.with_suffix(".txt").write_text("the wind will run")
