@@ -42,7 +42,7 @@ class SpectrogramDiscriminator(nn.Module):
 class MultiResolutionDiscriminator(nn.Module):
     """One discriminator per resolution."""
 
-    def __init__(self, windows: Sequence[int] = (256, 512, 1024), width: int = 16) -> None:
+    def __init__(self, windows: Sequence[int] = (256, 512, 1024), width: int = 8) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(SpectrogramDiscriminator(n_fft, width) for n_fft in windows)
 

@@ -231,7 +231,7 @@ def test_an_edit_writes_its_run_and_its_file_and_nothing_else(model, song, tmp_p
     made = resampled(model, song, tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.flac", "new.run", "song.flac"]
     assert {path.name for path in made.run.folder.iterdir() if path.name[0] != "."} == {
-        "run.json", "progress.jsonl", "known.npz", "prompt.flac", "codes", "index.html",
+        "run.json", "progress.jsonl", "known.npz", "prompt.flac", "tags.json", "codes", "index.html",
     }  # fmt: skip
     request = json.loads((made.run.folder / "run.json").read_text())
     assert request["version"] == 3 and request["verb"] == "edit" and request["route"] == "edit"
