@@ -11,7 +11,7 @@ EVERY = 10.0  # seconds between two lines
 LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
 
 
-class Bar(tqdm):
+class ProgressBar(tqdm):
     """tqdm on a terminal; elsewhere whole lines: none for work of less than ten seconds, and a last one where there were others."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

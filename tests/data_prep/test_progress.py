@@ -12,7 +12,7 @@ from data_prep.pool import map_songs
 
 
 def test_short_work_in_a_pipe_prints_nothing(capsys: pytest.CaptureFixture) -> None:
-    with progress.Bar(total=2, desc="songs", unit="song") as bar:
+    with progress.ProgressBar(total=2, desc="songs", unit="song") as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""
 
@@ -27,7 +27,7 @@ def test_long_work_in_a_pipe_prints_whole_lines(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_terminal_has_a_bar_on_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with progress.Bar(total=2, desc="songs") as bar:
+    with progress.ProgressBar(total=2, desc="songs") as bar:
         bar.update(2)
     error = capsys.readouterr().err
     assert "100%" in error and error.count("\n") == 1 and "\r" in error
