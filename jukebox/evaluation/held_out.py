@@ -14,7 +14,7 @@ from torch import Tensor
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
 from data_prep.manifest import SongRow, audio_path, load_manifest
-from data_prep.progress import Bar
+from data_prep.progress import ProgressBar
 from jukebox.model.folder import ModelFolder
 from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import Conditions
@@ -49,7 +49,7 @@ def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) 
     if not rows:
         raise UserError(f"{data} has no songs of the split test; prepare it with a larger --test_share")
     encode, waves, codes = encoder(model, model.trained_streams()), [], []
-    for row in Bar(rows, desc="held-out songs", unit="song"):
+    for row in ProgressBar(rows, desc="held-out songs", unit="song"):
         path = audio_path(data, row)
         wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels, seconds=seconds)
         wave = torch.from_numpy(wave[:, : wave.shape[1] // model.spec.unit * model.spec.unit])

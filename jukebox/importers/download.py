@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from data_prep.errors import UserError
 from data_prep.files import file_hash, stand_in
-from data_prep.progress import Bar
+from data_prep.progress import ProgressBar
 
 BLOCK = 1 << 20
 TRIES = 5  # in a row that bring nothing
@@ -102,7 +102,7 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
         else:
             tag.unlink(missing_ok=True)
         name, start = part.name.removesuffix(".part"), have if resumed else 0
-        bar = Bar(total=total, initial=start, desc=name, unit="B", unit_scale=True)
+        bar = ProgressBar(total=total, initial=start, desc=name, unit="B", unit_scale=True)
         with bar, open(part, "ab" if resumed else "wb") as file:
             while block := response.read(BLOCK):
                 file.write(block)

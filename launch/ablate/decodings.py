@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
-from data_prep.progress import Bar
+from data_prep.progress import ProgressBar
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
 
 if TYPE_CHECKING:
@@ -359,7 +359,7 @@ def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, s
     rate = codec.config.sample_rate
     original = mean_figures([distances(song, song.audio, rate, reference) for song in held])
     rows: list[Figures] = [{"decoding": "original", **original, "music_seconds_per_second": None}]
-    for decoding in Bar([d for d in DECODINGS if d.books < codec.config.books], desc="decodings", unit="row"):
+    for decoding in ProgressBar([d for d in DECODINGS if d.books < codec.config.books], desc="decodings", unit="row"):
         rows.append(decoding_row(codec, held, decoding, reference, out))
     figures: Figures = {
         "songs": len(held),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from data_prep.progress import Bar as PlainBar
+from data_prep.progress import ProgressBar
 from launch.cluster.heartbeat import beat
 
 
-class Bar(PlainBar):
+class Bar(ProgressBar):
     """A progress bar that whoever watches this process sees moving too."""
 
     def update(self, n: float | None = 1) -> bool | None:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -161,6 +161,22 @@ def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
     return done if used < 0.05 else max(done, int(used * steps))
 
 
+def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
+    """What to print where the rate of a continued training jumps because the recipe has changed; empty where it does not."""
+    from launch.engines.engine import lr_at
+
+    def rate(step: int, recipe: Recipe) -> float:
+        return lr_at(step, recipe, schedule_step(step, recipe.steps, seconds, 60 * recipe.max_minutes))
+
+    planned, to = rate(step, before), rate(step, now)
+    if step >= now.steps or abs(to - planned) <= 0.01 * max(to, planned):
+        return ""
+    return (
+        f"the learning rate jumps from {rate(step - 1, before):.3g} to {to:.3g} at step {step}: its schedule depends on all steps, "
+        f"{before.steps} before and {now.steps} now"
+    )
+
+
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
     """Holds the folder of a training, by rank 0 for all ranks; UserError where another training holds it."""
@@ -247,6 +263,9 @@ class TrainingLoop:
             if (before := metadata["recipe"].get(key, value)) != value:
                 print_once(f"{name}: {key} was {before}, is {value} from step {metadata['step']} on")
         self.done, self.seconds = metadata["step"], 60 * metadata["minutes"]
+        known = {key: value for key, value in metadata["recipe"].items() if hasattr(self.recipe, key)}
+        if jump := rate_jump(replace(self.recipe, **known), self.recipe, self.done, self.seconds):
+            print_once(f"{name}: {jump}")
         return checkpoint
 
     def run(self, wandb: str, examples_every: int) -> Trained:

@@ -329,7 +329,10 @@ def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, mod
     assert opened.prior("masked").config == setup(opened, "masked", data, RECIPE).config
     lines = read_log(out / "training" / "masked" / "log.jsonl")
     assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
-    for flags, message in (({"level": 2}, "all levels at once"), ({"preset": "vqvae"}, "has no masked")):
+    for flags, message in (
+        ({"level": 2}, "all levels at once"),
+        ({"preset": "vqvae", "out": str(tmp_path / "bare")}, "has no masked"),
+    ):
         with pytest.raises(UserError, match=message):
             train("masked", str(data), **{"preset": "test", "out": str(out), **flags})  # type: ignore[arg-type]
 
@@ -341,7 +344,11 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
         (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
         (("vqvae", str(data)), {"levels": "2,7"}, "there is no 7 to choose"),
         (("vqvae", str(data)), {"levels": "all"}, r"there is no all to choose; choose among 0 \(vq.0\)"),
-        (("vqvae", str(data)), {"preset": "demo", "out": str(model)}, "another configuration"),
+        (
+            ("vqvae", str(data)),
+            {"preset": "demo", "out": str(model)},
+            "was begun with --preset test, and demo has another codec",
+        ),
     ]:
         with pytest.raises(UserError, match=message):
             train(*arguments, **{"preset": "test", **flags})  # type: ignore[arg-type]
