@@ -67,13 +67,13 @@ def choose_preset(given: str, what: str, target: Path, old: str, device: str) ->
     if given:
         return given
     if mine := [name for name in known if trains(name, what)]:
-        print(f"preset {mine[0]}, with which the model was begun")
+        print(f"preset {mine[0]}, with which the model was begun", flush=True)
         return mine[0]
     import torch
 
     gpu = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
     name, machine = preset_of_machine(what, gpu), f"a GPU of {gpu / 1e9:.0f} GB" if gpu else "no GPU"
-    print(f"preset {name}, for a machine with {machine}; --preset names another")
+    print(f"preset {name}, for a machine with {machine}; --preset names another", flush=True)
     return name
 
 
