@@ -440,6 +440,22 @@ def test_a_codec_reports_crops_of_silence_and_songs_shorter_than_a_crop(data, tm
     assert re.search(r"vqvae_2: \d+ of 64 crops are silent", said) and "1 of 5 songs are shorter than a crop" in said
 
 
+def test_a_prior_counts_songs_that_are_shorter_than_a_window(model, tmp_path, capsys):
+    from data_prep.manifest import prepare
+    from launch.corpus.encode import encode
+
+    for i, seconds in enumerate((0.1, 2.0, 2.0)):
+        noise = np.random.default_rng(i).uniform(-0.5, 0.5, round(22050 * seconds))
+        (tmp_path / "music").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "music" / f"{i}.wav", noise, 22050)
+    prepare(tmp_path / "music", tmp_path / "data", test_share=0.0, min_seconds=0.05, workers=1)
+    encode(str(tmp_path / "data"), str(model), levels="2")
+    task = PriorTask(setup(Jukebox.from_pretrained(model), "prior_2", tmp_path / "data", RECIPE))
+    capsys.readouterr()
+    task.open()
+    assert "prior_2: 1 of 3 songs are shorter than a window and are left out" in capsys.readouterr().out
+
+
 def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monkeypatch):
     from data_prep.manifest import prepare
     from launch.training import loop
