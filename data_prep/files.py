@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,6 +65,18 @@ def write_json(path: Path, data: dict) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     write_bytes(path, (json.dumps(plain(data), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+
+
+def check_target(path: Path) -> None:
+    """UserError where a file cannot be written: before the work whose result it is to hold. Its folder is made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            reason = "it is a folder" if path.is_dir() else ""
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+    if reason:
+        raise UserError(f"{path} cannot be written ({reason}); name another --out")
 
 
 def stand_in(path: Path) -> str:

@@ -32,6 +32,7 @@ from data_prep.pool import is_leader, map_songs
 from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, complete, find_songs
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
+PROVENANCE = ("source", "licence")
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
 
 
@@ -50,6 +51,8 @@ class SongRow:
     word_times: tuple[TimedText, ...]
     hash: str  # SHA-256 of the file
     split: str  # "train" or "test"
+    source: str | None = None  # where it comes from, in words or as an address
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -227,8 +230,7 @@ def read_state(out: Path, add: bool) -> DataState:
     sources = tuple(Path(os.path.normpath(root / place)) for place in named)
     if not add:
         return DataState(out, root, sources)
-    refused = pq.read_table(out / REFUSED).to_pylist() if (out / REFUSED).is_file() else []
-    return DataState(out, root, sources or (root,), {row.path: row for row in rows}, refused, add)
+    return DataState(out, root, sources or (root,), {row.path: row for row in rows}, load_refused(out), add)
 
 
 def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> SongSource:
@@ -308,6 +310,14 @@ def load_manifest(data: str | Path) -> list[SongRow]:
     return [_row(row) for row in table.to_pylist()]
 
 
+def load_refused(data: str | Path) -> list[dict[str, str]]:
+    """Return path, reason and detail of the files that were refused; none where there is no such table."""
+    import pyarrow.parquet as pq
+
+    path = Path(data) / REFUSED
+    return pq.read_table(path).to_pylist() if path.is_file() else []
+
+
 def audio_path(data: str | Path, row: SongRow) -> Path:
     """Return where a song's audio lies: below the stored root, or where that root lies now relative to the data."""
     path = Path(data) / MANIFEST
@@ -331,6 +341,7 @@ def _row(values: Mapping[str, Any]) -> SongRow:
     times = [(time["text"], time["start"], time["end"]) if isinstance(time, dict) else time for time in values["word_times"]]
     kept = {name: values[name] for name in ("path", "seconds", "sample_rate", "channels", "artist", "lyrics", "hash", "split")}
     times = tuple(TimedText(*time) for time in times)
+    kept |= {name: values.get(name) for name in PROVENANCE}  # an older table has neither
     return SongRow(song=values["path"], genres=tuple(values["genres"]), word_times=times, **kept)
 
 
@@ -342,6 +353,7 @@ def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Seq
     time = pa.struct([("text", text), ("start", number), ("end", number)])
     columns = [("path", text), ("seconds", number), ("sample_rate", pa.int32()), ("channels", pa.int16()), ("artist", text)]
     columns += [("genres", pa.list_(text)), ("lyrics", text), ("word_times", pa.list_(time)), ("hash", text), ("split", text)]
+    columns += [(name, text) for name in PROVENANCE]
     named = dict.fromkeys(os.path.relpath(source.resolve(), root) for source in sources)
     metadata = {"root": str(root), "sources": json.dumps(list(named))}
     with contextlib.suppress(ValueError):  # another drive

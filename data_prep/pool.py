@@ -41,12 +41,12 @@ def map_songs(
     raises is raised here. Where its process dies, `on_crash(item, explanation)` gives the result, or WorkerCrashed is
     raised. Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
     """
-    from tqdm import tqdm
+    from data_prep.progress import ProgressBar  # tqdm takes time, and a worker has no bar
 
     comm = mpi_comm()
     results = _local(function, items, workers, on_crash) if comm is None else _mpi(comm, function, items, on_crash)
     total = len(items) if is_leader() else 0
-    with tqdm(total=total, desc=what, unit="song", disable=None if total > 1 else True) as bar:
+    with ProgressBar(total=total, desc=what, unit="song", disable=total <= 1) as bar:
         for result in results:
             yield result
             bar.update()

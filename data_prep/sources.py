@@ -22,7 +22,7 @@ from data_prep.errors import UserError
 from data_prep.metadata.encodings import printable
 from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics, read_lyrics
 from data_prep.metadata.tables import csv_rows, jsonl_rows
-from data_prep.metadata.tags import Tags, first_artist, read_tags
+from data_prep.metadata.tags import Tags, first_artist, one_line, read_tags
 
 _READERS = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": jsonl_rows}
 LYRICS_SUFFIXES = (".lrc", ".LRC", ".txt", ".TXT")  # beside the audio; the first counts
@@ -39,6 +39,8 @@ class Found:
     lyrics: str | None = None  # "" where it is known that nothing is sung
     word_times: tuple[TimedText, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names: what is not used, and how often
+    source: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def complete(song: Found, root: Path) -> Found:
     for suffix in LYRICS_SUFFIXES:
         if song.lyrics is None and (beside := path.with_suffix(suffix)).is_file():
             song = _with_file(song, beside)
-    tags = read_tags(path) if not (song.artist and song.genres and song.lyrics is not None) else Tags()
+    known = song.artist and song.genres and song.lyrics is not None and song.source and song.licence
+    tags = Tags() if known else read_tags(path)
     used = {what: count for what, count in tags.left_out.items() if (song.lyrics if "lyrics" in what else song.artist) is None}
     if tags.lyrics and song.lyrics is None:
         song = _with_lyrics(song, tags.lyrics)
     song = _counted(song, used)
-    return replace(song, artist=song.artist or tags.artist, genres=song.genres or tags.genres, lyrics=song.lyrics or None)
+    song = replace(song, artist=song.artist or tags.artist, genres=song.genres or tags.genres, lyrics=song.lyrics or None)
+    return replace(song, source=song.source or tags.source, licence=song.licence or tags.licence)
 
 
 def _with_file(song: Found, path: Path) -> Found:
@@ -125,12 +129,13 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
 
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
     """Check a row and turn it into a song; lyrics may be the name of a .txt or .lrc file."""
-    path, artist, lyrics = (row.get(name) for name in ("path", "artist", "lyrics"))
+    path, artist, lyrics, source = (row.get(name) for name in ("path", "artist", "lyrics", "source"))
+    licence = row.get("licence") or row.get("license")
     genres = row.get("genres") or row.get("genre") or []
     genres = [genres] if isinstance(genres, str) else genres
     if not isinstance(path, str) or not path.strip():
         raise UserError(f"{where}: expected the path of an audio file, got {path!r}; fill in its path")
-    for name, value in (("artist", artist), ("lyrics", lyrics)):
+    for name, value in (("artist", artist), ("lyrics", lyrics), ("source", source), ("licence", licence)):
         if value is not None and not isinstance(value, str):
             raise UserError(f"{where}: expected {name} to be text, got {value!r}")
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
@@ -140,6 +145,7 @@ def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
     song = Found(_found_path(path, root), first_artist([artist or ""], left_out), genres, left_out=dict(+left_out))
     lyrics, words = (lyrics or "").strip(), row.get("words")
     song = replace(song, word_times=_words(where, words) if words else ())
+    song = replace(song, source=one_line(source or ""), licence=one_line(licence or ""))
     if not lyrics:
         return song
     if lyrics.lower().endswith((".txt", ".lrc")) and "\n" not in lyrics:

@@ -24,6 +24,8 @@ SEVERAL = "artists after the first, in songs"
 _ARTISTS = ("artists", "wm/artists")
 _ARTIST = ("tpe1", "artist", "\xa9art", "author", "iart", "tpe2", "albumartist", "album_artist", "aart")
 _GENRE = ("tcon", "genre", "\xa9gen", "wm/genre", "ignr")
+_SOURCE = ("source", "woas", "woaf", "purl")
+_LICENCE = ("license", "licence", "wcop", "tcop", "copyright", "cprt", "icop")
 _LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr", "wm/lyrics")
 _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
@@ -32,16 +34,18 @@ _OF_AV = frozenset(
 
 @dataclass(frozen=True)
 class Tags:
-    """What the tags of a file contain; `left_out` counts further artists and languages."""
+    """What the tags of a file contain; `left_out` counts further artists and languages. A copyright notice stands for a licence."""
 
     artist: str | None = None
     genres: tuple[str, ...] = ()
     lyrics: ParsedLyrics | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    source: str | None = None
+    licence: str | None = None
 
 
 def read_tags(path: Path) -> Tags:
-    """Return artist, genres and lyrics from the tags of a file; nothing where it has none or they are broken."""
+    """Return artist, genres, lyrics and provenance from the tags of a file; nothing where it has none or they are broken."""
     texts: dict[str, list[str]] = {}
     for reader in (_mutagen_texts, _riff_texts, _av_texts):
         with suppress(Exception):  # libraries raise errors of all kinds on broken tags, and a file without tags is still a song
@@ -55,7 +59,14 @@ def read_tags(path: Path) -> Tags:
     artist = first_artist([*first(_ARTISTS)] or first(_ARTIST), left_out)
     lyrics = first(_LYRICS)
     left_out["lyrics in other languages"] += max(0, len(lyrics) - 1)
-    return Tags(artist, split_genres(first(_GENRE)), parse_lyrics(lyrics[0]) if lyrics else None, dict(+left_out))
+    source, licence = (one_line(" ".join(first(keys)[:1])) for keys in (_SOURCE, _LICENCE))
+    parsed = parse_lyrics(lyrics[0]) if lyrics else None
+    return Tags(artist, split_genres(first(_GENRE)), parsed, dict(+left_out), source, licence)
+
+
+def one_line(text: str) -> str | None:
+    """Return a text on one line; None where nothing is in it."""
+    return " ".join(printable(text).split()) or None
 
 
 def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:

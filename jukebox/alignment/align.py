@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.align import TimedText, syllables
 from data_prep.audio import audio as sound
@@ -27,6 +26,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.manifest import audio_path, load_manifest
 from data_prep.metadata.stamps import format_lrc
+from data_prep.progress import ProgressBar
 from jukebox.alignment.scores import AttentionScores, LikelihoodScores, LyricPrior, Scorer, Word, has_time_bias, words_of
 from jukebox.alignment.viterbi import Chart
 from jukebox.model.folder import ModelFolder
@@ -167,7 +167,7 @@ class AlignmentTask:
         """An ear for each head of a layer."""
         return AttentionScores(self.prior, self.codes, self.prepared, self.words, layer).scorers()
 
-    def follow(self, scorers: Sequence[Scorer], bar: tqdm | None = None) -> list[Chart]:
+    def follow(self, scorers: Sequence[Scorer], bar: ProgressBar | None = None) -> list[Chart]:
         """What each ear hears of the song, window by window, side by side."""
         charts, done, total = [self.chart() for _ in scorers], 0, len(self.codes)
         n_ctx = self.prior.config.n_ctx
@@ -188,7 +188,7 @@ class AlignmentTask:
             for word, span in zip(self.words, chart.best())
         )
 
-    def heads(self, bar: tqdm | None = None) -> list[tuple[dict[str, Any], Chart]]:
+    def heads(self, bar: ProgressBar | None = None) -> list[tuple[dict[str, Any], Chart]]:
         """The way and what is heard of every head that listens to lyrics."""
         return [
             ({"way": "attention", "layer": layer, "head": head}, chart)
@@ -196,7 +196,7 @@ class AlignmentTask:
             for head, chart in enumerate(self.follow(self.attention(layer), bar))
         ]
 
-    def encode_conditions(self, way: dict[str, Any], bar: tqdm | None = None) -> Chart:
+    def encode_conditions(self, way: dict[str, Any], bar: ProgressBar | None = None) -> Chart:
         """What is heard by one way."""
         scorers = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
         return self.follow(scorers, bar)[0]
@@ -208,7 +208,7 @@ def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: s
     task = AlignmentTask.of(model, entry, prior, codes.to(device), song)
     way = entry.alignment or ({"way": "likelihood"} if has_time_bias(entry.config) else None)
     passes = 1 if way else len(prior.lyric_layers())
-    with tqdm(total=passes * len(codes), desc="listening", unit="code") as bar:
+    with ProgressBar(total=passes * len(codes), desc="listening", unit="code") as bar:
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
             way["found"] = "the most monotone and sharp of a song"
@@ -273,7 +273,7 @@ def find_way(model: ModelFolder, data: str | Path, *, songs: int = 8, device: st
     if not rows:
         raise UserError(f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)")
     ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> the way, and its errors by song
-    for row in tqdm(rows, desc="songs with known times", unit="song"):
+    for row in ProgressBar(rows, desc="songs with known times", unit="song"):
         codes = codes_of_file(model, audio_path(data, row), entry.config.spec.writes[0])
         task = AlignmentTask.of(model, entry, prior, codes.to(device), song_of(row))
         found_words = task.heads()

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.audio import audio as sound
 from data_prep.errors import UserError
 from data_prep.labels import Labels
 from data_prep.manifest import SongRow, audio_path, load_manifest
+from data_prep.progress import ProgressBar
 from jukebox.model.folder import ModelFolder
 from jukebox.song import PreparedSong, prepare_all, song_of, window_conditions
 from priors.conditioning.conditions import Conditions
@@ -65,7 +65,7 @@ def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) 
     """The first `songs` songs of the split "test" (at most `seconds` of each), encoded."""
     rows, waves, codes = split_rows(data, "test", songs), [], []
     encode = encoder(model, model.trained_streams())
-    for row in tqdm(rows, desc="held-out songs", unit="song"):
+    for row in ProgressBar(rows, desc="held-out songs", unit="song"):
         waves.append(read_wave(data, row, model.spec, seconds))
         codes.append({name: frames.numpy() for name, frames in encode(waves[-1]).items()})
     return HeldOut(rows, waves, codes)

@@ -11,10 +11,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import quote
 
-from tqdm import tqdm
-
 from data_prep.errors import UserError, keeping
 from data_prep.files import file_hash, stand_in
+from data_prep.progress import ProgressBar
 
 BLOCK = 1 << 20
 TRIES = 5  # in a row that bring nothing
@@ -103,7 +102,7 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
         else:
             tag.unlink(missing_ok=True)
         name, start = part.name.removesuffix(".part"), have if resumed else 0
-        bar = tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True)
+        bar = ProgressBar(total=total, initial=start, desc=name, unit="B", unit_scale=True)
         with (
             keeping(f"{part} keeps what came: the same command goes on", lambda: have + file.tell()),
             bar,

@@ -5,7 +5,7 @@
     prior_2.safetensors .. prior_0.safetensors, masked.safetensors ..   one file per prior, by its name
     labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary (and lyrics.model)
     labels_1.json ..    of a prior with other labels (imported models)
-    card.md             the model card
+    provenance.json     the songs it was trained on, counted     card.md    the model card
 
 A part is read when it is asked for, and only that: safetensors files are memory-mapped, and parameters are built without memory
 before they are filled.
@@ -30,6 +30,7 @@ from data_prep.errors import UserError
 from data_prep.files import file_hash, replacing, stand_in, write_bytes, write_json
 from data_prep.labels import Labels
 from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry, open_weights
+from jukebox.model.provenance import card_lines
 from jukebox.model.routes import Routes
 from priors.conditioning.vocabulary import PLAIN, Characters, SentencePieceVocabulary, Vocabulary
 from priors.prior import HasTrunk, Prior
@@ -170,6 +171,13 @@ class ModelFolder:
         write_json(self.folder / CONFIG, info.to_json())
         self.info = info
 
+    def add_preset(self, name: str) -> None:
+        """Record that parts are trained by a preset; the last one is the first of the list."""
+        with FileLock(self.folder / ".lock"):
+            info = ModelInfo.read(self.folder)
+            if info.presets[:1] != (name,):
+                self._write(replace(info, presets=tuple(dict.fromkeys((name, *info.presets)))))
+
     # ---- what it is made of
 
     @property
@@ -300,13 +308,14 @@ class ModelFolder:
         return {path.name: file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))}
 
     def write_card(self) -> None:
-        """card.md: sizes and parts."""
+        """card.md: sizes, parts, and the songs they were trained on."""
         spec, trained = self.spec, self.trained_streams()
         lines = [
             "# A Jukebox model", "",
             f"- audio: {spec.sample_rate} Hz, {spec.channels} channel(s)",
             *(f"- {_stream_line(stream, stream.name in trained)}" for stream in spec.streams),
             *(f"- {_prior_line(entry)}" for _, entry in sorted(self.info.priors.items(), reverse=True)),
+            *(f"- {line}" for line in card_lines(self.folder)),
         ]  # fmt: skip
         (self.folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

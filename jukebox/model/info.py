@@ -1,6 +1,7 @@
 """A model directory's config.json, read without torch: codecs, streams, priors and their configurations.
 
-    format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment; routes, the default first
+    format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment; routes, the default first;
+                names of the presets that it was trained by
     format 1    one codec; priors by level. It is read as format 2.
 
 Kinds are names in the registries of `vqvae` and `priors`; a kind of another package also records which one.
@@ -123,6 +124,7 @@ class ModelInfo:
     codecs: tuple[CodecEntry, ...]
     priors: Mapping[str, PriorEntry]
     stored_routes: Mapping[str, Route] = field(default_factory=dict)
+    presets: tuple[str, ...] = ()
 
     @staticmethod
     def read(folder: str | Path) -> ModelInfo:
@@ -146,7 +148,8 @@ class ModelInfo:
         priors = [PriorEntry.from_json(prior) for prior in data["priors"]]
         chains, default = data.get("routes", {}), data.get("default_route", "")
         routes = {name: Route(name, dict(chains[name])) for name in sorted(chains, key=lambda name: name != default)}
-        return ModelInfo(folder, tuple(map(CodecEntry.from_json, data["codecs"])), {p.name: p for p in priors}, routes)
+        codecs, presets = tuple(map(CodecEntry.from_json, data["codecs"])), tuple(data.get("presets", ()))
+        return ModelInfo(folder, codecs, {p.name: p for p in priors}, routes, presets)
 
     @staticmethod
     def of_shapes(codecs: Sequence[CodecConfig], priors: Mapping[str, PriorConfig]) -> ModelInfo:
@@ -159,7 +162,8 @@ class ModelInfo:
         priors = [self.priors[name].to_json() for name in sorted(self.priors)]
         routes = {name: dict(route.priors) for name, route in self.stored_routes.items()}
         named = {"routes": routes, "default_route": next(iter(routes))} if routes else {}
-        return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named}
+        presets = {"presets": list(self.presets)} if self.presets else {}
+        return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named, **presets}
 
     # ---- streams
 

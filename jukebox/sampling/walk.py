@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data_prep.errors import UserError
+from data_prep.progress import ProgressBar
 from jukebox.device import choose_device, choose_own_device, computing_on
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo, check_weights
@@ -213,9 +213,8 @@ def fill_level(
     forget(run, level, samples)
 
 
-def _bar(total: int, done: int, level: int, shown: bool) -> tqdm:
-    every = 0.5 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, initial=done, desc=f"level {level}", unit="code", mininterval=every, disable=not shown)
+def _bar(total: int, done: int, level: int, shown: bool) -> ProgressBar:
+    return ProgressBar(total=total, initial=done, desc=f"level {level}", unit="code", mininterval=0.5, disable=not shown)
 
 
 def _print_steps(sampler: LevelSampler | LevelEncoder, codes: int) -> None:
@@ -225,7 +224,7 @@ def _print_steps(sampler: LevelSampler | LevelEncoder, codes: int) -> None:
         print(f"level {sampler.level}: {codes} codes in {sampler.steps} {what}")
 
 
-def _show(shown: tqdm, run: Run, written: Written) -> None:
+def _show(shown: ProgressBar, run: Run, written: Written) -> None:
     shown.update(written.frames * len(written.samples))
     if written.took:
         seconds = written.frames * len(written.samples) * run.request["hops"][written.level] / run.request["sample_rate"]

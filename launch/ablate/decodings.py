@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from data_prep.audio.audio import read, write_wav
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path
+from data_prep.progress import ProgressBar
 from data_prep.synthetic.annotation import annotate_song
 from data_prep.synthetic.songs import corpus_song
 from jukebox.evaluation import metrics
@@ -295,7 +295,7 @@ def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, s
     rate = codec.config.sample_rate
     original = mean_figures([distances(song, song.audio, rate, reference) for song in held])
     rows: list[Figures] = [{"decoding": "original", **original, "music_seconds_per_second": None}]
-    for decoding in tqdm([d for d in DECODINGS if d.books < codec.config.books], desc="decodings", unit="row"):
+    for decoding in ProgressBar([d for d in DECODINGS if d.books < codec.config.books], desc="decodings", unit="row"):
         rows.append(decoding_row(codec, held, decoding, reference, out))
     figures: Figures = {
         "songs": len(held),

@@ -32,6 +32,8 @@ VERBS: dict[str, tuple[str, str]] = {
         "made songs, every level trained, a song with lyrics and a continuation, as pages to hear",
     ),
     "prepare": ("launch.verbs.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
+    "data": ("launch.inspection.data:data", "what a data folder holds: songs, labels, lyrics, licences, refused files"),
+    "labels": ("launch.inspection.labels:labels", "the artists and genres that a model or a data folder knows, with counts"),
     "train": ("launch.training.train:train", "train a level's codec (vqvae) or its prior on a data folder"),
     "export": ("launch.training.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.corpus.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),

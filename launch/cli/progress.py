@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
-from tqdm import tqdm
-
+from data_prep.progress import ProgressBar
 from launch.cluster.heartbeat import beat
 
 
-class Bar(tqdm):
+class Bar(ProgressBar):
     """A progress bar that whoever watches this process sees moving too."""
 
     def update(self, n: float | None = 1) -> bool | None:
@@ -18,6 +15,5 @@ class Bar(tqdm):
 
 
 def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
-    """A bar with rate and time left; in a log file it writes a line every ten seconds, not ten a second."""
-    every = 0.1 if sys.stderr.isatty() else 10.0
-    return Bar(total=total, initial=done, desc=what, unit=unit, mininterval=every, dynamic_ncols=True, disable=silent)
+    """A bar with rate and time left; a line every ten seconds where there is no terminal."""
+    return Bar(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, disable=silent)

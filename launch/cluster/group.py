@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -83,7 +85,8 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
         if time.monotonic() > until:
             raise nobody
         time.sleep(0.1)
-    store = dist.TCPStore(address, port, ranks, rank == 0, timedelta(seconds=MEETING), wait_for_workers=False)
+    make = partial(dist.TCPStore, address, port, ranks, rank == 0, timedelta(seconds=MEETING), wait_for_workers=False)
+    store = done_in_time(make, until - time.monotonic())
     here = store.add("ranks", 1)
     while here < 2:
         if time.monotonic() > until:
@@ -92,6 +95,35 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
         here = store.add("ranks", 0)
     store.set_timeout(PATIENCE)
     return store
+
+
+def done_in_time(work: Callable[[], T], seconds: float) -> T:
+    """`work()`, with what it writes to stderr left out; RuntimeError where it takes longer: another program has the port and is silent.
+
+    torch waits for its answer without end, and prints the stack where it gets another one.
+    """
+    made: list[T | BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(work())
+        except Exception as error:
+            made.append(error)
+
+    thread, kept, nowhere = threading.Thread(target=run, daemon=True), os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        thread.start()
+        thread.join(seconds)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    if not made:
+        raise RuntimeError(f"what accepts connections there is no rank of this training: no answer within {MEETING:.0f} s")
+    if isinstance(made[0], BaseException):
+        raise made[0]
+    return made[0]
 
 
 def accepts_connections(address: str, port: int) -> bool:
@@ -125,7 +157,7 @@ def who() -> tuple[int, int]:
 def print_once(what: object) -> None:
     """Print once, not once a rank."""
     if who()[0] == 0:
-        print(what)
+        print(what, flush=True)  # in a pipe, too, before the work that follows
 
 
 def first(work: Callable[[], T]) -> T:

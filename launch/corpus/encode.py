@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,6 +141,18 @@ def encode_rows(
     print(f"{names} in {cache / 'codes'}")
 
 
+def spread_songs(rows: Sequence[SongRow], count: int) -> list[SongRow]:
+    """`count` songs (0: all), one of each artist, then a second one of each, and so on; the order of artists and songs is that of hashes.
+
+    A larger count has the songs of a smaller one.
+    """
+    by_artist: dict[str, list[SongRow]] = {}
+    for row in sorted(rows, key=lambda row: row.hash):
+        by_artist.setdefault(row.artist or "", []).append(row)
+    turns = [row for turn in zip_longest(*by_artist.values()) for row in turn if row]
+    return sorted(turns[: count if count > 0 else None], key=lambda row: row.path)
+
+
 def encode(
     data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", threads: int = 0, device: str = "auto",
     cache: str = "",
@@ -149,7 +162,7 @@ def encode(
     data: the data folder that `jukebox prepare` made
     model: the model folder that holds the trained codec
     levels: levels to encode, such as 2,1; empty: all that are trained
-    songs: how many songs, the first of the manifest (of the split, if one is named); 0: all
+    songs: how many songs (of the split, if one is named), spread over the artists; 0: all
     split: only the songs of this split, train or test; empty: both
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
     device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
@@ -174,7 +187,7 @@ def encode(
     if not rows:
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
-    rows = rows[: songs if songs > 0 else None]
+    rows = spread_songs(rows, songs)
     chosen = {row.song: row for row in rows[rank::ranks]}
     if ranks > 1:
         print(f"rank {rank} of {ranks} ({variables()}) encodes {len(chosen)} of {len(rows)} songs")

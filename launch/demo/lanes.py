@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
-from launch.training.train import kind_of
+from launch.training.defaults import kind_of
 from vqvae.spectral.config import TOKENS
 
 if TYPE_CHECKING:

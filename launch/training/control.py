@@ -6,9 +6,12 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError
+
+if TYPE_CHECKING:
+    from jukebox.model.recipe import Recipe
 
 
 class Stop:
@@ -45,6 +48,22 @@ def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
     """
     used = seconds / limit if limit else 0.0
     return done if used < 0.05 else max(done, int(used * steps))
+
+
+def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
+    """What to print where the rate of a continued training jumps because the recipe has changed; empty where it does not."""
+    from launch.engines.engine import lr_at
+
+    def rate(step: int, recipe: Recipe) -> float:
+        return lr_at(step, recipe, schedule_step(step, recipe.steps, seconds, 60 * recipe.max_minutes))
+
+    planned, to = rate(step, before), rate(step, now)
+    if step >= now.steps or abs(to - planned) <= 0.01 * max(to, planned):
+        return ""
+    return (
+        f"the learning rate jumps from {rate(step - 1, before):.3g} to {to:.3g} at step {step}: its schedule depends on all steps, "
+        f"{before.steps} before and {now.steps} now"
+    )
 
 
 @contextlib.contextmanager

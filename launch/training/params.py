@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class PartParams:
     """What is trained, and the model folder it is written to.
 
-    preset: sizes and recipe: demo, small or test, or of a published codec: vqvae, small_vqvae; one preset a model
+    preset: sizes and recipe: demo, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty: that of the model
+        folder, else the largest that this machine trains (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA
     """
 
-    preset: str = "small"
+    preset: str = ""
     level: int = -1
     levels: str = ""
     out: str = ""

@@ -7,7 +7,7 @@ Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.errors import UserError
 from data_prep.manifest import reading
 from jukebox.device import available_memory
+from jukebox.model.presets import find
 from launch.cli.parse import choose_by_level
 from launch.cli.usage import shared_flags
 from launch.cluster.heartbeat import beat
@@ -24,23 +25,11 @@ if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
     from jukebox.model.presets import Preset
     from jukebox.model.recipe import Recipe
+    from launch.engines.deepspeed_config import ParallelConfig
     from launch.training.tasks.task import Task, TaskSetup
 
 
 BYTES_OF_CROPS = 24  # per number of a crop, float32: of the batch, its blend and its reconstruction, and of the batches ahead
-
-
-def kind_of(what: str, preset: Preset) -> str:
-    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError names the words there are."""
-    from launch.training.tasks.registry import ALIASES, TASKS
-
-    if what in preset.priors:
-        return preset.priors[what].kind
-    kind = ALIASES.get(what, what)
-    if kind not in TASKS.kinds():
-        words = [*ALIASES, *(each for each in TASKS.kinds() if each not in ALIASES.values())]
-        raise UserError(f"there is nothing to train called {what!r}; choose one of {', '.join(words)}")
-    return kind
 
 
 def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, engine: EngineParams, keep: int) -> None:
@@ -57,20 +46,29 @@ def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, eng
         )
 
 
-def choose_parts(what: str, preset: Preset, parts: PartParams, tuning: FinetuneParams, folder: Path) -> list[str]:
+def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams, folder: Path) -> list[str]:
     """The streams or priors to train, coarsest first; UserError where the preset or the old model does not have them."""
+    from launch.training.defaults import kind_of
     from launch.training.tasks.finetune import check_tuning
     from launch.training.tasks.registry import TASKS
 
+    preset = find(name)
     kind, levels = kind_of(what, preset), parts.chosen_levels
     known = [what] if what in preset.priors else list(preset.parts(kind))
     if not known:
-        raise UserError(f"the preset {parts.preset} has no {what}; train it with one that has, such as small")
+        raise UserError(f"the preset {name} has no {what}; train it with one that has, such as small")
     if levels and any(len(preset.priors[name].spec.writes) > 1 for name in known if name in preset.priors):
         raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
     if tuning.from_model or tuning.tune != "all" or tuning.rehearse:
         known = check_tuning(TASKS.load(kind), tuning.from_model, known, folder, Path(tuning.rehearse or folder))
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
+
+
+def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams) -> Recipe:
+    """The recipe by which a part is trained: that of the preset, for fine-tuning, with the changes."""
+    from launch.training.tasks.finetune import tuned
+
+    return replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
 
 
 def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFolder:
@@ -95,23 +93,18 @@ def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFo
     return model
 
 
-def make_task(
-    kind: str, preset: Preset, setup: TaskSetup, changes: Mapping[str, Any], tuning: FinetuneParams
-) -> tuple[Task, Recipe]:
-    """The task of a part, and the recipe it is trained by: that of the setup with the changes."""
-    from launch.training.tasks.finetune import TunedPrior, tuned
+def make_task(kind: str, setup: TaskSetup, tuning: FinetuneParams) -> Task:
+    """The task of a part, whose recipe is that of the setup."""
+    from launch.training.tasks.finetune import TunedPrior
     from launch.training.tasks.registry import TASKS
 
-    recipe, config, model = setup.recipe, preset.priors.get(setup.part), setup.model
-    if tuning.from_model and tuning.tune != "lyrics":
-        recipe = tuned(recipe, tuning.tune)
-    recipe = replace(recipe, **changes)
+    config, model = setup.config, setup.model
     if config:
         config = config.for_corpus(len(model.labels.artists), len(model.labels.genres), model.vocabulary.size)
-    setup = replace(setup, recipe=recipe, config=config)
+    setup = replace(setup, config=config)
     if tuning.from_model:
-        return TunedPrior(setup, tuning.from_model, tuning.tune, tuning.rank, tuning.rehearse), recipe
-    return TASKS.load(kind)(setup), recipe
+        return TunedPrior(setup, tuning.from_model, tuning.tune, tuning.rank, tuning.rehearse)
+    return TASKS.load(kind)(setup)
 
 
 def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
@@ -134,6 +127,25 @@ def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
         )
 
 
+def fit_parts(
+    kind: str, setups: Sequence[TaskSetup], training: Path, run: TrainRunParams, tuning: FinetuneParams,
+    parallel: ParallelConfig, keep: int,
+) -> str:  # fmt: skip
+    """Train parts one after another; how the last one ended, which is "stopped" where the user ended it."""
+    from launch.training.trainer import fit
+
+    ended = ""
+    for setup in setups:
+        task = make_task(kind, setup, tuning)
+        ended = fit(
+            task, setup.recipe, training / task.name, seed=run.seed, device=setup.device, wandb=run.wandb, parallel=parallel,
+            keep=keep, examples_every=run.examples_every,
+        ).ended  # fmt: skip
+        if ended == "stopped":
+            break
+    return ended
+
+
 @shared_flags
 def train(
     what: str, data: str, *, parts: PartParams, recipe: RecipeParams, run: TrainRunParams, tuning: FinetuneParams,
@@ -146,51 +158,52 @@ def train(
     model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
     together: a batch is shared out among them.
 
-    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints; on songs with codes of all), decoder
-        (of a trained spectral codec, against discriminators; codes stay valid), or another kind of codec or prior that the preset has, or
-        the name of one prior, such as masked_tokens
+    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints), decoder (of a trained spectral codec, against
+        discriminators; codes stay valid), or another kind of codec or prior that the preset has, or the name of one prior
     data: the data folder that `jukebox prepare` made
     keep: checkpoints of each level that stay
     """
     import torch
 
-    from jukebox.model.presets import find
-    from launch.cluster.group import join, part, who
+    from jukebox.model.provenance import record_songs
+    from launch.cluster.group import first, join, part, who
+    from launch.training.defaults import choose_preset, kind_of
+    from launch.training.expected import print_expected
     from launch.training.tasks.finetune import copied
-    from launch.training.tasks.task import TaskSetup
-    from launch.training.trainer import fit
+    from launch.training.tasks.task import TaskSetup, training_rows
     from vqvae.registry import CODEC_CONFIGS
 
-    folder, preset = Path(data), find(parts.preset)
-    kind = kind_of(what, preset)
-    is_codec = kind in CODEC_CONFIGS.kinds() or kind in preset.more_recipes
-    parallel, recompute = engine.for_card()
-    check_flags(is_codec, run, tuning, engine, keep)
+    folder, (parallel, recompute) = Path(data), engine.for_card()
     if run.threads:
         torch.set_num_threads(run.threads)
     beat("meeting the others", 0)
     device = join(run.device)
-    target = Path(parts.out) if parts.out else folder.parent / "model"
-    wanted = choose_parts(what, preset, parts, tuning, folder)
+    target = Path(parts.out or folder.parent / "model")
+    chosen = first(lambda: choose_preset(parts.preset, what, target, tuning.from_model, device))
+    preset = find(chosen)
+    kind = kind_of(what, preset)
     creates = kind in CODEC_CONFIGS.kinds()
-    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates)
+    is_codec = creates or kind in preset.more_recipes
+    check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
+    wanted = choose_parts(what, chosen, parts, tuning, folder)
+    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates)
+    model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:
             locks.enter_context(reading(place))
-        for name in wanted:
-            setup = TaskSetup(
-                model, name, folder, preset.parts(kind)[name], run.seed, device, from_audio=run.from_audio,
-                hollow=parallel.stage == 3 and who()[0] > 0, cache=cache,
-            )  # fmt: skip
-            planned = replace(setup, recipe=replace(setup.recipe, **changes), config=preset.priors.get(name))
-            check_batch(planned, parallel.accumulate, who()[1])
-            task, changed = make_task(kind, preset, setup, changes, tuning)
-            ended = fit(
-                task, changed, target / "training" / task.name, seed=run.seed, device=device, wandb=run.wandb, parallel=parallel,
-                keep=keep, examples_every=run.examples_every,
-            )  # fmt: skip
-            if ended.ended == "stopped":
-                part()
-                raise SystemExit(130)
+            first(lambda place=place: record_songs(target, training_rows(place)))
+        setups = [
+            TaskSetup(
+                model, name, folder, recipe_of(preset.parts(kind)[name], changes, tuning), run.seed, device,
+                None if is_codec else preset.priors.get(name), run.from_audio, parallel.stage == 3 and who()[0] > 0, cache,
+            )
+            for name in wanted
+        ]  # fmt: skip
+        for setup in setups:
+            check_batch(setup, parallel.accumulate, who()[1])
+        print_expected([] if kind in preset.more_recipes else setups, target / "training", chosen)
+        ended = fit_parts(kind, setups, target / "training", run, tuning, parallel, keep)
     part()
+    if ended == "stopped":
+        raise SystemExit(130)

@@ -14,14 +14,14 @@ import json
 import time
 import zlib
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError, keeping
 from launch.cluster.heartbeat import beat, beat_while_writing
 from launch.training.batches import batches
-from launch.training.control import Stop, locked, schedule_step
+from launch.training.control import Stop, locked, rate_jump, schedule_step
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +119,9 @@ class Trainer:
             if (before := metadata["recipe"].get(key, value)) != value:
                 print_once(f"{name}: {key} was {before}, is {value} from step {metadata['step']} on")
         self.done, self.seconds = metadata["step"], 60 * metadata["minutes"]
+        known = {key: value for key, value in metadata["recipe"].items() if hasattr(self.recipe, key)}
+        if jump := rate_jump(replace(self.recipe, **known), self.recipe, self.done, self.seconds):
+            print_once(f"{name}: {jump}")
         return checkpoint
 
     def run(self, wandb: str, examples_every: int) -> Trained:

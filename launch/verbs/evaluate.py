@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import check_target, file_hash, write_json
+from data_prep.manifest import MANIFEST
 from jukebox.device import choose_device
 
 MOST_WINDOWS = 1_000_000
@@ -18,7 +23,7 @@ def evaluate(
 
     model: folder of a trained model
     data: data folder made by `prepare`, whose split "test" is used
-    out: json file to write (empty: evaluation.json in the model folder)
+    out: json file to write (empty: evaluation.json in the model folder); figures of other data are not overwritten
     windows: windows of codes to measure each prior on
     songs: held-out songs to use (0: all)
     seed: number that the choice of windows and of false conditions follows from
@@ -27,7 +32,6 @@ def evaluate(
     """
     import torch
 
-    from data_prep.files import write_json
     from jukebox.evaluation.figures import evaluate_model, tables
     from jukebox.model.folder import ModelFolder
 
@@ -38,8 +42,31 @@ def evaluate(
     if threads:
         torch.set_num_threads(threads)
     opened, chosen = ModelFolder.from_pretrained(model), choose_device(device)
-    figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed, device=chosen)
     target = Path(out) if out else opened.folder / "evaluation.json"
-    write_json(target, figures)
+    check_target(target)
+    identity = data_identity(Path(data), target)
+    check_figures(target, identity)
+    figures = evaluate_model(opened, Path(data), windows=windows, songs=songs, seed=seed, device=chosen)
+    write_json(target, figures | {"data": identity})
     print(tables(figures))
     print(f"\nwritten to {target}")
+
+
+def data_identity(data: Path, target: Path) -> dict[str, str]:
+    """Names the data of some figures: its place as seen from their file, and a hash of its manifest; either may change."""
+    path = data / MANIFEST
+    place = os.path.relpath(data.resolve(), target.parent.resolve())
+    return {"path": Path(place).as_posix(), "manifest": file_hash(path) if path.is_file() else ""}
+
+
+def check_figures(target: Path, identity: Mapping[str, str]) -> None:
+    """UserError where a file that is there holds figures of other data, or something else."""
+    if not target.is_file():
+        return
+    try:
+        before = json.loads(target.read_text(encoding="utf-8")).get("data", {})
+    except (ValueError, AttributeError):
+        before = {}
+    if not any(before.get(name) == value for name, value in identity.items()):
+        other = before.get("path", "data that it does not name")
+        raise UserError(f"{target} holds figures of {other}, not of {identity['path']}; name another --out, or delete it")

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from data_prep.errors import UserError
 from jukebox.device import choose_device
@@ -15,11 +15,6 @@ from jukebox.model.presets import OTHERS, PRESETS, find, read_info
 from jukebox.planning.training import CARDS, ROOM, Budget, Machines, Training, budget, cost_of, exchanged, largest_rows
 from launch.cli.parse import read_numbers
 from priors.spec import PriorConfig
-
-if TYPE_CHECKING:
-    import torch
-
-    from priors.prior import Batch
 
 GB = 1e9
 CHOICES = ((1, False), (2, False), (1, True), (2, True), (3, False), (3, True))  # (ZeRO, recompute), the fastest first
@@ -149,6 +144,7 @@ def trained_rate(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int
     from jukebox.model.folder import build_prior
     from jukebox.model.recipe import Recipe
     from launch.engines.engine import TorchEngine
+    from launch.training.expected import blank_batch
 
     if trunk := getattr(prior, "trunk", None):
         depth = min(trunk.depth, 2 * len(trunk.order), 12)
@@ -165,23 +161,6 @@ def trained_rate(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int
     cost = cost_of(prior, setup, device)
     passes = (4 if setup.recompute else 3) * cost.trunk + 3 * cost.rest
     return rows * passes / min(_seconds(step, device) for _ in range(STEPS))
-
-
-def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
-    """Windows of zeros of the streams that a prior writes and reads, with the lyrics that it has."""
-    import torch
-
-    from priors.conditioning.conditions import Conditions, Lyrics
-    from priors.prior import Batch
-
-    def zeros(name: str, frames: int) -> torch.Tensor:
-        stream = info.spec.stream(name)
-        return torch.zeros(rows, frames, *stream.frame_shape, dtype=torch.long if stream.bins else torch.float32)
-
-    above = [zeros(name, prior.n_ctx // prior.ratio) for name in prior.spec.reads if name not in prior.spec.writes]
-    lyrics = Lyrics(torch.ones(rows, prior.n_tokens, dtype=torch.long), torch.zeros(rows, prior.n_tokens))
-    cond = Conditions(lyrics=lyrics if prior.lyrics else None, above=above[0] if above else None)
-    return Batch({name: zeros(name, prior.frames(name)) for name in prior.spec.writes}, cond)
 
 
 def _seconds(function: Any, device: str) -> float:

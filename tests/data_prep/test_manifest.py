@@ -130,7 +130,8 @@ def test_a_file_that_kills_its_decoder_costs_only_itself(music: Path, tmp_path: 
 def test_the_table_holds_all_that_is_known_and_finds_the_audio(tables: Path, tmp_path: Path) -> None:
     table = pq.read_table(tables / "manifest.parquet")
     assert table.column_names == [
-        *("path", "seconds", "sample_rate", "channels", "artist", "genres", "lyrics", "word_times", "hash", "split")
+        *("path", "seconds", "sample_rate", "channels", "artist", "genres", "lyrics", "word_times", "hash", "split"),
+        *("source", "licence"),
     ]
     rows = load_manifest(tables)
     assert [row.song for row in rows] == [f"{i:02d}.wav" for i in range(12)]

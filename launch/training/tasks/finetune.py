@@ -37,7 +37,10 @@ from priors.transformer.lora import add_adapters, freeze, merged
 STEPS, WARMUP = 600, 30
 # share of the recipe's rate: what is trained from nothing may move fast, what knows something must not
 RATES = {"all": 0.1, "lora": 1.0, "labels": 5.0}
-COPIED = ("codec*.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", CONFIG)
+COPIED = (
+    *("codec*.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", "provenance.json"),
+    CONFIG,
+)
 
 
 def tuned(recipe: Recipe, tune: str) -> Recipe:

@@ -590,7 +590,8 @@ def test_a_report_that_raises_stops_the_run_which_resumes_to_the_same_codes(
         assert path.read_bytes() == (run.folder / "audio" / path.name).read_bytes()
 
 
-def test_a_progress_bar_is_shown_without_a_report(tiny_model, tmp_path, capsys):
+def test_a_progress_bar_is_shown_without_a_report(tiny_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     sample(tiny_model, [SONG], 0.1, tmp_path / "run", levels=(2,))
     assert "level 2: 100%" in capsys.readouterr().err
 

@@ -55,6 +55,20 @@ def test_a_taken_port_is_one_line_at_once(meeting: None, monkeypatch: pytest.Mon
             group.join("cpu")
 
 
+def test_a_port_of_a_silent_program_is_one_line_in_time(meeting: None, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setattr(group, "MEETING", 1.0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        began = time.monotonic()
+        with pytest.raises(UserError, match="is no rank of this training"):
+            group.join("cpu")
+        assert time.monotonic() - began < 20 and capfd.readouterr().err == ""
+
+
 def test_a_variable_that_is_no_number_is_named() -> None:
     ranks = {"RANK": "0", "WORLD_SIZE": "2"}
     with pytest.raises(UserError, match="the variable LOCAL_RANK is 'x'"):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from data_prep.manifest import audio_path, load_manifest, prepare
 from jukebox import Jukebox
 from jukebox.model.codes import codes_folder, open_codes
 from jukebox.model.presets import find
-from launch.corpus.encode import encode
+from launch.corpus.encode import encode, spread_songs
 from vqvae.jukebox.vqvae import VQVAE
 
 
@@ -114,13 +116,14 @@ def test_songs_and_streams_that_are_there_are_not_encoded_again(data, model, enc
     encode(str(data), str(model), levels="2")
     encode(str(data), str(model), levels="vq.1,0", songs=3)
     assert encoded == [("vq.2",)] * 10 + [("vq.1", "vq.0")] * 3
-    first = codes_of(data, model).read(load_manifest(data)[0].song, "vq.0").copy()
+    song = codes_of(data, model).songs_with(["vq.0"])[0]
+    first = codes_of(data, model).read(song, "vq.0").copy()
     encode(str(data), str(model), songs=5)
     assert encoded[13:] == [("vq.1", "vq.0")] * 2
     capsys.readouterr()
     encode(str(data), str(model), songs=5)
     assert len(encoded) == 15 and "all 5 songs have vq.2, vq.1, vq.0" in capsys.readouterr().out
-    assert np.array_equal(codes_of(data, model).read(load_manifest(data)[0].song, "vq.0"), first)
+    assert np.array_equal(codes_of(data, model).read(song, "vq.0"), first)
 
 
 def test_a_split_alone_can_be_encoded(data, model):
@@ -194,7 +197,7 @@ def test_codes_of_version_1_are_read_and_not_encoded_again(data, model, encoded)
     info, rows = Jukebox.from_pretrained(model).info, load_manifest(data)
     rng, old = np.random.default_rng(0), {}
     with CodesWriter(data / "codes" / info.old_codes_hash("vq.0"), ["level_2", "level_1"]) as writer:
-        for row in rows[:4]:
+        for row in spread_songs(rows, 5)[:4]:
             old[row.song] = {f"level_{level}": rng.integers(0, 32, 9).astype(np.uint16) for level in (2, 1)}
             writer.add(row.song, old[row.song])
     (writer.folder / "index.parquet").unlink()
@@ -208,7 +211,7 @@ def test_codes_of_version_1_are_read_and_not_encoded_again(data, model, encoded)
     for song, codes in old.items():
         for level in (2, 1):
             assert np.array_equal(reader.read(song, f"vq.{level}"), codes[f"level_{level}"])
-    assert len(reader.read(rows[4].song, "vq.2")) > 9
+    assert len(reader.read(spread_songs(rows, 5)[4].song, "vq.2")) > 9
 
 
 def test_mistakes_are_told_in_one_line(data, model, tmp_path):
@@ -249,3 +252,12 @@ def test_a_run_that_is_killed_goes_on_behind_the_songs_it_has_made(data, model, 
     assert process.wait() == -signal.SIGKILL
     encode(str(data), str(model), levels="2,1")
     assert 0 < len(encoded) < 10 and len(codes_of(data, model, "vq.1", "vq.2").songs_with(["vq.1", "vq.2"])) == 10
+
+
+def test_some_songs_are_of_as_many_artists_as_there_are(data):
+    row = load_manifest(data)[0]
+    rows = [replace(row, song=name, path=name, artist=name[0] if name[0] != "c" else None, hash=f"{i * 7919 % 97:02d}")
+            for i, name in enumerate(["a1", "a2", "a3", "a4", "b1", "c1"])]  # fmt: skip
+    some = [[row.song for row in spread_songs(rows, count)] for count in range(7)]
+    assert {name[0] for name in some[3]} == {"a", "b", "c"} and some[0] == some[6] == [row.song for row in rows]
+    assert all(set(few) < set(more) for few, more in pairwise(some[1:]))

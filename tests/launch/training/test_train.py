@@ -337,7 +337,10 @@ def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, mod
     assert opened.prior("masked").config == setup(opened, "masked", data, RECIPE).config
     lines = read_log(out / "training" / "masked" / "log.jsonl")
     assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
-    for flags, message in (({"level": 2}, "all levels at once"), ({"preset": "vqvae"}, "has no masked")):
+    for flags, message in (
+        ({"level": 2}, "all levels at once"),
+        ({"preset": "vqvae", "out": str(tmp_path / "bare")}, "has no masked"),
+    ):
         with pytest.raises(UserError, match=message):
             train("masked", str(data), **{"preset": "test", "out": str(out), **flags})  # type: ignore[arg-type]
 
@@ -349,7 +352,11 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
         (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
         (("vqvae", str(data)), {"levels": "2,7"}, "there is no 7 to choose"),
         (("vqvae", str(data)), {"levels": "all"}, r"there is no all to choose; choose among 0 \(vq.0\)"),
-        (("vqvae", str(data)), {"preset": "demo", "out": str(model)}, "another configuration"),
+        (
+            ("vqvae", str(data)),
+            {"preset": "demo", "out": str(model)},
+            "was begun with --preset test, and demo has another codec",
+        ),
     ]:
         with pytest.raises(UserError, match=message):
             train(*arguments, **{"preset": "test", **flags})  # type: ignore[arg-type]
@@ -439,6 +446,22 @@ def test_a_codec_reports_crops_of_silence_and_songs_shorter_than_a_crop(data, tm
     train("vqvae", str(tmp_path / "data"), preset="test", steps=2, level=2, out=str(tmp_path / "model"))
     said = capsys.readouterr().out
     assert re.search(r"vqvae_2: \d+ of 64 crops are silent", said) and "1 of 5 songs are shorter than a crop" in said
+
+
+def test_a_prior_counts_songs_that_are_shorter_than_a_window(model, tmp_path, capsys):
+    from data_prep.manifest import prepare
+    from launch.corpus.encode import encode
+
+    for i, seconds in enumerate((0.1, 2.0, 2.0)):
+        noise = np.random.default_rng(i).uniform(-0.5, 0.5, round(22050 * seconds))
+        (tmp_path / "music").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "music" / f"{i}.wav", noise, 22050)
+    prepare(tmp_path / "music", tmp_path / "data", test_share=0.0, min_seconds=0.05, workers=1)
+    encode(str(tmp_path / "data"), str(model), levels="2")
+    task = PriorTask(setup(Jukebox.from_pretrained(model), "prior_2", tmp_path / "data", RECIPE))
+    capsys.readouterr()
+    task.open()
+    assert "prior_2: 1 of 3 songs are shorter than a window and are left out" in capsys.readouterr().out
 
 
 def test_prepare_does_not_replace_the_tables_of_a_training(data, tmp_path, monkeypatch):

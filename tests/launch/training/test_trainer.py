@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,25 @@ def test_a_finished_run_says_so_and_more_steps_go_on_from_it(tmp_path, capsys):
     assert fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=50), tmp_path / "t").step == 50
     assert "steps was 40, is 50" in capsys.readouterr().out
     assert [line["step"] for line in read_log(tmp_path / "t" / "log.jsonl")] == list(range(1, 51))
+
+
+def test_a_jump_of_the_rate_by_other_steps_is_reported_with_the_rates_of_the_log(tmp_path, capsys):
+    fit(Toy(tmp_path / "w.pt"), RECIPE, tmp_path / "t")
+    fit(Toy(tmp_path / "w.pt"), replace(RECIPE, steps=60), tmp_path / "t")
+    rates = {line["step"]: line["lr"] for line in read_log(tmp_path / "t" / "log.jsonl")}
+    found = re.search(
+        r"toy_0: the learning rate jumps from (\S+) to (\S+) at step 40: .*40 before and 60 now", capsys.readouterr().out
+    )
+    assert found and [float(each) for each in found.groups()] == pytest.approx([rates[40], rates[41]], rel=0.01)
+
+
+@pytest.mark.parametrize("changes", [{}, {"log_every": 2}, {"schedule": "constant", "steps": 80}])
+def test_a_rate_that_goes_on_as_it_was_is_not_reported(tmp_path, changes, capsys):
+    constant = replace(RECIPE, schedule="constant", save_every=20)
+    with pytest.raises(UserError):
+        fit(Toy(tmp_path / "w.pt", poison=30), constant, tmp_path / "t")
+    fit(Toy(tmp_path / "w.pt"), replace(constant, **changes), tmp_path / "t")
+    assert "jumps" not in capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_is_named_with_its_step_and_good_weights_are_kept(tmp_path):

@@ -1,0 +1,35 @@
+"""Progress bars: on a terminal a bar, in a pipe or a file a line every ten seconds."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+EVERY = 10.0  # seconds between two lines
+LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
+
+
+class ProgressBar(tqdm):
+    """tqdm on a terminal; elsewhere whole lines: none for work of less than ten seconds, and a last one where there were others."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.in_lines, self.printed = not sys.stderr.isatty(), False
+        if self.in_lines:
+            timing = {"mininterval": EVERY, "miniters": 1, "delay": EVERY}
+            options |= timing | {"leave": False, "bar_format": LINE}
+        super().__init__(*args, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
+        if not self.in_lines:
+            return bool(super().display(msg, pos))
+        if msg is None:
+            self.printed = True
+            print(str(self), file=sys.stderr, flush=True)
+        return False
+
+    def close(self) -> None:
+        if self.in_lines and self.printed and not self.disable:
+            self.display()
+        super().close()

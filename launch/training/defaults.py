@@ -1,0 +1,83 @@
+"""The preset of a training that names none: that of its model folder, else the largest that the machine trains.
+
+    GPU memory     vqvae, prior, masked    spectral, tokens
+    32 GB          small                   spectral
+    16 GB          demo                    spectral
+    less, no GPU   demo                    demo
+
+The number of CPU cores changes the expected time (`expected.py`) and not the preset: `small` needs a GPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.errors import UserError
+from jukebox.model.info import CONFIG, ModelInfo
+from jukebox.model.presets import PRESETS, Preset, find
+
+GPU_BYTES = {"small": 32e9, "spectral": 16e9}
+
+
+def kind_of(what: str, preset: Preset) -> str:
+    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError names the words there are."""
+    from launch.training.tasks.registry import ALIASES, TASKS
+
+    if what in preset.priors:
+        return preset.priors[what].kind
+    kind = ALIASES.get(what, what)
+    if kind not in TASKS.kinds():
+        words = [*ALIASES, *(each for each in TASKS.kinds() if each not in ALIASES.values())]
+        raise UserError(f"there is nothing to train called {what!r}; choose one of {', '.join(words)}")
+    return kind
+
+
+def trains(name: str, what: str) -> bool:
+    """Whether a preset has what is to be trained."""
+    from launch.training.tasks.registry import ALIASES
+
+    preset = find(name)
+    return what in preset.priors or bool(preset.parts(ALIASES.get(what, what)))
+
+
+def preset_of_machine(what: str, gpu_bytes: float) -> str:
+    """The preset for a machine whose GPU has so much memory (0: none)."""
+    fitting = (name for name, needed in GPU_BYTES.items() if gpu_bytes >= needed and trains(name, what))
+    return next(fitting, "demo")
+
+
+def presets_of(folder: Path) -> tuple[str, ...]:
+    """The presets that a model folder was begun with; of one that records none, those with all of its codecs."""
+    if not (folder / CONFIG).is_file():
+        return ()
+    info = ModelInfo.read(folder)
+    return info.presets or tuple(n for n, p in PRESETS.items() if all(each.config in p.codecs for each in info.codecs))
+
+
+def choose_preset(given: str, what: str, target: Path, old: str, device: str) -> str:
+    """The preset of a training into `target`, from the model folder `old` if it is a fine-tuning; a line says which where none is given.
+
+    UserError where the one that is given has another codec than the folder.
+    """
+    known = presets_of(target) or (presets_of(Path(old)) if old else ())
+    if given and not old and known and given not in known and _differs(given, target):
+        raise UserError(
+            f"{target} was begun with --preset {known[0]}, and {given} has another codec: leave --preset away, or name another --out"
+        )
+    if given:
+        return given
+    if mine := [name for name in known if trains(name, what)]:
+        print(f"preset {mine[0]}, with which the model was begun", flush=True)
+        return mine[0]
+    import torch
+
+    gpu = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+    name, machine = preset_of_machine(what, gpu), f"a GPU of {gpu / 1e9:.0f} GB" if gpu else "no GPU"
+    print(f"preset {name}, for a machine with {machine}; --preset names another", flush=True)
+    return name
+
+
+def _differs(preset: str, folder: Path) -> bool:
+    """Whether a preset has a codec of a kind of the folder's, in another configuration."""
+    there = {entry.config.kind: entry.config for entry in ModelInfo.read(folder).codecs}
+    return any(there.get(codec.kind, codec) != codec for codec in find(preset).codecs)
