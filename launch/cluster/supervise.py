@@ -187,7 +187,8 @@ class Job:
         complain(f"rank {end.rank} on {end.host} {end}{f' at {beat}' if beat else ''}; the others are ended")
         if end.rank or end.code < 0:  # what rank 0 said stands above
             complain(f"the last lines of {self.log(end.rank)}:", *last_lines(self.log(end.rank)))
-        complain("the same command goes on from the last checkpoint")
+        if end.code != 2:  # the exit code of a mistake in the command
+            complain("the same command goes on from the last checkpoint")
         return end.code if end.code > 0 else 128 - end.code
 
     def report_loss(self, ranks: Sequence[int], code: int) -> int:
