@@ -18,7 +18,7 @@ from launch.ablate.ablate import EXPERIMENTS, ablate
 from launch.ablate.experiment import Arm, Comparison, Experiment, FigureRows
 from launch.cli import main
 from launch.corpus.encode import encode
-from launch.training import loop
+from launch.training.control import Stop
 from launch.training.train import train
 
 
@@ -183,14 +183,14 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
         ablate("prior", given[0], given[1].replace("{seed}", "0"), out=str(tmp_path / "out"), preset="test")
     units = prior.EXPERIMENT.units(*given, tmp_path / "out", 2, 20, 4, "test")
     assert len(units) == 6 and {unit.data for unit in units} == {tmp_path / f"seed_{s}" / "data" for s in range(2)}
-    enter = loop.Stop.__enter__
+    enter = Stop.__enter__
 
-    def enter_asked(stop: loop.Stop) -> loop.Stop:
+    def enter_asked(stop: Stop) -> Stop:
         enter(stop).asked = True
         return stop
 
     with monkeypatch.context() as stopping:
-        stopping.setattr(loop.Stop, "__enter__", enter_asked)
+        stopping.setattr(Stop, "__enter__", enter_asked)
         with pytest.raises(KeyboardInterrupt):
             prior.EXPERIMENT.run(units[0])
     assert not (units[0].folder / "figures.json").is_file()
