@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.pool import alive
 
 IN_USE = ".in_use.lock"
 EXPANDED, SPARE = (
@@ -87,6 +88,7 @@ def file_hash(path: Path, digits: int = 12) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
+            alive()
             digest.update(block)
     return digest.hexdigest()[:digits]
 

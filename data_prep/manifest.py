@@ -32,6 +32,7 @@ from data_prep.pool import is_leader, map_songs
 from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, complete, find_songs
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
+STALL = 120.0  # seconds in which a decoder has to give samples
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
 
 
@@ -130,7 +131,7 @@ def _inspected(found: SongSource, out: Path, min_seconds: float, workers: int) -
     keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
     todo = [song for song in found.songs if keys.get(song.path) not in results]
     function = partial(inspect, root=found.root, min_seconds=min_seconds)
-    for result in map_songs(function, todo, workers, what="songs", on_crash=_crashed):
+    for result in map_songs(function, todo, workers, what="songs", on_crash=_crashed, stall=STALL):
         assert journal is not None
         results[keys[result["path"]]] = result
         journal.write(json.dumps([keys[result["path"]], result]) + "\n")

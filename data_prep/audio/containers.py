@@ -273,7 +273,7 @@ def _riff(data: Bytes, at: int) -> Link:
 
 def _boxes(data: Bytes, at: int) -> Link:
     """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) nothing can be found in it."""
-    place, names = at, []
+    place, names = at, set[bytes]()
     while place + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[place : place + 8])
         if name == b"ftyp" and b"moov" in names and b"mdat" in names:
@@ -286,7 +286,7 @@ def _boxes(data: Bytes, at: int) -> Link:
             break
         if missing := _missing(place + size, len(data)):
             return Link(at, len(data), cut=missing)
-        names.append(name)
+        names.add(name)
         place += size
     return Link(at, len(data), cut=None if b"moov" in names else "its index (the moov box) is missing")
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.audio.containers import Link, find_links
 from data_prep.errors import BadAudio
+from data_prep.pool import alive
 
 SOUNDFILE_SUFFIXES = frozenset(
     ".wav .wave .bwf .rf64 .bw64 .w64 .flac .fla .ogg .oga .opus .mp3 .mpga .aif .aiff .aifc .au .snd .caf .8svx .svx".split()
@@ -287,6 +288,7 @@ def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "floa
     promised = 0 if start else (source.declared or 0) - source.slack
     try:
         for block in source.blocks(start, dtype):
+            alive()
             frames += block.shape[1]
             if frames > most:
                 raise BadAudio(path, "unreadable", f"its {most // MOST_PER_BYTE:,} bytes decode to more than {most:,} samples")
