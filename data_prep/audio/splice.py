@@ -117,7 +117,13 @@ def splice(source: Path, target: Path, pieces: Sequence[Piece], frames: int, for
     `form` is the container and sample format of the target (default: those that its suffix and the source's samples make).
     BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
+    import soundfile
+
     pieces = sorted(pieces, key=lambda piece: piece.start)
+    if form and not soundfile.check_format(*form):
+        raise UserError(
+            f"{target} cannot be written: there are no files of the form {' '.join(map(str, form))}; name another one"
+        )
     with closing(Original(source)) as original:
         container, subtype = form or (_container(original, target), original.subtype)
         with replacing(target) as temporary, _created(temporary, original, container, subtype) as file:

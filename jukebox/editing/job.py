@@ -9,6 +9,7 @@ and time grow with the edit, not with the song. `jukebox resume x.run` continues
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import read
+from data_prep.audio.audio import probe, read
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.splice import Piece, check_target, copy_excerpt, form_of, splice, suffix_of
 from data_prep.errors import UserError
@@ -29,6 +30,7 @@ from jukebox.editing.recording import Recording, read_codes
 from jukebox.model.info import CodecEntry, ModelInfo, PriorEntry
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
+from jukebox.runs.params import check_values
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
 from jukebox.runs.run import KNOWN, REQUEST, Run, saving
 from jukebox.runs.windows import mask_windows
@@ -41,6 +43,7 @@ from priors.prior import Mask
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
+LONGEST_FADE = 60.0  # seconds
 Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
 
 
@@ -221,12 +224,47 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 # ---- the result
 
 
+def check(run: Run, info: ModelInfo) -> None:
+    """UserError where an edit that may come from elsewhere is too large, or its parts do not belong together."""
+    request, hops = run.request, info.hops
+    check_size(info, request["seconds"], run.n_samples)
+    try:
+        for level, values in request["params"].items():
+            check_values(level, values)
+        sound, pieces, asked = probe(run.prompt_paths[0]), request["pieces"], request["recording"]
+        begins = list(itertools.accumulate((n for *_, n in pieces), initial=0))
+        layout = _layout(asked, info)
+        touched = [layout.touched(start, end) for start, end in asked["spans"]]
+        planners = [(run.planner(level), info.priors[request["priors"][str(level)]].config) for level in request["levels"]]
+        known = [(run.stream(level), run.total(level), *run.known(level)) for level in request["levels"]]
+        parts = {
+            "recording": (layout.samples, layout.rate) == (sound.frames, sound.sample_rate) and 0 <= asked["fade"] <= LONGEST_FADE,
+            "pieces": [begin for begin, *_ in pieces] == begins[:-1] and begins[-1] == run.total(hops.index(max(hops)))
+            and all(0 <= first and 0 < n and first + n <= layout.columns for _, first, n in pieces),
+            "spans": all(start < end <= layout.samples + layout.after for start, end in asked["spans"])
+            and all(any(first <= low and high <= first + n for _, first, n in pieces) for low, high in touched),
+            "planners": all(0 < plan.column <= plan.n_ctx <= max(map(c.frames, c.spec.writes)) for plan, c in planners),
+            KNOWN: all(mask.dtype == bool and mask.shape == (n,) for _, n, _, mask in known)
+            and all(len(stream.check(values, KNOWN)) == n for stream, n, values, _ in known)
+            and all(stream.bins is None or not values.size or values.max() < stream.bins for stream, _, values, _ in known),
+            "outputs": len(request["outputs"]) == run.n_samples and tuple(request["hops"]) == tuple(hops),
+        }  # fmt: skip
+        if wrong := [name for name, good in parts.items() if not good]:
+            raise ValueError(f"its {wrong[0]}")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.folder} is damaged, or not of this model: its parts do not belong together ({error}); make the edit again"
+        ) from error
+
+
+def _layout(asked: Mapping[str, Any], info: ModelInfo) -> Layout:
+    return Layout(asked["samples"], asked["rate"], info.sample_rate, info.spec.unit, asked["before"], asked["after"])
+
+
 def finish(run: Run, model: ModelFolder) -> list[Path]:
     """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
     prompt, request = run.prompt_paths[0], run.request["recording"]
-    layout = Layout(
-        request["samples"], request["rate"], model.sample_rate, model.spec.unit, request["before"], request["after"]
-    )
+    layout = _layout(request, model.info)
     targets, level = [Path(path) for path in run.request["outputs"]], run.request["levels"][-1]
     for sample, target in enumerate(targets):
         if not target.exists() and run.count(level, [sample]) == run.total(level):
