@@ -40,6 +40,15 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def named_in_utf_8(folder: Path, what: str) -> Path:
+    """The folder; UserError where its name is not UTF-8: pyarrow and safetensors open no files in it."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{folder}: the name of {what}, and of the folders around it, has to be UTF-8; rename it") from None
+    return folder
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically."""
     with replacing(path) as temporary:

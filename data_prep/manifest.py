@@ -25,7 +25,7 @@ from typing import Any
 from data_prep.align import TimedText
 from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
-from data_prep.files import file_hash, held, replacing
+from data_prep.files import file_hash, held, named_in_utf_8, replacing
 from data_prep.labels import build_labels, one_spelling
 from data_prep.metadata.lyrics import describe
 from data_prep.pool import is_leader, map_songs
@@ -103,8 +103,8 @@ def prepare(
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
         given = f"{test_share}, {min_seconds} and {workers}"
         raise UserError(f"expected 0 <= test_share < 1, min_seconds >= 0 and workers >= 0, got {given}")
-    out = Path(out)
-    places = [Path(place).expanduser() for place in ([sources] if isinstance(sources, str | Path) else sources)]
+    out, given = named_in_utf_8(Path(out), "a data folder"), [sources] if isinstance(sources, str | Path) else sources
+    places = [named_in_utf_8(Path(place).expanduser(), "a folder or list of music") for place in given]
     before = read_state(out, add)
     found = find_all(places, out, before.root)
     before.check(places)
@@ -299,7 +299,7 @@ def load_manifest(data: str | Path) -> list[SongRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(data) / MANIFEST
+    path = named_in_utf_8(Path(data), "a data folder") / MANIFEST
     if not path.is_file():
         raise UserError(f"{path}: there is no manifest; make it with: jukebox prepare MUSIC --out {data}")
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.audio.decoders import BLOCK, AudioDecoder, AvDecoder, decoded, open_source
+from data_prep.audio.decoders import BLOCK, AudioDecoder, AvDecoder, decoded, open_source, open_to_write
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
@@ -131,10 +131,9 @@ def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
 
 def write_mp3(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write float (channels, samples) as mp3, at once or not at all."""
-    import soundfile
-
-    with replacing(Path(path)) as temporary:
-        soundfile.write(temporary, np.asarray(audio).T, sample_rate, format="MP3")
+    samples = np.asarray(audio).T
+    with replacing(Path(path)) as temporary, open_to_write(temporary, sample_rate, samples.shape[1], format="MP3") as file:
+        file.write(samples)
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str = "") -> None:
@@ -142,8 +141,6 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: 
 
     `subtype` is another sample format, as libsndfile names it. UserError for a suffix that cannot be written.
     """
-    import soundfile
-
     path = Path(path)
     forms = {
         ".wav": ("WAV", "PCM_16"),
@@ -158,7 +155,7 @@ def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: 
     samples = np.asarray(audio).T
     with replacing(path) as temporary:
         form = {"subtype": subtype or usual or None, "format": container}
-        with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1], **form) as file:
+        with open_to_write(temporary, sample_rate, samples.shape[1], **form) as file:
             for at in range(0, len(samples), BLOCK):  # libsndfile dies of half a minute of ogg at once
                 file.write(samples[at : at + BLOCK])
 

@@ -7,7 +7,10 @@ true: a rate of 1 Hz, fewer samples than the header states, more than the bytes 
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,6 +221,20 @@ class AvDecoder:
 
     def close(self) -> None:
         """Nothing stays open between two calls of `blocks`."""
+
+
+@contextmanager
+def open_to_write(path: Path, *form: Any, **more: Any) -> Iterator[Any]:
+    """A SoundFile to write, also where the name is not UTF-8; a full disk is the OSError that it is, not a "system error"."""
+    import soundfile
+
+    name: Any = str(path) if os.name == "nt" else os.fsencode(path)
+    try:
+        with soundfile.SoundFile(name, "w", *form, **more) as file:
+            yield file
+    except (soundfile.LibsndfileError, AssertionError) as error:  # soundfile asserts that all was written
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < 1 << 20 else errno.EIO
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
 
 
 def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.audio.audio import mix
-from data_prep.audio.decoders import BLOCK, SoundFileDecoder, decoded, open_source
+from data_prep.audio.decoders import BLOCK, SoundFileDecoder, decoded, open_source, open_to_write
 from data_prep.errors import BadAudio, UserError
 from data_prep.files import replacing
 
@@ -191,16 +191,17 @@ class _Stream:
             yield self.take(min(BLOCK, count - done))
 
 
-def _created(path: Path, like: Original, container: str, subtype: str) -> Any:
+@contextmanager
+def _created(path: Path, like: Original, container: str, subtype: str) -> Iterator[Any]:
     """A file to write, with the rate and channels of another one; equal samples become equal bytes.
 
     libsndfile would write the time of day into the PEAK chunk of a file of floats.
     """
     import soundfile
 
-    file = soundfile.SoundFile(str(path), "w", like.sample_rate, like.channels, subtype, format=container)
-    soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
-    return file
+    with open_to_write(path, like.sample_rate, like.channels, subtype, format=container) as file:
+        soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
+        yield file
 
 
 def _container(original: Original, target: Path) -> str:
