@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.pool import alive
 
 IN_USE = ".in_use.lock"
 EXPANDED, SPARE = (
@@ -43,6 +44,15 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it is not there, or could not be
             temporary.unlink()
+
+
+def named_in_utf_8(folder: Path, what: str) -> Path:
+    """The folder; UserError where its name is not UTF-8: pyarrow and safetensors open no files in it."""
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{folder}: the name of {what}, and of the folders around it, has to be UTF-8; rename it") from None
+    return folder
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -105,6 +115,7 @@ def file_hash(path: Path, digits: int = 12) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
+            alive()
             digest.update(block)
     return digest.hexdigest()[:digits]
 

@@ -25,7 +25,7 @@ from typing import Any
 from data_prep.align import TimedText
 from data_prep.audio.audio import probe
 from data_prep.errors import BadAudio, UserError
-from data_prep.files import file_hash, held, replacing
+from data_prep.files import file_hash, held, named_in_utf_8, replacing
 from data_prep.labels import build_labels, one_spelling
 from data_prep.metadata.lyrics import describe
 from data_prep.pool import is_leader, map_songs
@@ -33,6 +33,7 @@ from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, co
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
 PROVENANCE = ("source", "licence")
+STALL = 120.0  # seconds in which a decoder has to give samples
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
 
 
@@ -105,8 +106,8 @@ def prepare(
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
         given = f"{test_share}, {min_seconds} and {workers}"
         raise UserError(f"expected 0 <= test_share < 1, min_seconds >= 0 and workers >= 0, got {given}")
-    out = Path(out)
-    places = [Path(place).expanduser() for place in ([sources] if isinstance(sources, str | Path) else sources)]
+    out, given = named_in_utf_8(Path(out), "a data folder"), [sources] if isinstance(sources, str | Path) else sources
+    places = [named_in_utf_8(Path(place).expanduser(), "a folder or list of music") for place in given]
     before = read_state(out, add)
     found = find_all(places, out, before.root)
     before.check(places)
@@ -133,7 +134,7 @@ def _inspected(found: SongSource, out: Path, min_seconds: float, workers: int) -
     keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
     todo = [song for song in found.songs if keys.get(song.path) not in results]
     function = partial(inspect, root=found.root, min_seconds=min_seconds)
-    for result in map_songs(function, todo, workers, what="songs", on_crash=_crashed):
+    for result in map_songs(function, todo, workers, what="songs", on_crash=_crashed, stall=STALL):
         assert journal is not None
         results[keys[result["path"]]] = result
         journal.write(json.dumps([keys[result["path"]], result]) + "\n")
@@ -300,7 +301,7 @@ def load_manifest(data: str | Path) -> list[SongRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(data) / MANIFEST
+    path = named_in_utf_8(Path(data), "a data folder") / MANIFEST
     if not path.is_file():
         raise UserError(f"{path}: there is no manifest; make it with: jukebox prepare MUSIC --out {data}")
     try:

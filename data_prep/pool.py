@@ -15,36 +15,49 @@ import pickle
 import queue
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
 FORWARDED = 1.0  # seconds that mpirun has to forward a rank's last line; at an abort it drops what is still in its pipes
+PULSE = 1.0  # seconds between two signs of a worker that goes on
 FIRST_WORD = 3.0  # seconds that rank 0 has to say what is wrong before another rank says it
 
 
 class WorkerCrashed(RuntimeError):
-    """The process that worked on an item died (segmentation fault, out of memory, killed)."""
+    """The process that worked on an item died (segmentation fault, out of memory, killed), or was ended because it did not go on."""
+
+
+_pulse: Callable[[], None] = lambda: None  # noqa: E731
+
+
+def alive() -> None:
+    """Report, from inside a function that is mapped over songs, that it goes on: within `stall` seconds of the last report."""
+    _pulse()
 
 
 def map_songs(
-    function: Callable, items: Sequence, workers: int = 0, what: str = "songs", on_crash: Callable | None = None
-) -> Iterator[Any]:
+    function: Callable, items: Sequence, workers: int = 0, what: str = "songs", on_crash: Callable | None = None, stall: float = 0,
+) -> Iterator[Any]:  # fmt: skip
     """Yield function(item) in the order of the items, computed by `workers` processes (0: one a core, at most 8).
 
     The function must be importable by name (no lambda, nothing of `__main__`); a `functools.partial` will do. What it
     raises is raised here. Where its process dies, `on_crash(item, explanation)` gives the result, or WorkerCrashed is
-    raised. Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
+    raised. A process that neither returns nor calls `alive` for `stall` seconds (0: any time) is ended.
+    Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
     """
     from data_prep.progress import ProgressBar  # tqdm takes time, and a worker has no bar
 
     comm = mpi_comm()
-    results = _local(function, items, workers, on_crash) if comm is None else _mpi(comm, function, items, on_crash)
+    share = partial(_local, function, on_crash=on_crash, stall=stall)
+    results = share(items, workers) if comm is None else _mpi(comm, share, items)
     total = len(items) if is_leader() else 0
     with ProgressBar(total=total, desc=what, unit="song", disable=total <= 1) as bar:
         for result in results:
@@ -93,12 +106,12 @@ def wait_for_leader() -> None:
         time.sleep(FIRST_WORD)
 
 
-def _mpi(comm: Any, function: Callable, items: Sequence, on_crash: Callable | None) -> Iterator[Any]:
+def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequence) -> Iterator[Any]:
     """Share the items out, one by one; results go to rank 0, and so to its journal, while the work goes on."""
     rank, size = comm.Get_rank(), comm.Get_size()
     try:
         items = comm.bcast(items, root=0)
-        own = _local(function, items[rank::size], 1, on_crash)
+        own = share(items[rank::size], 1)
         if rank:
             for result in own:
                 comm.send(result, dest=0)
@@ -110,12 +123,12 @@ def _mpi(comm: Any, function: Callable, items: Sequence, on_crash: Callable | No
         raise
 
 
-def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable | None) -> Iterator[Any]:
+def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable | None, stall: float) -> Iterator[Any]:
     """Keep `workers` processes busy, each fed by its own thread, a bounded number of items ahead of the reader."""
     if not items:
         return
     count = min(len(items), workers or min(8, os.cpu_count() or 1))
-    everyone = [_Worker(pickle.dumps(function)) for _ in range(count)]
+    everyone = [_Worker(pickle.dumps(function), stall) for _ in range(count)]
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in everyone:
         free.put(worker)
@@ -149,8 +162,8 @@ def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable
 class _Worker:
     """One child process that holds the function; started at its first item, and again after a crash."""
 
-    def __init__(self, function: bytes) -> None:
-        self.function = function
+    def __init__(self, function: bytes, stall: float) -> None:
+        self.function, self.stall, self.stalled = function, stall, False
         self.process: subprocess.Popen | None = None
         self.closed = False
 
@@ -162,13 +175,33 @@ class _Worker:
         try:
             process.stdin.write(pickle.dumps(item))  # type: ignore[union-attr]
             process.stdin.flush()  # type: ignore[union-attr]
-            good, value = pickle.load(process.stdout)  # type: ignore[arg-type]
+            good, value = self._answer(process)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             code = self._end(patience=5)
+            if self.stalled:
+                raise WorkerCrashed(f"it did not go on for {self.stall:g} s") from error
             raise WorkerCrashed(f"the worker process died (exit code {code}) while it worked on {item!r}") from error
         if not good:
             raise value
         return value
+
+    def _answer(self, process: subprocess.Popen) -> tuple[bool, Any]:
+        """What the child sends after its signs of life; one that sends nothing for `stall` seconds is killed."""
+
+        def kill() -> None:
+            self.stalled = True
+            process.kill()
+
+        self.stalled, answer = False, None
+        while answer is None:
+            watch = threading.Timer(self.stall, kill)
+            if self.stall:
+                watch.start()
+            try:
+                answer = pickle.load(process.stdout)  # type: ignore[arg-type]
+            finally:
+                watch.cancel()
+        return answer
 
     def _start(self) -> subprocess.Popen:
         """Start the child and wait for its greeting, so that a child that cannot start is told from a crash."""
@@ -214,6 +247,17 @@ def serve() -> None:
     pickle.dump("ready", replies)
     replies.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders chatter about every odd file
+    last = time.monotonic()
+
+    def pulse() -> None:
+        nonlocal last
+        if time.monotonic() - last > PULSE:
+            last = time.monotonic()
+            replies.write(pickle.dumps(None))
+            replies.flush()
+
+    global _pulse
+    _pulse = pulse
     while True:
         try:
             item = pickle.load(requests)

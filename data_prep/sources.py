@@ -158,7 +158,8 @@ def _found_path(path: str, root: Path) -> str:
     path = path.strip().replace(os.sep, "/")
     if "\\" in path and not (root / path).exists():
         path = path.replace("\\", "/")
-    return posixpath.normpath(path)
+    path = posixpath.normpath(path)
+    return path[len(below) :] if path.startswith(below := f"{root.resolve().as_posix()}/") else path
 
 
 def _words(where: str, words: Any) -> tuple[TimedText, ...]:

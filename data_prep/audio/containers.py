@@ -20,15 +20,17 @@ from data_prep.audio.mpeg import Bytes, Mp3Frames, after_id3
 from data_prep.errors import BadAudio
 
 Order = Literal["big", "little"]
-UNKNOWN = (0, 0xFFFFFFFF)  # sizes of what was written to a pipe
+LARGEST = 0xFFFFFFFF  # a size of 32 bits; of what was written to a pipe, it or about half of it stands for "unknown"
 TAGS = (b"TAG", b"APETAGEX", b"ID3")  # what programs append to files of any kind
 MAGICS = re.compile(
-    rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC ",
+    rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC "
+    rb"|caff\0\x01|riff\x2e\x91\xcf\x11|\.snd\0\0",
     re.DOTALL,
 )
 MOST_LINKS = 1000
 NOT_ZERO = re.compile(rb"[^\0]")
 COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
+W64 = b"riff\x2e\x91\xcf\x11"
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
@@ -43,6 +45,7 @@ class Link:
     declared: int | None = None  # samples that its header states
     padding: int = 0  # samples by which a decoder may give more than `declared`: the rest of the last block
     rate: int | None = None  # Hz, as the header of a wav file states it
+    goes_on: bool = False  # an ogg stream with pages after its end mark, where libsndfile stops
 
 
 def find_links(path: Path) -> list[Link]:
@@ -72,6 +75,11 @@ def _reader_at(data: Bytes, at: int) -> Callable[[Bytes, int], Link] | None:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         return {b"AVI ": _riff, **dict.fromkeys((b"WAVE", b"AIFF", b"AIFC", b"8SVX", b"16SV"), _chunks)}.get(head[8:])
     return by_magic.get(head[:4])
+
+
+def _is_unknown(size: int) -> bool:
+    """Whether a size of 32 bits is a placeholder, as arecord, ffmpeg and sox write them to a pipe."""
+    return size == 0 or (size > 1 << 30 and (size + 4096) % (1 << 31) < 8192)
 
 
 def _missing(expected: int, has: int) -> str | None:
@@ -115,29 +123,28 @@ def _chunks(data: Bytes, at: int) -> Link:
         parts[name] = data[start - 8 : start + min(size, 1 << 16)]
     else:
         return Link(at, len(data), cut="it ends before its audio begins")
-    true = _size_of_samples(data, name, start, size, parts)
+    if size == LARGEST and b"ds64" in parts:
+        size = _number(parts[b"ds64"], 16, 8, "little")
+    true = _size_of_samples(data, name, start, size)
     stop = at + 8 + _number(data, at + 4, 4, order)
     if not start + true <= stop <= len(data):
         stop = min(len(data), start + true + true % 2)
     link = Link(at, stop, cut=_missing(start + true, len(data)))
     if name != b"data":
         return _with_comm(link, parts)
-    is_wrong = true != size and b"ds64" not in parts
-    if is_wrong or not aligned or kind == b"BW64":
-        body = b"WAVE" + parts.get(b"fmt ", b"") + parts.get(b"fact", b"") + b"data" + min(true, UNKNOWN[1]).to_bytes(4, order)
-        head = (b"RIFX" if order == "big" else b"RIFF") + min(len(body) + true, UNKNOWN[1]).to_bytes(4, order) + body
+    if true != size or not aligned or kind == b"BW64":
+        body = b"WAVE" + parts.get(b"fmt ", b"") + parts.get(b"fact", b"") + b"data" + min(true, LARGEST).to_bytes(4, order)
+        head = (b"RIFX" if order == "big" else b"RIFF") + min(len(body) + true, LARGEST).to_bytes(4, order) + body
         link = replace(link, start=start, stop=min(len(data), start + true), head=head)
     form = parts.get(b"fmt ", b"")
     return replace(_with_fact(link, parts, order), rate=_number(form, 12, 4, order) if len(form) >= 16 else None)
 
 
-def _size_of_samples(data: Bytes, name: bytes, start: int, size: int, parts: Mapping[bytes, bytes]) -> int:
+def _size_of_samples(data: Bytes, name: bytes, start: int, size: int) -> int:
     """The bytes of samples that there are or should be: to the end of the file where the stated size cannot be meant."""
-    if size == UNKNOWN[1] and (long_size := _number(parts.get(b"ds64", b""), 16, 8, "little")):
-        return long_size
     rest = len(data) - start
     is_too_small = name == b"data" and size < rest and not _follows(data, start + size + size % 2)
-    return rest if is_too_small or size == UNKNOWN[1] else size
+    return rest if is_too_small or (size > rest and _is_unknown(size)) else size
 
 
 def _follows(data: Bytes, at: int) -> bool:
@@ -173,7 +180,9 @@ def _caf(data: Bytes, at: int) -> Link:
     while place + 12 <= len(data):
         name, size = struct.unpack(">4sq", data[place : place + 12])
         if name == b"data" or size < 0:
-            return Link(at, len(data), cut=_missing(place + 12 + size, len(data)))
+            after = place + 12 + max(size, 0)
+            stop = data.find(b"caff\0\1", after) if size >= 0 else -1
+            return Link(at, stop if stop >= 0 else len(data), cut=_missing(after, len(data)))
         place += 12 + size
     return Link(at, len(data), cut="it ends before its audio begins")
 
@@ -184,7 +193,11 @@ def _w64(data: Bytes, at: int) -> Link:
     while place + 24 <= len(data):
         size = struct.unpack("<Q", data[place + 16 : place + 24])[0]
         if data[place : place + 16] == W64_DATA:
-            return Link(at, len(data), cut=_missing(place + size, len(data)))
+            if size >> 62:  # unknown
+                true = (len(data) - place).to_bytes(8, "little")
+                return Link(place + 24, len(data), data[at : place + 16] + true)
+            stop = data.find(W64, place + size)
+            return Link(at, stop if stop >= 0 else len(data), cut=_missing(place + size, len(data)))
         place += max(24, size + -size % 8)
     return Link(at, len(data), cut="it ends before its audio begins")
 
@@ -192,8 +205,9 @@ def _w64(data: Bytes, at: int) -> Link:
 def _au(data: Bytes, at: int) -> Link:
     """An au file is a header and samples to its end, whatever size it states."""
     offset, size = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
-    cut = None if size in UNKNOWN else _missing(at + offset + size, len(data))
-    return Link(at + 12, len(data), data[at : at + 8] + b"\xff" * 4, cut)
+    cut = None if _is_unknown(size) else _missing(at + offset + size, len(data))
+    stop = at + offset + size if data[at + offset + size :][:4] == b".snd" else len(data)
+    return Link(at + 12, stop, data[at : at + 8] + b"\xff" * 4, cut)
 
 
 def _flac(data: Bytes, at: int) -> Link:
@@ -211,18 +225,23 @@ def _flac(data: Bytes, at: int) -> Link:
 def _ogg(data: Bytes, at: int) -> Link:
     """The pages of one link of an ogg file, to the first page of another; the last one must be whole and marked as the last."""
     ended, began, place, unmarked = False, False, at, "its stream has no end mark"
+    marked, goes_on = set[bytes](), False  # streams that have an end mark
     while place + 27 <= len(data):
         flags, segments = data[place + 5], data[place + 26]
         if flags & 2 and began:
-            return Link(at, place, cut=None if ended else unmarked)
+            return Link(at, place, cut=None if ended else unmarked, goes_on=goes_on)
         began |= not flags & 2
+        serial = data[place + 14 : place + 18]
+        goes_on |= serial in marked
         table = data[place + 27 : place + 27 + segments]
         after = place + 27 + segments + sum(table)
         found = data.find(b"OggS", place + 4)
         is_whole = len(table) == segments and after <= len(data) and not 0 <= found < after
         ended = bool(flags & 4) and is_whole
+        marked |= {serial} if ended else set()
         if found < 0:
-            return Link(at, len(data), cut=None if ended else unmarked if is_whole else "its last ogg page is cut")
+            cut = None if ended else unmarked if is_whole else "its last ogg page is cut"
+            return Link(at, len(data), cut=cut, goes_on=goes_on)
         place = found
     return Link(at, len(data), cut="its last ogg page is cut")
 
@@ -259,7 +278,7 @@ def _riff(data: Bytes, at: int) -> Link:
 
 def _boxes(data: Bytes, at: int) -> Link:
     """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) nothing can be found in it."""
-    place, names = at, []
+    place, names = at, set[bytes]()
     while place + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[place : place + 8])
         if name == b"ftyp" and b"moov" in names and b"mdat" in names:
@@ -272,7 +291,7 @@ def _boxes(data: Bytes, at: int) -> Link:
             break
         if missing := _missing(place + size, len(data)):
             return Link(at, len(data), cut=missing)
-        names.append(name)
+        names.add(name)
         place += size
     return Link(at, len(data), cut=None if b"moov" in names else "its index (the moov box) is missing")
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.audio.containers import Link, find_links
 from data_prep.errors import BadAudio
+from data_prep.pool import alive
 
 SOUNDFILE_SUFFIXES = frozenset(
     ".wav .wave .bwf .rf64 .bw64 .w64 .flac .fla .ogg .oga .opus .mp3 .mpga .aif .aiff .aifc .au .snd .caf .8svx .svx".split()
@@ -90,6 +91,8 @@ class SoundFileDecoder:
     library, slack, tracks = "libsndfile", 0, 1
 
     def __init__(self, path: Path, links: list[Link]) -> None:
+        if any(link.goes_on for link in links):
+            raise BadAudio(path, "unreadable", "libsndfile stops at the first end mark of its stream")
         self.path, self.links, self.opened, files = path, links, path.open("rb"), []
         try:
             for link in links:
@@ -125,23 +128,31 @@ class SoundFileDecoder:
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
         for link in self.links:
-            file = self._open(link)
+            file, at = self._open(link), 0
             if self.seeks and start:
                 try:
-                    file.seek(start)
-                    start = 0
+                    at, start = file.seek(start), 0
                 except RuntimeError:  # at or after an end that no header states: decoded from the beginning
                     file = self._open(link)
-            left = self._promised(file, link) if link.padding else 0
-            for block in self._read(file, dtype, left or 1 << 62):
+            promised = self._promised(file, link)
+            for block in self._read(file, dtype, at, promised, promised if link.padding and promised else 1 << 62):
                 if start < block.shape[1]:
                     yield block[:, start:]
                 start = max(0, start - block.shape[1])
 
-    def _read(self, file: Any, dtype: str, left: int) -> Iterator[np.ndarray]:
+    def _read(self, file: Any, dtype: str, at: int, promised: int, most: int) -> Iterator[np.ndarray]:
+        """Blocks from sample `at` to `most`; what cannot be decoded after as many as were promised is no audio (flac with other tags)."""
         with file:
-            while left and len(block := file.read(min(BLOCK, left), dtype=dtype, always_2d=True)):
-                left -= len(block)
+            while at < most:
+                try:
+                    block = file.read(min(BLOCK, (promised if at < promised else most) - at), dtype=dtype, always_2d=True)
+                except RuntimeError:
+                    if at == promised:
+                        return
+                    raise
+                if not len(block):
+                    return
+                at += len(block)
                 yield block.T if self.order is None else block.T[list(self.order)]
 
     def close(self) -> None:
@@ -277,6 +288,7 @@ def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "floa
     promised = 0 if start else (source.declared or 0) - source.slack
     try:
         for block in source.blocks(start, dtype):
+            alive()
             frames += block.shape[1]
             if frames > most:
                 raise BadAudio(path, "unreadable", f"its {most // MOST_PER_BYTE:,} bytes decode to more than {most:,} samples")

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from data_prep.pool import alive
+
 Bytes = bytes | mmap.mmap
 STRAY = 4  # fewer frames of another kind are garbage that looks like frames
 
@@ -78,6 +80,7 @@ class Mp3Frames:
         self.kinds = list(dict.fromkeys(run.kind for run in self.runs))
 
     def _add(self, runs: list[Mp3Run], at: int, size: int) -> None:
+        alive()
         kind, xing = _kind(self.data, at), self._find_xing(at)
         if xing is not None or not runs or runs[-1].kind != kind:
             declared = None

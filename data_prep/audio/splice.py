@@ -135,8 +135,14 @@ def splice(
     `form` is the container and sample format of the target (default: `target_form`); `then` gets the finished file before it has its
     name. BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
     """
+    import soundfile
+
     pieces = sorted(pieces, key=lambda piece: piece.start)
     form = form or target_form(source, target)
+    if not soundfile.check_format(*form):
+        raise UserError(
+            f"{target} cannot be written: there are no files of the form {' '.join(map(str, form))}; name another one"
+        )
     with closing(Original(source)) as original:
         with writing(target, original.channels, original.sample_rate, form, then) as file:
             for block in _spliced(original, pieces, frames):

@@ -61,7 +61,8 @@ def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
 def info_texts(data: bytes, kind: str = "RIFF") -> Iterator[tuple[str, str]]:
     """The entries of a LIST INFO chunk."""
     for name, start, size in walk_chunks(data, 4, _order(kind)):
-        if found := decode(data[start : start + min(size, MOST_TEXT)].rstrip(b"\0 ")):
+        text = data[start : start + min(size, MOST_TEXT)].rstrip(b"\0 ")
+        if found := decode(text + b"\0" * (b"\0" in text and len(text) % 2)):  # half of a wide character
             yield name.decode("ascii", "replace"), found.text.strip()
 
 

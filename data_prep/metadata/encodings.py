@@ -12,6 +12,7 @@ import codecs
 import math
 import re
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -68,6 +69,7 @@ _LANGUAGES: dict[str, tuple[float, tuple[str, ...]]] = {
     "cp949": (0, (_KOREAN,)),
 }
 _LATIN = frozenset({"cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "mac_roman", "cp850"})
+_TWICE = {ord(char): byte for byte in range(128, 160) if (char := bytes([byte]).decode("cp1252", "ignore"))}
 _SIGNS = frozenset("’‘“”–—…«»¿¡°´·、。，！？「」『』（）：；～・")
 _VOWELS = frozenset("аеёиоуыэюяіїєαεηιουωάέήίόύώ")
 _MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # what begins, ends or continues no word
@@ -111,7 +113,16 @@ def decode(data: bytes) -> DecodedText | None:
         return readings[max(readings)] if is_wide else plain
     if b"\x1b$" in data:
         return _checked(data, "iso2022_jp")
-    return _checked(data, "utf-8") or _detect(data)
+    return _checked(_once(data), "utf-8") or _detect(data)
+
+
+def _once(data: bytes) -> bytes:
+    """Bytes of UTF-8; where they were encoded twice, by way of cp1252 or Latin-1, the text of which they are the encoding."""
+    with suppress(UnicodeError):
+        once = data.decode().translate(_TWICE).encode("latin-1")
+        once.decode()
+        return once
+    return data
 
 
 def printable(text: str) -> str:

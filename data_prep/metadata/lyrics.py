@@ -18,7 +18,7 @@ import numpy as np
 
 from data_prep.align import TimedText, syllables
 from data_prep.metadata.encodings import printable, read_text
-from data_prep.metadata.marks import singers, without_marks
+from data_prep.metadata.marks import singers, without_marks, without_spanning
 from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_seconds, with_brackets
 
 MAX_CHARACTERS = 1 << 16  # of lyrics; an opera has less
@@ -65,7 +65,8 @@ def parse_lyrics(text: str) -> ParsedLyrics:
     left_out: Counter[str] = Counter()
     lines, offset, titles = _lines(_plain(text), left_out)
     names = singers(line.text for line in lines)
-    lines = [line for line in lines if _without_marks(line, names, titles, left_out) or line.starts]
+    texts = without_spanning([line.text for line in lines], left_out)
+    lines = [line for line, text in zip(lines, texts) if _without_marks(line, text, names, titles, left_out) or line.starts]
     if not any(line.starts for line in lines):
         return ParsedLyrics(_first_of_two(lines, left_out), (), dict(+left_out))
     sung = _in_order(_continued(lines, left_out), left_out)
@@ -115,11 +116,11 @@ def _parse_line(row: str, seconds: StampClock) -> _Line:
     return _Line(starts, text + row[at:], pieces)
 
 
-def _without_marks(line: _Line, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> bool:
-    """Take out what is not sung, a translation after a slash too; return whether the line is empty or not as before."""
+def _without_marks(line: _Line, text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> bool:
+    """Take what is not sung out of its text, a translation after a slash too; return whether the line is empty or not as before."""
     if not line.text.strip():
         return True
-    line.text = without_marks(line.text, names, titles, left_out)
+    line.text = without_marks(text, names, titles, left_out)
     slash = re.search(r"\s[/|／]{1,2}\s", line.text)
     if slash and _is_latin(line.text[: slash.start()]) != _is_latin(line.text[slash.end() :]):
         left_out["translated lines"] += 1

@@ -15,9 +15,11 @@ _SECTION = (
 )
 _SECTION_LINE = re.compile(rf"(?-i:(?![a-z]))(?:{_SECTION})|(?:{_SECTION})\s*(?:\d+|[ivx]+|[x×]\s?\d+|[ab])", re.IGNORECASE)
 _INSTRUMENTAL = re.compile(
-    r"instrumental|(?:instrumental|musical?)(?:\s(?:break|interlude|intro|outro|solo|bridge|section|version|track|playing|continues))"
+    r"(?:morceau |brano |tema |pista )?(?:instrumental[eo]?|strumentale)"
+    r"|(?:instrumental|musical?)(?:\s(?:break|interlude|intro|outro|solo|bridge|section|version|track|playing|continues))"
     r"|(?:guitar|piano|drum|bass|sax\w*|keyboard|organ|synth|violin|trumpet|harmonica)\s(?:solo|break|interlude|riff)"
-    r"|no lyrics|this (?:song|track) is (?:an )?instrumental|.{0,20}(?:纯音乐|純音樂).{0,12}|インスト(?:ゥルメンタル)?|연주곡|инструментал",
+    r"|(?:there are )?no lyrics(?: available| found| yet)?|(?:this (?:song |track )?is )?(?:an )?instrumental(?: song| track| piece)?"
+    r"|.{0,20}(?:纯音乐|純音樂).{0,12}|インスト(?:ゥルメンタル)?|연주곡|инструментал",
     re.IGNORECASE,
 )
 _WORK = (
@@ -36,7 +38,7 @@ _CREDIT = re.compile(
     rf"|\W*(?:{_WORK})(?:[\s,/&+]+(?:and|{_WORK}))*\s+by\s+(?-i:(?=[^a-z\s]))"
     rf"|\W*(?:{_WORK_CJK})[^:：]{{0,8}}[:：]"
     r"|.*(?:https?://|www\.\w|\b\w+\.(?:com|net|org|cn|ru)\b|\w@\w+\.\w|not for commercial use|all rights reserved|著作权|著作權|版权|版權)"
-    r"|\W*[©℗]|\d+ Contributors?\b|\d*Embed$|You might also like$",
+    r"|\W*[©℗]|\d+ Contributors?(?:\b|.*Lyrics)|\d*Embed$|You might also like$",
     re.IGNORECASE,
 )
 _SINGER = re.compile(
@@ -55,9 +57,10 @@ _STAMPS = re.compile(
 )
 _NUMBERS = re.compile(r"(?:[\[<{［＜]\s*)?(?<![\d:：;.,])[\d:：;.,]*\d[\d:：;.,]*(?:\s*[\]>}］＞])?")
 _CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d{1,2}[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
+_MOST_LINES = 5  # of a background voice
 _LONGEST = 300  # characters of a line that may be a credit or a heading
 _NOTES = re.compile("[♩-♯𝄀-𝇿🎤-🎼]+")
-_TIMES_SUNG = re.compile(r"(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
+_TIMES_SUNG = re.compile(r"(?-i:(?<=\S)\d+Embed)\s*$|(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
 _LONELY = re.compile(r"[\[\]{}【】［］＜＞]|\([^\w()]*\)|（[^\w（）]*）")
 
 
@@ -96,6 +99,21 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
         left_out["wordless lines"] += 1
         return " " * len(text)
     return text
+
+
+def without_spanning(texts: Iterable[str], left_out: Counter[str]) -> list[str]:
+    """Replace by spaces background voices whose parentheses close in another line, a few lines after that in which they open."""
+    joined, opened = list("\n".join(texts)), []
+    for at, char in enumerate(joined):
+        if char in "(（":
+            opened.append(at)
+        elif char in ")）" and opened:
+            inside = "".join(joined[opened[-1] : at])
+            start = opened.pop()
+            if 0 < inside.count("\n") < _MOST_LINES and not re.search(r"\n\s*\n", inside):
+                left_out["background voices"] += 1
+                joined[start : at + 1] = [char if char == "\n" else " " for char in joined[start : at + 1]]
+    return "".join(joined).split("\n")
 
 
 def _whole_line(text: str, titles: frozenset[str]) -> str | None:

@@ -21,7 +21,8 @@ STAMP = re.compile(rf"[\[［<＜]\s*[+-]?{_TIME}\s*[\]］>＞]")
 LINE_STAMPS = re.compile(rf"\s*(?:[\[［]\s*[+-]?{_TIME}\s*[\]］]\s*)+")
 _OFFSET = re.compile(r"\s*([-+−–]?)\s*(\d{1,9}(?:[.,]\d*)?)\s*(ms|msec|milliseconds?|s|secs?|seconds?|)\s*", re.IGNORECASE)
 _CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of subtitles
-_BARE = re.compile(rf"^[ \t]*({_TIME})(?=[ \t])", re.MULTILINE)
+_EVENT = re.compile(rf"^Dialogue:[^,\n]*,[ \t]*({_TIME})[ \t]*,(?:[^,\n]*,){{7}}", re.MULTILINE)  # of ass and ssa files
+_BARE = re.compile(rf"^[ \t]*({_TIME})(?:[ \t]+[-–—|])?(?=[ \t])", re.MULTILINE)
 FASTEST = 0.5  # seconds from line to line, of the fastest quarter
 
 
@@ -56,6 +57,8 @@ def offset_seconds(text: str) -> float | None:
 def with_brackets(text: str) -> str:
     """Put brackets around the stamps of subtitles, and around those that begin most lines without any."""
     text = _CUE.sub(r"[\1]", text + "\n")
+    if _EVENT.search(text):
+        text = re.sub(r"\{\\[^{}\n]*\}", "", _EVENT.sub(r"[\1]", text)).replace("\\N", " ")
     lines = sum(1 for line in text.split("\n") if line.strip())
     if not STAMP.search(text) and len(bare := _BARE.findall(text)) > 1 and 2 * len(bare) >= lines:
         text = _BARE.sub(r"[\1]", text)

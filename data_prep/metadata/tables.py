@@ -21,10 +21,10 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (place in the file, row) of a csv or tsv file; a first line such as sep=; names the separator, else line 1 shows it."""
     csv.field_size_limit(1 << 26)  # lyrics are long
     text = _whole_text(path)
-    first = re.match("sep=(.)\r?\n?", text, re.IGNORECASE)
+    first = re.match('"?sep=(.)"?\r?\n?', text, re.IGNORECASE)
     text, skipped = (text[first.end() :], 1) if first else (text, 0)
     separator = first[1] if first else _separator(text)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         names = [name.strip().lower() for name in next(filter(_has_text, rows), [])]
         _check_names(path, names, skipped + 1)

@@ -10,7 +10,7 @@ import html
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics
 
 SEVERAL = "artists after the first, in songs"
 _ARTISTS = ("artists", "wm/artists")
-_ARTIST = ("tpe1", "artist", "\xa9art", "author", "iart", "tpe2", "albumartist", "album_artist", "aart")
+_ARTIST = ("tpe1", "artist", "\xa9art", "author", "iart", "performer", "tpe2", "albumartist", "album_artist", "aart")
 _GENRE = ("tcon", "genre", "\xa9gen", "wm/genre", "ignr")
 _SOURCE = ("source", "woas", "woaf", "purl")
 _LICENCE = ("license", "licence", "wcop", "tcop", "copyright", "cprt", "icop")
@@ -30,6 +30,12 @@ _LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr"
 _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
 )  # mutagen reads no or few tags there
+_LANGUAGES = (  # the names that tags give to one; others by three letters
+    "eng en english|deu ger de german deutsch|fra fre fr french|spa es spanish|ita it italian|por pt portuguese|jpn ja jp japanese"
+    "|zho chi zh cn chinese|kor ko kr korean|rus ru russian|ukr uk|nld dut nl|swe sv|dan da|nor nob no|fin fi|pol pl|ces cze cs|slk slo sk"
+    "|ron rum ro|ell gre el|hun hu|tur tr|ara ar|fas per fa|heb he|hin hi|tha th|vie vi|ind id|isl ice is|eus baq eu|kat geo ka"
+)
+_LANGUAGE = {name: row.split()[0] for row in _LANGUAGES.split("|") for name in row.split()}
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,11 @@ def read_tags(path: Path) -> Tags:
 
     left_out: Counter[str] = Counter()
     artist = first_artist([*first(_ARTISTS)] or first(_ARTIST), left_out)
-    lyrics = first(_LYRICS)
-    left_out["lyrics in other languages"] += max(0, len(lyrics) - 1)
+    left_out["lyrics in other languages"] += max(0, len(first(_LYRICS)) - 1)
+    lyrics = [parse_lyrics(text) for key in _LYRICS for text in texts.get(key, [])]
+    sung = next((each for each in lyrics if each.text), next(iter(lyrics), None))  # timed lyrics may be empty
     source, licence = (one_line(" ".join(first(keys)[:1])) for keys in (_SOURCE, _LICENCE))
-    parsed = parse_lyrics(lyrics[0]) if lyrics else None
-    return Tags(artist, split_genres(first(_GENRE)), parsed, dict(+left_out), source, licence)
+    return Tags(artist, split_genres(first(_GENRE)), sung, dict(+left_out), source, licence)
 
 
 def one_line(text: str) -> str | None:
@@ -90,16 +96,36 @@ def _split(texts: Iterable[str], separators: str) -> list[str]:
 def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
     """Yield (key in lower case, texts) of all tags that mutagen reads."""
     import mutagen
+    from mutagen.apev2 import APEv2
+    from mutagen.id3 import ID3
 
     file: Any = mutagen.File(path)
-    if file is None or not file.tags:
+    tags: Any = file.tags if file is not None else None
+    for other in (ID3, APEv2):  # before flac; after mp3
+        with suppress(mutagen.MutagenError):
+            tags = tags or other(path)
+    if not tags:
         return
-    language = next((str(text) for text in getattr(file.tags.get("TLAN"), "text", [])), "")
-    items = sorted(file.tags.items(), key=lambda item: getattr(item[1], "lang", language) != language)
+    language = next((_language(str(text)) for text in getattr(tags.get("TLAN"), "text", [])), "")
+    items = sorted(tags.items(), key=lambda item: _language(getattr(item[1], "lang", language)) != language)
+    read = _legacy_reader([value for _, value in items])
     for key, value in items:
         name, _, description = key.lower().partition(":")
         name = description.rpartition(":")[2] if name in ("txxx", "----") else re.sub("^lyrics-...$", "lyrics", name)
-        yield name, [with_stamps(value, file.info)] if name == "sylt" else _texts(value)
+        yield name, [with_stamps(value, getattr(file, "info", None))] if name == "sylt" else list(map(read, _texts(value)))
+
+
+def _language(name: str) -> str:
+    """A language by three letters, from what a tag contains: "en", "en-US", "ENG", "English"."""
+    name = re.split("[-_]", name.strip().lower())[0]
+    return _LANGUAGE.get(name, name)
+
+
+def _legacy_reader(values: Iterable[Any]) -> Callable[[str], str]:
+    """What reads texts that mutagen took for Latin-1, as their tags state: all of them together show which encoding they are in."""
+    latin = {text for value in values if getattr(value, "encoding", None) == 0 for text in _texts(value) if not text.isascii()}
+    found = decode("\n".join(sorted(latin)).encode("latin-1", "ignore"))
+    return lambda text: text.encode("latin-1").decode(found.encoding, "replace") if found and text in latin else text
 
 
 def with_stamps(frame: Any, info: Any) -> str:

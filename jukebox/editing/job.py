@@ -10,6 +10,7 @@ and time grow with the edit, not with the song. `jukebox resume x.run` continues
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from data_prep.audio.audio import read
+from data_prep.audio.audio import probe, read
 from data_prep.audio.splice import Piece, copy_excerpt, form_of, splice, suffix_of, target_form
 from data_prep.audio.writers import with_suffix
 from data_prep.errors import UserError
@@ -35,6 +36,7 @@ from jukebox.model.packed_codes import SUFFIX, PackedCodes
 from jukebox.model.routes import Route
 from jukebox.params import EditOptions
 from jukebox.report.spectrograms import write_page
+from jukebox.runs.params import check_values
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
 from jukebox.runs.run import KNOWN, REQUEST, Run, saving
 from jukebox.runs.windows import mask_windows
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
 TAGS = "tags.json"  # what the recording carries beside its samples
+LONGEST_FADE = 60.0  # seconds
 Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
 
 
@@ -231,9 +234,47 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 # ---- the result
 
 
+def check(run: Run, info: ModelInfo) -> None:
+    """UserError where an edit that may come from elsewhere is too large, or its parts do not belong together."""
+    request, hops = run.request, info.hops
+    check_size(info, request["seconds"], run.n_samples)
+    try:
+        for level, values in request["params"].items():
+            check_values(level, values)
+        sound, pieces, asked = probe(run.prompt_paths[0]), request["pieces"], request["recording"]
+        begins = list(itertools.accumulate((n for *_, n in pieces), initial=0))
+        layout = _layout(asked, info)
+        touched = [layout.touched(start, end) for start, end in asked["spans"]]
+        planners = [(run.planner(level), info.priors[request["priors"][str(level)]].config) for level in request["levels"]]
+        known = [(run.stream(level), run.total(level), *run.known(level)) for level in request["levels"]]
+        parts = {
+            "recording": (layout.samples, layout.rate) == (sound.frames, sound.sample_rate) and 0 <= asked["fade"] <= LONGEST_FADE,
+            "pieces": [begin for begin, *_ in pieces] == begins[:-1] and begins[-1] == run.total(hops.index(max(hops)))
+            and all(0 <= first and 0 < n and first + n <= layout.columns for _, first, n in pieces),
+            "spans": all(start < end <= layout.samples + layout.after for start, end in asked["spans"])
+            and all(any(first <= low and high <= first + n for _, first, n in pieces) for low, high in touched),
+            "planners": all(0 < plan.column <= plan.n_ctx <= max(map(c.frames, c.spec.writes)) for plan, c in planners),
+            KNOWN: all(mask.dtype == bool and mask.shape == (n,) for _, n, _, mask in known)
+            and all(len(stream.check(values, KNOWN)) == n for stream, n, values, _ in known)
+            and all(stream.bins is None or not values.size or values.max() < stream.bins for stream, _, values, _ in known),
+            "outputs": len(request["outputs"]) == run.n_samples and tuple(request["hops"]) == tuple(hops),
+        }  # fmt: skip
+        if wrong := [name for name, good in parts.items() if not good]:
+            raise ValueError(f"its {wrong[0]}")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run.folder} is damaged, or not of this model: its parts do not belong together ({error}); make the edit again"
+        ) from error
+
+
+def _layout(asked: Mapping[str, Any], info: ModelInfo) -> Layout:
+    return Layout(asked["samples"], asked["rate"], info.sample_rate, info.spec.unit, asked["before"], asked["after"])
+
+
 def finish(run: Run, model: ModelFolder) -> list[Path]:
     """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
-    prompt, request, layout = run.prompt_paths[0], run.request["recording"], _layout(run, model)
+    prompt, request = run.prompt_paths[0], run.request["recording"]
+    layout = _layout(request, model.info)
     if run.request["verb"] == "compress" and not (path := run.folder.with_suffix(SUFFIX)).exists():
         with saving(run.folder):
             _packed(run, model, layout).save(path)
@@ -260,12 +301,6 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
 def _starts(spans: Sequence[Span]) -> list[int]:
     """The samples of the result at which the new audio of each span begins; what comes before the recording moves all of it."""
     return [start - min(0, spans[0][0]) for start, _ in spans]
-
-
-def _layout(run: Run, model: ModelFolder) -> Layout:
-    request = run.request["recording"]
-    times = request["samples"], request["rate"], model.sample_rate, model.spec.unit
-    return Layout(*times, request["before"], request["after"])
 
 
 def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:

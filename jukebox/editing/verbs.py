@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data_prep.errors import UserError
-from jukebox.editing.job import Edited, EditJob, Span, edit_route
+from jukebox.editing.job import LONGEST_FADE, Edited, EditJob, Span, edit_route
 from jukebox.editing.recording import Recording
 from jukebox.params import EditOptions, KeptPrompt
 from jukebox.runs.request import RunSettings, check_size
@@ -200,8 +200,8 @@ class _Opened:
         self, out: str | Path, verb: str, spans: list[Span], keep: Mask, asked: Mapping[str, Any] | None = None,
         findings: Sequence[dict[str, Any]] = (),
     ) -> Edited:  # fmt: skip
-        if self.settings.edit.fade < 0:
-            raise UserError(f"a fade of {self.settings.edit.fade:g} s; expected seconds from 0")
+        if not 0 <= self.settings.edit.fade <= LONGEST_FADE:
+            raise UserError(f"a fade of {self.settings.edit.fade:g} s; expected seconds from 0 to {LONGEST_FADE:g}")
         job = EditJob(self.model, self.recording, self.layout, spans, keep, verb, asked or {}, findings)
         return job.make(out, self.settings.words, self.settings.run, self.settings.edit, self.settings.report)
 

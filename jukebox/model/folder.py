@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash, replacing, stand_in, write_bytes, write_json
+from data_prep.files import file_hash, named_in_utf_8, replacing, stand_in, write_bytes, write_json
 from data_prep.labels import Labels
 from jukebox.model.info import CONFIG, CodecEntry, ModelInfo, PriorEntry, open_weights
 from jukebox.model.provenance import card_lines
@@ -144,7 +144,7 @@ class ModelFolder:
         cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None, routes: Routes | None = None
     ) -> M:  # fmt: skip
         """Open a model directory, made first where there is none, that has a codec of this configuration and these routes."""
-        folder = Path(folder)
+        folder = named_in_utf_8(Path(folder), "a model folder")
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if (folder / CONFIG).is_file():

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError
-from data_prep.files import file_hash, stand_in
+from data_prep.files import file_hash, named_in_utf_8, stand_in
 from data_prep.labels import Labels
 from jukebox.model.routes import Route, Routes, assumed_routes, derive_routes
 from priors.registry import PRIOR_CONFIGS
@@ -129,7 +129,7 @@ class ModelInfo:
     @staticmethod
     def read(folder: str | Path) -> ModelInfo:
         """The information of a model directory; UserError where it is none."""
-        path = Path(folder) / CONFIG
+        path = named_in_utf_8(Path(folder), "a model folder") / CONFIG
         if not path.is_file():
             raise UserError(
                 f"{folder} holds no {path.name}; expected a model folder: train one with `jukebox train`, or give another path"

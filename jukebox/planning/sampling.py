@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_prep.errors import UserError
@@ -22,8 +22,8 @@ from jukebox.device import available_memory, choose_device
 from jukebox.model.info import ModelInfo
 from jukebox.runs.batches import first_batches
 from jukebox.runs.request import PAGE, check_size, dtype_of, prior_of
-from jukebox.runs.windows import plan_windows
-from priors.spec import DecodingCost, DecodingJob, PriorConfig
+from jukebox.runs.windows import WindowPlanner, plan_windows
+from priors.spec import DecodingCost, DecodingJob
 from vqvae.streams import CodecConfig
 
 Request = Mapping[str, Any]  # as run.json has it
@@ -33,6 +33,7 @@ PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes of the decoder's bloc
 WAITING = 8  # copies of the decoder's state that are alive at once
 NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
 WINDOWS = 64  # of a song in parallel, at most, when a batch is chosen for --parallel
+MOST_WINDOWS = 4096  # of a level that are listed
 GB = 1e9
 PARTS = ("weights", "cache", "conditions", "activations")  # of a prior
 
@@ -134,7 +135,13 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
     entry = prior_of(info, request, level) if have < total else None
     cost = DecodingCost(0, {}, 0, 0, 0, 0.0)
     if entry:
-        cost = entry.config.decoding_cost(_job(entry.config, request, level, stream.name, total, have))
+        planner = plan_windows(request, level, entry.config, stream.name)
+        end = total
+        if planner.kind == "prefix":  # windows in sequence are alike, except the first and the last: of many, some are counted
+            end -= max(0, (total - have) // planner.step - MOST_WINDOWS) * planner.step
+        share = (total - have) / (end - have)
+        cost = entry.config.decoding_cost(_job(request, planner, level, stream.name, end, have))
+        cost = replace(cost, steps=round(cost.steps * share), products=cost.products * share)
     sound = _sound_bytes(codec, stream.name, total * stream.hop * info.channels, samples, device_of(request))
     parts = dict.fromkeys(PARTS, 0) | cost.parts | {"sound": sound}
     seconds = None
@@ -145,10 +152,12 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
     return LevelPlan(level, cost.rows, parts, cost.steps, (total - have) * samples if entry else 0, seconds)
 
 
-def _job(config: PriorConfig, request: Request, level: int, stream: str, total: int, have: int) -> DecodingJob:
+def _job(request: Request, planner: WindowPlanner, level: int, stream: str, total: int, have: int) -> DecodingJob:
     """What a prior has to sample of a level; parallel windows are sampled whole, without a prompt."""
-    batches, planner = batches_of(request), plan_windows(request, level, config, stream)
-    windows = list(planner.segments(total, have))
+    batches, before = batches_of(request), 0
+    if planner.kind == "prefix":  # windows that are over are not listed
+        before = max(0, have - planner.n_ctx) // planner.step * planner.step
+    windows = list(planner.segments(total - before, have - before))
     largest, parallel = max(map(len, batches)), 1
     if planner.kind == "parallel":
         parallel = min(max(1, request["batch"] // largest) if request["batch"] else len(windows), len(windows))

@@ -19,6 +19,7 @@ from priors.spec import TokenParams
 
 Params = Any  # SamplingParams, the parameters of a kind of prior, or a mapping from streams to these or to their fields
 PASSES, FINEST_PASSES = 24, 12  # of masked decoding, where none are given
+MOST_PASSES = 1 << 16
 
 
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
@@ -33,7 +34,7 @@ def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dic
         for stream, given in params.items():
             values[stream] |= _of_stream(given, stream, kinds[stream])
     for stream, each in values.items():
-        _check(stream, each)
+        check_values(stream, each)
     return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
 
 
@@ -102,10 +103,11 @@ def _passes(passes: Sequence[int], count: int) -> Sequence[int]:
     return passes
 
 
-def _check(stream: str, values: Mapping[str, Any]) -> None:
+def check_values(stream: str, values: Mapping[str, Any]) -> None:
+    """UserError where a parameter of a stream is out of range."""
     low = min(values.get("temperature", 0), values.get("top_k", 0))
-    if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or values.get("passes", 0) < 0:
+    if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or not 0 <= values.get("passes", 0) <= MOST_PASSES:
         raise UserError(
-            f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1]: "
-            "change the one that does not fit"
+            f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1], passes in "
+            f"[0, {MOST_PASSES:,}]: change the one that does not fit"
         )

@@ -28,7 +28,7 @@ from jukebox.model.routes import Route
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from jukebox.runs.batches import first_batches
 from jukebox.runs.params import Params, params_by_level
-from jukebox.runs.run import LOWER, VERSION, Run, machine, versions
+from jukebox.runs.run import LOWER, MOST_SECONDS, VERSION, Run, machine, versions
 from jukebox.runs.sources import find_sources, length_of, read_codes
 from jukebox.runs.windows import plan_windows
 from jukebox.song import Song
@@ -38,7 +38,6 @@ from vqvae.streams import frame_count
 PAGE = 14  # bytes per sample of audio while its spectrogram is drawn
 ENTRY = 2_000  # bytes of a sample in a request; its decoder's state, of 4 bytes a number, is filled by half
 MOST_ROWS = 1 << 20
-MOST_SECONDS = 1e9  # of a whole song: its samples are counted in 64 bits
 CAPTURE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and capturing takes some seconds
 
 

@@ -42,6 +42,7 @@ from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
 
 VERSION = 3
+MOST_SECONDS = 1e9  # of a whole song: its samples are counted in 64 bits
 REQUEST, PROGRESS, KNOWN = "run.json", "progress.jsonl", "known.npz"
 NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "params", "samples",
           "batches", "cuts", "given", "sources", "machine", "versions", "route", "priors")  # fmt: skip
@@ -357,8 +358,11 @@ def read_request(path: Path) -> dict:
         raise UserError(f"{path} is of version {version}, this program writes {VERSION}: sample it again")
     if missing := [name for name in NEEDED if name not in request]:
         raise _damaged(path, f"it has no {', '.join(missing)}")
-    request = _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
-    _check_places(path, request)
+    try:
+        request = _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
+        _check_places(path, request)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"a value is of another form than expected ({error})") from error
     return request
 
 
@@ -370,8 +374,13 @@ def _check_places(path: Path, request: dict) -> None:
             raise UserError(
                 f"{path} is to write {name}, outside of {beside}; a run from elsewhere may not: correct its `outputs`, or do not use it"
             )
-    if not all(type(level) is int and 0 <= level < len(request["hops"]) for level in request["levels"]):
-        raise _damaged(path, f"its levels are {request['levels']}")
+    levels, batches, samples = request["levels"], request["batches"], request["samples"]
+    if not levels or not all(type(level) is int and 0 <= level < len(request["hops"]) for level in levels):
+        raise _damaged(path, f"its levels are {levels}")
+    if not (0 < request["seconds"] <= MOST_SECONDS and 0 <= request["total_seconds"] <= MOST_SECONDS):
+        raise _damaged(path, f"it is of {request['seconds']} seconds, in a song of {request['total_seconds']}")
+    if not samples or sorted(sample for batch in batches for sample in batch) != list(range(len(samples))):
+        raise _damaged(path, f"its {len(samples)} samples are not those of its batches")
 
 
 def as_version_3(request: dict) -> dict:

@@ -12,10 +12,13 @@ import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Any
 
 from data_prep.errors import UserError
@@ -65,7 +68,11 @@ _EXTRAS = {"deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio"
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
 # how torch says that memory is not there, on a CPU and on a GPU
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
-_FULL_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_FULL_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not be that large here",
+}
 
 
 def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]] = VERBS) -> int:
@@ -90,18 +97,21 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
 def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
     """Run one verb, with a line on stderr for what went wrong; its exit code."""
     verb = next((w for w in words if not w.startswith("-")), "")
+    interrupts: list[int] = []
     try:
-        _run(words, verbs)
+        with _noted(interrupts):
+            _run(words, verbs)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt as error:
-        print("\n" + "; ".join(["interrupted", *map(str, error.args)]), file=sys.stderr)
-        return 130
+        return _interrupted(*error.args)
     except BrokenPipeError:  # `jukebox ... | head`: the reader has gone, and that is its right
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         line = explain(error)
+        if line is None and interrupts:  # a library has made another error of it
+            return _interrupted()
         if line is None:
             raise
         if os.environ.get("JUKEBOX_TRACEBACK", "0") not in ("", "0"):
@@ -109,6 +119,34 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
         wait_for_leader()
         print(f"jukebox{f' {verb}' if verb in verbs else ''}: {line}", file=sys.stderr)
         return 2
+
+
+def _interrupted(*kept: object) -> int:
+    """Print what is kept, where something is; the exit code."""
+    print("\n" + "; ".join(["interrupted", *map(str, kept)]), file=sys.stderr)
+    return 130
+
+
+@contextmanager
+def _noted(interrupts: list[int]) -> Iterator[None]:
+    """Note every Ctrl-C that Python would raise as KeyboardInterrupt, and raise it."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) != signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) == handle:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
@@ -180,20 +218,20 @@ def explain(error: BaseException) -> str | None:
         wrapped = "No space left on device" in str(known) or "StorageFull" in str(known)
         if wrapped or (isinstance(known, OSError) and known.errno in _FULL_DISK):
             reason = _FULL_DISK.get(getattr(known, "errno", None) or errno.ENOSPC, "the disk is full")
-            where = f" while writing {known.filename}" if isinstance(known, OSError) and known.filename else ""
+            where = f" while writing {_one_line(known.filename)}" if isinstance(known, OSError) and known.filename else ""
             return f"{reason}{where}; free some space and run the same command again"
     if any(isinstance(known, MemoryError) or any(words in str(known) for words in _NO_MEMORY) for known in chain):
         return f"there is not enough memory ({_one_line(error)[:120]}); choose a smaller batch, fewer takes or a shorter length"
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").split(".")[0])):
         return f"this needs {error.name}, which is not installed; pip install 'jukebox-music[{extra}]'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename!s}: {error.strerror.lower()}"
+        return f"{_one_line(error.filename)}: {error.strerror.lower()}"
     if isinstance(error, ValueError) and _raised_by_us(error.__traceback__):
         return _one_line(error)
     return None
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError, keeping
+from data_prep.files import named_in_utf_8
 from jukebox.device import choose_own_device, computing_on
 from launch.cli.parse import choose_by_level
 
@@ -179,7 +180,11 @@ def encode(
     cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
     device = choose_own_device(device, rank, ranks)
-    folder, place, opened = Path(data), Path(cache or data), ModelFolder.from_pretrained(model)
+    folder, place, opened = (
+        Path(data),
+        named_in_utf_8(Path(cache or data), "a folder of codes"),
+        ModelFolder.from_pretrained(model),
+    )
     info, trained = opened.info, opened.trained_streams()
     names = info.spec.names
     wanted = choose_by_level(levels, {names.index(stream): stream for stream in trained or names})

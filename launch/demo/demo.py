@@ -58,12 +58,13 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
     from jukebox.model.presets import find
 
     clock, parts = Clock(), Parts(out, find(preset), preset, scale, seed)
+    training = [parts.spectral(), [parts.recogniser(), *parts.levels()]]  # UserError before anything is written
     with clock.step("synthetic songs"):
         artist, genre = write_corpus(out, songs, seconds, seed)
     with clock.step("prepare"):
         run_lanes(out, [parts.prepare(songs)])
     with clock.step("codecs and priors: spectral beside three levels"):
-        run_lanes(out, [parts.spectral(), [parts.recogniser(), *parts.levels()]])
+        run_lanes(out, training)
     evaluate = ["evaluate", parts.model, parts.data, "--windows", "16", "--songs", "4", "--out", str(out / "evaluation.json")]
     with clock.step("songs, continuations, evaluation"):
         run_lanes(out, [

@@ -63,7 +63,8 @@ class Parts:
         return ["recogniser", self.data, "--out", str(self.out / RECOGNISER), *rate]
 
     def train(self, what: str, part: str, *flags: str, share: float = 1.0) -> Command:
-        recipe = self.preset.parts(kind_of(what, self.preset))[part]
+        if not (recipe := self.preset.parts(kind_of(what, self.preset)).get(part)):
+            raise UserError(f"--preset {self.name} has no {part}, which a demo trains; choose demo")
         steps, minutes = recipe.steps * self.scale * share, recipe.max_minutes * self.scale * share
         limits = ["--steps", str(max(1, round(steps))), "--max_minutes", f"{minutes:.2f}"]
         return ["train", what, self.data, *flags, *limits, "--preset", self.name, "--out", self.model, "--seed", str(self.seed),

@@ -241,7 +241,7 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
 def _go(run: Run, device: str = "") -> None:
     """Do what is missing of a run, and print what came of it."""
     rank, ranks = rank_and_ranks()
-    from jukebox.editing.job import finish
+    from jukebox.editing.job import check, finish
     from jukebox.model.folder import ModelFolder
     from jukebox.sampling import walk
     from launch.verbs.plan import preflight
@@ -251,8 +251,7 @@ def _go(run: Run, device: str = "") -> None:
         print(f"rank {rank} of {ranks} ({variables()}) samples its share of the {run.n_samples} samples")
     if rank == 0:
         report_left_out(model, [entry["lyrics"] or "" for entry in run.request["samples"]])
-        if not run.request.get("inpaints"):
-            preflight(run, device)
+        check(run, model.info) if run.request.get("inpaints") else preflight(run, device)
     walk.resume(run, model, device, rank, ranks)
     if run.request.get("inpaints"):
         print("\n".join(map(str, finish(run, model))))

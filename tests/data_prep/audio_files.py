@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import resource
 import struct
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,26 @@ def rf64(form: bytes = b"RF64") -> bytes:
     """A file of the tone whose sizes are 64 bits long, as broadcasters write them."""
     sizes = chunk(b"ds64", struct.pack("<QQQI", 36 + 36 + len(PCM), len(PCM), FRAMES, 0))
     return wav(before=sizes, data_size=0xFFFFFFFF, form=form)
+
+
+def stated(data: bytes, name: bytes, size: bytes, skip: int = 0) -> bytes:
+    """A file with another size after the name of a chunk, `skip` bytes of the name later."""
+    at = data.index(name) + len(name) + skip
+    return data[:at] + size + data[at + len(size) :]
+
+
+def marked_early(data: bytes, page: int) -> bytes:
+    """An ogg file with an end mark also in an earlier page, as streams have whose parts were joined by hand."""
+    at = [match.start() for match in re.finditer(b"OggS", data)]
+    changed, start, stop, crc = bytearray(data), at[page], at[page + 1], 0
+    changed[start + 5] |= 4
+    changed[start + 22 : start + 26] = bytes(4)
+    for byte in changed[start:stop]:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    changed[start + 22 : start + 26] = struct.pack("<I", crc)
+    return bytes(changed)
 
 
 def flac(total: int) -> bytes:

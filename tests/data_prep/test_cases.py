@@ -13,6 +13,7 @@ import pytest
 
 from data_prep.audio.audio import probe, read
 from data_prep.audio.blocks import BlockReader
+from data_prep.audio.containers import W64_DATA
 from data_prep.audio.splice import Original
 from data_prep.errors import BadAudio
 from data_prep.manifest import load_manifest
@@ -44,6 +45,14 @@ READ: dict[str, tuple[Callable[[], bytes], int]] = {  # name -> file, samples
     "tags_after.wav": (lambda: wav(after=chunk(b"LIST", b"INFO" + chunk(b"IART", b"Anne")) + b"TAG".ljust(128, b"\0")), FRAMES),
     "long.rf64": (rf64, FRAMES),
     "long.bw64": (lambda: rf64(b"BW64"), FRAMES),
+    "unfinished.rf64": (lambda: files.stated(rf64(), b"ds64", bytes(28), 4), FRAMES),
+    "of_arecord.wav": (lambda: wav(data_size=0x80000000), FRAMES),
+    "of_sox.wav": (lambda: wav(data_size=0x7FFFF000), FRAMES),
+    "of_a_pipe.w64": (lambda: files.stated(encoded("W64"), W64_DATA, b"\xff" * 7 + b"\x7f"), FRAMES),
+    "twice.w64": (lambda: encoded("W64") * 2, 2 * FRAMES),
+    "twice.caf": (lambda: encoded("CAF") * 2, 2 * FRAMES),
+    "twice.au": (lambda: encoded("AU") * 2, 2 * FRAMES),
+    "tags_after.flac": (lambda: encoded("FLAC") + b"TAG".ljust(128, b"\0"), FRAMES),
     "adpcm.wav": (lambda: files.adpcm(FRAMES), FRAMES),
     "adpcm_lies.wav": (lambda: files.adpcm(1000), 67122),  # all of its blocks
     "gsm.wav": (lambda: encoded("WAV", "GSM610", rate=8000), 66560),
@@ -103,6 +112,15 @@ def test_every_reader_refuses_for_what_it_is(music: Path, name: str) -> None:
     for reads in (probe, read, lambda path: list(BlockReader(path)), lambda path: list(Original(path).blocks())):
         with pytest.raises(BadAudio, match=REFUSED[name][1]):
             reads(music / name)
+
+
+def test_an_ogg_stream_that_goes_on_after_an_end_mark_is_read_to_its_end(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    song = encoded("OGG", "VORBIS", audio=np.random.default_rng(0).normal(0, 0.1, FRAMES))  # of several pages
+    (tmp_path / "a.ogg").write_bytes(files.marked_early(song, 2))
+    (tmp_path / "b.ogg").write_bytes(song)
+    assert FRAMES - 256 <= probe(tmp_path / "a.ogg").frames <= FRAMES  # libsndfile gives what is before the first mark
+    assert np.allclose(read(tmp_path / "a.ogg")[0][0, -9000:], read(tmp_path / "b.ogg")[0][0, -9000:], atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [3, 5, 6, 7, 8])

@@ -29,6 +29,14 @@ def test_a_crash_costs_its_item_and_no_other() -> None:
         assert "the worker process died" in results[i][1]
 
 
+def test_a_worker_that_does_not_go_on_is_ended_and_a_slow_one_is_not() -> None:
+    slow = "[__import__('time').sleep(0.6) or __import__('data_prep.pool').pool.alive() for _ in range(6)] and 7"
+    items = ["1", "__import__('time').sleep(60)", slow, "5"]
+    began = time.monotonic()
+    results = list(map_songs(eval, items, 2, on_crash=lambda item, why: (item, why), stall=2.5))
+    assert results == [1, (items[1], "it did not go on for 2.5 s"), 7, 5] and time.monotonic() - began < 20
+
+
 def test_a_crash_that_nobody_takes_is_raised() -> None:
     with pytest.raises(WorkerCrashed, match="died"):
         list(map_songs(eval, ["__import__('os').abort()"]))

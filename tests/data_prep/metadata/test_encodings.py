@@ -27,6 +27,11 @@ LINES = {
 }
 
 
+def through_cp1252(text: str) -> bytes:
+    """UTF-8 read as cp1252, with the five bytes that it lacks as they are, and written as UTF-8."""
+    return "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in text.encode()).encode()
+
+
 @pytest.mark.parametrize("stamp", ["", "[00:01.00]"])
 @pytest.mark.parametrize(("text", "encoding"), [(text, name) for text, names in LINES.values() for name in names])
 def test_lyrics_of_a_few_lines_are_read_in_older_encodings(text: str, encoding: str, stamp: str) -> None:
@@ -49,6 +54,15 @@ def test_unicode_is_read_with_and_without_a_mark(encoding: str) -> None:
     for text in ("[00:01.00]one two\n", "[00:01.00]夜の歌\r\nГрюße, café\n"):
         found = decode(text.encode(encoding))
         assert found is not None and (found.text, found.damaged) == (text, 0)
+
+
+@pytest.mark.parametrize("between", ["cp1252", "latin-1"])
+def test_a_text_that_was_encoded_twice_is_decoded_twice(between: str) -> None:
+    for text in ("Café del mar, größer", "Солнце", "夜の歌"):
+        found = decode(text.encode().decode("latin-1").encode() if between == "latin-1" else through_cp1252(text))
+        assert found is not None and (found.text, found.damaged) == (text, 0)
+    found = decode("NÃO É ÂNGELO".encode())
+    assert found is not None and found.text == "NÃO É ÂNGELO"
 
 
 def test_damage_is_counted_and_no_text_is_no_text(tmp_path: Path) -> None:

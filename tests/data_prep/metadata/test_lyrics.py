@@ -78,6 +78,10 @@ def test_stamps_within_lines_are_those_of_words_and_syllables() -> None:
 
 
 def test_subtitles_and_stamps_without_brackets_are_times_too() -> None:
+    ass = "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+    ass += "Dialogue: 0,0:00:01.50,0:00:02.00,D,,0,0,0,,"
+    assert starts(ass + "{\\k20}o{\\k30}ne, two\\Nthree") == [("one, two three", 1.5)]
+    assert starts("0:01 - one\n0:02 - two") == [("one", 1), ("two", 2)]
     assert starts("1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:03,000 --> 00:00:04,000\ntwo") == [("one", 1), ("two", 3)]
     assert starts("0:01 one\n0:03 two") == [("one", 1), ("two", 3)]
     assert starts("at 10:30 I wake\nand sleep") == []
@@ -108,6 +112,11 @@ def test_subtitles_and_stamps_without_brackets_are_times_too() -> None:
         ("VERSE 2", "", "marks"),
         ("- Instrumental -", "", "instrumental lines"),
         ("Guitar Solo", "", "instrumental lines"),
+        ("This is an instrumental track.", "", "instrumental lines"),
+        ("(Morceau instrumental)", "", "instrumental lines"),
+        ("No lyrics available", "", "instrumental lines"),
+        ("12 ContributorsLate Sun Lyrics", "", "credits"),
+        ("two7Embed", "two", "marks"),
         ("此歌曲为没有填词的纯音乐，请您欣赏", "", "instrumental lines"),
         ("Lyrics by: Ann Example", "", "credits"),
         ("Words and Music: A. Example", "", "credits"),
@@ -126,6 +135,21 @@ def test_what_is_not_sung_is_left_out_and_counted(line: str, sung: str, what: st
         *filter(None, [sung]),
         "after",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "sung"),
+    [
+        ("one (ooh\naah) two\nthree", "one\ntwo\nthree"),
+        ("one\n(ooh\nhey (hey)\naah)\ntwo", "one\ntwo"),
+        ("one (ooh\n\ntwo :)", "one (ooh\n\ntwo :)"),  # a voice does not go on in the next verse
+        ("1) one\n2) two", "1) one\n2) two"),
+    ],
+)
+def test_a_background_voice_may_span_lines(text: str, sung: str) -> None:
+    assert parse_lyrics(text).text == sung
+    stamped = "\n".join(f"[00:0{number}]{line}" for number, line in enumerate(text.split("\n")))
+    assert [words for words, _ in starts(stamped)] == [line for line in sung.split("\n") if line]
 
 
 @pytest.mark.parametrize(

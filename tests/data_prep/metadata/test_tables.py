@@ -32,6 +32,9 @@ def test_a_table_is_read_with_every_separator_end_of_line_and_encoding(
     expected = {"path": "a.mp3", "artist": "Zoë", "genres": ["Folk", "Pop", "Rock"], "lyrics": f"one{end}two{separator}"}
     assert read(tmp_path / "a.csv", text, encoding) == [expected]
     assert read(tmp_path / "a.csv", f"sep={separator}{end}{text}", encoding) == [expected]
+    assert read(tmp_path / "a.csv", f'"sep={separator}"{end}{text}', encoding) == [expected]
+    spaced = text.replace(separator, separator + " ").replace(f"two{separator} ", f"two{separator}")
+    assert read(tmp_path / "a.csv", spaced, encoding)[0]["lyrics"] == expected["lyrics"]
 
 
 @pytest.mark.parametrize("sign", "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e".split(" "))

@@ -9,8 +9,10 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile
+from mutagen.apev2 import APEv2
 from mutagen.id3 import ID3, SYLT, TCON, TLAN, TPE1, TXXX, USLT
 
+from data_prep.audio.mpeg import after_id3
 from data_prep.metadata.lyrics import parse_lyrics
 from data_prep.metadata.tags import SEVERAL, Tags, read_tags
 
@@ -86,6 +88,7 @@ def test_the_artist_is_the_first_of_artists(tmp_path: Path, kind: str) -> None:
     elif kind == "flac":
         path = write_tone(tmp_path / "a.flac")
         tags = mutagen.File(path)
+        assert tags is not None
         tags["artist"], tags["artists"] = "Zoë feat. Ann", ["Zoë", "Ann"]
         tags.save()
     else:
@@ -129,19 +132,49 @@ def test_of_several_languages_that_of_the_song_is_read_else_the_first(tmp_path: 
     assert read_tags(tagged_mp3(tmp_path / "b.mp3", *lyrics, TLAN(text="eng"))).lyrics == parse_lyrics("words")
 
 
+@pytest.mark.parametrize("language", ["en", "ENG", "en-US", "English"])
+def test_a_language_has_several_names(tmp_path: Path, language: str) -> None:
+    lyrics = [USLT(encoding=3, lang=lang, desc="", text=text) for lang, text in (("ger", "Wort"), ("eng", "some words"))]
+    assert read_tags(tagged_mp3(tmp_path / "a.mp3", *lyrics, TLAN(text=language))).lyrics == parse_lyrics("some words")
+    assert read_tags(tagged_mp3(tmp_path / "b.mp3", *lyrics, TLAN(text="deu"))).lyrics == parse_lyrics("Wort")
+
+
+@pytest.mark.parametrize("encoding", ["cp1251", "utf-8", "latin-1"])
+def test_tags_that_are_in_no_latin_1_though_they_state_it_are_read(tmp_path: Path, encoding: str) -> None:
+    names = ("Zoë Ångström", "größer") if encoding == "latin-1" else ("Звёзды и ночь", "Солнце уходит")
+    artist, words = (name.encode(encoding).decode("latin-1") for name in names)
+    tags = read_tags(tagged_mp3(tmp_path / "a.mp3", TPE1(encoding=0, text=artist), USLT(encoding=0, lang="rus", text=words)))
+    assert (tags.artist, tags.lyrics) == (names[0], parse_lyrics(names[1]))
+
+
+def test_timed_lyrics_without_a_word_give_way_to_others(tmp_path: Path) -> None:
+    empty = SYLT(encoding=3, lang="eng", format=2, type=1, text=[("", 0)])
+    tags = read_tags(tagged_mp3(tmp_path / "a.mp3", empty, USLT(encoding=3, lang="eng", text="words")))
+    assert tags.lyrics == parse_lyrics("words")
+
+
+def test_tags_of_another_kind_than_the_file_are_read(tmp_path: Path) -> None:
+    ape = APEv2()
+    ape["Artist"] = "Ann"
+    ape.save(write_tone(tmp_path / "a.mp3"))
+    tagged_mp3(tmp_path / "b.mp3", TPE1(text="Bob"))
+    head = (tmp_path / "b.mp3").read_bytes()[: after_id3((tmp_path / "b.mp3").read_bytes())]
+    (tmp_path / "b.flac").write_bytes(head + write_tone(tmp_path / "c.flac").read_bytes())
+    assert [read_tags(tmp_path / name).artist for name in ("a.mp3", "b.flac")] == ["Ann", "Bob"]
+
+
 def test_the_info_list_of_a_wav_is_read_with_or_without_padding(tmp_path: Path) -> None:
     def chunk(name: bytes, body: bytes, pad: bool = True) -> bytes:
         return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2 * pad)
 
     sound = write_tone(tmp_path / "a.wav").read_bytes()[12:]
     for pad in (True, False):
-        for artist in (b"Ann\0", "Zoë Ü".encode("cp1252")):
+        for artist, name in ((b"Ann\0", "Ann"), ("Zoë Ü".encode("cp1252"), "Zoë Ü"), ("Ann B\0".encode("utf-16-le"), "Ann B")):
             info = chunk(
                 b"LIST", b"INFO" + chunk(b"IART", artist, pad) + chunk(b"IGNR", b"Folk; Pop", pad) + b"x" * (not pad), pad
             )
             body = b"WAVE" + info + sound
             (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
-            name = artist.rstrip(b"\0").decode("cp1252")
             assert read_tags(tmp_path / "a.wav") == Tags(name, ("Folk", "Pop"))
 
 

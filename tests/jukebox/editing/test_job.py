@@ -318,3 +318,39 @@ def test_lyrics_on_which_no_prior_of_the_coarsest_level_is_conditioned_raise(tmp
     with pytest.raises(UserError, match="no prior of vq.2 that is conditioned on lyrics"):
         sung(Jukebox.from_pretrained(model.folder), song, tmp_path / "new")
     assert not list(tmp_path.glob("new*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": 1e9}, {"seconds": 1e300}, {"seconds": "2"}, {"samples": []}, {"batches": [[0, 0]]}, {"pieces": [[0, 0, 10**9]]},
+        {"pieces": [[0, -5, 3]]}, {"planners": {}}, {"hops": [1, 2, 3]}, {"outputs": []}, {"total_seconds": 1e300},
+        {"recording": {"samples": 10**12}}, {"recording": {"rate": 0}}, {"recording": {"spans": [[0, 10**12]]}},
+        {"recording": {"form": ["X", "Y"]}}, {"planners": {"2": {"n_ctx": 0}}}, {"params": {"2": {"passes": 10**9}}},
+        {"known": lambda array: array[:5]}, {"known": lambda array: array * 1.5}, {"known": lambda array: array * 0 + 60_000},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_edit_from_elsewhere_whose_parts_do_not_belong_together_is_one_line(change, model, tmp_path, capsys) -> None:
+    song = write_song(tmp_path / "a.wav", RATE, 1, 2.0)
+    edit.edit(model, song, tmp_path / "b.wav", 1.0, 1.1, settings=settings_of())
+    (tmp_path / "b.wav").unlink()
+    shutil.rmtree(tmp_path / "b.run" / "codes")
+    (tmp_path / "b.run" / "progress.jsonl").unlink()
+    asked = json.loads((tmp_path / "b.run" / "run.json").read_text())
+    if known := change.get("known"):
+        with np.load(tmp_path / "b.run" / KNOWN) as file:
+            arrays = {name: known(file[name]) if name == "vq.2" else file[name] for name in file.files}
+        np.savez(tmp_path / "b.run" / KNOWN, **arrays)
+    else:
+        asked = merged(asked, change)
+    (tmp_path / "b.run" / "run.json").write_text(json.dumps(asked))
+    capsys.readouterr()
+    assert main(["resume", str(tmp_path / "b.run")]) == 2 and not (tmp_path / "b.wav").exists()
+    assert capsys.readouterr().err.splitlines()[-1].startswith("jukebox resume: ")
+
+
+def merged(old: dict, new: dict) -> dict:
+    """A dict with the values of another, of the dicts in it too."""
+    both = {k: merged(old[k], v) if isinstance(v, dict) and v and isinstance(old.get(k), dict) else v for k, v in new.items()}
+    return old | both

@@ -237,6 +237,17 @@ def test_what_is_there_already_is_not_planned_again(published):
     assert given.levels[0].codes == whole.levels[0].codes - 4 * 5000
 
 
+def test_of_a_song_of_hours_a_part_of_the_windows_is_counted(tiny_model, monkeypatch):
+    for given in ({}, {"0": 1_000_007}):
+        asked = request(seconds=700.0, hops=tiny_model.hops, given=given, dtype="float32")
+        few = plan_sampling(tiny_model.info, asked)
+        with monkeypatch.context() as patched:
+            patched.setattr("jukebox.planning.sampling.MOST_WINDOWS", 1 << 40)
+            every = plan_sampling(tiny_model.info, asked)
+        assert [level.parts for level in few.levels] == [level.parts for level in every.levels]
+        assert [level.steps for level in few.levels] == pytest.approx([level.steps for level in every.levels], rel=1e-3)
+
+
 def test_a_prompt_and_guidance_cost_memory(published):
     plain = plan_sampling(published, request(levels=[2], seconds=10.0))
     primed = plan_sampling(published, request(levels=[2], seconds=10.0, given={"2": 3000}))

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -243,6 +244,21 @@ def test_an_interruption_is_one_line_and_exit_code_130(jukebox, capsys):
     TO_RAISE.append(KeyboardInterrupt())
     assert jukebox("toy", "m", "s") == 130
     assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_an_interruption_that_a_library_made_another_error_of_is_one_too(jukebox, capsys, monkeypatch):
+    def library(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise RuntimeError("could not determine the shape") from None
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("launch.cli.commands._call", library)
+    assert jukebox("toy", "m", "s") == 130
+    assert capsys.readouterr().err.strip() == "interrupted; what is made so far is kept"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
