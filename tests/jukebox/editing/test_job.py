@@ -329,7 +329,7 @@ def test_lyrics_on_which_no_prior_of_the_coarsest_level_is_conditioned_raise(tmp
         {"recording": {"form": ["X", "Y"]}}, {"planners": {"2": {"n_ctx": 0}}}, {"params": {"2": {"passes": 10**9}}},
         {"known": lambda array: array[:5]}, {"known": lambda array: array * 1.5}, {"known": lambda array: array * 0 + 60_000},
     ],
-    ids=str,
+    ids=lambda change: str(change).partition(" at 0x")[0],
 )  # fmt: skip
 def test_an_edit_from_elsewhere_whose_parts_do_not_belong_together_is_one_line(change, model, tmp_path, capsys) -> None:
     song = write_song(tmp_path / "a.wav", RATE, 1, 2.0)
