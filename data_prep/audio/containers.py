@@ -97,7 +97,7 @@ def walk_chunks(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int
         size = _number(data, at + 4, 4, order)
         if data[at : at + 4] == b"ds64":
             long_size = _number(data, at + 16, 8, "little")
-        if data[at : at + 4] == b"data" and size == UNKNOWN[1] and long_size:
+        if data[at : at + 4] == b"data" and size == LARGEST and long_size:
             size = long_size
         yield data[at : at + 4], at + 8, size
         at += 8 + size

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.metadata.chunks import info_texts, read_chunks
-from data_prep.metadata.encodings import printable
+from data_prep.metadata.encodings import decode, printable
 from data_prep.metadata.lyrics import ParsedLyrics, parse_lyrics
 
 SEVERAL = "artists after the first, in songs"

@@ -326,7 +326,7 @@ def test_lyrics_on_which_no_prior_of_the_coarsest_level_is_conditioned_raise(tmp
         {"seconds": 1e9}, {"seconds": 1e300}, {"seconds": "2"}, {"samples": []}, {"batches": [[0, 0]]}, {"pieces": [[0, 0, 10**9]]},
         {"pieces": [[0, -5, 3]]}, {"planners": {}}, {"hops": [1, 2, 3]}, {"outputs": []}, {"total_seconds": 1e300},
         {"recording": {"samples": 10**12}}, {"recording": {"rate": 0}}, {"recording": {"spans": [[0, 10**12]]}},
-        {"recording": {"form": ["X", "Y"]}}, {"planners": {"2": {"n_ctx": 0}}}, {"params": {"2": {"passes": 10**9}}},
+        {"recording": {"target": ["X", "Y"]}}, {"planners": {"2": {"n_ctx": 0}}}, {"params": {"2": {"passes": 10**9}}},
         {"known": lambda array: array[:5]}, {"known": lambda array: array * 1.5}, {"known": lambda array: array * 0 + 60_000},
     ],
     ids=lambda change: str(change).partition(" at 0x")[0],

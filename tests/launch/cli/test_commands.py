@@ -257,7 +257,7 @@ def test_an_interruption_that_a_library_made_another_error_of_is_one_too(jukebox
     signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("launch.cli.commands._call", library)
     assert jukebox("toy", "m", "s") == 130
-    assert capsys.readouterr().err.strip() == "interrupted; what is made so far is kept"
+    assert capsys.readouterr().err.strip() == "interrupted"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
