@@ -5,6 +5,8 @@ The blocks end to end are the samples that `read` gives, however long the song.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -15,6 +17,8 @@ from jaxtyping import Float
 from data_prep.audio.audio import mix
 from data_prep.audio.decoders import decoded, open_source
 from data_prep.errors import BadAudio
+
+CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # of fewer samples, a smaller share and up to 1 dB too loud nothing is audible
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
@@ -34,8 +38,8 @@ def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int
 class BlockReader(AbstractContextManager["BlockReader"]):
     """An open sound file; iterating gives float32 (channels, n), end to end the whole file as `read` gives it.
 
-    `source_channels` and `source_rate` are those of the file; `samples` counts what has been given so far. Raises
-    BadAudio where not all of it can be decoded.
+    `source_channels` and `source_rate` are those of the file; `samples` counts what has been given so far, `beyond` what of it is
+    beyond full scale (`peak` is the largest). Raises BadAudio where not all of it can be decoded.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int | None = None, channels: int | None = None) -> None:
@@ -43,14 +47,22 @@ class BlockReader(AbstractContextManager["BlockReader"]):
         self.source = open_source(self.path)
         self.source_channels, self.source_rate = self.source.channels, self.source.sample_rate
         self.channels, self.sample_rate = channels or self.source_channels, sample_rate or self.source_rate
-        self.samples = 0
+        self.samples, self.beyond, self.peak = 0, 0, 0.0
 
     def __iter__(self) -> Iterator[Float[np.ndarray, "c n"]]:
         same_rate = self.sample_rate == self.source_rate
         for block in decoded(self.path, self.source) if same_rate else self._resampled():
             block = np.ascontiguousarray(mix(block, self.channels))
             self.samples += block.shape[1]
+            peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
+            if peak > 1:
+                self.beyond += int((np.abs(block) > 1).sum())
+            self.peak = max(self.peak, peak)
             yield block
+
+    def print_beyond(self) -> None:
+        """A line on stderr where samples are beyond full scale, as those of a file of floats may be."""
+        print_beyond(self.path, self.beyond, self.peak, self.samples)
 
     def _resampled(self) -> Iterator[np.ndarray]:
         taken = given = 0
@@ -71,6 +83,20 @@ class BlockReader(AbstractContextManager["BlockReader"]):
 
     def __exit__(self, *error: object) -> None:
         self.source.close()
+
+
+def is_clipped(beyond: int, peak: float, samples: int) -> bool:
+    """Whether so many samples beyond full scale, of all, are audible."""
+    return beyond >= CLIPPED and (peak > OVERSHOOT or beyond > SHARE * samples)
+
+
+def print_beyond(path: str | Path, beyond: int, peak: float, samples: int) -> None:
+    """A line on stderr for a recording that is louder than full scale: its copies of whole numbers are clipped."""
+    if is_clipped(beyond, peak, samples):
+        loudest = f"peak {peak:.2f}, {20 * math.log10(peak):+.1f} dBFS"
+        print(
+            f"{path}: {beyond:,} samples are beyond full scale and may be clipped ({loudest}); make it quieter", file=sys.stderr
+        )
 
 
 def declared_seconds(path: str | Path) -> float:

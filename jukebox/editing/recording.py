@@ -121,6 +121,7 @@ def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> It
             if piece.shape[1]:
                 yield np.ascontiguousarray(piece)
             if at >= end:
-                return
+                break
+        reader.print_beyond()
     if at % hop:
         yield np.zeros((channels, -at % hop), np.float32)

@@ -28,7 +28,7 @@ from jukebox.editing.recording import Recording
 from jukebox.params import EditOptions, KeptPrompt
 from jukebox.runs.request import RunSettings, check_size
 from jukebox.sampling.layout import Layout
-from jukebox.sampling.output_checks import no_beats
+from jukebox.sampling.output_checks import ADVICE, no_beats
 from jukebox.sampling.walk import Report
 from jukebox.song import Song
 from priors.masked import masks
@@ -132,6 +132,8 @@ def build(
         from data_prep.beats import find_beats
 
         pulse = find_beats(sound)
+        if not len(pulse.beats):
+            raise UserError(f"--beat: no beats were found in {sound}; {ADVICE['no beats']}")
         times = pulse.beats - first / per_second
         inside = ((times >= 0) & (times < n / per_second)).any()
         if findings is not None and not (inside and pulse.is_clear):

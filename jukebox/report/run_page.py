@@ -8,6 +8,7 @@ the playhead are HTML over a bare picture, so that they stay sharp on a phone. A
 from __future__ import annotations
 
 import html
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -166,12 +167,12 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
 
 def player_html(path: str, label: str) -> str:
     """Player of a file by its path from the page."""
-    return f'<audio controls preload="metadata" src="{html.escape(quote(path))}" aria-label="{html.escape(label)}"></audio>'
+    return f'<audio controls preload="metadata" src="{html.escape(quote(os.fsencode(path)))}" aria-label="{html.escape(label)}"></audio>'
 
 
 def download_html(path: str) -> str:
     """A link that saves a file."""
-    return f' <a class="soft" download href="{html.escape(quote(path))}">download</a>'
+    return f' <a class="soft" download href="{html.escape(quote(os.fsencode(path)))}">download</a>'
 
 
 def warning_html(text: str) -> str:

@@ -77,8 +77,11 @@ def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int], de
 def _encode(model: ModelFolder, path: str, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
     import torch
 
+    from data_prep.audio.blocks import print_beyond
+
     samples = max(count * model.hops[level] for level, count in counts.items())
     sound = read_sound(model.info, path, samples / model.sample_rate)[:, :samples]
+    print_beyond(path, int((np.abs(sound) > 1).sum()), float(np.abs(sound).max(initial=0.0)), sound.size)
     names = model.info.names(counts)
     codes = model.codec(names).to(device).encode_long(torch.from_numpy(sound)[None].to(device), names)
     return {level: codes[name][0].cpu().numpy() for level, name in zip(counts, names, strict=True)}

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from data_prep.audio.blocks import is_clipped
+
 Spans = list[tuple[float, float]]  # seconds [start, end)
 
 QUIET, LOUD = 1e-3, -60  # of full scale, and in dBFS
@@ -31,7 +33,6 @@ SILENCE, SHORT_SILENCE, REPEAT, PIECE = 4.0, 0.5, 1.0, 2.0  # seconds
 FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds of a spectrum, the parts of it whose levels are compared, spectra of a piece
 EVEN, CONSTANT = 1.5, 0.1  # spread of levels, dB
 FLAT, LINES, BAND = 0.36, 0.05, 16
-CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # of fewer samples, a smaller share and up to 1 dB too loud nothing is audible
 KINDS = ("not finite", "clipped", "silent", "repeated", "noise", "constant")
 OF_CODES = ("repeated", "not finite")  # what a coarse level passes on to the finer ones
 UNTRAINED = "the model may be untrained, or the codes may be of another model: train it further (`jukebox report train`)"
@@ -211,8 +212,7 @@ class OutputCheck:
             "constant": "a hum that does not change",
         }
         spans["repeated"] = [span for span in spans["repeated"] if not is_covered(span, spans["silent"])]
-        loud = self.peak > OVERSHOOT or self.clipped > SHARE * self.measured
-        spans["clipped"] = spans["clipped"] if loud and self.clipped >= CLIPPED else []
+        spans["clipped"] = spans["clipped"] if is_clipped(self.clipped, self.peak, self.measured) else []
         spans["silent"] = [(a, b) for a, b in spans["silent"] if b - a > min(SILENCE, 0.999 * seconds)]
         placed = {kind: [(self.start + a, self.start + b) for a, b in where] for kind, where in spans.items() if where}
         return [_finding(kind, what[kind], where) for kind, where in placed.items()]

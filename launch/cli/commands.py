@@ -123,7 +123,7 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
 
 def _interrupted(*kept: object) -> int:
     """Print what is kept, where something is; the exit code."""
-    print("\n" + "; ".join(["interrupted", *map(str, kept)]), file=sys.stderr)
+    print("\n" + "; ".join(["interrupted", *map(_one_line, kept)]), file=sys.stderr)
     return 130
 
 

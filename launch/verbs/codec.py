@@ -49,6 +49,7 @@ def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, s
             name: np.frombuffer(parts[name], stream.dtype).reshape(-1, *stream.frame_shape) for name, stream in streams.items()
         }
         Codes(joined, reader.sample_rate, reader.samples, hashes).save(target)
+        reader.print_beyond()
         return reader.source_channels
 
 
@@ -111,6 +112,7 @@ def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_p
         for audio in codec.decode_blocks(codes(), stream):
             writer.write(check.push(audio.cpu().numpy()))
         writer.fill(reader.samples)
+        reader.print_beyond()
         _print_findings(target, check)
         return reader.source_channels
 

@@ -244,6 +244,9 @@ def test_a_recording_without_beats_is_reported_where_beats_are_to_be_kept(tiny_m
     assert "--beat has no clear beats to keep from 0.00 s to 0.3" in capsys.readouterr().err
     assert Run.open(tmp_path / "v.run").request["findings"][0]["kind"] == "no beats"
     assert "no clear beats" in (tmp_path / "v.run" / "index.html").read_text()
+    write_wav(tmp_path / "tone.wav", np.zeros((1, 4 * model.sample_rate), np.float32), model.sample_rate)
+    assert main(["vary", *words, "--beat", "--out", str(tmp_path / "none.wav")]) == 2
+    assert "--beat: no beats were found in" in capsys.readouterr().err and not (tmp_path / "none.wav").exists()
 
 
 def test_the_python_api_warns(tiny_model, tmp_path):

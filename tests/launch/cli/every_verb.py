@@ -119,7 +119,8 @@ CASES: dict[str, Case] = {
         suffix=".json",
     ),
     "ablate": Case(
-        lambda world, out: ["ablate", "prompts", world / "data", world / "model", "--songs", 1, "--out", out], slow=True
+        lambda world, out: ["ablate", "codec", world / "data", "--seeds", 1, "--steps", 400, "--songs", 1, "--out", out],
+        slow=True,
     ),
     "launch": Case(
         lambda world, out: ["launch", "--logs", out, "--", "plan", "sample", str(world / "model"), "--bandwidth", "10"]

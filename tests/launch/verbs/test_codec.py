@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from data_prep.audio.audio import read, write_wav
@@ -157,6 +158,18 @@ def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(song, m
     assert error.splitlines()[-1].startswith("jukebox codec: ") and "Traceback" not in error and "Exception" not in error
     assert ("may not be that large" if "/" not in name else "exist") in error and str(tmp_path) in error
     assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
+
+
+@pytest.mark.parametrize(("peak", "printed"), [(1.9, True), (1.05, False), (0.9, False)])
+def test_a_recording_louder_than_full_scale_is_reported_with_its_peak(model, tmp_path, capsys, peak, printed):
+    """A few samples that decoders of lossy files overshoot by are not."""
+    sound = tone(SAMPLES)
+    sound[:, 100:120] = peak
+    soundfile.write(tmp_path / "hot.wav", sound.T, RATE, subtype="FLOAT")
+    for what, name in (("encode", "made.npz"), ("reconstruct", "made.wav")):
+        assert main(["codec", what, str(tmp_path / "hot.wav"), "--model", model, "--out", str(tmp_path / name)]) == 0
+        line = f"hot.wav: 20 samples are beyond full scale and may be clipped (peak {peak:.2f}"
+        assert (line in capsys.readouterr().err) == printed
 
 
 @pytest.mark.parametrize("samples", [0, 1, 7, 8, 127, 129])
