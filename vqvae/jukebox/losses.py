@@ -22,7 +22,7 @@ from torch import Tensor
 from vqvae.jukebox.config import Resolution, VQVAEConfig
 from vqvae.stft import magnitudes, norm, spectral_convergence
 
-QUIET = 1e-5  # mean square (-50 dBFS) that counts beside a clip's own where waveform errors are relative
+QUIET = 1e-6  # mean square (-60 dBFS) that counts beside a clip's own where waveform errors are relative
 QUIET_BIN = 1e-4  # magnitude (-80 dBFS) that counts beside a bin's own where logarithms are compared
 
 
@@ -106,12 +106,11 @@ class ReconstructionLoss:
 
     def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
         self.config, self.audio, self.bandwidth = config, audio, bandwidth
-        self.mono, wave = mixdown(audio, config.stereo), emphasise(audio, config.pre_emphasis)
-        self.level: Tensor | float = 1.0  # what waveforms are divided by, beside the bandwidth
+        self.mono, self.level = mixdown(audio, config.stereo), None
         if config.relative_waveform:
-            self.level = (wave.square().mean((1, 2), keepdim=True) + QUIET).sqrt()
+            self.level = (emphasise(audio, config.pre_emphasis).square().mean((1, 2), keepdim=True) + QUIET).sqrt()
             self.bandwidth = Bandwidth(spec=bandwidth.spec)
-        self.wave = wave / self.level
+        self.wave = self._wave(audio)
         self.targets = {
             resolution: magnitudes(self.mono, *resolution)
             for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
@@ -121,7 +120,7 @@ class ReconstructionLoss:
         """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
         c, x, b = self.config, self.wave, self.bandwidth
         weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
-        wave = emphasise(output, c.pre_emphasis) / self.level
+        wave = self._wave(output)
         metrics = {"l1_loss": l1(x, wave, b), "l2_loss": l2(x, wave, b)}
         metrics["linf_loss"] = linf(x, wave, b, c.linf_k)
         terms = {"recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))}
@@ -141,6 +140,11 @@ class ReconstructionLoss:
                 target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, *c.spectral_stft)
                 metrics["spectral_convergence"] = spectral_convergence(target, magnitude).mean()
         return terms, metrics
+
+    def _wave(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+        """What waveform errors compare: the published form is the audio itself."""
+        wave = emphasise(audio, self.config.pre_emphasis)
+        return wave if self.level is None else wave / self.level
 
     def _error(self, magnitude: Float[Tensor, "n f s"], resolution: Resolution, convergence: bool = False) -> Tensor:
         c, target = self.config, self.targets[resolution]
