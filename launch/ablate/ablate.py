@@ -45,7 +45,7 @@ def ablate(
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
     treble: what tones, hi-hats and quiet passages of recordings the three-level codec keeps, with and without changes of its upsampling
-        and losses, at equal CPU time; with --steps 6000 about 25 minutes of CPU time a seed.
+        and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time a seed.
     decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 

@@ -3,7 +3,7 @@
     flat      upsampling without tones at multiples of the code rates (`VQVAEConfig.flat_upsampling`)
     relative  waveform errors relative to the level of their clip (`relative_waveform`)
     gain      crops of random gain, some of them silent (`Recipe.gain_db`)
-    chosen    these three; with a distance of log magnitudes beside (`log_spectral`), or with pre-emphasis (`pre_emphasis`)
+    chosen    these three, as in the preset `recordings`; also with a distance of log magnitudes (`log_spectral`), and with pre-emphasis
 
 The base is the codec of --preset. An arm whose step takes longer is trained for fewer steps: the time of a step is measured first.
 """
@@ -23,7 +23,7 @@ from jukebox.evaluation.fidelity import fidelity_figures, silence_level
 from jukebox.evaluation.held_out import read_wave, split_rows
 from jukebox.evaluation.metrics import band_energy_db, codebook_use, mel_distance, spectral_convergence, to_db
 from jukebox.model.folder import ModelFolder
-from jukebox.model.presets import find
+from jukebox.model.presets import FOR_RECORDINGS, RECORDINGS_GAIN_DB, find
 from jukebox.model.recipe import Recipe
 from launch.ablate.experiment import Arm, Comparison, Experiment, Figures, Unit
 from launch.corpus.pcm import open_pcm
@@ -34,11 +34,11 @@ SECONDS, TIMED, WRITTEN = 20.0, 30, 3  # of a held-out song; steps that are time
 STEPS = (2, 1)  # times --steps, at levels 0 and 1: about the same CPU time
 FLAT: dict[str, Any] = {"flat_upsampling": True}
 RELATIVE: dict[str, Any] = {"relative_waveform": True}
-GAIN: dict[str, Any] = {"gain_db": 30.0}  # of the recipe
-CHOSEN: dict[str, Any] = {**FLAT, **RELATIVE, **GAIN}
+GAIN: dict[str, Any] = {"gain_db": RECORDINGS_GAIN_DB}  # of the recipe
+CHOSEN: dict[str, Any] = {**FOR_RECORDINGS, **GAIN}
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "base": {}, "chosen": CHOSEN, "flat": FLAT, "relative": RELATIVE, "gain": GAIN,
-    "chosen and log": CHOSEN | {"log_spectral": 0.3}, "chosen and emphasis": CHOSEN | {"pre_emphasis": 0.6},
+    "chosen and log": CHOSEN | {"log_spectral": 0.3}, "with emphasis": CHOSEN | {"log_spectral": 0.3, "pre_emphasis": 0.6},
 }  # fmt: skip
 
 
