@@ -38,8 +38,11 @@ GAIN: dict[str, Any] = {"gain_db": RECORDINGS_GAIN_DB}  # of the recipe
 CHOSEN: dict[str, Any] = {**FOR_RECORDINGS, **GAIN}
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "base": {}, "chosen": CHOSEN, "flat": FLAT, "relative": RELATIVE, "gain": GAIN,
-    "chosen and log": CHOSEN | {"log_spectral": 0.3}, "with emphasis": CHOSEN | {"log_spectral": 0.3, "pre_emphasis": 0.6},
+    "chosen and emphasis": CHOSEN | {"pre_emphasis": 0.6},
+    "chosen and log": CHOSEN | {"log_spectral": 0.3}, "chosen and both": CHOSEN | {"log_spectral": 0.3, "pre_emphasis": 0.6},
 }  # fmt: skip
+
+AT_BOTH_LEVELS = ("base", "chosen", "chosen and emphasis")
 
 
 def arm_of(variant: str, level: int) -> Arm:
@@ -131,7 +134,7 @@ _EFFECTS = [
 ]
 EXPERIMENT = Experiment(
     train_and_measure,
-    [arm_of(variant, level) for level in (0, 1) for variant in VARIANTS if level == 0 or variant in ("base", "chosen")],
+    [arm_of(variant, level) for level in (0, 1) for variant in VARIANTS if level == 0 or variant in AT_BOTH_LEVELS],
     check,
     {
         "comb_db": ("comb, dB", 1), "comb_true_db": ("original", 1), "above_2khz_db": ("above 2 kHz, dB", 1),

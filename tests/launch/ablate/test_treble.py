@@ -30,7 +30,7 @@ def test_an_arm_changes_what_its_name_says(tmp_path):
     assert single == [{"flat_upsampling"}, {"relative_waveform"}, {"gain_db"}]
     assert changed["chosen"] == set().union(*single) and not changed["base"]
     assert changed["chosen and log"] - changed["chosen"] == {"log_spectral"}
-    assert changed["with emphasis"] - changed["chosen"] == {"log_spectral", "pre_emphasis"}
+    assert changed["chosen and both"] - changed["chosen"] == {"log_spectral", "pre_emphasis"}
 
 
 @pytest.fixture(scope="module")
