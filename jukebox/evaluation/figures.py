@@ -1,6 +1,7 @@
 """What a model learned, on held-out songs, every figure beside its control.
 
-codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use
+codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use;
+         by band, at several gains and in silence, with the tones of its upsampling (`fidelity.py`)
 priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
          of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
 A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
@@ -28,9 +29,11 @@ from jukebox.device import device_of
 from jukebox.evaluation import metrics
 from jukebox.evaluation.attention import alignment_figures
 from jukebox.evaluation.controls import CONTROLS, HALF_KNOWN_CONTROLS, Control
+from jukebox.evaluation.fidelity import FIDELITY, fidelity_figures, silence_level
 from jukebox.evaluation.held_out import HeldOut, PriorWindows, hold_out
 from jukebox.evaluation.sound import coloured_noise
 from jukebox.model.folder import ModelFolder, build_codec
+from jukebox.runs.run import Run
 from jukebox.song import song_of
 from priors.conditioning.conditions import Conditions, stack
 from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
@@ -51,18 +54,21 @@ def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> d
         untrained = build_codec(model.info.codec_of(name).config, [name])
         untrained.initialise(held.waves[0][None, :, : 2**16], torch.Generator().manual_seed(0))
         untrained.eval()
-        trained_sc, untrained_sc = [], []
+        trained_sc, untrained_sc, fidelity = [], [], []
         for wave, codes in zip(held.waves, held.codes, strict=True):
             length = min(wave.shape[1], int(seconds * model.sample_rate)) // unit * unit
             true = wave[None, :, :length]
             made = trained.decode_long(as_tensor(codes[name][None, : length // stream.hop]), name)
             trained_sc.append(metrics.spectral_convergence(true, made).item())
+            fidelity.append(fidelity_figures(trained, name, true, made))
             control = untrained.decode_long(untrained.encode_long(true, [name])[name], name)
             untrained_sc.append(metrics.spectral_convergence(true, control).item())
         mean, error = metrics.mean_and_error([20 * np.log10(value) for value in trained_sc])
         level = str(model.spec.names.index(name))
         control_db = float(np.mean(20 * np.log10(untrained_sc)))
         figures[level] = {"spectral_convergence_db": mean, "se": error, "untrained_db": control_db}
+        means = {key: float(np.mean([each[key] for each in fidelity])) for key in fidelity[0]}
+        figures[level] |= {**means, "silence_db": silence_level(trained, name)}
         if stream.bins:
             used, entropy = metrics.codebook_use(_all_codes(held, name), stream.bins)
             figures[level] |= {"codes_used": used, "entropy_bits": entropy}
@@ -184,12 +190,16 @@ def tables(figures: dict) -> str:
     for level, f in sorted(figures["codec"].items()):
         used = f"{f['codes_used']:.0%}" if "codes_used" in f else None
         codec.append([f"level {level}", f["spectral_convergence_db"], f["se"], f["untrained_db"], used, f.get("entropy_bits")])
+    fidelity: list[list[object]] = [["fidelity", *(f"level {level}" for level in sorted(figures["codec"]))]]
+    fidelity += [[name, *(f.get(name) for _, f in sorted(figures["codec"].items()))] for name in FIDELITY]
     rows: list[list[object]] = [["prior", "condition", "bits true", "bits false", "difference", "se", "z", "z by song"]]
     for key, f in sorted(figures["priors"].items(), key=lambda each: (each[0].isdigit(), each[0]), reverse=True):
         rows += _prior_rows(f"level {key}" if key.isdigit() else key, f)
     head = f"held out: {figures['songs']} songs, {figures['seconds']:.0f} s"
     followed = [alignment_table(level, f["alignment"]) for level, f in figures["priors"].items() if f["alignment"]]
-    return "\n\n".join([head, metrics.table(codec), *([metrics.table(rows)] if len(rows) > 1 else []), *followed])
+    return "\n\n".join(
+        [head, metrics.table(codec), metrics.table(fidelity), *([metrics.table(rows)] if len(rows) > 1 else []), *followed]
+    )
 
 
 def _prior_rows(name: str, f: dict[str, Any]) -> list[list[object]]:
@@ -225,8 +235,6 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
     The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs; the rows of real music
     and of its reconstructions are of pieces as long as the first run's, so that distances compare.
     """
-    from jukebox.runs.run import Run
-
     rows = load_manifest(data)
     opened = [Run.open(run) for run in runs]
     seconds = opened[0].request["seconds"]
@@ -268,3 +276,17 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
 def sound_table(rows: list[dict]) -> str:
     columns = ["loudness_db", "peak", "clipped", "flatness", "onsets", "peakiness", "chroma_change", "frechet"]
     return metrics.table([["sound", *columns], *[[row["what"], *[row[c] for c in columns]] for row in rows]])
+
+
+def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
+    """The seconds at which windows of a level join, those of the given codes left out."""
+    given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
+    made = run.segments(level, given) if str(level) in run.request.get("planners", {}) else ()
+    return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
+
+
+def seam_figures(model: ModelFolder, run: Run, level: int) -> list[metrics.Seams]:
+    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    where = joins(model, run, level)
+    waves = [sound.read(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
+    return [metrics.seams(wave, model.sample_rate, where) for wave in waves]

@@ -56,6 +56,7 @@ class Recipe:
     fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     compile: bool = False  # priors only: blocks compiled by torch.compile, not in ZeRO 3
+    gain_db: float = 0.0  # codecs only: crops are made up to so many dB softer, and one in SILENT_CROPS silent; 0: none
     delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
     song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown

@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "codec": "launch.ablate.codec:EXPERIMENT",
     "prior": "launch.ablate.prior:EXPERIMENT",
     "masked": "launch.ablate.masked:EXPERIMENT",
+    "treble": "launch.ablate.treble:EXPERIMENT",
     "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
 }
@@ -43,24 +44,26 @@ def ablate(
         spectral codec with other phases and fewer books, and the distance against bit rate and minutes (decodings.json).
     prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
+    treble: what tones, hi-hats and quiet passages of recordings the three-level codec keeps, with and without changes of its upsampling
+        and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time a seed.
     decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
 
-    what: codec, prior (the top one), masked, decoder, or prompts
+    what: codec, treble, prior (the top one), masked, decoder, or prompts
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
-    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none
+    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble: none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
-    preset: sizes and recipe of the prior (prior, masked)
+    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble)
     models: codec with MODEL: further model folders for the curves, such as those of a longer training
     corpus_seed: codec with MODEL: seed of the synthetic corpus that DATA is of, for attacks and vibrato (-1: DATA is of none)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    if what != "codec" and not model:
+    if what not in ("codec", "treble") and not model:
         raise UserError(f"ablate {what} got no MODEL; expected the model folder whose codes are in DATA")
     if (models or corpus_seed >= 0) and not (what == "codec" and model):
         raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())

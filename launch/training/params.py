@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PartParams:
     """What is trained, and the model folder it is written to.
 
-    preset: sizes and recipe: demo, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty: that of the model
-        folder, else the largest that this machine trains (launch/training/defaults.py)
+    preset: sizes and recipe: demo, recordings, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty: that of
+        the model folder, else the largest that this machine trains (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA

@@ -329,7 +329,7 @@ def _print_summary(run: Run) -> None:
 
 def _print_seams(run: Run) -> None:
     """How well windows that were drawn side by side join."""
-    from jukebox.evaluation.seams import seam_figures
+    from jukebox.evaluation.figures import seam_figures
     from jukebox.model.folder import ModelFolder
 
     model = ModelFolder.from_pretrained(run.request["model"])

@@ -19,7 +19,7 @@ class Autoencoder(nn.Module):
         stack = {"m_conv": config.m_conv, "growth": config.dilation_growth_rate, "cycle": config.dilation_cycle}
         self.hop = config.hops[level]
         self.encoder = Encoder(*shape, **stack)
-        self.decoder = Decoder(*shape, **stack, reverse=config.reverse_decoder_dilation)
+        self.decoder = Decoder(*shape, **stack, reverse=config.reverse_decoder_dilation, flat=config.flat_upsampling)
         self.codebook = Codebook(
             config.bins, config.emb_width, mu=config.mu, threshold=config.threshold, reset_restarted=config.reset_restarted
         )

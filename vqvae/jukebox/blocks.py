@@ -79,13 +79,39 @@ class DownStep(nn.Module):
         return self.stack(self.conv(x))  # (B, C, T) -> (B, W, T // stride)
 
 
+class Upsampling(nn.ConvTranspose1d):
+    """A transposed convolution of kernel 2s; a `flat` one adds no tones at multiples of the lower rate.
+
+    Sample p of each stride has taps of its own, so that a constant input, and the mean of any input, comes out as a pattern of
+    period s: tones at multiples of the lower rate (checkerboard artefacts, Odena et al. 2016; Pons et al., arXiv:2010.14356). The
+    kernel of a flat one is its weight without that pattern: all p have the same sum of taps. What is subtracted is spread over the
+    taps of p by linear interpolation. It has the same parameters, and the same cost once the kernel is made.
+    """
+
+    def __init__(self, width: int, out_width: int, stride: int, flat: bool = False) -> None:
+        super().__init__(width, out_width, 2 * stride, stride, padding=stride // 2)
+        self.flat = flat
+
+    def kernel(self) -> Float[Tensor, "c w k"]:
+        """The taps that are used."""
+        if not self.flat:
+            return self.weight
+        taps = self.weight.unflatten(2, (2, -1))  # (C, W, 2s) -> (C, W, 2, s)
+        sums = taps.sum(2, keepdim=True)
+        rise = (torch.arange(taps.shape[3], device=taps.device, dtype=taps.dtype) + 0.5) / taps.shape[3]
+        return (taps - (sums - sums.mean(3, keepdim=True)) * torch.stack([rise, 1 - rise])).flatten(2)
+
+    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b w s"]:  # type: ignore[override]
+        return F.conv_transpose1d(x, self.kernel(), self.bias, stride=self.stride, padding=cast(int, self.padding[0]))
+
+
 class UpStep(nn.Module):
     """A stack, then one transposed convolution to the higher rate."""
 
-    def __init__(self, width: int, out_width: int, stride: int, depth: int, **stack) -> None:
+    def __init__(self, width: int, out_width: int, stride: int, depth: int, *, flat: bool = False, **stack) -> None:
         super().__init__()
         self.stack = ResidualStack(width, depth, **stack)
-        self.conv = nn.ConvTranspose1d(width, out_width, 2 * stride, stride, padding=stride // 2)
+        self.conv = Upsampling(width, out_width, stride, flat)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.stack(x))  # (B, W, T) -> (B, C, T * stride)
@@ -141,7 +167,7 @@ class Encoder(nn.Module):
         return self.stages(audio)
 
 
-def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
+def joined(x: Float[Tensor, "b w t"], up: Upsampling, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
     """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made."""
     kernel, bias, stride, padding = joined_kernel(up, out)
     y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
@@ -149,16 +175,16 @@ def joined(x: Float[Tensor, "b w t"], up: nn.ConvTranspose1d, out: nn.Conv1d) ->
     return torch.cat([y[..., :1] - first[..., None], y[..., 1:-1], y[..., -1:] - last[..., None]], dim=-1)
 
 
-def joined_kernel(up: nn.ConvTranspose1d, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
+def joined_kernel(up: Upsampling, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
     """Kernel, bias, stride and padding of `up` and `out` (kernel 3) as one transposed convolution."""
     assert up.bias is not None and out.bias is not None
-    kernel = F.conv1d(up.weight, out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
+    kernel = F.conv1d(up.kernel(), out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
     bias = out.bias + torch.einsum("cej,e->c", out.weight, up.bias)
     return kernel, bias, cast(int, up.stride[0]), cast(int, up.padding[0]) + 1
 
 
 def beyond(
-    first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: nn.ConvTranspose1d, out: nn.Conv1d
+    first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: Upsampling, out: nn.Conv1d
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
     """What the joined convolution makes too much of the first and the last sample, from the first and the last input.
 
@@ -166,7 +192,8 @@ def beyond(
     """
     assert up.bias is not None
     stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
-    before, after = first @ up.weight[..., padding - 1] + up.bias, last @ up.weight[..., stride + padding] + up.bias
+    kernel = up.kernel()
+    before, after = first @ kernel[..., padding - 1] + up.bias, last @ kernel[..., stride + padding] + up.bias
     return before @ out.weight[..., 0].T, after @ out.weight[..., 2].T
 
 

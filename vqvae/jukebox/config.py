@@ -46,6 +46,7 @@ class VQVAEConfig(CodecConfig):
     dilation_growth_rate: int = 3
     dilation_cycle: int | None = None
     reverse_decoder_dilation: bool = True
+    flat_upsampling: bool = False  # no tones at multiples of the rates of codes and latents; published: False
     # codebook
     mu: float = 0.99
     threshold: float = 1.0  # moving use, in tokens of a global batch, below which a code is dead
@@ -62,6 +63,9 @@ class VQVAEConfig(CodecConfig):
     multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
     relative_spectral: bool = False  # divide each clip's spectral error by (its own norm + 1), not by the corpus's
     spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
+    relative_waveform: bool = False  # divide each clip's waveform errors by its own level, not by the corpus's
+    pre_emphasis: float = 0.0  # waveform errors are of x[t] - pre_emphasis * x[t - 1], where treble weighs more
+    log_spectral: float = 0.0  # weight of the L1 distance of log magnitudes (nepers) at the resolutions of multispectral
     stereo: str = "mean"  # what spectral losses compare of a stereo clip: "mean" (published), "channels", "mid_side"
 
     def __post_init__(self) -> None:
@@ -167,6 +171,8 @@ class VQVAEConfig(CodecConfig):
             raise ValueError(f"downs_t {self.downs_t}: every stage halves at least once, give numbers from 1")
         if any(s < 2 or s % 2 for s in self.strides_t):
             raise ValueError(f"strides_t {self.strides_t}: a length survives the round trip only with even strides")
+        if not 0 <= self.pre_emphasis < 1:
+            raise ValueError(f"pre_emphasis {self.pre_emphasis}: expected a number from 0 up to, but not including, 1")
         if self.stereo not in ("mean", "channels", "mid_side"):
             raise ValueError(f'stereo {self.stereo!r}: expected "mean", "channels" or "mid_side"')
         if self.stereo == "mid_side" and self.channels > 2:

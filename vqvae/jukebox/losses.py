@@ -4,6 +4,8 @@ Jukebox (arXiv:2005.00341, section 3.2 and appendix B.1). Notable:
 - errors are divided by the "bandwidth" of the corpus (its mean |x|, variance and mean spectral norm), so that one set
   of weights suits quiet and loud corpora;
 - the spectral errors compare magnitudes, never phases, by the Frobenius norm of one clip's difference;
+- beside the published terms: errors relative to the level of each clip, waveform errors after pre-emphasis, and a distance of log
+  magnitudes, with which the treble and the quiet passages of recordings survive (`jukebox ablate treble`);
 - an exact match has gradient zero, not nan: the norm's subgradient at zero is taken.
 All of it is float32. Audio is (b, c, t); spectral terms take (n, t), see `mixdown`.
 """
@@ -19,6 +21,9 @@ from torch import Tensor
 
 from vqvae.jukebox.config import Resolution, VQVAEConfig
 from vqvae.stft import magnitudes, norm, spectral_convergence
+
+QUIET = 1e-6  # mean square (-60 dBFS) that counts beside a clip's own where waveform errors are relative
+QUIET_BIN = 1e-4  # magnitude (-80 dBFS) that counts beside a bin's own where logarithms are compared
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,17 @@ def spectral(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> 
     return norm(target - output)
 
 
+def log_error(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, ""]:
+    """Mean distance of log magnitudes: a bin counts as much in treble as in bass, and in quiet passages as in loud ones."""
+    full = (target.shape[1] - 1) / 2  # magnitude of a full-scale sine: n_fft / 4
+    return ((target + full * QUIET_BIN).log() - (output + full * QUIET_BIN).log()).abs().mean()
+
+
+def emphasise(audio: Float[Tensor, "b c t"], share: float) -> Float[Tensor, "b c t"]:
+    """x[t] - share * x[t - 1]; of the first sample itself."""
+    return torch.cat([audio[..., :1], audio[..., 1:] - share * audio[..., :-1]], dim=-1) if share else audio
+
+
 def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolution = (2048, 256, 1536)) -> Bandwidth:
     """The bandwidth of a corpus, from clips of the length that training uses (the spectral norm grows with length)."""
     count = total = absolute = squared = spectral_total = 0.0
@@ -90,7 +106,11 @@ class ReconstructionLoss:
 
     def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
         self.config, self.audio, self.bandwidth = config, audio, bandwidth
-        self.mono = mixdown(audio, config.stereo)
+        self.mono, self.level = mixdown(audio, config.stereo), None
+        if config.relative_waveform:
+            self.level = (emphasise(audio, config.pre_emphasis).square().mean((1, 2), keepdim=True) + QUIET).sqrt()
+            self.bandwidth = Bandwidth(spec=bandwidth.spec)
+        self.wave = self._wave(audio)
         self.targets = {
             resolution: magnitudes(self.mono, *resolution)
             for resolution in {*self._spectral_resolutions(), *self._multispectral_resolutions()}
@@ -98,29 +118,40 @@ class ReconstructionLoss:
 
     def measure(self, output: Float[Tensor, "b c t"]) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
         """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
-        c, x, b = self.config, self.audio, self.bandwidth
+        c, x, b = self.config, self.wave, self.bandwidth
         weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
-        metrics = {"l1_loss": l1(x, output, b), "l2_loss": l2(x, output, b)}
-        metrics["linf_loss"] = linf(x, output, b, c.linf_k)
+        wave = self._wave(output)
+        metrics = {"l1_loss": l1(x, wave, b), "l2_loss": l2(x, wave, b)}
+        metrics["linf_loss"] = linf(x, wave, b, c.linf_k)
         terms = {"recons_loss": (1.0, sum((w * metrics[n] for n, w in weighed.items() if w), torch.zeros_like(x[0, 0, 0])))}
         mono = mixdown(output, c.stereo)
+        made = {each: magnitudes(mono, *each) for each in self._multispectral_resolutions()}
         if c.multispectral:
-            parts = [self._error(mono, resolution) for resolution in c.multispectral_stfts]
+            parts = [self._error(magnitude, resolution) for resolution, magnitude in made.items()]
             terms["multispectral_loss"] = (c.multispectral, torch.stack(parts).mean())
+        if c.log_spectral:
+            errors = [log_error(self.targets[resolution], magnitude) for resolution, magnitude in made.items()]
+            terms["log_spectral_loss"] = (c.log_spectral, torch.stack(errors).mean())
         if c.spectral:
-            terms["spectral_loss"] = (c.spectral, self._error(mono, c.spectral_stft, c.spectral_is_convergence))
+            magnitude = magnitudes(mono, *c.spectral_stft)
+            terms["spectral_loss"] = (c.spectral, self._error(magnitude, c.spectral_stft, c.spectral_is_convergence))
         if self._spectral_resolutions():
             with torch.no_grad():
                 target, magnitude = self.targets[c.spectral_stft], magnitudes(mono, *c.spectral_stft)
                 metrics["spectral_convergence"] = spectral_convergence(target, magnitude).mean()
         return terms, metrics
 
-    def _error(self, mono: Float[Tensor, "n t"], resolution: Resolution, convergence: bool = False) -> Tensor:
-        target, magnitude = self.targets[resolution], magnitudes(mono, *resolution)
+    def _wave(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
+        """What waveform errors compare: the published form is the audio itself."""
+        wave = emphasise(audio, self.config.pre_emphasis)
+        return wave if self.level is None else wave / self.level
+
+    def _error(self, magnitude: Float[Tensor, "n f s"], resolution: Resolution, convergence: bool = False) -> Tensor:
+        c, target = self.config, self.targets[resolution]
         if convergence:
             return spectral_convergence(target, magnitude).mean()
         error = spectral(target, magnitude)
-        scale = norm(target) + 1 if self.config.relative_spectral else self.bandwidth.spec
+        scale = norm(target) + 1 if c.relative_spectral else self.bandwidth.spec
         return (error / scale).mean()
 
     def _spectral_resolutions(self) -> list[Resolution]:
@@ -129,4 +160,4 @@ class ReconstructionLoss:
         return [self.config.spectral_stft] if self.config.spectral or long_enough else []
 
     def _multispectral_resolutions(self) -> tuple[Resolution, ...]:
-        return self.config.multispectral_stfts if self.config.multispectral else ()
+        return self.config.multispectral_stfts if self.config.multispectral or self.config.log_spectral else ()

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vqvae.jukebox.autoencoder import Autoencoder
-from vqvae.jukebox.blocks import ResidualBlock, beyond, joined_kernel, layers
+from vqvae.jukebox.blocks import ResidualBlock, Upsampling, beyond, joined_kernel, layers
 
 CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples a piece: layers of 2 MB, which a core's cache holds; enough for a GPU
 ARRIVING_CUDA = 2**16  # samples of a piece whose codes arrive over time, on a GPU: its audio comes within seconds
@@ -109,7 +109,7 @@ def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
         step, cost, change = _step(module)
         yield Layer(stream, step, cost * rate * max(1, change) + CALL)
         rate *= change
-    assert isinstance(up, nn.ConvTranspose1d) and isinstance(out, nn.Conv1d)
+    assert isinstance(up, Upsampling) and isinstance(out, nn.Conv1d)
     yield Layer(stream, _Last(up, out), up.in_channels * out.out_channels * 3 + 5 * CALL)
 
 
@@ -119,9 +119,9 @@ def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, f
         return _Residual(module), float(module.dilated.weight.numel() + module.pointwise.weight.numel()), 1.0
     if isinstance(module, nn.Conv1d):
         return _Convolution(module), float(module.weight.numel()), 1 / module.stride[0]
-    assert isinstance(module, nn.ConvTranspose1d) and module.bias is not None
+    assert isinstance(module, Upsampling) and module.bias is not None
     stride = int(module.stride[0])
-    step = _Transposed(module.weight, module.bias, stride, int(module.padding[0]))
+    step = _Transposed(module.kernel(), module.bias, stride, int(module.padding[0]))
     return step, module.weight.numel() / stride, float(stride)
 
 
@@ -339,7 +339,7 @@ class _Transposed:
 class _Last(_Transposed):
     """The last transposed convolution of a decoder and the convolution behind it, in one."""
 
-    def __init__(self, up: nn.ConvTranspose1d, out: nn.Conv1d) -> None:
+    def __init__(self, up: Upsampling, out: nn.Conv1d) -> None:
         super().__init__(*joined_kernel(up, out))
         self.up, self.out = up, out
         self.first: Tensor | None = None  # inputs (1, w)

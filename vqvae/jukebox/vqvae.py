@@ -163,7 +163,7 @@ class VQVAE(Codec):
         return codes
 
 
-SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "commit_loss")
+SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_loss", "commit_loss")
 
 
 def _with_summaries(logs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from launch.training.tasks.task import FIRST_WEIGHTS, Task, TaskSetup, fold, par
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
 from vqvae.spectral.model import Drawn
 
+SILENT_CROPS = 32  # where crops get random gains, one in so many is silent
 STATISTICS = 64  # crops on which the features of the spectral codec are measured
 
 
@@ -71,7 +72,8 @@ class CodecTask(Task):
         shares = blend_shares(len(places), np.random.default_rng([self.seed, step]))
         mine = part(len(places), rank, world)
         crops = np.stack([self.songs.crop(song, start, self.recipe.crop) for song, start in places[mine]])
-        return torch.from_numpy(blend(crops, shares[mine]))
+        gains = random_gains(len(places), self.recipe.gain_db, np.random.default_rng([self.seed, step, 1]))
+        return torch.from_numpy(blend(crops, shares[mine]) * gains[mine, None, None])
 
     def loss(self, batch: Float[Tensor, "b c t"], step: int) -> dict[str, Tensor]:
         return self.model.loss(
@@ -171,6 +173,14 @@ class SpectralTask(CodecTask):
 def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
     """How far the channels of each crop are mixed: half not at all (0), others up to mono (1/2) and swapped (1)."""
     return np.where(rng.random(rows) < 0.5, 0.0, rng.random(rows)).astype(np.float32)
+
+
+def random_gains(rows: int, most_db: float, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
+    """A factor for each crop, so that quiet passages are learned: half of them 1, a few 0, the others down to -`most_db` dB; 0: all 1."""
+    if not most_db:
+        return np.ones(rows, np.float32)
+    gains = np.where(rng.random(rows) < 0.5, 1.0, 10 ** (-most_db / 20 * rng.random(rows)))
+    return np.where(rng.random(rows) < 1 / SILENT_CROPS, 0.0, gains).astype(np.float32)
 
 
 def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b c t"]:

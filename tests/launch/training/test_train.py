@@ -27,7 +27,7 @@ from launch.engines.checkpoint import load_checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.speed import has_bf16
 from launch.training.log import read_log
-from launch.training.tasks.codec import VQVAETask, blend, blend_shares
+from launch.training.tasks.codec import VQVAETask, blend, blend_shares, random_gains
 from launch.training.tasks.prior import PriorTask
 from launch.training.tasks.task import TaskSetup
 from launch.training.train import train
@@ -256,6 +256,13 @@ def test_stereo_crops_are_mixed_by_their_share_and_mono_ones_are_left_alone():
     assert np.array_equal(blend(crops[:, :1], np.ones(3, np.float32)), crops[:, :1])
     shares = blend_shares(2000, np.random.default_rng(0))
     assert 0.45 < (shares == 0).mean() < 0.55 and shares.max() <= 1
+
+
+def test_half_of_the_crops_keep_their_level_and_a_few_are_silent():
+    gains = random_gains(4000, 20.0, np.random.default_rng(0))
+    assert (gains == 1).mean() == pytest.approx(0.5, abs=0.03) and 0.02 < (gains == 0).mean() < 0.05
+    assert gains[gains > 0].min() == pytest.approx(0.1, rel=0.05)
+    assert np.array_equal(random_gains(8, 0.0, np.random.default_rng(0)), np.ones(8, np.float32))
 
 
 def test_codecs_and_priors_that_die_in_a_step_go_on_exactly(data, model, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vqvae.jukebox.blocks import Encoder, ResidualStack
+from vqvae.jukebox.blocks import Encoder, ResidualStack, Upsampling
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.vqvae import VQVAE
 
@@ -54,3 +54,38 @@ def test_widths_and_depths_can_be_said_outright():
     stages = codec.level(2).encoder.stages
     assert [stage.out.in_channels for stage in stages] == [16, 64, 192]
     assert [len(codec.level(level).decoder.stages[0].steps[0].stack.blocks) for level in range(3)] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_flat_upsampling_makes_no_pattern_of_the_mean_of_its_input(stride):
+    """The mean over time of each of the `stride` samples is the same; a plain transposed convolution is the control."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 2000) + torch.tensor([1.0, -2.0, 3.0])[:, None]
+
+    def pattern(flat: bool) -> torch.Tensor:
+        up = Upsampling(3, 2, stride, flat)
+        up.load_state_dict(plain.state_dict())
+        made = up(x)
+        assert made.shape == (1, 2, 2000 * stride)
+        return made[..., stride:-stride].unflatten(2, (-1, stride)).mean(2).std(2).max()
+
+    plain = Upsampling(3, 2, stride)
+    assert pattern(True) < 0.02 < 0.2 < pattern(False)
+    constant = Upsampling(3, 2, stride, True)(torch.ones(1, 3, 50))[..., stride:-stride]
+    assert torch.allclose(constant, constant[..., :1].expand_as(constant), atol=1e-6)
+
+
+def test_a_flat_kernel_is_made_once_and_stays():
+    up = Upsampling(3, 2, 4, flat=True)
+    kernel = up.kernel()
+    up.weight.data.copy_(kernel)
+    assert torch.allclose(up.kernel(), kernel, atol=1e-6)
+
+
+def test_the_codes_of_silence_are_constant_sound_where_upsampling_is_flat():
+    def spread(flat: bool) -> float:
+        torch.manual_seed(0)
+        codec = vqvae_of(widths=((8,), (8, 8)), depths=(1, 1), downs_t=(1, 1), strides_t=(8, 4), flat_upsampling=flat)
+        return codec.eval().decode({"vq.1": torch.zeros(1, 100, dtype=torch.long)}, "vq.1")[..., 400:-400].std().item()
+
+    assert spread(True) < 1e-6 < 1e-4 < spread(False)

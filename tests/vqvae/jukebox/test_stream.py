@@ -40,6 +40,7 @@ SHAPES = {
     "halvings": {},
     "wide strides": {"downs_t": (1, 1), "strides_t": (8, 4)},
     "wide last": {"strides_t": (4, 2), "reverse_decoder_dilation": False},
+    "flat upsampling": {"downs_t": (1, 1), "strides_t": (8, 4), "flat_upsampling": True},
     "a cycle of dilations": {"dilation_cycle": 1, "depth": 3, "channels": 2},
 }
 
