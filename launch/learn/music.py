@@ -75,6 +75,10 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
         notes.append(f"{len(chosen)} songs are cut: their first part is for training, the last one is held out")
         count = 2 if len(chosen) == 1 else 1
         return Music([part for piece in chosen for part in cut(piece, data / "parts", window, count)], notes)
+    if all(piece.song.split for piece in chosen):
+        return Music(
+            [piece._replace(split=str(piece.song.split)) for piece in chosen], [*notes, "the table names the held-out songs"]
+        )
     count = held_out or max(2, round(HELD_OUT * len(chosen)))
     if not 2 <= count < len(chosen):
         raise UserError(f"--held_out {held_out}: expected 2 to {len(chosen) - 1}, of {len(chosen)} songs")

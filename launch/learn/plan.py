@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ def make_plan(name: str, hours: float, device: str) -> LearnPlan:
     for share, recipe, config in parts:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            each = step_seconds(TaskSetup(model, TOKENS, Path(), recipe, 0, device, config))
+            setup = TaskSetup(model, TOKENS, Path(), recipe, 0, device, config)
+            each = step_seconds(setup, enough=math.inf, most=math.inf)
         found += [max(1, round(3600 * hours * share / each)), 60 * hours * share]
     return LearnPlan(name, *found)
 

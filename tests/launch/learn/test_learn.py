@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -21,27 +20,17 @@ FLAGS = ["--preset", "test_spectral", "--hours", "0.0005", "--threads", "1"]
 STAGES = ["prepare", "train spectral", "encode", "train tokens", "evaluate", "sample", "continue"]
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    make_corpus(folder, 8, seconds=4.0, workers=1)
-    return folder
-
-
-def test_music_becomes_a_model_a_song_a_continuation_and_a_page_and_is_not_learned_twice(corpus, tmp_path, capfd):
-    model = tmp_path / "mine"
-    command = ["learn", str(corpus / "songs.jsonl"), "--out", str(model), *FLAGS]
-    assert main(command) == 0
-    printed = capfd.readouterr().out
+def test_music_becomes_a_model_a_song_a_continuation_and_a_page_and_is_not_learned_twice(learned, capfd):
+    printed = learned.printed
     assert printed.index("preset test_spectral, 22050 Hz, for 2 s") < printed.index("--- prepare")
     typed = [line[len("$ jukebox ") :].split()[0] for line in printed.splitlines() if line.startswith("$ jukebox ")]
     assert typed == ["prepare", "train", "encode", "train", "evaluate", "sample", "continue"]
-    state = json.loads((model / "learn.json").read_text(encoding="utf-8"))
+    state = json.loads((learned.model / "learn.json").read_text(encoding="utf-8"))
     assert state["done"] == [*STAGES, "page"]
-    page = (tmp_path / "mine_songs" / "index.html").read_text(encoding="utf-8")
+    page = (learned.beside("songs") / "index.html").read_text(encoding="utf-8")
     assert page.count("<audio") == 2 and "Held-out track, continued" in page
-    assert main(command) == 0 and "$ jukebox" not in capfd.readouterr().out
-    assert main([*command, "--seed", "1"]) == 2
+    assert main(learned.command) == 0 and "$ jukebox" not in capfd.readouterr().out
+    assert main([*learned.command, "--seed", "1"]) == 2
     assert "was begun with seed 0; give the same, or name another --out" in capfd.readouterr().err
 
 
