@@ -72,7 +72,7 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
             f"{len(chosen)} of {len(found)} songs are used, spread over the artists: as much as the hours suffice for; give more --hours"
         )
     if len(chosen) < FEW:
-        notes.append(f"{len(chosen)} songs are cut: their first part is for training, the last one is held out")
+        notes.append(f"fewer than {FEW} songs: each is cut, its first part is for training, the last one is held out")
         count = 2 if len(chosen) == 1 else 1
         return Music([part for piece in chosen for part in cut(piece, data / "parts", window, count)], notes)
     if all(piece.song.split for piece in chosen):

@@ -16,6 +16,7 @@ from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder, build_codec, build_prior
 from jukebox.model.info import SHIPPED, ModelInfo, shipped_folder
 from jukebox.model.presets import find
+from launch.demo.demo import make_first_song
 from launch.learn.ship import ship
 from vqvae.spectral.config import TOKENS
 
@@ -64,6 +65,14 @@ def test_sample_without_a_model_uses_it_and_so_does_the_python_api(package, tmp_
     assert done.returncode == 0 and 0.9 < float(done.stdout) <= 1.0, done.stderr
 
 
+def test_the_demo_begins_with_a_song_of_it(package, tmp_path):
+    code = "import sys, pathlib; from launch.demo.demo import make_first_song as make; make(sys.argv[2:], pathlib.Path(sys.argv[1]))"
+    folder = tmp_path / "first_song"
+    done = call(package, str(tmp_path), "sample", "MODEL", "--seconds", "1", "--out", str(folder), code=code)
+    assert done.returncode == 0 and f"to listen open {folder / 'index.html'}" in done.stdout, done.stderr
+    assert (folder / "index.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "missing"),
     [
@@ -90,10 +99,12 @@ def test_a_package_without_the_model_says_so_in_one_line(tmp_path):
 
 
 @pytest.mark.skipif((SHIPPED / "config.json").is_file(), reason="the model is there")
-def test_no_model_is_found_where_none_was_made():
+def test_no_model_is_found_where_none_was_made(tmp_path, capsys):
     for word in ("", "shipped"):
         with pytest.raises(UserError, match="comes without a trained model"):
             ModelInfo.read(word)
+    make_first_song(["sample", "MODEL"], tmp_path)
+    assert "the first song follows the training" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_a_folder_called_shipped_is_itself(spectral_model, tmp_path, monkeypatch):

@@ -18,11 +18,13 @@ GOOD = {
     "codec": {
         "held-out tracks": {"frechet": 10.0, "peakiness": 0.7},
         "decoded from tokens": {"frechet": 12.0, "mel_db": 1.7, "worst_band_db": 1.0, "peakiness": 0.68},
+        "noise of the same spectrum": {"frechet": 60.0},
     },
     "prior": {"tokens": {"bits": 30.0}, "unigram": {"bits": 60.0}, "another artist and genre": {"z_songs": 4.0}},
     "continuations": {
-        "new parts": {"chroma": 0.5, "timbre_db": 5.0, "tempo_kept": 0.5},
-        "beside another prompt": {"timbre_db": 9.0},
+        "new parts": {"frechet": 20.0, "chroma": 0.5, "timbre_db": 5.0, "tempo_kept": 0.5},
+        "beside another prompt": {"chroma": 0.1, "timbre_db": 9.0},
+        "noise of the same spectrum": {"frechet": 60.0},
         "true continuations": {"tempo_kept": 0.8},
     },
 }
@@ -59,12 +61,11 @@ def test_all_claims_hold_of_good_figures_and_none_of_figures_that_are_missing():
 
 
 @pytest.mark.parametrize("number", range(len(CLAIMS)))
-def test_a_claim_fails_alone(number):
+def test_a_claim_fails_with_its_figure(number):
     _, part, row, figure, _, relation, _ = CLAIMS[number]
     bad = copy.deepcopy(GOOD)
     bad[part][row][figure] *= 10 if relation == "<=" else 0.1
-    met = [claim.met for claim in check(bad)]
-    assert not met[number] and sum(met) == len(CLAIMS) - 1
+    assert not list(check(bad))[number].met
 
 
 def test_chroma_and_timbre_are_nearer_to_the_same_notes_and_instrument():

@@ -40,7 +40,7 @@ def test_one_song_is_learned(tmp_path, capfd):
     song = next((tmp_path / "corpus").glob("*.wav"))
     assert main(["learn", str(song), "--out", str(tmp_path / "one"), *FLAGS]) == 0
     said = capfd.readouterr().out
-    assert "1 songs are cut" in said and "unigram entropy" in said and (tmp_path / "one_songs" / "index.html").is_file()
+    assert "each is cut" in said and "unigram entropy" in said and (tmp_path / "one_songs" / "index.html").is_file()
 
 
 def test_an_evaluation_that_the_music_is_too_short_for_is_left_out(tmp_path, capfd):
