@@ -178,14 +178,9 @@ class ModelInfo:
         presets = {"presets": list(self.presets)} if self.presets else {}
         return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named, **presets}
 
-    @property
-    def is_shipped(self) -> bool:
-        """Whether it is the model that comes with the package."""
-        return self.folder.resolve() == SHIPPED
-
     def advice(self, what: str) -> str:
         """What to do where a part is missing that `jukebox train` would make of `what`."""
-        if self.is_shipped:
+        if self.folder.resolve() == SHIPPED:
             return (
                 "the shipped model has spectral tokens alone: train a model of your own with `jukebox learn` or `jukebox demo`"
             )
@@ -298,11 +293,8 @@ class ModelInfo:
         if name in routes:
             return routes[name]
         if name or not routes:
-            advice = (
-                f"; {self.advice(f'{name} DATA --out {self.folder}')}"
-                if name in PRIOR_CONFIGS.kinds() or self.is_shipped
-                else ""
-            )
+            known = name in PRIOR_CONFIGS.kinds() or self.folder == SHIPPED
+            advice = f"; {self.advice(f'{name} DATA --out {self.folder}')}" if known else ""
             listed = ", ".join(routes) or "none"
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))

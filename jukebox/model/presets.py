@@ -299,15 +299,12 @@ _RECORDINGS_TOKENS = replace(_DEMO_TOKENS, steps=2600, song_starts=0.1, drop_lab
 def _recordings(codec: SpectralConfig, width: int, depth: int, times: float = 1.0) -> Preset:
     """A preset for recordings with a prior of these sizes; `times` multiplies steps and minutes."""
     crop = _DEMO_SPECTRAL_CODEC.crop // _DEMO_SPECTRAL.hop * codec.hop
-    recipes = [
+    first, second = (
         replace(recipe, steps=round(recipe.steps * times), max_minutes=recipe.max_minutes * times)
         for recipe in (replace(_RECORDINGS_CODEC, crop=crop), _RECORDINGS_TOKENS)
-    ]
-    prior = _tokens(codec, n_ctx=430, width=width, depth=depth, heads=4, max_seconds=600.0)
-    return Preset(
-        codec, {TOKENS: recipes[0]}, {TOKENS: prior}, {TOKENS: recipes[1]},
-        more_recipes={"decoder": {TOKENS: replace(_DEMO_DECODER, crop=crop // 3)}},
-    )  # fmt: skip
+    )
+    prior, decoder = _tokens(codec, 430, width, depth, heads=4, max_seconds=600.0), replace(_DEMO_DECODER, crop=crop // 3)
+    return Preset(codec, {TOKENS: first}, {TOKENS: prior}, {TOKENS: second}, more_recipes={"decoder": {TOKENS: decoder}})
 
 
 # ---- shipped: 12 MB in float16

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ from jukebox.song import song_of
 from launch.demo.claims import Claim, compared
 from launch.demo.figures import REFERENCE_SONGS, SECONDS, Corpus, run_pieces
 from launch.demo.songs import finish_run
-from vqvae.codec import effective_dimension
-from vqvae.spectral.config import LATENTS, TOKENS
+from vqvae.codec import as_tensor, effective_dimension
+from vqvae.spectral.config import TOKENS
 
 EDGES = (0.0, 500.0, 2000.0, 5000.0)  # Hz, of the bands whose energy is compared; the last one ends at half the sample rate
 PROMPT, NEW = 8.0, 12.0  # seconds of a continuation
@@ -47,30 +47,27 @@ FILE = "figures.json"
 Waves = Sequence[Float[np.ndarray, "c t"]]
 Figures = dict[str, float]
 Lengths = tuple[float, float]
+Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # a prompt, and what follows it
 
+DECODED, NOISE, NEW_PARTS, OTHERS = "decoded from tokens", "noise of the same spectrum", "new parts", "beside another prompt"
 # claim, part, row, figure, the row it is divided by (empty: none), relation, target
 CLAIMS = (
-    ("codec: Frechet distance / held-out tracks'", "codec", "decoded from tokens", "frechet", "held-out tracks", "<=", 1.3),
-    ("codec: mel distance, dB", "codec", "decoded from tokens", "mel_db", "", "<=", 1.8),
-    ("codec: energy of the worst band, dB", "codec", "decoded from tokens", "worst_band_db", "", "<=", 2.0),
-    ("codec: peakiness / true", "codec", "decoded from tokens", "peakiness", "held-out tracks", ">=", 0.9),
-    ("codec: Frechet distance of noise / of decoded tracks", "codec", "noise of the same spectrum", "frechet", "decoded from tokens", ">=", 1.5),
-    ("prior: bits per frame / unigram", "prior", "tokens", "bits", "unigram", "<=", 1.0),
-    ("prior: another artist and genre, z by song", "prior", "another artist and genre", "z_songs", "", ">=", 3.0),
-    ("continuations: chroma correlation with their prompt", "continuations", "new parts", "chroma", "", ">=", 0.4),
-    ("continuations: chroma correlation with another prompt / with their own", "continuations", "beside another prompt", "chroma",
-     "new parts", "<=", 0.6),
-    ("continuations: Frechet distance of noise / of new parts", "continuations", "noise of the same spectrum", "frechet", "new parts", ">=", 1.0),
-    ("continuations: timbre distance to another prompt / to their own", "continuations", "beside another prompt", "timbre_db",
-     "new parts", ">=", 1.2),
-    ("continuations: tempo kept / by true ones", "continuations", "new parts", "tempo_kept", "true continuations", ">=", 0.5),
-)  # fmt: skip
+    ("Frechet distance / held-out tracks'", "codec", DECODED, "frechet", "held-out tracks", "<=", 1.3),
+    ("Frechet distance of noise / decoded", "codec", NOISE, "frechet", DECODED, ">=", 1.5),
+    ("mel distance, dB", "codec", DECODED, "mel_db", "", "<=", 1.8),
+    ("energy of the worst band, dB", "codec", DECODED, "worst_band_db", "", "<=", 2.0),
+    ("peakiness / true", "codec", DECODED, "peakiness", "held-out tracks", ">=", 0.9),
+    ("bits per frame / unigram", "prior", "tokens", "bits", "unigram", "<=", 1.0),
+    ("another artist and genre, z by song", "prior", "another artist and genre", "z_songs", "", ">=", 3.0),
+    ("Frechet distance of noise / new parts", "continuations", NOISE, "frechet", NEW_PARTS, ">=", 1.0),
+    ("chroma correlation with the prompt", "continuations", NEW_PARTS, "chroma", "", ">=", 0.4),
+    ("chroma correlation with another prompt / with the own", "continuations", OTHERS, "chroma", NEW_PARTS, "<=", 0.6),
+    ("timbre distance to another prompt / to the own", "continuations", OTHERS, "timbre_db", NEW_PARTS, ">=", 1.2),
+    ("tempo kept / by true ones", "continuations", NEW_PARTS, "tempo_kept", "true continuations", ">=", 0.5),
+)
 
 
-# ---- one model
-
-
-def figures(model: str, data: str, *, levels: str = "", continuations: int = 12, seed: int = 0, threads: int = 0) -> None:
+def figures(model: str, data: str, *, levels: str = "", continuations: int = 12, seed: int = 0) -> None:
     """Measure a model on the held-out tracks of a data folder, unless that was done; OUT is MODEL_figures, with the continuations.
 
     model: model folder with the spectral route
@@ -78,10 +75,7 @@ def figures(model: str, data: str, *, levels: str = "", continuations: int = 12,
     levels: model folder of the three-level codec, to be measured beside it (empty: none)
     continuations: held-out tracks to continue
     seed: seed of the continuations
-    threads: CPU threads (0: all)
     """
-    if threads:
-        torch.set_num_threads(threads)
     out = Path(model).with_name(f"{Path(model).name}_figures")
     if not (out / FILE).is_file():
         measure(Path(model), Path(data), out, Path(levels) if levels else None, continuations, seed)
@@ -100,52 +94,36 @@ def measure(
         raise UserError(f"{data} has {len(corpus.held)} held-out tracks; expected 2 or more: prepare more songs")
     rate = corpus.model.sample_rate
     reference = torch.cat([metrics.sound_features(corpus.audio(row, SECONDS), rate) for row in corpus.train[:REFERENCE_SONGS]])
-    found: dict[str, Any] = {
-        "continuations": continuation_rows(corpus, out, reference, continuations, seed, lengths),
-        "codec": codec_rows(corpus, reference, levels),
-        "prior": prior_rows(corpus, seed),
-        "tracks": len(corpus.held),
-    }
-    write_json(out / FILE, found)
+    made = continuation_rows(corpus, out, reference, continuations, seed, lengths)
+    rows = {"codec": codec_rows(corpus, reference, levels), "prior": prior_rows(corpus, seed), "continuations": made}
+    write_json(out / FILE, {"tracks": len(corpus.held), **rows})
 
 
 def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> dict[str, Figures]:
     """Rows of the codec: held-out tracks, what streams keep of them, and noise."""
-    true = [corpus.audio(row, SECONDS) for row in corpus.held]
-    rate, rows = corpus.model.sample_rate, {}
-    for name, model in (("tokens", corpus.model), *(("vq", ModelFolder.from_pretrained(each)) for each in [levels] if each)):
-        for stream in [stream for stream in model.trained_streams() if stream.startswith(name)]:
-            originals = true
-            if (model.sample_rate, model.spec.channels) != (rate, corpus.model.spec.channels):
-                originals = [Corpus(model, corpus.data).audio(row, SECONDS) for row in corpus.held]
+    true, rows = [corpus.audio(row, SECONDS) for row in corpus.held], {}
+    for model in (corpus.model, *([ModelFolder.from_pretrained(levels)] if levels else [])):
+        own, rate = Corpus(model, corpus.data), model.sample_rate
+        waves = [torch.from_numpy(own.audio(row, SECONDS)) for row in own.held]
+        for stream in model.trained_streams():
             codec = model.codec([stream])
-            made = [
-                codec.decode_long(codec.encode_long(torch.from_numpy(x)[None], [stream])[stream], stream)[0] for x in originals
-            ]
-            rows[f"decoded from {stream}"] = wave_figures([x.numpy() for x in made], originals, model.sample_rate, reference)
-    codec = corpus.model.codec([LATENTS])
-    latents = [codec.encode_long(torch.from_numpy(x)[None], [LATENTS])[LATENTS][0] for x in true]
-    rows["decoded from tokens"]["effective_dimension"] = effective_dimension(torch.cat(latents)).item()
-    noise = [coloured_noise(wave) for wave in true]
-    return {
-        "held-out tracks": wave_figures(true, true, rate, reference), **rows,
-        "noise of the same spectrum": wave_figures(noise, true, rate, reference),
-    }  # fmt: skip
+            frames = [codec.encode_long(wave[None], [stream])[stream] for wave in waves]
+            made = [codec.decode_long(each, stream)[0].numpy() for each in frames]
+            rows[f"decoded from {stream}"] = wave_figures(made, [wave.numpy() for wave in waves], rate, reference)
+            if not model.spec.stream(stream).bins:
+                rows[f"decoded from {stream}"]["effective_dimension"] = effective_dimension(torch.cat(frames, 1)).item()
+    sets = {"held-out tracks": true, NOISE: [coloured_noise(wave) for wave in true]}
+    return {name: wave_figures(x, true, corpus.model.sample_rate, reference) for name, x in sets.items()} | rows
 
 
 def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -> Figures:
     """Figures of tracks beside their originals: means over tracks, the Frechet distance pooled."""
-    pairs = [
-        (mono_sound(a)[: len(mono_sound(b))], mono_sound(b)[: len(mono_sound(a))]) for a, b in zip(made, true, strict=True)
-    ]
+    pairs = [(mono_sound(x), mono_sound(y)[: x.shape[-1]]) for x, y in zip(made, true, strict=True)]
     edges = (*EDGES, rate / 2)
     bands = torch.cat([metrics.band_energy_db(y[None], x[None], rate, edges) for x, y in pairs]).mean(0).tolist()
     found = {
         "frechet": pooled(made, rate, reference),
         "mel_db": float(np.mean([metrics.mel_distance(x, y, rate) for x, y in pairs])),
-        "convergence_db": float(
-            np.mean([20 * np.log10(max(1e-6, metrics.spectral_convergence(y[None], x[None]).item())) for x, y in pairs])
-        ),
         "peakiness": float(np.mean([metrics.sound_statistics(wave, rate).peakiness for wave in made])),
         "worst_band_db": max(map(abs, bands)),
     }
@@ -160,27 +138,16 @@ def pooled(waves: Waves, rate: int, reference: torch.Tensor) -> float:
 def prior_rows(corpus: Corpus, seed: int) -> dict[str, Figures]:
     """Bits per frame of the prior, of unigram frequencies, and under another artist and genre."""
     model, name = corpus.model, corpus.model.info.route("spectral").priors[TOKENS]
-    held = hold_out(model, corpus.data, 0)
-    found, bins = prior_figures(model, held, name, WINDOWS, seed), model.spec.stream(TOKENS).bins
+    held, bins = hold_out(model, corpus.data, 0), model.spec.stream(TOKENS).bins or 0
+    found = prior_figures(model, held, name, WINDOWS, seed)
     train, test = (
-        np.concatenate(codes) for codes in ([corpus.codes(r) for r in corpus.train], [c[TOKENS] for c in held.codes])
+        as_tensor(np.concatenate(x)) for x in (list(map(corpus.codes, corpus.train)), [c[TOKENS] for c in held.codes])
     )
-    books = [metrics.unigram_bits(torch.from_numpy(test[:, i].astype(np.int64)), torch.from_numpy(train[:, i].astype(np.int64)), bins or 0)
-             for i in range(train.shape[1])]  # fmt: skip
-    rows = {"tokens": {"bits": found["bits"], "se": found["se"]}, "unigram": {"bits": float(sum(books))}}
+    unigram = sum(metrics.unigram_bits(test[:, i], train[:, i], bins) for i in range(train.shape[1]))
+    rows = {"tokens": {"bits": found["bits"], "se": found["se"]}, "unigram": {"bits": unigram}}
     if labels := found["controls"].get("labels") or found["controls"].get("artist"):
         rows["another artist and genre"] = {"bits": labels["control_bits"], **{k: labels[k] for k in ("difference", "z_songs")}}
     return rows
-
-
-# ---- continuations
-
-
-class Continued(NamedTuple):
-    """A prompt, and what follows it."""
-
-    prompt: Float[np.ndarray, "c t"]
-    new: Float[np.ndarray, "c u"]
 
 
 def continuation_rows(
@@ -194,26 +161,26 @@ def continuation_rows(
         asked = request.continued(corpus.model.info, [song_of(row)], [path], first, first + new, settings)
         run = finish_run(corpus.model, out / f"continued_{i}", asked)  # type: ignore[arg-type]
         prompt = corpus.audio(row, first)
-        made.append(Continued(prompt, run_pieces(run)[0].audio))
-        true.append(Continued(prompt, corpus.audio(row, new, first)))
+        made.append((prompt, run_pieces(run)[0].audio))
+        true.append((prompt, corpus.audio(row, new, first)))
     if len(made) < 2:
         return {}
-    others = [Continued(made[i - 1].prompt, each.new) for i, each in enumerate(made)]
-    noise = [Continued(each.prompt, coloured_noise(each.new)) for each in true]
-    groups = {"new parts": made, "beside another prompt": others, "true continuations": true,
-              "true beside another prompt": [Continued(true[i - 1].prompt, each.new) for i, each in enumerate(true)],
-              "noise of the same spectrum": noise}  # fmt: skip
+    groups = {
+        NEW_PARTS: made, OTHERS: [(made[i - 1][0], x) for i, (_, x) in enumerate(made)],
+        "true continuations": true, "true beside another prompt": [(true[i - 1][0], x) for i, (_, x) in enumerate(true)],
+        NOISE: [(prompt, coloured_noise(x)) for prompt, x in true],
+    }  # fmt: skip
     return {name: continued_figures(group, rate, reference) for name, group in groups.items()}
 
 
 def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Tensor) -> Figures:
     """How far what follows is like its prompt, means over tracks, and the pooled Frechet distance of what follows."""
     return {
-        "frechet": pooled([each.new for each in group], rate, reference),
+        "frechet": pooled([new for _, new in group], rate, reference),
         "chroma": float(np.mean([chroma_correlation(*each, rate) for each in group])),
         "timbre_db": float(np.mean([timbre_distance(*each, rate) for each in group])),
-        "tempo_kept": float(np.mean([tempo_is_right(each.new, rate, tempo(each.prompt, rate)) for each in group])),
-        "chroma_change": float(np.mean([metrics.sound_statistics(each.new, rate).chroma_change for each in group])),
+        "tempo_kept": float(np.mean([tempo_is_right(new, rate, tempo(prompt, rate)) for prompt, new in group])),
+        "chroma_change": float(np.mean([metrics.sound_statistics(new, rate).chroma_change for _, new in group])),
     }
 
 
@@ -227,9 +194,6 @@ def timbre_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
     """Mean distance in dB of the mean levels of 24 mel bands."""
     x, y = (metrics.log_mel(mono_sound(wave), rate, 24, 20, 0.093).clamp(min=-60).mean(1) for wave in (a, b))
     return (x - y).abs().mean().item()
-
-
-# ---- tables and claims
 
 
 def tables(found: Mapping[str, Any]) -> str:
@@ -249,7 +213,7 @@ def check(found: Mapping[str, Any]) -> Iterator[Claim]:
         if divisor:
             by = found[part].get(divisor, {}).get(figure, math.nan)
             value = value / by if by else math.nan
-        yield compared(claim, value, relation, target)
+        yield compared(f"{part}: {claim}", value, relation, target)
 
 
 def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
@@ -270,7 +234,5 @@ def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
         for model, parts in found.items():
             for part in ("codec", "prior", "continuations"):
                 writer.writerows([model, part, row, key, v] for row, values in parts[part].items() for key, v in values.items())
-    for model, parts in found.items():
-        print(f"\n{model}: {parts['tracks']} held-out tracks\n\n{tables(parts)}")
     print("\n" + metrics.table([["claim", "figure", "target", "met"], *[[*c[:3], "yes" if c.met else "no"] for c in claims]]))
     print(f"\nwritten to {to}/recordings.json and {to}/recordings.csv")

@@ -50,16 +50,9 @@ def learn(
     device: cpu, cuda, or auto: a GPU if there is one
     """
     if not 0 < hours <= MOST_HOURS or held_out < 0:
-        raise UserError(
-            f"--hours {hours:g}, --held_out {held_out}: expected up to {MOST_HOURS:,.0f} hours, and 0 or more songs"
-        )
-    given = {
-        "music": [str(Path(each).resolve()) for each in music],
-        "hours": hours,
-        "preset": preset,
-        "held_out": held_out,
-        "seed": seed,
-    }
+        raise UserError(f"--hours {hours:g}, --held_out {held_out}: expected 0 to {MOST_HOURS:,.0f} hours, and 0 or more songs")
+    given = {"hours": hours, "preset": preset, "held_out": held_out, "seed": seed}
+    given["music"] = [str(Path(each).resolve()) for each in music]
     with keeping(f"{out} keeps what is made: the same command goes on", (Path(out) / STATE).is_file):
         Learning(Path(out), given, threads, device).run()
 
@@ -109,20 +102,21 @@ class Learning:
     def _plan(self) -> LearnPlan:
         """The plan that is recorded, or a new one with the table of the music, recorded and printed."""
         from jukebox.model.presets import find
-        from launch.learn.plan import MUSIC, LearnPlan, make_plan, plan_lines, preset_for, window_seconds
+        from launch.learn.plan import MUSIC, LearnPlan, make_plan, plan_lines, preset_for
 
         if "plan" in self.state:
             print(f"{self.model}: {', '.join(self.state['done']) or 'no stage'} done; going on")
             return LearnPlan(**self.state["plan"])
         hours, name = self.given["hours"], preset_for(self.given["preset"], self.given["hours"], self.device[1])
-        window, most = window_seconds(find(name)), 3600 * MUSIC * hours
-        music = music_of.gather(self.given["music"], self.data, most, self.given["held_out"], window)
+        prior = find(name).priors["tokens"]
+        window = prior.n_ctx * prior.hop / prior.sample_rate
+        music = music_of.gather(self.given["music"], self.data, 3600 * MUSIC * hours, self.given["held_out"], window)
         print("\n".join(music.notes) or "all songs are used")
         if not music_of.is_data(self.given["music"]):
             music_of.write_table(music.pieces, self.data / "songs.jsonl")
         plan = make_plan(name, hours, self.device[1])
-        self._record(plan=plan.to_json())
-        print("\n".join(plan_lines(plan, len(music.pieces), music.seconds, hours)))
+        self._record(plan=vars(plan))
+        print("\n".join(plan_lines(plan, len(music.pieces), sum(piece.seconds for piece in music.pieces), hours)))
         return plan
 
     def _record(self, **values: Any) -> None:
@@ -181,7 +175,6 @@ class Learning:
 
         runs = {"Song": self.songs / "song", "Held-out track, continued": self.songs / "continued"}
         figures = sound_figures(ModelFolder.from_pretrained(self.model), self.data, list(runs.values()))
-        write_json(self.songs / "sound.json", {"sound": figures})
         print(sound_table(figures))
         write_page(self.songs / "index.html", runs, figures, self.model.name)
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise, zip_longest
+from itertools import accumulate, pairwise, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from data_prep.audio.audio import read
 from data_prep.audio.blocks import declared_seconds
 from data_prep.audio.decoders import AUDIO_SUFFIXES
 from data_prep.audio.writers import write_audio
-from data_prep.errors import BadAudio, UserError
+from data_prep.errors import UserError
 from data_prep.files import write_bytes
 from data_prep.manifest import MANIFEST, load_manifest
 from data_prep.sources import Found, complete, find_songs
@@ -46,10 +46,6 @@ class Music(NamedTuple):
     pieces: list[MusicPiece]
     notes: list[str]
 
-    @property
-    def seconds(self) -> float:
-        return sum(piece.seconds for piece in self.pieces)
-
 
 def is_data(sources: Sequence[str]) -> bool:
     """Whether one data folder is given in place of music."""
@@ -68,17 +64,14 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
     found = find_pieces(sources, data)
     chosen, notes = subset(found, most), []
     if len(chosen) < len(found):
-        notes.append(
-            f"{len(chosen)} of {len(found)} songs are used, spread over the artists: as much as the hours suffice for; give more --hours"
-        )
+        notes.append(f"{len(chosen)} of {len(found)} songs are used, spread over the artists: --hours suffice for no more")
     if len(chosen) < FEW:
         notes.append(f"fewer than {FEW} songs: each is cut, its first part is for training, the last one is held out")
         count = 2 if len(chosen) == 1 else 1
         return Music([part for piece in chosen for part in cut(piece, data / "parts", window, count)], notes)
     if all(piece.song.split for piece in chosen):
-        return Music(
-            [piece._replace(split=str(piece.song.split)) for piece in chosen], [*notes, "the table names the held-out songs"]
-        )
+        notes.append("the table names the held-out songs")
+        return Music([piece._replace(split=str(piece.song.split)) for piece in chosen], notes)
     count = held_out or max(2, round(HELD_OUT * len(chosen)))
     if not 2 <= count < len(chosen):
         raise UserError(f"--held_out {held_out}: expected 2 to {len(chosen) - 1}, of {len(chosen)} songs")
@@ -111,7 +104,7 @@ def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
             bar.update()
     if not (readable := [piece for piece in pieces if piece.seconds >= 1]):
         raise UserError(
-            f"{', '.join(sources)}: none of {len(pieces)} files is audio of a second or more; `jukebox prepare` names the reasons"
+            f"{', '.join(sources)}: none of {len(pieces)} files is audio of a second or more; see `jukebox prepare`"
         )
     return readable
 
@@ -127,28 +120,20 @@ def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
 
 def subset(pieces: Sequence[MusicPiece], most: float) -> list[MusicPiece]:
     """Songs of together at most `most` seconds, by turns of the artists; at least FEW."""
-    chosen, total = [], 0.0
-    for piece in by_turns(pieces):
-        if total + piece.seconds > most and len(chosen) >= FEW:
-            break
-        chosen.append(piece)
-        total += piece.seconds
+    turns = by_turns(pieces)
+    totals = accumulate(piece.seconds for piece in turns)
+    chosen = [piece for i, (piece, total) in enumerate(zip(turns, totals)) if i < FEW or total <= most]
     return sorted(chosen, key=lambda piece: piece.path)
 
 
 def cut(piece: MusicPiece, folder: Path, window: float, count: int) -> list[MusicPiece]:
     """A song as its beginning, for training, and `count` held-out parts at its end, of at least a window each; written as flac."""
-    try:
-        audio, rate = read(piece.path)
-    except BadAudio as error:
-        raise UserError(f"{piece.path}: {error.reason}, {error.detail}") from None
+    audio, rate = read(piece.path)
     samples = audio.shape[1]
     size = max(int(max(window * ROOM, SHORTEST) * rate) + 1, int(samples * PART / count))
     if samples < 2 * count * size:
-        raise UserError(
-            f"{piece.path} lasts {samples / rate:.1f} s; expected at least {2 * count * size / rate:.0f} s, half of it to be held out: "
-            "give a longer song, or more of them"
-        )
+        least = 2 * count * size / rate
+        raise UserError(f"{piece.path} lasts {samples / rate:.1f} s; expected at least {least:.0f} s: half of it is held out")
     edges = [0, *(samples - size * i for i in range(count, -1, -1))]
     parts = []
     for i, (first, end) in enumerate(pairwise(edges)):

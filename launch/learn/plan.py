@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data_prep.errors import UserError
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo
-from jukebox.model.presets import Preset, find
+from jukebox.model.presets import find
 from jukebox.planning.sampling import spell
 from launch.training.defaults import GPU_BYTES
 from launch.training.expected import step_seconds
@@ -38,9 +37,6 @@ class LearnPlan:
     prior_steps: int
     prior_minutes: float
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def preset_for(given: str, hours: float, device: str) -> str:
     """The preset that is given, else that of the machine and the hours; UserError where it has no spectral codec with a prior."""
@@ -51,12 +47,6 @@ def preset_for(given: str, hours: float, device: str) -> str:
         return given
     gpu = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
     return "spectral" if gpu >= GPU_BYTES["spectral"] else next(name for least, name in SIZES if hours >= least)
-
-
-def window_seconds(preset: Preset) -> float:
-    """Length of a window of the prior."""
-    config = preset.priors[TOKENS]
-    return config.n_ctx * config.hop / config.sample_rate
 
 
 def make_plan(name: str, hours: float, device: str) -> LearnPlan:
@@ -83,7 +73,7 @@ def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float) -> list[
         f"codec     {weights[0]:.1f} million weights, {plan.codec_steps:,} steps": 60 * plan.codec_minutes,
         f"encode    {codec.spec.stream(TOKENS).books} codes a frame": music / FAST["encode"] / cores,
         f"prior     {weights[1]:.1f} million weights, {plan.prior_steps:,} steps": 60 * plan.prior_minutes,
-        **{name: seconds for name, seconds in SONGS.items()},
+        **SONGS,
     }
     width = max(map(len, stages))
     lines = [f"  {what:<{width}}  {spell(seconds)}" for what, seconds in stages.items()]

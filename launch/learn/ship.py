@@ -6,14 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from jukebox.model.folder import ModelFolder, write_tensors
-from jukebox.model.info import CONFIG, SHIPPED, ModelInfo, open_weights
+from jukebox.model.info import CONFIG, SHIPPED, ModelInfo
 from jukebox.model.provenance import FILE as PROVENANCE
 from vqvae.spectral.config import TOKENS
 
@@ -44,7 +44,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
     size = sum(path.stat().st_size for path in temporary.iterdir())
     if size > MOST:
         raise UserError(
-            f"{model} takes {size / 1e6:.1f} MB in float16, expected at most {MOST / 1e6:.0f} MB: train the preset shipped"
+            f"{model} takes {size / 1e6:.1f} MB in float16, expected at most {MOST / 1e6:.0f}: train the preset shipped"
         )
     write_card(ModelFolder(ModelInfo.read(temporary)), Path(figures) if figures else None)
     if target.is_dir():
@@ -55,11 +55,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
 
 def write_half(source: Path, target: Path) -> None:
     """A file of weights with its floats in float16; UserError where one has no float16 near to it."""
-    tensors = {}
-    with open_weights(source) as file:
-        for name in list(file.keys()):
-            tensors[name] = file.get_tensor(name)
-    halves = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
+    halves = {name: x.half() if x.is_floating_point() else x for name, x in load_file(source).items()}
     if wrong := [name for name, x in halves.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
         raise UserError(f"{source}: {wrong[0]} does not fit into float16; train the model again")
     write_tensors(target, halves)
@@ -73,11 +69,8 @@ def write_card(model: ModelFolder, figures: Path | None) -> None:
         "no recording. It shows what the programs do; train a model of your own music with `jukebox learn`. `make model` makes it again.",
     ]  # fmt: skip
     if figures:
-        found: dict[str, Any] = json.loads(figures.read_text(encoding="utf-8"))
-        tokens = found["priors"][TOKENS]
-        lines += [
-            "",
-            f"On {found['songs']} held-out songs: {tokens['bits']:.2f} bits per frame (unigram entropy {tokens['unigram_bits']:.2f}).",
-        ]
+        found = json.loads(figures.read_text(encoding="utf-8"))
+        bits, entropy = (found["priors"][TOKENS][name] for name in ("bits", "unigram_bits"))
+        lines += ["", f"On {found['songs']} held-out songs: {bits:.2f} bits per frame (unigram entropy {entropy:.2f})."]
     path = model.folder / "card.md"
     path.write_text(path.read_text(encoding="utf-8") + "\n".join(lines) + "\n", encoding="utf-8")
