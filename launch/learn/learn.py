@@ -111,6 +111,8 @@ class Learning:
         prior = find(name).priors["tokens"]
         window = prior.n_ctx * prior.hop / prior.sample_rate
         music = music_of.gather(self.given["music"], self.data, 3600 * MUSIC * hours, self.given["held_out"], window)
+        if not any(piece.seconds >= window for piece in music.pieces if piece.split != "test"):
+            raise UserError(f"no song for training is as long as a window of the prior, {window:.1f} s; give longer ones")
         print("\n".join(music.notes) or "all songs are used")
         if not music_of.is_data(self.given["music"]):
             music_of.write_table(music.pieces, self.data / "songs.jsonl")

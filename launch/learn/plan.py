@@ -22,7 +22,7 @@ from vqvae.spectral.config import TOKENS
 # of the hours; the rest is for decoding the music, encoding it, evaluation and songs
 CODEC, PRIOR = 0.30, 0.52
 SIZES = ((4.0, "recordings_large"), (0.75, "recordings"), (0.0, "recordings_small"))  # least hours -> preset, on a CPU
-MUSIC = 10.0  # hours of music per hour of learning, at most
+SPARE, MUSIC = 1.25, 10.0  # of steps; hours of music per hour of learning, at most
 FAST = {"prepare": 150.0, "encode": 60.0}  # seconds of music a second of a core, about
 SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # seconds, about
 
@@ -50,7 +50,7 @@ def preset_for(given: str, hours: float, device: str) -> str:
 
 
 def make_plan(name: str, hours: float, device: str) -> LearnPlan:
-    """Steps that fill the hours, by the time of one step of each part on this machine."""
+    """More steps than fill the hours, by the time of one step of each part on this machine: its minutes end a part."""
     preset = find(name)
     model, found = ModelFolder(ModelInfo.of_shapes(preset.codecs, preset.priors)), []
     parts = ((CODEC, preset.codec_recipes[TOKENS], None), (PRIOR, preset.prior_recipes[TOKENS], preset.priors[TOKENS]))
@@ -58,8 +58,12 @@ def make_plan(name: str, hours: float, device: str) -> LearnPlan:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             setup = TaskSetup(model, TOKENS, Path(), recipe, 0, device, config)
-            each = step_seconds(setup, enough=math.inf, most=math.inf)
-        found += [max(1, round(3600 * hours * share / each)), 60 * hours * share]
+            each = step_seconds(setup, enough=math.inf, most=20.0)
+        minutes = 60 * hours * share
+        usual = (
+            recipe.steps * minutes / recipe.max_minutes if recipe.max_minutes else 0
+        )  # what was measured may have been a busy moment
+        found += [max(1, round(max(SPARE * 60 * minutes / each, usual))), minutes]
     return LearnPlan(name, *found)
 
 
@@ -70,9 +74,9 @@ def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float) -> list[
     weights = [codec.parameter_count(TOKENS) / 1e6, prior.parameters().all / 1e6]
     stages = {
         f"prepare   {songs} songs, {music / 3600:.3g} h of music": music / FAST["prepare"] / cores,
-        f"codec     {weights[0]:.1f} million weights, {plan.codec_steps:,} steps": 60 * plan.codec_minutes,
+        f"codec     {weights[0]:.1f} million weights, up to {plan.codec_steps:,} steps": 60 * plan.codec_minutes,
         f"encode    {codec.spec.stream(TOKENS).books} codes a frame": music / FAST["encode"] / cores,
-        f"prior     {weights[1]:.1f} million weights, {plan.prior_steps:,} steps": 60 * plan.prior_minutes,
+        f"prior     {weights[1]:.1f} million weights, up to {plan.prior_steps:,} steps": 60 * plan.prior_minutes,
         **SONGS,
     }
     width = max(map(len, stages))

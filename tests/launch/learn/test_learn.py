@@ -64,9 +64,11 @@ def test_sizes_follow_the_hours_and_steps_the_machine():
     assert {"recordings_small", "recordings", "recordings_large"} <= set(PRESETS)
 
 
-def test_a_preset_without_the_spectral_route_and_hours_that_are_none_are_one_line(corpus, tmp_path, capfd):
+def test_a_preset_without_the_spectral_route_songs_that_are_too_short_and_no_hours_are_one_line(corpus, tmp_path, capfd):
     assert main(["learn", str(corpus), "--out", str(tmp_path / "m"), "--preset", "small"]) == 2
     assert "expected one of the spectral codec alone" in capfd.readouterr().err
+    assert main(["learn", str(corpus), "--out", str(tmp_path / "m"), "--preset", "recordings"]) == 2
+    assert "no song for training is as long as a window of the prior, 20.0 s" in capfd.readouterr().err
     assert main(["learn", str(corpus), "--out", str(tmp_path / "m"), "--hours", "0"]) == 2
     assert "--hours 0" in capfd.readouterr().err and not (tmp_path / "m").exists()
 
