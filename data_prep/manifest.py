@@ -154,7 +154,7 @@ def _write_tables(
     good = [result for result in everything if "reason" not in result]
     splits = split_songs([result["hash"] for result in good], *chance, {row.hash: row.split for row in before.songs.values()})
     left_out = sum((Counter(result["left_out"]) for result in good), Counter[str]())
-    new = [_row({**result, "split": splits[result["hash"]]}) for result in good]
+    new = [_row({**result, "split": result.get("split") or splits[result["hash"]]}) for result in good]
     new = _in_one_spelling(new, before.songs.values(), left_out)
     rows = sorted([*before.songs.values(), *new], key=lambda row: row.path)
     again = {result["path"] for result in everything}

@@ -41,6 +41,7 @@ class Found:
     left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names: what is not used, and how often
     source: str | None = None
     licence: str | None = None
+    split: str | None = None  # "train" or "test", where a table names the side
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
     """Check a row and turn it into a song; lyrics may be the name of a .txt or .lrc file."""
     path, artist, lyrics, source = (row.get(name) for name in ("path", "artist", "lyrics", "source"))
-    licence = row.get("licence") or row.get("license")
+    licence, split = row.get("licence") or row.get("license"), row.get("split") or None
     genres = row.get("genres") or row.get("genre") or []
     genres = [genres] if isinstance(genres, str) else genres
     if not isinstance(path, str) or not path.strip():
@@ -140,12 +141,14 @@ def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
             raise UserError(f"{where}: expected {name} to be text, got {value!r}")
     if not isinstance(genres, list) or not all(isinstance(genre, str) for genre in genres):
         raise UserError(f"{where}: expected genres to be a list of names, got {genres!r}")
+    if split not in (None, "train", "test"):
+        raise UserError(f"{where}: expected split to be train, test or empty, got {split!r}")
     genres = tuple(filter(None, (" ".join(printable(genre).split()) for genre in genres)))
     left_out: Counter[str] = Counter()
     song = Found(_found_path(path, root), first_artist([artist or ""], left_out), genres, left_out=dict(+left_out))
     lyrics, words = (lyrics or "").strip(), row.get("words")
     song = replace(song, word_times=_words(where, words) if words else ())
-    song = replace(song, source=one_line(source or ""), licence=one_line(licence or ""))
+    song = replace(song, source=one_line(source or ""), licence=one_line(licence or ""), split=split)
     if not lyrics:
         return song
     if lyrics.lower().endswith((".txt", ".lrc")) and "\n" not in lyrics:

@@ -26,6 +26,14 @@ def as_tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
 
 
+def effective_dimension(latents: Float[Tensor, "*b e"]) -> Float[Tensor, ""]:
+    """How many dimensions latents use: (sum of the eigenvalues of their covariance)^2 / sum of their squares, 1 to their width."""
+    x = latents.flatten(0, -2).float()
+    x = x - x.mean(0)
+    covariance = x.T @ x
+    return covariance.trace().square() / covariance.square().sum().clamp(min=1e-20)
+
+
 class StreamDecoder(Protocol):
     """Decodes a stream of any length piece by piece, in constant memory."""
 

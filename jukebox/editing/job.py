@@ -205,7 +205,7 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
     found = next(filter(None, (_inpainting(info, codec) for codec in _codecs_by_default(info))), {})
     if not found:
         raise UserError(
-            f"{info.folder} has no prior that inpaints, such as a masked one; run `jukebox train masked DATA --out {info.folder}` first"
+            f"{info.folder} has no prior that inpaints, such as a masked one; {info.advice(f'masked DATA --out {info.folder}')}"
         )
     coarsest = next(iter(found))
     if lyrics and found[coarsest].config.lyrics is None:

@@ -1,7 +1,8 @@
 """What a model learned, on held-out songs, every figure beside its control.
 
-codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use;
-         by band, at several gains and in silence, with the tones of its upsampling (`fidelity.py`)
+codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use; of latents the
+         dimensions they use (far below their width they have collapsed); by band, at several gains and in silence, with the tones
+         of its upsampling (`fidelity.py`)
 priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
          of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
 A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
@@ -37,7 +38,7 @@ from jukebox.runs.run import Run
 from jukebox.song import song_of
 from priors.conditioning.conditions import Conditions, stack
 from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
-from vqvae.codec import as_tensor
+from vqvae.codec import as_tensor, effective_dimension
 
 REFERENCE_SECONDS = 20.0  # of each training song that the Frechet distance is to
 HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a window of all streams is slow
@@ -46,7 +47,7 @@ HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a windo
 
 
 def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> dict[str, dict[str, float]]:
-    """Level -> reconstruction of its stream, trained and untrained, and the use of its codebook, where it has one."""
+    """Level -> reconstruction of its stream, trained and untrained, and the use of its codebook, or the dimension of its latents."""
     figures = {}
     for name in model.trained_streams():
         trained, stream, unit = model.codec([name]), model.spec.stream(name), model.spec.unit
@@ -72,6 +73,8 @@ def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> d
         if stream.bins:
             used, entropy = metrics.codebook_use(_all_codes(held, name), stream.bins)
             figures[level] |= {"codes_used": used, "entropy_bits": entropy}
+        else:
+            figures[level]["effective_dimension"] = effective_dimension(_all_codes(held, name)).item()
     return figures
 
 
@@ -186,10 +189,11 @@ def evaluate_model(
 
 def tables(figures: dict) -> str:
     """The figures as two plain tables."""
-    codec: list[list[object]] = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits"]]
+    codec: list[list[object]] = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits", "dimensions"]]
     for level, f in sorted(figures["codec"].items()):
         used = f"{f['codes_used']:.0%}" if "codes_used" in f else None
-        codec.append([f"level {level}", f["spectral_convergence_db"], f["se"], f["untrained_db"], used, f.get("entropy_bits")])
+        more = [f.get(name) for name in ("entropy_bits", "effective_dimension")]
+        codec.append([f"level {level}", f["spectral_convergence_db"], f["se"], f["untrained_db"], used, *more])
     fidelity: list[list[object]] = [["fidelity", *(f"level {level}" for level in sorted(figures["codec"]))]]
     fidelity += [[name, *(f.get(name) for _, f in sorted(figures["codec"].items()))] for name in FIDELITY]
     rows: list[list[object]] = [["prior", "condition", "bits true", "bits false", "difference", "se", "z", "z by song"]]

@@ -16,7 +16,7 @@ from jukebox.model.info import ModelInfo
 def codes_folder(data: Path, info: ModelInfo, stream: str) -> Path:
     """Where the frames of a stream are written; UserError where the model has no trained codec for it."""
     if not (name := info.codes_hash(stream)):
-        raise UserError(f"{info.folder} has no trained codec for {stream}; run `jukebox train vqvae` first")
+        raise UserError(f"{info.folder} has no trained codec for {stream}; {info.advice('vqvae')}")
     return data / "codes" / name
 
 

@@ -135,8 +135,8 @@ class ModelFolder:
     # ---- opening and making
 
     @classmethod
-    def from_pretrained(cls: type[M], folder: str | Path) -> M:
-        """Open a model directory; nothing heavy is read yet."""
+    def from_pretrained(cls: type[M], folder: str | Path = "") -> M:
+        """Open a model directory (empty: the model that comes with the package); nothing heavy is read yet."""
         return cls(ModelInfo.read(folder))
 
     @classmethod
@@ -234,7 +234,7 @@ class ModelFolder:
         missing = sorted(set(streams) - set(trained))
         if missing or not streams:
             raise UserError(
-                f"{self.folder} has no trained codec for {', '.join(missing) or 'any stream'}; run `jukebox train vqvae` first"
+                f"{self.folder} has no trained codec for {', '.join(missing) or 'any stream'}; {self.info.advice('vqvae')}"
             )
         entry = self.info.codec_of(streams[0])
         if others := [stream for stream in streams if stream not in entry.config.spec.names]:
@@ -266,7 +266,7 @@ class ModelFolder:
         found = self.info.priors.get(prior)
         if found is None or not (self.folder / found.file).is_file():
             what = f"prior --level {prior[6:]}" if prior.startswith("prior_") else f"{prior} DATA --out {self.folder}"
-            raise UserError(f"{self.folder} has no {prior.replace('_', ' of level ')}; run `jukebox train {what}` first")
+            raise UserError(f"{self.folder} has no {prior.replace('_', ' of level ')}; {self.info.advice(what)}")
         return found
 
     def prior(self, prior: str, dtype: str = "float32") -> Prior:

@@ -29,6 +29,17 @@ from vqvae.registry import CODEC_CONFIGS
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count, hash_tensors
 
 CONFIG, FORMAT = "config.json", 2
+SHIPPED, SHIPPED_WORD = Path(__file__).resolve().parents[1] / "assets" / "demo", "shipped"  # written by `make model`
+
+
+def shipped_folder(folder: Path = SHIPPED) -> Path:
+    """The folder of the model that comes with the package; UserError where the package has none."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            "this package comes without a trained model; name a MODEL: `make model` trains the one that is missing (90 minutes), "
+            "`jukebox learn MUSIC --out MODEL` one of your own music"
+        )
+    return folder
 
 
 def plain_name(name: str) -> str:
@@ -127,8 +138,10 @@ class ModelInfo:
     presets: tuple[str, ...] = ()
 
     @staticmethod
-    def read(folder: str | Path) -> ModelInfo:
-        """The information of a model directory; UserError where it is none."""
+    def read(folder: str | Path = "") -> ModelInfo:
+        """The information of a model directory; UserError where it is none. Empty, or `shipped`: the model that comes with the package."""
+        if str(folder) == "" or (str(folder) == SHIPPED_WORD and not Path(folder).is_dir()):
+            folder = shipped_folder()
         path = named_in_utf_8(Path(folder), "a model folder") / CONFIG
         if not path.is_file():
             raise UserError(
@@ -164,6 +177,14 @@ class ModelInfo:
         named = {"routes": routes, "default_route": next(iter(routes))} if routes else {}
         presets = {"presets": list(self.presets)} if self.presets else {}
         return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named, **presets}
+
+    def advice(self, what: str) -> str:
+        """What to do where a part is missing that `jukebox train` would make of `what`."""
+        if self.folder.resolve() == SHIPPED:
+            return (
+                "the shipped model has spectral tokens alone: train a model of your own with `jukebox learn` or `jukebox demo`"
+            )
+        return f"run `jukebox train {what}` first"
 
     # ---- streams
 
@@ -210,7 +231,9 @@ class ModelInfo:
             return ""
         with open_weights(path, "np") as file:
             names = entry.config.codes_tensors(stream, list(file.keys()))
-            return hash_tensors((f"{stream} {name}", np.asarray(file.get_tensor(name))) for name in names)
+            tensors = ((f"{stream} {name}", np.asarray(file.get_tensor(name))) for name in names)
+            # a file of float16 is loaded as float32
+            return hash_tensors((name, x.astype(np.float32) if x.dtype == np.float16 else x) for name, x in tensors)
 
     def old_codes_hash(self, stream: str) -> str:
         """What version 1 called the same: the hash of the codec's whole file, decoder and running sums included."""
@@ -270,7 +293,8 @@ class ModelInfo:
         if name in routes:
             return routes[name]
         if name or not routes:
-            advice = f"; run `jukebox train {name} DATA --out {self.folder}` first" if name in PRIOR_CONFIGS.kinds() else ""
+            known = name in PRIOR_CONFIGS.kinds() or self.folder == SHIPPED
+            advice = f"; {self.advice(f'{name} DATA --out {self.folder}')}" if known else ""
             listed = ", ".join(routes) or "none"
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))
@@ -305,7 +329,7 @@ class ModelInfo:
     def _how_to_train(self, name: str, level: int) -> str:
         """What is missing where a prior of a route is not trained, and what to do."""
         if name != f"prior_{level}":
-            return f"{name} prior; run `jukebox train {name} DATA --out {self.folder}` first"
+            return f"{name} prior; {self.advice(f'{name} DATA --out {self.folder}')}"
         other = [route.name for route in self.routes.values() if route.priors.get(self.stream(level).name, "") in self.priors]
         also = f", or give --route {other[0]}" if other else ""
         return f"prior for level {level}; run `jukebox train prior --level {level}`, sample --levels above it{also}"

@@ -1,10 +1,13 @@
 """Presets: one table of what is built (a codec, and priors by name) and how each part is trained (`Recipe`).
 
     demo    22.05 kHz, widths up to 256, both codecs: the whole path in minutes on two CPU cores
-    recordings    demo, whose three-level codec is trained for recordings: no tones of its own, quiet passages, silence
+    recordings_levels    demo, whose three-level codec is trained for recordings: no tones of its own, quiet passages, silence
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
-    test, test_spectral, test_both    minimal sizes: seconds; what the tests run
+    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores: an hour; recordings_44k: 44.1 kHz, stereo
+    recordings_small, recordings_large    the same with another prior, for half an hour and for a day
+    shipped    22.05 kHz, the same, small enough to come with the package
+    test, test_spectral, test_44k, test_both    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -291,6 +294,29 @@ _SPECTRAL_CODEC = Recipe(
     final_lr=0.02, bf16=True, delay_quantiser=0.1, log_every=100, save_every=2000,
 )  # fmt: skip
 
+# ---- recordings: two cores, an hour
+
+# Of real music 41 % of the bins of 2-5 kHz lie below .2: the floor is low. Quantised early, latents collapse to two or three dimensions.
+_RECORDINGS = SpectralConfig(books=8, floor=0.03, gain=True)
+_RECORDINGS_CODEC = replace(_DEMO_SPECTRAL_CODEC, steps=4500, delay_quantiser=0.4, max_minutes=18.0)
+_RECORDINGS_TOKENS = replace(_DEMO_TOKENS, steps=2600, song_starts=0.1, drop_labels=0.1, max_minutes=34.0)
+
+
+def _recordings(codec: SpectralConfig, width: int, depth: int, times: float = 1.0) -> Preset:
+    """A preset for recordings with a prior of these sizes; `times` multiplies steps and minutes."""
+    crop = _DEMO_SPECTRAL_CODEC.crop // _DEMO_SPECTRAL.hop * codec.hop
+    first, second = (
+        replace(recipe, steps=round(recipe.steps * times), max_minutes=recipe.max_minutes * times)
+        for recipe in (replace(_RECORDINGS_CODEC, crop=crop), _RECORDINGS_TOKENS)
+    )
+    prior, decoder = _tokens(codec, 430, width, depth, heads=4, max_seconds=600.0), replace(_DEMO_DECODER, crop=crop // 3)
+    return Preset(codec, {TOKENS: first}, {TOKENS: prior}, {TOKENS: second}, more_recipes={"decoder": {TOKENS: decoder}})
+
+
+# ---- shipped: 12 MB in float16
+
+_SHIPPED = SpectralConfig(width=208)
+
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
         codec=_DEMO,
@@ -366,16 +392,34 @@ PRESETS: dict[str, Preset] = {
         },
         prior_recipes=dict.fromkeys((TOKENS, "masked_tokens"), _TEST_PRIOR),
     ),
+    "recordings_small": _recordings(_RECORDINGS, width=192, depth=4, times=0.5),
+    "recordings": _recordings(_RECORDINGS, width=256, depth=4),
+    "recordings_large": _recordings(replace(_RECORDINGS, width=384), width=384, depth=6, times=8.0),
+    "recordings_44k": _recordings(
+        replace(_RECORDINGS, sample_rate=44100, channels=2, n_fft=1024, hop_fft=256), width=256, depth=4, times=2.0
+    ),
+    "shipped": Preset(
+        _SHIPPED, {TOKENS: replace(_DEMO_SPECTRAL_CODEC, steps=8000, max_minutes=30.0)},
+        {TOKENS: _tokens(_SHIPPED, n_ctx=430, width=160, depth=4, heads=4, max_seconds=100.0)},
+        {TOKENS: replace(_DEMO_TOKENS, steps=7000, max_minutes=45.0)},
+    ),
     **{name: Preset(codec, dict.fromkeys(codec.spec.names, _PUBLISHED_CODEC), {}, {})
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
 }  # fmt: skip
 
-PRESETS["recordings"] = replace(
-    PRESETS["demo"], codec=replace(_DEMO, **FOR_RECORDINGS),
+PRESETS["recordings_levels"] = replace(
+    PRESETS["demo"],
+    codec=replace(_DEMO, **FOR_RECORDINGS),
     codec_recipes={
         name: replace(recipe, gain_db=RECORDINGS_GAIN_DB) if name in _DEMO.spec.names else recipe
         for name, recipe in PRESETS["demo"].codec_recipes.items()
     },
+)
+_TEST_44K = replace(_TEST_SPECTRAL, sample_rate=44100, channels=2, floor=0.03, gain=True)
+PRESETS["test_44k"] = replace(
+    PRESETS["test_spectral"], codec=_TEST_44K,
+    priors={TOKENS: _tokens(_TEST_44K, n_ctx=32, width=16, depth=1, heads=2, max_seconds=60.0)},
+    prior_recipes={TOKENS: _TEST_PRIOR},
 )  # fmt: skip
 PRESETS["test_both"] = replace(
     PRESETS["test"], more_codecs=PRESETS["test_spectral"].codecs,

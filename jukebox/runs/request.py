@@ -311,7 +311,7 @@ def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], l
             kind = info.codec_of(name).config.kind
             raise UserError(
                 f"{info.folder} has no trained codec for level {level} ({name}), into which the audio of the route {route.name} was to be "
-                f"encoded; run `jukebox train {kind} DATA --out {info.folder}` first, or leave it out of --levels"
+                f"encoded; {info.advice(f'{kind} DATA --out {info.folder}')}, or leave it out of --levels"
             )
     return levels, encodes
 

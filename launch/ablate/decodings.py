@@ -145,7 +145,7 @@ def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> De
         values = values[..., : decoding.books] if decoding.books else values
         began = time.perf_counter()
         hidden = codec.decoder.hidden(codec.latents_of({stream: values}, stream))
-        made = spectra.abs() if decoding.source == TRUE else codec.features.magnitudes(codec.decoder.features(hidden))
+        made = spectra.abs() if decoding.source == TRUE else codec.magnitudes(hidden)
         phasors = PHASES[decoding.phases](codec.config, Predicted(made[0], codec.decoder.slopes(hidden)[0], spectra[0]))
         audio = codec.audio_of(made * phasors)[0]
     return Decoded(audio, time.perf_counter() - began, made[0])

@@ -3,8 +3,8 @@
     flat      upsampling without tones at multiples of the code rates (`VQVAEConfig.flat_upsampling`)
     relative  waveform errors relative to the level of their clip (`relative_waveform`)
     gain      crops of random gain, some of them silent (`Recipe.gain_db`)
-    chosen    these three, as in the preset `recordings`; also with a distance of log magnitudes (`log_spectral`), and with pre-emphasis
-
+    chosen    these three, as in the preset `recordings_levels`; also with a distance of log magnitudes (`log_spectral`) and
+              with pre-emphasis
 The base is the codec of --preset. An arm whose step takes longer is trained for fewer steps: the time of a step is measured first.
 """
 

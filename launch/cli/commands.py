@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "launch.demo.demo:demo",
         "made songs, every level trained, a song with lyrics and a continuation, as pages to hear",
     ),
+    "learn": (
+        "launch.learn.learn:learn",
+        "your music -> a model, a song and a continuation of one of your tracks, in some hours",
+    ),
     "prepare": ("launch.verbs.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
     "data": ("launch.inspection.data:data", "what a data folder holds: songs, labels, lyrics, licences, refused files"),
     "labels": ("launch.inspection.labels:labels", "the artists and genres that a model or a data folder knows, with counts"),

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
     """The usage with the sampling parameters of the route that the words choose; as it is where they name no model."""
-    folder = next((word for word in words if (Path(word) / "config.json").is_file()), None)
-    if folder is None:
+    folder = next((word for word in words if (Path(word) / "config.json").is_file()), "")
+    if not folder and usage.verb != "sample" and "shipped" not in words:
         return usage
     from jukebox.model.info import ModelInfo
     from jukebox.runs.params import kinds_of

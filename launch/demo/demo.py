@@ -13,8 +13,10 @@ from pathlib import Path
 
 from data_prep.errors import UserError, keeping
 from data_prep.files import write_json
-from launch.demo.lanes import LENGTHS, Clock, Parts, run_lanes
+from jukebox.model.info import CONFIG, SHIPPED, SHIPPED_WORD
+from launch.demo.lanes import LENGTHS, Clock, Command, Parts, run_lanes
 
+FIRST = "first_song"  # folder of the song by the shipped model
 LEVELS_SECONDS = 8.0  # of the song by the three levels, which are slow
 MOST_SONGS, MOST_SECONDS, MOST_SCALE = 100_000, 3_600, 10_000
 RUNS = {"Song": "song", "Recording, continued": "continued", "Song by the three levels of raw audio": "song_levels"}
@@ -55,12 +57,17 @@ def demo(
 
 def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str) -> None:
     """One whole demo in the folder `out`."""
+    from data_prep.synthetic.songs import make_corpus
     from jukebox.model.presets import find
 
     clock, parts = Clock(), Parts(out, find(preset), preset, scale, seed)
     training = [parts.spectral(), [parts.recogniser(), *parts.levels()]]  # UserError before anything is written
+    with clock.step("a song by the model that comes with the package"):
+        artist, genre = write_requests(out, seconds, seed)
+        make_first_song(parts.song(FIRST, artist, genre, seconds, 1), out)
     with clock.step("synthetic songs"):
-        artist, genre = write_corpus(out, songs, seconds, seed)
+        if not (out / "corpus" / "songs.jsonl").is_file():
+            make_corpus(out / "corpus", songs, seed=seed, seconds=LENGTHS)
     with clock.step("prepare"):
         run_lanes(out, [parts.prepare(songs)])
     with clock.step("codecs and priors: spectral beside three levels"):
@@ -79,14 +86,21 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
     print(f"\nto listen open {out / 'index.html'}")
 
 
-def write_corpus(out: Path, songs: int, seconds: float, seed: int) -> tuple[str, str]:
-    """The corpus, the text of the new song and a recording to continue, none of which is in the corpus; artist and genre of both."""
+def make_first_song(command: Command, out: Path) -> None:
+    """The song of a command by the shipped model, where there is one: after a minute there is something to listen to."""
+    if not (SHIPPED / CONFIG).is_file():
+        return print("this package comes without a trained model (`make model` makes it): the first song follows the training")
+    run_lanes(out, [[[command[0], SHIPPED_WORD, *command[2:]] if command[0] == "sample" else command]])
+    print(f"to listen open {out / FIRST / 'index.html'}")
+
+
+def write_requests(out: Path, seconds: float, seed: int) -> tuple[str, str]:
+    """The text of the new song and a recording to continue, neither of which is in the corpus; artist and genre of both."""
     from data_prep.audio.writers import write_audio
-    from data_prep.synthetic.songs import make_corpus, make_song
+    from data_prep.synthetic.songs import make_song
 
     words, recording = out / "lyrics.txt", out / "recording.mp3"
-    if not (out / "corpus" / "songs.jsonl").is_file():
-        make_corpus(out / "corpus", songs, seed=seed, seconds=LENGTHS)
+    out.mkdir(parents=True, exist_ok=True)
     other = make_song(RECORDING + seed, seconds=14.0)
     if not recording.is_file():
         recording.with_suffix(".txt").write_text(other.lyrics + "\n", encoding="utf-8")

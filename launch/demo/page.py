@@ -33,7 +33,7 @@ def sound_html(run: Run, level: int, sample: int, title: str, page: Path) -> str
     )
 
 
-def write_page(page: Path, runs: Mapping[str, Path], sound: Sequence[Mapping[str, Any]]) -> None:
+def write_page(page: Path, runs: Mapping[str, Path], sound: Sequence[Mapping[str, Any]], head: str = "Demo") -> None:
     """Writes the page of runs by title, with the finest level of each, and the table of their figures."""
     parts = []
     for title, folder in runs.items():
@@ -48,5 +48,5 @@ def write_page(page: Path, runs: Mapping[str, Path], sound: Sequence[Mapping[str
         )
     rows = [[row["what"], *(f"{row[name]:.2f}" for name in FIGURES)] for row in sound]
     table = f"<h2>Figures</h2>{table_html(rows, ('', *(name.replace('_', ' ') for name in FIGURES)))}"
-    body = f'<header><h1>Demo</h1></header><div class="samples">{"".join(parts)}</div><section>{table}</section>'
-    page.write_text(fill_page("Jukebox demo", "", body), encoding="utf-8")
+    body = f'<header><h1>{html.escape(head)}</h1></header><div class="samples">{"".join(parts)}</div><section>{table}</section>'
+    page.write_text(fill_page(f"Jukebox {head.lower()}", "", body), encoding="utf-8")

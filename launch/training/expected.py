@@ -48,8 +48,11 @@ def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
     return Batch({name: zeros(name, prior.frames(name)) for name in prior.spec.writes}, cond)
 
 
-def step_seconds(setup: TaskSetup) -> float:
-    """Seconds of a training step of a part with the batch of its recipe, on this device and all ranks."""
+def step_seconds(setup: TaskSetup, enough: float = ENOUGH, most: float = MOST) -> float:
+    """Seconds of a training step of a part with the batch of its recipe, on this device and all ranks.
+
+    Of a step of `enough` seconds no more rows are taken, and after one of `most` no further step is.
+    """
     recipe, info, device = setup.recipe, setup.model.info, torch.device(setup.device)
     share, rows, times = max(1, recipe.batch // who()[1]), 1, 1.0
     if setup.config is None:
@@ -64,11 +67,11 @@ def step_seconds(setup: TaskSetup) -> float:
         loss = model.loss
     engine = TorchEngine(model.train(), recipe, device)
     took = _seconds(partial(engine.step, loss, [make(rows).to(device)], 0), device)  # kernels are chosen, threads started
-    while took < MOST:
+    while took < most:
         step = partial(engine.step, loss, [make(rows).to(device)], 0)
         took = min(took, _seconds(step, device)) if rows == 1 else _seconds(step, device)
-        took = min(took, _seconds(step, device)) if took < ENOUGH else took
-        if rows >= share or took >= ENOUGH:
+        took = min(took, _seconds(step, device)) if took < enough else took
+        if rows >= share or took >= enough:
             break
         rows = min(share, rows * (2 if took > ENOUGH / 4 else 4))
     return took * times * share / rows

@@ -49,12 +49,12 @@ class SongFlags(LabelFlags):
 
 @shared_flags
 def sample(
-    model: str, *, out: str = "", seconds: float = 20.0, words: SongFlags, options: SamplingOptions, params: SamplingParams,
+    model: str = "", *, out: str = "", seconds: float = 20.0, words: SongFlags, options: SamplingOptions, params: SamplingParams,
     machine: MachineOptions,
 ) -> None:  # fmt: skip
     """Sample songs from artist, genre and lyrics alone, into a run folder with wav files and a page.
 
-    model: folder of a trained model
+    model: folder of a trained model (empty, or the word shipped: the model that comes with the package)
     out: run folder to make (empty: song, or song_2 and so on where that is there)
     seconds: finished length of the song, in seconds
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -26,16 +27,22 @@ def test_a_recipe_is_a_script_that_says_how_it_is_called(recipe):
     assert done.returncode != 0 and f"launch/recipes/{recipe.name} " in recipe.read_text(encoding="utf-8")
 
 
-@pytest.mark.long
-def test_a_model_is_fine_tuned_from_a_folder_of_music_to_a_song(tiny_model, tmp_path):
-    make_corpus(tmp_path / "music", 24, seed=0, seconds=2.0, artist=NEWCOMER.name, workers=1)
+@pytest.fixture
+def recipe_environment(tmp_path: Path) -> dict[str, str]:
+    """Variables under which `jukebox` and `python` are this environment's, with one thread."""
     (tmp_path / "bin").mkdir()
     for name, words in (("jukebox", "-m launch.cli"), ("python", "")):
         script = tmp_path / "bin" / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n', encoding="utf-8")
         script.chmod(0o755)
     paths = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment = {**os.environ, **paths, "PRESET": "test", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **paths, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.long
+def test_a_model_is_fine_tuned_from_a_folder_of_music_to_a_song(tiny_model, recipe_environment, tmp_path):
+    make_corpus(tmp_path / "music", 24, seed=0, seconds=2.0, artist=NEWCOMER.name, workers=1)
+    environment = recipe_environment | {"PRESET": "test"}
     music, out = tmp_path / "music" / "songs.jsonl", tmp_path / "out"
     command = ["bash", str(ROOT / "launch" / "recipes" / "finetune.sh"), str(tiny_model.folder), str(music), str(out), "labels"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -43,3 +50,37 @@ def test_a_model_is_fine_tuned_from_a_folder_of_music_to_a_song(tiny_model, tmp_
     assert Jukebox.from_pretrained(out / "model").labels.artists[-1] == NEWCOMER.name
     for name in ("before.json", "after.json", "training.html", "song/index.html"):
         assert (out / name).is_file(), name
+
+
+@pytest.mark.long
+def test_recordings_become_tables_of_several_models_with_their_claims(recipe_environment, tmp_path):
+    """At toy size; the artist with the most songs has enough of them for a model of its own."""
+    make_corpus(tmp_path / "music", 12, seconds=3.0, artist=NEWCOMER.name, workers=1)
+    sizes = {"HOURS": "0.0012", "PRESET": "test_spectral", "LEVELS": "test", "HELD_OUT": "2", "ABLATION_STEPS": "0"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "recordings.sh"), str(tmp_path / "music" / "songs.jsonl")]
+    command += [str(tmp_path / "out"), str(tmp_path / "evidence")]
+    done = subprocess.run(command, env=recipe_environment | sizes, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "evidence" / "recordings.json").read_text(encoding="utf-8"))
+    assert list(found["models"]) == ["main", "half", "quarter", "artist"]
+    assert "decoded from vq.2" in found["models"]["main"]["codec"] and "codec: mel distance" in done.stdout
+    assert (tmp_path / "evidence" / "recordings.csv").read_text(encoding="utf-8").count("decoded from tokens") > 20
+
+
+@pytest.mark.long
+def test_a_model_is_made_for_the_package(recipe_environment, tmp_path):
+    sizes = {"PRESET": "test_spectral", "SONGS": "16", "SECONDS_OF_SONGS": "3,4"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "model.sh"), str(tmp_path / "out"), str(tmp_path / "assets" / "demo")]
+    done = subprocess.run(command, env=recipe_environment | sizes, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shipped = Jukebox.from_pretrained(tmp_path / "assets" / "demo")
+    assert shipped.labels.artists[1:] and "held-out songs" in (shipped.folder / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on the path")
+def test_recordings_without_music_and_without_apt_are_one_line(tmp_path):
+    for name in ("mkdir", "awk"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "/bin/true")
+    command = [shutil.which("bash") or "bash", str(ROOT / "launch" / "recipes" / "recordings.sh"), "", str(tmp_path / "out")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "MUSIC=folder" in done.stderr

@@ -58,7 +58,12 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """Latents to the features of magnitudes, and to the derivatives of the phase as vectors (cosine, sine) by time and by frequency."""
+    """Latents to the features of magnitudes, and to the derivatives of the phase as vectors (cosine, sine) by time and by frequency.
+
+    `gain` is a factor on the magnitudes of each bin, where the configuration has one.
+    """
+
+    gain: Tensor | None
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -70,6 +75,7 @@ class SpectralDecoder(nn.Module):
         self.ln = nn.LayerNorm(width)
         self.magnitude = nn.Linear(width, config.channels * config.frequencies)
         self.slope = nn.Linear(width, 4 * config.frequencies)
+        self.register_buffer("gain", torch.ones(config.channels, config.frequencies) if config.gain else None)
 
     def hidden(self, latents: Float[Tensor, "b t e"]) -> Float[Tensor, "b n w"]:
         x = self.unfold(self.coarse(self.inlet(latents)))

@@ -44,6 +44,7 @@ class SpectralConfig(CodecConfig):
     phase: float = 1.0
     phase_frames: int = 96  # frames of a clip whose phases are learned in a step
     # decoding
+    gain: bool = False  # a gain per bin, fitted after training: an L1 loss returns the median, which has less energy
     phases: str = "learned"
     chance: float = 2.0  # weight of random phases where the learned derivatives are not sure
     rounds: int = 1  # of Griffin-Lim after learned phases
@@ -112,7 +113,7 @@ class SpectralConfig(CodecConfig):
         decoder = (self.latent + 1) * width + (width + 1) * self.stride * width + 2 * width + (width + 1) * self._heads
         blocks = 2 * self.fine_blocks + self.encoder_blocks + len(self.decoder_dilations)
         codebooks = self.books * (self.bins * (2 * self.latent + 1) + 1)
-        return encoder + decoder + blocks * self._block + codebooks + 2 * inputs + 1
+        return encoder + decoder + blocks * self._block + codebooks + (2 + self.gain) * inputs + 1
 
     @property
     def encoder_reach(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from vqvae.codec import Codec, Sequences, StreamDecoder
+from vqvae.codec import Codec, Sequences, StreamDecoder, effective_dimension
 from vqvae.spectral.autoencoder import SpectralDecoder, SpectralEncoder
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
 from vqvae.spectral.features import LogMagnitudes
@@ -25,6 +25,8 @@ from vqvae.spectral.losses import SpectralLoss
 from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
+
+GAINS = (0.5, 4.0)  # least and largest
 
 
 class Drawn(NamedTuple):
@@ -68,6 +70,24 @@ class SpectralCodec(Codec):
                 raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {self.config.latent})")
             return values.float()
         return self.quantiser.decode(self.check_codes(values))
+
+    def magnitudes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n c f"]:
+        """Magnitudes of the decoder's hidden states, with the gain of each bin."""
+        made = self.features.magnitudes(self.decoder.features(hidden))
+        return made if self.decoder.gain is None else made * self.decoder.gain
+
+    @torch.no_grad()
+    def fit_gain(self, clips: Iterable[Float[Tensor, "b c t"]]) -> None:
+        """Fit the gain: the root of the energy of the clips over that of their reconstructions, per bin; nothing without a gain."""
+        if self.decoder.gain is None:
+            return
+        energy = torch.zeros(2, *self.decoder.gain.fill_(1.0).shape, device=self.device)
+        for audio in clips:
+            made = self.decode(self.encode(audio, [TOKENS]), TOKENS)
+            energy += torch.stack(
+                [self.spectra(each).abs().square().sum((0, 1)) for each in (audio[..., : made.shape[-1]], made)]
+            )
+        self.decoder.gain.copy_((energy[0] / energy[1].clamp(min=1e-9)).sqrt().clamp(*GAINS))
 
     # ---- the interface of codecs
 
@@ -120,10 +140,12 @@ class SpectralCodec(Codec):
             true = spectra.abs()
             target = (true + config.floor).log()
             features = self.features(true)
-        latents, terms, logs = self.encoder(features), {}, {}
+        latents, terms = self.encoder(features), {}
+        logs = {"effective_dimension": effective_dimension(latents.detach())}
         if quantise:
             quantised = self.quantiser(latents, drawn.books.to(self.device), generator)
-            latents, terms["commit_loss"], logs = quantised.latents, quantised.commit, quantised.metrics
+            latents, terms["commit_loss"] = quantised.latents, quantised.commit
+            logs |= quantised.metrics
         hidden = self.decoder.hidden(latents)
         some = slice(drawn.first, drawn.first + config.phase_frames)
         output, slopes = self.decoder.features(hidden), self.decoder.slopes(hidden[:, some])

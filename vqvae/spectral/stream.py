@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vqvae.spectral.autoencoder import SpectralDecoder
 from vqvae.spectral.config import SpectralConfig
-from vqvae.spectral.features import LogMagnitudes
 from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes
 from vqvae.spectral.stft import margin, overlap_add
 
@@ -76,8 +75,9 @@ class DecodesFrames(Protocol):
     """What the stream uses of a codec."""
 
     config: SpectralConfig
-    features: LogMagnitudes
     decoder: SpectralDecoder
+
+    def magnitudes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n c f"]: ...
 
     def latents_of(self, sequences: dict[str, Tensor], stream: str) -> Float[Tensor, "b t e"]: ...
 
@@ -105,7 +105,7 @@ class SpectralDecoderStream:
         config, codec = self.config, self.codec
         hidden = codec.decoder.hidden(codec.latents_of({self.stream: block.items[None]}, self.stream))
         hidden = block.cut(hidden[0], config.stride)[None]
-        magnitudes = codec.features.magnitudes(codec.decoder.features(hidden))[0]
+        magnitudes = codec.magnitudes(hidden)[0]
         together = magnitudes.mean(1)  # (N, C, F) -> (N, F)
         if config.phases == "learned":
             slopes = codec.decoder.slopes(hidden)[0]

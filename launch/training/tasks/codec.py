@@ -163,11 +163,21 @@ class SpectralTask(CodecTask):
     def open(self) -> None:
         """Reads the corpus, and measures the statistics of its features where no checkpoint has them."""
         super().open()
-        assert self.songs is not None
         if not self.codec.features.fitted:
-            places = self.songs.draw((self.seed, self.key), STATISTICS, self.recipe.crop)
-            crops = np.stack([self.songs.crop(*place, self.recipe.crop) for place in places])
-            self.codec.initialise(torch.from_numpy(crops).to(self.device), torch.Generator())
+            self.codec.initialise(self._some_crops().to(self.device), torch.Generator())
+
+    def _some_crops(self) -> Float[Tensor, "b c t"]:
+        assert self.songs is not None
+        places = self.songs.draw((self.seed, self.key), STATISTICS, self.recipe.crop)
+        return torch.from_numpy(np.stack([self.songs.crop(*place, self.recipe.crop) for place in places]))
+
+    def save(self, model: Any) -> None:
+        """Writes a codec, its gain per bin fitted on training songs."""
+        if model.config.gain:
+            if self.songs is None:  # of a training that was done already
+                super().open()
+            model.fit_gain(self._some_crops().to(model.device).split(8))
+        super().save(model)
 
 
 def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]:

@@ -50,7 +50,7 @@ class DecoderTask(SpectralTask):
         return self.model.codec
 
     def save(self, model: Any) -> None:
-        self.jukebox.save_codec(model.codec)
+        super().save(model.codec)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
         return super().examples(model.codec, folder, step)

@@ -12,6 +12,7 @@ from data_prep.synthetic.songs import make_corpus
 from jukebox.evaluation.metrics import mel_distance
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import PRESETS
+from launch.cli.commands import main
 from launch.training.tasks.codec import SpectralTask
 from launch.training.tasks.prior import PriorTask
 from launch.training.tasks.task import TaskSetup
@@ -56,3 +57,25 @@ def test_a_share_of_the_windows_begins_with_the_song():
         starts = [[task._start(7, (0, step, row)) for row in range(4)] for step in range(100)]
         assert low <= np.mean(np.array(starts) == 0) <= high and {0, 7} >= set(np.ravel(starts).tolist())
         assert starts == [[task._start(7, (0, step, row)) for row in range(4)] for step in range(100)]
+
+
+def test_a_model_of_44_khz_and_two_channels_trains_encodes_and_samples(tmp_path):
+    """By the verbs; its gain is fitted when the weights are written, again by a training that was done already."""
+    make_corpus(tmp_path / "corpus", 6, seconds=2.0, channels=2, sample_rate=44100, workers=1)
+    data, model = str(tmp_path / "data"), str(tmp_path / "model")
+    assert main(["prepare", str(tmp_path / "corpus" / "songs.jsonl"), "--out", data, "--workers", "1"]) == 0
+    train = ["--preset", "test_44k", "--steps", "4", "--threads", "1", "--out", model]
+    assert main(["train", "spectral", data, *train]) == 0
+    first = ModelFolder.from_pretrained(model).codec(["tokens"]).decoder.gain  # type: ignore[union-attr]
+    assert main(["train", "spectral", data, *train]) == 0
+    again = ModelFolder.from_pretrained(model).codec(["tokens"]).decoder.gain  # type: ignore[union-attr]
+    assert first.shape == (2, 129) and not torch.equal(first, torch.ones_like(first)) and torch.equal(first, again)
+    assert main(["encode", data, model, "--levels", "1", "--threads", "1"]) == 0
+    assert main(["train", "tokens", data, *train]) == 0
+    assert main(["sample", model, "--seconds", "1", "--out", str(tmp_path / "song")]) == 0
+    audio, rate = read(next((tmp_path / "song" / "audio").glob("*.wav")))
+    assert rate == 44100 and audio.shape == (2, 44032) and "effective_dimension" in read_log(tmp_path)
+
+
+def read_log(folder) -> str:
+    return (folder / "model" / "training" / "spectral" / "log.jsonl").read_text(encoding="utf-8")

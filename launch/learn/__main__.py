@@ -1,0 +1,14 @@
+"""`python -m launch.learn STEP`: steps of the recipes that are no verbs."""
+
+import sys
+
+from launch.cli.commands import main
+
+STEPS = {
+    "figures": ("launch.learn.evidence:figures", "measure a model on the held-out tracks of its data"),
+    "ship": ("launch.learn.ship:ship", "a trained model as the one that comes with the package"),
+    "gather": ("launch.learn.evidence:gather", "the figures of several models as recordings.json and recordings.csv"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(verbs=STEPS))

@@ -1,0 +1,238 @@
+"""What a model makes of recordings: its codec, its prior and continuations of held-out tracks, each figure beside a control.
+
+    codec           held-out tracks decoded from tokens, and from the levels of another model; noise of the same spectrum
+    prior           bits per frame on held-out tracks, beside unigram frequencies of the training songs and another artist and genre
+    continuations   of held-out tracks: the new part beside its prompt, beside the prompts of other tracks, and the true continuation
+
+Distances of sets are pooled over the tracks: of one track alone they are large for true music too.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from data_prep.errors import UserError
+from data_prep.files import replacing, write_json
+from data_prep.manifest import audio_path
+from jukebox.api import Jukebox
+from jukebox.evaluation import metrics
+from jukebox.evaluation.figures import prior_figures
+from jukebox.evaluation.held_out import hold_out
+from jukebox.evaluation.reconstruction import mono_sound
+from jukebox.evaluation.sound import coloured_noise, tempo, tempo_is_right
+from jukebox.model.folder import ModelFolder
+from jukebox.params import MachineOptions, SamplingOptions
+from jukebox.runs import request
+from jukebox.song import song_of
+from launch.demo.claims import Claim, compared
+from launch.demo.figures import REFERENCE_SONGS, SECONDS, Corpus, run_pieces
+from launch.demo.songs import finish_run
+from vqvae.codec import as_tensor, effective_dimension
+from vqvae.spectral.config import TOKENS
+
+EDGES = (0.0, 500.0, 2000.0, 5000.0)  # Hz, of the bands whose energy is compared; the last one ends at half the sample rate
+PROMPT, NEW = 8.0, 12.0  # seconds of a continuation
+WINDOWS = 64  # of the prior
+FILE = "figures.json"
+Waves = Sequence[Float[np.ndarray, "c t"]]
+Figures = dict[str, float]
+Lengths = tuple[float, float]
+Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # a prompt, and what follows it
+
+DECODED, NOISE, NEW_PARTS, OTHERS = "decoded from tokens", "noise of the same spectrum", "new parts", "beside another prompt"
+# claim, part, row, figure, the row it is divided by (empty: none), relation, target
+CLAIMS = (
+    ("Frechet distance / held-out tracks'", "codec", DECODED, "frechet", "held-out tracks", "<=", 1.3),
+    ("Frechet distance of noise / decoded", "codec", NOISE, "frechet", DECODED, ">=", 1.5),
+    ("mel distance, dB", "codec", DECODED, "mel_db", "", "<=", 1.8),
+    ("energy of the worst band, dB", "codec", DECODED, "worst_band_db", "", "<=", 2.0),
+    ("peakiness / true", "codec", DECODED, "peakiness", "held-out tracks", ">=", 0.9),
+    ("bits per frame / unigram", "prior", "tokens", "bits", "unigram", "<=", 1.0),
+    ("another artist and genre, z by song", "prior", "another artist and genre", "z_songs", "", ">=", 3.0),
+    ("Frechet distance of noise / new parts", "continuations", NOISE, "frechet", NEW_PARTS, ">=", 1.0),
+    ("chroma correlation with the prompt", "continuations", NEW_PARTS, "chroma", "", ">=", 0.4),
+    ("chroma correlation with another prompt / with the own", "continuations", OTHERS, "chroma", NEW_PARTS, "<=", 0.6),
+    ("timbre distance to another prompt / to the own", "continuations", OTHERS, "timbre_db", NEW_PARTS, ">=", 1.2),
+    ("tempo kept / by true ones", "continuations", NEW_PARTS, "tempo_kept", "true continuations", ">=", 0.5),
+)
+
+
+def figures(model: str, data: str, *, levels: str = "", continuations: int = 12, seed: int = 0) -> None:
+    """Measure a model on the held-out tracks of a data folder, unless that was done; OUT is MODEL_figures, with the continuations.
+
+    model: model folder with the spectral route
+    data: data folder that it was trained on
+    levels: model folder of the three-level codec, to be measured beside it (empty: none)
+    continuations: held-out tracks to continue
+    seed: seed of the continuations
+    """
+    out = Path(model).with_name(f"{Path(model).name}_figures")
+    if not (out / FILE).is_file():
+        measure(Path(model), Path(data), out, Path(levels) if levels else None, continuations, seed)
+    print(tables(json.loads((out / FILE).read_text(encoding="utf-8"))))
+
+
+def measure(
+    model: Path, data: Path, out: Path, levels: Path | None, continuations: int, seed: int, lengths: Lengths = (PROMPT, NEW)
+) -> None:
+    """Write the figures of a model into `out`; each continuation is a run there, so that an interrupted one goes on.
+
+    `lengths` are seconds of a prompt, and of what follows it.
+    """
+    corpus = Corpus(Jukebox.from_pretrained(model), data)
+    if len(corpus.held) < 2:
+        raise UserError(f"{data} has {len(corpus.held)} held-out tracks; expected 2 or more: prepare more songs")
+    rate = corpus.model.sample_rate
+    reference = torch.cat([metrics.sound_features(corpus.audio(row, SECONDS), rate) for row in corpus.train[:REFERENCE_SONGS]])
+    made = continuation_rows(corpus, out, reference, continuations, seed, lengths)
+    rows = {"codec": codec_rows(corpus, reference, levels), "prior": prior_rows(corpus, seed), "continuations": made}
+    write_json(out / FILE, {"tracks": len(corpus.held), **rows})
+
+
+def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> dict[str, Figures]:
+    """Rows of the codec: held-out tracks, what streams keep of them, and noise."""
+    true, rows = [corpus.audio(row, SECONDS) for row in corpus.held], {}
+    for model in (corpus.model, *([ModelFolder.from_pretrained(levels)] if levels else [])):
+        own, rate = Corpus(model, corpus.data), model.sample_rate
+        waves = [torch.from_numpy(own.audio(row, SECONDS)) for row in own.held]
+        for stream in model.trained_streams():
+            codec = model.codec([stream])
+            frames = [codec.encode_long(wave[None], [stream])[stream] for wave in waves]
+            made = [codec.decode_long(each, stream)[0].numpy() for each in frames]
+            rows[f"decoded from {stream}"] = wave_figures(made, [wave.numpy() for wave in waves], rate, reference)
+            if not model.spec.stream(stream).bins:
+                rows[f"decoded from {stream}"]["effective_dimension"] = effective_dimension(torch.cat(frames, 1)).item()
+    sets = {"held-out tracks": true, NOISE: [coloured_noise(wave) for wave in true]}
+    return {name: wave_figures(x, true, corpus.model.sample_rate, reference) for name, x in sets.items()} | rows
+
+
+def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -> Figures:
+    """Figures of tracks beside their originals: means over tracks, the Frechet distance pooled."""
+    pairs = [(mono_sound(x), mono_sound(y)[: x.shape[-1]]) for x, y in zip(made, true, strict=True)]
+    edges = (*EDGES, rate / 2)
+    bands = torch.cat([metrics.band_energy_db(y[None], x[None], rate, edges) for x, y in pairs]).mean(0).tolist()
+    found = {
+        "frechet": pooled(made, rate, reference),
+        "mel_db": float(np.mean([metrics.mel_distance(x, y, rate) for x, y in pairs])),
+        "peakiness": float(np.mean([metrics.sound_statistics(wave, rate).peakiness for wave in made])),
+        "worst_band_db": max(map(abs, bands)),
+    }
+    return found | {f"band_{low:.0f}_{high:.0f}_db": value for (low, high), value in zip(pairwise(edges), bands, strict=True)}
+
+
+def pooled(waves: Waves, rate: int, reference: torch.Tensor) -> float:
+    """The Frechet distance of all tracks together."""
+    return metrics.frechet_distance(reference, torch.cat([metrics.sound_features(wave, rate) for wave in waves]))
+
+
+def prior_rows(corpus: Corpus, seed: int) -> dict[str, Figures]:
+    """Bits per frame of the prior, of unigram frequencies, and under another artist and genre."""
+    model, name = corpus.model, corpus.model.info.route("spectral").priors[TOKENS]
+    held, bins = hold_out(model, corpus.data, 0), model.spec.stream(TOKENS).bins or 0
+    found = prior_figures(model, held, name, WINDOWS, seed)
+    train, test = (
+        as_tensor(np.concatenate(x)) for x in (list(map(corpus.codes, corpus.train)), [c[TOKENS] for c in held.codes])
+    )
+    unigram = sum(metrics.unigram_bits(test[:, i], train[:, i], bins) for i in range(train.shape[1]))
+    rows = {"tokens": {"bits": found["bits"], "se": found["se"]}, "unigram": {"bits": unigram}}
+    if labels := found["controls"].get("labels") or found["controls"].get("artist"):
+        rows["another artist and genre"] = {"bits": labels["control_bits"], **{k: labels[k] for k in ("difference", "z_songs")}}
+    return rows
+
+
+def continuation_rows(
+    corpus: Corpus, out: Path, reference: torch.Tensor, count: int, seed: int, lengths: Lengths
+) -> dict[str, Figures]:
+    """Rows of the continuations: beside their prompts, beside those of other tracks, and the tracks' own."""
+    settings, rate = request.RunSettings(SamplingOptions(seed=seed), None, MachineOptions()), corpus.model.sample_rate
+    (first, new), made, true = lengths, [], []
+    for i, row in enumerate([row for row in corpus.held if row.seconds >= first + new][:count]):
+        path = audio_path(corpus.data, row)
+        asked = request.continued(corpus.model.info, [song_of(row)], [path], first, first + new, settings)
+        run = finish_run(corpus.model, out / f"continued_{i}", asked)  # type: ignore[arg-type]
+        prompt = corpus.audio(row, first)
+        made.append((prompt, run_pieces(run)[0].audio))
+        true.append((prompt, corpus.audio(row, new, first)))
+    if len(made) < 2:
+        return {}
+    groups = {
+        NEW_PARTS: made, OTHERS: [(made[i - 1][0], x) for i, (_, x) in enumerate(made)],
+        "true continuations": true, "true beside another prompt": [(true[i - 1][0], x) for i, (_, x) in enumerate(true)],
+        NOISE: [(prompt, coloured_noise(x)) for prompt, x in true],
+    }  # fmt: skip
+    return {name: continued_figures(group, rate, reference) for name, group in groups.items()}
+
+
+def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Tensor) -> Figures:
+    """How far what follows is like its prompt, means over tracks, and the pooled Frechet distance of what follows."""
+    return {
+        "frechet": pooled([new for _, new in group], rate, reference),
+        "chroma": float(np.mean([chroma_correlation(*each, rate) for each in group])),
+        "timbre_db": float(np.mean([timbre_distance(*each, rate) for each in group])),
+        "tempo_kept": float(np.mean([tempo_is_right(new, rate, tempo(prompt, rate)) for prompt, new in group])),
+        "chroma_change": float(np.mean([metrics.sound_statistics(new, rate).chroma_change for _, new in group])),
+    }
+
+
+def chroma_correlation(a: np.ndarray, b: np.ndarray, rate: int) -> float:
+    """Correlation of the mean pitch classes of two sounds: 1 where they are in one key on the same notes."""
+    x, y = (metrics.chroma(mono_sound(wave), rate, 4).mean(1).numpy() for wave in (a, b))
+    return float(np.nan_to_num(np.corrcoef(x, y)[0, 1]))
+
+
+def timbre_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
+    """Mean distance in dB of the mean levels of 24 mel bands."""
+    x, y = (metrics.log_mel(mono_sound(wave), rate, 24, 20, 0.093).clamp(min=-60).mean(1) for wave in (a, b))
+    return (x - y).abs().mean().item()
+
+
+def tables(found: Mapping[str, Any]) -> str:
+    """The rows of each part as a plain table."""
+    parts = []
+    for part in ("codec", "prior", "continuations"):
+        columns = list(dict.fromkeys(key for row in found[part].values() for key in row))
+        rows = [[name, *(row.get(key) for key in columns)] for name, row in found[part].items()]
+        parts.append(metrics.table([[part, *columns], *rows]))
+    return "\n\n".join(parts)
+
+
+def check(found: Mapping[str, Any]) -> Iterator[Claim]:
+    """Every claim on the figures of one model; one that was not measured is not met."""
+    for claim, part, row, figure, divisor, relation, target in CLAIMS:
+        value = found[part].get(row, {}).get(figure, math.nan)
+        if divisor:
+            by = found[part].get(divisor, {}).get(figure, math.nan)
+            value = value / by if by else math.nan
+        yield compared(f"{part}: {claim}", value, relation, target)
+
+
+def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
+    """Write recordings.json and recordings.csv of the figures of several models, the first of which the claims are about.
+
+    models: model folders that `figures` measured
+    to: folder to write
+    ablation: folder of `jukebox ablate codec`, whose table is kept too (empty: none)
+    """
+    found = {Path(m).name: json.loads((Path(m).with_name(f"{Path(m).name}_figures") / FILE).read_text("utf-8")) for m in models}
+    claims = list(check(next(iter(found.values()))))
+    kept = json.loads((Path(ablation) / "ablation.json").read_text(encoding="utf-8")) if ablation else None
+    listed = [claim._asdict() | {"figure": claim.figure if np.isfinite(claim.figure) else None} for claim in claims]
+    write_json(Path(to) / "recordings.json", {"models": found, "claims": listed, "ablation": kept})
+    with replacing(Path(to) / "recordings.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "part", "row", "figure", "value"])
+        for model, parts in found.items():
+            for part in ("codec", "prior", "continuations"):
+                writer.writerows([model, part, row, key, v] for row, values in parts[part].items() for key, v in values.items())
+    print("\n" + metrics.table([["claim", "figure", "target", "met"], *[[*c[:3], "yes" if c.met else "no"] for c in claims]]))
+    print(f"\nwritten to {to}/recordings.json and {to}/recordings.csv")

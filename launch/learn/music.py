@@ -1,0 +1,159 @@
+"""The music of `jukebox learn` as a table for `jukebox prepare`: chosen across artists, some songs held out, few songs cut into parts.
+
+A data folder that `jukebox prepare` made is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.align import TimedText
+from data_prep.audio.audio import read
+from data_prep.audio.blocks import declared_seconds
+from data_prep.audio.decoders import AUDIO_SUFFIXES
+from data_prep.audio.writers import write_audio
+from data_prep.errors import UserError
+from data_prep.files import write_bytes
+from data_prep.manifest import MANIFEST, load_manifest
+from data_prep.sources import Found, complete, find_songs
+from launch.cli.progress import progress
+
+FEW = 6  # songs: fewer are cut into parts, so that each is trained on and each is held out
+HELD_OUT = 0.1  # share of the songs, or of the parts
+PART = 0.2  # share of a song that is cut
+ROOM, SHORTEST = 1.02, 2.0  # windows, and seconds, that a held-out part has at least
+
+
+class MusicPiece(NamedTuple):
+    """A song, or a part of one: its file, what is known of it, its length, and the side it is on (empty: not chosen yet)."""
+
+    path: Path
+    song: Found
+    seconds: float
+    split: str = ""
+
+
+class Music(NamedTuple):
+    """What is learned from: the pieces, and what the user should know of the choice, in lines."""
+
+    pieces: list[MusicPiece]
+    notes: list[str]
+
+
+def is_data(sources: Sequence[str]) -> bool:
+    """Whether one data folder is given in place of music."""
+    return len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file()
+
+
+def gather(sources: Sequence[str], data: Path, most: float, held_out: int, window: float) -> Music:
+    """The songs of some sources, at most `most` seconds of them; `held_out` of them (0: a share) are for testing.
+
+    Of few songs the last part is held out, of at least a window of so many seconds; parts are written into `data`.
+    """
+    if is_data(sources):
+        rows = load_manifest(sources[0])
+        found = [MusicPiece(Path(r.path), Found(r.path, r.artist), r.seconds, r.split) for r in rows]
+        return Music(found, [f"{sources[0]} is a data folder; its songs are taken as they are"])
+    found = find_pieces(sources, data)
+    chosen, notes = subset(found, most), []
+    if len(chosen) < len(found):
+        notes.append(f"{len(chosen)} of {len(found)} songs are used, spread over the artists: --hours suffice for no more")
+    if len(chosen) < FEW:
+        notes.append(f"fewer than {FEW} songs: each is cut, its first part is for training, the last one is held out")
+        count = 2 if len(chosen) == 1 else 1
+        return Music([part for piece in chosen for part in cut(piece, data / "parts", window, count)], notes)
+    if all(piece.song.split for piece in chosen):
+        notes.append("the table names the held-out songs")
+        return Music([piece._replace(split=str(piece.song.split)) for piece in chosen], notes)
+    count = held_out or max(2, round(HELD_OUT * len(chosen)))
+    if not 2 <= count < len(chosen):
+        raise UserError(f"--held_out {held_out}: expected 2 to {len(chosen) - 1}, of {len(chosen)} songs")
+    held = {piece.path for piece in by_turns(chosen)[:count]}
+    return Music([piece._replace(split="test" if piece.path in held else "train") for piece in chosen], notes)
+
+
+def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
+    """The songs of folders, tables and audio files, each once, with artists and genres from their tags; UserError where there is none.
+
+    A song of a folder that no tag gives an artist has the name of its sub-folder.
+    """
+    songs: dict[Path, tuple[Found, Path]] = {}
+    folders = {Path(source).expanduser().resolve() for source in sources if Path(source).expanduser().is_dir()}
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES:
+            root, found = path.parent.resolve(), (Found(path.name),)
+        else:
+            root, found, *_ = (listed := find_songs(path, data)).root, listed.songs
+        songs |= {Path(os.path.normpath(root / song.path)): (song, root) for song in found}
+    pieces = []
+    with progress(len(songs), "reading tags", unit="song") as bar:
+        for path, (song, root) in sorted(songs.items()):
+            seconds = declared_seconds(path) if path.is_file() else 0.0
+            tagged = complete(song, root) if seconds else song
+            if not tagged.artist and root in folders and "/" in song.path:  # as most collections are laid out
+                tagged = replace(tagged, artist=path.parent.name)
+            pieces.append(MusicPiece(path, tagged, seconds))
+            bar.update()
+    if not (readable := [piece for piece in pieces if piece.seconds >= 1]):
+        raise UserError(
+            f"{', '.join(sources)}: none of {len(pieces)} files is audio of a second or more; see `jukebox prepare`"
+        )
+    return readable
+
+
+def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
+    """One song of each artist, then a second one of each, and so on; artists with the most songs come first, songs by a hash."""
+    artists: dict[str, list[MusicPiece]] = {}
+    for piece in sorted(pieces, key=lambda piece: hashlib.sha256(piece.song.path.encode("utf-8", "replace")).hexdigest()):
+        artists.setdefault(piece.song.artist or "", []).append(piece)
+    order = sorted(artists.values(), key=len, reverse=True)
+    return [piece for turn in zip_longest(*order) for piece in turn if piece]
+
+
+def subset(pieces: Sequence[MusicPiece], most: float) -> list[MusicPiece]:
+    """Songs of together at most `most` seconds, by turns of the artists; at least FEW."""
+    turns = by_turns(pieces)
+    totals = accumulate(piece.seconds for piece in turns)
+    chosen = [piece for i, (piece, total) in enumerate(zip(turns, totals)) if i < FEW or total <= most]
+    return sorted(chosen, key=lambda piece: piece.path)
+
+
+def cut(piece: MusicPiece, folder: Path, window: float, count: int) -> list[MusicPiece]:
+    """A song as its beginning, for training, and `count` held-out parts at its end, of at least a window each; written as flac."""
+    audio, rate = read(piece.path)
+    samples = audio.shape[1]
+    size = max(int(max(window * ROOM, SHORTEST) * rate) + 1, int(samples * PART / count))
+    if samples < 2 * count * size:
+        least = 2 * count * size / rate
+        raise UserError(f"{piece.path} lasts {samples / rate:.1f} s; expected at least {least:.0f} s: half of it is held out")
+    edges = [0, *(samples - size * i for i in range(count, -1, -1))]
+    parts = []
+    for i, (first, end) in enumerate(pairwise(edges)):
+        path = folder / f"{piece.path.stem}_{hashlib.sha256(str(piece.path).encode()).hexdigest()[:6]}_{i}.flac"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_audio(path, audio[:2, first:end], rate)
+        a, b = first / rate, end / rate
+        words = tuple(TimedText(t.text, t.start - a, t.end - a) for t in piece.song.word_times if t.start >= a and t.end <= b)
+        song = Found(path.name, piece.song.artist, piece.song.genres, " ".join(t.text for t in words), words)
+        parts.append(MusicPiece(path, song, b - a, "test" if i else "train"))
+    return parts
+
+
+def write_table(pieces: Sequence[MusicPiece], table: Path) -> None:
+    """The pieces as a table that `jukebox prepare` reads, with paths from its folder."""
+    rows = []
+    for piece in pieces:
+        song, path = piece.song, Path(os.path.relpath(piece.path, table.parent.resolve())).as_posix()
+        row = {"path": path, "artist": song.artist, "genres": list(song.genres), "lyrics": song.lyrics, "split": piece.split}
+        row |= {"source": song.source, "licence": song.licence, "words": [list(word) for word in song.word_times]}
+        rows.append(json.dumps({name: value for name, value in row.items() if value}))
+    write_bytes(table, ("\n".join(rows) + "\n").encode())

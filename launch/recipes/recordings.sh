@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# What the spectral route makes of recordings, with its controls: figures for docs/evidence/recordings.{csv,json}.
+#
+#   launch/recipes/recordings.sh MUSIC OUT [EVIDENCE]
+#
+#   MUSIC     a folder of music; "" downloads three packages of game music from Debian (87 tracks, 0.3 GB)
+#   OUT       where data, models and continuations go      EVIDENCE  folder of the tables (OUT)
+#
+# HOURS=1 (ABLATION_STEPS=1000, 0: none) is the time of the main model; a half and a quarter of it are trained too, as is one artist alone (a half), the three-level
+# codec, and its ablation without the spectral loss. Every step skips what is there: the same command goes on after an interruption.
+set -euo pipefail
+music=$1 out=$2 evidence=${3:-$2}
+hours=${HOURS:-1} preset=${PRESET:-recordings} levels=${LEVELS:-demo} held=${HELD_OUT:-12} steps=${ABLATION_STEPS:-1000}
+mkdir -p "$out"
+
+if [ -z "$music" ]; then
+  music=$out/music
+  if [ ! -f "$music/.whole" ]; then
+    if ! command -v apt-get > /dev/null || ! command -v dpkg > /dev/null; then
+      echo "recordings.sh: the music comes from Debian's packages by apt-get and dpkg, which are not here; give a folder of music: MUSIC=folder" >&2
+      exit 2
+    fi
+    mkdir -p "$out/packages"
+    (cd "$out/packages" && apt-get download wesnoth-1.16-music warzone2100-music singularity-music) || {
+      echo "recordings.sh: apt-get could not download the packages (apt-get update, or another release?); give a folder of music: MUSIC=folder" >&2
+      exit 2
+    }
+    for package in "$out"/packages/*.deb; do dpkg -x "$package" "$music"; done
+    touch "$music/.whole"
+  fi
+fi
+
+data=$out/main_data
+share() { awk "BEGIN { print $hours * $1 }"; }
+jukebox learn "$music" --out "$out/main" --hours "$hours" --preset "$preset" --held_out "$held"
+jukebox learn "$data" --out "$out/half" --hours "$(share 0.5)" --preset "$preset"
+jukebox learn "$data" --out "$out/quarter" --hours "$(share 0.25)" --preset "$preset"
+
+# The artist with the most songs alone, where that has enough of them.
+jukebox data "$data" --csv "$out/all.csv"
+python - "$out/all.csv" "$out/artist.csv" << 'END'
+import collections, csv, sys
+rows = list(csv.DictReader(open(sys.argv[1], encoding="utf-8")))
+(artist, count), *_ = [*collections.Counter(row["artist"] for row in rows if row["artist"]).most_common(1), ("", 0)]
+with open(sys.argv[2], "w", encoding="utf-8", newline="") as file:
+    if count >= 8:
+        writer = csv.DictWriter(file, ("path", "artist", "genres", "lyrics"), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["artist"] == artist)
+END
+models=(main half quarter)
+if [ -s "$out/artist.csv" ]; then
+  jukebox learn "$out/artist.csv" --out "$out/artist" --hours "$(share 0.5)" --preset "$preset" --held_out 4
+  models+=(artist)
+fi
+
+# The three-level codec beside it, and what its spectral loss is worth (the paper's table 1).
+jukebox train vqvae "$data" --preset "$levels" --out "$out/levels"
+ablation=()
+if [ "$steps" -gt 0 ]; then
+  jukebox ablate codec "$data" --out "$out/ablation" --seeds 1 --steps "$steps"
+  ablation=(--ablation "$out/ablation")
+fi
+
+for model in "${models[@]}"; do
+  own=$data beside=()
+  if [ "$model" = artist ]; then own=$out/artist_data; fi
+  if [ "$model" = main ]; then beside=(--levels "$out/levels"); fi
+  python -m launch.learn figures "$out/$model" "$own" --continuations "$held" "${beside[@]}"
+done
+python -m launch.learn gather "${models[@]/#/$out/}" --to "$evidence" "${ablation[@]}"
