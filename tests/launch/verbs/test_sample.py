@@ -304,7 +304,9 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
                 killed_at.append(seen[-1][0])
                 in_window[states] += seen[-1] != last[seen[-1][:3]]
         assert set(killed_at) == set(Run.open(whole).request["levels"]), killed_at
-        assert in_window[True] and sum(in_window.values()) > 2, in_window  # a fast machine leaves few moments inside of a window
+        assert in_window[True] and sum(in_window.values()) > 2, (
+            in_window
+        )  # a fast machine leaves few moments inside of a window
         server.start(["resume", out])
         assert server.wait() == 0, server.log.read_text()
     finally:
