@@ -60,6 +60,7 @@ NAMES = {
     "slope_loss": ("loss of slopes", "mean difference of how log magnitudes change over time and frequency (nats)"),
     "phase_loss": ("phase loss", "squared distance of the derivatives of the phases, weighted by magnitude (no unit)"),
     "entropy": ("entropy of the codes, nats", "how evenly the codebook is used; its logarithm at most"),
+    "effective_dimension": ("effective dimension of the latents", "directions in which the latents vary; far below their width they have collapsed"),
     "used_curr": ("codes used in a batch", "codes of the codebook that occur in a batch"),
     "usage": ("codes in use", "codes of the codebook whose running count is above the threshold of restarts"),
     "dk": ("movement of the codebook", "how far a step moves its vectors (root mean square)"),
