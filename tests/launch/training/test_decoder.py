@@ -14,6 +14,7 @@ from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
+from jukebox.report.curves import explain
 from launch.cli import main
 from launch.training.export import export
 from launch.training.log import read_log
@@ -56,6 +57,7 @@ def test_the_decoder_learns_against_a_discriminator_and_the_codes_stay_valid(dat
         lines[0]
     )
     assert len(list((model / "training" / "decoder" / "examples").glob("*.wav"))) == 2
+    assert not [name for name in lines[0] if not explain(name)[1]], "each name of the log is explained"
 
 
 def test_a_checkpoint_of_two_phases_is_exported_as_the_codec_that_the_training_wrote(data, tmp_path):
