@@ -32,7 +32,17 @@ from launch.cli.commands import VERBS, main
 
 ODD = "v1.0 of 'my' \"best\" 100%s {x}\nsongs é"
 BYTES = os.fsdecode(b"\xff")  # of no character
-FOLDERS = ("prepare", "encode", "train", "export", "lyrics", "import", "demo", "ablate")  # of models and data: names are UTF-8
+FOLDERS = (
+    "prepare",
+    "encode",
+    "train",
+    "export",
+    "lyrics",
+    "import",
+    "demo",
+    "learn",
+    "ablate",
+)  # of models and data: names are UTF-8
 SONG = f"song {BYTES}.wav"
 NAMES = ("01. Mr. Blue", 'say "100%" {now}', "it's\na line", "%s", "..dots..", "`$HOME`")
 
@@ -55,6 +65,9 @@ def _sampled(verb: str) -> Callable[[Path, Path], list[Any]]:
 EDIT = ("--passes", "3,3,3")
 CASES: dict[str, Case] = {
     "prepare": Case(lambda world, out: ["prepare", world / "music", "--out", out, "--workers", 1]),
+    "learn": Case(
+        lambda world, out: ["learn", world / "data", "--out", out, "--preset", "test_spectral", "--hours", 0.01], slow=True
+    ),
     "train": Case(
         lambda world, out: ["train", "vqvae", world / "data", "--preset", "test", "--steps", 40, "--level", 2, "--out", out]
     ),
