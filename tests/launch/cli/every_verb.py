@@ -132,7 +132,7 @@ CASES: dict[str, Case] = {
         suffix=".json",
     ),
     "ablate": Case(
-        lambda world, out: ["ablate", "codec", world / "data", "--seeds", 1, "--steps", 400, "--songs", 1, "--out", out],
+        lambda world, out: ["ablate", "codec", world / "data", "--seeds", 1, "--steps", 12, "--songs", 1, "--out", out],
         slow=True,
     ),
     "launch": Case(
