@@ -31,13 +31,13 @@ demo: install
 evidence: install
 	$(BIN)/jukebox demo --evidence --out evidence
 
-# The spectral route on recordings: MUSIC=folder, or three packages of game music from Debian. The model takes an hour on two cores, with what
-# it is compared with (less time, one artist, the three-level codec) some two hours and three quarters; an interrupted one goes on where it was.
+# The spectral route on recordings: MUSIC=folder, or three packages of game music from Debian. The model is planned for an hour on two cores, with
+# what it is compared with (less time, one artist, the three-level codec) 2 3/4 hours, neither measured; an interrupted one goes on where it was.
 MUSIC ?=
 evidence-recordings: install
 	launch/recipes/recordings.sh "$(MUSIC)" recordings docs/evidence
 
-# The model that comes with the package (jukebox/assets/demo), from synthetic songs: at most 90 minutes on two cores, resumable, fixed seeds.
+# The model that comes with the package (jukebox/assets/demo), from synthetic songs: planned for 90 minutes on two cores (not measured), resumable, fixed seeds.
 model: install
 	launch/recipes/model.sh model
 

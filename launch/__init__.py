@@ -1,1 +1,1 @@
-"""Machines and people: the command line, the trainer and the programs behind every verb. Nobody imports it."""
+"""Machines and people: the command line, the trainer and the programs of every verb. Nobody imports it."""

@@ -1,7 +1,7 @@
 """What a masked prior learned, on windows of held-out songs, every figure beside its control.
 
 half      bits per code where half of all codes are hidden at random, beside the unigram entropy of the songs' own codes
-suffix    bits of the last columns of a hole with the music behind it known, and without; the same of its first columns, which
+suffix    bits of the last columns of a hole with the music after it known, and without; the same of its first columns, which
           are far from it; of each level, the coarser ones being known
 parents   how far the sound of bottom codes drawn from the true top and middle is from the song's, and from those of another song
 passes    middle and bottom drawn from the true top in so many passes; beside them, the same drawn one code after another by the

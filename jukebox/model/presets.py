@@ -4,7 +4,7 @@
     recordings_levels    demo, whose three-level codec is trained for recordings: no tones of its own, quiet passages, silence
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
-    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores: an hour; recordings_44k: 44.1 kHz, stereo
+    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     shipped    22.05 kHz, the same, small enough to come with the package
     test, test_spectral, test_44k, test_both    minimal sizes: seconds; what the tests run

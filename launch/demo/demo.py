@@ -87,7 +87,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 
 
 def make_first_song(command: Command, out: Path) -> None:
-    """The song of a command by the shipped model, where there is one: after a minute there is something to listen to."""
+    """The song of a command by the shipped model, where there is one, before anything is trained."""
     if not (SHIPPED / CONFIG).is_file():
         return print("this package comes without a trained model (`make model` makes it): the first song follows the training")
     run_lanes(out, [[[command[0], SHIPPED_WORD, *command[2:]] if command[0] == "sample" else command]])

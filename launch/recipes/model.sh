@@ -5,7 +5,7 @@
 #
 #   OUT       where songs, data and the model go      ASSETS    the folder to write (jukebox/assets/demo)
 #
-# At most 90 minutes on two cores, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
+# Planned for 90 minutes on two cores (not measured), fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 assets=${2:-}
 preset=${PRESET:-shipped} songs=${SONGS:-480} seconds=${SECONDS_OF_SONGS:-20,90}

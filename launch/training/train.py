@@ -131,7 +131,7 @@ def fit_parts(
     kind: str, setups: Sequence[TaskSetup], training: Path, run: TrainRunParams, tuning: FinetuneParams,
     parallel: ParallelConfig, keep: int,
 ) -> str:  # fmt: skip
-    """Train parts one after another; how the last one ended, which is "stopped" where the user ended it."""
+    """Train parts in their order; how the last one ended, which is "stopped" where the user ended it."""
     from launch.training.trainer import fit
 
     ended = ""

@@ -1,6 +1,6 @@
 """Discriminators of spectrograms at several resolutions (UnivNet, arXiv:2106.07889), each with a few strided 2-D convolutions.
 
-One window sees attacks, another sees partials: what is blurred in either is told apart there.
+One window sees attacks, another sees partials: what is blurred in either is recognised there.
 """
 
 from __future__ import annotations
