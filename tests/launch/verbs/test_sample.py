@@ -288,6 +288,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
         for kill in range(20):
             words = ["resume", out] if (out / "run.json").exists() else begin
             target, states = int(len(blocks) * (kill + chance.random()) / 20), bool(kill % 3)
+            target -= target > 0 and blocks[target] == last[blocks[target][:3]]  # more kills fall inside of a window
             log = tmp_path / f"events_{kill}"
             environ = {"EVENTS": str(log), **({"STATES": "1"} if states else {})}
             importing = kill % 5 == 2  # then it is killed somewhere in its start
@@ -304,9 +305,7 @@ def test_a_run_killed_at_20_random_moments_has_the_codes_of_an_uninterrupted_one
                 killed_at.append(seen[-1][0])
                 in_window[states] += seen[-1] != last[seen[-1][:3]]
         assert set(killed_at) == set(Run.open(whole).request["levels"]), killed_at
-        assert in_window[True] and sum(in_window.values()) > 2, (
-            in_window
-        )  # a fast machine leaves few moments inside of a window
+        assert min(in_window.values()) >= 2, in_window
         server.start(["resume", out])
         assert server.wait() == 0, server.log.read_text()
     finally:
