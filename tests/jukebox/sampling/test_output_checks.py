@@ -239,8 +239,8 @@ def test_edits_report_their_new_audio_alone_and_a_recording_without_beats(tiny_m
 def test_a_recording_without_beats_is_reported_where_beats_are_to_be_kept(tiny_model, tmp_path, capsys):
     model = with_masked_prior(tiny_model, tmp_path / "masked")
     write_wav(tmp_path / "tone.wav", np.full((1, 4 * model.sample_rate), 0.2, np.float32), model.sample_rate)
-    words = [str(model.folder), str(tmp_path / "tone.wav"), "--out", str(tmp_path / "v.wav"), "--end", "0.3"]
-    assert main(["vary", *words, "--beat", "--periodic", "2"]) == 0
+    words = [str(model.folder), str(tmp_path / "tone.wav"), "--end", "0.3"]
+    assert main(["vary", *words, "--beat", "--out", str(tmp_path / "v.wav"), "--periodic", "2"]) == 0
     assert "--beat has no clear beats to keep from 0.00 s to 0.3" in capsys.readouterr().err
     assert Run.open(tmp_path / "v.run").request["findings"][0]["kind"] == "no beats"
     assert "no clear beats" in (tmp_path / "v.run" / "index.html").read_text()
