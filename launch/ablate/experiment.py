@@ -244,7 +244,9 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():  # Ctrl-C of a terminal reaches them, a signal to this process does not
+            for (
+                child
+            ) in multiprocessing.active_children():  # Ctrl-C of a terminal reaches them, a signal to this process does not
                 child.terminate()
             raise
     return [future.result() for future in running]

@@ -23,12 +23,6 @@ if TYPE_CHECKING:
 LENGTHS = (20.0, 90.0)  # shortest and longest song of the corpus, seconds
 LEVELS_SHARE = 1 / 3  # of the recipes of the three levels: the demo's time is that of the spectral route
 RECOGNISER = "recogniser.safetensors"
-# Steps of a demo beside the verbs of the command line, called alike: name -> (module:function, what it does)
-STEPS = {
-    "recogniser": ("launch.demo.figures:recogniser", "train the recogniser of artist, genre and sung characters"),
-    "songs": ("launch.demo.songs:songs", "sample the songs of a seed of the evidence"),
-    "figures": ("launch.demo.evidence:figures", "measure the songs of a seed of the evidence"),
-}
 Command = list[str]
 
 
@@ -164,8 +158,7 @@ def _start(command: Command, logs: Path, threads: int, lane: str) -> tuple[subpr
     what = command[1] if command[0] == "train" else ""
     log = logs / f"{'_'.join(filter(None, [lane, command[0], what]))}{number.replace(',', '_')}.log"
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | {"PYTHONUNBUFFERED": "1"}
-    program = "import sys; from launch.cli.commands import VERBS, main; from launch.demo.lanes import STEPS; "
-    call = [sys.executable, "-c", program + "sys.exit(main(verbs=VERBS | STEPS))", *command]
+    call = [sys.executable, "-m", "launch.demo", *command]
     with open(log, "ab") as file:
         return subprocess.Popen(call, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment), log
 

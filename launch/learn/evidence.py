@@ -10,7 +10,6 @@ Distances of sets are pooled over the tracks: of one track alone they are large 
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -35,7 +34,7 @@ from jukebox.params import MachineOptions, SamplingOptions
 from jukebox.runs import request
 from jukebox.song import song_of
 from launch.demo.claims import Claim, compared
-from launch.demo.figures import REFERENCE_SONGS, SECONDS, Corpus, run_pieces
+from launch.demo.figures import REFERENCE_SONGS, SECONDS, Corpus, read_json, run_pieces
 from launch.demo.songs import finish_run
 from vqvae.codec import as_tensor, effective_dimension
 from vqvae.spectral.config import TOKENS
@@ -79,7 +78,7 @@ def figures(model: str, data: str, *, levels: str = "", continuations: int = 12,
     out = Path(model).with_name(f"{Path(model).name}_figures")
     if not (out / FILE).is_file():
         measure(Path(model), Path(data), out, Path(levels) if levels else None, continuations, seed)
-    print(tables(json.loads((out / FILE).read_text(encoding="utf-8"))))
+    print(tables(read_json(out / FILE)))
 
 
 def measure(
@@ -217,17 +216,19 @@ def check(found: Mapping[str, Any]) -> Iterator[Claim]:
 
 
 def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
-    """Write recordings.json and recordings.csv of the figures of several models, the first of which the claims are about.
+    """Write recordings.json and recordings.csv of the figures of several models; those of others that are there are kept.
 
     models: model folders that `figures` measured
-    to: folder to write
+    to: folder to write; the claims are about the model main in it, or the first one
     ablation: folder of `jukebox ablate codec`, whose table is kept too (empty: none)
     """
-    found = {Path(m).name: json.loads((Path(m).with_name(f"{Path(m).name}_figures") / FILE).read_text("utf-8")) for m in models}
-    claims = list(check(next(iter(found.values()))))
-    kept = json.loads((Path(ablation) / "ablation.json").read_text(encoding="utf-8")) if ablation else None
+    table = Path(to) / "recordings.json"
+    before = read_json(table) if table.is_file() else {"models": {}, "ablation": None}
+    found = before["models"] | {Path(m).name: read_json(Path(m).with_name(f"{Path(m).name}_figures") / FILE) for m in models}
+    claims = list(check(found.get("main") or next(iter(found.values()))))
+    kept = read_json(Path(ablation) / "ablation.json") if ablation else before["ablation"]
     listed = [claim._asdict() | {"figure": claim.figure if np.isfinite(claim.figure) else None} for claim in claims]
-    write_json(Path(to) / "recordings.json", {"models": found, "claims": listed, "ablation": kept})
+    write_json(table, {"models": found, "claims": listed, "ablation": kept})
     with replacing(Path(to) / "recordings.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "part", "row", "figure", "value"])

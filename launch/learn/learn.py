@@ -102,7 +102,7 @@ class Learning:
     def _plan(self) -> LearnPlan:
         """The plan that is recorded, or a new one with the table of the music, recorded and printed."""
         from jukebox.model.presets import find
-        from launch.learn.plan import MUSIC, LearnPlan, make_plan, plan_lines, preset_for
+        from launch.learn.plan import LearnPlan, make_plan, plan_lines, preset_for
 
         if "plan" in self.state:
             print(f"{self.model}: {', '.join(self.state['done']) or 'no stage'} done; going on")
@@ -110,7 +110,7 @@ class Learning:
         hours, name = self.given["hours"], preset_for(self.given["preset"], self.given["hours"], self.device[1])
         prior = find(name).priors["tokens"]
         window = prior.n_ctx * prior.hop / prior.sample_rate
-        music = music_of.gather(self.given["music"], self.data, 3600 * MUSIC * hours, self.given["held_out"], window)
+        music = music_of.gather(self.given["music"], self.data, 3600 * music_of.MOST * hours, self.given["held_out"], window)
         if not any(piece.seconds >= window for piece in music.pieces if piece.split != "test"):
             raise UserError(f"no song for training is as long as a window of the prior, {window:.1f} s; give longer ones")
         print("\n".join(music.notes) or "all songs are used")

@@ -25,6 +25,7 @@ from data_prep.manifest import MANIFEST, load_manifest
 from data_prep.sources import Found, complete, find_songs
 from launch.cli.progress import progress
 
+MOST = 10.0  # hours of music per hour of learning
 FEW = 6  # songs: fewer are cut into parts, so that each is trained on and each is held out
 HELD_OUT = 0.1  # share of the songs, or of the parts
 PART = 0.2  # share of a song that is cut
@@ -157,3 +158,17 @@ def write_table(pieces: Sequence[MusicPiece], table: Path) -> None:
         row |= {"source": song.source, "licence": song.licence, "words": [list(word) for word in song.word_times]}
         rows.append(json.dumps({name: value for name, value in row.items() if value}))
     write_bytes(table, ("\n".join(rows) + "\n").encode())
+
+
+def tracks(music: tuple[str, ...], *, out: str, hours: float = 1.0, held_out: int = 12, window: float = 20.0) -> None:
+    """Write OUT/songs.jsonl: the music that a model of so many hours is trained on, and what is held out.
+
+    music: folders, audio files, or tables of music
+    out: data folder
+    hours: time of a model, in hours
+    held_out: songs that are not trained on
+    window: shortest part of a song that is cut, in seconds
+    """
+    found = gather(music, Path(out), 3600 * MOST * hours, held_out, window)
+    print("\n".join(found.notes) or "all songs are used")
+    write_table(found.pieces, Path(out) / "songs.jsonl")

@@ -22,7 +22,7 @@ from vqvae.spectral.config import TOKENS
 # of the hours; the rest is for decoding the music, encoding it, evaluation and songs
 CODEC, PRIOR = 0.30, 0.52
 SIZES = ((4.0, "recordings_large"), (0.75, "recordings"), (0.0, "recordings_small"))  # least hours -> preset, on a CPU
-SPARE, MUSIC = 1.25, 10.0  # of steps; hours of music per hour of learning, at most
+SPARE = 1.25  # of steps
 FAST = {"prepare": 150.0, "encode": 60.0}  # seconds of music a second of a core, about
 SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # seconds, about
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,15 @@ from safetensors.torch import load_file
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from jukebox.evaluation.sound import song_table
 from jukebox.model.folder import ModelFolder, write_tensors
 from jukebox.model.info import CONFIG, SHIPPED, ModelInfo
 from jukebox.model.provenance import FILE as PROVENANCE
+from launch.demo.evidence import FIGURES
+from launch.demo.figures import read_json
 from vqvae.spectral.config import TOKENS
 
+ROWS = ("held-out songs", "reconstructed", "true songs of the requests", "generated", "untrained prior")  # of the card
 MOST = 12_000_000  # bytes
 
 
@@ -25,7 +28,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
 
     model: folder of a trained model
     out: folder to write (default: jukebox/assets/demo of this package)
-    figures: evaluation.json of `jukebox evaluate`, for the card (empty: none)
+    figures: folder of evaluation.json and, if there is one, figures.json, for the card (empty: none)
     """
     source, target = ModelFolder.from_pretrained(model), Path(out)
     prior, codec = source.entry(source.info.route("spectral").priors[TOKENS]), source.info.codec_of(TOKENS)
@@ -69,8 +72,11 @@ def write_card(model: ModelFolder, figures: Path | None) -> None:
         "no recording. It shows what the programs do; train a model of your own music with `jukebox learn`. `make model` makes it again.",
     ]  # fmt: skip
     if figures:
-        found = json.loads(figures.read_text(encoding="utf-8"))
+        found = read_json(figures / "evaluation.json")
         bits, entropy = (found["priors"][TOKENS][name] for name in ("bits", "unigram_bits"))
         lines += ["", f"On {found['songs']} held-out songs: {bits:.2f} bits per frame (unigram entropy {entropy:.2f})."]
+        if (figures / FIGURES).is_file():
+            rows = {row["what"]: row for row in read_json(figures / FIGURES)["rows"]}
+            lines += ["", "```", song_table([rows[name] for name in ROWS]), "```"]
     path = model.folder / "card.md"
     path.write_text(path.read_text(encoding="utf-8") + "\n".join(lines) + "\n", encoding="utf-8")

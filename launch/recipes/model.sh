@@ -8,7 +8,7 @@
 # Planned for 90 minutes on two cores (not measured), fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 assets=${2:-}
-preset=${PRESET:-shipped} songs=${SONGS:-480} seconds=${SECONDS_OF_SONGS:-20,90}
+preset=${PRESET:-shipped} songs=${SONGS:-480} seconds=${SECONDS_OF_SONGS:-20,90} figures=${FIGURES:-1}
 
 if [ ! -f "$out/corpus/songs.jsonl" ]; then
   python -c 'import sys; from data_prep.synthetic.songs import make_corpus; make_corpus(sys.argv[1], int(sys.argv[2]), seed=0, seconds=tuple(map(float, sys.argv[3].split(","))))' \
@@ -19,4 +19,9 @@ jukebox train spectral "$out/data" --out "$out/model" --preset "$preset" --seed 
 jukebox encode "$out/data" "$out/model" --levels tokens
 jukebox train tokens "$out/data" --out "$out/model" --preset "$preset" --seed 0
 jukebox evaluate "$out/model" "$out/data" --out "$out/evaluation.json"
-python -m launch.learn ship "$out/model" --figures "$out/evaluation.json" ${assets:+--out "$assets"}
+if [ "$figures" = 1 ]; then
+  python -m launch.demo recogniser "$out/data" --out "$out/recogniser.safetensors" --seed 0
+  python -m launch.demo songs "$out" --seed 0
+  python -m launch.demo figures "$out" --seed 0
+fi
+python -m launch.learn ship "$out/model" --figures "$out" ${assets:+--out "$assets"}

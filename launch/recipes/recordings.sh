@@ -6,11 +6,13 @@
 #   MUSIC     a folder of music; "" downloads three packages of game music from Debian (87 tracks, 0.3 GB)
 #   OUT       where data, models and continuations go      EVIDENCE  folder of the tables (OUT)
 #
-# HOURS=1 (ABLATION_STEPS=1000, 0: none) is the time of the main model; a half and a quarter of it are trained too, as is one artist alone (a half), the three-level
-# codec, and its ablation without the spectral loss. Every step skips what is there: the same command goes on after an interruption.
+# HOURS=1 is the time of the main model; a half and a quarter of it are trained too, as is one artist alone (a half), the three-level codec, and its
+# ablation without the spectral loss (ABLATION_STEPS=1000, 0: none). MODELS="main half quarter artist levels" are those to train now: the tables keep
+# the figures of the others. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 music=$1 out=$2 evidence=${3:-$2}
 hours=${HOURS:-1} preset=${PRESET:-recordings} levels=${LEVELS:-demo} held=${HELD_OUT:-12} steps=${ABLATION_STEPS:-1000}
+models=" ${MODELS:-main half quarter artist levels} "
 mkdir -p "$out"
 
 if [ -z "$music" ]; then
@@ -30,11 +32,24 @@ if [ -z "$music" ]; then
   fi
 fi
 
-data=$out/main_data
-share() { awk "BEGIN { print $hours * $1 }"; }
-jukebox learn "$music" --out "$out/main" --hours "$hours" --preset "$preset" --held_out "$held"
-jukebox learn "$data" --out "$out/half" --hours "$(share 0.5)" --preset "$preset"
-jukebox learn "$data" --out "$out/quarter" --hours "$(share 0.25)" --preset "$preset"
+# All models are trained on the same tracks, with the same ones held out.
+data=$out/data
+if [ ! -f "$data/manifest.parquet" ]; then
+  python -m launch.learn tracks "$music" --out "$data" --hours "$hours" --held_out "$held"
+  jukebox prepare "$data/songs.jsonl" --out "$data"
+fi
+
+learn() { # NAME SHARE_OF_HOURS MUSIC [FLAG ..]
+  case $models in *" $1 "*) ;; *) return 0 ;; esac
+  local time
+  time=$(awk "BEGIN { print $hours * $2 }")
+  jukebox learn "$3" --out "$out/$1" --hours "$time" --preset "$preset" "${@:4}"
+  trained+=("$1")
+}
+trained=()
+learn main 1 "$data"
+learn half 0.5 "$data"
+learn quarter 0.25 "$data"
 
 # The artist with the most songs alone, where that has enough of them.
 jukebox data "$data" --csv "$out/all.csv"
@@ -48,24 +63,24 @@ with open(sys.argv[2], "w", encoding="utf-8", newline="") as file:
         writer.writeheader()
         writer.writerows(row for row in rows if row["artist"] == artist)
 END
-models=(main half quarter)
 if [ -s "$out/artist.csv" ]; then
-  jukebox learn "$out/artist.csv" --out "$out/artist" --hours "$(share 0.5)" --preset "$preset" --held_out 4
-  models+=(artist)
+  learn artist 0.5 "$out/artist.csv" --held_out 4
 fi
 
 # The three-level codec beside it, and what its spectral loss is worth (the paper's table 1).
-jukebox train vqvae "$data" --preset "$levels" --out "$out/levels"
-ablation=()
-if [ "$steps" -gt 0 ]; then
-  jukebox ablate codec "$data" --out "$out/ablation" --seeds 1 --steps "$steps"
-  ablation=(--ablation "$out/ablation")
+beside=() ablation=()
+if [[ $models == *" levels "* ]]; then
+  jukebox train vqvae "$data" --preset "$levels" --out "$out/levels"
+  beside=(--levels "$out/levels")
+  if [ "$steps" -gt 0 ]; then
+    jukebox ablate codec "$data" --out "$out/ablation" --seeds 1 --steps "$steps"
+    ablation=(--ablation "$out/ablation")
+  fi
 fi
 
-for model in "${models[@]}"; do
-  own=$data beside=()
+for model in "${trained[@]}"; do
+  own=$data
   if [ "$model" = artist ]; then own=$out/artist_data; fi
-  if [ "$model" = main ]; then beside=(--levels "$out/levels"); fi
   python -m launch.learn figures "$out/$model" "$own" --continuations "$held" "${beside[@]}"
 done
-python -m launch.learn gather "${models[@]/#/$out/}" --to "$evidence" "${ablation[@]}"
+python -m launch.learn gather "${trained[@]/#/$out/}" --to "$evidence" "${ablation[@]}"

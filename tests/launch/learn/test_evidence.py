@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from data_prep.files import write_json
 from launch.cli import main
 from launch.learn.__main__ import STEPS
 from launch.learn.evidence import CLAIMS, FILE, check, chroma_correlation, measure, timbre_distance
@@ -52,6 +53,14 @@ def test_a_model_is_measured_beside_its_controls_and_gathered_into_tables(learne
     table = list(csv.DictReader((tmp_path / "recordings.csv").open(encoding="utf-8")))
     assert {"mine"} == {row["model"] for row in table} and {"codec", "prior", "continuations"} == {row["part"] for row in table}
     assert len(json.loads((tmp_path / "recordings.json").read_text(encoding="utf-8"))["claims"]) == len(CLAIMS)
+
+
+def test_figures_of_models_that_are_not_gathered_again_are_kept(tmp_path):
+    for name, figures in {"main": GOOD, "half": copy.deepcopy(GOOD) | {"codec": {}}}.items():
+        write_json(tmp_path / f"{name}_figures" / FILE, figures)
+        assert main(["gather", str(tmp_path / name), "--to", str(tmp_path)], STEPS) == 0
+    found = json.loads((tmp_path / "recordings.json").read_text(encoding="utf-8"))
+    assert list(found["models"]) == ["main", "half"] and all(claim["met"] for claim in found["claims"])
 
 
 def test_all_claims_hold_of_good_figures_and_none_of_figures_that_are_missing():

@@ -1,0 +1,14 @@
+"""`python -m launch.demo COMMAND`: the verbs, and the steps of a demo and of the recipes that are no verbs."""
+
+import sys
+
+from launch.cli.commands import VERBS, main
+
+STEPS = {
+    "recogniser": ("launch.demo.figures:recogniser", "train the recogniser of artist, genre and sung characters"),
+    "songs": ("launch.demo.songs:songs", "sample the songs of a seed of the evidence"),
+    "figures": ("launch.demo.evidence:figures", "measure the songs of a seed of the evidence"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(verbs=VERBS | STEPS))
