@@ -244,9 +244,7 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for (
-                child
-            ) in multiprocessing.active_children():  # Ctrl-C of a terminal reaches them, a signal to this process does not
-                child.terminate()
+            for child in multiprocessing.active_children():
+                child.terminate()  # Ctrl-C of a terminal reaches it, a signal to this process alone does not
             raise
     return [future.result() for future in running]
