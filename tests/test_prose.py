@@ -58,7 +58,14 @@ def test_every_exception_is_a_match_that_its_page_has(monkeypatch):
     assert allowed.keys() <= {(match.page, match.word) for page in pages for match in glossary_matches(page, RULES)}
 
 
-REWRITTEN: list[str] = []  # pages that keep the limits
+REWRITTEN = [
+    "docs/results/index.md",
+    "docs/results/spectral.md",
+    "docs/results/levels.md",
+    "docs/results/decoding.md",
+    "docs/results/training.md",
+    "docs/results/editing.md",
+]  # pages that keep the limits
 
 
 @pytest.mark.parametrize("name", REWRITTEN)
