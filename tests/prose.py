@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from tests.census import GLOSSARY, KINDS, ROOT, Row, Rule, format_table, read_glossary
 
-WITHOUT = ("docs/log.md", "docs/evidence/", "docs/reference/verbs/")  # a record, data, and pages that a script writes
+WITHOUT = ("docs/log.md", "docs/evidence/")  # a record, and data; docs/reference.py makes pages of the site only
 WORDS_BEFORE = 39_928  # of the same pages at commit f3c2367
 MAX_WORDS = WORDS_BEFORE * 6 // 10
 MAX_MEDIAN = 18  # words in the median sentence of a page

@@ -58,19 +58,13 @@ def test_every_exception_is_a_match_that_its_page_has(monkeypatch):
     assert allowed.keys() <= {(match.page, match.word) for page in pages for match in glossary_matches(page, RULES)}
 
 
-REWRITTEN = [
-    "docs/results/index.md",
-    "docs/results/spectral.md",
-    "docs/results/levels.md",
-    "docs/results/decoding.md",
-    "docs/results/training.md",
-    "docs/results/editing.md",
-]  # pages that keep the limits
+ELSEWHERE = ("README.md", "docs/learn.md", "docs/spectral.md")  # are being changed elsewhere
 
 
-@pytest.mark.parametrize("name", REWRITTEN)
-def test_a_page_has_short_sentences_and_the_terms_of_the_field(name):
-    page = next(read_page(file) for file in hand_written() if file.as_posix().endswith(name))
+@pytest.mark.parametrize("page", list(map(read_page, hand_written())), ids=lambda page: page.name)
+def test_a_page_has_short_sentences_and_the_terms_of_the_field(page):
+    if page.name in ELSEWHERE:
+        pytest.skip("is being changed elsewhere")
     assert page.median <= MAX_MEDIAN
     assert [s for s in page.sentences if s.length > MAX_LONGEST] == []
     assert list(map(str, glossary_matches(page, RULES))) == []
