@@ -18,7 +18,9 @@ from typing import NamedTuple
 from tests.census import GLOSSARY, KINDS, ROOT, Row, Rule, format_table, read_glossary
 
 WITHOUT = ("docs/log.md", "docs/evidence/")  # a record, and data; docs/reference.py makes pages of the site only
-WORDS_BEFORE = 39_928  # of the same pages at commit f3c2367
+# Pages that other changes rewrite or add: they are printed, and the limits do not hold for them yet.
+ELSEWHERE = tuple(f"docs/{name}.md" for name in ("learn", "spectral", "wavenet", "musika", "web")) + ("README.md",)
+WORDS_BEFORE = 37_169  # of all other pages at commit f3c2367, which had 12,963 in docs/results.md alone
 MAX_WORDS = WORDS_BEFORE * 6 // 10
 MAX_MEDIAN = 18  # words in the median sentence of a page
 MAX_LONGEST = 40  # words in any sentence
@@ -133,18 +135,19 @@ def report(pages: Sequence[Page], rules: Sequence[Rule]) -> tuple[list[Row], lis
     rows, details = [], []
     for page in pages:
         matches = glossary_matches(page, rules)
-        limits = f"median {page.median:g}, longest {page.longest}, matches {len(matches)}"
-        rows.append(Row(page.name, page.words, None, limits))
+        rows.append(Row(page.name, page.words, None, f"median {page.median:g}, longest {page.longest}, matches {len(matches)}"))
         details += [f"{page.name}: median sentence of {page.median:g} words, limit {MAX_MEDIAN}"] * (page.median > MAX_MEDIAN)
         long = [s for s in page.sentences if s.length > MAX_LONGEST]
         details += [f"{page.name}:{s.line} {s.length} words, limit {MAX_LONGEST}: {s.text[:80]}" for s in long]
         details += map(str, matches)
-    everything = [s.length for page in pages for s in page.sentences]
+    ours = [page for page in pages if page.name not in ELSEWHERE]
+    details = [line for line in details if not line.startswith(ELSEWHERE)]
+    everything = [s.length for page in ours for s in page.sentences]
     rows += [
-        Row("all words", sum(page.words for page in pages), MAX_WORDS),
+        Row("words", sum(page.words for page in ours), MAX_WORDS),
         Row("median sentence", round(statistics.median(everything or [0])), MAX_MEDIAN),
         Row("longest sentence", max(everything, default=0), MAX_LONGEST),
-        Row("glossary matches", sum(len(glossary_matches(page, rules)) for page in pages), 0),
+        Row("glossary matches", sum(len(glossary_matches(page, rules)) for page in ours), 0),
     ]
     return rows, details
 
