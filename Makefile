@@ -8,7 +8,7 @@ MODEL ?= demo/model
 # .venv/bin first: mpirun, ninja and the libraries behind them must come from one place.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install demo demo-edit evidence evidence-recordings model test test-long test-cluster lint bench clean distclean
+.PHONY: install demo demo-edit evidence evidence-recordings model test test-long test-cluster lint docs bench clean distclean
 .DEFAULT_GOAL := install
 
 install: .venv/.installed
@@ -18,7 +18,7 @@ install: .venv/.installed
 	@test -x $(BIN)/python || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv || \
 	  { echo "make: $(PYTHON) -m venv failed; it needs Python 3.10 or newer with venv (Debian: apt install python3-venv), or make PYTHON=python3.11" >&2; exit 1; }; }
 	@echo "installing the package and its extras with the tested versions of constraints.txt (the first time about 1 GB is downloaded)"
-	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e '.[train,cluster,dev]' \
+	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e '.[train,cluster,dev,docs]' \
 	  | sed -u -n -E '/^ *(Downloading|Building|Installing|Successfully)/{s/Successfully installed.*/installed/;s/^(Installing collected packages).*/installing/;s/^ *//;p;}'
 	@$(BIN)/python -m vqvae.compiled priors/autoregressive/native.cpp vqvae/spectral/propagate.cpp || true
 	@touch $@
@@ -61,6 +61,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(MAKE) docs
+
+# The site, into site/; a broken link or anchor is an error.
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
 
 # The peer (transformers' port of the published code) needs older packages than ours, so it has an environment of its own.
 .venv-peer/.installed:
@@ -78,7 +83,7 @@ bench: install .venv-peer/.installed
 
 # What was built or made here; .venv stays, because it costs a gigabyte to get back: make distclean removes it too.
 clean:
-	rm -rf demo evidence recordings model build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo evidence recordings model site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean

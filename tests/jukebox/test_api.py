@@ -278,7 +278,7 @@ def test_a_genre_is_one_name_or_several():
     )
 
 
-def test_the_page_of_the_api_runs(model, recording, tmp_path, monkeypatch):
+def test_the_python_blocks_of_readme_start_and_api_page_run(model, recording, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "MODEL").symlink_to(model.folder)
     (tmp_path / "mine.wav").symlink_to(recording)
@@ -288,6 +288,8 @@ def test_the_page_of_the_api_runs(model, recording, tmp_path, monkeypatch):
     assert len(blocks) == 2
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     exec(example.replace("NAME", "ann").replace("seconds=30", "seconds=0.2"), {})
+    (start,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(start.replace("demo/model", "MODEL").replace("Copper Finch", "ann").replace("seconds=20", "seconds=0.2"), {})
     names: dict = {}
     for block in blocks:
         exec(block, names)

@@ -22,7 +22,7 @@ def test_buckets_are_those_that_deepspeed_is_told():
     assert set(BUCKETS.values()) == {BUCKET, LIVE} and BUCKETS["stage3_max_live_parameters"] == LIVE
 
 
-# MiB at most, beyond what there was before the model, of rank 0: `jukebox bench train`, on a CPU over gloo (docs/results.md)
+# MiB at most, beyond what there was before the model, of rank 0: `jukebox bench train`, on a CPU over gloo (docs/results/training.md)
 SEEN = {(1, 0): 583, (1, 1): 731, (1, 2): 731, (1, 3): 931, (2, 0): 589, (2, 1): 584, (2, 2): 584, (2, 3): 767}
 
 
