@@ -71,6 +71,13 @@ def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams
     return replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
 
 
+def needs_codec(preset: Preset, parts: Sequence[str]) -> bool:
+    """Whether parts have a stream whose codec is trained before them."""
+    specs = {name: preset.priors[name].spec for name in parts if name in preset.priors}
+    streams = {stream for name in parts for stream in ((*specs[name].reads, *specs[name].writes) if name in specs else (name,))}
+    return any(codec.learned for codec in preset.codecs if streams & set(codec.spec.names))
+
+
 def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFolder:
     """The model folder to train into; made for a codec where there is none, its labels those of the data.
 
@@ -187,7 +194,7 @@ def train(
     check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     wanted = choose_parts(what, chosen, parts, tuning, folder)
-    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates)
+    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates or not needs_codec(preset, wanted))
     model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:
