@@ -194,7 +194,11 @@ def train(
     check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     wanted = choose_parts(what, chosen, parts, tuning, folder)
-    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates or not needs_codec(preset, wanted))
+    model = (
+        copied(tuning.from_model, target)
+        if tuning.from_model
+        else open_model(target, folder, preset, creates or not needs_codec(preset, wanted))
+    )
     model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:

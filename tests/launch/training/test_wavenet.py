@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(data: Path) -> Jukebox:
-    """A folder with both routes, hardly trained: from sound before there is any other codec, then the codec, its codes, and their decoder."""
+    """A folder with both routes, hardly trained: from sound before any other codec, then the decoder of its codes."""
     out = str(data.parent / "model")
     flags = ["--preset", "test_wavenet", "--steps", "3", "--threads", "1", "--out", out]
     assert main(["train", "wavenet", str(data), *flags, "--from_audio"]) == 0
