@@ -7,7 +7,7 @@
     recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     shipped    22.05 kHz, the same, small enough to come with the package
-    wavenet    22.05 kHz, a WaveNet of samples, from conditions or as the decoder of the demo's coarsest codes, for one GPU
+    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the coarsest codes; for one GPU
     test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
@@ -203,17 +203,15 @@ def _tokens(
     )
 
 
-def _wavenet(
-    codec: MuLawConfig, window: int, stack: StackConfig, max_seconds: float, above: VQVAEConfig, reads: str = ""
-) -> WaveNetConfig:  # fmt: skip
-    """A WaveNet of samples; with `reads` it is the decoder of that stream's codes, whose place in time says all that timing would."""
-    frame = above.spec.stream(reads or above.spec.names[-1]).hop
-    bins = 0 if reads else 32
-    labels = LabelConfig(1, 1, timing_bins=bins, max_seconds=max_seconds, sample_rate=codec.sample_rate)
-    return WaveNetConfig(
-        MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, frame, labels=labels, reads=reads,
-        read_bins=above.bins if reads else 0,
-    )  # fmt: skip
+def _wavenets(
+    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float
+) -> dict[str, PriorConfig]:
+    """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, which know the time better than timing."""
+    above = levels.spec.streams[-1]
+    labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
+    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels)
+    second = replace(first, labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
+    return {"wavenet": first, "wavenet_codes": second}
 
 
 # ---- demo: two cores, twelve minutes
@@ -423,32 +421,25 @@ PRESETS: dict[str, Preset] = {
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
 }  # fmt: skip
 
+
+def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: Recipe) -> Preset:
+    """The three levels of a preset, and samples as the stream of a second codec."""
+    names = set(levels.codec.spec.names)
+    priors = {name: prior for name, prior in levels.priors.items() if set(prior.spec.writes) <= names}
+    return replace(
+        levels, more_codecs=(MuLawConfig(levels.codec.spec.sample_rate),), more_recipes={}, priors={**priors, **wavenets},
+        codec_recipes={name: levels.codec_recipes[name] for name in levels.codec.spec.names},
+        prior_recipes={**{name: levels.prior_recipes[name] for name in priors}, **dict.fromkeys(wavenets, recipe)},
+    )  # fmt: skip
+
+
 # The receptive field is 93 ms, a window four times as long: in training a quarter of its samples have less before them.
-_WAVENET, _TEST_WAVENET = StackConfig(10, 2, 64, 64, 128), StackConfig(4, 2, 8, 8, 8)
-_WAVENET_PRIOR = Recipe(
-    steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000
-)
-PRESETS["wavenet"] = Preset(
-    _DEMO,
-    {"vq.2": _DEMO_CODEC},
-    {
-        "prior_2": PRESETS["demo"].priors["prior_2"],
-        "wavenet": _wavenet(MuLawConfig(), 8192, _WAVENET, 600.0, _DEMO),
-        "wavenet_codes": _wavenet(MuLawConfig(), 8192, _WAVENET, 600.0, _DEMO, "vq.2"),
-    },
-    {"prior_2": _DEMO_PRIOR, "wavenet": _WAVENET_PRIOR, "wavenet_codes": _WAVENET_PRIOR},
-    more_codecs=(MuLawConfig(),),
-)
-PRESETS["test_wavenet"] = Preset(
-    _TEST,
-    {"vq.2": _TEST_CODEC},
-    {
-        "prior_2": PRESETS["test"].priors["prior_2"],
-        "wavenet": _wavenet(MuLawConfig(), 512, _TEST_WAVENET, 60.0, _TEST),
-        "wavenet_codes": _wavenet(MuLawConfig(), 512, _TEST_WAVENET, 60.0, _TEST, "vq.2"),
-    },
-    dict.fromkeys(("prior_2", "wavenet", "wavenet_codes"), _TEST_PRIOR),
-    more_codecs=(MuLawConfig(),),
+PRESETS["wavenet"] = _with_wavenets(
+    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0),
+    Recipe(steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000),
+)  # fmt: skip
+PRESETS["test_wavenet"] = _with_wavenets(
+    PRESETS["test"], _wavenets(MuLawConfig(), _TEST, 512, StackConfig(4, 2, 8, 8, 8), 60.0), _TEST_PRIOR
 )
 PRESETS["recordings_levels"] = replace(
     PRESETS["demo"],

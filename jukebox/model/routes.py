@@ -39,7 +39,7 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
     for streams in codecs:
         taken = {name for routes in found for name in routes}
         routes = _routes_of(streams, priors, taken, further=bool(found))
-        found.append({name: Route(name, _above(route, codecs, priors) | route.priors) for name, route in routes.items()})
+        found.append({name: Route(name, {**_above(route, codecs, priors), **route.priors}) for name, route in routes.items()})
     return {name: route for routes in reversed(found) for name, route in routes.items()}
 
 

@@ -29,7 +29,7 @@ STACKS = (StackConfig(8, 1), StackConfig(10, 2), StackConfig(10, 3, 128, 128, 12
 SAMPLES = {"naive": 4, "cached": 200, "compiled": 4000}  # of a run of each side
 
 
-class Drawn(NamedTuple):
+class SideRun(NamedTuple):
     """The codes of one run of a side, and the seconds that it took."""
 
     codes: Tensor
@@ -56,7 +56,7 @@ def _row(stack: StackConfig, repeats: int, seed: int, device: str) -> dict[str, 
     config = WaveNetConfig(MULAW, BINS, 1, rate, 64 * (-(-stack.receptive_field // 64) + 64), SILENCE, stack, 64)
     prior = WaveNetPrior(config).eval().to(device)
     known = torch.randint(BINS, (1, stack.receptive_field), device=device)
-    sides: dict[str, Callable[[], Drawn]] = {
+    sides: dict[str, Callable[[], SideRun]] = {
         "naive": lambda: _naive(prior, known, seed),
         **{side: lambda side=side: _cached(prior, known, seed, side) for side in ("cached", "compiled")},
     }
@@ -81,7 +81,7 @@ def _row(stack: StackConfig, repeats: int, seed: int, device: str) -> dict[str, 
     return row
 
 
-def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> Drawn:
+def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> SideRun:
     """Samples after the known ones from ring buffers; the pass over the known ones is not counted."""
     n = min(SAMPLES[side], prior.config.n_ctx - known.shape[1])
     prior.compiled = side == "compiled"
@@ -91,11 +91,11 @@ def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> Drawn:
     began = time.perf_counter()
     codes = torch.cat([values for _, _, values in prior.sample(state)], dim=1)
     wait_for_gpu()
-    return Drawn(codes, time.perf_counter() - began)
+    return SideRun(codes, time.perf_counter() - began)
 
 
 @torch.no_grad()
-def _naive(prior: WaveNetPrior, known: Tensor, seed: int) -> Drawn:
+def _naive(prior: WaveNetPrior, known: Tensor, seed: int) -> SideRun:
     """Samples after the known ones, each by a pass over the receptive field whose last logits alone are computed."""
     numbers = torch.rand(SAMPLES["naive"], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     conditioning, codes, field = prior.encode_conditions(Conditions(), 1), known, prior.config.memory
@@ -106,4 +106,4 @@ def _naive(prior: WaveNetPrior, known: Tensor, seed: int) -> Drawn:
         skips = prior.stack(prior.x_emb(codes[:, -field:]), conditioning.steps, prior.config.frame)[:, -1]
         codes = torch.cat([codes, draw(prior.head(skips), number[None], WaveNetParams())[:, None]], dim=1)
     wait_for_gpu()
-    return Drawn(codes[:, known.shape[1] :], time.perf_counter() - began)
+    return SideRun(codes[:, known.shape[1] :], time.perf_counter() - began)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,9 +20,6 @@ from priors.logits import draw
 from priors.wavenet.config import WaveNetParams
 from priors.wavenet.stack import RingBuffers
 from vqvae.compiled import library
-
-if TYPE_CHECKING:
-    from priors.wavenet.model import WaveNetPrior
 
 SOURCE = Path(__file__).with_name("native.cpp")
 WEIGHTS = ("embedding", "gates", "residual", "skip", "skip_bias", "hidden", "hidden_bias", "out", "out_bias")
@@ -58,10 +55,10 @@ class _Params(ctypes.Structure):
     _fields_ = [("temperature", ctypes.c_double), ("top_p", ctypes.c_double), ("top_k", ctypes.c_int64)]
 
 
-class Native(Stepwise):
+class NativeSteps(Stepwise):
     """The steps of one window in C++, over float32 weights and ring buffers where they lie."""
 
-    def __init__(self, prior: WaveNetPrior, conditioning: ConditioningInputs, buffers: RingBuffers, position: int) -> None:
+    def __init__(self, prior: Any, conditioning: ConditioningInputs, buffers: RingBuffers, position: int) -> None:
         super().__init__(self._logits)
         assert conditioning.steps is not None
         stack, config, head = prior.stack, prior.config.stack, (prior.hidden, prior.x_out)
@@ -107,13 +104,13 @@ class Native(Stepwise):
         return made
 
 
-def stepper(prior: WaveNetPrior, state: DecodeState[WaveNetParams]) -> Stepwise:
-    """The steps of a window from where its state is."""
+def stepper(prior: Any, state: DecodeState[WaveNetParams]) -> Stepwise:
+    """The steps of a window of a `WaveNetPrior` from where its state is."""
     if not isinstance(state.step, Stepwise):
         where: Any = (prior, state.conditioning, state.caches, state.position)
         device, dtype = state.conditioning.start.device.type, state.conditioning.start.dtype
         if prior.compiled and device == "cpu" and dtype == torch.float32:
-            state.step = Native(prior, state.conditioning, state.caches[0], state.position)
+            state.step = NativeSteps(prior, state.conditioning, state.caches[0], state.position)
         else:
             state.step = Stepwise((Captured if prior.compiled and device == "cuda" else Plain)(*where))
     return state.step

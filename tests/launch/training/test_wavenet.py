@@ -47,7 +47,7 @@ def model(data: Path) -> Jukebox:
     out = str(data.parent / "model")
     flags = ["--preset", "test_wavenet", "--steps", "3", "--threads", "1", "--out", out]
     assert main(["train", "wavenet", str(data), *flags, "--from_audio"]) == 0
-    assert main(["train", "vqvae", str(data), *flags]) == 0
+    assert main(["train", "vqvae", str(data), *flags, "--level", "2"]) == 0
     assert main(["encode", str(data), out, "--threads", "1"]) == 0
     assert main(["train", "prior_2", str(data), *flags]) == 0
     assert main(["train", "wavenet_codes", str(data), *flags]) == 0

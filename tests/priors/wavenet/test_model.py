@@ -15,7 +15,7 @@ from priors.noise import Generators
 from priors.prior import Known, Window, sample_window
 from priors.wavenet.config import StackConfig, WaveNetConfig, WaveNetParams
 from priors.wavenet.model import WaveNetPrior
-from priors.wavenet.step import Native, Stepwise
+from priors.wavenet.step import NativeSteps, Stepwise
 from tests.cuda_graph import stub_cuda
 from vqvae.mulaw.config import SILENCE
 
@@ -120,7 +120,7 @@ def test_cached_logits_are_those_of_the_whole_window(given, kernel):
 def test_logits_of_the_cpp_step_are_those_of_the_whole_window(stack):
     model, known, cond = prior(replace(CONFIG, stack=stack)), codes(3), conditions(3)
     whole, state = all_logits(model, known, cond), begun(model, known[:, :4], cond)
-    step = Native(model, state.conditioning, state.caches[0], state.position)
+    step = NativeSteps(model, state.conditioning, state.caches[0], state.position)
     made = torch.stack([step(known[:, at]) for at in range(4, 90)], dim=1)
     assert (made - whole[:, 5:91]).abs().max() < 1e-4
 
