@@ -52,7 +52,8 @@ static inline int64_t outputs(const float *w, const float *x, int64_t n_in, int6
 }
 
 static void product(const float *w, const float *x, int64_t n_in, int64_t n_out, float *y) {
-    int64_t o = outputs<8>(w, x, n_in, n_out, y, 0);
+    int64_t o = outputs<16>(w, x, n_in, n_out, y, 0);
+    o = outputs<8>(w, x, n_in, n_out, y, o);
     o = outputs<4>(w, x, n_in, n_out, y, o);
     o = outputs<1>(w, x, n_in, n_out, y, o);
     for (; o < n_out; o++) for (int64_t i = 0; i < n_in; i++) y[o] += x[i] * w[i * n_out + o];
