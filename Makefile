@@ -20,7 +20,7 @@ install: .venv/.installed
 	@echo "installing the package and its extras with the tested versions of constraints.txt (the first time about 1 GB is downloaded)"
 	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -c constraints.txt -e '.[train,cluster,dev,docs]' \
 	  | sed -u -n -E '/^ *(Downloading|Building|Installing|Successfully)/{s/Successfully installed.*/installed/;s/^(Installing collected packages).*/installing/;s/^ *//;p;}'
-	@$(BIN)/python -m vqvae.compiled priors/autoregressive/native.cpp vqvae/spectral/propagate.cpp || true
+	@$(BIN)/python -m vqvae.compiled priors/autoregressive/native.cpp priors/wavenet/native.cpp vqvae/spectral/propagate.cpp || true
 	@touch $@
 
 demo: install

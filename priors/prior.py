@@ -191,11 +191,17 @@ class ScoresLyrics(Protocol):
 
 
 @runtime_checkable
-class HasTrunk(Protocol):
-    """One autoregressive trunk: LoRA, int8 weights and compiled steps."""
+class HasSteps(Protocol):
+    """Sequential steps that can be compiled (CPU) or captured (GPU)."""
+
+    compiled: bool
+
+
+@runtime_checkable
+class HasTrunk(HasSteps, Protocol):
+    """One autoregressive trunk: LoRA and int8 weights."""
 
     trunk: nn.Module
-    compiled: bool
     block: int  # codes of an update
 
     def quantise(self) -> None: ...

@@ -125,6 +125,14 @@ class PriorConfig(ABC):
         return 1
 
     @property
+    def memory(self) -> int:
+        """Frames before a frame that it depends on, where they are less than a window (0: the whole window).
+
+        A window in sequence then overlaps the one before it by so many: what is sampled does not depend on where windows are.
+        """
+        return 0
+
+    @property
     def width(self) -> int:
         """Width of the widest layers, which decides how many CPU threads are worth using."""
         return 0

@@ -25,9 +25,9 @@ MAY_IMPORT = {
 }
 # package -> its sub-packages and single modules, in the order in which each may import those before it
 ORDER = {
-    "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral",
+    "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral mulaw",
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
-    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked",
+    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",
     "launch": "cluster cli engines corpus training verbs inspection bench gpu_check demo learn ablate",
 }

@@ -48,8 +48,10 @@ class Registry(Generic[T]):
 CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry("codec", "jukebox.codecs.config", {
     "vqvae": "vqvae.jukebox.config:VQVAEConfig",
     "spectral": "vqvae.spectral.config:SpectralConfig",
+    "mulaw": "vqvae.mulaw.config:MuLawConfig",
 })  # fmt: skip
 CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {
     "vqvae": "vqvae.jukebox.vqvae:VQVAE",
     "spectral": "vqvae.spectral.model:SpectralCodec",
+    "mulaw": "vqvae.mulaw.codec:MuLawCodec",
 })  # fmt: skip

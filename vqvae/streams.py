@@ -96,6 +96,7 @@ class CodecConfig(ABC):
     """Shape of a codec. It imports no torch: planning, requests, sizes and help read it."""
 
     kind: ClassVar[str]  # its name in config.json and in the registries
+    learned: ClassVar[bool] = True  # False: its tensors are constants, and its file is written with the model folder
 
     @property
     @abstractmethod

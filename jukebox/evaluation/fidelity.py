@@ -43,6 +43,7 @@ def comb_level(audio: Float[Tensor, "*c t"], sample_rate: int, hop: int) -> floa
 
     The power of the bin of each multiple is divided by the mean power of the bins next to it, up to a quarter of the way to the
     next multiple and no more than 40 Hz, without the main lobe of the window. Music has tones there by chance: compare the original.
+    0 where no multiple is below half the sample rate.
     """
     n_fft = max(2**14, 2 ** (hop.bit_length() + 4))
     power = magnitudes(audio.reshape(-1, audio.shape[-1]).mean(0), n_fft, n_fft // 4, pad=True).square().mean(-1)  # (F,)
@@ -52,7 +53,7 @@ def comb_level(audio: Float[Tensor, "*c t"], sample_rate: int, hop: int) -> floa
         at = round(line * per_line)
         sides = torch.cat([power[at - reach : at - 2], power[at + 3 : at + reach + 1]])
         levels.append(10 * (power[at] / sides.mean().clamp(min=1e-20)).clamp(min=1e-9).log10())
-    return torch.stack(levels).mean().item()
+    return torch.stack(levels).mean().item() if levels else 0.0
 
 
 def snr_db(true: Tensor, made: Tensor) -> float:

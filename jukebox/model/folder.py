@@ -144,7 +144,13 @@ class ModelFolder:
         cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None, routes: Routes | None = None
     ) -> M:  # fmt: skip
         """Open a model directory, made first where there is none, that has a codec of this configuration and these routes."""
-        folder = named_in_utf_8(Path(folder), "a model folder")
+        model = cls._with_codec(named_in_utf_8(Path(folder), "a model folder"), codec, vocabulary, routes)
+        if not codec.learned and not model.info.codes_hash(codec.spec.names[0]):
+            model.save_codec(build_codec(codec))
+        return model
+
+    @classmethod
+    def _with_codec(cls: type[M], folder: Path, codec: CodecConfig, vocabulary: Vocabulary | None, routes: Routes | None) -> M:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if (folder / CONFIG).is_file():

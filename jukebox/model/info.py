@@ -301,7 +301,7 @@ class ModelInfo:
 
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
         """Of some levels those of other codecs than a route's come second, coarsest first; a level that is none comes first."""
-        own = self.codec_of(next(iter(route.priors))).config.spec.names
+        own = {name for stream in route.priors for name in self.codec_of(stream).config.spec.names}
         other = {level for level in levels if level in range(len(self.hops)) and self.stream(level).name not in own}
         return [level for level in levels if level not in other], sorted(other, reverse=True)
 

@@ -7,7 +7,8 @@
     recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     shipped    22.05 kHz, the same, small enough to come with the package
-    test, test_spectral, test_44k, test_both    minimal sizes: seconds; what the tests run
+    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the coarsest codes; for one GPU
+    test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -33,7 +34,9 @@ from priors.masked.config import MaskedConfig
 from priors.spec import PriorConfig
 from priors.tokens.config import TokenConfig
 from priors.transformer.config import Init, TrunkConfig, residual_scale
+from priors.wavenet.config import StackConfig, WaveNetConfig
 from vqvae.jukebox.config import VQVAEConfig
+from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
 from vqvae.registry import Registry
 from vqvae.spectral.config import TOKENS, SpectralConfig
 from vqvae.streams import CodecConfig
@@ -198,6 +201,17 @@ def _tokens(
     return TokenConfig(
         TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics
     )
+
+
+def _wavenets(
+    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float
+) -> dict[str, PriorConfig]:
+    """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, which know the time better than timing."""
+    above = levels.spec.streams[-1]
+    labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
+    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels)
+    second = replace(first, labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
+    return {"wavenet": first, "wavenet_codes": second}
 
 
 # ---- demo: two cores, twelve minutes
@@ -408,6 +422,26 @@ PRESETS: dict[str, Preset] = {
        for name, codec in ((name, vqvae_config(settings)) for name, settings in VQVAES.items())},
 }  # fmt: skip
 
+
+def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: Recipe) -> Preset:
+    """The three levels of a preset, and samples as the stream of a second codec."""
+    names = set(levels.codec.spec.names)
+    priors = {name: prior for name, prior in levels.priors.items() if set(prior.spec.writes) <= names}
+    return replace(
+        levels, more_codecs=(MuLawConfig(levels.codec.spec.sample_rate),), more_recipes={}, priors={**priors, **wavenets},
+        codec_recipes={name: levels.codec_recipes[name] for name in levels.codec.spec.names},
+        prior_recipes={**{name: levels.prior_recipes[name] for name in priors}, **dict.fromkeys(wavenets, recipe)},
+    )  # fmt: skip
+
+
+# The receptive field is 93 ms, a window four times as long: in training a quarter of its samples have less before them.
+PRESETS["wavenet"] = _with_wavenets(
+    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0),
+    Recipe(steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000),
+)  # fmt: skip
+PRESETS["test_wavenet"] = _with_wavenets(
+    PRESETS["test"], _wavenets(MuLawConfig(), _TEST, 512, StackConfig(4, 2, 8, 8, 8), 60.0), _TEST_PRIOR
+)
 PRESETS["recordings_levels"] = replace(
     PRESETS["demo"],
     codec=replace(_DEMO, **FOR_RECORDINGS),

@@ -4,6 +4,7 @@
     masked     vq.2 <- prior_2, vq.1 <- masked,  vq.0 <- masked      masked parallel decoding of the finer streams
 
     spectral   tokens <- tokens                                      frames of several codes, of a second codec
+    wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
 
 A model's routes are stored in its config.json. A model that stores none has those that follow from its priors.
 """
@@ -37,8 +38,21 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
     found: list[Routes] = []
     for streams in codecs:
         taken = {name for routes in found for name in routes}
-        found.append(_routes_of(streams, priors, taken, further=bool(found)))
+        routes = _routes_of(streams, priors, taken, further=bool(found))
+        found.append({name: Route(name, {**_above(route, codecs, priors), **route.priors}) for name, route in routes.items()})
     return {name: route for routes in reversed(found) for name, route in routes.items()}
+
+
+def _above(route: Route, codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> dict[str, str]:
+    """The priors of the streams that a route reads of other codecs, with all coarser ones; named by their levels where there are none."""
+    levels = [stream.name for streams in codecs for stream in streams]
+    reads = {read for name in route.priors.values() if name in priors for read in priors[name].spec.reads}
+    chain: dict[str, str] = {}
+    for names in ([stream.name for stream in streams] for streams in codecs):
+        if not set(names) & set(route.priors) and (read := [name for name in names if name in reads]):
+            chosen = names[names.index(read[0]) :]
+            chain |= {name: _only_writer(name, priors) or f"prior_{levels.index(name)}" for name in reversed(chosen)}
+    return chain
 
 
 def _routes_of(

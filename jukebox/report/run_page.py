@@ -133,8 +133,9 @@ def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
 
 def level_html(request: Json, level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]) -> str:
     """Picture and player of one level of one sample, or how far it has come; `row` as `speeds` gives it."""
-    done, hop, ranks = row["done"], request["hops"][level], {len(request["hops"]) - 1: "coarsest", 0: "finest"}
-    about = f"{ranks.get(level, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
+    done, hop = row["done"], request["hops"][level]
+    ranks = {max(request["hops"]): "coarsest", min(request["hops"]): "finest"}
+    about = f"{ranks.get(hop, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
     if sound is None:
         about += ", nothing to hear yet"
     elif sound.note or done < 1:

@@ -182,5 +182,5 @@ def plan_windows(request: Mapping[str, Any], level: int, config: PriorConfig, st
     if request["parallel"] and reads:
         return WindowPlanner("parallel", n_ctx, int(WARM_UP * n_ctx) // ratio * ratio)
     fractions = request["hop_fractions"]
-    fraction = fractions[min(level, len(fractions) - 1)]
-    return WindowPlanner("prefix", n_ctx, max(ratio, int(fraction * n_ctx) // ratio * ratio))
+    step = n_ctx - config.memory if config.memory else int(fractions[min(level, len(fractions) - 1)] * n_ctx)
+    return WindowPlanner("prefix", n_ctx, max(ratio, step // ratio * ratio))

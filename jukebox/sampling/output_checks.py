@@ -50,8 +50,7 @@ ADVICE = {
 def lines_of(request: Mapping[str, Any], samples: Sequence[int] | None = None) -> list[str]:
     """A line for each finding of a run, of some samples: all of its finest level, and what a coarser one passes on."""
     found = [each for each in request.get("findings", ()) if samples is None or each.get("sample", samples[0]) in samples]
-    finest = min((each["level"] for each in found if "level" in each), default=0)
-    finest = min(finest, min(set(request["levels"]) - set(request.get("encodes", ()))))
+    finest = [level for level in request["levels"] if level not in request.get("encodes", ())][-1]
     lines = []
     for each in found:
         if each.get("level", finest) == finest or each["kind"] in OF_CODES:

@@ -41,7 +41,7 @@ from jukebox.sampling.window_checkpoint import forget
 from jukebox.sampling.writer_thread import WriterThread
 from jukebox.song import PreparedSong, Song
 from priors.autoregressive import native
-from priors.prior import HasTrunk
+from priors.prior import HasSteps
 from priors.registry import PRIOR_PARAMS
 
 PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
@@ -248,7 +248,7 @@ def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, de
         return LevelEncoder(run, level, model, device)
     entry = model.entry(asked["priors"].get(str(level), f"prior_{level}"))
     prior = model.prior(entry.name, asked["dtype"]).to(device)
-    if isinstance(prior, HasTrunk):  # the run may have begun on another device
+    if isinstance(prior, HasSteps):  # the run may have begun on another device
         prior.compiled = asked["compiled"] and native.why_not(asked["dtype"], device) is None
     labels, kind = model.labels_of(entry.name), entry.config.kind
     prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]

@@ -71,8 +71,15 @@ def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams
     return replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
 
 
-def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFolder:
-    """The model folder to train into; made for a codec where there is none, its labels those of the data.
+def needs_codec(preset: Preset, parts: Sequence[str]) -> bool:
+    """Whether parts have a stream whose codec is trained before them."""
+    specs = {name: preset.priors[name].spec for name in parts if name in preset.priors}
+    streams = {stream for name in parts for stream in ((*specs[name].reads, *specs[name].writes) if name in specs else (name,))}
+    return any(codec.learned for codec in preset.codecs if streams & set(codec.spec.names))
+
+
+def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -> ModelFolder:
+    """The model folder to train into; made where there is none, unless `parts` need a codec that is trained; its labels those of the data.
 
     Once a prior is trained the labels stay: its tables are numbered by them.
     """
@@ -82,7 +89,7 @@ def open_model(folder: Path, data: Path, preset: Preset, codec: bool) -> ModelFo
     from jukebox.model.folder import ModelFolder
     from priors.conditioning.vocabulary import Characters
 
-    if not codec and not (folder / "config.json").is_file():
+    if needs_codec(preset, parts) and not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model; train its codec first (`jukebox train vqvae {data}`), or give --out")
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
@@ -178,8 +185,8 @@ def train(
         torch.set_num_threads(run.threads)
     beat("meeting the others", 0)
     device = join(run.device)
-    target = Path(parts.out or folder.parent / "model")
-    chosen = first(lambda: choose_preset(parts.preset, what, target, tuning.from_model, device))
+    target, old = Path(parts.out or folder.parent / "model"), tuning.from_model
+    chosen = first(lambda: choose_preset(parts.preset, what, target, old, device))
     preset = find(chosen)
     kind = kind_of(what, preset)
     creates = kind in CODEC_CONFIGS.kinds()
@@ -187,7 +194,7 @@ def train(
     check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     wanted = choose_parts(what, chosen, parts, tuning, folder)
-    model = copied(tuning.from_model, target) if tuning.from_model else open_model(target, folder, preset, creates)
+    model = copied(old, target) if old else open_model(target, folder, preset, () if creates else wanted)
     model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
         for place in {folder, Path(tuning.rehearse or folder)}:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from priors.prior import check_shapes
 from priors.spec import TokenParams
-from priors.transformer.cache import Cache, Caches, CrossCache
+from priors.transformer.cache import Caches
 from priors.transformer.config import TrunkConfig
 from priors.transformer.trunk import Transformer
 
@@ -79,7 +79,7 @@ class DecodeState(Generic[P]):
     """
 
     conditioning: ConditioningInputs
-    caches: list[Cache | CrossCache]
+    caches: list[Any]  # key-value caches, or ring buffers; `kept` are the names of their tensors that a saved state has
     position: int  # steps in the caches
     output: Float[Tensor, "b k"] | None
     params: P
@@ -119,8 +119,7 @@ class DecodeState(Generic[P]):
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
         for i, cache in enumerate(self.caches):
-            if isinstance(cache, Cache):
-                yield from ((f"{name}_{i}", getattr(cache, name)) for name in ("k", "v"))
+            yield from ((f"{name}_{i}", getattr(cache, name)) for name in cache.kept)
 
 
 def join_batches(a: ConditioningInputs, b: ConditioningInputs) -> ConditioningInputs:

@@ -58,6 +58,8 @@ class CachePlace(NamedTuple):
 class Cache:
     """Keys and values of one layer for a batch; `fill` from a parallel prefill, then `append` step by step."""
 
+    kept = ("k", "v")  # what a saved state has of it
+
     def __init__(self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor):
         self.pattern, self.block = pattern, block
         self.prime = min(prime, n_ctx)
@@ -118,6 +120,8 @@ class Cache:
 
 class CrossCache:
     """Keys, values and time distances of the sequence that a cross attention listens to; computed once."""
+
+    kept = ()
 
     def __init__(self, k: Float[Tensor, "b h n d"], v: Float[Tensor, "b h n d"], bias: Float[Tensor, "b h t n"] | None):
         self.k, self.v, self.bias = k.contiguous()[None], v.contiguous()[None], bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from vqvae.jukebox.argmax import ArgmaxBottleneck
 from vqvae.jukebox.blocks import Decoder, Encoder
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.quantize import Codebook
@@ -20,6 +21,10 @@ class Autoencoder(nn.Module):
         self.hop = config.hops[level]
         self.encoder = Encoder(*shape, **stack)
         self.decoder = Decoder(*shape, **stack, reverse=config.reverse_decoder_dilation, flat=config.flat_upsampling)
-        self.codebook = Codebook(
-            config.bins, config.emb_width, mu=config.mu, threshold=config.threshold, reset_restarted=config.reset_restarted
+        self.codebook = (
+            ArgmaxBottleneck(config.bins, config.emb_width)
+            if config.bottleneck == "argmax"
+            else Codebook(
+                config.bins, config.emb_width, mu=config.mu, threshold=config.threshold, reset_restarted=config.reset_restarted
+            )
         )

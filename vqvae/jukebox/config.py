@@ -47,7 +47,9 @@ class VQVAEConfig(CodecConfig):
     dilation_cycle: int | None = None
     reverse_decoder_dilation: bool = True
     flat_upsampling: bool = False  # no tones at multiples of the rates of codes and latents; published: False
-    # codebook
+    # what makes codes: "codebook" (published), or "argmax" (`argmax.py`), which has no settings but the weight of its diversity loss
+    bottleneck: str = "codebook"
+    diversity: float = 0.005
     mu: float = 0.99
     threshold: float = 1.0  # moving use, in tokens of a global batch, below which a code is dead
     reset_restarted: bool = True  # False: as published, a restarted code keeps its stale sums
@@ -173,6 +175,8 @@ class VQVAEConfig(CodecConfig):
             raise ValueError(f"strides_t {self.strides_t}: a length survives the round trip only with even strides")
         if not 0 <= self.pre_emphasis < 1:
             raise ValueError(f"pre_emphasis {self.pre_emphasis}: expected a number from 0 up to, but not including, 1")
+        if self.bottleneck not in ("codebook", "argmax"):
+            raise ValueError(f'bottleneck {self.bottleneck!r}: expected "codebook" or "argmax"')
         if self.stereo not in ("mean", "channels", "mid_side"):
             raise ValueError(f'stereo {self.stereo!r}: expected "mean", "channels" or "mid_side"')
         if self.stereo == "mid_side" and self.channels > 2:

@@ -105,7 +105,8 @@ class VQVAE(Codec):
         """Total loss under "loss" and all worth logging, detached, by name; in training mode the codebooks move.
 
         With `quantise` False the latents go straight to the decoder; the first call with True then finds latents worth
-        choosing a codebook from. `generator` (on the CPU, seeded alike on all ranks) draws candidate codes.
+        choosing a codebook from. The argmax bottleneck chooses nothing, and always quantises. `generator` (on the CPU, seeded
+        alike on all ranks) draws candidate codes.
         Raises FloatingPointError, naming term and level, if a term is not finite.
         """
         audio = self.check_audio(audio)
@@ -116,7 +117,8 @@ class VQVAE(Codec):
             )
         with torch.autocast(audio.device.type, enabled=False):
             reconstruction = ReconstructionLoss(self.config, audio, bandwidth or Bandwidth())
-        terms, logs = {}, {}
+        terms, logs, argmax = {}, {}, self.config.bottleneck == "argmax"
+        quantise = quantise or argmax
         for level, autoencoder in self._autoencoders().items():
             latents = autoencoder.encoder(audio)
             commit = None
@@ -131,7 +133,8 @@ class VQVAE(Codec):
             with torch.autocast(audio.device.type, enabled=False):
                 of_level, metrics = reconstruction.measure(output.float())
             if commit is not None:
-                of_level["commit_loss"] = (self.config.commit, commit)
+                name, weight = ("diversity_loss", self.config.diversity) if argmax else ("commit_loss", self.config.commit)
+                of_level[name] = (weight, commit)
             terms |= {f"{name}_l{level}": term for name, term in of_level.items()}
             logs |= {f"{name}_l{level}": value for name, value in metrics.items()}
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
@@ -163,7 +166,7 @@ class VQVAE(Codec):
         return codes
 
 
-SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_loss", "commit_loss")
+SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_loss", "commit_loss", "diversity_loss")
 
 
 def _with_summaries(logs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,5 +13,6 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
+    "wavenet": "launch.training.tasks.prior:PriorTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}

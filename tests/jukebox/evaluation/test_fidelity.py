@@ -42,6 +42,7 @@ def test_noise_has_no_comb_and_a_comb_is_found_at_its_level():
 
 def test_a_comb_of_another_rate_is_not_found():
     assert abs(fidelity.comb_level(NOISE + comb(0.3, 37), RATE, HOP)) < 1.5
+    assert fidelity.comb_level(NOISE, RATE, 1) == 0  # a code per sample has no multiples to stand out
 
 
 def test_bands_tell_where_energy_is_lost():

@@ -1,0 +1,152 @@
+"""Shape of a WaveNet (van den Oord et al. 2016, arXiv:1609.03499), without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from priors.conditioning.config import LabelConfig
+from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
+
+BLOCK_SECONDS = 0.05  # of an update at least: a WaveNet writes 22,050 values per second
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class WaveNetParams(TokenParams):
+    """Sampling parameters of a WaveNet."""
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """Gated dilated causal layers: dilations 1, 2, 4 .. of `cycle` layers, the whole `repeats` times."""
+
+    cycle: int = 10
+    repeats: int = 2
+    channels: int = 64  # of the residual stream
+    gate: int = 64
+    skip: int = 64
+    kernel: int = 2
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return tuple(2**i for i in range(self.cycle)) * self.repeats
+
+    @property
+    def depth(self) -> int:
+        return self.cycle * self.repeats
+
+    @property
+    def receptive_field(self) -> int:
+        """Inputs that an output depends on: 1 + (kernel - 1) * the sum of the dilations."""
+        return 1 + (self.kernel - 1) * sum(self.dilations)
+
+    @property
+    def slots(self) -> int:
+        """Rows of all ring buffers: a layer keeps its inputs of (kernel - 1) * dilation steps, and the present one."""
+        return self.receptive_field - 1 + self.depth
+
+    @property
+    def products(self) -> list[tuple[int, int]]:
+        """(rows, columns) of the matrices of all layers: taps to gates, gates to the residual stream, gates to skips."""
+        taps, residual = (self.kernel * self.channels, 2 * self.gate), (self.gate, self.channels)
+        return [taps] * self.depth + [residual] * (self.depth - 1) + [(self.depth * self.gate, self.skip)]
+
+
+@dataclass(frozen=True)
+class WaveNetConfig(PriorConfig):
+    """Shape of a WaveNet of `stream`, conditioned on labels, timing, frame-wise controls, and on the stream `reads`.
+
+    A frame of the conditions lasts `frame` samples of the stream written; of a stream that is read it is one frame, of
+    `read_bins` codes or (0) of latents `read_width` wide. `controls` are the names of frame-wise conditions and their widths.
+    """
+
+    kind = "wavenet"
+    stream: str
+    bins: int
+    hop: int
+    sample_rate: int
+    window: int  # samples
+    silence: int  # the code that stands before a song
+    stack: StackConfig = StackConfig()
+    frame: int = 128
+    labels: LabelConfig | None = None
+    lyrics: None = None  # type: ignore[assignment]
+    reads: str = ""
+    read_bins: int = 0
+    read_width: int = 0
+    controls: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.window % self.frame or self.window <= self.memory:
+            raise ValueError(
+                f"a window of {self.window} samples; expected a multiple of {self.frame} above the receptive field of {self.memory}"
+            )
+
+    @property
+    def spec(self) -> PriorSpec:
+        return PriorSpec((self.reads,) if self.reads else (), (self.stream,), self.window)
+
+    @property
+    def memory(self) -> int:
+        return self.stack.receptive_field
+
+    @property
+    def ratio(self) -> int:
+        return self.frame if self.reads else 1
+
+    @property
+    def frames_of_conditions(self) -> int:
+        return self.n_ctx // self.frame
+
+    @property
+    def block(self) -> int:
+        """Samples of an update."""
+        return -(-int(BLOCK_SECONDS * self.sample_rate) // self.hop)
+
+    @property
+    def width(self) -> int:
+        return self.stack.channels
+
+    @property
+    def depth(self) -> int:
+        return self.stack.depth
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WaveNetConfig:
+        parts = {"stack": StackConfig(**data["stack"]), "labels": data["labels"] and LabelConfig(**data["labels"])}
+        return cls(**{**data, **parts})
+
+    # ---- sizes
+
+    def parameters(self) -> ParameterCount:
+        stack, width = self.stack, self.stack.channels
+        head = [(stack.skip, stack.skip), (stack.skip, self.bins)]
+        matrices = [*stack.products, (width, stack.depth * 2 * stack.gate), *head]
+        columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # those with a bias
+        others = self.bins * width + columns
+        others += self.labels.rows * width if self.labels else 0
+        others += (self.read_bins or self.read_width) * width + sum(self.controls.values()) * width
+        return ParameterCount(sum(a * b for a, b in matrices), columns, 0, others, stack.skip * self.bins)
+
+    def decoding_cost(self, job: DecodingJob) -> DecodingCost:
+        """A step reads all weights once; a window starts with a pass over its known samples."""
+        stack, item = self.stack, BYTES[job.dtype][1]
+        known = max(begin - start + 1 for start, begin, _ in job.windows)
+        weights = self.parameters().all * item
+        parts = {
+            "weights": weights, "cache": job.rows * item * stack.slots * stack.channels,
+            "conditions": job.rows * item * self.frames_of_conditions * stack.depth * 2 * stack.gate,
+            "activations": job.rows * known * item * (stack.depth * stack.gate + 6 * stack.gate + 3 * stack.channels),
+        }  # fmt: skip
+        steps = job.batches * sum(end - begin for _, begin, end in job.windows[:: job.parallel])
+        products = 2.0 * self.parameters().matrices * job.samples * sum(begin - start for start, begin, _ in job.windows)
+        return DecodingCost(job.rows, parts, steps, weights, stack.depth, products)
+
+    def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
+        """Activations: of each layer its taps, its gates before and after the non-linearity; and the logits twice."""
+        stack = self.stack
+        kept = stack.depth * (stack.kernel * stack.channels + 6 * stack.gate + stack.channels) + 3 * stack.skip + 2 * self.bins
+        operations = 2.0 * sum(a * b for a, b in stack.products) * self.n_ctx
+        return TrainingCost(FLOAT * kept * self.n_ctx, operations, 2.0 * stack.skip * (stack.skip + self.bins) * self.n_ctx)

@@ -1,0 +1,153 @@
+"""WaveNetPrior: the codes of a waveform one by one, from its last receptive field and from conditions (arXiv:1609.03499).
+
+    inputs   silence | code 0 | code 1 | ...
+    stack    gated dilated causal layers; conditions enter every gate (`priors/wavenet/stack.py`)
+    head     sum of skips -> ReLU -> 1x1 -> ReLU -> 1x1 -> logits of code 0 | code 1 | ...
+
+Conditions are artist and genres, timing, frame-wise controls, and the codes (or latents) of the stream above: their vectors are
+added up frame by frame, and a step at sample t has those of frame t // frame. Before a song there is silence, and before
+a window nothing: all ring buffers are zero, as the padding of a whole window is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from priors.autoregressive.state import ConditioningInputs, DecodeState
+from priors.conditioning.conditions import Conditions
+from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
+from priors.logits import draw, uniforms
+from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, known_prefix
+from priors.transformer.linear import Linear
+from priors.wavenet.config import WaveNetConfig, WaveNetParams
+from priors.wavenet.stack import GatedStack, RingBuffers
+from priors.wavenet.step import stepper
+
+
+class WaveNetPrior(Prior):
+    """Codes of one stream given conditions; the loss is in bits per code."""
+
+    config: WaveNetConfig
+
+    def __init__(self, config: WaveNetConfig) -> None:
+        super().__init__()
+        stack, width = config.stack, config.stack.channels
+        self.config, self.stream = config, config.stream
+        self.x_emb = nn.Embedding(config.bins, width)
+        nn.init.normal_(self.x_emb.weight)
+        if config.labels:
+            self.labels = LabelEmbedding(config.labels, width, 1.0)
+            if config.labels.timing_bins:
+                self.timing = TimingEmbedding(config.labels, config.frames_of_conditions, width, 1.0)
+        if config.reads:
+            self.above = nn.Parameter(torch.randn(config.read_bins or config.read_width, width))
+        self.controls = nn.ParameterDict({name: torch.randn(n, width) * n**-0.5 for name, n in config.controls.items()})
+        self.gates = Linear(width, stack.depth * 2 * stack.gate, width**-0.5)
+        self.stack = GatedStack(stack)
+        self.hidden = Linear(stack.skip, stack.skip, stack.skip**-0.5)
+        self.x_out = Linear(stack.skip, config.bins, stack.skip**-0.5)
+        self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/wavenet/step.py
+
+    @torch.no_grad()
+    def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
+        """Start the table of codes from the codec's vectors, so that codes of nearly the same sample start alike."""
+        if self.stream in vectors:
+            v = vectors[self.stream].to(self.x_emb.weight)
+            v = (v - v.mean(dim=0)) / v.std(dim=0)
+            mix = torch.randn(v.shape[1], self.config.width, device=v.device) * v.shape[1] ** -0.5
+            self.x_emb.weight.mul_(0.1).add_(v @ mix)
+
+    # ---- conditions
+
+    def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
+        """The vector of silence, and what every gate of every layer adds, frame by frame (B, S, L * 2 G)."""
+        config = self.config
+        h = self.x_emb.weight.new_zeros(batch, config.frames_of_conditions, config.width)
+        if config.labels:
+            h = h + self.labels(cond.artist, cond.genres, batch)
+            if config.labels.timing_bins and cond.timing is not None:
+                h = h + self.timing(cond.timing)
+        if config.reads and cond.above is not None:
+            h = h + (self.above[cond.above] if config.read_bins else cond.above.to(h.dtype) @ self.above)
+        for name, values in cond.controls.items():
+            if name in self.controls:
+                h = h + values.to(h.dtype) @ self.controls[name]
+        return ConditioningInputs(self.x_emb.weight[config.silence].expand(batch, 1, -1), self.gates(h), None, None, None)
+
+    # ---- training
+
+    def logits(
+        self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs, buffers: RingBuffers | None = None
+    ) -> Float[Tensor, "b u k"]:
+        """Logits after silence and every code, (B, T + 1, K): the first are those of code 0."""
+        assert conditioning.steps is not None
+        x = torch.cat([conditioning.start, self.x_emb(codes)], dim=1)
+        return self.head(self.stack(x, conditioning.steps, self.config.frame, buffers))
+
+    def head(self, skips: Float[Tensor, "... s"]) -> Float[Tensor, "... k"]:
+        return self.x_out(F.relu(self.hidden(F.relu(skips))))
+
+    def bits(self, codes: Int[Tensor, "b t"], cond: Conditions) -> Float[Tensor, "b t"]:
+        """Bits of each code given those before it (teacher forced)."""
+        logits = self.logits(codes[:, :-1], self.encode_conditions(cond, len(codes))).float()
+        return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none") / math.log(2)
+
+    def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
+        bits = self.bits(batch.sequences[self.stream], batch.cond).mean()
+        return {"loss": bits, "bits": bits}
+
+    @torch.no_grad()
+    def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences:
+        bits = self.bits(sequences[self.stream], cond)
+        return {self.stream: bits if known is None else bits.masked_fill(known[self.stream], torch.nan)}
+
+    # ---- sampling
+
+    @torch.no_grad()
+    def start(
+        self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, WaveNetParams]
+    ) -> DecodeState[WaveNetParams]:
+        """The buffers after the known samples: those of the window before, where as many are known as the receptive field has."""
+        codes = known_prefix(self.stream, window, known, self.config.n_ctx)
+        numbers = uniforms(noise.sequential(), window.length - codes.shape[1]).to(codes.device)
+        conditioning = self.encode_conditions(cond, len(codes))
+        buffers = RingBuffers(self.config.stack, len(codes), self.x_emb.weight)
+        last = self.logits(codes, conditioning, buffers)[:, -1]
+        return DecodeState(conditioning, [buffers], codes.shape[1] + 1, last, params[self.stream], numbers, codes.shape[1])
+
+    def step(
+        self, conditioning: ConditioningInputs, caches: tuple[RingBuffers], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
+    ) -> Float[Tensor, "b k"]:
+        """Logits after one more code: a function of tensors alone, in fixed shapes."""
+        assert conditioning.steps is not None
+        gates = conditioning.steps.index_select(1, position // self.config.frame)[:, 0]
+        return self.head(self.stack.step(self.x_emb(code), gates, caches[0], position))
+
+    @torch.no_grad()
+    def sample(self, state: DecodeState[WaveNetParams]) -> Iterator[Update]:
+        while state.done < state.numbers.shape[1]:
+            start = state.prompt + state.done
+            numbers = state.numbers[:, state.done : state.done + self.config.block]
+            made = self._codes(state, numbers)
+            state.done, state.code = state.done + made.shape[1], made[:, -1].contiguous()
+            yield Update(self.stream, start, made)
+
+    def _codes(self, state: DecodeState[WaveNetParams], numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+        """Codes drawn with these numbers; the last one has not been an input yet."""
+        made: list[Tensor] = []
+        if state.output is not None:  # of the pass over the known samples
+            made, state.output = [draw(state.output, numbers[:, 0], state.params)[:, None]], None
+            numbers = numbers[:, 1:]
+        if numbers.shape[1]:
+            step = stepper(self, state)
+            code = made[0][:, 0] if made else state.code
+            assert code is not None
+            made.append(step.codes(code, numbers, state.params))
+            state.position += numbers.shape[1]
+        return torch.cat(made, dim=1)

@@ -1,0 +1,67 @@
+"""MuLawCodec: each sample to one of 256 codes whose steps grow with the amplitude, and back.
+
+Codes are round(128 mu(x)) + 128 with mu(x) = sign(x) ln(1 + 255 |x|) / ln 256: silence is code 128, which decodes to exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vqvae.codec import Codec, Sequences
+from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
+
+MU = BINS - 1
+
+
+def companded(audio: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The code of each sample; samples beyond full scale become those of full scale."""
+    x = audio.double().clamp(-1, 1)
+    level = torch.sign(x) * torch.log1p(MU * x.abs()) / math.log(BINS)
+    return (torch.round(level * SILENCE).long() + SILENCE).clamp(max=BINS - 1)
+
+
+def expanded(codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The sample that each code stands for."""
+    level = (codes - SILENCE).double() / SILENCE
+    return (torch.sign(level) * torch.expm1(level.abs() * math.log(BINS)) / MU).float()
+
+
+class MuLawCodec(Codec):
+    """The codec of the stream `mulaw`; its table of samples is a tensor, so that its codes have a hash as others have."""
+
+    config: MuLawConfig
+    values: Float[Tensor, " k"]
+
+    def __init__(self, config: MuLawConfig, streams: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("values", expanded(torch.arange(BINS)))
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return {stream: companded(self.check_audio(audio)[:, 0]) for stream in streams}
+
+    def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
+        return self.values[sequences[stream]][:, None]  # (B, T) -> (B, 1, T)
+
+    def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        for block in blocks:
+            yield {stream: codes[0] for stream, codes in self.encode(block[None], streams).items()}
+
+    def decoder_stream(self, stream: str) -> MuLawCodec:
+        return self  # it has no state
+
+    def push(self, values: Int[Tensor, " t"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        yield self.decode({MULAW: values[None]}, MULAW)[0]
+
+    def embeddings(self, stream: str) -> Float[Tensor, "k e"]:
+        """Two numbers per code, its sample and its place, so that codes of nearly the same sample start alike."""
+        return torch.stack([self.values, torch.linspace(-1, 1, BINS, device=self.device)], dim=1)

@@ -1,0 +1,40 @@
+"""Shape of the mu-law codec, without torch: one code of 8 bits for each sample (ITU-T G.711; WaveNet, arXiv:1609.03499, section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqvae.streams import CodecConfig, CodecSpec, Stream
+
+MULAW, BINS, SILENCE = "mulaw", 256, 128  # name of the stream; codes; the code of a sample of 0
+
+
+@dataclass(frozen=True)
+class MuLawConfig(CodecConfig):
+    """One channel, one code per sample; nothing of it is learned."""
+
+    kind = "mulaw"
+    learned = False
+    sample_rate: int = 22050
+
+    @property
+    def spec(self) -> CodecSpec:
+        return CodecSpec(self.sample_rate, 1, (Stream(MULAW, 1, bins=BINS, dtype="uint8"),))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MuLawConfig:
+        return cls(**data)
+
+    def parameter_count(self, stream: str) -> int:
+        return BINS
+
+    def receptive_field(self, stream: str) -> int:
+        return 0
+
+    def decoder_state(self, stream: str) -> int:
+        return 0
+
+    def decoder_products(self, stream: str) -> float:
+        return 0.0
