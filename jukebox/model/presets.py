@@ -35,7 +35,7 @@ from priors.tokens.config import TokenConfig
 from priors.transformer.config import Init, TrunkConfig, residual_scale
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.registry import Registry
-from vqvae.spectral.config import TOKENS, SpectralConfig
+from vqvae.spectral.config import STACKED, TOKENS, SpectralConfig
 from vqvae.streams import CodecConfig
 
 
@@ -279,6 +279,10 @@ _DEMO_DECODER = Recipe(
     phases={"decoder": PhaseRecipe(), "discriminator": PhaseRecipe(every=2, betas=(0.5, 0.9), skip_above=0.0)},
 )  # fmt: skip
 
+# The second autoencoder learns as the decoder does, from its first weights on.
+_STACKED_PHASES = {"stacked": _DEMO_DECODER.phases["decoder"], "discriminator": _DEMO_DECODER.phases["discriminator"]}
+_DEMO_STACKED = replace(_DEMO_DECODER, steps=1000, lr=1e-3, phases=_STACKED_PHASES)
+
 _TEST_SPECTRAL = SpectralConfig(
     n_fft=256, hop_fft=64, stride=4, floor=0.2, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32,
     phase_frames=16,
@@ -427,5 +431,15 @@ PRESETS["test_both"] = replace(
     more_recipes=PRESETS["test_spectral"].more_recipes,
     priors={**PRESETS["test"].priors, **PRESETS["test_spectral"].priors},
     prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
+)  # fmt: skip
+_TEST_MUSIKA = replace(_TEST_SPECTRAL, stacked=2, stacked_width=16, stacked_latent=8, stacked_blocks=1)
+PRESETS["test_musika"] = replace(
+    PRESETS["test_spectral"], codec=_TEST_MUSIKA,
+    more_recipes={"stacked": {STACKED: replace(_TEST_CODEC, crop=4096, phases=_STACKED_PHASES)}},
+)  # fmt: skip
+PRESETS["musika"] = replace(
+    PRESETS["demo"], codec=replace(_DEMO_SPECTRAL, stacked=2), more_codecs=(),
+    codec_recipes={TOKENS: _DEMO_SPECTRAL_CODEC}, more_recipes={"stacked": {STACKED: _DEMO_STACKED}},
+    priors={TOKENS: PRESETS["demo"].priors[TOKENS]}, prior_recipes={TOKENS: _DEMO_TOKENS},
 )  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

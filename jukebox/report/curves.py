@@ -65,6 +65,7 @@ NAMES = {
     "scales_loss": ("multi-scale spectral distance", "spectral convergence and distance of log magnitudes at several windows (no unit)"),
     "matching_loss": ("feature matching", "distance of the discriminators' hidden features, over the size of the true ones (no unit)"),
     "adversary_loss": ("adversarial loss", "minus the score that the discriminators give to what is decoded (no unit)"),
+    "latent_loss": ("loss of latents", "mean difference of the first autoencoder's latents from what the second makes of them (no unit)"),
     "true_right": ("true patches judged right", "share of patches of true spectrograms that discriminators take for true"),
     "made_right": ("decoded patches judged right", "share of patches of decoded spectrograms that discriminators take for decoded"),
     "used_curr": ("codes used in a batch", "codes of the codebook that occur in a batch"),

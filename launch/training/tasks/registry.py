@@ -10,6 +10,7 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "vqvae": "launch.training.tasks.codec:VQVAETask",
     "spectral": "launch.training.tasks.codec:SpectralTask",
     "decoder": "launch.training.tasks.decoder:DecoderTask",
+    "stacked": "launch.training.tasks.decoder:StackedTask",
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
