@@ -11,14 +11,17 @@ PRIOR_CONFIGS: Registry[type[PriorConfig]] = Registry("prior", "jukebox.priors.c
     "autoregressive": "priors.autoregressive.config:AutoregressiveConfig",
     "tokens": "priors.tokens.config:TokenConfig",
     "masked": "priors.masked.config:MaskedConfig",
+    "gan": "priors.gan.config:GanConfig",
 })  # fmt: skip
 PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "autoregressive": "priors.autoregressive.model:AutoregressivePrior",
     "tokens": "priors.tokens.model:TokenPrior",
     "masked": "priors.masked.model:MaskedPrior",
+    "gan": "priors.gan.model:GanPrior",
 })  # fmt: skip
 PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
     "autoregressive": "priors.autoregressive.config:AutoregressiveParams",
     "tokens": "priors.tokens.config:FrameParams",
     "masked": "priors.masked.config:MaskedParams",
+    "gan": "priors.gan.config:GanParams",
 })  # fmt: skip

@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "vqvae": set(),
     "data_prep": set(),
-    "priors": {"vqvae.compiled", "vqvae.streams", "vqvae.registry", "vqvae.jukebox.blocks", "vqvae.jukebox.config"},
+    "priors": {
+        *("vqvae.adversarial", "vqvae.compiled", "vqvae.ranks", "vqvae.streams", "vqvae.registry"),
+        *("vqvae.jukebox.blocks", "vqvae.jukebox.config"),
+    },
     "jukebox": {"vqvae", "priors", "data_prep"},
     "launch": {"vqvae", "priors", "data_prep", "jukebox"},
 }
@@ -27,7 +30,7 @@ MAY_IMPORT = {
 ORDER = {
     "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral",
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
-    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked",
+    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked gan",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",
     "launch": "cluster cli engines corpus training verbs inspection bench gpu_check demo learn ablate",
 }

@@ -6,6 +6,7 @@
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
     recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
+    musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
     shipped    22.05 kHz, the same, small enough to come with the package
     test, test_spectral, test_44k, test_both    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
@@ -29,6 +30,7 @@ from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_con
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.config import FrameLyricConfig, LabelConfig, LyricConfig, UpsamplerConfig
 from priors.conditioning.vocabulary import PLAIN, Characters
+from priors.gan.config import GanConfig
 from priors.masked.config import MaskedConfig
 from priors.spec import PriorConfig
 from priors.tokens.config import TokenConfig
@@ -198,6 +200,12 @@ def _tokens(
     return TokenConfig(
         TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics
     )
+
+
+def _gan(codec: SpectralConfig, **sizes: Any) -> GanConfig:
+    """The latent GAN of the second autoencoder of the spectral codec."""
+    labels = LabelConfig(1, 1, sample_rate=codec.sample_rate)
+    return GanConfig(STACKED, codec.stacked_latent, codec.hop * codec.stacked, codec.sample_rate, labels=labels, **sizes)
 
 
 # ---- demo: two cores, twelve minutes
@@ -433,13 +441,25 @@ PRESETS["test_both"] = replace(
     prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
 )  # fmt: skip
 _TEST_MUSIKA = replace(_TEST_SPECTRAL, stacked=2, stacked_width=16, stacked_latent=8, stacked_blocks=1)
+_GAN_PHASES = {"generator": PhaseRecipe(ema=0.999), "critic": PhaseRecipe()}
+_MUSIKA_GAN = Recipe(
+    steps=6000, batch=16, lr=4e-4, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.1,
+    log_every=50, save_every=1000, max_minutes=6.0, phases=_GAN_PHASES,
+)  # fmt: skip
 PRESETS["test_musika"] = replace(
     PRESETS["test_spectral"], codec=_TEST_MUSIKA,
     more_recipes={"stacked": {STACKED: replace(_TEST_CODEC, crop=4096, phases=_STACKED_PHASES)}},
+    priors={
+        "gan": _gan(_TEST_MUSIKA, patch=8, spacing=16, coordinates=8, style=8, widths=(16, 12), critic_widths=(12, 16), embedding=4),
+        TOKENS: PRESETS["test_spectral"].priors[TOKENS],
+    },
+    prior_recipes={"gan": replace(_TEST_PRIOR, phases=_GAN_PHASES), TOKENS: _TEST_PRIOR},
 )  # fmt: skip
+_MUSIKA = replace(_DEMO_SPECTRAL, stacked=2)
 PRESETS["musika"] = replace(
-    PRESETS["demo"], codec=replace(_DEMO_SPECTRAL, stacked=2), more_codecs=(),
-    codec_recipes={TOKENS: _DEMO_SPECTRAL_CODEC}, more_recipes={"stacked": {STACKED: _DEMO_STACKED}},
-    priors={TOKENS: PRESETS["demo"].priors[TOKENS]}, prior_recipes={TOKENS: _DEMO_TOKENS},
+    PRESETS["demo"], codec=_MUSIKA, more_codecs=(), codec_recipes={TOKENS: _DEMO_SPECTRAL_CODEC},
+    more_recipes={"stacked": {STACKED: _DEMO_STACKED}},
+    priors={"gan": _gan(_MUSIKA), TOKENS: PRESETS["demo"].priors[TOKENS]},
+    prior_recipes={"gan": _MUSIKA_GAN, TOKENS: _DEMO_TOKENS},
 )  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

@@ -97,13 +97,13 @@ class StackedEncoder(nn.Module):
         super().__init__()
         width, self.stride = config.stacked_width, config.stacked
         self.inlet = nn.Linear(config.latent, width)
-        self.fine, self.coarse = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
+        self.frame_blocks, self.coarse = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
         self.join = nn.Linear(self.stride * width, width)
         self.ln = nn.LayerNorm(width)
         self.outlet = nn.Linear(width, config.stacked_latent)
 
     def forward(self, latents: Float[Tensor, "b n e"]) -> Float[Tensor, "b t d"]:
-        x = self.fine(self.inlet(latents))
+        x = self.frame_blocks(self.inlet(latents))
         x = self.join(x.unflatten(1, (-1, self.stride)).flatten(2))  # (B, N, W) -> (B, T, stride * W) -> (B, T, W)
         return torch.tanh(self.outlet(self.ln(self.coarse(x))).float())
 
@@ -115,14 +115,14 @@ class StackedDecoder(nn.Module):
         super().__init__()
         width, self.stride = config.stacked_width, config.stacked
         self.inlet = nn.Linear(config.stacked_latent, width)
-        self.coarse, self.fine = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
+        self.coarse, self.frame_blocks = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
         self.unfold = nn.Linear(width, self.stride * width)
         self.ln = nn.LayerNorm(width)
         self.outlet = nn.Linear(width, config.latent)
 
     def forward(self, latents: Float[Tensor, "b t d"]) -> Float[Tensor, "b n e"]:
         x = self.unfold(self.coarse(self.inlet(latents)))
-        x = self.fine(x.unflatten(2, (self.stride, -1)).flatten(1, 2))  # (B, T, stride * W) -> (B, N, W)
+        x = self.frame_blocks(x.unflatten(2, (self.stride, -1)).flatten(1, 2))  # (B, T, stride * W) -> (B, N, W)
         return torch.tanh(self.outlet(self.ln(x)).float())
 
 

@@ -14,5 +14,6 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
+    "gan": "launch.training.tasks.gan:GanTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}
