@@ -40,7 +40,7 @@ HOMES = {
     "torch": ("vqvae/", "priors/", "jukebox/", "launch/"),
     **dict.fromkeys(("soundfile", "librosa", "soxr", "pyarrow", "mutagen", "av", "mpi4py"), ("data_prep/",)),
     **dict.fromkeys(("sentencepiece", "unidecode"), ("priors/",)),
-    **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "transformers"), ("launch/",)),
+    **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "sounddevice", "transformers"), ("launch/",)),
     "matplotlib": ("jukebox/report/spectrograms.py",),
     "triton": ("priors/autoregressive/int8_kernel.py",),
 }

@@ -299,6 +299,14 @@ class ModelInfo:
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))
 
+    def live_route(self) -> Route:
+        """The first route whose last prior generates patches without end; UserError where there is none."""
+        for route in self.routes.values():
+            last = self.priors.get(list(route.priors.values())[-1])
+            if last and last.config.patch:
+                return route
+        raise UserError(f"{self.folder} has no route of unbounded length; {self.advice(f'gan DATA --out {self.folder}')}")
+
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
         """Of some levels those of other codecs than a route's come second, coarsest first; a level that is none comes first."""
         own = self.codec_of(next(iter(route.priors))).config.spec.names

@@ -22,12 +22,14 @@ class GanParams:
     loop: repeat the music after two anchors of the coordinates
     tempo: beats per minute to ask for (0: unknown)
     density: notes per second to ask for (0: unknown)
+    style: seed of the style alone (-1: it follows from the seed of all random numbers)
     """
 
     truncation: float = 2.0
     loop: bool = False
     tempo: float = 0.0
     density: float = 0.0
+    style: int = -1
 
 
 @dataclass(frozen=True)

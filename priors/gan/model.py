@@ -25,6 +25,7 @@ from priors.gan.config import LEAST_ANCHORS, MOST_TRUNCATION, GanConfig, GanPara
 from priors.gan.coordinates import interpolate, patch_places, truncated, window_places
 from priors.gan.critic import Critic
 from priors.gan.generator import Generator
+from priors.noise import normal_at
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, check_shapes, known_prefix
 from vqvae.adversarial import hinge_discriminator, hinge_generator, r1_penalty
 from vqvae.ranks import mean_over_ranks
@@ -207,8 +208,10 @@ class _Numbers:
         return truncated(self._row(k * self.config.spacing)[:, : self.config.coordinates], bound)
 
     def style(self) -> Float[Tensor, "b s"]:
-        first = self.config.coordinates
-        return truncated(self._row(0)[:, first : first + self.config.style], self.params.truncation)
+        first, row = self.config.coordinates, self._row(0)
+        if self.params.style >= 0:
+            row = normal_at(self.params.style, 0, "style", 0, 1, self.width).expand_as(row)
+        return truncated(row[:, first : first + self.config.style], self.params.truncation)
 
     def layers(self, patch: int) -> Float[Tensor, "b n"]:
         return self._row(patch * self.config.patch)[:, self.config.coordinates + self.config.style :]
