@@ -308,9 +308,15 @@ class ModelInfo:
         raise UserError(f"{self.folder} has no route of unbounded length; {self.advice(f'gan DATA --out {self.folder}')}")
 
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
-        """Of some levels those of other codecs than a route's come second, coarsest first; a level that is none comes first."""
+        """Of some levels those into which a route's audio is encoded come second, coarsest first; a level that is none comes first.
+
+        These are the levels of other codecs, and of the route's codec those finer than the route leads.
+        """
         own = self.codec_of(next(iter(route.priors))).config.spec.names
-        other = {level for level in levels if level in range(len(self.hops)) and self.stream(level).name not in own}
+        finest = min(self.spec.stream(name).hop for name in route.priors)
+        streams = {level: self.stream(level) for level in levels if level in range(len(self.hops))}
+        other = {level for level, stream in streams.items() if stream.name not in own or (
+            stream.hop < finest and stream.name not in route.priors)}  # fmt: skip
         return [level for level in levels if level not in other], sorted(other, reverse=True)
 
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:

@@ -443,7 +443,7 @@ PRESETS["test_both"] = replace(
 _TEST_MUSIKA = replace(_TEST_SPECTRAL, stacked=2, stacked_width=16, stacked_latent=8, stacked_blocks=1)
 _GAN_PHASES = {"generator": PhaseRecipe(ema=0.999), "critic": PhaseRecipe()}
 _MUSIKA_GAN = Recipe(
-    steps=6000, batch=16, lr=4e-4, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.1,
+    steps=12_000, batch=16, lr=5e-4, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.1,
     log_every=50, save_every=1000, max_minutes=6.0, phases=_GAN_PHASES,
 )  # fmt: skip
 PRESETS["test_musika"] = replace(
@@ -455,11 +455,14 @@ PRESETS["test_musika"] = replace(
     },
     prior_recipes={"gan": replace(_TEST_PRIOR, phases=_GAN_PHASES), TOKENS: _TEST_PRIOR},
 )  # fmt: skip
-_MUSIKA = replace(_DEMO_SPECTRAL, stacked=2)
+_MUSIKA = replace(_DEMO_SPECTRAL, stacked=2, stacked_width=192, stacked_latent=32)
 PRESETS["musika"] = replace(
     PRESETS["demo"], codec=_MUSIKA, more_codecs=(), codec_recipes={TOKENS: _DEMO_SPECTRAL_CODEC},
     more_recipes={"stacked": {STACKED: _DEMO_STACKED}},
-    priors={"gan": _gan(_MUSIKA), TOKENS: PRESETS["demo"].priors[TOKENS]},
+    priors={
+        "gan": _gan(_MUSIKA, coordinates=32, style=32, widths=(128, 96, 64, 48), critic_widths=(64, 96, 128, 128), embedding=16),
+        TOKENS: PRESETS["demo"].priors[TOKENS],
+    },
     prior_recipes={"gan": _MUSIKA_GAN, TOKENS: _DEMO_TOKENS},
 )  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

@@ -17,7 +17,7 @@ from launch.cli.usage import shared_flags
 from launch.verbs.sample import LabelFlags
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of a wav without end
 Sink = Callable[[bytes], object]

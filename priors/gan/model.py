@@ -126,7 +126,7 @@ class GanPrior(Prior):
 
     def _critic_loss(self, true: Tensor, made: Tensor, cond: Tensor) -> dict[str, Tensor]:
         with torch.autocast(true.device.type, enabled=False):  # R1 differentiates twice
-            true = true.float().requires_grad_()
+            true = true.float().requires_grad_().clone()  # no leaf: counting operations hooks the inputs of modules
             judged, fake = self.critic(true, cond), self.critic(made.float(), cond)
             hinge = hinge_discriminator([judged.scores], [fake.scores]) / 2
             penalty = 2 * r1_penalty(judged.scores, true)

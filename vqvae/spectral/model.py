@@ -138,6 +138,18 @@ class SpectralCodec(Codec):
             return StackedDecoderStream(self._stacked_frames(encode=False), self)
         return SpectralDecoderStream(self, stream)
 
+    def translated(self, blocks: Iterable[Tensor], source: str, target: str) -> Iterator[Tensor] | None:
+        return self._quantised(blocks) if (source, target) == (STACKED, TOKENS) else None
+
+    @torch.no_grad()
+    def _quantised(self, blocks: Iterable[Float[Tensor, "t d"]]) -> Iterator[Int[Tensor, "n books"]]:
+        """Tokens of the latents that the second decoder makes of frames."""
+        frames, before = self._stacked_frames(encode=False), None
+        for block in (*blocks, None):
+            for latents in () if before is None else frames.push(before, last=block is None):
+                yield self.quantiser.encode(latents[None])[0]
+            before = block
+
     def _stacked_frames(self, encode: bool) -> StackedFrames:
         """The second encoder of groups of latents, or the second decoder of frames."""
         config, second = self.config, self.second

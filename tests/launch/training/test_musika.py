@@ -114,6 +114,23 @@ def test_the_route_samples_latents_of_any_length_and_their_audio(trained, tmp_pa
     )
 
 
+def test_generated_latents_become_tokens_that_another_route_continues(trained, root, tmp_path):
+    assert main(["train", "tokens", *flags(root, "whole"), "--from_audio", "--steps", "1"]) == 0
+    musika = ["sample", str(trained), "--route", "musika", "--seconds", "4", "--levels", "2,1", "--out", str(tmp_path / "run")]
+    assert main(musika) == 0
+    run, codec = Run.open(tmp_path / "run"), ModelFolder.from_pretrained(trained).codec(["tokens", "spectral.2"])
+    assert run.request["encodes"] == [1] and run.sampled_levels == [2]
+    latents, tokens = (torch.from_numpy(run.codes(level, [0]).astype(kind)) for level, kind in ((2, np.float32), (1, np.int64)))
+    with torch.no_grad():
+        expected = codec.quantiser.encode(codec.second.decoder(latents))
+    assert (tokens == expected).float().mean() > 0.99, "quantised without audio in between; blocks of the grid round otherwise"
+    more = ["--prompt_seconds", "2", "--seconds", "5", "--out", str(tmp_path / "continued")]
+    assert main(["continue", str(trained), str(tmp_path / "run"), "--route", "spectral", *more]) == 0
+    continued = Run.open(tmp_path / "continued")
+    given = continued.request["given"]["1"]
+    assert given > 100 and np.array_equal(continued.codes(1, [0], stop=given), tokens[:, :given].numpy())
+
+
 def test_the_density_of_notes_is_their_number_per_second_also_at_the_ends():
     even = note_density(list(np.arange(0.125, 20, 0.25)), 200, 0.1)
     assert np.abs(even - 4).max() < 0.3

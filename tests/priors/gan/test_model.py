@@ -183,6 +183,15 @@ def test_the_critic_learns_from_its_loss_and_the_generator_and_the_mixing_do_not
     assert "critic.mixing" in model.state_dict() and "critic.mixing" not in dict(model.named_parameters())
 
 
+def test_the_operations_of_a_step_can_be_counted():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, some = prior().train(), batch()
+    with FlopCounterMode(display=False) as counter:
+        model.loss(some, CRITIC, model.generated(some))["loss"].backward()
+    assert counter.get_total_flops() > 1000
+
+
 def test_the_reconstruction_head_counts_true_windows_only():
     model, some = prior().train(), batch()
     a, b = (model.loss(some, CRITIC, made)["reconstruction_error"] for made in (torch.zeros(4, 16, 6), torch.ones(4, 16, 6)))
