@@ -1,9 +1,9 @@
 """LevelEncoder: a level of a run that no prior samples: the run's audio, encoded into another stream.
 
 So a song of tokens has codes of the three levels, too, from which it can be branched, upsampled and edited; and a song of latents has
-tokens, by which another route continues it. Where the codec leads from one stream to the other without audio, that is taken. What is encoded is the audio
-of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames are a pure function of the
-codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
+tokens, by which another route continues it. Where the codec leads from one stream to the other without audio, that way is taken. Else
+what is encoded is the audio of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames
+are a pure function of the codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from vqvae.spectral.model import SpectralCodec
 
 WINDOWS, ROWS, PATCHES = 512, 32, 8  # true windows; generated sequences and their patches
 DENSITIES, TEMPOS = (1.0, 2.0, 3.5, 5.0, 7.0), (80.0, 95.0, 110.0, 125.0, 140.0)
-CLIPS, SECONDS = 8, 12.0  # for each density and tempo
+SECONDS = 12.0  # of a clip, and of a held-out song
 
 
 def check(unit: Unit) -> None:
@@ -72,7 +72,7 @@ def train_and_measure(unit: Unit) -> Figures:
     return {
         "codec": codec_figures(codec, held),
         **latent_figures(prior, true_windows(task)),
-        "controls": control_figures(model, unit.seed),
+        "controls": control_figures(model, unit.seed, unit.songs),
     }
 
 
@@ -115,13 +115,13 @@ def true_windows(task: Any) -> Float[Tensor, "n t e"]:
 
 
 def sequences_of(
-    prior: GanPrior, rows: int, patches: int, params: GanParams = GanParams(), seed: int = 0
+    prior: GanPrior, rows: int, patches: int, params: GanParams | None = None, seed: int = 0
 ) -> Float[Tensor, "b t e"]:
     """Generated sequences without conditions."""
     frames, width = patches * prior.config.patch, prior.config.latent
     noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(rows)])
     known = Known.prefix(STACKED, torch.zeros(rows, 0, width), frames)
-    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params})[STACKED]
+    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params or GanParams()})[STACKED]
 
 
 def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
@@ -178,13 +178,13 @@ def style_figures(prior: GanPrior) -> Figures:
     return found | {"ratio": found["one"] / found["each"]}
 
 
-def control_figures(model: ModelFolder, seed: int) -> Figures:
-    """What is found in clips for which tempo or density was asked."""
+def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
+    """What is found in `count` clips for each tempo and each density that is asked for."""
 
     def clips(name: str, values: Sequence[float]) -> list[tuple[float, np.ndarray]]:
         music = LiveMusic(model, Song(), seed=seed)
         made = []
-        for i in range(CLIPS * len(values)):
+        for i in range(count * len(values)):
             music.params = replace(music.params, **{name: values[i % len(values)]})
             made.append((values[i % len(values)], np.concatenate(list(music.blocks(start=0.0, seconds=SECONDS)), axis=1)))
             music.noise = replace(music.noise, seed=seed + 1 + i)

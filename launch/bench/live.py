@@ -39,8 +39,8 @@ SIZES = (Size("test", "test_musika"), Size("two cores", "musika", "demo"), Size(
 
 
 def bench_live(
-    model: str, repeats: int, threads: int, seed: int, out: str, sizes: tuple[Size, ...] = SIZES, lengths: tuple[float, float] = (SHORT, LONG),
-    minutes: tuple[int, int] = MINUTES,
+    model: str, repeats: int, threads: int, seed: int, out: str, sizes: tuple[Size, ...] = SIZES,
+    lengths: tuple[float, float] = (SHORT, LONG), minutes: tuple[int, int] = MINUTES,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, one for each size, or one for MODEL."""
     import torch
