@@ -121,7 +121,9 @@ def sequences_of(
     frames, width = patches * prior.config.patch, prior.config.latent
     noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(rows)])
     known = Known.prefix(STACKED, torch.zeros(rows, 0, width), frames)
-    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params or GanParams()})[STACKED]
+    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params or GanParams()})[
+        STACKED
+    ]
 
 
 def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
@@ -203,8 +205,12 @@ def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's, equal values sharing their ranks."""
-    ranks = [np.searchsorted(np.sort(x), x, "left") + np.searchsorted(np.sort(x), x, "right") for x in map(np.asarray, (a, b))]
-    return float(np.corrcoef(ranks)[0, 1])
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        ordered = np.sort(values)
+        return np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 EXPERIMENT = Experiment(

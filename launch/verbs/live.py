@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, keeping
 from jukebox.params import SamplingParams
 from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
@@ -89,25 +90,22 @@ def live(
 
     if threads:
         torch.set_num_threads(threads)
-    chosen = choose_device(device)
+    chosen, shown = choose_device(device), sys.stderr if out == "-" else sys.stdout
     with computing_on(chosen):
         music = LiveMusic(
             ModelFolder.from_pretrained(model), Song(words.artist or None, genre=words.genre), params, seed, chosen
         )
-        print(f"controls take effect at the next patch, every {music.patch_seconds:.2f} s", file=sys.stderr)
         controls, samples, channels = LineControls(type(music.params)), 0, music.codec.spec.channels
-        threading.Thread(target=controls.read, args=(sys.stdin,), daemon=True).start()
-        try:
-            with sink(out, channels, music.sample_rate, form) as write:
-                for block in music.blocks(start, seconds, controls.changes):
-                    write(to_pcm(block, out or "the sound card").T.tobytes())
-                    samples += block.shape[1]
-                    if controls.ended:
-                        break
-        finally:
-            print(
-                f"{samples / music.sample_rate:.2f} s of music{f' in {out}' if out not in ('', '-') else ''}", file=sys.stderr
-            )
+        kept = keeping(f"{out} holds the music so far", lambda: samples and out not in ("", "-"))
+        with kept, sink(out, channels, music.sample_rate, form) as write:
+            print(f"controls take effect at the next patch, every {music.patch_seconds:.2f} s", file=shown, flush=True)
+            threading.Thread(target=controls.read, args=(sys.stdin,), daemon=True).start()
+            for block in music.blocks(start, seconds, controls.changes):
+                write(to_pcm(block, out or "the sound card").T.tobytes())
+                samples += block.shape[1]
+                if controls.ended:
+                    break
+        print(f"{samples / music.sample_rate:.2f} s of music{f' in {out}' if out not in ('', '-') else ''}", file=shown)
 
 
 @contextmanager
@@ -122,11 +120,21 @@ def sink(out: str, channels: int, sample_rate: int, form: str) -> Iterator[Sink]
     elif out:
         if Path(out).suffix.lower() != ".wav":
             raise UserError(f"--out {out}: live writes .wav files; name one, or - for stdout")
-        import wave
+        with open(out, "wb") as file:
+            written = 0
 
-        with open(out, "wb") as raw, wave.open(raw, "wb") as file:
-            file.setparams((channels, 2, sample_rate, 0, "NONE", "not compressed"))
-            yield file.writeframes  # which corrects the header each time
+            def grow(block: bytes) -> None:
+                nonlocal written
+                written += len(block) // (2 * channels)
+                file.seek(0, os.SEEK_END)
+                file.write(block)
+                file.flush()
+                file.seek(0)
+                file.write(header(written, channels, sample_rate))
+                file.flush()
+
+            file.write(header(0, channels, sample_rate))
+            yield grow
     else:
         import sounddevice
 

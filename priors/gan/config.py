@@ -55,7 +55,7 @@ class GanConfig(PriorConfig):
     embedding: int = 32  # of artist and genre
     controls: tuple[str, ...] = ("tempo", "density")
     labels: LabelConfig | None = None
-    lyrics: None = None
+    lyrics: None = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("widths", "critic_widths", "controls"):

@@ -15,6 +15,7 @@ from launch.ablate.musika import (
     window_features,
 )
 from priors.gan.config import GanConfig
+from priors.gan.generator import StyleScale
 from priors.gan.model import GanPrior
 
 CONFIG = GanConfig(
@@ -46,7 +47,7 @@ def test_smooth_sequences_have_seams_of_one_and_patches_in_another_order_have_mo
 
 def test_styles_of_their_own_for_each_patch_vary_more_where_the_generator_uses_them():
     model = prior()
-    scales = [module.scale.weight for module in model.modules() if hasattr(module, "scale")]
+    scales = [module.scale.weight for module in model.modules() if isinstance(module, StyleScale)]
     with torch.no_grad():
         for weight in scales:
             weight[:, :8] = 0  # coordinates

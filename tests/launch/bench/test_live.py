@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,9 @@ def test_a_row_has_speeds_memory_and_the_levels_in_the_same_run(tmp_path, capsys
 
 
 def test_the_full_size_has_the_large_codec():
-    full = preset_of("full")
-    assert full.codec.width == find("spectral").codec.width and full.priors["gan"].patch == 32 and full.codec.stacked == 2
+    codec: Any = find("spectral").codec
+    full: Any = preset_of("full")
+    assert full.codec.width == codec.width and full.priors["gan"].patch == 32 and full.codec.stacked == 2
 
 
 @pytest.mark.long

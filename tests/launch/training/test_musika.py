@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,8 @@ def test_generated_latents_become_tokens_that_another_route_continues(trained, r
     assert main(["train", "tokens", *flags(root, "whole"), "--from_audio", "--steps", "1"]) == 0
     musika = ["sample", str(trained), "--route", "musika", "--seconds", "4", "--levels", "2,1", "--out", str(tmp_path / "run")]
     assert main(musika) == 0
-    run, codec = Run.open(tmp_path / "run"), ModelFolder.from_pretrained(trained).codec(["tokens", "spectral.2"])
+    codec: Any = ModelFolder.from_pretrained(trained).codec(["tokens", "spectral.2"])
+    run = Run.open(tmp_path / "run")
     assert run.request["encodes"] == [1] and run.sampled_levels == [2]
     latents, tokens = (torch.from_numpy(run.codes(level, [0]).astype(kind)) for level, kind in ((2, np.float32), (1, np.int64)))
     with torch.no_grad():

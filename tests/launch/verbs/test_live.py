@@ -112,8 +112,8 @@ def test_a_file_is_whole_and_the_length_of_a_patch_is_printed(model, tmp_path, c
     )
     with wave.open(str(tmp_path / "x.wav")) as file:
         assert (file.getnframes(), file.getframerate(), file.getnchannels()) == (3 * RATE, RATE, 1)
-    error = capsys.readouterr().err
-    assert f"every {PATCH:.2f} s" in error and "3.00 s of music in" in error
+    printed = capsys.readouterr().out
+    assert f"every {PATCH:.2f} s" in printed and "3.00 s of music in" in printed
     assert main(["live", str(model), "--out", str(tmp_path / "x.mp3"), "--seconds", "1"]) == 2
     assert "live writes .wav files" in capsys.readouterr().err
 
