@@ -11,7 +11,7 @@ training the critic sees two neighbouring patches at once, each of which was gen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,8 +97,13 @@ class GanPrior(Prior):
         return 3 * self.config.coordinates + self.config.style + 2 * self.config.noise
 
     def generated(self, batch: Batch) -> Float[Tensor, "b t e"]:
-        """A window of two patches for each row of a batch that has NUMBERS and STARTS, under the conditions of the row."""
+        """A window of two patches for each row of a batch under its conditions; NUMBERS and STARTS that it lacks are drawn."""
         config = self.config
+        if NUMBERS not in batch.sequences:
+            rows = len(batch.sequences[config.stream])
+            drawn = {NUMBERS: torch.randn(rows, self.numbers, device=self.device)}
+            drawn[STARTS] = torch.randint(config.starts, (rows,), device=self.device)
+            batch = replace(batch, sequences={**batch.sequences, **drawn})
         sizes = (3 * config.coordinates, config.style, 2 * config.noise)
         anchors, style, noise = batch.sequences[NUMBERS].split(sizes, dim=1)
         rows, frames = len(anchors), 2 * config.patch

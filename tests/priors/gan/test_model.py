@@ -128,6 +128,14 @@ def test_an_unconditional_generator_has_the_inputs_of_coordinates_and_style_alon
     assert window(prior(UNLABELLED), 0, 8).shape == (1, 8, 6)
 
 
+def test_numbers_that_a_batch_lacks_are_drawn():
+    model, some = prior(), batch()
+    bare = Batch({STREAM: some.sequences[STREAM]}, some.cond)
+    torch.manual_seed(0)
+    losses = model.loss(bare)
+    assert torch.isfinite(losses["loss"]) and losses["loss"] != model.loss(bare)["loss"]
+
+
 def test_each_half_of_a_training_window_is_generated_alone():
     model, some = prior(), batch()
     made = model.generated(some)
