@@ -159,7 +159,8 @@ def train(
     together: a batch is shared out among them.
 
     what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints), decoder (of a trained spectral codec,
-        against discriminators; codes stay valid), stacked (its second autoencoder), gan (of the latents of that), or another kind of codec or prior that the preset has, or the name of one prior
+        against discriminators; codes stay valid), stacked (its second autoencoder), gan (of the latents of that), or another kind of
+        codec or prior that the preset has, or the name of one prior
     data: the data folder that `jukebox prepare` made
     keep: checkpoints of each level that stay
     """
