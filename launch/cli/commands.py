@@ -45,7 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("launch.training.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.corpus.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
     "sample": ("launch.verbs.sample:sample", "write songs from artist, genre and lyrics"),
-    "live": ("launch.verbs.live:live", "music without end, to a file, a pipe or the sound card, controlled by lines on stdin"),
+    "live": ("launch.live.live:live", "music without end, to a file, a pipe or the sound card, controlled by lines on stdin"),
     "continue": ("launch.verbs.sample:continue_", "carry on a recording from its first seconds"),
     "branch": ("launch.verbs.sample:branch", "keep the first seconds of a run, and go on otherwise"),
     "upsample": ("launch.verbs.sample:upsample", "the finer levels of a run or of codes that has only coarse ones"),

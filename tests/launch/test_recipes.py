@@ -89,7 +89,14 @@ def test_recordings_without_music_and_without_apt_are_one_line(tmp_path):
 @pytest.mark.long
 def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environment, tmp_path):
     """At toy size; the same command again does nothing anew."""
-    sizes = {"PRESET": "test_musika", "SONGS": "8", "SECONDS_OF_SONGS": "4", "SEEDS": "1", "STEPS": "12", "SECONDS_OF_MUSIC": "5"}
+    sizes = {
+        "PRESET": "test_musika",
+        "SONGS": "8",
+        "SECONDS_OF_SONGS": "4",
+        "SEEDS": "1",
+        "STEPS": "12",
+        "SECONDS_OF_MUSIC": "5",
+    }
     environment = recipe_environment | sizes | {"HELD_OUT": "1", "CODEC_STEPS": "4", "BENCH": "0"}
     command = ["bash", str(ROOT / "launch" / "recipes" / "musika.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
     for _ in range(2):

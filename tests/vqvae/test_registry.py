@@ -36,7 +36,9 @@ def test_an_unknown_kind_is_one_line_with_the_known_kinds_and_the_package():
     with pytest.raises(ValueError) as raised:
         CODEC_CONFIGS.load("toy", "toy-codec")
     assert str(raised.value) == "unknown kind of codec 'toy'; expected vqvae, spectral, or install the package toy-codec"
-    with pytest.raises(ValueError, match="prior 'toy'; expected autoregressive, tokens, masked, gan, or install the package that"):
+    with pytest.raises(
+        ValueError, match="prior 'toy'; expected autoregressive, tokens, masked, gan, or install the package that"
+    ):
         PRIORS.load("toy")
 
 

@@ -20,7 +20,7 @@ from jukebox.runs.run import Run
 from jukebox.sampling.live import LiveMusic
 from jukebox.song import Song
 from launch.cli import main
-from launch.verbs.live import LineControls
+from launch.live.live import LineControls
 from priors.gan.config import GanParams
 
 RATE, PATCH = 22050, 8 * 512 / 22050
