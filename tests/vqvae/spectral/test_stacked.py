@@ -62,6 +62,15 @@ def test_frames_in_pieces_decode_to_the_samples_of_the_whole(size):
     assert torch.allclose(joined, made.decode({LATENTS: latents}, LATENTS)[0], atol=1e-3)
 
 
+def test_stereo_has_one_sequence_of_latents_and_two_sides():
+    made = SpectralCodec(replace(CONFIG, channels=2)).eval()
+    sides = torch.cat([audio(), 0.5 * audio().flip(-1)], dim=1)
+    made.initialise(sides, torch.Generator())
+    found = made.encode(sides, (STACKED,))
+    left, right = made.decode(found, STACKED)[0]
+    assert found[STACKED].shape == (1, 75, 6) and len(left) == 75 * 512 and not torch.equal(left, right)
+
+
 def test_sizes_of_the_configuration_are_those_of_the_model():
     for config in (
         CONFIG,
