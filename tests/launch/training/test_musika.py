@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from jukebox.runs.run import Run
 from launch.cli import main
 from launch.corpus.controls import note_density
 from launch.training.log import read_log
+from priors.gan.config import GanParams
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +96,7 @@ def test_the_route_samples_latents_of_any_length_and_their_audio(trained, tmp_pa
         == 0
     )
     run = Run.open(tmp_path / "run")
-    assert run.request["levels"] == [2] and run.request["params"]["2"] == {
-        "truncation": 2.0,
-        "loop": False,
-        "tempo": 0.0,
-        "density": 3.0,
-    }
+    assert run.request["levels"] == [2] and run.request["params"]["2"] == asdict(GanParams(density=3.0))
     assert (
         main(["sample", str(trained), "--route", "musika", "--seconds", "5", "--out", str(tmp_path / "long"), "--density", "3"])
         == 0
