@@ -43,9 +43,17 @@ def find_beats(path: str | Path) -> Pulse:
 
 def find_onsets(path: str | Path) -> Float[np.ndarray, " n"]:
     """The seconds at which notes begin: peaks of the onset strength, traced back to where it began to rise."""
+    return _onsets(_strength(_sound(path)))
+
+
+def onsets_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Float[np.ndarray, " n"]:
+    """The same of mono samples."""
+    return _onsets(_strength(_at_rate(audio, sample_rate)))
+
+
+def _onsets(strength: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
     import librosa
 
-    strength = _strength(_sound(path))
     if not strength.any():
         return np.zeros(0)
     found = librosa.onset.onset_detect(
@@ -56,10 +64,7 @@ def find_onsets(path: str | Path) -> Float[np.ndarray, " n"]:
 
 def pulse_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Pulse:
     """The beats of mono samples."""
-    import soxr
-
-    at_rate = audio if sample_rate == RATE else soxr.resample(audio, sample_rate, RATE)
-    return beats_of(_strength(iter([np.asarray(at_rate, np.float32)])))
+    return beats_of(_strength(_at_rate(audio, sample_rate)))
 
 
 def beats_of(strength: Float[np.ndarray, " n"]) -> Pulse:
@@ -76,6 +81,13 @@ def beats_of(strength: Float[np.ndarray, " n"]) -> Pulse:
     sparse = len(beats) < len(strength) * HOP / RATE / 2.5
     clarity = 0.0 if sparse else float(at.mean() / around.mean())
     return Pulse(float(np.atleast_1d(tempo)[0]), np.asarray(beats, np.float64), clarity)
+
+
+def _at_rate(audio: Float[np.ndarray, " t"], sample_rate: int) -> Iterator[Float[np.ndarray, " n"]]:
+    import soxr
+
+    at_rate = audio if sample_rate == RATE else soxr.resample(audio, sample_rate, RATE)
+    yield np.asarray(at_rate, np.float32)
 
 
 def _sound(path: str | Path) -> Iterator[Float[np.ndarray, " n"]]:

@@ -12,16 +12,19 @@ PRIOR_CONFIGS: Registry[type[PriorConfig]] = Registry("prior", "jukebox.priors.c
     "tokens": "priors.tokens.config:TokenConfig",
     "masked": "priors.masked.config:MaskedConfig",
     "wavenet": "priors.wavenet.config:WaveNetConfig",
+    "gan": "priors.gan.config:GanConfig",
 })  # fmt: skip
 PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "autoregressive": "priors.autoregressive.model:AutoregressivePrior",
     "tokens": "priors.tokens.model:TokenPrior",
     "masked": "priors.masked.model:MaskedPrior",
     "wavenet": "priors.wavenet.model:WaveNetPrior",
+    "gan": "priors.gan.model:GanPrior",
 })  # fmt: skip
 PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
     "autoregressive": "priors.autoregressive.config:AutoregressiveParams",
     "tokens": "priors.tokens.config:FrameParams",
     "masked": "priors.masked.config:MaskedParams",
     "wavenet": "priors.wavenet.config:WaveNetParams",
+    "gan": "priors.gan.config:GanParams",
 })  # fmt: skip

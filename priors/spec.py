@@ -104,6 +104,7 @@ class PriorConfig(ABC):
     sample_rate: int
     labels: LabelConfig | None
     lyrics: LyricConfig | None
+    patch: int = 0  # frames that follow from their place alone, so that music can go on without end; 0: there are none such
 
     @property
     @abstractmethod

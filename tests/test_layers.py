@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "vqvae": set(),
     "data_prep": set(),
-    "priors": {"vqvae.compiled", "vqvae.streams", "vqvae.registry", "vqvae.jukebox.blocks", "vqvae.jukebox.config"},
+    "priors": {
+        *("vqvae.adversarial", "vqvae.compiled", "vqvae.ranks", "vqvae.streams", "vqvae.registry"),
+        *("vqvae.jukebox.blocks", "vqvae.jukebox.config"),
+    },
     "jukebox": {"vqvae", "priors", "data_prep"},
     "launch": {"vqvae", "priors", "data_prep", "jukebox"},
 }
@@ -27,9 +30,9 @@ MAY_IMPORT = {
 ORDER = {
     "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral mulaw",
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
-    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet",
+    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",
-    "launch": "cluster cli engines corpus training verbs inspection bench gpu_check demo learn ablate",
+    "launch": "cluster cli engines corpus training verbs live inspection bench gpu_check demo learn ablate",
 }
 FREE = {"numpy", "safetensors", "jaxtyping", "tqdm", "filelock"}
 # third-party package -> where it may be imported at all; everything but torch only inside functions
@@ -37,7 +40,7 @@ HOMES = {
     "torch": ("vqvae/", "priors/", "jukebox/", "launch/"),
     **dict.fromkeys(("soundfile", "librosa", "soxr", "pyarrow", "mutagen", "av", "mpi4py"), ("data_prep/",)),
     **dict.fromkeys(("sentencepiece", "unidecode"), ("priors/",)),
-    **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "transformers"), ("launch/",)),
+    **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "sounddevice", "transformers"), ("launch/",)),
     "matplotlib": ("jukebox/report/spectrograms.py",),
     "triton": ("priors/autoregressive/int8_kernel.py",),
 }

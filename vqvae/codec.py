@@ -79,6 +79,10 @@ class Codec(nn.Module, ABC):
         """One vector per code, as initial values of a prior's tables; None where there are none."""
         return None
 
+    def translated(self, blocks: Iterable[Tensor], source: str, target: str) -> Iterator[Tensor] | None:
+        """The frames of `target` of those (t, ...) of `source`, without audio between them; None where there is no such way."""
+        return None
+
     def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
         """Choose what training chooses from its first batch, such as codebooks; most codecs choose nothing."""
 

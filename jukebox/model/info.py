@@ -299,10 +299,23 @@ class ModelInfo:
             raise UserError(f"{self.folder} has no route {name or 'to sample by'!r}; it has {listed}{advice}")
         return next(iter(routes.values()))
 
+    def live_route(self) -> Route:
+        """The first route whose last prior generates patches without end; UserError where there is none."""
+        for route in self.routes.values():
+            last = self.priors.get(list(route.priors.values())[-1])
+            if last and last.config.patch:
+                return route
+        raise UserError(f"{self.folder} has no route of unbounded length; {self.advice(f'gan DATA --out {self.folder}')}")
+
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
-        """Of some levels those of other codecs than a route's come second, coarsest first; a level that is none comes first."""
+        """Of some levels those into which a route's audio is encoded come second, coarsest first; a level that is none comes first.
+
+        These are the levels of other codecs, and of the route's codecs those finer than the route leads.
+        """
         own = {name for stream in route.priors for name in self.codec_of(stream).config.spec.names}
-        other = {level for level in levels if level in range(len(self.hops)) and self.stream(level).name not in own}
+        finest = min(self.spec.stream(name).hop for name in route.priors)
+        streams = {level: self.stream(level) for level in levels if level in range(len(self.hops))}
+        other = {level for level, stream in streams.items() if stream.name not in own or stream.hop < finest}
         return [level for level in levels if level not in other], sorted(other, reverse=True)
 
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:

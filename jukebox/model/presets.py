@@ -6,6 +6,7 @@
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
     recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
+    musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
     shipped    22.05 kHz, the same, small enough to come with the package
     wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the coarsest codes; for one GPU
     test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
@@ -30,6 +31,7 @@ from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_con
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.config import FrameLyricConfig, LabelConfig, LyricConfig, UpsamplerConfig
 from priors.conditioning.vocabulary import PLAIN, Characters
+from priors.gan.config import GanConfig
 from priors.masked.config import MaskedConfig
 from priors.spec import PriorConfig
 from priors.tokens.config import TokenConfig
@@ -38,7 +40,7 @@ from priors.wavenet.config import StackConfig, WaveNetConfig
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
 from vqvae.registry import Registry
-from vqvae.spectral.config import TOKENS, SpectralConfig
+from vqvae.spectral.config import STACKED, TOKENS, SpectralConfig
 from vqvae.streams import CodecConfig
 
 
@@ -214,6 +216,12 @@ def _wavenets(
     return {"wavenet": first, "wavenet_codes": second}
 
 
+def _gan(codec: SpectralConfig, **sizes: Any) -> GanConfig:
+    """The latent GAN of the second autoencoder of the spectral codec."""
+    labels = LabelConfig(1, 1, sample_rate=codec.sample_rate)
+    return GanConfig(STACKED, codec.stacked_latent, codec.hop * codec.stacked, codec.sample_rate, labels=labels, **sizes)
+
+
 # ---- demo: two cores, twelve minutes
 
 _DEMO = VQVAEConfig(
@@ -292,6 +300,10 @@ _DEMO_DECODER = Recipe(
     save_every=400, max_minutes=4.0,
     phases={"decoder": PhaseRecipe(), "discriminator": PhaseRecipe(every=2, betas=(0.5, 0.9), skip_above=0.0)},
 )  # fmt: skip
+
+# The second autoencoder learns as the decoder does, from its first weights on.
+_STACKED_PHASES = {"stacked": _DEMO_DECODER.phases["decoder"], "discriminator": _DEMO_DECODER.phases["discriminator"]}
+_DEMO_STACKED = replace(_DEMO_DECODER, steps=1000, lr=1e-3, phases=_STACKED_PHASES)
 
 _TEST_SPECTRAL = SpectralConfig(
     n_fft=256, hop_fft=64, stride=4, floor=0.2, width=16, latent=8, encoder_blocks=1, decoder_dilations=(1,), books=2, bins=32,
@@ -462,5 +474,30 @@ PRESETS["test_both"] = replace(
     more_recipes=PRESETS["test_spectral"].more_recipes,
     priors={**PRESETS["test"].priors, **PRESETS["test_spectral"].priors},
     prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
+)  # fmt: skip
+_TEST_MUSIKA = replace(_TEST_SPECTRAL, stacked=2, stacked_width=16, stacked_latent=8, stacked_blocks=1)
+_GAN_PHASES = {"generator": PhaseRecipe(ema=0.999), "critic": PhaseRecipe()}
+_MUSIKA_GAN = Recipe(
+    steps=12_000, batch=16, lr=5e-4, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.1,
+    log_every=50, save_every=1000, max_minutes=6.0, phases=_GAN_PHASES,
+)  # fmt: skip
+PRESETS["test_musika"] = replace(
+    PRESETS["test_spectral"], codec=_TEST_MUSIKA,
+    more_recipes={"stacked": {STACKED: replace(_TEST_CODEC, crop=4096, phases=_STACKED_PHASES)}},
+    priors={
+        "gan": _gan(_TEST_MUSIKA, patch=8, spacing=16, coordinates=8, style=8, widths=(16, 12), critic_widths=(12, 16), embedding=4),
+        TOKENS: PRESETS["test_spectral"].priors[TOKENS],
+    },
+    prior_recipes={"gan": replace(_TEST_PRIOR, phases=_GAN_PHASES), TOKENS: _TEST_PRIOR},
+)  # fmt: skip
+_MUSIKA = replace(_DEMO_SPECTRAL, stacked=2, stacked_width=192, stacked_latent=32)
+PRESETS["musika"] = replace(
+    PRESETS["demo"], codec=_MUSIKA, more_codecs=(), codec_recipes={TOKENS: _DEMO_SPECTRAL_CODEC},
+    more_recipes={"stacked": {STACKED: _DEMO_STACKED}},
+    priors={
+        "gan": _gan(_MUSIKA, coordinates=32, style=32, widths=(128, 96, 64, 48), critic_widths=(64, 96, 128, 128), embedding=16),
+        TOKENS: PRESETS["demo"].priors[TOKENS],
+    },
+    prior_recipes={"gan": _MUSIKA_GAN, TOKENS: _DEMO_TOKENS},
 )  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

@@ -5,6 +5,7 @@
 
     spectral   tokens <- tokens                                      frames of several codes, of a second codec
     wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
+    musika     spectral.2 <- gan                                     latents of any length
 
 A model's routes are stored in its config.json. A model that stores none has those that follow from its priors.
 """
@@ -60,8 +61,9 @@ def _routes_of(
 ) -> Routes:
     """The routes to the streams of one codec, `further` if it is not the model's first, under names that are not `taken`.
 
-    One goes through all priors that write a single stream, the first of each stream; every further prior of such a stream has a route
-    in which it takes that one's place. Each prior that writes several streams has one of its own, in which the coarsest of them is
+    One goes through the priors that write a single stream, the first of each stream; where one reads nothing and names another route
+    than the one before it, a further route begins with it, and the finest comes first. Every further prior of such a stream has a route
+    in which it takes the place of the first. Each prior that writes several streams has one of its own, in which the coarsest of them is
     left to a prior of that stream alone, where there is one.
     """
     names = [stream.name for stream in reversed(streams)]
@@ -74,14 +76,20 @@ def _routes_of(
         name = prior if name in routes or name in taken else name
         routes[name] = Route(name, chain)
 
-    if single:
-        add(list(single.values())[-1], single)
+    chains: list[dict[str, str]] = []
+    for stream, prior in single.items():
+        named = [priors[each].route for each in (prior, *chains[-1].values())] if chains else []
+        if not chains or (not priors[prior].spec.reads and named[0] and named[-1] and named[0] != named[-1]):
+            chains.append({})
+        chains[-1][stream] = prior
+    for chain in reversed(chains):
+        add(list(chain.values())[-1], chain)
     for name, config in priors.items():
         first, *finer = [stream for stream in names if stream in config.spec.writes] or [""]
         if finer:
             add(name, {first: single.get(first, name), **dict.fromkeys(finer, name)})
         elif first and name not in single.values():
-            add(name, single | {first: name})
+            add(name, next(chain for chain in chains if first in chain) | {first: name})
     return routes
 
 

@@ -1,8 +1,9 @@
-"""LevelEncoder: a level of a run that no prior samples: the run's audio, encoded into a stream of another codec.
+"""LevelEncoder: a level of a run that no prior samples: the run's audio, encoded into another stream.
 
-So a song of tokens has codes of the three levels, too, from which it can be branched, upsampled and edited. What is encoded is the audio
-of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames are a pure function of the
-codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
+So a song of tokens has codes of the three levels, too, from which it can be branched, upsampled and edited; and a song of latents has
+tokens, by which another route continues it. Where the codec leads from one stream to the other without audio, that way is taken. Else
+what is encoded is the audio of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames
+are a pure function of the codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class LevelEncoder:
 
     def __post_init__(self) -> None:
         self.source, self.stream = self.run.stream(self.run.finest).name, self.run.stream(self.level).name
-        self.decoder, self.encoder = (self.model.codec([name]).to(self.device) for name in (self.source, self.stream))
+        names = self.source, self.stream
+        together = self.stream in self.model.info.codec_of(self.source).config.spec.names
+        self.decoder = self.model.codec(names if together else names[:1]).to(self.device)
+        self.encoder = self.decoder if together else self.model.codec(names[1:]).to(self.device)
 
     def fill(self, samples: Sequence[int]) -> Iterator[Written]:
         """The frames of each sample that are not on disk."""
@@ -48,8 +52,10 @@ class LevelEncoder:
     @torch.no_grad()
     def _encode(self, sample: int) -> Iterator[Written]:
         first, began = 0, time.perf_counter()
-        for pieces in self.encoder.encoder_stream(self._audio(sample), [self.stream]):
-            frames, there = pieces[self.stream], self.run.count(self.level, [sample])
+        direct = self.encoder.translated(self._frames(sample), self.source, self.stream)
+        encoded = (pieces[self.stream] for pieces in self.encoder.encoder_stream(self._audio(sample), [self.stream]))
+        for frames in encoded if direct is None else direct:
+            there = self.run.count(self.level, [sample])
             new = frames[max(0, there - first) :]
             if len(new):
                 took = time.perf_counter() - began
@@ -58,7 +64,10 @@ class LevelEncoder:
                 began = time.perf_counter()
             first += len(frames)
 
-    def _audio(self, sample: int) -> Iterator[Float[Tensor, "c t"]]:
+    def _frames(self, sample: int) -> Iterator[Tensor]:
         total = self.run.total(self.run.finest)
         codes = (self.run.codes(self.run.finest, [sample], at, at + BLOCK)[0] for at in range(0, total, BLOCK))
-        return self.decoder.decode_blocks((as_tensor(part).to(self.device) for part in codes), self.source)
+        return (as_tensor(part).to(self.device) for part in codes)
+
+    def _audio(self, sample: int) -> Iterator[Float[Tensor, "c t"]]:
+        return self.decoder.decode_blocks(self._frames(sample), self.source)

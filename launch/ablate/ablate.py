@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "treble": "launch.ablate.treble:EXPERIMENT",
     "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
+    "musika": "launch.ablate.musika:EXPERIMENT",
 }
 if TYPE_CHECKING:
     What = str
@@ -48,8 +49,9 @@ def ablate(
         and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time a seed.
     decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
+    musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each beside a control (preset musika).
 
-    what: codec, treble, prior (the top one), masked, decoder, or prompts
+    what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble: none
     out: the folder for tables, models and sound

@@ -45,6 +45,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("launch.training.export:export", "the weights of a checkpoint of a training, as a model to play"),
     "encode": ("launch.corpus.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
     "sample": ("launch.verbs.sample:sample", "write songs from artist, genre and lyrics"),
+    "live": ("launch.live.live:live", "music without end, to a file, a pipe or the sound card, controlled by lines on stdin"),
     "continue": ("launch.verbs.sample:continue_", "carry on a recording from its first seconds"),
     "branch": ("launch.verbs.sample:branch", "keep the first seconds of a run, and go on otherwise"),
     "upsample": ("launch.verbs.sample:upsample", "the finer levels of a run or of codes that has only coarse ones"),
@@ -68,7 +69,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("launch.bench.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 
-_EXTRAS = {"deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl"}
+_EXTRAS = {
+    "deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl", "sounddevice": "live"
+}  # fmt: skip
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
 # how torch says that memory is not there, on a CPU and on a GPU
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")

@@ -40,11 +40,13 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
 
 
 def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
-    """The route of --route or --lower; of an edit, the priors that inpaint."""
+    """The route of --route or --lower; of an edit, the priors that inpaint; live, the one of unbounded length."""
     if verb in ("edit", "vary", "extend", "compress"):
         from jukebox.editing.job import edit_route
 
         return edit_route(info, any(word.startswith("--lyrics") for word in words))
+    if verb == "live":
+        return info.live_route()
     from jukebox.runs.run import LOWER
 
     given = dict.fromkeys(("route", "lower"), "")

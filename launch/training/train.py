@@ -165,8 +165,8 @@ def train(
     model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
     together: a batch is shared out among them.
 
-    what: vqvae (the codec), prior (one per level), masked (one of all levels, which inpaints), decoder (of a trained spectral codec,
-        against discriminators; codes stay valid), or another kind of codec or prior that the preset has, or the name of one prior
+    what: vqvae (the codec), prior (one per level), masked (of all levels, inpaints), decoder (of a trained spectral codec, against
+        discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a prior's name
     data: the data folder that `jukebox prepare` made
     keep: checkpoints of each level that stay
     """

@@ -89,3 +89,23 @@ def test_recordings_without_music_and_without_apt_are_one_line(tmp_path):
     command = [shutil.which("bash") or "bash", str(ROOT / "launch" / "recipes" / "recordings.sh"), "", str(tmp_path / "out")]
     done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "MUSIC=folder" in done.stderr
+
+
+@pytest.mark.long
+def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environment, tmp_path):
+    """At toy size."""
+    sizes = {
+        "PRESET": "test_musika",
+        "SONGS": "8",
+        "SECONDS_OF_SONGS": "4",
+        "SEEDS": "1",
+        "STEPS": "12",
+        "SECONDS_OF_MUSIC": "5",
+    }
+    environment = recipe_environment | sizes | {"HELD_OUT": "1", "CODEC_STEPS": "4", "BENCH": "0"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "musika.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "musika.json").read_text(encoding="utf-8"))["rows"]}
+    assert {"own: Frechet distance of windows: ratio", "shuffled: asked and found: density correlation"} <= rows
+    assert (tmp_path / "out" / "live.wav").stat().st_size == 44 + 2 * 5 * 22050

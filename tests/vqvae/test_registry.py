@@ -37,7 +37,7 @@ def test_an_unknown_kind_is_one_line_with_the_known_kinds_and_the_package():
         CODEC_CONFIGS.load("toy", "toy-codec")
     assert str(raised.value) == "unknown kind of codec 'toy'; expected vqvae, spectral, mulaw, or install the package toy-codec"
     with pytest.raises(
-        ValueError, match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, or install the package that"
+        ValueError, match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, gan, or install the package that"
     ):
         PRIORS.load("toy")
 

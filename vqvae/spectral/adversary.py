@@ -4,7 +4,8 @@ The encoder, the features and the codebooks are frozen, so that codes stay what 
 spectrograms at several resolutions. An L1 loss alone returns the median of all magnitudes that fit a latent, which blurs partials and
 loses energy. The audio that is judged has the decoded magnitudes and the phases of the original, because the propagation of phases
 cannot be differentiated. Beside the adversarial loss (hinge) and feature matching, the losses of the first phase and the multi-scale
-spectral distance hold the decoder at the song; `Balancer` gives each its share of the gradient of the magnitudes.
+spectral distance hold the decoder at the song; `Balancer` gives each its share of the gradient of the magnitudes. The second autoencoder
+is trained alike, through both decoders, the first one frozen (section 3.2).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class DecodedBatch(NamedTuple):
     made: Float[Tensor, "b c t"]
     output: Float[Tensor, "b n cf"]  # of the decoder, from which the magnitudes follow
     reconstruction: Float[Tensor, ""]
-    phase: Float[Tensor, ""]
+    others: dict[str, Float[Tensor, ""]]  # losses that do not depend on `output`
 
 
 class AdversarialDecoder(nn.Module):
@@ -49,19 +50,24 @@ class AdversarialDecoder(nn.Module):
         with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
             spectra = codec.spectra(codec.check_audio(audio))
             true = spectra.abs()
-        with torch.no_grad():
-            latents = codec.encoder(codec.features(true))
-            latents = codec.quantiser.some_books(latents, drawn.books.to(latents.device))
+        latents, others = self.latents(true, drawn)
         hidden = codec.decoder.hidden(latents)
         some = slice(drawn.first, drawn.first + config.phase_frames)
         output, slopes = codec.decoder.features(hidden), codec.decoder.slopes(hidden[:, some])
         with torch.autocast(audio.device.type, enabled=False):
             measure = SpectralLoss(config, audio.device)
             terms = measure.magnitudes((true + config.floor).log(), codec.features.logs(output), true)
-            phase = config.phase * measure.phase(spectra[:, some].sum(2), slopes)
+            others["phase"] = config.phase * measure.phase(spectra[:, some].sum(2), slopes)
             phasors = spectra / true.clamp(min=1e-9)
             made = codec.audio_of(codec.features.magnitudes(output) * phasors)
-            return DecodedBatch(audio, made, output, measure.total(terms), phase)
+            return DecodedBatch(audio, made, output, measure.total(terms), others)
+
+    def latents(self, true: Float[Tensor, "b n c f"], drawn: Drawn) -> tuple[Float[Tensor, "b t e"], dict[str, Tensor]]:
+        """What is decoded of these magnitudes, and losses of its own by name."""
+        codec = self.codec
+        with torch.no_grad():
+            latents = codec.encoder(codec.features(true))
+            return codec.quantiser.some_books(latents, drawn.books.to(latents.device)), {}
 
     def decoder_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
         """The total under "loss", and its terms by name, detached."""
@@ -71,8 +77,8 @@ class AdversarialDecoder(nn.Module):
                 _, true = self.discriminator(decoded.true)
             scores, made = self.discriminator(decoded.made)
             terms |= {"matching": feature_matching(true, made), "adversary": hinge_generator(scores)}
-        loss = self.balancer(terms, decoded.output) + decoded.phase
-        logs = terms | {"phase": decoded.phase}
+        loss = self.balancer(terms, decoded.output) + torch.stack(list(decoded.others.values())).sum()
+        logs = terms | decoded.others
         return {"loss": loss} | {f"{name}_loss": value.detach() for name, value in logs.items()}
 
     def discriminator_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
@@ -81,3 +87,13 @@ class AdversarialDecoder(nn.Module):
         made, _ = self.discriminator(decoded.made.detach())
         right = [torch.stack([(sign * x > 0).float().mean() for x in some]).mean() for sign, some in ((1, true), (-1, made))]
         return {"loss": hinge_discriminator(true, made), "true_right": right[0], "made_right": right[1]}
+
+
+class AdversarialStack(AdversarialDecoder):
+    """A trained spectral codec with its discriminators, whose second autoencoder is to be trained."""
+
+    def latents(self, true: Float[Tensor, "b n c f"], drawn: Drawn) -> tuple[Float[Tensor, "b t e"], dict[str, Tensor]]:
+        with torch.no_grad():
+            latents = self.codec.encoder(self.codec.features(true))
+        made = self.codec.second.decoder(self.codec.second.encoder(latents))
+        return made, {"latent": (made - latents).abs().mean()}

@@ -2,6 +2,7 @@
 
     encoder    bins -> width, block | `stride` frames joined | blocks | norm, width -> latent, tanh
     decoder    latent -> width, blocks | `stride` frames unfolded | block | norm; a linear head per kind of output
+    stacked    the same from latents to latents of a lower rate and back (Musika's second autoencoder)
 
 Each output of a strided layer depends on whole groups of neighbouring frames, as the patches of a vision transformer do.
 """
@@ -87,3 +88,47 @@ class SpectralDecoder(nn.Module):
     def slopes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n 2 2 f"]:
         """By time and by frequency, the cosine and the sine; shorter than 1 where they are not sure."""
         return self.slope(hidden).float().unflatten(-1, (2, 2, self.frequencies))
+
+
+class StackedEncoder(nn.Module):
+    """Latents to latents in (-1, 1) of a lower rate, one per `stacked` frames."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        width, self.stride = config.stacked_width, config.stacked
+        self.inlet = nn.Linear(config.latent, width)
+        self.frame_blocks, self.coarse = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
+        self.join = nn.Linear(self.stride * width, width)
+        self.ln = nn.LayerNorm(width)
+        self.outlet = nn.Linear(width, config.stacked_latent)
+
+    def forward(self, latents: Float[Tensor, "b n e"]) -> Float[Tensor, "b t d"]:
+        x = self.frame_blocks(self.inlet(latents))
+        x = self.join(x.unflatten(1, (-1, self.stride)).flatten(2))  # (B, N, W) -> (B, T, stride * W) -> (B, T, W)
+        return torch.tanh(self.outlet(self.ln(self.coarse(x))).float())
+
+
+class StackedDecoder(nn.Module):
+    """Undoes the encoder, as far as it can be undone."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        width, self.stride = config.stacked_width, config.stacked
+        self.inlet = nn.Linear(config.stacked_latent, width)
+        self.coarse, self.frame_blocks = (_blocks(width, (1,) * config.stacked_blocks) for _ in range(2))
+        self.unfold = nn.Linear(width, self.stride * width)
+        self.ln = nn.LayerNorm(width)
+        self.outlet = nn.Linear(width, config.latent)
+
+    def forward(self, latents: Float[Tensor, "b t d"]) -> Float[Tensor, "b n e"]:
+        x = self.unfold(self.coarse(self.inlet(latents)))
+        x = self.frame_blocks(x.unflatten(2, (self.stride, -1)).flatten(1, 2))  # (B, T, stride * W) -> (B, N, W)
+        return torch.tanh(self.outlet(self.ln(x)).float())
+
+
+class StackedAutoencoder(nn.Module):
+    """Both halves of the second autoencoder."""
+
+    def __init__(self, config: SpectralConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder = StackedEncoder(config), StackedDecoder(config)

@@ -8,7 +8,8 @@ from typing import Any
 
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
-TOKENS, LATENTS = "tokens", "spectral"
+TOKENS, LATENTS, STACKED = "tokens", "spectral", "spectral.2"
+STACKED_PREFIX = "stacked."  # of the names of the second autoencoder's tensors
 PHASES = ("learned", "griffin_lim")
 
 
@@ -49,6 +50,13 @@ class SpectralConfig(CodecConfig):
     chance: float = 2.0  # weight of random phases where the learned derivatives are not sure
     rounds: int = 1  # of Griffin-Lim after learned phases
     peak_rounds: int = 32  # of Griffin-Lim after phases from peaks
+    # second autoencoder, of the latents of the first
+    stacked: int = 0  # frames of latents per frame of the stream spectral.2; 0: there is none
+    stacked_width: int = 256
+    stacked_latent: int = 64
+    stacked_blocks: int = (
+        2  # at the rate of the latents, and as many at the rate of the stream, in the encoder and in the decoder
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "decoder_dilations", tuple(self.decoder_dilations))
@@ -58,6 +66,8 @@ class SpectralConfig(CodecConfig):
             )
         if self.phases not in PHASES:
             raise ValueError(f"phases {self.phases!r}; expected one of {', '.join(PHASES)}")
+        if self.stacked == 1 or self.stacked < 0:
+            raise ValueError(f"stacked {self.stacked}; expected 0, or 2 or more frames of latents per frame of {STACKED}")
 
     @property
     def frequencies(self) -> int:
@@ -77,9 +87,15 @@ class SpectralConfig(CodecConfig):
     @property
     def spec(self) -> CodecSpec:
         tokens = Stream(TOKENS, self.hop, books=self.books, bins=self.bins)
-        return CodecSpec(
-            self.sample_rate, self.channels, (Stream(LATENTS, self.hop, width=self.latent, dtype="float16"), tokens)
-        )
+        streams = (Stream(LATENTS, self.hop, width=self.latent, dtype="float16"), tokens)
+        if self.stacked:
+            streams += (Stream(STACKED, self.hop * self.stacked, width=self.stacked_latent, dtype="float16"),)
+        return CodecSpec(self.sample_rate, self.channels, streams)
+
+    def to_json(self) -> dict[str, Any]:
+        """A codec without a second autoencoder is written as before there was one, so that its checkpoints go on."""
+        data = super().to_json()
+        return data if self.stacked else {name: value for name, value in data.items() if not name.startswith("stacked")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SpectralConfig:
@@ -88,10 +104,19 @@ class SpectralConfig(CodecConfig):
             raise ValueError(f"a spectral codec has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         return cls(**data)
 
-    # ---- tensors: both streams share encoder and decoder
+    # ---- tensors: all streams share encoder and decoder
+
+    def tensors(self, stream: str, names: Collection[str]) -> list[str]:
+        stacked = [name for name in names if name.startswith(STACKED_PREFIX)]
+        if stream == STACKED:
+            return list(names) if stacked else []  # not trained
+        return [name for name in names if name not in stacked]
 
     def codes_tensors(self, stream: str, names: Collection[str]) -> list[str]:
-        parts = ("encoder.", "features.") + (("quantiser.",) if stream == TOKENS else ())
+        further = {TOKENS: ("quantiser.",), STACKED: (f"{STACKED_PREFIX}encoder.",)}.get(stream, ())
+        if not self.tensors(stream, names):
+            return []
+        parts = ("encoder.", "features.", *further)
         found = [name for name in names if name.startswith(parts)]
         return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # of training alone
 
@@ -100,7 +125,7 @@ class SpectralConfig(CodecConfig):
     @property
     def _block(self) -> int:
         """Numbers of a residual block."""
-        return (3 * self.width + 1) * self.width + (self.width + 1) * self.width + 2 * self.width
+        return _block_numbers(self.width)
 
     @property
     def _heads(self) -> int:
@@ -113,7 +138,22 @@ class SpectralConfig(CodecConfig):
         decoder = (self.latent + 1) * width + (width + 1) * self.stride * width + 2 * width + (width + 1) * self._heads
         blocks = 2 * self.fine_blocks + self.encoder_blocks + len(self.decoder_dilations)
         codebooks = self.books * (self.bins * (2 * self.latent + 1) + 1)
-        return encoder + decoder + blocks * self._block + codebooks + (2 + self.gain) * inputs + 1
+        first = encoder + decoder + blocks * self._block + codebooks + (2 + self.gain) * inputs + 1
+        return first + self._stacked_numbers if stream == STACKED else first
+
+    @property
+    def _stacked_numbers(self) -> int:
+        """Numbers of the second autoencoder, whose halves have the same layers."""
+        width, joined = self.stacked_width, self.stacked * self.stacked_width
+        ends = (self.latent + self.stacked_latent) * (2 * width + 1) + 2 * width
+        return (
+            ends + joined * width + width + (width + 1) * joined + 4 * width + 4 * self.stacked_blocks * _block_numbers(width)
+        )
+
+    @property
+    def stacked_reach(self) -> int:
+        """Frames of spectral.2 on each side that a frame's values depend on, of its encoder and of its decoder."""
+        return self.stacked_blocks - (-self.stacked_blocks // max(self.stacked, 1))
 
     @property
     def encoder_reach(self) -> int:
@@ -126,13 +166,21 @@ class SpectralConfig(CodecConfig):
         return sum(self.decoder_dilations) - (-self.fine_blocks // self.stride)
 
     def receptive_field(self, stream: str) -> int:
-        return (max(self.encoder_reach, self.decoder_reach) + 1) * self.hop + self.n_fft
+        further = (self.stacked_reach + 1) * self.stacked * self.hop if stream == STACKED else 0
+        return further + (max(self.encoder_reach, self.decoder_reach) + 1) * self.hop + self.n_fft
 
     def decoder_state(self, stream: str) -> int:
-        return (2 * self.decoder_reach + 1) * self.latent + self.channels * self.n_fft + 3 * self.frequencies
+        further = (2 * self.stacked_reach + 1) * self.stacked_latent if stream == STACKED else 0
+        return further + (2 * self.decoder_reach + 1) * self.latent + self.channels * self.n_fft + 3 * self.frequencies
 
     def decoder_products(self, stream: str) -> float:
+        further = self._stacked_numbers / 2 / self.hop if stream == STACKED else 0.0  # nearly: the decoder at the finer rate
         coarse = self.latent * self.width + len(self.decoder_dilations) * self._block + self.stride * self.width**2
         fine = self.fine_blocks * self._block + self.width * self._heads
         transforms = 2 * (self.griffin_lim_rounds + 1) * self.channels * self.n_fft * self.n_fft.bit_length()
-        return coarse / self.hop + (fine + transforms) / self.hop_fft
+        return further + coarse / self.hop + (fine + transforms) / self.hop_fft
+
+
+def _block_numbers(width: int) -> int:
+    """Numbers of a residual block of a width."""
+    return (3 * width + 1) * width + (width + 1) * width + 2 * width

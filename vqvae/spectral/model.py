@@ -2,6 +2,7 @@
 
     audio -> log magnitudes -> encoder -> latents (stream "spectral") -> residual codes (stream "tokens")
     tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio
+    latents <-> second autoencoder <-> latents of a lower rate (stream "spectral.2"), where the configuration has one
 
 Codes of a waveform carry its phase, some hundred bits per second that no small prior learns. These carry none; phases are made again
 from derivatives that the decoder predicts, or by Griffin-Lim. Any length is processed on a fixed grid of blocks with their receptive
@@ -18,13 +19,13 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from vqvae.codec import Codec, Sequences, StreamDecoder, effective_dimension
-from vqvae.spectral.autoencoder import SpectralDecoder, SpectralEncoder
-from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
+from vqvae.spectral.autoencoder import SpectralDecoder, SpectralEncoder, StackedAutoencoder
+from vqvae.spectral.config import LATENTS, STACKED, TOKENS, SpectralConfig
 from vqvae.spectral.features import LogMagnitudes
 from vqvae.spectral.losses import SpectralLoss
 from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
-from vqvae.spectral.stream import SpectralDecoderStream, blocks_of_audio
+from vqvae.spectral.stream import SpectralDecoderStream, StackedDecoderStream, StackedFrames, blocks_of_audio
 
 GAINS = (0.5, 4.0)  # least and largest
 
@@ -40,7 +41,9 @@ class Drawn(NamedTuple):
 
 
 class SpectralCodec(Codec):
-    """Both streams share encoder and decoder; `streams` is there for the interface, all are built."""
+    """All streams share encoder and decoder; the second autoencoder is built where `streams` has its stream (None: all)."""
+
+    stacked: StackedAutoencoder | None
 
     config: SpectralConfig
 
@@ -50,6 +53,8 @@ class SpectralCodec(Codec):
         self.features = LogMagnitudes(config)
         self.encoder, self.decoder = SpectralEncoder(config), SpectralDecoder(config)
         self.quantiser = ResidualQuantiser(config.books, config.bins, config.latent, config.mu, config.threshold)
+        wanted = config.stacked and (streams is None or STACKED in streams)
+        self.stacked = StackedAutoencoder(config) if wanted else None
 
     # ---- audio and latents
 
@@ -65,11 +70,20 @@ class SpectralCodec(Codec):
     def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
         """The decoder's input for a stream; tokens may have fewer books than there are. ValueError for other shapes."""
         values = sequences[stream]
-        if stream == LATENTS:
-            if values.dim() != 3 or values.shape[-1] != self.config.latent:
-                raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {self.config.latent})")
-            return values.float()
+        if width := self.config.spec.stream(stream).width:
+            if values.dim() != 3 or values.shape[-1] != width:
+                raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {width})")
+            return values.float() if stream == LATENTS else self.second.decoder(values.float())
         return self.quantiser.decode(self.check_codes(values))
+
+    @property
+    def second(self) -> StackedAutoencoder:
+        """The second autoencoder; ValueError where it was not built."""
+        if self.stacked is None:
+            raise ValueError(
+                f"this codec was built without {STACKED}; name it among the streams, or set `stacked` of its configuration"
+            )
+        return self.stacked
 
     def magnitudes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n c f"]:
         """Magnitudes of the decoder's hidden states, with the gain of each bin."""
@@ -105,15 +119,43 @@ class SpectralCodec(Codec):
     @torch.no_grad()
     def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
         checked = (self.check_audio(block[None])[0] for block in blocks)
+        frames = self._stacked_frames(encode=True) if STACKED in streams else None
+        rest = torch.zeros(0, self.config.latent, device=self.device)  # latents that do not fill a frame of spectral.2
         for block in blocks_of_audio(checked, self.config):
             audio = block.items.transpose(0, 1).flatten(1)  # (T, C, hop) -> (C, T * hop)
             latents = block.cut(self.encoder(self.features(self.spectra(audio[None]).abs()))[0])
             made = {LATENTS: latents} if LATENTS in streams else {}
+            if frames:
+                rest = torch.cat([rest, latents])
+                whole = len(rest) // self.config.stacked * self.config.stacked
+                pieces = list(frames.push(rest[:whole].unflatten(0, (-1, self.config.stacked)), block.last))
+                made[STACKED], rest = torch.cat([rest.new_zeros(0, self.config.stacked_latent), *pieces]), rest[whole:]
             yield made | ({TOKENS: self.quantiser.encode(latents[None])[0]} if TOKENS in streams else {})
 
     def decoder_stream(self, stream: str) -> StreamDecoder:
         self.config.spec.stream(stream)
+        if stream == STACKED:
+            return StackedDecoderStream(self._stacked_frames(encode=False), self)
         return SpectralDecoderStream(self, stream)
+
+    def translated(self, blocks: Iterable[Tensor], source: str, target: str) -> Iterator[Tensor] | None:
+        return self._quantised(blocks) if (source, target) == (STACKED, TOKENS) else None
+
+    @torch.no_grad()
+    def _quantised(self, blocks: Iterable[Float[Tensor, "t d"]]) -> Iterator[Int[Tensor, "n books"]]:
+        """Tokens of the latents that the second decoder makes of frames."""
+        frames, before = self._stacked_frames(encode=False), None
+        for block in (*blocks, None):
+            for latents in () if before is None else frames.push(before, last=block is None):
+                yield self.quantiser.encode(latents[None])[0]
+            before = block
+
+    def _stacked_frames(self, encode: bool) -> StackedFrames:
+        """The second encoder of groups of latents, or the second decoder of frames."""
+        config, second = self.config, self.second
+        if encode:
+            return StackedFrames(lambda items: second.encoder(items.flatten(0, 1)[None])[0], config, 1)
+        return StackedFrames(lambda items: second.decoder(items[None])[0], config, config.stacked)
 
     def embeddings(self, stream: str) -> Float[Tensor, "books k e"] | None:  # type: ignore[override]
         return self.quantiser.vectors if stream == TOKENS else None

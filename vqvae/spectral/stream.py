@@ -6,7 +6,7 @@ values are the same however the song arrives. Phases and the overlap of the inve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from vqvae.spectral.autoencoder import SpectralDecoder
-from vqvae.spectral.config import SpectralConfig
+from vqvae.spectral.config import LATENTS, SpectralConfig
 from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes
 from vqvae.spectral.stft import margin, overlap_add
 
@@ -134,3 +134,34 @@ class SpectralDecoderStream:
         end = ready + margin(config.n_fft, config.hop_fft) * last
         first, self.skip = min(self.skip, end), max(0, self.skip - end)
         return audio[:, first:end] / squares[first:end].clamp(min=1e-6)
+
+
+class StackedFrames:
+    """Frames through one half of the second autoencoder, on a grid of blocks of its own; `groups` are frames of spectral.2.
+
+    What is pushed has a frame of spectral.2 per item: its latent, or the latents that it is made from.
+    """
+
+    def __init__(
+        self, function: Callable[[Float[Tensor, "n ..."]], Float[Tensor, "m e"]], config: SpectralConfig, scale: int
+    ) -> None:
+        self.function, self.scale = function, scale  # frames that come of an item
+        self.grid = Grid(config.stacked_reach, BLOCK // config.stacked)
+
+    @torch.no_grad()
+    def push(self, items: Shaped[Tensor, "n ..."], last: bool) -> Iterator[Float[Tensor, "m e"]]:
+        for block in self.grid.push(items, last):
+            yield block.cut(self.function(block.items), self.scale)
+
+
+class StackedDecoderStream:
+    """Audio of spectral.2, whose latents arrive over time: through the second decoder, then as the latents of the first."""
+
+    def __init__(self, frames: StackedFrames, codec: DecodesFrames) -> None:
+        self.frames, self.inner, self.empty = frames, SpectralDecoderStream(codec, LATENTS), torch.zeros(0, codec.config.latent)
+
+    def push(self, values: Tensor, last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
+        for latents in self.frames.push(values, last):
+            yield from self.inner.push(latents)
+        if last:
+            yield from self.inner.push(self.empty.to(values.device), last=True)

@@ -1,4 +1,4 @@
-"""DecoderTask: the adversarial second phase of a spectral codec's decoder; the codes of the codec, and the priors of them, stay valid."""
+"""Adversarial trainings of a spectral codec: its decoder once more, or its second autoencoder; codes of the first stay valid."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jukebox.model.folder import build_codec
 from jukebox.model.recipe import Recipe
 from launch.engines.phases import Phase
-from launch.training.tasks.codec import SpectralTask
+from launch.training.tasks.codec import CodecTask, SpectralTask
 from launch.training.tasks.task import FIRST_WEIGHTS, TaskSetup, fold
-from vqvae.spectral.adversary import AdversarialDecoder
+from vqvae.spectral.adversary import AdversarialDecoder, AdversarialStack
+from vqvae.spectral.config import LATENTS
 from vqvae.spectral.model import SpectralCodec
 
-DECODER, DISCRIMINATOR = "decoder", "discriminator"
+DISCRIMINATOR = "discriminator"
 
 
 class DecoderTask(SpectralTask):
@@ -26,7 +28,13 @@ class DecoderTask(SpectralTask):
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)
-        self.identity |= {f"codes of {setup.part}": setup.model.info.codes_hash(setup.part), "phase": self.name}
+        kept = self.kept
+        self.identity |= {f"codes of {kept}": setup.model.info.codes_hash(kept), "phase": self.name}
+
+    @property
+    def kept(self) -> str:
+        """The stream whose codes the training depends on, and does not change."""
+        return self.stream.name
 
     def build(self) -> AdversarialDecoder:
         codec: Any = self.jukebox.codec([self.stream.name])
@@ -34,16 +42,20 @@ class DecoderTask(SpectralTask):
         return AdversarialDecoder(codec, DISCRIMINATOR in self.recipe.phases)
 
     def phases(self, recipe: Recipe) -> list[Phase]:
-        decoder = Phase.of(recipe, DECODER, self.model.codec.decoder)
+        decoder = Phase.of(recipe, self.name, self.learns)
         if DISCRIMINATOR not in recipe.phases:
             return [decoder]
         return [decoder, Phase.of(recipe, DISCRIMINATOR, self.model.discriminator)]
+
+    @property
+    def learns(self) -> torch.nn.Module:
+        return self.codec.decoder
 
     def forward(self, batch: Float[Tensor, "b c t"], step: int) -> Any:
         return self.model(batch.to(self.device, non_blocking=True), self.drawn(batch.shape[-1], step))
 
     def phase_loss(self, phase: str, batch: Tensor, step: int, shared: Any) -> dict[str, Tensor]:
-        return self.model.decoder_loss(shared) if phase == DECODER else self.model.discriminator_loss(shared)
+        return self.model.decoder_loss(shared) if phase == self.name else self.model.discriminator_loss(shared)
 
     @property
     def codec(self) -> SpectralCodec:
@@ -54,3 +66,27 @@ class DecoderTask(SpectralTask):
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
         return super().examples(model.codec, folder, step)
+
+
+class StackedTask(DecoderTask):
+    """The second autoencoder of a trained codec, through both decoders, the first one frozen."""
+
+    name = "stacked"
+
+    def build(self) -> AdversarialStack:
+        first = self.jukebox.codec([LATENTS])
+        torch.manual_seed(fold(self.seed, self.key, FIRST_WEIGHTS))
+        codec: Any = build_codec(self.config, [self.stream.name])
+        codec.load_state_dict(first.state_dict(), strict=False)
+        return AdversarialStack(codec, DISCRIMINATOR in self.recipe.phases)
+
+    @property
+    def kept(self) -> str:
+        return LATENTS
+
+    @property
+    def learns(self) -> torch.nn.Module:
+        return self.codec.second
+
+    def save(self, model: Any) -> None:
+        CodecTask.save(self, model.codec)

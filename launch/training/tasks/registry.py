@@ -10,9 +10,11 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "vqvae": "launch.training.tasks.codec:VQVAETask",
     "spectral": "launch.training.tasks.codec:SpectralTask",
     "decoder": "launch.training.tasks.decoder:DecoderTask",
+    "stacked": "launch.training.tasks.decoder:StackedTask",
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
     "wavenet": "launch.training.tasks.prior:PriorTask",
+    "gan": "launch.training.tasks.gan:GanTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}

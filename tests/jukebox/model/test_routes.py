@@ -113,6 +113,15 @@ def test_priors_of_one_kind_of_two_codecs_have_routes_of_their_own_names_in_any_
     assert list(derive_routes([TOKENS], theirs)) == ["spectral", "masked"]
 
 
+def test_priors_of_one_codec_that_read_nothing_and_name_other_routes_have_a_route_each():
+    streams = (Stream("spectral", 1024, width=8), Stream("tokens", 1024, bins=32), Stream("spectral.2", 2048, width=8))
+    gan, tokens = Config("gan", "spectral.2", route="musika"), Config("tokens", "tokens", route="spectral")
+    masked = Config("masked", "tokens", prompt="any")
+    routes = derive_routes([streams], {"gan": gan, "tokens": tokens, "masked_tokens": masked})
+    expected = {"spectral": {"tokens": "tokens"}, "musika": {"spectral.2": "gan"}, "masked": {"tokens": "masked_tokens"}}
+    assert chains(routes) == expected and next(iter(routes)) == "spectral"
+
+
 # ---- stored
 
 

@@ -76,6 +76,7 @@ CASES: dict[str, Case] = {
     "sample": Case(
         lambda world, out: ["sample", world / "model", "--seconds", 1, "--out", out], again=lambda _, out: ["resume", out]
     ),
+    "live": Case(lambda world, out: ["live", world / "endless", "--seconds", 6, "--threads", 1, "--out", out], suffix=".wav"),
     "continue": Case(
         lambda world, out: [
             "continue",
@@ -177,6 +178,8 @@ def run(words: list[Any]) -> dict[str, Any]:
 
 def make_world(world: Path) -> None:
     """Music, data, a model, a training and runs, all by the verbs."""
+    from jukebox.model.presets import find
+    from launch.bench.live import random_model
     from tests.jukebox.editing.edits import with_masked
     from tests.launch.verbs.test_import import checkpoint
 
@@ -191,6 +194,7 @@ def make_world(world: Path) -> None:
     (world / "a file").write_text("")
     checkpoint(world / "published.pth.tar")
     with_masked(world / "model")
+    random_model(world / "endless", find("test_musika"), 0)
     for words in (
         ["prepare", world / "music", "--out", world / "data", "--workers", 1, "--test_share", 0.6],
         ["encode", world / "data", world / "model"],

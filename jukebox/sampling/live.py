@@ -1,0 +1,73 @@
+"""LiveMusic: music without end, patch by patch, in constant memory, whose sampling parameters may change at each patch.
+
+A patch follows from its place, the seed and the parameters alone, so the music of a seed is that of a run with this seed, however long
+either is. The decoder's phases follow from all that came before: to go on in the middle, what lies before it is decoded and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data_prep.errors import UserError
+from jukebox.model.folder import ModelFolder
+from jukebox.runs.params import Params, params_by_level
+from jukebox.song import PreparedSong, Song, window_conditions
+from priors.noise import WindowNoise
+from priors.prior import Known, Window, sample_window
+from priors.registry import PRIOR_PARAMS
+
+
+class LiveMusic:
+    """Music of a song by the model's route of unbounded length; `params` as for a run, of which any may change later."""
+
+    def __init__(
+        self, model: ModelFolder, song: Song, params: Params | None = None, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        info = model.info
+        route = info.live_route()
+        stream, name = list(route.priors.items())[-1]
+        self.stream, config = info.spec.stream(stream), info.priors[name].config
+        values = params_by_level(info, route, params)[str(info.spec.names.index(stream))]
+        self.params = PRIOR_PARAMS.load(config.kind)(**values)
+        self.prior, self.codec = model.prior(name).to(device), model.codec([stream]).to(device)
+        self.noise = WindowNoise(seed, stream, {stream: self.stream.key}, [(0, 0)])
+        prepared = PreparedSong.of(song, model.labels_of(name), model.vocabulary, model.sample_rate)
+        self.cond, self.device = window_conditions(prepared, config, 0).to(device), device
+        self.sample_rate, self.patch = info.sample_rate, config.patch
+
+    @property
+    def patch_seconds(self) -> float:
+        return self.patch * self.stream.hop / self.sample_rate
+
+    def latents(self, patch: int) -> Float[Tensor, "t e"]:
+        """The frames of a patch under the present parameters."""
+        nothing = torch.zeros(1, 0, *self.stream.frame_shape, device=self.device)
+        window = Window(patch * self.patch, self.patch, (patch + 1) * self.patch)
+        known, params = Known.prefix(self.stream.name, nothing, self.patch), {self.stream.name: self.params}
+        return sample_window(self.prior, window, known, self.cond, self.noise, params)[self.stream.name][0]
+
+    def blocks(
+        self, start: float = 0.0, seconds: float = 0.0, changes: Callable[[float], Mapping[str, Any]] | None = None
+    ) -> Iterator[Float[np.ndarray, "c n"]]:
+        """Audio from second `start` on, `seconds` (0: without end) of it; the parameters follow `changes` of the second of each patch."""
+        if start < 0 or seconds < 0:
+            raise UserError(f"start {start:g}, seconds {seconds:g}; expected 0 or more")
+        begin, at, patch = round(start * self.sample_rate), 0, 0
+        end = begin + round(seconds * self.sample_rate) if seconds else None
+        decoder = self.codec.decoder_stream(self.stream.name)
+        while end is None or at < end:
+            if changes and (changed := changes(patch * self.patch_seconds)):
+                self.params = replace(self.params, **changed)
+            for audio in decoder.push(self.latents(patch)):
+                piece = audio[:, max(0, begin - at) : None if end is None else max(0, end - at)]
+                at += audio.shape[1]
+                if piece.shape[1]:
+                    yield piece.cpu().numpy()
+            patch += 1

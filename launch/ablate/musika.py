@@ -1,0 +1,229 @@
+"""`jukebox ablate musika`: what a latent GAN learned over seeds, each figure beside a control.
+
+A unit is a seed and an arm: a copy of MODEL, whose second autoencoder is trained, in which a GAN is trained on the songs of DATA; in the
+arm "shuffled" the tempo and note density of other songs stand in place of a song's own.
+
+    codec     log magnitudes through both decoders, of held-out songs; control: the mean frame
+    latents   Frechet distance of windows, and their deviation; controls: the untrained generator, true windows beside true ones
+    seams     jumps between patches over jumps inside; control: the same patches in another order
+    style     variance of the mean latent between patches of one style; control: a style for each patch
+    controls  rank correlation of density asked for and found, octaves between tempo asked for and found; control: the arm shuffled
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data_prep.errors import UserError
+from jukebox.evaluation import metrics
+from jukebox.evaluation.held_out import HeldOut, hold_out
+from jukebox.evaluation.sound import tempo
+from jukebox.model.codes import folders_with
+from jukebox.model.folder import ModelFolder, build_prior
+from jukebox.model.info import ModelInfo
+from jukebox.model.presets import find
+from jukebox.sampling.live import LiveMusic
+from jukebox.song import Song
+from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, preset_and_codec, titled
+from priors.conditioning.conditions import Conditions
+from priors.gan.config import GanParams
+from priors.gan.model import GanPrior
+from priors.noise import Generators
+from priors.prior import Known, Window, sample_window
+from vqvae.spectral.config import LATENTS, STACKED
+from vqvae.spectral.model import SpectralCodec
+
+WINDOWS, ROWS, PATCHES = 512, 32, 8  # true windows; generated sequences and their patches
+DENSITIES, TEMPOS = (1.0, 2.0, 3.5, 5.0, 7.0), (80.0, 95.0, 110.0, 125.0, 140.0)
+SECONDS = 12.0  # of a clip, and of a held-out song
+
+
+def check(unit: Unit) -> None:
+    """UserError where the preset has no latent GAN, or the data no latents of the model."""
+    if not find(unit.preset).parts("gan"):
+        raise UserError(f"the preset {unit.preset} has no latent GAN; take one that has, such as musika")
+    if not folders_with(unit.data, ModelInfo.read(unit.model), STACKED):
+        raise UserError(f"{unit.data} holds no {STACKED} of {unit.model}; run `jukebox encode {unit.data} {unit.model}` first")
+
+
+def train_and_measure(unit: Unit) -> Figures:
+    preset, folder = find(unit.preset), unit.folder / "model"
+    if not (folder / "config.json").is_file():
+        shutil.copytree(unit.model, folder, ignore=shutil.ignore_patterns("training", ".lock"), dirs_exist_ok=True)
+    model = ModelFolder.from_pretrained(folder)
+    sizes = len(model.labels.artists), len(model.labels.genres)
+    task = unit.new_task(model, "gan", preset.prior_recipes["gan"], preset.priors["gan"].for_corpus(*sizes))
+    if unit.arm.changes:
+        shuffle_controls(task)
+    unit.train(task)
+    task.open()
+    model = ModelFolder.from_pretrained(folder)
+    prior: Any = model.prior("gan")
+    held = hold_out(model, unit.data, unit.songs, SECONDS)
+    codec: Any = model.codec([LATENTS, STACKED])
+    return {
+        "codec": codec_figures(codec, held),
+        **latent_figures(prior, true_windows(task)),
+        "controls": control_figures(model, unit.seed, unit.songs),
+    }
+
+
+def shuffle_controls(task: Any) -> None:
+    """Let a task give each song the tempo and note density of the next one."""
+    opened = task.open
+
+    def open_shuffled() -> None:
+        opened()
+        own = list(task.curves.values())
+        for mine, other in zip(list(task.curves), own[1:] + own[:1], strict=True):
+            task.curves[mine] = {name: np.resize(other[name], len(curve)) for name, curve in task.curves[mine].items()}
+
+    task.open = open_shuffled
+
+
+# ---- figures
+
+
+def codec_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
+    """Mean distance of log magnitudes of held-out songs."""
+    found: dict[str, list[float]] = {"one": [], "both": [], "mean_frame": []}
+    for wave in held.waves:
+        audio = torch.as_tensor(wave)[None, :, : wave.shape[-1] // codec.spec.unit * codec.spec.unit].to(codec.device)
+        with torch.no_grad():
+            true = (codec.spectra(audio).abs() + codec.config.floor).log()
+            sequences = codec.encode(audio, [LATENTS, STACKED])
+            for name, stream in (("one", LATENTS), ("both", STACKED)):
+                made = codec.magnitudes(codec.decoder.hidden(codec.latents_of(sequences, stream)))
+                found[name].append(((made + codec.config.floor).log() - true).abs().mean().item())
+        found["mean_frame"].append((true - true.mean(1, keepdim=True)).abs().mean().item())
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    return means | {"ratio": means["both"] / means["mean_frame"]}
+
+
+def true_windows(task: Any) -> Float[Tensor, "n t e"]:
+    """Windows of the training songs."""
+    batches = -(-WINDOWS // task.recipe.batch)
+    return torch.cat([task.batch(step, 0, 1).sequences[STACKED] for step in range(batches)])[:WINDOWS]
+
+
+def sequences_of(
+    prior: GanPrior, rows: int, patches: int, params: GanParams | None = None, seed: int = 0
+) -> Float[Tensor, "b t e"]:
+    """Generated sequences without conditions."""
+    frames, width = patches * prior.config.patch, prior.config.latent
+    noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(rows)])
+    known = Known.prefix(STACKED, torch.zeros(rows, 0, width), frames)
+    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params or GanParams()})[
+        STACKED
+    ]
+
+
+def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
+    """Figures of latents alone."""
+    torch.manual_seed(0)
+    untrained = build_prior(prior.config).eval()
+    assert isinstance(untrained, GanPrior)
+    made, before = (sequences_of(each, len(true), 2) for each in (prior, untrained))
+    half, reference = len(true) // 2, window_features(true)
+    distance = {
+        "trained": metrics.frechet_distance(reference, window_features(made)),
+        "untrained": metrics.frechet_distance(reference, window_features(before)),
+        "true": metrics.frechet_distance(reference[:half], reference[half:]),
+    }
+    distance["ratio"] = distance["trained"] / distance["untrained"]
+    deviation = {"true": true.std(0).mean().item(), "made": made.std(0).mean().item()}
+    deviation["ratio"] = deviation["made"] / deviation["true"]
+    long = sequences_of(prior, ROWS, PATCHES, seed=10_000)
+    return {
+        "latents": distance,
+        "deviation": deviation,
+        "seams": seam_figures(long, prior.config.patch),
+        "style": style_figures(prior),
+    }
+
+
+def window_features(windows: Float[Tensor, "n t e"]) -> Float[Tensor, "n d"]:
+    """Mean and deviation in time of each channel."""
+    return torch.cat([windows.mean(1), windows.std(1)], dim=1).double()
+
+
+def seam_figures(sequences: Float[Tensor, "b t e"], patch: int) -> Figures:
+    """Jumps between patches over those inside, in their order and in another (every third patch in turn)."""
+
+    def ratio(x: Float[Tensor, "b t e"]) -> float:
+        jumps = (x[:, 1:] - x[:, :-1]).norm(dim=-1)
+        between = torch.arange(jumps.shape[1]) % patch == patch - 1
+        return (jumps[:, between].mean() / jumps[:, ~between].mean()).item()
+
+    patches = sequences.unflatten(1, (-1, patch))
+    order = [i for first in range(3) for i in range(first, patches.shape[1], 3)]
+    found = {"own": ratio(sequences), "other_order": ratio(patches[:, order].flatten(1, 2))}
+    return found | {"ratio": found["other_order"] / found["own"]}
+
+
+def style_figures(prior: GanPrior) -> Figures:
+    """Variance of the mean latent between the patches of a sequence."""
+
+    def variance(patches: Float[Tensor, "b p t e"]) -> float:
+        return patches.mean(2).var(1).sum(-1).mean().item()
+
+    styles = [sequences_of(prior, ROWS, PATCHES, GanParams(style=i)).unflatten(1, (PATCHES, -1)) for i in range(PATCHES)]
+    found = {"one": variance(styles[0]), "each": variance(torch.stack([styles[i][:, i] for i in range(PATCHES)], dim=1))}
+    return found | {"ratio": found["one"] / found["each"]}
+
+
+def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
+    """What is found in `count` clips for each tempo and each density that is asked for."""
+
+    def clips(name: str, values: Sequence[float]) -> list[tuple[float, np.ndarray]]:
+        music = LiveMusic(model, Song(), seed=seed)
+        made = []
+        for i in range(count * len(values)):
+            music.params = replace(music.params, **{name: values[i % len(values)]})
+            made.append((values[i % len(values)], np.concatenate(list(music.blocks(start=0.0, seconds=SECONDS)), axis=1)))
+            music.noise = replace(music.noise, seed=seed + 1 + i)
+        return made
+
+    rate = model.sample_rate
+    density = [
+        (asked, metrics.onset_rate(torch.from_numpy(audio).mean(0), rate)) for asked, audio in clips("density", DENSITIES)
+    ]
+    octaves = [np.log2(tempo(torch.from_numpy(audio), rate) / asked) for asked, audio in clips("tempo", TEMPOS)]
+    return {
+        "density_correlation": rank_correlation(*zip(*density, strict=True)),
+        "tempo_octaves": float(np.median(np.abs(octaves - np.round(octaves)))),
+    }
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's, equal values sharing their ranks."""
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        ordered = np.sort(values)
+        return np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+EXPERIMENT = Experiment(
+    train_and_measure,
+    [Arm("own", "own", {"controls_of": "own"}), Arm("shuffled", "shuffled", {"controls_of": "shuffled"}, True)],
+    check,
+    rows=[
+        FigureRows(titled("log magnitudes: ", "codec", "one", "both", "mean_frame", "ratio")),
+        FigureRows(titled("Frechet distance of windows: ", "latents", "trained", "untrained", "true", "ratio")),
+        FigureRows(titled("deviation of latents: ", "deviation", "made", "true", "ratio")),
+        FigureRows(titled("jumps between patches over inside: ", "seams", "own", "other_order", "ratio")),
+        FigureRows(titled("variance between patches, styles: ", "style", "one", "each", "ratio")),
+        FigureRows(titled("asked and found: ", "controls", "density_correlation", "tempo_octaves")),
+    ],
+    asked=preset_and_codec,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""`jukebox live`: music without end."""

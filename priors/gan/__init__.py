@@ -1,0 +1,1 @@
+"""A latent GAN of unbounded length (Musika)."""
