@@ -23,8 +23,8 @@ MAX_FUNCTION_LINES = 60  # from `def` to the end, docstring included
 MAX_PARAMETERS = 12  # of a function, without self or cls
 # Lines of all *.py of the five packages. Commit 3ccb48a had 24751; routes, run version 3 and the Python API came after it, then the
 # spectral route, the check of a GPU, what files of users need (readers, metadata, inspection, checks of output), and `learn`. A new
-# system of the field has a budget in its own change.
-MAX_LINES = 40000
+# system of the field has a budget in its own change. The page, its HTTP API and the exports have 1200 lines.
+MAX_LINES = 41200
 MAX_LISTED = 200  # glossary matches that are printed
 KINDS = ("module", "class", "function", "parameter", "attribute", "variable")
 WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])|_+")

@@ -60,6 +60,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "lyrics": ("launch.verbs.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
     "features": ("launch.verbs.features:features", "the hidden states of a prior over a recording, for research"),
     "codec": ("launch.verbs.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
+    "save": ("launch.verbs.report:save", "a take of a run as wav, flac or mp3 with cue markers and tags"),
+    "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model: sample, continue, edit, library"),
     "report": ("launch.verbs.report:report", "the curves of a training as a page, from its log.jsonl"),
     "evaluate": ("launch.verbs.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
@@ -68,7 +70,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("launch.bench.bench:bench", "codes a second of each prior beside the machine's own limit"),
 }
 
-_EXTRAS = {"deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl"}
+_EXTRAS = {
+    "deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "fastapi": "web", "uvicorn": "web", "gradio": "spaces", "av": "video",
+    "unidecode": "gpl",
+}  # fmt: skip
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
 # how torch says that memory is not there, on a CPU and on a GPU
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
