@@ -21,6 +21,8 @@ from jukebox.song import Song
 from launch.cli.usage import field_arguments
 from launch.serve.requests import EditSource
 from launch.verbs.plan import will_compile
+from priors.prior import ScoresLyrics
+from priors.registry import PRIORS
 
 MOST_NAMES = 2000  # of artists or genres that the page offers
 
@@ -85,10 +87,11 @@ class Planner:
         info, edits = self.info, None
         with suppress(UserError):
             edits = self._parameters(edit_route(info))
-        lyrics = any(entry.knows_lyrics for entry in info.priors.values())
+        known = [entry for entry in info.priors.values() if entry.knows_lyrics]
+        align = any(issubclass(PRIORS.load(entry.config.kind), ScoresLyrics) for entry in known)
         return {
-            "name": info.folder.name, "sample_rate": info.sample_rate, "channels": info.channels, "lyrics": lyrics, "live": False,
-            "routes": {name: self._parameters(route) for name, route in info.routes.items()}, "edit": edits,
+            "name": info.folder.name, "sample_rate": info.sample_rate, "channels": info.channels, "lyrics": bool(known), "align": align,
+            "routes": {name: self._parameters(route) for name, route in info.routes.items()}, "edit": edits, "live": False,
             "artists": list(info.labels.artists[1:MOST_NAMES]), "genres": list(info.labels.genres[1:MOST_NAMES]),
         }  # fmt: skip
 

@@ -128,6 +128,8 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
     def audio(name: str, take: Take = 1, form: Form = ""):
         """The audio of a take, as it is, or in a form for other programs: with its request in its tags, a wav with cue markers."""
         opened = Run.open(folder.run(name))
+        if not form and queue.active(name):  # the file grows
+            return Response(result_path(opened, take).read_bytes(), media_type="audio/wav")
         if not form:
             return FileResponse(result_path(opened, take))
         path = folder.uploads.parent / f"{new_id()}{FORMS[form][0]}"
