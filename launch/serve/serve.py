@@ -46,6 +46,7 @@ def serve(
             server_header=False,
         )  # fmt: skip
         socket = config.bind_socket()
+        socket.listen(config.backlog)  # who comes before the application is ready waits
         address = f"http://{'[' + host + ']' if ':' in host else host}:{socket.getsockname()[1]}/"
         print(f"serving {service.model.folder} with the runs in {folder.root}", flush=True)
         print(f"open {address}{'?token=' + token if token else ''} in a browser; Ctrl-C stops", flush=True)
