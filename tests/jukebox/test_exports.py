@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import mutagen
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 
 from data_prep.errors import UserError
+from data_prep.synthetic.songs import make_corpus
 from jukebox import MachineOptions, SamplingOptions, Song
 from jukebox.exports import cues_of
 from launch.cli import main
@@ -64,3 +66,32 @@ def test_a_run_without_audio_is_named(spectral_model, run):
     with pytest.raises(UserError, match="take 1 of run has no audio yet"):
         spectral_model.export(run, run.folder / "x.wav")
     (run.folder / "away").rename(run.audio_path(run.finest, 0))
+
+
+@pytest.mark.long
+def test_held_out_songs_are_exported_in_pairs_with_a_table(spectral_model, tmp_path, capsys):
+    make_corpus(tmp_path / "corpus", 4, seconds=3.0, workers=1)
+    data, out = str(tmp_path / "data"), tmp_path / "pairs"
+    assert main(["prepare", str(tmp_path / "corpus" / "songs.jsonl"), "--out", data, "--test_share", "0.5"]) == 0
+    command = [
+        "evaluate",
+        str(spectral_model.folder),
+        data,
+        "--export",
+        str(out),
+        "--songs",
+        "2",
+        "--export_seconds",
+        "0.5",
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    rows = list(csv.DictReader((out / "pairs.csv").open(encoding="utf-8")))
+    kinds = ["reference", *spectral_model.trained_streams(), "generated"]
+    assert rows and list(rows[0]) == ["song", "artist", "genres", "lyrics", *kinds]
+    for row in rows:
+        audio = {kind: soundfile.read(out / row[kind], dtype="float32")[0] for kind in kinds}
+        assert len({len(samples) for samples in audio.values()}) == 1
+        true, made = audio["reference"], audio[kinds[1]]
+        assert not np.array_equal(true, made) and not np.array_equal(made, audio["generated"])
