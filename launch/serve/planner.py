@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import fields, replace
 from typing import Any
 
 from data_prep.errors import UserError
@@ -11,18 +13,17 @@ from jukebox.editing.job import edit_route
 from jukebox.loaded import one_job
 from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
-from jukebox.params import MachineOptions, SamplingOptions
+from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from jukebox.planning.sampling import Speed, check_memory, plan_sampling
 from jukebox.runs import request as requests
-from jukebox.runs.params import kinds_of
 from jukebox.runs.request import RunSettings, StartPoint
 from jukebox.runs.run import Run
 from jukebox.song import Song
-from launch.cli.usage import field_arguments
+from launch.cli.usage import Argument, field_arguments
 from launch.serve.requests import EditSource
 from launch.verbs.plan import will_compile
 from priors.prior import ScoresLyrics
-from priors.registry import PRIORS
+from priors.registry import PRIOR_PARAMS, PRIORS
 
 MOST_NAMES = 2000  # of artists or genres that the page offers
 
@@ -33,6 +34,16 @@ class Planner:
     def __init__(self, info: ModelInfo, machine: MachineOptions) -> None:
         self.info, self.machine = info, machine
         self.speeds: dict[str, Speed] = {}  # by prior
+
+    def typed(self, params: SamplingParams) -> SamplingParams:
+        """Parameters whose values by name (`more`) are read as those of flags are; UserError for what is no value of its type."""
+        if strange := sorted(name for name, value in params.more.items() if not isinstance(value, int | float | str)):
+            raise UserError(f"the parameter {strange[0]!r} is no number and no text")
+        known = self._arguments([entry.config.kind for entry in self.info.priors.values()])
+        values = {name: known[name].parse(str(value)) if name in known else value for name, value in params.more.items()}
+        common = {field.name for field in fields(SamplingParams)}
+        more = {name: value for name, value in values.items() if name not in common}
+        return replace(params, more=more, **{name: value for name, value in values.items() if name in common})
 
     def plan(self, made: dict[str, Any]) -> dict[str, Any]:
         """What run.json predicts, with `done` (level -> frames) as far as they are there; UserError where it does not fit."""
@@ -60,7 +71,7 @@ class Planner:
         """An edit as a song of as many seconds as are resampled; UserError where the model cannot edit."""
         route = edit_route(self.info, bool(asked.lyrics.strip()))
         levels = [self.info.spec.names.index(stream) for stream in route.priors]
-        settings = RunSettings(SamplingOptions(seed=asked.seed), asked.params, self.machine)
+        settings = RunSettings(SamplingOptions(seed=asked.seed), self.typed(asked.params), self.machine)
         length = max(seconds, self.info.spec.unit / self.info.sample_rate)
         return requests.new_request(self.info, [Song()], length, settings, StartPoint(verb, levels), route)
 
@@ -97,5 +108,17 @@ class Planner:
 
     def _parameters(self, route: Route) -> list[dict[str, Any]]:
         """Name, default, type and meaning of each parameter of sampling that the priors of a route have."""
-        found = {a.name: a for kind in kinds_of(self.info, route).values() for a in field_arguments(kind)}
-        return [{"name": a.name, "default": a.default, "type": a.type_name.lower(), "about": a.about} for a in found.values()]
+        kinds = [self.info.priors[name].config.kind for name in route.priors.values() if name in self.info.priors]
+        shown = {int: "number", float: "number", bool: "yes/no"}
+        return [
+            {"name": a.name, "default": ",".join(map(str, a.default)) if a.several else a.default, "about": a.about}
+            | {"type": "text" if a.several else shown.get(a.kind, "text")}
+            for a in self._arguments(kinds).values()
+        ]
+
+    def _arguments(self, kinds: Sequence[str]) -> dict[str, Argument]:
+        """The flags of the parameters that some kinds of priors have, those that all share as `SamplingParams` has them."""
+        own = {a.name: a for kind in kinds for a in field_arguments(PRIOR_PARAMS.load(kind))}
+        common = {a.name: a for a in field_arguments(SamplingParams)}
+        lower = {"temperature_lower": common["temperature_lower"]} if len(kinds) > 1 and "temperature" in own else {}
+        return {name: common.get(name, a) for name, a in own.items()} | lower

@@ -166,7 +166,8 @@ KINDS = {typing.get_args(typing.get_type_hints(each)["kind"])[0]: each for each 
 def from_json(data: Mapping[str, Any]) -> JobRequest:
     """A request as its record has it; `dataclasses.asdict` undoes it."""
     values = dict(data)
-    for name, fields in (("params", SamplingFields), ("prompt", KeptFields)):
-        if name in values:
-            values[name] = fields(**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
-    return KINDS[values["kind"]](**values)
+    parts: dict[str, type[Any]] = {"params": SamplingFields, "prompt": KeptFields}
+    for name in parts.keys() & values.keys():
+        values[name] = parts[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values[name].items()})
+    kind: type[Any] = KINDS[values["kind"]]
+    return kind(**values)

@@ -40,15 +40,14 @@ def job_routes(service: ModelService, queue: JobQueue) -> Any:
     from fastapi.responses import StreamingResponse
 
     router = APIRouter(prefix="/api", tags=["jobs"])
-    Asked = Annotated[JobRequest, Body(discriminator="kind")]
 
     @router.post("/jobs", status_code=201)
-    def submit(asked: Asked) -> ServedJob:
+    def submit(asked: Annotated[JobRequest, Body(discriminator="kind")]) -> ServedJob:
         """Put a job into the queue; 429 where the queue is full."""
         return queue.submit(asked)
 
     @router.post("/plan")
-    def plan(asked: Asked) -> dict[str, Any]:
+    def plan(asked: Annotated[JobRequest, Body(discriminator="kind")]) -> dict[str, Any]:
         """Memory (bytes) and time (seconds) that a job is predicted to take, before it is submitted."""
         return service.plan(asked)
 

@@ -84,8 +84,8 @@ class ModelService:
     def _edit(self, asked: EditSource, out: Path, callbacks: Callbacks) -> None:
         path = self._recording(asked.recording, asked.take)
         options = EditOptions(asked.fade, asked.take if path.is_dir() else 1)
-        given: dict[str, Any] = {"song": self._words(asked), "seed": asked.seed, "params": asked.params, "edit": options}
-        given |= {"machine": self.machine, "out": out, "callbacks": callbacks}
+        given: dict[str, Any] = {"song": self._words(asked), "seed": asked.seed, "edit": options}
+        given |= {"params": self.planner.typed(asked.params), "machine": self.machine, "out": out, "callbacks": callbacks}
         if isinstance(asked, EditRequest):
             self.model.edit(path, asked.start, asked.end, **given)
         elif isinstance(asked, VaryRequest):
@@ -157,7 +157,8 @@ class ModelService:
 
     def _settings(self, asked: Any) -> RunSettings:
         options = SamplingOptions(takes=asked.takes, seed=max(0, asked.seed), route=getattr(asked, "route", ""))
-        return RunSettings(options, getattr(asked, "params", None), self.machine)
+        params = None if isinstance(asked, BranchRequest) else self.planner.typed(asked.params)
+        return RunSettings(options, params, self.machine)
 
     def _song(self, id: str, asked: Any) -> dict[str, Any]:
         info, settings, song = self.model.info, self._settings(asked), self._words(asked)

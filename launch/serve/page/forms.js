@@ -60,13 +60,13 @@ function showParams(form, parameters) {
   find(".params", form).replaceChildren(...fields);
 }
 
-/** The parameters that are not the defaults. */
+/** The parameters that are not the defaults, as they are typed: the server reads them. */
 function params(form) {
   const more = {};
   for (const input of all("[name^=param-]", form)) {
     const value = input.type === "checkbox" ? String(input.checked) : input.value.trim();
     if (value === input.dataset.default) continue;
-    more[input.name.slice(6)] = value === "true" || value === "false" ? value === "true" : Number(value);
+    more[input.name.slice(6)] = value;
   }
   return {more};
 }

@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 from jukebox.runs.run import Run
-from tests.launch.serve.server import process, tone
+from tests.launch.serve.server import ROOT, process, tone
 
 
 def ask(address: str, path: str, body: Any = None, method: str = "", headers: dict | None = None) -> tuple[int, Any]:
@@ -57,6 +57,16 @@ def test_a_server_answers_and_ends_by_one_signal_with_a_word_about_its_address(m
         assert "?token=secret" in next(tmp_path.glob("runs.*.log")).read_text()
         server.send_signal(signal.SIGINT)
         assert server.wait(30) in (0, 130)
+
+
+@pytest.mark.long
+def test_the_client_of_the_docs_makes_a_song(model, tmp_path, monkeypatch):
+    block = (ROOT / "docs" / "web.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    assert len(block.splitlines()) <= 13  # two imports, a blank line, ten lines
+    monkeypatch.chdir(tmp_path)
+    with process(model, tmp_path / "runs") as (_, address):
+        exec(compile(block.replace("http://127.0.0.1:8765", address.rstrip("/")), "web.md", "exec"), {})
+    assert (tmp_path / "song.flac").read_bytes().startswith(b"fLaC")
 
 
 # ---- hostile requests
@@ -102,6 +112,8 @@ def hostile(rng: random.Random) -> tuple[str, str, Any, dict]:
     kind = rng.choice(["sample", "continue", "edit", "vary", "extend", "branch", "resume", "align", "dance"])
     base = {"kind": kind, "seconds": 1e9, "recording": name, "start": 0, "end": 1e9, "run": name}
     body = {k: v for k, v in base.items() if rng.random() < 0.8} | {field: value}
+    if rng.random() < 0.3:
+        body["params"] = {"more": {rng.choice(["temperature", "top_k", "top_p", "passes", "x"]): value}}
     way = rng.randrange(9)
     if way < 4:
         return "POST", rng.choice(["api/jobs", "api/plan"]), body, {}
