@@ -11,8 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,8 +79,9 @@ class JobQueue:
         self, folder: Path, most: int, begin: Callable[[str, Any], dict[str, Any]], work: Callable[[ServedJob, Callbacks], None]
     ) -> None:
         self.folder, self.most, self.begin, self.work = folder, most, begin, work
-        self.waiting, self.stopped, self.closing, self.pending = deque[str](), set[str](), False, 0
-        self.changed, self.thread = threading.Condition(), threading.Thread(target=self._serve, daemon=True)
+        self.waiting, self.stopped, self.closing = deque[str](), set[str](), False
+        self.changed, self.submitting = threading.Condition(), threading.Lock()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
         found = [ServedJob(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
         self.jobs = {job.id: replace(job, notes=tuple(job.notes)) for job in sorted(found, key=lambda job: job.created)}
         for job in self._active():
@@ -103,7 +103,9 @@ class JobQueue:
 
     def submit(self, request: Any) -> ServedJob:
         """A new job in the queue; QueueFull where there are too many, and what `begin` raises."""
-        with self._place():
+        with self.submitting:  # and not `changed`, which the job that runs needs
+            if len(self._active()) >= self.most:
+                raise QueueFull(f"there are {self.most} jobs already; wait for one to end, or cancel one")
             id = new_id()
             job = ServedJob(id, request.kind, asdict(request), **self.begin(id, request))
             with self.changed:
@@ -111,19 +113,6 @@ class JobQueue:
                 self.waiting.append(id)
                 self.changed.notify_all()
         return self.job(id)
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places of the queue, while a job is made."""
-        with self.changed:
-            if len(self._active()) + self.pending >= self.most:
-                raise QueueFull(f"there are {self.most} jobs already; wait for one to end, or cancel one")
-            self.pending += 1
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.pending -= 1
 
     def job(self, id: str) -> ServedJob:
         """A job by its id; Missing where there is none."""
@@ -150,16 +139,15 @@ class JobQueue:
 
     def active(self, run: str) -> list[ServedJob]:
         """The jobs of a run that are not over."""
-        with self.changed:
-            return [job for job in self._active() if job.run == run]
+        return [job for job in self._active() if job.run == run]
 
     def recordings(self) -> set[str]:
         """The uploads that jobs still need."""
-        with self.changed:
-            return {each for job in self._active() for each in (job.id, str(job.request.get("recording", "")))}
+        return {each for job in self._active() for each in (job.id, str(job.request.get("recording", "")))}
 
     def _active(self) -> list[ServedJob]:
-        return [job for job in self.jobs.values() if job.state not in OVER]
+        with self.changed:
+            return [job for job in self.jobs.values() if job.state not in OVER]
 
     # ---- the thread
 

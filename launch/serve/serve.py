@@ -34,7 +34,8 @@ def serve(
     from launch.serve.jobs import JobQueue
     from launch.serve.work import ModelService
 
-    check_limits(limits)
+    if not min(limits.max_seconds, limits.max_takes, limits.max_jobs, limits.max_upload) > 0:
+        raise UserError(f"{limits}: expected numbers above 0")
     token = token or os.environ.get("JUKEBOX_TOKEN", "") or ("" if host in LOCAL else secrets.token_urlsafe(24))
     folder = ServedFolder(runs, limits.max_upload)
     with held(folder.root, True, f"{folder.root} is served by another process; stop it, or give another --runs"):
@@ -57,9 +58,3 @@ def serve(
             uvicorn.Server(config).run(sockets=[socket])
         finally:
             queue.close()
-
-
-def check_limits(limits: Limits) -> None:
-    """UserError for limits that no job could keep."""
-    if not (limits.max_seconds > 0 and min(limits.max_takes, limits.max_jobs, limits.max_upload) > 0):
-        raise UserError(f"limits {limits}; expected numbers above 0")
