@@ -123,6 +123,12 @@ class ServedFolder:
         if outside := [path for path in paths if path and not Path(path).resolve().is_relative_to(self.root)]:
             raise UserError(f"this run reads {Path(outside[0]).name} outside of the served folder; use `jukebox resume` for it")
 
+    def inside(self, path: Path) -> Path:
+        """A file of a run; Missing where it is a link to somewhere else."""
+        if not path.resolve().is_relative_to(self.root):
+            raise Missing(f"{path.name} is not in the served folder")
+        return path
+
     # ---- uploads
 
     async def receive(self, name: str, blocks: AsyncIterator[bytes]) -> Path:

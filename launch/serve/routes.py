@@ -127,10 +127,11 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
     def audio(name: str, take: Take = 1, form: Form = ""):
         """The audio of a take, as it is, or in a form for other programs: with its request in its tags, a wav with cue markers."""
         opened = Run.open(folder.run(name))
+        file = folder.inside(result_path(opened, take))
         if not form and queue.active(name):  # the file grows
-            return Response(result_path(opened, take).read_bytes(), media_type="audio/wav")
+            return Response(file.read_bytes(), media_type="audio/wav")
         if not form:
-            return FileResponse(result_path(opened, take))
+            return FileResponse(file)
         path = folder.uploads.parent / f"{new_id()}{FORMS[form][0]}"
         with _exporting:  # one at a time, in bounded memory
             export_take(opened, path, form, take, codecs)
@@ -140,7 +141,7 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
     def original(name: str):
         """The recording that a run continues or changes."""
         if paths := Run.open(folder.run(name)).prompt_paths:
-            return FileResponse(paths[0])
+            return FileResponse(folder.inside(paths[0]))
         raise UserError("this run has no recording")
 
     @router.get("/{name}/spectrogram", response_class=Response)

@@ -1,16 +1,17 @@
-"""One server of a small model for the tests of the API, and one run that it has made."""
+"""One server of a small model for the tests of the API, and one run that it has made. Without fastapi, modules skip themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-pytest.importorskip("fastapi")
 from tests.jukebox.editing.edits import with_masked
-from tests.launch.serve.server import Client, serving
+
+if TYPE_CHECKING:
+    from tests.launch.serve.server import Client
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    from tests.launch.serve.server import serving
+
     with serving(model, tmp_path_factory.mktemp("runs")) as client:
         yield client
 

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import soundfile
-
-pytest.importorskip("fastapi")
 from starlette.testclient import TestClient
 
 from jukebox import Jukebox, MachineOptions

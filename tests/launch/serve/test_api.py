@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -185,6 +186,12 @@ def test_a_link_out_of_the_folder_is_no_run(client, song, tmp_path):
     error(client.get("/api/runs/link"), 404)
     assert "link" not in [run["name"] for run in client.get("/api/runs").json()]
     (client.folder.root / "link").unlink()
+    copy = shutil.copytree(client.folder.run(song["run"]), client.folder.root / "copy")
+    for file in (copy / "audio").iterdir():
+        file.unlink()
+        file.symlink_to("/etc/hostname")
+    error(client.get("/api/runs/copy/audio"), 404)
+    shutil.rmtree(copy)
 
 
 def test_a_run_that_reads_outside_of_the_folder_is_not_resumed(client, song, tmp_path):

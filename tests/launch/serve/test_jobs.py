@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 
-pytest.importorskip("fastapi")
 from data_prep.errors import UserError
 from jukebox.api import Progress
 from launch.serve.folder import Missing
