@@ -176,7 +176,7 @@ def test_500_hostile_requests_are_answered_by_one_sentence_each(model, tmp_path)
 
 # ---- load
 
-TURNS = int(os.environ.get("JUKEBOX_LOAD", "2"))  # requests of each client
+TURNS = int(os.environ.get("JUKEBOX_LOAD", "1"))  # requests of each client
 
 
 @pytest.mark.long
