@@ -26,10 +26,12 @@ from jaxtyping import Float
 from data_prep.audio.blocks import BlockReader
 from data_prep.audio.writers import write_audio
 from data_prep.errors import UserError
+from data_prep.metadata.exported import form_of_path
 from jukebox.audio import Audio
 from jukebox.device import choose_device, computing_on
 from jukebox.editing import verbs as editing
 from jukebox.editing.job import Edited, finish
+from jukebox.exports import export_take
 from jukebox.loaded import LoadedModel, one_job
 from jukebox.model.code_file import Codes
 from jukebox.model.folder import ModelFolder
@@ -156,7 +158,7 @@ class Jukebox(ModelFolder):
         """The audio of `generate` in blocks, each as soon as it is sampled: while the last level of the route is written."""
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
-        return self._blocks(self._fitted(request.sampled(self.info, [song], seconds, settings), settings))
+        return self._blocks(self.fitted(request.sampled(self.info, [song], seconds, settings), settings))
 
     def _blocks(self, asked: dict[str, Any]) -> Iterator[Audio]:
         with one_job(), _temporary_run(asked) as run:
@@ -206,6 +208,13 @@ class Jukebox(ModelFolder):
         """Sample the codes of a run again; UserError where they differ from those beside it."""
         with one_job():
             return _checked(walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model()))
+
+    def export(self, run: str | Path | Run, path: str | Path, take: int = 1, *, bits: int = 0) -> Path:
+        """Write take number `take` (from 1) as .wav of 16, 24 or 32 bits (floats), .flac or .mp3, with its request in the tags."""
+        form = form_of_path(Path(path), bits)
+        with computing_on("cpu"):
+            export_take(_opened(run, self), Path(path), form, take, self)
+        return Path(path)
 
     # ---- edits
 
@@ -309,7 +318,8 @@ class Jukebox(ModelFolder):
         machine = machine if machine.device != "auto" else replace(machine, device=self.device)
         return RunSettings(options, params, machine)
 
-    def _fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
+    def fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
+        """A request (jukebox/runs/request.py) made to fit into the memory of its settings; UserError where it cannot."""
         asked = asked | fitted(self.info, asked, settings.machine.max_memory)
         check_memory(self.info, asked)
         return asked
@@ -323,7 +333,7 @@ class Jukebox(ModelFolder):
         self, asked: dict[str, Any], settings: RunSettings, run_folder: str | Path | None, callbacks: Callbacks | None
     ) -> Audio | Run:
         """The run of a request in its folder, or the audio of its one sample."""
-        asked = self._fitted(asked, settings)
+        asked = self.fitted(asked, settings)
         if run_folder is not None:
             with one_job():
                 run = Run.create(run_folder, asked)

@@ -31,8 +31,8 @@ ORDER = {
     "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral mulaw",
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan",
-    "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded api",
-    "launch": "cluster cli engines corpus training verbs live inspection bench gpu_check demo learn ablate",
+    "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded exports api",
+    "launch": "cluster cli engines corpus training verbs live inspection bench gpu_check demo learn ablate serve",
 }
 FREE = {"numpy", "safetensors", "jaxtyping", "tqdm", "filelock"}
 # third-party package -> where it may be imported at all; everything but torch only inside functions
@@ -40,7 +40,9 @@ HOMES = {
     "torch": ("vqvae/", "priors/", "jukebox/", "launch/"),
     **dict.fromkeys(("soundfile", "librosa", "soxr", "pyarrow", "mutagen", "av", "mpi4py"), ("data_prep/",)),
     **dict.fromkeys(("sentencepiece", "unidecode"), ("priors/",)),
-    **dict.fromkeys(("deepspeed", "wandb", "fire", "gradio", "sounddevice", "transformers"), ("launch/",)),
+    **dict.fromkeys(
+        ("deepspeed", "wandb", "fire", "gradio", "fastapi", "starlette", "uvicorn", "sounddevice", "transformers"), ("launch/",)
+    ),
     "matplotlib": ("jukebox/report/spectrograms.py",),
     "triton": ("priors/autoregressive/int8_kernel.py",),
 }
@@ -180,7 +182,7 @@ def test_import_jukebox_loads_nothing_heavy():
 def test_jukebox_and_song_come_without_the_optional_packages():
     code = """
         import sys
-        for name in ("deepspeed", "mpi4py", "wandb", "gradio", "av", "unidecode", "fire"):
+        for name in ("deepspeed", "mpi4py", "wandb", "gradio", "fastapi", "uvicorn", "av", "unidecode", "fire"):
             sys.modules[name] = None  # from now on importing it is an ImportError
         from jukebox import Jukebox, Song
         assert Jukebox.__module__ == "jukebox.api" and Song.__module__ == "jukebox.song"

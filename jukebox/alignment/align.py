@@ -85,10 +85,14 @@ class Alignment:
         more = {"confidence": round(self.confidence, 4), "credible": not self.doubt}
         return {"seconds": self.seconds, "way": self.way, **more, "words": words, "left_out": list(self.left_out)}
 
-    def to_lrc(self) -> str:
+    def lines(self) -> list[list[TimedText]]:
         """The words that were found, with their times, line by line."""
         lines = sorted({word.line for word in self.words})
-        return format_lrc([[TimedText(*w[:1], *w[2:4]) for w in self.words if w.line == line] for line in lines])
+        return [[TimedText(*w[:1], *w[2:4]) for w in self.words if w.line == line] for line in lines]
+
+    def to_lrc(self) -> str:
+        """These lines as an .lrc file."""
+        return format_lrc(self.lines())
 
 
 def confidence(gain: float) -> float:

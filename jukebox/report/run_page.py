@@ -31,10 +31,11 @@ class Sounding(NamedTuple):
 
 
 class SampleFiles(NamedTuple):
-    """Paths, relative to the page, of the recording that a sample continues or changes, and of the result; "": there is none."""
+    """Paths, relative to the page, of the recording that a sample continues or changes, of the result ("": none), and of its words."""
 
     original: str = ""
     result: str = ""
+    lyrics: tuple[str, ...] = ()
 
 
 Json = Mapping[str, Any]  # an object of run.json, of progress.jsonl or of alignment.json
@@ -176,6 +177,15 @@ def download_html(path: str) -> str:
     return f' <a class="soft" download href="{html.escape(quote(os.fsencode(path)))}">download</a>'
 
 
+def lyric_links_html(paths: Sequence[str]) -> str:
+    """Links that save the words and their times."""
+    links = (
+        f'<a class="soft" download href="{html.escape(quote(path))}">{html.escape(path.partition(".")[2])}</a>'
+        for path in paths
+    )
+    return f'<p class="soft">Words in time: {" ".join(links)}</p>' if paths else ""
+
+
 def warning_html(text: str) -> str:
     """A mark for what is wrong with the audio."""
     return f'<p class="warning">\N{WARNING SIGN} {html.escape(text)}</p>'
@@ -226,6 +236,7 @@ def sample_html(
     lyrics = song.get("lyrics") or ""
     times, note = words_of(song, alignment) if lyrics else ([], "No lyrics were given.")
     words = f'<div class="lyrics" lang="und" dir="auto">{lyrics_html(lyrics, times)}</div>' if lyrics else ""
+    figures += lyric_links_html(files.lyrics if files else ())
     return (
         f'<section class="sample{" worded" if lyrics else ""}"><header><h2>{html.escape(title)}</h2>'
         f'<p class="soft">{note}{_branch_line(request, sample)}</p></header><div>{figures}</div>{words}</section>'

@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from data_prep.errors import UserError
 from data_prep.files import write_bytes
+from jukebox.report.lyric_files import lines_of, read_alignment, write_lyric_files
 from jukebox.report.run_page import SampleFiles, Sounding, hertz_labels, mel, page_html, top_hz
 
 RANGE_DB = 75.0
@@ -126,7 +127,7 @@ def show(run: Path, wav: Path) -> Sounding:
 
 
 def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
-    """The recording that a sample continues or changes, and the result, as far as they are there."""
+    """The recording that a sample continues or changes, and the result, as far as they are there; and its words in time, written now."""
     sources = list(map(tuple, request.get("sources", ())))
     number = list(dict.fromkeys(sources)).index(sources[sample]) if sample < len(sources) else 0
     original = next(iter(sorted(run.glob(f"prompt_{number + 1}.*" if number else "prompt.*"))), None)
@@ -134,11 +135,12 @@ def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
     result = f"audio/{joined.name}" if joined else ""
     if request.get("inpaints"):
         result = Path(request["outputs"][sample]).as_posix() if (run / request["outputs"][sample]).is_file() else ""
-    return SampleFiles(original.name if original else "", result)
+    lyrics = write_lyric_files(run / "lyrics" / f"take_{sample + 1}", lines_of(run, request, sample + 1))
+    return SampleFiles(original.name if original else "", result, tuple(f"lyrics/{path.name}" for path in lyrics))
 
 
 def write_page(run: Path) -> Path:
-    """Writes RUN/index.html and its pictures from run.json, progress.jsonl, alignment.json and the wavs there are; its path.
+    """Writes RUN/index.html, pictures and files of words from run.json, progress.jsonl, alignment.json and the wavs there are; its path.
 
     Raises UserError where there is no run.json that can be read.
     """
@@ -156,9 +158,7 @@ def write_page(run: Path) -> Path:
             wav = run / "audio" / f"level_{level}_sample_{sample}.wav"
             if wav.exists():
                 sounds[level, sample] = show(run, wav)
-    alignment = []
-    with suppress(OSError, ValueError, KeyError):  # none where the file is not there or cannot be read
-        alignment = json.loads((run / "alignment.json").read_text(encoding="utf-8"))["samples"]
+    alignment = read_alignment(run)
     files = {sample: _files(run, request, sample) for sample in range(len(request["samples"]))}
     page = page_html(request, read_lines(run / "progress.jsonl"), sounds, alignment, files)
     write_bytes(run / "index.html", page.encode("utf-8", "replace"))

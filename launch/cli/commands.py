@@ -61,6 +61,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "lyrics": ("launch.verbs.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
     "features": ("launch.verbs.features:features", "the hidden states of a prior over a recording, for research"),
     "codec": ("launch.verbs.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
+    "save": ("launch.verbs.report:save", "a take of a run as wav, flac or mp3 with cue markers and tags"),
+    "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model: sample, continue, edit, library"),
     "report": ("launch.verbs.report:report", "the curves of a training as a page, from its log.jsonl"),
     "evaluate": ("launch.verbs.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
     "ablate": ("launch.ablate.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
@@ -70,7 +72,8 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 _EXTRAS = {
-    "deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "gradio": "web", "av": "video", "unidecode": "gpl", "sounddevice": "live"
+    "deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "fastapi": "web", "uvicorn": "web", "gradio": "spaces", "av": "video",
+    "unidecode": "gpl", "sounddevice": "live",
 }  # fmt: skip
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
 # how torch says that memory is not there, on a CPU and on a GPU

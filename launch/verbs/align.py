@@ -1,4 +1,4 @@
-"""`jukebox align`: when each word of a song is sung, as an .lrc file and json."""
+"""`jukebox align`: when each word of a song is sung, as .lrc, .srt, .vtt, Audacity labels and json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def align(
     model: str, song: str, *, lyrics: str = "", artist: str = "", genre: str = "", out: str = "", songs: int = 8,
     threads: int = 0, device: str = "auto",
 ) -> None:  # fmt: skip
-    """When each word of a song is sung: an .lrc file, and json with start, end and confidence.
+    """When each word of a song is sung: .lrc, .srt, .vtt, Audacity labels, and json with start, end and confidence.
 
     model: folder of a model with a prior that hears lyrics
     song: the recording; or a run folder, whose page then follows the singing; or a data folder: which way of aligning
@@ -30,7 +30,7 @@ def align(
     lyrics: the words of the recording, a text file
     artist: name of the recording's artist, where the model knows it
     genre: name of its genre, or several joined by commas
-    out: .lrc file to write, with a .json beside it (empty: beside the recording)
+    out: .lrc file to write, with .json, .srt, .vtt and .labels.txt beside it (empty: beside the recording)
     songs: songs of a data folder to measure on, the held-out ones first
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
@@ -83,8 +83,9 @@ def follow(model: ModelFolder, folder: Path, device: str) -> None:
 
 
 def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, device: str) -> None:
-    """The words of a recording, as .lrc and .json."""
+    """The words of a recording, as .lrc and .json, as subtitles and as labels."""
     from jukebox.alignment.align import align_file
+    from jukebox.report.lyric_files import write_lyric_files
 
     if not lyrics:
         raise UserError(f"--lyrics is missing: a text file with the words that are sung in {song}")
@@ -92,7 +93,9 @@ def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, d
     target = Path(out) if out else song.with_suffix(".lrc")
     target.write_text(found.to_lrc(), encoding="utf-8")
     write_json(target.with_suffix(".json"), found.to_json())
+    others = write_lyric_files(target.with_suffix(""), found.lines(), (".srt", ".vtt", ".labels.txt"))
     print(f"{len(found.words)} words in time, by {name(found.way)}: {target} and {target.with_suffix('.json')}")
+    print(f"for video programs and Audacity: {', '.join(map(str, others)) or 'nothing, because no words were found'}")
     if found.doubt:
         print(f"{song}: {found.doubt}", file=sys.stderr)
     if found.left_out:

@@ -17,7 +17,7 @@ MOST_WINDOWS = 1_000_000
 
 def evaluate(
     model: str, data: str, *, out: str = "", windows: int = 96, songs: int = 16, seed: int = 0, threads: int = 0,
-    device: str = "auto",
+    device: str = "auto", export: str = "", export_seconds: float = 10.0,
 ) -> None:  # fmt: skip
     """Measure a model on the held-out songs of a data folder: a table, and the same figures as json.
 
@@ -29,6 +29,9 @@ def evaluate(
     seed: number that the choice of windows and of false conditions follows from
     threads: CPU threads (0: all)
     device: cpu, cuda, or auto: a GPU if there is one; the priors run there
+    export: folder to write instead, for metrics of other programs: each held-out song, its reconstructions, and a song that is
+        generated from the same conditions, as wav files of floats, with a table (pairs.csv)
+    export_seconds: how much of each song is exported, in seconds
     """
     import torch
 
@@ -42,6 +45,12 @@ def evaluate(
     if threads:
         torch.set_num_threads(threads)
     opened, chosen = ModelFolder.from_pretrained(model), choose_device(device)
+    if export:
+        from jukebox.exports import export_pairs
+
+        if not 0 < export_seconds <= 600:
+            raise UserError(f"--export_seconds {export_seconds:g}: expected seconds above 0, up to 600")
+        return print(f"pairs are in {export_pairs(opened, Path(data), Path(export), songs, export_seconds, chosen)}")
     target = Path(out) if out else opened.folder / "evaluation.json"
     check_target(target)
     identity = data_identity(Path(data), target)

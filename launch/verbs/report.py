@@ -1,4 +1,4 @@
-"""`jukebox report`: what a training did, as a page of curves; nothing of the model is loaded."""
+"""The verbs report, what a training did, as a page of curves; and save, a take of a run as a file for other programs."""
 
 from __future__ import annotations
 
@@ -31,4 +31,22 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
         text = training_html(runs, names)
     write_bytes(target, text.encode("utf-8"))
     print(f"wrote {target}")
+    return target
+
+
+def save(run: str, *, out: str, take: int = 1, bits: int = 0, model: str = "") -> Path:
+    """Save a take of a run as a file for other programs: its audio, with its request in the tags and cue markers in a wav.
+
+    run: run folder, or x.run of an edit
+    out: file to write, .wav, .flac (24 bits) or .mp3
+    take: number of the sample, counted from 1 as on the page
+    bits: of a wav 16, 24 or 32 (floats), decoded from the codes where they are more than 16 (0: 16)
+    model: folder of the run's model, where it is not at its place any more
+    """
+    from jukebox.api import Jukebox
+    from jukebox.runs.run import Run
+
+    opened = Run.open(run)
+    target = Jukebox.from_pretrained(model or opened.request["model"]).export(opened, out, take, bits=bits)
+    print(f"take {take} of {run} is saved as {target}")
     return target

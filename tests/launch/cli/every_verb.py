@@ -128,6 +128,8 @@ CASES: dict[str, Case] = {
         lambda world, out: ["codec", "encode", world / SONG, "--model", world / "model", "--out", out], suffix=".npz"
     ),
     "report": Case(lambda world, out: ["report", "train", world / "trained", "--out", out], suffix=".html"),
+    "save": Case(lambda world, out: ["save", world / "run", "--out", out], suffix=".wav"),
+    "serve": Case(lambda world, out: ["serve", world / "model", "--runs", out, "--port", 0, "--device", "cpu"], slow=True),
     "evaluate": Case(
         lambda world, out: ["evaluate", world / "model", world / "data", "--windows", 2, "--songs", 2, "--out", out],
         suffix=".json",

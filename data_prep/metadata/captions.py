@@ -1,0 +1,64 @@
+"""Words and their times as files for players, video programs and Audacity: .lrc, .srt, .vtt, and a label track.
+
+Each has one line of lyrics per entry, but for the label track, which has one word per label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from data_prep.align import TimedText
+from data_prep.metadata.stamps import format_lrc
+
+Lines = Sequence[Sequence[TimedText]]
+
+
+def timed_lines(lyrics: str, times: Sequence[TimedText]) -> list[list[TimedText]]:
+    """The timed words of each line of the lyrics; each is looked for after the one before, and left out where it is not found."""
+    lines: dict[int, list[TimedText]] = {}
+    at = 0
+    for word in times:
+        place = lyrics.find(word.text, at) if word.text else -1
+        if place >= 0 and word.start < word.end:
+            lines.setdefault(lyrics.count("\n", 0, place), []).append(word)
+            at = place + len(word.text)
+    return [lines[number] for number in sorted(lines)]
+
+
+def format_srt(lines: Lines) -> str:
+    """SubRip subtitles."""
+    cues = [f"{n}\n{_clock(x[0].start, ',')} --> {_clock(x[-1].end, ',')}\n{_text(x)}\n" for n, x in enumerate(lines, 1)]
+    return "\n".join(cues)
+
+
+def format_vtt(lines: Lines) -> str:
+    """WebVTT subtitles, with the time of each word."""
+    cues = []
+    for line in lines:
+        words = " ".join(f"<{_clock(word.start, '.')}>{_escaped(word.text)}" for word in line)
+        cues.append(f"{_clock(line[0].start, '.')} --> {_clock(line[-1].end, '.')}\n{words}\n")
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def format_labels(lines: Lines) -> str:
+    """A label track of Audacity: start, end and text of each word, with tabs between them."""
+    return "".join(f"{word.start:.6f}\t{word.end:.6f}\t{' '.join(word.text.split())}\n" for line in lines for word in line)
+
+
+FORMATS: dict[str, Callable[[Lines], str]] = {
+    ".lrc": format_lrc, ".srt": format_srt, ".vtt": format_vtt, ".labels.txt": format_labels,
+}  # fmt: skip
+
+
+def _text(line: Sequence[TimedText]) -> str:
+    return " ".join(" ".join(word.text.split()) for word in line)
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _clock(seconds: float, point: str) -> str:
+    """hh:mm:ss.mmm"""
+    thousandths = round(1000 * seconds)
+    return f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}:{thousandths // 1000 % 60:02d}{point}{thousandths % 1000:03d}"

@@ -1,0 +1,36 @@
+"""The words of a take and their times, as the files that `data_prep/metadata/captions.py` knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from data_prep.align import TimedText
+from data_prep.files import write_bytes
+from data_prep.metadata.captions import FORMATS, Lines, timed_lines
+from jukebox.report.run_page import words_of
+
+
+def read_alignment(folder: Path) -> Sequence[Mapping[str, Any]]:
+    """The alignment of each take of a run; empty where there is none that can be read."""
+    with suppress(OSError, ValueError, KeyError):
+        return json.loads((folder / "alignment.json").read_text(encoding="utf-8"))["samples"]
+    return ()
+
+
+def lines_of(folder: Path, request: Mapping[str, Any], take: int) -> list[list[TimedText]]:
+    """The timed words of take number `take` (from 1) by line: those that `align` has found, else those that were asked for."""
+    found, song = read_alignment(folder), request["samples"][take - 1]
+    times, _ = words_of(song, found[take - 1] if len(found) >= take else None)
+    return timed_lines(song["lyrics"] or "", [TimedText(*word) for word in times])
+
+
+def write_lyric_files(stem: Path, lines: Lines, suffixes: Sequence[str] = tuple(FORMATS)) -> list[Path]:
+    """Write the words as STEM.lrc, .srt, .vtt and .labels.txt (Audacity); their paths, none where there are no words."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in suffixes] if lines else []
+    for path, suffix in zip(paths, suffixes):
+        write_bytes(path, FORMATS[suffix](lines).encode("utf-8", "replace"))
+    return paths

@@ -1,0 +1,193 @@
+"""Jobs: records on disk, a bounded queue, and one thread that does one job at a time.
+
+A record is on disk before its job is in the queue, and is changed when the job begins and ends. So after a kill every job that was
+accepted is either over or in the queue again, in its old order; a run continues from its codes on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from jukebox.api import Callbacks, Cancelled, Progress
+from launch.cli.commands import explain
+from launch.serve.folder import Missing, new_id
+
+WAITS, RUNS, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+OVER = (DONE, FAILED, CANCELLED)
+KEPT = 1000  # records of jobs that are over
+
+
+class QueueFull(UserError):
+    """There are as many jobs as the server takes."""
+
+
+@dataclass(frozen=True)
+class ServedJob:
+    """A job as the API shows it.
+
+    `request` is what was asked for, `run` the run folder that it writes, `weights` what share of its time each level takes, `share` (0
+    to 1) what is done, `place` its place in the queue (1 is next), `notes` warnings, `error` one sentence.
+    """
+
+    id: str
+    kind: str
+    request: dict[str, Any]
+    run: str = ""
+    state: str = WAITS
+    created: float = field(default_factory=time.time)
+    ended: float = 0.0
+    share: float = 0.0
+    level: int | None = None
+    seconds_left: float | None = None
+    place: int = 0
+    weights: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+
+class JobClock:
+    """The share of a job that is done, and the time that is left at the pace of this process, before that as it was planned."""
+
+    def __init__(self, job: ServedJob) -> None:
+        self.weights, self.planned, self.began, self.first = job.weights, job.seconds_left, time.monotonic(), -1.0
+
+    def __call__(self, progress: Progress) -> tuple[float, float | None]:
+        level, order, total = str(progress.level), list(self.weights), sum(self.weights.values()) or 1.0
+        before = order[: order.index(level)] if level in order else []
+        done = sum(self.weights[each] for each in before) + self.weights.get(level, 0.0) * progress.share
+        share = min(1.0, done / total)
+        self.first = share if self.first < 0 else self.first
+        if share - self.first > 0.02:
+            return share, (time.monotonic() - self.began) * (1 - share) / (share - self.first)
+        return share, None if self.planned is None else self.planned * (1 - share)
+
+
+class JobQueue:
+    """All jobs of a server. `begin` checks a request and writes its run; `work` does a job, or what is missing of it."""
+
+    def __init__(
+        self, folder: Path, most: int, begin: Callable[[str, Any], dict[str, Any]], work: Callable[[ServedJob, Callbacks], None]
+    ) -> None:
+        self.folder, self.most, self.begin, self.work = folder, most, begin, work
+        self.waiting, self.stopped, self.closing = deque[str](), set[str](), False
+        self.changed, self.submitting = threading.Condition(), threading.Lock()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        found = [ServedJob(**json.loads(path.read_text(encoding="utf-8"))) for path in folder.glob("*.json")]
+        self.jobs = {job.id: replace(job, notes=tuple(job.notes)) for job in sorted(found, key=lambda job: job.created)}
+        for job in self._active():
+            self.jobs[job.id] = replace(job, state=WAITS)
+            self.waiting.append(job.id)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Stop where the next frames are written; what is not finished continues with the next server."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        if self.thread.is_alive():
+            self.thread.join(seconds)
+
+    # ---- what the API calls
+
+    def submit(self, request: Any) -> ServedJob:
+        """A new job in the queue; QueueFull where there are too many, and what `begin` raises."""
+        with self.submitting:  # and not `changed`, which the job that runs needs
+            if len(self._active()) >= self.most:
+                raise QueueFull(f"there are {self.most} jobs already; wait for one to end, or cancel one")
+            id = new_id()
+            job = ServedJob(id, request.kind, asdict(request), **self.begin(id, request))
+            with self.changed:
+                self._keep(job)
+                self.waiting.append(id)
+                self.changed.notify_all()
+        return self.job(id)
+
+    def job(self, id: str) -> ServedJob:
+        """A job by its id; Missing where there is none."""
+        with self.changed:
+            if id not in self.jobs:
+                raise Missing(f"there is no job {id[:40]}")
+            return replace(self.jobs[id], place=self.waiting.index(id) + 1 if id in self.waiting else 0)
+
+    def list(self) -> list[ServedJob]:
+        """All jobs, the newest first."""
+        with self.changed:
+            return [self.job(id) for id in reversed(self.jobs)]
+
+    def cancel(self, id: str) -> ServedJob:
+        """Take a job out of the queue, or stop it where the next frames are written; its run can be resumed."""
+        with self.changed:
+            job = self.job(id)
+            if job.state == WAITS:
+                self.waiting.remove(id)
+                self._keep(replace(self.jobs[id], state=CANCELLED, ended=time.time()))
+            elif job.state == RUNS:
+                self.stopped.add(id)
+        return self.job(id)
+
+    def active(self, run: str) -> list[ServedJob]:
+        """The jobs of a run that are not over."""
+        return [job for job in self._active() if job.run == run]
+
+    def recordings(self) -> set[str]:
+        """The uploads that jobs still need."""
+        return {each for job in self._active() for each in (job.id, str(job.request.get("recording", "")))}
+
+    def _active(self) -> list[ServedJob]:
+        with self.changed:
+            return [job for job in self.jobs.values() if job.state not in OVER]
+
+    # ---- the thread
+
+    def _serve(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.closing)
+                if self.closing:
+                    return
+                job = replace(self.jobs[self.waiting.popleft()], state=RUNS)
+                self._keep(job)
+            self._do(job)
+
+    def _do(self, job: ServedJob) -> None:
+        clock, state, error = JobClock(job), DONE, ""
+
+        def progress(made: Progress) -> None:
+            share, left = clock(made)
+            with self.changed:
+                self.jobs[job.id] = replace(self.jobs[job.id], share=share, seconds_left=left, level=made.level)
+
+        try:
+            self.work(job, Callbacks(progress, lambda: self.closing or job.id in self.stopped))
+        except Cancelled:
+            state = CANCELLED if job.id in self.stopped else WAITS
+        except BaseException as problem:
+            state, error = FAILED, explain(problem) or "the server has made a mistake; its log says where"
+            if not explain(problem):
+                traceback.print_exception(problem)
+        with self.changed:
+            last, ended = self.jobs[job.id], 0.0 if state == WAITS else time.time()
+            share = 1.0 if state == DONE else last.share
+            self.stopped.discard(job.id)
+            self._keep(replace(last, state=state, error=error, level=None, ended=ended, share=share, seconds_left=None))
+
+    def _keep(self, job: ServedJob) -> None:
+        """Record a job, and forget the oldest of those that are over."""
+        write_json(self.folder / f"{job.id}.json", asdict(job))
+        self.jobs[job.id] = job
+        over = [id for id in self.jobs if self.jobs[id].state in OVER]
+        for id in over[: max(0, len(over) - KEPT)]:
+            del self.jobs[id]
+            (self.folder / f"{id}.json").unlink(missing_ok=True)

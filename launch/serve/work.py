@@ -1,0 +1,199 @@
+"""What the server does for each kind of job, by the Python API: checks it, plans it, writes its request, samples it.
+
+A song (sample, continue, branch) is a run folder with its request before it is in the queue, and `Jukebox.resume` samples it, as it does
+after a kill. An edit writes its request when it begins, and the same call continues it. All mistakes are UserErrors of one sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_prep.audio.audio import probe, read
+from data_prep.audio.writers import write_audio
+from data_prep.errors import UserError
+from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, describe, parse_lyrics
+from jukebox.alignment.align import align_run, lyric_entry
+from jukebox.api import Callbacks, Jukebox
+from jukebox.device import choose_device
+from jukebox.editing.job import LONGEST_FADE
+from jukebox.loaded import one_job
+from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
+from jukebox.runs import request as requests
+from jukebox.runs.request import RunSettings
+from jukebox.runs.run import Run
+from jukebox.song import Song, left_out, unknown_names, without_effect
+from launch.cli.usage import LARGEST
+from launch.serve.folder import Missing, ServedFolder
+from launch.serve.jobs import ServedJob
+from launch.serve.planner import Planner
+from launch.serve.requests import (
+    AlignRequest,
+    BranchRequest,
+    ContinueRequest,
+    EditRequest,
+    EditSource,
+    ExtendRequest,
+    JobRequest,
+    Limits,
+    ResumeRequest,
+    SongRequest,
+    VaryRequest,
+    from_json,
+)  # fmt: skip
+
+
+class ModelService:
+    """A model, its folder of runs, and the server's limits."""
+
+    def __init__(self, model: Jukebox, folder: ServedFolder, limits: Limits, machine: MachineOptions) -> None:
+        self.model, self.folder, self.limits = model, folder, limits
+        self.machine = replace(machine, device=choose_device(machine.device))
+        self.planner = Planner(model.info, self.machine)
+
+    # ---- jobs
+
+    def begin(self, id: str, asked: JobRequest) -> dict[str, Any]:
+        """Check a job, and write the run of a song; what its record has beside the request."""
+        made = self._checked(id, asked)
+        if isinstance(asked, ResumeRequest | AlignRequest):
+            run = asked.run
+        elif isinstance(asked, EditSource):
+            run = f"{id}.run"
+        else:
+            run = Run.create(self.folder.root / id, self.model.fitted(made, self._settings(asked))).folder.name
+        plan = self.planner.plan(made)
+        return {"run": run, "weights": plan["weights"], "seconds_left": plan["seconds"], "notes": self._notes(asked)}
+
+    def plan(self, asked: JobRequest) -> dict[str, Any]:
+        """Memory (bytes) and time (seconds) that a job is predicted to take; UserError as for the job itself."""
+        return self.planner.plan(self._checked("plan", asked)) | {"notes": self._notes(asked)}
+
+    def work(self, job: ServedJob, callbacks: Callbacks) -> None:
+        """Do a job, or what is missing of it."""
+        asked = from_json(job.request)
+        if isinstance(asked, AlignRequest):
+            with one_job():
+                align_run(self.model, Run.open(self.folder.run(asked.run)), device=self.machine.device)
+        elif isinstance(asked, EditSource):
+            self._edit(asked, self.folder.root / job.id, callbacks)
+        else:
+            self.model.resume(self.folder.run(job.run), callbacks)
+
+    def _edit(self, asked: EditSource, out: Path, callbacks: Callbacks) -> None:
+        path = self._recording(asked.recording, asked.take)
+        options = EditOptions(asked.fade, asked.take if path.is_dir() else 1)
+        given: dict[str, Any] = {"song": self._words(asked), "seed": asked.seed, "edit": options}
+        given |= {"params": self.planner.typed(asked.params), "machine": self.machine, "out": out, "callbacks": callbacks}
+        if isinstance(asked, EditRequest):
+            self.model.edit(path, asked.start, asked.end, **given)
+        elif isinstance(asked, VaryRequest):
+            self.model.vary(path, KeptPrompt(**vars(asked.prompt)), asked.start, asked.end, **given)
+        elif isinstance(asked, ExtendRequest):
+            self.model.extend(path, asked.before, asked.after, **given)
+
+    # ---- checks
+
+    def _checked(self, id: str, asked: JobRequest) -> dict[str, Any]:
+        """run.json of a job, of an edit an approximation of it; UserError where the job cannot be done."""
+        longest = self.limits.max_seconds
+        for name, low, high in (("takes", 1, self.limits.max_takes), ("take", 0, LARGEST), ("fade", 0.0, LONGEST_FADE),
+                                ("seed", -isinstance(asked, BranchRequest), LARGEST), *((each, 0.0, longest) for each in (
+                                    "seconds", "start", "end", "before", "after", "prompt_seconds", "keep_seconds"))):  # fmt: skip
+            value = getattr(asked, name, None)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"{name} is {value:.6g}; expected from {low:g} to {high:g}")
+        if isinstance(asked, EditSource):
+            return self.planner.edit_request(asked.kind, self._edited_seconds(asked), asked)  # type: ignore[attr-defined]
+        if isinstance(asked, ResumeRequest | AlignRequest):
+            folder = self.folder.run(asked.run)
+            self.folder.check_sources(folder)
+            if isinstance(asked, AlignRequest):
+                lyric_entry(self.model)
+            return self.planner.rest_of(Run.open(folder))
+        return self._song(id, asked)
+
+    def _edited_seconds(self, asked: EditSource) -> float:
+        """How much of a recording is resampled; UserError for a range outside of it."""
+        path = self._recording(asked.recording, asked.take)
+        seconds = Run.open(path).request["seconds"] if path.is_dir() else probe(path).seconds
+        if isinstance(asked, ExtendRequest):
+            made, most = asked.before + asked.after, self.limits.max_seconds - seconds
+            if not 0 < made <= most:
+                raise UserError(f"{made:g} s more; expected more than 0 and up to {max(0.0, most):.6g} s")
+            return made
+        assert isinstance(asked, EditRequest | VaryRequest)
+        end = seconds if asked.end is None else asked.end
+        if not asked.start < end <= seconds:
+            raise UserError(f"the range from {asked.start:g} s to {end:g} s; expected one within {seconds:.6g} s")
+        return end - asked.start
+
+    def _lyrics(self, asked: JobRequest) -> ParsedLyrics:
+        text = getattr(asked, "lyrics", "")
+        if len(text) > MAX_CHARACTERS:
+            raise UserError(f"the lyrics have {len(text)} characters; expected up to {MAX_CHARACTERS}")
+        return parse_lyrics(text)
+
+    def _words(self, asked: SongRequest | BranchRequest) -> Song | None:
+        """The song that a request describes; None where it describes none."""
+        parsed, artist, genre = self._lyrics(asked), getattr(asked, "artist", ""), getattr(asked, "genre", "")  # type: ignore[arg-type]
+        song = Song(artist or None, (), parsed.text or None, tuple(parsed.times), genre=genre)
+        return song if artist or genre or parsed.text else None
+
+    def _notes(self, asked: JobRequest) -> tuple[str, ...]:
+        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
+        song = self._words(asked) if isinstance(asked, SongRequest | BranchRequest) else None
+        if song is None:
+            return ()
+        lines = unknown_names(song, self.model.info.labels) + without_effect(song, self.model.info)
+        return (
+            *lines,
+            *left_out(self.model.vocabulary, [song.lyrics or ""]),
+            *filter(None, [describe(self._lyrics(asked).left_out)]),
+        )
+
+    # ---- songs
+
+    def _settings(self, asked: Any) -> RunSettings:
+        options = SamplingOptions(takes=asked.takes, seed=max(0, asked.seed), route=getattr(asked, "route", ""))
+        params = None if isinstance(asked, BranchRequest) else self.planner.typed(asked.params)
+        return RunSettings(options, params, self.machine)
+
+    def _song(self, id: str, asked: Any) -> dict[str, Any]:
+        info, settings, song = self.model.info, self._settings(asked), self._words(asked)
+        if isinstance(asked, BranchRequest):
+            run, seed = Run.open(self.folder.run(asked.run)), None if asked.seed < 0 else asked.seed
+            run.request = run.request | {"model": str(info.folder)}
+            kept = {"keep_seconds": asked.keep_seconds, "take": asked.take, "seconds": asked.seconds}
+            return requests.branched(run, settings, **kept, lyrics=song, seed=seed)
+        if isinstance(asked, ContinueRequest):
+            prompt = self._prompt(id, asked)
+            given = 0.0 if asked.start else asked.prompt_seconds
+            return requests.continued(info, [song or Song()], [prompt], given, asked.seconds, settings)
+        return requests.sampled(info, [song or Song()], asked.seconds, settings)
+
+    def _recording(self, name: str, take: int) -> Path:
+        """An upload, the file of an edit, or the folder of another run."""
+        try:
+            return self.folder.uploads / self.folder.upload(name).file
+        except Missing:
+            folder = self.folder.run(name)
+        if not (results := self.folder.results(folder)):
+            return folder
+        if not 1 <= take <= len(results) or not results[take - 1].is_file():
+            raise UserError(f"{name} has no finished take {take}")
+        return results[take - 1]
+
+    def _prompt(self, id: str, asked: ContinueRequest) -> Path:
+        """The recording to continue, or, where it is kept from a later second on, an excerpt of it."""
+        path = self._recording(asked.recording, 1)
+        if path.is_dir():
+            raise UserError(f"{asked.recording} is a run of this model; branch it")
+        if asked.start:
+            audio, rate = read(path, start=asked.start, seconds=asked.prompt_seconds or None)
+            path = self.folder.uploads / f"{id}.wav"
+            if not audio.shape[1]:
+                raise UserError(f"the prompt begins at {asked.start:g} s, where the recording has ended")
+            write_audio(path, audio, rate, "FLOAT")
+        return path
