@@ -51,7 +51,7 @@ def bench(
     model: the model folder, for sample, song, upsample and live
     batch: songs drawn at once (1 of song: 12, beside one song)
     seconds: sample: least time of each measurement, seconds (0: 5); codec, song: seconds of sound (0: 20)
-    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side, of which the median counts
+    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median counts
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
