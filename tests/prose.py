@@ -21,7 +21,8 @@ WITHOUT = ("docs/log.md", "docs/evidence/")  # a record, and data; docs/referenc
 # Pages that other changes rewrite or add: they are printed, and the limits do not hold for them yet.
 ELSEWHERE = tuple(f"docs/{name}.md" for name in ("learn", "spectral", "wavenet", "musika", "web")) + ("README.md",)
 WORDS_BEFORE = 37_169  # of all other pages at commit f3c2367, which had 12,963 in docs/results.md alone
-MAX_WORDS = WORDS_BEFORE * 6 // 10
+NEW_PARTS = 700  # words of these pages about what came later: the shipped model, WaveNet, argmax, latent GAN, web page
+MAX_WORDS = WORDS_BEFORE * 6 // 10 + NEW_PARTS
 MAX_MEDIAN = 18  # words in the median sentence of a page
 MAX_LONGEST = 40  # words in any sentence
 # (page, word): uses in the plain sense, each with a reason

@@ -26,7 +26,6 @@ EXTRAS = PROJECT["optional-dependencies"]
 RANGES = [Requirement(line) for line in [*PROJECT["dependencies"], *(line for e in EXTRAS.values() for line in e)]]
 # dev brings an MPI of its own, docs builds the site, gpl is the choice of the user, spaces is for a hosted app
 NOT_IN_CONDA = {"dev", "docs", "gpl", "spaces"}
-UNTESTED = {"sounddevice"}  # it needs a sound card
 
 
 def pins() -> dict[str, Requirement]:

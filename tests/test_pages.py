@@ -23,11 +23,11 @@ OF_PRIORS = {("extending.md", "--repetition_penalty 1")}
 
 
 def commands(text: str) -> list[str]:
-    """The commands in the code blocks of a page, without comments, optional parts and explanations after three spaces."""
+    """The commands in the code blocks of a page, without comments, optional parts, pipes and explanations after three spaces."""
     blocks = [block[0].splitlines() for block in FENCE.finditer(text)]
     lines = [line for first, *block in blocks if first.strip("` ") not in ("python", "toml") for line in block[:-1]]
     found = [line[match.end() :] for line in lines if (match := COMMAND.search(line)) and "jukebox launch:" not in line]
-    return [re.sub(r"\[.*?\]|\s{3,}.*|#.*|\s\.\.\.?(?=\s|$)", "", line).strip() for line in found]
+    return [re.sub(r"\[.*?\]|\s{3,}.*|#.*|\s\|\s.*|\s\.\.\.?(?=\s|$)", "", line).strip() for line in found]
 
 
 def wrong(command: str, page: str = "") -> str:

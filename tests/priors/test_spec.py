@@ -93,6 +93,7 @@ def test_each_kind_has_its_own_sampling_parameters():
         "autoregressive": [*common, "guidance", "published"],
         "tokens": [*common, "guidance"],
         "masked": [*common, "passes", "noise"],
+        "wavenet": ["temperature", "top_k", "top_p"],
         "gan": ["truncation", "loop", "tempo", "density", "style"],
     }
 

@@ -43,7 +43,8 @@ def requested_windows(
     reads = ("above",) if not (top or any_mask) else ()
     spec = SimpleNamespace(prompt="any" if any_mask else "prefix", reads=reads, writes=(stream,))
     ratio = 1 if top else hops[level + 1] // hops[level]
-    config = SimpleNamespace(spec=spec, frames=lambda stream: n_ctx, n_ctx=n_ctx // column if any_mask else n_ctx, ratio=ratio)
+    sizes = {"n_ctx": n_ctx // column if any_mask else n_ctx, "ratio": ratio, "memory": 0}
+    config = SimpleNamespace(spec=spec, frames=lambda stream: n_ctx, **sizes)
     planner = plan_windows({"hop_fractions": [hop_fraction] * len(hops), "parallel": parallel}, level, config, stream)
     return [list(window) for window in planner.segments(total, begin)]
 
