@@ -40,7 +40,7 @@ SIZES = (Size("test", "test_musika"), Size("two cores", "musika", "demo"), Size(
 
 def bench_live(
     model: str, repeats: int, threads: int, seed: int, out: str, sizes: tuple[Size, ...] = SIZES,
-    lengths: tuple[float, float] = (SHORT, LONG), minutes: tuple[int, int] = MINUTES,
+    lengths: tuple[float, float] = (SHORT, LONG), minutes: tuple[float, float] = MINUTES,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of the table, one for each size, or one for MODEL."""
     import torch
@@ -124,7 +124,7 @@ def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: 
     }  # fmt: skip
 
 
-def memory(model: ModelFolder, minutes: tuple[int, int]) -> dict[str, float]:
+def memory(model: ModelFolder, minutes: tuple[float, float]) -> dict[str, float]:
     """Peak memory of a process after the first and after the second length, MB."""
     command = [sys.executable, "-m", "launch.bench.live", str(model.folder), json.dumps(minutes)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
@@ -147,7 +147,7 @@ def levels_speed(name: str, seed: int) -> float:
     return 1 / seconds
 
 
-def main(folder: str, minutes: list[int]) -> None:
+def main(folder: str, minutes: list[float]) -> None:
     """The peak memory of this process after each of the lengths."""
     import resource
 

@@ -28,6 +28,6 @@ def test_the_full_size_has_the_large_codec():
 
 @pytest.mark.long
 def test_memory_is_that_of_a_process_and_levels_are_timed_by_their_steps(tmp_path):
-    found = memory(random_model(tmp_path / "model", preset_of("test_musika"), 0), (0, 0))
-    assert found["memory_ratio"] == 1.0 and found["first_mb"] > 50
+    found = memory(random_model(tmp_path / "model", preset_of("test_musika"), 0), (0.05, 0.1))
+    assert 1.0 <= found["memory_ratio"] < 1.2 and found["first_mb"] > 50
     assert 0 < levels_speed("test", 0) < 100
