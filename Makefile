@@ -41,7 +41,7 @@ evidence-recordings: install
 evidence-musika: install
 	launch/recipes/musika.sh musika docs/evidence
 
-# The model that comes with the package (jukebox/assets/demo), from synthetic songs: some 85 minutes on two cores, resumable, fixed seeds.
+# The model that comes with the package (jukebox/assets/demo), from synthetic songs: 72 minutes of training on two cores, resumable, fixed seeds.
 model: install
 	launch/recipes/model.sh model
 

@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from data_prep.errors import UserError, keeping
 from jukebox.params import SamplingParams
 from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
 from launch.verbs.sample import LabelFlags
-
-if TYPE_CHECKING:
-    pass
 
 ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of a wav without end
 Sink = Callable[[bytes], object]

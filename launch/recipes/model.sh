@@ -5,7 +5,7 @@
 #
 #   OUT       where songs, data and the model go      ASSETS    the folder to write (jukebox/assets/demo)
 #
-# 72 minutes of training on two cores (codec 30, prior 28, decoder 14) and some 10 of all else, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
+# 72 minutes of training on two cores (codec 30, prior 28, decoder 14), fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 assets=${2:-}
 preset=${PRESET:-shipped} songs=${SONGS:-480} seconds=${SECONDS_OF_SONGS:-20,90} figures=${FIGURES:-1}

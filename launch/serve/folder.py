@@ -1,4 +1,4 @@
-"""The served folder: runs side by side, and below .serve the uploads and the records of jobs. Nothing outside of it is read.
+"""The served folder: runs, and below .serve the uploads and the records of jobs. Nothing outside of it is read.
 
     NAME/ NAME.run/ NAME.wav    run folders; edits with their files, as the command line writes them
     .serve/uploads/ID.mp3       recordings; .serve/uploads/ID.json has their names and lengths

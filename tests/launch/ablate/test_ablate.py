@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -207,6 +212,33 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     for unit in units:
         net = ModelFolder.from_pretrained(unit.folder / "model").prior("prior_2")
         assert net.config.trunk.time_bias == (unit.arm.title != "no time bias")
+
+
+def test_a_signal_to_the_parent_alone_ends_the_workers():
+    """A unit of a minute is cut short; without that the parent waits for it."""
+    code = (
+        "import time; from functools import partial; from launch.ablate.experiment import run_in_processes as run; "
+        "print('begun', flush=True); run([partial(time.sleep, 60)] * 2, 2)"
+    )
+    words = {
+        "cwd": Path(__file__).parents[3],
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "start_new_session": True,
+    }
+    with subprocess.Popen([sys.executable, "-c", code], **words) as process:  # type: ignore[call-overload]
+        assert process.stdout and process.stdout.readline()
+        while len(children := children_of(process.pid)) < 3:  # two workers, and the tracker of their resources
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT  # python ends by the signal where no command line catches it
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def children_of(pid: int) -> list[int]:
+    found = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for line in found for child in line.split()]
 
 
 # ---- the masked prior
