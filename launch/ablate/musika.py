@@ -4,6 +4,7 @@ A unit is a seed and an arm: a copy of MODEL, whose second autoencoder is traine
 arm "shuffled" the tempo and note density of other songs stand in place of a song's own.
 
     codec     log magnitudes through both decoders, of held-out songs; control: the mean frame
+    phases    multi-scale spectral distance of the decoded audio; controls: the same magnitudes with phase 0 and with random phases
     latents   Frechet distance of windows, and their deviation; controls: the untrained generator, true windows beside true ones
     seams     jumps between patches over jumps inside; control: the same patches in another order
     style     variance of the mean latent between patches of one style; control: a style for each patch
@@ -32,6 +33,7 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
 from jukebox.sampling.live import LiveMusic
 from jukebox.song import Song
+from launch.ablate.decodings import PHASES, Predicted
 from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, preset_and_codec, titled
 from priors.conditioning.conditions import Conditions
 from priors.gan.config import GanParams
@@ -71,6 +73,7 @@ def train_and_measure(unit: Unit) -> Figures:
     codec: Any = model.codec([LATENTS, STACKED])
     return {
         "codec": codec_figures(codec, held),
+        "phases": phase_figures(codec, held),
         **latent_figures(prior, true_windows(task)),
         "controls": control_figures(model, unit.seed, unit.songs),
     }
@@ -106,6 +109,22 @@ def codec_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
         found["mean_frame"].append((true - true.mean(1, keepdim=True)).abs().mean().item())
     means = {name: float(np.mean(values)) for name, values in found.items()}
     return means | {"ratio": means["both"] / means["mean_frame"]}
+
+
+def phase_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
+    """Mean multi-scale distance of held-out songs, decoded through both decoders with learned phases, with phase 0 and with random ones."""
+    found: dict[str, list[float]] = {"refined": [], "zero": [], "random": []}
+    for wave in held.waves:
+        audio = torch.as_tensor(wave)[None, :, : wave.shape[-1] // codec.spec.unit * codec.spec.unit].to(codec.device)
+        with torch.no_grad():
+            hidden = codec.decoder.hidden(codec.latents_of(codec.encode(audio, [STACKED]), STACKED))
+            made, spectra = codec.magnitudes(hidden), codec.spectra(audio)
+            given = Predicted(made[0], codec.decoder.slopes(hidden)[0], spectra[0])
+            for name, distances in found.items():
+                decoded = codec.audio_of(made * PHASES[name](codec.config, given))[0].mean(0)
+                distances.append(metrics.multiscale_distance(audio[0].mean(0), decoded[: audio.shape[-1]]))
+    learned, zero, random = (float(np.mean(distances)) for distances in found.values())
+    return {"learned": learned, "zero": zero, "random": random, "ratio": learned / min(zero, random)}
 
 
 def true_windows(task: Any) -> Float[Tensor, "n t e"]:
@@ -219,6 +238,7 @@ EXPERIMENT = Experiment(
     check,
     rows=[
         FigureRows(titled("log magnitudes: ", "codec", "one", "both", "mean_frame", "ratio")),
+        FigureRows(titled("multi-scale distance: ", "phases", "learned", "zero", "random", "ratio")),
         FigureRows(titled("Frechet distance of windows: ", "latents", "trained", "untrained", "true", "ratio")),
         FigureRows(titled("deviation of latents: ", "deviation", "made", "true", "ratio")),
         FigureRows(titled("jumps between patches over inside: ", "seams", "own", "other_order", "ratio")),

@@ -7,6 +7,7 @@ from launch.cli.commands import VERBS, main
 STEPS = {
     "recogniser": ("launch.demo.figures:recogniser", "train the recogniser of artist, genre and sung characters"),
     "songs": ("launch.demo.songs:songs", "sample the songs of a seed of the evidence"),
+    "table": ("launch.demo.figures:table", "measure runs beside held-out songs and controls"),
     "figures": ("launch.demo.evidence:figures", "measure the songs of a seed of the evidence"),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.errors import UserError, keeping
 from data_prep.files import write_json
 from jukebox.model.info import CONFIG, SHIPPED, SHIPPED_WORD
-from launch.demo.lanes import LENGTHS, Clock, Command, Parts, run_lanes
+from launch.demo.lanes import LENGTHS, RECOGNISER, Clock, Command, Parts, run_lanes
 
 FIRST = "first_song"  # folder of the song by the shipped model
 LEVELS_SECONDS = 8.0  # of the song by the three levels, which are slow
@@ -114,15 +114,18 @@ def write_requests(out: Path, seconds: float, seed: int) -> tuple[str, str]:
 def summarise(out: Path) -> str:
     """Tables of the evaluation and of the sound of songs and continuation beside the corpus's own; evaluation.json and index.html."""
     from jukebox.evaluation.figures import sound_figures, sound_table, tables
+    from jukebox.evaluation.recogniser import Recogniser
     from jukebox.evaluation.sound import song_table
     from jukebox.model.folder import ModelFolder
-    from launch.demo.figures import demo_rows
+    from launch.demo.figures import Corpus, run_rows
     from launch.demo.page import write_page
 
     figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     runs = {title: out / name for title, name in RUNS.items()}
-    figures["sound"] = sound_figures(ModelFolder.from_pretrained(out / "model"), out / "data", list(runs.values()))
-    figures["songs"] = demo_rows(out, {title: name for title, name in RUNS.items() if name != "song_levels"})
+    corpus = Corpus(ModelFolder.from_pretrained(out / "model"), out / "data")
+    figures["sound"] = sound_figures(corpus.model, corpus.data, list(runs.values()))
+    measured = {title: folder for title, folder in runs.items() if folder.name != "song_levels"}
+    figures["songs"] = run_rows(corpus, Recogniser.load(out / RECOGNISER), measured)
     write_json(out / "evaluation.json", figures)
     write_page(out / "index.html", runs, figures["sound"])
     return "\n\n".join([tables(figures), sound_table(figures["sound"]), song_table(figures["songs"])])

@@ -15,19 +15,19 @@ from data_prep.align import TimedText
 from data_prep.audio import audio as sound
 from data_prep.codes import CodesReader
 from data_prep.errors import UserError
+from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path, load_manifest
 from data_prep.synthetic.annotation import Seconds, annotate_song
 from data_prep.synthetic.songs import corpus_song
 from jukebox.evaluation import metrics
 from jukebox.evaluation.recogniser import Recogniser, train_recogniser
 from jukebox.evaluation.reconstruction import SyntheticTruth, synthetic_truth
-from jukebox.evaluation.sound import EvaluatedSong, TrainingSongs, chroma_track, control_pieces, song_rows
+from jukebox.evaluation.sound import EvaluatedSong, TrainingSongs, chroma_track, control_pieces, song_rows, song_table
 from jukebox.model.codes import open_codes
 from jukebox.model.folder import ModelFolder
 from jukebox.runs.request import song_of_entry
 from jukebox.runs.run import Run
 from jukebox.song import Song, song_of
-from launch.demo.lanes import RECOGNISER
 from vqvae.spectral.config import TOKENS
 
 REFERENCE_SONGS = 48  # that the Frechet distance is to, the first seconds of each
@@ -122,10 +122,9 @@ def run_pieces(run: Run, start: float = 0.0, seconds: float | None = None) -> li
     return found
 
 
-def demo_rows(out: Path, runs: Mapping[str, str], held: int = 4) -> Rows:
-    """The figures of a demo's runs (title -> name of the folder) beside held-out songs and two controls."""
-    corpus = Corpus(ModelFolder.from_pretrained(out / "model"), out / "data")
-    opened = {title: run_pieces(Run.open(out / name)) for title, name in runs.items()}
+def run_rows(corpus: Corpus, recogniser: Recogniser, runs: Mapping[str, Path], held: int = 4) -> Rows:
+    """The figures of runs (title -> folder) beside held-out songs and two controls."""
+    opened = {title: run_pieces(Run.open(folder)) for title, folder in runs.items()}
     longest = max(len(piece.audio[0]) for pieces in opened.values() for piece in pieces) / corpus.model.sample_rate
     true = [corpus.piece(row, longest) for row in corpus.held[:held]]
     controls = control_pieces(
@@ -133,7 +132,22 @@ def demo_rows(out: Path, runs: Mapping[str, str], held: int = 4) -> Rows:
     )
     kept = {name: controls[name] for name in ("noise of the same spectrum", "collage of 1 s")}
     groups: dict[str, Sequence[EvaluatedSong]] = {"held-out songs": true, **opened, **kept}
-    return song_rows(groups, Recogniser.load(out / RECOGNISER), corpus.training())
+    return song_rows(groups, recogniser, corpus.training())
+
+
+def table(model: str, data: str, *runs: str, recogniser: str, out: str) -> None:
+    """Measure runs beside held-out songs and controls, as the demo does.
+
+    model: folder of the model
+    data: data folder that it was trained on
+    runs: run folders
+    recogniser: file of a recogniser
+    out: json file to write
+    """
+    corpus = Corpus(ModelFolder.from_pretrained(model), Path(data))
+    rows = run_rows(corpus, Recogniser.load(Path(recogniser)), {Path(run).name: Path(run) for run in runs})
+    write_json(Path(out), {"rows": rows})
+    print(song_table(rows))
 
 
 def read_json(path: Path) -> dict:

@@ -101,6 +101,9 @@ def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environm
         "SEEDS": "1",
         "STEPS": "12",
         "SECONDS_OF_MUSIC": "5",
+        "SWITCHES": "2",
+        "SECONDS_OF_SONG": "4",
+        "RECOGNISER_STEPS": "2",
     }
     environment = recipe_environment | sizes | {"HELD_OUT": "1", "CODEC_STEPS": "4", "BENCH": "0"}
     command = ["bash", str(ROOT / "launch" / "recipes" / "musika.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
@@ -108,4 +111,7 @@ def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environm
     assert done.returncode == 0, done.stderr
     rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "musika.json").read_text(encoding="utf-8"))["rows"]}
     assert {"own: Frechet distance of windows: ratio", "shuffled: asked and found: density correlation"} <= rows
-    assert (tmp_path / "out" / "live.wav").stat().st_size == 44 + 2 * 5 * 22050
+    assert "own: multi-scale distance: ratio" in rows
+    session, songs = (json.loads((tmp_path / "evidence" / f"musika_{name}.json").read_text()) for name in ("session", "songs"))
+    assert session["seconds"] == 5.0 and [change["name"] for change in session["changes"]] == ["density", "tempo"]
+    assert {"held-out songs", "song", "noise of the same spectrum"} <= {row["what"] for row in songs["rows"]}
