@@ -1,9 +1,9 @@
 """C++ sources of this project as libraries: built once per machine by its own compiler, then loaded from the user's cache directory.
 
-A file is named by a hash of what it was built from (source, flags, compiler, processor) and by a hash of its content: a change of the
-former gives another file, and a file that does not have the content of its name is built again. Files are put in place by renaming,
-so that processes which build at once do not disturb each other. Where the directory cannot be written, the library is built in a
-temporary folder and lives as long as the process.
+A file is named by a hash of what it was built from (source, headers, flags, compiler, processor) and by a hash of its content. A change of
+the former gives another file, and a file that does not have the content of its name is built again. Files are put in place by renaming, so
+that processes which build at once do not disturb each other. Where the directory cannot be written, the library is built in a temporary
+folder and lives as long as the process.
 
 Run as a module, it builds the libraries of the sources that it is given, and prints where they are, or why there are none:
 `python -m vqvae.compiled priors/autoregressive/native.cpp`. The first line of a source may have flags of its own (`// flags: -O3`).
@@ -17,6 +17,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,14 @@ def cache_folder() -> Path:
 def _hash_of_inputs(compiler: str, source: Path) -> str:
     """A hash of what decides how a library comes out."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = (source.read_text("utf-8"), repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
+    texts = "".join(file.read_text("utf-8") for file in (source, *_headers(source)))
+    parts = (texts, repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _headers(source: Path) -> list[Path]:
+    """The files that a source includes by a path of its own."""
+    return [source.parent / name for name in re.findall(r'^#include "(.+)"$', source.read_text("utf-8"), re.MULTILINE)]
 
 
 def _processor() -> str:

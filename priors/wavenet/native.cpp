@@ -3,13 +3,15 @@
 //
 // A step is a chain of small products, too short for threads or for one call of a library each. So the whole chain is here, drawing
 // included, and rows of a batch are shared out among threads, which never wait for each other. Weights lie as in Python, input-major:
-// y += x_i * (row i of w), in registers. A row's sums do not depend on the batch. The exponential is that of priors/autoregressive.
+// y += x_i * (row i of w), in registers. A row's sums do not depend on the batch.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include "../exponential.h"
 
 typedef float vec __attribute__((vector_size(64)));
 
@@ -23,17 +25,6 @@ struct Net {
 };
 
 struct Params { double temperature, top_p; int64_t top_k; };
-
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float n = std::nearbyintf(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f; p = p * r + 8.3334519073e-3f; p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f; p = p * r + 5.0000001201e-1f; p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float two_n; std::memcpy(&two_n, &bits, 4);
-    return p * two_n;
-}
 
 // V vectors of outputs from o on: y += x w.
 template <int V>

@@ -109,8 +109,8 @@ def test_another_source_flag_compiler_or_processor_has_another_file(monkeypatch,
     names.append(compiled._hash_of_inputs(str(machine.compiler), native.SOURCE))
     monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g"))
     names.append(compiled._hash_of_inputs(str(machine.compiler), native.SOURCE))
-    (tmp_path / "native.cpp").write_text(native.SOURCE.read_text() + "\n")
-    names.append(compiled._hash_of_inputs(str(machine.compiler), tmp_path / "native.cpp"))
+    (tmp_path / "other.cpp").write_text("int other;\n")
+    names.append(compiled._hash_of_inputs(str(machine.compiler), tmp_path / "other.cpp"))
     machine.compiler.write_text(machine.compiler.read_text().replace("1.0", "1.1"))
     names.append(compiled._hash_of_inputs(str(machine.compiler), native.SOURCE))
     assert len(set(names)) == 6
@@ -129,3 +129,12 @@ def test_without_a_compiler_the_reason_is_given(monkeypatch):
     assert "float16 is not compiled" in (native.why_not("float16") or "")
     assert native.why_not("float16", "cuda") is None
     compiled.library.cache_clear()
+
+
+def test_a_change_of_an_included_header_gives_another_name(tmp_path):
+    (tmp_path / "part.h").write_text("static int part = 1;\n")
+    source = tmp_path / "whole.cpp"
+    source.write_text('#include <cmath>\n#include "part.h"\n')
+    before = compiled._hash_of_inputs("c++", source)
+    (tmp_path / "part.h").write_text("static int part = 2;\n")
+    assert compiled._hash_of_inputs("c++", source) != before
