@@ -282,7 +282,7 @@ def test_a_run_is_aligned_by_its_codes_and_its_page_follows(tiny_model, tmp_path
     page = (tmp_path / "run" / "index.html").read_text()
     for word in found[0].words:
         assert f'<span data-start="{word.start:.3f}" data-end="{word.end:.3f}">{word.word}</span>' in page
-    assert "where the model hears them" in page and found[0].words
+    assert "found by the alignment" in page and found[0].words
 
 
 def test_an_alignment_with_a_recording_in_which_nothing_is_sung_is_not_credible(tiny_model, tmp_path, capsys):
