@@ -212,8 +212,7 @@ class DataState:
         if given != set(self.sources) if self.sources else roots != {self.root}:
             there = ", ".join(map(str, self.sources or [self.root]))
             raise UserError(
-                f"{self.out} holds the songs of {there}, which would be replaced; give --add to add to them, or name another "
-                f"--out"
+                f"{self.out} holds the songs of {there}, which would be replaced; give --add to add to them, or name another --out"
             )
 
 

@@ -107,7 +107,7 @@ def wait_for_leader() -> None:
 
 
 def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequence) -> Iterator[Any]:
-    """Distribute the items one by one; results go to rank 0, and so to its journal, during the work."""
+    """Distribute single items; results go to rank 0, and so to its journal, during the work."""
     rank, size = comm.Get_rank(), comm.Get_size()
     try:
         items = comm.bcast(items, root=0)
@@ -179,7 +179,7 @@ class _Worker:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             code = self._end(patience=5)
             if self.stalled:
-                raise WorkerCrashed(f"it did not go on for {self.stall:g} s") from error
+                raise WorkerCrashed(f"it was stalled for {self.stall:g} s") from error
             raise WorkerCrashed(f"the worker process died (exit code {code}) while it worked on {item!r}") from error
         if not good:
             raise value

@@ -86,9 +86,10 @@ class MachineOptions(DeviceOptions):
     batch: samples decoded in parallel, with --parallel samples times windows (0: all)
     parallel: below the coarsest level, sample the windows of a song in parallel, each after a warm-up that is dropped
     dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory
-    chooses compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible, on a GPU if many
-    codes are sampled max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no
-    limit)
+        chooses
+    compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible, on a GPU if many codes
+        are sampled
+    max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     """
 
     batch: int = 0

@@ -26,8 +26,7 @@ SOUNDFILE_SUFFIXES = frozenset(
     ".wav .wave .bwf .rf64 .bw64 .w64 .flac .fla .ogg .oga .opus .mp3 .mpga .aif .aiff .aifc .au .snd .caf .8svx .svx".split()
 )
 PYAV_SUFFIXES = frozenset(
-    ".m4a .m4b .m4r .aac .wma .mka .mp4 .m4v .mkv .webm .weba .mov .avi .3gp .3g2 .ac3 .amr .ape .asf .dsf .dts .eac3 .f4a "
-    ".f4v "
+    ".m4a .m4b .m4r .aac .wma .mka .mp4 .m4v .mkv .webm .weba .mov .avi .3gp .3g2 .ac3 .amr .ape .asf .dsf .dts .eac3 .f4a .f4v "
     ".flv .m2ts .mlp .mp2 .mpc .mpeg .mpg .mts .ogm .ogv .ogx .qoa .ra .rm .shn .spx .tak .tta .vob .wmv .wv".split()
 )
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES

@@ -31,10 +31,8 @@ _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
 )  # containers in which mutagen reads few or no tags
 _LANGUAGES = (  # names of a language in tags; other names have three characters
-    "eng en english|deu ger de german deutsch|fra fre fr french|spa es spanish|ita it italian|por pt portuguese|jpn ja jp "
-    "japanese"
-    "|zho chi zh cn chinese|kor ko kr korean|rus ru russian|ukr uk|nld dut nl|swe sv|dan da|nor nob no|fin fi|pol pl|ces cze "
-    "cs|slk slo sk"
+    "eng en english|deu ger de german deutsch|fra fre fr french|spa es spanish|ita it italian|por pt portuguese|jpn ja jp japanese"
+    "|zho chi zh cn chinese|kor ko kr korean|rus ru russian|ukr uk|nld dut nl|swe sv|dan da|nor nob no|fin fi|pol pl|ces cze cs|slk slo sk"
     "|ron rum ro|ell gre el|hun hu|tur tr|ara ar|fas per fa|heb he|hin hi|tha th|vie vi|ind id|isl ice is|eus baq eu|kat geo ka"
 )
 _LANGUAGE = {name: row.split()[0] for row in _LANGUAGES.split("|") for name in row.split()}

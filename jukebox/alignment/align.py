@@ -110,7 +110,7 @@ def lyric_entry(model: ModelFolder) -> PriorEntry:
         if (entry := model.info.writer(stream.name)) and entry.config.lyrics:
             return entry
     raise UserError(
-        f"no prior of {model.folder} hears lyrics, so there is nothing to align with; train one on songs with lyrics "
+        f"no prior of {model.folder} is conditioned on lyrics, so lyrics cannot be aligned; train one on songs with lyrics "
         "(docs/training.md), or import 5b_lyrics or 1b_lyrics"
     )
 
@@ -146,7 +146,7 @@ class AlignmentTask:
         words, pace = words_of(prepared, text), model.labels.pace
         if not words:
             raise UserError(
-                f"the lyrics have {len(text.split())} words and none with a letter that {model.folder} knows "
+                f"the lyrics have {len(text.split())} words and none with a character of {model.folder}'s vocabulary "
                 "(lyrics.json); expected the words that are sung"
             )
         beat, spread = (pace.of(song.genres).beat, SPREAD) if pace else (BEAT, LOOSE)

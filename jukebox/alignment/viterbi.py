@@ -41,7 +41,7 @@ class Gap:
 
     def __init__(self, reach: int, tokens: int):
         self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
-        self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's letters, and of rest
+        self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's characters, and of rests
         # first step of a block -> steps at which it was entered, and predecessors
         self.entered: dict[int, tuple[np.ndarray, Ends]] = {}
 

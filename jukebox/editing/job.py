@@ -1,7 +1,7 @@
 """An edit as a run: the kept frames are known, the rest is sampled, and the new audio is inserted into the recording.
 
-    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit x.wav
-    the recording with the new audio; x_1.wav, x_2.wav .. of several takes
+    x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
+    x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
     x.codes   of `compress`: what is kept of the range (jukebox/model/packed_codes.py)
 
 A run holds only the columns that windows contain or that the audio is decoded from, as pieces in order of time. So memory and

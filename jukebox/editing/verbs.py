@@ -1,8 +1,8 @@
 """Edit a recording by its codes: inpainting, variation, extension at both ends, and compression (VampNet, section 3).
 
     edit      a range of seconds resampled, conditioned on the music on both sides of it
-    vary      a song resampled except for a prompt: every 16th column, the beats, a random share, the coarse levels compress
-    the same with the fullest prompt that a bit rate allows
+    vary      a song resampled except for a prompt: every 16th column, the beats, a random share, the coarse levels
+    compress  the same with the fullest prompt that a bit rate allows
     extend    more music before a song and after it
 
 All verbs work alike. Some columns of codes (`priors/masked/masks.py`) are kept and the others inpainted window by window. Then
@@ -159,7 +159,7 @@ def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
     def place(level: int) -> int:
         if level not in range(len(names)) or names[level] not in order:
             there = ", ".join(f"{names.index(name)} ({name})" for name in order)
-            raise UserError(f"level {level} is not of this edit; it samples {there}: keep or redraw these")
+            raise UserError(f"level {level} is not of this edit; it samples {there}: choose among these")
         return order.index(names[level])
 
     kept, resampled = (tuple(map(place, levels)) for levels in (prompt.keep_levels, prompt.redraw_levels))

@@ -6,9 +6,9 @@ chooses its best head in the same way:
 
     times shuffled          the true characters with shuffled times
     another song            characters and times of another song, character i in place of character i of the true window
-    no times                the true characters without times: the time bias is off, only codes and characters remain untrained
-    an untrained network of the same shape with the times: the effect of the time bias alone untrained, line times   both get
-    the start and end of each line only, as in an .lrc file
+    no times                the true characters without times: the time bias is off, only codes and characters remain
+    untrained               an untrained network of the same shape with the times: the effect of the time bias alone
+    untrained, line times   both get the start and end of each line only, as in an .lrc file
     untrained, no times     neither gets times
 
 Notable: a prior that gets the time of each word follows the words by its bias, by design, and an untrained one does too.

@@ -1,9 +1,8 @@
 """Evaluation of a model on held-out songs; every figure has a control.
 
-codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use; of
-latents the
-         dimensions they use (far below their width they have collapsed); by band, at several gains and in silence, with the
-         tones of its upsampling (`fidelity.py`)
+codec    spectral convergence in dB of each stream and of the same network untrained; share and entropy of the codebook's use;
+         effective dimension of latents (far below their width they have collapsed); errors by band, at several gains and in
+         silence, with upsampling tones (`fidelity.py`)
 priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
          of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
 A difference is control minus truth, so positive means that the condition helps. Its standard errors are over windows and over
@@ -225,7 +224,7 @@ def alignment_table(level: str, figures: dict) -> str:
     columns = ("score", "control", "difference", "se", "z", "z_songs")
     rows += [[name, *(trial[c] for c in columns)] for name, trial in figures["trials"].items()]
     head = (
-        f"level {level}: share of sung steps whose most heard letter is of the word being sung (layer {figures['layer']}, "
+        f"level {level}: share of sung steps whose most attended token is of the word being sung (layer {figures['layer']}, "
         f"head {figures['head']}; by chance {figures['chance']:.3f})"
     )
     return head + "\n" + metrics.table(rows)

@@ -1,10 +1,10 @@
 """Evaluation of a masked prior on windows of held-out songs; every figure has a control.
 
-half      bits per code with half of all codes masked at random, and the unigram entropy of the songs' codes suffix    bits of
-the last columns of a masked region with and without the music after it; also of its first columns, which
+half      bits per code with half of all codes masked at random, and the unigram entropy of the songs' codes
+suffix    bits of the last columns of a masked region with and without the music after it; also of its first columns, which
           are far from it; of each level, the coarser ones being known
-parents   distance of bottom codes sampled from the true top and middle to the song, and from those of another song passes
-middle and bottom sampled from the true top in so many passes, and sampled autoregressively by the
+parents   distance of bottom codes sampled from the true top and middle to the song, and from those of another song
+passes    middle and bottom sampled from the true top in so many passes, and sampled autoregressively by the
           priors of these levels, where the model has them
 
 Distances are between the audio of sampled codes and of the song's codes, both decoded from level 0, so that codec errors are in

@@ -1,8 +1,8 @@
 """Evaluation of prompts on held-out songs: from copy to new song, tempo kept by beats, and a noise baseline.
 
-dial     a song resampled except every 2nd, 4th .. 32nd column, or except levels; kept bits and distance of the audio tempo
-with its beats kept, as many columns spread evenly, or nothing: number of clips that keep their tempo within 4 per cent noise
-codes replaced at random instead of sampled, with the same mel distance: comparison of Frechet distances
+dial     a song resampled except every 2nd, 4th .. 32nd column, or except levels; kept bits and distance of the audio
+tempo    with its beats kept, as many columns spread evenly, or nothing: number of clips that keep their tempo within 4 per cent
+noise    codes replaced at random instead of sampled, with the same mel distance: comparison of Frechet distances
 
 Distances as in `jukebox/evaluation/masked.py`: to the sound of the song's own codes.
 """

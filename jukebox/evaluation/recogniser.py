@@ -135,7 +135,7 @@ class Recogniser:
             raise UserError(f"{path}: expected a recogniser written by this version ({error}); train it again") from None
         config = RecogniserConfig(**fields | {key: tuple(fields[key]) for key in ("artists", "genres")})
         if (found := _digest(config, state)) != header["hash"]:
-            raise UserError(f"{path}: its weights have the hash {found}, its header says {header['hash']}; train it again")
+            raise UserError(f"{path}: its weights have the hash {found}, its header has {header['hash']}; train it again")
         net = RecogniserNet(config)
         net.load_state_dict(state)
         return Recogniser(config, net)

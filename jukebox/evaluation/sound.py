@@ -210,7 +210,7 @@ def shuffled_codes(codes: Codes, rng: np.random.Generator) -> Codes:
 
 
 def unigram_codes(training: Sequence[Codes], frames: int, rng: np.random.Generator) -> Codes:
-    """Codes (frames, books), each drawn from the frequencies of its book in training, without context."""
+    """Codes (frames, books), each sampled from the frequencies of its book in training, without context."""
     everything = np.concatenate(training)
     return np.stack([rng.choice(book, frames) for book in everything.T], 1)
 

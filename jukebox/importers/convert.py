@@ -55,14 +55,14 @@ def _settings(checkpoint: PublishedCheckpoint) -> dict[str, Any]:
 
 
 def lazy_file(path: Path, entry: str = "model") -> tuple[Weights, PublishedCheckpoint]:
-    """The weights of a file of torch.save, read one by one."""
+    """The weights of a file of torch.save, read separately."""
     checkpoint = open_checkpoint(path)
     stored = stored_tensors(checkpoint, entry)
     return {n: Lazy(s.shape, lambda s=s: checkpoint.tensor(s)) for n, s in stored.items()}, checkpoint
 
 
 def lazy_safetensors(path: Path) -> Weights:
-    """The weights of a safetensors file, read one by one."""
+    """The weights of a safetensors file, read separately."""
 
     def read(name: str) -> Tensor:
         with open_weights(path) as file:  # opened each time, so that earlier tensors are not kept in memory

@@ -40,7 +40,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise UserError(
-                    f"{url}: the server says {error.code} {error.reason}; give another root with --url, or your own --files"
+                    f"{url}: the server answers {error.code} {error.reason}; give another root with --url, or your own --files"
                 ) from error
             reason = f"{error.code} {error.reason}"
         except (OSError, HTTPException) as error:
@@ -55,7 +55,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
     size = part.stat().st_size
     if total is not None and size != total:
         part.unlink()
-        raise UserError(f"{url}: {size} bytes came, the server says {total}; what came is thrown away, try again")
+        raise UserError(f"{url}: {size} bytes were received, the server states {total}; they are deleted, try again")
     if wrong := misfit(part, sha256):
         part.unlink()
         raise UserError(f"{url} is {wrong}; what came is thrown away: give another root with --url, or your own --files")
@@ -104,7 +104,7 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
         name, start = part.name.removesuffix(".part"), have if resumed else 0
         bar = ProgressBar(total=total, initial=start, desc=name, unit="B", unit_scale=True)
         with (
-            keeping(f"{part} keeps what came: the same command goes on", lambda: have + file.tell()),
+            keeping(f"{part} keeps the received bytes: the same command goes on", lambda: have + file.tell()),
             bar,
             open(part, "ab" if resumed else "wb") as file,
         ):

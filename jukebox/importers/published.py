@@ -81,7 +81,9 @@ def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: P
         if named > known:
             raise UserError(f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels")
     if config.lyrics and config.lyrics.vocabulary != characters:
-        raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {characters}")
+        raise UserError(
+            f"{where} has {config.lyrics.vocabulary} characters; {tables.version} has {characters}: give the tables of its own version"
+        )
 
 
 def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> ModelFolder:

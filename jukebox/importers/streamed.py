@@ -52,7 +52,7 @@ def write_streamed(
         for name in order:
             tensor = tensors[name].read()
             if tuple(tensor.shape) != tensors[name].shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header has {tensors[name].shape}")
             flat = tensor.detach().contiguous().view(-1)
             del tensor
             for start in range(0, len(flat), PIECE):

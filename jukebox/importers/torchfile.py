@@ -7,7 +7,7 @@ may also contain optimiser states and settings of any class. Two formats:
     zip (torch 1.6 and later)   a pickle and a record for every storage
     legacy (the 2020 files)     five pickles in sequence, then the storages
 
-Tensors are recipes (`StoredTensor`) that are read on demand, one by one. Unused tensors, such as an optimiser's state, are
+Tensors are recipes (`StoredTensor`) that are read on demand. Unused tensors, such as an optimiser's state, are
 never read. So a checkpoint of any size is converted in the memory of its largest tensor.
 """
 
@@ -230,7 +230,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
         def persistent_load(self, pid: Any) -> Any:
             found = super().persistent_load(pid)
             if isinstance(found, Storage) and seen.setdefault(found.key, found) != found:
-                raise pickle.UnpicklingError(f"storage {found.key} is told in two ways")
+                raise pickle.UnpicklingError(f"storage {found.key} is specified in two ways")
             return found
 
     content = _load(file, lambda opened: Listing(opened, encoding="utf-8"))

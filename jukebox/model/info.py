@@ -36,8 +36,7 @@ def shipped_folder(folder: Path = SHIPPED) -> Path:
     """The folder of the model that comes with the package; UserError where the package has none."""
     if not (folder / CONFIG).is_file():
         raise UserError(
-            "this package comes without a trained model; name a MODEL: `make model` trains the one that is missing (90 "
-            "minutes), "
+            "this package comes without a trained model; name a MODEL: `make model` trains the one that is missing (90 minutes), "
             "`jukebox learn MUSIC --out MODEL` one of your own music"
         )
     return folder

@@ -4,8 +4,8 @@
     4 bytes    size of the header
     header     json, compressed: sample rate, samples, streams, codes hashes, seed, artist and genres
     4 bytes    size of the mask
-    mask       one bit per frame of each stream: kept or not; compressed, because prompts are periodic codes      those of each
-    stream in turn, finest first, log2(bins) bits each
+    mask       one bit per frame of each stream: kept or not; compressed, because prompts are periodic
+    codes      those of each stream in turn, finest first, log2(bins) bits each
     4 bytes    crc32 of all before
 
 If the size of a codebook is not a power of two, several codes share one number, so that less than 2 % of a bit is lost.

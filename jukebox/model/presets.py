@@ -5,11 +5,13 @@
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
     recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1
-    kHz, stereo recordings_small, recordings_large    the same with another prior, for half an hour and for a day
+                  kHz, stereo
+    recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
     shipped    22.05 kHz, the same, small enough to come with the package
-    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the coarsest codes;
-    for one GPU test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
+    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the
+               coarsest codes; for one GPU
+    test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.

@@ -3,8 +3,8 @@
     jukebox    vq.2 <- prior_2, vq.1 <- prior_1, vq.0 <- prior_0     autoregressive
     masked     vq.2 <- prior_2, vq.1 <- masked,  vq.0 <- masked      masked parallel decoding of the finer streams
 
-    spectral   tokens <- tokens                                      frames of several codes, of a second codec wavenet_codes
-    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
+    spectral   tokens <- tokens                                      frames of several codes, of a second codec
+    wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
     musika     spectral.2 <- gan                                     latents of any length
 
 A model's routes are stored in its config.json. Without stored routes they are derived from its priors.

@@ -11,7 +11,7 @@ from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
 from priors.transformer.config import ORDERS, Init, TrunkConfig
 from vqvae.jukebox.config import VQVAEConfig
 
-# set -> the folder of its top prior, the settings of that prior, the version of its labels and letters
+# set -> the folder of its top prior, the settings of that prior, the version of its labels and vocabulary
 SETS = {
     "5b": ("5b", "prior_5b", "v2"),
     "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),

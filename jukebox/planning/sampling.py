@@ -1,8 +1,11 @@
 """Predict memory by part and time by level of a sampling run, from configurations and the request alone.
 
-    weights       of the one level that is in memory            cache        keys and values of a window, for the context of
-    each pattern conditions    encoded conditions of a window         activations  of its prompt, or of upsampling the codes
-    above sound         the level's codec and its decoding            framework    the interpreter, torch and its libraries
+    weights       of the one level that is in memory
+    cache         keys and values of a window, for the context of each pattern
+    conditions    encoded conditions of a window
+    activations   of its prompt, or of upsampling the codes above
+    sound         the level's codec and its decoding
+    framework     the interpreter, torch and its libraries
 
 The first four are those of `PriorConfig.decoding_cost`, for any kind of prior; those of the codec come from `CodecConfig`. The
 sound and the framework are measurements with torch 2.13. Time is predicted from three speeds (`Speed`). A sequential step reads
@@ -92,7 +95,7 @@ class Plan:
         time = "" if self.seconds is None else f" and {spell(self.seconds)}"
         return (
             f"predicted: {self.peak / GB:.2f} GB at the most (level {self.largest.level}){time}; {self.dtype}, "
-            f"{self.batch} of {self.samples} samples side by side, one level in memory at a time"
+            f"{self.batch} of {self.samples} samples in parallel, one level in memory at a time"
         )
 
 
@@ -186,10 +189,8 @@ def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | No
     plan = plan_sampling(info, request, done=done)
     if plan.device == "cpu":
         raise UserError(
-            f"this run would take {plan.peak / GB:.2f} GB of memory (level {plan.largest.level}, {plan.dtype}, {plan.batch} "
-            f"samples in "
-            f"parallel), of which {there / GB:.2f} GB are available; give --max_memory {there / GB:.1f}GB, which chooses "
-            f"dtype and batch, "
+            f"this run would take {plan.peak / GB:.2f} GB of memory (level {plan.largest.level}, {plan.dtype}, {plan.batch} samples in "
+            f"parallel), of which {there / GB:.2f} GB are available; give --max_memory {there / GB:.1f}GB, which chooses dtype and batch, "
             "fewer --seconds, or another machine"
         )
 
@@ -244,7 +245,6 @@ def _what_would_fit(info: ModelInfo, request: Request, max_memory: int) -> str:
     fitting = [str(plan.level) for plan in least.levels if least.framework + plan.bytes <= max_memory]
     rest = f"; level {', '.join(fitting)} alone would fit" if fitting else ""
     return (
-        f"--max_memory {max_memory / GB:g}GB is not enough: level {least.largest.level} takes {least.peak / GB:.2f} GB with "
-        f"{least.dtype} "
+        f"--max_memory {max_memory / GB:g}GB is not enough: level {least.largest.level} takes {least.peak / GB:.2f} GB with {least.dtype} "
         f"and one sample at a time{smaller}{rest}; give that much, or another machine or model"
     )

@@ -2,8 +2,8 @@
 
     weights      float32, whole on every GPU up to ZeRO 2; in ZeRO 3 a share, and the layers that are gathered at the moment
     gradients    float32, in ZeRO 2 and 3 a share           moments   two of Adam, float32, a share from ZeRO 1 on
-    buffers      copies of the shares and reduction buffers; the average of the weights (EMA), if used activations  activations
-    between the forward and the backward pass, and the logits
+    buffers      copies of the shares and reduction buffers; the average of the weights (EMA), if used
+    activations  activations between the forward and the backward pass, and the logits
 
 Weights and moments are float32 and products bf16 (autocast), in every engine. Activations and operations are those of
 `PriorConfig.training_cost`. Time is operations over a rate: a card's peak or a measured one, times the share of it that
@@ -26,7 +26,7 @@ CARDS = {
 }  # fmt: skip
 FLOAT = 4  # bytes
 LIVE = 100_000_000  # numbers that ZeRO 3 keeps gathered at most, and
-BUCKET = 50_000_000  # numbers that are reduced at once: as launch/engines/deepspeed_config.py sets them
+BUCKET = 50_000_000  # values that are reduced together, as launch/engines/deepspeed_config.py sets them
 ROOM = 0.94  # share of a GPU's memory that may be planned with: the allocator wastes some
 
 
@@ -46,7 +46,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Training:
-    """How: rows of a GPU at once, in how many parts the batch is taken, ZeRO's stage and the rest of what changes memory."""
+    """Settings that change memory: rows per GPU pass, parts of a batch, ZeRO's stage, and others."""
 
     rows: int
     accumulate: int = 1
@@ -135,7 +135,7 @@ def budget(prior: PriorConfig, setup: Training, machines: Machines) -> Budget:
 
 
 def largest_rows(prior: PriorConfig, setup: Training, machines: Machines, most: int) -> int:
-    """The most rows at once that fit into a GPU, a divisor of `most`; 0 if not even one does."""
+    """The largest number of rows that fits a GPU, a divisor of `most`; 0 if not even one does."""
     small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
     for rows in sorted({*small, *(most // n for n in small)}, reverse=True):
         parts = memory(prior, replace(setup, rows=rows), machines.gpus, machines.device)

@@ -252,7 +252,7 @@ def _branch_line(request: Json, sample: int) -> str:
     if request.get("inpaints") or "folder" not in request:
         return ""
     command = f"jukebox branch {shlex.quote(request['folder'])} --take {sample + 1}"
-    return f" To go on from this take: <code>{html.escape(command)}</code>"
+    return f" To continue this take: <code>{html.escape(command)}</code>"
 
 
 def plain(value: object) -> str:
@@ -295,7 +295,7 @@ def page_html(
         "sample": "A song from artist, genre and lyrics",
         "continue": "A recording, continued",
         "upsample": "Upsampled",
-        "branch": "A song that goes on another way",
+        "branch": "A song with another continuation",
         "edit": "A range of a recording, sampled again",
         "vary": "A recording, varied",
         "extend": "A recording with more before and after it",

@@ -108,7 +108,6 @@ def check_values(stream: str, values: Mapping[str, Any]) -> None:
     low = min(values.get("temperature", 0), values.get("top_k", 0))
     if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or not 0 <= values.get("passes", 0) <= MOST_PASSES:
         raise UserError(
-            f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1], "
-            f"passes in "
+            f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1], passes in "
             f"[0, {MOST_PASSES:,}]: change the one that does not fit"
         )

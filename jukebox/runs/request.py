@@ -79,8 +79,7 @@ def continued(
     levels, encodes = _chosen_levels(info, settings)
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
-            f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished "
-            f"length"
+            f"prompt of {prompt_seconds:g} s in a song of {seconds:g} s; expected 0 < prompt_seconds < seconds, the finished length"
         )
     sources = [source for prompt in prompts for source in find_sources(prompt)]
     there = [length_of(info, path, row, levels, prompt_seconds) for path, row in sources]
@@ -94,8 +93,7 @@ def continued(
     kept = min(min(there), units) if prompt_seconds else min(there)
     if not 0 < kept < info.frames(seconds, levels[0]) // _per_unit(info, levels[0]):
         raise UserError(
-            f"the prompt is {kept * info.spec.unit / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, "
-            f"the finished "
+            f"the prompt is {kept * info.spec.unit / info.sample_rate:.2f} s long; expected less than --seconds {seconds:g}, the finished "
             "length, and more than nothing"
         )
     given = {level: kept * _per_unit(info, level) for level in levels}
@@ -123,8 +121,7 @@ def branched(
     keep = round(info.frames(keep_seconds, levels[0]) / _per_unit(info, levels[0])) if keep_seconds else there[levels[0]]
     if not 0 < keep <= there[levels[0]] or keep >= info.frames(seconds, levels[0]) // _per_unit(info, levels[0]):
         raise UserError(
-            f"{keep * second:.2f} s were to be kept of {run.folder}, for {seconds:g} s in all; it has "
-            f"{there[levels[0]] * second:.2f} s: "
+            f"{keep * second:.2f} s were to be kept of {run.folder}, for {seconds:g} s in all; it has {there[levels[0]] * second:.2f} s: "
             "expected --keep_seconds up to that, and below --seconds, the finished length"
         )
     given = {level: min(keep, there[level]) * _per_unit(info, level) for level in levels}
@@ -152,8 +149,7 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
     kept = level if level is not None else finished[-1] if finished and finished[-1] != last else asked["levels"][0]
     if kept not in finished:
         raise UserError(
-            f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose "
-            f"another --level"
+            f"{run.folder} has no finished level {kept}; finish it with `jukebox resume {run.folder}` first, or choose another --level"
         )
     above = [each for each in asked["levels"][: asked["levels"].index(kept)] if info.stream(each).name in route.priors]
     levels = [*above, *info.check_levels((), route, kept)]
@@ -243,8 +239,7 @@ def new_request(
         raise UserError(f"{seconds:g} seconds, {options.takes} takes; expected seconds above 0 and takes from 1")
     if not options.hop_fractions or not all(0 < f <= 1 for f in options.hop_fractions):
         raise UserError(
-            f"hop_fractions {tuple(options.hop_fractions)}; expected shares of the window in (0, 1] by level, as in "
-            f"0.5,0.5,0.125"
+            f"hop_fractions {tuple(options.hop_fractions)}; expected shares of the window in (0, 1] by level, as in 0.5,0.5,0.125"
         )
     total, labels = options.total_seconds or max(song.seconds for song in songs) or seconds, info.labels
     if not 0 < total < MOST_SECONDS:
@@ -278,8 +273,7 @@ def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
     needed, there = PAGE * seconds * info.sample_rate * info.channels + (ENTRY + 2 * state) * samples, available_memory()
     if not needed <= there:
         raise UserError(
-            f"{seconds:g} seconds and {samples:,} samples take {needed / 1e9:.3g} GB of memory at least, of which "
-            f"{there / 1e9:.1f} GB "
+            f"{seconds:g} seconds and {samples:,} samples take {needed / 1e9:.3g} GB of memory at least, of which {there / 1e9:.1f} GB "
             "are available; give fewer --seconds or --takes"
         )
 
@@ -318,8 +312,7 @@ def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], l
         if not info.codes_hash(name := info.stream(level).name):
             kind = info.codec_of(name).config.kind
             raise UserError(
-                f"{info.folder} has no trained codec for level {level} ({name}), into which the audio of the route "
-                f"{route.name} was to be "
+                f"{info.folder} has no trained codec for level {level} ({name}), into which the audio of the route {route.name} was to be "
                 f"encoded; {info.advice(f'{kind} DATA --out {info.folder}')}, or leave it out of --levels"
             )
     return levels, encodes

@@ -1,8 +1,9 @@
 """The run folder: all data of one sampling, written during the work, so that no result is lost.
 
     run.json                      the whole request: model, seed, songs, lengths, parameters, windows, batches, machine,
-    versions codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample; the suffix is the
-    dtype progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
+                                  versions
+    codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample; the suffix is the dtype
+    progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
     known.npz                     of an edit: the frames of the recording, and which of them are kept
     prompt.flac                   of a continuation or an edit: the recording's own samples (prompt.wav where it holds floats)
     audio/ images/ index.html
@@ -373,8 +374,7 @@ def _check_places(path: Path, request: dict) -> None:
     for name in request.get("outputs", ()):
         if Path(name).parent != beside:
             raise UserError(
-                f"{path} is to write {name}, outside of {beside}; a run from elsewhere may not: correct its `outputs`, or do "
-                f"not use it"
+                f"{path} is to write {name}, outside of {beside}; a run from elsewhere may not: correct its `outputs`, or do not use it"
             )
     levels, batches, samples = request["levels"], request["batches"], request["samples"]
     if not levels or not all(type(level) is int and 0 <= level < len(request["hops"]) for level in levels):

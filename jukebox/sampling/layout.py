@@ -1,7 +1,8 @@
 """Mapping between samples of a recording and columns of codes, and decoding of codes at the recording's sample rate.
 
     columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples
-    each samples                 0 .................................. samples                   of the file, at its own rate
+                each
+    samples                 0 .................................. samples                   of the file, at its own rate
 
 A column is a frame of the coarsest hop with all finer frames under it. Audio that continues a recording is joined to it without
 a discontinuity.

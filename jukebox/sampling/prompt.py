@@ -1,7 +1,8 @@
 """The audio of a prompt: stored unchanged in the run, and joined with the sampled audio.
 
     prompt.flac                        the recording's own samples up to the end of the prompt (prompt_2.flac of a second
-    source) audio/joined_level_0_sample_0.flac these samples, then the new audio at the recording's rate and channels
+                                       source)
+    audio/joined_level_0_sample_0.flac these samples, then the new audio at the recording's rate and channels
 
 The joined audio is a pure function of the codes and the prompt. If the recording holds floats (or was decoded from a lossy
 format) both files are wav.

@@ -136,8 +136,7 @@ class LevelSampler:
             into = [samples]
             print(
                 f"{self.run.folder}: level {self.level} sampled again from frame {segment.begin} gives other codes than those "
-                f"on disk "
-                "(another machine, other versions?); these stay, and the rest is sampled anew",
+                "on disk (another machine, other versions?); these stay, and the rest is sampled again",
                 file=sys.stderr,
             )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
@@ -153,11 +152,10 @@ class LevelSampler:
     def _halves(self, samples: Batch, error: BaseException) -> list[Batch]:
         if len(samples) == 1:
             raise UserError(
-                f"there is not enough memory for one sample at level {self.level}; what is made is kept: free some memory, or "
-                f"resume on a "
+                f"there is not enough memory for one sample at level {self.level}; what is made is kept: free some memory, or resume on a "
                 f"machine with more (jukebox resume {self.run.folder})"
             ) from error
-        print(f"not enough memory for {len(samples)} samples at once: on with half as many", file=sys.stderr)
+        print(f"not enough memory for {len(samples)} samples in parallel: continuing with half as many", file=sys.stderr)
         return [samples[: (len(samples) + 1) // 2], samples[(len(samples) + 1) // 2 :]]
 
     # ---- one window

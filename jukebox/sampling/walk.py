@@ -100,8 +100,7 @@ def compare(a: Run, b: Run) -> None:
         if differ.any():
             sample, frame, *_ = np.argwhere(differ)[0]
             raise UserError(
-                f"level {level} of sample {sample} differs from frame {frame} on; on the same machine with the same versions "
-                f"it would not "
+                f"level {level} of sample {sample} differs from frame {frame} on; on the same machine with the same versions it would not "
                 f"({a.folder} and {b.folder})"
             )
         print(f"level {level}: the same {length} codes" + (f" of {a.n_samples} samples" if a.n_samples > 1 else ""))

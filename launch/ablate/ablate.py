@@ -42,21 +42,24 @@ def ablate(
     """Run an ablation study over several seeds; print a table and write ablation.json.
 
     codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores. With MODEL:
-    decodings by its
-        spectral codec with other phases and fewer books, and the distance against bit rate and minutes (decodings.json).
+        decodings by its spectral codec with other phases and fewer books, and the distance against bit rate and minutes
+        (decodings.json).
     prior: lyrics as characters or as SentencePiece tokens, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: the effect of music after a masked region, of the levels above and of more passes on a masked prior, trained in
-    copies of MODEL. treble: how the three-level codec preserves tones, hi-hats and quiet passages of recordings, with and
-    without changes of its upsampling and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time per seed.
+        copies of MODEL.
+    treble: how the three-level codec preserves tones, hi-hats and quiet passages of recordings, with and without changes of its
+        upsampling and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time per seed.
     decoder: the effect of discriminators on the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes per
-    seed. prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with
-    noise. musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
-    (preset musika).
+        seed.
+    prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with noise.
+    musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
+        (preset musika).
 
     what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
     data: a data folder that `jukebox prepare` made; {seed} in its name is replaced by the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none;
-    treble: none out: the folder for tables, models and sound
+        treble: none
+    out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on

@@ -235,7 +235,7 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
     """The figures of all units, which must be picklable; `processes` 0: one per core."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the children, which start fresh
     afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
-    kept, done = "measured units are kept: the same command continues", []
+    kept, done = "measured units are kept: the same command goes on", []
     with (
         keeping(kept, lambda: done),
         ProcessPoolExecutor(count, mp_context=afresh) as pool,

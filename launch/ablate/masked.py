@@ -48,7 +48,7 @@ def _copy(source: Path, folder: Path) -> ModelFolder:
     return ModelFolder.from_pretrained(folder)
 
 
-_DISTANCES, _REGION = ("mel", "frechet"), "level {}, hole, music after it"
+_DISTANCES, _REGION = ("mel", "frechet"), "level {}, masked region, music after it"
 EXPERIMENT = Experiment(
     train_and_measure,
     [Arm("", "masked")],

@@ -8,7 +8,7 @@ DATA; in the arm "shuffled" a song has the tempo and note density of another son
     seams     jumps between patches over jumps inside; control: the same patches in another order
     style     variance of the mean latent between patches of one style; control: a style for each patch
     controls  rank correlation of density asked for and found, octaves between tempo asked for and found; control: the arm
-    shuffled
+              shuffled
 """
 
 from __future__ import annotations

@@ -44,16 +44,16 @@ def bench(
     """Measure the codes per second of each prior of a model and the limit of this machine; or codec, training, memory.
 
     what: sample (decoding of codes, with the priors of MODEL), song (from a request to wav files, by the default route of
-    MODEL); without
-        MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training step), attention
-        (memory of training it), train (on ranks, by stage of ZeRO), upsample (the lower levels autoregressively, and by masked
-        decoding; with MODEL and --data by audio distance), wavenet (samples by whole passes, from ring buffers, and by compiled
-        steps) or live (music of unbounded length, with MODEL its own)
+        MODEL); without MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training
+        step), attention (memory of training it), train (on ranks, by stage of ZeRO), upsample (the lower levels
+        autoregressively, and by masked decoding; with MODEL and --data by audio distance), wavenet (samples by whole passes,
+        from ring buffers, and by compiled steps) or live (music of unbounded length, with MODEL its own)
     model: the model folder, for sample, song, upsample and live
     batch: songs in parallel (1; for song: 12, and a single song)
     seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20)
     repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median is
-    used threads: CPU threads; 0 takes what torch would take, song: 1 and 2
+        used
+    threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: seed of the random numbers
     peer: the python of an environment with transformers 4.46 to compare with (make bench builds one)
     data: the data folder of MODEL; sample: measure the bits per held-out code of each dtype instead; upsample: compare audio
@@ -62,7 +62,7 @@ def bench(
     """
     device = choose_device(device)
     if what == "upsample" and bool(model) != bool(data):
-        raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+        raise UserError("bench upsample by audio distance takes both, MODEL and --data; without them random weights are timed")
     measurements: dict[str, tuple[Any, ...]] = {
         "sample": ("sample:bench_sample", peer, repeats, threads, seed, out, device),
         "sample MODEL": ("bench:bench_priors", model, data, batch, seconds or 5.0, threads, seed, peer, out, device),

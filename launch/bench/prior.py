@@ -138,8 +138,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         _print_row("peer", tokens, first["peer_seconds"], first["peer_cpu"], "", first["peer_peak_mb"])
         for row in rows:
             print(
-                f"{row['precision']}: {row['ratio']:.2f} times as fast as the peer in float32, {row['memory_ratio']:.2f} of "
-                f"its "
+                f"{row['precision']}: {row['ratio']:.2f} times as fast as the peer in float32, {row['memory_ratio']:.2f} of its "
                 f"memory; loss {row['loss']:.4f} and {row['peer_loss']:.4f}, gradients apart by {row['gradients_apart']:.1e}"
             )
 

@@ -83,8 +83,8 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: 
     ones, plain = ([upsampler_of(shape, level, steps, device) for level in (1, 0)] for steps in (True, False))
     masked = masked_of(shape).to(device)
     arms: dict[str, Callable[[], int]] = {
-        "one after another": lambda: _autoregressive(ones, top, False),
-        "windows side by side": lambda: _autoregressive(ones, top, True),
+        "autoregressive": lambda: _autoregressive(ones, top, False),
+        "parallel windows": lambda: _autoregressive(ones, top, True),
         "steps of torch": lambda: _autoregressive(plain, top, False),
     }
     for middle, bottom in passes:
@@ -180,7 +180,7 @@ def fill_levels(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
 
 
 def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], threads: int) -> list[dict[str, Any]]:
-    rows, base = [], "one after another"
+    rows, base = [], "autoregressive"
     for name, runs in times.items():
         walls, cpus = zip(*runs, strict=True)
         pairs = list(zip(times[base], runs, strict=True))  # neighbours in time
@@ -226,7 +226,7 @@ def compare_sound(model: str, data: str, seed: int, out: str, device: str) -> li
         return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[bottom]
 
     one = AutoregressiveParams(temperature=0.5)
-    arms = {"one after another": lambda: autoregressive_codes(opened, clips, one, seed, device)}
+    arms = {"autoregressive": lambda: autoregressive_codes(opened, clips, one, seed, device)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()

@@ -147,7 +147,8 @@ def launch(
     logs: folder for logs that all hosts see
     patience: longest time without progress of any rank, in seconds, below 1800, after which ranks stop waiting for each other
     options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music
-    --gpus-per-node=8" print_: print the commands without running them
+        --gpus-per-node=8"
+    print_: print the commands without running them
     """
     carrier, folder, more = placement.carrier, Path(logs).resolve(), shlex.split(options)
     if not 0 < patience < COLLECTIVE_TIMEOUT:
@@ -207,5 +208,5 @@ def submit(script: str, logs: Path) -> None:
     path.write_text(script, "utf-8")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"sbatch refused {path}: {done.stderr.strip()}")
+        raise UserError(f"sbatch rejected {path}: {done.stderr.strip()}")
     print(f"{done.stdout.strip()}; script {path}, output {logs}/slurm-JOB.out; scancel JOB ends it")

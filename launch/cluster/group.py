@@ -70,17 +70,15 @@ def meet(rank: int, ranks: int, backend: str) -> None:
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"rank {rank} of {ranks} ({named}) did not meet the others at {address}:{port} ({reason}); is the port free and "
-            f"the "
-            "machine's name known to all? MASTER_ADDR and MASTER_PORT name another place; to train in one process unset the "
-            "two variables"
+            f"rank {rank} of {ranks} ({named}) did not meet the others at {address}:{port} ({reason}); is the port free and the "
+            "machine's name known to all? MASTER_ADDR and MASTER_PORT name another place; to train in one process unset the two variables"
         ) from error
 
 
 def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> dist.Store:
     """The store of the ranks, once another rank is connected; UserError if none connects, DistError if the port is in use."""
     nobody = UserError(
-        f"{named} say that this is rank {rank} of {ranks}, and no other rank connected to {address}:{port} within "
+        f"{named} state that this is rank {rank} of {ranks}, and no other rank connected to {address}:{port} within "
         f"{MEETING:.0f} s; "
         "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
     )

@@ -1,8 +1,8 @@
 """Rank and number of ranks of this process from the environment of its starter; no package is needed for it.
 
                       rank                   of                      on this machine             first machine
-    torchrun          RANK                   WORLD_SIZE              LOCAL_RANK                  MASTER_ADDR, MASTER_PORT Open
-    MPI          OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE    OMPI_COMM_WORLD_LOCAL_RANK
+    torchrun          RANK                   WORLD_SIZE              LOCAL_RANK                  MASTER_ADDR, MASTER_PORT
+    Open MPI          OMPI_COMM_WORLD_RANK   OMPI_COMM_WORLD_SIZE    OMPI_COMM_WORLD_LOCAL_RANK
     MPICH, Intel      PMI_RANK               PMI_SIZE                MPI_LOCALRANKID
     SLURM (srun)      SLURM_PROCID           SLURM_STEP_NUM_TASKS    SLURM_LOCALID               SLURM_STEP_NODELIST
 
@@ -51,8 +51,7 @@ def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
                 rank, ranks = -1, 0
             if not 0 <= rank < ranks:
                 raise UserError(
-                    f"{mine} {environ[mine]!r} of {all_of_them} {environ[all_of_them]!r}; expected a number below the other: "
-                    f"start the "
+                    f"{mine} {environ[mine]!r} of {all_of_them} {environ[all_of_them]!r}; expected a number below the other: start the "
                     "processes with torchrun, mpirun or srun, or unset both"
                 )
             return rank, ranks
@@ -79,9 +78,8 @@ def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
     for mine, all_of_them, _, here in NAMES:
         if mine in environ and all_of_them in environ and whole_number(environ, here, ranks) < ranks:
             raise UserError(
-                f"{ranks} processes on several machines, and nothing says where they meet: set MASTER_ADDR to the name of the "
-                f"first "
-                "machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"
+                f"{ranks} processes on several machines, and no address at which they meet: set MASTER_ADDR to the name of the "
+                f"first machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"
             )
     return "127.0.0.1", port
 

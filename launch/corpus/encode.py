@@ -124,7 +124,7 @@ def encode_rows(
         print(f"all {len(rows)} songs have {names} in {cache / 'codes'}")
         return
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
-    kept, done = f"{cache / 'codes'} keeps the codes of finished songs: the same command continues", []
+    kept, done = f"{cache / 'codes'} keeps the codes of finished songs: the same command goes on", []
     with keeping(kept, lambda: done), progress(round(made), f"encoding {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]

@@ -2,8 +2,7 @@
 
 Every step is a verb that a user can type; two processes train in parallel.
 
-    synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> a page and
-    tables
+    synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> page, tables
 
 Two processes of one thread each are 1.5 times as fast as one of two threads, so the three levels are trained in parallel with
 the spectral codec. An interrupted demo continues: every step skips existing results.
@@ -40,23 +39,21 @@ def demo(
     samples: number of new songs, sampled in parallel
     preset: sizes and training steps
     evidence: train the spectral route longer and with three seeds, and report its songs' figures over seeds with controls; it
-    uses the flags out, songs, seed, scale and preset
+        uses the flags out, songs, seed, scale and preset
     """
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
     if songs > MOST_SONGS or not 0 < seconds <= MOST_SECONDS or not 0 < scale <= MOST_SCALE:
         raise UserError(
-            f"--songs {songs:,}, --seconds {seconds:g}, --scale {scale:g}: a demo has up to {MOST_SONGS:,} songs, a new one "
-            f"of up to "
-            f"{MOST_SECONDS:,} seconds, and up to {MOST_SCALE:,} times the preset's steps; larger ones are made by the verbs "
-            f"it runs"
+            f"--songs {songs:,}, --seconds {seconds:g}, --scale {scale:g}: a demo has up to {MOST_SONGS:,} songs, a new one of up to "
+            f"{MOST_SECONDS:,} seconds, and up to {MOST_SCALE:,} times the preset's steps; larger ones are made by the verbs it runs"
         )
     if evidence:
         from launch.demo.evidence import make_evidence
 
         make_evidence(Path(out), songs, seed, scale, preset)
     else:
-        with keeping(f"{out} keeps all results: the same command continues", Path(out).is_dir):
+        with keeping(f"{out} keeps all results: the same command goes on", Path(out).is_dir):
             make(Path(out), songs, seconds, seed, scale, samples, preset)
 
 

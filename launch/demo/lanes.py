@@ -136,7 +136,7 @@ def run_lanes(out: Path, lanes: Sequence[Sequence[Command]], names: Sequence[str
                 if current and current[0].poll() is not None:
                     process, log = current
                     if process.returncode:
-                        raise UserError(f"{log.stem} failed: {_last_line(log)} (all it said: {log})")
+                        raise UserError(f"{log.stem} failed: {_last_line(log)} (its output: {log})")
                     running[i] = None
                 if running[i] is None and waiting[i]:
                     running[i] = _start(waiting[i].pop(0), logs, 1 if len(lanes) > 1 else 0, names[i] if names else "")

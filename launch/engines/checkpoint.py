@@ -1,9 +1,8 @@
 """Crash-safe checkpoints that do not depend on ranks: every engine resumes from those of any other.
 
-    step_00000500/manifest.json                what it is: step, minutes, recipe, identity, state of the engine, sizes of its
-    files step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too),
-    `average/NAME`,
-                                               `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
+    step_00000500/manifest.json                step, minutes, recipe, identity, state of the engine, sizes of its files
+    step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too),
+                                               `average/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
 
 ZeRO's shards are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; a resumed run
 takes its shards again. A folder is written under a temporary name, synced and renamed; the last `keep` stay. An incomplete
@@ -111,8 +110,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
         return found, warning
     if broken:
         raise UserError(
-            f"{folder} has no whole checkpoint: {' and '.join(broken)}; restore one from a copy, or delete {folder} to start "
-            f"from step 0"
+            f"{folder} has no whole checkpoint: {' and '.join(broken)}; restore one from a copy, or delete {folder} to start from step 0"
         )
     return None, ""
 

@@ -17,7 +17,7 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # unknown in older torch: then float32
         return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 

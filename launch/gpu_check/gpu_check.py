@@ -31,8 +31,8 @@ PARTS = {target.partition(":")[2]: (f"launch.gpu_check.{target}", limit) for tar
 def gpu_check(*, only: tuple[str, ...] = (), device: str = "cuda", tiny: bool = False, out: str = "") -> None:
     """Measure this machine's GPU within eight minutes: exactness, decoding, training, masked decoding, codec, kill and resume.
 
-    only: parts to run, as in smoke,decode (empty: smoke, decode, train, masked, peer, codec, deepspeed, verbs and int8) device:
-    cuda, or cuda:N; cpu with --tiny, which tests this command
+    only: parts to run, as in smoke,decode (empty: smoke, decode, train, masked, peer, codec, deepspeed, verbs and int8)
+    device: cuda, or cuda:N; cpu with --tiny, which tests this command
     tiny: models of a few weights, whose figures are meaningless
     out: a file to write the rows to, one JSON object per line; by default they are only printed
     """

@@ -1,8 +1,10 @@
 """Evaluation of a model of recordings: its codec, its prior and continuations of held-out tracks; each figure has a control.
 
-    codec           held-out tracks decoded from tokens, and from the levels of another model; noise of the same spectrum prior
-    bits per frame on held-out tracks, with unigram frequencies of the training songs and another artist and genre continuations
-    of held-out tracks: the new part compared with its prompt, with prompts of other tracks, and the true continuation
+    codec           held-out tracks decoded from tokens, and from the levels of another model; noise of the same spectrum
+    prior           bits per frame on held-out tracks, with unigram frequencies of the training songs and another artist and
+                    genre
+    continuations   of held-out tracks: the new part compared with its prompt, with prompts of other tracks, and the true
+                    continuation
 
 Distances of sets are pooled over the tracks: for one track alone they are large for real music too.
 """

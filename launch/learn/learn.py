@@ -45,8 +45,7 @@ def learn(
     out: model folder to write
     hours: total time, in hours; sizes and steps are chosen for it and the machine
     preset: sizes and recipes (empty: recordings, for less or more time recordings_small or recordings_large; with a GPU
-    spectral);
-        recordings_44k has 44.1 kHz and stereo
+        spectral); recordings_44k has 44.1 kHz and stereo
     held_out: number of held-out songs (0: a tenth, at least 2)
     seed: seed of all random numbers
     threads: CPU threads (0: all)
@@ -56,7 +55,7 @@ def learn(
         raise UserError(f"--hours {hours:g}, --held_out {held_out}: expected 0 to {MOST_HOURS:,.0f} hours, and 0 or more songs")
     given = {"hours": hours, "preset": preset, "held_out": held_out, "seed": seed}
     given["music"] = [str(Path(each).resolve()) for each in music]
-    with keeping(f"{out} keeps all results: the same command continues", (Path(out) / STATE).is_file):
+    with keeping(f"{out} keeps all results: the same command goes on", (Path(out) / STATE).is_file):
         Learning(Path(out), given, threads, device).run()
 
 
@@ -169,7 +168,7 @@ class Learning:
         if code and (name != "evaluate" or code != 2):
             raise SystemExit(code)
         if code:
-            print("without an evaluation, for the reason above; all else goes on", flush=True)
+            print("without an evaluation, for the reason above; the other stages continue", flush=True)
         self._record(done=[*self.state["done"], name])
 
     def _write_page(self) -> None:

@@ -61,8 +61,7 @@ def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
     if step >= now.steps or abs(to - planned) <= 0.01 * max(to, planned):
         return ""
     return (
-        f"the learning rate jumps from {rate(step - 1, before):.3g} to {to:.3g} at step {step}: its schedule depends on all "
-        f"steps, "
+        f"the learning rate jumps from {rate(step - 1, before):.3g} to {to:.3g} at step {step}: its schedule depends on all steps, "
         f"{before.steps} before and {now.steps} now"
     )
 

@@ -62,8 +62,7 @@ def choose_preset(given: str, what: str, target: Path, old: str, device: str) ->
     known = presets_of(target) or (presets_of(Path(old)) if old else ())
     if given and not old and known and given not in known and _differs(given, target):
         raise UserError(
-            f"{target} was begun with --preset {known[0]}, and {given} has another codec: leave --preset away, or name "
-            f"another --out"
+            f"{target} was begun with --preset {known[0]}, and {given} has another codec: leave --preset away, or name another --out"
         )
     if given:
         return given

@@ -16,8 +16,7 @@ class PartParams:
     """The trained parts, and the model folder.
 
     preset: sizes and recipe: demo, recordings, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty:
-    that of
-        the model folder, else the largest that this machine trains (launch/training/defaults.py)
+        that of the model folder, else the largest that this machine trains (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA
@@ -45,8 +44,7 @@ class RecipeParams:
         weights by AdamW with --lr; 0: AdamW for all; -1: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, or none if --steps is given
     precision: auto (the recipe's), bf16, bf16_stream (also between the blocks of a prior: fewer bytes, coarser sums), float32,
-    or
-        fp16 with scaled losses for a GPU without bf16
+        or fp16 with scaled losses for a GPU without bf16
     schedule: schedule of the learning rate: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
     ema: decay of the averaged weights that are saved, such as 0.999; 0: the last weights; -1: the recipe's
     recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
@@ -121,8 +119,9 @@ class FinetuneParams:
     """The trained model and the trained weights of a fine-tuning (`launch/training/tasks/finetune.py`).
 
     from_model: fine-tuning: a model folder whose priors are trained further in --out, which starts as its copy; DATA may have
-    new names tune: trained weights: all; lora: low-rank adapters, merged at the end; labels: only new artists and genres;
-        lyrics: all, with the preset's lyrics added to a prior without
+        new names
+    tune: trained weights: all; lora: low-rank adapters, merged at the end; labels: only new artists and genres; lyrics: all,
+        with the preset's lyrics added to a prior without
     rank: rank of the adapters of --tune lora
     rehearse: a data folder of old songs for half of every batch, against catastrophic forgetting
     """

@@ -59,7 +59,7 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
     if not known:
         raise UserError(f"the preset {name} has no {what}; train it with one that has, such as small")
     if levels and any(len(preset.priors[name].spec.writes) > 1 for name in known if name in preset.priors):
-        raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
+        raise UserError("a masked prior has all levels; leave --level and --levels away")
     if tuning.from_model or tuning.tune != "all" or tuning.rehearse:
         known = check_tuning(TASKS.load(kind), tuning.from_model, known, folder, Path(tuning.rehearse or folder))
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
@@ -131,8 +131,7 @@ def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
         needed = parts["activations"] + (sum(parts.values()) - parts["activations"]) * (ranks == 1)
     if setup.device == "cpu" and needed > there:
         raise UserError(
-            f"{setup.part}: a step of {rows:,} rows takes {needed / 1e9:.3g} GB of memory, of which {there / 1e9:.1f} GB are "
-            f"available; "
+            f"{setup.part}: a step of {rows:,} rows takes {needed / 1e9:.3g} GB of memory, of which {there / 1e9:.1f} GB are available; "
             "give a smaller --batch, or share it out with --accumulate or more ranks"
         )
 
@@ -168,9 +167,8 @@ def train(
     torchrun, deepspeed, mpirun, srun or `jukebox launch` train each level together; a batch is divided between them.
 
     what: vqvae (the codec), prior (one per level), masked (of all levels, inpaints), decoder (of a trained spectral codec,
-    against
-        discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a prior's
-        name
+        against discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a
+        prior's name
     data: the data folder that `jukebox prepare` made
     keep: number of checkpoints of each level to keep
     """

@@ -26,7 +26,7 @@ def align(
 
     model: folder of a model with a prior that is conditioned on lyrics
     song: the recording; or a run folder, whose page then highlights the words; or a data folder, on whose songs with word times
-    the best method is measured, to be stored in the model folder
+        the best method is measured, to be stored in the model folder
     lyrics: the words of the recording, a text file
     artist: name of the recording's artist, if the model has it
     genre: name of its genre, or several joined by commas

@@ -69,7 +69,7 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         )
     if not codes.is_of(info):
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
-        print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
+        print(f"{source}: written by codec {hashes}, not by that of {info.folder}: the audio may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
     check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
     check.push_codes(frames)
@@ -183,14 +183,13 @@ def codec(
 ) -> list[Path]:
     """Encode audio files to codes, decode codes to audio, or reconstruct audio from one level.
 
-    Files of any length need constant memory. For a folder every file is used; a failed file is reported at the end and does not
-    affect the others.
+    Files of any length need constant memory. For a folder every file is used; failures are reported at the end.
 
     what: encode (audio to codes.npz), decode (codes.npz, or .codes of `compress`, to audio) or reconstruct (audio to audio)
     source: an audio file, a codes.npz or .codes to decode, or a folder of them
     model: the model folder that holds the trained codec
-    out: file to write (.npz; audio as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for the files of a folder; empty:
-    beside the source level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model
+    out: file (.npz; audio as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for a folder; empty: beside the source
+    level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model
     levels: levels to encode, such as 2,1; empty: all trained ones
     threads: CPU threads; 0: all cores
     device: cpu, cuda, cuda:1, ..; auto: cuda if there is one

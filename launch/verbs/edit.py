@@ -33,7 +33,8 @@ def edit(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins, in seconds or as m:ss
     end: where it ends
-    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -55,7 +56,7 @@ def vary(
     start: start of the resampled range, in seconds or as m:ss
     end: end of the range (empty: that of the song)
     out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
-    numbered
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -81,7 +82,7 @@ def extend(
     before: seconds of music before it
     after: seconds of music after it
     out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
-    numbered
+        numbered
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -107,7 +108,7 @@ def compress(
     start: start of the resampled range, in seconds or as m:ss
     end: end of the range (empty: that of the song)
     out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
-    numbered
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -157,8 +158,7 @@ def _kept(made: Edited, options: EditOptions) -> str:
 def _print_summary(made: Edited, what: str) -> None:
     if made.orphans:
         print(
-            f"{made.orphans} codes are kept under coarser ones that change, and contradict them; keep levels from the "
-            f"coarsest on"
+            f"{made.orphans} codes are kept under coarser ones that change, and contradict them; keep levels from the coarsest on"
         )
     print(what)
     if made.made:

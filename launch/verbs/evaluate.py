@@ -30,7 +30,7 @@ def evaluate(
     threads: CPU threads (0: all)
     device: cpu, cuda, or auto: a GPU if there is one; the priors run there
     export: folder to write instead, for metrics of other programs: each held-out song, its reconstructions, and a generated
-    song with the same conditions, as wav files of floats, with a table (pairs.csv)
+        song with the same conditions, as wav files of floats, with a table (pairs.csv)
     export_seconds: exported length of each song, in seconds
     """
     import torch

@@ -30,7 +30,7 @@ def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512
     folder = Path(out)
     entries = ModelInfo.read(folder).priors.values() if (folder / CONFIG).is_file() else ()
     if readers := [entry.name for entry in entries if entry.config.lyrics]:
-        raise UserError(f"{readers[0]} in {folder} knows its letters already; give a new --out for other ones")
+        raise UserError(f"{readers[0]} in {folder} has a vocabulary already; give a new --out for another one")
     pieces = SentencePieceVocabulary.train(texts, vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):

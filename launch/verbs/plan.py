@@ -52,9 +52,10 @@ def plan(
 
     what: sample (continue, upsample and resume are planned alike when they begin), or train
     model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be
-    downloaded dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
+        downloaded
+    dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
     batch: samples decoded in parallel, with --parallel samples times windows (0: all, or what --max_memory chooses); train:
-    windows per step, of all GPUs together (0: the preset's)
+        windows per step, of all GPUs together (0: the preset's)
     parallel: below the top level, sample the windows of a song in parallel
     max_memory: memory to stay below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     bandwidth: memory bandwidth of the target machine, GB per second (0: that of this machine, measured)
@@ -97,8 +98,7 @@ def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParam
     chosen = tuple(own) or tuple(known)
     if not chosen or not set(chosen) <= set(known):
         raise UserError(
-            f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels "
-            f"{','.join(map(str, song.levels))}"
+            f"{model} has priors for level {', '.join(map(str, known)) or '(none)'}; got --levels {','.join(map(str, song.levels))}"
         )
     return (*chosen, *encoded)
 

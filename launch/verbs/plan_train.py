@@ -67,8 +67,7 @@ def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) ->
     stages = read_numbers(params.zero, "--zero", "numbers from 0 to 3 with commas between them", 0, 3)
     if not (0 <= batch <= LARGEST and 0 <= params.steps and 0 < network):
         raise UserError(
-            f"--batch {batch}, --steps {params.steps}, --network {network:g}; expected a batch up to {LARGEST:,}, steps from "
-            f"0 and a rate "
+            f"--batch {batch}, --steps {params.steps}, --network {network:g}; expected a batch up to {LARGEST:,}, steps from 0 and a rate "
             "above 0"
         )
     batch = batch or recipe_of(model, entry.name, "batch") or max(counts)
@@ -181,7 +180,7 @@ def _seconds(function: Any, device: str) -> float:
 
 
 def fitted(prior: PriorConfig, setup: Training, machines: Machines, share: int) -> Training:
-    """The rows at once that fit for a GPU's `share` of a batch, the rest in sequential parts; one row if none fits."""
+    """The rows that fit for a GPU's `share` of a batch, the rest in sequential parts; one row if none fits."""
     rows = largest_rows(prior, setup, machines, share) or 1
     rows = max(n for n in range(1, min(rows, ROWS) + 1) if share % n == 0)
     return replace(setup, rows=rows, accumulate=share // rows)
@@ -226,8 +225,7 @@ def arithmetic(prior: PriorConfig, machines: Machines, setup: Training, plan: Bu
         f"{setup.rows} rows of {cost.activations / GB:.3g} GB; framework {plan.framework / GB:.2g} GB",
         f"a window forward: {cost.trunk / 1e12:.4g} TFLOP of the trunk (2 x its matrices x {steps} steps, and attention) + "
         f"{cost.rest / 1e12:.3g} of head and conditions",
-        f"a step: {windows} windows a GPU x ({again} x trunk + 3 x rest) / ({machines.rate / 1e12:.3g} TFLOP/s x "
-        f"{machines.share:.0%}) "
+        f"a step: {windows} windows a GPU x ({again} x trunk + 3 x rest) / ({machines.rate / 1e12:.3g} TFLOP/s x {machines.share:.0%}) "
         f"= {plan.compute:.3g} s",
         f"beside it {exchanged(prior, setup, gpus) / GB:.3g} GB are sent by each GPU / {machines.network / GB:.3g} GB/s "
         f"= {plan.exchange:.3g} s; the longer one counts",

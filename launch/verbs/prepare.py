@@ -33,13 +33,12 @@ def prepare(
 
     if (ranks := rank_and_ranks()[1]) > 1 and mpi_comm() is None:
         raise UserError(
-            f"{variables()} say that this is one of {ranks} ranks, which cannot share this without MPI: unset both to prepare "
-            f"in one "
-            f"process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
+            f"{variables()} show that this is one of {ranks} ranks, which cannot share this without MPI: unset both to "
+            f"prepare in one process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
         )
     journal = Path(out) / JOURNAL
     with keeping(
-        f"{out} keeps the decoded songs: the same command continues", lambda: journal.is_file() and journal.stat().st_size
+        f"{out} keeps the decoded songs: the same command goes on", lambda: journal.is_file() and journal.stat().st_size
     ):
         prepared = write_tables(
             source, out, add=add, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers

@@ -23,7 +23,7 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
 
     runs = {Path(path).resolve().name: Path(path) for path in [run, *read_list(beside)]}
     if len(runs) < 1 + len(read_list(beside)):
-        raise UserError(f"{run} and --beside {beside}: runs are told apart by their folders' names; rename one")
+        raise UserError(f"{run} and --beside {beside}: runs are distinguished by their folders' names; rename one")
     names, target = read_list(only), Path(out) if out else Path(run) / "training.html"
     if target.suffix == ".svg":
         text = figure_svg({label: lines for label, (_, lines) in labelled(runs).items()}, names)

@@ -76,8 +76,8 @@ def continue_(
     """Continue recordings: the first seconds are kept, the rest is new.
 
     model: folder of a trained model
-    song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several
-        joined by commas
+    song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several joined
+        by commas
     out: run folder to write (empty: beside the recording, _continued appended to its name)
     prompt_seconds: length of the kept part, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
@@ -107,7 +107,8 @@ def branch(
     lyrics: text file, or .lrc file with times, of the whole song from its first second (empty: the lyrics of the run)
     seconds: finished length, the kept part included, in seconds (0: that of the run)
     total_seconds: length of the whole song that the model is conditioned on, in seconds (0: that of the run, or the finished
-    length) model: folder of the run's model, if it was moved
+        length)
+    model: folder of the run's model, if it was moved
     """
     from jukebox.model.info import ModelInfo
     from jukebox.runs import request
@@ -202,8 +203,8 @@ def _unused(path: str | Path) -> str:
     """The path, with the first free number appended if it exists; it is printed, because the user needs it to resume."""
     if rank_and_ranks()[1] > 1:
         raise UserError(
-            f"{variables()} say that several processes share this run, so that its folder needs a name: give --out, or unset "
-            f"both"
+            f"{variables()} show that several processes share this run, so that its folder needs a name: give --out, or "
+            "unset both"
         )
     path, number = Path(path), 1
     while (found := path if number == 1 else path.with_name(f"{path.name}_{number}")).exists():
@@ -326,8 +327,8 @@ def _print_summary(run: Run) -> None:
     if not run.has_page:
         return print(f"codes are in {run.folder}")
     if run.n_samples > 1:
-        print(f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S")
-    print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
+        print(f"{run.n_samples} takes; continue the one you like: jukebox branch {run.folder} --take N --seconds S")
+    print(f"to play it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
 
 
 def _print_seams(run: Run) -> None:

@@ -63,8 +63,7 @@ class GanConfig(PriorConfig):
         if self.patch != FIRST << len(self.widths) - 1 or 2 * self.patch < 2 << len(self.critic_widths):
             raise ValueError(
                 f"patch {self.patch} with {len(self.widths)} widths and {len(self.critic_widths)} of the critic; expected "
-                f"{FIRST << len(self.widths) - 1} frames, {FIRST} doubled by each further width, and at least 2 that the "
-                f"critic leaves"
+                f"{FIRST << len(self.widths) - 1} frames, {FIRST} doubled by each further width, and at least 2 that the critic leaves"
             )
         if self.spacing % self.patch or self.spacing < 2 * self.patch:
             raise ValueError(

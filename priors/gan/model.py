@@ -3,7 +3,7 @@
     anchors -> lines between them     coordinates   change from frame to frame, and let neighbouring patches fit
     one vector for a song             style         stays
     artist, genre, tempo, density     conditions    by frame; with `cond` a function of seconds they are asked for patch by
-    patch
+                                      patch
 
 The random numbers of a frame depend on its position in the sequence only. So windows, batches and restarts are consistent at
 their boundaries. In training the critic reads two neighbouring patches together, each generated alone.

@@ -244,6 +244,6 @@ class Attention(nn.Module):
             i, j = (torch.arange(n, device=x.device) for n in (q.shape[2], k.shape[2]))
             bias = torch.zeros(len(i), len(j), device=x.device).masked_fill(j > i[:, None], -torch.inf)
         else:
-            raise ValueError(f"a {self.pattern} layer does not listen to lyrics; align with a cross or prime layer")
+            raise ValueError(f"a {self.pattern} layer does not attend to lyrics; align with a cross or prime layer")
         logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
         return torch.softmax(logits if bias is None else logits + bias, dim=-1)

@@ -82,8 +82,7 @@ class WaveNetConfig(PriorConfig):
     def __post_init__(self) -> None:
         if self.window % self.frame or self.window <= self.memory:
             raise ValueError(
-                f"a window of {self.window} samples; expected a multiple of {self.frame} above the receptive field of "
-                f"{self.memory}"
+                f"a window of {self.window} samples; expected a multiple of {self.frame} above the receptive field of {self.memory}"
             )
 
     @property

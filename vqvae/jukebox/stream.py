@@ -246,7 +246,7 @@ class _Tape:
 
 
 def _convolve(history: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: int, n: int) -> Float[Tensor, "w n"]:
-    """bias (w, 1) + the sum over taps (w, c) of tap @ heard (c, n + ...), each `dilation` steps later.
+    """bias (w, 1) + the sum over taps (w, c) of tap @ history (c, n + ...), each `dilation` steps later.
 
     It uses matrix products in place, because a library's convolution would first copy its whole input.
     """

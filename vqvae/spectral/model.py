@@ -1,8 +1,8 @@
 """SpectralCodec: tokens without phase (the spectrogram autoencoder of Musika, arXiv:2208.08706, with residual codes).
 
     audio -> log magnitudes -> encoder -> latents (stream "spectral") -> residual codes (stream "tokens")
-    tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio latents <->
-    second autoencoder <-> latents of a lower rate (stream "spectral.2"), where the configuration has one
+    tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio
+    latents <-> second autoencoder <-> latents of a lower rate (stream "spectral.2"), where the configuration has one
 
 Codes of a waveform contain its phase, some hundred bits per second that a small prior cannot learn. These tokens contain no
 phase. Phases are computed from derivatives that the decoder predicts, or by Griffin-Lim. Audio of any length is processed on a

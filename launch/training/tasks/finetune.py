@@ -100,7 +100,7 @@ def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, r
         )
     before, trained = old.labels_of(name), old.prior(name)
     if not isinstance(trained, HasTrunk):
-        raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train one of its kind anew")
+        raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train a new one of its kind")
     prior: Any = trained
     sizes, known = (len(labels.artists), len(labels.genres)), (len(before.artists), len(before.genres))
     torch.manual_seed(fold(seed, old.spec.stream(config.spec.writes[0]).seed_key, FIRST_WEIGHTS))

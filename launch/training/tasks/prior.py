@@ -176,8 +176,7 @@ def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Map
         longest = max((codes.length(song, task.stream) for song in coded), default=0)
         raise UserError(
             f"{task.name}: of {len(coded)} training songs with codes of {named} none fills a window of {config.n_ctx} codes "
-            f"({config.n_ctx * second:.1f} s); the longest has {longest * second:.1f} s: train on longer songs, or on several "
-            f"joined"
+            f"({config.n_ctx * second:.1f} s); the longest has {longest * second:.1f} s: train on longer songs, or on several joined"
             if coded
             else f"{task.name}: of {len(rows)} training songs none has codes of {named}; run `jukebox encode {task.data} "
             f"{task.jukebox.folder}` first"

@@ -313,7 +313,7 @@ def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):
         assert said in capsys.readouterr().err
     mute = make_model(tmp_path / "mute")
     mute.save_prior("prior_2", AutoregressivePrior(replace(mute.entry("prior_2").config, lyrics=None)))
-    with pytest.raises(UserError, match="hears lyrics"):
+    with pytest.raises(UserError, match="is conditioned on lyrics"):
         lyric_entry(mute)
 
 

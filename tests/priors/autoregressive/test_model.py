@@ -189,7 +189,7 @@ def test_alignment_is_attention_to_the_letters(make, batch):
         assert weights.shape == (2, 2, 24, 8) and (weights >= 0).all() and (weights.sum(-1) < 1 + 1e-5).all()
         other = prior.lyric_attention(codes, replace(cond, lyrics=cond.rows(torch.tensor([1, 0])).lyrics), layer)
         assert not torch.allclose(weights, other)
-    with pytest.raises(ValueError, match="does not listen to lyrics"):
+    with pytest.raises(ValueError, match="does not attend to lyrics"):
         prior.lyric_attention(codes, cond, 0)
 
 

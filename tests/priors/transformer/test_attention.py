@@ -250,5 +250,5 @@ def test_a_wrong_pattern_or_width_is_named():
         Attention(8, 6, 4, "dense")
     with pytest.raises(ValueError, match="no sequence to attend to"):
         Attention(8, 8, 2, "cross")(torch.zeros(1, 2, 8))
-    with pytest.raises(ValueError, match="does not listen to lyrics"):
+    with pytest.raises(ValueError, match="does not attend to lyrics"):
         Attention(8, 8, 2, "row").weights(torch.zeros(1, 2, 8))
