@@ -74,7 +74,7 @@ def test_a_prior_is_built_for_the_pieces_and_they_stay_once_it_is_trained(data, 
 
 @pytest.fixture(scope="module")
 def mute(model: Path) -> Path:
-    """The same model with a prior that hears no lyrics."""
+    """The same model with a prior without lyrics."""
     from jukebox.model.presets import find
 
     folder = model.parent / "mute"

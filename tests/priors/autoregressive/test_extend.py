@@ -1,4 +1,4 @@
-"""Lyrics added to a trained prior: at first nothing changes, bit for bit; then it listens."""
+"""Lyrics added to a trained prior: at first the output is bit-identical; then it learns to attend."""
 
 from __future__ import annotations
 
