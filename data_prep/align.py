@@ -1,8 +1,8 @@
-"""Which characters of the lyrics are sung at which second: from word times, from .lrc lines, or by a rule.
+"""The time of each character of the lyrics: from word times, from .lrc lines, or by a rule.
 
-Lyrics matter to a prior only if it knows when a letter is sung. Word times say it best, the lines of an .lrc file nearly
-as well. Plain lyrics are placed as songs are commonly set: a line begins on a bar, a syllable lasts a beat, and after its
-last word a line rests until the next bar that is at least one beat away. How long beats and bars are is measured on the
+A prior uses lyrics only if the times of the characters are known. Word times are the most accurate, and the lines of an .lrc
+file are nearly as good. Plain lyrics are placed by a common rule: a line begins on a bar, a syllable lasts a beat, and after
+its last word a line rests until the next bar that is at least one beat away. The lengths of beats and bars are measured on the
 songs of the data that have word times (`Pace`).
 """
 
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-METRES = (4, 3, 6, 8, 2, 5, 7)  # beats a bar, the common ones first
+METRES = (4, 3, 6, 8, 2, 5, 7)  # beats per bar, common ones first
 
 
 class TimedText(NamedTuple):
@@ -31,14 +31,15 @@ class TimedText(NamedTuple):
 
 
 def name_key(name: str) -> str:
-    """Return what two spellings of an artist or genre have in common."""
+    """Return a key that is the same for all spellings of an artist or genre."""
     return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 def syllables(word: str) -> int:
     """Count the syllables of a word: its groups of vowels; at least 1.
 
-    Accents are taken off first. Of other scripts, each Chinese, Japanese or Korean sign is one, else two letters are.
+    Accents are removed first. In other scripts each Chinese, Japanese or Korean character is a syllable, else two characters
+    are.
     """
     signs = sum(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL")) for char in word)
     plain = "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).lower()
@@ -58,14 +59,14 @@ def _words(text: str) -> list[tuple[int, int]]:
 
 
 def _bare(word: str) -> str:
-    """Return a word without its punctuation and case, for comparison (all of it where there is nothing else)."""
+    """Return a word without its punctuation and case, for comparison (the whole word if nothing else is left)."""
     return "".join(char for char in word.casefold() if char.isalnum()) or word
 
 
 def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, float]]:
-    """Return (number of the word in the lyrics, start, end) of every word that the times tell of.
+    """Return (index of the word in the lyrics, start, end) of every word with a time.
 
-    A line's seconds are shared evenly by its characters. Words that differ (one sung twice, one left out) are passed over.
+    The time of a line is divided evenly between its characters. Words that differ (sung twice, or left out) are skipped.
     """
     timed = []
     for text, start, end in times:
@@ -81,7 +82,7 @@ def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, 
 def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
     """Return float32 (len(lyrics),): the second in the middle of each character's share of its word; nan where unknown.
 
-    A space lies between its neighbours where both are known.
+    The time of a space is between its neighbours if both are known.
     """
     result = np.full(len(lyrics), np.nan, np.float32)
     words, last = _words(lyrics), None
@@ -110,9 +111,9 @@ def word_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pace:
-    """How songs are sung: `beat` seconds a syllable, `bar` beats a bar, `lead` seconds before the first word.
+    """How songs are sung: `beat` seconds per syllable, `bar` beats per bar, `lead` seconds before the first word.
 
-    `genres` holds the pace of each genre that was measured, by `name_key`.
+    `genres` has the measured pace of each genre, by `name_key`.
     """
 
     beat: float
@@ -121,7 +122,7 @@ class Pace:
     genres: Mapping[str, Pace] = field(default_factory=dict)
 
     def of(self, genres: Iterable[str]) -> Pace:
-        """Return the pace of the first of these genres that has one of its own, else of all songs."""
+        """Return the pace of the first of these genres that has one, else of all songs."""
         return next((self.genres[name_key(genre)] for genre in genres if name_key(genre) in self.genres), self)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,14 +132,14 @@ class Pace:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Pace:
-        """Undo `to_json`."""
+        """The inverse of `to_json`."""
         genres = {name: Pace.from_json(pace) for name, pace in data.get("genres", {}).items()}
         return Pace(float(data["beat"]), int(data["bar"]), float(data["lead"]), genres)
 
 
 @dataclass(frozen=True)
 class _Sung:
-    """What one song tells: seconds of each syllable; (syllables of a line, beats to the next); first word's second."""
+    """Measurements of one song: seconds of each syllable; (syllables of a line, beats to the next line); time of the first word."""
 
     beats: list[float]
     lines: list[tuple[int, float]]
@@ -148,7 +149,7 @@ class _Sung:
 def measure_pace(rows: Iterable[Any]) -> Pace | None:
     """Measure the pace of all songs, and of each genre, on rows with `lyrics`, `genres` and word times.
 
-    None where no song has word times (lines alone do not tell how fast they are sung).
+    None if no song has word times (times of lines alone do not give the pace).
     """
     everything: list[_Sung] = []
     by_genre: dict[str, list[_Sung]] = {}
@@ -164,7 +165,7 @@ def measure_pace(rows: Iterable[Any]) -> Pace | None:
 
 
 def _pace_of_song(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
-    """Return what one song tells, or None where it has no times of single words."""
+    """Return the measurements of one song, or None if it has no times of single words."""
     spans, beats, starts = _words(lyrics), [], {}
     line_of = [lyrics.count("\n", 0, start) for start, _ in spans]
     counts = Counter[int]()  # line -> syllables
@@ -192,9 +193,9 @@ def next_line(beats: int, bar: int) -> int:
 
 
 def _middle(songs: Sequence[_Sung]) -> Pace:
-    """Return the pace of some songs: medians, and the bar by which `place` would put their lines where they are.
+    """Return the pace of some songs: medians, and the bar with which `place` reproduces the times of their lines best.
 
-    Of bars that do so about equally well (a line of 5 and a rest fill two bars of 3 and one of 6) the common ones win.
+    If several bars are about equally good (a line of 5 and a rest fill two bars of 3 and one of 6), a common bar is chosen.
     """
     beat = float(np.median([beat for song in songs for beat in song.beats]))
     lines = [line for song in songs for line in song.lines]
@@ -207,8 +208,8 @@ def _middle(songs: Sequence[_Sung]) -> Pace:
 def place(lyrics: str, seconds: float, pace: Pace | None, genres: Iterable[str] = ()) -> list[TimedText]:
     """Return the words of plain lyrics with the times at which a song of `seconds` would sing them.
 
-    Lines begin on bars and a syllable lasts a beat; what is too long for the song is squeezed evenly to fit. Without a
-    pace the lines share the song evenly.
+    Lines begin on bars and a syllable lasts a beat; lyrics that are too long for the song are compressed evenly in time.
+    Without a pace the lines divide the song evenly.
     """
     lines = [words for line in lyrics.splitlines() if (words := line.split())]
     if not lines:

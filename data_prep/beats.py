@@ -1,7 +1,7 @@
-"""When the beats of a recording fall, and when its notes begin, in seconds; by librosa (Ellis 2007 for beats).
+"""Times of beats and note onsets of a recording, in seconds, by librosa (beats by Ellis 2007).
 
-The strength of onsets is measured in pieces, so that memory does not grow with the song, and both are found in the whole of it: 43
-numbers a second. librosa compiles its beat tracker when it is first called, some 15 seconds.
+Onset strength, 43 values per second, is computed in blocks, so that memory does not grow with the audio. Beats and onsets are
+found in the whole curve. librosa compiles its beat tracker at the first call, which takes some 15 seconds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from data_prep.audio.blocks import BlockReader
 
 RATE, HOP = 22050, 512
 CLEAR = 1.5
-PIECE, MARGIN = 2048 * HOP, 8 * HOP  # samples measured at a time, and heard on both sides of them
+PIECE, MARGIN = 2048 * HOP, 8 * HOP  # samples per block, and margin on both sides
 
 
 class Pulse(NamedTuple):
-    """Beats a minute, the second of each beat, and how much stronger onsets are at beats than elsewhere.
+    """Beats per minute, time of each beat in seconds, and ratio of the onset strength at beats to that elsewhere.
 
-    The tracker finds beats in anything. `clarity` is 1.1 for noise, up to 1.35 for music without a beat, and above 1.75 where a beat
-    is heard; 0 where there are fewer beats than one in 2.5 s.
+    The tracker finds beats in any signal. `clarity` is 1.1 for noise, up to 1.35 for music without a beat, and above 1.75 for
+    an audible beat; 0 if there is less than one beat per 2.5 s.
     """
 
     tempo: float
@@ -37,7 +37,7 @@ class Pulse(NamedTuple):
 
 
 def find_beats(path: str | Path) -> Pulse:
-    """The beats of a recording; none where nothing is struck."""
+    """The beats of a recording; none without onsets."""
     return beats_of(_strength(_sound(path)))
 
 
@@ -47,7 +47,7 @@ def find_onsets(path: str | Path) -> Float[np.ndarray, " n"]:
 
 
 def onsets_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Float[np.ndarray, " n"]:
-    """The same of mono samples."""
+    """The times of note onsets in mono samples."""
     return _onsets(_strength(_at_rate(audio, sample_rate)))
 
 
@@ -68,13 +68,13 @@ def pulse_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Pulse:
 
 
 def beats_of(strength: Float[np.ndarray, " n"]) -> Pulse:
-    """The beats in a curve of onset strength."""
+    """The beats of an onset strength curve."""
     import librosa
 
     if not strength.any():
         return Pulse(0.0, np.zeros(0))
     tempo, beats = librosa.beat.beat_track(onset_envelope=strength, sr=RATE, hop_length=HOP, units="time")
-    if len(beats) > 2:  # the tracker looks for tempi in steps of 5 per cent; the line through its beats knows better
+    if len(beats) > 2:  # the tracker searches tempi in steps of 5 per cent; a regression line through its beats is more exact
         tempo = 60 / np.polyfit(np.arange(len(beats)), beats, 1)[0]
     around = np.stack([np.roll(strength, shift) for shift in (-1, 0, 1)]).max(0)
     at = around[np.clip(np.round(np.asarray(beats) * RATE / HOP).astype(int), 0, len(strength) - 1)]
@@ -96,7 +96,7 @@ def _sound(path: str | Path) -> Iterator[Float[np.ndarray, " n"]]:
 
 
 def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " m"]:
-    """Onset strength, a number for every HOP samples; measured piece by piece, each with a margin that is dropped."""
+    """Onset strength, one value per HOP samples, computed in blocks with a margin that is dropped."""
     import librosa
 
     parts, held, margin, more = [], np.zeros(0, np.float32), 0, True

@@ -1,10 +1,10 @@
 """Tables of streams: Arrow files of about 1 GB, one row per song, one large list of frames per stream, and an index.
 
-A frame is one number, or a list of fixed size (several books, or a latent); the numbers have the stream's dtype.
-`CodesWriter` writes every song as it comes, into a file that gets its name when it is complete; the index is made from
-the shards. So a killed job keeps its finished songs and continues after them. A song may come again with other streams:
-the index knows where each stream of each song lies. `CodesReader` maps the shards of one or several folders into memory
-and reads a slice of a song without touching the rest. Shards of version 1 have columns `level_0` .., which are `vq.0` ..
+A frame is one number, or a list of fixed size (several books, or a latent); numbers have the stream's dtype. `CodesWriter`
+writes each song to a file that is renamed when it is complete; the index is computed from the shards. So a killed job keeps its
+finished songs and continues after them. A song may be written again with other streams: the index has the position of each
+stream of each song. `CodesReader` maps the shards of one or several folders into memory and reads a slice of a song without
+touching the rest. In shards of version 1 the columns `level_0` .. are the streams `vq.0` ..
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ SHARD_BYTES = 1 << 30
 
 
 class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
-    """Append songs' frames to a folder; `songs_done` are the songs that have all of this writer's streams already.
+    """Append the frames of songs to a folder; `songs_done` are the songs that already have all streams of this writer.
 
     Several writers (one a rank) may share a folder when each has its own `name` (without "-").
     """
 
     def __init__(self, folder: str | Path, streams: Sequence[str], shard_bytes: int = SHARD_BYTES, name: str = "codes") -> None:
-        """Open or continue a folder; what a killed writer of the same name left behind becomes a shard first."""
+        """Open or continue a folder; the unfinished file of a killed writer with the same name is first made a shard."""
         self.folder, self.streams, self.shard_bytes, self.name = Path(folder), tuple(streams), shard_bytes, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer: Any = None
         self._bytes = 0
-        for part in sorted(self.folder.glob(f".{name}-*")):  # .lost (a kill during a rescue) comes before .part
+        for part in sorted(self.folder.glob(f".{name}-*")):  # .lost (a kill during a recovery) is before .part
             if part.exists():
                 self._rescue(part)
         lengths = _lengths(_entries(self.folder))
         self.songs_done = {song for song, has in lengths.items() if set(self.streams) <= set(has)}
 
     def add(self, song: str, values: Mapping[str, np.ndarray]) -> None:
-        """Write the frames (t, ...) of one song by stream; from here on a kill does not lose them."""
+        """Write the frames (t, ...) of one song by stream; after the call a kill does not lose them."""
         import pyarrow as pa
 
         if set(values) != set(self.streams):
@@ -65,19 +65,19 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
             self._finish()
 
     def _write(self, batch: Any) -> None:
-        """Append a song, a record batch of one row, to the shard in the making."""
+        """Append a song, a record batch of one row, to the current shard."""
         import pyarrow as pa
 
         if self._writer is None:
             numbers = [int(path.stem.rsplit("-")[-1]) for path in self.folder.glob(f"{self.name}-*.arrow")]
             self._target = self.folder / f"{self.name}-{max(numbers, default=-1) + 1:05d}.arrow"
             self._part = self._target.with_name(f".{self._target.name}.part")
-            self._file = pa.OSFile(str(self._part), "wb")  # not buffered: what is written is in the system's hands
+            self._file = pa.OSFile(str(self._part), "wb")  # not buffered, so that written data survives a kill of the process
             self._writer = pa.ipc.new_file(self._file, batch.schema)
         self._writer.write_batch(batch)
 
     def _finish(self) -> None:
-        """Complete the shard in the making and give it its name."""
+        """Complete the current shard and rename it into place."""
         if self._writer is not None:
             self._writer.close()
             self._file.close()
@@ -85,12 +85,12 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
         self._writer, self._bytes = None, 0
 
     def _rescue(self, part: Path) -> None:
-        """Make a shard of the songs in an unfinished file: behind 8 bytes it is a stream of batches that ends early."""
+        """Recover the songs of an unfinished file as a shard; after 8 bytes it is an incomplete stream of batches."""
         import pyarrow as pa
 
-        lost = part.rename(part.with_suffix(".lost"))  # its name is needed for the new one
+        lost = part.rename(part.with_suffix(".lost"))  # frees the name for the new file
         with pa.memory_map(str(lost)) as file:
-            with contextlib.suppress(pa.ArrowInvalid, OSError):  # the song that was being written
+            with contextlib.suppress(pa.ArrowInvalid, OSError):  # the incomplete song
                 file.seek(8)
                 for batch in pa.ipc.open_stream(file):
                     self._write(batch)
@@ -103,7 +103,7 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
         write_index(self.folder)
 
     def __exit__(self, *exception: object) -> None:
-        """Close: what is finished is kept also where the work stops with an error."""
+        """Close the writer; finished songs are kept also after an error."""
         self.close()
 
 
@@ -116,7 +116,7 @@ def write_index(folder: str | Path) -> None:
     folder = Path(folder)
     text, number = pa.string(), pa.int64()
     schema = pa.schema([("song", text), ("stream", text), ("shard", text), ("row", number), ("length", number)])
-    with FileLock(folder / ".index.lock"):  # of two writers that end together the later one has seen all shards
+    with FileLock(folder / ".index.lock"):  # if two writers end at the same time, the later one has seen all shards
         rows = [dict(zip(schema.names, row)) for row in sorted(_entries(folder).values())]
         table = pa.Table.from_pylist(rows, schema)
         with replacing(folder / INDEX) as temporary:
@@ -124,13 +124,13 @@ def write_index(folder: str | Path) -> None:
 
 
 class CodesReader:
-    """Read frames from folders of shards, memory-mapped: opening costs the index, reading costs what is read."""
+    """Reads frames from memory-mapped folders of shards; opening reads the index only."""
 
     def __init__(self, *folders: str | Path) -> None:
-        """Read the index of each folder (from its shards where a killed job left none or an old one)."""
+        """Read the index of each folder (computed from its shards if a killed job left none or an old one)."""
         self.folders = [Path(folder) for folder in folders]
         self._places: dict[tuple[str, str], tuple] = {}
-        for folder in reversed(self.folders):  # of two that have a song's stream the first one counts
+        for folder in reversed(self.folders):  # the first folder that has a song's stream is used
             self._places |= {key: (folder, *place) for key, place in _index(folder).items()}
         self._lengths = _lengths({key: place[1:] for key, place in self._places.items()})
         self._shards: dict[Path, Any] = {}
@@ -150,7 +150,7 @@ class CodesReader:
         return [song for song in self.songs if set(streams) <= set(self._lengths[song])]
 
     def length(self, song: str, stream: str) -> int:
-        """Return how many frames a song has of a stream."""
+        """Return the number of frames of a stream of a song."""
         return self._place(song, stream)[5]
 
     def read(self, song: str, stream: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -168,7 +168,7 @@ class CodesReader:
         return frames.to_numpy(zero_copy_only=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel to another process without the open files."""
+        """Pickle without the open files."""
         return {**self.__dict__, "_shards": {}}
 
     def _place(self, song: str, stream: str) -> tuple:
@@ -181,7 +181,7 @@ class CodesReader:
 
 
 def _index(folder: Path) -> dict[tuple[str, str], tuple]:
-    """Return what `_entries` returns, from the index where it is newer than the shards."""
+    """Return the result of `_entries`, read from the index if it is newer than the shards."""
     import pyarrow.parquet as pq
 
     shards = sorted(folder.glob("*.arrow"))
@@ -196,14 +196,14 @@ def _index(folder: Path) -> dict[tuple[str, str], tuple]:
 
 
 def _open_shard(path: Path) -> Any:
-    """Map a shard into memory; its batches (one a song) are views into the file."""
+    """Map a shard into memory; its batches (one per song) are views into the file."""
     import pyarrow as pa
 
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
 def _entries(folder: Path) -> dict[tuple[str, str], tuple[str, str, str, int, int]]:
-    """Return {(song, stream): (song, stream, shard, row, length)} from the shards, later ones over earlier ones."""
+    """Return {(song, stream): (song, stream, shard, row, length)} from the shards; later shards replace earlier ones."""
     places = {}
     for path in sorted(folder.glob("*.arrow"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         shard = _open_shard(path)

@@ -1,4 +1,4 @@
-"""Errors that speak to the person: what was given, what was expected, what to do next."""
+"""Errors for the user: what was given, what was expected, what to do next."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake of the user in one sentence; the command line prints that line and exits with code 2."""
+    """An error of the user, in one sentence; the command line prints it and exits with code 2."""
 
 
 class BadAudio(UserError):
-    """A file whose sound cannot be used: `reason` is one of REASONS, `detail` says more."""
+    """An audio file that cannot be used; `reason` is one of REASONS, `detail` is a text."""
 
     REASONS = ("unreadable", "too short", "silent", "non-finite", "truncated")
 
     def __init__(self, path: object, reason: str, detail: str) -> None:
-        """Keep the parts apart, so that a table can hold them, and join them for the person."""
+        """Keep the parts for tables, and join them to the message."""
         assert reason in self.REASONS, reason
         super().__init__(f"{path}: {reason}: {detail}")
         self.path, self.reason, self.detail = str(path), reason, detail
 
     def __reduce__(self) -> tuple:
-        """Travel between processes (an exception is otherwise rebuilt from its one message)."""
+        """Pickle all parts; by default an exception is rebuilt from its message only."""
         return type(self), (self.path, self.reason, self.detail)
 
 
 @contextmanager
 def keeping(what: str, there: Callable[[], object]) -> Iterator[None]:
-    """An interruption (Ctrl-C) of this block names what is kept of its work, where `there` finds something."""
+    """On an interruption (Ctrl-C) of this block, name the saved work if `there` finds any."""
     try:
         yield
     except KeyboardInterrupt as error:

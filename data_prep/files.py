@@ -1,6 +1,6 @@
-"""Atomic writes: a reader of a file sees the old content or the new one, never a part of it, whenever the writer is killed.
+"""Atomic writes: a reader sees the old or the new content of a file, never a part, even if the writer is killed.
 
-And a lock by which many readers of a folder, or one writer, keep the others out.
+There is also a lock of a folder for many readers or one writer.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ IN_USE = ".in_use.lock"
 EXPANDED, SPARE = (
     100,
     1 << 30,
-)  # what a zip file may hold: so many times its own bytes, and masks, which are nearly nothing in it
+)  # limit on the expanded size of a zip file: this multiple of its bytes, plus masks, which compress to almost nothing
 
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it replaces `path` if the block succeeds, and is removed if it raises.
 
-    Its folder is made. The default name contains the process id, so that two processes do not share it; a killed process
-    leaves it. A given name is used again by the next attempt. There is no fsync: a block that needs it calls it. An OSError names `path`.
+    Its folder is created. The default name contains the process id, so that two processes do not share it; a killed process
+    leaves the file behind. A given name is reused by the next attempt. There is no fsync; a block that needs it calls it. An
+    OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -38,16 +39,16 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(temporary), temporary):  # of a write, or of a name that the user has not given
+        if error.filename in (None, str(temporary), temporary):  # error of a write, or of a name that the user has not given
             error.filename = str(path)
         raise
     finally:
-        with suppress(OSError):  # it is not there, or could not be
+        with suppress(OSError):  # the file does not exist, or could not be created
             temporary.unlink()
 
 
 def named_in_utf_8(folder: Path, what: str) -> Path:
-    """The folder; UserError where its name is not UTF-8: pyarrow and safetensors open no files in it."""
+    """Return the folder; UserError if its name is not UTF-8, because pyarrow and safetensors cannot open files in it."""
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
@@ -62,9 +63,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, data: dict) -> None:
-    """Write a json file atomically; what is not a finite number becomes null.
+    """Write a json file atomically; numbers that are not finite become null.
 
-    File names that are not UTF-8 hold surrogates, which are escaped: that is json, and reading gives them back.
+    File names that are not UTF-8 have surrogates, which are escaped, so that they are valid json and are read back unchanged.
     """
 
     def plain(value):
@@ -78,7 +79,7 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def check_target(path: Path) -> None:
-    """UserError where a file cannot be written: before the work whose result it is to hold. Its folder is made."""
+    """Check before the work that its result file can be written; UserError if not. The folder is created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -90,7 +91,7 @@ def check_target(path: Path) -> None:
 
 
 def stand_in(path: Path) -> str:
-    """What a file is instead of data that was to be fetched: empty, a pointer of Git LFS, a web page; empty text for anything else."""
+    """Describe a file that is not the expected data: empty, a Git LFS pointer, a web page; an empty text for anything else."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:
@@ -103,7 +104,7 @@ def stand_in(path: Path) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """ValueError where the members of a zip file are far larger than the file: what it holds would fill the memory."""
+    """Raise ValueError if the members of a zip file are far larger than the file and would fill the memory."""
     with zipfile.ZipFile(path) as archive:
         inside, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
     if inside > EXPANDED * size + SPARE:
@@ -122,10 +123,10 @@ def file_hash(path: Path, digits: int = 12) -> str:
 
 @contextmanager
 def held(folder: Path, alone: bool, refusal: str) -> Iterator[None]:
-    """Hold a folder's lock, `alone` or beside others who do not hold it alone; UserError with `refusal` where others do.
+    """Hold a folder's lock, exclusive (`alone`) or shared; UserError with the text `refusal` if another process blocks it.
 
-    The system releases it when the process ends, however it ends. Where there is no such lock (a disk that cannot be written and
-    has none, a system without flock), nothing is held.
+    The system releases it when the process ends or is killed. If locks are not supported (a read-only disk, a system without
+    flock), nothing is held.
     """
     try:
         import fcntl
@@ -147,7 +148,7 @@ def held(folder: Path, alone: bool, refusal: str) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-    """The file of a lock, made where that is possible; one that another user made is opened to read."""
+    """Open the file of a lock, created if possible; a file of another user is opened for reading."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:

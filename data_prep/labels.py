@@ -1,4 +1,4 @@
-"""The names of artists and genres that a model knows, and their numbers; number 0 is everybody else."""
+"""Artists and genres of a model with their ids; id 0 is "unknown"."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ UNKNOWN = "unknown"
 
 
 def clean(name: str, rules: str) -> str:
-    """A name as the published id files spell it: v2 lower case with _ for all but a-z and 0-9, v3 lower case only."""
+    """A name in the spelling of the published id files: v2 lower case with _ for all but a-z and 0-9, v3 lower case only."""
     name = name.lower()
     return name if rules == "v3" else re.sub("[^a-z0-9]+", "_", name).strip("_")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Artists and genres in the order of their numbers, "unknown" first, and the pace of the songs they come from.
+    """Artists and genres in the order of their ids, "unknown" first, and the pace of their songs.
 
-    Names are looked up without regard to case and to spaces around them, or by the `rules` of published models: "v2",
-    where a genre is a bag of its words, or "v3". There the last of two equal names counts.
+    The lookup ignores case and surrounding spaces, or follows the `rules` of published models: "v2", where a genre is a bag of
+    its words, or "v3". In published models the last of two equal names is used.
     """
 
     artists: tuple[str, ...] = (UNKNOWN,)
@@ -49,20 +49,20 @@ class Labels:
         return {self._key(name): number for number, name in enumerate(self.genres) if name}
 
     def artist_id(self, name: str | None) -> int:
-        """Return the number of an artist; 0 for None and for a name that is not known."""
+        """Return the id of an artist; 0 for None and for an unknown name."""
         return self._artist_ids.get(self._key(name or ""), 0)
 
     def genre_ids(self, names: Iterable[str]) -> list[int]:
-        """Return the number of each genre, 0 for those that are not known."""
+        """Return the id of each genre, 0 for unknown ones."""
         keys = [self._key(name) for name in names]
         if self.rules == "v2":
             keys = [word for key in keys for word in key.split("_")]
         return [self._genre_ids.get(key, 0) for key in keys]
 
     def extended(self, other: Labels) -> Labels:
-        """Return these labels with the names of `other` that are not known behind them; no number changes.
+        """Return these labels followed by the unknown names of `other`; no id changes.
 
-        The pace stays, but for genres that had none. By the rules "v2" the words of a genre are what is known.
+        The pace does not change, except for genres without one. With the rules "v2" the names are words of genres.
         """
         genres = [clean(name, self.rules).split("_") if self.rules == "v2" else [name] for name in other.genres]
         artists = _unknown(other.artists, self._artist_ids, self._key)
@@ -73,14 +73,14 @@ class Labels:
         return replace(self, artists=(*self.artists, *artists), genres=(*self.genres, *words), pace=pace)
 
     def to_json(self) -> dict[str, Any]:
-        """Return lists and plain numbers; `from_json` undoes it."""
+        """Return lists and plain numbers; the inverse is `from_json`."""
         pace = self.pace.to_json() if self.pace else None
         rules = {"rules": self.rules} if self.rules else {}
         return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace, **rules}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Labels:
-        """Undo `to_json`."""
+        """The inverse of `to_json`."""
         pace = Pace.from_json(data["pace"]) if data.get("pace") else None
         return Labels(tuple(data["artists"]), tuple(data["genres"]), pace, data.get("rules", ""))
 
@@ -90,7 +90,7 @@ class Labels:
 
     @staticmethod
     def load(path: str | Path) -> Labels:
-        """Read what `save` wrote; UserError where it is missing or is something else."""
+        """Read the file of `save`; UserError if it is missing or damaged."""
         try:
             return Labels.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -108,9 +108,10 @@ def build_labels(rows: Iterable[Any]) -> Labels:
 
 
 def one_spelling(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
-    """Map each name to one of those that differ from it in case and spaces only: the most frequent, the first, sorted, of equal ones.
+    """Map each name to the most frequent spelling of it that differs in case and spaces only; the first in sorted order of
+    equal ones.
 
-    A spelling that is `known` already comes before the others, however often they occur.
+    A spelling in `known` is preferred to more frequent ones.
     """
     given, first = _spellings(names), _spellings(known)
     chosen = {key: min(counts.items(), key=lambda item: (-item[1], item[0]))[0] for key, counts in (given | first).items()}
@@ -118,7 +119,7 @@ def one_spelling(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, s
 
 
 def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
-    """How often each spelling of a name occurs, under what they have in common."""
+    """Counts of the spellings of each name, by `name_key`."""
     spellings: dict[str, Counter[str]] = {}
     for name in names:
         spellings.setdefault(name_key(name), Counter())[name] += 1
@@ -126,7 +127,7 @@ def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
 
 
 def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:
-    """Return the names whose key is not known, each once."""
+    """Return the names with unknown keys, without duplicates."""
     new: dict[str, str] = {}
     for name in names:
         if key(name) and key(name) not in known and key(name) != key(UNKNOWN):
@@ -135,7 +136,7 @@ def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str]
 
 
 def _vocabulary(names: Iterable[str]) -> tuple[str, ...]:
-    """Return "unknown" and then each name once."""
+    """Return "unknown" and then the names without duplicates."""
     known: dict[str, str] = {name_key(UNKNOWN): UNKNOWN}
     for name in sorted(set(names)):
         if name_key(name):

@@ -1,11 +1,11 @@
-"""From a folder of music to tables: manifest.parquet, one row a song, and refused.parquet, one row a file not used.
+"""From a folder of music to tables: manifest.parquet, one row per song, and refused.parquet, one row per skipped file.
 
-Every file is decoded once, in a worker process (`pool.py`), for its true length and to see that it can be used. The tables
-are sorted by path and do not depend on how many processes worked on them; they are written whole or not at all. Until
-then, finished songs stand in a journal, from which an interrupted run goes on.
+Every file is decoded once in a worker process (`pool.py`) to measure its length and to check it. The tables are sorted by path
+and do not depend on the number of processes. They are written atomically. Until then, finished songs are in a journal, from
+which an interrupted run continues.
 
-Test songs are whole songs, chosen by a hash of (seed, bytes of the file): the same song is on the same side in whatever
-folder and company it comes, and copies of it are never on both sides.
+Test songs are whole songs, chosen by a hash of (seed, bytes of the file). So a song is in the same split in every folder, and
+copies of it are never in both splits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, co
 
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
 PROVENANCE = ("source", "licence")
-STALL = 120.0  # seconds in which a decoder has to give samples
+STALL = 120.0  # seconds within which a decoder must return samples
 SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
 
 
@@ -51,14 +51,14 @@ class SongRow:
     lyrics: str | None
     word_times: tuple[TimedText, ...]
     hash: str  # SHA-256 of the file
-    split: str  # "train" or "test"
-    source: str | None = None  # where it comes from, in words or as an address
+    split: str  # split: "train" or "test"
+    source: str | None = None  # source of the song, as a text or URL
     licence: str | None = None
 
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What `prepare` did: songs kept and their hours, files refused and why, others ignored, songs that were there before."""
+    """Result of `prepare`: songs kept and their hours, skipped files with reasons, ignored files, earlier songs."""
 
     kept: int
     refused: int
@@ -66,14 +66,14 @@ class PrepareSummary:
     reasons: Mapping[str, int]
     ignored: int
     folder: Path
-    left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names
-    unread: Sequence[str] = ()  # songs beside which lyrics lie that cannot be read
-    ignored_suffixes: str = ""  # in words, the number of files of each
+    left_out: Mapping[str, int] = field(default_factory=dict)  # lyrics and names
+    unread: Sequence[str] = ()  # songs with an unreadable file of lyrics
+    ignored_suffixes: str = ""  # suffixes with the number of files of each
     several_tracks: int = 0  # songs of files with more than one audio track
     before: int = 0
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Format as one line."""
         unread = ", ".join([*self.unread[:3], *[".."] * (len(self.unread) > 3)])
         left_out = describe(self.left_out)
         why = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
@@ -99,9 +99,9 @@ def prepare(
 ) -> PrepareSummary | None:  # fmt: skip
     """Write manifest.parquet, refused.parquet and labels.json of folders, csv or jsonl files into the folder `out`.
 
-    `add` keeps the songs that `out` holds already, with their names and sides, and adds those that are not among them. Under mpirun
-    every rank calls it, and all but the first get None. Raises UserError for a source without audio, where `out` holds songs of other
-    sources or is read by a training, and, after writing the tables, where no file could be used.
+    `add` keeps the songs of `out` with their names and splits, and adds new songs. Under mpirun every rank calls it, and all
+    but the first get None. Raises UserError for a source without audio, if `out` has songs of other sources or is read by a
+    training, and, after writing the tables, if no file could be used.
     """
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
         given = f"{test_share}, {min_seconds} and {workers}"
@@ -128,7 +128,7 @@ def prepare(
 
 
 def _inspected(found: SongSource, out: Path, min_seconds: float, workers: int) -> list[dict[str, Any]] | None:
-    """What `inspect` finds of each song, those in the journal of an interrupted run read from there; None in all ranks but the first."""
+    """Results of `inspect` for each song, read from the journal of an interrupted run if possible; None in all ranks but the first."""
     journal = (out / JOURNAL).open("a+", encoding="utf-8") if is_leader() else None
     results = _journalled(journal) if journal else {}
     keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
@@ -149,7 +149,7 @@ def _write_tables(
     out: Path, before: DataState, sources: Sequence[Path], found: SongSource, everything: Sequence[dict[str, Any]],
     chance: tuple[float, int],
 ) -> PrepareSummary:  # fmt: skip
-    """Write the tables of the songs there were and of those inspected; `chance` is the share held out and its seed."""
+    """Write the tables of earlier and inspected songs; `chance` is the share of test songs and its seed."""
     refused = [result for result in everything if "reason" in result]
     good = [result for result in everything if "reason" not in result]
     splits = split_songs([result["hash"] for result in good], *chance, {row.hash: row.split for row in before.songs.values()})
@@ -178,7 +178,7 @@ def _write_tables(
 
 
 def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_out: Counter[str]) -> list[SongRow]:
-    """The new rows with artists and genres that differ only in case in one spelling: that of `before`, else the most frequent."""
+    """The new rows with one spelling of artists and genres that differ in case only: that of `before`, else the most frequent."""
     artists = one_spelling((row.artist for row in new if row.artist), (row.artist for row in before if row.artist))
     genres = one_spelling((name for row in new for name in row.genres), (name for row in before for name in row.genres))
     spelled = [
@@ -194,7 +194,7 @@ def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_o
 
 @dataclass(frozen=True)
 class DataState:
-    """What a data folder holds: where its music is, its sources, and, where others are to be added, its songs and refused files."""
+    """Content of a data folder: root of its music, its sources, and, if songs are added, its songs and skipped files."""
 
     out: Path
     root: Path | None = None
@@ -204,7 +204,7 @@ class DataState:
     add: bool = False
 
     def check(self, sources: Sequence[Path]) -> None:
-        """UserError where songs of other sources would be replaced; an old table, which names no sources, has its root."""
+        """Raise UserError if songs of other sources would be replaced; an old table without sources has its root as source."""
         if self.add or self.root is None:
             return
         given = {place.resolve() for place in sources}
@@ -217,7 +217,7 @@ class DataState:
 
 
 def read_state(out: Path, add: bool) -> DataState:
-    """The state of a data folder; one without a manifest, or without a song in it, is empty."""
+    """The state of a data folder; it is empty without a manifest or without songs."""
     import pyarrow.parquet as pq
 
     path = out / MANIFEST
@@ -235,7 +235,7 @@ def read_state(out: Path, add: bool) -> DataState:
 
 
 def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> SongSource:
-    """The songs of several sources; `root` (None: that of the first source) is where the paths of all of them begin."""
+    """The songs of several sources; all paths are relative to `root` (None: that of the first source)."""
     found = [find_songs(source, out) for source in sources]
     root = root or found[0].root
     songs: dict[str, Found] = {}
@@ -250,7 +250,7 @@ def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> So
 
 
 def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
-    """Decode one song and read its tags: the columns of its row in the manifest, or of its row among the refused."""
+    """Decode one song and read its tags: the columns of its row in the manifest, or in refused.parquet."""
     path = root / song.path
     try:
         song.path.encode()
@@ -272,14 +272,14 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
 
 
 def _crashed(song: Found, explanation: str) -> dict[str, Any]:
-    """Refuse a file that took its decoder down."""
+    """Skip a file that crashed its decoder."""
     return {"path": song.path, "reason": "unreadable", "detail": f"decoder crashed: {explanation}"}
 
 
 def split_songs(hashes: Iterable[str], test_share: float, seed: int, before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return {hash: "train" or "test"}, each a function of (seed, hash); songs of `before`, {hash: side}, keep their sides.
+    """Return {hash: "train" or "test"}, each a function of (seed, hash); songs of `before`, {hash: split}, keep their splits.
 
-    Where chance leaves a side empty, and there are two different songs, the song nearest to it changes sides.
+    If a split would be empty and there are two different songs, the song closest to the threshold is moved to it.
     """
     draws = {name: int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13 for name in hashes}
     order = sorted(draws, key=lambda name: (draws[name], name))
@@ -292,12 +292,12 @@ def split_songs(hashes: Iterable[str], test_share: float, seed: int, before: Map
 
 
 def reading(data: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a data folder while it is read for long, so that `prepare` does not replace its tables; UserError where it is doing so."""
+    """Lock a data folder during a long read, so that `prepare` does not replace its tables; UserError if it is running."""
     return held(data, False, f"{data} is being written by jukebox prepare; run this again when that is done")
 
 
 def load_manifest(data: str | Path) -> list[SongRow]:
-    """Return the songs of a data folder, sorted by path; UserError where there is no manifest."""
+    """Return the songs of a data folder, sorted by path; UserError without a manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -312,7 +312,7 @@ def load_manifest(data: str | Path) -> list[SongRow]:
 
 
 def load_refused(data: str | Path) -> list[dict[str, str]]:
-    """Return path, reason and detail of the files that were refused; none where there is no such table."""
+    """Return path, reason and detail of the skipped files; none without the table."""
     import pyarrow.parquet as pq
 
     path = Path(data) / REFUSED
@@ -320,14 +320,14 @@ def load_refused(data: str | Path) -> list[dict[str, str]]:
 
 
 def audio_path(data: str | Path, row: SongRow) -> Path:
-    """Return where a song's audio lies: below the stored root, or where that root lies now relative to the data."""
+    """Return the path of a song's audio: below the stored root, or below the root at its current place relative to the data."""
     path = Path(data) / MANIFEST
     return _root(str(path), path.stat().st_mtime_ns) / row.path
 
 
 @lru_cache(maxsize=16)
 def _root(manifest: str, _changed: int) -> Path:
-    """Return the root of a manifest: as it was, or (data and music moved together) as seen from the data folder."""
+    """Return the root of a manifest: as stored, or relative to the data folder if data and music were moved together."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(manifest).metadata or {}
@@ -338,7 +338,7 @@ def _root(manifest: str, _changed: int) -> Path:
 
 
 def _row(values: Mapping[str, Any]) -> SongRow:
-    """Turn plain values (of a table, of a journal) into a row."""
+    """Convert plain values (of a table, of a journal) to a row."""
     times = [(time["text"], time["start"], time["end"]) if isinstance(time, dict) else time for time in values["word_times"]]
     kept = {name: values[name] for name in ("path", "seconds", "sample_rate", "channels", "artist", "lyrics", "hash", "split")}
     times = tuple(TimedText(*time) for time in times)
@@ -347,7 +347,7 @@ def _row(values: Mapping[str, Any]) -> SongRow:
 
 
 def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Sequence[Path]) -> None:
-    """Write manifest.parquet; sources are named from the root, so that they move with it."""
+    """Write manifest.parquet; sources are relative to the root, so that they can be moved with it."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -364,7 +364,7 @@ def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Seq
 
 
 def _write_refused(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write refused.parquet; a path that is no unicode is shown with replacement characters."""
+    """Write refused.parquet; paths that are not valid unicode have replacement characters."""
     import pyarrow as pa
 
     table = [{name: text.encode("utf-8", "replace").decode() for name, text in row.items()} for row in rows]
@@ -381,7 +381,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
 
 
 def _key(root: Path, song: Found, min_seconds: float) -> str:
-    """Return what the result of a song depends on: its file and the lyrics beside it, what its row says, the settings."""
+    """Return the inputs of a song's result: its file and its file of lyrics, its row, the settings."""
     stats: list[Any] = [str(root), asdict(song), min_seconds]
     for path in (root / song.path, *((root / song.path).with_suffix(suffix) for suffix in LYRICS_SUFFIXES)):
         try:
@@ -393,7 +393,7 @@ def _key(root: Path, song: Found, min_seconds: float) -> str:
 
 
 def _journalled(journal: Any) -> dict[str, dict]:
-    """Read the journal of an interrupted run; the line that was being written is left out."""
+    """Read the journal of an interrupted run; an incomplete last line is ignored."""
     journal.seek(0)
     text, results = journal.read(), {}
     if text and not text.endswith("\n"):

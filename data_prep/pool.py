@@ -1,11 +1,11 @@
-"""Map a function over songs, many at a time, so that no song can take the others down with it.
+"""Map a function over songs in parallel worker processes; a crash affects only its own song.
 
-Every call runs in a worker process. Decoders are C code fed with files from anywhere: one that dies of a segmentation fault
-costs its song and nothing else, because a worker works on one item at a time and is started again. Workers are plain child
-processes that read pickles from a pipe rather than `multiprocessing`'s: those import the caller's main script again (a script
-without a `__main__` guard then breaks), and `ProcessPoolExecutor` forgets every pending item when one worker dies.
+Decoders are C code that reads untrusted files. After a segmentation fault only one song is lost, because a worker processes one
+item at a time and is restarted. Workers are plain child processes that read pickles from a pipe. The workers of
+`multiprocessing` import the caller's main script again, which breaks a script without a `__main__` guard, and
+`ProcessPoolExecutor` loses all pending items when one worker dies.
 
-Under `mpirun`, with mpi4py, every rank takes its share, and rank 0 gets each result as soon as it is there, in order.
+Under `mpirun`, with mpi4py, every rank has a share, and rank 0 gets the results in order as soon as they are ready.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from functools import partial
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
-FORWARDED = 1.0  # seconds that mpirun has to forward a rank's last line; at an abort it drops what is still in its pipes
-PULSE = 1.0  # seconds between two signs of a worker that goes on
-FIRST_WORD = 3.0  # seconds that rank 0 has to say what is wrong before another rank says it
+FORWARDED = 1.0  # seconds for mpirun to forward a rank's last line; at an abort it drops the content of its pipes
+PULSE = 1.0  # seconds between two heartbeats of a worker
+FIRST_WORD = 3.0  # seconds for rank 0 to print an error before another rank prints it
 
 
 class WorkerCrashed(RuntimeError):
-    """The process that worked on an item died (segmentation fault, out of memory, killed), or was ended because it did not go on."""
+    """The process that worked on an item died (segmentation fault, out of memory, killed), or was killed because it was stalled."""
 
 
 _pulse: Callable[[], None] = lambda: None  # noqa: E731
 
 
 def alive() -> None:
-    """Report, from inside a function that is mapped over songs, that it goes on: within `stall` seconds of the last report."""
+    """Heartbeat of a mapped function; it must be called within `stall` seconds of the last call."""
     _pulse()
 
 
 def map_songs(
     function: Callable, items: Sequence, workers: int = 0, what: str = "songs", on_crash: Callable | None = None, stall: float = 0,
 ) -> Iterator[Any]:  # fmt: skip
-    """Yield function(item) in the order of the items, computed by `workers` processes (0: one a core, at most 8).
+    """Yield function(item) in the order of the items, computed by `workers` processes (0: one per core, at most 8).
 
-    The function must be importable by name (no lambda, nothing of `__main__`); a `functools.partial` will do. What it
-    raises is raised here. Where its process dies, `on_crash(item, explanation)` gives the result, or WorkerCrashed is
-    raised. A process that neither returns nor calls `alive` for `stall` seconds (0: any time) is ended.
+    The function must be importable by name (no lambda, nothing of `__main__`); a `functools.partial` is allowed. Its exceptions
+    are raised here. If its process dies, `on_crash(item, explanation)` returns the result, or WorkerCrashed is raised. A
+    process that neither returns nor calls `alive` for `stall` seconds (0: unlimited) is killed.
     Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
     """
-    from data_prep.progress import ProgressBar  # tqdm takes time, and a worker has no bar
+    from data_prep.progress import ProgressBar  # tqdm is slow to import, and a worker has no bar
 
     comm = mpi_comm()
     share = partial(_local, function, on_crash=on_crash, stall=stall)
@@ -78,16 +78,16 @@ def mpi_comm() -> Any | None:
 
 
 def is_leader() -> bool:
-    """Say whether this process is the one that gets results and writes files (rank 0, or no ranks at all)."""
+    """Return whether this process gets results and writes files (rank 0, or no ranks at all)."""
     comm = mpi_comm()
     return comm is None or comm.Get_rank() == 0
 
 
 def abort_ranks(code: int) -> None:
-    """End all ranks of an mpirun job with an exit code; nothing happens where this process is no such rank.
+    """End all ranks of an mpirun job with an exit code; does nothing outside of an mpirun job.
 
-    A rank that fails alone has to do this: the others wait for it, and it would wait for them where MPI ends, for ever.
-    The exception that is on its way is shown, because nobody will catch it.
+    A rank that fails alone must call this, because the other ranks wait for it, and it would wait for them in MPI's
+    finalisation, forever. The current exception is printed, because no caller will catch it.
     """
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
@@ -100,14 +100,14 @@ def abort_ranks(code: int) -> None:
 
 
 def wait_for_leader() -> None:
-    """Wait a little in all ranks of an mpirun job but the first: what is wrong for all of them is then said once."""
+    """Wait a little in all ranks of an mpirun job but the first, so that an error of all ranks is printed once."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_rank():
         time.sleep(FIRST_WORD)
 
 
 def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequence) -> Iterator[Any]:
-    """Share the items out, one by one; results go to rank 0, and so to its journal, while the work goes on."""
+    """Distribute single items; results go to rank 0, and so to its journal, during the work."""
     rank, size = comm.Get_rank(), comm.Get_size()
     try:
         items = comm.bcast(items, root=0)
@@ -118,13 +118,13 @@ def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequ
         else:
             for i in range(len(items)):
                 yield next(own) if i % size == 0 else comm.recv(source=i % size)
-    except BaseException:  # the other ranks would wait for this one for ever
+    except BaseException:  # the other ranks would wait for this one forever
         abort_ranks(1)
         raise
 
 
 def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable | None, stall: float) -> Iterator[Any]:
-    """Keep `workers` processes busy, each fed by its own thread, a bounded number of items ahead of the reader."""
+    """Keep `workers` processes busy, each fed by its own thread, at most a fixed number of items ahead of the reader."""
     if not items:
         return
     count = min(len(items), workers or min(8, os.cpu_count() or 1))
@@ -160,7 +160,7 @@ def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable
 
 
 class _Worker:
-    """One child process that holds the function; started at its first item, and again after a crash."""
+    """One child process with the function; it is started at its first item, and again after a crash."""
 
     def __init__(self, function: bytes, stall: float) -> None:
         self.function, self.stall, self.stalled = function, stall, False
@@ -179,14 +179,14 @@ class _Worker:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             code = self._end(patience=5)
             if self.stalled:
-                raise WorkerCrashed(f"it did not go on for {self.stall:g} s") from error
+                raise WorkerCrashed(f"it was stalled for {self.stall:g} s") from error
             raise WorkerCrashed(f"the worker process died (exit code {code}) while it worked on {item!r}") from error
         if not good:
             raise value
         return value
 
     def _answer(self, process: subprocess.Popen) -> tuple[bool, Any]:
-        """What the child sends after its signs of life; one that sends nothing for `stall` seconds is killed."""
+        """The child's answer after its heartbeats; a child that sends nothing for `stall` seconds is killed."""
 
         def kill() -> None:
             self.stalled = True
@@ -204,7 +204,7 @@ class _Worker:
         return answer
 
     def _start(self) -> subprocess.Popen:
-        """Start the child and wait for its greeting, so that a child that cannot start is told from a crash."""
+        """Start the child and wait for its greeting, so that a failed start is distinguished from a crash."""
         environment = {"OMP_NUM_THREADS": "1", **os.environ}  # the processes are the threads
         command = [sys.executable, "-c", CHILD, *(os.path.abspath(place) for place in sys.path)]
         pipe = subprocess.PIPE
@@ -219,12 +219,12 @@ class _Worker:
         return process
 
     def stop(self) -> None:
-        """End the child for good, whatever it is doing; a thread that waits for its answer gets WorkerCrashed."""
+        """Terminate the child permanently; a thread that waits for its answer gets WorkerCrashed."""
         self.closed = True
         self._end(patience=0)
 
     def _end(self, patience: float) -> int | None:
-        """Give the child some seconds to die by itself, then kill it; return its exit code."""
+        """Wait some seconds for the child to exit, then kill it; return its exit code."""
         process, self.process = self.process, None
         if process is None:
             return None
@@ -233,20 +233,20 @@ class _Worker:
         process.kill()  # before its pipes are closed: a thread may be reading from one
         code = process.wait()
         for stream in (process.stdin, process.stdout):
-            with suppress(OSError):  # a broken pipe has nothing left to flush
+            with suppress(OSError):  # a broken pipe has nothing to flush
                 stream.close()  # type: ignore[union-attr]
         return code
 
 
 def serve() -> None:
-    """Be a worker: read the function, then items, from standard input until it closes; answer on standard output."""
+    """Run a worker: read the function, then items, from standard input until it closes; answer on standard output."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get into the answers
     requests = sys.stdin.buffer
     function = pickle.load(requests)
     pickle.dump("ready", replies)
     replies.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders chatter about every odd file
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print messages about every unusual file
     last = time.monotonic()
 
     def pulse() -> None:
@@ -272,7 +272,7 @@ def serve() -> None:
 
 
 def _pickled_error(error: Exception, note: str) -> bytes:
-    """Pickle an error with its traceback as a note (Python 3.11), or their text where the error does not survive."""
+    """Pickle an error with its traceback as a note (Python 3.11), or their text if the error cannot be pickled."""
     error.__dict__.setdefault("__notes__", []).append(note)
     try:
         answer = pickle.dumps((False, error))

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal a bar, in a pipe or a file a line every ten seconds."""
+"""Progress bars: a bar on a terminal, a line every ten seconds in a pipe or file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left, {ra
 
 
 class ProgressBar(tqdm):
-    """tqdm on a terminal; elsewhere whole lines: none for work of less than ten seconds, and a last one where there were others."""
+    """tqdm on a terminal, else whole lines: none for work of less than ten seconds, else also a last one."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.in_lines, self.printed = not sys.stderr.isatty(), False

@@ -1,7 +1,7 @@
-"""Where songs come from and what is known of them: a folder, a csv or a jsonl file; lyrics beside the audio; tags.
+"""Sources of songs and their metadata: a folder, a csv or a jsonl file; lyrics files beside the audio; tags.
 
-What is known of a song is looked for in this order: its row in the csv or jsonl file, `song.lrc` or `song.txt` beside
-`song.mp3`, the tags in the file itself.
+Metadata is read in this order: the row in the csv or jsonl file, `song.lrc` or `song.txt` beside `song.mp3`, the tags of the
+file.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from data_prep.metadata.tables import csv_rows, jsonl_rows
 from data_prep.metadata.tags import Tags, first_artist, one_line, read_tags
 
 _READERS = {".csv": csv_rows, ".tsv": csv_rows, ".jsonl": jsonl_rows}
-LYRICS_SUFFIXES = (".lrc", ".LRC", ".txt", ".TXT")  # beside the audio; the first counts
+LYRICS_SUFFIXES = (".lrc", ".LRC", ".txt", ".TXT")  # suffixes of lyrics files beside the audio; the first is used
 UNREADABLE = "files of lyrics that cannot be read"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A song as it was found: `path` below the root ("/" between folders), and what is known of it so far."""
+    """A song of a source: `path` below the root ("/" between folders), and its metadata so far."""
 
     path: str
     artist: str | None = None
     genres: tuple[str, ...] = ()
-    lyrics: str | None = None  # "" where it is known that nothing is sung
+    lyrics: str | None = None  # "" for a song that is known to be instrumental
     word_times: tuple[TimedText, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)  # of lyrics and names: what is not used, and how often
+    left_out: Mapping[str, int] = field(default_factory=dict)  # unused parts of lyrics and names, with counts
     source: str | None = None
     licence: str | None = None
-    split: str | None = None  # "train" or "test", where a table names the side
+    split: str | None = None  # "train" or "test" if a table has the split
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class SongSource:
     root: Path
     songs: tuple[Found, ...]
     ignored: int
-    suffixes: Mapping[str, int] = field(default_factory=dict)  # the number of ignored files of each
+    suffixes: Mapping[str, int] = field(default_factory=dict)  # number of ignored files by suffix
 
     @property
     def ignored_suffixes(self) -> str:
-        """In words, the number of ignored files of each suffix."""
+        """Format the number of ignored files of each suffix."""
         return named(self.suffixes)
 
 
 def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
-    """List the songs of a folder (with its sub-folders; hidden files and `out` left aside), a csv or a jsonl file.
+    """List the songs of a folder (with its sub-folders, without hidden files and `out`), a csv or a jsonl file.
 
-    Raises UserError where the source does not exist, is something else, is malformed, or names no audio at all.
+    Raises UserError if the source does not exist, has another type, is malformed, or lists no audio.
     """
     source = Path(source).expanduser()
     if source.is_dir():
@@ -83,7 +83,7 @@ def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
 
 
 def complete(song: Found, root: Path) -> Found:
-    """Fill what is not known yet from the file of lyrics beside the audio, then from the tags in the audio."""
+    """Fill missing metadata from the lyrics file beside the audio, then from the tags of the audio."""
     path = root / song.path
     for suffix in LYRICS_SUFFIXES:
         if song.lyrics is None and (beside := path.with_suffix(suffix)).is_file():
@@ -99,7 +99,7 @@ def complete(song: Found, root: Path) -> Found:
 
 
 def _with_file(song: Found, path: Path) -> Found:
-    """Set lyrics from a file, which is counted where it cannot be read."""
+    """Set lyrics from a file; an unreadable file is counted."""
     try:
         return _with_lyrics(song, read_lyrics(path))
     except UserError:
@@ -107,7 +107,7 @@ def _with_file(song: Found, path: Path) -> Found:
 
 
 def _with_lyrics(song: Found, lyrics: ParsedLyrics) -> Found:
-    """Set lyrics and, where the song has no times yet, their times; lyrics without a word are unknown, unless marks say why."""
+    """Set lyrics and, if the song has none, their times; lyrics without words are unknown, unless marks mean an instrumental."""
     text = lyrics.text if lyrics.text or lyrics.left_out else None
     return replace(_counted(song, lyrics.left_out), lyrics=text, word_times=song.word_times or lyrics.times)
 
@@ -129,7 +129,7 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
 
 
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
-    """Check a row and turn it into a song; lyrics may be the name of a .txt or .lrc file."""
+    """Check a row and convert it to a song; lyrics may be the name of a .txt or .lrc file."""
     path, artist, lyrics, source = (row.get(name) for name in ("path", "artist", "lyrics", "source"))
     licence, split = row.get("licence") or row.get("license"), row.get("split") or None
     genres = row.get("genres") or row.get("genre") or []
@@ -157,7 +157,7 @@ def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
 
 
 def _found_path(path: str, root: Path) -> str:
-    """Return a path with "/" between folders, in one spelling; a backslash is one, unless a file has it in its name."""
+    """Return a path with "/" between folders, in normal form; a backslash is a separator, unless a file has it in its name."""
     path = path.strip().replace(os.sep, "/")
     if "\\" in path and not (root / path).exists():
         path = path.replace("\\", "/")

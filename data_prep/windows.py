@@ -1,9 +1,9 @@
-"""Training windows: which piece of which song every step of every rank trains on, as a pure function.
+"""Training windows: the excerpts for every step of every rank, as a pure function.
 
-Windows tile the songs: in each epoch every song is cut into windows from a shift of its own, so that starts vary from
-epoch to epoch while no part of a song is seen twice before the others were seen once. The order is a permutation that
-is computed, not listed (a Feistel network with cycle walking, Black and Rogaway 2002), so a million songs cost a
-cumulative sum, and a run resumes at step N by asking for step N.
+Windows tile the songs. In each epoch every song is cut into windows with a random shift. So starts vary from epoch to epoch,
+but no part of a song is used twice before the others are used once. The order is a permutation that is computed on the fly (a
+Feistel network with cycle walking, Black and Rogaway 2002), so a million songs need only a cumulative sum, and a run resumes at
+step N by computing step N.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROUNDS = 6
 
 
 def mix_bits(*numbers: int) -> int:
-    """Hash integers into 64 bits (splitmix64, once a number); the same everywhere and always."""
+    """Hash integers into 64 bits (splitmix64, once per number); the result is the same on every machine."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & _MASK
@@ -28,10 +28,10 @@ def mix_bits(*numbers: int) -> int:
 
 
 def permute(i: int, n: int, seed: int, epoch: int) -> int:
-    """Return where position i of range(n) goes: a bijection for every (seed, epoch), in constant memory.
+    """Return the image of position i of range(n) under a permutation of (seed, epoch), in constant memory.
 
-    A Feistel network permutes the smallest even number of bits that holds n; what falls outside of range(n) is sent
-    through again until it falls inside (fewer than 4 times on average). Raises IndexError for i outside of range(n).
+    A Feistel network permutes the smallest even number of bits that holds n. It is applied again to values outside of range(n)
+    until they are inside (fewer than 4 times on average). Raises IndexError for i outside of range(n).
     """
     if not 0 <= i < n:
         raise IndexError(f"position {i} is outside of range({n})")
@@ -50,19 +50,19 @@ def permute(i: int, n: int, seed: int, epoch: int) -> int:
 class Windows:
     """All windows of all songs, in an order that is a pure function of (seed, epoch).
 
-    `lengths` are the songs' lengths in codes (or samples), `window` the length of a window, `hop` the distance of two
-    windows in a song (None: `window`, they touch), `multiple` what every start is a multiple of. Songs shorter than a
-    window have none; `skipped` counts them.
+    `lengths` are the songs' lengths in codes (or samples), `window` the length of a window, `hop` the distance of two windows
+    in a song (None: `window`, they are adjacent). Every start is a multiple of `multiple`. Songs shorter than a window have no
+    windows; `skipped` counts them.
     """
 
     def __init__(self, lengths: Sequence[int], window: int, multiple: int = 1, hop: int | None = None) -> None:
-        """Count the windows of each song; O(songs) memory. Raises ValueError where there is none at all."""
+        """Count the windows of each song; O(songs) memory. Raises ValueError if there are none."""
         hop = window if hop is None else hop
         if min(window, multiple, hop) < 1:
             raise ValueError(f"window {window}, multiple {multiple} and hop {hop} must all be at least 1")
         self.lengths = np.asarray(lengths, dtype=np.int64).reshape(-1)
         self.window, self.multiple, self.hop = window, multiple, hop
-        room = self.lengths - window  # the last start there is
+        room = self.lengths - window  # the last possible start
         self.counts = np.where(room >= 0, room // hop + 1, 0)
         self.ends = np.cumsum(self.counts)
         self.skipped = int((room < 0).sum())
@@ -77,7 +77,7 @@ class Windows:
         return int(self.ends[-1]) if len(self.ends) else 0
 
     def epoch_of(self, step: int, batch_size: int) -> int:
-        """Return the epoch in which the first window of a step lies."""
+        """Return the epoch of the first window of a step."""
         return step * batch_size // len(self)
 
     def at(self, index: int, seed: int) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class Windows:
         epoch, position = divmod(index, len(self))
         place = permute(position, len(self), seed, epoch)
         song = int(np.searchsorted(self.ends, place, side="right"))
-        number = place - int(self.ends[song] - self.counts[song])  # which window of its song
+        number = place - int(self.ends[song] - self.counts[song])  # index of the window in its song
         spare = int(self.lengths[song] - self.window - (self.counts[song] - 1) * self.hop)
         shift = mix_bits(seed, epoch, song, 1) % (spare + 1)
         start = shift + number * self.hop
@@ -94,7 +94,7 @@ class Windows:
     def batch(self, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> list[tuple[int, int]]:
         """Return [(song index, start), ...] of one rank's share of a step; `batch_size` counts all ranks together.
 
-        The ranks' shares joined are the batch of one rank alone. Raises ValueError where the shares would differ in size.
+        The shares of all ranks are the batch of a single rank. Raises ValueError if the shares would differ in size.
         """
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"a batch of {batch_size} cannot be shared equally by {world} ranks (this one is {rank})")

@@ -1,4 +1,4 @@
-"""Songs from a codec and priors. The public names of the Python API; each is imported when it is first used."""
+"""Public names of the Python API; each is imported on first use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """The public name `name`, imported now; until then `import jukebox` costs next to nothing (PEP 562)."""
+    """Import the public name `name` on first use, so that `import jukebox` is fast (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'jukebox' has no attribute {name!r}; it offers {', '.join(__all__)}")
     from importlib import import_module

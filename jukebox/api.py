@@ -3,8 +3,8 @@
     model = Jukebox.from_pretrained("MODEL")
     audio = model.generate(Song(artist="ann", lyrics="la la"), seconds=30)
 
-Weights are read on first use and stay loaded. Audio that is not to be kept is sampled in a temporary run folder; with
-`run_folder` the run stays on disk, as that of the command line. Defaults, warnings and errors are those of the command line.
+Weights are read on first use and stay loaded. Without `run_folder` the audio is sampled in a temporary run folder; with it the
+run stays on disk, as on the command line. Defaults, warnings and errors are those of the command line.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: frames done of all frames of a level, of all its samples together."""
+    """Progress of a job: finished frames of all frames of a level, summed over samples."""
 
     level: int
     stream: str
@@ -72,10 +72,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a job calls while it works.
+    """Callbacks of a job.
 
-    progress: gets a `Progress` whenever something has come
-    cancel: asked as often; where it returns true, the job stops with `Cancelled`
+    progress: gets a `Progress` after every update
+    cancel: called as often; if it returns true, the job stops with `Cancelled`
     """
 
     progress: Callable[[Progress], object] | None = None
@@ -83,13 +83,13 @@ class Callbacks:
 
 
 class Jukebox(ModelFolder):
-    """A model opened for use: `Jukebox.from_pretrained(folder)`."""
+    """An opened model: `Jukebox.from_pretrained(folder)`."""
 
-    device = "auto"  # that jobs run on which name none; see `to`
+    device = "auto"  # device of jobs that specify none; see `to`
     _loaded: LoadedModel | None = None
 
     def to(self, device: str) -> Jukebox:
-        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) from now on; UserError where there is none."""
+        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) for later jobs; UserError without that device."""
         chosen = choose_device(device)
         if self._loaded:
             with one_job():  # a job in progress has the weights where they are
@@ -116,7 +116,7 @@ class Jukebox(ModelFolder):
         options: SamplingOptions | None = None, machine: MachineOptions | None = None, run_folder: str | Path | None = None,
         callbacks: Callbacks | None = None,
     ) -> Audio | Run:  # fmt: skip
-        """A song of `seconds` from its artist, genre and lyrics: its Audio, or with `run_folder` its Run on disk.
+        """Generate a song of `seconds` from artist, genre and lyrics; return Audio, or with `run_folder` the Run on disk.
 
         `params` are `SamplingParams`, the parameters of a kind of prior, or a mapping from streams to these.
         """
@@ -141,7 +141,7 @@ class Jukebox(ModelFolder):
         seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
         machine: MachineOptions | None = None, run_folder: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio | Run:  # fmt: skip
-        """The first `prompt_seconds` (0: all) of a recording, continued to `seconds`, at the recording's own rate and channels.
+        """Continue the first `prompt_seconds` (0: all) of a recording to `seconds`, at its sample rate and channels.
 
         A recording is an audio file, a codes.npz, a run folder, or an Audio.
         """
@@ -155,7 +155,7 @@ class Jukebox(ModelFolder):
         self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
         options: SamplingOptions | None = None, machine: MachineOptions | None = None,
     ) -> Iterator[Audio]:  # fmt: skip
-        """The audio of `generate` in blocks, each as soon as it is sampled: while the last level of the route is written."""
+        """Yield the audio of `generate` in blocks as soon as they are sampled, during the last level of the route."""
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
         return self._blocks(self.fitted(request.sampled(self.info, [song], seconds, settings), settings))
@@ -174,7 +174,7 @@ class Jukebox(ModelFolder):
     # ---- runs on disk
 
     def resume(self, run: str | Path | Run, callbacks: Callbacks | None = None) -> Run:
-        """Finish a run that was interrupted, to the codes it would have had; of an edit its files too."""
+        """Finish an interrupted run with the same codes as without the interruption; for an edit also its files."""
         with one_job():
             made = walk.resume(_opened(run, self), self._model(), report=_report(callbacks, self.spec.names))
             if made.request.get("inpaints"):
@@ -185,7 +185,7 @@ class Jukebox(ModelFolder):
         self, run: str | Path | Run, run_folder: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
         lyrics: Song | str | None = None, seed: int | None = None, takes: int = 1, machine: MachineOptions | None = None,
     ) -> Run:  # fmt: skip
-        """Keep the first seconds (0: all) of a run, or of take number `take` from 1 on, and go on with another seed or other lyrics."""
+        """Keep the first seconds (0: all) of a run, or of its take `take` (from 1), and continue with another seed or other lyrics."""
         lyrics = Song(lyrics=lyrics) if isinstance(lyrics, str) else lyrics
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
         with one_job():
@@ -198,14 +198,14 @@ class Jukebox(ModelFolder):
         self, run: str | Path | Run, run_folder: str | Path | None = None, *, level: int | None = None, seed: int | None = None,
         params: Params | None = None, route: str = "", machine: MachineOptions | None = None,
     ) -> Run:  # fmt: skip
-        """Write the finer levels that a run does not have, or in a copy at `run_folder` those below `level` anew."""
+        """Write the missing finer levels of a run, or in a copy at `run_folder` resample those below `level`."""
         settings = self._settings(None, params, SamplingOptions(route=route), machine)
         with one_job():
             opened = _opened(run, self)
             return _checked(walk.upsample(opened, run_folder, settings, level=level, seed=seed, model=self._model()))
 
     def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
-        """Sample the codes of a run again; UserError where they differ from those beside it."""
+        """Sample the codes of a run again; UserError if they differ from the original ones."""
         with one_job():
             return _checked(walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model()))
 
@@ -223,9 +223,9 @@ class Jukebox(ModelFolder):
         params: Params | None = None, edit: EditOptions | None = None, machine: MachineOptions | None = None,
         out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """A recording whose seconds from `start` to `end` are resampled; all others stay, sample for sample.
+        """Resample a recording from second `start` to `end`; all other samples stay unchanged.
 
-        With `out` the result is also that file, and the edit's run is beside it.
+        With `out` the result is also written to that file, beside the run of the edit.
         """
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
@@ -237,7 +237,7 @@ class Jukebox(ModelFolder):
         song: Song | None = None, seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """A recording, or its seconds from `start` to `end`, resampled around what `prompt` keeps."""
+        """Resample a recording, or its seconds from `start` to `end`, except the parts that `prompt` keeps."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.vary(self._model(), path, target, prompt, start, end, settings)
@@ -248,7 +248,7 @@ class Jukebox(ModelFolder):
         seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """A recording from at most `kbps` thousand bits a second of its codes, the others sampled."""
+        """Keep at most `kbps` thousand bits per second of the codes of a recording and sample the others."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.compress(self._model(), path, target, kbps, start, end, settings)
@@ -259,7 +259,7 @@ class Jukebox(ModelFolder):
         seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """A recording with `before` seconds more before it and `after` seconds after it."""
+        """Extend a recording by `before` seconds at its start and `after` seconds at its end."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.extend(self._model(), path, target, before, after, settings)
@@ -268,7 +268,7 @@ class Jukebox(ModelFolder):
     # ---- codes
 
     def encode(self, recording: Recorded, streams: Sequence[str] = ()) -> Codes:
-        """The codes (or latents) of a recording, of some streams (default: all that are trained); whole coarsest frames."""
+        """Encode a recording to codes or latents of some streams (default: all trained ones), in whole coarsest frames."""
         names, device = tuple(streams) or self.trained_streams(), choose_device(self.device)
         with one_job(), computing_on(device), _on_disk(recording) as path:
             with BlockReader(path, sample_rate=self.sample_rate, channels=self.spec.channels) as reader:
@@ -282,7 +282,7 @@ class Jukebox(ModelFolder):
         return Codes(values, self.sample_rate, length, {name: self.info.codes_hash(name) for name in names})
 
     def decode(self, codes: Codes, stream: str = "") -> Audio:
-        """The audio of codes, from one stream of them (default: the finest)."""
+        """Decode one stream of codes (default: the finest) to audio."""
         if not codes.is_of(self.info):
             raise UserError(
                 f"these codes are of another codec than that of {self.folder}; encode the recording with this model"
@@ -304,7 +304,7 @@ class Jukebox(ModelFolder):
     # ---- small helpers
 
     def _model(self) -> LoadedModel:
-        """The same model directory, its weights kept."""
+        """The same model directory with its loaded weights."""
         if self._loaded is None:
             self._loaded = LoadedModel(self.info)
         self._loaded.info = self.info
@@ -319,7 +319,7 @@ class Jukebox(ModelFolder):
         return RunSettings(options, params, machine)
 
     def fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-        """A request (jukebox/runs/request.py) made to fit into the memory of its settings; UserError where it cannot."""
+        """Fit a request (jukebox/runs/request.py) to the memory of its settings; UserError if that is impossible."""
         asked = asked | fitted(self.info, asked, settings.machine.max_memory)
         check_memory(self.info, asked)
         return asked
@@ -360,14 +360,14 @@ class Jukebox(ModelFolder):
 
 
 def _checked(run: Run) -> Run:
-    """The run; what is wrong with its audio is a warning each."""
+    """Return the run; print a warning for each finding in its audio."""
     for line in lines_of(run.request):
         warnings.warn(line, stacklevel=4)
     return run
 
 
 def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
-    """A run of this model, wherever the model was when it began; UserError where the weights are others."""
+    """Open a run of this model, even if the model was moved; UserError if the weights differ."""
     opened = run if isinstance(run, Run) else Run.open(run)
     check_weights(opened.request, model.info)
     opened.request = opened.request | {"model": str(model.folder)}
@@ -416,7 +416,7 @@ def _wav_from(path: Path, first: int) -> Float[np.ndarray, "c n"]:
 
 
 def _report(callbacks: Callbacks | None, streams: Sequence[str]) -> walk.Report | None:
-    """What `walk.resume` calls for some callbacks; None: a progress bar is shown."""
+    """The report function of `walk.resume` for some callbacks; None: a progress bar is shown."""
     if callbacks is None:
         return None
 

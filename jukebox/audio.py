@@ -17,7 +17,7 @@ from jukebox.model.code_file import Codes
 
 @dataclass(frozen=True)
 class Audio:
-    """Samples (channels, n) float32 in [-1, 1] at `sample_rate` Hz; `codes` are those they were decoded from, where there are any.
+    """Samples (channels, n) float32 in [-1, 1] at `sample_rate` Hz; `codes` are the decoded codes, if any.
 
     In a notebook it is shown as a player.
     """
@@ -28,7 +28,7 @@ class Audio:
 
     @staticmethod
     def load(path: str | Path) -> Audio:
-        """An audio file at its own rate and channels; BadAudio where it cannot be decoded."""
+        """Read an audio file at its sample rate and channels; BadAudio if it cannot be decoded."""
         return Audio(*read(path))
 
     @property
@@ -40,9 +40,9 @@ class Audio:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write the audio as the suffix names: .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3.
+        """Write the audio in the format of the suffix: .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3.
 
-        Opus and mp3 have few rates: audio is resampled to the next higher one. UserError for another suffix.
+        Opus and mp3 support few sample rates; audio is resampled to the next higher one. UserError for another suffix.
         """
         write_audio(path, self.samples, self.sample_rate)
         return Path(path)

@@ -1,4 +1,4 @@
-"""The device that a command runs on: its `--device`, the GPU of a rank, exact arithmetic, and the memory that is left.
+"""The device of a command: `--device`, the GPU of a rank, exact arithmetic, and available memory.
 
 torch is imported when it is needed.
 """
@@ -16,7 +16,7 @@ from data_prep.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# of a control group: its folder's place, its limit, what it uses, and what of that are files that can be dropped
+# files of a control group: folder, limit, usage, and the part of the usage that is droppable file cache
 GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -24,7 +24,7 @@ GROUPS = {
 
 
 def choose_device(name: str) -> str:
-    """The device for `auto` (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N; UserError for others, and without that GPU."""
+    """The device for `auto` (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N; UserError for other names, and without that GPU."""
     if name == "cpu":
         return name
     import torch
@@ -50,7 +50,7 @@ def _is_device(name: str) -> bool:
 
 
 def device_of(model: Any) -> torch.device:
-    """The device that the parameters of a model are on; the CPU where it has none."""
+    """The device that the parameters of a model are on; the CPU if it has none."""
     import torch
 
     parameter = next(model.parameters(), None)
@@ -65,7 +65,7 @@ def device_of_rank(device: str, rank: int) -> str:
 
 
 def choose_own_device(name: str, rank: int, ranks: int) -> str:
-    """The device of one of several processes; UserError also for cuda with a number, which is one GPU for all of them."""
+    """The device of one of several processes; UserError also for cuda with a number, which would be one GPU for all processes."""
     device = choose_device(name)
     if ranks > 1 and device.startswith("cuda:"):
         raise UserError(f"--device {device} is one GPU for {ranks} processes; use --device cuda, which gives each its own")
@@ -74,9 +74,10 @@ def choose_own_device(name: str, rank: int, ranks: int) -> str:
 
 @contextmanager
 def computing_on(device: str) -> Iterator[None]:
-    """Make a GPU the current one, and products and convolutions exact, so that codes are equal; settings are restored afterwards.
+    """Make a GPU the current one, and products and convolutions exact, so that codes are equal; settings are restored
+    afterwards.
 
-    Exact: no TF32 in place of float32, and no sums of bfloat16 or float16 in these. The settings are those of the process.
+    Exact: no TF32 in place of float32, and no sums of bfloat16 or float16 in these. The settings apply to the whole process.
     """
     import torch
 
@@ -98,7 +99,7 @@ def _exact_settings() -> list[tuple[Any, str, Any]]:
     """(owner, name, value) of torch's settings; from torch 2.9 on float32 has one by operation, which must not be mixed with older ones."""
     from torch import backends
 
-    parts: Any = backends  # its stubs lack the later settings
+    parts: Any = backends  # the stubs lack the newer settings
     matmul, cudnn, mkldnn = parts.cuda.matmul, parts.cudnn, parts.mkldnn
     sums = [(matmul, f"allow_{dtype}_reduced_precision_reduction", False) for dtype in ("bf16", "fp16")]
     if not hasattr(cudnn, "conv"):
@@ -110,7 +111,7 @@ def _exact_settings() -> list[tuple[Any, str, Any]]:
 
 
 def available_memory() -> int:
-    """Bytes of memory that are left to this process: what the system has, and what its control groups allow."""
+    """Bytes of memory available to this process: the minimum of the system and its control groups."""
     left = [1 << 62]
     with suppress(AttributeError, ValueError, OSError):
         left.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -122,7 +123,7 @@ def available_memory() -> int:
 
 
 def _left_in_groups(groups: Path, root: Path) -> Iterator[int]:
-    """The bytes that the control groups of a process, and those above them, leave it."""
+    """The bytes that the control groups of a process, and their parents, allow."""
     for line in groups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         place, limit, used, droppable = GROUPS.get(controllers, GROUPS[""])

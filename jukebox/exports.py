@@ -1,7 +1,7 @@
-"""What leaves runs and models for other programs: audio with tags and cue markers, and held-out songs beside what a model makes of them.
+"""Exports for other programs: audio with tags and cue markers, and held-out songs with a model's reconstructions.
 
-16-bit samples are those of the run's wav file. 24 bits, floats and flac are decoded from the codes once more, so that nothing is rounded
-twice; where a take is joined to a recording, or is an edit, its file at the recording's own rate is what there is.
+16-bit samples are those of the run's wav file. For 24 bits, floats and flac the codes are decoded again, so that nothing is
+rounded twice. A take that is joined to a recording, or is an edit, is exported from its file at the recording's sample rate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_CUES = 500
 
 
 def result_path(run: Run, take: int) -> Path:
-    """The file of take number `take` (from 1); UserError where there is no such take, or it has no audio yet."""
+    """The file of take number `take` (from 1); UserError if there is no such take, or it has no audio yet."""
     if not 1 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder.name}; it has 1 to {run.n_samples}")
     if run.request.get("inpaints"):
@@ -92,7 +92,7 @@ def tags_of(request: Mapping[str, Any], take: int) -> dict[str, str]:
 
 
 def cues_of(folder: Path, request: Mapping[str, Any], take: int) -> list[Cue]:
-    """Where the prompt ends, where an edit begins and ends, and where each line of the lyrics begins."""
+    """Cue markers: end of the prompt, start and end of an edit, and start of each line of the lyrics."""
     cues: list[Cue] = []
     if request["prompt"]:
         cues.append((request["prompt"]["seconds"], "prompt ends"))

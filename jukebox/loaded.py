@@ -1,4 +1,4 @@
-"""A model directory whose weights stay in memory, and the rule that a process does one job at a time."""
+"""A model directory whose weights stay in memory, and a lock for one job per process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOB = threading.Lock()
 
 
 class LoadedModel(ModelFolder):
-    """A model directory that reads each part once; one whose file has changed since is read again."""
+    """A model directory that reads each part once, and again if its file has changed."""
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__(info)
@@ -41,7 +41,7 @@ class LoadedModel(ModelFolder):
         return self._priors[key]
 
     def to(self, device: str) -> None:
-        """Move all that is loaded to a device."""
+        """Move all loaded parts to a device."""
         for part in (*self._priors.values(), *self._codecs.values()):
             part.to(device)
 

@@ -1,4 +1,5 @@
-"""What a user chooses for a run, as frozen dataclasses: the fields are arguments of the Python API and flags of the command line.
+"""The user's parameters of a run as frozen dataclasses; the fields are arguments of the Python API and flags of the command
+line.
 
 A line of a docstring is the help of a flag. Nothing heavy is imported here.
 """
@@ -20,8 +21,8 @@ class SamplingParams:
     top_p: sample among the most likely codes that together have this probability (0: among all)
     guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
     passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
-    noise: of masked decoding, weight of random numbers in the order in which codes are fixed
-    more: values of other parameters that the priors of the route have, by name; each is a flag of its own
+    noise: of masked decoding, weight of the random numbers added to the confidence of codes
+    more: values of other parameters that the priors of the route have, by name; each is a flag
     """
 
     temperature: float = 0.98
@@ -36,7 +37,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TakeOptions:
-    """Which results there are.
+    """Number, seed and length of results.
 
     takes: results for each song, which differ in their random numbers
     seed: seed of all random numbers
@@ -50,7 +51,7 @@ class TakeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions(TakeOptions):
-    """What is sampled.
+    """Route, levels and windows of sampling.
 
     route: which priors write the levels, by the name that the model gives it (empty: the model's default route)
     lower: earlier name of two routes: masked, and autoregressive, which is jukebox
@@ -66,7 +67,7 @@ class SamplingOptions(TakeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """What it runs on.
+    """Threads, device and dtype.
 
     threads: CPU threads (0: one for a small model, all for a large one)
     device: cpu, cuda, or auto: a GPU if there is one
@@ -80,12 +81,14 @@ class DeviceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineOptions(DeviceOptions):
-    """What it runs on, and how much at once.
+    """Threads, device, dtype, batch and memory.
 
     batch: samples decoded in parallel, with --parallel samples times windows (0: all)
     parallel: below the coarsest level, sample the windows of a song in parallel, each after a warm-up that is dropped
-    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory chooses
-    compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible, on a GPU if many codes are sampled
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory
+        chooses
+    compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible, on a GPU if many codes
+        are sampled
     max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
     """
 
@@ -97,7 +100,7 @@ class MachineOptions(DeviceOptions):
 
 @dataclass(frozen=True)
 class EditOptions:
-    """How an edit is put into the recording.
+    """Cross-fade and sample of an edit.
 
     fade: seconds at both ends of a range, inside it, in which old and new audio cross-fade
     sample: of a run folder, number of the sample to edit, counted from 1 as on the page
@@ -109,9 +112,9 @@ class EditOptions:
 
 @dataclass(frozen=True)
 class KeptPrompt:
-    """What a variation keeps: the columns that any of these keeps; then dropout; then whole levels, in this order.
+    """Prompt of a variation: the columns that any option keeps; then dropout; then whole levels, in this order.
 
-    periodic: keep every so-manieth column (0: none)
+    periodic: keep every n-th column (0: none)
     width: columns kept at each of these, an odd number
     roll: number of the first of these columns
     random: share of the columns that is not kept, at random (1: none is kept)
@@ -120,9 +123,9 @@ class KeptPrompt:
     beat: keep the beats
     before_beat: seconds kept before each beat
     after_beat: seconds kept after it
-    every_beat: keep every so-manieth beat only
-    onset: keep the columns in which notes begin, and so many on both sides (-1: do not)
-    dropout: share of the kept columns that is not kept after all, at random
+    every_beat: keep every n-th beat only
+    onset: keep the columns with note onsets, and so many columns on both sides (-1: do not)
+    dropout: random share of the kept columns that is dropped again
     keep_levels: levels kept everywhere, from the coarsest on, as in 2 or 2,1
     redraw_levels: levels resampled everywhere, whatever the prompts keep, as in 0
     """

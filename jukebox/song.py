@@ -1,8 +1,8 @@
-"""Song: what a person says of a song, and the Conditions that follow for one window of one level.
+"""Song: the user's description of a song, and the Conditions of each window of a level.
 
-A song is prepared once (names to ids, lyrics to ids with the second at which each letter is sung) and then asked for windows.
-Lyrics without times are placed by line and beat at the pace of the music the model was trained on (`data_prep.align`). torch comes
-with the first window, not with this module: a request must be on disk before anything heavy is imported.
+A song is prepared once (names to ids, lyrics to ids with the time of each character), and then returns conditions for windows.
+Lyrics without times are placed by line and beat at the pace of the training music (`data_prep.align`). torch is imported with
+the first window, not with this module, because a request must be on disk before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Song:
-    """What a song is to be. `seconds` is the length of the whole song, which the timing condition contains.
+    """Description of a song. `seconds` is the length of the whole song, which the timing condition contains.
 
     `genre` is one name, or several joined by commas, that are added to `genres`.
     """
@@ -52,7 +52,7 @@ class Song:
 
 @dataclass(frozen=True)
 class ConditionDropout:
-    """How conditions are worn down in training, so that each may be absent later: probabilities, and seconds of jitter (SD)."""
+    """Condition dropout in training, so that each condition may be absent later: probabilities, and seconds of jitter (SD)."""
 
     labels: float = 0.0
     lyrics: float = 0.0
@@ -62,7 +62,7 @@ class ConditionDropout:
 
 @dataclass(frozen=True)
 class PreparedSong:
-    """A song in ids: artist, genres, lyric tokens, and when each is sung (nan: unknown)."""
+    """A song as ids: artist, genres, lyric tokens, and the time of each (nan: unknown)."""
 
     artist: int
     genres: tuple[int, ...]
@@ -181,7 +181,7 @@ def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, le
 
 
 def unknown_names(song: Song, labels: Labels) -> list[str]:
-    """A line for each name that the model does not know, and so takes as unknown."""
+    """A line for each name outside the model's labels, which is treated as unknown."""
     named = [("artist", song.artist, labels.artists), *(("genre", genre, labels.genres) for genre in song.genres)]
     return [
         f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
@@ -191,7 +191,7 @@ def unknown_names(song: Song, labels: Labels) -> list[str]:
 
 
 def without_effect(song: Song, info: ModelInfo) -> list[str]:
-    """A line where a song has lyrics and no prior of the model was trained on any."""
+    """A line if a song has lyrics but no prior of the model was trained with lyrics."""
     if not song.lyrics or not info.priors or any(entry.knows_lyrics for entry in info.priors.values()):
         return []
     return ["the model was trained without lyrics, they have no effect; train a prior on songs with lyrics (docs/training.md)"]

@@ -1,1 +1,1 @@
-"""Machines and people: the command line, the trainer and the programs of every verb. Nobody imports it."""
+"""The command line, the trainer and the programs of every verb. No other package imports it."""

@@ -1,1 +1,1 @@
-"""Conditions to codes: the models that write sequences. Knows codes, labels and lyrics; never audio files."""
+"""The priors: models that map conditions to codes or latents. They read codes, labels and lyrics, never audio files."""

@@ -1,7 +1,7 @@
-"""Drawing codes: filters on logits, and one uniform number a code from the sample's own generator.
+"""Sampling of codes: filters on logits, and one uniform number per code from the sample's generator.
 
-A code is the inverse of the cumulative distribution at its uniform number, so that a sample depends on its generator
-alone: not on the batch it is in, nor on which device or in which order the others are drawn.
+A code is the inverse of the cumulative distribution at its uniform number. So a sample depends only on its generator, not on
+the batch, the device or the order of the other samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from priors.spec import TokenParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
-    """Logits with all but the top_k largest (ties kept), then all but the smallest set of probability top_p, at -inf."""
+    """Set logits to -inf except the top_k largest (ties kept), then except the smallest set of probability top_p."""
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -25,18 +25,18 @@ def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float =
         ordered, index = logits.sort(dim=-1, descending=True)
         before = torch.softmax(ordered, dim=-1).cumsum(dim=-1).roll(1, dims=-1)
         before[..., 0] = 0.0
-        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before > top_p)  # the code that crosses p stays
+        drop = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, index, before > top_p)  # the code that crosses p is kept
         logits = logits.masked_fill(drop, -torch.inf)
     return logits
 
 
 def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t"]:
-    """`length` uniform numbers in [0, 1) for every sample, float64, drawn on the CPU."""
+    """`length` uniform numbers in [0, 1) for every sample, float64, sampled on the CPU."""
     return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64, device="cpu") for rng in rngs])
 
 
 def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: TokenParams) -> Int[Tensor, " b"]:
-    """One code a row: the likeliest at temperature 0, else that at which the cumulative distribution passes `uniform`."""
+    """One code per row: the most likely at temperature 0, else the one where the cumulative distribution passes `uniform`."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if params.temperature == 0.0:
         return wide.argmax(dim=-1)
@@ -46,16 +46,16 @@ def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: Tok
     return code.clamp(max=logits.shape[-1] - 1)
 
 
-BLOCK = 64  # codes whose probabilities are summed before any is looked at alone
+BLOCK = 64  # codes per block of the running sum
 
 
 def draw_surely(
     logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], params: TokenParams
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """As `draw`, for many rows at once and in float32 at least, with the probability of each code that was drawn.
+    """Like `draw` for many rows, in float32 at least, with the probability of each sampled code.
 
-    A running sum over all codes costs more than all that was computed of them; here it runs over blocks, then inside the one
-    block that the number falls into.
+    A running sum over all codes would cost more than the other operations. Here it runs over blocks, then inside the one block
+    of the number.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if params.temperature == 0.0:
@@ -75,9 +75,9 @@ def draw_surely(
 
 
 def _pass(shares: Float[Tensor, "n k"], at: Float[Tensor, "n 1"]) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-    """Where the running sum of shares passes `at`, and the sum in front of it; never a share of 0, whatever rounding does."""
+    """Index where the running sum of shares passes `at`, and the sum before it; never an index with share 0."""
     running = shares.cumsum(dim=-1)
-    # a number that rounding has brought to the end of the sum must stay in front of it, and one before its beginning behind
+    # rounding may move a number to the end of the sum or before its start: it is clamped to the sum
     found = torch.searchsorted(running, at.clamp(min=0).minimum(running[:, -1:] * (1 - 2**-22)), right=True)
     found = found.clamp(max=shares.shape[-1] - 1)
     return found, running.gather(1, found) - shares.gather(1, found)

@@ -1,6 +1,6 @@
 """Random numbers of windows: one generator per row in sequence, or normal numbers addressed by absolute frame.
 
-All of them follow from a hash of where they are, so that they depend neither on the batch nor on the order of windows.
+All seeds are hashes of positions, so that the numbers do not depend on the batch or the order of windows.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 64  # frames whose normal numbers come from one generator
+BLOCK = 64  # frames per generator of normal numbers
 
 
 def generator(seed: int, sample: int, stream: int | str, begin: int | str) -> torch.Generator:
-    """The generator of one sample in the window whose new frames begin at `begin`; `stream` is the key of the stream."""
+    """The generator of a sample in the window whose new frames begin at `begin`; `stream` is the key of the stream."""
     digest = hashlib.sha256(f"{seed}/{sample}/{stream}/{begin}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
 class Generators:
-    """Noise of generators that are given, one per row; numbers by frame follow from their seeds."""
+    """Noise from given generators, one per row; normal numbers by frame are derived from their seeds."""
 
     rngs: Sequence[torch.Generator]
 
@@ -37,10 +37,10 @@ class Generators:
 
 @dataclass(frozen=True)
 class WindowNoise:
-    """Noise of a window of a run: of each row (sample, first new frame), where `skip` numbers of its generator are left out.
+    """Noise of a window of a run; each row is (sample, first new frame), and its generator skips `skip` numbers.
 
-    `keys` are those of the streams in the hash; `stream` is the one whose key the sequential generators have. Parallel windows
-    of one song begin at the frames `skip`; numbers by frame are then asked for by the frames of the first of them.
+    `keys` are the keys of the streams in the hash; the sequential generators use that of `stream`. Parallel windows of a song
+    begin at the frames `skip`. Their numbers by frame are addressed relative to the first window.
     """
 
     seed: int
@@ -62,7 +62,7 @@ class WindowNoise:
 
 
 def normal_at(seed: int, sample: int, stream: int | str, first: int, n: int, width: int) -> Float[Tensor, "n w"]:
-    """Standard normal numbers of frames [first, first + n), made in blocks on a fixed grid."""
+    """Standard normal numbers of frames [first, first + n), generated in blocks on a fixed grid."""
     rngs = (generator(seed, sample, stream, f"frames {i}") for i in range(first // BLOCK, -(-(first + n) // BLOCK)))
     made = [torch.randn(BLOCK, width, generator=rng, device="cpu") for rng in rngs]
     lead = first - first // BLOCK * BLOCK

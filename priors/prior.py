@@ -1,4 +1,4 @@
-"""Prior: conditions and the streams it reads, to the streams it writes. The interface that every prior has."""
+"""Prior: the interface of all priors, which map conditions and the streams they read to the streams they write."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from priors.conditioning.conditions import Conditions
 from priors.spec import PriorSpec
 
 Sequences = dict[str, Tensor]  # stream -> codes (b, t) or (b, t, books) int64, or latents (b, t, width)
-Mask = dict[str, Bool[Tensor, "b _"]]  # stream -> which of its frames are known
+Mask = dict[str, Bool[Tensor, "b _"]]  # stream -> mask of its known frames
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a prior is trained on: the streams that it writes and its conditions.
+    """A training batch of a prior: the streams that it writes and its conditions.
 
-    A prior that inpaints also needs `known`, the frames that it is given, and `asked`, those that the loss counts
-    (default: all that are not known). `counts` are the frames of each stream by which sums are divided, where this is a
-    part of a larger batch. A prior that masks the codes of a frame one by one may take these by names of its own, one for
-    each code of a frame.
+    A prior that inpaints also needs `known`, the mask of given frames, and `asked`, the mask of frames in the loss (default:
+    all unknown ones). `counts` are the divisors of sums over the frames of each stream, for a part of a larger batch. A prior
+    that masks each code of a frame separately may use one name per code in these masks.
     """
 
     sequences: Sequences
@@ -42,7 +41,7 @@ class Batch:
         return Batch(sequences, self.cond.map(function), known, asked, self.counts)
 
     def to(self, device: torch.device | str) -> Batch:
-        """On a device; a GPU copies what lies in pinned memory while it computes."""
+        """Move the batch to a device; a GPU copies pinned memory while it computes."""
         on_gpu = torch.device(device).type == "cuda"
         return self.map(lambda x: x.to(device, non_blocking=on_gpu))
 
@@ -51,7 +50,7 @@ class Batch:
 
 
 class Window(NamedTuple):
-    """Frames [start, start + length) of a song of `total` frames, counted in frames of the coarsest stream that the prior writes."""
+    """Frames [start, start + length) of a song of `total` frames, in units of the coarsest stream that the prior writes."""
 
     start: int
     length: int
@@ -59,9 +58,9 @@ class Window(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A window's sequences, whole, and which of their frames are known; the values of others do not matter.
+    """The sequences of a window with a mask of their known frames; values of unknown frames are ignored.
 
-    There is an entry for each stream that the prior writes; the stream above comes with the conditions.
+    There is an entry for each stream that the prior writes. The stream above is one of the conditions.
     """
 
     sequences: Sequences
@@ -79,7 +78,7 @@ class Known(NamedTuple):
 
 
 def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tensor:
-    """The known frames (b, t, ..) of a window, which come first in every row; ValueError for other masks, or where none is unknown."""
+    """The known first frames (b, t, ..) of a window; ValueError for other masks, or if no frame is unknown."""
     mask = known.mask[stream]
     if mask.shape[1] != window.length or window.length > n_ctx:
         raise ValueError(f"{mask.shape[1]} codes in a window of {window.length}; expected as many, and at most {n_ctx}")
@@ -92,9 +91,10 @@ def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tenso
 
 
 class Update(NamedTuple):
-    """Final values (b, n, ..) of frames [start, start + n) of a window, in frames of the stream; n may be 0 to report progress.
+    """Final values (b, n, ..) of frames [start, start + n) of a window, in frames of the stream; n is 0 in a report of
+    progress.
 
-    The updates of a stream come in order of time; frames between them were known.
+    The updates of a stream are in order of time; frames between them were known.
     """
 
     stream: str
@@ -103,22 +103,22 @@ class Update(NamedTuple):
 
 
 class Noise(Protocol):
-    """Random numbers of a window, for each row independent of the batch it is in."""
+    """Random numbers of a window; those of a row do not depend on the batch."""
 
     def sequential(self) -> Sequence[torch.Generator]:
-        """One generator per row, at its beginning."""
+        """One generator per row, in its initial state."""
         ...
 
     def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
-        """Standard normal numbers of the absolute frames [first, first + n) of a stream, equal in all windows that hold them."""
+        """Standard normal numbers of the absolute frames [first, first + n) of a stream, the same in all windows."""
         ...
 
 
 class State(Protocol):
-    """A window in progress: what is saved so that a killed process goes on in its middle.
+    """State of a window in progress, which is saved so that a killed process can resume within the window.
 
-    The name "frames" in `state_dict` is the sampler's. `load_state_dict` gets the tensors of a state of the same start; ValueError
-    where they do not fit.
+    The name "frames" in `state_dict` is reserved for the sampler. `load_state_dict` gets the tensors of a state of the same
+    start; ValueError if they do not match.
     """
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -130,7 +130,7 @@ class State(Protocol):
 class Prior(nn.Module, ABC):
     """A model of the streams `spec.writes`, given conditions and the streams `spec.reads`.
 
-    It is made from its configuration alone, on torch's meta device, and then filled from its file: buffers must be persistent.
+    It is built from its configuration on torch's meta device, then its file is loaded. So buffers must be persistent.
     """
 
     config: Any  # a PriorConfig
@@ -145,29 +145,29 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """Names of the log to values; "loss" is what training lowers, "bits" the bits per frame."""
+        """Values for the log by name; "loss" is the training loss, "bits" the bits per frame."""
 
     @abstractmethod
     def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences | None:
-        """Bits of each frame of the streams written, (b, t), nan where it is known; None without a likelihood."""
+        """Bits of each frame of the written streams, (b, t), nan for known frames; None if the prior has no likelihood."""
 
     @abstractmethod
     def start(self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]) -> State:
-        """State of a window that is to be sampled; `params` are the sampling parameters of each stream to be written.
+        """Start a window; `params` are the sampling parameters of each stream to write.
 
-        With prompt "prefix" the mask of `known` is equal in all rows, and known frames come first. ValueError for others.
+        With prompt "prefix" the mask of `known` is equal in all rows, and known frames come first. ValueError for other masks.
         """
 
     @abstractmethod
     def sample(self, state: Any) -> Iterator[Update]:
-        """What is not known yet, in blocks; the state may be saved whenever one is yielded, and then is after it."""
+        """Sample the unknown frames in blocks; after each yield the state can be saved and includes that block."""
 
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Start the tables of the streams named from one vector per code; by default they stay random."""
+        """Initialise the tables of the named streams from one vector per code; by default they stay random."""
         return
 
 
-# ---- what only some priors can do; verbs that need it report in one line where a prior cannot
+# ---- optional protocols; a verb that needs one reports in one line if a prior lacks it
 
 
 @runtime_checkable
@@ -181,7 +181,7 @@ class HasHiddenStates(Protocol):
 
 @runtime_checkable
 class ScoresLyrics(Protocol):
-    """How well lyric tokens fit codes, for alignment and its figures."""
+    """Scores of lyric tokens against codes, for alignment and its metrics."""
 
     def lyric_layers(self) -> list[int]: ...
     def lyric_attention(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]: ...
@@ -192,7 +192,7 @@ class ScoresLyrics(Protocol):
 
 @runtime_checkable
 class HasSteps(Protocol):
-    """Sequential steps that can be compiled (CPU) or captured (GPU)."""
+    """Sequential decoding steps that can be compiled (CPU) or captured (GPU)."""
 
     compiled: bool
 
@@ -202,27 +202,28 @@ class HasTrunk(HasSteps, Protocol):
     """One autoregressive trunk: LoRA and int8 weights."""
 
     trunk: nn.Module
-    block: int  # codes of an update
+    block: int  # codes per update
 
     def quantise(self) -> None: ...
 
 
 @runtime_checkable
 class SupportsMuon(Protocol):
-    """Matrices of hidden layers (no embeddings, no output heads), which Muon may train."""
+    """Weight matrices of hidden layers (no embeddings, no output heads), which Muon may train."""
 
     def muon_parameters(self) -> Iterable[nn.Parameter]: ...
 
 
 @runtime_checkable
 class DrawsMasks(Protocol):
-    """Training on windows of which some frames are known: per window, one generator draws the masks of both."""
+    """Training on partly known windows: for each window one generator samples both masks."""
 
-    def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]: ...  # known; what the loss counts
+    # masks of known frames, and of frames in the loss
+    def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]: ...
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """ValueError where a saved state lacks a tensor, or has one of another shape or dtype than expected."""
+    """Raise ValueError if a saved state lacks a tensor, or has one of another shape or dtype."""
     for name, like in expected.items():
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (like.shape, like.dtype):
             raise ValueError(f"{name} of a saved state is not {like.dtype} of shape {tuple(like.shape)}")
@@ -231,7 +232,7 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 def sample_window(
     prior: Prior, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]
 ) -> Sequences:
-    """The streams that `params` names, whole: known frames as they are, all others sampled."""
+    """Sample the unknown frames of the streams that `params` names, and return the whole streams."""
     made = {stream: known.sequences[stream].clone() for stream in params}
     for stream, start, values in prior.sample(prior.start(window, known, cond, noise, params)):
         made[stream][:, start : start + values.shape[1]] = values

@@ -1,4 +1,4 @@
-"""Kinds of priors: their configuration (no torch), model and sampling parameters."""
+"""Registries of the kinds of priors: configuration (no torch), model and sampling parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What planning, requests and help know of a prior, without torch: its streams, its configuration, its costs."""
+"""The description of a prior for planning, requests and help, without torch: streams, configuration, costs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, ClassVar, Literal, TypeVar
 from priors.conditioning.config import LabelConfig, LyricConfig
 
 C = TypeVar("C", bound="PriorConfig")
-# dtype -> bytes of a number in the layers' matrices, and in everything else but the norms
+# dtype -> bytes per value in the layers' matrices, and in all other tensors except norms
 BYTES = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "int8": (1, 2)}
 
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The streams that a prior reads and writes, finest first, the frames of a window, and which known frames it can start from.
+    """The streams that a prior reads and writes, finest first, the frames of a window, and the kind of prompt.
 
-    Of the streams that it reads, at most one is not also written: the one above.
+    At most one of the streams that it reads is not also written: the one above.
 
-    `prefix`: the first frames of a window; `any`: any frames, so that it can inpaint. A window of several streams is
-    counted in frames of the coarsest.
+    `prefix`: the first frames of a window; `any`: any frames, so that it can inpaint. The length of a window of several streams
+    is in frames of the coarsest.
     """
 
     reads: tuple[str, ...]
@@ -32,11 +32,11 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class TokenParams:
-    """Sampling parameters of every prior of codes; each kind adds its own fields (`priors/registry.py`).
+    """Sampling parameters of every prior of codes; each kind adds fields (`priors/registry.py`).
 
     temperature: divides the logits; 0 takes the most likely code
-    top_k: codes that are kept, the most likely first (0: all)
-    top_p: probability of the codes that are kept together (0: all)
+    top_k: number of most likely codes that are kept (0: all)
+    top_p: total probability of the most likely codes that are kept (0: all)
     """
 
     temperature: float = 1.0
@@ -46,13 +46,13 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of a prior by use: matrices of the trunk, layer norms (float32 in every dtype), others."""
+    """Numbers of parameters of a prior by use: matrices of the trunk, layer norms (float32 in every dtype), others."""
 
     matrices: int
-    columns: int  # of all matrices together
+    columns: int  # columns of all matrices together
     norms: int
     others: int
-    table: int  # of the others, the output table, which every step reads as it reads the matrices
+    table: int  # part of `others`: the output table, which every step reads like the matrices
 
     @property
     def all(self) -> int:
@@ -61,13 +61,13 @@ class ParameterCount:
 
 @dataclass(frozen=True)
 class DecodingJob:
-    """Windows of one stream to be sampled: (start, begin, end) each, frames `begin` to `end` being new."""
+    """Windows of one stream to sample, each (start, begin, end); frames `begin` to `end` are new."""
 
     stream: str
     dtype: str  # a key of BYTES
     samples: int
     batches: int
-    rows: int  # in parallel: samples of a batch, times parallel windows
+    rows: int  # rows in parallel: samples of a batch, times parallel windows
     parallel: int  # windows of a sample in parallel
     windows: Sequence[tuple[int, int, int]]
     params: Mapping[str, Any]  # fields of the sampling parameters of the prior's kind
@@ -76,19 +76,19 @@ class DecodingJob:
 
 @dataclass(frozen=True)
 class DecodingCost:
-    """Cost of a DecodingJob: bytes by part, rows in memory, sequential steps with what one reads, and multiplications."""
+    """Cost of a DecodingJob: bytes by part, rows in memory, sequential steps, bytes read per step, and multiplications."""
 
     rows: int
     parts: dict[str, int]  # weights, cache, conditions, activations
     steps: int
-    step_bytes: int  # that one step reads; 0: steps are bound by multiplications
+    step_bytes: int  # bytes that one step reads; 0: steps are limited by multiplications
     step_layers: int
     products: float
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of training on one window: bytes of activations; operations forward, of the trunk and of the rest."""
+    """Cost of training on one window: bytes of activations, and forward operations of the trunk and of the rest."""
 
     activations: float
     trunk: float
@@ -96,15 +96,15 @@ class TrainingCost:
 
 
 class PriorConfig(ABC):
-    """Shape of a prior. It imports no torch. `labels` and `lyrics` are None where it is not conditioned on them."""
+    """Shape of a prior. It imports no torch. `labels` and `lyrics` are None if it is not conditioned on them."""
 
     kind: ClassVar[str]  # its name in config.json and in the registries
-    route: ClassVar[str] = ""  # name of the routes that end with such a prior; empty: its kind
+    route: ClassVar[str] = ""  # name of routes that end with this prior; empty: its kind
     hop: int  # samples per frame of a window
     sample_rate: int
     labels: LabelConfig | None
     lyrics: LyricConfig | None
-    patch: int = 0  # frames that follow from their place alone, so that music can go on without end; 0: there are none such
+    patch: int = 0  # frames that depend on their position only, for music of unbounded length; 0: not supported
 
     @property
     @abstractmethod
@@ -122,30 +122,30 @@ class PriorConfig(ABC):
 
     @property
     def ratio(self) -> int:
-        """Frames of a window per frame of the stream that it reads (1 where it reads none)."""
+        """Frames of a window per frame of the stream that it reads (1 if it reads none)."""
         return 1
 
     @property
     def memory(self) -> int:
-        """Frames before a frame that it depends on, where they are less than a window (0: the whole window).
+        """Number of previous frames that a frame depends on, if less than a window (0: the whole window).
 
-        A window in sequence then overlaps the one before it by so many: what is sampled does not depend on where windows are.
+        Consecutive windows overlap by this number, so that the result does not depend on the positions of windows.
         """
         return 0
 
     @property
     def width(self) -> int:
-        """Width of the widest layers, which decides how many CPU threads are worth using."""
+        """Width of the widest layers, from which the number of CPU threads is chosen."""
         return 0
 
     @property
     def depth(self) -> int:
-        """Layers that each sequential step passes; 0 where steps are not sequential."""
+        """Number of layers per sequential step; 0 if steps are not sequential."""
         return 0
 
     @property
     def seed_key(self) -> int:
-        """What stands for the prior in the seeds of training; 0: the key of the coarsest stream that it writes."""
+        """Key of the prior in the seeds of training; 0: the key of the coarsest stream that it writes."""
         return 0
 
     def frames(self, stream: str) -> int:
@@ -153,13 +153,13 @@ class PriorConfig(ABC):
         return self.n_ctx
 
     def for_corpus(self: C, artists: int, genres: int, vocabulary: int = 0) -> C:
-        """The same prior with tables as long as a corpus needs; `vocabulary` 0 leaves that of the lyrics."""
+        """The same configuration with tables sized for a corpus; with `vocabulary` 0 that of the lyrics does not change."""
         lyrics = replace(self.lyrics, vocabulary=vocabulary) if self.lyrics and vocabulary else self.lyrics
         labels = self.labels and replace(self.labels, artists=artists, genres=genres)
         return replace(self, labels=labels, lyrics=lyrics)  # type: ignore[type-var]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for config.json; `from_json` undoes it."""
+        """Plain values for config.json; the inverse is `from_json`."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
@@ -167,7 +167,7 @@ class PriorConfig(ABC):
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C: ...
 
     def state_name(self, name: str) -> str:
-        """The present name of a tensor of this prior's file, which an earlier version may have written."""
+        """The current name of a tensor in a file that an earlier version may have written."""
         return name
 
     # ---- costs
@@ -179,5 +179,5 @@ class PriorConfig(ABC):
     def decoding_cost(self, job: DecodingJob) -> DecodingCost: ...
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost | None:
-        """Cost of training on one window; None where it is not known."""
+        """Cost of training on one window; None if it is unknown."""
         return None

@@ -1,9 +1,9 @@
-"""How well words are found in songs whose times are known: `python -m tests.alignment_evidence demo [demo ..] [--songs 4]`.
+"""Alignment errors on songs with known times: `python -m tests.alignment_evidence demo [demo ..] [--songs 4]`.
 
-For each folder that `jukebox demo` made, two kinds of songs that its model has never heard: made songs whose beginning is
-cut off at random and whose lines are kept apart by random rests, so that no rule about bars places them; and held-out
-songs of its corpus, which keep the rule. Beside the way that the model would be asked by stand its attention heads, and
-controls: the words spread evenly, or placed by line and beat; another song's words; the same model with random weights.
+For each folder that `jukebox demo` made, there are two kinds of songs outside of the training set. Synthetic songs have a
+random part of the beginning cut off and random rests between lines, so that no rule about bars places them. Held-out songs of
+the corpus follow the rule. The stored method is compared with single attention heads and with controls: words spread evenly, or
+placed by line and beat; another song's words; the same model with random weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SECONDS, FIRST_SEED = 20.0, 5_000_000
 
 
 def irregular_song(seed: int, sample_rate: int) -> tuple[np.ndarray, Song]:
-    """A made song (T,) that begins anywhere in its intro and whose lines begin on any later bar; "-" is a beat of silence."""
+    """A synthetic song (T,) that begins anywhere in its intro and whose lines begin on any later bar; "-" is a beat of silence."""
     rng, artist, genre = np.random.default_rng([seed, 77]), ARTISTS[seed % 4], GENRES[seed // 4 % 3]
     lines: list[str] = []
     for line in make_lyrics(genre, SECONDS, rng).split("\n"):

@@ -38,7 +38,7 @@ ARMS: dict[str, dict] = {
 
 
 def song_bits(model: ModelFolder, data: Path, level: int, artist: str | None = None) -> dict[str, list[float]]:
-    """Artist -> bits per code of each of its held-out songs, all said to be by `artist` where one is given."""
+    """Artist -> bits per code of each of its held-out songs, all labelled with `artist` if given."""
     name = f"prior_{level}"
     prior = model.prior(name)
     (stream,), reads, n, ratio = prior.spec.writes, prior.spec.reads, prior.config.n_ctx, prior.config.ratio

@@ -1,11 +1,12 @@
-"""The peak memory of real sampling runs beside their plan: `python -m tests.peak NAME [--stored bf16] [--keep DIR] [flags of sample]`.
+"""The peak memory of real sampling runs compared with their plan: `python -m tests.peak NAME [--stored bf16] [--keep DIR]
+[flags of sample]`.
 
-NAME is a preset or a published set: a model folder of that shape is made in DIR (or a temporary place), its weights random, stored in
-float32, bf16 or fp16 and never in memory together, and `jukebox sample` runs on it in a process of its own. What is measured is what the
-kernel says of that process: VmHWM, the most that was resident at once. It holds the pages that are the process's own (RssAnon: caches,
-activations, the interpreter) and pages of files (RssFile: the weights, which are mapped and not copied, and torch's libraries). The
-latter could be dropped and read again when memory runs short, but every step of decoding reads all weights: so they count, and a plan
-that left them out would promise a run that spends its time reading the disk.
+NAME is a preset or a published set: a model folder of that shape is made in DIR (or a temporary place), its weights random,
+stored in float32, bf16 or fp16 and never in memory together, and `jukebox sample` runs on it in a process of its own. The
+measurement is the kernel's VmHWM, the peak resident memory. It includes private pages (RssAnon: caches, activations, the
+interpreter) and pages of files (RssFile: the memory-mapped weights, and torch's libraries). File pages can be dropped and read
+again, but every step of decoding reads all weights. So they count; a plan without them would predict a run that mostly reads
+the disk.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def random_weights(config: PriorConfig) -> dict[str, Lazy]:
 
 
 def watch(*command: str) -> Peak:
-    """Run a verb of the command line to its end and watch its memory; AssertionError with what it said if it fails."""
+    """Run a verb of the command line to its end and watch its memory; AssertionError with its output if it fails."""
     seen = dict.fromkeys(("VmHWM", "RssAnon", "RssFile"), 0)
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen([sys.executable, "-m", "launch.cli", *command], stdout=said, stderr=said)
@@ -105,7 +106,7 @@ def _status(process: int, name: str) -> int:
 
 
 def compare(model: Path, out: Path, *flags: str) -> tuple[Plan, Peak]:
-    """Sample with these flags into the run folder `out`: the plan of what run.json says was asked for and chosen, and the peak."""
+    """Sample with these flags into the run folder `out`: the plan for the settings in run.json, and the peak."""
     peak = watch("sample", str(model), "--out", str(out), *flags)
     return plan_sampling(ModelInfo.read(model), json.loads((out / "run.json").read_text())), peak
 

@@ -1,7 +1,7 @@
 """The conformance command: it knows a golden by its contents, of any name and shape, and sees one wrong number.
 
 Goldens of other shapes are written here by our own models under the published names. That proves nothing of their numbers
-(tests/golden does), but that nothing in the command is tied to one size, name or number of levels, items and letters.
+(tests/golden does), but that nothing in the command is tied to one size, name or number of levels, items and characters.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def test_one_altered_weight_is_exit_code_1(tmp_path, capsys):
 
 @pytest.mark.parametrize("other", [1, 6, 4])
 def test_another_attention_order_is_seen(tmp_path, other):
-    """Order 1 has the same tensors; 6 needs others, and 4 is of no model: a line that says so, no traceback."""
+    """Order 1 has the same tensors; 6 needs others, and 4 is of no model: a line for each, no traceback."""
     path = copy("prior_top_labelled_shared", tmp_path, "p")
     info = json.loads(Path(f"{path}.json").read_text())
     assert info["hps"]["attn_order"] == 2
     info["hps"]["attn_order"] = other
-    del info["derived"]  # what is computed must tell, not what is said
+    del info["derived"]  # the computation must decide, not the settings
     Path(f"{path}.json").write_text(json.dumps(info))
     wrong = out(Golden(tmp_path, "p"))
     assert any("logits" in line for line in wrong) if other == 1 else len(wrong) == 1 and "cannot be compared" in wrong[0]

@@ -1,10 +1,10 @@
-"""The peak memory of real training steps beside their plan.
+"""The peak memory of real training steps compared with their plan.
 
     python -m tests.train_peak WIDTH DEPTH N_CTX ROWS [bf16] [recompute] [local]
 
-A process of its own trains a prior of that shape for three steps with the engine of one process; what is measured is what the kernel
-says it had at most (VmHWM), less what it had after the steps of a tiny prior, which load what torch loads. The C library is told to
-give back what is freed: by itself it keeps large blocks, and then half as much again is resident that nobody uses.
+A process of its own trains a prior of that shape for three steps with the engine of one process. The measurement is the
+kernel's peak (VmHWM) minus the memory after steps of a tiny prior, which load torch's libraries. The C library is configured to
+return freed memory; by default it keeps large blocks, which adds 50 % of unused resident memory.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Audio to codes and back: the codec, three autoencoders with a codebook each. Knows nothing of songs or priors."""
+"""The codec: audio to codes and back, with three autoencoders of one codebook each. It does not depend on songs or priors."""

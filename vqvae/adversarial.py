@@ -1,7 +1,7 @@
 """Adversarial training: the losses of a generator and its discriminators, R1, and a balancer of several losses.
 
-A discriminator returns scores, and hidden features for feature matching. All losses are means over the batch, so that the mean over
-equal parts of a batch is the loss of the batch.
+A discriminator returns scores, and hidden features for feature matching. Each loss is a mean over the batch. So the mean of the
+losses of equal parts of a batch is the loss of the batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def hinge_generator(made: Sequence[Tensor]) -> Float[Tensor, ""]:
 
 
 def feature_matching(true: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Float[Tensor, ""]:
-    """L1 distance of hidden features (b, ..), relative to the mean size of the true ones of the batch, over layers and discriminators."""
+    """L1 distance of hidden features (b, ..), over the mean absolute true feature, averaged over layers and discriminators."""
     pairs = [(t.detach(), m) for ts, ms in zip(true, made, strict=True) for t, m in zip(ts, ms, strict=True)]
     sizes = mean_over_ranks(torch.stack([t.abs().mean() for t, _ in pairs])).clamp(min=1e-6)
     return torch.stack([(t - m).abs().mean() / size for (t, m), size in zip(pairs, sizes, strict=True)]).mean()
@@ -36,19 +36,20 @@ def feature_matching(true: Sequence[Sequence[Tensor]], made: Sequence[Sequence[T
 def r1_penalty(scores: Float[Tensor, "b ..."], inputs: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
     """Half the mean over rows of the squared gradient of the scores with respect to the true inputs (Mescheder et al. 2018).
 
-    `inputs` require gradients; the result can be differentiated once more.
+    `inputs` require gradients; the result is differentiable.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), inputs, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean() / 2
 
 
 class Balancer(nn.Module):
-    """Losses of one output, each with a fixed share of its gradient, whatever their scale (EnCodec, arXiv:2210.13438, section 3.4).
+    """Losses of one output, each with a fixed share of the gradient, independent of the scale of the loss (EnCodec,
+    arXiv:2210.13438, section 3.4).
 
-    The gradient of each loss with respect to the output is divided by a moving average of its norm and multiplied by its weight's share.
-    Norms are those of a row's gradient, means over the rows of all ranks: the result depends neither on the number of ranks nor on the
-    batch. `weights`: loss -> weight; `total`: what the balanced norms of a row's gradients add up to, 0: such that the first loss keeps
-    its own scale.
+    The gradient of each loss with respect to the output is divided by a moving average of its norm and multiplied by its
+    weight's share. The norm is that of a row's gradient, averaged over the rows of all ranks. So the result does not depend on
+    the number of ranks or the batch size. `weights` maps each loss to its weight. `total` is the sum of the balanced norms of a
+    row's gradients; with 0 the first loss keeps its scale.
     """
 
     norms: Tensor
@@ -61,7 +62,7 @@ class Balancer(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, losses: Mapping[str, Tensor], output: Float[Tensor, "b ..."]) -> Float[Tensor, ""]:
-        """A loss whose value is the weighted sum, and whose gradient with respect to `output` is balanced."""
+        """Return a loss whose value is the weighted sum, and whose gradient with respect to `output` is balanced."""
         rows = len(output)
         gradients = [torch.autograd.grad(losses[name], output, retain_graph=True)[0].float() * rows for name in self.weights]
         found = torch.stack([g.flatten(1).norm(dim=1).mean() for g in gradients])

@@ -1,12 +1,12 @@
-"""C++ sources of this project as libraries: built once per machine by its own compiler, then loaded from the user's cache directory.
+"""Compile the C++ sources of this project once per machine, then load the libraries from the user's cache directory.
 
-A file is named by a hash of what it was built from (source, headers, flags, compiler, processor) and by a hash of its content. A change of
-the former gives another file, and a file that does not have the content of its name is built again. Files are put in place by renaming, so
-that processes which build at once do not disturb each other. Where the directory cannot be written, the library is built in a temporary
-folder and lives as long as the process.
+The file name has a hash of the inputs (source, headers, flags, compiler, processor) and a hash of the content. If an input changes,
+another file is built. If the content does not match its hash, the file is built again. Files are renamed into place, so that
+processes can build at the same time. If the directory is not writable, the library is built in a temporary folder and is
+deleted when the process ends.
 
-Run as a module, it builds the libraries of the sources that it is given, and prints where they are, or why there are none:
-`python -m vqvae.compiled priors/autoregressive/native.cpp`. The first line of a source may have flags of its own (`// flags: -O3`).
+As a program it builds the libraries of the given sources, and prints their paths or the errors: `python -m vqvae.compiled
+priors/autoregressive/native.cpp`. The first line of a source may have additional flags (`// flags: -O3`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
 OWN_FLAGS = "// flags:"
-EXTRA = (("-march=native", "-fopenmp"), ())  # the second: one thread, for compilers without OpenMP
+EXTRA = (("-march=native", "-fopenmp"), ())  # the second is for compilers without OpenMP: one thread
 PROCESSOR = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")  # of /proc/cpuinfo
 
 
 @functools.cache
 def library(source: Path) -> ctypes.CDLL:
-    """The compiled source; RuntimeError with the reason where there is no compiler, or it fails."""
+    """Compile and load a source; RuntimeError with the reason if there is no compiler or it fails."""
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
-        raise RuntimeError("no C++ compiler was found (c++, g++ or clang++; the variable CXX names another)")
+        raise RuntimeError("no C++ compiler was found (c++, g++ or clang++); install one, or set the variable CXX to another")
     name = f"{source.stem}-{_hash_of_inputs(compiler, source)}"
     return _kept(name) or _built(compiler, source, name)
 
@@ -47,13 +47,13 @@ def _flags(source: Path) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """The folder of built libraries, XDG_CACHE_HOME/jukebox, by default ~/.cache/jukebox; RuntimeError without a home."""
+    """The folder of built libraries, XDG_CACHE_HOME/jukebox, by default ~/.cache/jukebox; RuntimeError without a home directory."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "jukebox"
 
 
 def _hash_of_inputs(compiler: str, source: Path) -> str:
-    """A hash of what decides how a library comes out."""
+    """Hash of the inputs of a build: source, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     texts = "".join(file.read_text("utf-8") for file in (source, *_headers(source)))
     parts = (texts, repr((FLAGS, EXTRA)), os.path.realpath(compiler), version, _processor())
@@ -61,12 +61,12 @@ def _hash_of_inputs(compiler: str, source: Path) -> str:
 
 
 def _headers(source: Path) -> list[Path]:
-    """The files that a source includes by a path of its own."""
+    """Header files that a source includes by a relative path."""
     return [source.parent / name for name in re.findall(r'^#include "(.+)"$', source.read_text("utf-8"), re.MULTILINE)]
 
 
 def _processor() -> str:
-    """Model and instructions of this machine's processor."""
+    """Model and instruction sets of this machine's processor."""
     lines = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):  # Linux
         first = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
@@ -79,17 +79,18 @@ def _hash_of_content(file: Path) -> str:
 
 
 def _kept(name: str) -> ctypes.CDLL | None:
-    """The library of this name from the cache directory, if there is one that is whole and can be loaded."""
+    """Load the library of this name from the cache directory; None if it is missing, damaged or not loadable."""
     with contextlib.suppress(OSError, RuntimeError):
         for file in sorted(cache_folder().glob(f"{name}-*.so")):
             with contextlib.suppress(OSError):
-                if file.stem == f"{name}-{_hash_of_content(file)}":  # a damaged one may stop the process instead of raising
+                # a damaged library may crash the process instead of raising
+                if file.stem == f"{name}-{_hash_of_content(file)}":
                     return ctypes.CDLL(str(file))
     return None
 
 
 def _built(compiler: str, source: Path, name: str) -> ctypes.CDLL:
-    """The library, compiled now, and kept for other processes where that is possible."""
+    """Compile and load the library, and store it in the cache directory if possible."""
     with tempfile.TemporaryDirectory() as folder:
         made, error = Path(folder) / "made.so", ""
         for extra in EXTRA:
@@ -105,7 +106,7 @@ def _built(compiler: str, source: Path, name: str) -> ctypes.CDLL:
 
 
 def _keep(made: Path, name: str) -> Path:
-    """Put a library into the cache directory, in place of files of its name that are damaged; OSError where that cannot be."""
+    """Store a library in the cache directory and delete damaged files of its name; OSError if that fails."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}-{_hash_of_content(made)}.so"
@@ -122,7 +123,7 @@ def main(sources: list[str]) -> None:
         try:
             print(f"compiled {source}: {library(Path(source))._name}")
         except (OSError, RuntimeError) as error:
-            print(f"{source} is not compiled, so that sampling on a CPU is slower: {error}")
+            print(f"{source} is not compiled, so sampling on a CPU is slower: {error}")
 
 
 if __name__ == "__main__":

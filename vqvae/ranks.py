@@ -1,4 +1,4 @@
-"""What processes that train together compute together, where a loss or a codebook depends on the whole batch."""
+"""Collective operations over the ranks of a training run, for losses and codebooks that depend on the global batch."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process, and how many train together."""
+    """The rank of this process, and the number of ranks."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def world() -> int:
-    """Processes that train together."""
+    """The number of ranks."""
     return rank_and_world()[1]
 
 

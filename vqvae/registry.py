@@ -1,6 +1,6 @@
 """Kinds by name: `config.json` names a kind, and a registry finds its class and imports it on first use.
 
-Kinds of this project stand in a table. Other packages add theirs by Python entry points, for example
+The kinds of this project are in a table. Other packages add kinds by Python entry points, for example
 
     [project.entry-points."jukebox.codecs.config"]
     toy = "toy_codec:ToyConfig"
@@ -19,18 +19,18 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """kind -> "module:class"; `group` is the entry-point group of kinds from other packages."""
+    """Table of kind -> "module:class"; `group` is the entry-point group of kinds from other packages."""
 
     def __init__(self, what: str, group: str, table: Mapping[str, str]) -> None:
         self.what, self.group, self.table = what, group, table
 
     def kinds(self) -> list[str]:
-        """All kinds that can be loaded, those of this project first."""
+        """All kinds that can be loaded, the kinds of this project first."""
         others = {entry.name for entry in metadata.entry_points(group=self.group)} - self.table.keys()
         return [*self.table, *sorted(others)]
 
     def load(self, kind: str, package: str = "") -> T:
-        """The class of a kind; ValueError where it is not installed, which names the `package` that provides it."""
+        """Import the class of a kind; ValueError, with the `package` that provides it, if it is not installed."""
         others = () if kind in self.table else metadata.entry_points(group=self.group, name=kind)
         target = self.table.get(kind) or next((entry.value for entry in others), None)
         if target is None:
@@ -40,7 +40,7 @@ class Registry(Generic[T]):
         return getattr(importlib.import_module(module), name)
 
     def package(self, kind: str) -> str:
-        """The distribution that provides a kind; empty for those of this project."""
+        """The distribution that provides a kind; empty for kinds of this project."""
         entry = next(iter(metadata.entry_points(group=self.group, name=kind)), None)
         return entry.dist.name if entry and entry.dist and kind not in self.table else ""
 

@@ -1,6 +1,6 @@
 """Magnitude spectrograms and their distance, for training losses and for metrics.
 
-Magnitudes only, no phases: sounds that differ in phase alone have distance 0. The spectral convergence is the metric of
+Magnitudes only, no phases: signals that differ in phase alone have distance 0. The spectral convergence is the metric of
 Jukebox (arXiv:2005.00341, section 3.2).
 """
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-SILENCE = 2e-3  # a sound whose spectral norm is below counts as silent
+SILENCE = 2e-3  # a signal with a smaller spectral norm is silent
 
 
 def magnitudes(
@@ -21,7 +21,8 @@ def magnitudes(
 ) -> Float[Tensor, "*b f s"]:
     """Magnitudes of an STFT with a periodic Hann window (0: of n_fft samples), centred, reflected at the ends.
 
-    `pad` adds zeros to a sound shorter than n_fft; without it, ValueError for one that is too short to be reflected.
+    `pad` adds zeros to a signal shorter than n_fft; without it, a signal that is too short for the reflection raises
+    ValueError.
     """
     if pad:
         audio = F.pad(audio, (0, max(0, n_fft - audio.shape[-1])))
@@ -38,7 +39,7 @@ def magnitudes(
 
 
 def norm(x: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Frobenius norm of each sound; its gradient at zero is zero. Its last bits depend on the memory layout of `x`."""
+    """Frobenius norm of each spectrogram; its gradient at zero is zero. Its last bits depend on the memory layout of `x`."""
     return torch.linalg.vector_norm(x, dim=(-2, -1))
 
 
@@ -49,7 +50,7 @@ def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int, low: float = 40.0, high: float = 11025.0) -> Tensor:
-    """Triangular filters (bands, n_fft/2 + 1), even on the mel scale 2595 log10(1 + f/700), each of sum 1."""
+    """Triangular filters (bands, n_fft/2 + 1), evenly spaced on the mel scale 2595 log10(1 + f/700), each of sum 1."""
     first, last = (2595 * math.log10(1 + hz / 700) for hz in (low, min(high, sample_rate / 2)))
     corner = 700 * (10 ** (torch.linspace(first, last, bands + 2, device="cpu") / 2595) - 1)
     hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, device="cpu")

@@ -1,8 +1,8 @@
-"""What a codec turns audio into, described without torch: streams, and the configuration that every codec has.
+"""Streams, the sequences that a codec converts audio to, and the base configuration of codecs; without torch.
 
-A stream is one sequence with one frame every `hop` samples. A frame holds codes (integers below `bins`, one or several
-`books`) or a latent (`width` floats). Streams are named; `vq.0` to `vq.2` are those of the three-level VQ-VAE, and a
-stream's place in `CodecSpec.streams` is its level.
+A stream is one sequence with one frame every `hop` samples. A frame holds codes (integers below `bins`, one or several `books`)
+or a latent (`width` floats). Streams have names; the three-level VQ-VAE has `vq.0` to `vq.2`. The index of a stream in
+`CodecSpec.streams` is its level.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Stream:
-    """One sequence of a codec. `dtype` is that of files; `rng_key` stands for it in seeds (empty: its name)."""
+    """One sequence of a codec. `dtype` is the type in files; `rng_key` identifies the stream in seeds (empty: its name)."""
 
     name: str
     hop: int  # samples per frame
@@ -39,16 +39,16 @@ class Stream:
 
     @property
     def key(self) -> int | str:
-        """What stands for the stream in the hash of a sampling generator."""
+        """The identifier of the stream in the hash of a sampling generator."""
         return self.name if self.rng_key == "" else self.rng_key
 
     @property
     def seed_key(self) -> int:
-        """The same as a number, for the seeds of training."""
+        """The identifier as a number, for the seeds of training."""
         return self.key if isinstance(self.key, int) else zlib.crc32(self.key.encode())
 
     def check(self, values: np.ndarray, what: str) -> np.ndarray:
-        """`values` (t, *frame_shape) in the stream's dtype; ValueError for another shape or for values out of range."""
+        """Convert `values` (t, *frame_shape) to the stream's dtype; ValueError for another shape or values out of range."""
         if values.shape[1:] != self.frame_shape:
             expected = ", ".join(["frames", *map(str, self.frame_shape)])
             raise ValueError(f"{what}: {self.name} of shape {values.shape}; expected ({expected})")
@@ -64,7 +64,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """What the rest of the project knows of a codec; streams from the finest to the coarsest."""
+    """The public properties of a codec; streams are ordered from the finest to the coarsest."""
 
     sample_rate: int
     channels: int
@@ -85,7 +85,7 @@ class CodecSpec:
         return math.lcm(*self.hops)
 
     def stream(self, name: str) -> Stream:
-        """The stream of that name; ValueError names those there are."""
+        """The stream of that name; ValueError lists the existing streams."""
         for stream in self.streams:
             if stream.name == name:
                 return stream
@@ -96,44 +96,44 @@ class CodecConfig(ABC):
     """Shape of a codec. It imports no torch: planning, requests, sizes and help read it."""
 
     kind: ClassVar[str]  # its name in config.json and in the registries
-    learned: ClassVar[bool] = True  # False: its tensors are constants, and its file is written with the model folder
+    learned: ClassVar[bool] = True  # False: the tensors are constants, and the file is written with the model folder
 
     @property
     @abstractmethod
     def spec(self) -> CodecSpec: ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for config.json; `from_json` undoes it."""
+        """Plain values for config.json; the inverse is `from_json`."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     @abstractmethod
     def from_json(cls, data: Mapping[str, Any]) -> CodecConfig:
-        """The configuration of such values; ValueError names a setting that there is not."""
+        """The configuration from plain values; ValueError names an unknown setting."""
 
     # ---- which tensors of the codec's file belong to a stream
 
     def tensors(self, stream: str, names: Collection[str]) -> list[str]:
-        """Of the tensor names of a codec's file, those that encoding and decoding `stream` need."""
+        """The tensor names of a codec's file that encoding and decoding `stream` need."""
         return list(names)
 
     def codes_tensors(self, stream: str, names: Collection[str]) -> list[str]:
-        """Of these, the ones that decide the values of `stream`: encoder and quantiser, not the decoder."""
+        """The tensor names that determine the values of `stream`: encoder and quantiser, not the decoder."""
         return self.tensors(stream, names)
 
     # ---- sizes, for planning
 
     @abstractmethod
     def parameter_count(self, stream: str) -> int:
-        """Numbers of the tensors of a stream, all of them float32."""
+        """Number of parameters of a stream, all of them float32."""
 
     @abstractmethod
     def receptive_field(self, stream: str) -> int:
-        """Samples on one side of a sample that its value depends on."""
+        """Receptive field to one side, samples."""
 
     @abstractmethod
     def decoder_state(self, stream: str) -> int:
-        """Numbers that decoding without end keeps of the past, in float32."""
+        """Values that a streaming decoder keeps of the past, in float32."""
 
     @abstractmethod
     def decoder_products(self, stream: str) -> float:

@@ -1,8 +1,8 @@
-"""Read any audio file, resampled and mixed as asked; measure its true length; write a wav file.
+"""Read any audio file, resampled and mixed on request; measure its true length; write a wav file.
 
-`decoders.py` opens files by libsndfile or PyAV. The length of a file is what its decoder yields, whatever its header states. Wav,
-flac and ogg vorbis are read at any place at once; all others are decoded from their beginning, at some hundreds of times
-real time: libsndfile's seeking in mp3 gives wrong samples, and in some compressed formats there is none.
+`decoders.py` opens files by libsndfile or PyAV. The length of a file is the number of decoded samples; the header is not
+trusted. Wav, flac and ogg vorbis support random access. All other formats are decoded from their beginning, at some hundreds of
+times real time, because libsndfile's seeking in mp3 returns wrong samples, and some compressed formats have none.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ SURROUND = {
     6: "LRC-LR",
     7: "LRC-CLR",
     8: "LRC-LRLR",
-}  # channels by side, in the order of wav files
-MARGIN = 0.1  # seconds read on both sides of a resampled piece, so that it equals a piece of the whole
+}  # side of each channel, in the order of wav files
+MARGIN = 0.1  # seconds read on both sides of a resampled excerpt, so that it equals that excerpt of the whole
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds, by decoding all of it; `peak` is the largest |sample|, nan where one is not finite."""
+    """Content of a file, from decoding all of it; `peak` is the largest |sample|, nan if a sample is not finite."""
 
     seconds: float
     sample_rate: int
     channels: int
     frames: int
     peak: float
-    tracks: int = 1  # with audio; the default one is read
+    tracks: int = 1  # tracks with audio; the default one is read
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Decode the whole file and return what it holds; BadAudio ("unreadable" or "truncated") where that fails."""
+    """Decode the whole file and return its content; BadAudio ("unreadable" or "truncated") if that fails."""
     path, frames, peak = Path(path), 0, np.float32(0)
     with closing(open_source(path)) as source:
         for block in decoded(path, source):
             frames += block.shape[1]
-            peak = np.maximum(peak, np.abs(block).max())  # nan and inf stay
-    if not frames and isinstance(source, AvDecoder):  # ffmpeg takes many a file for audio
+            peak = np.maximum(peak, np.abs(block).max())  # keeps nan and inf
+    if not frames and isinstance(source, AvDecoder):  # ffmpeg accepts many files that are not audio
         raise BadAudio(path, "unreadable", "there is no audio in it")
     peak = float(peak) if np.isfinite(peak) else math.nan
     return AudioInfo(frames / source.sample_rate, source.sample_rate, source.channels, frames, peak, source.tracks)
@@ -65,18 +65,19 @@ def read(
 ) -> tuple[np.ndarray, int]:
     """Return (float32 (channels, samples), sample rate) of a file, or of `seconds` of it from `start`.
 
-    A piece is the same samples as that piece of the whole, also when resampled (within the filter's accuracy, 1e-4). It
-    is shorter where the file ends. Raises BadAudio where not all of it can be decoded.
+    An excerpt has the same samples as in the whole file, also when resampled (within the filter's accuracy, 1e-4). It is
+    shorter at the end of the file. Raises BadAudio if not all of it can be decoded.
     """
     path = Path(path)
     with closing(open_source(path)) as source:
         rate, target = source.sample_rate, sample_rate or source.sample_rate
         common = math.gcd(rate, target)
-        down, up = rate // common, target // common  # `down` samples of the file last as long as `up` of the result
+        # `down` samples of the file have the duration of `up` samples of the result
+        down, up = rate // common, target // common
         begin = round(start * target)
         count = None if seconds is None else round(seconds * target)
         margin = 0 if rate == target else math.ceil(MARGIN * target)
-        step = max(0, begin - margin) // up  # where both rates have a sample at the same moment
+        step = max(0, begin - margin) // up  # a time at which both rates have a sample
         need = None if count is None else math.ceil((begin + count + margin) * down / up) - step * down
         audio = _collect(path, source, step * down, need)
     if rate != target:
@@ -87,7 +88,7 @@ def read(
 
 
 def mix(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Turn (c, t) into (channels, t): one is the mean, more repeat a mono sound; surround sound becomes two by its layout."""
+    """Convert (c, t) to (channels, t): one channel is the mean, two repeat mono, and surround is mixed down by its layout."""
     if len(audio) == channels:
         return audio
     if channels == 1:
@@ -100,7 +101,7 @@ def mix(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _weighted(audio: np.ndarray, layout: str, side: int) -> np.ndarray:
-    """One side of surround sound: its front channel, and at -3 dB the middle and its other channels."""
+    """Mix one side of surround sound: its front channel, plus the centre and the side's other channels at -3 dB."""
     mixed = audio[side]
     others = [c for c, place in enumerate(layout) if c > 1 and place in "C" + "LR"[side]]
     for channel in others:
@@ -109,21 +110,21 @@ def _weighted(audio: np.ndarray, layout: str, side: int) -> np.ndarray:
 
 
 def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
-    """Write float (channels, samples) in [-1, 1] as 16-bit PCM, clipped, at once or not at all.
+    """Write float (channels, samples) in [-1, 1] as clipped 16-bit PCM, atomically.
 
-    The bytes are a pure function of the samples; reading them back gives the samples rounded to 1/32768. Raises
-    ValueError for another shape and for values that are not finite.
+    The bytes are a pure function of the samples. Reading returns the samples rounded to 1/32768. Raises ValueError for another
+    shape and for values that are not finite.
     """
     path = Path(path)
     samples = to_pcm(audio, path)
-    # wave would open the file itself, and its destructor fails where that fails
+    # wave would open the file itself, and its destructor fails if that fails
     with replacing(path) as temporary, temporary.open("wb") as raw, wave.open(raw, "wb") as file:
         file.setparams((len(samples), 2, sample_rate, 0, "NONE", "not compressed"))
         file.writeframes(samples.T.tobytes())
 
 
 def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
-    """Float samples (channels, t) as 16-bit ones, rounded and clipped; ValueError, naming `path`, if they are none."""
+    """Convert float samples (channels, t) to 16 bits, rounded and clipped; ValueError with `path` for other input."""
     audio = np.asarray(audio)
     if audio.ndim != 2 or not np.isfinite(audio).all():
         raise ValueError(f"{path}: expected finite samples (channels, samples), got shape {audio.shape}")
@@ -131,7 +132,7 @@ def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
 
 
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:
-    """Join the blocks from sample `start` until there are `count` samples or no more; (channels, samples)."""
+    """Join the blocks from sample `start` to at most `count` samples; (channels, samples)."""
     blocks, have = [np.zeros((source.channels, 0), np.float32)], 0
     for block in decoded(path, source, start):
         blocks.append(block)
@@ -142,8 +143,8 @@ def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) ->
 
 
 def _resample(audio: np.ndarray, rate: int, target: int, count: int) -> np.ndarray:
-    """Resample (channels, t) to exactly `count` samples a channel."""
-    import soxr  # what librosa resamples with; librosa itself takes seconds to import
+    """Resample (channels, t) to exactly `count` samples per channel."""
+    import soxr  # librosa uses it too, but takes seconds to import
 
     result = soxr.resample(audio.T, rate, target, quality="HQ").T if audio.size else audio
     return np.pad(result[:, :count], ((0, 0), (0, max(0, count - result.shape[1]))))

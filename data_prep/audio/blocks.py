@@ -1,6 +1,6 @@
-"""Sound of any length in constant memory: a file read, resampled and mixed in blocks.
+"""Read, resample and mix audio of any length in blocks, in constant memory.
 
-The blocks end to end are the samples that `read` gives, however long the song.
+The concatenated blocks equal the result of `read`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from data_prep.audio.audio import mix
 from data_prep.audio.decoders import decoded, open_source
 from data_prep.errors import BadAudio
 
-CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # of fewer samples, a smaller share and up to 1 dB too loud nothing is audible
+CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # clipping of fewer samples, a smaller share, and by up to 1 dB is not audible
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The blocks at another rate, as many and one more, which is the end that the filter held back."""
+    """The blocks at another rate, and one more block with the samples that the filter held back."""
     import soxr
 
     stream, channels = None, 0
@@ -36,10 +36,10 @@ def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int
 
 
 class BlockReader(AbstractContextManager["BlockReader"]):
-    """An open sound file; iterating gives float32 (channels, n), end to end the whole file as `read` gives it.
+    """An open audio file; it iterates over blocks, float32 (channels, n), whose concatenation equals `read` of the file.
 
-    `source_channels` and `source_rate` are those of the file; `samples` counts what has been given so far, `beyond` what of it is
-    beyond full scale (`peak` is the largest). Raises BadAudio where not all of it can be decoded.
+    `source_channels` and `source_rate` are those of the file. `samples` counts the samples so far, and `beyond` those beyond
+    full scale (`peak` is the largest). Raises BadAudio if not all of the file can be decoded.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int | None = None, channels: int | None = None) -> None:
@@ -61,7 +61,7 @@ class BlockReader(AbstractContextManager["BlockReader"]):
             yield block
 
     def print_beyond(self) -> None:
-        """A line on stderr where samples are beyond full scale, as those of a file of floats may be."""
+        """Print a warning on stderr if samples are beyond full scale, as in a file of floats."""
         print_beyond(self.path, self.beyond, self.peak, self.samples)
 
     def _resampled(self) -> Iterator[np.ndarray]:
@@ -78,7 +78,7 @@ class BlockReader(AbstractContextManager["BlockReader"]):
             given += rest.shape[1]
             yield rest
             rest = made
-        count = round(taken * self.sample_rate / self.source_rate) - given  # what the whole would be cut or filled to
+        count = round(taken * self.sample_rate / self.source_rate) - given  # length to which the whole would be cut or padded
         yield np.pad(rest[:, : max(0, count)], ((0, 0), (0, max(0, count - rest.shape[1]))))
 
     def __exit__(self, *error: object) -> None:
@@ -86,12 +86,12 @@ class BlockReader(AbstractContextManager["BlockReader"]):
 
 
 def is_clipped(beyond: int, peak: float, samples: int) -> bool:
-    """Whether so many samples beyond full scale, of all, are audible."""
+    """Whether this number of samples beyond full scale is audible."""
     return beyond >= CLIPPED and (peak > OVERSHOOT or beyond > SHARE * samples)
 
 
 def print_beyond(path: str | Path, beyond: int, peak: float, samples: int) -> None:
-    """A line on stderr for a recording that is louder than full scale: its copies of whole numbers are clipped."""
+    """Print a warning on stderr for a recording beyond full scale, which is clipped when written as integers."""
     if is_clipped(beyond, peak, samples):
         loudest = f"peak {peak:.2f}, {20 * math.log10(peak):+.1f} dBFS"
         print(
@@ -100,7 +100,7 @@ def print_beyond(path: str | Path, beyond: int, peak: float, samples: int) -> No
 
 
 def declared_seconds(path: str | Path) -> float:
-    """The length that a file's header states, for a progress bar and nothing else; 0 where it states none."""
+    """The length in a file's header, for progress bars only; 0 if there is none."""
     try:
         with closing(open_source(Path(path))) as source:
             return source.expected / source.sample_rate

@@ -1,8 +1,8 @@
-"""The files in a file: where each begins and ends, whether it is all there, and what its header should have stated.
+"""Containers: the start and end of each of the files that are joined in a file, missing data, and corrected headers.
 
-A decoder plays what it gets: it ends quietly where a cut file ends, where a header states too little, and after the first of
-several joined files. So the container is read first. Its parts state their sizes (wav, aiff, caf, w64, au, mp4, matroska, wma),
-mark their last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) by itself, with a corrected
+A decoder stops without an error at the end of a cut file, at the length in a wrong header, and after the first of several
+joined files. So the container is parsed first. Its parts have sizes (wav, aiff, caf, w64, au, mp4, matroska, wma), a mark on
+the last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) separately, with a corrected
 header.
 """
 
@@ -20,7 +20,7 @@ from data_prep.audio.mpeg import Bytes, Mp3Frames, after_id3
 from data_prep.errors import BadAudio
 
 Order = Literal["big", "little"]
-LARGEST = 0xFFFFFFFF  # a size of 32 bits; of what was written to a pipe, it or about half of it stands for "unknown"
+LARGEST = 0xFFFFFFFF  # largest 32-bit size; after writing to a pipe, it or about half of it means "unknown"
 TAGS = (b"TAG", b"APETAGEX", b"ID3")  # what programs append to files of any kind
 MAGICS = re.compile(
     rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC "
@@ -29,27 +29,27 @@ MAGICS = re.compile(
 )
 MOST_LINKS = 1000
 NOT_ZERO = re.compile(rb"[^\0]")
-COMPRESSED = (0x02, 0x11, 0x31)  # Microsoft's ADPCM, that of IMA, GSM
+COMPRESSED = (0x02, 0x11, 0x31)  # ADPCM of Microsoft and IMA, GSM
 W64 = b"riff\x2e\x91\xcf\x11"
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 @dataclass(frozen=True)
 class Link:
-    """One of the files in a file: what a decoder reads is `head`, then the bytes [start, stop)."""
+    """One of the joined files; a decoder reads `head`, then the bytes [start, stop)."""
 
     start: int
     stop: int
     head: bytes = b""
-    cut: str | None = None  # how it falls short of what it states
+    cut: str | None = None  # what is missing compared with its header
     declared: int | None = None  # samples that its header states
-    padding: int = 0  # samples by which a decoder may give more than `declared`: the rest of the last block
+    padding: int = 0  # samples that a decoder may return beyond `declared`: the rest of the last block
     rate: int | None = None  # Hz, as the header of a wav file states it
     goes_on: bool = False  # an ogg stream with pages after its end mark, where libsndfile stops
 
 
 def find_links(path: Path) -> list[Link]:
-    """The files that are joined in a file, mostly one; BadAudio where they are too many, or mp3s of several kinds."""
+    """The files that are joined in a file, mostly one; BadAudio if they are too many, or mp3s of several kinds."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at, links = after_id3(data), list[Link]()
         if not (found := _reader_at(data, at)):
@@ -64,7 +64,7 @@ def find_links(path: Path) -> list[Link]:
 
 
 def _reader_at(data: Bytes, at: int) -> Callable[[Bytes, int], Link] | None:
-    """What reads the container that begins at `at`."""
+    """The parser of the container that begins at `at`."""
     head = data[at : at + 12]
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return _boxes
@@ -91,7 +91,7 @@ def _missing(expected: int, has: int) -> str | None:
 
 
 def walk_chunks(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, size) of chunks; one of odd size may lack its padding byte, and the next then begins one byte earlier."""
+    """(name, start, size) of chunks; if a chunk of odd size lacks its padding byte, the next one begins one byte earlier."""
     long_size = 0
     while at + 8 <= len(data):
         size = _number(data, at + 4, 4, order)
@@ -113,7 +113,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _chunks(data: Bytes, at: int) -> Link:
-    """A wav file (also RF64 and BW64), or one like aiff; what states a wrong size of its samples gets a new header."""
+    """Parse a wav (also RF64 and BW64) or aiff file; a file with a wrong size of its samples gets a new header."""
     kind, order = data[at : at + 4], cast(Order, "big" if data[at : at + 4] in (b"RIFX", b"FORM") else "little")
     parts, aligned = dict[bytes, bytes](), True
     for name, start, size in walk_chunks(data, at + 12, order):
@@ -141,14 +141,14 @@ def _chunks(data: Bytes, at: int) -> Link:
 
 
 def _size_of_samples(data: Bytes, name: bytes, start: int, size: int) -> int:
-    """The bytes of samples that there are or should be: to the end of the file where the stated size cannot be meant."""
+    """The number of bytes of samples, as stated; up to the end of the file if the stated size is a placeholder."""
     rest = len(data) - start
     is_too_small = name == b"data" and size < rest and not _follows(data, start + size + size % 2)
     return rest if is_too_small or (size > rest and _is_unknown(size)) else size
 
 
 def _follows(data: Bytes, at: int) -> bool:
-    """Whether what stands after the samples of a wav file may stand there: nothing, tags, zeros, another file or chunk."""
+    """Whether the data after the samples of a wav file is valid: nothing, tags, zeros, another file or chunk."""
     rest = data[at : at + 8]
     if len(rest) < 8 or rest.startswith(TAGS) or MAGICS.match(data, at) or not NOT_ZERO.search(data, at):
         return True
@@ -157,7 +157,7 @@ def _follows(data: Bytes, at: int) -> bool:
 
 
 def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
-    """The samples of a compressed wav file, as its fact chunk states them; its last block is padded."""
+    """The number of samples of a compressed wav file from its fact chunk; its last block is padded."""
     form, fact = parts.get(b"fmt ", b""), parts.get(b"fact", b"")
     if len(form) < 28 or len(fact) < 12 or _number(form, 8, 2, order) not in COMPRESSED:
         return link
@@ -165,7 +165,7 @@ def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
 
 
 def _with_comm(link: Link, parts: Mapping[bytes, bytes]) -> Link:
-    """The samples of an aiff file that is not compressed, as its COMM chunk states them."""
+    """The number of samples of an uncompressed aiff file from its COMM chunk."""
     comm = parts.get(b"COMM", b"")
     is_plain = len(comm) >= 26 and comm[26:30] in (b"", b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64")
     return replace(link, declared=_number(comm, 10, 4, "big")) if is_plain else link
@@ -203,7 +203,7 @@ def _w64(data: Bytes, at: int) -> Link:
 
 
 def _au(data: Bytes, at: int) -> Link:
-    """An au file is a header and samples to its end, whatever size it states."""
+    """An au file is a header and samples to its end; the stated size is ignored."""
     offset, size = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
     cut = None if _is_unknown(size) else _missing(at + offset + size, len(data))
     stop = at + offset + size if data[at + offset + size :][:4] == b".snd" else len(data)
@@ -211,7 +211,7 @@ def _au(data: Bytes, at: int) -> Link:
 
 
 def _flac(data: Bytes, at: int) -> Link:
-    """A flac file, with "unknown" in place of its count of samples: libFLAC would end there, whatever follows."""
+    """A flac file with its count of samples set to "unknown", because libFLAC would stop at a wrong count."""
     info = bytearray(data[at : at + 42])
     bits = int.from_bytes(info[18:26].ljust(8, b"\0"), "big")
     info[18:26] = (bits >> 36 << 36).to_bytes(8, "big")
@@ -223,7 +223,7 @@ def _flac(data: Bytes, at: int) -> Link:
 
 
 def _ogg(data: Bytes, at: int) -> Link:
-    """The pages of one link of an ogg file, to the first page of another; the last one must be whole and marked as the last."""
+    """The pages of one link of an ogg file, to the first page of another; the last one must be complete and marked as the last."""
     ended, began, place, unmarked = False, False, at, "its stream has no end mark"
     marked, goes_on = set[bytes](), False  # streams that have an end mark
     while place + 27 <= len(data):
@@ -247,7 +247,7 @@ def _ogg(data: Bytes, at: int) -> Link:
 
 
 def _mp3_links(path: Path, data: Bytes) -> list[Link]:
-    """The mp3 files that are joined in a file, where it holds nothing else."""
+    """The joined mp3 files in a file that contains nothing else."""
     if path.suffix.lower() not in (".mp3", ".mpga") and data[:3] != b"ID3" and data[:1] != b"\xff":
         return []
     frames = Mp3Frames(data)
@@ -266,7 +266,7 @@ def _mp3_links(path: Path, data: Bytes) -> list[Link]:
 
 
 def _repeated(data: Bytes, at: int) -> Link:
-    """A file that states no end: another one begins where its first bytes come again."""
+    """A file without a stated end; another file begins where its first bytes repeat."""
     again = data.find(data[at : at + 9], at + 9)
     return Link(at, again if again >= 0 else len(data))
 
@@ -277,7 +277,7 @@ def _riff(data: Bytes, at: int) -> Link:
 
 
 def _boxes(data: Bytes, at: int) -> Link:
-    """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) nothing can be found in it."""
+    """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) it cannot be decoded."""
     place, names = at, set[bytes]()
     while place + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[place : place + 8])

@@ -1,8 +1,8 @@
-"""Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, where it is installed).
+"""Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, if it is installed).
 
-Both give blocks of samples whose number is not known before the end: headers are not trusted. Channels come in the order of wav
-files, so that channel 2 of 5.1 is the centre in every format. What a decoder cannot do ends in BadAudio, and so does what cannot be
-true: a rate of 1 Hz, fewer samples than the header states, more than the bytes of the file can hold.
+Both return blocks of samples, and their number is unknown until the end, because headers are not trusted. Channels are in the
+order of wav files, so that channel 2 of 5.1 is the centre in every format. Errors of a decoder raise BadAudio. Impossible
+properties raise it too: a rate of 1 Hz, fewer samples than the header states, or more than the bytes of the file can hold.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PYAV_SUFFIXES = frozenset(
 )
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 BLOCK = 1 << 14  # samples decoded at a time
-RATES = (2_000, 768_000)  # Hz, what a recording can have
+RATES = (2_000, 768_000)  # Hz, plausible sample rates
 MOST_CHANNELS = 64
 MOST_PER_BYTE = 1 << 11  # samples; opus has 1,440 of silence in 2 bytes, flac mostly 4,096 in 14
-SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile finds a sample exactly
-VORBIS_ORDER = {  # of channels in ogg vorbis and opus, as places of those of a wav file
+SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile seeks exactly
+VORBIS_ORDER = {  # channel orders of ogg vorbis and opus, as indices into that of a wav file
     3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
 }  # fmt: skip
 
@@ -45,18 +45,18 @@ class AudioDecoder(Protocol):
 
     sample_rate: int
     channels: int
-    declared: int | None  # samples the container promises, where it can be trusted to know
-    slack: int  # samples by which it may promise too much
-    expected: int  # samples for a progress bar; 0 where nothing is known
-    cut: str | None  # how the file falls short of what it states
-    tracks: int  # with audio, of which the default one is read
+    declared: int | None  # samples stated by the container, if it is reliable
+    slack: int  # samples by which it may state too many
+    expected: int  # samples for a progress bar; 0 if unknown
+    cut: str | None  # what is missing compared with the header
+    tracks: int  # tracks with audio; the default one is read
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]: ...
     def close(self) -> None: ...
 
 
 class _Window(io.RawIOBase):
-    """A joined file as a file of its own: its corrected header, then its bytes."""
+    """A joined file as a separate file object: its corrected header, then its bytes."""
 
     def __init__(self, file: io.BufferedReader, link: Link) -> None:
         self.file, self.link, self.at, self.name = file, link, 0, file.name
@@ -86,7 +86,7 @@ class _Window(io.RawIOBase):
 
 
 class SoundFileDecoder:
-    """A file that libsndfile reads; `subtype` and `format` are its names for what the file holds."""
+    """A file that libsndfile reads; `subtype` and `format` are its names of the sample format and the container."""
 
     library, slack, tracks = "libsndfile", 0, 1
 
@@ -114,7 +114,7 @@ class SoundFileDecoder:
         import soundfile
 
         class Sequential(soundfile.SoundFile):
-            """Soundfile seeks after each read, to where it is: an error at an unknown end, and wrong samples in mp3."""
+            """Disable the seek of soundfile after each read, which fails at an unknown end and returns wrong samples in mp3."""
 
             def seekable(self) -> bool:
                 return False
@@ -122,7 +122,7 @@ class SoundFileDecoder:
         return Sequential(_Window(self.opened, link))  # type: ignore[arg-type]  # a file of bytes
 
     def _promised(self, file: Any, link: Link) -> int:
-        """The samples that a file must have; the count of a compressed one is true only where it ends in the last block."""
+        """The number of samples that a file must have; that of a compressed file holds only if it ends in the last block."""
         inside = not link.padding or 0 <= file.frames - (link.declared or 0) < link.padding
         return (link.declared or 0) if inside else 0
 
@@ -141,7 +141,9 @@ class SoundFileDecoder:
                 start = max(0, start - block.shape[1])
 
     def _read(self, file: Any, dtype: str, at: int, promised: int, most: int) -> Iterator[np.ndarray]:
-        """Blocks from sample `at` to `most`; what cannot be decoded after as many as were promised is no audio (flac with other tags)."""
+        """Blocks from sample `at` to `most`; data after the stated number of samples that cannot be decoded is not audio (tags
+        after flac).
+        """
         with file:
             while at < most:
                 try:
@@ -179,7 +181,7 @@ class AvDecoder:
 
     @contextmanager
     def _open(self, link: Link) -> Iterator[tuple[Any, Any, int]]:
-        """The container of a joined file, its track, and how many tracks it has."""
+        """The container of a joined file, its track, and the number of tracks."""
         import av
         from av.stream import Disposition
 
@@ -193,7 +195,7 @@ class AvDecoder:
             yield container, (default or tracks)[0], len(tracks)
 
     def _declared(self, stream: Any) -> int | None:
-        """mp4 counts its time in samples (the last block of aac is padded); others know their length roughly or not at all."""
+        """Length in samples: exact in mp4 (the last block of aac is padded), approximate or unknown in other containers."""
         return (stream.duration or None) if stream.time_base == Fraction(1, stream.rate) else None
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
@@ -217,18 +219,21 @@ class AvDecoder:
                 yield block
 
     def close(self) -> None:
-        """Nothing stays open between two calls of `blocks`."""
+        """Close nothing: no file stays open between two calls of `blocks`."""
 
 
 def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:
-    """BadAudio where the joined files of a file have other rates or channels than the first."""
+    """Raise BadAudio if the joined files differ from the first in sample rate or channels."""
     if len(set(kinds)) > 1:
         parts = " and ".join(f"{rate} Hz, {channels} channel{'s' * (channels > 1)}" for rate, channels in dict.fromkeys(kinds))
         raise BadAudio(path, "unreadable", f"its parts are of several kinds ({parts}); give each by itself")
 
 
 def open_source(path: Path) -> AudioDecoder:
-    """Open with libsndfile or PyAV, by suffix first, then with the other: suffixes lie. Raises BadAudio."""
+    """Open with libsndfile or PyAV, first the one for the suffix, then the other, because suffixes may be wrong.
+
+    Raises BadAudio.
+    """
     if not path.is_file():
         raise BadAudio(path, "unreadable", "there is no such file")
     if path.stat().st_size == 0:
@@ -245,7 +250,7 @@ def open_source(path: Path) -> AudioDecoder:
             reasons.append(f"{error.name} is not installed (pip install {error.name})")
         except BadAudio as error:
             reasons.append(error.detail)
-        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their texts mislead about such files
+        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their messages are misleading for such files
             reasons.append(f"{kind.library} cannot read it")
         else:
             return _plausible(path, source)
@@ -254,7 +259,7 @@ def open_source(path: Path) -> AudioDecoder:
 
 
 def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
-    """The decoder, if a recording can have its rate and channels."""
+    """Return the decoder; BadAudio if its sample rate or channels are implausible."""
     try:
         check_rate(path, source.sample_rate)
         if source.channels > MOST_CHANNELS:
@@ -275,7 +280,7 @@ def _report_tracks(path: Path, tracks: int) -> None:
 
 
 def check_rate(path: Path, rate: int | None) -> None:
-    """BadAudio where a header states a rate that no recording has."""
+    """Raise BadAudio for an implausible sample rate."""
     low, high = RATES
     if rate is not None and not low <= rate <= high:
         detail = f"its header states a sample rate of {rate:,} Hz; expected {low:,} to {high:,}"
@@ -283,7 +288,7 @@ def check_rate(path: Path, rate: int | None) -> None:
 
 
 def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "float32") -> Iterator[np.ndarray]:
-    """The blocks from sample `start` to the end; BadAudio where not all of the file's audio can be decoded."""
+    """The blocks from sample `start` to the end; BadAudio if not all of the file's audio can be decoded."""
     frames, most = 0, path.stat().st_size * MOST_PER_BYTE
     promised = 0 if start else (source.declared or 0) - source.slack
     try:
@@ -295,7 +300,7 @@ def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "floa
             yield block
     except BadAudio:
         raise
-    except Exception as error:  # every decoder has its own kinds
+    except Exception as error:  # every decoder has different error classes
         reason = "truncated" if source.cut or frames or promised > 0 else "unreadable"
         raise BadAudio(path, reason, source.cut or f"decoding failed after {frames} samples: {error}") from error
     short = f"its header states {source.declared:,} samples and it has {frames:,}" if frames < promised else None

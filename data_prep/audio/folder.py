@@ -1,4 +1,4 @@
-"""The files of a folder with its sub-folders, as every verb lists them; what is passed over is counted by its suffix."""
+"""List the files of a folder and its sub-folders, for all verbs; skipped files are counted by suffix."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def list_files(folder: Path, suffixes: Collection[str], out: Path | None = None) -> tuple[list[Path], Counter[str]]:
-    """The files with these suffixes, sorted, and how many others there are of each suffix.
+    """The files with these suffixes, sorted, and the number of other files by suffix.
 
-    Links to folders are followed once. Hidden files (also the "._" companions of macOS) and the folder `out` do not count.
+    Links to folders are followed once. Hidden files (also the "._" companions of macOS) and the folder `out` are ignored.
     """
     found, others = [], Counter()
     seen = {out.resolve()} if out is not None and out.resolve() != folder.resolve() else set()
@@ -31,7 +31,7 @@ def list_files(folder: Path, suffixes: Collection[str], out: Path | None = None)
 
 
 def named(counts: Mapping[str, int], most: int = 8) -> str:
-    """Counts in words, the largest first: "3 .jpg, 1 .txt"; empty where there are none."""
+    """Format counts, the largest first: "3 .jpg, 1 .txt"; empty without any."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[most:])
     words = [f"{count} {name}" for name, count in ordered[:most]] + [f"{rest} of other suffixes"] * bool(rest)

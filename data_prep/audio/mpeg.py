@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from data_prep.pool import alive
 
 Bytes = bytes | mmap.mmap
-STRAY = 4  # fewer frames of another kind are garbage that looks like frames
+STRAY = 4  # fewer frames of another kind are random data that looks like frames
 
 _KBPS = {  # layer III, by index
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG 1
@@ -32,19 +32,19 @@ class Mp3Run:
     start: int
     stop: int
     kind: tuple[int, int]  # sample rate and channels
-    xing: int | None  # where the tag stands
+    xing: int | None  # position of the tag
     declared: int | None
     count: int = 0
 
     @property
     def cut(self) -> str | None:
-        """How the run falls short of the count of its Xing frame; some writers count that frame too."""
+        """The frames that are missing from the count of the Xing frame; some writers count that frame too."""
         if self.count and self.declared is not None and self.declared > self.count + 1:
             return f"it should have {self.declared} mp3 frames and has {self.count}"
         return None
 
     def head(self, data: Bytes) -> tuple[bytes, int]:
-        """A first frame that states the true count, and the byte of the file that follows it."""
+        """A first frame with the true count, and the offset in the file of the data after it."""
         count = self.count.to_bytes(4, "big")
         if self.xing is not None and self.declared is not None:
             return data[self.start : self.xing + 8] + count, self.xing + 12
@@ -58,11 +58,11 @@ class Mp3Run:
 class Mp3Frames:
     """The frames of an mp3 file (layer III) from header to header, as `runs`: one for each Xing frame or kind of frames.
 
-    `ends_cut`: the last header promises more bytes than there are. `kinds`: (sample rate, channels) of all runs.
+    `ends_cut`: the last frame is longer than the rest of the file. `kinds`: (sample rate, channels) of all runs.
     """
 
     def __init__(self, data: Bytes) -> None:
-        """Walk once; what is no frame (tags, garbage) is stepped over to the next pair of matching headers."""
+        """Parse the file once; data between frames (tags, garbage) is skipped up to the next pair of matching headers."""
         self.data, self.ends_cut = data, False
         runs: list[Mp3Run] = []
         at = self._resync(after_id3(data))
@@ -91,7 +91,7 @@ class Mp3Frames:
         runs[-1].stop = at + size
 
     def _resync(self, at: int) -> int:
-        """The next place with two frames of one kind in a row, or the end of the data."""
+        """The next offset with two consecutive frames of one kind, or the end of the data."""
         data = self.data
         for found in _HEADER.finditer(data, at):
             at = found.start()
@@ -101,13 +101,13 @@ class Mp3Frames:
         return len(data)
 
     def _find_xing(self, at: int) -> int | None:
-        """Where the Xing or Info tag stands in a frame (after its side information), or None."""
+        """Offset of the Xing or Info tag in a frame (after its side information), or None."""
         found = at + 4 + _side_size(self.data, at)
         return found if self.data[found : found + 4] in (b"Xing", b"Info") else None
 
 
 def after_id3(data: Bytes, at: int = 0) -> int:
-    """Where the audio begins after ID3v2 tags (their sizes are written in 7 bits of each byte)."""
+    """Offset of the audio after ID3v2 tags, whose sizes use 7 bits of each byte."""
     while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
         size = 0
         for byte in data[at + 6 : at + 10]:
@@ -117,7 +117,7 @@ def after_id3(data: Bytes, at: int = 0) -> int:
 
 
 def _joined(runs: list[Mp3Run]) -> list[Mp3Run]:
-    """Runs without stray ones; a run without a Xing frame continues the one before it."""
+    """Remove stray runs; a run without a Xing frame continues the one before it."""
     frames: Counter[tuple[int, int]] = Counter()
     for run in runs:
         frames[run.kind] += run.count
@@ -139,13 +139,13 @@ def _kind(data: Bytes, at: int) -> tuple[int, int]:
 
 
 def _side_size(data: Bytes, at: int) -> int:
-    """The bytes of side information of the layer III frame at `at`."""
+    """Number of bytes of side information of the layer III frame at `at`."""
     mpeg1, mono = data[at + 1] & 8, data[at + 3] >> 6 == 3
     return (17 if mono else 32) if mpeg1 else (9 if mono else 17)
 
 
 def _frame_size(data: Bytes, at: int) -> int:
-    """The length in bytes of the layer III frame at `at`, or 0 where no such frame begins there."""
+    """The length in bytes of the layer III frame at `at`, or 0 if there is no frame."""
     if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:  # 11 bits of sync; layer III
         return 0
     version = data[at + 1] >> 3 & 3

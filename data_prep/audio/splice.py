@@ -1,9 +1,9 @@
-"""A sound file copied with some of its samples replaced: all others stay what they were, bit for bit.
+"""Copy an audio file with some of its samples replaced; all other samples stay bit-identical.
 
-Samples go through as the file holds them, integers as integers, so that nothing is rounded outside the replaced parts; the copy has the
-same rate, channels, container and sample format. What is lossy (mp3, ogg, m4a ..) cannot be written again without loss: its
-decoded samples become a wav of 32-bit floats, unless the name of the target asks for .ogg, .opus, .mp3 or .flac. Block by block, in
-memory that does not grow with the song.
+Samples are copied in the type of the file, integers as integers, so that nothing is rounded outside the replaced regions. The
+copy has the same rate, channels, container and sample format. Lossy formats (mp3, ogg, m4a ..) cannot be written again without
+loss. Their decoded samples become a wav of 32-bit floats, unless the target's suffix is .ogg, .opus, .mp3 or .flac. The copy is
+made in blocks, in constant memory.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ LOSSLESS = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w
 
 @dataclass(frozen=True)
 class Piece:
-    """New sound for the samples [start, end) of a file; over `fade` samples at both ends, inside, the old one goes and comes.
+    """New audio for the samples [start, end) of a file, with a crossfade over `fade` samples inside both ends.
 
-    A piece that ends at sample 0 or begins after the last one makes the file longer. `audio` gives (c, n) blocks, in all at least
-    as many samples as the piece has; other channels than the file's are mixed or repeated.
+    A piece that ends at sample 0 or begins after the last sample extends the file. `audio` yields (c, n) blocks with at least
+    as many samples as the piece has. Other numbers of channels than the file's are mixed or repeated.
     """
 
     start: int
@@ -42,7 +42,7 @@ class Piece:
 
 
 class Original:
-    """An open sound file by its own samples: `blocks()` are (n, c) of int32 (left-justified), float32 or float64."""
+    """An open audio file with samples in its own type: `blocks()` are (n, c) of int32 (left-justified), float32 or float64."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.source, self.exact = path, open_source(path), False
@@ -61,7 +61,7 @@ class Original:
         return block / 2.0**31 if block.dtype == np.int32 else block.astype(np.float64)
 
     def from_float(self, audio: Float[np.ndarray, "n c"]) -> np.ndarray:
-        """Floats as samples of the file, rounded and clipped to its bits."""
+        """Convert floats to samples of the file, rounded and clipped to its bits."""
         if self.subtype in FLOATS:
             return audio.astype(FLOATS[self.subtype])
         bits = BITS[self.subtype]
@@ -69,7 +69,7 @@ class Original:
         return (whole.astype(np.int64) << (32 - bits)).astype(np.int32)
 
     def fits(self, container: str) -> bool:
-        """Whether a container can hold these samples as they are."""
+        """Whether a container can hold these samples without change."""
         import soundfile
 
         return soundfile.check_format(container, self.subtype) and not (container == "FLAC" and self.channels > 8)
@@ -79,13 +79,13 @@ class Original:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of a copy of this file: its own where it can be written without loss, else .wav."""
+    """The suffix of a copy of this file: the same if it can be written without loss, else .wav."""
     with closing(Original(path)) as original:
         return path.suffix.lower() if original.exact and path.suffix else ".wav"
 
 
 def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
-    """The first `frames` samples (None: all) of a file as they are, in `stem`.flac, or in `stem`.wav where FLAC cannot hold them."""
+    """The first `frames` samples (None: all) of a file unchanged, as `stem`.flac, or as `stem`.wav if FLAC cannot hold them."""
     with closing(Original(source)) as original:
         suffix, container = (".flac", "FLAC") if original.fits("FLAC") else (".wav", "WAV")
         target = stem.with_name(stem.name + suffix)
@@ -100,16 +100,16 @@ def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
 
 
 def form_of(path: Path) -> tuple[str, str]:
-    """Container and sample format that a copy of a file without loss has, as libsndfile names them."""
+    """Container and sample format of a lossless copy of a file, by their libsndfile names."""
     with closing(Original(path)) as original:
         return original.format, original.subtype
 
 
 def target_form(source: Path, target: Path) -> tuple[str, str]:
-    """Container and sample format of a copy of `source` as the suffix of `target` names them; UserError for another suffix.
+    """Container and sample format of a copy of `source` by the suffix of `target`; UserError for an unknown suffix.
 
-    Those of the source where it can be copied without loss; .ogg, .opus and .mp3 are encoded again, and decoded floats are rounded
-    to the 24 bits of a flac.
+    They are those of the source if it can be copied without loss. Files for .ogg, .opus and .mp3 are encoded again, and decoded
+    floats are rounded to 24 bits for flac.
     """
 
     suffix = target.suffix.lower()
@@ -130,10 +130,10 @@ def splice(
     source: Path, target: Path, pieces: Sequence[Piece], frames: int, form: tuple[str, str] | None = None,
     then: Callable[[Path], object] | None = None,
 ) -> None:  # fmt: skip
-    """Write `target` as `source`, which has `frames` samples, with `pieces` in place of its own; at once or not at all. None overlaps.
+    """Copy `source`, which has `frames` samples, to `target` with `pieces` replaced, atomically. Pieces do not overlap.
 
-    `form` is the container and sample format of the target (default: `target_form`); `then` gets the finished file before it has its
-    name. BadAudio where the source cannot be decoded, UserError where the target's suffix cannot hold its samples.
+    `form` is the container and sample format of the target (default: `target_form`). `then` gets the finished file before it is
+    renamed. BadAudio if the source cannot be decoded, UserError if the target's format cannot hold its samples.
     """
     import soundfile
 
@@ -150,9 +150,9 @@ def splice(
 
 
 def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray, " n"]:
-    """How much of the old sound is left at samples `at` of a piece: 1 falls to 0 and rises again, as a raised cosine.
+    """Weight of the old audio at samples `at` of a piece: a raised cosine from 1 to 0 and back to 1.
 
-    Old and new sum to 1 everywhere; an end of the piece that is an end of the file has nothing to fade with.
+    The weights of old and new sum to 1 everywhere. There is no fade at the start or end of the file.
     """
     fade = min(piece.fade, (piece.end - piece.start) // 2)
     if not fade:
@@ -163,7 +163,7 @@ def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray,
 
 
 def _spliced(original: Original, pieces: Sequence[Piece], frames: int) -> Iterator[np.ndarray]:
-    """Blocks (n, c) of the copy, in the file's own samples."""
+    """Blocks (n, c) of the copy, in the file's sample type."""
     streams = [_Stream(piece.audio, original.channels) for piece in pieces]
     for piece, stream in zip(pieces, streams):
         if piece.end <= 0:
@@ -188,7 +188,7 @@ def _spliced(original: Original, pieces: Sequence[Piece], frames: int) -> Iterat
 
 
 class _Stream:
-    """Blocks (c, n) read as so many samples (n, channels) as are asked for."""
+    """Reads requested numbers of samples (n, channels) from blocks (c, n)."""
 
     def __init__(self, audio: Iterable[np.ndarray], channels: int) -> None:
         self.audio, self.channels, self.held = iter(audio), channels, np.zeros((0, channels))

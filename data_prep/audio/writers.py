@@ -1,7 +1,7 @@
-"""Audio files written in blocks, at once or not at all; the suffix of the name decides on the format.
+"""Write audio files in blocks, atomically; the suffix of the name selects the format.
 
-libsndfile writes them. Its errors have no reason ("System error"), and those of closing a file are lost; so the reason is found, and a
-full disk noticed, by writing a few bytes more.
+libsndfile writes them. Its errors have no reason ("System error"), and errors of closing a file are lost. So a few more bytes
+are written to find the reason, for example a full disk.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ FORMATS = {  # suffix -> container and sample format, as libsndfile names them
     ".wav": ("WAV", "PCM_16"), ".aif": ("AIFF", "PCM_16"), ".aiff": ("AIFF", "PCM_16"), ".flac": ("FLAC", "PCM_24"),
     ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III"),
 }  # fmt: skip
-RATES = {  # of sample formats that do not have all; audio is resampled to the next higher one
+RATES = {  # sample rates of formats that do not support all; audio is resampled to the next higher one
     "OPUS": (8000, 12000, 16000, 24000, 48000),
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
 MOST_CHANNELS = {"MP3": 2, "FLAC": 8}
-SPARE = 1 << 13  # bytes, more than a block of a disk
+SPARE = 1 << 13  # bytes, more than a disk block
 ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK of libsndfile, which soundfile does not name
 
 
 def with_suffix(path: Path, usual: str = ".wav") -> Path:
-    """The path, the usual suffix appended where its name has none; the dots of "v1.2" and "01. Intro" begin no suffix."""
+    """The path with the usual suffix appended if it has none; the dots of "v1.2" and "01. Intro" do not begin a suffix."""
     has_suffix = path.suffix.lower() in AUDIO_SUFFIXES or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,3}", path.suffix)
     return path if has_suffix else path.with_name(path.name + usual)
 
 
 def format_of(path: Path, channels: int) -> tuple[str, str]:
-    """Container and sample format that the suffix of a path names; UserError where such a file cannot be written."""
+    """Container and sample format for the suffix of a path; UserError if such a file cannot be written."""
     if path.suffix.lower() not in FORMATS:
         *names, last = FORMATS
         raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(names)} or {last}")
@@ -52,7 +52,7 @@ def format_of(path: Path, channels: int) -> tuple[str, str]:
 
 
 class AudioWriter:
-    """An audio file that grows by blocks; `samples` counts those of the rate given."""
+    """An audio file that is written in blocks; `samples` counts input samples."""
 
     def __init__(self, file: Any, path: Path, sample_rate: int) -> None:
         self.file, self.path, self.samples, self.resampler = file, path, 0, None
@@ -63,7 +63,7 @@ class AudioWriter:
             self.resampler = soxr.ResampleStream(sample_rate, file.samplerate, file.channels, "float32", "HQ")
 
     def write(self, block: Float[np.ndarray, "c n"]) -> None:
-        """Append float samples in [-1, 1]; ValueError if one is not finite (but for a file of floats)."""
+        """Append float samples in [-1, 1]; ValueError if one is not finite (except in a file of floats)."""
         pcm = None if self.file.subtype in ("FLOAT", "DOUBLE") else to_pcm(block, self.path).T
         self.write_native(pcm if pcm is not None and self.file.subtype == "PCM_16" else np.asarray(block).T)
 
@@ -81,13 +81,13 @@ class AudioWriter:
             self.write(np.zeros((self.file.channels, missing), np.float32))
 
     def flush(self) -> None:
-        """Append what the resampler holds back."""
+        """Append the samples that the resampler holds back."""
         if self.resampler is not None:
             self._append(self.resampler.resample_chunk(np.zeros((0, self.file.channels), np.float32), last=True))
 
     def _append(self, block: np.ndarray) -> None:
         block = np.ascontiguousarray(block if self.order is None else block[:, self.order])
-        for at in range(0, len(block), BLOCK):  # libsndfile dies of half a minute of ogg at once
+        for at in range(0, len(block), BLOCK):  # libsndfile crashes on half a minute of ogg in one call
             self.file.write(block[at : at + BLOCK])
 
 
@@ -95,10 +95,10 @@ class AudioWriter:
 def writing(
     path: Path, channels: int, sample_rate: int, form: tuple[str, str] | None = None, then: Callable[[Path], object] | None = None
 ) -> Iterator[AudioWriter]:  # fmt: skip
-    """An audio file to write, under its name once the block ends without error; `form` in place of what its suffix names.
+    """Open an audio file for writing; it is renamed into place when the block ends without error.
 
-    `then` gets the path of the finished file while it has another name. Equal samples become equal bytes: libsndfile would write the
-    time of day into the PEAK chunk of a file of floats.
+    `form` overrides the format of the suffix. `then` gets the path of the finished file before it is renamed. Equal samples
+    give equal bytes: the PEAK chunk is switched off, because libsndfile would write the time of day into it.
     """
     import soundfile
 
@@ -119,14 +119,14 @@ def writing(
         finally:
             size = temporary.stat().st_size
             with temporary.open("ab") as end:
-                end.write(bytes(SPARE))  # the OSError that a library has met and not raised, where the disk is full
+                end.write(bytes(SPARE))  # raises the OSError that a library has hidden, such as a full disk
             os.truncate(temporary, size)
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str = "") -> None:
-    """Write float (channels, samples) as the suffix names, at once or not at all; the formats are FORMATS.
+    """Write float (channels, samples) in the format of the suffix (FORMATS), atomically.
 
-    `subtype` is another sample format, as libsndfile names it. UserError for a suffix that cannot be written.
+    `subtype` is another sample format by its libsndfile name. UserError for an unknown suffix.
     """
     path, audio = Path(path), np.asarray(audio)
     container, usual = format_of(path, len(audio))

@@ -1,6 +1,6 @@
 """Words and their times as files for players, video programs and Audacity: .lrc, .srt, .vtt, and a label track.
 
-Each has one line of lyrics per entry, but for the label track, which has one word per label.
+Each has one line of lyrics per entry, except the label track, which has one word per label.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Lines = Sequence[Sequence[TimedText]]
 
 
 def timed_lines(lyrics: str, times: Sequence[TimedText]) -> list[list[TimedText]]:
-    """The timed words of each line of the lyrics; each is looked for after the one before, and left out where it is not found."""
+    """The timed words of each line of the lyrics; each is searched after the previous one, and left out if it is not found."""
     lines: dict[int, list[TimedText]] = {}
     at = 0
     for word in times:

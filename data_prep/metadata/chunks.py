@@ -1,7 +1,8 @@
-"""The chunks of a wav or aiff file beside its samples: read, moved with the audio, appended to another file.
+"""Chunks of a wav or aiff file other than its samples: read them, move them with the audio, append them to another file.
 
-Positions are those of cue points (cue), loops (smpl), the broadcast extension (bext, EBU Tech 3285) and markers (MARK, AIFF 1.3). Labels
-(LIST adtl) refer to cue points by number. Chunks come after the samples, where every reader that can seek finds them.
+Positions are those of cue points (cue), loops (smpl), the broadcast extension (bext, EBU Tech 3285) and markers (MARK, AIFF
+1.3). Labels (LIST adtl) refer to cue points by number. Chunks are written after the samples, where every reader that can seek
+finds them.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from data_prep.metadata.encodings import decode
 Chunk = tuple[str, bytes]
 KINDS = {b"RIFF": "RIFF", b"RF64": "RIFF", b"BW64": "RIFF", b"RIFX": "RIFX", b"FORM": "FORM"}
 OF_AUDIO = frozenset("fmt |data|fact|ds64|PEAK|JUNK|junk|PAD |FLLR|filr|COMM|SSND|FVER".split("|"))
-TIMELESS = frozenset(  # without positions in the audio, or with numbers of cue points
+TIMELESS = frozenset(  # chunks without positions in the audio, or with ids of cue points
     "LIST adtl|LIST INFO|id3 |ID3 |iXML|axml|_PMX|inst|plst|DISP|chna|NAME|AUTH|(c) |ANNO|COMT|INST|MIDI|AESD".split("|")
 )
-MOST, MOST_TEXT = 1 << 26, 1 << 16  # bytes of a chunk that is kept, and of a text in an INFO list
-TIME_REFERENCE, VERSION, LOUDNESS = 338, 346, slice(412, 422)  # places in a bext chunk
+MOST, MOST_TEXT = 1 << 26, 1 << 16  # largest number of bytes of a kept chunk, and of a text in an INFO list
+TIME_REFERENCE, VERSION, LOUDNESS = 338, 346, slice(412, 422)  # offsets in a bext chunk
 NOT_MEASURED = struct.pack("<5h", *[0x7FFF] * 5)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit does to the time of a recording: samples of `rate` before it and after it."""
+    """Change of the time line by an edit: samples of `rate` added before and after the recording."""
 
     before: int
     after: int
@@ -36,7 +37,7 @@ class Change:
 
 
 def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
-    """RIFF, RIFX, FORM or nothing, and the chunks that do not describe the samples; a LIST has its kind in its name."""
+    """RIFF, RIFX, FORM or nothing, and the chunks that do not describe the samples; the name of a LIST includes its kind."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         kind, chunks = KINDS.get(data[:4], ""), list[Chunk]()
         if not kind or data[8:12] not in (b"WAVE", b"AIFF", b"AIFC"):
@@ -49,7 +50,7 @@ def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
                 lost.append("a tag after the chunks")
                 break
             if code in KINDS or not (name.isascii() and name.isprintable()):
-                break  # another file, or no chunk
+                break  # another file, or not a chunk
             name = f"LIST {data[start : start + 4].decode('latin-1')}" if name == "LIST" else name
             if size > MOST or start + size > len(data):
                 lost.append(f"{name} chunk ({size:,} bytes)")
@@ -67,7 +68,7 @@ def info_texts(data: bytes, kind: str = "RIFF") -> Iterator[tuple[str, str]]:
 
 
 def move_chunks(kind: str, chunks: Iterable[Chunk], change: Change, lost: list[str]) -> list[Chunk]:
-    """The chunks as they are true of the edited audio; what is not is named in `lost`."""
+    """The chunks adapted to the edited audio; chunks that cannot be adapted are named in `lost`."""
     kept = []
     for name, data in chunks:
         is_stale = name == "levl" or (name == "acid" and change.before + change.after)  # peaks; the number of beats
@@ -77,7 +78,7 @@ def move_chunks(kind: str, chunks: Iterable[Chunk], change: Change, lost: list[s
         elif change.before and name in ("cue ", "smpl", "MARK"):
             try:
                 data = _added(data, {"cue ": _cues, "smpl": _loops, "MARK": _markers}[name](data), change.before, _order(kind))
-            except (ValueError, IndexError, struct.error):  # a position above 32 bits, or in no samples; a damaged chunk
+            except (ValueError, IndexError, struct.error):  # a position above 32 bits, or outside the samples; a damaged chunk
                 is_stale = True
         else:
             is_stale |= bool(change.before) and name not in TIMELESS
@@ -103,7 +104,7 @@ def append_chunks(path: Path, chunks: Sequence[Chunk]) -> None:
 
 
 def named(name: str) -> str:
-    """A chunk in words."""
+    """Describe a chunk."""
     return f"{name.strip()} chunk"
 
 
@@ -112,7 +113,7 @@ def _order(kind: str) -> Order:
 
 
 def _moved_bext(data: bytes, change: Change, lost: list[str]) -> bytes:
-    """The time of the first sample, before that of the recording; loudness is not that of the new audio."""
+    """Move the time reference to the new first sample, and remove the loudness, which was measured on the old audio."""
     moved = bytearray(data)
     if change.before and len(data) >= TIME_REFERENCE + 8:
         time = int.from_bytes(data[TIME_REFERENCE : TIME_REFERENCE + 8], "little") - change.before
@@ -126,7 +127,7 @@ def _moved_bext(data: bytes, change: Change, lost: list[str]) -> bytes:
 
 
 def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes:
-    """The 32-bit numbers at some places with more added to each; ValueError where one becomes too large."""
+    """Add a number to the 32-bit numbers at some offsets; ValueError if one becomes too large."""
     moved = bytearray(data)
     for at in places:
         value = int.from_bytes(data[at : at + 4], order) + more
@@ -137,7 +138,7 @@ def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes
 
 
 def _cues(data: bytes) -> list[int]:
-    """Where the positions of cue points are; ValueError for one in a list of several pieces of audio."""
+    """Offsets of the positions of cue points; ValueError for a cue point in a list of several audio segments."""
     places = range(4, 4 + 24 * min(struct.unpack_from("<I", data)[0], len(data) // 24), 24)
     if any(data[at + 8 : at + 12] != b"data" for at in places):
         raise ValueError
@@ -145,13 +146,13 @@ def _cues(data: bytes) -> list[int]:
 
 
 def _loops(data: bytes) -> list[int]:
-    """Where the starts and ends of loops are."""
+    """Offsets of the starts and ends of loops."""
     count = min(struct.unpack_from("<I", data, 28)[0], len(data) // 24)
     return [at + place for at in range(36, 36 + 24 * count, 24) for place in (8, 12)]
 
 
 def _markers(data: bytes) -> list[int]:
-    """Where the positions of the markers of an aiff file are; names of any length stand between them."""
+    """Offsets of the positions of the markers of an aiff file; names of any length are between them."""
     places, at = [], 2
     for _ in range(struct.unpack_from(">H", data)[0]):
         places.append(at + 2)

@@ -1,9 +1,9 @@
 """The encoding of a text file: UTF-8, UTF-16 and UTF-32 with and without a mark, and older encodings by detection.
 
-Detection asks which language of which encoding makes the bytes most likely (naive Bayes over single characters). Each
-language is a row of its characters beyond ASCII, the frequent ones first. Lyrics are short, and general detectors, made
-for web pages, are often wrong about ten words. Where two readings are about equally likely, or none is likely, the file
-is not read: wrong characters would be trained on.
+Detection finds the language and encoding with the highest likelihood of the bytes (naive Bayes over single characters). Each
+language is a list of its characters beyond ASCII, frequent ones first. Lyrics are short, and general detectors, made for web
+pages, are often wrong for ten words. If two readings are about equally likely, or none is likely, the file is not read, because
+a model would be trained on wrong characters.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from data_prep.errors import UserError
 
-MAX_BYTES = 1 << 26  # of a table; lyrics have a limit of their own
+MAX_BYTES = 1 << 26  # bytes of a table; lyrics have a separate limit
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins as UTF-16 does
+_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins like UTF-16
 
 _CYRILLIC = "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфъё оанитвреслкудмпязьгбчхіїйжюєцшщфґ аиоенрстувкдмплјзгбњчшћхцжђљфџ".split()
 _RUSSIAN, _UKRAINIAN = _CYRILLIC[:2]
@@ -72,15 +72,15 @@ _LATIN = frozenset({"cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "mac_ro
 _TWICE = {ord(char): byte for byte in range(128, 160) if (char := bytes([byte]).decode("cp1252", "ignore"))}
 _SIGNS = frozenset("’‘“”–—…«»¿¡°´·、。，！？「」『』（）：；～・")
 _VOWELS = frozenset("аеёиоуыэюяіїєαεηιουωάέήίόύώ")
-_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # what begins, ends or continues no word
+_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # characters that do not begin, end or continue a word
 _RARE, _FOREIGN, _BROKEN = math.log(2e-5), math.log(1e-7), math.log(1e-10)
-_CERTAIN = math.log(30)  # how much more likely the best reading has to be than the next
-_MAX_WORDS, _MAX_WORD = 2000, 40  # words and characters of one that are looked at
-_UNLIKELY = -9.0  # mean of the logarithm per character
+_CERTAIN = math.log(30)  # required log likelihood ratio of the best reading to the next
+_MAX_WORDS, _MAX_WORD = 2000, 40  # largest numbers of words, and of characters per word, that are used
+_UNLIKELY = -9.0  # mean log probability per character
 
 
 class DecodedText(NamedTuple):
-    """A text, the encoding that it was read in, and how many bytes were no text in it."""
+    """A text, its encoding, and the number of bytes that could not be decoded."""
 
     text: str
     encoding: str
@@ -88,7 +88,7 @@ class DecodedText(NamedTuple):
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> DecodedText:
-    """Read a text file in whatever encoding; UserError where it is not known, or the file is too large to be text."""
+    """Read a text file in any encoding; UserError if the encoding is unknown or the file is too large to be text."""
     try:
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
@@ -102,11 +102,11 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> DecodedText:
 
 
 def decode(data: bytes) -> DecodedText | None:
-    """The text of some bytes, without control characters; None where the encoding is not known."""
+    """The text of some bytes, without control characters; None if the encoding is unknown."""
     for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), *zip(_MARKS, _WIDE)):
         if data.startswith(mark):
             return _checked(data[len(mark) :], encoding)
-    if zeros := data.count(0):  # of ASCII in wide characters, or damage
+    if zeros := data.count(0):  # ASCII in wide characters, or damage
         plain = _checked(data, "utf-8")
         readings = {sum(map(str.isascii, reading.text)): reading for name in _WIDE if (reading := _checked(data, name))}
         is_wide = not (plain and plain.damaged == zeros and 8 * zeros < len(data)) and max(readings, default=0) > zeros / 4
@@ -117,7 +117,7 @@ def decode(data: bytes) -> DecodedText | None:
 
 
 def _once(data: bytes) -> bytes:
-    """Bytes of UTF-8; where they were encoded twice, by way of cp1252 or Latin-1, the text of which they are the encoding."""
+    """Decode UTF-8; text that was encoded twice, via cp1252 or Latin-1, is decoded twice."""
     with suppress(UnicodeError):
         once = data.decode().translate(_TWICE).encode("latin-1")
         once.decode()
@@ -126,24 +126,24 @@ def _once(data: bytes) -> bytes:
 
 
 def printable(text: str) -> str:
-    """A text without control characters, marks of order and width, and halves of characters; white space stays."""
+    """Remove control characters, byte-order and width marks, and lone surrogates from a text; white space is kept."""
     return "".join(char for char in text if char.isspace() or char in "\u200c\u200d" or unicodedata.category(char)[0] != "C")
 
 
 def _checked(data: bytes, encoding: str) -> DecodedText | None:
-    """Decode; None where more characters are damaged than whole ones are beyond ASCII."""
+    """Decode; None if there are more damaged characters than valid characters beyond ASCII."""
     text = data.decode(encoding, errors="replace")
     kept = printable(text.replace("\ufffd", ""))
     damaged = (
         len(text) - len(kept) - sum(unicodedata.category(char) == "Cf" for char in text)
-    )  # marks of order and width are none
+    )  # byte-order and width marks are not characters
     whole = len(kept) if encoding in _WIDE else sum(not char.isascii() for char in kept)
     lost = text.count("\ufffd") if encoding == "utf-8" else damaged
     return DecodedText(kept, encoding, damaged) if 3 * lost <= whole and damaged <= len(kept) else None
 
 
 def _detect(data: bytes) -> DecodedText | None:
-    """The most likely reading in an older encoding, where it is likely and clearly more so than every other one."""
+    """The most likely reading in an older encoding; None unless it is likely and clearly more likely than all others."""
     likelihoods: dict[str, tuple[float, str, int]] = {}  # text -> (logarithm, encoding, characters beyond ASCII)
     for encoding, (prior, languages) in _LANGUAGES.items():
         try:
@@ -166,7 +166,7 @@ def _detect(data: bytes) -> DecodedText | None:
 
 
 def _word_likelihood(word: str, language: str, latin: bool) -> float:
-    """The logarithm of the likelihood of the characters of a word that are not ASCII."""
+    """Log likelihood of the characters of a word that are not ASCII."""
     known = _probabilities(language)
     total = _FOREIGN * len(_MISPLACED.findall(word))
     for char in word:
@@ -181,7 +181,7 @@ def _word_likelihood(word: str, language: str, latin: bool) -> float:
 
 
 def _run_likelihood(part: str, latin: bool) -> float:
-    """The logarithm of the likelihood of how the letters of a word stand together, of whatever language."""
+    """Log likelihood of the sequence of character classes in a word, for all languages."""
     if latin:  # accents are few in a word
         total = _RARE / 3 * max(0, len(part) - 2 * sum(map(str.isascii, part)) - 1)
     else:
@@ -196,7 +196,7 @@ def _run_likelihood(part: str, latin: bool) -> float:
 
 @lru_cache(maxsize=64)
 def _probabilities(language: str) -> dict[str, float]:
-    """Logarithms of the probability of the characters of a language: frequent ones first, half of the last per tenth of the row."""
+    """Log probabilities of the characters of a language, frequent ones first; each tenth of the list halves the probability."""
     characters = dict.fromkeys(language)
     weights = {char: 1 / (rank + 0.3 * len(characters) ** 0.7) for rank, char in enumerate(characters)}
     weights |= {sign: sum(weights.values()) / (20 if sign == "’" else 200) for sign in _SIGNS}

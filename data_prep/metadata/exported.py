@@ -1,4 +1,4 @@
-"""A finished song as a file for other programs: wav of 16 or 24 bits or floats with cue markers, flac or mp3; its request in its tags."""
+"""Export a finished song for other programs: wav of 16 or 24 bits or floats with cue markers, flac or mp3; tags have the request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from data_prep.audio.writers import format_of, writing
 from data_prep.errors import UserError
 
-FORMS = {  # name -> suffix and sample format, as libsndfile names it
+FORMS = {  # name -> suffix and sample format, by its libsndfile name
     "wav16": (".wav", "PCM_16"), "wav24": (".wav", "PCM_24"), "wav32f": (".wav", "FLOAT"),
     "flac": (".flac", "PCM_24"), "mp3": (".mp3", "MPEG_LAYER_III"),
 }  # fmt: skip
@@ -20,7 +20,7 @@ Cue = tuple[float, str]  # seconds, label
 
 
 def form_of_path(path: Path, bits: int = 0) -> str:
-    """The form of a file by its suffix, and of a wav by its bits (0: 16; 32: floats); UserError for others."""
+    """The form of a file for its suffix, and for wav for its bits (0: 16; 32: floats); UserError for others."""
     found = {name for name, (suffix, _) in FORMS.items() if suffix == path.suffix.lower()}
     by_bits = {0: "wav16", 16: "wav16", 24: "wav24", 32: "wav32f"}
     chosen = by_bits.get(bits, "") if ".wav" == path.suffix.lower() else next(iter(found), "")
@@ -32,7 +32,7 @@ def form_of_path(path: Path, bits: int = 0) -> str:
 def write_export(
     path: Path, audio: Float[np.ndarray, "c n"], sample_rate: int, form: str, tags: Mapping[str, str], cues: Sequence[Cue] = ()
 ) -> None:  # fmt: skip
-    """Write audio in one of FORMS, at once or not at all, with its tags, and of a wav with its cue markers."""
+    """Write audio in one of FORMS, atomically, with tags, and a wav with cue markers."""
 
     def finish(written: Path) -> None:
         if form.startswith("wav") and cues:
@@ -62,7 +62,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _write_tags(path: Path, form: str, tags: Mapping[str, str]) -> None:
-    """Tags under their own names: comments of flac, TXXX frames of mp3 and wav; "title" and "artist" where players look for them."""
+    """Write tags: comments of flac, TXXX frames of mp3 and wav; "title" and "artist" in the standard frames that players read."""
     from mutagen import flac, id3, mp3, wave
 
     if form == "flac":

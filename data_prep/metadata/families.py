@@ -1,6 +1,6 @@
-"""Tags of one family as those of another: ID3 frames, MP4 tags, APE items and chunks by the names of Vorbis comments, and back to ID3.
+"""Convert tags between families: ID3 frames, MP4 tags, APE items and chunks to Vorbis comments, and comments to ID3.
 
-What has no counterpart is named in `lost`. Pictures travel as flac holds them.
+Tags without a counterpart are named in `lost`. Pictures are in flac's form.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CUE_SHEET, APPLICATION = "5", "2"  # blocks of a flac, by their number
 
 
 def standard(key: str) -> str:
-    """The name among Vorbis comments of a key of APE items or of ffmpeg."""
+    """The Vorbis comment name of a key of APE items or ffmpeg."""
     return OF_OTHERS.get(key.upper()) or key.upper()
 
 
 def saved(tags: Any, lost: list[str]) -> bytes:
-    """ID3 tags as bytes, of their own version where that is 2.3 or 2.4."""
+    """ID3 tags as bytes; the version is kept if it is 2.3 or 2.4."""
     from mutagen.id3 import ID3
 
     version = 3 if tags.version[:2] == (2, 3) else 4
@@ -57,7 +57,7 @@ def saved(tags: Any, lost: list[str]) -> bytes:
 
 
 def picture(data: bytes, mime: str = "", text: str = "", use: int = 3) -> bytes:
-    """A picture as flac holds it; `use` 3 is the front cover."""
+    """A picture in flac's form; `use` 3 is the front cover."""
     from mutagen.flac import Picture
 
     picture = Picture()
@@ -66,11 +66,11 @@ def picture(data: bytes, mime: str = "", text: str = "", use: int = 3) -> bytes:
     return picture.write()
 
 
-# ---- as comments
+# ---- to comments
 
 
 def of_mp4(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[str, str]]:
-    """Tags of an mp4 file as comments; pictures are added."""
+    """Convert the tags of an mp4 file to comments; pictures are added."""
     for key, value in tags.items():
         name = OF_MP4.get(key) or (key.rpartition(":")[2].upper() if key.startswith("----:") else "")
         if key == "covr":
@@ -85,7 +85,7 @@ def of_mp4(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[
 
 
 def of_ape(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[str, str]]:
-    """APE items as comments; pictures are added."""
+    """Convert APE items to comments; pictures are added."""
     for key, value in tags.items():
         if value.kind == 1 and key.upper().startswith("COVER ART"):
             text, _, data = bytes(value.value).partition(b"\0")
@@ -97,7 +97,7 @@ def of_ape(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[
 
 
 def of_chunks(chunks: Iterable[Chunk], kind: str, lost: list[str]) -> list[tuple[str, str]]:
-    """Texts of chunks as comments; other chunks are lost."""
+    """Convert the texts of chunks to comments; other chunks are lost."""
     texts = []
     for name, data in chunks:
         if name == "LIST INFO":
@@ -110,12 +110,12 @@ def of_chunks(chunks: Iterable[Chunk], kind: str, lost: list[str]) -> list[tuple
 
 
 def named_block(code: str) -> str:
-    """A block of a flac in words."""
+    """Describe a block of a flac file."""
     return {CUE_SHEET: "cue sheet", APPLICATION: "application block"}.get(code, f"metadata block {code}")
 
 
 def of_id3(tags: Any, pictures: list[bytes], lost: list[str]) -> list[tuple[str, str]]:
-    """ID3 frames as comments; pictures are added, what has no counterpart is lost."""
+    """Convert ID3 frames to comments; pictures are added, frames without a counterpart are lost."""
     comments = []
     tags.update_to_v24()
     for name, frame in tags.items():
@@ -132,11 +132,11 @@ def of_id3(tags: Any, pictures: list[bytes], lost: list[str]) -> list[tuple[str,
     return comments
 
 
-# ---- as ID3
+# ---- to ID3
 
 
 def id3_tag(tags: Any, comments: Iterable[tuple[str, str]], pictures: Iterable[bytes]) -> bytes:
-    """An ID3 tag with comments and pictures that it does not have; empty where there is nothing."""
+    """Add missing comments and pictures to an ID3 tag; the result is empty if there is nothing."""
     from mutagen import id3
     from mutagen.flac import Picture
 

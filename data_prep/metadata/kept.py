@@ -1,8 +1,8 @@
-"""What a recording carries beside its samples, taken over into an edit of it: tags, pictures, lyrics with times, chapters, chunks.
+"""Copy the metadata of a recording to an edit of it: tags, pictures, lyrics with times, chapters, chunks.
 
-Within a family nothing is translated: ID3 tags stay ID3 (mp3, wav, aiff), comments stay comments (flac, ogg, opus), chunks stay in wav or
-aiff. Between families tags go by the names of Vorbis comments, which the tables below have; the rest is named as lost. What was
-measured from the old audio (loudness, fingerprints) is not kept, and times move with the audio.
+Within a family nothing is converted: ID3 tags stay ID3 (mp3, wav, aiff), comments stay comments (flac, ogg, opus), chunks stay
+in wav or aiff. Between families tags are mapped by the Vorbis comment names in the tables below; all other tags are reported as
+lost. Values measured from the old audio (loudness, fingerprints) are not kept, and times move with the audio.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from data_prep.files import write_bytes
 from data_prep.metadata import families
 from data_prep.metadata.chunks import Change, Chunk, append_chunks, move_chunks, read_chunks
 
-STALE = re.compile(r"(?i).*(replaygain_|r128_|iTunNORM|iTunSMPB|acoustid_fingerprint)")  # measured from the audio
+STALE = re.compile(r"(?i).*(replaygain_|r128_|iTunNORM|iTunSMPB|acoustid_fingerprint)")  # tags measured from the audio
 STALE_FRAMES = frozenset("RVA2 RVAD XRVA RGAD MLLT ASPI SEEK RBUF POSS".split())
-OF_STREAM = frozenset(  # what ffmpeg lists with the tags
+OF_STREAM = frozenset(  # entries that ffmpeg lists with the tags
     "DURATION ENCODER LANGUAGE HANDLER_NAME CREATION_TIME MAJOR_BRAND MINOR_VERSION COMPATIBLE_BRANDS VENDOR_ID".split()
 )
 STAMPED = re.compile(r"LYRICS|UNSYNCEDLYRICS|SYNCEDLYRICS|CHAPTER\d+")
@@ -34,18 +34,18 @@ TAG_CHUNKS, CONTAINERS = ("id3 ", "ID3 "), {"WAV": "RIFF", "WAVEX": "RIFF", "RF6
 
 @dataclass(frozen=True)
 class Kept:
-    """What a file carries; `chunks` are those of a wav or aiff file, or blocks of a flac, as `kind` names."""
+    """The metadata of a file; `chunks` are those of a wav or aiff file, or the blocks of a flac, by `kind`."""
 
     kind: str = ""
     id3: bytes = b""  # a whole tag
     comments: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)  # as flac holds them
+    pictures: list[bytes] = field(default_factory=list)  # in flac's form
     chunks: list[Chunk] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
     @staticmethod
     def read(path: Path) -> Kept:
-        """All that is found in a file; what cannot be read is named in `lost`."""
+        """Read the metadata of a file; tags that cannot be read are named in `lost`."""
         found = Kept()
         try:
             kind, chunks = read_chunks(path, found.lost)
@@ -61,7 +61,7 @@ class Kept:
 
     @staticmethod
     def load(path: Path) -> Kept:
-        """Read what `save` has written; nothing where there is no such file, UserError where it is damaged."""
+        """Read the file of `save`; empty metadata without the file, UserError if it is damaged."""
         if not path.is_file():
             return Kept()
         try:
@@ -72,7 +72,7 @@ class Kept:
             raise UserError(f"{path} is damaged ({error}); remove it, and the edit is written without tags") from error
 
     def write(self, path: Path, form: tuple[str, str], change: Change) -> list[str]:
-        """Write into an audio file of a form, as libsndfile names it, what is still true there; the names of what is not."""
+        """Write the valid metadata into an audio file of a form (libsndfile name); return the names of lost metadata."""
         lost, kind = list(self.lost), CONTAINERS.get(form[0], form[0])
         comments = list(_moved_comments(self.comments, change, lost))
         tags, chunks = _moved_id3(self.id3, change, lost), list[Chunk]()
@@ -112,7 +112,7 @@ def _read_tags(path: Path, found: Kept) -> Kept:
     file: Any = mutagen.File(path)
     tags = file.tags if file is not None else None
     if isinstance(tags, ID3):
-        with suppress(Exception):  # in front of the audio it can be had as it is
+        with suppress(Exception):  # before the audio its bytes can be copied
             tags = ID3(path, translate=False)
         found = replace(found, id3=families.saved(_in_milliseconds(tags, file.info if file else None), found.lost))
     elif isinstance(tags, VComment):
@@ -134,7 +134,7 @@ def _read_tags(path: Path, found: Kept) -> Kept:
 
 
 def _in_milliseconds(tags: Any, info: Any) -> Any:
-    """ID3 tags whose times are not in MPEG frames, which the copy has not."""
+    """ID3 tags without times in MPEG frames, which are invalid in the copy."""
     unit = 1000 * (1152 if getattr(info, "version", 1) == 1 else 576) / info.sample_rate
     for frame in (*tags.getall("SYLT"), *tags.getall("ETCO")):
         if frame.format == 1:
@@ -165,7 +165,7 @@ def _read_container(path: Path, found: Kept, only_chapters: bool) -> None:
                 found.pictures.append(families.picture(bytes(next(container.demux(stream)))))
 
 
-# ---- what an edit makes of it
+# ---- changes by an edit
 
 
 def _moved_comments(comments: Iterable[tuple[str, str]], change: Change, lost: list[str]) -> Iterator[tuple[str, str]]:
@@ -177,7 +177,7 @@ def _moved_comments(comments: Iterable[tuple[str, str]], change: Change, lost: l
 
 
 def _moved_text(text: str, change: Change) -> str:
-    """A text whose stamps count the samples before the recording too."""
+    """Shift the time stamps of a text by the samples added before the recording."""
 
     def later(match: re.Match[str]) -> str:
         hours, minutes, seconds = match.groups()
@@ -208,7 +208,7 @@ def _moved_id3(data: bytes, change: Change, lost: list[str]) -> Any:
             frame.events = [(event, time + later) for event, time in frame.events]
         elif frame.FrameID == "CHAP":
             frame.start_time, frame.end_time = frame.start_time + later, frame.end_time + later
-            frame.start_offset = frame.end_offset = 0xFFFFFFFF  # in bytes of the old file
+            frame.start_offset = frame.end_offset = 0xFFFFFFFF  # an offset in bytes of the old file
         elif frame.FrameID == "USLT":
             frame.text = _moved_text(frame.text, change)
         elif frame.FrameID == "TXXX" and STAMPED.fullmatch(frame.desc.upper()):
@@ -217,7 +217,7 @@ def _moved_id3(data: bytes, change: Change, lost: list[str]) -> Any:
 
 
 def _moved_blocks(_: str, blocks: Iterable[Chunk], change: Change, lost: list[str]) -> list[Chunk]:
-    """Blocks of a flac; a cue sheet ends where the audio ends, and what an application wrote may have positions."""
+    """Blocks of a flac; a cue sheet ends with the audio, and application blocks may have positions."""
     kept = []
     for code, data in blocks:
         if change.before or (code == families.CUE_SHEET and change.after):

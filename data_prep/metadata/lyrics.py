@@ -1,6 +1,6 @@
-"""One reader of lyrics for all verbs: plain text, or text with stamps (.lrc), to the words that are sung and their times.
+"""Parser of lyrics for all verbs: from plain text or text with time stamps (.lrc) to the sung words and their times.
 
-`stamps.py` reads the stamps. What is not sung (`marks.py`), and of lines in two languages the second, is left out and counted.
+`stamps.py` parses the stamps. Text that is not sung (`marks.py`), and translations of lines, are left out and counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_prep.metadata.encodings import printable, read_text
 from data_prep.metadata.marks import singers, without_marks, without_spanning
 from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_seconds, with_brackets
 
-MAX_CHARACTERS = 1 << 16  # of lyrics; an opera has less
+MAX_CHARACTERS = 1 << 16  # characters of lyrics; an opera has fewer
 _TAG = re.compile(r"\s*\[\s*([a-z#]+)\s*[:：](.*)\]\s*", re.IGNORECASE)
 _TAGS = frozenset(
     "ti ar al by au lr length re tool ve version offset key la lang id encoding total sign hash qq kana #".split()
@@ -31,7 +31,7 @@ SAME_TIME = 0.05  # seconds; lines that begin closer together are translations o
 
 @dataclass(frozen=True)
 class ParsedLyrics:
-    """The words that are sung, in lines; the times of words or lines, where they are known; what was left out."""
+    """The sung words, in lines; the times of words or lines, if known; counts of what was left out."""
 
     text: str
     times: tuple[TimedText, ...] = ()
@@ -40,7 +40,7 @@ class ParsedLyrics:
 
 @dataclass
 class _Line:
-    """A line of the file: its stamps (none: not timed), its words, and the stamps in it: (second, place in the words)."""
+    """A line of the file: its stamps (none: not timed), its words, and the stamps inside: (second, index in the words)."""
 
     starts: list[float]
     text: str
@@ -48,7 +48,7 @@ class _Line:
 
 
 def read_lyrics(path: Path) -> ParsedLyrics:
-    """Read a file of lyrics; UserError where its encoding is not known or it is too long."""
+    """Read a file of lyrics; UserError if its encoding is unknown or it is too long."""
     text, _, damaged = read_text(path, 4 * MAX_CHARACTERS)
     lyrics = parse_lyrics(text)
     return ParsedLyrics(lyrics.text, lyrics.times, {**lyrics.left_out, **({"damaged characters": damaged} if damaged else {})})
@@ -57,8 +57,8 @@ def read_lyrics(path: Path) -> ParsedLyrics:
 def parse_lyrics(text: str) -> ParsedLyrics:
     """Return the words of a text of lyrics and their times.
 
-    A line ends at the next stamp, the last one after as many seconds a syllable as the others take. Of lines that begin
-    together the first is sung; one without a stamp continues the line before, if it is in the same script.
+    A line ends at the next stamp, and the last one after the usual time per syllable. If several lines begin together, the
+    first is sung. A line without a stamp continues the previous line if it is in the same script.
     """
     if len(text) > MAX_CHARACTERS:
         return ParsedLyrics("", (), {"texts too long for lyrics": 1})
@@ -76,7 +76,7 @@ def parse_lyrics(text: str) -> ParsedLyrics:
 
 
 def describe(left_out: Mapping[str, int]) -> str:
-    """Counts of what was left out, as in "left out: credits 2, note signs 1"; empty where nothing was."""
+    """Counts of what was left out, as in "left out: credits 2, note signs 1"; empty if nothing was."""
     counts = ", ".join(f"{what} {count}" for what, count in sorted(left_out.items()) if count)
     return f"left out: {counts}" if counts else ""
 
@@ -104,7 +104,7 @@ def _lines(text: str, left_out: Counter[str]) -> tuple[list[_Line], float, froze
 
 
 def _parse_line(row: str, seconds: StampClock) -> _Line:
-    """Take the stamps out of a line."""
+    """Remove the stamps from a line."""
     leading = LINE_STAMPS.match(row)
     starts = [seconds(*stamp.groups()) for stamp in STAMP.finditer(row, 0, leading.end())] if leading else []
     text, pieces, at = "", [], leading.end() if leading else 0
@@ -117,7 +117,7 @@ def _parse_line(row: str, seconds: StampClock) -> _Line:
 
 
 def _without_marks(line: _Line, text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> bool:
-    """Take what is not sung out of its text, a translation after a slash too; return whether the line is empty or not as before."""
+    """Remove text that is not sung, and a translation after a slash; return whether the line has become empty."""
     if not line.text.strip():
         return True
     line.text = without_marks(text, names, titles, left_out)
@@ -129,7 +129,7 @@ def _without_marks(line: _Line, text: str, names: frozenset[str], titles: frozen
 
 
 def _first_of_two(lines: Iterable[_Line], left_out: Counter[str]) -> str:
-    """The text of lines without times; where two scripts alternate, that of the first."""
+    """The text of lines without times; if two scripts alternate, only lines of the first."""
     texts = [" ".join(line.text.split()) for line in lines]
     filled = [number for number, text in enumerate(texts) if text]
     if len(filled) > 3 and all(_is_latin(texts[a]) != _is_latin(texts[b]) for a, b in pairwise(filled)):
@@ -139,7 +139,7 @@ def _first_of_two(lines: Iterable[_Line], left_out: Counter[str]) -> str:
 
 
 def _continued(lines: Sequence[_Line], left_out: Counter[str]) -> list[_Line]:
-    """Join lines without a stamp to the line before; leave out those before the first stamp and translations."""
+    """Append lines without a stamp to the previous line; drop lines before the first stamp, and translations."""
     result: list[_Line] = []
     for line in lines:
         if line.starts:
@@ -160,7 +160,7 @@ def _is_latin(text: str) -> bool:
 
 
 def _in_order(lines: Iterable[_Line], left_out: Counter[str]) -> list[tuple[float, list[tuple[float, str]]]]:
-    """Return (start, pieces) of what is sung in the order of time, one line at a time."""
+    """Return (start, pieces) of the sung lines in order of time."""
     sung = sorted(((start, line) for line in lines for start in line.starts), key=lambda entry: entry[0])
     result: list[tuple[float, list[tuple[float, str]]]] = []
     for start, line in sung:
@@ -175,10 +175,10 @@ def _in_order(lines: Iterable[_Line], left_out: Counter[str]) -> list[tuple[floa
 
 
 def _pieces(line: _Line, start: float) -> list[tuple[float, str]]:
-    """Return (second, text) of the pieces of a line that begins at `start`; an empty last one is where the line ends.
+    """Return (second, text) of the pieces of a line that begins at `start`; an empty last piece marks the end of the line.
 
-    A stamp within a word is that of a syllable: the word begins with the first of them. Each sign of scripts without
-    spaces is a word. Stamps of words belong to the line's stamp that is nearest to the first of them.
+    A stamp within a word is that of a syllable; the word begins at its first stamp. In scripts without spaces each character is
+    a word. Stamps of words belong to the line's stamp that is closest to the first of them.
     """
     if not line.pieces:
         return [(start, " ".join(line.text.split()))]
@@ -196,7 +196,7 @@ def _pieces(line: _Line, start: float) -> list[tuple[float, str]]:
 
 
 def _is_sign(chars: str) -> bool:
-    """Whether one of these characters is a sign of a script without spaces."""
+    """Whether one of these characters is of a script without spaces."""
     return any(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")) for char in chars)
 
 
@@ -218,5 +218,5 @@ def _count(text: str) -> int:
 
 
 def _pace_of(times: Sequence[TimedText]) -> float:
-    """Return the middle seconds a syllable of timed texts; 0.3 where there are none."""
+    """Return the median seconds per syllable of timed texts; 0.3 without any."""
     return float(np.median([(end - start) / _count(text) for text, start, end in times])) if times else 0.3

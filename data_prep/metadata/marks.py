@@ -1,6 +1,6 @@
-"""What stands in files of lyrics and is not sung: marks, credits, background voices, note signs, stamps that cannot be read.
+"""Find text in files of lyrics that is not sung: marks, credits, background voices, note signs, unreadable stamps.
 
-`without_marks` replaces them by spaces, so that the places of all other characters, and with them their times, stay.
+`without_marks` replaces it by spaces, so that the positions and times of all other characters do not change.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ _STAMPS = re.compile(
 )
 _NUMBERS = re.compile(r"(?:[\[<{［＜]\s*)?(?<![\d:：;.,])[\d:：;.,]*\d[\d:：;.,]*(?:\s*[\]>}］＞])?")
 _CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d{1,2}[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
-_MOST_LINES = 5  # of a background voice
-_LONGEST = 300  # characters of a line that may be a credit or a heading
+_MOST_LINES = 5  # parentheses of a background voice
+_LONGEST = 300  # largest number of characters of a credit or a heading
 _NOTES = re.compile("[♩-♯𝄀-𝇿🎤-🎼]+")
 _TIMES_SUNG = re.compile(r"(?-i:(?<=\S)\d+Embed)\s*$|(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
 _LONELY = re.compile(r"[\[\]{}【】［］＜＞]|\([^\w()]*\)|（[^\w（）]*）")
 
 
 def singers(lines: Iterable[str]) -> frozenset[str]:
-    """The names that stand before a colon in several lines: capitalised, or short ones of a script without capitals."""
+    """The names before a colon in several lines: capitalised, or short ones in a script without capitals."""
     found = Counter[str]()
     for line in lines:
         if match := _NAME.match(line):
@@ -78,14 +78,14 @@ def singers(lines: Iterable[str]) -> frozenset[str]:
 
 
 def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> str:
-    """Replace by spaces what is not sung of a line, and count it; a line that is the `titles` of song and artist is a credit."""
+    """Replace text of a line that is not sung by spaces, and count it; a line with the `titles` of song and artist is a credit."""
     if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
         left_out[whole] += 1
         return " " * len(text)
     text = _blank(_BRACKETS, text, left_out, lambda mark: "marks" if any(map(str.isalpha, mark)) else "unreadable stamps")
     text = _blank(_STAMPS, text, left_out, lambda _: "unreadable stamps")
     text = _blank(_NUMBERS, text, left_out, lambda numbers: "" if _CLOCK.fullmatch(numbers) else "unreadable stamps")
-    for _ in range(3):  # one in another
+    for _ in range(3):  # nested
         text = _blank(_BACKGROUND, text, left_out, lambda _: "background voices")
     text = _blank(_NOTES, text, left_out, lambda _: "note signs")
     name = _NAME.match(text) if names else None
@@ -102,7 +102,7 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
 
 
 def without_spanning(texts: Iterable[str], left_out: Counter[str]) -> list[str]:
-    """Replace by spaces background voices whose parentheses close in another line, a few lines after that in which they open."""
+    """Replace background voices by spaces if their parentheses close some lines after the line that opens them."""
     joined, opened = list("\n".join(texts)), []
     for at, char in enumerate(joined):
         if char in "(（":
@@ -117,7 +117,7 @@ def without_spanning(texts: Iterable[str], left_out: Counter[str]) -> list[str]:
 
 
 def _whole_line(text: str, titles: frozenset[str]) -> str | None:
-    """Name of what a line is as a whole, where it is not sung."""
+    """The kind of a line that is not sung as a whole."""
     bare = " ".join(text.split())
     if _CREDIT.match(text) or _CREDIT.match(bare.replace(" ", "")) or frozenset(re.split(" [-–—] ", bare.casefold())) == titles:
         return "credits"
@@ -126,7 +126,7 @@ def _whole_line(text: str, titles: frozenset[str]) -> str | None:
 
 
 def _blank(pattern: re.Pattern[str], text: str, left_out: Counter[str], kind: Callable[[str], str]) -> str:
-    """Replace what matches by spaces, unless it has no kind, and count what has words or signs."""
+    """Replace matches that have a kind by spaces, and count those with words or signs."""
 
     def blank(match: re.Match[str]) -> str:
         if not (what := kind(match[0])):

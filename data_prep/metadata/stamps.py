@@ -1,9 +1,9 @@
-"""Stamps of lyrics: where they stand in a text, and the seconds that they mean.
+"""Time stamps of lyrics: their positions in a text, and their values in seconds.
 
     [mm:ss.xx]line          [mm:ss.xx][mm:ss.xx]line that is sung twice          [mm:ss.xx]<mm:ss.xx>word <mm:ss.xx>word
 
-A stamp has any number of digits, hours or none, and a point or a comma. `[mm:ss:xx]` has hundredths, unless lines would then
-follow each other faster than anybody sings: then it is `[hh:mm:ss]`.
+A stamp has any number of digits, hours or none, and a point or a comma. `[mm:ss:xx]` has hundredths, unless the lines would
+then be faster than singing; in that case it is `[hh:mm:ss]`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _OFFSET = re.compile(r"\s*([-+−–]?)\s*(\d{1,9}(?:[.,]\d*)?)\s*(ms|msec|milli
 _CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of subtitles
 _EVENT = re.compile(rf"^Dialogue:[^,\n]*,[ \t]*({_TIME})[ \t]*,(?:[^,\n]*,){{7}}", re.MULTILINE)  # of ass and ssa files
 _BARE = re.compile(rf"^[ \t]*({_TIME})(?:[ \t]+[-–—|])?(?=[ \t])", re.MULTILINE)
-FASTEST = 0.5  # seconds from line to line, of the fastest quarter
+FASTEST = 0.5  # seconds from line to line, for the fastest quarter of lines
 
 
 class StampClock:
-    """Turns the groups of a stamp of one text into seconds."""
+    """Converts the groups of a stamp of one text to seconds."""
 
     def __init__(self, text: str) -> None:
         """Decide whether `a:b:c` is hours, minutes and seconds."""
@@ -47,7 +47,7 @@ class StampClock:
 
 
 def offset_seconds(text: str) -> float | None:
-    """Seconds of an offset such as +500, 0.5s or -500 ms (without a unit milliseconds); None where it is none."""
+    """Seconds of an offset such as +500, 0.5s or -500 ms (milliseconds without a unit); None for other texts."""
     if not (number := _OFFSET.fullmatch(text)):
         return None
     value = float(number[2].replace(",", ".")) * (1 if number[3].lower().startswith("s") else 0.001)
@@ -66,9 +66,9 @@ def with_brackets(text: str) -> str:
 
 
 def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
-    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; `parse_lyrics` undoes it.
+    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; the inverse is `parse_lyrics`.
 
-    A word ends at the next stamp; where it does so before the next word begins, an empty word stands between.
+    A word ends at the next stamp. If it ends before the next word begins, an empty word is inserted.
     """
     text = []
     for line in lines:

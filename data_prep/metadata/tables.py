@@ -1,4 +1,4 @@
-"""Tables of songs: csv with any of the usual separators, tsv, and jsonl; rows with the place in the file where they stand."""
+"""Tables of songs: csv with any of the usual separators, tsv, and jsonl; rows with their position in the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _SEPARATORS = ",;\t|"
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place in the file, row) of a csv or tsv file; a first line such as sep=; names the separator, else line 1 shows it."""
+    """Yield (position in the file, row) of a csv or tsv file; a first line such as sep=; sets the separator, else it is
+    detected in line 1.
+    """
     csv.field_size_limit(1 << 26)  # lyrics are long
     text = _whole_text(path)
     first = re.match('"?sep=(.)"?\r?\n?', text, re.IGNORECASE)
@@ -44,7 +46,7 @@ def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (place in the file, row) of a jsonl file."""
+    """Yield (position in the file, row) of a jsonl file."""
     for number, line in enumerate(_whole_text(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -58,7 +60,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _whole_text(path: Path) -> str:
-    """Read a table; UserError where characters in it are damaged, because paths are."""
+    """Read a table; UserError if it has damaged characters, because paths would be wrong."""
     found = read_text(path)
     if found.damaged:
         raise UserError(f"{path}: {found.damaged} characters of it are damaged ({found.encoding}); save it again as UTF-8")
@@ -71,7 +73,7 @@ def _has_text(row: list[str]) -> bool:
 
 
 def _separator(text: str) -> str:
-    """The separator by which the first line has a column named path, and the most columns."""
+    """The separator for which the first line has a column named path and the most columns."""
     line = re.split("[\r\n]", text.lstrip(), maxsplit=1)[0]
 
     def columns(separator: str) -> int:
@@ -82,7 +84,7 @@ def _separator(text: str) -> str:
 
 
 def _check_names(path: Path, names: list[str], number: int) -> None:
-    """UserError where there is no column of paths, or two have one name."""
+    """Raise UserError without a column of paths, or with two columns of one name."""
     if "path" not in names:
         found = ", ".join(filter(None, names)) or "nothing"
         raise UserError(f"{path}: expected a column named path, found {found[:80]}; name it in line {number}")

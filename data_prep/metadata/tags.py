@@ -1,7 +1,7 @@
 """Tags in a sound file: artist, genres and lyrics, by mutagen, the INFO list of wav files, and PyAV for other containers.
 
-The artist is the first of ARTISTS, else of the artist tag; several in one text are separated by ";". Lyrics with times (SYLT)
-come before those without (USLT). Of several languages that of TLAN is read, else the first in the file.
+The artist is the first of ARTISTS, else of the artist tag; several artists in one text are separated by ";". Lyrics with times
+(SYLT) are preferred to those without (USLT). With several languages that of TLAN is read, else the first in the file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _LICENCE = ("license", "licence", "wcop", "tcop", "copyright", "cprt", "icop")
 _LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr", "wm/lyrics")
 _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
-)  # mutagen reads no or few tags there
-_LANGUAGES = (  # the names that tags give to one; others by three letters
+)  # containers in which mutagen reads few or no tags
+_LANGUAGES = (  # names of a language in tags; other names have three characters
     "eng en english|deu ger de german deutsch|fra fre fr french|spa es spanish|ita it italian|por pt portuguese|jpn ja jp japanese"
     "|zho chi zh cn chinese|kor ko kr korean|rus ru russian|ukr uk|nld dut nl|swe sv|dan da|nor nob no|fin fi|pol pl|ces cze cs|slk slo sk"
     "|ron rum ro|ell gre el|hun hu|tur tr|ara ar|fas per fa|heb he|hin hi|tha th|vie vi|ind id|isl ice is|eus baq eu|kat geo ka"
@@ -51,7 +51,7 @@ class Tags:
 
 
 def read_tags(path: Path) -> Tags:
-    """Return artist, genres, lyrics and provenance from the tags of a file; nothing where it has none or they are broken."""
+    """Return artist, genres, lyrics and provenance from the tags of a file; empty if there are none or they are broken."""
     texts: dict[str, list[str]] = {}
     for reader in (_mutagen_texts, _riff_texts, _av_texts):
         with suppress(Exception):  # libraries raise errors of all kinds on broken tags, and a file without tags is still a song
@@ -71,12 +71,12 @@ def read_tags(path: Path) -> Tags:
 
 
 def one_line(text: str) -> str | None:
-    """Return a text on one line; None where nothing is in it."""
+    """Return a text on one line; None if it is empty."""
     return " ".join(printable(text).split()) or None
 
 
 def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:
-    """Return the first of some artists, which ";" separates too, on one line; count a song with several."""
+    """Return the first of several artists (";" separates them too) on one line; count a song with several."""
     artists = _split(names, "[;；\0]")
     left_out[SEVERAL] += len(artists) > 1
     return artists[0] if artists else None
@@ -88,7 +88,7 @@ def split_genres(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _split(texts: Iterable[str], separators: str) -> list[str]:
-    """Split names at some signs; each name once, on one line."""
+    """Split names at separators; without duplicates, each on one line."""
     parts = (part for text in texts for part in re.split(separators, unicodedata.normalize("NFC", html.unescape(text))))
     return list(dict.fromkeys(filter(None, (" ".join(printable(part).split()) for part in parts))))
 
@@ -116,23 +116,23 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _language(name: str) -> str:
-    """A language by three letters, from what a tag contains: "en", "en-US", "ENG", "English"."""
+    """The three-character code of a language from a tag: "en", "en-US", "ENG", "English"."""
     name = re.split("[-_]", name.strip().lower())[0]
     return _LANGUAGE.get(name, name)
 
 
 def _legacy_reader(values: Iterable[Any]) -> Callable[[str], str]:
-    """What reads texts that mutagen took for Latin-1, as their tags state: all of them together show which encoding they are in."""
+    """A decoder for texts that mutagen decoded as Latin-1, as their tags state; the encoding is detected on all of them."""
     latin = {text for value in values if getattr(value, "encoding", None) == 0 for text in _texts(value) if not text.isascii()}
     found = decode("\n".join(sorted(latin)).encode("latin-1", "ignore"))
     return lambda text: text.encode("latin-1").decode(found.encoding, "replace") if found and text in latin else text
 
 
 def with_stamps(frame: Any, info: Any) -> str:
-    """The text of a SYLT frame with stamps; its parts are lines, or, where white space begins or ends some of them, words."""
+    """The text of a SYLT frame with stamps; its parts are lines, or words if some of them begin or end with white space."""
     if frame.type not in (0, 1, 2):  # chords, events, ..
         return ""
-    samples = 1152 if getattr(info, "version", 1) == 1 else 576  # of an MPEG frame of layer 3
+    samples = 1152 if getattr(info, "version", 1) == 1 else 576  # samples of an MPEG layer 3 frame
     unit = 0.001 if frame.format == 2 else samples / info.sample_rate
     parts = [(text, f"{int(time * unit // 60):02d}:{time * unit % 60:06.3f}") for text, time in frame.text]
     if any(text != text.strip() for text, _ in parts):
@@ -142,7 +142,7 @@ def with_stamps(frame: Any, info: Any) -> str:
 
 
 def _texts(value: Any) -> list[str]:
-    """Turn the value of a tag, of whatever format, into texts that are not empty."""
+    """Convert the value of a tag of any format to non-empty texts."""
     value = getattr(value, "genres", None) or getattr(value, "text", value)
     values = value if isinstance(value, list | tuple) else [value]
     texts = (bytes(item).decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in values)
@@ -157,7 +157,7 @@ def _riff_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _av_texts(path: Path, known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the tags of a container that mutagen does not know, such as mkv, where PyAV is installed."""
+    """Yield the tags of a container that mutagen does not support, such as mkv, if PyAV is installed."""
     if any(known.values()) or path.suffix.lower() not in _OF_AV:
         return
     import av

@@ -1,8 +1,8 @@
-"""What a synthetic song contains, known before a sample of it is computed: key, chords, tempo, and when each letter is sung.
+"""Annotation of a synthetic song, known before the audio is computed: key, chords, tempo, and the time of each character.
 
-Plain words are set as everywhere here: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests
-for a beat at least, until the next bar. The tune belongs to the bars and not to the words, so other words change the singer
-and nothing else. `songs.py` renders an annotation as audio.
+Plain words follow the rule of `align.py`: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests
+for at least a beat, until the next bar. The melody depends on the bars and not on the words, so other words change only the
+voice. `songs.py` renders an annotation as audio.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class SungWord:
 
     @property
     def characters(self) -> tuple[tuple[str, float, float], ...]:
-        """(letter, start, end) in seconds of the letters that sound, in order; silent characters have no entry."""
+        """(character, start, end) in seconds of the sounding characters, in order; silent characters have no entry."""
         return tuple(span for syllable in self.syllables for span in character_spans(syllable))
 
 
 @dataclass(frozen=True)
 class SongAnnotation:
-    """What a song of `seconds` seconds contains: its score, its lyrics and, line by line, the words that are sung."""
+    """Annotation of a song of `seconds` seconds: its score, its lyrics and, by line, the sung words."""
 
     seconds: float
     score: Score
@@ -84,7 +84,7 @@ class SongAnnotation:
 
     @property
     def chords(self) -> tuple[int, ...]:
-        """The degree of the scale (0: tonic) on which each bar's chord is built, up to the last bar; see `Score.chord`."""
+        """The degree of the scale (0: tonic) of each bar's chord, up to the last bar; see `Score.chord`."""
         return self.score.chords[: self.score.end + 1]
 
     @property
@@ -104,12 +104,12 @@ class SongAnnotation:
 
     @property
     def words(self) -> tuple[SungWord, ...]:
-        """The words that are sung, in order."""
+        """The sung words, in order."""
         return tuple(word for line in self.lines for word in line)
 
 
 def make_line(count: int, rng: np.random.Generator) -> str:
-    """A line of exactly `count` syllables, out of WORDS and SENTENCES."""
+    """A random line of exactly `count` syllables from WORDS and SENTENCES."""
     while True:
         slots = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
         words = [str(rng.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots]
@@ -129,7 +129,7 @@ def make_lyrics(genre: Genre, seconds: float, rng: np.random.Generator) -> str:
 
 
 def place_words(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple[str, int]]]:
-    """Lines of (word, its first beat), each syllable a beat long; what would end after `seconds` is not sung."""
+    """Lines of (word, its first beat), each syllable a beat long; words that would end after `seconds` are not sung."""
     beat = genre.intro * genre.bar
     for line in lyrics.splitlines():
         placed = []
@@ -157,7 +157,7 @@ def set_lyrics(lyrics: str, score: Score, seconds: float) -> tuple[tuple[SungWor
 
 
 def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generator, others: tuple = ()):
-    """The artist or genre of that name, or one of `candidates` by chance where no name is given."""
+    """The artist or genre of that name, or a random one of `candidates` without a name."""
     drawn = candidates[int(rng.integers(len(candidates)))]
     known = (*candidates, *others)
     found = [choice for choice in known if choice.name == name] if name is not None else [drawn]
@@ -179,10 +179,10 @@ def song_seconds(seconds: Seconds, seed: int) -> float:
 def annotate_song(
     seed: int, *, seconds: Seconds = 20.0, artist: str | None = None, genre: str | None = None, lyrics: str | None = None
 ) -> SongAnnotation:
-    """What `make_song` of the same arguments contains, without its audio.
+    """The annotation of `make_song` for the same arguments, without audio.
 
-    Artist, genre and lyrics are drawn where they are not given; given lyrics are sung as far as they fit. UserError for an
-    unknown artist or genre, or a length that is none.
+    Missing artist, genre and lyrics are sampled; given lyrics are sung as far as they fit. UserError for an unknown artist or
+    genre, or an invalid length.
     """
     choice, words_rng, score_rng = (np.random.default_rng([seed, i]) for i in range(3))
     length = song_seconds(seconds, seed)

@@ -1,8 +1,8 @@
-"""Four artists, a fifth for fine-tuning and three genres, and the accompaniment that one of each plays together.
+"""Four artists, a fifth for fine-tuning, three genres, and the accompaniment for an artist and a genre.
 
-An artist is who plays: instruments, a scale, a few chord progressions, a habit (arpeggios, block chords, off-beats, a
-drone) and the singer's throat and range. A genre is how time goes: tempo, metre, swing, drum pattern. Both are meant to
-be heard, and learned, from a few seconds of any song.
+An artist determines instruments, a scale, some chord progressions, a habit (arpeggios, block chords, off-beats, a drone) and
+the throat and range of the singer. A genre determines tempo, metre, swing and drum pattern. Both can be recognised, and
+learned, from a few seconds of any song.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DORIAN, MIXOLYDIAN = (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10)
 
 @dataclass(frozen=True)
 class Artist:
-    """An ensemble: pitches are MIDI, chords are degrees of the scale (0 is the tonic), one a bar."""
+    """An ensemble: pitches are MIDI, chords are degrees of the scale (0 is the tonic), one per bar."""
 
     name: str
     scale: tuple[int, ...]
@@ -28,27 +28,27 @@ class Artist:
     progressions: tuple[tuple[int, int, int, int], ...]
     habit: str  # arpeggio | block | offbeat | drone
     chords: str  # the instrument that plays them
-    lead: str  # the instrument that plays the tune before the singer comes in
-    lowest: int  # of the singer, who has a ninth above it
+    lead: str  # the instrument that plays the melody before the singer starts
+    lowest: int  # lowest pitch of the singer, whose range is a ninth
     throat: float  # scales the formants
 
 
 @dataclass(frozen=True)
 class Genre:
-    """A way to count: beats of 60 / bpm seconds, `bar` of them a bar; drums are (beat in the bar, name, loudness)."""
+    """Tempo and metre: beats of 60 / bpm seconds, `bar` beats per bar; drums are (beat in the bar, name, loudness)."""
 
     name: str
     bpm: float
     bar: int
     intro: int  # bars before the first line
-    swing: float  # where the second half of a beat begins, 0.5 is straight
+    swing: float  # start of the second half of a beat, 0.5 is straight
     drums: tuple[tuple[float, str, float], ...]
     fill: tuple[tuple[float, str, float], ...]  # instead of the last beat of every fourth bar
-    syllables: tuple[int, ...]  # of a made line, so that it leaves a beat or two of rest before a bar line
+    syllables: tuple[int, ...]  # syllables of a generated line, which leave a rest of a beat or two before a bar line
 
     @property
     def beat(self) -> float:
-        """Seconds a beat."""
+        """Seconds per beat."""
         return 60.0 / self.bpm
 
 
@@ -58,7 +58,7 @@ ARTISTS = (
     Artist("Night Ferry", MIXOLYDIAN, (53, 55, 58), ((0, 6, 3, 0), (0, 3, 6, 3)), "offbeat", "reed", "reed", 48, 1.05),
     Artist("Glass Orchard", MINOR, (50, 52, 53), ((0, 5, 2, 6), (0, 3, 5, 6)), "drone", "bell", "bell", 50, 1.12),
 )
-# Plays in no corpus unless asked for: what a model is fine-tuned on must be new to it.
+# In no corpus by default, because the music for fine-tuning must be new to the model.
 NEWCOMER = Artist("Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86)
 GENRES = (
     Genre(
@@ -83,7 +83,7 @@ GENRES = (
     ),
 )  # fmt: skip
 
-# Where an instrument stands in stereo: -1 is left, 1 right.
+# Stereo position of each instrument: -1 is left, 1 right.
 PLACES = {
     "pluck": -0.6, "organ": -0.5, "reed": 0.5, "bell": 0.6, "bass": 0.0, "kick": 0.0, "snare": -0.1, "tom": 0.4,
     "brush": -0.3, "hat": 0.5, "open": -0.5,
@@ -96,27 +96,27 @@ def degree_pitch(artist: Artist, tonic: int, degree: int) -> int:
 
 
 def near(pitch: int, centre: int) -> int:
-    """The same note in the octave that lies within centre - 6 .. centre + 5."""
+    """The same note in the octave centre - 6 .. centre + 5."""
     return (pitch - centre + 6) % 12 + centre - 6
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a song is built on: who, how, which key, a chord for each bar and a tune for each beat."""
+    """The score of a song: artist, genre, key, a chord for each bar and a melody note for each beat."""
 
     artist: Artist
     genre: Genre
     tonic: int
-    chords: tuple[int, ...]  # a degree a bar
-    tune: tuple[int, ...]  # a MIDI pitch a beat, whether it is sung or not
+    chords: tuple[int, ...]  # one degree per bar
+    tune: tuple[int, ...]  # one MIDI pitch per beat, sung or not
     end: int  # the bar of the last chord
 
     def chord(self, bar: int, centre: int = 60) -> list[int]:
-        """The three pitches of a bar's chord, each in the octave round `centre`, lowest first: voices move little."""
+        """The three pitches of a bar's chord, each in the octave around `centre`, lowest first, so that voices move little."""
         return sorted(near(degree_pitch(self.artist, self.tonic, self.chords[bar] + i), centre) for i in (0, 2, 4))
 
     def second(self, bar: int, beat: float) -> float:
-        """When a beat of a bar is played, in seconds: halves of a beat are swung."""
+        """The time of a beat of a bar in seconds; half beats are swung."""
         whole, half = divmod(beat, 1.0)
         swing = self.genre.swing
         swung = whole + (half * 2 * swing if half <= 0.5 else swing + (half - 0.5) * 2 * (1 - swing))
@@ -128,12 +128,12 @@ class Score:
 
 
 def write_score(artist: Artist, genre: Genre, seconds: float, rng: np.random.Generator) -> Score:
-    """A key, a progression and a tune of four bars that comes back, with another ending the second time."""
+    """Sample a key, a progression and a melody of four bars that repeats with another ending."""
     bars = int(np.ceil(seconds / genre.beat / genre.bar)) + 1
     tonic = int(rng.choice(artist.tonics))
     progression = artist.progressions[int(rng.integers(len(artist.progressions)))]
     chords = [progression[(bar - genre.intro) % 4] for bar in range(bars)]  # the intro leads into the first chord
-    end = int(seconds / genre.beat / genre.bar)  # the bar that the song ends in
+    end = int(seconds / genre.beat / genre.bar)  # the last bar of the song
     chords[end:] = [0] * (bars - end)
     bottom, top = artist.lowest, artist.lowest + 14
     ladder = [p for p in range(bottom, top + 1) if (p - tonic) % 12 in artist.scale]
@@ -141,11 +141,12 @@ def write_score(artist: Artist, genre: Genre, seconds: float, rng: np.random.Gen
     at, crest = len(ladder) // 2, rng.uniform(0.35, 0.65)
     for beat in range(4 * genre.bar):
         place = beat / (4 * genre.bar)
-        height = place / crest if place < crest else (1 - place) / (1 - crest)  # an arch over the four bars
+        # a contour that rises and falls over the four bars
+        height = place / crest if place < crest else (1 - place) / (1 - crest)
         aim = (0.25 + 0.6 * height) * (len(ladder) - 1)
         degree = progression[beat // genre.bar]
         tones = {degree_pitch(artist, tonic, degree + i) % 12 for i in (0, 2, 4)}
-        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # where only a note of the chord will do
+        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # beats that need a note of the chord
         leap = np.abs(np.arange(len(ladder)) - at)
         cost = 0.5 * np.abs(np.arange(len(ladder)) - aim) + 0.5 * np.maximum(leap - 1, 0) ** 2 + 1.2 * (leap == 0)
         cost += 1.5 * rng.random(len(ladder)) + [100.0 * (strong and p % 12 not in tones) for p in ladder]
@@ -164,7 +165,7 @@ Stroke = tuple[float, str, int, float, float]  # beat, instrument, pitch, beats,
 
 
 def chord_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """What the artist's habit makes of one bar; beats count from the bar line."""
+    """Notes of one bar for the artist's habit; beats count from the bar line."""
     artist, beats = score.artist, score.genre.bar
     chord = score.chord(bar)
     if artist.habit == "arpeggio":
@@ -210,7 +211,7 @@ def bass_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The genre's pattern, with a fill at the end of every fourth bar."""
+    """The drum pattern of the genre, with a fill at the end of every fourth bar."""
     genre = score.genre
     fills = (bar - genre.intro) % 4 == 3
     pattern = [stroke for stroke in genre.drums if stroke[0] < genre.bar - 1] if fills else genre.drums
@@ -219,7 +220,7 @@ def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The tune an octave up before the singer comes in; later an answer at the end of every second bar, in the rest."""
+    """The melody an octave up before the singer starts; later an answer in the rest at the end of every second bar."""
     genre, lead = score.genre, score.artist.lead
     first = bar * genre.bar
     if bar < genre.intro:
@@ -228,11 +229,11 @@ def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
     elif (bar - genre.intro) % 2 == 1:
         last, onward = score.tune[first + genre.bar - 1], score.tune[first + genre.bar]
         yield genre.bar - 1, lead, last + 12, 0.5, 1.1
-        yield genre.bar - 0.5, lead, onward + 12, 0.5, 0.9  # the note that the singer comes in on
+        yield genre.bar - 0.5, lead, onward + 12, 0.5, 0.9  # the first note of the singer
 
 
 def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The last chord: everybody holds the tonic."""
+    """The last chord: all instruments hold the tonic."""
     yield 0, "bass", score.root(bar), 4.0, 1.0
     yield 0, "kick", 0, 0.0, 1.0
     yield 0, "open", 0, 0.0, 0.8
@@ -241,7 +242,7 @@ def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def stereo_gains(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Instrument -> its gains (left, right), of equal power: its place in PLACES, a little different in every song."""
+    """Gains (left, right) by instrument, of equal power, for its position in PLACES with a small variation per song."""
     gains = {}
     for instrument, place in PLACES.items():
         angle = (1 + place + rng.uniform(-0.1, 0.1)) * np.pi / 4
@@ -254,7 +255,7 @@ def play(
 ) -> np.ndarray:
     """The accompaniment, float32 (channels, samples): chords, bass, drums and, before the singer comes in, the tune.
 
-    `gains` are those of every instrument in each channel; without them there is one channel.
+    `gains` are the gains of every instrument in each channel; without them there is one channel.
     """
     genre, mono = score.genre, np.ones(1, np.float32)
     sound = np.zeros((1 if gains is None else 2, samples), np.float32)
@@ -265,7 +266,7 @@ def play(
         else:
             strokes = last_strokes(score, bar) if bar == score.end else []
         for at, instrument, pitch, beats, loud in strokes:
-            late = 0.004 * rng.random()  # nobody plays on the dot
+            late = 0.004 * rng.random()  # random deviation of note times
             start = int((score.second(bar, at) + late) * sample_rate)
             length = int((beats * genre.beat + 0.06 if beats else 0.3) * sample_rate)
             stop = min(samples, start + length)

@@ -1,9 +1,9 @@
-"""Notes of a small band, computed from nothing: a plucked string, an organ, a reed, a bell, a bass and a drum kit.
+"""Synthesised notes of a small band: a plucked string, an organ, a reed, a bell, a bass and a drum kit.
 
 The string is Karplus and Strong (1983), the bell Chowning's FM (1973), organ and reed are sums of sines. A note is a
-pure function of (instrument, pitch, length, sample rate), its noise included, so it can be kept: a song asks for some
-four hundred notes, but for few different ones, and after the first songs of a genre nearly all are in the cache. All
-noise is kept below about 6 kHz, because a codec that learns on a small budget loses what lies above.
+pure function of (instrument, pitch, length, sample rate), including its noise, so it can be cached. A song has some four
+hundred notes but few different ones, so after the first songs of a genre nearly all are in the cache. All noise is below about
+6 kHz, because a codec with a small training budget loses higher frequencies.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def noise_band(key: str, length: int, low: float, high: float, sample_rate: int)
 
 
 def pluck(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A plucked string: a burst of noise runs round a delay line and is smoothed at every turn (Karplus and Strong)."""
+    """A plucked string: a burst of noise in a delay loop with a low-pass filter (Karplus and Strong)."""
     period = sample_rate / hertz(pitch)
     delay = int(period - 0.5)
-    part = period - 0.5 - delay  # the loop also turns by this fraction of a sample, else high strings are out of tune
-    gain = 0.001 ** (period / sample_rate / 2.2)  # 60 dB in 2.2 s, before the smoothing takes the highs
+    part = period - 0.5 - delay  # fractional delay of the loop, without which high strings are out of tune
+    gain = 0.001 ** (period / sample_rate / 2.2)  # decay of 60 dB in 2.2 s, besides the low-pass filter
     taps = gain * np.convolve([0.5, 0.5], [1 - part, part])
     burst = noise_band(f"pluck {pitch}", delay + 2, 0.0, 2000.0, sample_rate)
     burst = burst - np.roll(burst, max(1, delay // 5))  # plucked at a fifth of the string
     string = np.zeros(length + 2 * delay + 2)
     string[: delay + 2] = burst - burst.mean()
-    for start in range(delay + 2, length + delay + 2, delay):  # one turn of the loop at a time
+    for start in range(delay + 2, length + delay + 2, delay):  # one period of the loop at a time
         turn = slice(start - delay, start)
         string[start : start + delay] = sum(tap * string[turn.start - i : turn.stop - i] for i, tap in enumerate(taps))
     return string[delay + 2 : delay + 2 + length]
@@ -60,7 +60,7 @@ def organ(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def reed(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """An accordion's reed: a bright row of harmonics and a second reed a little sharp, so that they beat."""
+    """An accordion's reed: bright harmonics and a second, slightly sharp reed, so that they beat."""
     t = np.arange(length) / sample_rate
     tone = np.zeros(length)
     for detune in (1.0, 1.0045):
@@ -73,7 +73,7 @@ def reed(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def bell(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A struck bell by frequency modulation: bright and inharmonic at first, a soft sine at last (Chowning)."""
+    """A struck bell by frequency modulation: bright and inharmonic at first, a soft sine at the end (Chowning)."""
     t = np.arange(length) / sample_rate
     phase = 2 * np.pi * hertz(pitch) * t
     strike = 1.6 * np.exp(-t / 0.25) * np.sin(3.5 * phase)
@@ -81,7 +81,7 @@ def bell(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def bass(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A bass guitar: ten harmonics, the higher the sooner gone."""
+    """A bass guitar: ten harmonics; higher ones decay faster."""
     t = np.arange(length) / sample_rate
     k = np.arange(1, 11)[:, None]
     tone = np.sin(2 * np.pi * k * hertz(pitch) * t) * np.exp(-t * (0.7 + 0.9 * k)) / k**0.9
@@ -89,7 +89,7 @@ def bass(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def drum(name: str, length: int, sample_rate: int) -> np.ndarray:
-    """A stroke of the kit: kick, tom, snare, brush, hat or open (hat); darker than real ones on purpose."""
+    """A drum stroke: kick, tom, snare, brush, hat or open (hat), intentionally darker than real drums."""
     t = np.arange(length) / sample_rate
     if name in ("kick", "tom"):
         low, high, ring = (48.0, 90.0, 0.11) if name == "kick" else (95.0, 70.0, 0.16)
@@ -115,7 +115,7 @@ PITCHED = {"pluck": pluck, "organ": organ, "reed": reed, "bell": bell, "bass": b
 
 @lru_cache(maxsize=1500)
 def note(instrument: str, pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """One note, float32 (length,), read-only: it begins and ends at zero and all pitched ones are equally loud.
+    """One note, float32 (length,), read-only: it begins and ends at zero, and all pitched notes are equally loud.
 
     `instrument` is a key of PITCHED, or the name of a drum, whose pitch is not read.
     """

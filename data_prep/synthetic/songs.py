@@ -1,8 +1,7 @@
 """Synthetic songs with lyrics, artists, genres and the true time of every word: the corpus of the demo and of the tests.
 
-A song is a band (`band.py`) and a singer (`voice.py`), nothing but numpy and a seed; `annotation.py` specifies what they play
-and sing. In stereo every instrument of the band has its place, the singer is in the middle, and the room is not the same on
-both sides.
+A song is a band (`band.py`) and a singer (`voice.py`), computed by numpy from a seed; `annotation.py` specifies the notes and
+words. In stereo every instrument has a position, the singer is in the centre, and the reverberation differs between the sides.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from data_prep.synthetic.band import ARTISTS, GENRES, play, stereo_gains
 from data_prep.synthetic.voice import sing
 
 LOUDNESS = 0.2  # RMS of a sung vowel; the band has 0.4 of it, so that the voice is 6 dB over it
-FLOOR = 0.001  # RMS of the noise under everything: a prior that is trained on digital silence learns to fall into it
+FLOOR = 0.001  # RMS of background noise: a prior that is trained on digital silence tends to become silent
 COMBS = (0.0297, 0.0371, 0.0411, 0.0437)  # seconds
-COMB_SPREAD = 23 / 44100  # seconds by which those of the right side are longer (Freeverb's)
+COMB_SPREAD = 23 / 44100  # seconds by which the delays of the right side are longer (as in Freeverb)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ def sing_lines(lines: Sequence[Sequence[SungWord]], throat: float, samples: int,
 
 
 def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13, later: float = 0.0) -> np.ndarray:
-    """The sound (samples,) in a small room: four combs of different lengths beside it (Schroeder), one numpy operation a turn.
+    """Add the reverberation of a small room to (samples,): four parallel comb filters (Schroeder), one numpy operation per
+    period.
 
     `later` seconds are added to the length of each comb.
     """
@@ -73,7 +73,7 @@ def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13, later: f
         turns = -(-len(sound) // delay)
         echo = np.zeros((turns + 1, delay), np.float32)
         echo.ravel()[delay : delay + len(sound)] = sound
-        gain = np.float32(0.001 ** (seconds / 0.7))  # 60 dB in 0.7 s
+        gain = np.float32(0.001 ** (seconds / 0.7))  # decay of 60 dB in 0.7 s
         for turn in range(1, turns + 1):
             echo[turn] += gain * echo[turn - 1]
         mixed[delay:] += np.float32(wet) * echo.ravel()[delay : len(sound)]
@@ -81,7 +81,7 @@ def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13, later: f
 
 
 def soften(sound: np.ndarray, knee: float = 0.6, ceiling: float = 0.94) -> np.ndarray:
-    """The sound with everything over the knee bent so that nothing reaches the ceiling."""
+    """Soft clipping: values over the knee are compressed below the ceiling."""
     room = ceiling - knee
     loud = np.abs(sound) > knee
     sound[loud] = np.sign(sound[loud]) * (knee + room * np.tanh((np.abs(sound[loud]) - knee) / room))
@@ -98,10 +98,10 @@ def make_song(
     genre: str | None = None,
     lyrics: str | None = None,
 ) -> SyntheticSong:
-    """One song, a pure function of its arguments; artist, genre and lyrics are drawn where they are not given.
+    """One song, a pure function of its arguments; missing artist, genre and lyrics are sampled.
 
-    Of a pair of `seconds`, the shortest and the longest, the song's length is drawn log-uniformly. Given lyrics are sung as far
-    as they fit; letters sound, other characters are silent. With 2 `channels` it is the same song in stereo.
+    If `seconds` is a pair, the shortest and the longest, the length is sampled log-uniformly. Given lyrics are sung as far as
+    they fit; only letters sound, other characters are silent. With 2 `channels` it is the same song in stereo.
     """
     if channels not in (1, 2):
         raise UserError(f"a synthetic song of {channels} channels; expected 1 (mono) or 2 (stereo)")
@@ -111,7 +111,7 @@ def make_song(
     voice = sing_lines(annotation.lines, annotation.score.artist.throat, samples, sample_rate)
     gains = stereo_gains(pan_rng) if channels == 2 else None
     band = play(annotation.score, samples, sample_rate, band_rng, gains)
-    for side in band:  # alike loud on both sides, whatever plays there
+    for side in band:  # equally loud on both sides
         side *= np.float32(0.4 * LOUDNESS / (np.sqrt(np.mean(side * side)) + 1e-9))
     dry = band + np.float32(LOUDNESS) * voice
     mix = np.stack([reverberate(side, sample_rate, later=i * COMB_SPREAD) for i, side in enumerate(dry)])
@@ -125,7 +125,7 @@ def make_song(
 def corpus_song(index: int, seed: int, artist: str | None = None) -> tuple[int, str, str]:
     """The seed, artist and genre of song `index` of a corpus, with which `annotate_song` annotates it.
 
-    Genres, and artists if none is named, come in turn.
+    Genres, and artists if none is given, alternate.
     """
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
     return own, artist or ARTISTS[index % 4].name, GENRES[index % 3 if artist else index // 4 % 3].name
@@ -134,7 +134,7 @@ def corpus_song(index: int, seed: int, artist: str | None = None) -> tuple[int, 
 def write_song(
     index: int, *, folder: Path, seed: int, seconds: Seconds, sample_rate: int, channels: int, artist: str | None
 ) -> dict:
-    """Song `index` of a corpus, written as a file; its row of songs.jsonl."""
+    """Write song `index` of a corpus as a file; return its row of songs.jsonl."""
     from data_prep.audio.audio import write_wav
 
     own, artist, genre = corpus_song(index, seed, artist)
@@ -156,10 +156,10 @@ def make_corpus(
     artist: str | None = None,
     workers: int = 2,
 ) -> Path:
-    """Write `count` songs (all by `artist`, or by four in turn) and songs.jsonl, and return the folder.
+    """Write `count` songs (all by `artist`, or by four alternating artists) and songs.jsonl, and return the folder.
 
-    Of a pair of `seconds`, the shortest and the longest, each song has its own length. The bytes depend on the seed and not
-    on `workers`.
+    If `seconds` is a pair, the shortest and the longest, each song has a random length. The bytes depend on the seed and not on
+    `workers`.
     """
     from data_prep.pool import is_leader, map_songs
 

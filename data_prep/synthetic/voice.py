@@ -1,9 +1,9 @@
-"""A singer that follows the letters: harmonics of the sung pitch, weighted by three formants a letter.
+"""A singing voice by letters: harmonics of the sung pitch, weighted by three formants per letter.
 
-Every letter has its own sound, as if English were written as it is spoken: vowels and voiced consonants are three
-Lorentzian peaks over the harmonics, the others a band of noise, with a gap before it where lips or tongue close.
-Controls (pitch, formants, loudness) are drawn every 5 ms and smoothed, so the formants glide as a mouth does. A
-syllable lasts from one time to another; its consonants take 75 ms each and its vowels share the rest.
+Every letter has one sound, as if spelling were phonetic. Vowels and voiced consonants are three Lorentzian peaks over the
+harmonics; the others are a band of noise, with a gap before plosives. Controls (pitch, formants, loudness) have a frame every 5
+ms and are smoothed, so that the formants glide. A syllable lasts from one time to another; its consonants take 75 ms each, and
+its vowels share the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VOICED = {
     "v": (260, 1150, 2200, 0.3), "z": (260, 1500, 2500, 0.25), "b": (220, 800, 2100, 0.12),
     "d": (220, 1600, 2500, 0.12), "g": (220, 1900, 2300, 0.12),
 }  # fmt: skip
-# letter -> a band of noise in Hz, its level, and which share of the letter is silent before it
+# letter -> a band of noise in Hz, its level, and the silent share of the letter before it
 NOISE = {
     "s": (3400, 5800, 0.30, 0.0), "z": (3400, 5600, 0.14, 0.0), "f": (1500, 5000, 0.15, 0.0),
     "v": (1500, 4500, 0.06, 0.0), "h": (700, 2400, 0.20, 0.0), "x": (2600, 5200, 0.26, 0.3),
@@ -46,7 +46,7 @@ STRENGTH = np.array([1.0, 0.58, 0.22], np.float32)
 
 
 class Syllable(NamedTuple):
-    """Letters that are sung on one pitch (MIDI) from `start` to `end` (seconds)."""
+    """Letters sung on one pitch (MIDI) from `start` to `end` (seconds)."""
 
     characters: str
     pitch: float
@@ -55,20 +55,20 @@ class Syllable(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """The text in small letters without accents, character for character."""
+    """The text in lower case without accents; its length does not change."""
     return "".join(unicodedata.normalize("NFKD", c)[0].lower()[0] for c in text)
 
 
 @lru_cache(maxsize=4096)
 def split_syllables(word: str) -> tuple[str, ...]:
-    """The word cut into as many syllables as `align.syllables` counts: golden -> gol, den; river -> ri, ver; hm -> hm.
+    """Split a word into as many syllables as `align.syllables` counts: golden -> gol, den; river -> ri, ver; hm -> hm.
 
-    Joined they are the word again.
+    Their concatenation is the word.
     """
     count, groups = syllables(word), list(re.finditer(f"[{VOWELS}]+", plain(word)))
     if len(groups) == count:  # the last consonant between two groups of vowels begins a syllable
         cuts = [0, *(group.start() - 1 for group in groups[1:]), len(word)]
-    else:  # no vowels, or not our letters
+    else:  # no vowels, or letters of another alphabet
         cuts = [len(word) * i // count for i in range(count + 1)]
     return tuple(word[a:b] for a, b in pairwise(cuts))
 
@@ -99,7 +99,7 @@ def hiss(character: str, length: int, sample_rate: int) -> np.ndarray:
 
 
 def smooth(track: np.ndarray, frames: int) -> np.ndarray:
-    """A running mean over an odd number of frames, twice, along axis 0; the ends are held."""
+    """A running mean over an odd number of frames, twice, along axis 0; the ends are repeated."""
     for _ in range(2):
         padded = np.concatenate([track[:1]] * (frames // 2 + 1) + [track] + [track[-1:]] * (frames // 2))
         total = np.cumsum(padded, axis=0, dtype=np.float64)
@@ -152,9 +152,9 @@ def harmonics(pitch: np.ndarray, formants: np.ndarray, loudness: np.ndarray, top
 
 
 def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate: int, block: int = 192) -> np.ndarray:
-    """Sound ((frames - 1) * hop,) of harmonics whose amplitudes (K, frames) and pitch (frames,) go straight between.
+    """Sound ((frames - 1) * hop,) of harmonics whose amplitudes (K, frames) and pitch (frames,) are interpolated linearly.
 
-    Clenshaw's recurrence: one cosine and one sine a sample, then a few multiply-adds for each harmonic.
+    Clenshaw's recurrence: one cosine and one sine per sample, then a few multiply-adds for each harmonic.
     """
     ramp = (np.arange(hop, dtype=np.float32) / hop)[None, :]
     step = pitch[:-1, None] + (pitch[1:, None] - pitch[:-1, None]) * ramp
@@ -177,7 +177,7 @@ def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate
 
 
 def sing(line: Sequence[Syllable], word_ends: set[float], sample_rate: int, throat: float = 1.0) -> tuple[int, np.ndarray]:
-    """One line of syllables, sung: (index of its first sample, float32 sound), vowels with RMS 1.
+    """Synthesise a line of syllables: (index of its first sample, float32 audio), vowels with RMS 1.
 
     `word_ends` are the ends of syllables that close a word; `throat` scales the formants (above 1: a shorter throat).
     """

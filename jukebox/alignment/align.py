@@ -1,10 +1,11 @@
-"""When each word of a song is sung, told by the prior that hears its lyrics (Jukebox, section 5.3 and figure 2).
+"""Alignment of lyrics: the times of the words of a song, from a prior that is conditioned on lyrics (Jukebox, section 5.3 and
+figure 2).
 
-`letter_scores.py` says how well each letter fits each code, by one of two ways; `segments.py` finds the words in time that
-fit best. Which way is best, and by which layer and head, is measured by `find_way` on songs whose times are known, and
-kept with the prior in config.json; imported models bring theirs. Where nothing is kept, a prior with a time bias is asked
-for its likelihood, and of another the head is taken, and kept, whose attention pays most along its best reading of the
-very song: the most monotone and sharp one.
+`scores.py` computes a score of each token at each code, by one of two methods. `viterbi.py` finds the word times with the
+highest score. `find_way` measures the best method, layer and head on songs with known times, and stores it with the prior in
+config.json; imported models have theirs. Without a stored method, the likelihood is used for a prior with a time bias. For
+other priors, the head with the highest score of its best path in this song, the most monotone and sharp one, is chosen and
+stored.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from jukebox.song import PreparedSong, Song, song_of
 from priors.prior import ScoresLyrics
 from vqvae.codec import as_tensor
 
-SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # seconds that a word may last, and how many lengths are tried
-BEAT, LOOSE = 0.3, 0.7  # seconds a syllable where the model has measured no pace, and their spread (of the logarithm)
-SPREAD = 0.3  # the same where it has
+SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # shortest and longest word in seconds, and number of lengths tried
+BEAT, LOOSE = 0.3, 0.7  # seconds per syllable if the model has no measured pace, and deviation of the logarithm
+SPREAD = 0.3  # the same with a measured pace
 CREDIBLE = 0.2  # mean confidence; that of an instrumental recording is .06
-PLACES = 8.0  # some 256 places, a code apart, lie within the reach of a word
+PLACES = 8.0  # some 256 positions, one code apart, are possible for a word
 
 
 class TimedWord(NamedTuple):
-    """A word, its line, when it is sung (seconds), and how likely it is that it and no rest is heard there (0..1)."""
+    """A word with its line, its time in seconds, and the probability of the word against a rest (0..1)."""
 
     word: str
     line: int
@@ -57,7 +58,7 @@ class TimedWord(NamedTuple):
 
 @dataclass(frozen=True)
 class Alignment:
-    """Words in time, those that were not found in the song, its length, and by which way they were looked for."""
+    """Words with times, words that were not found, the length of the song, and the method."""
 
     words: tuple[TimedWord, ...]
     left_out: tuple[str, ...]
@@ -66,13 +67,13 @@ class Alignment:
 
     @property
     def confidence(self) -> float:
-        """The mean over all words, of which one that was not found has 0."""
+        """The mean over all words; a word that was not found counts 0."""
         count = len(self.words) + len(self.left_out)
         return sum(word.confidence for word in self.words) / count if count else 0.0
 
     @property
     def doubt(self) -> str:
-        """A line where the alignment is not credible; "" where it is, or where there are no words."""
+        """A warning if the alignment is not credible; "" if it is, or without words."""
         if self.confidence >= CREDIBLE or not (self.words or self.left_out):
             return ""
         return (
@@ -96,7 +97,7 @@ class Alignment:
 
 
 def confidence(gain: float) -> float:
-    """How likely a word is where it beats a rest by so many bits, if it was found in the best of 2 ** PLACES places."""
+    """Probability of a word whose score exceeds that of a rest by so many bits, at the best of 2 ** PLACES positions."""
     return 1 / (1 + 2.0 ** min(PLACES - gain, 60.0))
 
 
@@ -104,18 +105,18 @@ def confidence(gain: float) -> float:
 
 
 def lyric_entry(model: ModelFolder) -> PriorEntry:
-    """The prior of the coarsest stream that is conditioned on lyrics; UserError where none is."""
+    """The prior of the coarsest stream that is conditioned on lyrics; UserError if there is none."""
     for stream in reversed(model.spec.streams):
         if (entry := model.info.writer(stream.name)) and entry.config.lyrics:
             return entry
     raise UserError(
-        f"no prior of {model.folder} hears lyrics, so there is nothing to align with; train one on songs with lyrics "
+        f"no prior of {model.folder} is conditioned on lyrics, so lyrics cannot be aligned; train one on songs with lyrics "
         "(docs/training.md), or import 5b_lyrics or 1b_lyrics"
     )
 
 
 def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, LyricPrior]:
-    """That prior, ready for use; UserError where it cannot score lyrics."""
+    """Load that prior; UserError if it cannot score lyrics."""
     entry = lyric_entry(model)
     prior = model.prior(entry.name).to(device)
     if not isinstance(prior, ScoresLyrics):
@@ -127,7 +128,7 @@ def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, Ly
 
 @dataclass(frozen=True)
 class AlignmentTask:
-    """A song to be aligned: its codes, words and pace, and the prior that hears it."""
+    """A song to align: its codes, words and pace, and the prior."""
 
     prior: LyricPrior
     codes: Int[Tensor, " t"]
@@ -145,7 +146,7 @@ class AlignmentTask:
         words, pace = words_of(prepared, text), model.labels.pace
         if not words:
             raise UserError(
-                f"the lyrics have {len(text.split())} words and none with a letter that {model.folder} knows "
+                f"the lyrics have {len(text.split())} words and none with a character of {model.folder}'s vocabulary "
                 "(lyrics.json); expected the words that are sung"
             )
         beat, spread = (pace.of(song.genres).beat, SPREAD) if pace else (BEAT, LOOSE)
@@ -168,11 +169,11 @@ class AlignmentTask:
         return LikelihoodScores(self.prior, self.codes, self.prepared, self.words, pace)
 
     def attention(self, layer: int) -> list[Scorer]:
-        """An ear for each head of a layer."""
+        """A scorer for each head of a layer."""
         return AttentionScores(self.prior, self.codes, self.prepared, self.words, layer).scorers()
 
     def follow(self, scorers: Sequence[Scorer], bar: ProgressBar | None = None) -> list[Chart]:
-        """What each ear hears of the song, window by window, side by side."""
+        """Run the search of each scorer over the windows of the song."""
         charts, done, total = [self.chart() for _ in scorers], 0, len(self.codes)
         n_ctx = self.prior.config.n_ctx
         for start in starts(total, n_ctx, n_ctx // 2):
@@ -186,14 +187,14 @@ class AlignmentTask:
         return charts
 
     def timed(self, chart: Chart) -> tuple[TimedWord, ...]:
-        """The words of a chart's best reading."""
+        """The words of the best path of a search."""
         return tuple(
             TimedWord(word.text, word.line, span.start * self.step, span.end * self.step, confidence(span.gain))
             for word, span in zip(self.words, chart.best())
         )
 
     def heads(self, bar: ProgressBar | None = None) -> list[tuple[dict[str, Any], Chart]]:
-        """The way and what is heard of every head that listens to lyrics."""
+        """Method and search of every head that attends to lyrics."""
         return [
             ({"way": "attention", "layer": layer, "head": head}, chart)
             for layer in self.prior.lyric_layers()
@@ -201,13 +202,13 @@ class AlignmentTask:
         ]
 
     def encode_conditions(self, way: dict[str, Any], bar: ProgressBar | None = None) -> Chart:
-        """What is heard by one way."""
+        """The search by one method."""
         scorers = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
         return self.follow(scorers, bar)[0]
 
 
 def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
-    """When the words of `song.lyrics` are sung in codes of the stream that is conditioned on lyrics; its word times are not read."""
+    """Align `song.lyrics` with codes of the stream that is conditioned on lyrics; the song's word times are not read."""
     entry, prior = lyric_prior(model, device)
     task = AlignmentTask.of(model, entry, prior, codes.to(device), song)
     way = entry.alignment or ({"way": "likelihood"} if has_time_bias(entry.config) else None)
@@ -216,7 +217,7 @@ def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: s
         if way is None:
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
             way["found"] = "the most monotone and sharp of a song"
-            if chart.score() > 0:  # else none of the heads has heard a word
+            if chart.score() > 0:  # otherwise no head has found a word
                 with suppress(OSError):  # the model folder may be another's
                     model.save_alignment(entry.name, way)
         else:
@@ -238,7 +239,7 @@ def codes_of_file(model: ModelFolder, path: str | Path, stream: str) -> Int[Tens
 
 
 def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str = "cpu") -> Alignment:
-    """When the words of `song.lyrics` are sung in a recording."""
+    """Align `song.lyrics` with a recording."""
     if not (song.lyrics and song.lyrics.strip()):
         raise UserError(f"there are no lyrics to find in {path}; give their text")
     config = lyric_entry(model).config
@@ -248,7 +249,7 @@ def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str 
 
 
 def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alignment]:
-    """When the words of each sample of a run are sung; written to RUN/alignment.json, and its page follows them."""
+    """Align each sample of a run, and write RUN/alignment.json for the page."""
     level, found = model.spec.names.index(lyric_entry(model).config.spec.writes[0]), []
     asked, codes = run.song(), as_tensor(run.codes(level))
     for number, entry in enumerate(asked["samples"]):
@@ -260,23 +261,23 @@ def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alig
     return found
 
 
-# ---- which way is best
+# ---- choice of the method
 
 
 def misses(words: Sequence[TimedWord], true: Sequence[TimedText], seconds: float) -> Float[np.ndarray, " w"]:
-    """Seconds between the start of each word and the truth; a word that was not found counts as sung at the song's end."""
+    """Error of the start of each word in seconds; a word that was not found counts as sung at the end of the song."""
     predicted = [word.start for word in words] + [seconds] * (len(true) - len(words))
     return np.abs(np.array(predicted) - np.array([word.start for word in true]))
 
 
 def find_way(model: ModelFolder, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
-    """Measure every way on held-out songs with known word times, keep the best in the model folder; all of them, best first."""
+    """Measure every method on held-out songs with known word times and store the best in the model folder; return all, best first."""
     entry, prior = lyric_prior(model, device)
     rows = [row for row in load_manifest(data) if [t.text for t in row.word_times] == (row.lyrics or "").split() != []]
     rows = sorted(rows, key=lambda row: row.split != "test")[:songs]
     if not rows:
         raise UserError(f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)")
-    ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> the way, and its errors by song
+    ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> the method, and its errors by song
     for row in ProgressBar(rows, desc="songs with known times", unit="song"):
         codes = codes_of_file(model, audio_path(data, row), entry.config.spec.writes[0])
         task = AlignmentTask.of(model, entry, prior, codes.to(device), song_of(row))

@@ -1,13 +1,13 @@
-"""How well each letter of the lyrics fits each code of a song, in bits, as a prior hears it. There are two ways:
+"""Scores in bits of each lyric token at each code of a song, by a prior. There are two methods:
 
-    attention   how much more a head of a cross or prime layer listens to a letter than to letters on average. The song
-                is heard window by window, as it is sampled; the letters of a window are put on the whole text's axis.
-    likelihood  how well the code is foretold if this letter is sung at every step. For priors whose attention has a
-                time bias: each letter in turn is said to be sung now, its neighbours before and after it at the pace of
-                singing, and all are heard as one batch.
+    attention   attention of a head of a cross or prime layer to a token relative to the mean over tokens. The song
+                is processed in windows, as in sampling; the tokens of a window are mapped to the whole text.
+    likelihood  likelihood of the code if this token is sung at every step. For priors whose attention has a
+                time bias: each token in turn is placed at the current time, its neighbours before and after it at the pace of
+                singing, and all placements form one batch.
 
-No times go in. A head with a time bias that is told times listens where it was told to, and gives back what it was
-given; without them it has not learned to listen. LikelihoodScores tries all times and lets the codes choose.
+The song's times are not an input. A head with a time bias attends to the given times and would only return them; without times
+it has not learned to attend. LikelihoodScores tries all times, and the codes decide.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from jukebox.song import PreparedSong, window_conditions
 from priors.conditioning.conditions import Lyrics, stack
 from priors.prior import ScoresLyrics
 
-REST = 0.5  # seconds by which all letters are further away in a rest
-FLOOR = 6.0  # bits by which attention may shun a letter
+REST = 0.5  # seconds added to the distance of all tokens for a rest
+FLOOR = 6.0  # lowest attention score of a token, bits
 
 
 class LyricPrior(ScoresLyrics, Protocol):
@@ -52,7 +52,7 @@ class Word(NamedTuple):
 
 
 def words_of(song: PreparedSong, text: str) -> list[Word]:
-    """The words of a text that have at least one letter in the vocabulary."""
+    """The words of a text with at least one character in the vocabulary."""
     found, at = [], 0
     for number, line in enumerate(text.split("\n")):
         for word in line.split():
@@ -65,11 +65,11 @@ def words_of(song: PreparedSong, text: str) -> list[Word]:
 
 
 Scorer = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
-# (window's start, first new code, first word, last word) -> scores of rests (t, w) and of each word's letters (t, l)
+# (window's start, first new code, first word, last word) -> scores of rests (t, w) and of each word's tokens (t, l)
 
 
 class LikelihoodScores:
-    """Scores by the prior's likelihood of the codes, each letter in turn said to be sung at every step."""
+    """Scores by the prior's likelihood of the codes, with each token in turn sung at every step."""
 
     def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], pace: float):
         self.prior, self.codes, self.song, self.words, self.pace = prior, codes, song, words, pace
@@ -86,7 +86,7 @@ class LikelihoodScores:
 
     @torch.no_grad()
     def bits(self, start: int, codes: Int[Tensor, " t"], playheads: Sequence[tuple[float, float]]) -> Float[np.ndarray, "p t"]:
-        """Bits of each code of a window under every playhead: a place among the letters, and seconds of distance added."""
+        """Bits of each code of a window for every hypothesis: a position in the lyrics, and added seconds of distance."""
         size = max(1, 8192 // len(codes))
         bare = replace(self.song, ids=self.song.ids[:0], seconds=self.song.seconds[:0])
         parts = []
@@ -100,7 +100,7 @@ class LikelihoodScores:
         return torch.cat(parts).cpu().numpy()
 
     def around(self, place: float, extra: float) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        """The letters around a place in the text, and how many seconds each is away; padding to the left, as elsewhere."""
+        """The tokens around a position in the text, and their distances in seconds; padding is on the left, as elsewhere."""
         n, count = self.prior.config.n_tokens, len(self.song.ids)
         first = min(max(int(place) - n // 2, 0), max(count - n, 0))
         ids = torch.from_numpy(self.song.ids[first : first + n])
@@ -110,17 +110,17 @@ class LikelihoodScores:
 
 
 class AttentionScores:
-    """Scores by the attention of one layer's heads; letters outside the window of lyrics are shunned."""
+    """Scores by the attention of one layer's heads; tokens outside the window of lyrics have the lowest score."""
 
     def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], layer: int):
         self.prior, self.codes, self.song, self.words, self.layer = prior, codes, song, words, layer
         self.window: tuple[int, np.ndarray] = (-1, np.zeros(0))
 
     def scores(self, start: int) -> Float[np.ndarray, "h t n"]:
-        """How many bits more each head listens to each letter of the text than to letters on average, in one window."""
+        """Attention of each head to each token of the text relative to the mean over tokens, in bits, for one window."""
         if self.window[0] != start:
             config, count = self.prior.config, len(self.song.ids)
-            numbered = replace(self.song, ids=np.arange(1, count + 1))  # tells which letters the window has
+            numbered = replace(self.song, ids=np.arange(1, count + 1))  # marks the tokens in the window
             places = window_conditions(numbered, config, start)
             cond = window_conditions(self.song, config, start).to(self.codes.device)
             weights = self.prior.lyric_attention(self.codes[None, start : start + config.n_ctx], cond, self.layer)[0]
@@ -133,7 +133,7 @@ class AttentionScores:
         return self.window[1]
 
     def scorers(self) -> list[Scorer]:
-        """One of each head."""
+        """One scorer per head."""
         return [partial(self._score, head) for head in range(len(self.scores(0)))]
 
     def _score(self, head: int, start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:

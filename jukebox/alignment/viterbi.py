@@ -1,12 +1,11 @@
-"""Where words lie in time, given how well each of their letters fits each step: a Viterbi search over whole words.
+"""Viterbi search over whole words: word times from the scores of their characters at each step.
 
-A song is rest, word, rest, word, .. in the order of the text; a rest may be empty. A word lasts one of some lengths, and
-its letters share it evenly, which is what priors are taught about letters (`data_prep.align.character_seconds`). The
-score of a reading is the sum over its steps, less what each word's length costs; the best one is found exactly, among the
-words that are within reach. It may end before the text does.
+A song is rest, word, rest, word, .. in the order of the text; a rest may be empty. A word has one of several lengths, and its
+characters divide it evenly, as in training (`data_prep.align.character_seconds`). The score of a path is the sum over its steps
+minus the cost of each word's length. The best path is found exactly among the reachable words. It may end before the text does.
 
-Notable: it goes through time in pieces and keeps only words whose score is within `beam` of the best, so that time and
-memory grow with the length of the song and not with its square; no step is visited twice.
+Notable: time is processed in blocks, and only words whose score is within `beam` of the best are kept. So time and memory grow
+linearly with the length of the song, and no step is visited twice.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-HURRY = 4.0  # bits that a word's length may cost while the search looks ahead
+HURRY = 4.0  # largest cost of a word's length in bits during the search
 
 
 class WordSpan(NamedTuple):
-    """A word: first step, last step exclusive, and by how much its score is better than that of a rest in its place."""
+    """A word: first step, last step (exclusive), and its score relative to a rest in its place."""
 
     start: int
     end: int
@@ -30,7 +29,7 @@ class WordSpan(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Of a word that ends after each step of a piece: the best score of all so far, its length, its gain."""
+    """For a word that ends after each step of a block: best score so far, its length, its gain."""
 
     score: Float[np.ndarray, " t"]
     length: Int[np.ndarray, " t"]
@@ -38,34 +37,35 @@ class Ends(NamedTuple):
 
 
 class Gap:
-    """The rest before a word (or after the last): its score by step, and how each step was reached."""
+    """The rest before a word (or after the last): its score by step, and the predecessor of each step."""
 
     def __init__(self, reach: int, tokens: int):
         self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
-        self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's letters, and of rest
-        self.entered: dict[int, tuple[np.ndarray, Ends]] = {}  # first step of a piece -> steps it was entered at, and how
+        self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's characters, and of rests
+        # first step of a block -> steps at which it was entered, and predecessors
+        self.entered: dict[int, tuple[np.ndarray, Ends]] = {}
 
     def word_before(self, at: int) -> WordSpan:
-        """The word that ends where the rest began which is still going on at step `at`."""
+        """The word before the rest that contains step `at`."""
         first = max(start for start in self.entered if start < at)
         entered, ends = self.entered[first]
         step = int(entered[at - first - 1])
-        if not step:  # it was entered in an earlier piece
+        if not step:  # it was entered in an earlier block
             return self.word_before(first)
         return WordSpan(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
 
 
 class Chart:
-    """Scores of all readings so far.
+    """Scores of all paths so far.
 
-    Words are given by their number of letters, `lengths` (rising) are the steps a word may last, `costs` what each length
-    costs each word.
+    Words are given by their numbers of characters. `lengths` (ascending) are the possible lengths in steps, `costs` the cost of
+    each length for each word.
     """
 
     def __init__(self, tokens: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0):
         self.tokens, self.lengths, self.costs, self.beam = list(tokens), list(lengths), costs, beam
         self.reach, self.now = self.lengths[-1], 0
-        self.quickest = np.array(self.lengths)[(costs <= HURRY).argmax(axis=1)]  # of each word, if it is not to cost much
+        self.quickest = np.array(self.lengths)[(costs <= HURRY).argmax(axis=1)]  # shortest length of each word at a low cost
         self.gaps: dict[int, Gap] = {0: self._gap(0)}
         self.past: dict[int, Gap] = {}
         self.gaps[0].score[-1] = 0.0
@@ -76,7 +76,7 @@ class Chart:
     def alive(self, steps: int) -> tuple[int, int]:
         """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most.
 
-        The next word may have begun already, and so any step may be its end.
+        The next word may have begun already, so any step may be its end.
         """
         scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
         best = max(scores.values())
@@ -85,7 +85,7 @@ class Chart:
         return min(good), min(len(self.tokens), max(good) + 2 + soon)
 
     def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
-        """Add some steps: scores of the letters of the words `first`.. and of the rest before each, and after the last of all."""
+        """Add steps: scores of the characters of the words from `first` on, and of the rests before each and after the last."""
         steps, last = len(rests), first + rests.shape[1]
         self.past |= {number: gap for number, gap in self.gaps.items() if number < first}
         self.gaps = {number: gap for number, gap in self.gaps.items() if first <= number < last}
@@ -95,21 +95,21 @@ class Chart:
             self._rest(gap, rests[:, i], ends)
             if i < len(words):
                 ends = self._word(gap, np.column_stack([words[i], rests[:, i]]), self.costs[first + i])
-            gap.score = gap.score[-self.reach - 1 :]  # what is longer ago than a word lasts is forgotten
+            gap.score = gap.score[-self.reach - 1 :]  # steps older than the longest word are dropped
         self.now += steps
 
     def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Ends) -> None:
-        """The gap's scores: entered at the end of the word before it, and rested in since."""
+        """The scores of a rest: entered at the end of the previous word, then continued."""
         resting = np.concatenate([[0.0], np.cumsum(rest)])
         gain = np.concatenate([gap.score[-1:], ends.score]) - resting
         best = np.maximum.accumulate(gain)
         new = np.concatenate([[True], gain[1:] > best[:-1]])
-        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the gap before this piece
+        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the rest before this block
         gap.entered[self.now] = (entered[1:].astype(np.int32), ends)
         gap.score = np.concatenate([gap.score, (best + resting)[1:]])
 
     def _word(self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]) -> Ends:
-        """How the word behind a gap ends, from the scores of its letters and, last, of rest."""
+        """Scores of the ends of the word after a rest, from the scores of its characters and, last, of the rest."""
         steps, count = len(scores), scores.shape[1] - 1
         sums = np.concatenate([gap.sums, gap.sums[-1] + np.cumsum(scores, axis=0)])
         ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
@@ -129,7 +129,7 @@ class Chart:
         return ends
 
     def best(self) -> list[WordSpan]:
-        """The words of the best reading; those behind the last that is reached are left out."""
+        """The words of the best path, up to the last one that is reached."""
         gaps = self.past | self.gaps
         number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])
         at, found = self.now, []
@@ -140,5 +140,5 @@ class Chart:
         return found[::-1]
 
     def score(self) -> float:
-        """The score of the best reading so far."""
+        """The score of the best path so far."""
         return float(max(gap.score[-1] for gap in self.gaps.values()))

@@ -1,11 +1,11 @@
-"""An edit as a run: what the recording keeps is known, the rest is sampled, and the result is put into the recording.
+"""An edit as a run: the kept frames are known, the rest is sampled, and the new audio is inserted into the recording.
 
     x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
     x.codes   of `compress`: what is kept of the range (jukebox/model/packed_codes.py)
 
-A run holds only the columns that windows contain or that the audio is decoded from, as pieces in the order of time; so memory
-and time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
+A run holds only the columns that windows contain or that the audio is decoded from, as pieces in order of time. So memory and
+time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from priors.prior import Mask
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
-TAGS = "tags.json"  # what the recording carries beside its samples
+TAGS = "tags.json"  # metadata of the recording
 LONGEST_FADE = 60.0  # seconds
 Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
 
 
 @dataclass(frozen=True)
 class Edited:
-    """The result of an edit: a file for each take, and how much of the ranges was kept."""
+    """The result of an edit: a file for each take, and the kept share of the ranges."""
 
     takes: list[Path]
     run: Run
-    made: int  # of the takes; the others were there
+    made: int  # new files of the takes; the others existed
     kept_rate: float  # bits per second, counted
     full_rate: float  # of all codes
     orphans: int  # codes kept under coarser ones that change
@@ -71,7 +71,7 @@ class Edited:
 
 @dataclass(frozen=True)
 class EditJob:
-    """What is edited: the recording, the spans whose audio is new, and what is known of the streams in all columns."""
+    """The input of an edit: the recording, the spans with new audio, and the known frames of the streams in all columns."""
 
     model: ModelFolder
     recording: Recording
@@ -80,12 +80,12 @@ class EditJob:
     keep: Mask  # (1, columns * ratio) of each stream that the priors of the edit write
     verb: str
     asked: Mapping[str, Any]
-    findings: Sequence[dict[str, Any]] = ()  # what is wrong before anything is sampled
+    findings: Sequence[dict[str, Any]] = ()  # warnings before sampling
 
     def make(
         self, out: str | Path, words: Song | None, settings: RunSettings, edit: EditOptions, report: Report | None = None
     ) -> Edited:
-        """Write every take that is not there yet."""
+        """Write every missing take."""
         began, takes = time.perf_counter(), self._takes(Path(out), settings)
         run = self._run(takes, words or Song(), settings, edit)
         missing = sum(not path.exists() for path in takes)
@@ -106,7 +106,7 @@ class EditJob:
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
-        """The run of the edit; UserError where another edit, or a file that no edit wrote, is in its place."""
+        """The run of the edit; UserError if another edit, or a file that no edit wrote, is in its place."""
         info, pieces = self.model.info, self._pieces(bool(words.lyrics))
         folder = takes[0].with_name(self._stem(takes) + ".run")
         route = edit_route(info, bool(words.lyrics))
@@ -144,7 +144,7 @@ class EditJob:
         }  # fmt: skip
 
     def _write_known(self, folder: Path, pieces: Sequence[Sequence[int]], device: str) -> None:
-        """The recording itself, and its frames in the columns of the run with what is kept of them."""
+        """Store the recording, and its frames in the columns of the run with the mask of kept frames."""
         arrays: dict[str, np.ndarray] = {}
         per, names = masks.per_column(self.model.spec.streams), list(self.keep)
         with computing_on(device):
@@ -184,7 +184,7 @@ class EditJob:
         return pieces
 
     def _kept(self) -> tuple[float, float, int]:
-        """Of the spans: bits per second that are kept, and those of all their codes; and how many codes contradict those above."""
+        """Figures of the spans: kept bits per second, bits per second of all codes, and number of codes inconsistent with coarser ones."""
         kept = full = seconds = 0.0
         per = masks.per_column(self.model.spec.streams)
         for first, stop in (self.layout.touched(*span) for span in self.spans):
@@ -198,9 +198,10 @@ class EditJob:
 
 
 def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
-    """Which priors an edit samples by: those of one codec that can start from any known frames, rather of the default route's codec.
+    """The priors of an edit: those of one codec that can inpaint, preferably of the default route's codec.
 
-    Where there are lyrics on which the prior of the coarsest stream is not conditioned, a prior that is samples that stream.
+    If there are lyrics and the prior of the coarsest stream is not conditioned on lyrics, another prior that is samples that
+    stream.
     """
     found = next(filter(None, (_inpainting(info, codec) for codec in _codecs_by_default(info))), {})
     if not found:
@@ -226,7 +227,7 @@ def _codecs_by_default(info: ModelInfo) -> list[CodecEntry]:
 
 
 def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
-    """The priors of the streams of a codec that can start from any known frames, coarsest first."""
+    """The priors of the streams of a codec that can inpaint, coarsest first."""
     names = reversed(codec.config.spec.names)
     return {stream: prior for stream in names if (prior := info.writer(stream, "any"))}
 
@@ -235,7 +236,7 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 
 
 def check(run: Run, info: ModelInfo) -> None:
-    """UserError where an edit that may come from elsewhere is too large, or its parts do not belong together."""
+    """Raise UserError if an edit from an untrusted source is too large or its parts are inconsistent."""
     request, hops = run.request, info.hops
     check_size(info, request["seconds"], run.n_samples)
     try:
@@ -272,7 +273,7 @@ def _layout(asked: Mapping[str, Any], info: ModelInfo) -> Layout:
 
 
 def finish(run: Run, model: ModelFolder) -> list[Path]:
-    """Put the new audio of the takes that are sampled into the recording; the files of all takes, of which those that exist stay."""
+    """Insert the new audio of the sampled takes into the recording; existing files stay. Return the files of all takes."""
     prompt, request = run.prompt_paths[0], run.request["recording"]
     layout = _layout(request, model.info)
     if run.request["verb"] == "compress" and not (path := run.folder.with_suffix(SUFFIX)).exists():
@@ -299,12 +300,12 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
 
 
 def _starts(spans: Sequence[Span]) -> list[int]:
-    """The samples of the result at which the new audio of each span begins; what comes before the recording moves all of it."""
+    """The first samples of the new audio of each span in the result; audio before the recording shifts all of them."""
     return [start - min(0, spans[0][0]) for start, _ in spans]
 
 
 def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
-    """What a run keeps of the columns of its range, and what a decoder needs to sample the rest as the run does."""
+    """The kept codes of a run's range, with the values that a decoder needs to sample the rest in the same way."""
     request, (start, end) = run.request, run.request["recording"]["spans"][0]
     first, stop = layout.touched(start, end)
     begin = first + next(begin - at for begin, at, n in request["pieces"] if at <= first < at + n)
@@ -323,7 +324,7 @@ def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
 
 
 def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path], None]:
-    """What writes the recording's tags into a file that will be `target`, and prints what could not be kept."""
+    """A function that writes the recording's tags into the file that becomes `target`, and prints the lost ones."""
     request, kept = run.request["recording"], Kept.load(run.folder / TAGS)
     starts, ends = zip(*request["spans"])
     change = Change(max(0, -min(starts)), max(0, max(ends) - request["samples"]), request["rate"])
@@ -342,7 +343,10 @@ def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path
 
 
 def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The recorded form of the target. Earlier requests have none: that of the recording, or None: what the target's suffix names."""
+    """The recorded form of the target.
+
+    Earlier requests have none; the default is that of the recording, or None: by the target's suffix.
+    """
     if "target" in request:
         return tuple(request["target"])
     alike = target.suffix.lower() == Path(request["path"]).suffix.lower()
@@ -350,7 +354,7 @@ def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, 
 
 
 def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span, check: OutputCheck) -> Piece:
-    """The new audio of a span, which `check` measures."""
+    """The new audio of a span; `check` measures it."""
     start, end = span
 
     def audio(*span: int) -> Iterator[Float[np.ndarray, "c n"]]:

@@ -1,4 +1,4 @@
-"""A file of the codes that `compress` keeps, made whole: a masked prior samples the other codes, as `compress` itself does."""
+"""Decode a file of `compress`: a masked prior samples the missing codes, as `compress` does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: str) -> dict[str, np.ndarray]:
-    """All frames of the streams of such a file; UserError where it is of another codec than the model's."""
+    """All frames of the streams of such a file; UserError if it is of another codec than the model's."""
     info, route, columns = model.info, edit_route(model.info), check(model, packed, path)
     settings = SamplingOptions(seed=int(packed.about.get("seed", 0)), total_seconds=float(packed.about.get("total_seconds", 0)))
     song = Song(packed.about.get("artist"), tuple(packed.about.get("genres", ())))
@@ -42,7 +42,7 @@ def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: 
 
 
 def check(model: ModelFolder, packed: PackedCodes, path: Path) -> int:
-    """The columns of a file of codes; UserError where the model's streams are others."""
+    """The columns of a file of codes; UserError if the model has other streams."""
     spec, columns = model.spec, 0
     if known := packed.sample_rate == spec.sample_rate and set(packed.streams) == set(edit_route(model.info).priors):
         counts = {len(x) * spec.stream(name).hop for name, x in packed.streams.items()}

@@ -1,7 +1,7 @@
 """A recording as columns of codes: its audio encoded around an edit (`jukebox/sampling/layout.py` has the columns).
 
-A recording is an audio file, or a sample of a run folder, whose codes are stored. Only the columns that are asked for are encoded,
-with MARGIN on both sides; so memory and time grow with the edit, not with the song.
+A recording is an audio file, or a sample of a run folder, whose codes are stored. Only the requested columns are encoded, with
+MARGIN on both sides. So memory and time grow with the edit, not with the song.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FramesByStream = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
 
 @dataclass(frozen=True)
 class Recording:
-    """What is edited: the file whose samples stay, what it holds, and the run and row that its codes are stored in."""
+    """The recording of an edit: the file, its content, and the run and row with its codes."""
 
     sound: Path
     info: AudioInfo
@@ -60,7 +60,7 @@ class Recording:
 def read_codes(
     model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = (), device: str = "cpu"
 ) -> FramesByStream:  # fmt: skip
-    """The frames of some streams (default: all) in columns [first, stop), zeros where the file has none; encoded on `device`."""
+    """The frames of some streams (default: all) in columns [first, stop), zeros outside of the file; encoded on `device`."""
     streams = [model.spec.stream(name) for name in names or model.spec.names]
     ratios = {stream.name: layout.hop // stream.hop for stream in streams}
     codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
@@ -96,7 +96,7 @@ def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -
 def _encode(
     model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int, device: str
 ) -> FramesByStream:
-    """FramesByStream of the file's columns [low, high); a column that it does not fill is filled with silence."""
+    """FramesByStream of the file's columns [low, high); a partly filled column is padded with silence."""
     import torch
 
     margin = math.ceil(MARGIN * layout.per_second)
@@ -112,7 +112,7 @@ def _encode(
 
 
 def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [begin, end) of a recording at the model's rate and channels, to whole columns with silence; in blocks."""
+    """The samples [begin, end) of a recording at the model's rate and channels, padded with silence; in blocks."""
     at, hop, channels = 0, model.spec.unit, model.spec.channels
     with BlockReader(recording.sound, sample_rate=model.sample_rate, channels=channels) as reader:
         for block in reader:

@@ -1,15 +1,15 @@
-"""Editing a recording by its codes: a region inpainted, a variation, more before and after, and a song from few bits (VampNet, section 3).
+"""Edit a recording by its codes: inpainting, variation, extension at both ends, and compression (VampNet, section 3).
 
     edit      a range of seconds resampled, conditioned on the music on both sides of it
-    vary      a song resampled around what a prompt keeps: every 16th column, the beats, a share at random, the coarse levels
+    vary      a song resampled except for a prompt: every 16th column, the beats, a random share, the coarse levels
     compress  the same with the fullest prompt that a bit rate allows
     extend    more music before a song and after it
 
-All are one thing: columns of codes (`priors/masked/masks.py`), some kept, the others inpainted window by window, and the audio of the
-range put back into the recording. Outside the range the result is the recording, sample for sample. Inside it, the first and last
-`fade` seconds cross-fade from the old audio to the new one, where there is old audio to fade from.
+All verbs work alike. Some columns of codes (`priors/masked/masks.py`) are kept and the others inpainted window by window. Then
+the audio of the range is inserted into the recording. Outside the range the result is sample-identical to the recording. The
+first and last `fade` seconds inside it are a cross-fade between old and new audio, if there is old audio.
 
-How an edit becomes a run and then files is in `jukebox/editing/job.py`.
+`jukebox/editing/job.py` has the run and the files of an edit.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EditSettings:
-    """What every edit takes: the lyrics, artist and genres of the song, how it is sampled, and how it is put into the recording."""
+    """Options of every edit: lyrics, artist and genres of the song, sampling parameters, and cross-fade."""
 
     words: Song | None = None
     run: RunSettings = field(default_factory=RunSettings)
     edit: EditOptions = field(default_factory=EditOptions)
-    report: Report | None = None  # gets all that comes, in place of a progress bar
+    report: Report | None = None  # gets all updates, in place of a progress bar
 
 
 # ---- the verbs
@@ -55,7 +55,7 @@ class EditSettings:
 def edit(
     model: ModelFolder, song: str | Path, out: str | Path, start: float, end: float, settings: EditSettings | None = None
 ) -> Edited:
-    """The seconds from `start` to `end` of a song resampled."""
+    """Resample a song from second `start` to `end`."""
     opened = _Opened.of(model, song, settings)
     begin, stop = opened.range(start, end)
     keep = _outside(opened.layout.columns, *opened.layout.touched(begin, stop), opened.per)
@@ -66,7 +66,7 @@ def vary(
     model: ModelFolder, song: str | Path, out: str | Path, prompt: KeptPrompt, start: float = 0.0, end: float | None = None,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """A song, or its seconds from `start` to `end`, resampled around what `prompt` keeps."""
+    """Resample a song, or its seconds from `start` to `end`, except the parts that `prompt` keeps."""
     if not prompt.keeps_something:
         raise UserError(
             "nothing of the song would be kept; name at least one of --periodic, --random, --beat, --onset, --prefix, --suffix "
@@ -86,7 +86,7 @@ def compress(
     model: ModelFolder, song: str | Path, out: str | Path, kbps: float, start: float = 0.0, end: float | None = None,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """A song from at most `kbps` thousand bits a second of its codes; the others are sampled."""
+    """Keep at most `kbps` thousand bits per second of the codes of a song and sample the others."""
     opened = _Opened.of(model, song, settings)
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
@@ -102,7 +102,7 @@ def extend(
     model: ModelFolder, song: str | Path, out: str | Path, before: float = 0.0, after: float = 0.0,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """A song with `before` seconds more before it and `after` seconds after it, each conditioned on the song."""
+    """Extend a song by `before` seconds at its start and `after` seconds at its end, conditioned on the song."""
     opened = _Opened.of(model, song, settings)
     alone = opened.layout
     check_size(model.info, alone.samples / alone.rate + before + after, 1)
@@ -114,7 +114,7 @@ def extend(
     layout = replace(alone, before=-(-before_start * alone.model_rate // (alone.rate * alone.hop)), after=after_end)
     at = torch.arange(layout.columns, device="cpu")
     known = at >= layout.before
-    if after_end:  # a column that the file does not fill is no context
+    if after_end:  # a column that the file fills only partly is not used as context
         known &= at < layout.ended
     spans = [span for span in ((-before_start, 0), (layout.samples, layout.samples + after_end)) if span[0] < span[1]]
     return replace(opened, layout=layout).make(out, "extend", spans, masks.expand_to_levels(known, opened.per))
@@ -124,7 +124,9 @@ def build(
     prompt: KeptPrompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[str, int] = masks.PER_COLUMN,
     findings: list[dict[str, Any]] | None = None,
 ) -> Mask:  # fmt: skip
-    """A prompt as a mask over `n` columns of a recording from column `first` on; no beat for `prompt.beat` is added to `findings`."""
+    """A prompt as a mask over `n` columns of a recording from column `first` on; missing beats for `prompt.beat` are added to
+    `findings`.
+    """
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
     prompts.append(masks.ends(n, *(math.ceil(min(s * per_second, n)) for s in (prompt.prefix, prompt.suffix))))
@@ -157,7 +159,7 @@ def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
     def place(level: int) -> int:
         if level not in range(len(names)) or names[level] not in order:
             there = ", ".join(f"{names.index(name)} ({name})" for name in order)
-            raise UserError(f"level {level} is not of this edit; it samples {there}: keep or redraw these")
+            raise UserError(f"level {level} is not of this edit; it samples {there}: choose among these")
         return order.index(names[level])
 
     kept, resampled = (tuple(map(place, levels)) for levels in (prompt.keep_levels, prompt.redraw_levels))
@@ -184,7 +186,7 @@ class _Opened:
         return _Opened(model, recording, layout, per, settings)
 
     def range(self, start: float, end: float | None) -> Span:
-        """The samples of a range in seconds; UserError where there is nothing in it, or it is not in the song."""
+        """The samples of a range in seconds; UserError if it is empty or not in the song."""
         info = self.recording.info
         end = info.seconds if end is None else end
         first, stop = round(start * info.sample_rate), round(end * info.sample_rate)
@@ -209,13 +211,13 @@ class _Opened:
 
 
 def _outside(n: int, first: int, stop: int, per: Mapping[str, int]) -> Mask:
-    """Everything kept but columns [first, stop)."""
+    """Keep everything except columns [first, stop)."""
     at = torch.arange(n, device="cpu")
     return masks.expand_to_levels((at < first) | (at >= stop), per)
 
 
 def _within(inside: Mask, first: int, n: int, per: Mapping[str, int]) -> Mask:
-    """A mask over some columns from `first` on, as one over all `n`, the others kept."""
+    """Extend a mask over some columns from `first` on to all `n` columns; the others are kept."""
     keep = masks.expand_to_levels(masks.everything(n), per)
     for stream, mask in inside.items():
         keep[stream][:, first * per[stream] : first * per[stream] + mask.shape[1]] = mask

@@ -1,18 +1,18 @@
-"""Does a prior listen to the word that is being sung? Its attention to the lyrics beside the true times of the words.
+"""Attention of a prior to the lyrics, compared with the true times of the words.
 
-The score is the share of sung steps whose most heard letter is of the word being sung (`metrics.alignment_score`). Any
-head of any layer that hears lyrics may be the one that follows them: the best is chosen on half of the songs and scored
-on the other half. Every control (`ATTENTION_CONTROLS`) chooses its own, so that it is as free as what it is compared with:
+The score is the share of sung steps whose most attended token is of the word being sung (`metrics.alignment_score`). The best
+head of any layer with lyrics is chosen on half of the songs and scored on the other half. Every control (`ATTENTION_CONTROLS`)
+chooses its best head in the same way:
 
-    times shuffled          the true letters, their times shuffled among them
-    another song            letters and times of another song, letter i taken for letter i of the true window
-    no times                the true letters without times: the time bias is off, and sound and letters alone are left
-    untrained               a net of the same shape that has learned nothing, told the times: what the time bias does alone
-    untrained, line times   both are told only when each line begins and ends, as an .lrc file does
-    untrained, no times     neither is told anything
+    times shuffled          the true characters with shuffled times
+    another song            characters and times of another song, character i in place of character i of the true window
+    no times                the true characters without times: the time bias is off, only codes and characters remain
+    untrained               an untrained network of the same shape with the times: the effect of the time bias alone
+    untrained, line times   both get the start and end of each line only, as in an .lrc file
+    untrained, no times     neither gets times
 
-Notable: a prior that is told when each word is sung follows the words by its bias, by design, and so does an untrained
-one. What it has learned to hear shows where the times are coarse: within a line only the sound says which word it is.
+Notable: a prior that gets the time of each word follows the words by its bias, by design, and an untrained one does too.
+Learned attention is measured with coarse times, because within a line only the audio identifies the word.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from priors.spec import PriorConfig
 
 
 class AttentionWindow(NamedTuple):
-    """A window's conditions, and which of its letters are of the word sung at each step."""
+    """Conditions of a window, and the mask of its tokens of the word sung at each step."""
 
     conditions: Conditions
     sung: Bool[Tensor, "t n"]
@@ -54,7 +54,7 @@ class AttentionWindow(NamedTuple):
         return self.conditions.lyrics
 
     def given(self, lyrics: Lyrics) -> AttentionWindow:
-        """The same window, its prior told other lyrics."""
+        """The same window with other lyrics as the condition."""
         return self._replace(conditions=replace(self.conditions, lyrics=lyrics))
 
 
@@ -67,7 +67,7 @@ class Best(NamedTuple):
 
 
 def by_lines(song: Song) -> Song:
-    """The same song as an .lrc file tells it: when each of its lines begins and ends."""
+    """The same song with the times of an .lrc file: start and end of each line."""
     text, at, lines = song.lyrics or "", 0, []
     spans = word_seconds(text, song.word_times)
     for line in text.splitlines(keepends=True):
@@ -79,12 +79,12 @@ def by_lines(song: Song) -> Song:
 
 
 def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: int) -> Bool[Tensor, "t n"]:
-    """Which letters of a window, as the prior is conditioned on it by `prepared`, are of the word that `song` truly sings at each step."""
-    spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (letters of the song, 2)
-    numbers = np.arange(1, len(spans) + 1)  # numbers in place of letters tell which of them the window holds
+    """Mask of the tokens of a window of `prepared` that are of the word sung at each step in `song`."""
+    spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (characters of the song, 2)
+    numbers = np.arange(1, len(spans) + 1)  # indices in place of characters identify those in the window
     window = window_conditions(replace(prepared, ids=numbers), config, start).lyrics
     assert window is not None
-    begin, end = np.concatenate([spans, [[np.nan, np.nan]]])[window.ids[0].numpy() - 1].T  # padding takes the last row
+    begin, end = np.concatenate([spans, [[np.nan, np.nan]]])[window.ids[0].numpy() - 1].T  # padding uses the last row
     when = (start + np.arange(config.n_ctx) + 0.5) * config.hop / config.sample_rate
     return torch.from_numpy((begin <= when[:, None]) & (when[:, None] < end))
 
@@ -112,7 +112,7 @@ def attention_windows(
     songs: Sequence[Song], read: Sequence[Song], labels: Labels, vocabulary: Vocabulary, config: PriorConfig,
     windows: Sequence[HeldOutWindow],
 ) -> list[AttentionWindow]:  # fmt: skip
-    """Every window with the conditions of the songs `read`, beside what the `songs` truly sing."""
+    """Every window with the conditions of the songs `read` and the true words of the `songs`."""
     prepared = [PreparedSong.of(song, labels, vocabulary, config.sample_rate) for song in read]
     return [
         AttentionWindow(window_conditions(prepared[w.song], config, w.start), tokens_sung(songs[w.song], prepared[w.song], config, w.start))
@@ -124,7 +124,7 @@ def attention_windows(
 
 
 class TimedWindows(NamedTuple):
-    """Windows under their own lyrics, under those of another song, and with the times of lines in place of words."""
+    """Windows with their own lyrics, with those of another song, and with times of lines in place of words."""
 
     config: PriorConfig
     own: list[AttentionWindow]
@@ -170,9 +170,9 @@ def alignment_figures(
     prior: Prior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
     windows: Sequence[HeldOutWindow], codes: Int[Tensor, "w t"], seed: int,
 ) -> dict | None:  # fmt: skip
-    """Scores and controls over windows of codes, ready for json; none where fewer than two songs have times of words.
+    """Scores and controls over windows of codes, ready for json; empty if fewer than two songs have word times.
 
-    None, too, of a prior whose attention to lyrics cannot be read.
+    It is also empty for a prior whose attention to lyrics cannot be read.
     """
     config, known = prior.config, (labels, vocabulary, prior.config)
     given = attention_windows(songs, songs, *known, windows)

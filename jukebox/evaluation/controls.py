@@ -1,17 +1,18 @@
-"""Controls: what the figures of a prior on held-out windows are compared with, as one list per kind of figure.
+"""Controls: negative controls for the figures of a prior on held-out windows, one list per kind of figure.
 
-A `Control` is a name and a function that makes conditions of the windows false in one respect. One more entry in a list is one more
-control in `jukebox evaluate`, in its tables and in the ablations. `CONTROLS` are those of bits per code:
+A `Control` is a name and a function that replaces one condition of the windows by a false one. An additional entry in a list is
+an additional control in `jukebox evaluate`, in its tables and in the ablations. `CONTROLS` are those of bits per code:
 
     lyrics          characters and times of another song
     letters         characters of another song at the true times (the strict control)
-    plain           the true text without its times, placed by line and beat, against another song's so placed
+    plain           the true text placed by line and beat, without times, against another song's text placed in the same way
     labels          another artist and another genre; artist, genre: one of the two
     timing          another place in another song
     above           codes of the level above from another song
 
-`HALF_KNOWN_CONTROLS` are those of a prior that inpaints, or has no likelihood. Those of attention are in `attention.py`.
-Each is used where it `applies`. All draw from one generator, in the order of the list: append to keep the figures of the others.
+`HALF_KNOWN_CONTROLS` are for a prior that inpaints or has no likelihood. The controls of attention are in `attention.py`. A
+control is used if it `applies`. All use one generator in the order of the list, so append new ones to keep the figures of the
+others.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ Windows = TypeVar("Windows")
 
 @dataclass(frozen=True)
 class Control(Generic[Windows]):
-    """What `corrupt` makes of windows, drawing from a generator, compared with what `truth` makes (None: their true conditions).
+    """A control: conditions from `corrupt` with a generator, compared with those from `truth` (None: the true conditions).
 
-    Where `untrained`, the control is measured on a net of the same shape that is not trained.
+    If `untrained`, the control is measured on an untrained network of the same shape.
     """
 
     name: str
@@ -56,7 +57,7 @@ def has_lyrics(given: PriorWindows) -> bool:
 
 
 def words(given: PriorWindows, rng: np.random.Generator, other: bool = True, placed: bool = False) -> OfWindows:
-    """Lyrics of another song, or of the own one, with their times or placed by line and beat."""
+    """Lyrics of the same or another song, with their times or placed by line and beat."""
     texts = given.placed() if placed else given.songs
 
     def song(w: HeldOutWindow) -> PreparedSong:

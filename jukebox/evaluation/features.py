@@ -1,8 +1,8 @@
-"""What a prior has made of a song: its hidden states, for music research (tags, keys, emotions, from few examples).
+"""Features of a song: hidden states of a prior, for music research (tags, keys, emotions, from few examples).
 
-The song is encoded, and the prior reads its codes in windows of n_ctx side by side; the last window ends with the song
-and gives only the steps that no other has given. Row i is the stream behind `layer` blocks at step i: it has heard the
-codes before i, and what is said of the song (its length and where the window lies; no artist, genre or lyrics).
+The song is encoded, and the prior reads its codes in adjacent windows of n_ctx. The last window ends with the song and adds
+only the missing steps. Row i is the residual stream after `layer` blocks at step i. It is conditioned on the codes before i and
+on timing, but not on artist, genre or lyrics.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Features:
 
 
 def feature_windows(total: int, n_ctx: int) -> list[tuple[int, int]]:
-    """(start of the window, first step that it gives) for windows that give every step of `total` once."""
+    """(start of the window, first step that it contributes) for windows that cover every step of `total` once."""
     starts = [(start, start) for start in range(0, total - n_ctx + 1, n_ctx)]
     given = starts[-1][0] + n_ctx if starts else 0
     return starts + ([(max(0, total - n_ctx), given)] if given < total else [])
@@ -41,7 +41,7 @@ def feature_windows(total: int, n_ctx: int) -> list[tuple[int, int]]:
 def hidden_states(
     model: ModelFolder, path: str | Path, level: int, layer: int, *, pool: str = "mean", device: str = "cpu"
 ) -> Features:
-    """The states of the prior of `level` behind `layer` blocks (0: its inputs) over a recording; pool "mean" or "none"."""
+    """The states of the prior of `level` after `layer` blocks (0: its inputs) over a recording; pool "mean" or "none"."""
     levels = model.info.levels_with_prior
     entry = model.info.writer(model.info.stream(level).name) if level in levels else None
     if entry is None:
@@ -51,7 +51,7 @@ def hidden_states(
         raise UserError(f"layer {layer} of a prior of {config.depth} layers; expected 0 (its inputs) to {config.depth}")
     prior = model.prior(entry.name).to(device)
     if not isinstance(prior, HasHiddenStates):
-        raise UserError(f"the prior {entry.name} of {model.folder} ({prior.kind}) has no hidden states to give")
+        raise UserError(f"the prior {entry.name} of {model.folder} ({prior.kind}) has no hidden states")
     wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels)
     wave = wave[:, : wave.shape[1] // unit * unit]
     if not wave.shape[1]:

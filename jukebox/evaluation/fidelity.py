@@ -1,7 +1,8 @@
-"""What the spectral convergence of a codec hides: errors by band, tones of its upsampling, quiet passages, silence.
+"""Codec metrics that the spectral convergence does not show: errors by band, upsampling tones, quiet passages, silence.
 
-The bass has nearly all of the energy of a recording, so that a reconstruction without hi-hats, or with tones of its own, still has a small
-spectral convergence. All figures are of any codec, one stream at a time. Figures of the original itself: errors 0, `comb_level` near 0.
+The bass has nearly all of the energy of a recording. So a reconstruction without hi-hats, or with additional tones, can have a
+small spectral convergence. The figures apply to any codec, one stream at a time. For the original itself errors are 0 and
+`comb_level` is near 0.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FIDELITY = ("comb_db", "comb_true_db", *(f"snr_db {gain}" for gain in GAINS), "s
 def band_figures(
     true: Float[Tensor, "b *c t"], made: Float[Tensor, "b *c t"], sample_rate: int, edges: Sequence[float] = EDGES
 ) -> dict[str, list[float]]:
-    """Of each band between `edges` (Hz) and to the end: the energy in dB more than the original's, and the relative spectral error."""
+    """For each band between `edges` (Hz): energy in dB relative to the original, and relative spectral error."""
     ends = (*edges, sample_rate / 2 + 1)
     m_x, m_y = (magnitudes(mono(each), 2048, 512, pad=True) for each in (true, made))  # (B, F, S)
     hz, errors = torch.linspace(0, sample_rate / 2, m_x.shape[-2]), []
@@ -42,8 +43,8 @@ def comb_level(audio: Float[Tensor, "*c t"], sample_rate: int, hop: int) -> floa
     """Mean dB by which the spectrum at multiples of a code rate stands above its neighbours: tones of a codec of that hop.
 
     The power of the bin of each multiple is divided by the mean power of the bins next to it, up to a quarter of the way to the
-    next multiple and no more than 40 Hz, without the main lobe of the window. Music has tones there by chance: compare the original.
-    0 where no multiple is below half the sample rate.
+    next multiple and no more than 40 Hz, without the main lobe of the window. Music has tones there by chance, so compare with
+    the original. It is 0 if no multiple is below half the sample rate.
     """
     n_fft = max(2**14, 2 ** (hop.bit_length() + 4))
     power = magnitudes(audio.reshape(-1, audio.shape[-1]).mean(0), n_fft, n_fft // 4, pad=True).square().mean(-1)  # (F,)
@@ -84,7 +85,7 @@ def silence_level(codec: Codec, stream: str, seconds: float = 2.0) -> float:
 
 
 def fidelity_figures(codec: Codec, stream: str, true: Float[Tensor, "1 c t"], made: Float[Tensor, "1 c t"]) -> dict[str, float]:
-    """All figures of one piece and what a stream decodes it to; FIDELITY names them, with `silence_db` of the stream."""
+    """All figures of one piece and its reconstruction by a stream; FIDELITY names them, with `silence_db` of the stream."""
     rate, unit, length = codec.spec.sample_rate, codec.spec.unit, true.shape[-1]
     bands, part = band_figures(true, made, rate), min(length, max(unit, int(GAIN_SECONDS * rate) // unit * unit))
     first = (length - part) // 2 // unit * unit

@@ -1,13 +1,13 @@
-"""What a model learned, on held-out songs, every figure beside its control.
+"""Evaluation of a model on held-out songs; every figure has a control.
 
-codec    spectral convergence in dB of each stream and of the same net untrained; share and entropy of the codebook's use; of latents the
-         dimensions they use (far below their width they have collapsed); by band, at several gains and in silence, with the tones
-         of its upsampling (`fidelity.py`)
+codec    spectral convergence in dB of each stream and of the same network untrained; share and entropy of the codebook's use;
+         effective dimension of latents (far below their width they have collapsed); errors by band, at several gains and in
+         silence, with upsampling tones (`fidelity.py`)
 priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
          of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
-A difference is control minus truth, so positive means that the condition helps. Its standard error is taken over windows and
-over songs. The unigram entropy is that of the held-out codes themselves: the best that a prior without memory could do.
-Whether attention follows the words is measured in `jukebox/evaluation/attention.py`.
+A difference is control minus truth, so positive means that the condition helps. Its standard errors are over windows and over
+songs. The unigram entropy is that of the held-out codes, the lower bound for a prior without context. Attention to the words is
+measured in `jukebox/evaluation/attention.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from priors.conditioning.conditions import Conditions, stack
 from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
 from vqvae.codec import as_tensor, effective_dimension
 
-REFERENCE_SECONDS = 20.0  # of each training song that the Frechet distance is to
-HALF_KNOWN_WINDOWS = 24  # at most: these figures are of one number, and a window of all streams is slow
+REFERENCE_SECONDS = 20.0  # seconds of each training song for the Frechet distance
+HALF_KNOWN_WINDOWS = 24  # largest number of windows; a window of all streams is slow
 
 # ---- the codec
 
@@ -116,7 +116,7 @@ def window_cost(
 
 
 def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int, device: str = "cpu") -> dict:
-    """Bits per code of one prior under true and false conditions; of some kinds `half_known_figures`."""
+    """Bits per code of one prior under true and false conditions, or `half_known_figures`, by its kind."""
     prior, labels = model.prior(name).to(device), model.labels_of(name)
     config, (stream, *others) = prior.config, prior.config.spec.writes
     drawn = PriorWindows.draw(model, config, held, count, seed, labels)
@@ -144,7 +144,7 @@ def control_figures(
     controls: Sequence[Control[PriorWindows]], drawn: PriorWindows, cost: Callable[[list[Conditions]], tuple[str, np.ndarray]],
     rng: np.random.Generator,
 ) -> dict:  # fmt: skip
-    """What windows cost under their true conditions, in bits or as a loss, and beside each control that applies."""
+    """Bits or loss of windows under their true conditions, compared with each control that applies."""
     measure, costs = cost(drawn.conditions())
     mean, error = metrics.mean_and_error(costs)
     songs, figures = [window.song for window in drawn.windows], {}
@@ -207,7 +207,7 @@ def tables(figures: dict) -> str:
 
 
 def _prior_rows(name: str, f: dict[str, Any]) -> list[list[object]]:
-    """Rows of the table of priors; where its columns of bits hold a loss, the condition says so."""
+    """Rows of the table of priors; if its columns hold a loss instead of bits, the condition is marked."""
     rows: list[list[object]] = []
     measure, what = ("bits", "") if "bits" in f else ("loss", ", loss")
     if (entropy := f.get("unigram_bits")) is not None:
@@ -224,20 +224,20 @@ def alignment_table(level: str, figures: dict) -> str:
     columns = ("score", "control", "difference", "se", "z", "z_songs")
     rows += [[name, *(trial[c] for c in columns)] for name, trial in figures["trials"].items()]
     head = (
-        f"level {level}: share of sung steps whose most heard letter is of the word being sung (layer {figures['layer']}, "
+        f"level {level}: share of sung steps whose most attended token is of the word being sung (layer {figures['layer']}, "
         f"head {figures['head']}; by chance {figures['chance']:.3f})"
     )
     return head + "\n" + metrics.table(rows)
 
 
-# ---- the sound of what was made
+# ---- the sound of generated audio
 
 
 def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], reference_songs: int = 48) -> list[dict]:
-    """Statistics of every wav of some runs, beside recordings, their reconstructions and noise of the same colour.
+    """Statistics of every wav of some runs, with recordings, their reconstructions and noise of the same spectrum.
 
-    The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs; the rows of real music
-    and of its reconstructions are of pieces as long as the first run's, so that distances compare.
+    The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs. Real music and its
+    reconstructions have the length of the first run, so that distances are comparable.
     """
     rows = load_manifest(data)
     opened = [Run.open(run) for run in runs]
@@ -283,14 +283,14 @@ def sound_table(rows: list[dict]) -> str:
 
 
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
-    """The seconds at which windows of a level join, those of the given codes left out."""
+    """The boundaries of windows of a level in seconds, without those of given codes."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
     made = run.segments(level, given) if str(level) in run.request.get("planners", {}) else ()
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 
 
 def seam_figures(model: ModelFolder, run: Run, level: int) -> list[metrics.Seams]:
-    """How restless each sample of a run is where its windows join, at one level; none where it is one window."""
+    """The `seams` figure of each sample of a run at the window boundaries of one level; empty for a single window."""
     where = joins(model, run, level)
     waves = [sound.read(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
     return [metrics.seams(wave, model.sample_rate, where) for wave in waves]

@@ -35,7 +35,7 @@ class HeldOut:
 
 
 def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Tensor, "c t"]], dict[str, Tensor]]:
-    """What encodes audio to the frames of `streams`, whichever codecs have them; UserError where none is trained."""
+    """An encoder of audio to the frames of `streams` of any codecs; UserError if none is trained."""
     groups = [[name for name in entry.config.spec.names if name in streams] for entry in model.info.codecs]
     codecs = [(model.codec(names), names) for names in groups if names] or [(model.codec(()), [])]
 
@@ -46,7 +46,7 @@ def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Ten
 
 
 def split_rows(data: Path, split: str, songs: int = 0) -> list[SongRow]:
-    """The first `songs` songs of a split (0: all), "train" or "test"; UserError where there is none."""
+    """The first `songs` songs of a split (0: all), "train" or "test"; UserError if there are none."""
     rows = [row for row in load_manifest(data) if row.split == split][: songs or None]
     if not rows:
         share = "larger" if split == "test" else "smaller"
@@ -73,7 +73,7 @@ def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) 
 
 @dataclass
 class HeldOutWindow:
-    """A window of a held-out song, and another song that plays the false one."""
+    """A window of a held-out song, and another song as the false one."""
 
     song: int
     other: int
@@ -92,7 +92,7 @@ def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, see
     for k in range(count):
         song = fitting[k % len(fitting)]
         other = int(rng.choice([i for i in fitting if i != song]))
-        last = min(lengths[song], lengths[other]) - n_ctx  # the false codes above must reach as far
+        last = min(lengths[song], lengths[other]) - n_ctx  # the false codes above must be as long
         windows.append(HeldOutWindow(song, other, int(rng.integers(last // ratio + 1)) * ratio))
     return windows
 

@@ -1,13 +1,13 @@
-"""What a masked prior learned, on windows of held-out songs, every figure beside its control.
+"""Evaluation of a masked prior on windows of held-out songs; every figure has a control.
 
-half      bits per code where half of all codes are hidden at random, beside the unigram entropy of the songs' own codes
-suffix    bits of the last columns of a hole with the music after it known, and without; the same of its first columns, which
+half      bits per code with half of all codes masked at random, and the unigram entropy of the songs' codes
+suffix    bits of the last columns of a masked region with and without the music after it; also of its first columns, which
           are far from it; of each level, the coarser ones being known
-parents   how far the sound of bottom codes drawn from the true top and middle is from the song's, and from those of another song
-passes    middle and bottom drawn from the true top in so many passes; beside them, the same drawn one code after another by the
+parents   distance of bottom codes sampled from the true top and middle to the song, and from those of another song
+passes    middle and bottom sampled from the true top in so many passes, and sampled autoregressively by the
           priors of these levels, where the model has them
 
-Distances are between the sound of drawn codes and that of the song's own, each decoded from level 0: what the codec loses is in
+Distances are between the audio of sampled codes and of the song's codes, both decoded from level 0, so that codec errors are in
 both. `mel` is the mean distance of log-mel spectra in dB, `frechet` that of all windows' features (`metrics.frechet_distance`).
 """
 
@@ -35,7 +35,7 @@ from priors.noise import Generators, generator
 from priors.prior import Known, Mask, Prior, Sequences, Window, sample_window
 from priors.spec import PriorConfig
 
-LAST = 8  # columns at the end of a hole
+LAST = 8  # columns at the end of a masked region
 ROWS = 8  # windows in parallel
 
 
@@ -76,7 +76,7 @@ def mean_bits(prior: Prior, clips: Clips, known: Mask, stream: str, columns: sli
 
 
 def half_figures(prior: Prior, clips: Clips, seed: int) -> dict[str, dict[str, float]]:
-    """Level -> bits of codes of which half are hidden, beside the unigram entropy."""
+    """Bits of codes with half of them masked, and the unigram entropy, by level."""
     rng, figures = torch.Generator().manual_seed(seed), {}
     known = {stream: torch.rand(x.shape, generator=rng) < 0.5 for stream, x in clips.codes.items()}
     for level, (stream, codes) in enumerate(clips.codes.items()):
@@ -88,7 +88,7 @@ def half_figures(prior: Prior, clips: Clips, seed: int) -> dict[str, dict[str, f
 
 
 def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
-    """Level -> bits of the last and of the first columns of a hole, with and without the music after it."""
+    """Bits of the last and first columns of a masked region, with and without the music after it, by level."""
     figures, n, streams = {}, prior.config.n_ctx, list(clips.codes)
     region = slice(n // 4, n // 2)
     ends = {"last": slice(region.stop - LAST, region.stop), "first": slice(region.start, region.start + LAST)}
@@ -96,7 +96,7 @@ def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
         found = figures[str(level)] = {}
         for name, after_region in (("with", slice(region.stop, n)), ("without", slice(0, 0))):
             known = {each: torch.ones_like(x, dtype=torch.bool) for each, x in clips.codes.items()}
-            for each in streams[: level + 1]:  # streams above are known, as when one is filled
+            for each in streams[: level + 1]:  # streams above are known, as in inpainting
                 columns = known[each].unflatten(1, (n, -1))
                 columns[:, region.start :] = False
                 columns[:, after_region] = True
@@ -112,7 +112,7 @@ def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
 
 @dataclass(frozen=True)
 class SoundDistance:
-    """Compares codes of the finest stream with those of the songs: their sound, and its features."""
+    """Compares codes of the finest stream with those of the songs by their decoded audio and its features."""
 
     model: ModelFolder
     true: list[Tensor]
@@ -124,7 +124,7 @@ class SoundDistance:
         return SoundDistance(model, waves, _features(model, waves))
 
     def figures(self, codes: Tensor) -> dict[str, float]:
-        """The distances of drawn codes."""
+        """The distances of sampled codes."""
         made, rate = _sounds(self.model, codes), self.model.sample_rate
         mel = [metrics.mel_distance(a, b, rate) for a, b in zip(self.true, made, strict=True)]
         return {"mel": float(np.mean(mel)), "frechet": metrics.frechet_distance(self.features, _features(self.model, made))}
@@ -156,7 +156,7 @@ def fill_clips(
 
 
 def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params: MaskedParams, seed: int) -> dict[str, float]:
-    """The distance of bottom codes drawn from the streams above, the song's own and another song's."""
+    """The distance of bottom codes sampled from the streams above of the same song and of another song."""
     figures, (finest, *coarser) = {}, clips.codes
     for name, source in (("own", clips.codes), ("other", clips.others)):
         above = {stream: source[stream] for stream in coarser}

@@ -1,15 +1,15 @@
-"""Numbers that stand beside the ear: of codes, of reconstructions, of paired trials, and of sound itself.
+"""Objective metrics of codes, of reconstructions, of paired trials, and of audio.
 
 Everything here is a pure function of tensors, torch and numpy only; nothing is downloaded. Three groups:
 
 - codes and trials: `codebook_use`, `unigram_bits`, `mean_and_error`, `paired`, `paired_by_song`, `alignment_score`;
-- a reconstruction beside its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`,
-  `mel_distance`, `multiscale_distance`;
-- a piece of sound alone (`sound_statistics`, `seams`) or two sets of pieces (`sound_features`, `frechet_distance`).
+- a reconstruction and its original: `spectral_convergence` (the Jukebox paper's metric), `band_energy_db`, `mel_distance`,
+  `multiscale_distance`;
+- one piece of audio (`sound_statistics`, `seams`) or two sets of pieces (`sound_features`, `frechet_distance`).
 
-Notable: spectral flatness, the usual test for noise, says nothing about samples whose partials have dissolved into
-noise *bands*, for such a spectrum is as steep as music's. `peakiness` looks closer: how much of the energy stands in
-lines that rise 10 dB above their own neighbourhood of +-80 Hz. Music keeps most of its energy there, noise hardly any.
+Notable: spectral flatness, the usual test for noise, does not detect samples whose partials have become noise *bands*, because
+such a spectrum is as steep as that of music. `peakiness` is the share of energy in spectral lines 10 dB above their
+neighbourhood of +-80 Hz. Music has most of its energy there, noise almost none.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def codebook_use(codes: Int[Tensor, "..."], bins: int) -> tuple[float, float]:
 
 
 def unigram_bits(codes_test: Int[Tensor, "..."], codes_train: Int[Tensor, "..."], bins: int) -> float:
-    """Bits per code of `codes_test` under the frequencies of `codes_train`, add-one smoothed: a prior must beat it."""
+    """Bits per code of `codes_test` under the frequencies of `codes_train`, add-one smoothed: a baseline for priors."""
     counts = torch.bincount(codes_train.reshape(-1).long(), minlength=bins).double() + 1
     return -(counts / counts.sum()).log2()[codes_test.reshape(-1).long()].mean().item()
 
@@ -61,37 +61,37 @@ def mean_and_error(values: Sequence[float] | np.ndarray | Tensor) -> tuple[float
 
 
 def paired(true: Sequence[float] | np.ndarray | Tensor, control: Sequence[float] | np.ndarray | Tensor) -> Paired:
-    """What each window costs more under the control than under the truth (bits per code), over independent windows."""
+    """The difference control minus truth of each window (bits per code), over independent windows."""
     difference = np.asarray(control, dtype=np.float64).reshape(-1) - np.asarray(true, dtype=np.float64).reshape(-1)
     mean, se = mean_and_error(difference)
     return Paired(mean, se, mean / se if se > 0 else math.nan, len(difference))
 
 
 def paired_by_song(true: Sequence[float], control: Sequence[float], songs: Sequence[object]) -> Paired:
-    """`paired` over the means of each song, because windows of one song are no independent trials."""
+    """`paired` over the means of each song, because windows of one song are not independent trials."""
     _, song = np.unique([str(s) for s in songs], return_inverse=True)
     count = np.bincount(song)
     return paired(*(np.bincount(song, np.asarray(v, dtype=np.float64)) / count for v in (true, control)))
 
 
 def paired_figures(true: np.ndarray, control: np.ndarray, songs: Sequence[object]) -> dict[str, float]:
-    """Of control minus true, ready for json: the mean, standard errors and z over windows, and over songs."""
+    """Control minus truth, ready for json: the mean, standard errors and z over windows, and over songs."""
     windows, by_song = paired(true, control), paired_by_song(list(true), list(control), songs)
     return {"difference": windows.mean, "se": windows.se, "z": windows.z, "se_songs": by_song.se, "z_songs": by_song.z}
 
 
 def alignment_score(weights: Float[Tensor, "b h t n"], sung: Bool[Tensor, "b t n"]) -> Float[Tensor, "b h"]:
-    """The share of steps whose most heard letter is of the word being sung, for every window and head of an attention.
+    """The share of steps whose most attended token is of the word being sung, for every window and head of an attention.
 
-    `sung` is true where letter n is of the word sung at step t; steps at which no letter of the window is sung do not
-    count, and a window that has no others scores nan.
+    `sung` is true if token n is of the word sung at step t. Steps without a sung token of the window do not count, and a window
+    without other steps scores nan.
     """
     right = sung[:, None].expand(weights.shape).gather(-1, weights.argmax(-1, keepdim=True))[..., 0]  # (B, H, T)
     return right.sum(-1) / sung.any(-1).sum(-1)[:, None]
 
 
 def alignment_chance(sung: Bool[Tensor, "b t n"], tokens: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """The `alignment_score` to expect of a head that picks letters at random; `tokens` is false where a window is padded."""
+    """The `alignment_score` expected for a head that attends to tokens at random; `tokens` is false for padding."""
     return (sung.sum(-1) / tokens.sum(-1, keepdim=True)).sum(-1) / sung.any(-1).sum(-1)
 
 
@@ -121,7 +121,7 @@ def band_energy_db(
     sample_rate: int,
     edges: Sequence[float] = (0, 500, 2000, 5000, 11025),
 ) -> Float[Tensor, "b bands"]:
-    """How many dB more energy `audio` has than `reference` in each band between `edges` (Hz): what a level has lost."""
+    """Energy of `audio` relative to `reference` in dB in each band between `edges` (Hz)."""
     power = [magnitudes(mono(a), 2048, 512, pad=True).square().sum(-1) for a in (reference, audio)]  # (b, f)
     hz = torch.linspace(0, sample_rate / 2, power[0].shape[-1])
     bands = [(hz >= low) & (hz < high + (high == edges[-1])) for low, high in itertools.pairwise(edges)]
@@ -129,7 +129,7 @@ def band_energy_db(
     return 10 * (out / ref).log10()
 
 
-# -------------------- what sound is made of
+# -------------------- statistics of audio
 
 
 def window_length(sample_rate: int, seconds: float) -> int:
@@ -145,7 +145,7 @@ def log_mel(audio: Float[Tensor, " t"], sample_rate: int, bands: int, rate: int,
 
 
 def mel_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"], sample_rate: int) -> float:
-    """Mean distance of 64 log-mel bands of two sounds of one length, in dB, 100 frames a second; below -60 dB nothing is heard."""
+    """Mean distance of 64 log-mel bands of two sounds of one length, in dB, 100 frames a second; levels below -60 dB are clipped."""
     a, b = (log_mel(wave, sample_rate, 64, 100, 0.046).clamp(min=-60) for wave in (x, y))
     return (a - b).abs().mean().item()
 
@@ -153,8 +153,8 @@ def mel_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"], sample_rate: in
 def multiscale_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"]) -> float:
     """Mean L1 distance in dB of the log magnitudes of two sounds of one length: of STFTs of 2048, 1024, 512 and 256, averaged.
 
-    The hop is a quarter of the window. 0 dB is a full-scale sine's own bin; below -60 dB nothing counts. Long windows find what is wrong
-    with partials, short ones what is wrong with strokes (multi-scale spectral loss, Engel et al. 2020, DDSP).
+    The hop is a quarter of the window. 0 dB is a full-scale sine's own bin; levels below -60 dB are clipped. Long windows
+    detect errors of partials, short ones errors of drum strokes (multi-scale spectral loss, Engel et al. 2020, DDSP).
     """
     total = 0.0
     for n_fft in (2048, 1024, 512, 256):
@@ -165,10 +165,10 @@ def multiscale_distance(x: Float[Tensor, " t"], y: Float[Tensor, " t"]) -> float
 
 
 def spectral_flux(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Tensor, " n"]:
-    """How much the mel bands rise within 30 ms, mean over 40 bands, in dB; `rate` frames a second."""
+    """Spectral flux: rise of the mel bands within 30 ms, mean over 40 bands, in dB; `rate` frames a second."""
     mel = log_mel(audio, sample_rate, 40, rate, 0.046)
     lag = max(1, round(0.03 * rate))
-    mel = mel.clamp(min=mel.max().item() - 60)  # the fall and rise of what nobody hears are no events
+    mel = mel.clamp(min=mel.max().item() - 60)  # changes of inaudible levels are not events
     return F.pad((mel[:, lag:] - mel[:, :-lag]).clamp(min=0).mean(0), (lag, 0))
 
 
@@ -182,7 +182,7 @@ def onset_rate(audio: Float[Tensor, " t"], sample_rate: int) -> float:
 
 def peak_energy(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> tuple[Tensor, Tensor]:
     """Per frame, the energy between 60 and 5000 Hz in lines 10 dB above the median of their +-80 Hz, and all of it."""
-    n_fft = window_length(sample_rate, 0.186)  # long: partials of a 50 Hz bass are to stand apart
+    n_fft = window_length(sample_rate, 0.186)  # long, to resolve partials of a 50 Hz bass
     power = magnitudes(audio, n_fft, round(sample_rate / rate), pad=True).square().T  # (n, f)
     bins = sample_rate / n_fft
     reach = round(80 / bins)
@@ -204,7 +204,7 @@ def chroma(audio: Float[Tensor, " t"], sample_rate: int, rate: int) -> Float[Ten
 
 
 class Seams(NamedTuple):
-    """The spectral flux (dB) where windows join, elsewhere, and the first over the second: 1 is a seam that nobody can find."""
+    """The spectral flux (dB) at window boundaries, elsewhere, and their ratio; 1 means that boundaries are not detectable."""
 
     joins: float
     inside: float
@@ -212,10 +212,10 @@ class Seams(NamedTuple):
 
 
 def seams(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int, joins: Sequence[float]) -> Seams:
-    """How restless a sound is at its `joins` (seconds) beside the rest of it: means of the largest flux within 12 ms.
+    """Spectral flux of audio at its `joins` (seconds) and elsewhere: means of the largest flux within 12 ms.
 
-    The flux is that of short frames, 12 ms with a step of 1.5 ms, against the frame 6 ms before: a click, a jump of phase and a
-    note that breaks off all show, where the longer frames of `spectral_flux` would smear them over the next window.
+    The flux is between short frames, 12 ms with a step of 1.5 ms, and the frame 6 ms earlier. It detects clicks, phase jumps
+    and cut notes, which the longer frames of `spectral_flux` would smear over the next window.
     """
     x = torch.as_tensor(audio).float()
     x = x.reshape(-1, x.shape[-1]).mean(0)
@@ -227,14 +227,14 @@ def seams(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int, joins: Se
     largest = F.max_pool1d(flux[None], 17, stride=1, padding=8)[0]
     at = torch.tensor([round(second * sample_rate / step) for second in joins], dtype=torch.long).clamp(max=len(flux) - 1)
     inside = torch.ones(len(flux), dtype=torch.bool)
-    for reach in range(-16, 17):  # neither its frames nor those of its neighbourhood
+    for reach in range(-16, 17):  # without its frames and those of its neighbourhood
         inside[(at + reach).clamp(0, len(flux) - 1)] = False
     a, b = largest[at].mean().item(), largest[inside].mean().item()
     return Seams(a, b, a / b if b > 0 else math.nan)
 
 
 class Sound(NamedTuple):
-    """What can be said of a piece without an ear; `Sound._asdict()` is fit for json."""
+    """Statistics of a piece of audio; `Sound._asdict()` is ready for json."""
 
     seconds: float
     loudness_db: float  # RMS, dBFS (a full-scale square wave is 0); -100 is silence
@@ -242,7 +242,7 @@ class Sound(NamedTuple):
     clipped: float  # share of samples at or beyond 0.999
     flatness: float  # geometric over arithmetic mean of the power spectrum, frames weighted by energy; white noise .56
     onsets: float  # per second
-    peakiness: float  # share of the energy of 60..5000 Hz that stands in lines; noise of any colour below .1
+    peakiness: float  # share of the energy of 60..5000 Hz in spectral lines; noise of any colour below .1
     chroma_change: float  # 1 - cosine of the pitch classes half a second apart: 0 a drone, .2 to .6 changing notes
 
 
@@ -271,11 +271,11 @@ def sound_statistics(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int
 
 
 def sound_features(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int) -> Float[Tensor, "n 64"]:
-    """Features of one piece, a row for each patch of .5 s (hop .25 s), alike for all sample rates from 22.05 kHz on.
+    """Features of one piece, a row for each patch of .5 s (hop .25 s), equal for all sample rates from 22.05 kHz on.
 
-    Columns: mean (24) and standard deviation (24) over the patch of 24 log-mel bands of 40..11025 Hz in dB; mean and
-    standard deviation of the spectral flux in dB (2); mean and standard deviation of the peakiness in per cent (2); the
-    shares of the twelve pitch classes in per cent, largest first, so that the key does not matter (12).
+    Columns: mean (24) and standard deviation (24) over the patch of 24 log-mel bands of 40..11025 Hz in dB; mean and standard
+    deviation of the spectral flux in dB (2); mean and standard deviation of the peakiness in per cent (2); the shares of the
+    twelve pitch classes in per cent, largest first, so that the key does not matter (12).
     """
     audio = torch.as_tensor(audio).float()
     x = audio.reshape(-1, audio.shape[-1]).mean(0)
@@ -292,10 +292,10 @@ def sound_features(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int) 
 def frechet_distance(reference: Float[Tensor, "n d"], made: Float[Tensor, "m d"]) -> float:
     """The squared Frechet distance |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^.5) of Gaussians fitted to two feature sets.
 
-    Every column is brought to mean 0, deviation 1 of `reference` (deviations count as at least .5 dB or per cent).
-    Both covariances are drawn towards their diagonals by d / (d + min(n, m)), so that few patches can be compared; the
-    distance still falls as songs are added, so print that of a real song of the same length beside a made one's.
-    ValueError for fewer than two patches. After Heusel 2017 (FID) and Kilgour 2019 (FAD), but of stated features.
+    Every column is normalised to mean 0 and deviation 1 of `reference` (deviations are at least .5 dB or per cent). Both
+    covariances are shrunk towards their diagonals by d / (d + min(n, m)), so that few patches can be compared. The distance
+    still decreases with more songs, so compare with a real song of the same length. ValueError for fewer than two patches.
+    After Heusel 2017 (FID) and Kilgour 2019 (FAD), but of stated features.
     """
     if min(len(reference), len(made)) < 2:
         raise ValueError(f"{len(reference)} and {len(made)} patches were given, 2 or more are needed: give longer audio")

@@ -1,8 +1,8 @@
-"""What prompts make of held-out songs: the dial from copy to new song, the tempo that beats keep, and noise beside them.
+"""Evaluation of prompts on held-out songs: from copy to new song, tempo kept by beats, and a noise baseline.
 
-dial     a song drawn anew around every 2nd, 4th .. 32nd column, and around its levels; what is kept, and how far the sound has gone
-tempo    around its beats, around as many columns spread evenly, and around nothing: how many clips keep their tempo within 4 per cent
-noise    codes replaced at random in place of drawn ones, so many that the mel distance is the same: Frechet distances side by side
+dial     a song resampled except every 2nd, 4th .. 32nd column, or except levels; kept bits and distance of the audio
+tempo    with its beats kept, as many columns spread evenly, or nothing: number of clips that keep their tempo within 4 per cent
+noise    codes replaced at random instead of sampled, with the same mel distance: comparison of Frechet distances
 
 Distances as in `jukebox/evaluation/masked.py`: to the sound of the song's own codes.
 """
@@ -33,16 +33,16 @@ from vqvae.codec import as_tensor
 
 PERIODS = (2, 4, 8, 16, 32)
 LEVELS = {"top and middle": (2, 1), "top": (2,), "nothing": ()}
-AROUND_BEAT = 0.075  # seconds kept from each beat on
-WITHIN = 0.04  # of the tempo
-TEMPERATURES = (0.7, 0.5, 0.5)  # of the levels, coarsest first; what tempo asks for, see docs/log.md
-HALVINGS = 9  # of the share of noise, to meet a distance
-Keeper = Callable[[str, Tensor], object]  # told the name of a prompt and the bottom codes drawn for it
+AROUND_BEAT = 0.075  # seconds kept after each beat
+WITHIN = 0.04  # tolerance of the tempo
+TEMPERATURES = (0.7, 0.5, 0.5)  # passes of the levels, coarsest first; for the tempo see docs/log.md
+HALVINGS = 9  # steps of the search for the share of noise
+Keeper = Callable[[str, Tensor], object]  # gets the name of a prompt and its sampled bottom codes
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """Clips of held-out songs and what resamples them: codes (b, t * ratio) of all streams, and the songs they begin."""
+    """Clips of held-out songs and the prior that resamples them: codes (b, t * ratio) of all streams, and the songs they begin."""
 
     model: ModelFolder
     prior: Prior
@@ -64,7 +64,7 @@ class Prompted:
         return self.model.sample_rate / self.model.hops[-1]
 
     def around(self, keep: Mask) -> Tensor:
-        """The bottom codes of all clips, drawn around what is kept."""
+        """The bottom codes of all clips, sampled given the kept codes."""
         known = {stream: kept.expand(len(self.songs), -1).clone() for stream, kept in keep.items()}
         return resampled(self.prior, Known(dict(self.codes), known), self.songs, self.seed, self.params)[self.finest]
 
@@ -100,7 +100,7 @@ def prompt_figures(
 ) -> dict:  # fmt: skip
     """All figures of the model's masked prior.
 
-    `passes` and `temperatures` are by level, coarsest first; `kept` is handed the codes that were drawn.
+    `passes` and `temperatures` are by level, coarsest first; `kept` gets the sampled codes.
     """
     prior, given = model.prior("masked"), zip(reversed(model.spec.names), temperatures, passes, strict=True)
     params = {stream: MaskedParams(each, passes=n) for stream, each, n in given}
@@ -139,14 +139,14 @@ def _clips(
 
 
 def even(n: int, count: int) -> Bool[Tensor, " n"]:
-    """`count` of `n` columns, spread as evenly as whole columns can be."""
+    """`count` of `n` columns, spread evenly."""
     columns = masks.nothing(n)
     columns[torch.arange(count) * n // max(count, 1)] = True
     return columns
 
 
 def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
-    """How many clips keep their tempo around their beats and around as many columns spread evenly; and the codes drawn."""
+    """Number of clips that keep their tempo with kept beats and with as many evenly spread columns; and the sampled codes."""
     rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.spec.streams)
     pulses = [pulse_of(wave.numpy(), rate) for wave in distance.true]
     beats = [masks.beats(n, pulse.beats.tolist(), clips.per_second, after=AROUND_BEAT) for pulse in pulses]
@@ -166,13 +166,13 @@ def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tupl
 
 
 def _noise(clips: Prompted, distance: SoundDistance, mel: float, seed: int) -> dict[str, float]:
-    """The distances of the songs' own bottom codes, of which a share is replaced by random ones, just so many that `mel` is met."""
+    """The distances of the songs' own bottom codes, with a share replaced by random codes so that the mel distance is `mel`."""
     rng = torch.Generator().manual_seed(seed)
     true = clips.codes[clips.finest]
     order = torch.rand(true.shape, generator=rng)
     other = torch.randint(clips.prior.config.bins, true.shape, generator=rng)
     low, high, share, found = 0.0, 1.0, 1.0, distance.figures(other)
-    for _ in range(HALVINGS if found["mel"] > mel else 0):  # where random codes alone are nearer, they are all there is
+    for _ in range(HALVINGS if found["mel"] > mel else 0):  # random codes alone may be nearer than `mel`
         share = (low + high) / 2
         found = distance.figures(torch.where(order < share, other, true))
         low, high = (share, high) if found["mel"] < mel else (low, share)
@@ -186,7 +186,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def verdicts(figures: Mapping) -> dict[str, bool]:
-    """What is asked of the figures of one seed, and whether it is so."""
+    """Criteria for the figures of one seed, and whether they are met."""
     dial, noise = figures["dial"], figures["noise"]
     within = {name: each["share_within"] for name, each in figures["tempo"]["prompts"].items()}
     top_and_middle, top, nothing = (dial[name]["mel"] for name in LEVELS)

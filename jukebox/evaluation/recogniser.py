@@ -1,10 +1,10 @@
-"""A small network, trained on true songs only, that reads artist, genre and the sung characters from sound.
+"""A small network, trained on real songs only, that recognises artist, genre and sung characters in audio.
 
-It judges generated audio, so no generated audio may be in its training. Log-mel frames, 50 a second, go through two stacks of
-convolutions: one gives a class for each frame (vowel, consonant or no singing), the other the artist and the genre of each
-segment of four seconds. Gains of the bands, drawn at random in training, make a weak high end no evidence of another artist.
-Characters are placed within a word as `data_prep.synthetic.voice` sings them; with real lyrics the classes are those of the
-spelling, and their accuracy on true songs is the ceiling.
+It evaluates generated audio, so it is not trained on generated audio. Log-mel frames, 50 per second, are the input of two
+stacks of convolutions. One returns a class for each frame (vowel, consonant or no singing), the other the artist and the genre
+of each segment of four seconds. Random gains of the bands in training prevent that weak treble identifies an artist. Characters
+are placed within a word as `data_prep.synthetic.voice` sings them; with real lyrics the classes are those of the spelling, and
+their accuracy on true songs is the ceiling.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from jukebox.song import Song
 BANDS, RATE, SEGMENT = 64, 50, 4.0  # mel bands, frames a second, seconds
 SILENT, CONSONANT = 0, 1  # classes of a frame; vowel i of VOWELS is class 2 + i
 BALANCED = VOWELS[:5]  # y is rare
-GLIDE = 0.03  # seconds at both ends of a vowel in which the formants still move
+GLIDE = 0.03  # seconds at both ends of a vowel with moving formants
 EMPTY = -1  # the target of an unknown label
 
 
@@ -125,7 +125,7 @@ class Recogniser:
 
     @staticmethod
     def load(path: Path) -> Recogniser:
-        """Read a file of `save`; UserError where it is none, or where its weights do not have its hash."""
+        """Read a file of `save`; UserError for another file, or if its weights do not match the hash."""
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
@@ -135,7 +135,7 @@ class Recogniser:
             raise UserError(f"{path}: expected a recogniser written by this version ({error}); train it again") from None
         config = RecogniserConfig(**fields | {key: tuple(fields[key]) for key in ("artists", "genres")})
         if (found := _digest(config, state)) != header["hash"]:
-            raise UserError(f"{path}: its weights have the hash {found}, its header says {header['hash']}; train it again")
+            raise UserError(f"{path}: its weights have the hash {found}, its header has {header['hash']}; train it again")
         net = RecogniserNet(config)
         net.load_state_dict(state)
         return Recogniser(config, net)
@@ -160,7 +160,7 @@ class Recogniser:
 
 
 def label_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.ndarray, song: Song) -> tuple[float, float]:
-    """Shares of segments that are read as the song's artist and as one of its genres; nan where the song has none."""
+    """Shares of segments classified as the song's artist and as one of its genres; nan if the song has none."""
     artist, genre = recogniser.segment_labels(audio)
     known = (
         _label_numbers(recogniser.config.artists, (song.artist or "",)),
@@ -171,9 +171,9 @@ def label_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.nda
 
 
 def vowel_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.ndarray, song: Song) -> float:
-    """The share of sung vowel frames that are read as the right vowel: the mean over those of a, e, i, o, u that occur.
+    """The share of sung vowel frames classified as the right vowel: the mean over those of a, e, i, o, u that occur.
 
-    Reading one as a consonant or as no singing is wrong too, so a piece without a voice scores 0. nan without word times.
+    A consonant or no singing is wrong too, so audio without a voice scores 0. The result is nan without word times.
     """
     read = recogniser.sung(audio)
     true = frame_classes(song, len(read), GLIDE)
@@ -187,7 +187,7 @@ def _label_numbers(known: Sequence[str], names: Iterable[str]) -> list[int]:
 
 
 class _Crops:
-    """Segments at random of the training songs, with their targets and with random gains of the bands."""
+    """Random segments of the training songs with targets and random gains of the bands."""
 
     def __init__(self, data: Iterable[tuple[np.ndarray, Song]], sample_rate: int) -> None:
         self.mel, self.songs, self.classes = [], [], []
@@ -227,9 +227,9 @@ class _Crops:
 def train_recogniser(
     data: Iterable[tuple[Float[np.ndarray, "*c t"], Song]], sample_rate: int, *, seed: int = 0, steps: int = 400
 ) -> Recogniser:
-    """A recogniser of the songs given, which must be true training songs; deterministic on one machine.
+    """Train a recogniser on songs, which must be real training songs; it is deterministic on one machine.
 
-    UserError without songs, or where no song has an artist or a genre.
+    UserError without songs, or if no song has an artist or a genre.
     """
     crops = _Crops(data, sample_rate)
     artists, genres = crops.label_names()

@@ -1,8 +1,8 @@
-"""Where a reconstruction of a synthetic song differs from its original: attacks, vibrato, false partials, leakage.
+"""Errors of a reconstruction of a synthetic song: attacks, vibrato, false partials, leakage.
 
-A codec that scores well by spectral distance may still smear strokes and flatten the voice. The synthetic corpus knows when
-each drum is struck and which pitch is sung, so both can be measured on their own. All figures are of the reconstruction; those
-of the original itself are the ceiling (`reconstruction_figures(original, original, ...)`).
+A codec with a small spectral distance may still smear drum strokes and flatten the voice. The synthetic corpus has the times of
+drum strokes and the sung pitches, so both can be measured separately. All figures are of the reconstruction; those of the
+original are the upper bound (`reconstruction_figures(original, original, ...)`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from data_prep.synthetic.voice import CONTROL, controls
 from jukebox.evaluation.metrics import window_length
 
 Audio = Float[np.ndarray, "*c t"] | Float[Tensor, "*c t"]
-STROKE_BAND = (2600.0, 5500.0)  # Hz, where snare and hat stand out
-FALSE_DEPTH = 45.0  # dB below the frame's largest value, where false partials end
-HARMONICS = 12  # of the voice
-VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end: vibrato is there, pitch is held
+STROKE_BAND = (2600.0, 5500.0)  # Hz, band of snare and hat
+FALSE_DEPTH = 45.0  # dB below the frame's largest value, limit of false partials
+HARMONICS = 12  # harmonics of the voice
+VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end, with vibrato and a constant pitch
 
 
 class HeldNote(NamedTuple):
@@ -39,14 +39,14 @@ class HeldNote(NamedTuple):
 
 
 class SyntheticTruth(NamedTuple):
-    """What a synthetic song contains: seconds of its snare and hat strokes (up to 4 ms early), and its notes with vibrato."""
+    """Events of a synthetic song: seconds of its snare and hat strokes (up to 4 ms early), and its notes with vibrato."""
 
     strokes: tuple[float, ...]
     notes: tuple[HeldNote, ...]
 
 
 def synthetic_truth(annotation: SongAnnotation) -> SyntheticTruth:
-    """What is struck and sung in a synthetic song (`annotate_song`)."""
+    """The events of a synthetic song (`annotate_song`)."""
     score, seconds = annotation.score, annotation.seconds
     strokes = [score.second(bar, beat) for bar in range(score.end)
                for beat, name, *_ in drum_strokes(score, bar) if name in ("snare", "hat")]  # fmt: skip
@@ -85,7 +85,8 @@ def band_envelope(audio: Audio, sample_rate: int, low: float, high: float, secon
 def rise_times(audio: Audio, sample_rate: int, strokes: Sequence[float]) -> list[float]:
     """Milliseconds from 10 to 90 % of each stroke's rise: the amplitude of STROKE_BAND from its least to its largest value.
 
-    The largest is looked for from 30 ms before to 40 ms after a stroke, the least before it. A stroke without a rise is left out.
+    The maximum is searched from 30 ms before to 40 ms after a stroke, the minimum before it. Strokes without a rise are left
+    out.
     """
     amplitude = band_envelope(audio, sample_rate, *STROKE_BAND).sqrt()
     before, after, found = round(0.03 * sample_rate), round(0.04 * sample_rate), []
@@ -113,9 +114,9 @@ def spectral_peaks(
     padding: int = 1,
     depth: float = 35.0,
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Hz (interpolated) and magnitude of each bin of `band` in each frame; the magnitude is 0 where the bin is no peak.
+    """Hz (interpolated) and magnitude of each bin of `band` in each frame; the magnitude is 0 if the bin is not a peak.
 
-    A peak stands 10 dB above the least value on each side within a main lobe, and within `depth` dB of its frame's largest.
+    A peak is 10 dB above the smallest value on each side within a main lobe, and within `depth` dB of the largest of its frame.
     `padding` times as many bins are computed from windows of `seconds`.
     """
     window = window_length(sample_rate, seconds)
@@ -135,11 +136,11 @@ def spectral_peaks(
     return (torch.arange(first, last) + offset) * width, mid * is_peak
 
 
-# ---- a reconstruction beside its original
+# ---- a reconstruction and its original
 
 
 def vibrato_gain(audio: Audio, sample_rate: int, notes: Sequence[HeldNote]) -> float:
-    """How much of the sung vibrato is there, in phase with the truth: 1 all, 0 a steady pitch; about .98 in true songs.
+    """Share of the sung vibrato that is preserved, in phase with the truth: 1 all, 0 a steady pitch; about .98 in real songs.
 
     The harmonics of each note are demodulated by `gain` times its true vibrato; at the right gain they add up coherently. The
     result is the gain (-.5 to 1.5 in steps of .025) with the largest sum over all notes; nan without notes.
@@ -158,7 +159,7 @@ def vibrato_gain(audio: Audio, sample_rate: int, notes: Sequence[HeldNote]) -> f
 
 
 def _harmonics(x: Float[Tensor, " t"], sample_rate: int, note: HeldNote, window: float = 0.01) -> Tensor | None:
-    """The harmonics of a note, each shifted to 0 Hz, every 5 ms: complex (H, n); None where the sound is too short."""
+    """The harmonics of a note, each shifted to 0 Hz, every 5 ms: complex (H, n); None if the audio is too short."""
     size, count = round(window * sample_rate), len(note.vibrato)
     at = [round((note.start + i * CONTROL) * sample_rate) - size // 2 for i in range(count)]
     if at[0] < 0 or at[-1] + size > len(x):
@@ -170,7 +171,7 @@ def _harmonics(x: Float[Tensor, " t"], sample_rate: int, note: HeldNote, window:
 
 
 def false_partials(original: Audio, made: Audio, sample_rate: int) -> float:
-    """Spectral peaks (100-5000 Hz, 93 ms) a frame where the original has 10 dB less within one bin."""
+    """Spectral peaks (100-5000 Hz, 93 ms) per frame where the original has 10 dB less within one bin."""
     band = (100.0, 5000.0)
     _, peaks = spectral_peaks(mono_sound(made), sample_rate, 20, 0.093, band, depth=FALSE_DEPTH)
     true = _spectrum(original, sample_rate, band)
@@ -179,7 +180,7 @@ def false_partials(original: Audio, made: Audio, sample_rate: int) -> float:
 
 
 def leakage(original: Audio, made: Audio, sample_rate: int) -> float:
-    """Mean dB that 3-5 kHz has gained where the original is more than 40 dB below its frame's largest magnitude."""
+    """Mean gain of 3-5 kHz in dB in frames where the original is more than 40 dB below its largest magnitude."""
     first, last = 3000.0, 5000.0
     top = _spectrum(original, sample_rate, (0.0, sample_rate / 2)).amax(1, keepdim=True)
     smooth = [F.avg_pool2d(_spectrum(a, sample_rate, (first, last)).square()[None], 3, 1, 1)[0] for a in (original, made)]
@@ -202,7 +203,7 @@ def _spectrum(audio: Audio, sample_rate: int, band: tuple[float, float]) -> Floa
 def reconstruction_figures(
     original: Audio, made: Audio, sample_rate: int, truth: SyntheticTruth | None = None
 ) -> dict[str, float]:
-    """False partials a frame and leakage in dB; with the truth also the vibrato gain and the median rise time in ms."""
+    """False partials per frame and leakage in dB; with the truth also the vibrato gain and the median rise time in ms."""
     found = {"false": false_partials(original, made, sample_rate), "leak_db": leakage(original, made, sample_rate)}
     if truth is None:
         return found

@@ -1,8 +1,8 @@
-"""Metrics of one piece of music that are hard to satisfy without music: tempo, scale, attacks, moving pitch, form, novelty.
+"""Musical metrics of one piece: tempo, scale, attacks, moving pitch, form, novelty.
 
-Each is a function of audio, sample rate and what the song should contain, and each has a control that fails it: bars in another
-order, frames in another order, noise of the same spectrum, a collage of training songs. Statistics of a whole piece
-(`jukebox/evaluation/metrics.py`) are satisfied by several of these controls. `song_rows` puts pieces beside controls.
+Each is a function of audio, sample rate and the expected content, and each has a control that fails: shuffled bars, shuffled
+frames, noise of the same spectrum, a collage of training songs. Several of these controls pass the statistics of a whole piece
+(`jukebox/evaluation/metrics.py`). `song_rows` compares pieces with controls.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NO_ATTACK = 40.0  # ms, the longest that `rise_times` can find
 
 
 def tempo(audio: Audio, sample_rate: int, lowest: float = 80.0) -> float:
-    """Beats a minute within the octave from `lowest`: the period at whose first eight multiples the onset strength repeats.
+    """Beats per minute within the octave from `lowest`: the period at whose first eight multiples the onset strength repeats.
 
     Half and double tempo have the same figure and are folded into one octave; other ratios (2/3, 3/4) are errors.
     """
@@ -48,7 +48,7 @@ def tempo(audio: Audio, sample_rate: int, lowest: float = 80.0) -> float:
     flux = flux - flux.mean()
     size = 2 ** math.ceil(math.log2(2 * len(flux)))
     repeats = torch.fft.irfft(torch.fft.rfft(flux, size).abs().square(), size)[: len(flux)]
-    repeats = repeats / torch.arange(len(flux), 0, -1)  # else long lags count less
+    repeats = repeats / torch.arange(len(flux), 0, -1)  # otherwise long lags have less weight
     bpm = lowest * 2 ** torch.linspace(0, 1, 300)
     lags = (torch.arange(1, 9)[:, None] * 6000 / bpm).clamp(max=len(flux) - 2)  # (8, 300) frames
     below = lags.long()
@@ -73,9 +73,9 @@ def find_strokes(audio: Audio, sample_rate: int, low: float = 2600.0, high: floa
 
 
 def attack(audio: Audio, sample_rate: int, strokes: Sequence[float] | None = None) -> float:
-    """Median rise time (10-90 %) of drum strokes in ms, at `strokes` (seconds) or where they are found.
+    """Median rise time (10-90 %) of drum strokes in ms, at `strokes` (seconds) or at detected strokes.
 
-    NO_ATTACK where there is none, so that a piece does not gain by having no drums.
+    NO_ATTACK if there are none, so that a piece without drums does not score better.
     """
     found = rise_times(audio, sample_rate, find_strokes(audio, sample_rate) if strokes is None else strokes)
     return float(np.median(found)) if found else NO_ATTACK
@@ -87,7 +87,7 @@ def attack(audio: Audio, sample_rate: int, strokes: Sequence[float] | None = Non
 def in_scale(audio: Audio, sample_rate: int, scale: Sequence[int], tonics: Sequence[int]) -> float:
     """The share of spectral peaks (100-2000 Hz, by amplitude) whose pitch class is in the scale, at the best of the tonics.
 
-    White noise has about 7/12, noise of the song's own spectrum nearly the song's share, one held note 1: read it beside
+    White noise has about 7/12, noise of the song's spectrum nearly the song's share, one held note 1. Use it together with
     `progression`, which excludes both.
     """
     hz, level = spectral_peaks(mono_sound(audio), sample_rate, 10, 0.186, (100.0, 2000.0))
@@ -117,7 +117,7 @@ def moving_pitch(audio: Audio, sample_rate: int, partials: int = 4) -> float:
 def progression(audio: Audio, sample_rate: int, bar: float) -> float:
     """Chroma similarity at a lag of four bars of `bar` seconds above that at 2, 2.5 and 3 bars; nan below five bars.
 
-    Similarity is the mean cosine of chroma less its mean over the piece. Above 0 where a progression of four bars repeats.
+    Similarity is the mean cosine of chroma less its mean over the piece. It is above 0 if a progression of four bars repeats.
     """
     classes = metrics.chroma(mono_sound(audio), sample_rate, 10)
     classes = F.normalize(classes - classes.mean(1, keepdim=True), dim=0)
@@ -198,7 +198,7 @@ def coloured_noise(wave: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def shuffled(audio: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Pieces of `size` samples (a bar, a frame) in random order; the rest at the end stays."""
+    """Pieces of `size` samples (a bar, a frame) in random order; the remainder at the end does not move."""
     count = audio.shape[-1] // size
     cut = np.split(audio, [size * i for i in range(1, count + 1)], axis=-1)
     return np.concatenate([*(cut[i] for i in rng.permutation(count)), *cut[count:]], axis=-1)
@@ -210,7 +210,7 @@ def shuffled_codes(codes: Codes, rng: np.random.Generator) -> Codes:
 
 
 def unigram_codes(training: Sequence[Codes], frames: int, rng: np.random.Generator) -> Codes:
-    """Codes (frames, books), each drawn from the frequencies of its book in training, without context."""
+    """Codes (frames, books), each sampled from the frequencies of its book in training, without context."""
     everything = np.concatenate(training)
     return np.stack([rng.choice(book, frames) for book in everything.T], 1)
 
@@ -225,11 +225,11 @@ def collage(training: Sequence[np.ndarray], samples: int, size: int, rng: np.ran
     return np.concatenate(parts, axis=-1)[..., :samples]
 
 
-# ---- pieces beside their controls
+# ---- pieces and their controls
 
 
 class EvaluatedSong(NamedTuple):
-    """Audio, what it should contain, and what else is known: its codes; the original that it reconstructs and its truth."""
+    """Audio with its expected content and, if known, its codes, and the original with its annotation."""
 
     audio: np.ndarray
     song: Song
@@ -240,7 +240,7 @@ class EvaluatedSong(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSongs:
-    """What pieces are compared with: chroma tracks (`chroma_track`), codes and `metrics.sound_features` of training songs."""
+    """Reference data of training songs: chroma tracks (`chroma_track`), codes and `metrics.sound_features` of training songs."""
 
     tracks: Sequence[Float[Tensor, "12 n"]] = ()
     codes: Sequence[Codes] = field(default=())
@@ -297,7 +297,7 @@ def _other(piece: EvaluatedSong, pieces: Sequence[EvaluatedSong], at: int) -> So
 
 
 def piece_figures(piece: EvaluatedSong, recogniser: Recogniser, training: TrainingSongs) -> dict[str, float]:
-    """Every metric of one piece; nan where what it needs is not known."""
+    """Every metric of one piece; nan if its input is unknown."""
     rate, artist, genre = recogniser.config.sample_rate, named_artist(piece.song), named_genre(piece.song)
     read_artist, read_genre = label_accuracy(recogniser, piece.audio, piece.song)
     statistics, features = metrics.sound_statistics(piece.audio, rate), metrics.sound_features(piece.audio, rate)
@@ -330,7 +330,7 @@ def song_rows(
 ) -> list[dict[str, str | int | float | None]]:
     """A row for each group: the mean of each metric over its pieces and, as `NAME_se`, its standard error; ready for json.
 
-    Pieces without a value do not count; None where no piece has one, and for the error of fewer than two.
+    Pieces without a value do not count. The result is None if no piece has one, and for the error of fewer than two.
     """
     rows: list[dict[str, str | int | float | None]] = []
     for name, pieces in groups.items():

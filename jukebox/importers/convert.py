@@ -1,4 +1,4 @@
-"""Published checkpoints, in whichever of two layouts, become the files of a model folder, one tensor in memory at a time.
+"""Convert published checkpoints of two layouts to the files of a model folder, with one tensor in memory at a time.
 
 published   a folder or files vqvae.pth.tar, prior_level_0.pth.tar .., each a checkpoint with `model` and settings
 port        a hub folder openai/jukebox-*: config.json and one state dict, as safetensors or files of torch.save
@@ -33,7 +33,7 @@ Weights = dict[str, Lazy]  # by published names
 
 @dataclass
 class FoundWeights:
-    """What was found: weights under their published names, and the settings that came with them."""
+    """A checkpoint: weights under their published names, and its settings."""
 
     codec: Weights | None = None
     codec_hps: dict[str, Any] | None = None
@@ -43,7 +43,7 @@ class FoundWeights:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a setting is a number, a text, or a list of such: whatever else a file holds is not looked at."""
+    """Whether a setting is a number, a text, or a list of these; other values are ignored."""
     if isinstance(value, tuple | list):
         return all(map(is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
@@ -55,17 +55,17 @@ def _settings(checkpoint: PublishedCheckpoint) -> dict[str, Any]:
 
 
 def lazy_file(path: Path, entry: str = "model") -> tuple[Weights, PublishedCheckpoint]:
-    """The weights of a file of torch.save, to be read one by one."""
+    """The weights of a file of torch.save, read separately."""
     checkpoint = open_checkpoint(path)
     stored = stored_tensors(checkpoint, entry)
     return {n: Lazy(s.shape, lambda s=s: checkpoint.tensor(s)) for n, s in stored.items()}, checkpoint
 
 
 def lazy_safetensors(path: Path) -> Weights:
-    """The weights of a safetensors file, to be read one by one."""
+    """The weights of a safetensors file, read separately."""
 
     def read(name: str) -> Tensor:
-        with open_weights(path) as file:  # opened each time: what was read before is not held in memory
+        with open_weights(path) as file:  # opened each time, so that earlier tensors are not kept in memory
             return file.get_tensor(name).clone()
 
     with open_weights(path) as file:
@@ -74,7 +74,7 @@ def lazy_safetensors(path: Path) -> Weights:
 
 
 def open_published(files: Sequence[Path]) -> FoundWeights:
-    """Checkpoints in the published layout; which is which is told by their names, vqvae or prior_level_N."""
+    """Checkpoints in the published layout; their names are vqvae or prior_level_N."""
     source = FoundWeights()
     for path in files:
         weights, checkpoint = lazy_file(path)
@@ -85,12 +85,12 @@ def open_published(files: Sequence[Path]) -> FoundWeights:
             source.priors[level], source.prior_hps[level] = weights, _settings(checkpoint)
             source.where[level] = path
         else:
-            raise UserError(f"{path.name}: what is it? expected names such as vqvae.pth.tar and prior_level_2.pth.tar")
+            raise UserError(f"{path.name}: the part is unknown; expected names such as vqvae.pth.tar and prior_level_2.pth.tar")
     return source
 
 
 def open_port(folder: Path) -> FoundWeights:
-    """A hub folder of the registry's port: its shards joined, its names told as published."""
+    """A hub folder of the registry's port: shards joined, tensors under their published names."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shards = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not shards:
@@ -123,11 +123,11 @@ def _missing_shards(folder: Path, shards: Sequence[Path]) -> list[str]:
 
 
 def fit(weights: Weights, config: AutoregressiveConfig) -> Weights:
-    """Published tensors under our names, all there and of the right shape; ValueError names the first that is not."""
+    """Check and rename published tensors; ValueError names the first that is missing or misshapen."""
     with torch.device("meta"):
         expected = AutoregressivePrior(config).state_dict()
     ours = {prior_key(name): tensor for name, tensor in weights.items()}
-    if config.tied and "x_out.weight" in ours:  # one table under two names; the port may have kept either
+    if config.tied and "x_out.weight" in ours:  # one table under two names; the port may have either
         out = ours.pop("x_out.weight")
         if "x_emb.weight" not in ours:
             ours["x_emb.weight"] = out
@@ -146,7 +146,7 @@ def fit(weights: Weights, config: AutoregressiveConfig) -> Weights:
 def fitting(
     weights: Weights, candidates: Sequence[Mapping[str, Any]], codec_hps: Mapping[str, Any]
 ) -> tuple[Weights, AutoregressiveConfig]:
-    """The first of several settings whose prior has these weights; ValueError with the last misfit if there is none."""
+    """The first of several settings whose prior has these weights; ValueError with the last error if there is none."""
     wrong: Exception = ValueError("no settings")
     for hps in candidates:
         try:

@@ -1,4 +1,4 @@
-"""A large file from the web: what a broken line has left is kept and completed, and only a whole file gets its name."""
+"""Download a large file: a partial download is kept and continued, and a complete file is renamed into place."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from data_prep.files import file_hash, stand_in
 from data_prep.progress import ProgressBar
 
 BLOCK = 1 << 20
-TRIES = 5  # in a row that bring nothing
+TRIES = 5  # consecutive attempts without data
 
 
 def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0, timeout: float = 30.0) -> Path:
-    """Fetch `url` to `path` unless it is there; a part that is there already (`.part`) is continued, not begun again.
+    """Download `url` to `path` unless it exists; a partial file (`.part`) is continued.
 
-    The length that the server tells and `sha256` (its first digits, where they are known) are checked before the file gets its name.
-    What is there already and is another file, or none at all, is named and fetched again. `wait` and `timeout` in seconds.
+    The length from the server and `sha256` (its first digits, if known) are checked before the file is renamed. An existing
+    file with other content is reported and downloaded again. `wait` and `timeout` are in seconds.
     """
     path = Path(path)
     if path.is_file():
@@ -40,7 +40,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise UserError(
-                    f"{url}: the server says {error.code} {error.reason}; give another root with --url, or your own --files"
+                    f"{url}: the server answers {error.code} {error.reason}; give another root with --url, or your own --files"
                 ) from error
             reason = f"{error.code} {error.reason}"
         except (OSError, HTTPException) as error:
@@ -55,7 +55,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
     size = part.stat().st_size
     if total is not None and size != total:
         part.unlink()
-        raise UserError(f"{url}: {size} bytes came, the server says {total}; what came is thrown away, try again")
+        raise UserError(f"{url}: {size} bytes were received, the server states {total}; they are deleted, try again")
     if wrong := misfit(part, sha256):
         part.unlink()
         raise UserError(f"{url} is {wrong}; what came is thrown away: give another root with --url, or your own --files")
@@ -64,7 +64,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
 
 
 def misfit(path: Path, sha256: str = "") -> str:
-    """What a file is instead of that which was wanted; empty text where nothing speaks against it."""
+    """Describe a file that is not the expected one; an empty text if it may be."""
     if wrong := stand_in(path):
         return wrong
     if sha256 and (found := file_hash(path, len(sha256))) != sha256:
@@ -73,7 +73,7 @@ def misfit(path: Path, sha256: str = "") -> str:
 
 
 def _fetch(url: str, part: Path, timeout: float) -> int | None:
-    """Continue `part` to its end: the length that the server tells of the whole; OSError where the line breaks."""
+    """Continue `part` to its end; return the server's total length; OSError if the connection breaks."""
     have, tag = part.stat().st_size if part.is_file() else 0, part.with_name(part.name + ".tag")
     request = urllib.request.Request(quote(url, safe=":/?&=%~+@,;"), headers={"User-Agent": "jukebox"})
     if have:
@@ -86,9 +86,9 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
         whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if error.code == 416 and whole and int(whole[1]) == have:
             return have
-        if error.code == 416:  # more than the server has: not the same file
+        if error.code == 416:  # longer than on the server: not the same file
             part.unlink()
-            raise OSError("the part kept did not fit the file; it is begun again") from error
+            raise OSError("the partial file does not match the server's file; the download starts again") from error
         raise
     with response:
         resumed = response.status == 206
@@ -104,7 +104,7 @@ def _fetch(url: str, part: Path, timeout: float) -> int | None:
         name, start = part.name.removesuffix(".part"), have if resumed else 0
         bar = ProgressBar(total=total, initial=start, desc=name, unit="B", unit_scale=True)
         with (
-            keeping(f"{part} keeps what came: the same command goes on", lambda: have + file.tell()),
+            keeping(f"{part} keeps the received bytes: the same command goes on", lambda: have + file.tell()),
             bar,
             open(part, "ab" if resumed else "wb") as file,
         ):

@@ -1,4 +1,4 @@
-"""The published models as the registry's port of them saves its own: names of tensors and settings, told as published.
+"""The published models in the format of the registry's port: tensor names and settings, converted to the published ones.
 
 The hub folders `openai/jukebox-*` hold codec and priors in one state dict (`vqvae.`, `priors.0.` for the top level and
 so on down), in one file or in shards, with a config.json. Linear layers keep their published orientation.
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_PARTS = {"c_attn", "c_proj", "c_enc_kv", "c_fc", "proj_in"}  # linear layers: theirs weight and bias, published w and b
+_PARTS = {"c_attn", "c_proj", "c_enc_kv", "c_fc", "proj_in"}  # linear layers: weight and bias in the port, w and b as published
 _WHOLE = {
     "conditioner_blocks.embed_tokens": "conditioner_blocks.0.x_emb",
     "conditioner_blocks.layer_norm": "conditioner_blocks.0.ln",
@@ -46,7 +46,7 @@ def published_codec_name(name: str, downs_t: Sequence[int]) -> str:
 
 
 def _step(inner: str, block: str, conv_first: bool, stack: str = "model") -> str:
-    """Where a convolution lies in a stage: theirs is one flat list of convolutions and stacks, in turn."""
+    """Position of a convolution in a stage; the port has one flat list of alternating convolutions and stacks."""
     found = re.fullmatch(rf"{block}\.(\d+)(?:\.resnet_block\.(\d+)\.conv1d_([12]))?", inner)
     if found is None:
         raise ValueError(f"{inner} is no part of a stage")

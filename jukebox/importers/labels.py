@@ -1,4 +1,4 @@
-"""Artists and genres as the published models number them, read from the id files that came with their code.
+"""Ids of artists and genres of the published models, from the id files of their code.
 
 A file `v2_artist_ids.txt` (also v3, and genre) holds lines `name;id`. The two versions clean names differently:
 
@@ -19,7 +19,7 @@ from data_prep.labels import UNKNOWN, Labels, clean
 
 
 def read_ids(path: str | Path) -> dict[str, int]:
-    """The ids of an id file by name; of a name that comes twice the last one counts, as published."""
+    """The ids of an id file by name; of a duplicate name the last one is used, as published."""
     ids: dict[str, int] = {}
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         name, semicolon, index = line.strip().partition(";")
@@ -47,7 +47,7 @@ class PublishedLabels:
         return self.artists.get(clean(name, self.version), 0)
 
     def genre_ids(self, genre: str) -> list[int]:
-        """The ids of a genre, of each of its words in v2; 0 for what is unknown."""
+        """The ids of a genre, in v2 of each of its words; 0 for unknown ones."""
         name = clean(genre, self.version)
         return [self.genres.get(word, 0) for word in (name.split("_") if self.version == "v2" else [name])]
 
@@ -66,6 +66,6 @@ class PublishedLabels:
 
 
 def _by_number(ids: Mapping[str, int]) -> tuple[str, ...]:
-    """Names in the order of their numbers; 0 is unknown, and a number that no name has left is empty."""
+    """Names in the order of their ids; 0 is unknown, and an id without a name is empty."""
     names = {index: name for name, index in ids.items() if index} | {0: UNKNOWN}
     return tuple(names.get(index, "") for index in range(max(names) + 1))

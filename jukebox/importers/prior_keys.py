@@ -1,7 +1,7 @@
-"""Published priors: their settings as a `AutoregressiveConfig`, and their tensor names in our words and back.
+"""Published priors: the mapping between their tensor names and ours, in both directions.
 
-Tensors keep their layout, so importing is renaming. One thing is stored twice in their files: where the output shares the
-embedding's table, both names hold it; ours holds it once. The models: arXiv:2005.00341 and the repository beside it.
+Tensors keep their layout, so importing is renaming. If the output shares the embedding's table, their files store it under both
+names, ours once. The models: arXiv:2005.00341 and the repository beside it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def published_prior_key(ours: str, checkpointed: bool = True) -> str:
 
 
 def from_published(state: Mapping[str, Tensor], config: AutoregressiveConfig) -> dict[str, Tensor]:
-    """A published state dict under our names, as `AutoregressivePrior(config)` loads it; nothing is copied."""
+    """A published state dict under our names, for `AutoregressivePrior(config)`; nothing is copied."""
     renamed = {prior_key(name): tensor for name, tensor in state.items()}
     if len(renamed) != len(state):
         raise ValueError("two tensors of this file have the same name in ours; the file mixes two ways of naming")
@@ -71,7 +71,7 @@ def from_published(state: Mapping[str, Tensor], config: AutoregressiveConfig) ->
 
 
 def to_published(state: Mapping[str, Tensor], config: AutoregressiveConfig, checkpointed: bool = True) -> dict[str, Tensor]:
-    """The state dict of a prior under its published names: what `from_published` undoes."""
+    """The state dict of a prior under its published names: the inverse of `from_published`."""
     named = {published_prior_key(name, checkpointed): tensor for name, tensor in state.items()}
     if config.tied:
         named["prior.x_out.weight"] = named["prior.x_emb.weight"]

@@ -1,7 +1,7 @@
-"""A published set as a model folder: its codec, its priors one after another, and the labels that each has learned.
+"""Convert a published set to a model folder: its codec, its priors, and the labels of each prior.
 
-Nothing is written before all of it fits: the settings that a file tells or its set has, the shape of every tensor, the
-number of names in the id tables, the letters.
+Before anything is written, all parts are checked: settings, the shape of every tensor, the number of names in the id tables,
+the vocabulary.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
 
 
 def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
-    """Whose labels and letters each prior has learned, v2 or v3; one that knows no labels is left out.
+    """The version of labels and vocabulary of each prior, v2 or v3; a prior without labels is left out.
 
-    The settings in its file tell it. Without them the top prior has its set's, what lies below v2.
+    It is in the settings of the file. Without them the top prior has that of its set, and the upsamplers v2.
     """
     found = {}
     for level in source.priors:
@@ -54,12 +54,12 @@ def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
 
 
 def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, Any]) -> tuple[Weights, AutoregressiveConfig]:
-    """A prior's weights under our names, and its shape; UserError where they are not of the set."""
+    """A prior's weights under our names, and its shape; UserError if they are not of the set."""
     top, where, hps = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
     named = SETS[name][1] if level == top else f"upsampler_level_{level}"
     candidates = [hps, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(hps) else [PRIORS[named]]
     if where.is_dir():
-        candidates.reverse()  # a hub folder's settings leave out some of the published: they come second
+        candidates.reverse()  # the settings of a hub folder are incomplete, so they are tried second
     try:
         weights, config = fitting(source.priors[level], candidates, codec)
     except ValueError as error:
@@ -72,7 +72,7 @@ def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, A
 
 
 def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: Path) -> None:
-    """UserError where the tables have more names, or other letters, than the prior has learned."""
+    """Raise UserError if the tables have more names, or another vocabulary, than the prior."""
     labels, characters = tables.labels(), Characters(PUBLISHED[tables.version]).size
     assert config.labels
     for what, named, known in (
@@ -81,7 +81,9 @@ def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: P
         if named > known:
             raise UserError(f"the {tables.version} table names {named} {what}, {where} knows {known}; give its own --labels")
     if config.lyrics and config.lyrics.vocabulary != characters:
-        raise UserError(f"{where} knows {config.lyrics.vocabulary} letters; those of {tables.version} are {characters}")
+        raise UserError(
+            f"{where} has {config.lyrics.vocabulary} characters; {tables.version} has {characters}: give the tables of its own version"
+        )
 
 
 def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> ModelFolder:
@@ -100,7 +102,7 @@ def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version
 
 
 class PublishedSet:
-    """The parts of a set that were found, fitted to what they must be; `write` makes the model folder `out` of them."""
+    """The checked parts of a set; `write` writes them to the model folder `out`."""
 
     def __init__(self, name: str, source: FoundWeights, out: str | Path) -> None:
         self.name, self.source, self.out, self.codec = name, source, Path(out), codec_settings(source, out)
@@ -108,22 +110,22 @@ class PublishedSet:
         self.versions = versions_of(name, source, top)
         self.priors = {level: fit_prior(name, source, level, self.codec) for level in sorted(source.priors, reverse=True)}
         self.labels: dict[int, Labels] = {}
-        # the version of the letters, and of the labels unless a level has learned others
+        # the version of the vocabulary, and of the labels unless a level has others
         self.version = self.versions.get(top, SETS[name][2])
 
     @property
     def numbers(self) -> int:
-        """How many numbers the priors have."""
+        """Number of parameters of the priors."""
         return sum(math.prod(tensor.shape) for weights, _ in self.priors.values() for tensor in weights.values())
 
     def take_names(self, tables: Mapping[str, PublishedLabels]) -> None:
-        """Take the id tables of every version in `versions`; UserError where one does not fit its prior."""
+        """Read the id tables of every version in `versions`; UserError if one does not match its prior."""
         for level, version in self.versions.items():
             check_tables(self.priors[level][1], tables[version], self.source.where[level])
         self.labels = {level: tables[version].labels() for level, version in self.versions.items()}
 
     def write(self, dtype: str, done: Callable[[int], object] | None = None) -> ModelFolder:
-        """The codec, then one prior after another, coarsest first; `done` hears of the bytes written."""
+        """Write the codec, then the priors, coarsest first; `done` is called with the number of bytes written."""
         model = ModelFolder.from_pretrained(self.out) if self.source.codec is None else write_codec(
             self.name, self.source, self.codec, self.version, self.out
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""A safetensors file written tensor by tensor: its header first, then each tensor as it is read, none kept.
+"""A safetensors file written tensor by tensor: first its header, then each tensor when it is read.
 
-The format: eight bytes that tell the header's length, the header in json (name -> dtype, shape, place), the numbers. As
-shapes are known before anything is read, a checkpoint of any size passes through the memory of one tensor; the change
-of dtype goes by pieces, so that not even its result is ever whole.
+The format: eight bytes with the header's length, the header in json (name -> dtype, shape, offsets), the data. Shapes are known
+before anything is read, so a checkpoint of any size needs the memory of one tensor only. The dtype is converted in blocks, so
+that the result is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from data_prep.files import replacing
 
-PIECE = 1 << 20  # numbers that change their dtype at a time
+PIECE = 1 << 20  # values whose dtype is converted at a time
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -37,8 +37,8 @@ class Lazy:
 def write_streamed(
     path: Path, tensors: Mapping[str, Lazy], dtype: Callable[[str], torch.dtype], done: Callable[[int], object] | None = None
 ) -> None:
-    """Write `tensors` in the dtype that `dtype` gives a name, at once or not at all; `done` hears of bytes written."""
-    # wide numbers first: every tensor then lies where its dtype wants it
+    """Write `tensors` in the dtypes of `dtype` by name, atomically; `done` is called with the number of bytes written."""
+    # wide dtypes first, so that every tensor is aligned
     order = sorted(tensors, key=lambda name: (-dtype(name).itemsize, name))
     header, end = {}, 0
     for name in order:
@@ -52,7 +52,7 @@ def write_streamed(
         for name in order:
             tensor = tensors[name].read()
             if tuple(tensor.shape) != tensors[name].shape:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header says {tensors[name].shape}")
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; its header has {tensors[name].shape}")
             flat = tensor.detach().contiguous().view(-1)
             del tensor
             for start in range(0, len(flat), PIECE):

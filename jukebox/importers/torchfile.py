@@ -1,14 +1,14 @@
-"""Reads the files of `torch.save`, of 2020 and of today, without running a word of what their pickles say.
+"""Read files of `torch.save`, from 2020 to today, without executing code in their pickles.
 
-A pickle is a program: it may name any function of Python and have it called. Here a name becomes one of a few known things (a
-tensor's recipe, a storage's type, an ordered dict) or an inert placeholder, which takes any call, items and state, and does
-nothing. So optimiser states and settings of any class can stand beside the weights, and nothing of them happens. Two formats:
+A pickle is a program that may call any Python function. Here a name is mapped to one of a few known objects (a tensor recipe, a
+storage type, an ordered dict) or to an inert placeholder, which accepts any call, items and state, and does nothing. So a file
+may also contain optimiser states and settings of any class. Two formats:
 
     zip (torch 1.6 and later)   a pickle and a record for every storage
-    legacy (the 2020 files)     five pickles one after another, then the storages
+    legacy (the 2020 files)     five pickles in sequence, then the storages
 
-Tensors are recipes (`StoredTensor`) until they are asked for, and then read one by one: what is not needed, an
-optimiser's state, is never read, and a checkpoint of any size is converted in the memory of its largest tensor.
+Tensors are recipes (`StoredTensor`) that are read on demand. Unused tensors, such as an optimiser's state, are
+never read. So a checkpoint of any size is converted in the memory of its largest tensor.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from torch import Tensor
 from data_prep.errors import UserError
 from data_prep.files import stand_in
 
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a legacy file begins
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # magic number of a legacy file
 _KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 STORAGES = {f"{kind}Storage": getattr(torch, f"{kind}Tensor").dtype for kind in _KINDS}
 
 
 class Placeholder(dict):
-    """An object of a class that is not known here: it holds the items it was given, and does nothing."""
+    """A placeholder for an object of an unknown class: it stores its items and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
         return super().__new__(cls)
@@ -61,7 +61,7 @@ class Placeholder(dict):
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file: `size` of them, under `key`."""
+    """A storage in the file: `size` values under `key`."""
 
     dtype: torch.dtype
     key: str
@@ -80,14 +80,14 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """What a file holds: plain values, placeholders and tensors to be; `tensor` reads one of them."""
+    """Content of a file: plain values, placeholders and unread tensors; `tensor` reads one of them."""
 
     content: Any
     path: Path
-    read: Callable[[Storage, int, int], Tensor]  # so many numbers of a storage, from an offset
+    read: Callable[[Storage, int, int], Tensor]  # reads a number of values of a storage from an offset
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """The tensor itself; UserError if its window leaves its storage or the file ends before it."""
+        """Read the tensor; UserError if it exceeds its storage or the file is too short."""
         span = 1 + sum((size - 1) * step for size, step in zip(stored.shape, stored.stride, strict=True))
         try:
             if 0 in stored.shape:
@@ -103,7 +103,7 @@ _AGAIN = "the file is cut short or damaged: download or copy it again"
 
 
 def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
-    """Open a file of `torch.save`, either format; UserError where it is none, or is cut short."""
+    """Open a file of `torch.save`, either format; UserError for other or truncated files."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -116,15 +116,15 @@ def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
             return _open_zip(path, file) if is_zip else _open_legacy(path, file)
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged pickle can provoke
+    except Exception as error:  # any error that a damaged pickle can cause
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); {_AGAIN}") from error
 
 
 def stored_tensors(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, StoredTensor]:
-    """The tensors to be under `entry` (empty: of the file), without the `module.` of a wrapped model, none of them read.
+    """The unread tensors under `entry` (empty: of the file), without the `module.` prefix of a wrapped model.
 
-    UserError for anything else in there.
+    UserError for any other entry.
     """
     content, path = checkpoint.content, checkpoint.path
     if not isinstance(content, Mapping) or (entry and not isinstance(content.get(entry), Mapping)):
@@ -146,7 +146,7 @@ def state_dict(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[st
 
 
 class _Unpickler(pickle.Unpickler):
-    """Names become the few things known here, all others placeholders; nothing is imported or called."""
+    """Map names to the few known objects, all others to placeholders; nothing is imported or called."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -170,13 +170,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(file: BinaryIO, unpickler: Callable[[BinaryIO], pickle.Unpickler] = _Unpickler) -> Any:
-    """The object of the pickle that begins here, once none of its words asks for more memory than its bytes justify."""
+    """Load the pickle that begins here, after checking that no opcode requests more memory than the file's size justifies."""
     start, end = file.tell(), file.seek(0, io.SEEK_END)
     file.seek(start)
     for word, argument, _ in pickletools.genops(file):
-        if (
-            word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end
-        ):  # the table of what is remembered is as long
+        if word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end:  # the memo table is as long
             raise pickle.UnpicklingError(f"object {argument} is to be remembered, of {end} bytes")
     file.seek(start)
     return unpickler(file).load()
@@ -232,7 +230,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
         def persistent_load(self, pid: Any) -> Any:
             found = super().persistent_load(pid)
             if isinstance(found, Storage) and seen.setdefault(found.key, found) != found:
-                raise pickle.UnpicklingError(f"storage {found.key} is told in two ways")
+                raise pickle.UnpicklingError(f"storage {found.key} is specified in two ways")
             return found
 
     content = _load(file, lambda opened: Listing(opened, encoding="utf-8"))
@@ -253,14 +251,14 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
 
 
 def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: int) -> Tensor:
-    """`count` numbers from number `start` of what lies at byte `place`, read into their own memory and no other."""
+    """Read `count` values from index `start` of the data at byte `place` into new memory."""
     file.seek(place + start * dtype.itemsize)
     return torch.frombuffer(_exactly(file, count * dtype.itemsize), dtype=dtype)
 
 
 def _exactly(file: BinaryIO, count: int) -> bytearray:
     there = os.fstat(file.fileno()).st_size - file.tell()
-    if count > there:  # before so much memory is asked for
+    if count > there:  # before this memory is allocated
         raise EOFError(f"the file ends {count - there} bytes early")
     data = bytearray(count)
     if (got := file.readinto(data)) != count:  # type: ignore[attr-defined]

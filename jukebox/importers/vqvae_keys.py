@@ -1,8 +1,7 @@
-"""Names and settings of the published checkpoints, in our words and back.
+"""Mapping between the tensor names of published VQ-VAE checkpoints and ours.
 
-The released files are state dicts of the 2020 code ("Jukebox: A Generative Model for Music", arXiv:2005.00341). Each
-table is a list of pairs (their pattern, our pattern) with numbered fields, read in both directions: every published name
-has exactly one name here and the reverse.
+The released files are state dicts of the 2020 code ("Jukebox: A Generative Model for Music", arXiv:2005.00341). Each table is a
+list of pairs (their pattern, our pattern) with numbered fields, read in both directions: the mapping is one-to-one.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ _VALUES = {"B": "blocks|model", "W": "weight|bias", "T": ".+"}  # any other fiel
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    """The names that a template stands for, with a group for every field."""
+    """A regular expression for the names of a template, with a group for every field."""
     parts = _FIELD.split(template)  # text, field, shift, text, field, shift, text ..
     fields = [f"(?P<{field}>{_VALUES.get(field, '[0-9]+')})" for field in parts[1::3]]
     return re.compile("".join(re.escape(text) + field for text, field in zip(parts[0::3], [*fields, ""])))
 
 
 def rename(name: str, table: Iterable[tuple[str, str]], extra: Mapping[str, str] | None = None) -> str | None:
-    """`name` moved from the left to the right column of `table`, None if no row fits; `extra` gives fields left out."""
+    """Map `name` from the left to the right column of `table`, None if no row matches; `extra` has the missing fields."""
     for source, target in table:
         if found := _pattern(source).fullmatch(name):
             fields = {**(extra or {}), **found.groupdict()}
@@ -69,8 +68,8 @@ def vqvae_key(published: str) -> str:
 
 
 def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
-    """The published name of one of our VQ-VAE tensors, `vqvae_key` undone; KeyError for what the files do not hold."""
-    # a stage's projection out is numbered after its halvings, which our name does not count
+    """The published name of one of our VQ-VAE tensors, the inverse of `vqvae_key`; KeyError for tensors that the files do not have."""
+    # a stage's output projection is numbered after its halvings, which our name does not contain
     stage = re.search(r"\.encoder\.stages\.(\d+)\.", ours)
     extra = {"I": str(downs_t[int(stage[1])])} if stage else {}
     if (published := rename(ours, [(b, a) for a, b in _VQVAE], extra)) is None:
@@ -81,7 +80,7 @@ def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
 def vqvae_state(published: Mapping[str, Tensor], config: VQVAEConfig) -> dict[str, Tensor]:
     """A state dict for our VQVAE from the published one; ValueError naming the tensor that is missing or misshapen.
 
-    The published files lack the codebook's running sums: they start as if each code were chosen once a batch.
+    The published files lack the codebook's moving averages; they start as if each code were used once per batch.
     """
     with torch.device("meta"):
         expected = VQVAE(config).state_dict()

@@ -26,7 +26,7 @@ OLD = "level_"
 
 @dataclass(frozen=True)
 class Codes:
-    """What a codes.npz holds; `hashes` by stream, that of a file of version 1 under an empty name."""
+    """Content of a codes.npz; `hashes` are by stream, in a file of version 1 under an empty name."""
 
     streams: dict[str, np.ndarray]  # (samples // hop, ...)
     sample_rate: int
@@ -60,7 +60,7 @@ class Codes:
         return codes
 
     def is_of(self, info: ModelInfo) -> bool:
-        """Whether the codec of a model may have written it: no stream has a hash that differs from the model's."""
+        """Whether the codec of a model may have written it: all known hashes are those of the model."""
         if self.sample_rate != info.sample_rate or not set(self.streams) <= set(info.spec.names):
             return False
         of_model = info.old_codes_hash if "" in self.hashes else info.codes_hash

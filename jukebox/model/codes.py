@@ -1,4 +1,4 @@
-"""Where a data directory keeps the streams of a model's codec: `DATA/codes/<codes hash of the stream>/`.
+"""The folders of the streams of a model's codec in a data directory: `DATA/codes/<codes hash of the stream>/`.
 
 Directories of version 1 are named by the hash of the whole codec file and hold all levels; they are still read.
 """
@@ -14,7 +14,7 @@ from jukebox.model.info import ModelInfo
 
 
 def codes_folder(data: Path, info: ModelInfo, stream: str) -> Path:
-    """Where the frames of a stream are written; UserError where the model has no trained codec for it."""
+    """The folder of the frames of a stream; UserError if the model has no trained codec for it."""
     if not (name := info.codes_hash(stream)):
         raise UserError(f"{info.folder} has no trained codec for {stream}; {info.advice('vqvae')}")
     return data / "codes" / name
@@ -27,7 +27,7 @@ def folders_with(data: Path, info: ModelInfo, stream: str) -> list[Path]:
 
 
 def open_codes(data: Path, info: ModelInfo, streams: Sequence[str]) -> CodesReader:
-    """A reader of these streams of the songs of a data directory; UserError where it has none of one of them."""
+    """A reader of these streams of the songs of a data directory; UserError if a stream is missing."""
     folders = {stream: folders_with(data, info, stream) for stream in streams}
     if missing := [stream for stream, found in folders.items() if not found]:
         raise UserError(

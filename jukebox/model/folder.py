@@ -7,8 +7,8 @@
     labels_1.json ..    of a prior with other labels (imported models)
     provenance.json     the songs it was trained on, counted     card.md    the model card
 
-A part is read when it is asked for, and only that: safetensors files are memory-mapped, and parameters are built without memory
-before they are filled.
+Only requested parts are read. Safetensors files are memory-mapped, and parameters are created on the meta device before they
+are loaded.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 CODEC = "codec.safetensors"
 M = TypeVar("M", bound="ModelFolder")
-# of everything in a prior but its norms, which are float32 at least, and in int8 but the matrices; float64 is for checks
+# dtypes of a prior except its norms, which are float32 at least; with int8 only matrices are int8; float64 is for checks
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -64,7 +64,7 @@ def is_norm(name: str) -> bool:
 
 
 class _Undrawn(TorchFunctionMode):
-    """First weights are not drawn: to draw nothing on meta, torch would load its compiler (77 MB, more than a second)."""
+    """Skip the weight initialisation: on the meta device torch would load its compiler for it (77 MB, more than a second)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (nn.init.normal_, Tensor.mul):
@@ -89,9 +89,10 @@ def hollow(config: PriorConfig) -> Prior:
 
 
 def read_state(path: Path, dtype: torch.dtype, rename: Callable[[str], str] = str) -> dict[str, Tensor]:
-    """The tensors of a prior's file in `dtype`, its norms in float32 at least: never two copies of the whole.
+    """The tensors of a prior's file in `dtype`, its norms in float32 at least: there are never two copies of the whole.
 
-    What the file has so is mapped, not read. Each tensor has a mapping of its own, which goes with it when it is converted or replaced.
+    Tensors that the file has in that dtype are memory-mapped. Each tensor has a separate mapping, which is released when it is
+    converted or replaced.
     """
     state = {}
     with open_weights(path, "pt") as file:
@@ -104,14 +105,14 @@ def read_state(path: Path, dtype: torch.dtype, rename: Callable[[str], str] = st
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Write lyrics.json, and lyrics.model where the vocabulary is one of pieces."""
+    """Write lyrics.json, and for a SentencePiece vocabulary lyrics.model."""
     if isinstance(vocabulary, SentencePieceVocabulary):
         write_bytes(folder / "lyrics.model", vocabulary.model)
     write_json(folder / "lyrics.json", vocabulary.to_json())
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """What `write_vocabulary` wrote; UserError for anything else."""
+    """Read the vocabulary of `write_vocabulary`; UserError for anything else."""
     path = folder / "lyrics.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +128,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 
 class ModelFolder:
-    """A model directory opened; see the head of this module for what lies in it."""
+    """A model directory opened; the docstring of this module lists its files."""
 
     def __init__(self, info: ModelInfo):
         self.info = info
@@ -143,7 +144,7 @@ class ModelFolder:
     def create(
         cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None, routes: Routes | None = None
     ) -> M:  # fmt: skip
-        """Open a model directory, made first where there is none, that has a codec of this configuration and these routes."""
+        """Open or create a model directory with a codec of this configuration and these routes."""
         model = cls._with_codec(named_in_utf_8(Path(folder), "a model folder"), codec, vocabulary, routes)
         if not codec.learned and not model.info.codes_hash(codec.spec.names[0]):
             model.save_codec(build_codec(codec))
@@ -173,7 +174,7 @@ class ModelFolder:
         return cls.from_pretrained(folder)
 
     def _write(self, info: ModelInfo) -> None:
-        """Make `info` that of the directory; the caller holds its lock."""
+        """Write `info` as config.json of the directory; the caller holds its lock."""
         write_json(self.folder / CONFIG, info.to_json())
         self.info = info
 
@@ -184,7 +185,7 @@ class ModelFolder:
             if info.presets[:1] != (name,):
                 self._write(replace(info, presets=tuple(dict.fromkeys((name, *info.presets)))))
 
-    # ---- what it is made of
+    # ---- its parts
 
     @property
     def folder(self) -> Path:
@@ -207,7 +208,7 @@ class ModelFolder:
         return self.info.labels
 
     def labels_of(self, prior: str) -> Labels:
-        """The labels that a prior was trained on: of published sets each may have others."""
+        """The labels that a prior was trained on; in published sets they may differ by prior."""
         path = self.folder / PriorEntry(prior, None).labels_file  # type: ignore[arg-type]
         return Labels.load(path) if path.is_file() else self.labels
 
@@ -234,7 +235,7 @@ class ModelFolder:
         return tuple(found)
 
     def codec(self, streams: Collection[str] | None = None) -> Codec:
-        """The codec that has `streams`, ready for use; only these are read (default: all that are trained)."""
+        """Load the codec with `streams`; only these are read (default: all trained ones)."""
         trained = self.trained_streams()
         streams = trained if streams is None else tuple(streams)
         missing = sorted(set(streams) - set(trained))
@@ -254,7 +255,7 @@ class ModelFolder:
         return codec.eval()
 
     def save_codec(self, codec: Codec) -> None:
-        """Write the streams that `codec` holds, keeping the others; safe beside another process that writes others."""
+        """Write the streams of `codec` and keep the others; another process may write other streams at the same time."""
         entry = next(entry for entry in self.info.codecs if entry.config == codec.config)
         with FileLock(self.folder / ".lock"):
             path, tensors = self.folder / entry.file, dict(codec.state_dict())
@@ -276,9 +277,10 @@ class ModelFolder:
         return found
 
     def prior(self, prior: str, dtype: str = "float32") -> Prior:
-        """A prior, ready for use in a dtype of `DTYPES` (its norms in float32); no other file is read.
+        """Load a prior in a dtype of `DTYPES` (its norms in float32); no other file is read.
 
-        In int8 are the weights that every sequential step reads, with a scale per output; a prior without such steps is in bfloat16.
+        With int8 the weights that every sequential step reads are int8 with a scale per output; a prior without such steps is
+        bfloat16.
         """
         entry = self.entry(prior)
         if dtype not in DTYPES:
@@ -296,16 +298,16 @@ class ModelFolder:
         self.name_prior(name, prior.config, without_lyrics)
 
     def name_prior(self, name: str, config: PriorConfig, without_lyrics: bool = False) -> None:
-        """Name a prior, whose file is there, in the configuration; a measured alignment of an earlier one is dropped."""
+        """Add a prior with an existing file to the configuration; the stored alignment method of an earlier prior is dropped."""
         self._update(PriorEntry(name, config, without_lyrics=without_lyrics))
         self.write_card()
 
     def save_alignment(self, prior: str, way: dict) -> None:
-        """Keep the best method of aligning lyrics with a prior; a prior that is written again begins without one."""
+        """Store the best alignment method of a prior; writing the prior again removes it."""
         self._update(replace(self.info.priors[prior], alignment=way))
 
     def _update(self, entry: PriorEntry) -> None:
-        """Put an entry in place of the one of the same name, whatever else another process has written."""
+        """Replace the entry of the same name, preserving concurrent changes of other processes."""
         with FileLock(self.folder / ".lock"):
             self._write(ModelInfo.read(self.folder).with_prior(entry))
 

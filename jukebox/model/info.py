@@ -51,7 +51,7 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class CodecEntry:
-    """A codec of a model: its configuration and the file with its tensors."""
+    """A codec of a model: its configuration and its file of tensors."""
 
     config: CodecConfig
     file: str
@@ -89,7 +89,7 @@ class PriorEntry:
 
     @property
     def labels_file(self) -> str:
-        """Labels of this prior alone, where it was trained on others than the model's."""
+        """File of this prior's labels, if they differ from the model's."""
         return f"labels_{self.name.removeprefix('prior_')}.json"
 
     def to_json(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class PriorEntry:
 
 
 def open_weights(path: Path, framework: str = "pt") -> Any:
-    """A safetensors file, opened; UserError names what it is instead."""
+    """Open a safetensors file; UserError describes another file."""
     try:
         return safe_open(path, framework)
     except (SafetensorError, OSError) as error:
@@ -120,7 +120,7 @@ def open_weights(path: Path, framework: str = "pt") -> Any:
 
 
 def as_format_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config.json of format 1 in format 2; others as they are."""
+    """A config.json of format 1 in format 2; others do not change."""
     if "codec" not in data:
         return data
     priors = [prior | {"name": f"prior_{prior['level']}" if "level" in prior else prior["kind"]} for prior in data["priors"]]
@@ -129,7 +129,7 @@ def as_format_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What config.json specifies, without opening the model."""
+    """Content of config.json."""
 
     folder: Path
     codecs: tuple[CodecEntry, ...]
@@ -139,7 +139,10 @@ class ModelInfo:
 
     @staticmethod
     def read(folder: str | Path = "") -> ModelInfo:
-        """The information of a model directory; UserError where it is none. Empty, or `shipped`: the model that comes with the package."""
+        """The information of a model directory; UserError for other folders.
+
+        An empty name or `shipped` is the model of the package.
+        """
         if str(folder) == "" or (str(folder) == SHIPPED_WORD and not Path(folder).is_dir()):
             folder = shipped_folder()
         path = named_in_utf_8(Path(folder), "a model folder") / CONFIG
@@ -166,7 +169,7 @@ class ModelInfo:
 
     @staticmethod
     def of_shapes(codecs: Sequence[CodecConfig], priors: Mapping[str, PriorConfig]) -> ModelInfo:
-        """A model that no directory holds, for planning."""
+        """A model without a directory, for planning."""
         entries = {name: PriorEntry(name, config) for name, config in priors.items()}
         routes = derive_routes([codec.spec.streams for codec in codecs], priors)
         return ModelInfo(Path(), tuple(CodecEntry(codec, "") for codec in codecs), entries, routes)
@@ -179,7 +182,7 @@ class ModelInfo:
         return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named, **presets}
 
     def advice(self, what: str) -> str:
-        """What to do where a part is missing that `jukebox train` would make of `what`."""
+        """Advice for a missing part that `jukebox train` would train with `what`."""
         if self.folder.resolve() == SHIPPED:
             return (
                 "the shipped model has spectral tokens alone: train a model of your own with `jukebox learn` or `jukebox demo`"
@@ -207,7 +210,7 @@ class ModelInfo:
         return self.spec.hops
 
     def stream(self, level: int) -> Stream:
-        """The stream of a level: its place among the streams, 0 the finest."""
+        """The stream of a level; the level is its index among the streams, 0 is the finest."""
         return self.spec.streams[level]
 
     def names(self, levels: Iterable[int]) -> list[str]:
@@ -215,7 +218,7 @@ class ModelInfo:
         return [self.stream(level).name for level in levels]
 
     def codec_of(self, stream: str) -> CodecEntry:
-        """The codec that has a stream; ValueError names the streams there are."""
+        """The codec that has a stream; ValueError lists the existing streams."""
         self.spec.stream(stream)
         return next(codec for codec in self.codecs if stream in codec.config.spec.names)
 
@@ -224,7 +227,7 @@ class ModelInfo:
         return frame_count(seconds, self.sample_rate, self.hops[level], self.spec.unit)
 
     def codes_hash(self, stream: str) -> str:
-        """Names what decides the values of a stream; empty where it is not trained. Equal to `Codec.codes_hash`."""
+        """Hash of the encoder and quantiser of a stream, equal to `Codec.codes_hash`; empty if it is not trained."""
         entry = self.codec_of(stream)
         path = self.folder / entry.file
         if not path.is_file():
@@ -236,16 +239,16 @@ class ModelInfo:
             return hash_tensors((name, x.astype(np.float32) if x.dtype == np.float16 else x) for name, x in tensors)
 
     def old_codes_hash(self, stream: str) -> str:
-        """What version 1 called the same: the hash of the codec's whole file, decoder and running sums included."""
+        """The hash of version 1: of the codec's whole file, including decoder and moving averages."""
         path = self.folder / self.codec_of(stream).file
         return file_hash(path) if path.is_file() else ""
 
     # ---- priors
 
     def writer(self, stream: str, prompt: str = "prefix") -> PriorEntry | None:
-        """The prior that writes a stream and can start from such a prompt; None where there is none.
+        """The prior that writes a stream and can start from such a prompt; None without one.
 
-        One with prompt "any" can start from a prefix too: it serves where a stream is the only one that it writes.
+        A prior with prompt "any" can also start from a prefix; it is used if the stream is the only one that it writes.
         """
         found = [prior for prior in self.priors.values() if stream in prior.config.spec.writes]
         exact = [prior for prior in found if prior.config.spec.prompt == prompt]
@@ -263,7 +266,7 @@ class ModelInfo:
         return Labels.load(path) if path.is_file() else Labels()
 
     def threads(self, asked: int) -> int:
-        """CPU threads as asked; by default one, unless a prior that samples frame by frame is wide."""
+        """Number of CPU threads; by default one, unless a prior with sequential steps is wide."""
         configs = [prior.config for prior in self.priors.values()]
         return threads_for(max((config.width for config in configs if config.depth), default=0), asked)
 
@@ -277,7 +280,7 @@ class ModelInfo:
         return assumed_routes(streams, {name: prior.config for name, prior in self.priors.items()})
 
     def with_prior(self, entry: PriorEntry) -> ModelInfo:
-        """The same model with a prior, in place of one of the same name, and with the routes that it makes possible."""
+        """The same model with a prior added or replaced by name, and with the new possible routes."""
         made = replace(self, priors={**self.priors, entry.name: entry})
         return replace(
             made,
@@ -288,7 +291,7 @@ class ModelInfo:
         )
 
     def route(self, name: str = "") -> Route:
-        """A route (empty: the default); UserError names those that there are."""
+        """A route (empty: the default); UserError lists the existing ones."""
         routes = self.routes
         if name in routes:
             return routes[name]
@@ -300,7 +303,7 @@ class ModelInfo:
         return next(iter(routes.values()))
 
     def live_route(self) -> Route:
-        """The first route whose last prior generates patches without end; UserError where there is none."""
+        """The first route of unbounded length; UserError without one."""
         for route in self.routes.values():
             last = self.priors.get(list(route.priors.values())[-1])
             if last and last.config.patch:
@@ -308,9 +311,10 @@ class ModelInfo:
         raise UserError(f"{self.folder} has no route of unbounded length; {self.advice(f'gan DATA --out {self.folder}')}")
 
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
-        """Of some levels those into which a route's audio is encoded come second, coarsest first; a level that is none comes first.
+        """Split levels into those to sample and those into which a route's audio is encoded, coarsest first.
 
-        These are the levels of other codecs, and of the route's codecs those finer than the route leads.
+        The latter are levels of other codecs, and levels finer than the end of the route. An unknown level is in the first
+        part.
         """
         own = {name for stream in route.priors for name in self.codec_of(stream).config.spec.names}
         finest = min(self.spec.stream(name).hop for name in route.priors)
@@ -319,7 +323,7 @@ class ModelInfo:
         return [level for level in levels if level not in other], sorted(other, reverse=True)
 
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:
-        """Levels to sample by a route, coarsest first (empty: all of it), from its first one on, or from `given` on, which exists."""
+        """Levels to sample by a route, coarsest first (empty: all of it), from its first level, or from the existing level `given` on."""
         order = [self.spec.names.index(stream) for stream in route.priors]
         if given is not None and given not in order:
             raise UserError(
@@ -340,7 +344,7 @@ class ModelInfo:
         return chosen
 
     def _how_to_train(self, name: str, level: int) -> str:
-        """What is missing where a prior of a route is not trained, and what to do."""
+        """Message for an untrained prior of a route, and what to do."""
         if name != f"prior_{level}":
             return f"{name} prior; {self.advice(f'{name} DATA --out {self.folder}')}"
         other = [route.name for route in self.routes.values() if route.priors.get(self.stream(level).name, "") in self.priors]
@@ -349,13 +353,13 @@ class ModelInfo:
 
 
 def threads_for(width: int, asked: int) -> int:
-    """CPU threads as asked; by default one for priors that are not wide, whose steps are too short to be shared."""
+    """Number of CPU threads; by default one for priors that are not wide, whose steps are too short to divide."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
 
 
 def check_weights(request: Mapping[str, Any], info: ModelInfo) -> None:
-    """UserError where the weights are not those that sampled the codes there are."""
+    """Raise UserError if the weights are not those that sampled the existing codes."""
     known = request.get("model_hash") or {}
     if changed := [name for name, old in known.items() if not (path := info.folder / name).is_file() or file_hash(path) != old]:
         raise UserError(

@@ -1,14 +1,14 @@
-"""song.codes: what `jukebox compress` keeps of a song, in as many bits as it counts; `jukebox codec decode` makes audio of it.
+"""song.codes: the kept codes of `jukebox compress`, in nearly the counted number of bits; `jukebox codec decode` decodes them.
 
     8 bytes    b"jukebox1"
     4 bytes    size of the header
     header     json, compressed: sample rate, samples, streams, codes hashes, seed, artist and genres
     4 bytes    size of the mask
-    mask       which frames of each stream are kept, a bit each, compressed: prompts are periodic, which takes nearly nothing
+    mask       one bit per frame of each stream: kept or not; compressed, because prompts are periodic
     codes      those of each stream in turn, finest first, log2(bins) bits each
     4 bytes    crc32 of all before
 
-Several codes of a codebook whose size is no power of two share one number, so that less than 2 % of a bit is lost.
+If the size of a codebook is not a power of two, several codes share one number, so that less than 2 % of a bit is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MOST_FRAMES = 1 << 28
 class PackedCodes:
     """Frames (t, ...) of each stream, finest first, with a mask (t) of those that are kept; the others are zeros.
 
-    `samples` of the audio begin `skip` samples after the first frame. `about` is what a decoder is conditioned on.
+    `samples` of the audio begin `skip` samples after the first frame. `about` has the conditions of the decoder.
     """
 
     streams: Mapping[str, np.ndarray]
@@ -96,7 +96,7 @@ def pack(codes: np.ndarray, bins: int) -> bytes:
 
 
 def unpack(data: bytes, n: int, bins: int) -> np.ndarray:
-    """The first `n` codes that `pack` has packed; ValueError where there are fewer."""
+    """The first `n` codes of `pack`; ValueError if there are fewer."""
     count, bits = _group(bins)
     groups = -(-n // count)
     if len(data) < packed_size(n, bins):
@@ -113,12 +113,12 @@ def packed_size(n: int, bins: int) -> int:
 
 
 def _group(bins: int) -> tuple[int, int]:
-    """How many codes share one number below 2^62, and its bits: as few a code as possible."""
+    """The number of codes that share one number below 2^62, and its bits: as few per code as possible."""
     sizes = [(count, (bins**count - 1).bit_length()) for count in range(1, 63 if bins > 1 else 2)]
     return min((each for each in sizes if each[1] <= 62), key=lambda each: (each[1] / each[0], each[0]))
 
 
 def _part(data: bytes, at: int, most: int) -> tuple[bytes, int]:
-    """A compressed part of at most so many bytes, and where the next one begins."""
+    """A compressed part of at most `most` bytes, and the offset of the next one."""
     size = struct.unpack_from("<I", data, at)[0]
     return zlib.decompressobj().decompress(data[at + 4 : at + 4 + size], most), at + 4 + size

@@ -1,14 +1,16 @@
-"""Presets: one table of what is built (a codec, and priors by name) and how each part is trained (`Recipe`).
+"""Presets: a table of models (codecs, and priors by name) with the training recipe of each part (`Recipe`).
 
     demo    22.05 kHz, widths up to 256, both codecs: the whole path in minutes on two CPU cores
     recordings_levels    demo, whose three-level codec is trained for recordings: no tones of its own, quiet passages, silence
     small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
     spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
-    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1 kHz, stereo
+    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1
+                  kHz, stereo
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
     shipped    22.05 kHz, the same, small enough to come with the package
-    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the coarsest codes; for one GPU
+    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the
+               coarsest codes; for one GPU
     test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
@@ -46,7 +48,7 @@ from vqvae.streams import CodecConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """Codecs and priors by name, with the recipe of each part of a codec and of each prior.
+    """Codecs and priors by name, with the recipe of each codec part and each prior.
 
     `codec` is the first codec; `more_codecs` follow it in the model. `symbols` are the characters that lyrics are written in.
     """
@@ -74,7 +76,7 @@ class Preset:
         return derive_routes([codec.spec.streams for codec in self.codecs], self.priors)
 
     def parts(self, kind: str) -> dict[str, Recipe]:
-        """What there is to train of a kind: streams of a codec, or priors; coarsest first."""
+        """The trainable parts of a kind: streams of a codec, or priors; coarsest first."""
         if kind in self.more_recipes:
             return dict(self.more_recipes[kind])
         for codec in self.codecs:
@@ -91,7 +93,7 @@ class Preset:
 
 
 def find(name: str) -> Preset:
-    """The preset of that name, also of another package (entry points `jukebox.presets`); UserError names those there are."""
+    """The preset of that name, also of another package (entry points `jukebox.presets`); UserError lists the existing ones."""
     if name in PRESETS:
         return PRESETS[name]
     try:
@@ -101,7 +103,7 @@ def find(name: str) -> Preset:
 
 
 def shapes(name: str) -> tuple[tuple[CodecConfig, ...], Mapping[str, PriorConfig]]:
-    """The codecs and the priors by name of a preset or of a published set; UserError names those there are."""
+    """The codecs and the priors by name of a preset or of a published set; UserError lists the existing ones."""
     if name not in SETS:
         if name not in (known := [*PRESETS, *OTHERS.kinds()]):
             raise UserError(f"there is no preset or published set {name!r}; choose one of {', '.join([*known, *SETS])}")
@@ -120,14 +122,14 @@ def read_info(model: str) -> ModelInfo:
     return ModelInfo.of_shapes(*shapes(model))
 
 
-# ---- priors, from a few dials
+# ---- priors, from a few parameters
 
 
 ROPE = 300.0  # base of rotary positions: windows are a few hundred frames
 
 
 def _init(depth: int) -> Init:
-    """Embeddings start large: 5.5 instead of 5.9 bits after a minute, and labels have twice the effect."""
+    """Large initial embeddings: 5.5 instead of 5.9 bits after a minute, and twice the effect of labels."""
     return Init(linear=0.03, embedding=0.3, position=0.1, label=0.3, residual=residual_scale(depth))
 
 
@@ -208,7 +210,9 @@ def _tokens(
 def _wavenets(
     codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float
 ) -> dict[str, PriorConfig]:
-    """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, which know the time better than timing."""
+    """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, without timing, because the codes
+    determine the time better.
+    """
     above = levels.spec.streams[-1]
     labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
     first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels)
@@ -232,7 +236,7 @@ _DEMO = VQVAEConfig(
     linf=0.0, commit=0.02, relative_spectral=True,
     multispectral_stfts=((1024, 256, 1024), (512, 128, 512), (256, 64, 256)), spectral_stft=(1024, 256, 1024),
 )  # fmt: skip
-# Short crops, small batches, many steps: wider and longer lost at equal time.
+# Short crops, small batches, many steps: wider networks and longer crops were worse at equal time.
 _DEMO_CODEC = Recipe(
     steps=2600, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
     bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.0,

@@ -1,4 +1,4 @@
-"""What a model was trained on: provenance.json has an entry per set of training songs, by a hash of it, with counts.
+"""Training data of a model: provenance.json has an entry with counts for each set of training songs, by its hash.
 
 `licences` counts songs by licence, those without one as "unknown"; `artists` and `genres` count songs too.
 """
@@ -23,7 +23,7 @@ MOST = 12  # names of a list
 
 
 def songs_hash(rows: Iterable[SongRow]) -> str:
-    """Names a set of songs by the bytes of their files."""
+    """Hash of a set of songs from the bytes of their files."""
     return hashlib.sha256("\n".join(sorted(row.hash for row in rows)).encode()).hexdigest()[:12]
 
 
@@ -38,7 +38,7 @@ def song_counts(rows: Sequence[SongRow]) -> dict[str, Any]:
 
 
 def named(counts: Mapping[str, int], most: int = MOST) -> str:
-    """Names with counts, the most frequent first; of more than `most` the number of the others."""
+    """Names with counts, the most frequent first; beyond `most`, the number of the others."""
     order = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     shown = [f"{name} {count}" for name, count in order[:most]]
     return ", ".join(shown + [f"and {len(order) - most} others"] * (len(order) > most)) or "none"

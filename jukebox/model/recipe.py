@@ -1,4 +1,4 @@
-"""Recipe: how a part of a model is trained, as data; and how the phases of an adversarial training differ from it."""
+"""Recipe: training hyper-parameters of a part of a model, and differences of the phases of an adversarial training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PhaseRecipe:
-    """What differs from the recipe in one phase of a training; None: as in the recipe.
+    """Differences of one training phase from the recipe; None: as in the recipe.
 
     every: the phase learns in each `every`-th step
     start: share of the run at which it begins
@@ -33,7 +33,10 @@ class PhaseRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a part is trained. `steps`, `warmup`, `.._every` count steps, `crop` samples; shares are of the whole run."""
+    """Training hyper-parameters of a part.
+
+    `steps`, `warmup`, `.._every` are in steps, `crop` is in samples; shares are of the whole run.
+    """
 
     steps: int
     batch: int
@@ -50,15 +53,15 @@ class Recipe:
     final_lr: float = 0.05  # share of lr at the last step
     clip: float = 1.0  # largest gradient norm; 0: none
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
-    skip_above: float = 20.0  # an update whose gradient is that many times longer than usual is left out; 0: none is
+    skip_above: float = 20.0  # an update is skipped if its gradient norm is so many times larger than usual; 0: never
     bf16: bool = False  # autocast, where the machine has bf16 units
     bf16_stream: bool = False  # priors only: with bf16, the stream between the blocks too
     fp16: bool = False  # autocast with scaled losses, for GPUs without bf16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     compile: bool = False  # priors only: blocks compiled by torch.compile, not in ZeRO 3
-    gain_db: float = 0.0  # codecs only: crops are made up to so many dB softer, and one in SILENT_CROPS silent; 0: none
-    delay_quantiser: float = 0.0  # share trained as a plain autoencoder: else codebooks start with a handful of rows
-    song_starts: float = 0.0  # share of a prior's windows that begin with a song, which has nothing before it
+    gain_db: float = 0.0  # codecs only: crops are attenuated by up to so many dB, and one in SILENT_CROPS is silent; 0: off
+    delay_quantiser: float = 0.0  # share trained without quantisation; otherwise codebooks start with few used rows
+    song_starts: float = 0.0  # share of a prior's windows at the beginning of a song, without earlier music
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
     drop_lyrics: float = 0.0  # probability that a window has no lyrics
     drop_times: float = 0.0  # probability that a window's lyrics have no times
@@ -66,10 +69,10 @@ class Recipe:
     log_every: int = 20
     save_every: int = 500
     max_minutes: float = 0.0  # limit on the time, all runs together; 0: none
-    phases: Mapping[str, PhaseRecipe] = field(default_factory=dict)  # by name, where modules learn in turns
+    phases: Mapping[str, PhaseRecipe] = field(default_factory=dict)  # by name, if modules are trained in alternation
 
     def of_phase(self, name: str) -> Recipe:
-        """The recipe of one phase; that of the whole where nothing differs."""
+        """The recipe of one phase; the general recipe without differences."""
         if name not in self.phases:
             return self
         differs = asdict(phase := self.phases[name])

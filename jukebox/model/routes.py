@@ -1,4 +1,4 @@
-"""Routes: which prior writes each stream on the way from a song's conditions to a stream that a codec decodes.
+"""Routes: the priors of the streams from a song's conditions to a stream that a codec decodes.
 
     jukebox    vq.2 <- prior_2, vq.1 <- prior_1, vq.0 <- prior_0     autoregressive
     masked     vq.2 <- prior_2, vq.1 <- masked,  vq.0 <- masked      masked parallel decoding of the finer streams
@@ -7,7 +7,7 @@
     wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
     musika     spectral.2 <- gan                                     latents of any length
 
-A model's routes are stored in its config.json. A model that stores none has those that follow from its priors.
+A model's routes are stored in its config.json. Without stored routes they are derived from its priors.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ Routes = dict[str, Route]  # by name, the default first
 
 
 def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come first.
+    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come
+    first.
 
-    Those of the first codec are named by kinds of priors. Of another codec a route has the name that a kind gives its routes, or that
-    of its prior: so two codecs may have priors of one kind, whichever was trained first.
+    Those of the first codec are named by kinds of priors. A route of another codec has the route name of the prior's kind, or
+    the name of its prior. So two codecs may have priors of one kind, in any order of training.
     """
     found: list[Routes] = []
     for streams in codecs:
@@ -45,7 +46,7 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
 
 
 def _above(route: Route, codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> dict[str, str]:
-    """The priors of the streams that a route reads of other codecs, with all coarser ones; named by their levels where there are none."""
+    """The priors of the streams of other codecs that a route reads, and of all coarser ones; default names are by level."""
     levels = [stream.name for streams in codecs for stream in streams]
     reads = {read for name in route.priors.values() if name in priors for read in priors[name].spec.reads}
     chain: dict[str, str] = {}
@@ -61,10 +62,10 @@ def _routes_of(
 ) -> Routes:
     """The routes to the streams of one codec, `further` if it is not the model's first, under names that are not `taken`.
 
-    One goes through the priors that write a single stream, the first of each stream; where one reads nothing and names another route
-    than the one before it, a further route begins with it, and the finest comes first. Every further prior of such a stream has a route
-    in which it takes the place of the first. Each prior that writes several streams has one of its own, in which the coarsest of them is
-    left to a prior of that stream alone, where there is one.
+    One route has the first prior of each stream among the priors that write a single stream. If such a prior reads no stream
+    and has another route name than the previous one, it begins a further route, and the finest route is first. Every further
+    prior of such a stream has a route in which it replaces the first. Each prior that writes several streams has a separate
+    route, in which a prior of the coarsest stream alone, if there is one, writes that stream.
     """
     names = [stream.name for stream in reversed(streams)]
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
@@ -107,6 +108,6 @@ def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prio
 
 
 def _only_writer(stream: str, priors: Mapping[str, PriorConfig]) -> str:
-    """The prior that writes a stream and no other, rather one that samples it in order of time; empty where there is none."""
+    """The prior that writes only this stream, preferably one that samples in order of time; empty without one."""
     found = [name for name, config in priors.items() if config.spec.writes == (stream,)]
     return next((name for name in found if priors[name].spec.prompt == "prefix"), found[0] if found else "")

@@ -11,7 +11,7 @@ from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
 from priors.transformer.config import ORDERS, Init, TrunkConfig
 from vqvae.jukebox.config import VQVAEConfig
 
-# set -> the folder of its top prior, the settings of that prior, the version of its labels and letters
+# set -> the folder of its top prior, the settings of that prior, the version of its labels and vocabulary
 SETS = {
     "5b": ("5b", "prior_5b", "v2"),
     "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),
@@ -160,12 +160,12 @@ PRIORS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Layer and head whose attention to the letters follows the singing.
+# Layer and head whose attention to the lyrics follows the singing.
 ALIGNMENT = {"prior_5b_lyrics": (68, 2), "prior_1b_lyrics": (63, 0)}
 
 
 def alignment_way(name: str, config: AutoregressiveConfig) -> dict[str, Any] | None:
-    """The published way of telling when words are sung (`jukebox/alignment/align.py`); None for priors of another shape."""
+    """The published alignment method (`jukebox/alignment/align.py`); None for priors of another shape."""
     layer, head = ALIGNMENT.get(name, (config.trunk.depth, 0))
     if layer >= config.trunk.depth or config.trunk.pattern(layer) not in ("cross", "prime"):
         return None
@@ -185,8 +185,8 @@ def _trunk(hps: Mapping[str, Any], kind: str, n_ctx: int, prefix: str = "", prim
 def prior_config(hps: Mapping[str, Any], vqvae_hps: Mapping[str, Any]) -> AutoregressiveConfig:
     """The shape of a published prior from its settings and its codec's; what `hps` lacks has its published default.
 
-    Of the codec `l_bins`, `downs_t`, `strides_t` and `levels` (left out: all of them) are read. Settings that change
-    training only are not looked at.
+    Of the codec `l_bins`, `downs_t`, `strides_t` and `levels` (left out: all of them) are read. Settings that affect training
+    only are ignored.
     """
     hps = _DEFAULTS | dict(hps)
     level, bins = hps["level"], vqvae_hps["l_bins"]

@@ -1,13 +1,16 @@
-"""What a sampling run will take, before it begins: memory by part and time by level, from configurations and the request alone.
+"""Predict memory by part and time by level of a sampling run, from configurations and the request alone.
 
-    weights       of the one level that is in memory            cache        keys and values of a window, as long as they attend
-    conditions    what a window keeps of its conditions         activations  of its prompt, or of upsampling the codes above
-    sound         the level's codec and its decoding            framework    the interpreter, torch and its libraries
+    weights       of the one level that is in memory
+    cache         keys and values of a window, for the context of each pattern
+    conditions    encoded conditions of a window
+    activations   of its prompt, or of upsampling the codes above
+    sound         the level's codec and its decoding
+    framework     the interpreter, torch and its libraries
 
-The first four are those of `PriorConfig.decoding_cost`, for any kind of prior; those of the codec come from `CodecConfig`.
-The sound and the framework follow what was measured of torch 2.13. Time is a prediction from three speeds (`Speed`): a
-sequential step reads weights and cache, and every layer costs something of its own; prefills, conditions, masked decoding
-and the codec are products of large matrices. `fit` changes a request until it fits into a given memory.
+The first four are those of `PriorConfig.decoding_cost`, for any kind of prior; those of the codec come from `CodecConfig`. The
+sound and the framework are measurements with torch 2.13. Time is predicted from three speeds (`Speed`). A sequential step reads
+weights and cache, and every layer has a fixed cost. Prefills, conditions, masked decoding and the codec are products of large
+matrices. `fit` changes a request until it fits into a given memory.
 """
 
 from __future__ import annotations
@@ -26,21 +29,21 @@ from jukebox.runs.windows import WindowPlanner, plan_windows
 from priors.spec import DecodingCost, DecodingJob
 from vqvae.streams import CodecConfig
 
-Request = Mapping[str, Any]  # as run.json has it
+Request = Mapping[str, Any]  # as in run.json
 # Bytes of a process that holds no model: CPU with torch 2.13 and the page's plots; CUDA: its context and libraries on the GPU.
 FRAMEWORK = {"cpu": 350_000_000, "cuda": 600_000_000}
 PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes of the decoder's blocks, whatever the length
-WAITING = 8  # copies of the decoder's state that are alive at once
+WAITING = 8  # copies of the decoder's state in memory
 NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
-WINDOWS = 64  # of a song in parallel, at most, when a batch is chosen for --parallel
-MOST_WINDOWS = 4096  # of a level that are listed
+WINDOWS = 64  # largest number of parallel windows of a song in a batch for --parallel
+MOST_WINDOWS = 4096  # largest number of listed windows of a level
 GB = 1e9
 PARTS = ("weights", "cache", "conditions", "activations")  # of a prior
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine does: bytes of weights read and numbers multiplied a second, seconds a layer costs whatever its size."""
+    """Speed of a machine: bytes of weights read per second, multiplications per second, and fixed seconds per layer."""
 
     bandwidth: float
     products: float
@@ -49,7 +52,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """One level: bytes by part, sequential steps of decoding, codes to write (of all samples), and seconds."""
+    """Prediction for one level: bytes by part, sequential steps, codes to write (of all samples), and seconds."""
 
     level: int
     rows: int
@@ -65,7 +68,7 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run predicted; bytes are of the device's memory, seconds of None mean that no speed was known."""
+    """Prediction for a run; bytes are of the device's memory, and seconds are None without a known speed."""
 
     levels: tuple[LevelPlan, ...]
     framework: int
@@ -92,12 +95,12 @@ class Plan:
         time = "" if self.seconds is None else f" and {spell(self.seconds)}"
         return (
             f"predicted: {self.peak / GB:.2f} GB at the most (level {self.largest.level}){time}; {self.dtype}, "
-            f"{self.batch} of {self.samples} samples side by side, one level in memory at a time"
+            f"{self.batch} of {self.samples} samples in parallel, one level in memory at a time"
         )
 
 
 def spell(seconds: float) -> str:
-    """A time as people say it."""
+    """Format a time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -124,7 +127,7 @@ def batches_of(request: Request) -> list[list[int]]:
 
 
 def device_of(request: Request) -> str:
-    """The device whose memory counts: cuda, or the machine."""
+    """The device whose memory is limited: cuda, or the machine."""
     return "cuda" if request["device"].startswith("cuda") else "cpu"
 
 
@@ -153,9 +156,9 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
 
 
 def _job(request: Request, planner: WindowPlanner, level: int, stream: str, total: int, have: int) -> DecodingJob:
-    """What a prior has to sample of a level; parallel windows are sampled whole, without a prompt."""
+    """The decoding job of a level; parallel windows are sampled whole, without a prompt."""
     batches, before = batches_of(request), 0
-    if planner.kind == "prefix":  # windows that are over are not listed
+    if planner.kind == "prefix":  # finished windows are not listed
         before = max(0, have - planner.n_ctx) // planner.step * planner.step
     windows = list(planner.segments(total - before, have - before))
     largest, parallel = max(map(len, batches)), 1
@@ -177,7 +180,7 @@ def _sound_bytes(codec: CodecConfig, stream: str, values: int, samples: int, dev
 
 
 def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | None = None) -> None:
-    """UserError where a run would take more memory than this machine has left; one on a GPU makes its batches smaller by itself."""
+    """Raise UserError if a run needs more memory than is available; a run on a GPU reduces its batches by itself."""
     check_size(info, request["seconds"], len(request["samples"]))
     there = available_memory()
     if plan_sampling(info, request, done=done).peak <= there:  # of the CPU where no device is chosen: this needs no torch
@@ -193,7 +196,7 @@ def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | No
 
 
 def fitted(info: ModelInfo, request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
-    """The dtype and batches that `max_memory` (empty: no limit) leaves a request; UserError where it cannot fit."""
+    """Choose dtype and batches of a request for `max_memory` (empty: no limit); UserError if it cannot fit."""
     if not max_memory:
         return {"dtype": dtype_of(request)}
     return fit(info, on_device(request), read_size(max_memory), ranks)
@@ -214,10 +217,10 @@ def read_size(text: str) -> int:
 
 
 def fit(info: ModelInfo, request: Request, max_memory: int, ranks: int = 1) -> dict[str, Any]:
-    """What to change in a request so that each process of it stays below `max_memory` bytes; UserError names what would fit.
+    """Changes of a request so that each process stays below `max_memory` bytes; UserError names a memory that would suffice.
 
-    Nothing if it fits. Else, where the request has no dtype, bfloat16; then fewer samples in parallel, which changes codes
-    by rounding only; then int8. One level is in memory at a time whatever is chosen.
+    If the request fits, nothing changes. Otherwise, without a dtype in the request, bfloat16 is tried, then fewer samples in
+    parallel, which changes codes by rounding only, then int8. Only one level is in memory at a time.
     """
     samples = len(request["samples"])
     windows = samples if not request["parallel"] else WINDOWS * samples  # where a batch counts both

@@ -1,9 +1,9 @@
-"""How fast this machine decodes, measured in half a second, before any model is loaded.
+"""Measure the decoding speed of this machine in half a second, before any model is loaded.
 
-`Speed` (jukebox/planning/sampling.py) has three numbers. All come from small priors that sample as any other does: the
-cost of a layer of any size, from two depths; the rate at which matrices are read for a few rows, from a wide prior; the
-rate of large products, as in a prefill. The matrices together are as large as the model's own, up to a limit, because
-what fits into a processor's cache is read faster.
+`Speed` (jukebox/planning/sampling.py) has three numbers. All are measured by sampling from small priors: the fixed cost of a
+layer, from two depths; the rate at which matrices are read for a few rows, from a wide prior; the rate of large products, as in
+a prefill. The matrices together are as large as the model's own, up to a limit, because what fits into a processor's cache is
+read faster.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from priors.prior import HasTrunk, Known, Window
 from priors.transformer.config import LOCAL, TrunkConfig
 
 MOST = 128_000_000  # bytes of matrices that are read
-SECONDS = 0.05  # that each number is measured for, at least twice
+SECONDS = 0.05  # time per measurement, at least two calls
 WIDTH, ROWS = 1024, 512  # of large products
 
 
 def measure(device: str, dtype: str, rows: int, matrices: int, compiled: bool) -> Speed:
     """The speed of a device for `rows` decoded in parallel by a model of so many bytes of `matrices`, its steps compiled or not."""
-    stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is taken to be read as fast
+    stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is assumed to be read as fast
     depth = max(1, min(matrices, MOST) // (_numbers(_trunk(WIDTH, 1)) * stored.itemsize))
     return _measure(device, stored, rows, depth, torch.get_num_threads(), compiled)
 
@@ -55,7 +55,7 @@ def _numbers(trunk: TrunkConfig) -> int:
 
 
 def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int, compiled: bool) -> float:
-    """Seconds that a small prior with this trunk takes per step of sampling; its weights are numbers of no meaning."""
+    """Seconds that a small prior with this trunk takes per step of sampling; its weights are meaningless."""
     prior = hollow(AutoregressiveConfig("vq.0", 64, 8, 22050, trunk)).to_empty(device=device).to(dtype)
     for parameter in prior.parameters():
         parameter.fill_(0.01)

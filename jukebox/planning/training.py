@@ -1,9 +1,9 @@
-"""What training a prior will take, before it begins: memory of each GPU under ZeRO, seconds per step; from a configuration alone.
+"""Predict memory of each GPU under ZeRO and seconds per step of training a prior, from a configuration alone.
 
     weights      float32, whole on every GPU up to ZeRO 2; in ZeRO 3 a share, and the layers that are gathered at the moment
     gradients    float32, in ZeRO 2 and 3 a share           moments   two of Adam, float32, a share from ZeRO 1 on
-    buffers      the shares' own copies and what is reduced at once; the average of the weights (EMA) where there is one
-    activations  what is kept between the forward and the backward pass, and the logits
+    buffers      copies of the shares and reduction buffers; the average of the weights (EMA), if used
+    activations  activations between the forward and the backward pass, and the logits
 
 Weights and moments are float32 and products bf16 (autocast), in every engine. Activations and operations are those of
 `PriorConfig.training_cost`. Time is operations over a rate: a card's peak or a measured one, times the share of it that
@@ -26,13 +26,15 @@ CARDS = {
 }  # fmt: skip
 FLOAT = 4  # bytes
 LIVE = 100_000_000  # numbers that ZeRO 3 keeps gathered at most, and
-BUCKET = 50_000_000  # numbers that are reduced at once: as launch/engines/deepspeed_config.py sets them
+BUCKET = 50_000_000  # values that are reduced together, as launch/engines/deepspeed_config.py sets them
 ROOM = 0.94  # share of a GPU's memory that may be planned with: the allocator wastes some
 
 
 @dataclass(frozen=True)
 class Machines:
-    """What trains: GPUs (or CPU processes), a GPU's memory and rate, the share of the rate that is reached, bytes a second between."""
+    """Training hardware: number of GPUs (or CPU processes), memory and rate of a GPU, reached share of the rate, bytes per
+    second between them.
+    """
 
     gpus: int
     memory: float
@@ -44,7 +46,7 @@ class Machines:
 
 @dataclass(frozen=True)
 class Training:
-    """How: rows of a GPU at once, in how many parts the batch is taken, ZeRO's stage and the rest of what changes memory."""
+    """Settings that change memory: rows per GPU pass, parts of a batch, ZeRO's stage, and others."""
 
     rows: int
     accumulate: int = 1
@@ -57,7 +59,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Budget:
-    """A training predicted: bytes of each GPU by part, and seconds of a step by what they are spent on."""
+    """A training predicted: bytes of each GPU by part, and seconds of a step by use."""
 
     parts: dict[str, float]
     framework: float
@@ -72,7 +74,7 @@ class Budget:
 
     @property
     def seconds(self) -> float:
-        """Of a step: what is sent goes beside the computing, as far as it can."""
+        """Seconds of a step; communication overlaps computation as far as possible."""
         return max(self.compute, self.exchange)
 
     @property
@@ -99,7 +101,7 @@ def memory(prior: PriorConfig, setup: Training, gpus: int, device: str = "cuda")
     live = min(whole, LIVE) if setup.zero == 3 else 0.0
     copies = share if setup.zero else 0.0
     buffers = min(whole, BUCKET) if setup.zero or gpus > 1 else 0.0
-    # gradients that wait to be reduced: in ZeRO 2 those of others beside one's own, in ZeRO 3 all once more
+    # gradients waiting for reduction: in ZeRO 2 also those of other shares, in ZeRO 3 a second copy of all
     buffers += min({2: whole - share, 3: whole}.get(setup.zero, 0.0), BUCKET)
     if setup.offload:
         moments = copies = 0.0
@@ -112,16 +114,16 @@ def memory(prior: PriorConfig, setup: Training, gpus: int, device: str = "cuda")
 
 
 def exchanged(prior: PriorConfig, setup: Training, gpus: int) -> float:
-    """Bytes that each GPU sends in a step: up to ZeRO 1 gradients are summed and weights or sums handed back, once.
+    """Bytes that each GPU sends per step: up to ZeRO 1 gradients are all-reduced once.
 
-    From ZeRO 2 on gradients go to their owners after every part, in ZeRO 3 weights are gathered twice a part.
+    From ZeRO 2 on gradients are reduced to their owners after every part; in ZeRO 3 weights are gathered twice per part.
     """
     times = {0: 2, 1: 2, 2: setup.accumulate + 1, 3: 3 * setup.accumulate}[setup.zero]
     return times * FLOAT * prior.parameters().all * (gpus - 1) / gpus
 
 
 def budget(prior: PriorConfig, setup: Training, machines: Machines) -> Budget:
-    """The training of a prior on some machines, predicted."""
+    """Predict the training of a prior on some hardware."""
     cost, windows = cost_of(prior, setup, machines.device), setup.rows * setup.accumulate
     passes = (4 if setup.recompute else 3) * cost.trunk + 3 * cost.rest  # the backward pass is twice the forward one
     batch = windows * machines.gpus
@@ -133,7 +135,7 @@ def budget(prior: PriorConfig, setup: Training, machines: Machines) -> Budget:
 
 
 def largest_rows(prior: PriorConfig, setup: Training, machines: Machines, most: int) -> int:
-    """The most rows at once that fit into a GPU, a divisor of `most`; 0 where not even one does."""
+    """The largest number of rows that fits a GPU, a divisor of `most`; 0 if not even one does."""
     small = [n for n in range(1, math.isqrt(most) + 1) if most % n == 0]
     for rows in sorted({*small, *(most // n for n in small)}, reverse=True):
         parts = memory(prior, replace(setup, rows=rows), machines.gpus, machines.device)

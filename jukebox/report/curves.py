@@ -1,8 +1,8 @@
-"""The curves of trainings, drawn from their log.jsonl as SVG and as one page; pure text from data, without an account or a network.
+"""Training curves from log.jsonl as SVG and as one HTML page, without an account or a network.
 
-A panel shows one quantity over the steps, a line a part of the model: every point faintly, a running mean over it. Codecs and
-priors count other things, so each kind has panels of its own. What spans two decades is drawn on a logarithmic axis. The page
-holds everything in itself, the newest sounds and pictures that the training left too.
+A panel shows one quantity over the steps, with a line for each part of the model: faint points and a running mean. Codecs and
+priors have different quantities, so each kind has separate panels. A quantity that spans two decades has a logarithmic axis.
+The page is self-contained, including the newest sounds and pictures of the training.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from jukebox.report.spectrograms import read_lines
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 COLOURS = ("#b5304f", "#2f7fb5", "#3f9a56", "#c9861a", "#7d57b8", "#138f8a", "#8a6d3b", "#666a73")
 WIDTH, HEIGHT = 360, 210  # of a panel: pixels
-LEFT, RIGHT, TOP, BOTTOM, LINE = 52, 10, 40, 24, 13  # its margins, a line of text
+LEFT, RIGHT, TOP, BOTTOM, LINE = 52, 10, 40, 24, 13  # margins, height of a line of text
 LEGEND_CHARACTERS = 52  # of a legend's line
-POINTS = 120  # of a curve, at most: more cannot be seen
-FIRST = ("bits", "loss", "spectral_convergence", "usage")  # what is looked at first stands first
-# name in a log.jsonl -> (its title with the unit, what it is); `explain` finds those of one level, book or phase too
+POINTS = 120  # largest number of points of a curve
+FIRST = ("bits", "loss", "spectral_convergence", "usage")  # the most important panels come first
+# name in a log.jsonl -> (title with the unit, meaning); `explain` also finds those of one level, book or phase
 NAMES = {
     "step": ("steps", "optimiser steps so far"),
     "minutes": ("minutes", "training time so far, of all runs of this training together"),
     "loss": ("loss", "what the optimiser lowers: the sum of all terms"),
-    "bits": ("bits per code", "how many bits the prior needs for a code (a frame, of several books); lower is better"),
+    "bits": ("bits per code", "bits per code of the prior (per frame with several books); lower is better"),
     "bits_book": ("bits per code", "the same, of one book of a frame"),
-    "lyric_bits": ("bits per character", "how many bits the prior needs for a character of the lyrics"),
+    "lyric_bits": ("bits per character", "bits per character of the lyrics"),
     "lr": ("learning rate", "how far a step moves the weights"),
     "gradient_norm": ("norm of the gradient", "its length before clipping; it jumps at outliers, or where the learning rate is too high"),
     "gradient_square": ("square of the gradient's norm", "of the whole batch"),
     "gradient_square_of_parts": ("square of the gradient's norm", "of parts of the batch, on average; the noise scale follows from both"),
     "noise_scale": ("noise scale of the gradient, rows", "the batch size above which more rows per step help little"),
-    "skipped": ("steps skipped", "steps so far that were left out because their gradient was an outlier"),
+    "skipped": ("steps skipped", "steps so far that were skipped because their gradient was an outlier"),
     "data_wait": ("share of time waiting for data", "0: the data are always ready; 1: training only waits"),
     "share_of_peak": ("share of the machine's rate", "operations of training over those of a plain matrix product on this machine"),
     "codes_per_second": ("codes per second", "speed of training"),
@@ -67,8 +67,8 @@ NAMES = {
     "matching_loss": ("feature matching", "distance of the discriminators' hidden features, over the size of the true ones (no unit)"),
     "adversary_loss": ("adversarial loss", "minus the score that the discriminators give to what is decoded (no unit)"),
     "latent_loss": ("loss of latents", "mean difference of the first autoencoder's latents from what the second makes of them (no unit)"),
-    "true_right": ("true patches judged right", "share of patches of true spectrograms that discriminators take for true"),
-    "made_right": ("decoded patches judged right", "share of patches of decoded spectrograms that discriminators take for decoded"),
+    "true_right": ("true patches classified correctly", "share of patches of true spectrograms that discriminators take for true"),
+    "made_right": ("decoded patches classified correctly", "share of patches of decoded spectrograms that discriminators take for decoded"),
     "hinge_loss": ("hinge loss", "how far the critic's scores are from 1 for true windows and from -1 for generated ones (no unit)"),
     "gradient_penalty": ("gradient penalty", "squared gradient of the critic's scores on true windows (R1), before its weight"),
     "penalty_weight": ("weight of the gradient penalty", "rises while the critic is certain, falls while it is not"),
@@ -109,7 +109,7 @@ def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
-    """The parts of several runs, label -> its folder and its lines; a label says no more than is needed to tell them apart."""
+    """The parts of several runs, label -> its folder and its lines; labels are as short as possible but unique."""
     found = {run: read_parts(folder) for run, folder in runs.items()}
     same = len({tuple(parts) for parts in found.values()}) == 1 and all(len(parts) == 1 for parts in found.values())
     out = {}
@@ -122,7 +122,7 @@ def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[
 
 
 def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Curve]]:
-    """Quantity -> part -> its curve, in the order of the panels; a loss that is nothing but the bits is left out."""
+    """Quantity -> part -> its curve, in the order of the panels; a loss equal to the bits is left out."""
     names = dict.fromkeys(name for lines in parts.values() for line in lines for name in line)
     found: dict[str, dict[str, Curve]] = {}
     for name in sorted(names, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
@@ -147,7 +147,7 @@ def chosen_curves(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequen
 
 
 def short(value: float) -> str:
-    """A number in few letters."""
+    """Format a number in few characters."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -188,7 +188,7 @@ def _range(curves: Iterable[Curve]) -> tuple[float, float, bool]:
 
 
 def wrapped(ends: Mapping[str, str]) -> list[list[str]]:
-    """The parts of a legend in lines of at most LETTERS letters, or of one part."""
+    """The parts of a legend in lines of at most LETTERS characters, or of one part."""
     lines: list[list[str]] = []
     room = 0
     for part, text in ends.items():
@@ -235,7 +235,7 @@ def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]
 
 
 def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = (), columns: int = 3) -> str:
-    """Every quantity of some parts (those named in `only`, if any) in a grid of panels, as one SVG that stands alone."""
+    """Every quantity of some parts (those named in `only`, if any) in a grid of panels, as one self-contained SVG."""
     curves = chosen_curves(parts, only)
     colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
     columns = min(columns, len(curves))
@@ -254,7 +254,7 @@ def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[
 
 
 def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
-    """Parts of the same kind together: the codec's levels, the priors, whatever else."""
+    """Group parts by kind: the codec's levels, the priors, others."""
     found: dict[str, list[str]] = {}
     for part in sorted(parts, key=lambda part: "vqvae" not in part):
         kind = part.rpartition("/")[2].split("_")[0]
@@ -263,7 +263,7 @@ def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = ()) -> str:
-    """A panel of each quantity with what it is, as many beside each other as the width has room for."""
+    """A panel for each quantity with its meaning, in as many columns as fit."""
     colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
     figures = []
     for name, curves in chosen_curves(parts, only).items():
@@ -275,7 +275,7 @@ def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence
 
 
 def example_html(folder: Path) -> str:
-    """The newest sounds and pictures that a training left in `folder`, inside the page, the original beside what was made of it."""
+    """The newest sounds and pictures of a training in `folder`, embedded in the page, each original with its reconstruction."""
     newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
     out = []
     for path in (

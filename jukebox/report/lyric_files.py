@@ -1,4 +1,4 @@
-"""The words of a take and their times, as the files that `data_prep/metadata/captions.py` knows."""
+"""Write the words of a take and their times in the formats of `data_prep/metadata/captions.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_alignment(folder: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def lines_of(folder: Path, request: Mapping[str, Any], take: int) -> list[list[TimedText]]:
-    """The timed words of take number `take` (from 1) by line: those that `align` has found, else those that were asked for."""
+    """The timed words of take number `take` (from 1) by line: the aligned times, else the requested ones."""
     found, song = read_alignment(folder), request["samples"][take - 1]
     times, _ = words_of(song, found[take - 1] if len(found) >= take else None)
     return timed_lines(song["lyrics"] or "", [TimedText(*word) for word in times])

@@ -1,8 +1,8 @@
 """The page of a run as HTML: players, pictures, lyrics that follow the sound, settings and speed; pure text from data.
 
-The page opens from disk without a server and asks nobody else for anything; page.html beside this file holds its style
-and a small script, without which all but the moving line and the lit words still works. Axes, the end of the prompt and
-the playhead are HTML over a bare picture, so that they stay sharp on a phone. All that comes from outside is escaped.
+The page opens from disk without a server or network. page.html beside this file has its style and a small script for the moving
+line and the highlighted words. Axes, the end of the prompt and the playhead are HTML over a picture, so that they stay sharp on
+a phone. All external text is escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 
 class Sounding(NamedTuple):
-    """One wav of the run: paths relative to the page (no picture: None), its length, and what is to be said of it."""
+    """One wav of the run: paths relative to the page (no picture: None), its length, and its warnings."""
 
     wav: str
     png: str | None
@@ -49,7 +49,7 @@ def top_hz(sample_rate: int) -> float:
 
 
 def mel(hz: float) -> float:
-    """Hertz -> mel."""
+    """Convert hertz to mel."""
     return 2595 * float(np.log10(1 + hz / 700))
 
 
@@ -60,7 +60,7 @@ def hertz_labels(sample_rate: int) -> list[tuple[float, str]]:
 
 
 def reached(lines: Sequence[Mapping[str, Any]], sample: int) -> int:
-    """Codes that a sample has by these lines of progress; a line that names no samples is of all."""
+    """Codes that a sample has by these lines of progress; a line without samples applies to all."""
     totals = [line.get("codes_total") or 0 for line in lines if sample in line.get("samples", [sample])]
     return max(totals, default=0)
 
@@ -84,7 +84,7 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
 
 
 def lyrics_html(lyrics: str, word_times: Sequence[Sequence[Any]]) -> str:
-    """The lyrics, escaped; each timed text found in them, in order, a span with its start and end in seconds."""
+    """The escaped lyrics; each timed text in them is a span with its start and end in seconds."""
     out, at = [], 0
     for text, start, end in word_times:
         place = lyrics.find(text, at) if text else -1
@@ -133,12 +133,12 @@ def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
 
 
 def level_html(request: Json, level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]) -> str:
-    """Picture and player of one level of one sample, or how far it has come; `row` as `speeds` gives it."""
+    """Picture and player of one level of one sample, or its progress; `row` is from `speeds`."""
     done, hop = row["done"], request["hops"][level]
     ranks = {max(request["hops"]): "coarsest", min(request["hops"]): "finest"}
     about = f"{ranks.get(hop, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
     if sound is None:
-        about += ", nothing to hear yet"
+        about += ", no audio yet"
     elif sound.note or done < 1:
         about += f", {html.escape(sound.note) or f'{clock(sound.seconds)} so far'}"
     if row["speed"]:
@@ -157,14 +157,14 @@ def level_html(request: Json, level: int, sample: int, sound: Sounding | None, r
 
 
 def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
-    """[text, start, end] of each word that lights up, and whose times these are: the model's ear comes before what was asked."""
+    """[text, start, end] of each highlighted word, and the source of the times; aligned times are preferred to requested ones."""
     if alignment is not None:
         times = [[word["word"], word["start"], word["end"]] for word in alignment["words"]]
-        missed = f"; {len(alignment['left_out'])} words are not heard" if alignment["left_out"] else ""
+        missed = f"; {len(alignment['left_out'])} words were not found" if alignment["left_out"] else ""
         doubt = "" if alignment.get("credible", True) else " The alignment is not credible: the words may not be sung at all."
-        return times, f"Words light up where the model hears them{missed}.{doubt}"
+        return times, f"Words are highlighted at the times found by the alignment{missed}.{doubt}"
     times = song.get("word_times") or []
-    return times, "Words light up at the times that were asked for." if times else ""
+    return times, "Words are highlighted at the requested times." if times else ""
 
 
 def player_html(path: str, label: str) -> str:
@@ -187,7 +187,7 @@ def lyric_links_html(paths: Sequence[str]) -> str:
 
 
 def warning_html(text: str) -> str:
-    """A mark for what is wrong with the audio."""
+    """Warnings about the audio."""
     return f'<p class="warning">\N{WARNING SIGN} {html.escape(text)}</p>'
 
 
@@ -198,7 +198,11 @@ def _is_of(finding: Json, level: int | None, sample: int) -> bool:
 def pair_html(request: Json, files: SampleFiles, sample: int) -> str:
     """The result beside the recording that it continues or changes, as far as there are files of them."""
     inpaints, number = request.get("inpaints"), f"take {sample + 1}"
-    about = "the recording with the new audio in it" if inpaints else "the recording as it is, then the new audio at its rate"
+    about = (
+        "the recording with the new audio in it"
+        if inpaints
+        else "the unchanged recording, then the new audio at its sample rate"
+    )
     given = "the whole recording" if inpaints else "the prompt: the part of the recording that is kept"
     return "".join(
         f'<figure><figcaption><b>{name}</b> <span class="soft">{what}</span>{download_html(path)}</figcaption>'
@@ -222,7 +226,7 @@ def levels_html(request: Json, sample: int, sounds: Sounds, speed: Speeds) -> st
 def sample_html(
     request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None, files: SampleFiles | None = None
 ) -> str:  # fmt: skip
-    """One sample: who and what, its finished audio, its other levels folded, its lyrics; `alignment` is its alignment."""
+    """One sample: artist and genre, its finished audio, its other levels folded, its lyrics; `alignment` is its alignment."""
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
@@ -244,15 +248,15 @@ def sample_html(
 
 
 def _branch_line(request: Json, sample: int) -> str:
-    """The command that goes on from this take."""
+    """The command that continues this take."""
     if request.get("inpaints") or "folder" not in request:
         return ""
     command = f"jukebox branch {shlex.quote(request['folder'])} --take {sample + 1}"
-    return f" To go on from this take: <code>{html.escape(command)}</code>"
+    return f" To continue this take: <code>{html.escape(command)}</code>"
 
 
 def plain(value: object) -> str:
-    """A setting as a person writes it."""
+    """Format a setting."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
@@ -263,7 +267,7 @@ def plain(value: object) -> str:
 
 
 def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of what was asked for; where the levels differ in one, a value for each."""
+    """Name and value of each setting; if the levels differ, a value for each level."""
     rows = [("model", PurePath(request["model"]).name)] if "model" in request else []  # its path is in run.json
     rows += [(k, plain(request[k])) for k in ("seed", "seconds", "total_seconds") if k in request]
     params = request.get("params") or request.get("how") or {}  # the second: runs of version 2
@@ -288,10 +292,10 @@ def page_html(
     """
     speed, count = speeds(request, progress), len(request["samples"])
     verb = {
-        "sample": "A song from nothing",
+        "sample": "A song from artist, genre and lyrics",
         "continue": "A recording, continued",
         "upsample": "Upsampled",
-        "branch": "A song that goes on another way",
+        "branch": "A song with another continuation",
         "edit": "A range of a recording, sampled again",
         "vary": "A recording, varied",
         "extend": "A recording with more before and after it",
@@ -331,7 +335,7 @@ def page_html(
 
 
 def fill_page(title: str, kind: str, body: str) -> str:
-    """page.html with its title, which is escaped here, an attribute of its body and what stands in it."""
+    """page.html with its title, which is escaped here, an attribute of its body and its content."""
     template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=html.escape(title), kind=kind, body=body)
 

@@ -1,9 +1,9 @@
 """Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms for the docs.
 
-`write_page` reads nothing but the run folder (run.json, progress.jsonl, alignment.json, audio/*.wav), so it can be called after every
-window, after a kill, and years later. Pictures depend on the sound alone and are drawn again when the sound is newer.
-Their frequency axis is mel up to 11 kHz; each row holds the mean power between its two edges, read off the running sum
-of the spectrum: no row is empty at the bottom, and none skips a partial at the top.
+`write_page` reads only the run folder (run.json, progress.jsonl, alignment.json, audio/*.wav), so it can be called after every
+window, after a kill, and years later. Pictures depend on the audio alone and are drawn again when the audio is newer. Their
+frequency axis is mel up to 11 kHz. Each row is the mean power between its two edges, from the cumulative sum of the spectrum,
+so that no row is empty and no partial is skipped.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a jsonl file; a line that a kill has cut is left out."""
+    """The objects of a jsonl file; an incomplete line is ignored."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
@@ -112,10 +112,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def show(run: Path, wav: Path) -> Sounding:
-    """What the page needs to know of one wav; draws its picture if that is missing or older than the sound."""
+    """Data of one wav for the page; draws its picture if it is missing or older than the audio."""
     png = run / "images" / f"{wav.stem}.png"
     try:
-        written = wav.stat().st_mtime_ns  # before reading: a sound replaced meanwhile stays newer than its picture
+        written = wav.stat().st_mtime_ns  # before reading, so that audio replaced in the meantime stays newer than its picture
         with wave.open(str(wav), "rb") as file:
             seconds, rate = file.getnframes() / file.getframerate(), file.getframerate()
         if not png.exists() or png.stat().st_mtime_ns < written:
@@ -127,7 +127,9 @@ def show(run: Path, wav: Path) -> Sounding:
 
 
 def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
-    """The recording that a sample continues or changes, and the result, as far as they are there; and its words in time, written now."""
+    """The recording that a sample continues or changes, and the result, if they exist; and its files of timed words, which are
+    written now.
+    """
     sources = list(map(tuple, request.get("sources", ())))
     number = list(dict.fromkeys(sources)).index(sources[sample]) if sample < len(sources) else 0
     original = next(iter(sorted(run.glob(f"prompt_{number + 1}.*" if number else "prompt.*"))), None)
@@ -140,9 +142,10 @@ def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
 
 
 def write_page(run: Path) -> Path:
-    """Writes RUN/index.html, pictures and files of words from run.json, progress.jsonl, alignment.json and the wavs there are; its path.
+    """Writes RUN/index.html, pictures and files of words from run.json, progress.jsonl, alignment.json and the existing wavs;
+    return its path.
 
-    Raises UserError where there is no run.json that can be read.
+    Raises UserError without a readable run.json.
     """
     run = Path(run)
     try:

@@ -63,7 +63,7 @@ def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]
 
 
 def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
-    """What is given for one stream alone: all parameters of an object, or the fields of a mapping."""
+    """Parameters given for one stream: all parameters of an object, or the fields of a mapping."""
     if isinstance(given, SamplingParams):
         return {k: v for k, v in _spread(given, {stream: kind}, stream)[stream].items() if k != "passes" or given.passes}
     made = _applied(given, {stream: kind})[stream]
@@ -71,9 +71,9 @@ def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
 
 
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
-    """SamplingParams, whose temperatures and guidance distinguish the coarsest level, and passes each masked one.
+    """SamplingParams, which have separate temperatures and guidance for the coarsest level, and passes for each masked level.
 
-    A field that is not set leaves the default of the kind, but for temperatures of priors of codes.
+    An unset field has the default of the kind, except temperatures of priors of codes.
     """
     plain = SamplingParams(more=given.more)
     values = {each.name: getattr(given, each.name) for each in fields(SamplingParams)}
@@ -104,7 +104,7 @@ def _passes(passes: Sequence[int], count: int) -> Sequence[int]:
 
 
 def check_values(stream: str, values: Mapping[str, Any]) -> None:
-    """UserError where a parameter of a stream is out of range."""
+    """Raise UserError if a parameter of a stream is out of range."""
     low = min(values.get("temperature", 0), values.get("top_k", 0))
     if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or not 0 <= values.get("passes", 0) <= MOST_PASSES:
         raise UserError(

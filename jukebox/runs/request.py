@@ -1,4 +1,6 @@
-"""The request of a run, as run.json holds it. Nothing heavy is imported here: a request is on disk before torch is.
+"""The request of a run, the content of run.json.
+
+Nothing heavy is imported here, because a request is written before torch is loaded.
 
     sampled      from conditions alone
     continued    from recordings, files of codes, or other runs: their beginning is given
@@ -8,9 +10,9 @@
 
 Levels of another codec than the route's are not sampled: the audio of the route is encoded into them (`encodes`).
 
-All of them specify the same: which frames are `given` (how many of each level), from where (`sources`, a path and a row for
-each sample), which prior writes each level, and with which parameters, windows and random numbers. So one walk
-(jukebox/sampling/walk.py) executes all of them, and a run can be repeated from its request alone.
+All of them specify the `given` frames (their number for each level), their `sources` (a path and a row for each sample), the
+prior of each level, and parameters, windows and random numbers. So one walk (jukebox/sampling/walk.py) executes all of them,
+and a run can be repeated from its request alone.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ CAPTURE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microsecon
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that is chosen for a run, whatever it begins with; `params` None: those of `SamplingParams`."""
+    """Settings of a run for all kinds of requests; `params` None: the defaults of `SamplingParams`."""
 
     options: SamplingOptions = field(default_factory=SamplingOptions)
     params: Params | None = None
@@ -107,7 +109,7 @@ def branched(
     run: Run, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
     seed: int | None = None,
 ) -> dict:  # fmt: skip
-    """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), carried on to `seconds`."""
+    """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), continued to `seconds`."""
     asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     if not 0 <= take <= run.n_samples:
@@ -163,7 +165,7 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
 
 
 def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
-    """What changes in the request of a run that is to go on in its own folder, to the levels below those it has."""
+    """Changes of the request of a run that continues in its folder with the levels below its existing ones."""
     asked, first = run.song(), run.request["levels"][0]
     if not run.count(first):
         raise UserError(f"{run.folder} has no codes of level {first} yet; finish it with `jukebox resume {run.folder}` first")
@@ -204,7 +206,7 @@ def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: Run
 
 
 def replayed(request: dict) -> dict:
-    """The request once more, with the machine and versions of now; what was decided while it ran is decided alike."""
+    """The same request with the current machine and versions; decisions made during the run are repeated."""
     check_weights(request, ModelInfo.read(request["model"]))
     asked = {name: value for name, value in request.items() if name != "findings"}
     return asked | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
@@ -215,7 +217,7 @@ def replayed(request: dict) -> dict:
 
 @dataclass(frozen=True)
 class StartPoint:
-    """What a request begins with: the levels sampled, how many frames of each are given, from where, and what the page calls it."""
+    """Start of a request: sampled levels, number of given frames of each, their sources, and the title on the page."""
 
     verb: str
     levels: Sequence[int]
@@ -266,7 +268,7 @@ def new_request(
 
 
 def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
-    """UserError where audio of this length, or so many samples, cannot be in this machine's memory, before anything is made of them."""
+    """Raise UserError before any work if audio of this length, or so many samples, does not fit into memory."""
     state = max(codec.config.decoder_state(name) for codec in info.codecs for name in codec.config.spec.names)
     needed, there = PAGE * seconds * info.sample_rate * info.channels + (ENTRY + 2 * state) * samples, available_memory()
     if not needed <= there:
@@ -277,13 +279,13 @@ def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
 
 
 def check_batch(batch: int) -> None:
-    """UserError for a number of rows in parallel that no run has."""
+    """Raise UserError for an invalid number of rows in parallel."""
     if not 0 <= batch <= MOST_ROWS:
         raise UserError(f"batch {batch}; expected rows from 1 to {MOST_ROWS:,}, or 0 for all")
 
 
 def plans_of(info: ModelInfo, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a request of version 2, which records none of it."""
+    """The same for a request of version 2, which does not record them."""
     return _plans(info, Route(asked["route"], {info.stream(int(k)).name: name for k, name in asked["priors"].items()}), asked)
 
 
@@ -302,7 +304,7 @@ def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str,
 
 
 def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], list[int]]:
-    """The levels that a route samples, and those that its audio is encoded into; UserError where no codec of these is trained."""
+    """The levels that a route samples, and those that its audio is encoded into; UserError if no codec of these is trained."""
     route = settings.route(info)
     own, encodes = info.split_levels(settings.options.levels, route)
     levels = info.check_levels(own, route)
@@ -340,7 +342,7 @@ def _again(options: SamplingOptions, asked: Mapping[str, Any], route: str = "") 
 
 
 def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
-    """Parameters of a route by stream: what `params` changes, else those of the earlier request."""
+    """Parameters of a route by stream: changed by `params`, else those of the earlier request."""
     default, given = params_by_level(info, route, None), params_by_level(info, route, params)
     made = {}
     for level, values in given.items():
@@ -361,14 +363,14 @@ def _set_fields(params: Params | None, stream: str, values: Mapping[str, Any]) -
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
-    """A sample of run.json as the song it was."""
+    """The song of a sample of run.json."""
     from data_prep.align import TimedText
 
     times = tuple(TimedText(*item) for item in entry["word_times"])
     return Song(entry["artist"], tuple(entry["genres"]), entry["lyrics"], times, seconds)
 
 
-# ---- what a request leaves to choose
+# ---- settings that a request leaves open
 
 
 def dtype_of(request: Mapping[str, Any]) -> str:

@@ -1,18 +1,20 @@
-"""The run folder: everything about one sampling, written as it goes, so that nothing made is ever lost.
+"""The run folder: all data of one sampling, written during the work, so that no result is lost.
 
-    run.json                      the whole request: model, seed, songs, lengths, parameters, windows, batches, machine, versions
+    run.json                      the whole request: model, seed, songs, lengths, parameters, windows, batches, machine,
+                                  versions
     codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample; the suffix is the dtype
     progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
     known.npz                     of an edit: the frames of the recording, and which of them are kept
     prompt.flac                   of a continuation or an edit: the recording's own samples (prompt.wav where it holds floats)
     audio/ images/ index.html
 
-Paths in run.json are relative to the folder wherever both have a parent in common. A run of version 2 is read as one of version 3.
+Paths in run.json are relative to the folder wherever both have a parent in common. A run of version 2 is read as one of version
+3.
 
-run.json is written first, before anything heavy is imported, and so this module imports nothing heavy. Codes are on disk before the
-line that vouches for them; what lies behind the last line is cut off by whoever goes on. Every sample has files of its own, so
-that several processes can share a run: each holds a lock on its samples, which the system takes back when the process ends, however
-it ends; lines of progress are appended under a lock as well.
+run.json is written first, before anything heavy is imported, so this module imports nothing heavy. Codes are on disk before
+their progress line; frames after the last line are cut off on resume. Every sample has separate files, so that several
+processes can share a run. Each process holds a lock on its samples, which the system releases when the process ends or is
+killed. Progress lines are appended under a lock too.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
 
 VERSION = 3
-MOST_SECONDS = 1e9  # of a whole song: its samples are counted in 64 bits
+MOST_SECONDS = 1e9  # longest song in seconds: its samples are counted in 64 bits
 REQUEST, PROGRESS, KNOWN = "run.json", "progress.jsonl", "known.npz"
 NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "params", "samples",
           "batches", "cuts", "given", "sources", "machine", "versions", "route", "priors")  # fmt: skip
@@ -53,13 +55,13 @@ OF_AUTOREGRESSIVE = ("temperature", "top_k", "top_p", "guidance", "published")
 
 
 def machine(threads: int) -> dict:
-    """What bit-equal codes depend on beside the versions."""
+    """Properties of the machine that bit-equal codes depend on."""
     processor = platform.processor() or platform.machine()
     return {"system": platform.platform(), "processor": processor, "threads": threads}
 
 
 def versions() -> dict:
-    """Versions of Python and of packages, as far as they are installed: a bare checkout of this one is not."""
+    """Versions of Python and of packages, if they are installed; a bare checkout of this one is not."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "jukebox-music"):
         with suppress(metadata.PackageNotFoundError):
@@ -75,7 +77,7 @@ class Run:
     def __init__(self, folder: Path, request: dict, progress: list[dict]):
         self.folder, self.request, self.progress = Path(folder), request, progress
         self._known: dict[str, np.ndarray] = {}
-        self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> codes vouched for, their checksum
+        self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> recorded codes, their checksum
         for line in progress:
             self._note(line)
 
@@ -83,7 +85,7 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, request: dict, join: bool = False) -> Run:
-        """Begin a run; a folder that holds one is refused, so that nothing is overwritten, unless it is the same and `join` is set."""
+        """Begin a run; a folder with a run raises UserError, unless the run is the same and `join` is set."""
         folder = Path(folder)
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Open a run and check all that its progress vouches for; nothing is changed, so another process may be at work in it."""
+        """Open a run and check all recorded codes; nothing is changed, so another process may be working on it."""
         folder = Path(folder)
         run = cls(folder, read_request(folder / REQUEST), _read_progress(folder / PROGRESS))
         for level, sample in run._ends:
@@ -122,11 +124,11 @@ class Run:
         if zlib.crc32(data) != crc:
             raise _damaged(path, "it does not match its checksum")
 
-    # ---- who writes
+    # ---- writing
 
     @contextmanager
     def lock_samples(self, samples: Sequence[int]) -> Iterator[None]:
-        """Write these samples, alone: lock them, read anew what is there, and cut off what no line vouches for."""
+        """Lock these samples for writing: read the progress again, and cut off frames without a progress line."""
         kept = f"{self.folder} keeps what is made: go on with `jukebox resume {self.folder}`"
         with keeping(kept, (self.folder / REQUEST).is_file), ExitStack() as locks, saving(self.folder):
             (self.folder / ".locks").mkdir(exist_ok=True)
@@ -153,7 +155,7 @@ class Run:
         self.request = request
 
     def add_cut(self, cut: dict) -> None:
-        """Record what was decided on the way (see jukebox/runs/batches.py), so that it is decided alike the next time."""
+        """Record a decision made during the run (see jukebox/runs/batches.py), so that a replay repeats it."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
@@ -161,7 +163,7 @@ class Run:
         self.request = request
 
     def add_findings(self, level: int, sample: int, found: Sequence[dict[str, Any]]) -> None:
-        """Record what is wrong with the audio of a sample at one level (jukebox/sampling/output_checks.py), in place of what was."""
+        """Record the findings about the audio of a sample at one level (jukebox/sampling/output_checks.py), replacing earlier ones."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             others = [
@@ -173,7 +175,7 @@ class Run:
                 _write_request(self.folder, request)
         self.request = request
 
-    # ---- what is there
+    # ---- content
 
     @property
     def n_samples(self) -> int:
@@ -215,14 +217,14 @@ class Run:
         return frame_count(asked["seconds"], asked["sample_rate"], asked["hops"][level], math.lcm(*asked["hops"]))
 
     def count(self, level: int, samples: Sequence[int] | None = None) -> int:
-        """Codes of a level that are on disk, of the sample that has least."""
+        """Codes of a level on disk, of the sample with the fewest."""
         samples = range(self.n_samples) if samples is None else samples
         return min(self._ends.get((level, sample), (0, 0))[0] for sample in samples)
 
     def codes(
         self, level: int, samples: Sequence[int] | None = None, start: int = 0, stop: int | None = None
     ) -> Shaped[np.ndarray, "b t *frame"]:
-        """Frames start..stop of a level, one row per sample, as far as all of them have come."""
+        """Frames start..stop of a level, one row per sample, as far as all of them are written."""
         samples, count = list(range(self.n_samples) if samples is None else samples), self.count(level, samples)
         rows = min(count, count if stop is None else stop) - start
         dtype, shape = self.frame_dtype(level), self.stream(level).frame_shape
@@ -233,7 +235,7 @@ class Run:
         return np.stack(read).reshape(len(samples), rows, *shape)
 
     def known(self, level: int) -> tuple[Shaped[np.ndarray, "t *frame"], Bool[np.ndarray, " t"]]:
-        """Of an edit: the frames of the recording and which of them are kept, of all samples."""
+        """For an edit: the frames of the recording with the mask of kept frames, for all samples."""
         if not self._known:
             try:
                 check_archive(self.folder / KNOWN)
@@ -247,7 +249,7 @@ class Run:
     def known_frames(
         self, level: int, sample: int, first: int, n: int, upto: int
     ) -> tuple[Shaped[np.ndarray, "n *frame"], Bool[np.ndarray, " n"]]:
-        """Frames [first, first + n) and which of them are known: those on disk before `upto`, and what an edit keeps."""
+        """Frames [first, first + n) and the mask of known frames: those on disk before `upto`, and the kept frames of an edit."""
         values = np.zeros((n, *self.stream(level).frame_shape), self.frame_dtype(level))
         mask = np.zeros(n, bool)
         if self.request.get("inpaints"):
@@ -260,7 +262,7 @@ class Run:
         return values, mask
 
     def planner(self, level: int) -> WindowPlanner:
-        """Where the windows of a level are, as the request records it."""
+        """The window planner of a level, as recorded in the request."""
         return WindowPlanner(**self.request["planners"][str(level)])
 
     def segments(self, level: int, begin: int) -> list[Segment]:
@@ -278,7 +280,7 @@ class Run:
         return column
 
     def copy_known(self, folder: Path) -> None:
-        """Take over what a run that is replayed has of its source: what an edit keeps, and the prompt audio."""
+        """Copy the kept frames of an edit and the prompt audio from the run that is replayed."""
         for path in (folder / KNOWN, *folder.glob("prompt*.flac"), *folder.glob("prompt*.wav")):
             if path.is_file() and not (self.folder / path.name).exists():
                 shutil.copyfile(path, self.folder / path.name)
@@ -290,7 +292,7 @@ class Run:
 
     @property
     def prompt_paths(self) -> list[Path]:
-        """Where the prompt audio of each source may be, by its number among the different sources."""
+        """Possible paths of the prompt audio of each source, by its index among the different sources."""
         return sorted(self.folder.glob("prompt*.flac")) + sorted(self.folder.glob("prompt*.wav"))
 
     def song(self) -> dict:
@@ -302,12 +304,12 @@ class Run:
             )
         return self.request
 
-    # ---- what comes
+    # ---- new codes
 
     def append(
         self, level: int, samples: Sequence[int], start: int, codes: Shaped[np.ndarray, "b t *frame"], took: float
     ) -> None:
-        """Add codes of the window that begins at `start` (or of a prompt), a row each of `samples`, made in `took` seconds."""
+        """Add codes of the window that begins at `start` (or of a prompt), one row per sample, sampled in `took` seconds."""
         crcs = []
         for sample, row in zip(samples, codes.astype(self.frame_dtype(level)), strict=True):
             before = self._ends.get((level, sample), (0, 0))
@@ -318,7 +320,7 @@ class Run:
         line = {
             "level": level, "samples": list(samples), "start": start, "rows": rows,
             "codes_total": self.count(level, samples) + rows, "took": round(took, 4), "crc32": crcs,
-            # of all samples on average, as a batch of all of them would have made it
+            # mean over all samples, as for one batch of all of them
             "music_seconds": rows * asked["hops"][level] / asked["sample_rate"] * len(samples) / self.n_samples,
         }  # fmt: skip
         with FileLock(self.folder / ".progress.lock"):
@@ -330,7 +332,7 @@ class Run:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """A disk that fills up while a run is written ends it with one line; all that was written before is good."""
+    """Report a full disk in one line; everything written before stays valid."""
     try:
         yield
     except OSError as error:
@@ -342,7 +344,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def read_request(path: Path) -> dict:
-    """run.json, checked, with its paths made absolute; UserError names what is wrong with it."""
+    """run.json, checked, with its paths made absolute; UserError describes errors in it."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} holds no {REQUEST}; expected a run folder made by `jukebox sample` or `jukebox continue`"
@@ -367,7 +369,7 @@ def read_request(path: Path) -> dict:
 
 
 def _check_places(path: Path, request: dict) -> None:
-    """UserError where a run would write outside of its place: its folder, and for the result of an edit the folder that holds it."""
+    """Raise UserError if a run would write outside of its folder or, for the result of an edit, of its parent folder."""
     beside = path.parent.resolve().parent
     for name in request.get("outputs", ()):
         if Path(name).parent != beside:
@@ -384,7 +386,7 @@ def _check_places(path: Path, request: dict) -> None:
 
 
 def as_version_3(request: dict) -> dict:
-    """A request of version 2: the prior and the parameters of each level follow from its `lower`."""
+    """A request of version 2: the prior and the parameters of each level are derived from its `lower`."""
     lower, first = request.pop("lower", "autoregressive"), len(request["hops"]) - 1
     masked = {level for level in request["levels"] if lower == "masked" and level < first}
     priors = {str(level): "masked" if level in masked else f"prior_{level}" for level in request["levels"]}
@@ -407,7 +409,7 @@ def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
 
 
 def _write_request(folder: Path, request: dict) -> None:
-    """Write run.json, with paths relative to its folder where they have more than the root in common."""
+    """Write run.json, with paths relative to its folder if they share more than the root."""
     own = folder.resolve()
 
     def relative(text: str) -> str:
@@ -418,7 +420,7 @@ def _write_request(folder: Path, request: dict) -> None:
 
 
 def _asked(request: dict) -> dict:
-    """What the user chose: two ranks of one command agree in it."""
+    """The user's settings, which are equal in all ranks of one command."""
     later = ("machine", "versions", "model_hash", "cuts", "device", "compiled", "findings")
     return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
 
@@ -435,7 +437,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Remove a last line that a kill has cut short."""
+    """Remove an incomplete last line."""
     if not path.is_file():
         return
     with open(path, "r+b") as file:
@@ -446,7 +448,7 @@ def _mend(path: Path) -> None:
 
 
 def _read_progress(path: Path) -> list[dict]:
-    """Lines of the progress file but one that a kill has cut short."""
+    """Lines of the progress file without an incomplete last line."""
     data = path.read_bytes() if path.is_file() else b""
     try:
         return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]

@@ -1,6 +1,6 @@
-"""Where codes come from that are given: a recording, a codes.npz, or a row of another run. A source is (path, row).
+"""Sources of given codes: a recording, a codes.npz, or a row of another run. A source is (path, row).
 
-Their length is asked for before a run begins, and needs nothing heavy; the codes themselves are fetched by the walk.
+Their length is needed before a run begins, and requires nothing heavy; the walk reads the codes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def find_sources(path: str | Path) -> list[tuple[str, int]]:
-    """(path, row) of what a prompt gives: every sample of a run folder; a file of sound or codes is one."""
+    """(path, row) of the sources of a prompt: every sample of a run folder, or one file of audio or codes."""
     rows = range(len(Run.open(path).song()["samples"])) if Path(path).is_dir() else [0]
     return [(str(Path(path).resolve()), row) for row in rows]
 
@@ -60,7 +60,7 @@ def read_codes(info: ModelInfo, path: str | Path) -> Codes:
 
 
 def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
-    """The first codes of a source, as many of each level as `counts` has; those of a recording by encoding it on `device`."""
+    """The first codes of a source, as many of each level as `counts` has; a recording is encoded on `device`."""
     if Path(path).is_dir():
         run = Run.open(path)
         codes = {level: run.codes(level, [row], stop=count)[0] for level, count in counts.items()}

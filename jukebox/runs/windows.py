@@ -1,6 +1,6 @@
-"""Which windows cover a stream: integers only.
+"""Windows that cover a stream, in integers only.
 
-    prefix      in sequence, each conditioned on what the one before has written in their overlap
+    prefix      in sequence, each conditioned on the frames of the previous one in their overlap
     parallel    independent of each other; each warms up on frames that are dropped
     region      as prefix, over the unknown frames between known ones
     mask        over unknown frames, with known ones on both sides
@@ -10,8 +10,8 @@
                                                                    |----- 2 ----|
                                                                            |----- 3 ----|
 
-A run records its planner of each level (`WindowPlanner`) in run.json, and so the windows of a resumed or replayed run are
-those of the first one.
+A run records its planner of each level (`WindowPlanner`) in run.json, and so the windows of a resumed or replayed run are those
+of the first one.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jaxtyping import Bool
 from priors.spec import PriorConfig
 
 WARM_UP = 0.25  # share of a parallel window whose frames are dropped
-KEPT = 1 / 8  # share of a window of a prior with prompt "any" that the one before has filled: 64 columns of 512
-CONTEXT_SHARE = 4  # a window contains at least one part in so many of what lies before the masked region, and after it
+KEPT = 1 / 8  # overlap of windows of a prior with prompt "any", as a share: 64 columns of 512
+CONTEXT_SHARE = 4  # a window has at least 1 / this of its length as context before the masked region, and after it
 
 
 class Segment(NamedTuple):
-    """A window [start, end) whose frames from `begin` on are new; those before are its prompt, or dropped as a warm-up."""
+    """A window [start, end) whose frames from `begin` on are new; earlier frames are its prompt, or a warm-up that is dropped."""
 
     start: int
     begin: int
@@ -53,7 +53,7 @@ def starts(total: int, n_ctx: int, hop: int) -> list[int]:
 
 
 def prefix_windows(total: int, n_ctx: int, hop: int, begin: int = 0, published: bool = False) -> Iterator[Segment]:
-    """Windows every `hop` frames that have something new, each conditioned on what the one before has written in their overlap.
+    """Windows every `hop` frames with new frames, each conditioned on the previous one in their overlap.
 
     A level ends at `total`. As `published`, one that is shorter than a window gets `total` frames after the known ones.
     """
@@ -68,9 +68,9 @@ def prefix_windows(total: int, n_ctx: int, hop: int, begin: int = 0, published: 
 
 
 def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> Iterator[Segment]:
-    """Windows that do not depend on each other: one that begins `overlap` frames early drops its frames up to `begin`.
+    """Independent windows; each begins `overlap` frames early and drops its frames up to `begin`.
 
-    The first one has nothing before it, or the given frames as its prompt; the last one begins earlier, to end with the level.
+    The first window has the given frames, if any, as its prompt. The last one begins earlier, to end with the level.
     """
     while begin < total:
         start = max(0, min(begin - overlap, total - n_ctx))
@@ -91,8 +91,9 @@ def region_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> Iterator[Segm
 def mask_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> list[tuple[int, int]]:
     """Windows (start, stop) of at most `n_ctx` frames, in order, that between them contain all unknown frames.
 
-    A masked region that one window can hold with context on both sides is in its middle. Over a longer one windows stand evenly:
-    the first contains what is before it, each further one the end of its predecessor too, and the last what is after it.
+    A masked region that fits one window with context on both sides is in its middle. A longer region has evenly spaced windows:
+    the first contains context before the region, each further one the end of the previous window, and the last context after
+    the region.
     """
     n, done, made = len(unknown), 0, []
     for first, stop in _regions(unknown, n_ctx // 2):
@@ -124,7 +125,7 @@ def _starts_over(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list
 
 @dataclass(frozen=True)
 class WindowPlanner:
-    """How the windows of a level are placed; all lengths are in frames of its stream.
+    """The placement of the windows of a level; all lengths are in frames of its stream.
 
     `step` is the distance of prefix windows, or the warm-up of parallel ones; windows of kind mask begin with a whole `column`.
     """

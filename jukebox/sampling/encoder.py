@@ -1,9 +1,9 @@
-"""LevelEncoder: a level of a run that no prior samples: the run's audio, encoded into another stream.
+"""LevelEncoder: encodes a run's audio into a stream that no prior of the route samples.
 
-So a song of tokens has codes of the three levels, too, from which it can be branched, upsampled and edited; and a song of latents has
-tokens, by which another route continues it. Where the codec leads from one stream to the other without audio, that way is taken. Else
-what is encoded is the audio of the finest level that was sampled, as the decoder computes it: not rounded as in a wav file. So the frames
-are a pure function of the codes: where encoding was interrupted, it begins again, and frames that are on disk stay.
+So a song of tokens also has codes of the three levels, from which it can be branched, upsampled and edited, and a song of
+latents has tokens, which another route can continue. If the codec can convert one stream to the other without audio, that
+conversion is used. Otherwise the audio of the finest sampled level is encoded, as the decoder computes it, without the rounding
+of a wav file. So the frames are a pure function of the codes. An interrupted encoding starts again, and frames on disk stay.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vqvae.codec import as_tensor
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
-BLOCK = 2**10  # frames that are read and decoded at once
+BLOCK = 2**10  # frames that are read and decoded per block
 
 
 @dataclass

@@ -1,9 +1,11 @@
-"""A recording beside columns of codes: which columns hold which samples, and codes decoded to audio at the recording's rate.
+"""Mapping between samples of a recording and columns of codes, and decoding of codes at the recording's sample rate.
 
-    columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples each
+    columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples
+                each
     samples                 0 .................................. samples                   of the file, at its own rate
 
-A column is a frame of the coarsest hop with all finer frames under it. Audio that continues a recording is joined to it without a step.
+A column is a frame of the coarsest hop with all finer frames under it. Audio that continues a recording is joined to it without
+a discontinuity.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from data_prep.audio.blocks import resampled
 if TYPE_CHECKING:
     from vqvae.codec import Codec
 
-MARGIN = 1.5  # seconds of codes or audio beside what is wanted, which is more than the receptive field of the published codec
-RESAMPLED = 0.1  # seconds beside it at the other rate
+MARGIN = 1.5  # margin in seconds of codes or audio, more than the receptive field of the published codec
+RESAMPLED = 0.1  # margin in seconds at the other rate
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the samples of a file are among the columns of a model; `after` samples are to follow its end."""
+    """Position of the samples of a file in the columns of a model; `after` samples follow its end."""
 
     samples: int
     rate: int
@@ -39,17 +41,17 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """Of all there will be; the last may be partly filled."""
+        """Number of all columns; the last may be partly filled."""
         return self.before + self._column(self.samples + self.after, math.ceil)
 
     @property
     def ended(self) -> int:
-        """The column in which the file ends: the first that it does not fill."""
+        """The column in which the file ends: the first that is not full."""
         return self.before + self._column(self.samples, math.floor)
 
     @property
     def per_second(self) -> float:
-        """Columns a second."""
+        """Columns per second."""
         return self.model_rate / self.hop
 
     def touched(self, start: int, end: int) -> tuple[int, int]:
@@ -65,11 +67,11 @@ class Layout:
 def render(
     codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str, first: int, layout: Layout, start: int, end: int
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [start, end) of the file's rate, as the frames of `stream` from column `first` on are decoded; in blocks."""
+    """The samples [start, end) of the file's rate, decoded from the frames of `stream` from column `first` on; in blocks."""
     common = math.gcd(layout.rate, layout.model_rate)
     of_file, of_model = layout.rate // common, layout.model_rate // common  # last equally long
     margin = 0 if of_file == of_model else round(RESAMPLED * layout.rate)
-    turn = (start - margin) // of_file  # the last moment before it at which both rates have a sample
+    turn = (start - margin) // of_file  # the last time before it at which both rates have a sample
     skip = turn * of_model - (first - layout.before) * layout.hop
     at = turn * of_file
     sound = _from(_decode(codec, codes, stream), skip)
@@ -93,7 +95,7 @@ def _decode(codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str) ->
 
 
 def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The blocks without their first `skip` samples, or after so much silence."""
+    """The blocks without their first `skip` samples, or with so much silence before them."""
     for block in blocks:
         if skip < 0:
             yield np.zeros((len(block), -skip), np.float32)
@@ -109,10 +111,10 @@ def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Flo
 def after_recording(
     blocks: Iterable[Float[np.ndarray, "c n"]], old: Float[np.ndarray, "c fade"]
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """New audio that meets the end of a recording, whose last samples are `old`; `blocks` begin with the codec's version of these.
+    """Join new audio to the end of a recording with the last samples `old`; `blocks` begin with the codec's version of these.
 
-    There is no old audio to fade from. The difference between the recording's edge and the codec's version of it, mirrored
-    at the edge and fading away within as many samples, is added, so that the two sides meet.
+    There is no old audio for a cross-fade. The difference between the recording and the codec's version is mirrored at the
+    boundary, faded out and added, so that there is no discontinuity.
     """
     fade = old.shape[1]
     held, rest = _split(blocks, 2 * fade)
@@ -127,7 +129,7 @@ def after_recording(
 def before_recording(
     blocks: Iterable[Float[np.ndarray, "c n"]], old: Float[np.ndarray, "c fade"]
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The same before the beginning of a recording, whose first samples are `old`; `blocks` end with the codec's version of these."""
+    """Join new audio to the beginning of a recording with the first samples `old`; `blocks` end with the codec's version of these."""
     fade, held = old.shape[1], np.zeros((len(old), 0))
     for block in blocks:
         held = np.concatenate([held, mix(block, len(old))], axis=1)

@@ -1,7 +1,8 @@
-"""LiveMusic: music without end, patch by patch, in constant memory, whose sampling parameters may change at each patch.
+"""LiveMusic: music of unbounded length, patch by patch, in constant memory; sampling parameters may change at each patch.
 
-A patch follows from its place, the seed and the parameters alone, so the music of a seed is that of a run with this seed, however long
-either is. The decoder's phases follow from all that came before: to go on in the middle, what lies before it is decoded and dropped.
+A patch depends only on its position, the seed and the parameters. So the music equals that of a run with this seed, for any
+length of either. The decoder's phases depend on all earlier audio. So to start in the middle, the earlier audio is decoded and
+dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from priors.registry import PRIOR_PARAMS
 
 
 class LiveMusic:
-    """Music of a song by the model's route of unbounded length; `params` as for a run, of which any may change later."""
+    """Generates music by the model's route of unbounded length; `params` are as for a run and may change later."""
 
     def __init__(
         self, model: ModelFolder, song: Song, params: Params | None = None, seed: int = 0, device: str = "cpu"
@@ -47,7 +48,7 @@ class LiveMusic:
         return self.patch * self.stream.hop / self.sample_rate
 
     def latents(self, patch: int) -> Float[Tensor, "t e"]:
-        """The frames of a patch under the present parameters."""
+        """The frames of a patch with the current parameters."""
         nothing = torch.zeros(1, 0, *self.stream.frame_shape, device=self.device)
         window = Window(patch * self.patch, self.patch, (patch + 1) * self.patch)
         known, params = Known.prefix(self.stream.name, nothing, self.patch), {self.stream.name: self.params}
@@ -56,7 +57,7 @@ class LiveMusic:
     def blocks(
         self, start: float = 0.0, seconds: float = 0.0, changes: Callable[[float], Mapping[str, Any]] | None = None
     ) -> Iterator[Float[np.ndarray, "c n"]]:
-        """Audio from second `start` on, `seconds` (0: without end) of it; the parameters follow `changes` of the second of each patch."""
+        """Audio of `seconds` (0: unbounded) from second `start` on; `changes` returns the parameters at the second of each patch."""
         if start < 0 or seconds < 0:
             raise UserError(f"start {start:g}, seconds {seconds:g}; expected 0 or more")
         begin, at, patch = round(start * self.sample_rate), 0, 0

@@ -1,4 +1,4 @@
-"""What is wrong with audio as it is written: measured block by block, in memory that hardly grows with the song, for a line and a mark.
+"""Checks of audio while it is written, in blocks and nearly constant memory; findings are printed and shown on the page.
 
     clipped     samples beyond full scale, which the file cannot hold: 10 or more, and more than 1 in 1000 or by more than 1 dB
     silent      a peak below -60 dBFS for more than 4 s, or in all of it
@@ -7,11 +7,13 @@
     noise       2 s of even level without tones: noise of any colour, as an untrained decoder makes it
     constant    2 s of an unchanging level: the hum of an untrained decoder
 
-Noise is even (the levels of frames of 23 ms spread by less than 1.5 dB) and either flat (median spectral flatness of frames of 186 ms
-above .36; white noise has .56) or without lines (less than .05 of the energy of 60 to 5000 Hz is in bins 10 dB above the median of
-their band of 16 bins; noise of any colour has .01 to .04). Music has lines (above .09 where it is even), and a drum solo is not even.
+Noise is even (the levels of frames of 23 ms spread by less than 1.5 dB) and either flat (median spectral flatness of frames of
+186 ms above .36; white noise has .56) or without lines (less than .05 of the energy of 60 to 5000 Hz is in bins 10 dB above the
+median of their band of 16 bins; noise of any colour has .01 to .04). Music has lines (above .09 where it is even), and a drum
+solo is not even.
 
-An object of run.json has "kind", "start" and "end" (seconds of the first place), "text", and "level" and "sample" where it is of one.
+An object of run.json has "kind", "start" and "end" (seconds of the first place), "text", and "level" and "sample" where it is
+of one.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ Spans = list[tuple[float, float]]  # seconds [start, end)
 
 QUIET, LOUD = 1e-3, -60  # of full scale, and in dBFS
 SILENCE, SHORT_SILENCE, REPEAT, PIECE = 4.0, 0.5, 1.0, 2.0  # seconds
-FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds of a spectrum, the parts of it whose levels are compared, spectra of a piece
+FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds of a spectrum, its parts whose levels are compared, spectra of a piece
 EVEN, CONSTANT = 1.5, 0.1  # spread of levels, dB
 FLAT, LINES, BAND = 0.36, 0.05, 16
 KINDS = ("not finite", "clipped", "silent", "repeated", "noise", "constant")
-OF_CODES = ("repeated", "not finite")  # what a coarse level passes on to the finer ones
+OF_CODES = ("repeated", "not finite")  # findings of a coarse level that affect the finer ones
 UNTRAINED = "the model may be untrained, or the codes may be of another model: train it further (`jukebox report train`)"
 ADVICE = {
     "not finite": "silence is written there; the weights are damaged or overflow: try --dtype float32, or an earlier checkpoint",
@@ -48,7 +50,7 @@ ADVICE = {
 
 
 def lines_of(request: Mapping[str, Any], samples: Sequence[int] | None = None) -> list[str]:
-    """A line for each finding of a run, of some samples: all of its finest level, and what a coarser one passes on."""
+    """A line for each finding of a run: all of its finest level, and those of a coarser level that affect finer ones."""
     found = [each for each in request.get("findings", ()) if samples is None or each.get("sample", samples[0]) in samples]
     finest = [level for level in request["levels"] if level not in request.get("encodes", ())][-1]
     lines = []
@@ -60,12 +62,12 @@ def lines_of(request: Mapping[str, Any], samples: Sequence[int] | None = None) -
 
 
 def no_beats(start: float, end: float) -> dict[str, Any]:
-    """The finding where beats were to be kept and none are clear."""
+    """The finding that beats were to be kept but none are clear."""
     return _finding("no beats", "--beat has no clear beats to keep", [(start, end)])
 
 
 def _finding(kind: str, what: str, spans: Spans) -> dict[str, Any]:
-    """What is recorded of one kind: its first place, how long it is in all, and what to do."""
+    """The record of one kind of finding: its first position, its total length, and what to do."""
     (start, end), total = spans[0], sum(b - a for a, b in spans)
     more = f" and in {len(spans) - 1} more places, {total:.1f} s in all" if len(spans) > 1 else ""
     text = f"{what} from {start:.2f} s to {end:.2f} s{more}; {ADVICE[kind]}"
@@ -99,7 +101,7 @@ def hann(size: int) -> Float[np.ndarray, " n"]:
 
 
 def kind_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> str:
-    """ "noise", "constant" or "": what a piece of a sound is; some SPECTRA of it are looked at where its level is even."""
+    """Kind of a piece of audio: "noise", "constant" or ""; SPECTRA spectra of it are tested if its level is even."""
     size = spectrum_size(sample_rate)
     level = levels(audio, size // PARTS)
     if level.max() < LOUD or (spread := float(np.std(level))) > EVEN:
@@ -144,7 +146,7 @@ def is_covered(span: tuple[float, float], spans: Spans) -> bool:
 
 
 class OutputCheck:
-    """Measures the audio of one sample, and its codes where there are any; the blocks may be cut anywhere.
+    """Measures the audio of one sample, and its codes if any; blocks may have any sizes.
 
     The audio begins `start` seconds into the result.
     """
@@ -158,10 +160,10 @@ class OutputCheck:
         self.held: list[Float[np.ndarray, "c n"]] = []
         self.waiting = 0  # samples that are held
         self.last: Shaped[np.ndarray, "1 *frame"] | None = None
-        self.codes, self.repeats = 0, 0  # frames of codes that came, and the last of them that equal the one before
+        self.codes, self.repeats = 0, 0  # number of frames of codes, and of the last equal ones
 
     def push(self, audio: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c n"]:
-        """Measure a block; it is returned with silence in place of what is not finite."""
+        """Measure a block; return it with silence in place of values that are not finite."""
         clean = audio
         if audio.size and not (np.isfinite(audio.max()) and np.isfinite(audio.min())):  # nan is the maximum where there is one
             bad = ~np.isfinite(audio)
@@ -180,7 +182,7 @@ class OutputCheck:
         return clean
 
     def push_codes(self, codes: Shaped[np.ndarray, "t *frame"]) -> None:
-        """Measure frames of codes: how long each is repeated."""
+        """Measure frames of codes: the length of repetitions."""
         if not len(codes):
             return
         before = codes[:1] if self.last is None else self.last
@@ -196,7 +198,7 @@ class OutputCheck:
         self.codes, self.last = self.codes + len(codes), codes[-1:].copy()
 
     def finish(self) -> list[dict[str, Any]]:
-        """What is wrong with all that came, ready for json."""
+        """All findings, ready for json."""
         if self.held and self.held[0].size:
             self._measure(np.concatenate(self.held, axis=1))
             self.held, self.waiting = [], 0
@@ -217,7 +219,7 @@ class OutputCheck:
         return [_finding(kind, what[kind], where) for kind, where in placed.items()]
 
     def _measure(self, piece: Float[np.ndarray, "c n"]) -> None:
-        """What is wrong with one piece; of the last one, which may be shorter, no kind of sound is named."""
+        """Findings of one piece; the last piece, which may be shorter, is not classified."""
         frames = -(-piece.shape[1] // self.frame)
         rest = -piece.shape[1] % self.frame
         parts = (np.pad(piece, ((0, 0), (0, rest))) if rest else piece).reshape(len(piece), frames, self.frame)

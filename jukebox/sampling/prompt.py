@@ -1,9 +1,10 @@
-"""The audio of a prompt: kept in the run as the recording has it, and joined with what was sampled after it.
+"""The audio of a prompt: stored unchanged in the run, and joined with the sampled audio.
 
-    prompt.flac                        the recording's own samples up to the end of the prompt (prompt_2.flac of a second source)
+    prompt.flac                        the recording's own samples up to the end of the prompt (prompt_2.flac of a second
+                                       source)
     audio/joined_level_0_sample_0.flac these samples, then the new audio at the recording's rate and channels
 
-The joined audio is a pure function of the codes and the prompt. Where the recording holds floats (or was decoded from a lossy
+The joined audio is a pure function of the codes and the prompt. If the recording holds floats (or was decoded from a lossy
 format) both files are wav.
 """
 
@@ -25,11 +26,11 @@ from jukebox.sampling.layout import MARGIN, Layout, after_recording, render
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
-FADE = 0.02  # seconds within which the codec's version of the recording's edge turns into the new audio
+FADE = 0.02  # seconds of the transition from the codec's version of the recording's edge to the new audio
 
 
 def copy_prompts(run: Run) -> None:
-    """Keep the audio of each source that is a recording, or a run that has such audio, as far as it is given."""
+    """Store the given part of the audio of each source that is a recording, or a run with such audio."""
     if not run.request["given"] or run.request.get("inpaints"):
         return
     level, given = next(iter(run.request["given"].items()))
@@ -43,19 +44,19 @@ def copy_prompts(run: Run) -> None:
 
 
 def prompt_of(run: Run, sample: int) -> Path | None:
-    """The prompt audio of a sample, where it has any."""
+    """The prompt audio of a sample, if any."""
     sources = run.request["sources"]
     return _prompt(run, _sources(run).index(tuple(sources[sample]))) if sample < len(sources) else None
 
 
 def joined_path(run: Run, sample: int) -> Path | None:
-    """Where the prompt and the new audio of a sample are joined; None without prompt audio."""
+    """Path of the joined prompt and new audio of a sample; None without prompt audio."""
     prompt, level = prompt_of(run, sample), run.finest
     return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
 
 
 def write_joined(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> list[Path]:
-    """Join prompt and new audio of finished samples, by the finest level that was sampled; the files that are new."""
+    """Join prompt and new audio of finished samples, by the finest sampled level; return the new files."""
     written = []
     level = run.finest
     stream, total = run.stream(level), run.total(level)
@@ -93,7 +94,7 @@ def _prompt(run: Run, number: int) -> Path | None:
 
 
 def _recording(path: Path, row: int) -> Path | None:
-    """The recording of a source: itself, or the prompt audio of a run."""
+    """The recording of a source: the file, or the prompt audio of a run."""
     if path.is_dir():
         return prompt_of(Run.open(path), row)
     return None if path.suffix == ".npz" or not path.is_file() else path

@@ -1,15 +1,16 @@
-"""LevelSampler: one level of a run, window after window, by any prior, for every verb; frames on disk as they come.
+"""LevelSampler: samples one level of a run, window by window, by any prior, for every verb; frames are written as they are
+sampled.
 
 A window is sampled from (window, known): the prior gets the sequences of the window, a mask of the frames that are known, the
-conditions and the noise, and yields final frames in blocks (`priors/prior.py`). What differs between verbs is only where the windows
-are (`windows.py`) and what is known: a prompt, the levels above, or all but a masked region.
+conditions and the noise, and yields final frames in blocks (`priors/prior.py`). Verbs differ only in their windows
+(`windows.py`) and known frames: a prompt, the levels above, or all but a masked region.
 
-A window that was interrupted is sampled again from its beginning: the same known frames, the same random numbers, the same steps.
-That gives the frames on disk, bit for bit, and then those that are missing. Where a window is slow, its state was saved on the way
-(`window_checkpoint.py`), and it goes on from there. Where the frames sampled again are not those on disk (another machine, other
+An interrupted window is sampled again from its beginning with the same known frames, random numbers and steps. So the frames on
+disk are reproduced exactly, and then the missing ones are sampled. For a slow window a checkpoint of its state was saved
+(`window_checkpoint.py`), and it continues from there. If the frames differ from those on disk (another machine, other
 versions), the ones on disk stay, the window is cut there, and one line is printed.
 
-Where memory runs out, the batch is cut into halves, at the frame where it happened, and each goes on (`batches.py`).
+If memory runs out, the batch is cut into halves at that frame, and each half continues (`batches.py`).
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from priors.noise import WindowNoise
 from priors.prior import Known, Prior, Window
 from vqvae.codec import as_tensor
 
-EVERY = 1.0  # seconds between two times that frames of an unfinished window are written
+EVERY = 1.0  # seconds between two writes of frames of an unfinished window
 SAME = 1e-4  # latents sampled again may differ by rounding
 Rows = Sequence[tuple[int, int]]  # (sample, first frame of its window)
 
 
 class Written(NamedTuple):
-    """Frames of a level that have come on disk, of each of `samples`, in `took` seconds; 0 frames: a window is in progress.
+    """New frames of a level on disk for each of `samples`, in `took` seconds; 0 frames: a window is in progress.
 
     `done` of `total` frames of the level are on disk, of all samples together.
     """
@@ -56,20 +57,20 @@ class Written(NamedTuple):
 
 
 def written_now(run: Run, level: int, samples: Sequence[int], frames: int = 0, took: float = 0.0) -> Written:
-    """That so many frames of a level have come on disk."""
+    """A report that so many frames of a level were written."""
     done = sum(run.count(level, [i]) for i in range(run.n_samples))
     return Written(level, tuple(samples), frames, took, done, run.total(level) * run.n_samples)
 
 
-Writing = Generator[Written, None, bool]  # returns whether the batch came to the end whole
+Writing = Generator[Written, None, bool]  # returns whether the batch was completed without a cut
 
 
 class OtherCodes(Exception):
-    """A window sampled again gave other frames than those on disk."""
+    """A repeated window gave other frames than those on disk."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory, on whatever device."""
+    """Whether torch or Python ran out of memory, on any device."""
     text = str(error).lower()
     matches = any(words in text for words in ("not enough memory", "out of memory", "allocate memory"))
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and matches)
@@ -98,7 +99,7 @@ class LevelSampler:
     # ---- batches
 
     def fill(self, samples: Batch, begin: int = 0) -> Writing:
-        """All windows of a batch from frame `begin` on."""
+        """Sample all windows of a batch from frame `begin` on."""
         begin = max(begin, self.run.request["given"].get(str(self.level), 0))
         todo = self.run.segments(self.level, begin)
         if not self.parallel:
@@ -127,15 +128,15 @@ class LevelSampler:
         return True
 
     def _try(self, samples: Batch, segment: Segment, stop: int) -> Generator[Written, None, dict | None]:
-        """Sample a window up to frame `stop`; the cut that had to be made in it, if one had to be."""
+        """Sample a window up to frame `stop`; return the cut that was made in it, if any."""
         try:
             yield from self._sample(samples, segment, stop)
             return None
         except OtherCodes:
             into = [samples]
             print(
-                f"{self.run.folder}: level {self.level} sampled again from frame {segment.begin} gives other codes than those on disk "
-                "(another machine, other versions?); these stay, and the rest is sampled anew",
+                f"{self.run.folder}: level {self.level} sampled again from frame {segment.begin} gives other codes than those "
+                "on disk (another machine, other versions?); these stay, and the rest is sampled again",
                 file=sys.stderr,
             )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
@@ -154,13 +155,13 @@ class LevelSampler:
                 f"there is not enough memory for one sample at level {self.level}; what is made is kept: free some memory, or resume on a "
                 f"machine with more (jukebox resume {self.run.folder})"
             ) from error
-        print(f"not enough memory for {len(samples)} samples at once: on with half as many", file=sys.stderr)
+        print(f"not enough memory for {len(samples)} samples in parallel: continuing with half as many", file=sys.stderr)
         return [samples[: (len(samples) + 1) // 2], samples[(len(samples) + 1) // 2 :]]
 
     # ---- one window
 
     def _sample(self, samples: Batch, segment: Segment, stop: int) -> Iterator[Written]:
-        """Sample the new frames of a window up to `stop`; those that are on disk are compared, the others written."""
+        """Sample the new frames of a window up to `stop`; frames on disk are compared, the others are written."""
         start, begin, end = segment
         if self.prior.spec.prompt == "prefix":  # its frames do not depend on later ones
             end = stop
@@ -184,7 +185,7 @@ class LevelSampler:
     def _values(
         self, rows: Rows, known: Known, noise: WindowNoise, length: int
     ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
-        """The window of every row as its frames come, and how many of them are final; saved ones come at once."""
+        """Yield the window of every row, and the number of its final frames; saved frames are included from the start."""
         column = self.column
         window = Window(self._place(rows[0][1] // column), length // column, self._place(self.total // column))
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
@@ -205,7 +206,7 @@ class LevelSampler:
             yield values, length
 
     def _known(self, rows: Rows, upto: int | None, length: int) -> Known:
-        """The streams of a window and which of their frames are known: own ones before `upto` (None: before the window)."""
+        """The streams of a window with masks of known frames: sampled ones before `upto` (None: before the window)."""
         config, column, sequences, masks = self.prior.config, self.column, {}, {}
         for stream in config.spec.writes:
             level, ratio = self.streams.index(stream), config.frames(stream) // config.n_ctx
@@ -221,7 +222,7 @@ class LevelSampler:
         return Known(sequences, masks)
 
     def _last_known(self, stream: str, sample: int) -> int:
-        """Frames that are known of another stream: all of a level that was sampled before this one, and what is given of others."""
+        """The known frames of another stream: all of a level that was sampled earlier, and the given ones of others."""
         level, levels = self.streams.index(stream), self.run.request["levels"]
         if level in levels[: levels.index(self.level)]:
             return self.run.count(level, [sample])
@@ -236,7 +237,7 @@ class LevelSampler:
         return stack(items).to(self.device)
 
     def _place(self, frame: int) -> int:
-        """The frame of the song, at the prior's rate, that is `frame` of the run."""
+        """Convert a frame of the run to the frame of the song at the prior's rate."""
         if not self.run.request.get("pieces"):
             return frame
         ratio = max(self.run.request["hops"]) // self.prior.config.hop
@@ -260,7 +261,7 @@ class LevelSampler:
         return written_now(self.run, self.level, samples, frames, took)
 
     def _keep_known(self, samples: Batch, upto: int) -> Iterator[Written]:
-        """Of an edit: write the frames before `upto` that are known and in no window."""
+        """For an edit: write the known frames before `upto` that are in no window."""
         at = self.run.count(self.level, samples)
         if self.run.request.get("inpaints") and at < upto:
             values, mask = self.run.known_frames(self.level, samples[0], at, upto - at, 0)
@@ -270,7 +271,7 @@ class LevelSampler:
     # ---- windows in parallel
 
     def _sample_in_parallel(self, samples: Batch, todo: Sequence[Segment], windows: int) -> Writing:
-        """Windows of each sample as one batch, at most `windows` at a time; a pass that was interrupted is sampled again."""
+        """Sample windows of each sample as one batch, at most `windows` at a time; an interrupted pass is sampled again."""
         done = 0
         while done < len(todo):
             cuts, first = self.run.request["cuts"], todo[done]
@@ -287,10 +288,10 @@ class LevelSampler:
         return True
 
     def _sample_together(self, samples: Batch, some: Sequence[Segment]) -> Writing:
-        """Sample windows of all samples in parallel; False where there was no memory, and a cut records how to go on.
+        """Sample windows of all samples in parallel; False if memory ran out; then a cut records the continuation.
 
-        Two windows that overlap have the same random numbers there. Under nearly the same conditions they tend to the same codes,
-        and so the codes that are dropped lead to those that the next window keeps.
+        Two overlapping windows have the same random numbers there. Under nearly the same conditions they tend to the same
+        codes. So the dropped codes lead to the codes that the next window keeps.
         """
         rows, began = [(i, segment.start) for i in samples for segment in some], time.perf_counter()
         length, skip = some[0].end - some[0].start, [start for _, start in rows]

@@ -5,10 +5,10 @@
     replay      from a run.json                       the same codes again
     resume      from an interrupted run               what is missing
 
-Each verb writes a request (jukebox/runs/request.py) and passes it to `resume`. `resume` fetches the prompt codes, samples
-every level, and decodes audio on the way; `steps` is the same as an iterator of what comes. A window is conditioned on the codes
-before it (its prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's prior
-is in memory at a time, unless the model keeps them (`jukebox/api.py`).
+Each verb writes a request (jukebox/runs/request.py) and passes it to `resume`. `resume` reads the prompt codes, samples every
+level, and decodes audio at the same time; `steps` does the same as an iterator of updates. A window is conditioned on the codes
+before it (its prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's
+prior is in memory at a time, unless the model keeps them (`jukebox/api.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from priors.autoregressive import native
 from priors.prior import HasSteps
 from priors.registry import PRIOR_PARAMS
 
-PAGE_EVERY = 60.0  # seconds between two pages of a level that is not finished
+PAGE_EVERY = 60.0  # seconds between two updates of the page
 Report = Callable[[Written], object]
 
 
@@ -52,7 +52,7 @@ def branch(
     run: Run, out: str | Path, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
     lyrics: Song | None = None, seed: int | None = None, model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
-    """Keep the first seconds of a run, or of one take of it, and go on with another seed or other lyrics; see `request.branched`."""
+    """Keep the first seconds of a run, or of one take of it, and continue with another seed or other lyrics; see `request.branched`."""
     asked = request.branched(run, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
     return resume(Run.create(out, asked), model)
 
@@ -61,9 +61,9 @@ def upsample(
     run: Run, out: str | Path | None = None, settings: RunSettings | None = None, *, level: int | None = None, seed: int | None = None,
     model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
-    """Write the levels that a run does not have yet; with `out` in a copy that keeps `level` and those above, with another seed.
+    """Write the missing levels of a run; with `out` in a copy that keeps `level` and those above, with another seed.
 
-    The route and the parameters of `settings` count, and in a copy all else of it too.
+    The route and the parameters of `settings` are used, and in a copy all other settings too.
     """
     settings = settings or RunSettings()
     if out is not None:
@@ -75,7 +75,7 @@ def upsample(
 
 
 def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) -> Run:
-    """Sample the codes of a run.json once more; UserError where those of the original, if they are beside it, are others."""
+    """Sample the codes of a run.json once more; UserError if they differ from those of the original, if it is there."""
     path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
     asked = read_request(path)
     if asked.get("inpaints") and not (path.parent / KNOWN).is_file():
@@ -93,7 +93,7 @@ def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) 
 
 
 def compare(a: Run, b: Run) -> None:
-    """Print for every level whether two runs have the same codes; UserError where they have not."""
+    """Print for every level whether two runs have the same codes; UserError if not."""
     for level in a.request["levels"]:
         length = min(a.count(level), b.count(level))
         differ = a.codes(level, stop=length) != b.codes(level, stop=length)
@@ -112,9 +112,9 @@ def compare(a: Run, b: Run) -> None:
 def resume(
     run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, report: Report | None = None
 ) -> Run:  # fmt: skip
-    """Do what is missing of a run, as process `rank` of `ranks`; the codes are those of an uninterrupted one.
+    """Complete a run, as process `rank` of `ranks`; the codes are those of an uninterrupted run.
 
-    `report` gets all that comes in place of the progress bar; where it raises, the run stops and can be resumed.
+    `report` gets all updates in place of the progress bar; if it raises, the run stops and can be resumed.
     """
     for written in steps(run, model, device, rank, ranks, bar=report is None):
         if report:
@@ -126,7 +126,7 @@ def steps(
     run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, bar: bool = False,
     audio: bool = False,
 ) -> Iterator[Written]:  # fmt: skip
-    """What is missing of a run, done step by step; with `audio` the wav files have all that could be decoded at each step."""
+    """Complete a run step by step; with `audio` the wav files are up to date at each step."""
     mine = run.request["batches"][rank::ranks]
     if not mine:  # more processes than batches
         return
@@ -149,7 +149,7 @@ def steps(
 
 
 def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
-    """The model of a run, checked, and what the first process to sample it decides."""
+    """Check the model of a run, and make the decisions of the first process that samples it."""
     if model is None:
         model = ModelFolder.from_pretrained(run.request["model"])
     check_weights(run.request, model.info)
@@ -169,7 +169,7 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
 
 
 def to_compile(info: ModelInfo, asked: dict) -> bool:
-    """Whether steps are compiled (CPU) or captured (GPU); `auto`: where that is possible and saves time."""
+    """Whether steps are compiled (CPU) or captured (GPU); `auto`: if that is possible and saves time."""
     if asked["compile"] == "auto":
         return request.should_compile(info, asked) and native.why_not(asked["dtype"], asked["device"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"], asked["device"])):
@@ -180,7 +180,7 @@ def to_compile(info: ModelInfo, asked: dict) -> bool:
 def fill_level(
     model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool, audio: bool
 ) -> Iterator[Written]:  # fmt: skip
-    """Sample or encode what is missing of one level, and decode it as it grows; finished audio is left alone."""
+    """Sample or encode the missing frames of one level and decode them at the same time; finished audio is not changed."""
     asked = run.request
     above = asked["levels"][: asked["levels"].index(level)]
     batches = [part for batch in mine for part in batches_at(list(batch), asked["cuts"], above)]
@@ -218,7 +218,7 @@ def _bar(total: int, done: int, level: int, shown: bool) -> ProgressBar:
 
 
 def _print_steps(sampler: LevelSampler | LevelEncoder, codes: int) -> None:
-    """One line where a step writes more than one code of a sample."""
+    """Print a line if a step writes more than one code of a sample."""
     if isinstance(sampler, LevelSampler) and sampler.steps and (sampler.parallel or sampler.prior.spec.prompt == "any"):
         what = "sequential steps" if sampler.parallel else "passes"
         print(f"level {sampler.level}: {codes} codes in {sampler.steps} {what}")
@@ -234,7 +234,7 @@ def _show(shown: ProgressBar, run: Run, written: Written) -> None:
 def _wav_writers(
     model: ModelFolder, run: Run, level: int, samples: Sequence[int], device: str, files: WriterThread
 ) -> dict[int, WavWriter]:
-    """What decodes each sample whose audio is not whole; an edit has no audio of its own."""
+    """The wav writers of samples with incomplete audio; an edit has none."""
     if run.request.get("inpaints"):
         return {}
     codec = model.codec([run.stream(level).name]).to(device)
@@ -242,7 +242,7 @@ def _wav_writers(
 
 
 def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler | LevelEncoder:
-    """What writes a level: its prior, ready to sample it, or the encoder of another codec."""
+    """The writer of a level: a sampler with its prior, or the encoder of another codec."""
     asked = run.request
     if level not in run.sampled_levels:
         return LevelEncoder(run, level, model, device)
@@ -257,7 +257,7 @@ def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, de
 
 
 def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> None:
-    """Put the codes that are given in their place, those of a recording by encoding it; what is there already is left."""
+    """Write the given codes to the run, encoding recordings; existing codes are not changed."""
     missing = {int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count}
     sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
     for path, row in sources:
@@ -272,7 +272,7 @@ def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int], dev
 
 
 def _print_differences(run: Run) -> None:
-    """One line where this run began elsewhere: bit-equal codes are promised on the same machine with the same versions only."""
+    """Print a line if this run began elsewhere; codes are bit-equal only on the same machine with the same versions."""
     asked, now = run.request, versions()
     old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]
     before, here = asked["machine"], request.machine(asked["machine"]["threads"])

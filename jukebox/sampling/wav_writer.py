@@ -1,8 +1,8 @@
-"""Sound that grows with its codes: after every window there is more to hear, and nothing is decoded twice.
+"""A wav file that grows with its codes: it is extended after every window, and nothing is decoded twice.
 
-The wav is a pure function of the codes: its decoder cuts them anew every so many, whatever windows they came in, so that at the end
-its bytes are those of the whole decoded at once. Its header tells the length that is there, and is written after the samples: a
-player, or a kill, at any moment finds a good file. The decoder's own state is not saved; who resumes decodes the level once more.
+The wav is a pure function of the codes. Its decoder regroups them into blocks of fixed size, so that the bytes equal those of
+decoding all codes together. Its header has the current length and is written after the samples, so that the file is valid at
+any moment. The decoder's state is not saved; a resumed run decodes the level again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def header(frames: int, channels: int, sample_rate: int) -> bytes:
 
 
 class WavWriter:
-    """The wav of one sample at one level: decoded on the device of the codec, and written by a thread."""
+    """The wav file of one sample at one level, decoded on the device of the codec and written by a thread."""
 
     def __init__(self, run: Run, codec: Codec, level: int, sample: int, device: str, writer: WriterThread):
         self.run, self.level, self.sample, self.device, self.writer = run, level, sample, device, writer
@@ -44,7 +44,7 @@ class WavWriter:
         self.path.parent.mkdir(exist_ok=True)
 
     def is_whole(self) -> bool:
-        """Whether all of the level is decoded already."""
+        """Whether the level is completely decoded."""
         frames = self.run.total(self.level) * self.run.request["hops"][self.level]
         if not self.path.is_file() or self.path.stat().st_size != HEADER + frames * self.channels * 2:
             return False
@@ -52,7 +52,7 @@ class WavWriter:
             return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
 
     def grow(self) -> None:
-        """Decode the codes that have come since the last time; the thread then writes their audio."""
+        """Decode the codes since the last call; the thread then writes their audio."""
         codes = self.run.codes(self.level, [self.sample], self.decoded)[0]
         if not len(codes):
             return
@@ -68,7 +68,7 @@ class WavWriter:
             return
         began, self.samples = self.samples > 0, self.samples + len(pcm) // (2 * self.channels)
         head = header(self.samples, self.channels, self.sample_rate)
-        if not began:  # what an earlier process has decoded stays until there is as much again
+        if not began:  # the audio of an earlier process stays until there is as much again
             write_bytes(self.path, head + pcm)
             return
         with open(self.path, "r+b") as file:

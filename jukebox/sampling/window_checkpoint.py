@@ -1,14 +1,13 @@
-"""The state of a window in progress, saved now and then, so that a kill costs seconds or a minute and not the window.
+"""Checkpoints of a window in progress, so that a kill loses seconds or a minute and not the window.
 
-Codes on disk do not restore a window: caches rebuilt from them by one parallel pass would differ in rounding, and then in
-codes. Sampling it again by the same steps is exact, and for a small prior a matter of seconds; for a large one on a CPU it is hours, and a
-process that is killed more often than that would never finish. So the state itself is written (KV caches, or masks and codes of masked
-decoding) with the frames that are final: every ten seconds, or so seldom that no more than RATE bytes a second are written on average.
+Codes on disk are not sufficient to restore a window: caches computed from them by a parallel pass would differ in rounding, and
+then the codes would differ. Sampling the window again by the same steps is exact, but with a large prior on a CPU it takes
+hours. So the state (KV caches, or masks and codes of masked decoding) is written with the final frames, at most every ten
+seconds and at most RATE bytes per second on average.
 
     states/level_2_sample_0.pt    of the batch whose first sample is 0; gone when the level is done
 
-The file is never needed. Where it is of another window, not whole, or where there is no room for it, the window is sampled
-from its beginning.
+The file is optional. If it is of another window, damaged, or did not fit on the disk, the window is sampled from its beginning.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from jukebox.runs.run import Run
 from priors.prior import Known
 
 EVERY = 10.0  # seconds between two states at least
-RATE = 5e6  # bytes a second: of a disk that writes 100 MB a second a twentieth, and in a day not what wears it out
+RATE = 5e6  # bytes per second: a twentieth of the rate of a disk with 100 MB per second
 
 
 class WindowCheckpoint:
-    """What is saved of a window (or of parallel windows) of a batch: rows of (sample, first frame of the window).
+    """Checkpoint of a window (or of parallel windows) of a batch: rows of (sample, first frame of the window).
 
-    `state` is as `start` of a prior has made it.
+    `state` is the result of `start` of a prior.
     """
 
     def __init__(self, run: Run, level: int, rows: Sequence[tuple[int, int]], known: Known, state: Any):
@@ -59,7 +58,7 @@ class WindowCheckpoint:
         self.wait = max(EVERY, state.nbytes / RATE)
 
     def load(self) -> Shaped[np.ndarray, "b t *frame"] | None:
-        """Bring the state to where the saved one was, and return the frames that were final; None where none is saved."""
+        """Restore the saved state, and return the final frames; None without a checkpoint."""
         if not self.path.is_file():
             return None
         try:
@@ -70,13 +69,13 @@ class WindowCheckpoint:
                 raise ValueError("it does not match its checksum")
             self.state.load_state_dict(saved["tensors"])
             return saved["tensors"]["frames"].numpy().copy()
-        except Exception as error:  # a reader of files meets anything
+        except Exception as error:  # a damaged file may raise any error
             why = (str(error).splitlines() or [type(error).__name__])[0]
             print(f"{self.path} is damaged ({why}): the window is sampled from its beginning", file=sys.stderr)
             return None
 
     def save(self, frames: Shaped[np.ndarray, "b t *frame"]) -> None:
-        """Save the state and the frames that are final, if it is time to, and if there is room: codes and audio come first."""
+        """Save the state and the final frames if it is time, and if there is room; codes and audio have priority."""
         if time.monotonic() - self.at < self.wait:
             return
         self.at = time.monotonic()
@@ -89,7 +88,7 @@ class WindowCheckpoint:
                 torch.save({"key": self.key, "crc32": _checksum(tensors), "tensors": tensors}, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # the second: what torch makes of a full disk
+        except (OSError, RuntimeError) as error:  # the second is torch's error for a full disk
             print(f"{self.path} could not be saved ({str(error).splitlines()[0]}); the run goes on", file=sys.stderr)
 
 
@@ -98,7 +97,7 @@ def state_path(run: Run, level: int, sample: int) -> Path:
 
 
 def forget(run: Run, level: int, samples: Sequence[int]) -> None:
-    """Remove what is saved of the windows of a level that is done."""
+    """Remove the checkpoints of the windows of a finished level."""
     for sample in samples:
         for path in (state_path(run, level, sample), state_path(run, level, sample).with_suffix(".part")):
             path.unlink(missing_ok=True)
@@ -107,7 +106,7 @@ def forget(run: Run, level: int, samples: Sequence[int]) -> None:
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
-    """CRC-32 over names and bytes; whatever the dtype, without a copy."""
+    """CRC-32 over names and bytes; for any dtype, without a copy."""
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))

@@ -1,4 +1,4 @@
-"""WriterThread: files are written beside the sampling, which waits neither for the disk nor for the conversion of audio."""
+"""WriterThread: writes files in a thread, so that sampling does not wait for the disk or the conversion of audio."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ WAITING = 64  # writes that wait at most; memory does not grow where the disk is
 
 
 class WriterThread:
-    """Runs writes in the order in which they come. A write that raises ends them: `add`, `flush` and a leave without error raise it.
+    """Runs writes in order. An exception in a write stops all later ones; `add`, `flush` and a leave without error raise it.
 
-    No later write runs, so that a file that grows has no gap.
+    No later write runs, so that a growing file has no gap.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class WriterThread:
         self.queue.put(write)
 
     def flush(self) -> None:
-        """Wait until all that came is written."""
+        """Wait until all writes are finished."""
         self.queue.join()
         self._raise()
 

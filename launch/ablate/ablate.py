@@ -1,4 +1,4 @@
-"""The verb ablate: what ideas are worth, by leaving them out. A new ablation is one entry of `EXPERIMENTS`."""
+"""The verb ablate: ablation studies. A new ablation is one entry of `EXPERIMENTS`."""
 
 from __future__ import annotations
 
@@ -39,29 +39,34 @@ def ablate(
     models: Sequence[str] = (),
     corpus_seed: int = -1,
 ) -> None:
-    """Measure what an idea is worth by leaving it out, over several seeds: a table, kept as ablation.json.
+    """Run an ablation study over several seeds; print a table and write ablation.json.
 
-    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores. With MODEL: decodings by its
-        spectral codec with other phases and fewer books, and the distance against bit rate and minutes (decodings.json).
-    prior: lyrics as characters or as pieces of words, and the time bias, on the codes of MODEL; about 12 minutes.
-    masked: trained in copies of MODEL, what music behind a hole, the levels above and more passes are worth to the masked prior.
-    treble: what tones, hi-hats and quiet passages of recordings the three-level codec keeps, with and without changes of its upsampling
-        and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time a seed.
-    decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
-    prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
-    musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each beside a control (preset musika).
+    codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores. With MODEL:
+        decodings by its spectral codec with other phases and fewer books, and the distance against bit rate and minutes
+        (decodings.json).
+    prior: lyrics as characters or as SentencePiece tokens, and the time bias, on the codes of MODEL; about 12 minutes.
+    masked: the effect of music after a masked region, of the levels above and of more passes on a masked prior, trained in
+        copies of MODEL.
+    treble: how the three-level codec preserves tones, hi-hats and quiet passages of recordings, with and without changes of its
+        upsampling and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time per seed.
+    decoder: the effect of discriminators on the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes per
+        seed.
+    prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with noise.
+    musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
+        (preset musika).
 
     what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
-    data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
-    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble: none
+    data: a data folder that `jukebox prepare` made; {seed} in its name is replaced by the seed
+    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none;
+        treble: none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
-    processes: models trained side by side, a core each; 0: all cores
+    processes: models trained in parallel, one core each; 0: all cores
     preset: sizes and recipe of the prior (prior, masked) or of the codec (treble)
     models: codec with MODEL: further model folders for the curves, such as those of a longer training
-    corpus_seed: codec with MODEL: seed of the synthetic corpus that DATA is of, for attacks and vibrato (-1: DATA is of none)
+    corpus_seed: codec with MODEL: seed of the synthetic corpus in DATA, for attacks and vibrato (-1: DATA is not synthetic)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")

@@ -1,8 +1,8 @@
-"""`jukebox ablate codec`: what each idea of the codec is worth, by leaving it out.
+"""`jukebox ablate codec`: ablation study of the codec.
 
-Every variant is a short difference from one base (the demo's widths, 2048 codes, restarts, spectral loss, separate
-autoencoders; no warm-up without the quantiser, so that codebooks have to find their codes themselves), trained by the
-same loop on the same crops over several seeds, and measured on songs it has not heard.
+Every variant is a short difference from one base: the demo's widths, 2048 codes, restarts, spectral loss, separate
+autoencoders, and no warm-up without the quantiser. It is trained by the same loop on the same crops over several seeds, and
+measured on held-out songs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.nested import NestedVQVAE
 from vqvae.stft import magnitudes
 
-# variant -> (what it leaves out, levels to train): the top level is where the codec is hardest
+# variant -> (changed settings, levels to train); the top level is the hardest
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "base": ({}, (2, 1, 0)),
     "no restarts": ({"threshold": 0.0}, (2,)),
@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "256 codes": ({"bins": 256}, (2,)),
     "nested": ({}, (-1,)),  # -1: all levels in one model
 }
-# Crops of 16: a level sees this many codes a step, times 16.
+# Crops of 16: number of codes of a level per step, times 16.
 CROPS = {2: 4096, 1: 2048, 0: 2048, -1: 4096}
 ABOVE_HZ = 2000.0
 
@@ -52,7 +52,7 @@ def shape_of(arm: Arm) -> tuple[VQVAEConfig, int]:
     codec: Any = find("demo").codec
     config, crop = replace(codec, **{"bins": 2048, **arm.changes}), CROPS[arm.keys["level"]]
     codes = 16 * crop / config.hops[arm.keys["level"]]
-    # dead is who has a quarter of the mean use: the threshold counts uses a batch
+    # a code is dead below a quarter of the mean use; the threshold is in uses per batch
     return replace(config, threshold=arm.changes.get("threshold", 0.25 * codes / config.bins)), crop
 
 
@@ -61,7 +61,7 @@ def recipe_of(arm: Arm) -> Recipe:
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError where there is none."""
+    """The corpus as samples, decoded before the processes start; UserError if it is empty."""
     config, _ = shape_of(unit.arm)
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
@@ -93,14 +93,14 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def nest(task: Any, unit: Unit, config: VQVAEConfig) -> None:
-    """Let a task train all levels in one hierarchy."""
+    """Change a task to train all levels in one hierarchy."""
     torch.manual_seed(unit.seed)
     task.name, task.model = "nested", NestedVQVAE(config)
     task.save = lambda model: save_file(model.state_dict(), unit.folder / "nested.safetensors")
 
 
 def _errors(true: Sequence[Tensor], made: Sequence[Tensor], sample_rate: int) -> dict[str, float]:
-    """Spectral convergence in dB, and the same ratio of the part above 2 kHz, means over songs."""
+    """Spectral convergence in dB, and the same ratio above 2 kHz, as means over songs."""
     whole, high = [], []
     for x, y in zip(true, made, strict=True):
         whole.append(spectral_convergence(x, y).item())
@@ -129,5 +129,5 @@ EXPERIMENT = Experiment(
         _in_db("levels: dB of level 0 less than level 1", "base, level 0", "base, level 1"),
         _in_db("levels: dB of level 1 less than level 2", "base, level 1", "base, level 2"),
     ],
-    artifacts="what each model makes of a held-out song is",
+    artifacts="the reconstructions of a held-out song are",
 )  # fmt: skip

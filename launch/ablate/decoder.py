@@ -1,7 +1,7 @@
-"""`jukebox ablate decoder DATA MODEL`: what discriminators are worth to the decoder of a trained spectral codec, at equal CPU time.
+"""`jukebox ablate decoder DATA MODEL`: effect of discriminators on the decoder of a trained spectral codec, at equal CPU time.
 
-A step against discriminators costs several steps without. So the arm without them is trained for as many steps as take the same time,
-which is measured first, in the same process. The third arm is the codec as it is.
+A step with discriminators costs several steps without them. So the arm without them is trained for more steps in the same time,
+which is measured first in the same process. The third arm is the unchanged codec.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from launch.training.tasks.task import TaskSetup
 from vqvae.spectral.config import TOKENS
 from vqvae.spectral.model import SpectralCodec
 
-TIMED = 8  # steps that are timed, after one that is not
+TIMED = 8  # timed steps, after one warm-up step
 
 
 def check(unit: Unit) -> None:
@@ -85,7 +85,7 @@ def seconds_per_step(unit: Unit, recipe: Recipe) -> float:
 
 
 def measured(unit: Unit, codec: SpectralCodec) -> Figures:
-    """Means over the held-out songs; the rise of a stroke is measured where the original has one."""
+    """Means over the held-out songs; the rise time is measured for strokes with a rise in the original."""
     reference, found = reference_features(unit.data, codec.config), []
     for number, row in enumerate(split_rows(unit.data, "test", unit.songs)):
         audio = read_wave(unit.data, row, codec.config.spec, SECONDS)
@@ -138,5 +138,5 @@ EXPERIMENT = Experiment(
         Comparison(f"{title}: with less without", "against discriminators", "without discriminators", name, "below 0")
         for name, title in _AGAINST.items()
     ],
-    artifacts="models and a held-out song as they decode it are",
+    artifacts="models and their reconstructions of a held-out song are",
 )  # fmt: skip

@@ -1,8 +1,8 @@
-"""`jukebox ablate codec DATA MODEL`: what each part of the spectral codec is worth, in one table of decodings of the same songs.
+"""`jukebox ablate codec DATA MODEL`: effect of each part of the spectral codec, in one table of decodings of the same songs.
 
-A row replaces one part: the phases (learned, Griffin-Lim, none, chance, those of the original), the quantiser (latents, fewer books), or
-the magnitudes (those of the original). The original itself is the ceiling. Two curves set the distance against the bit rate and against
-the minutes of training: of the checkpoints of MODEL and of further models. Nothing is trained.
+A row replaces one part: the phases (learned, Griffin-Lim, none, chance, those of the original), the quantiser (latents, fewer
+books), or the magnitudes (those of the original). The original is the upper bound. Two curves show the distance against the bit
+rate and against the minutes of training, for the checkpoints of MODEL and further models. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from vqvae.spectral.model import SpectralCodec
 from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes, unit
 
 Figures = dict[str, Any]
-SECONDS = 20.0  # of each song
-REFERENCE_SONGS = 48  # training songs that the Frechet distance is to
+SECONDS = 20.0  # seconds of each song
+REFERENCE_SONGS = 48  # number of training songs for the Frechet distance
 REFINING = 8  # rounds of Griffin-Lim from the learned phases
 TRUE = "true"  # magnitudes of the original
 
@@ -76,7 +76,7 @@ COLUMNS = {"mel": "mel, dB", "multiscale": "multi-scale, dB", "frechet": "Freche
 
 
 class HeldOutSong(NamedTuple):
-    """A held-out song (c, t), whole frames of the codec, with what is struck and sung where that is known."""
+    """A held-out song (c, t), whole frames of the codec, with its events if they are known."""
 
     audio: Float[Tensor, "c t"]
     truth: SyntheticTruth | None
@@ -86,7 +86,7 @@ class HeldOutSong(NamedTuple):
 
 
 class Predicted(NamedTuple):
-    """Magnitudes and derivatives of the phase that phasors are made from, and the spectra of the original."""
+    """Magnitudes and derivatives of the phase, from which phasors are computed, and the spectra of the original."""
 
     magnitudes: Float[Tensor, "n c f"]
     slopes: Float[Tensor, "n 2 2 f"]
@@ -129,7 +129,7 @@ PHASES: dict[str, Callable[[SpectralConfig, Predicted], Tensor]] = {
 
 
 class Decoded(NamedTuple):
-    """The audio of a decoding and the seconds that it took, and the magnitudes that it came from."""
+    """The audio of a decoding, the time in seconds, and its magnitudes."""
 
     audio: Float[Tensor, "c t"]
     took: float
@@ -137,7 +137,7 @@ class Decoded(NamedTuple):
 
 
 def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> Decoded:
-    """A held-out song encoded, and decoded in one piece as a row of the table specifies."""
+    """Encode a held-out song and decode it as a row of the table specifies."""
     with torch.no_grad():
         spectra = codec.spectra(song.audio[None])
         stream = LATENTS if decoding.source == LATENTS else TOKENS
@@ -187,7 +187,9 @@ def decoding_row(
 
 
 def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Sequence[Figures]) -> list[Figures]:
-    """What has to hold whatever the songs: the transform undoes itself, magnitudes beat a mean frame, phases beat none and chance."""
+    """Sanity checks: the inverse transform is exact, magnitudes are better than a mean frame, phases are better than none and
+    random ones.
+    """
     ratios, losses = [], []
     for song in songs:
         spectra = codec.spectra(song.audio[None])
@@ -243,7 +245,7 @@ def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCod
 
 
 def spectral_codec(model: ModelFolder) -> SpectralCodec:
-    """The spectral codec of a model; UserError where there is none."""
+    """The spectral codec of a model; UserError if there is none."""
     if TOKENS not in model.trained_streams():
         raise UserError(
             f"{model.folder} has no trained spectral codec; train one with `jukebox train spectral`, or leave MODEL away"
@@ -265,7 +267,7 @@ def held_out_songs(data: Path, config: SpectralConfig, songs: int, corpus_seed: 
 
 
 def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticTruth:
-    """What a song of a synthetic corpus contains; UserError where it is of none, or of a corpus of another seed."""
+    """Events of a song of a synthetic corpus; UserError for other songs, or for a corpus of another seed."""
     listed = path.parent / "songs.jsonl"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     paths = [json.loads(line)["path"] for line in lines]
@@ -278,7 +280,7 @@ def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticT
 
 
 def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d"]:
-    """Features of the training songs that Frechet distances are to."""
+    """Features of training songs for Frechet distances."""
     rate, options = config.sample_rate, {"sample_rate": config.sample_rate, "channels": config.channels}
     rows = split_rows(data, "train", REFERENCE_SONGS)
     return torch.cat([metrics.sound_features(read(audio_path(data, row), seconds=SECONDS, **options)[0], rate) for row in rows])
@@ -288,7 +290,7 @@ def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d
 
 
 def ablate_decodings(data: Path, model: str, models: Sequence[str], out: Path, songs: int, corpus_seed: int) -> Figures:
-    """Measure all rows and curves, print the tables and keep them as decodings.json."""
+    """Measure all rows and curves, print the tables and write decodings.json."""
     codec = spectral_codec(ModelFolder.from_pretrained(model))
     out.mkdir(parents=True, exist_ok=True)
     held, reference = held_out_songs(data, codec.config, songs, corpus_seed), reference_features(data, codec.config)

@@ -1,7 +1,8 @@
 """Experiments over seeds: arms and seeds make units, each of which trains and measures one thing, once.
 
-An `Experiment` is data (arms, figures of its table, comparisons of arms) and a function that measures a unit. The words of a unit go to
-a log and its figures are kept, so an experiment that was stopped continues with the same command; units run in parallel, a core each.
+An `Experiment` has data (arms, figures of its table, comparisons of arms) and a function that measures a unit. The output of a
+unit is written to a log and its figures are stored, so a stopped experiment continues with the same command. Units run in
+parallel, one core each.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Figures = dict[str, Any]
 
 
 class Arm(NamedTuple):
-    """One of the things that are compared: its name in tables and in names of folders, its keys in json, how it differs from the base."""
+    """One variant of a comparison: its name in tables and folders, its keys in json, its difference from the base."""
 
     title: str
     name: str
@@ -45,7 +46,7 @@ class Arm(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """An arm and a seed: the folders that it reads and its own, and what is asked for."""
+    """An arm and a seed: its input folders and its own folder, and the options."""
 
     arm: Arm
     seed: int
@@ -63,13 +64,13 @@ class Unit(NamedTuple):
         return TASKS.load(kind)(TaskSetup(model, part, self.data, recipe, self.seed, "cpu", config))
 
     def train(self, task: Any) -> None:
-        """Train a task; one that was stopped on the way is not measured: KeyboardInterrupt."""
+        """Train a task; a stopped training raises KeyboardInterrupt, so that it is not measured."""
         if fit(task, task.recipe, self.folder / "training", seed=self.seed).ended == "stopped":
             raise KeyboardInterrupt
 
 
 class FigureRows(NamedTuple):
-    """Rows of a table: title -> path of a figure (`found`). `{}` in both stands for each key of the mapping at `each`."""
+    """Rows of a table: title -> path of a figure (`found`). `{}` in both is replaced by each key of the mapping at `each`."""
 
     paths: Mapping[str, str]
     each: str = ""
@@ -89,7 +90,10 @@ class FigureRows(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A figure of the arm `left` and of `right`, seed by seed: the difference or the ratio. `other`: the path in `right`, if another."""
+    """Comparison of a figure of the arms `left` and `right` by seed: the difference or the ratio.
+
+    `other`: the path in `right`, if another.
+    """
 
     what: str
     left: str
@@ -116,14 +120,14 @@ def preset_and_codec(unit: Unit, **numbers: Any) -> Figures:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is measured and compared. Its functions are those of a module, because units run in other processes.
+    """An experiment. Its functions must be defined in a module, because units run in other processes.
 
     measure: trains and measures a unit
-    check: raises UserError where the folders of a unit cannot be used, before any is run
+    check: raises UserError before any run if the folders of a unit cannot be used
     columns: figure -> its title and digits, in a table with a row per arm; or rows: the table
-    header: what was asked for, kept beside the figures of all units
-    asked: on what else the figures of a unit depend; where one has changed, the unit is measured again
-    kept: the file of the figures; artifacts: what units leave in their folders
+    header: the options, stored with the figures of all units
+    asked: other inputs of the figures of a unit; if one has changed, the unit is measured again
+    kept: the file of the figures; artifacts: files of units in their folders
     """
 
     measure: Callable[[Unit], Figures]
@@ -138,7 +142,7 @@ class Experiment:
     artifacts: str = "the models are"
 
     def units(self, data: str, model: str, out: Path, seeds: int, steps: int, songs: int, preset: str = "demo") -> list[Unit]:
-        """All arms with all seeds; `{seed}` in the names of the folders stands for the seed."""
+        """All arms with all seeds; `{seed}` in the names of the folders is replaced by the seed."""
         units = []
         for seed in range(seeds):
             given, asked = [Path(each.replace("{seed}", str(seed))) for each in (data, model)], (steps, songs, preset)
@@ -146,7 +150,7 @@ class Experiment:
         return units
 
     def run(self, unit: Unit) -> Figures:
-        """The figures of a unit, from `figures.json` where it is there and was asked for with the same numbers."""
+        """The figures of a unit, from `figures.json` if it exists with the same options."""
         done, asked = unit.folder / "figures.json", self.header(unit) | (self.asked(unit) if self.asked else {})
         if done.is_file() and (figures := json.loads(done.read_text(encoding="utf-8")))["asked"] == asked:
             return figures
@@ -157,7 +161,7 @@ class Experiment:
         return json.loads(done.read_text(encoding="utf-8"))
 
     def run_all(self, units: Sequence[Unit], out: Path, processes: int) -> None:
-        """Run what is not there yet, print the tables and keep them."""
+        """Run the missing units, print the tables and write them."""
         for unit in {(unit.data, unit.model): unit for unit in units}.values():
             self.check(unit)
         out.mkdir(parents=True, exist_ok=True)
@@ -200,7 +204,7 @@ class Experiment:
 
 
 def found(units: Sequence[Any], path: str, key: str = "") -> list[Any]:
-    """What is at a path (names with dots between them, of which `{}` stands for `key`), of units that have it; null is nan."""
+    """The values at a path (names joined by dots, `{}` is `key`) of the units that have it; null is nan."""
     for part in path.split("."):
         name = key if part == "{}" else part
         units = [unit[name] for unit in units if isinstance(unit, dict) and name in unit]
@@ -228,10 +232,10 @@ def _shown(figure: Figures, digits: int) -> str:
 
 
 def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
-    """The figures of all units, which must be fit for another process; `processes` 0: one a core."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the children, which begin afresh
+    """The figures of all units, which must be picklable; `processes` 0: one per core."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the children, which start fresh
     afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
-    kept, done = "the units that are measured are kept: the same command goes on", []
+    kept, done = "measured units are kept: the same command goes on", []
     with (
         keeping(kept, lambda: done),
         ProcessPoolExecutor(count, mp_context=afresh) as pool,
@@ -245,6 +249,6 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
-                child.terminate()  # Ctrl-C of a terminal reaches it, a signal to this process alone does not
+                child.terminate()  # it gets Ctrl-C of a terminal, but not a signal to this process alone
             raise
     return [future.result() for future in running]

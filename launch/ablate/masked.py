@@ -1,7 +1,7 @@
-"""`jukebox ablate masked`: what a masked prior learned over seeds, each figure beside its control.
+"""`jukebox ablate masked`: evaluation of masked priors over seeds; each figure has a control.
 
-A unit is a seed: a copy of MODEL in which a masked prior is trained by the preset's recipe, on the songs of DATA that have codes of
-all levels, and measured on held-out songs (`jukebox/evaluation/masked.py`). The copies stay, to be sampled and edited with.
+A unit is a seed: a copy of MODEL in which a masked prior is trained by the preset's recipe, on the songs of DATA that have
+codes of all levels, and measured on held-out songs (`jukebox/evaluation/masked.py`). The copies stay for sampling and editing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS = 20.0  # of each held-out song
 
 
 def check(unit: Unit) -> None:
-    """UserError where the preset has no masked prior, or the data no codes of the model."""
+    """Raise UserError if the preset has no masked prior, or the data no codes of the model."""
     if not find(unit.preset).parts("masked"):
         raise UserError(f"the preset {unit.preset} has no masked prior; take one that has, such as demo")
     info = ModelInfo.read(unit.model)
@@ -42,13 +42,13 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def _copy(source: Path, folder: Path) -> ModelFolder:
-    """A model folder of the unit's own, with all there is of MODEL but what its training left."""
+    """A copy of the model folder MODEL for the unit, without its training folder."""
     if not (folder / "config.json").is_file():
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("training", ".lock"), dirs_exist_ok=True)
     return ModelFolder.from_pretrained(folder)
 
 
-_DISTANCES, _REGION = ("mel", "frechet"), "level {}, hole, music after it"
+_DISTANCES, _REGION = ("mel", "frechet"), "level {}, masked region, music after it"
 EXPERIMENT = Experiment(
     train_and_measure,
     [Arm("", "masked")],
@@ -63,7 +63,7 @@ EXPERIMENT = Experiment(
         }, "half", descending=True),
         FigureRows(titled("bottom from the levels above: mel, ", "parents", "own", "other", "ratio")),
         FigureRows(titled("middle and bottom in {} passes each: ", "passes.{}", *_DISTANCES), "passes"),
-        FigureRows(titled("middle and bottom one code after another: ", "one_by_one", *_DISTANCES)),
+        FigureRows(titled("middle and bottom autoregressively: ", "one_by_one", *_DISTANCES)),
         FigureRows(titled("another song: ", "other_song", *_DISTANCES)),
     ],
     comparisons=[

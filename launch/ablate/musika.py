@@ -1,14 +1,15 @@
-"""`jukebox ablate musika`: what a latent GAN learned over seeds, each figure beside a control.
+"""`jukebox ablate musika`: evaluation of latent GANs over seeds; each figure has a control.
 
-A unit is a seed and an arm: a copy of MODEL, whose second autoencoder is trained, in which a GAN is trained on the songs of DATA; in the
-arm "shuffled" the tempo and note density of other songs stand in place of a song's own.
+A unit is a seed and an arm: a copy of MODEL, whose second autoencoder is trained, in which a GAN is trained on the songs of
+DATA; in the arm "shuffled" a song has the tempo and note density of another song.
 
     codec     log magnitudes through both decoders, of held-out songs; control: the mean frame
     phases    multi-scale spectral distance of the decoded audio; controls: the same magnitudes with phase 0 and with random phases
     latents   Frechet distance of windows, and their deviation; controls: the untrained generator, true windows beside true ones
     seams     jumps between patches over jumps inside; control: the same patches in another order
     style     variance of the mean latent between patches of one style; control: a style for each patch
-    controls  rank correlation of density asked for and found, octaves between tempo asked for and found; control: the arm shuffled
+    controls  rank correlation of density asked for and found, octaves between tempo asked for and found; control: the arm
+              shuffled
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SECONDS = 12.0  # of a clip, and of a held-out song
 
 
 def check(unit: Unit) -> None:
-    """UserError where the preset has no latent GAN, or the data no latents of the model."""
+    """Raise UserError if the preset has no latent GAN, or the data no latents of the model."""
     if not find(unit.preset).parts("gan"):
         raise UserError(f"the preset {unit.preset} has no latent GAN; take one that has, such as musika")
     if not folders_with(unit.data, ModelInfo.read(unit.model), STACKED):
@@ -80,7 +81,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def shuffle_controls(task: Any) -> None:
-    """Let a task give each song the tempo and note density of the next one."""
+    """Change a task so that each song has the tempo and note density of the next one."""
     opened = task.open
 
     def open_shuffled() -> None:
@@ -200,7 +201,7 @@ def style_figures(prior: GanPrior) -> Figures:
 
 
 def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
-    """What is found in `count` clips for each tempo and each density that is asked for."""
+    """Measured values in `count` clips for each requested tempo and density."""
 
     def clips(name: str, values: Sequence[float]) -> list[tuple[float, np.ndarray]]:
         music = LiveMusic(model, Song(), seed=seed)
@@ -223,7 +224,7 @@ def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's, equal values sharing their ranks."""
+    """Spearman's rank correlation; equal values share their ranks."""
 
     def ranks(values: Sequence[float]) -> np.ndarray:
         ordered = np.sort(values)

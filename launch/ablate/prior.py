@@ -1,7 +1,7 @@
-"""`jukebox ablate prior`: what the top prior's letters are worth, as characters or as pieces of words, and its time bias.
+"""`jukebox ablate prior`: ablation of the top prior's lyrics, as characters or SentencePiece tokens, and of its time bias.
 
-Every arm is the top prior of a preset but for what its name says, trained by the same loop on the same windows of the
-codes in DATA, and measured as `jukebox evaluate` does on the codes of songs it has not heard.
+Every arm is the top prior of a preset with the change in its name. It is trained by the same loop on the same windows of the
+codes in DATA, and measured like `jukebox evaluate` on the codes of held-out songs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ WINDOWS = 96  # of held-out codes
 
 
 def arm_of(title: str, pieces: bool = False, time_bias: bool = True) -> Arm:
-    """An arm with pieces of words in place of characters, or without a time bias."""
+    """An arm with SentencePiece tokens in place of characters, or without a time bias."""
     return Arm(title, title.replace(" ", "_"), {"arm": title}, {"pieces": pieces, "time_bias": time_bias})
 
 
 def check(unit: Unit) -> None:
-    """UserError where there is too little to measure on."""
+    """Raise UserError if there are too few held-out songs."""
     _held_out(ModelFolder.from_pretrained(unit.model), unit.data, 2)
 
 
@@ -50,7 +50,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def _open(unit: Unit, folder: Path) -> ModelFolder:
-    """A model folder of the unit's own, with the codec and the labels of MODEL."""
+    """A separate model folder for the unit, with the codec and the labels of MODEL."""
     source, preset = ModelFolder.from_pretrained(unit.model), find(unit.preset)
     folder.mkdir(parents=True, exist_ok=True)
     if unit.arm.changes["pieces"] and not (folder / "lyrics.json").is_file():

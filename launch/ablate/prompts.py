@@ -1,7 +1,8 @@
-"""`jukebox ablate prompts`: what prompts make of held-out songs, over the masked priors of several seeds, beside noise and other controls.
+"""`jukebox ablate prompts`: evaluation of prompts on held-out songs with masked priors of several seeds, compared with noise
+and other controls.
 
-Nothing is trained: MODEL is a folder a seed with a masked prior, DATA the songs that it did not hear. A unit is a seed; what was drawn is
-kept as sound, to be listened to (`jukebox/evaluation/prompts.py` says what is measured).
+Nothing is trained. MODEL is a folder per seed with a masked prior, DATA has held-out songs. A unit is a seed; the sampled audio
+is written for listening (`jukebox/evaluation/prompts.py` describes the figures).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from jukebox.model.folder import CODEC, ModelFolder
 from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, titled
 
 SECONDS = 8.0  # of each song
-SAVED_PROMPTS = 2  # songs that are kept as sound
+SAVED_PROMPTS = 2  # songs whose audio is kept
 
 
 def check(unit: Unit) -> None:
-    """UserError where the model has no masked prior."""
+    """Raise UserError if the model has no masked prior."""
     ModelFolder.from_pretrained(unit.model).entry("masked")
 
 

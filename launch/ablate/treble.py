@@ -1,11 +1,11 @@
-"""`jukebox ablate treble DATA`: what the three-level codec keeps of recordings, at equal CPU time, without and with changes.
+"""`jukebox ablate treble DATA`: fidelity of the three-level codec on recordings at equal CPU time, with and without changes.
 
     flat      upsampling without tones at multiples of the code rates (`VQVAEConfig.flat_upsampling`)
     relative  waveform errors relative to the level of their clip (`relative_waveform`)
     gain      crops of random gain, some of them silent (`Recipe.gain_db`)
     chosen    these three, as in the preset `recordings_levels`; also with a distance of log magnitudes (`log_spectral`) and
               with pre-emphasis
-The base is the codec of --preset. An arm whose step takes longer is trained for fewer steps: the time of a step is measured first.
+The base is the codec of --preset. An arm with slower steps is trained for fewer steps; the time per step is measured first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from launch.corpus.pcm import open_pcm
 from launch.engines.engine import TorchEngine
 from vqvae.jukebox.config import VQVAEConfig
 
-SECONDS, TIMED, WRITTEN = 20.0, 30, 3  # of a held-out song; steps that are timed, after two that are not; songs kept as wav
+SECONDS, TIMED, WRITTEN = 20.0, 30, 3  # seconds of a held-out song; timed steps, after two warm-up steps; songs kept as wav
 STEPS = (2, 1)  # times --steps, at levels 0 and 1: about the same CPU time
 FLAT: dict[str, Any] = {"flat_upsampling": True}
 RELATIVE: dict[str, Any] = {"relative_waveform": True}
@@ -51,7 +51,7 @@ def arm_of(variant: str, level: int) -> Arm:
 
 
 def shape_of(unit: Unit, changes: Mapping[str, Any]) -> tuple[VQVAEConfig, Recipe]:
-    """The codec of the preset and the recipe of the level, with what an arm changes of either."""
+    """The codec of the preset and the recipe of the level, with the changes of an arm."""
     preset: Any = find(unit.preset)
     recipe, codec = preset.codec_recipes[f"vq.{unit.arm.keys['level']}"], preset.codec
     of_recipe = {key: value for key, value in changes.items() if key in GAIN}
@@ -60,7 +60,7 @@ def shape_of(unit: Unit, changes: Mapping[str, Any]) -> tuple[VQVAEConfig, Recip
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError where there is none."""
+    """The corpus as samples, decoded before the processes start; UserError if it is empty."""
     config, _ = shape_of(unit, {})
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
@@ -72,7 +72,9 @@ def new_task(unit: Unit, changes: Mapping[str, Any], name: str = "model") -> Any
 
 
 def cost(unit: Unit) -> float:
-    """CPU time of a step of the arm over that of the base: the median of TIMED pairs, measured in turns on a busy machine."""
+    """CPU time of a step of the arm over that of the base: the median of TIMED pairs, measured alternately, because the machine
+    may be busy.
+    """
     tasks = [new_task(unit, changes, name) for changes, name in (({}, "timed"), (unit.arm.changes, "model"))]
     engines = [TorchEngine(task.model.train(), task.recipe, torch.device("cpu"), task.phases(task.recipe)) for task in tasks]
     seconds = np.zeros((2 + TIMED, 2))
@@ -147,5 +149,5 @@ EXPERIMENT = Experiment(
         Comparison(f"level {level}: {what}", f"chosen, level {level}", f"base, level {level}", name, aim)
         for level in (0, 1) for what, name, aim in _EFFECTS
     ],
-    artifacts="models, and held-out songs as they decode them, are",
+    artifacts="models, and their reconstructions of held-out songs, are",
 )  # fmt: skip

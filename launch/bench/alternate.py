@@ -1,8 +1,8 @@
-"""Sides of a comparison: a process each, asked in turn, so that what else the machine does falls on all of them.
+"""Sides of a benchmark: one process each, run alternately, so that other load of the machine affects all of them.
 
 A side answers every line on its stdin, which may name a case, with the wall and CPU seconds of one run, and the end of its
-stdin with what it has to report. A process of its own gives each its own peak memory. The peers' scripts keep to the
-same protocol without importing this file: they run in an environment of their own.
+stdin with its report. Separate processes have separate peak memory. The peers' scripts use the same protocol without importing
+this file, because they run in another environment.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 from data_prep.errors import UserError
 
-Times = list[tuple[float, float]]  # wall and CPU seconds, a pair a run
+Times = list[tuple[float, float]]  # wall and CPU seconds, one pair per run
 
 
 def check_peer(peer: str, device: str = "cpu") -> None:
-    """UserError where the peer's python is named and not there, or is to be compared with a GPU."""
+    """Raise UserError if the peer's python does not exist, or would be compared with a GPU."""
     if peer and not Path(peer).exists():
         raise UserError(f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)")
     if peer and device != "cpu":
@@ -33,14 +33,14 @@ def check_peer(peer: str, device: str = "cpu") -> None:
 
 
 def check_sides(peer: str, repeats: int, device: str) -> None:
-    """UserError where the peer cannot be measured or there are no repeats."""
+    """Raise UserError if the peer cannot be measured or there are no repeats."""
     check_peer(peer, device)
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: expected at least 1")
 
 
 def write_rows(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:
-    """The rows of a table, which are also written to the json file `out` where it is named."""
+    """The rows of a table, which are also written to the json file `out` if given."""
     if out:
         Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows
@@ -56,15 +56,16 @@ def run_peer(peer: str, script: Path, job: Mapping[str, Any]) -> str:
 
 
 class Side:
-    """A process that does its case when asked."""
+    """A process that runs its case on request."""
 
     def __init__(self, command: Sequence[str | Path], job: Mapping[str, Any]) -> None:
-        # threads wait as they come: told to sleep between two loops, a side of many small products (the port) is five times slower
+        # default waiting of threads: if they sleep between two loops, a side with many small products (the port) is five times
+        # slower
         env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self.process = subprocess.Popen(
             [*command, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
-        self.answer()  # that it is ready
+        self.answer()  # waits until it is ready
 
     def answer(self) -> str:
         assert self.process.stdout is not None
@@ -80,7 +81,7 @@ class Side:
         return wall, cpu
 
     def close(self) -> dict[str, Any]:
-        """What it has to say at its end."""
+        """Its report at the end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         report = json.loads(self.answer())
@@ -89,7 +90,7 @@ class Side:
 
 
 def in_turn(sides: Mapping[str, Side], repeats: int, case: str = "") -> dict[str, Times]:
-    """The times of `repeats` runs of every side, each warmed up by one more; the order of the sides changes from turn to turn."""
+    """The times of `repeats` runs of every side, after one warm-up run each; the order of the sides alternates."""
     times: dict[str, Times] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
@@ -106,12 +107,12 @@ def median_cpu(times: Times) -> float:
 
 
 def median_ratio(ours: Times, theirs: Times) -> float:
-    """How many times faster ours is: the median over turns, in each of which both sides ran."""
+    """Speed-up of our side: the median over turns of the ratio of both sides."""
     return statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True))
 
 
 def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]]) -> None:
-    """The life of one of our own sides: `run` gets each line; its peak memory is taken before it reports."""
+    """The main loop of one of our sides: `run` gets each line; its peak memory is taken before it reports."""
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -123,7 +124,7 @@ def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]])
 
 
 def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
-    """Seconds of one call, the best of the calls that fit into `least` seconds (one at least): noise only ever adds."""
+    """Seconds of one call: the minimum over the calls that fit into `least` seconds (at least one), because noise only adds time."""
     best, end = float("inf"), time.perf_counter() + least
     while time.perf_counter() < end or best == float("inf"):
         began = time.perf_counter()
@@ -134,19 +135,19 @@ def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
 
 
 def gpu() -> Any:
-    """`torch.cuda` where this process uses a GPU, else None; torch is not imported for it."""
+    """`torch.cuda` if this process uses a GPU, else None; torch is not imported for it."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     return cuda if cuda and cuda.is_initialized() else None
 
 
 def wait_for_gpu() -> None:
-    """Wait until a GPU that this process uses has done all that it was given."""
+    """Synchronise with the GPU that this process uses."""
     if cuda := gpu():
         cuda.synchronize()
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had, MiB: that of the GPU where it uses one."""
+    """The peak memory of this process in MiB, on the GPU if it uses one."""
     if cuda := gpu():
         return cuda.max_memory_allocated() / 2**20
     with contextlib.suppress(OSError):  # getrusage, on Linux, counts what the parent had when it started this process
@@ -158,7 +159,7 @@ def peak_mb() -> float:
 
 
 def forget_peak() -> None:
-    """Let `peak_mb` start from what the process has now, where the system can."""
+    """Reset the peak of `peak_mb` to the current memory, if the system supports it."""
     if cuda := gpu():
         cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

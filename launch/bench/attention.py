@@ -1,8 +1,8 @@
-"""What attention costs in memory when it is trained: `jukebox bench attention`.
+"""Memory of attention in training: `jukebox bench attention`.
 
 One layer, forward and backward, for every pattern that published models use and windows of 1,024 to 8,192 steps in
-blocks of 64, each in a fresh process: its peak memory less what it had when the layer stood ready. A square of
-the longest window is 64 times that of the shortest; what grows linearly is 8 times.
+blocks of 64, each in a fresh process: its peak memory minus the memory before the pass. From the shortest to the longest
+window, quadratic growth is 64-fold and linear growth 8-fold.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def bench_attention(
 
 def _in_fresh_process(job: dict[str, Any]) -> float:
     command = [sys.executable, "-m", "launch.bench.attention", json.dumps(job)]
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: what a tensor leaves free is given back at once
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: freed tensors are returned to the system immediately
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
     if result.returncode:
         raise UserError("a process of the bench ended early; its own message is above")

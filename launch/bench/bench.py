@@ -1,10 +1,10 @@
-"""How fast a model writes codes, beside what the machine's matrix products alone would allow (gpt-fast's habit).
+"""Decoding speed of a model, compared with the limit set by the machine's matrix products (as in gpt-fast).
 
-The limit is measured, not looked up: one decoding step is recorded, and then only its products of a matrix with the
-codes' vectors are run again by torch, the weights read from memory as in real decoding. What lies between the two numbers is
-attention, small operations and Python. Steps are those that runs take: compiled where this machine has a compiler, so that
-they can be faster than torch's products. A peer's environment, where one is named, samples with transformers' port of the
-published architecture at the same width, depth, window and codebook, in float32 on as many threads, with the only steps it has.
+The limit is measured: one decoding step is recorded, and then only its matrix-vector products are run again by torch, with
+weights read from memory as in real decoding. The difference is attention, small operations and Python. Steps are those of runs:
+compiled if this machine has a compiler, so they can be faster than torch's products. If a peer's environment is given, it
+samples with transformers' port of the published architecture at the same width, depth, window and codebook, in float32 with the
+same number of threads.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ def bench(
     out: str = "",
     device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Measure how many codes a second each prior of a model writes, beside the limit of this machine; or codec, training, memory.
+    """Measure the codes per second of each prior of a model and the limit of this machine; or codec, training, memory.
 
-    what: sample (drawing codes, with the priors of MODEL), song (from a request to wav files, by the default route of MODEL); without
-        MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training step), attention (memory of
-        training it), train (on ranks, by stage of ZeRO), upsample (the lower levels one code after another, and masked; with MODEL and
-        --data by ear), wavenet (samples by whole passes, from ring buffers, and by compiled steps) or live (music without end, with
-        MODEL its own)
+    what: sample (decoding of codes, with the priors of MODEL), song (from a request to wav files, by the default route of
+        MODEL); without MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training
+        step), attention (memory of training it), train (on ranks, by stage of ZeRO), upsample (the lower levels
+        autoregressively, and by masked decoding; with MODEL and --data by audio distance), wavenet (samples by whole passes,
+        from ring buffers, and by compiled steps) or live (music of unbounded length, with MODEL its own)
     model: the model folder, for sample, song, upsample and live
-    batch: songs drawn at once (1 of song: 12, beside one song)
-    seconds: sample: least time of each measurement, seconds (0: 5); codec, song: seconds of sound (0: 20)
-    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median counts
+    batch: songs in parallel (1; for song: 12, and a single song)
+    seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20)
+    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median is
+        used
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
-    seed: of the draws
-    peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
-    data: the data folder of MODEL; sample: to measure what each dtype costs in bits per held-out code instead; upsample: to listen
+    seed: seed of the random numbers
+    peer: the python of an environment with transformers 4.46 to compare with (make bench builds one)
+    data: the data folder of MODEL; sample: measure the bits per held-out code of each dtype instead; upsample: compare audio
     out: a json file to write the table to; by default it is only printed
-    device: cpu, cuda, or auto: a GPU if there is one; song decodes audio on the CPU all the same
+    device: cpu, cuda, or auto: a GPU if there is one; song decodes audio on the CPU in any case
     """
     device = choose_device(device)
     if what == "upsample" and bool(model) != bool(data):
-        raise UserError("bench upsample by ear takes both, MODEL and --data; without them random weights are timed")
+        raise UserError("bench upsample by audio distance takes both, MODEL and --data; without them random weights are timed")
     measurements: dict[str, tuple[Any, ...]] = {
         "sample": ("sample:bench_sample", peer, repeats, threads, seed, out, device),
         "sample MODEL": ("bench:bench_priors", model, data, batch, seconds or 5.0, threads, seed, peer, out, device),
@@ -82,7 +83,7 @@ def bench(
 def bench_priors(
     model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str, device: str
 ) -> list[dict[str, Any]]:
-    """A row a prior of a model folder, coarsest level first; with `data` what each dtype costs in bits instead."""
+    """One row per prior of a model folder, coarsest level first; with `data` the bits of each dtype instead."""
     if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
     import torch
@@ -114,7 +115,7 @@ def bench_priors(
 
 
 def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: float, seed: int, peer: str) -> dict[str, Any]:
-    """The row of one prior, which is printed as its numbers come."""
+    """The row of one prior, printed during the measurement."""
     import torch
 
     rate, limit = measure(prior, batch, seconds, seed)
@@ -138,7 +139,7 @@ def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: flo
 
 
 def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 0) -> tuple[float, float]:
-    """Codes a second of all samples together: drawn as in a song, and by the matrix products alone."""
+    """Codes per second of all samples together: sampled as in a song, and by the matrix products alone."""
     import torch
 
     from launch.bench.sample import start_window
@@ -163,7 +164,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
 
 
 def conditions_of(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
-    """No conditions but random codes of the level above, for a prior that needs them."""
+    """Conditions with random codes of the level above only, for a prior that needs them."""
     import torch
 
     from priors.conditioning.conditions import Conditions

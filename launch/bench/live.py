@@ -1,8 +1,9 @@
-"""How fast music without end is made, beside the three autoregressive levels in the same run: `jukebox bench live`.
+"""Speed of live generation, compared with the three autoregressive levels in the same run: `jukebox bench live`.
 
-Random weights, of three sizes: the preset test_musika, the preset musika beside the demo's three levels, and a codec and a GAN of full size
-beside the levels of the preset small; with MODEL, its own. Seconds of music per second are those of 30 and of 240 s from the latents to
-samples; memory is the peak of a process after one minute and after ten. The levels are timed by their steps over one full window each.
+Random weights, of three sizes: the preset test_musika, the preset musika beside the demo's three levels, and a codec and a GAN
+of full size beside the levels of the preset small; with MODEL, its own. Seconds of music per second are those of 30 and of 240
+s from the latents to samples; memory is the peak of a process after one minute and after ten. The levels are timed by their
+steps over one full window each.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def open_model(model: str) -> ModelFolder:
 
 
 def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: int) -> dict[str, float]:
-    """Seconds of music per second for both lengths, the time of the longer over that of the shorter, and the longest wait for a block."""
+    """Seconds of music per second for both lengths, the ratio of their times, and the longest wait for a block."""
     from jukebox.sampling.live import LiveMusic
     from jukebox.song import Song
 
@@ -113,7 +114,7 @@ def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: 
             began = last = time.perf_counter()
             for i, _ in enumerate(music.blocks(seconds=length)):
                 now = time.perf_counter()
-                waits.append((now - last) * (i > 0))  # the first block is waited for before the music begins
+                waits.append((now - last) * (i > 0))  # the wait for the first block is before the music begins
                 last = now
             times.append(time.perf_counter() - began)
         took[length] = min(times)
@@ -132,7 +133,7 @@ def memory(model: ModelFolder, minutes: tuple[float, float]) -> dict[str, float]
 
 
 def levels_speed(name: str, seed: int) -> float:
-    """Seconds of music per second of the three autoregressive levels of a preset, one after the other, with random weights."""
+    """Seconds of music per second of the three autoregressive levels of a preset in sequence, with random weights."""
     from jukebox.model.folder import build_prior
     from jukebox.model.presets import find
     from launch.bench.bench import measure

@@ -1,9 +1,9 @@
-"""How fast a prior trains, beside transformers' port of the published one: `jukebox bench prior`.
+"""Training speed of a prior, compared with transformers' port of the published one: `jukebox bench prior`.
 
 A training step (forward and backward pass, no optimiser) of one top prior in the published layout: ours in float32 and
-in bf16 autocast, the peer in float32, all with the same random weights, which come from the peer by way of the
-importer. Beside them runs one large matrix product in each precision: what the machine can do at this very moment, of
-which a step's counted operations are a share. Loss and gradients are compared.
+in bf16 autocast, the peer in float32, all with the same random weights, which the importer converts from the peer. A large
+matrix product in each precision is timed in the same turns. It is the current rate of the machine, and a step's counted
+operations are reported as a share of it. Loss and gradients are compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BINS, SQUARE = 2048, 2048  # codes; side of the matrices of the large product
 def bench_prior(
     peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE
 ) -> list[dict[str, Any]]:
-    """Rows of the table, a precision each; the peer is left out where its python is not named."""
+    """Rows of the table, one per precision; the peer is left out if its python is not given."""
     import torch
 
     check_sides(peer, repeats, device)
@@ -67,7 +67,7 @@ def _config(shape: Mapping[str, Any]) -> AutoregressiveConfig:
 
 
 def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, peer: str, device: str) -> dict[str, Any]:
-    """What every side is told: the shape, a window of random codes with its labels, and files of the same weights."""
+    """Input of every side: the shape, a window of random codes with its labels, and files of the same weights."""
     import torch
 
     from priors.autoregressive.model import AutoregressivePrior

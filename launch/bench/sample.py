@@ -1,9 +1,9 @@
-"""How fast codes are drawn, beside transformers' port of the published model: `jukebox bench sample` without a MODEL.
+"""Decoding speed, compared with transformers' port of the published model: `jukebox bench sample` without a MODEL.
 
-Both sides hold the same random weights of one top prior in the published layout, which come from the peer by way of the
-importer. Ours runs in float32 and in other dtypes, its steps compiled where this machine has a compiler; the peer has
-float32 alone. A process a side is asked for every case in turn. Beside the steps stand the same matrix products alone,
-in the fastest form that torch has for them, and how fast the weights are read beside a plain sum over memory.
+Both sides hold the same random weights of one top prior in the published layout, which the importer converts from the peer.
+Ours runs in float32 and in other dtypes, with compiled steps if this machine has a compiler; the peer has float32 only. One
+process per side runs the cases alternately. The table also has the same matrix products alone in torch's fastest form, and the
+memory rate of the weights compared with a plain sum over memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 CASES = (
     Case("first 512", 1, 0, 512),
-    Case("512 after 1,536", 1, 1536, 512),  # the prompt is heard within the time
+    Case("512 after 1,536", 1, 1536, 512),  # the prefill of the prompt is included
     Case("1 after 1,024", 1, 1024, 1),
     Case("batch 16, 256", 16, 0, 256),
 )
@@ -50,7 +50,7 @@ def bench_sample(
     peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE,
     cases: Sequence[Case] = CASES,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of the table, a case and dtype each; the peer is left out where its python is not named."""
+    """Rows of the table, one per case and dtype; the peer is left out if its python is not given."""
     import torch
 
     check_sides(peer, repeats, device)
@@ -111,7 +111,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]], reports: Mapping[str, Mapping
 
 
 def main(job: dict[str, Any]) -> None:
-    """A case for every line on stdin, then what the machine could do."""
+    """Run a case for each line on stdin, then measure the limits of the machine."""
     import torch
 
     from priors.autoregressive import native
@@ -153,7 +153,7 @@ def start_window(prior: AutoregressivePrior, prompt: torch.Tensor, cond: Conditi
 
 
 def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
-    """The prior in its dtype, by the way of every model: a folder."""
+    """Load the prior in its dtype from a model folder, as for every model."""
     import torch
 
     from jukebox.model.folder import ModelFolder
@@ -206,11 +206,11 @@ def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) ->
     return min(map(best_seconds, forms))
 
 
-# ---- what a dtype costs
+# ---- bits per code by dtype
 
 
 def bits_of_dtypes(model: ModelFolder, data: str, device: str, count: int = 48) -> list[dict[str, Any]]:
-    """Bits per code of every prior over windows of held-out songs, in each dtype; printed beside the change from float32."""
+    """Bits per code of every prior over windows of held-out songs, in each dtype; printed with the change from float32."""
     from jukebox.evaluation.figures import window_bits
     from jukebox.evaluation.held_out import PriorWindows, hold_out
 

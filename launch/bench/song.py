@@ -1,9 +1,9 @@
-"""What a user waits for: `jukebox bench song MODEL`, from a request to wav files on disk, by the way of every run.
+"""End-to-end time: `jukebox bench song MODEL`, from a request to wav files on disk, like every run.
 
-A process per number of threads is started afresh. What it does once is printed by itself: imports, reading of weights, a first second
-of music (where this machine has not built the library of compiled steps yet, that too). Then it samples one song and a batch by the
-model's default route, and a short song by the route `jukebox` where the model has it; the processes take turns. The share of the prior
-is measured in each run, that of the decoders by decoding the frames of the last run once more; the rest is conditions and files.
+A new process is started for each number of threads. Start-up is printed separately: imports, reading of weights, a first second
+of music (and, once per machine, compilation). Then the process samples one song and a batch by the model's default route, and a
+short song by the route `jukebox` if the model has it. The processes alternate. The share of the prior is measured in each run,
+that of the decoders by decoding the frames of the last run again; the rest is conditions and files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ START_UP = ("import", "weights", "first_second")
 
 
 class SongCase(NamedTuple):
-    """Songs that are sampled at once, of `seconds` each."""
+    """Songs of `seconds` each that are sampled in parallel."""
 
     name: str
     songs: int
@@ -72,7 +72,7 @@ def bench_song(
 
 
 def cases_of(info: ModelInfo, batch: int, seconds: float) -> list[SongCase]:
-    """One song and a batch by the default route, and a short song by the three levels where the model has their priors."""
+    """One song and a batch by the default route, and a short song by the three levels if the model has their priors."""
     route = info.route()
     info.check_levels((), route)
     cases = [SongCase("one song", 1, seconds, route.name), SongCase(f"batch of {batch}", batch, seconds, route.name)]
@@ -155,14 +155,14 @@ def main(job: dict[str, Any]) -> None:
 
 
 class SampledSongs(NamedTuple):
-    """Seconds that the priors took, and the frames (songs, time, ...) of every stream."""
+    """Seconds of the priors, and the frames (songs, time, ...) of every stream."""
 
     prior_seconds: float
     frames: dict[str, np.ndarray]
 
 
 def sample_case(model: LoadedModel, case: SongCase, job: dict[str, Any]) -> SampledSongs:
-    """The songs of a case as wav files in a run folder, which goes at the end."""
+    """Sample the songs of a case as wav files in a temporary run folder."""
     from jukebox.params import MachineOptions, SamplingOptions
     from jukebox.runs import request
     from jukebox.runs.run import Run
@@ -186,7 +186,7 @@ def song_of(info: ModelInfo) -> Song:
 
 
 def parts_of(model: LoadedModel, runs: Sequence[SampledSongs]) -> dict[str, float]:
-    """Seconds of the priors (median over runs, of which the first warms up), and of decoding the frames of the last run once more."""
+    """Seconds of the priors (median over runs after a warm-up), and of decoding the frames of the last run again."""
     from vqvae.codec import as_tensor
 
     began = time.perf_counter()

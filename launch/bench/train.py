@@ -1,9 +1,9 @@
-"""What training on ranks costs: `jukebox bench train`, codes a second and memory a rank by stage of ZeRO.
+"""Speed and memory of training on ranks: `jukebox bench train`, codes per second and memory per rank by ZeRO stage.
 
-A prior of random codes, its optimiser and its gradients weigh far more than a window's activations, so that what ZeRO shares out
-shows. Every case is a job of its own, started by torchrun: one process with torch's engine, then DeepSpeed on one and on two ranks.
-Memory is the most that a rank held in a step beyond what it had before the model was built, and beside it, counted tensor by
-tensor, what it keeps between two steps (weights, the float32 copies that the optimiser updates, moments).
+The weights, gradients and optimiser of the prior need far more memory than a window's activations, so that the effect of ZeRO
+is visible. Every case is a separate job, started by torchrun: one process with torch's engine, then DeepSpeed on one and on two
+ranks. Memory is the peak of a rank in a step relative to the memory before the model was built. The table also has the memory
+between two steps (weights, float32 copies of the optimiser, moments), counted by tensor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # 
 
 
 def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) -> list[dict[str, Any]]:
-    """Rows of the table, a number of ranks and a stage each; printed as they come."""
+    """Rows of the table, one per number of ranks and stage, printed during the measurement."""
     print(f"a training step in float32: width {SHAPE['width']}, depth {SHAPE['depth']}, {SHAPE['batch']} windows of "
           f"{SHAPE['n_ctx']} codes in all; MiB are those of rank 0")  # fmt: skip
     print(f"{'engine':<12}{'ranks':>6}{'codes/s':>9}{'kept':>9}{'peak':>9}")
@@ -43,7 +43,7 @@ def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) ->
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
-    """One case, in a job of its own."""
+    """Run one case in a separate job."""
     from launch.cli.launch import free_port
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -79,7 +79,7 @@ def main(job: dict[str, Any]) -> None:
     if job["zero"] >= 0:
         from launch.engines.zero import start_deepspeed
 
-        start_deepspeed(device)  # what it imports is not the model's
+        start_deepspeed(device)  # memory of its imports is not that of the model
     torch.manual_seed(job["seed"])
     trunk = TrunkConfig(shape["n_ctx"], shape["width"], shape["depth"], shape["heads"], m_attn=1.0, m_mlp=4.0)
     forget_peak()
@@ -112,7 +112,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def kept_bytes(engine: Any) -> int:
-    """Bytes of this rank's weights, optimiser and the optimiser's own copies of the weights, each storage once."""
+    """Bytes of this rank's weights, optimiser state and the optimiser's copies of the weights; each storage counts once."""
     import torch
 
     found = [*engine.model.parameters(), *engine.model.buffers()]

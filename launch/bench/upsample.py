@@ -1,10 +1,10 @@
-"""How fast the middle and bottom levels are written: one code after another, or many at once by a masked prior.
+"""Speed of writing the middle and bottom levels: autoregressive, or masked (parallel) decoding.
 
-Both arms run in one process, in turn, from the same random top codes of one window of 512 columns, at the same width, depth and
-dtype, with random weights of the published codebook (2048 codes a level, hops 8, 32, 128). Each arm is in its best form: steps of
-the first are compiled where this machine can, its windows do not overlap; a second row draws its windows side by side, as
-`--parallel` does, for as few steps as that gives, a third takes the steps in torch, as the passes are taken. With MODEL and --data the
-two arms of a trained model are compared by ear instead.
+Both arms run alternately in one process from the same random top codes of one window of 512 columns, at the same width, depth
+and dtype, with random weights of the published codebook (2048 codes per level, hops 8, 32, 128). Each arm has its fastest form.
+Autoregressive steps are compiled if possible, and windows do not overlap. A second row samples the windows in parallel, as
+`--parallel` does, with fewer steps. A third row has the steps in torch, like the passes. With MODEL and --data the two arms of
+a trained model are compared by audio distances instead.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from priors.masked.model import MaskedPrior
 
 HOPS, BINS, RATE = (8, 32, 128), 2048, 44100
-COLUMNS, DEPTH, CODES = 512, 4, 2048  # of a window; layers; codes of a window that is drawn one by one
-WARM_UP = CODES // 4  # codes that a window side by side with others draws and drops, as --parallel does
+COLUMNS, DEPTH, CODES = 512, 4, 2048  # columns of a window; layers; codes of an autoregressive window
+WARM_UP = CODES // 4  # warm-up codes of a parallel window that are dropped, as with --parallel
 
 
 class Shape(NamedTuple):
-    """What is measured: the same for both arms."""
+    """A case of the benchmark, equal for both arms."""
 
     width: int
     dtype: str
@@ -47,7 +47,7 @@ def bench_upsample(
     repeats: int, threads: int, seed: int, out: str, device: str, shapes: Sequence[Shape] = SHAPES,
     passes: Sequence[tuple[int, int]] = PASSES,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of the table, one for each shape and arm."""
+    """Rows of the table, one per shape and arm."""
     import torch
 
     if repeats < 1:
@@ -61,7 +61,7 @@ def bench_upsample(
         arms = arms_of(shape, passes, seed, device)
         times: dict[str, Times] = {name: [] for name in arms}
         steps = {}
-        for turn in range(repeats + 1):  # the first warms up
+        for turn in range(repeats + 1):  # the first is a warm-up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
@@ -75,7 +75,7 @@ def bench_upsample(
 
 
 def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: str = "cpu") -> dict[str, Callable[[], int]]:
-    """Name -> what writes both levels once and says in how many passes through a network."""
+    """Name -> a function that writes both levels once and returns the number of passes."""
     import torch
 
     torch.manual_seed(seed)
@@ -83,8 +83,8 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: 
     ones, plain = ([upsampler_of(shape, level, steps, device) for level in (1, 0)] for steps in (True, False))
     masked = masked_of(shape).to(device)
     arms: dict[str, Callable[[], int]] = {
-        "one after another": lambda: _autoregressive(ones, top, False),
-        "windows side by side": lambda: _autoregressive(ones, top, True),
+        "autoregressive": lambda: _autoregressive(ones, top, False),
+        "parallel windows": lambda: _autoregressive(ones, top, True),
         "steps of torch": lambda: _autoregressive(plain, top, False),
     }
     for middle, bottom in passes:
@@ -93,7 +93,7 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: 
 
 
 def upsampler_of(shape: Shape, level: int, compiled: bool = True, device: str = "cpu") -> AutoregressivePrior:
-    """A prior of a level with random weights, ready to draw, its steps compiled if they can be."""
+    """A prior of a level with random weights, ready to sample, with compiled steps if possible."""
     from priors.autoregressive import native
     from priors.autoregressive.config import AutoregressiveConfig
     from priors.autoregressive.model import AutoregressivePrior
@@ -140,7 +140,7 @@ def _ready(prior: Any, dtype: str) -> Any:
 
 
 def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: bool) -> int:
-    """Both levels, the windows of each one after another or as one batch; steps one after another."""
+    """Sample both levels autoregressively, with the windows of each in sequence or as one batch."""
     import torch
 
     from launch.bench.sample import start_window
@@ -149,7 +149,7 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
     above, steps = top, 0
     for prior in ones:
         total, n_ctx = above.shape[1] * 4, prior.config.n_ctx
-        early = WARM_UP if parallel and total > n_ctx else 0  # a window side by side warms up on codes that are dropped
+        early = WARM_UP if parallel and total > n_ctx else 0  # a parallel window has warm-up codes that are dropped
         starts = [min(start, total - n_ctx) for start in (0, *range(n_ctx - early, total - early, n_ctx - early))]
         upper = torch.cat([above[:, start // 4 : (start + n_ctx) // 4] for start in starts])
         made = []
@@ -163,7 +163,7 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
 
 
 def fill_levels(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
-    """Sample both levels below the codes `top` (b, t); the number of passes, of which each gives an update."""
+    """Sample both levels below the codes `top` (b, t); return the number of passes; each yields an update."""
     import torch
 
     from priors.conditioning.conditions import Conditions
@@ -180,7 +180,7 @@ def fill_levels(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
 
 
 def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], threads: int) -> list[dict[str, Any]]:
-    rows, base = [], "one after another"
+    rows, base = [], "autoregressive"
     for name, runs in times.items():
         walls, cpus = zip(*runs, strict=True)
         pairs = list(zip(times[base], runs, strict=True))  # neighbours in time
@@ -203,11 +203,11 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
               f"{r['ratio']:>8.2f}{r['cpu']:>8.2f}{r['cpu_ratio']:>7.2f}{r['music_seconds_per_second']:>11.3f}")  # fmt: skip
 
 
-# ---- by ear
+# ---- by audio distance
 
 
 def compare_sound(model: str, data: str, seed: int, out: str, device: str) -> list[dict[str, Any]]:
-    """Seconds and distances from the songs of both arms of a trained model, on the same held-out windows."""
+    """Seconds of both arms of a trained model, and distances of their audio to the songs, on the same held-out windows."""
     from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
     from jukebox.evaluation.metrics import table
@@ -226,7 +226,7 @@ def compare_sound(model: str, data: str, seed: int, out: str, device: str) -> li
         return fill_clips(prior, clips, {top: clips.codes[top]}, params, seed, len(clips))[bottom]
 
     one = AutoregressiveParams(temperature=0.5)
-    arms = {"one after another": lambda: autoregressive_codes(opened, clips, one, seed, device)}
+    arms = {"autoregressive": lambda: autoregressive_codes(opened, clips, one, seed, device)}
     arms |= {f"masked {a},{b}": lambda a=a, b=b: filled((a, b)) for a, b in PASSES}
     for name, draw in arms.items():
         began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""How fast a WaveNet writes samples: every pass anew, from ring buffers, and by compiled steps: `jukebox bench wavenet`.
+"""Sampling speed of a WaveNet by full passes, from ring buffers, and by compiled steps: `jukebox bench wavenet`.
 
-Random weights, one process; the sides take turns, and all of them must draw the same codes. `naive` computes the whole receptive
-field for each sample, as training does; `cached` is one step of torch from the ring buffers; `compiled` is the same in C++ (on a
-GPU: as a CUDA graph), which is what runs take.
+Weights are random; the sides run alternately in one process, and all must sample the same codes. `naive` computes the whole
+receptive field for each sample, as training does; `cached` is one step of torch from the ring buffers; `compiled` is the same
+in C++ (on a GPU: as a CUDA graph), which runs use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLES = {"naive": 4, "cached": 200, "compiled": 4000}  # of a run of each side
 
 
 class SideRun(NamedTuple):
-    """The codes of one run of a side, and the seconds that it took."""
+    """The codes of one run of a side, and its seconds."""
 
     codes: Tensor
     seconds: float
@@ -82,7 +82,7 @@ def _row(stack: StackConfig, repeats: int, seed: int, device: str) -> dict[str, 
 
 
 def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> SideRun:
-    """Samples after the known ones from ring buffers; the pass over the known ones is not counted."""
+    """Samples after the known ones from ring buffers; the pass over the known samples is not timed."""
     n = min(SAMPLES[side], prior.config.n_ctx - known.shape[1])
     prior.compiled = side == "compiled"
     noise, window = Generators([torch.Generator().manual_seed(seed)]), Window(0, known.shape[1] + n, prior.config.n_ctx)
@@ -96,7 +96,7 @@ def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> SideRun
 
 @torch.no_grad()
 def _naive(prior: WaveNetPrior, known: Tensor, seed: int) -> SideRun:
-    """Samples after the known ones, each by a pass over the receptive field whose last logits alone are computed."""
+    """Samples after the known ones, each by a pass over the receptive field that computes only the last logits."""
     numbers = torch.rand(SAMPLES["naive"], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     conditioning, codes, field = prior.encode_conditions(Conditions(), 1), known, prior.config.memory
     assert conditioning.steps is not None

@@ -1,4 +1,4 @@
-"""`python -m launch.cli VERB ..`: what the command `jukebox` does, also where it is not on the path."""
+"""`python -m launch.cli VERB ..`: the command `jukebox`, also if it is not on the path."""
 
 from launch.cli import program
 

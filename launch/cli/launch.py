@@ -1,9 +1,9 @@
 """`jukebox launch`: the same verb in many processes, on one machine, on the hosts of a list, or in a SLURM job.
 
-Whatever carries the command (ssh, pdsh, mpirun, srun), on every host it starts the same small agent (`launch/cluster/agent.py`),
-which gives each rank its number and the address of rank 0 in torchrun's variables and looks after it; the watcher
-(`launch/cluster/supervise.py`) stays where the person is. All hosts must see the same files under the same names: the data,
-the model and the logs. Nothing is kept between two starts: every start has a port and a folder of logs of its own.
+ssh, pdsh, mpirun or srun starts the same small agent (`launch/cluster/agent.py`) on every host. The agent sets torchrun's
+variables for each rank (its number and the address of rank 0) and supervises it. The watcher (`launch/cluster/supervise.py`)
+runs on the user's machine. All hosts must see the same files under the same names: the data, the model and the logs. There is
+no state between two starts: every start has a new port and a new folder of logs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from launch.cluster.carriers import Carrier, batch_script, check_carrier, comman
 from launch.cluster.ranks import COLLECTIVE_TIMEOUT
 from launch.cluster.supervise import Job
 
-# verbs that share their work between ranks; of any other, every rank would do the whole
+# verbs that divide their work between ranks; with any other verb, every rank would do all of it
 SHARED = ("train", "prepare", "encode", "sample", "continue", "branch", "upsample", "resume")
 
 
@@ -68,7 +68,7 @@ def allocation() -> tuple[tuple[str, int], ...]:
 
 
 def address_of(host: str, carrier: Carrier | None) -> str:
-    """The address of a host for the others: a SLURM node may have another one than its name says."""
+    """The address of a host for the others: the address of a SLURM node may differ from its name."""
     if carrier != "srun":
         return "127.0.0.1" if host == "localhost" else host
     output = subprocess.run(["scontrol", "show", "node", host], capture_output=True, text=True, check=True).stdout
@@ -76,7 +76,7 @@ def address_of(host: str, carrier: Carrier | None) -> str:
 
 
 def check_words(words: Sequence[str], ranks: int) -> None:
-    """UserError before anything starts, where the verb or its words are wrong, or it does not share its work."""
+    """Raise UserError before anything starts if the verb or its arguments are wrong, or it does not divide its work."""
     if not words:
         raise UserError("what is to run is missing; write it behind --: jukebox launch --ranks 2 -- train prior DATA")
     verb = words[0]
@@ -88,14 +88,14 @@ def check_words(words: Sequence[str], ranks: int) -> None:
 
 
 def free_port() -> int:
-    """A port that no one uses on this machine."""
+    """A free port on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def fresh_folder(logs: Path) -> Path:
-    """A new folder logs/0001, logs/0002, ... for one start."""
+    """A new folder logs/0001, logs/0002, ... for a start."""
     logs.mkdir(parents=True, exist_ok=True)
     number = max((int(path.name) for path in logs.iterdir() if path.name.isdigit()), default=0)
     while True:
@@ -107,12 +107,12 @@ def fresh_folder(logs: Path) -> Path:
 
 @dataclass(frozen=True)
 class PlacementParams:
-    """Where ranks run, and what starts them.
+    """Hosts, number of ranks, and starter.
 
-    ranks: processes on this machine; 0: one a GPU, or one
+    ranks: processes on this machine; 0: one per GPU, or one
     hostfile: file with a line a host: name slots=8
-    with_: what starts the ranks; auto: ssh for a hostfile, else nothing is needed; mpich or openmpi for `prepare`
-    slurm: write a batch script that goes on by itself after time limit and preemption, and submit it
+    with_: starter of the ranks; auto: ssh for a hostfile, else none; mpich or openmpi for `prepare`
+    slurm: write a batch script that is requeued after time limit and preemption, and submit it
     nodes: hosts of the SLURM job
     ranks_per_node: ranks on each host, in place of the slots in the hostfile; SLURM: must be given
     """
@@ -137,23 +137,24 @@ def launch(
 ) -> None:  # fmt: skip
     """Run a verb in many processes: on this machine, on the hosts of a list, or in a SLURM job.
 
-    All hosts must see the same files under the same names. Each rank has a log of its own in a new folder below --logs;
-    rank 0's is shown. A rank that dies ends the job at once, and so does one that has done nothing for --patience:
-    which one, where and why is said. Ctrl-C lets all ranks finish their step. The same command goes on where it was.
+    All hosts must see the same files under the same names. Each rank has a log in a new folder below --logs; that of rank 0 is
+    shown. If a rank dies, or makes no progress for --patience seconds, the job ends, and the rank, its host and the reason are
+    printed. Ctrl-C lets all ranks finish their step. The same command continues the work.
 
-    words: the verb that every rank runs, with its words: train prior DATA --level 2
+    words: the verb of every rank with its arguments: train prior DATA --level 2
     time: time limit of the SLURM job, as sbatch takes it: 1-12:00:00
     partition: partition of the SLURM job
     logs: folder for logs that all hosts see
-    patience: seconds that no rank may stand still for, less than 1800, after which a rank gives up waiting for the others
-    options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music --gpus-per-node=8"
-    print_: print what would be run, and run nothing
+    patience: longest time without progress of any rank, in seconds, below 1800, after which ranks stop waiting for each other
+    options: more words for ssh, pdsh, mpirun or srun, or #SBATCH lines, written with =: --options="--account=music
+        --gpus-per-node=8"
+    print_: print the commands without running them
     """
     carrier, folder, more = placement.carrier, Path(logs).resolve(), shlex.split(options)
     if not 0 < patience < COLLECTIVE_TIMEOUT:
         raise UserError(
-            f"--patience got {patience:g}, expected seconds above 0 and below {COLLECTIVE_TIMEOUT:g}, after which ranks give up waiting "
-            "for each other and none is named; a rank that writes counts as one that moves"
+            f"--patience got {patience:g}, expected seconds above 0 and below {COLLECTIVE_TIMEOUT:g}, because ranks stop "
+            f"waiting for each other after that time and none would be named; a rank that writes makes progress"
         )
     if placement.slurm:
         nodes, ranks = placement.nodes, placement.ranks_per_node
@@ -199,7 +200,7 @@ def places(carrier: Carrier | None, hostfile: str, ranks: int, ranks_per_node: i
 
 
 def submit(script: str, logs: Path) -> None:
-    """Write the script into the folder of logs and hand it to sbatch."""
+    """Write the script into the folder of logs and submit it by sbatch."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on the PATH of this machine; --print shows the script, to be submitted elsewhere")
     logs.mkdir(parents=True, exist_ok=True)
@@ -207,5 +208,5 @@ def submit(script: str, logs: Path) -> None:
     path.write_text(script, "utf-8")
     done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"sbatch refused {path}: {done.stderr.strip()}")
+        raise UserError(f"sbatch rejected {path}: {done.stderr.strip()}")
     print(f"{done.stdout.strip()}; script {path}, output {logs}/slurm-JOB.out; scancel JOB ends it")

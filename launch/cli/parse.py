@@ -1,4 +1,4 @@
-"""Values of flags that are written as text. Every error names the flag, what was given and what is expected."""
+"""Parse values of flags that are written as text. Every error names the flag, the given and the expected value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_list(text: str) -> list[str]:
 def read_numbers(
     text: str, flag: str, expected: str, low: float = -math.inf, high: float = math.inf, count: int | None = None
 ) -> tuple[int, ...]:
-    """Integers from `low` to `high`, `count` of them if it is given; UserError says what was `expected`."""
+    """Integers from `low` to `high`, `count` of them if it is given; UserError names what was `expected`."""
     with suppress(ValueError):
         numbers = tuple(int(part) for part in read_list(text))
         if all(low <= number <= high for number in numbers) and count in (None, len(numbers)):

@@ -1,4 +1,4 @@
-"""The progress bar of every command; it also beats for whoever started the process on another machine."""
+"""The progress bar of every command; it also sends heartbeats to the watcher of `jukebox launch`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from launch.cluster.heartbeat import beat
 
 
 class Bar(ProgressBar):
-    """A progress bar that whoever watches this process sees moving too."""
+    """A progress bar that also sends heartbeats to the watcher."""
 
     def update(self, n: float | None = 1) -> bool | None:
-        beat(getattr(self, "desc", "") or "working")  # a silent bar has no name
+        beat(getattr(self, "desc", "") or "working")  # a disabled bar has no name
         return super().update(n)
 
 
 def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
-    """A bar with rate and time left; a line every ten seconds where there is no terminal."""
+    """A bar with rate and time left; without a terminal a line every ten seconds."""
     return Bar(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, disable=silent)

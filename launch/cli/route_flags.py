@@ -1,4 +1,4 @@
-"""Flags of a route: a verb that is given a model shows and takes the sampling parameters that the priors of its route have."""
+"""Flags of a route: a verb with a model shows and accepts the sampling parameters of the priors of its route."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
-    """The usage with the sampling parameters of the route that the words choose; as it is where they name no model."""
+    """The usage with the sampling parameters of the chosen route; unchanged if the words name no model."""
     folder = next((word for word in words if (Path(word) / "config.json").is_file()), "")
     if not folder and usage.verb != "sample" and "shipped" not in words:
         return usage
@@ -27,7 +27,7 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
     try:
         info = ModelInfo.read(folder)
         kinds = kinds_of(info, _route(info, usage.verb, words))
-    except UserError:  # the verb itself raises it, with all else that is wrong
+    except UserError:  # the verb raises it, with all other errors
         return usage
     if not kinds:
         return usage
@@ -40,7 +40,7 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
 
 
 def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
-    """The route of --route or --lower; of an edit, the priors that inpaint; live, the one of unbounded length."""
+    """The route of --route or --lower; for an edit the priors that inpaint, for live the route of unbounded length."""
     if verb in ("edit", "vary", "extend", "compress"):
         from jukebox.editing.job import edit_route
 

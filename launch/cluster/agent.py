@@ -1,13 +1,13 @@
-"""Starts ranks on the machine it runs on and looks after them: `jukebox launch` puts one on every host.
+"""The agent: starts and supervises the ranks of its host; `jukebox launch` starts one agent per host.
 
-Over ssh, pdsh or on the user's own machine an agent has all ranks of its host; under mpirun or srun, which start one
-process a rank, it has that one. Files in a folder that all hosts see are all that agents, ranks and the watcher share:
+With ssh, pdsh or on the user's machine an agent has all ranks of its host. With mpirun or srun, which start one process per
+rank, it has that rank. Agents, ranks and the watcher communicate by files in a shared folder:
 
     rank_3.log    what the rank prints             rank_3.beat   what it is doing (launch/cluster/heartbeat.py)
     rank_3.end    how it ended, as json            stop, where   written by the watcher: end your ranks; where are they?
 
-No rank outlives its agent, and no agent whoever listens to it: a launcher that is killed leaves nothing behind that
-could hold a lock, a port or a card against the next start.
+A rank ends with its agent, and an agent with its launcher. So a killed launcher leaves no process that holds a lock, a port or
+a GPU.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from data_prep.files import write_json
 from launch.cluster.heartbeat import VARIABLE
 from launch.cluster.ranks import rank_and_ranks
 
-PATIENCE = 60.0  # seconds that a rank has to end by itself when it is asked to: it may be writing a checkpoint
-SHORT = 5.0  # the same where another rank has died: what it waits for will not come
+PATIENCE = 60.0  # seconds for a rank to end by itself on request: it may be writing a checkpoint
+SHORT = 5.0  # the same after another rank has died, because collectives cannot complete
 POLL = 0.1
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 @dataclass(frozen=True)
 class MeetingPlace:
-    """The ranks of the job, host by host: ((name, ranks), ...), and the address of rank 0 for all to meet at."""
+    """The ranks of the job, host by host: ((name, ranks), ...), and the address of rank 0, at which all ranks meet."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -51,7 +51,7 @@ class MeetingPlace:
         return sum(slots for _, slots in self.hosts)
 
     def ranks_of(self, host: str) -> range:
-        """The numbers of the ranks on a host: those of the first host come first."""
+        """The numbers of the ranks on a host; those of the first host are first."""
         first = 0
         for name, slots in self.hosts:
             if name == host:
@@ -63,7 +63,7 @@ class MeetingPlace:
         return next(name for name, _ in self.hosts if rank in self.ranks_of(name))
 
     def environment(self, rank: int) -> dict[str, str]:
-        """What a rank reads to find its number and the others, in torchrun's names."""
+        """The environment variables of a rank, by torchrun's names."""
         host = self.host_of(rank)
         here, names = self.ranks_of(host), [name for name, _ in self.hosts]
         address, _, port = self.master.rpartition(":")
@@ -75,17 +75,17 @@ class MeetingPlace:
             "GROUP_RANK": names.index(host),
             "MASTER_ADDR": address,
             "MASTER_PORT": port,
-            # ranks share the cores of their host, unless the person says otherwise
+            # ranks divide the cores of their host, unless the user specifies otherwise
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // len(here))),
         }
         if len(names) > 1 and (interface := interface_to(names[1] if names[0] == host else address)):
-            # else gloo takes the address of the host's own name, which is 127.0.1.1 on many a machine
+            # otherwise gloo uses the address of the host name, which is 127.0.1.1 on many machines
             found |= {name: os.environ.get(name, interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
         return {name: str(value) for name, value in found.items()}
 
 
 def interface_to(host: str) -> str:
-    """The network interface by which packets to a host leave; empty where that cannot be said."""
+    """The network interface for packets to a host; empty if unknown."""
     import fcntl
 
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -101,12 +101,13 @@ def interface_to(host: str) -> str:
 
 
 class Rank:
-    """One rank: a process in a session of its own, its output in a file."""
+    """One rank: a process in a new session, with its output in a file."""
 
     def __init__(self, number: int, place: MeetingPlace, logs: Path, program: Sequence[str]) -> None:
         self.number, self.place, self.logs, self.asked_to_stop = number, place, logs, False
         environment = os.environ | place.environment(number) | {VARIABLE: str(self._file("beat"))}
-        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}  # the last words of one that dies count
+        # unbuffered, so that the last output before a crash is kept
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
         with self._file("log").open("ab") as log:
             self.process = subprocess.Popen(
                 program,
@@ -114,8 +115,8 @@ class Rank:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C for the watcher must not reach the ranks a second time
-                close_fds=False,  # mpirun talks to its processes by a pipe that they inherit
+                start_new_session=True,  # Ctrl-C for the watcher must not reach the ranks a second time
+                close_fds=False,  # mpirun communicates with its processes by an inherited pipe
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
 
@@ -123,7 +124,7 @@ class Rank:
         return self.logs / f"rank_{self.number}.{what}"
 
     def ended(self) -> int | None:
-        """The exit code (negative: a signal), written down for the watcher the first time; None while it runs."""
+        """The exit code (negative: a signal), written for the watcher the first time; None while it runs."""
         code = self.process.poll()
         if code is not None and not self._file("end").exists():
             metadata = {"code": code, "host": self.place.host_of(self.number), "told": self.asked_to_stop, "time": time.time()}
@@ -131,29 +132,29 @@ class Rank:
         return code
 
     def stop(self) -> None:
-        """Ask it to end after what it is doing, once: a second Ctrl-C would mean at once."""
+        """Ask it once to end after the current step; a second Ctrl-C would end it immediately."""
         if not self.asked_to_stop and self.process.poll() is None:
             self.asked_to_stop = True
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it and all that it has started."""
+        """Kill it and all its child processes."""
         if self.process.poll() is None:
             self.asked_to_stop = True
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def report_stack(self) -> None:
-        """Have it write its stack into its log, below a line about the process; one that is stopped cannot answer."""
+        """Make it write its stack into its log, after a line about the process; a stopped process cannot answer."""
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
             with self._file("log").open("a") as log:
                 log.write(f"\nasked where it is; state of the process: {state}\n")
-        if self._file("beat").exists():  # from then on it answers; before, the signal would end it
+        if self._file("beat").exists():  # from then on it handles the signal; before, the signal would end it
             self.process.send_signal(signal.SIGUSR1)
 
 
 def die_with_parent(number: int) -> Callable[[], None] | None:
-    """For a child, before it becomes its program: the signal that the system sends it when its parent dies."""
+    """In a child before exec: set the signal that the system sends it when its parent dies."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -163,7 +164,7 @@ def die_with_parent(number: int) -> Callable[[], None] | None:
 def look_after(ranks: Sequence[Rank], logs: Path) -> int:
     """Wait for all ranks; the exit code of the first that failed, or 0."""
     listener, asked, deadline, failed, answered = select.poll(), threading.Event(), math.inf, 0, False
-    listener.register(sys.stdout.fileno(), 0)  # reports nothing but that the other end has gone
+    listener.register(sys.stdout.fileno(), 0)  # only reports that the other end is closed
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     while True:
@@ -177,7 +178,7 @@ def look_after(ranks: Sequence[Rank], logs: Path) -> int:
         if patience is not None:
             deadline = min(deadline, time.monotonic() + patience)
         late = time.monotonic() >= deadline
-        # mpirun and srun kill all others when one ends in error: where all end as asked, none goes before the last
+        # mpirun and srun kill all others when one exits with an error, so on request all wait for the last one
         if None not in codes and (late or not any(rank.asked_to_stop for rank in ranks) or everyone_ended(ranks[0])):
             return failed if failed >= 0 else 128 - failed
         for rank in ranks if patience is not None else ():
@@ -190,19 +191,19 @@ def look_after(ranks: Sequence[Rank], logs: Path) -> int:
 
 
 def everyone_ended(one: Rank) -> bool:
-    """Whether every rank of the job, on whatever host, has ended."""
+    """Whether every rank of the job, on all hosts, has ended."""
     return all((one.logs / f"rank_{rank}.end").exists() for rank in range(one.place.world))
 
 
 def stop_asked(logs: Path) -> float | None:
-    """Seconds that ranks may take to end, where the watcher has asked for it."""
+    """Seconds for ranks to end, if the watcher has requested it."""
     with contextlib.suppress(OSError, ValueError):
         return float((logs / "stop").read_text())
     return None
 
 
 def read_hosts(text: str) -> tuple[tuple[str, int], ...]:
-    """Hosts written as a:2,b:2."""
+    """Parse hosts such as a:2,b:2."""
     return tuple((name, int(slots)) for name, _, slots in (part.rpartition(":") for part in text.split(",")))
 
 
@@ -210,10 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Start this machine's ranks and wait for them."""
     parser = argparse.ArgumentParser("launch.cluster.agent", description="starts ranks of a job on this machine")
     parser.add_argument("--hosts", required=True, type=read_hosts, help="all hosts with their ranks: a:2,b:2")
-    parser.add_argument("--host", default="", help="which of them this is; else the rank is the environment's")
+    parser.add_argument("--host", default="", help="the name of this host; without it the rank is that of the environment")
     parser.add_argument("--master", required=True, help="address:port at which rank 0 waits for the others")
     parser.add_argument("--logs", required=True, type=Path, help="folder that all hosts see")
-    parser.add_argument("program", nargs="+", metavar="-- PROGRAM ...", help="what every rank runs")
+    parser.add_argument("program", nargs="+", metavar="-- PROGRAM ...", help="the command of every rank")
     asked = parser.parse_args(argv)
     place = MeetingPlace(asked.hosts, asked.master)
     if not asked.logs.is_dir():

@@ -1,7 +1,7 @@
-"""The commands that carry a job to its hosts: ssh, pdsh, mpirun, srun, and the script of a SLURM job.
+"""The commands that start a job on its hosts: ssh, pdsh, mpirun, srun, and the script of a SLURM job.
 
-Each starts the same agent (`launch/cluster/agent.py`): one on every host, or, where mpirun or srun number the processes
-themselves, one a rank. What is printed here can be run by hand.
+Each starts the same agent (`launch/cluster/agent.py`): one per host or, with mpirun or srun, one per rank. The printed commands
+can be run by hand.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from launch.cluster.supervise import Start
 CARRIED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
 CARRIED_PREFIXES = ("OMP_", "MKL_", "NCCL_", "GLOO_", "TORCH_", "DS_", "JUKEBOX_", "HF_HOME")
 SSH = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
-MPIRUN = {"mpich": "HYDRA", "openmpi": "Open MPI"}  # what each one's --version says
+MPIRUN = {"mpich": "HYDRA", "openmpi": "Open MPI"}  # text in the output of --version
 Carrier = Literal["ssh", "pdsh", "openmpi", "mpich", "srun"]
 
 
 def carried_environment() -> list[str]:
-    """NAME=value words for what a rank elsewhere needs of this shell: where programs lie, settings of libraries."""
+    """NAME=value arguments with the environment that a remote rank needs: paths of programs, settings of libraries."""
     folders = [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]
     mine = {"PATH": os.pathsep.join(dict.fromkeys(folders))}  # this environment's programs first
     names = [name for name in os.environ if name in CARRIED or name.startswith(CARRIED_PREFIXES)]
@@ -40,7 +40,7 @@ def elsewhere(command: Sequence[str]) -> str:
 
 
 def agent(place: MeetingPlace, logs: Path, program: Sequence[str], host: str = "") -> list[str]:
-    """The command of an agent: for all ranks of `host`, or for the one that the environment numbers."""
+    """The command of an agent: for all ranks of `host`, or for the rank of the environment."""
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
     named = ["--host", host] if host else []
     command = [sys.executable, "-m", "launch.cluster.agent", "--hosts", hosts, *named, "--master", place.master]
@@ -50,7 +50,7 @@ def agent(place: MeetingPlace, logs: Path, program: Sequence[str], host: str = "
 def commands(
     carrier: Carrier | None, place: MeetingPlace, logs: Path, program: Sequence[str], options: Sequence[str]
 ) -> list[Start]:
-    """What to run here so that all ranks of `place` start; None: all of them are on this machine."""
+    """Commands that start all ranks of `place`; None: all of them are on this machine."""
     everyone, names, more = range(place.world), [name for name, _ in place.hosts], list(options)
     alone = agent(place, logs, program)
     if carrier is None:
@@ -69,10 +69,10 @@ def commands(
 
 
 def mpirun(carrier: Literal["openmpi", "mpich"], place: MeetingPlace) -> list[str]:
-    """mpirun and its words; a rank keeps all cores (Open MPI would bind it to one)."""
+    """mpirun with its options; a rank keeps all cores (Open MPI would bind it to one)."""
     here = place.hosts[0][0] == "localhost"
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
-    environment = ["env", *carried_environment()]  # each MPI has words of its own for this, and not all get everywhere
+    environment = ["env", *carried_environment()]  # each MPI has different options for this
     if carrier == "mpich":
         return ["mpirun", "-n", str(place.world), *([] if here else ["-hosts", hosts]), *environment]
     root = ["--allow-run-as-root"] * (os.geteuid() == 0)
@@ -80,7 +80,7 @@ def mpirun(carrier: Literal["openmpi", "mpich"], place: MeetingPlace) -> list[st
 
 
 def check_carrier(carrier: Carrier | None) -> None:
-    """UserError where the program that is to start the ranks is not there, or the mpirun is another one's."""
+    """Raise UserError if the starter is not installed, or the mpirun is of another MPI."""
     program = {"openmpi": "mpirun", "mpich": "mpirun"}.get(carrier or "", carrier)
     if program and shutil.which(program) is None:
         raise UserError(f"--with {carrier} needs {program}, which is not on the PATH of this machine")
@@ -94,15 +94,15 @@ def check_carrier(carrier: Carrier | None) -> None:
 def batch_script(
     words: Sequence[str], logs: Path, nodes: int, ranks: int, time: str, partition: str, patience: float, options: Sequence[str]
 ) -> str:
-    """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued by itself before the time limit.
+    """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued automatically before the time limit.
 
-    Two minutes before the limit the ranks write a checkpoint and end, and the job waits for its next turn; where the
-    scheduler takes it off its nodes at once, the last checkpoint counts. `scancel` ends it for good.
+    Two minutes before the limit the ranks write a checkpoint and end, and the job is requeued. If the scheduler stops the job
+    immediately, it resumes from the last checkpoint. `scancel` ends it permanently.
     """
     asked = [f"--job-name=jukebox-{words[0]}", f"--nodes={nodes}", f"--ntasks-per-node={ranks}"]
     asked += [f"--{name}={value}" for name, value in (("time", time), ("partition", partition)) if value]
     asked += ["--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={logs}/slurm-%j.out"]
-    asked += [shlex.join(options)] * bool(options)  # one line: an option and its value may be two words
+    asked += [shlex.join(options)] * bool(options)  # one line, because an option and its value may be two words
     inner = [sys.executable, "-m", "launch.cli", "launch", "--with", "srun", "--logs", str(logs)]
     inner += ["--patience", f"{patience:g}", "--", *words]
     head = ["#!/bin/bash", *(f"#SBATCH {word}" for word in asked), f"cd {shlex.quote(os.getcwd())}"]

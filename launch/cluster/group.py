@@ -1,6 +1,7 @@
-"""The group of processes that train together: how they meet, agree and part; all of it does nothing in a process alone.
+"""The group of processes that train together: initialisation, collectives and shutdown; in a single process all of it does
+nothing.
 
-Who is who comes from the environment (`launch/cluster/ranks.py`). Tensors of a GPU go by NCCL, those of a CPU by gloo.
+Ranks are read from the environment (`launch/cluster/ranks.py`). Tensors of a GPU go by NCCL, those of a CPU by gloo.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_
 
 T = TypeVar("T")
 PATIENCE = timedelta(seconds=COLLECTIVE_TIMEOUT)
-MEETING = 45.0  # seconds in which another rank must be there: a shell may have the variables of a program that started it
+MEETING = 45.0  # seconds within which another rank must appear; a shell may have leftover variables
 
 
 def join(device: str) -> str:
-    """Meet the other ranks, if there are any; returns the device of this one (of several GPUs, its own), now the current one.
+    """Join the other ranks, if any; return the device of this rank and make it the current one.
 
-    UserError for a GPU that is not there, and for one GPU that all ranks would share.
+    UserError for a missing GPU, and for one GPU that all ranks would share.
     """
     rank, ranks = rank_and_ranks()
     device = choose_own_device(device, local_rank(), ranks)
@@ -43,10 +44,10 @@ def join(device: str) -> str:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the current one, and its index the local rank in the environment, under the names of all starters that are there.
+    """Make a GPU the current one, and its index the local rank in the environment, under the names of all starters in use.
 
-    DeepSpeed takes the local rank for the index of the GPU and compares two of the names. It is another number where a starter shows
-    each rank one GPU, or where the user names a GPU.
+    DeepSpeed uses the local rank as the index of the GPU and compares two of the names. The index differs if a starter shows
+    one GPU to each rank, or if the user names a GPU.
     """
     index = local_rank()
     if device.type == "cuda":
@@ -59,9 +60,9 @@ def use_device(device: torch.device) -> None:
 
 
 def meet(rank: int, ranks: int, backend: str) -> None:
-    """Open the process group; UserError where the ranks cannot find each other."""
+    """Open the process group; UserError if the ranks cannot connect."""
     (address, port), named = meeting_point(), variables()
-    # DeepSpeed reads these too; without them it would ask MPI
+    # DeepSpeed reads these too; without them it would use MPI
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
     try:
         store = None if dist.is_torchelastic_launched() else open_store(address, port, rank, ranks, named)
@@ -75,9 +76,10 @@ def meet(rank: int, ranks: int, backend: str) -> None:
 
 
 def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> dist.Store:
-    """Where the ranks meet, once one other than this is there; UserError where none comes, DistError where the port is taken."""
+    """The store of the ranks, once another rank is connected; UserError if none connects, DistError if the port is in use."""
     nobody = UserError(
-        f"{named} say that this is rank {rank} of {ranks}, and no other came to {address}:{port} within {MEETING:.0f} s; "
+        f"{named} state that this is rank {rank} of {ranks}, and no other rank connected to {address}:{port} within "
+        f"{MEETING:.0f} s; "
         "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
     )
     until = time.monotonic() + MEETING
@@ -98,9 +100,10 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
 
 
 def done_in_time(work: Callable[[], T], seconds: float) -> T:
-    """`work()`, with what it writes to stderr left out; RuntimeError where it takes longer: another program has the port and is silent.
+    """Run `work()` without its stderr; RuntimeError if it takes too long, because another program has the port and does not
+    answer.
 
-    torch waits for its answer without end, and prints the stack where it gets another one.
+    torch would wait forever for an answer, and print the stack for an unexpected one.
     """
     made: list[T | BaseException] = []
 
@@ -120,7 +123,7 @@ def done_in_time(work: Callable[[], T], seconds: float) -> T:
         os.close(kept)
         os.close(nowhere)
     if not made:
-        raise RuntimeError(f"what accepts connections there is no rank of this training: no answer within {MEETING:.0f} s")
+        raise RuntimeError(f"the process at that address is not a rank of this training: no answer within {MEETING:.0f} s")
     if isinstance(made[0], BaseException):
         raise made[0]
     return made[0]
@@ -136,7 +139,7 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def part() -> None:
-    """Wait for the others and close the group, so that nobody takes a finished rank for a dead one."""
+    """Wait for the others and close the group, so that a finished rank is not considered dead."""
     if alone():
         return
     dist.barrier()
@@ -150,18 +153,18 @@ def alone() -> bool:
 
 
 def who() -> tuple[int, int]:
-    """This rank and how many there are."""
+    """This rank and the number of ranks."""
     return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
 
 
 def print_once(what: object) -> None:
-    """Print once, not once a rank."""
+    """Print once, not once per rank."""
     if who()[0] == 0:
-        print(what, flush=True)  # in a pipe, too, before the work that follows
+        print(what, flush=True)  # flushed, so that it precedes later output in a pipe too
 
 
 def first(work: Callable[[], T]) -> T:
-    """`work()` of rank 0, on all ranks: what it returned, or the UserError that it raised."""
+    """Run `work()` on rank 0; all ranks return its result or raise its UserError."""
     if alone():
         return work()
     made: list[Any] = [None, None]
@@ -177,7 +180,7 @@ def first(work: Callable[[], T]) -> T:
 
 
 def largest(*values: float) -> list[float]:
-    """The largest of each value over all ranks: what every rank then knows alike."""
+    """The maximum of each value over all ranks, on all ranks."""
     if alone():
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, from what its starter has put into the environment; nothing has to be installed for it.
+"""Rank and number of ranks of this process from the environment of its starter; no package is needed for it.
 
                       rank                   of                      on this machine             first machine
     torchrun          RANK                   WORLD_SIZE              LOCAL_RANK                  MASTER_ADDR, MASTER_PORT
@@ -6,8 +6,8 @@
     MPICH, Intel      PMI_RANK               PMI_SIZE                MPI_LOCALRANKID
     SLURM (srun)      SLURM_PROCID           SLURM_STEP_NUM_TASKS    SLURM_LOCALID               SLURM_STEP_NODELIST
 
-SLURM_NTASKS is there in a batch script too, where one process runs alone, so it does not count. MPI does not say where the
-first rank lives: MASTER_ADDR does, or all ranks are on one machine.
+SLURM_NTASKS is also set in a batch script with a single process, so it is not used. MPI does not specify the host of the first
+rank: MASTER_ADDR does, or all ranks are on one machine.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NAMES = (
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
-PORT = 29500  # where nobody names one
-COLLECTIVE_TIMEOUT = 1800.0  # seconds that a rank waits for the others: the first rank may decode a corpus meanwhile
+PORT = 29500  # if none is given
+COLLECTIVE_TIMEOUT = 1800.0  # seconds that a rank waits for the others, because the first rank may decode a corpus first
 
 
 def variables(environ: Mapping[str, str] = os.environ) -> str:
-    """The two variables that say which of several processes this one is, as an error names them; empty where none do."""
+    """Text of the two variables with rank and number of ranks, for errors; empty if they are not set."""
     return next((f"{mine} and {ranks}" for mine, ranks, _, _ in NAMES if mine in environ and ranks in environ), "")
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """A variable's number, or `default` where it is not set or empty; UserError for anything else."""
+    """The number in a variable, or `default` if it is not set or empty; UserError for other values."""
     text = environ.get(name) or str(default)
     if not text.isdecimal():
         raise UserError(f"the variable {name} is {text!r}; expected a whole number: set it, or unset it")
@@ -42,7 +42,7 @@ def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
 
 
 def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) where it runs alone."""
+    """Rank and number of ranks; (0, 1) for a single process."""
     for mine, all_of_them, _, _ in NAMES:
         if mine in environ and all_of_them in environ:
             try:
@@ -59,7 +59,7 @@ def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """This process's number among those of its machine: the number of its GPU."""
+    """The local rank of this process, which is the index of its GPU."""
     for mine, all_of_them, here, _ in NAMES:
         if mine in environ and all_of_them in environ:
             return whole_number(environ, here, rank_and_ranks(environ)[0])
@@ -67,19 +67,19 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Address and port at which the first rank waits for the others; UserError where nothing says which machine that is."""
+    """Address and port at which the first rank waits for the others; UserError if that machine is not specified."""
     port = whole_number(environ, "MASTER_PORT", PORT)
     if environ.get("MASTER_ADDR"):
         return environ["MASTER_ADDR"], port
     if "SLURM_PROCID" in environ and (nodes := environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST")):
-        job = whole_number(environ, "SLURM_JOB_ID", 0)  # jobs of one machine do not meet each other
+        job = whole_number(environ, "SLURM_JOB_ID", 0)  # jobs on one machine use different ports
         return first_host(nodes), port if "MASTER_PORT" in environ else 20_000 + job % 10_000
     _, ranks = rank_and_ranks(environ)
     for mine, all_of_them, _, here in NAMES:
         if mine in environ and all_of_them in environ and whole_number(environ, here, ranks) < ranks:
             raise UserError(
-                f"{ranks} processes on several machines, and nothing says where they meet: set MASTER_ADDR to the name of the first "
-                "machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"
+                f"{ranks} processes on several machines, and no address at which they meet: set MASTER_ADDR to the name of the "
+                f"first machine (mpirun -x MASTER_ADDR=.. or -genv MASTER_ADDR ..), or start them with `jukebox launch`"
             )
     return "127.0.0.1", port
 

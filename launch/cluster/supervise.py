@@ -1,13 +1,13 @@
-"""Watches a job of many ranks: starts their agents, shows rank 0, and says who died or who waits where.
+"""The watcher of a job of many ranks: starts their agents, shows rank 0, and reports dead and stalled ranks.
 
-Three ways a job goes wrong, and what is said of each:
+It reports three kinds of failure:
 
-- a rank dies: which one, on which host, of what, doing what, and the last lines of its log; the others are ended;
-- a host is lost (its agent has gone without a word): which ranks it had, and what ssh or mpirun said;
-- nobody moves: a rank has not said for longer than the patience that it does something new. The ranks that are behind
-  are named with the place in the code where they stand (their stacks are in their logs), and the job is ended.
+- a rank dies: its number, host, reason, last activity, and the last lines of its log; the others are ended;
+- a host is lost (its agent has ended without a report): its ranks, and the output of ssh or mpirun;
+- a stall: a rank has sent no new heartbeat for longer than the patience. The slowest ranks are named with their position in the
+  code (their stacks are in their logs), and the job is ended.
 
-Whatever the end, the same command goes on from the last checkpoint.
+In all cases the same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import IO
 from launch.cluster.agent import PATIENCE, SHORT, MeetingPlace, die_with_parent
 from launch.cluster.heartbeat import Beat, read_beat
 
-SETTLE = 1.0  # seconds after a death in which others may turn out to have died before
+SETTLE = 1.0  # seconds after a death to wait for reports of earlier deaths
 ANSWER = 3.0  # seconds for ranks to write their stacks
-LINES = 12  # of a dead rank's log
+LINES = 12  # last lines of a dead rank's log
 FRAME = re.compile(r'File ".*?([^/"]+/[^/"]+\.py)", line (\d+) in (\S+)')
 STACK = "most recent call first"  # the head of a thread's stack
-COLLECTIVE = "torch/distributed/"  # in the stack of a rank that waits for others
+COLLECTIVE = "torch/distributed/"  # functions in the stack of a rank that waits for others
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """How a rank ended; `asked_to_stop` when it was its agent that asked for it, `when` in seconds of its host's clock."""
+    """The end of a rank; `asked_to_stop` if its agent requested it, `when` in seconds of its host's clock."""
 
     rank: int
     code: int
@@ -63,12 +63,12 @@ class End:
 
 
 class Agents:
-    """The running commands of a job, and what they say themselves (of ranks that they could not start, mostly)."""
+    """The running commands of a job and their output (mostly about ranks that they could not start)."""
 
     def __init__(self, starts: Sequence[Start]) -> None:
         self.output: list[str] = []
         self.running = [(start, self._begin(start.command)) for start in starts]
-        self.gone: dict[int, float] = {}  # process -> when it was first seen to have ended
+        self.gone: dict[int, float] = {}  # process -> time when its end was first seen
 
     def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -88,7 +88,7 @@ class Agents:
             self.output.append(line.decode(errors="replace").rstrip())
 
     def lost(self, ended: set[int]) -> Iterator[tuple[list[int], int]]:
-        """(ranks, exit code) of commands that ended some time ago without a word on these ranks."""
+        """(ranks, exit code) of commands that ended some time ago without a report of these ranks."""
         for number, (start, process) in enumerate(self.running):
             code = process.poll()
             missing = [rank for rank in start.ranks if rank not in ended]
@@ -98,7 +98,7 @@ class Agents:
                 yield missing, code
 
     def wait(self, seconds: float) -> None:
-        """Give the commands some time to end, then end them."""
+        """Wait some time for the commands to end, then kill them."""
         until = time.monotonic() + seconds
         for signal_number, more in ((None, 0.0), (signal.SIGTERM, SHORT), (signal.SIGKILL, SHORT)):
             for _, process in self.running:
@@ -110,25 +110,25 @@ class Agents:
 
 
 class Job:
-    """A job that runs: its ranks' places, its folder of logs, its agents."""
+    """A running job: hosts of its ranks, folder of logs, agents."""
 
     def __init__(self, starts: Sequence[Start], place: MeetingPlace, logs: Path, patience: float) -> None:
         self.place, self.logs, self.patience = place, logs, patience
         self.shown, self.asked = 0, 0
-        self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> its last beat, and when that was first seen
+        self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> its last beat, and the time when it was first seen
         self.ends: dict[int, End] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
         self.agents = Agents(starts)
 
     def _ask(self, number: int, frame: object) -> None:
-        """Ctrl-C asks all ranks to end after what they do; a second one ends them at once."""
+        """Handle Ctrl-C: ask all ranks to end after their step; a second one kills them."""
         self.stop(0.0 if self.asked else PATIENCE)
         self.asked = self.asked or number
 
     def stop(self, patience: float) -> None:
-        """Tell all agents that their ranks have so many seconds to end."""
-        part = self.logs / f"stop.{time.monotonic_ns()}"  # of its own: a signal may come in the middle of this
+        """Ask all agents to end their ranks within so many seconds."""
+        part = self.logs / f"stop.{time.monotonic_ns()}"  # a separate name, because a signal may interrupt this
         part.write_text(str(patience))
         part.replace(self.logs / "stop")
 
@@ -140,7 +140,7 @@ class Job:
         try:
             while True:
                 self.read_ends()
-                self.show()  # after the ends, so that the last words are shown too
+                self.show()  # after the ends, so that the last output is shown too
                 if (code := self.verdict()) is not None:
                     self.stop(SHORT)
                     self.agents.wait(2 * SHORT)
@@ -150,7 +150,7 @@ class Job:
             self.agents.wait(0.0)
 
     def show(self) -> None:
-        """Pass on what rank 0 has printed since the last look."""
+        """Print the output of rank 0 since the last call."""
         with contextlib.suppress(OSError), self.log(0).open("rb") as file:
             file.seek(self.shown)
             text = file.read()
@@ -159,7 +159,7 @@ class Job:
             sys.stdout.flush()
 
     def read_ends(self) -> None:
-        """Learn of ranks that have ended since the last look."""
+        """Read the ends of ranks since the last call."""
         for path in self.logs.glob("rank_*.end"):
             rank = int(path.stem.removeprefix("rank_"))
             if rank not in self.ends:
@@ -167,7 +167,7 @@ class Job:
                 self.ends[rank] = End(rank, metadata["code"], metadata["host"], metadata["told"], metadata["time"])
 
     def verdict(self) -> int | None:
-        """The exit code once the job is over or has to be ended; None while all is well."""
+        """The exit code once the job is over or must be ended; None while it runs."""
         failed = [end for end in self.ends.values() if end.code and not end.asked_to_stop]
         lost = list(self.agents.lost(set(self.ends)))
         if failed and not self.asked:
@@ -182,17 +182,17 @@ class Job:
         return None if self.asked else self.look_for_a_hang()
 
     def report_death(self, end: End) -> int:
-        """Say which rank died and what it said last; the exit code."""
+        """Report which rank died with its last output; return the exit code."""
         beat = read_beat(self.logs / f"rank_{end.rank}.beat")
         complain(f"rank {end.rank} on {end.host} {end}{f' at {beat}' if beat else ''}; the others are ended")
-        if end.rank or end.code < 0:  # what rank 0 said stands above
+        if end.rank or end.code < 0:  # the output of rank 0 is shown already
             complain(f"the last lines of {self.log(end.rank)}:", *last_lines(self.log(end.rank)))
         if end.code != 2:  # the exit code of a mistake in the command
             complain("the same command goes on from the last checkpoint")
         return end.code if end.code > 0 else 128 - end.code
 
     def report_loss(self, ranks: Sequence[int], code: int) -> int:
-        """Say which ranks were lost with their host or starter; the exit code."""
+        """Report which ranks were lost with their host or starter; return the exit code."""
         hosts = dict.fromkeys(self.place.host_of(rank) for rank in ranks)
         complain(f"lost {numbered(ranks)} on {', '.join(hosts)}: what started them ended with exit code {code}")
         complain(*self.agents.output[-LINES:])
@@ -200,7 +200,7 @@ class Job:
         return code if code > 0 else 1
 
     def look_for_a_hang(self) -> int | None:
-        """Note who has moved; where nobody has for too long, say who waits where. The exit code, or None."""
+        """Note new heartbeats; without any for too long, report the stalled ranks. Return the exit code, or None."""
         now = time.monotonic()
         for rank in range(self.place.world):
             beat = read_beat(self.logs / f"rank_{rank}.beat")
@@ -213,17 +213,17 @@ class Job:
         return 1
 
     def ask_where(self, ranks: Sequence[int]) -> dict[int, str]:
-        """What the ranks have written into their logs when they were asked where they are: stacks, if they could."""
+        """The stacks that the ranks have written into their logs on request, if they could."""
         begins = {rank: self.log(rank).stat().st_size for rank in ranks}
         (self.logs / "where").touch()
         until, output = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
         while time.monotonic() < until and not all(STACK in text for text in output.values()):
-            time.sleep(0.3)  # a stack comes in several pieces
+            time.sleep(0.3)  # a stack arrives in several parts
             output = {rank: text_from(self.log(rank), begin) for rank, begin in begins.items()}
         return output
 
     def report_hang(self, standing: dict[int, float], output: dict[int, str]) -> None:
-        """Say who is behind and where in the code, then where the others wait for them."""
+        """Report the slowest ranks with their position in the code, then where the others wait."""
         complain(f"nothing has moved for {min(standing.values()):.0f} s (--patience); the job is ended. Behind:")
         lagging, waiting = lagging_ranks({rank: self.beats[rank][0] for rank in standing}, output), {}
         for rank in sorted(standing):
@@ -238,16 +238,16 @@ class Job:
 
 
 def lagging_ranks(beats: dict[int, Beat], output: dict[int, str]) -> list[int]:
-    """The ranks that the others wait for: not in a collective themselves, where some are; of those the least far."""
+    """The ranks that the others wait for: those outside of collectives if others are inside; of these the slowest."""
     working = [rank for rank in beats if COLLECTIVE not in output[rank]] or list(beats)
     least = min((beats[rank].step, beats[rank].count) for rank in working)
     return [rank for rank in working if (beats[rank].step, beats[rank].count) == least]
 
 
 def first_cause(failed: Sequence[End]) -> End:
-    """Of several that failed, the one that others fell over: what a signal killed, else the first by the clock.
+    """Of several failed ranks the cause: one killed by a signal, else the first by the clock.
 
-    A mistake of the person (exit code 2) is all ranks' own, and rank 0 has said it already.
+    An error of the user (exit code 2) is the same on all ranks, and rank 0 has printed it already.
     """
     return min(failed, key=lambda end: (end.code >= 0, end.rank != 0 if end.code == 2 else True, end.when))
 
@@ -259,14 +259,14 @@ def last_lines(log: Path) -> list[str]:
 
 
 def text_from(log: Path, begin: int) -> str:
-    """What a log holds from byte `begin` on."""
+    """The content of a log from byte `begin` on."""
     with log.open("rb") as file:
         file.seek(begin)
         return file.read().decode(errors="replace")
 
 
 def place_in_code(output: str) -> str:
-    """Where a rank's main thread stood when it was asked: the innermost line of all, and the innermost of ours."""
+    """Position of a rank's main thread: the innermost line of all, and the innermost line of this project."""
     frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(output[output.rfind(STACK) :])]
     if STACK not in output or not frames:
         state = re.search(r"state of the process: (\S)", output)
@@ -277,7 +277,7 @@ def place_in_code(output: str) -> str:
 
 
 def numbered(ranks: Sequence[int]) -> str:
-    """ "rank 3", "ranks 0, 2, 3"."""
+    """Format ranks: "rank 3", "ranks 0, 2, 3"."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 

@@ -1,6 +1,6 @@
-"""What a prior may be controlled by in each frame, measured on the songs of a data folder: tempo, and notes per second.
+"""Frame-wise controls of a prior, measured on the songs of a data folder: tempo, and notes per second.
 
-Measured once and kept as `controls.json` beside the songs: the tempo, 0 where beats are not clear, and the second of each onset.
+They are measured once and stored as `controls.json`: the tempo, 0 without clear beats, and the time of each onset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Measured = dict[str, dict[str, Any]]  # hash of a song -> its tempo and onsets
 
 
 def measured_controls(data: Path, rows: Sequence[SongRow], cache: Path | None = None) -> Measured:
-    """Tempo and onsets of songs, measured now where they were not before; a second process waits."""
+    """Tempo and onsets of songs; missing ones are measured now, and a second process waits."""
 
     def measure(row: SongRow) -> dict[str, Any]:
         pulse = find_beats(path := audio_path(data, row))
@@ -47,7 +47,7 @@ def measured_controls(data: Path, rows: Sequence[SongRow], cache: Path | None = 
 
 
 def note_density(onsets: Sequence[float], frames: int, frame_seconds: float) -> Float[np.ndarray, " n"]:
-    """Onsets per second in each frame, spread by a Gaussian of which the part outside of the song does not count."""
+    """Onsets per second in each frame, smoothed by a Gaussian that is normalised inside the song."""
     counts, _ = np.histogram(onsets, bins=frames, range=(0, frames * frame_seconds))
     reach = min(int(4 * WIDTH / frame_seconds), max(0, (frames - 1) // 2))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * frame_seconds / WIDTH) ** 2)

@@ -1,9 +1,8 @@
-"""`jukebox encode`: the codes of every song, once, so that priors train without touching sound.
+"""`jukebox encode`: encode every song once, so that priors train without audio.
 
-Each stream goes to a folder of its own, `DATA/codes/<codes hash>/`: another encoder or codebook writes another folder.
-Each song is encoded in constant memory; what is there already is not encoded again, so a killed run goes on by the same
-command. Of several ranks (torchrun, mpirun, srun, `jukebox launch`) each takes its share of the songs and writes files
-of its own; they do not communicate.
+Each stream is in a separate folder, `DATA/codes/<codes hash>/`; another encoder or codebook has another folder. Each song is
+encoded in constant memory. Existing codes are not encoded again, so the same command continues a killed run. With several ranks
+(torchrun, mpirun, srun, `jukebox launch`) each encodes a share of the songs and writes separate files; they do not communicate.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def missing_streams(data: Path, info: ModelInfo, songs: Sequence[str], streams: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For each song the streams that are not encoded yet; songs that have all are left out."""
+    """For each song the streams that are not encoded yet; complete songs are left out."""
     from data_prep.codes import CodesReader
     from jukebox.model.codes import folders_with
 
@@ -52,7 +51,7 @@ def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequenc
 
 
 def make_folder(target: Path, data: Path) -> Path:
-    """A folder that files can be written into; UserError where it is on a disk that cannot be written."""
+    """Create a writable folder; UserError if the disk is not writable."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         (target / ".rescue.lock").touch()
@@ -65,9 +64,9 @@ def make_folder(target: Path, data: Path) -> Path:
 
 @contextlib.contextmanager
 def own_name(target: Path, rank: int) -> Iterator[str]:
-    """The name of this rank's files in `target`, which no other process has meanwhile; UserError where one has it.
+    """Lock the name of this rank's files in `target`; UserError if another process has it.
 
-    Partial files of killed ranks are completed first: a lock is held as long as its process lives, and no longer.
+    Partial files of killed ranks are completed first; their locks were released when the processes ended.
     """
     from filelock import FileLock, Timeout
 
@@ -75,7 +74,7 @@ def own_name(target: Path, rank: int) -> Iterator[str]:
 
     own = f"codes_{rank}" if rank else "codes"
     lock = FileLock(target / f".{own}.lock", timeout=0)
-    with FileLock(target / ".rescue.lock"):  # one rank at a time, so that none takes another's songs for missing
+    with FileLock(target / ".rescue.lock"):  # one rank at a time, so that songs of another rank are not considered missing
         for name in {part.name[1:].rpartition("-")[0] for part in target.glob(".codes*-*")} - {own}:
             with contextlib.suppress(Timeout), FileLock(target / f".{name}.lock", timeout=0):
                 CodesWriter(target, (), name=name).close()
@@ -94,10 +93,10 @@ def encode_rows(
     codec: Codec, info: ModelInfo, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], parallel: int, name: str,
     cache: Path,
 ) -> None:  # fmt: skip
-    """Write what is missing of the streams of `rows` into files `name` of their folders below `cache`, with a bar and a closing line.
+    """Encode the missing streams of `rows` into files `name` of their folders below `cache`, with a progress bar.
 
-    `parallel` songs are encoded at a time, each in one thread: pieces of audio are too short to be shared between cores. A GPU
-    encodes one song at a time, for which the threads read the next ones: the layers of each take gigabytes of its memory.
+    `parallel` songs are encoded at a time, each in one thread, because blocks of audio are too short to divide between cores. A
+    GPU encodes one song at a time, because the layers of each need gigabytes of memory; the threads read the next songs.
     """
     import torch
 
@@ -112,7 +111,7 @@ def encode_rows(
         return read(audio_path(data, row), sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)[0]
 
     def streams_of(row: SongRow) -> dict[str, np.ndarray]:
-        torch.set_num_threads(1)  # a setting of the thread
+        torch.set_num_threads(1)  # a setting per thread
         return encode_sound(codec, sound_of(row), missing[row.song])
 
     def all_streams(todo: Sequence[SongRow], absent: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -125,7 +124,7 @@ def encode_rows(
         print(f"all {len(rows)} songs have {names} in {cache / 'codes'}")
         return
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
-    kept, done = f"{cache / 'codes'} keeps the codes of the songs that are done: the same command goes on", []
+    kept, done = f"{cache / 'codes'} keeps the codes of finished songs: the same command goes on", []
     with keeping(kept, lambda: done), progress(round(made), f"encoding {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
@@ -143,9 +142,9 @@ def encode_rows(
 
 
 def spread_songs(rows: Sequence[SongRow], count: int) -> list[SongRow]:
-    """`count` songs (0: all), one of each artist, then a second one of each, and so on; the order of artists and songs is that of hashes.
+    """`count` songs (0: all), one of each artist, then a second one of each, and so on, in the order of hashes.
 
-    A larger count has the songs of a smaller one.
+    A larger count includes the songs of a smaller one.
     """
     by_artist: dict[str, list[SongRow]] = {}
     for row in sorted(rows, key=lambda row: row.hash):
@@ -162,12 +161,12 @@ def encode(
 
     data: the data folder that `jukebox prepare` made
     model: the model folder that holds the trained codec
-    levels: levels to encode, such as 2,1; empty: all that are trained
-    songs: how many songs (of the split, if one is named), spread over the artists; 0: all
+    levels: levels to encode, such as 2,1; empty: all trained ones
+    songs: number of songs (of the split, if given), spread over the artists; 0: all
     split: only the songs of this split, train or test; empty: both
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
-    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
-    cache: folder for the codes, where DATA cannot be written; `jukebox train --cache` reads them there; empty: DATA itself
+    device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
+    cache: folder for the codes, if DATA is not writable; `jukebox train --cache` reads them there; empty: DATA itself
     """
     import torch
 
@@ -177,7 +176,7 @@ def encode(
     from launch.cluster.ranks import rank_and_ranks, variables
 
     rank, ranks = rank_and_ranks()
-    cores = torch.get_num_threads()  # of this rank where its starter has said so, else of the machine
+    cores = torch.get_num_threads()  # cores of this rank if its starter specifies them, else of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
     device = choose_own_device(device, rank, ranks)
     folder, place, opened = (

@@ -1,8 +1,8 @@
-"""Codes made while they are read: `jukebox train prior --from_audio`, for a corpus whose codes are not to be stored.
+"""Encoding on the fly: `jukebox train prior --from_audio`, for a corpus without stored codes.
 
-The interface is that of `data_prep.codes.CodesReader`. The audio is that of `launch/corpus/pcm.py`, on which the codec
-was trained: decoded once, memory-mapped. A window is encoded together with the receptive field on both of its sides.
-Its codes are therefore those that `jukebox encode` writes (but for ties within rounding), at any position.
+The interface is that of `data_prep.codes.CodesReader`. The audio is that of `launch/corpus/pcm.py`, on which the codec was
+trained: decoded once, memory-mapped. A window is encoded together with the receptive field on both of its sides.
+Its codes are therefore those that `jukebox encode` writes (except for ties within rounding), at any position.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class OnTheFlyCodes:
         self.hops = {stream: spec.stream(stream).hop for stream in streams}
         self.pcm = open_pcm(data, list(rows.values()), spec.sample_rate, spec.channels, cache)
         self.places = {song: number for number, song in enumerate(rows)}
-        # the receptive field, and some frames for the convolutions that it does not count
+        # the receptive field, and some frames for convolutions that it does not include
         self.reach = {stream: config.receptive_field(stream) // hop + 8 for stream, hop in self.hops.items()}
 
     def songs_with(self, streams: Sequence[str]) -> list[str]:
-        """All songs, sorted: nothing has to be encoded before."""
+        """All songs, sorted; none has to be encoded before."""
         return sorted(self.places)
 
     def length(self, song: str, stream: str) -> int:
-        """How many frames a song has of a stream."""
+        """The number of frames of a stream of a song."""
         return int(self.pcm.lengths[self.places[song]]) // self.hops[stream]
 
     @torch.no_grad()

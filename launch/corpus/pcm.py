@@ -1,8 +1,8 @@
-"""The sound that a codec trains on: every song decoded, resampled and mixed once, in one memory-mapped file.
+"""Training audio of codecs: every song is decoded, resampled and mixed once, into one memory-mapped file.
 
-`DATA/pcm/<key>.i16` holds 16-bit samples (time, channels), song after song, `<key>.json` their lengths. Training then
-reads crops at memory speed, whatever the files were (an mp3 can only be decoded from its beginning), several
-processes share one copy, and a resumed run starts at once. An hour takes 160 MB at 22.05 kHz mono. The key names
+`DATA/pcm/<key>.i16` holds 16-bit samples (time, channels), song after song, `<key>.json` their lengths. Training reads crops at
+memory speed for all formats (an mp3 can only be decoded from its beginning), several processes share one copy, and a resumed
+run starts immediately. An hour takes 160 MB at 22.05 kHz mono. The key names
 songs, rate and channels.
 """
 
@@ -28,7 +28,7 @@ from launch.cli.progress import progress
 
 
 def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """function(item) in the order of the items, computed by threads a few items ahead of the reader."""
+    """Yield function(item) in the order of the items, computed by threads a few items ahead of the reader."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Any] = deque()
         for item in items:
@@ -40,7 +40,7 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int)
 
 
 class Pcm:
-    """Songs as samples: `lengths` (samples a song), any piece of any song, and `key`, which names them all."""
+    """Songs as samples: `lengths` (samples per song), access to any excerpt, and `key`, which identifies all of them."""
 
     def __init__(self, path: Path, lengths: Sequence[int], channels: int) -> None:
         self.key = path.stem
@@ -49,13 +49,13 @@ class Pcm:
         self.samples = np.memmap(path, "<i2", "r", shape=(int(self.starts[-1]), channels))
 
     def crop(self, song: int, start: int, length: int) -> Float[np.ndarray, "c t"]:
-        """`length` samples of a song in [-1, 1], zeros where it has ended."""
+        """`length` samples of a song in [-1, 1], zeros after its end."""
         begin = self.starts[song] + start
         piece = self.samples[begin : min(begin + length, self.starts[song + 1])].astype(np.float32).T / 32768.0
         return np.pad(piece, ((0, 0), (0, length - piece.shape[1])))
 
     def draw(self, seed: Sequence[int], count: int, length: int) -> list[tuple[int, int]]:
-        """`count` pairs (song, start) at random: every place of the corpus alike, a pure function of the seed."""
+        """`count` pairs (song, start) at random: uniform over the corpus, a pure function of the seed."""
         rng = np.random.default_rng(list(seed))
         places = np.maximum(self.lengths - length + 1, 1).cumsum()
         drawn = rng.integers(0, places[-1], count)
@@ -65,9 +65,9 @@ class Pcm:
 
 
 def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int, cache: Path | None = None) -> Pcm:
-    """The songs of `rows` as samples, decoded now into `cache` (None: `data`) if they were not before; a second process waits.
+    """The songs of `rows` as samples, decoded now into `cache` (None: `data`) if necessary; a second process waits.
 
-    UserError where that folder cannot be written.
+    UserError if that folder is not writable.
     """
     from filelock import FileLock
 

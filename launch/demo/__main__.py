@@ -1,4 +1,4 @@
-"""`python -m launch.demo COMMAND`: the verbs, and the steps of a demo and of the recipes that are no verbs."""
+"""`python -m launch.demo COMMAND`: the verbs, and additional steps of a demo and of the recipes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The claims of the evidence: for each the figure, computed from the rows over seeds, its target, and whether it is met."""
+"""The claims of the evidence: the figure of each, computed from the rows over seeds, its target, and whether it is met."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Values = Mapping[str, Mapping[str, Sequence[float]]]  # row -> figure -> its value of each seed, nan where it has none
+Values = Mapping[str, Mapping[str, Sequence[float]]]  # row -> figure -> its value of each seed, nan if missing
 LOWER_IS_BETTER = {"frechet", "attack_ms", "shared_s"}
 
 ABSOLUTE = (
@@ -23,7 +23,7 @@ ABSOLUTE = (
     ("tempo within 4 %", "generated", "tempo", ">=", 0.8),
     ("progression", "generated", "progression", ">=", 0.1),
 )
-# claim, row, figure, the row that it is divided by, target of the quotient
+# claim, row, figure, row of the divisor, target of the quotient
 RELATIVE = (
     ("vowels / true songs'", "generated", "vowels", "true songs of the requests", ">=", 0.75),
     ("vowels of unseen words / true songs'", "generated, unseen words", "vowels", "true songs of the requests", ">=", 0.6),
@@ -47,7 +47,7 @@ EDGES = ("frechet", "attack_ms", "peakiness", "artist", "genre", "vowels", "in_s
 
 
 class Claim(NamedTuple):
-    """What is claimed, the figure (nan: not measured), its target, and whether it is met."""
+    """A claim: text, figure (nan: not measured), target, and whether it is met."""
 
     claim: str
     figure: float
@@ -56,19 +56,19 @@ class Claim(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of those that are numbers; nan without any."""
+    """The mean of the numbers without nan; nan without any."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
 
 
 def compared(claim: str, figure: float, relation: str, target: float, suffix: str = "") -> Claim:
-    """A claim that is met where the figure stands in the relation to its target; never where it was not measured."""
+    """A claim that is met if the figure is in the relation to its target; without a measurement it is not met."""
     met = figure >= target if relation == ">=" else figure <= target
     return Claim(claim, figure, f"{relation} {target:g}{suffix}", bool(met))
 
 
 def better(figure: str, first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """By how much the first is better than the second in a figure, seed by seed."""
+    """Differences by seed of a figure, positive if the first is better than the second."""
     sign = -1 if figure in LOWER_IS_BETTER else 1
     return [sign * (a - b) for a, b in zip(first, second, strict=True)]
 
@@ -101,5 +101,5 @@ def _claims(get: Callable[[str, str], Sequence[float]]) -> Iterator[Claim]:
 
 
 def _quotient(a: float, b: float) -> float:
-    """a / b; inf for a figure above 0 beside one of 0."""
+    """a / b; inf for a figure above 0 over one of 0."""
     return a / b if b else math.inf if a > 0 else math.nan

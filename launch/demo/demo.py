@@ -1,9 +1,11 @@
-"""The verb demo: from nothing to songs. Every step is a verb that a user could type; two processes train at the same time.
+"""The verb demo: from synthetic songs to trained models and new songs.
 
-    synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> a page and tables
+Every step is a verb that a user can type; two processes train in parallel.
 
-Two processes of one thread each learn half as fast again as one of two threads, so the three levels are trained beside the spectral
-codec. A demo that was interrupted goes on where it was: every step skips what is there.
+    synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> page, tables
+
+Two processes of one thread each are 1.5 times as fast as one of two threads, so the three levels are trained in parallel with
+the spectral codec. An interrupted demo continues: every step skips existing results.
 """
 
 from __future__ import annotations
@@ -17,27 +19,27 @@ from jukebox.model.info import CONFIG, SHIPPED, SHIPPED_WORD
 from launch.demo.lanes import LENGTHS, RECOGNISER, Clock, Command, Parts, run_lanes
 
 FIRST = "first_song"  # folder of the song by the shipped model
-LEVELS_SECONDS = 8.0  # of the song by the three levels, which are slow
+LEVELS_SECONDS = 8.0  # seconds of the song by the three levels, which are slow
 MOST_SONGS, MOST_SECONDS, MOST_SCALE = 100_000, 3_600, 10_000
 RUNS = {"Song": "song", "Recording, continued": "continued", "Song by the three levels of raw audio": "song_levels"}
-RECORDING = 1_000_003  # seeds of the recording that is continued and of the text that is sung: of no song of the corpus
+RECORDING = 1_000_003  # seeds of the continued recording and of the sung text, which are not in the corpus
 
 
 def demo(
     *, out: str = "demo", songs: int = 320, seconds: float = 20.0, seed: int = 0, scale: float = 1.0, samples: int = 1,
     preset: str = "demo", evidence: bool = False,
 ) -> None:  # fmt: skip
-    """Make songs, train every level on them, sing a new song, continue a recording, and show what was learned.
+    """Make synthetic songs, train every level on them, sample a new song, continue a recording, and evaluate.
 
     out: folder for corpus, data, model, song and continued
     songs: synthetic songs, of 20 to 90 seconds
     seconds: length of the new song, in seconds
-    seed: number that all chance follows from
+    seed: seed of all random numbers
     scale: training steps as a multiple of the preset's
-    samples: new songs to sing side by side
+    samples: number of new songs, sampled in parallel
     preset: sizes and training steps
-    evidence: train the spectral route longer and with three seeds, and show the spread of its songs' figures beside controls; of
-        the other flags out, songs, seed, scale and preset count
+    evidence: train the spectral route longer and with three seeds, and report its songs' figures over seeds with controls; it
+        uses the flags out, songs, seed, scale and preset
     """
     if songs < 16:
         raise UserError(f"--songs {songs}: expected at least 16, so that some can be held out")
@@ -51,7 +53,7 @@ def demo(
 
         make_evidence(Path(out), songs, seed, scale, preset)
     else:
-        with keeping(f"{out} keeps what is made: the same command goes on", Path(out).is_dir):
+        with keeping(f"{out} keeps all results: the same command goes on", Path(out).is_dir):
             make(Path(out), songs, seconds, seed, scale, samples, preset)
 
 
@@ -87,7 +89,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 
 
 def make_first_song(command: Command, out: Path) -> None:
-    """The song of a command by the shipped model, where there is one, before anything is trained."""
+    """Sample a song by the shipped model, if there is one, before anything is trained."""
     if not (SHIPPED / CONFIG).is_file():
         return print("this package comes without a trained model (`make model` makes it): the first song follows the training")
     run_lanes(out, [[[command[0], SHIPPED_WORD, *command[2:]] if command[0] == "sample" else command]])

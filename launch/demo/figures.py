@@ -1,4 +1,4 @@
-"""Songs of a demo's data folder as pieces with figures (`jukebox.evaluation.sound`), and the recogniser that reads them."""
+"""Songs of a demo's data folder as pieces with figures (`jukebox.evaluation.sound`), and the recogniser for them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from jukebox.runs.run import Run
 from jukebox.song import Song, song_of
 from vqvae.spectral.config import TOKENS
 
-REFERENCE_SONGS = 48  # that the Frechet distance is to, the first seconds of each
+REFERENCE_SONGS = 48  # songs for the Frechet distance, and first seconds of each
 RECOGNISER_SONGS = 96  # half a CPU minute of training
-SECONDS = 20.0  # of each of these
+SECONDS = 20.0  # seconds of each of these
 Rows = list[dict[str, str | int | float | None]]
 
 
 def recogniser(data: str, *, out: str, sample_rate: int = 22050, seed: int = 0, steps: int = 400) -> None:
-    """Train the recogniser of artist, genre and sung characters on true training songs, unless it is there.
+    """Train the recogniser of artist, genre and sung characters on real training songs, unless it exists.
 
     data: data folder with word times
     out: file to write
-    sample_rate: that of the audio which it will judge
-    seed: seed of its weights and of the order of the songs
+    sample_rate: sample rate of the audio to classify
+    seed: seed of its initial weights and of the order of the songs
     steps: steps of training
     """
     if not Path(out).is_file():
@@ -53,13 +53,13 @@ def recogniser(data: str, *, out: str, sample_rate: int = 22050, seed: int = 0, 
 
 
 def cut_song(song: Song, start: float, seconds: float) -> Song:
-    """The song of a part of the audio: the words that lie in it, their times from its beginning."""
+    """The song of a part of the audio: its words, with times relative to the part."""
     inside = [t for t in song.word_times if t.start >= start and t.end <= start + seconds]
     return replace(song, seconds=seconds, word_times=tuple(TimedText(t.text, t.start - start, t.end - start) for t in inside))
 
 
 def truth_of(row: SongRow, seed: int, seconds: Seconds) -> SyntheticTruth:
-    """What is struck and sung in a song of a corpus of this seed and these lengths; UserError where it is another corpus's."""
+    """The events of a song of a corpus of this seed and these lengths; UserError for another corpus."""
     own, artist, genre = corpus_song(int(Path(row.song).stem.rpartition("_")[2]), seed)
     annotation = annotate_song(own, seconds=seconds, artist=artist, genre=genre)
     if annotation.lyrics != (row.lyrics or "") or abs(annotation.seconds - row.seconds) > 0.01:
@@ -92,17 +92,17 @@ class Corpus:
         return sound.read(audio_path(self.data, row), sample_rate=rate, channels=channels, start=start, seconds=seconds)[0]
 
     def codes(self, row: SongRow, seconds: float | None = None) -> np.ndarray:
-        """Tokens (t, books) of its first `seconds`, whole frames; of the whole song where no length is given."""
+        """Tokens (t, books) of its first `seconds`, whole frames; of the whole song without a length."""
         frames = None if seconds is None else int(seconds * self.model.sample_rate) // self.model.spec.stream(TOKENS).hop
         return self.reader.read(row.song, TOKENS, 0, frames)
 
     def piece(self, row: SongRow, seconds: float = SECONDS, start: float = 0.0) -> EvaluatedSong:
-        """A part of a song; with its codes where it is the beginning."""
+        """A part of a song, with its codes if it is the beginning."""
         codes = None if start else self.codes(row, seconds)
         return EvaluatedSong(self.audio(row, seconds, start), cut_song(song_of(row), start, seconds), codes)
 
     def training(self) -> TrainingSongs:
-        """What novelty and the Frechet distance are measured against."""
+        """Reference data for novelty and the Frechet distance."""
         rate = self.model.sample_rate
         features = [metrics.sound_features(self.audio(row, SECONDS), rate) for row in self.train[:REFERENCE_SONGS]]
         tracks = [chroma_track(self.audio(row), rate) for row in self.train]
@@ -110,7 +110,7 @@ class Corpus:
 
 
 def run_pieces(run: Run, start: float = 0.0, seconds: float | None = None) -> list[EvaluatedSong]:
-    """The samples of a run from `start` on, after its prompt, beside what was asked for; with codes where they are whole songs."""
+    """The samples of a run from `start` on, after its prompt, with the requested song, and with codes for whole songs."""
     level, asked = run.request["levels"][-1], run.request
     begin = start or (asked["prompt"] or {}).get("seconds", 0.0)
     length = asked["seconds"] - begin if seconds is None else seconds

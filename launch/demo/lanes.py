@@ -1,4 +1,4 @@
-"""The steps of a demo as commands, and the processes that run them beside each other."""
+"""The steps of a demo as commands, and the parallel processes that run them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jukebox.model.presets import Preset
 
 LENGTHS = (20.0, 90.0)  # shortest and longest song of the corpus, seconds
-LEVELS_SHARE = 1 / 3  # of the recipes of the three levels: the demo's time is that of the spectral route
+LEVELS_SHARE = 1 / 3  # factor on the recipes of the three levels, because the spectral route determines the demo's time
 RECOGNISER = "recogniser.safetensors"
 Command = list[str]
 
@@ -45,10 +45,10 @@ class Parts:
         return str(self.out / "model")
 
     def prepare(self, songs: int) -> list[Command]:
-        """The manifest of the corpus of `songs` songs, unless it is there."""
+        """The manifest of the corpus of `songs` songs, unless it exists."""
         if (self.out / "data" / "manifest.parquet").is_file():
             return []
-        share = max(0.04, 8 / songs)  # some 16 songs are measured on
+        share = max(0.04, 8 / songs)  # some 16 songs for measurements
         return [["prepare", str(self.out / "corpus" / "songs.jsonl"), "--out", self.data, "--test_share", f"{share:.4f}"]]
 
     def recogniser(self) -> Command:
@@ -70,7 +70,7 @@ class Parts:
         return [self.train("spectral", TOKENS), encode, self.train("tokens", TOKENS)]
 
     def levels(self) -> list[Command]:
-        """The three levels, coarsest first, and their priors, in a share of their recipes' time."""
+        """The three levels, coarsest first, and their priors, with a share of their recipes' time."""
         encode = ["encode", self.data, self.model, "--split", "train", "--threads", "1"]
         return [
             *(self.train("vqvae", f"vq.{level}", "--levels", str(level), share=LEVELS_SHARE) for level in (2, 1, 0)),
@@ -79,12 +79,12 @@ class Parts:
         ]  # fmt: skip
 
     def song(self, name: str, artist: str, genre: str, seconds: float, takes: int, route: str = "spectral") -> Command:
-        """A new song in the folder `name`, or the rest of it."""
+        """Sample or resume a new song in the folder `name`."""
         words = ["--artist", artist, "--genre", genre, "--lyrics", str(self.out / "lyrics.txt"), "--seconds", f"{seconds:g}"]
         return self._sampled(name, ["sample", self.model, *words, "--route", route], takes, route)
 
     def continuation(self, name: str, artist: str, genre: str, takes: int, route: str = "spectral") -> Command:
-        """The recording continued in the folder `name`, or the rest of it."""
+        """Continue the recording in the folder `name`, or resume it."""
         recording = self.out / "recording.mp3"
         words = ["--artist", artist, "--genre", genre, "--lyrics", str(recording.with_suffix(".txt"))]
         verb = ["continue", self.model, str(recording), "--prompt_seconds", "6", "--seconds", "14", *words, "--route", route]
@@ -94,13 +94,14 @@ class Parts:
         folder = self.out / name
         if (folder / "run.json").is_file():
             return ["resume", str(folder)]
-        # small priors of raw audio spread their probability over too many codes: colder than 1 sounds better (docs/log.md)
+        # small priors of raw audio spread their probability over too many codes, so a temperature below 1 sounds better
+        # (docs/log.md)
         colder = ["--temperature_lower", "0.5"] if route == "jukebox" else []
         return [*verb, "--out", str(folder), "--seed", str(self.seed), "--threads", "1", "--takes", str(takes), *colder]
 
 
 class Clock:
-    """Names and times steps; the names stand on the screen as they begin."""
+    """Prints the names of steps when they begin, and times them."""
 
     def __init__(self):
         self.rows: list[tuple[str, float]] = []
@@ -120,7 +121,7 @@ class Clock:
 
 
 def run_lanes(out: Path, lanes: Sequence[Sequence[Command]], names: Sequence[str] = ()) -> None:
-    """Run lanes of verbs beside each other, the verbs of a lane one after the other; the first that fails ends all.
+    """Run lanes of verbs in parallel, the verbs of a lane in sequence; the first failure ends all.
 
     `names` are those of the lanes, whose logs then begin with them.
     """
@@ -135,7 +136,7 @@ def run_lanes(out: Path, lanes: Sequence[Sequence[Command]], names: Sequence[str
                 if current and current[0].poll() is not None:
                     process, log = current
                     if process.returncode:
-                        raise UserError(f"{log.stem} failed: {_last_line(log)} (all it said: {log})")
+                        raise UserError(f"{log.stem} failed: {_last_line(log)} (its output: {log})")
                     running[i] = None
                 if running[i] is None and waiting[i]:
                     running[i] = _start(waiting[i].pop(0), logs, 1 if len(lanes) > 1 else 0, names[i] if names else "")
@@ -164,7 +165,7 @@ def _start(command: Command, logs: Path, threads: int, lane: str) -> tuple[subpr
 
 
 def _last_line(log: Path) -> str:
-    """The newest thing a process said; progress bars overwrite themselves with carriage returns."""
+    """The last line of a process's output; progress bars overwrite themselves with carriage returns."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 2000))
         lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")

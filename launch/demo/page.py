@@ -1,4 +1,4 @@
-"""The page of the demo: every song and continuation of both routes with its player and its spectrogram, each labelled."""
+"""The page of the demo: every song and continuation of both routes with its player and its spectrogram, with labels."""
 
 from __future__ import annotations
 

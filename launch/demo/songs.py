@@ -1,7 +1,7 @@
-"""The songs of the evidence: sampled once per seed, each a run in a folder of its own, so that an interrupted one goes on.
+"""The songs of the evidence: sampled once per seed, each a run in a separate folder, so that interrupted runs can be resumed.
 
-Their labels are spread over all artists and genres, and their lyrics are of songs that no corpus has; a second set has only
-words that no corpus has. The prior that writes the control is of the same shape and was never trained.
+Their labels are spread over all artists and genres. Their lyrics are of songs outside of all corpora; a second set has only
+words outside of all corpora. The prior of the control has the same shape and is untrained.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from jukebox.song import Song, song_of
 from launch.demo.figures import Corpus
 from vqvae.spectral.config import TOKENS
 
-REQUESTED = 2_000_003  # seeds of the songs that are asked for: of no corpus
+REQUESTED = 2_000_003  # seeds of the requested songs, which are in no corpus
 UNSEEN = {
     1: "hand salt lamp grass path bell nest web leg bed ship milk hill fish silk dog rock frog storm cot drum dust cup jump hut".split(),
     2: "garden dragon lantern basket happy winter window mitten ribbon forest pocket robin button number".split(),
-}  # syllables -> ordinary words that no corpus has, without silent e; the vowels are balanced
+}  # syllables -> common words outside of all corpora, without silent e; the vowels are balanced
 
 
 @dataclass(frozen=True)
 class SongPlan:
-    """How many songs are sampled and how many held-out ones measured beside them, and lengths in seconds."""
+    """Numbers of sampled songs and of held-out songs for comparison, and lengths in seconds."""
 
     songs: int = 4
     held: int = 8
@@ -55,7 +55,7 @@ class SongPlan:
 
 
 def unseen_words(lyrics: str, seed: int) -> str:
-    """The lyrics with another word in place of each, of as many syllables, that no corpus has."""
+    """Replace each word of the lyrics by a word of as many syllables that is in no corpus."""
     rng = np.random.default_rng([seed, 7])
     return "\n".join(
         " ".join(str(rng.choice(UNSEEN[min(2, len(split_syllables(word)))])) for word in line.split())
@@ -64,12 +64,12 @@ def unseen_words(lyrics: str, seed: int) -> str:
 
 
 def request_seed(seed: int, number: int) -> int:
-    """The seed of song `number` that is asked for of a seed."""
+    """The seed of requested song `number` of an evidence seed."""
     return REQUESTED + 100 * seed + number
 
 
 def requested(seed: int, number: int, seconds: float, unseen: bool = False) -> SongAnnotation:
-    """Song `number` that is asked for of a seed; three seeds of four songs have each artist with each genre."""
+    """Requested song `number` of a seed; three seeds of four songs have each artist with each genre."""
     own, artist, genre = request_seed(seed, number), ARTISTS[number % 4].name, GENRES[(number + seed) % 3].name
     annotation = annotate_song(own, seconds=seconds, artist=artist, genre=genre)
     if unseen:
@@ -99,7 +99,7 @@ def requests(corpus: Corpus, info: ModelInfo, seed: int, plan: SongPlan) -> Iter
 
 
 def untrained_model(model: Jukebox, folder: Path) -> Jukebox:
-    """The model with a prior of tokens whose weights are random, in a folder of its own."""
+    """The model with a prior of tokens with random weights, in a separate folder."""
     if not (folder / "config.json").is_file():
         temporary = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -113,7 +113,7 @@ def untrained_model(model: Jukebox, folder: Path) -> Jukebox:
 
 
 def finish_run(model: Jukebox, folder: Path, asked: dict) -> Run:
-    """A run made, or what is missing of it."""
+    """Sample or resume a run."""
     begun = (folder / REQUEST).is_file()
     return model.resume(folder if begun else Run.create(folder, asked | fitted(model.info, asked, "")))
 
@@ -129,7 +129,7 @@ def sample_songs(folder: Path, seed: int, plan: SongPlan) -> None:
 
 
 def songs(folder: str, *, seed: int = 0, longest: float = 0.0) -> None:
-    """Sample the songs of one seed of the evidence, or what is missing of them.
+    """Sample or resume the songs of one seed of the evidence.
 
     folder: folder of the seed, with data and model
     seed: seed of the songs and of their random numbers

@@ -1,13 +1,13 @@
-"""Checkpoints that a kill cannot spoil and that know nothing of ranks: any engine goes on from those of any other.
+"""Crash-safe checkpoints that do not depend on ranks: every engine resumes from those of any other.
 
-    step_00000500/manifest.json                what it is: step, minutes, recipe, identity, state of the engine, sizes of its files
-    step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too), `average/NAME`,
-                                               `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
+    step_00000500/manifest.json                step, minutes, recipe, identity, state of the engine, sizes of its files
+    step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too),
+                                               `average/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
 
-ZeRO's pieces are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; who goes on takes
-the pieces of its own world. A folder is written beside its place, synced and renamed; the last `keep` stay. One that was cut
-(a missing or short file) is passed over for the one before, with a line about it; where none is whole, nothing begins again unasked.
-Batches and noise are pure functions of (seed, step), so no random state needs to be stored.
+ZeRO's shards are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; a resumed run
+takes its shards again. A folder is written under a temporary name, synced and renamed; the last `keep` stay. An incomplete
+checkpoint (a missing or short file) is skipped with a warning in favour of the previous one. If none is complete, an error is
+raised instead of a restart. Batches and noise are pure functions of (seed, step), so no random state needs to be stored.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ MANIFEST, SHARD = "manifest.json", 2**30  # bytes
 
 @dataclass
 class Checkpoint:
-    """An opened checkpoint: `metadata` are its manifest, tensors are read one at a time."""
+    """An opened checkpoint: `metadata` is its manifest, tensors are read one at a time."""
 
     path: Path
     metadata: dict[str, Any]
-    places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # tensor -> what reads it
+    places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # tensor -> its reader
 
     def names(self, kind: str) -> list[str]:
         """Names of the tensors of a kind: weights, average, exp_avg, exp_avg_sq, momentum_buffer."""
@@ -54,16 +54,16 @@ class Checkpoint:
         return replace(self, places=mine)
 
     def named_for(self, model: nn.Module) -> Checkpoint:
-        """The same with the present names of tensors, where an earlier version of the model has written it."""
+        """The same with the current names of tensors, for a checkpoint of an earlier version."""
         rename = getattr(getattr(model, "config", None), "state_name", str)
         split = [(*name.split("/", 1), read) for name, read in self.places.items()]
         return replace(self, places={f"{kind}/{rename(name)}": read for kind, name, read in split})
 
 
 def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
-    """Write step `metadata["step"]` into `folder`; of those there are the last `keep` stay, and none of a later step.
+    """Write step `metadata["step"]` into `folder`; the last `keep` stay, and later ones are deleted.
 
-    One of a later step was broken and passed over; counted among the last, it would drive out a whole one.
+    A checkpoint of a later step was broken and skipped; if it were counted, it would displace a complete one.
     """
     path = folder / f"step_{metadata['step']:08d}"
     fresh = folder / "step.tmp"
@@ -98,7 +98,7 @@ def shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
-    """The newest whole checkpoint (None: there is none), and a sentence about those passed over; UserError where all are broken."""
+    """The newest complete checkpoint (None: there is none), and a sentence about skipped ones; UserError if all are broken."""
     broken = []
     for path in written(folder):
         try:
@@ -116,7 +116,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint whose files are all there and whole; ValueError says which is not."""
+    """Open a checkpoint after checking that all files are complete; ValueError names one that is not."""
     metadata = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(metadata, dict) or not {"step", "minutes", "files", "recipe", "identity", "engine"} <= set(metadata):
         raise ValueError(f"{MANIFEST} is not that of a checkpoint")

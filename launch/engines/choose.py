@@ -21,12 +21,12 @@ def open_engine(
     model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Sequence[Phase] = (),
     checkpoint: Checkpoint | None = None,
 ) -> Engine:  # fmt: skip
-    """The engine of a training: torch's for one process, DeepSpeed's for many or where one of its ways is asked for."""
+    """The engine of a training: torch's for one process, DeepSpeed's for many or if one of its options is used."""
     if recipe.fp16 and device.type != "cuda":
         raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")
     if checkpoint is not None:
         checkpoint = checkpoint.named_for(model)
-        fill_model(model, checkpoint, assign=parallel.stage == 3)  # there each rank takes pieces of what is mapped
+        fill_model(model, checkpoint, assign=parallel.stage == 3)  # there each rank reads its shards of the mapped file
     if who()[1] > 1 or parallel.needs_deepspeed:
         from launch.engines.zero import DeepSpeedEngine
 

@@ -1,8 +1,8 @@
-"""How a training is spread over ranks and memory, as DeepSpeed's configuration.
+"""DeepSpeed's configuration: distribution of a training over ranks and memory.
 
-ZeRO (Rajbhandari et al. 2020) shares out among the ranks what each would hold in full: the optimiser's moments (stage 1), the
-gradients too (2), the weights too (3). The mathematics is that of one process in every stage, and so are the losses.
-A `--card` sets what suits its memory; a file of the person's own adds to what is made here, and may not contradict it.
+ZeRO (Rajbhandari et al. 2020) shards over the ranks the optimiser's moments (stage 1), also the gradients (2), also the weights
+(3). The computation is that of one process in every stage, and so are the losses. `--card` chooses settings for its memory. A
+file of the user adds settings, but must not contradict the flags.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.errors import UserError
 from jukebox.model.recipe import Recipe
 
-# GB of a card -> what makes a prior fit: the smaller the card, the more is shared out, made again or kept on the host
+# GB of a GPU -> settings to fit a prior: with less memory more is sharded, recomputed or kept on the host
 CARDS: dict[int, dict[str, Any]] = {
     8: {"zero": 3, "offload": True, "recompute": True},
     16: {"zero": 3, "offload": True, "recompute": True},
@@ -24,14 +24,14 @@ CARDS: dict[int, dict[str, Any]] = {
     40: {"zero": 2, "offload": False, "recompute": True},
     80: {"zero": 1, "offload": False, "recompute": False},
 }
-# numbers that are under way between ranks or gathered at once: DeepSpeed's own are ten times as many, gigabytes on every card
+# sizes of communication buffers: DeepSpeed's defaults are ten times as large, gigabytes on every GPU
 BUCKETS = {
     "reduce_bucket_size": 50_000_000,
     "allgather_bucket_size": 50_000_000,
     "stage3_prefetch_bucket_size": 50_000_000,
     "stage3_max_live_parameters": 100_000_000,
 }
-# keys of DeepSpeed's that we set -> the flag that sets them
+# keys of DeepSpeed that are set here -> the flag that sets them
 OURS = {
     "train_batch_size": "--batch",
     "train_micro_batch_size_per_gpu": "--accumulate",
@@ -49,17 +49,17 @@ OURS = {
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a training is spread: ZeRO's stage (-1: 1 where there are several ranks), optimiser on the host, parts of a share."""
+    """Settings of a distributed training: ZeRO's stage (-1: 1 with several ranks), optimiser on the host, parts of a share."""
 
     zero: int = -1
     offload: bool = False
     accumulate: int = 1
-    adam: str = "torch"  # or "deepspeed": its own kernels, which its first use compiles
+    adam: str = "torch"  # or "deepspeed": its kernels, which are compiled at first use
     file: str = ""
 
     @property
     def needs_deepspeed(self) -> bool:
-        """Whether even one process trains with DeepSpeed."""
+        """Whether a single process trains with DeepSpeed too."""
         return self.zero >= 0 or self.offload or self.adam != "torch" or bool(self.file)
 
     @property
@@ -68,7 +68,7 @@ class ParallelConfig:
 
 
 def check_shares(batch: int, world: int, accumulate: int) -> None:
-    """UserError unless every rank's every part of a batch has the same number of rows."""
+    """Raise UserError unless all parts of a batch on all ranks have the same number of rows."""
     if batch % (world * accumulate):
         raise UserError(
             f"a batch of {batch} cannot be shared equally by {world} processes in {accumulate} parts each; "
@@ -77,7 +77,7 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
 
 
 def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: bool = False) -> dict[str, Any]:
-    """What `deepspeed.initialize` is given; UserError where the user's file contradicts it."""
+    """The configuration for `deepspeed.initialize`; UserError if the user's file contradicts it."""
     check_shares(recipe.batch, world, parallel.accumulate)
     if recipe.muon:
         raise UserError(
@@ -92,12 +92,12 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: boo
         "train_batch_size": recipe.batch,
         "train_micro_batch_size_per_gpu": recipe.batch // (world * parallel.accumulate),
         "gradient_accumulation_steps": parallel.accumulate,
-        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # stage 0: by our own hand, see zero.py
+        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # stage 0: done in zero.py
         "zero_optimization": {"stage": parallel.stage, **BUCKETS},
-        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as good on a CPU, and needs no compiler
+        "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast on a CPU, and needs no compiler
         "steps_per_print": None,
     }
-    if gpu and parallel.stage:  # gradients are reduced while the backward pass goes on; a CPU has no streams for it
+    if gpu and parallel.stage:  # gradients are reduced during the backward pass; a CPU has no streams for it
         ours["zero_optimization"]["overlap_comm"] = True
     if parallel.offload:
         if not parallel.stage:
@@ -109,7 +109,7 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: boo
 
 
 def read_file(file: str) -> dict[str, Any]:
-    """The person's own settings."""
+    """The user's settings."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -120,7 +120,7 @@ def read_file(file: str) -> dict[str, Any]:
 
 
 def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Both; UserError where they differ, or where `theirs` sets what a flag sets."""
+    """Merge both; UserError if they differ, or if `theirs` sets a value of a flag."""
     whole = dict(ours)
     for key, value in theirs.items():
         name = above + key

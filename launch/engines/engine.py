@@ -1,10 +1,9 @@
 """The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
 
-The trainer (`launch/training/trainer.py`) hands an engine the loss and the parts of a batch that this rank takes, and gets the numbers of
-the step; it asks it for the tensors of a checkpoint, and for `weights()` to show what the model has learned. The learning rate is a
-pure function of the step (`lr_at`), so that a resumed run needs no scheduler state. The one thing that is waited for on a device is the
-norm of the gradient, by which an update is made or left out: it comes when the backward pass is done, and the next forward pass is
-under way before the update is.
+The trainer (`launch/training/trainer.py`) passes the loss and this rank's parts of a batch to an engine, and gets the values of
+the step. It also gets the tensors of a checkpoint, and `weights()` for examples. The learning rate is a pure function of the
+step (`lr_at`), so that a resumed run needs no scheduler state. The host waits for the device only for the norm of the gradient,
+which decides whether an update is skipped.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from launch.engines.weights import fill_model, hollow_copy
 def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
 
-    The warm-up counts `step`, the steps in which a phase has learned. The decay follows `place`, the step of the schedule, where it is
-    ahead: in a phase that began late or does not learn in every step, and in a run that its time limit will end.
+    The warm-up counts `step`, the updates of a phase. The decay uses `place`, the step of the schedule, if it is larger: in a
+    phase that began late or does not learn in every step, and in a run that its time limit will end.
 
-    Linear decay starts at the share `decay_from` of the run, cosine right after the warm-up. `published` is the 2020
-    code's: its first step has rate 0, `gamma` lowers the rate in stairs, and its linear decay (annealing) ends at 0.
+    Linear decay starts at the share `decay_from` of the run, cosine decay after the warm-up. `published` is the schedule of the
+    2020 code: its first step has rate 0, `gamma` lowers the rate in steps, and its linear decay (annealing) ends at 0.
     """
     published = recipe.schedule == "published"
     warm = min(1.0, (step if published else step + 1) / recipe.warmup) if recipe.warmup else 1.0
@@ -53,20 +52,20 @@ def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     return recipe.lr * warm * (final + (1.0 - final) * left)
 
 
-Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> the names of the log, the total as "loss"
+Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> values of the log by name, the total as "loss"
 
 
 class Engine(ABC):
-    """What moves the weights; `phases` are what learns in turn (one, usually), each with optimisers of its own.
+    """Updates the weights; `phases` (usually one) are trained alternately, each with separate optimisers.
 
-    `accumulate` is how many parts a rank takes its share of a batch in, one after another.
+    `accumulate` is the number of sequential parts of a rank's share of a batch.
     """
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase], accumulate: int,
         plain: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        """`model` is on the device; `plain` is a hollow copy of it, where it cannot be copied any more."""
+        """`model` is on the device; `plain` is a copy of it without weights, if it cannot be copied later."""
         self.rank, self.world = who()
         self.model, self.recipe, self.device, self.accumulate = model, recipe, device, accumulate
         self.plain = hollow_copy(model) if plain is None else plain
@@ -86,7 +85,7 @@ class Engine(ABC):
 
     @property
     def parts(self) -> int:
-        """Pieces that a batch is cut into: rank r takes those from r * accumulate on."""
+        """Number of parts of a batch; rank r takes those from r * accumulate on."""
         return self.world * self.accumulate
 
     @property
@@ -96,18 +95,18 @@ class Engine(ABC):
 
     @property
     def skipped(self) -> int:
-        """Updates left out so far."""
+        """Number of skipped updates."""
         return sum(spikes.skipped for spikes in self.spikes.values())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision of the forward pass; parameters, optimiser and codebooks stay float32."""
+        """The context for the precision of the forward pass; parameters, optimiser and codebooks stay float32."""
         lower = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if lower else torch.bfloat16, enabled=lower)
 
     def step(self, loss: Loss, parts: Sequence[Any], step: int, place: int = 0, phase: str = "") -> dict[str, Tensor | float]:
         """One update of a phase from the loss of this rank's parts; returns their mean, `lr` and the norm before clipping.
 
-        `place` is the step of the schedule, where a time limit puts it ahead of the run's own.
+        `place` is the step of the schedule, which is later than the run's step if a time limit will end the run.
         """
         lr = lr_at(self.turns[phase], self.phases[phase].recipe, max(step, place))
         for group in self._groups(phase):
@@ -127,7 +126,7 @@ class Engine(ABC):
         return moved
 
     def _measures_parts(self, step: int) -> bool:
-        """Whether the gradients of a batch's parts are measured in a step: in those after which a line of the log is due."""
+        """Whether the gradients of a batch's parts are measured in a step, which is in steps with a line of the log."""
         recipe, done = self.recipe, step + 1
         due = not done % recipe.log_every or not done % recipe.save_every or done == recipe.steps
         if self.part_norms is not None:
@@ -136,7 +135,7 @@ class Engine(ABC):
 
     @contextlib.contextmanager
     def _only(self, phase: str) -> Iterator[None]:
-        """While one phase learns, the others hold still: gradients flow through them, none stay in them."""
+        """Freeze the other phases while one learns: gradients flow through them but are not stored."""
         still = [p for name, parameters in self.trained.items() if name != phase for p in parameters.values()]
         for p in still:
             p.requires_grad_(False)
@@ -150,20 +149,20 @@ class Engine(ABC):
     def follow(self, phase: str = "") -> None:
         """Move the average towards the weights, by 1 - `ema` of their distance."""
         recipe, turn = self.phases[phase].recipe, self.turns[phase]
-        # A young average forgets faster, or the first steps would weigh on the whole run; the published one does not.
+        # A new average decays faster, otherwise the first steps would affect the whole run; the published one does not.
         young = 1.0 if recipe.schedule == "published" else (1 + turn) / (10 + turn)
         keep = min(recipe.ema, young)
         if pairs := [(self.average[name], live) for name, live in self._averaged(phase)]:
             averages, lives = map(list, zip(*pairs, strict=True))
-            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one a tensor
+            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one per tensor
 
     def saved_model(self, checkpoint: Checkpoint) -> nn.Module:
-        """A copy of the model with the weights to keep of a checkpoint; they are mapped, not read."""
+        """A copy of the model with the final weights of a checkpoint, which are memory-mapped."""
         fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=self.averages)
         return self.plain.eval()
 
     def metadata(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the engine beside tensors."""
+        """State of the engine in a checkpoint besides tensors."""
         scalers = self._scalers()
         return {
             phase: {
@@ -205,7 +204,7 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    """AdamW, and Muon where the recipe has it, in one process."""
+    """Training in one process by AdamW, and by Muon if the recipe has it."""
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase] = (), accumulate: int = 1
@@ -238,12 +237,12 @@ class TorchEngine(Engine):
     def _update(self, phase: str) -> float:
         parameters, optimisers, scaler = list(self.trained[phase].values()), self.optimisers[phase], self.scalers[phase]
         for p in parameters:
-            if p.grad is None:  # what no loss has touched has gradient zero, as it has in DeepSpeed
+            if p.grad is None:  # parameters without a loss have gradient zero, as in DeepSpeed
                 p.grad = torch.zeros_like(p)
         for optimiser in optimisers:
             scaler.unscale_(optimiser)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.phases[phase].recipe.clip or math.inf))
-        overflow = scaler.is_enabled() and not math.isfinite(norm)  # the scale was too large: it only falls
+        overflow = scaler.is_enabled() and not math.isfinite(norm)  # the scale was too large: it only decreases
         if not overflow and self.spikes[phase].allows(norm):
             for optimiser in optimisers:
                 scaler.step(optimiser)
@@ -258,7 +257,7 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it is shown: with the averaged weights where there are any, restored after."""
+        """Context with the averaged weights, if any, in the model; they are restored after it."""
         trained = {name: p for parameters in self.trained.values() for name, p in parameters.items()}
         live = {name: trained[name].detach().clone() for name in self.average}
         try:
@@ -278,7 +277,7 @@ class TorchEngine(Engine):
                     yield from ((f"{kind}/{name}", state[kind]) for kind in moments_of(owner[p]))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, whose weights the model already has."""
+        """Resume from a checkpoint whose weights the model already has."""
         self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
         for phase, parameters in self.trained.items():
             owner = owners(self.optimisers[phase])

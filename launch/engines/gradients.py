@@ -1,4 +1,4 @@
-"""What the gradients of a training tell: which updates to leave out, and how noisy a batch is."""
+"""Gradient statistics of a training: updates to skip, and the noise scale of a batch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Spikes:
-    """Tells which updates to leave out: those whose gradient is far longer than gradients usually are.
+    """Decides which updates to skip: those with a gradient norm far above the median.
 
-    The norm is that of the whole batch, so that every rank decides alike. All norms count for the median, of spikes too:
-    where gradients have grown for good, updates go on after half a memory.
+    The norm is that of the whole batch, so that all ranks decide equally. All norms count for the median, also those of spikes.
+    So if gradients grow permanently, updates continue after half of the memory.
     """
 
     MEMORY, YOUNG = 64, 16
@@ -26,7 +26,7 @@ class Spikes:
         self.norms: deque[float] = deque(maxlen=self.MEMORY)
 
     def allows(self, norm: float) -> bool:
-        """Whether an update with a gradient of this norm should be made; counts those that should not."""
+        """Whether to make an update with a gradient of this norm; counts skipped ones."""
         usual = statistics.median(self.norms) if len(self.norms) >= self.YOUNG else math.inf
         self.norms.append(norm)
         spike = bool(self.above) and self.above * usual < norm
@@ -44,7 +44,7 @@ class Spikes:
 class PartNorms:
     """The mean squared norm of the gradients of a batch's parts, on this rank, before they are averaged; measured while `on`.
 
-    Beside the norm of their mean it tells the gradient's noise (McCandlish et al. 2018, "An empirical model of
+    Together with the norm of their mean it gives the gradient's noise (McCandlish et al. 2018, "An empirical model of
     large-batch training", appendix A.1).
     """
 
@@ -64,7 +64,7 @@ class PartNorms:
 
 
 def noise_scale(part: float, whole: float, rows: int, parts: int) -> float:
-    """The batch, in rows, at which noise and signal of the gradient are alike; nan where it cannot be told.
+    """The batch, in rows, at which noise and signal of the gradient are equal; nan if undefined.
 
     `part` and `whole` are mean squared norms of the gradients of a part of the batch and of the batch of `rows`.
     """

@@ -1,8 +1,9 @@
-"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): it orthogonalises the momentum of a matrix.
+"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): it orthogonalises the momentum of a
+matrix.
 
-The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): rates of both have one order of magnitude, and the scale
-does not depend on whether a matrix is stored (in, out), as here, or (out, in). torch.optim.Muon has the same update, always in bf16,
-which is half of a step of training on processors that do not multiply it in hardware; here they use float32.
+The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): learning rates of both have the same order of
+magnitude, and the scale does not depend on the layout of a matrix, (in, out) as here or (out, in). torch.optim.Muon has the
+same update, always in bf16, which takes half of a training step on processors without bf16 units; here they use float32.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor
 
 from launch.engines.speed import has_bf16
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of a quintic that takes singular values to about 1 in five rounds
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # coefficients of a quintic that maps singular values to about 1 in five iterations
 ROUNDS = 5
 
 
 def orthogonalised(matrices: Sequence[Float[Tensor, "m n"]], dtype: torch.dtype) -> list[Float[Tensor, "m n"]]:
-    """The nearest semi-orthogonal matrices, about, by Newton-Schulz; those of one shape, transposed or not, are one product."""
+    """Approximate nearest semi-orthogonal matrices by Newton-Schulz; matrices of one shape, transposed or not, are batched."""
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         alike[tuple(sorted(matrix.shape))].append(i)
@@ -37,7 +38,7 @@ def orthogonalised(matrices: Sequence[Float[Tensor, "m n"]], dtype: torch.dtype)
 
 def _newton_schulz(x: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
     a, b, c = COEFFICIENTS
-    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]  # no singular value above 1
+    x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]  # singular values at most 1
     for _ in range(ROUNDS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

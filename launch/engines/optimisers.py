@@ -13,7 +13,7 @@ from jukebox.model.recipe import Recipe
 from launch.engines.muon import Muon
 from priors.prior import SupportsMuon
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of a weight
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state per weight
 MOMENTUM = ("momentum_buffer",)  # Muon's
 
 
@@ -26,7 +26,7 @@ def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> li
 
 
 def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """One kernel for all parameters: small models spend their time in calls."""
+    """Fused AdamW: one kernel for all parameters, because small models spend their time in calls."""
     parameters = list(parameters)
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
@@ -39,7 +39,7 @@ def muon(matrices: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimi
 
 
 def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
-    """The weights of a model that Muon trains, none without `recipe.muon`; UserError where it cannot train this model."""
+    """The weights of a model that Muon trains, none without `recipe.muon`; UserError if it cannot train this model."""
     if not recipe.muon:
         return set()
     if not isinstance(model, SupportsMuon):
@@ -54,7 +54,7 @@ def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
 def optimisers_of(
     parameters: Iterable[nn.Parameter], recipe: Recipe, matrices: set[nn.Parameter]
 ) -> list[torch.optim.Optimizer]:
-    """Muon for those of the parameters that are in `matrices`, and AdamW for the others; none of either without weights."""
+    """Muon for the parameters in `matrices` and AdamW for the others; an optimiser without weights is left out."""
     parameters = list(parameters)
     hidden, others = [p for p in parameters if p in matrices], [p for p in parameters if p not in matrices]
     made: list[torch.optim.Optimizer] = [muon(hidden, recipe)] if hidden else []
@@ -74,7 +74,7 @@ def moments_of(optimiser: torch.optim.Optimizer) -> tuple[str, ...]:
 def restore_moments(
     optimiser: torch.optim.Optimizer, p: nn.Parameter, moments: Mapping[str, Tensor | None], updates: int
 ) -> None:
-    """Give a weight its moments after so many updates; it starts without any where one is missing."""
+    """Set the moments of a weight after so many updates; without complete moments it starts fresh."""
     state = {kind: value.to(p.device) for kind, value in moments.items() if value is not None}
     if len(state) == len(moments):
         adam = moments_of(optimiser) == MOMENTS

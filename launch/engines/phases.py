@@ -1,7 +1,7 @@
-"""Phase: modules that learn in turn with others, by an optimiser and a schedule of their own (generator, discriminator).
+"""Phase: modules that are trained alternately with others, with a separate optimiser and schedule (generator, discriminator).
 
-A training has one phase, of all of its model, unless its task names several (`Task.phases`). No parameter is in two phases; one that
-is in none is frozen.
+A training has one phase with the whole model, unless its task has several (`Task.phases`). No parameter is in two phases; a
+parameter in no phase is frozen.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ class Phase:
 
     @classmethod
     def of(cls, recipe: Recipe, name: str, *modules: nn.Module) -> Phase:
-        """The phase of that name as the recipe of the training describes it."""
+        """Create the phase of that name from the recipe of the training."""
         differs = recipe.phases.get(name)
         timing = (differs.every, differs.start) if differs else (1, 0.0)
         return cls(name, modules, recipe.of_phase(name), *timing)
 
     def learns(self, step: int, place: int) -> bool:
-        """Whether it learns in a step, counted from 0; `place` is the step of the schedule."""
+        """Whether it learns in a step (counted from 0); `place` is the step of the schedule."""
         return step % self.every == 0 and place >= self.start * self.recipe.steps
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those that are not frozen, each once."""
+        """The parameters that are not frozen, without duplicates."""
         found = {id(p): p for module in self.modules for p in module.parameters() if p.requires_grad}
         return iter(found.values())
 
 
 def check_phases(phases: Sequence[Phase]) -> None:
-    """ValueError where two phases share a name or a parameter, or one has nothing to train."""
+    """Raise ValueError if two phases share a name or a parameter, or one has nothing to train."""
     names = [phase.name for phase in phases]
     owners: dict[int, str] = {}
     for phase in phases:

@@ -1,4 +1,4 @@
-"""What a device can do, and how fast a training is beside it: operations counted once, and the rate of a plain matrix product."""
+"""Counted operations of a training step, and the rate of a plain matrix product on a device."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the machine multiplies bf16 in hardware: elsewhere it only costs time."""
+    """Whether the machine has bf16 units; without them bf16 is slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot say: float32 then
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # unknown in older torch: then float32
         return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
 
 def counted(work: Callable[[], T]) -> tuple[T, int]:
-    """What `work()` returns, and the floating-point operations of its products and convolutions, backward passes too."""
+    """The result of `work()`, and the floating-point operations of its products and convolutions, including backward passes."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -33,7 +33,7 @@ def counted(work: Callable[[], T]) -> tuple[T, int]:
 
 @functools.cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product: the best of a few, on this process's cores or its GPU."""
+    """Operations per second of a square matrix product, the best of several, on this process's cores or its GPU."""
     on_gpu = device.type == "cuda"
     side, repeats = (8192, 10) if on_gpu else (512, 1)
     a = torch.randn(side, side, device=device, dtype=dtype)

@@ -1,7 +1,7 @@
-"""The weights of a model on their way: out of a checkpoint, into a hollow copy, and up into the pieces of ZeRO 3.
+"""Loading of weights: from a checkpoint, into a copy without memory, and into the shards of ZeRO 3.
 
-In ZeRO 3 a rank's device holds one whole tensor at a time besides the pieces. The host of rank 0 holds the first weights; the weights
-of a checkpoint are mapped, so that nobody holds them.
+In ZeRO 3 a rank's device holds one whole tensor at a time besides its shards. The host of rank 0 holds the initial weights; the
+weights of a checkpoint are memory-mapped.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from launch.engines.checkpoint import Checkpoint
 
 
 def hollow_copy(model: nn.Module) -> nn.Module:
-    """The same modules with weights that take no memory."""
+    """The same modules on the meta device."""
     hollow = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, dict(hollow))
 
 
 def fill_model(model: nn.Module, checkpoint: Checkpoint, assign: bool = False, averaged: bool = False) -> None:
-    """Give a model the weights (`averaged`: their averages, where there are any) and buffers of a checkpoint.
+    """Load the weights (`averaged`: their averages, if any) and buffers of a checkpoint into a model.
 
-    With `assign` it takes the mapped tensors themselves, else copies them. UserError when it is of another shape of model.
+    With `assign` the mapped tensors are used, else copied. UserError if the checkpoint is of another model.
     """
     state = {name: checkpoint.get("weights", name) for name in checkpoint.names("weights")}
     state |= {name: checkpoint.get("average", name) for name in checkpoint.names("average") if averaged}
@@ -45,14 +45,14 @@ def fill_model(model: nn.Module, checkpoint: Checkpoint, assign: bool = False, a
 
 
 def shard_model(model: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> None:
-    """Cut a model up among the ranks, tensor by tensor: rank 0 has the weights, others may have a hollow model.
+    """Shard a model over the ranks, tensor by tensor; rank 0 has the weights, others may have a model without memory.
 
-    Its parameters are replaced. Buffers, which stay whole, come from rank 0 too.
+    Its parameters are replaced. Buffers, which are not sharded, are also from rank 0.
     """
     import deepspeed
 
     class LazyWeights(nn.Module):
-        """Has a parameter whole only when DeepSpeed comes to it, which has then cut up those before."""
+        """Materialises each parameter only when DeepSpeed shards it, after it has sharded the earlier ones."""
 
         def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
             return whole_parameters(model, device)
@@ -65,7 +65,7 @@ def shard_model(model: nn.Module, device: torch.device, settings: Mapping[str, A
 
 
 def whole_parameters(model: nn.Module, device: torch.device) -> Iterator[nn.Parameter]:
-    """Every parameter of a model replaced by one on the device, when it is asked for; what other ranks than 0 had is lost."""
+    """Replace every parameter of a model by one on the device on demand; the weights of ranks other than 0 are discarded."""
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
@@ -75,29 +75,29 @@ def whole_parameters(model: nn.Module, device: torch.device) -> Iterator[nn.Para
         whole = nn.Parameter(on_device(p.detach(), device), requires_grad=p.requires_grad)
         for module, name in places.pop(p):
             setattr(module, name, whole)
-        del p  # rank 0 gives up each of the first weights before the next one is on its device
+        del p  # rank 0 frees each weight before the next one is on its device
         yield whole
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy of rank 0's tensor, and room for it on the others."""
+    """A copy of the tensor on rank 0, and an empty tensor on the others."""
     return tensor.to(device, copy=True) if dist.get_rank() == 0 else torch.empty_like(tensor, device=device)
 
 
 def shard(p: nn.Parameter) -> Tensor:
-    """This rank's piece of a parameter, flat."""
+    """This rank's shard of a parameter, flat."""
     return p.ds_tensor.detach()  # type: ignore[attr-defined]
 
 
 def piece(whole: Tensor, p: nn.Parameter) -> Tensor:
-    """The piece of a whole tensor that `shard` is of its parameter, zeros after its end."""
+    """The part of a whole tensor that corresponds to `shard`, padded with zeros."""
     size = shard(p).numel()
     padded = nn.functional.pad(whole.flatten(), (0, size * dist.get_world_size() - whole.numel()))
     return padded[dist.get_rank() * size :][:size]
 
 
 def joined(mine: Tensor, shape: torch.Size) -> Tensor:
-    """The tensor whose pieces the ranks hold."""
+    """Gather the tensor from the shards of the ranks."""
     pieces = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
     dist.all_gather(pieces, mine.contiguous())
     return torch.cat(pieces)[: shape.numel()].view(shape)

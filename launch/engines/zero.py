@@ -1,14 +1,18 @@
 """Training by DeepSpeed: many ranks, ZeRO 0 to 3, the optimiser on the host; the same update as `TorchEngine` makes.
 
 What is notable:
-- Weights and moments are float32 and bf16 is autocast, in every engine, so that losses do not depend on which one trains.
+- Weights and moments are float32 and bf16 is autocast, in every engine, so that losses do not depend on the engine.
+
 - The loss is called inside of a module's forward pass (`Inside`), because ZeRO 3 fetches weights by hooks on modules.
-- A model is given its weights before DeepSpeed takes it, in ZeRO 3 cut up tensor by tensor (`weights.py`); checkpoints hold whole
-  tensors (`checkpoint.py`), each gathered when its turn to be written comes.
-- Averages of the weights (EMA) are shared out too: up to stage 2 a tensor has one rank that keeps its average, in stage 3
-  every rank keeps that of its shard.
-- The inner optimiser is asked for a step when DeepSpeed has reduced, measured and clipped the gradient: there a spike is
-  left out.
+
+- Weights are loaded before DeepSpeed wraps the model, in ZeRO 3 sharded tensor by tensor (`weights.py`); checkpoints hold whole
+  tensors (`checkpoint.py`), each gathered when it is written.
+
+- Averages of the weights (EMA) are sharded too: up to stage 2 one rank keeps the average of a tensor, in stage 3 every rank
+  keeps that of its shard.
+
+- The inner optimiser steps after DeepSpeed has reduced, measured and clipped the gradient; there updates with spikes are
+  skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from launch.engines.weights import hollow_copy, joined, piece, shard, shard_mode
 
 
 class Inside(nn.Module):
-    """What learns, as a module whose forward pass is a loss: (total, what is logged)."""
+    """The trained modules as one module whose forward pass is a loss: (total, values of the log)."""
 
     def __init__(self, learns: nn.Module, engine: DeepSpeedEngine) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class DeepSpeedEngine(Engine):
             raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
         settings, plain = configuration(recipe, parallel, who()[1], device.type == "cuda"), hollow_copy(model)
         start_deepspeed(device)
-        if parallel.stage == 3:  # before the optimiser sees the parameters, and never whole on the device
+        if parallel.stage == 3:  # before the optimiser gets the parameters, and never whole on the device
             shard_model(model, device, settings)
         else:
             model.to(device)
@@ -97,8 +101,8 @@ class DeepSpeedEngine(Engine):
         return kind(groups, lr=recipe.lr, betas=recipe.betas)
 
     def _start_moments(self, zero: Any) -> None:
-        """The moments, which would be made with the first update: zeros; a checkpoint may be read or written before it."""
-        counts = self.parallel.adam == "deepspeed"  # its optimisers count updates in whole numbers
+        """Create zero moments, which DeepSpeed would create at the first update, because a checkpoint may be used before it."""
+        counts = self.parallel.adam == "deepspeed"  # its optimisers count updates as integers
         for flat in flats(zero):
             moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
             zero.optimizer.state[flat] = {"step": 0 if counts else torch.zeros((), device=flat.device), **moments}
@@ -119,11 +123,11 @@ class DeepSpeedEngine(Engine):
         self.verdicts[phase] = None
         total, logs = engine(loss, part)
         engine.backward(total)
-        engine.step()  # counts the part; updates with the last one
+        engine.step()  # counts the part; updates after the last one
         return logs
 
     def _allowed(self, phase: str) -> bool:
-        """Whether the update in progress is made: asked once a group of parameters, decided once."""
+        """Whether the current update is made; it is called once per parameter group, and decided once."""
         if self.verdicts[phase] is None:
             if self.stage:
                 self.norms[phase] = float(self.engines[phase].optimizer._global_grad_norm)
@@ -135,12 +139,13 @@ class DeepSpeedEngine(Engine):
         return bool(self.verdicts[phase])
 
     def _update(self, phase: str) -> float:
-        return self.norms[phase] if self.verdicts[phase] is not None else 0.0  # fp16 has overflowed: nobody asked
+        # fp16 has overflowed: the optimiser was not called
+        return self.norms[phase] if self.verdicts[phase] is not None else 0.0
 
     # ---- averages
 
     def _kept(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters whose averages this rank keeps, whole or (stage 3) its shard of them."""
+        """The parameters whose averages this rank keeps, whole or (stage 3) as shards."""
         return (each for number, each in enumerate(self._with_average()) if self.stage == 3 or number % self.world == self.rank)
 
     def _with_average(self) -> list[tuple[str, nn.Parameter]]:
@@ -168,9 +173,9 @@ class DeepSpeedEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """The model as it is shown, averaged where there are averages, restored after; in ZeRO 3 a copy, whole on rank 0 alone.
+        """Context with the averaged weights, if any, in the model, restored after it; in ZeRO 3 a copy on rank 0 only.
 
-        That copy has none of DeepSpeed's hooks, which would wait for the other ranks.
+        That copy has no DeepSpeed hooks, which would wait for the other ranks.
         """
         if self.stage == 3:
             whole = {}
@@ -220,7 +225,7 @@ class DeepSpeedEngine(Engine):
         return self.inner[phase].state[p][kind] if p in self.inner[phase].state else None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint, whose weights the model already had when DeepSpeed took it."""
+        """Resume from a checkpoint whose weights were loaded before DeepSpeed wrapped the model."""
         self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
         for phase, trained in self.trained.items():
             for name, p in trained.items():
@@ -242,14 +247,14 @@ class DeepSpeedEngine(Engine):
             self.inner[phase].state[p] = {"step": step, **moments}
         elif self.stage:
             for kind, value in moments.items():
-                if self.stage == 3:  # DeepSpeed's own way fails where a tensor has fewer numbers than its pieces
+                if self.stage == 3:  # DeepSpeed's function fails for a tensor with fewer values than shards
                     safe_set_local_optimizer_state(p, piece(value, p), kind)
                 else:
                     safe_set_full_optimizer_state(p, value, kind)
 
 
 def start_deepspeed(device: torch.device) -> None:
-    """Import DeepSpeed for a device and hand it the process group; alone, a group of one."""
+    """Import DeepSpeed for a device and initialise it with the process group, in a single process a group of one."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     use_device(device)
     import deepspeed
@@ -257,7 +262,7 @@ def start_deepspeed(device: torch.device) -> None:
 
     deepspeed.logger.setLevel("WARNING")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls, at every step
-    if device.type == "cpu":  # a faster all-reduce for inference, which would be compiled first
+    if device.type == "cpu":  # a faster all-reduce for inference, which would need compilation
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         dist.init_process_group(
@@ -267,7 +272,7 @@ def start_deepspeed(device: torch.device) -> None:
 
 
 def flats(zero: Any) -> list[Tensor]:
-    """The float32 tensors that ZeRO's optimiser on this rank really updates."""
+    """The float32 tensors that ZeRO's optimiser updates on this rank."""
     return (
         zero.fp32_partitioned_groups_flat
         if hasattr(zero, "fp32_partitioned_groups_flat")

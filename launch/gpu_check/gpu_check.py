@@ -1,7 +1,7 @@
 """The verb gpu-check: every figure of a GPU within eight minutes (docs/gpu.md).
 
-Parts run one after the other, the most valuable first, each in a process of its own with a time limit: one that fails or runs out
-of time leaves the others alone. Rows are printed and written as they come.
+Parts run in sequence, the most valuable first, each in a separate process with a time limit, so that a failure does not affect
+the others. Rows are printed and written immediately.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def gpu_check(*, only: tuple[str, ...] = (), device: str = "cuda", tiny: bool = 
 
     only: parts to run, as in smoke,decode (empty: smoke, decode, train, masked, peer, codec, deepspeed, verbs and int8)
     device: cuda, or cuda:N; cpu with --tiny, which tests this command
-    tiny: models of a few weights, whose figures mean nothing
+    tiny: models of a few weights, whose figures are meaningless
     out: a file to write the rows to, one JSON object per line; by default they are only printed
     """
     if unknown := [name for name in only if name not in PARTS]:
@@ -52,7 +52,7 @@ def gpu_check(*, only: tuple[str, ...] = (), device: str = "cuda", tiny: bool = 
 
 
 def run_part(name: str, device: str, tiny: bool) -> Iterator[Row]:
-    """The rows of a part as they come, then its time."""
+    """Yield the rows of a part, then its time."""
     common, (target, limit) = common_fields(name, device), PARTS[name]
     limit *= 4 if tiny else 1  # a CPU may be busy
     job = {"target": target, "device": device, "tiny": tiny, "row": common}
@@ -77,13 +77,13 @@ def run_part(name: str, device: str, tiny: bool) -> Iterator[Row]:
 
 
 def end_all(session: int) -> None:
-    """Kill the processes of a session that are still there."""
+    """Kill the remaining processes of a session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(session, signal.SIGKILL)
 
 
 def common_fields(part: str, device: str) -> Row:
-    """What all rows of a part have."""
+    """Fields of all rows of a part."""
     import torch
 
     card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

@@ -20,13 +20,13 @@ from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.conditions import Conditions, Lyrics
 from vqvae.jukebox.vqvae import VQVAE
 
-GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # of a checkout; tests/golden/README.md says what is in the files
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # in a checkout; tests/golden/README.md describes the files
 RECORDED_PRIORS = ("prior_top_lyrics_single", "prior_top_lyrics_encdec_order8", "upsampler_tiny_level1")
 
 
 @torch.no_grad()
 def smoke(part: Part) -> None:
-    torch.backends.cudnn.allow_tf32 = False  # float32 is compared with float32
+    torch.backends.cudnn.allow_tf32 = False  # no TF32: float32 is compared with float32
     if GOLDEN.is_dir():
         check_codec(part)
         for name in RECORDED_PRIORS:
@@ -68,7 +68,7 @@ def check_prior(part: Part, name: str) -> None:
 
 
 def check_steps(part: Part, name: str) -> None:
-    """Logits of a window: all at once, and step by step from the cache, plain and captured."""
+    """Logits of a window by a full forward pass, and step by step from the cache, plain and captured."""
     config = published(name, tiny=True)
     prior = part.prior(config, torch.float32, std=0.1)
     cond = conditions_of(prior, 2, 0).to(part.device)
@@ -81,7 +81,7 @@ def check_steps(part: Part, name: str) -> None:
 
 
 def step_logits(prior: AutoregressivePrior, codes: Tensor, cond: Conditions) -> Tensor:
-    """Logits (b, t - 1, k) of all codes but the first, each from the cache after the code before it."""
+    """Logits (b, t - 1, k) of all codes but the first, each from the cache after the previous code."""
     state, shift = start_window(prior, codes[:, :1], cond, codes.shape[1]), prior.vocabulary - prior.config.bins
     logits: list[Any] = [state.output]
     for code in codes[:, 1:-1].unbind(1):

@@ -59,14 +59,14 @@ def codes_per_second(part: Part, prior: AutoregressivePrior, batch: int) -> floa
 
 
 def minutes(part: Part, rates: dict[tuple[str, int], float]) -> None:
-    """Times of a minute of music by the 5b top prior and both upsamplers, from the rates of each."""
+    """Time for a minute of music by the 5b top prior and both upsamplers, from their rates."""
     top, *lower = (int(MINUTE * RATE / hop) for hop in HOPS)
     one, many = (top / rates[TOP, batch] + sum(lower) / rates[UPSAMPLER, batch] for batch in (1, 16))
     part.figure("a minute of 5b music, one song", one / 60, "min", at_most=14)
     part.figure("5b music, 16 songs together", MINUTE / many, "s/s", at_least=1)
     n_ctx = published(UPSAMPLER, part.tiny).n_ctx
     windows = [len(list(parallel_windows(total, n_ctx, int(WARM_UP * n_ctx), 0))) for total in lower]
-    steps = n_ctx * sum(-(-rows // 64) for rows in windows)  # of 64 rows, or of fewer, which are no slower
+    steps = n_ctx * sum(-(-rows // 64) for rows in windows)  # for 64 rows; fewer rows are not slower
     part.figure("a minute of 5b music, one song, parallel windows", (top / rates[TOP, 1] + steps * 64 / rates[UPSAMPLER, 64]) / 60,
                 "min", at_most=2)  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""Stands in for packages that the GPU check can do without, so that torch and numpy are enough for most of its parts.
+"""Substitutes for optional packages of the GPU check, so that torch and numpy are enough for most of its parts.
 
-jaxtyping's shapes are for readers and type checkers, and fire passes on values that are checked already. Of safetensors there is only
-reading, for the goldens: a part that writes a model raises what Python raises where a package is missing.
+jaxtyping's shapes are for readers and type checkers, and fire passes on checked values. For safetensors there is only reading,
+for the golden files; a part that writes a model raises ImportError.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def fill_in() -> None:
-    """Put modules in the place of jaxtyping, fire and safetensors where they are not installed."""
+    """Install substitute modules for jaxtyping, fire and safetensors if they are missing."""
     modules: dict[str, dict[str, Any]] = {
         "jaxtyping": dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape),
         "fire": {"Fire": call_verb},

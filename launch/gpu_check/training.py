@@ -1,4 +1,4 @@
-"""Training steps on a GPU, beside its matrix products; DeepSpeed beside torch's engine; a run that is killed and resumed."""
+"""Training steps on a GPU compared with its matrix products; DeepSpeed and torch's engine; a run that is killed and resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(part: Part) -> None:
 
 
 def measure(part: Part, name: str, config: Any, product: float, aim: float = math.nan) -> None:
-    """Steps as those of `jukebox train` in bf16, optimiser included, with as many windows as fit."""
+    """Training steps as in `jukebox train` in bf16, including the optimiser, with as many windows as fit."""
     rows = rows_that_fit(part, config)
     prior = part.prior(config, torch.float32).train().requires_grad_(True)
     engine = TorchEngine(prior, Recipe(steps=1000, batch=rows, lr=1e-4, bf16=True), part.device)
@@ -59,7 +59,7 @@ def rows_that_fit(part: Part, config: Any) -> int:
     """Windows whose activations fill three fifths of the memory that weights, gradients and moments leave."""
     if part.tiny:
         return 2
-    gc.collect()  # of the shape before
+    gc.collect()  # of the previous shape
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(part.device)[0] - STATE * config.parameters().all
     return max(1, min(MOST_ROWS, int(0.6 * free / config.training_cost(True).activations)))
@@ -77,7 +77,7 @@ def deepspeed(part: Part) -> None:
 
 
 def verbs(part: Part) -> None:
-    """A run that is killed and resumed has the codes of one that is not."""
+    """Check that a killed and resumed run has the codes of an uninterrupted one."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, preset = Path(temporary), PRESETS["test"]
         model = ModelFolder.create(folder / "model", preset.codec)
@@ -99,7 +99,7 @@ def verbs(part: Part) -> None:
 
 
 def resume(folder: str | Path) -> Run:
-    """Sample what is missing of a run."""
+    """Resume a run."""
     from jukebox.sampling import walk  # it needs tqdm
 
     run = Run.open(folder)
@@ -108,7 +108,7 @@ def resume(folder: str | Path) -> Run:
 
 
 def kill(folder: Path) -> Run:
-    """Sample a run in a process that is killed in level 1; the run as it is then."""
+    """Sample a run in a process that is killed in level 1; return the partial run."""
     process = subprocess.Popen([sys.executable, "-c", RESUME, str(folder)])
     while process.poll() is None and Run.open(folder).count(1) < KILLED_AT:
         time.sleep(0.01)

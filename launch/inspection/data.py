@@ -1,4 +1,4 @@
-"""`jukebox data`: what a data folder holds, from its tables; no audio is read."""
+"""`jukebox data`: content of a data folder, from its tables; no audio is read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ COLUMNS: tuple[str, ...] = (
 
 
 def data(data: str, *, list_: bool = False, csv: str = "") -> None:
-    """Show songs, hours, rates, labels, lyrics, licences, splits and refused files of a data folder.
+    """Show songs, hours, rates, labels, lyrics, licences, splits and skipped files of a data folder.
 
     data: the data folder that `jukebox prepare` made
-    list_: also one line per song, and one per refused file
+    list_: also one line per song, and one per skipped file
     csv: a table to write, one row per song; `jukebox prepare` takes it as a source
     """
     rows, refused = load_manifest(data), load_refused(data)
@@ -47,7 +47,7 @@ def data(data: str, *, list_: bool = False, csv: str = "") -> None:
 
 
 def summary(rows: Sequence[SongRow], refused: Sequence[Mapping[str, Any]]) -> str:
-    """A line per subject."""
+    """One line per subject."""
     from jukebox.model.provenance import named, song_counts
 
     counts, lengths = song_counts(rows), [row.seconds for row in rows] or [0.0]
@@ -84,7 +84,7 @@ def plain(text: str) -> str:
 
 
 def song_line(row: SongRow) -> str:
-    """What is known of a song, in one line; - where nothing is."""
+    """The metadata of a song in one line; - for missing values."""
     lyrics = "times" if row.word_times else "lyrics" if row.lyrics else "-"
     named = (row.artist or "-", ", ".join(row.genres) or "-", row.licence or "-", row.path)
     return plain(
@@ -93,7 +93,7 @@ def song_line(row: SongRow) -> str:
 
 
 def unused_line(refused: Mapping[str, Any]) -> str:
-    """A file that is not used, and why."""
+    """A skipped file with its reason."""
     return plain(f"refused: {refused['path']}: {refused['reason']}: {refused['detail']}")
 
 

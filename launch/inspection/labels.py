@@ -1,4 +1,4 @@
-"""`jukebox labels`: the artists and genres that a model knows, or that a data folder has, and names near to a given one."""
+"""`jukebox labels`: the artists and genres of a model or a data folder, and names similar to a given one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Counts = Mapping[str, int]
 
 
 def labels(place: str, query: str = "") -> None:
-    """Show artists and genres with their numbers of songs: all, those that contain a text, or those near to it.
+    """Show artists and genres with their numbers of songs: all, those that contain a text, or similar ones.
 
     place: a model folder or a data folder
     query: a name, or a part of one; empty: all names
@@ -35,7 +35,7 @@ def labels(place: str, query: str = "") -> None:
 
 
 def key(name: str) -> str:
-    """A name as it is compared; published models write _ for spaces."""
+    """Normalise a name for comparison; published models write _ for spaces."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 

@@ -1,10 +1,12 @@
-"""What a model makes of recordings: its codec, its prior and continuations of held-out tracks, each figure beside a control.
+"""Evaluation of a model of recordings: its codec, its prior and continuations of held-out tracks; each figure has a control.
 
     codec           held-out tracks decoded from tokens, and from the levels of another model; noise of the same spectrum
-    prior           bits per frame on held-out tracks, beside unigram frequencies of the training songs and another artist and genre
-    continuations   of held-out tracks: the new part beside its prompt, beside the prompts of other tracks, and the true continuation
+    prior           bits per frame on held-out tracks, with unigram frequencies of the training songs and another artist and
+                    genre
+    continuations   of held-out tracks: the new part compared with its prompt, with prompts of other tracks, and the true
+                    continuation
 
-Distances of sets are pooled over the tracks: of one track alone they are large for true music too.
+Distances of sets are pooled over the tracks: for one track alone they are large for real music too.
 """
 
 from __future__ import annotations
@@ -39,17 +41,17 @@ from launch.demo.songs import finish_run
 from vqvae.codec import as_tensor, effective_dimension
 from vqvae.spectral.config import TOKENS
 
-EDGES = (0.0, 500.0, 2000.0, 5000.0)  # Hz, of the bands whose energy is compared; the last one ends at half the sample rate
+EDGES = (0.0, 500.0, 2000.0, 5000.0)  # Hz, edges of bands whose energy is compared; the last one ends at half the sample rate
 PROMPT, NEW = 8.0, 12.0  # seconds of a continuation
-WINDOWS = 64  # of the prior
+WINDOWS = 64  # windows of the prior
 FILE = "figures.json"
 Waves = Sequence[Float[np.ndarray, "c t"]]
 Figures = dict[str, float]
 Lengths = tuple[float, float]
-Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # a prompt, and what follows it
+Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # seconds of a prompt, and of its continuation
 
 DECODED, NOISE, NEW_PARTS, OTHERS = "decoded from tokens", "noise of the same spectrum", "new parts", "beside another prompt"
-# claim, part, row, figure, the row it is divided by (empty: none), relation, target
+# claim, part, row, figure, row of the divisor (empty: none), relation, target
 CLAIMS = (
     ("Frechet distance / held-out tracks'", "codec", DECODED, "frechet", "held-out tracks", "<=", 1.3),
     ("Frechet distance of noise / decoded", "codec", NOISE, "frechet", DECODED, ">=", 1.5),
@@ -67,11 +69,12 @@ CLAIMS = (
 
 
 def figures(model: str, data: str, *, levels: str = "", continuations: int = 12, seed: int = 0) -> None:
-    """Measure a model on the held-out tracks of a data folder, unless that was done; OUT is MODEL_figures, with the continuations.
+    """Measure a model on the held-out tracks of a data folder, unless it is done; the results and continuations are in
+    MODEL_figures.
 
     model: model folder with the spectral route
     data: data folder that it was trained on
-    levels: model folder of the three-level codec, to be measured beside it (empty: none)
+    levels: model folder of a three-level codec to compare with (empty: none)
     continuations: held-out tracks to continue
     seed: seed of the continuations
     """
@@ -84,9 +87,9 @@ def figures(model: str, data: str, *, levels: str = "", continuations: int = 12,
 def measure(
     model: Path, data: Path, out: Path, levels: Path | None, continuations: int, seed: int, lengths: Lengths = (PROMPT, NEW)
 ) -> None:
-    """Write the figures of a model into `out`; each continuation is a run there, so that an interrupted one goes on.
+    """Write the figures of a model into `out`; each continuation is a run there, so that it can be resumed.
 
-    `lengths` are seconds of a prompt, and of what follows it.
+    `lengths` are seconds of a prompt, and of its continuation.
     """
     corpus = Corpus(Jukebox.from_pretrained(model), data)
     if len(corpus.held) < 2:
@@ -99,7 +102,7 @@ def measure(
 
 
 def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> dict[str, Figures]:
-    """Rows of the codec: held-out tracks, what streams keep of them, and noise."""
+    """Rows of the codec: held-out tracks, their reconstructions by streams, and noise."""
     true, rows = [corpus.audio(row, SECONDS) for row in corpus.held], {}
     for model in (corpus.model, *([ModelFolder.from_pretrained(levels)] if levels else [])):
         own, rate = Corpus(model, corpus.data), model.sample_rate
@@ -116,7 +119,7 @@ def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> 
 
 
 def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -> Figures:
-    """Figures of tracks beside their originals: means over tracks, the Frechet distance pooled."""
+    """Figures of reconstructions of tracks: means over tracks, and a pooled Frechet distance."""
     pairs = [(mono_sound(x), mono_sound(y)[: x.shape[-1]]) for x, y in zip(made, true, strict=True)]
     edges = (*EDGES, rate / 2)
     bands = torch.cat([metrics.band_energy_db(y[None], x[None], rate, edges) for x, y in pairs]).mean(0).tolist()
@@ -152,7 +155,7 @@ def prior_rows(corpus: Corpus, seed: int) -> dict[str, Figures]:
 def continuation_rows(
     corpus: Corpus, out: Path, reference: torch.Tensor, count: int, seed: int, lengths: Lengths
 ) -> dict[str, Figures]:
-    """Rows of the continuations: beside their prompts, beside those of other tracks, and the tracks' own."""
+    """Rows of the continuations: compared with their prompts, with those of other tracks, and the true continuations."""
     settings, rate = request.RunSettings(SamplingOptions(seed=seed), None, MachineOptions()), corpus.model.sample_rate
     (first, new), made, true = lengths, [], []
     for i, row in enumerate([row for row in corpus.held if row.seconds >= first + new][:count]):
@@ -173,7 +176,7 @@ def continuation_rows(
 
 
 def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Tensor) -> Figures:
-    """How far what follows is like its prompt, means over tracks, and the pooled Frechet distance of what follows."""
+    """Similarity of continuations to their prompts, means over tracks, and the pooled Frechet distance of continuations."""
     return {
         "frechet": pooled([new for _, new in group], rate, reference),
         "chroma": float(np.mean([chroma_correlation(*each, rate) for each in group])),
@@ -184,7 +187,7 @@ def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Te
 
 
 def chroma_correlation(a: np.ndarray, b: np.ndarray, rate: int) -> float:
-    """Correlation of the mean pitch classes of two sounds: 1 where they are in one key on the same notes."""
+    """Correlation of the mean pitch classes of two sounds: 1 for the same distribution of notes."""
     x, y = (metrics.chroma(mono_sound(wave), rate, 4).mean(1).numpy() for wave in (a, b))
     return float(np.nan_to_num(np.corrcoef(x, y)[0, 1]))
 
@@ -206,7 +209,7 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def check(found: Mapping[str, Any]) -> Iterator[Claim]:
-    """Every claim on the figures of one model; one that was not measured is not met."""
+    """Every claim on the figures of one model; a claim without a measurement is not met."""
     for claim, part, row, figure, divisor, relation, target in CLAIMS:
         value = found[part].get(row, {}).get(figure, math.nan)
         if divisor:
@@ -216,7 +219,7 @@ def check(found: Mapping[str, Any]) -> Iterator[Claim]:
 
 
 def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
-    """Write recordings.json and recordings.csv of the figures of several models; those of others that are there are kept.
+    """Write recordings.json and recordings.csv of the figures of several models; existing figures of other models are kept.
 
     models: model folders that `figures` measured
     to: folder to write; the claims are about the model main in it, or the first one

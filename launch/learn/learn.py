@@ -1,9 +1,11 @@
-"""The verb learn: a user's music becomes a model, a song and a continuation of a held-out track. Every stage is a verb that it prints.
+"""The verb learn: train a model on the user's music, then sample a song and continue a held-out track.
+
+Every stage is a verb, which is printed.
 
     MUSIC -> prepare -> train spectral -> encode -> train tokens -> evaluate -> sample, continue -> a page
 
-MODEL/learn.json records the plan and the stages that are done. Killed in any stage, the same command goes on: a finished stage is
-skipped, and the verb of an unfinished one goes on by itself. Verbs run in this process, so that a kill leaves none behind.
+MODEL/learn.json records the plan and the stages that are done. After a kill the same command continues: finished stages are
+skipped, and the verb of an unfinished stage resumes. Verbs run in this process, so that a kill leaves no process behind.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from launch.learn.plan import LearnPlan
 
 STATE = "learn.json"
-SECONDS, PROMPT = 20.0, 8.0  # of a song and a continuation, and of what is continued
+SECONDS, PROMPT = 20.0, 8.0  # seconds of a song and a continuation, and of the prompt
 MOST_HOURS = 1000.0
 Command = list[str]
 
@@ -34,17 +36,17 @@ def learn(
     music: tuple[str, ...], *, out: str, hours: float = 2.0, preset: str = "", held_out: int = 0, seed: int = 0, threads: int = 0,
     device: str = "auto",
 ) -> None:  # fmt: skip
-    """Train a model on music of your own, and make a song and a continuation of a held-out track.
+    """Train a model on your music, then sample a song and continue a held-out track.
 
-    Prints the plan, then every verb that it runs. Killed or interrupted, the same command goes on. Data are in OUT_data, songs, figures
-    and the page in OUT_songs.
+    It prints the plan, then every verb. After a kill or an interruption the same command continues. Data are in OUT_data;
+    songs, figures and the page are in OUT_songs.
 
     music: folders, audio files, or tables (.csv, .tsv, .jsonl) of music; or one data folder that `jukebox prepare` made
-    out: model folder to make
-    hours: time for all of it, in hours; sizes and steps follow it and the machine
-    preset: sizes and recipes (empty: recordings, for less or more time recordings_small or recordings_large; with a GPU spectral);
-        recordings_44k has 44.1 kHz and stereo
-    held_out: songs that are not trained on (0: a tenth, at least 2)
+    out: model folder to write
+    hours: total time, in hours; sizes and steps are chosen for it and the machine
+    preset: sizes and recipes (empty: recordings, for less or more time recordings_small or recordings_large; with a GPU
+        spectral); recordings_44k has 44.1 kHz and stereo
+    held_out: number of held-out songs (0: a tenth, at least 2)
     seed: seed of all random numbers
     threads: CPU threads (0: all)
     device: cpu, cuda, or auto: a GPU if there is one
@@ -53,12 +55,12 @@ def learn(
         raise UserError(f"--hours {hours:g}, --held_out {held_out}: expected 0 to {MOST_HOURS:,.0f} hours, and 0 or more songs")
     given = {"hours": hours, "preset": preset, "held_out": held_out, "seed": seed}
     given["music"] = [str(Path(each).resolve()) for each in music]
-    with keeping(f"{out} keeps what is made: the same command goes on", (Path(out) / STATE).is_file):
+    with keeping(f"{out} keeps all results: the same command goes on", (Path(out) / STATE).is_file):
         Learning(Path(out), given, threads, device).run()
 
 
 class Learning:
-    """One run of the verb: its plan, its folders, and which stages are done."""
+    """One run of the verb: its plan, its folders, and its finished stages."""
 
     def __init__(self, model: Path, given: Mapping[str, Any], threads: int, device: str) -> None:
         from jukebox.device import choose_device
@@ -70,7 +72,7 @@ class Learning:
         self.state, self.clock = self._read_state(), Clock()
 
     def _read_state(self) -> dict[str, Any]:
-        """What an earlier run of the same command recorded; UserError where it was another command."""
+        """The record of an earlier run of the same command; UserError for another command."""
         if not self.state_file.is_file():
             if (self.model / "config.json").is_file():
                 raise UserError(f"{self.model} holds a model that `jukebox learn` did not begin; name another --out")
@@ -82,7 +84,7 @@ class Learning:
         return state
 
     def run(self) -> None:
-        """Every stage that is not done."""
+        """Run the unfinished stages."""
         import torch
 
         if self.threads:
@@ -100,7 +102,7 @@ class Learning:
         print(f"\nto listen open {page}; another song: jukebox sample {shlex.quote(str(self.model))} --seconds 30")
 
     def _plan(self) -> LearnPlan:
-        """The plan that is recorded, or a new one with the table of the music, recorded and printed."""
+        """The recorded plan, or a new one with the table of the music, which is recorded and printed."""
         from jukebox.model.presets import find
         from launch.learn.plan import LearnPlan, make_plan, plan_lines, preset_for
 
@@ -127,7 +129,7 @@ class Learning:
         write_json(self.state_file, self.state)
 
     def _stages(self, plan: LearnPlan) -> Iterator[tuple[str, Command]]:
-        """Name and verb of every stage, in order; later ones read what earlier ones have written."""
+        """Name and verb of every stage, in order; later stages read the results of earlier ones."""
         data, model = str(self.data), str(self.model)
         if not music_of.is_data(self.given["music"]):
             yield "prepare", ["prepare", str(self.data / "songs.jsonl"), "--out", data]
@@ -157,7 +159,7 @@ class Learning:
         return [*words, "--out", str(folder), "--seed", self.seed, *self.device]
 
     def _run_stage(self, name: str, words: Command) -> None:
-        """Run a verb as the user would; an evaluation that the music is too short for is left out."""
+        """Run a verb as the user would; an evaluation is skipped if the music is too short."""
         from launch.cli.commands import main
 
         with self.clock.step(name):
@@ -166,11 +168,11 @@ class Learning:
         if code and (name != "evaluate" or code != 2):
             raise SystemExit(code)
         if code:
-            print("without an evaluation, for the reason above; all else goes on", flush=True)
+            print("without an evaluation, for the reason above; the other stages continue", flush=True)
         self._record(done=[*self.state["done"], name])
 
     def _write_page(self) -> None:
-        """The page of the song and the continuation, beside true songs, and the table of its figures."""
+        """Write the page with the song, the continuation and real songs, and the table of figures."""
         from jukebox.evaluation.figures import sound_figures, sound_table
         from jukebox.model.folder import ModelFolder
         from launch.demo.page import write_page
@@ -182,7 +184,7 @@ class Learning:
 
 
 def labels(rows: Sequence[Any]) -> Command:
-    """Flags for the artist of most of these songs, and the genre of most of theirs."""
+    """Flags for the most frequent artist of these songs, and that artist's most frequent genre."""
     artists = Counter(row.artist for row in rows if row.artist and row.split == "train") or Counter(
         r.artist for r in rows if r.artist
     )

@@ -26,14 +26,14 @@ from data_prep.sources import Found, complete, find_songs
 from launch.cli.progress import progress
 
 MOST = 10.0  # hours of music per hour of learning
-FEW = 6  # songs: fewer are cut into parts, so that each is trained on and each is held out
-HELD_OUT = 0.1  # share of the songs, or of the parts
-PART = 0.2  # share of a song that is cut
-ROOM, SHORTEST = 1.02, 2.0  # windows, and seconds, that a held-out part has at least
+FEW = 6  # fewer songs are cut into parts, so that each has training and held-out parts
+HELD_OUT = 0.1  # held-out share of the songs, or of the parts
+PART = 0.2  # held-out share of a song that is cut
+ROOM, SHORTEST = 1.02, 2.0  # minimum windows, and seconds, of a held-out part
 
 
 class MusicPiece(NamedTuple):
-    """A song, or a part of one: its file, what is known of it, its length, and the side it is on (empty: not chosen yet)."""
+    """A song, or a part of one: its file, metadata, length, and split (empty: not chosen yet)."""
 
     path: Path
     song: Found
@@ -42,21 +42,21 @@ class MusicPiece(NamedTuple):
 
 
 class Music(NamedTuple):
-    """What is learned from: the pieces, and what the user should know of the choice, in lines."""
+    """The chosen music: pieces, and lines for the user about the choice."""
 
     pieces: list[MusicPiece]
     notes: list[str]
 
 
 def is_data(sources: Sequence[str]) -> bool:
-    """Whether one data folder is given in place of music."""
+    """Whether the source is a data folder instead of music."""
     return len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file()
 
 
 def gather(sources: Sequence[str], data: Path, most: float, held_out: int, window: float) -> Music:
     """The songs of some sources, at most `most` seconds of them; `held_out` of them (0: a share) are for testing.
 
-    Of few songs the last part is held out, of at least a window of so many seconds; parts are written into `data`.
+    With few songs the last part of each is held out, at least a window of so many seconds; parts are written into `data`.
     """
     if is_data(sources):
         rows = load_manifest(sources[0])
@@ -81,9 +81,10 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
 
 
 def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
-    """The songs of folders, tables and audio files, each once, with artists and genres from their tags; UserError where there is none.
+    """The songs of folders, tables and audio files, each once, with artists and genres from their tags; UserError if there are
+    none.
 
-    A song of a folder that no tag gives an artist has the name of its sub-folder.
+    A song without an artist tag has the name of its sub-folder as artist.
     """
     songs: dict[Path, tuple[Found, Path]] = {}
     folders = {Path(source).expanduser().resolve() for source in sources if Path(source).expanduser().is_dir()}
@@ -120,7 +121,7 @@ def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
 
 
 def subset(pieces: Sequence[MusicPiece], most: float) -> list[MusicPiece]:
-    """Songs of together at most `most` seconds, by turns of the artists; at least FEW."""
+    """Songs with a total of at most `most` seconds, alternating between artists; at least FEW songs."""
     turns = by_turns(pieces)
     totals = accumulate(piece.seconds for piece in turns)
     chosen = [piece for i, (piece, total) in enumerate(zip(turns, totals)) if i < FEW or total <= most]
@@ -161,7 +162,7 @@ def write_table(pieces: Sequence[MusicPiece], table: Path) -> None:
 
 
 def tracks(music: tuple[str, ...], *, out: str, hours: float = 1.0, held_out: int = 12, window: float = 20.0) -> None:
-    """Write OUT/songs.jsonl: the music that a model of so many hours is trained on, and what is held out.
+    """Write OUT/songs.jsonl: the training and held-out music for a model of so many hours.
 
     music: folders, audio files, or tables of music
     out: data folder

@@ -19,7 +19,7 @@ from launch.demo.evidence import FIGURES
 from launch.demo.figures import read_json
 from vqvae.spectral.config import TOKENS
 
-ROWS = ("held-out songs", "reconstructed", "true songs of the requests", "generated", "untrained prior")  # of the card
+ROWS = ("held-out songs", "reconstructed", "true songs of the requests", "generated", "untrained prior")  # rows of the card
 MOST = 12_000_000  # bytes
 
 
@@ -57,7 +57,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
 
 
 def write_half(source: Path, target: Path) -> None:
-    """A file of weights with its floats in float16; UserError where one has no float16 near to it."""
+    """A file of weights with its floats in float16; UserError if a value does not fit float16."""
     halves = {name: x.half() if x.is_floating_point() else x for name, x in load_file(source).items()}
     if wrong := [name for name, x in halves.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
         raise UserError(f"{source}: {wrong[0]} does not fit into float16; train the model again")
@@ -65,11 +65,12 @@ def write_half(source: Path, target: Path) -> None:
 
 
 def write_card(model: ModelFolder, figures: Path | None) -> None:
-    """card.md: what every model's has, what this one is for, and what it was measured to do."""
+    """card.md: the general card, the purpose of this model, and its measured figures."""
     model.write_card()
     lines = [
         "", "Weights are float16 and are computed with in float32. The songs are synthetic: it knows their artists, genres and words, and",
-        "no recording. It shows what the programs do; train a model of your own music with `jukebox learn`. `make model` makes it again.",
+        "no recording. It demonstrates the programs; train a model of your own music with `jukebox learn`. `make model` makes "
+        "it again.",
     ]  # fmt: skip
     if figures:
         found = read_json(figures / "evaluation.json")

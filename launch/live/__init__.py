@@ -1,1 +1,1 @@
-"""`jukebox live`: music without end."""
+"""`jukebox live`: live generation of unbounded length."""

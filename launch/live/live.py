@@ -1,4 +1,4 @@
-"""`jukebox live`: music without end, to a wav file, a pipe or the sound card; lines on stdin change it while it plays."""
+"""`jukebox live`: unbounded music to a wav file, a pipe or the sound card; lines on stdin change its parameters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
 from launch.verbs.sample import LabelFlags
 
-ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of a wav without end
+ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of an unbounded wav
 Sink = Callable[[bytes], object]
 
 
 class LineControls:
-    """Lines such as `tempo 120`: each takes effect at the next patch. `quit` ends the music."""
+    """Reads lines such as `tempo 120`; each takes effect at the next patch. `quit` ends the music."""
 
     def __init__(self, kind: type) -> None:
         self.types = {field.name: type(field.default) for field in fields(kind)}
@@ -30,7 +30,7 @@ class LineControls:
         self.ended, self.lock = False, threading.Lock()
 
     def read(self, lines: Iterable[str]) -> None:
-        """Take in lines as they come; one that is not understood is answered on stderr."""
+        """Read lines; an invalid one is reported on stderr."""
         for line in lines:
             if text := line.strip():
                 self.take(text)
@@ -53,7 +53,7 @@ class LineControls:
             self.waiting[name] = parsed
 
     def changes(self, second: float) -> Mapping[str, Any]:
-        """What has come since the last patch; printed with the second at which it begins."""
+        """The changes since the last patch, printed with the second at which they begin."""
         with self.lock:
             taken, self.waiting = self.waiting, {}
         for name, value in taken.items():
@@ -66,14 +66,14 @@ def live(
     model: str, *, out: str = "", seconds: float = 0.0, start: float = 0.0, seed: int = 0, form: Literal["wav", "raw"] = "wav",
     words: LabelFlags, params: SamplingParams, threads: int = 0, device: str = "auto",
 ) -> None:  # fmt: skip
-    """Play music without end by a latent GAN; lines on stdin (tempo 120, density 4, style 7, quit) change it from the next patch on.
+    """Play unbounded music by a latent GAN; lines on stdin (tempo 120, density 4, style 7, quit) take effect at the next patch.
 
     model: folder of a trained model
     out: wav file to write; - for stdout; empty for the sound card
     seconds: length, in seconds (0: until `quit` or Ctrl-C)
-    start: second at which to begin; with the same seed the music goes on there as it would have without an interruption
+    start: second at which to begin; with the same seed the music is the same as without an interruption
     seed: seed of all random numbers
-    form: of stdout: wav, or raw samples of 16 bits, little-endian
+    form: format of stdout: wav, or raw samples of 16 bits, little-endian
     threads: CPU threads (0: torch's choice)
     device: cpu, cuda, or auto: a GPU if there is one
     """
@@ -107,7 +107,7 @@ def live(
 
 @contextmanager
 def sink(out: str, channels: int, sample_rate: int, form: str) -> Iterator[Sink]:
-    """What takes samples: a wav file that is whole after each block, stdout, or the sound card."""
+    """Outputs for samples: a wav file that is valid after each block, stdout, or the sound card."""
     from jukebox.sampling.wav_writer import header
 
     if out == "-":

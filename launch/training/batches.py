@@ -1,4 +1,4 @@
-"""The batches of a training, some of which threads make while the model computes."""
+"""Prefetching of training batches by threads."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -> Iterator[tuple[int, Any, float]]:
-    """(step, this rank's parts of the batch, seconds waited) for start <= step < stop; some are made while the model computes.
+    """Yield (step, this rank's parts of the batch, seconds waited) for start <= step < stop, with prefetching.
 
-    The ranks' parts in the order of their numbers are the global batch, whatever the number of ranks and of parts a rank.
+    The concatenated parts of the ranks are the global batch, for any number of ranks and parts.
     """
     import torch
 
@@ -30,7 +30,7 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
         made = [task.batch(step, number, engine.parts) for number in mine]
         return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
 
-    # a thread begins on the first GPU, where pinning would open a context for every rank
+    # a new thread uses the first GPU, where pinning would create a context for every rank
     begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
     with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
         waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))

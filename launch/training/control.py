@@ -1,4 +1,4 @@
-"""What decides about the course of a training: signals, the time limit, and the lock of its folder."""
+"""Control of a training: signals, the time limit, and the lock of its folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Stop:
-    """While open, Ctrl-C and SIGTERM end the run after the current step; the same a second time ends it at once.
+    """While open, Ctrl-C and SIGTERM end the run after the current step; a second one ends it immediately.
 
-    A scheduler that takes a job away sends SIGTERM to every process, and `jukebox launch` asks by SIGINT: that is one wish.
+    A scheduler sends SIGTERM to every process, and `jukebox launch` sends SIGINT; both are one request.
     """
 
     def __enter__(self) -> Stop:
@@ -26,7 +26,7 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self.before[number] = signal.signal(number, self._ask)
-            except ValueError:  # not the main thread: whoever started us handles signals
+            except ValueError:  # not the main thread: the caller handles signals
                 break
         return self
 
@@ -41,17 +41,17 @@ class Stop:
 
 
 def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
-    """The step of the schedule: that of the run, or, where `limit` seconds will end it before its steps do, the time's share of them.
+    """The step of the schedule: that of the run or, if `limit` seconds will end it earlier, the elapsed share of the time.
 
-    A run cut at full rate is left noisy, and one cut before its quantiser begins has learned nothing of codes. The first 5 %
-    of the time decide nothing: a run that will do its steps in time is the same on any machine.
+    A run that ends at the full rate has noisy weights, and one that ends before its quantiser begins has no codes. The first 5
+    % of the time do not change the schedule, so a run that finishes its steps in time is the same on any machine.
     """
     used = seconds / limit if limit else 0.0
     return done if used < 0.05 else max(done, int(used * steps))
 
 
 def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
-    """What to print where the rate of a continued training jumps because the recipe has changed; empty where it does not."""
+    """Message about a jump of the learning rate of a resumed training with a changed recipe; empty without a jump."""
     from launch.engines.engine import lr_at
 
     def rate(step: int, recipe: Recipe) -> float:
@@ -68,7 +68,7 @@ def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Holds the folder of a training, by rank 0 for all ranks; UserError where another training holds it."""
+    """Holds the folder of a training, by rank 0 for all ranks; UserError if another training holds it."""
     from filelock import FileLock, Timeout
 
     from launch.cluster.group import first

@@ -1,4 +1,4 @@
-"""The preset of a training that names none: that of its model folder, else the largest that the machine trains.
+"""The default preset of a training: that of its model folder, else the largest that the machine can train.
 
     GPU memory     vqvae, prior, masked    spectral, tokens
     32 GB          small                   spectral
@@ -20,7 +20,7 @@ GPU_BYTES = {"small": 32e9, "spectral": 16e9}
 
 
 def kind_of(what: str, preset: Preset) -> str:
-    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError names the words there are."""
+    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError lists the valid words."""
     from launch.training.tasks.registry import ALIASES, TASKS
 
     if what in preset.priors:
@@ -33,7 +33,7 @@ def kind_of(what: str, preset: Preset) -> str:
 
 
 def trains(name: str, what: str) -> bool:
-    """Whether a preset has what is to be trained."""
+    """Whether a preset has the part to train."""
     from launch.training.tasks.registry import ALIASES
 
     preset = find(name)
@@ -41,13 +41,13 @@ def trains(name: str, what: str) -> bool:
 
 
 def preset_of_machine(what: str, gpu_bytes: float) -> str:
-    """The preset for a machine whose GPU has so much memory (0: none)."""
+    """The preset for a GPU with this memory (0: no GPU)."""
     fitting = (name for name, needed in GPU_BYTES.items() if gpu_bytes >= needed and trains(name, what))
     return next(fitting, "demo")
 
 
 def presets_of(folder: Path) -> tuple[str, ...]:
-    """The presets that a model folder was begun with; of one that records none, those with all of its codecs."""
+    """The presets of a model folder; without a record, those with all of its codecs."""
     if not (folder / CONFIG).is_file():
         return ()
     info = ModelInfo.read(folder)
@@ -55,9 +55,9 @@ def presets_of(folder: Path) -> tuple[str, ...]:
 
 
 def choose_preset(given: str, what: str, target: Path, old: str, device: str) -> str:
-    """The preset of a training into `target`, from the model folder `old` if it is a fine-tuning; a line says which where none is given.
+    """The preset of a training into `target`, from the model folder `old` if it is a fine-tuning; a default is printed.
 
-    UserError where the one that is given has another codec than the folder.
+    UserError if the given preset has another codec than the folder.
     """
     known = presets_of(target) or (presets_of(Path(old)) if old else ())
     if given and not old and known and given not in known and _differs(given, target):

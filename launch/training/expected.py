@@ -1,6 +1,6 @@
-"""How long a training will take on this machine: steps of each part are timed before it begins, on data without meaning.
+"""Estimate of the training time on this machine: steps of each part are timed on random data before it begins.
 
-No more rows are taken than a second allows, and of a prior's trunk the layers of one period; the rest is arithmetic
+The timed step has as many rows as fit a second, and a prior's trunk has the layers of one period; the rest is computed
 (`PriorConfig.training_cost`). Optimiser and precision are those of the training.
 """
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from jukebox.model.recipe import Recipe
     from launch.training.tasks.task import TaskSetup
 
-ENOUGH = 0.5  # seconds of a step: with more rows it takes longer in proportion
-MOST = 5.0  # seconds: a first step that takes longer is the only one
+ENOUGH = 0.5  # seconds of a step, above which time is proportional to the rows
+MOST = 5.0  # seconds: after a slower first step no further step is timed
 LONG = 12 * 3600.0
 
 
 def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
-    """Windows of zeros of the streams that a prior writes and reads, with the lyrics that it has."""
+    """Windows of zeros of the streams that a prior writes and reads, with lyrics if it has them."""
 
     def zeros(name: str, frames: int) -> torch.Tensor:
         stream = info.spec.stream(name)
@@ -51,14 +51,14 @@ def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
 def step_seconds(setup: TaskSetup, enough: float = ENOUGH, most: float = MOST) -> float:
     """Seconds of a training step of a part with the batch of its recipe, on this device and all ranks.
 
-    Of a step of `enough` seconds no more rows are taken, and after one of `most` no further step is.
+    Rows are increased up to a step of `enough` seconds; after a step of `most` seconds no further step is timed.
     """
     recipe, info, device = setup.recipe, setup.model.info, torch.device(setup.device)
     share, rows, times = max(1, recipe.batch // who()[1]), 1, 1.0
     if setup.config is None:
         config = info.codec_of(setup.part).config
         model, make = build_codec(config, [setup.part]), partial(_noise, config.spec.channels, recipe.crop)
-        if alone():  # else all ranks would have to choose codebooks together
+        if alone():  # otherwise all ranks would have to initialise codebooks together
             model.initialise(make(1), torch.Generator())
         loss = partial(_codec_loss, model)
     else:
@@ -66,7 +66,8 @@ def step_seconds(setup: TaskSetup, enough: float = ENOUGH, most: float = MOST) -
         model, make = build_prior(cut), partial(blank_batch, info, cut)
         loss = model.loss
     engine = TorchEngine(model.train(), recipe, device)
-    took = _seconds(partial(engine.step, loss, [make(rows).to(device)], 0), device)  # kernels are chosen, threads started
+    # warm-up: kernels are selected, threads started
+    took = _seconds(partial(engine.step, loss, [make(rows).to(device)], 0), device)
     while took < most:
         step = partial(engine.step, loss, [make(rows).to(device)], 0)
         took = min(took, _seconds(step, device)) if rows == 1 else _seconds(step, device)
@@ -86,7 +87,7 @@ def _codec_loss(codec: Any, audio: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _cut(config: PriorConfig, recipe: Recipe) -> tuple[PriorConfig, float]:
-    """A prior with one period of its trunk's layers, and how many times as long a step of the whole takes."""
+    """A prior with one period of its trunk's layers, and the ratio of the full step time to its step time."""
     trunk: Any = getattr(config, "trunk", None)
     cut = replace(config, trunk=replace(trunk, depth=len(trunk.order))) if trunk else config  # type: ignore[call-arg]
     costs = [each.training_cost(recipe.bf16, recipe.recompute, True) for each in (config, cut)]
@@ -112,20 +113,20 @@ def steps_done(training: Path, setup: TaskSetup) -> int:
 
 
 def expected_seconds(setup: TaskSetup, steps: int) -> float:
-    """Seconds of so many steps of a part, or of its time limit; nan where they cannot be measured."""
+    """Seconds of so many steps of a part, or its time limit; nan if they cannot be measured."""
     beat("measuring a step")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             each = step_seconds(setup)
-    except Exception:  # an estimate that fails must not end the training, which has its own errors
+    except Exception:  # a failed estimate must not end the training, which reports its own errors
         each = math.nan
     (each,) = largest(each)
     return min(steps * each, 60 * setup.recipe.max_minutes or math.inf) if each == each else math.nan
 
 
 def print_expected(setups: Sequence[TaskSetup], training: Path, preset: str) -> None:
-    """Print how long the steps that are left of some parts take, and what to change where that is long."""
+    """Print the expected time of the remaining steps of some parts, and advice if it is long."""
     left = [(setup, setup.recipe.steps - steps_done(training, setup)) for setup in setups]
     found = [(f"{s.part} {steps:,} steps", expected_seconds(s, steps)) for s, steps in left if steps > 0]
     known = [(name, seconds) for name, seconds in found if seconds == seconds]

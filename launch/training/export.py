@@ -1,4 +1,4 @@
-"""`jukebox export`: the weights of a checkpoint, as a part of a model folder that can be played."""
+"""`jukebox export`: write the weights of a checkpoint into a model folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ M = TypeVar("M", bound="nn.Module")
 
 
 def export(training: str, *, out: str = "", step: int = 0) -> None:
-    """Make a model of a checkpoint: of a training under way, or of one on another number of ranks elsewhere.
+    """Write the weights of a checkpoint into a model folder, during a training or from another machine.
 
-    The averaged weights are taken where the training keeps some, as it does itself at its end.
+    The averaged weights are used if the training keeps them, as at its end.
 
     training: the folder of a training, such as MODEL/training/prior_2
-    out: the model folder to write into, made as a copy of MODEL where there is none; empty: MODEL itself
-    step: the checkpoint of this step; 0: the last whole one
+    out: the model folder to write into, created as a copy of MODEL if missing; empty: MODEL itself
+    step: the checkpoint of this step; 0: the last complete one
     """
     folder = Path(training)
     checkpoint = chosen(folder, step)
@@ -43,7 +43,7 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
 
 
 def chosen(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of a step, or the last whole one; UserError where there is none."""
+    """The checkpoint of a step, or the last complete one; UserError if there is none."""
     from launch.engines.checkpoint import load_checkpoint, open_checkpoint, written
 
     if step:
@@ -63,7 +63,7 @@ def chosen(folder: Path, step: int) -> Checkpoint:
 
 
 def copy_model(home: Path, target: Path) -> None:
-    """The model folder `home` at a new place, without its trainings."""
+    """Copy the model folder `home` without its trainings."""
     if not (home / "config.json").is_file():
         raise UserError(f"{home} holds no model; give --out a model folder for the weights to go into")
     shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)
@@ -99,7 +99,7 @@ def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> Non
 
 
 def filled(model: M, checkpoint: Checkpoint) -> M:
-    """A model with the weights of a checkpoint, averaged where it has averages; UserError where they are no plain model's."""
+    """A model with the weights of a checkpoint, averaged where it has averages; UserError if they are not of a plain model."""
     checkpoint = checkpoint.within(checkpoint.metadata.get("exported", "")).named_for(model)
     averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
     state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}

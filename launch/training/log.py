@@ -1,9 +1,9 @@
-"""What a training run says: a progress bar, a line of json for every few steps, and wandb when a project is named.
+"""Logging of a training: a progress bar, a line of json for every few steps, and wandb if a project is given.
 
-The jsonl file is the record and is always written; a resumed run first cuts the lines behind its checkpoint, so that
-the file of a run that was killed reads like that of one that was not. Values stay on the device until a line is due:
-the numbers of all steps since the last line then come over together, which is also when one that is not finite is
-found. Of several ranks one writes, and the numbers are means over all of them.
+The jsonl file is always written. A resumed run first removes the lines after its checkpoint, so that the file equals that of an
+uninterrupted run. Values stay on the device until a line is due. Then the values of all steps since the last line are
+transferred together, and values that are not finite are detected. With several ranks one writes, and the values are means over
+all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NotFinite(UserError):
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl, oldest first; a last line that a kill cut short is left out."""
+    """The lines of a log.jsonl, oldest first; an incomplete last line is ignored."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -67,7 +67,9 @@ class Log:
     def flush(
         self, extra: dict[str, float], derive: Callable[[dict[str, float]], dict[str, float]] | None = None
     ) -> dict[str, float]:
-        """Writes the means since the last line, `extra`, and what `derive` makes of the line; NotFinite where a value was none."""
+        """Writes the means since the last line, `extra`, and the values that `derive` computes from the line; NotFinite if a
+        value is not finite.
+        """
         if not self.waiting:
             return {}
         last = self.waiting[-1][0]
@@ -101,7 +103,7 @@ class Log:
         return {name: [next(flat) for _ in column] for name, column in columns.items()}
 
     def show(self, step: int, files: Sequence[str]) -> None:
-        """Sends examples, which lie on disk, to wandb where a project was named."""
+        """Send example files to wandb if a project is given."""
         if self.wandb is not None and files:
             import wandb
 
@@ -117,7 +119,7 @@ class Log:
 
 
 def _to_floats(column: list[Any]) -> list[float]:
-    """Floats of numbers or of 0-dimensional tensors, the tensors in one transfer from their device."""
+    """Convert numbers and 0-dimensional tensors to floats, with one transfer from the device."""
     import torch
 
     if isinstance(column[0], torch.Tensor):

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartParams:
-    """What is trained, and the model folder it is written to.
+    """The trained parts, and the model folder.
 
-    preset: sizes and recipe: demo, recordings, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty: that of
-        the model folder, else the largest that this machine trains (launch/training/defaults.py)
+    preset: sizes and recipe: demo, recordings, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty:
+        that of the model folder, else the largest that this machine trains (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
     out: the model folder; empty: `model` beside DATA
@@ -29,24 +29,24 @@ class PartParams:
 
     @property
     def chosen_levels(self) -> str:
-        """The level of --level, else those of --levels; empty: all."""
+        """The level of --level, else the levels of --levels; empty: all."""
         return str(self.level) if self.level >= 0 else self.levels
 
 
 @dataclass(frozen=True)
 class RecipeParams:
-    """What is changed of the preset's recipe.
+    """Changes of the preset's recipe.
 
-    steps: steps in all, in place of the recipe's; 0: the recipe's
-    batch: crops or windows a step, of all ranks together; 0: the recipe's
+    steps: total steps, in place of the recipe's; 0: the recipe's
+    batch: crops or windows per step, of all ranks together; 0: the recipe's
     lr: highest learning rate; 0: the recipe's
     muon: train the matrices of a prior's hidden layers by Muon with this highest learning rate, such as 0.002, and the other
         weights by AdamW with --lr; 0: AdamW for all; -1: the recipe's
-    max_minutes: limit on the training of each level in minutes; 0: the recipe's, none where --steps is given
-    precision: auto (the recipe's), bf16, bf16_stream (also between the blocks of a prior: fewer bytes, coarser sums), float32, or
-        fp16 with scaled losses for a GPU without bf16
-    schedule: how the learning rate ends: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
-    ema: decay of the average of the weights that is saved, such as 0.999; 0: the last weights; -1: the recipe's
+    max_minutes: limit on the training of each level in minutes; 0: the recipe's, or none if --steps is given
+    precision: auto (the recipe's), bf16, bf16_stream (also between the blocks of a prior: fewer bytes, coarser sums), float32,
+        or fp16 with scaled losses for a GPU without bf16
+    schedule: schedule of the learning rate: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
+    ema: decay of the averaged weights that are saved, such as 0.999; 0: the last weights; -1: the recipe's
     recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
     compile: compile the blocks of a prior by torch.compile, which takes minutes once; not with ZeRO 3
     """
@@ -63,7 +63,7 @@ class RecipeParams:
     compile: bool = False
 
     def changes(self, is_codec: bool, recompute: bool) -> dict[str, Any]:
-        """The fields of a recipe that change; `recompute`: also where --card needs it. Raises UserError."""
+        """The fields of a recipe that change; `recompute` is also set if --card needs it. Raises UserError."""
         given = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "max_minutes": self.max_minutes}
         if wrong := [f"--{name} {value:g}" for name, value in given.items() if value < 0]:
             raise UserError(f"{', '.join(wrong)}: expected numbers above 0, or 0 for the recipe's")
@@ -94,15 +94,15 @@ class RecipeParams:
 
 @dataclass(frozen=True)
 class TrainRunParams:
-    """What the run computes on, where its batches come from, and what it records.
+    """Device, data sources and records of the run.
 
-    seed: seed of first weights, order and noise
+    seed: seed of initial weights, order and noise
     threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
-    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
-    examples_every: steps after which sound and pictures are left in MODEL/training/PART/examples; 0: never
-    from_audio: encode each window when it is trained on, instead of reading what `jukebox encode` wrote: slower, nothing is stored
-    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, where DATA cannot be written; empty: DATA itself
+    examples_every: steps between examples (audio and pictures) in MODEL/training/PART/examples; 0: never
+    from_audio: encode each window on the fly, instead of reading the codes of `jukebox encode`: slower, nothing is stored
+    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, if DATA is not writable; empty: DATA itself
     """
 
     seed: int = 0
@@ -116,13 +116,14 @@ class TrainRunParams:
 
 @dataclass(frozen=True)
 class FinetuneParams:
-    """Which trained model a fine-tuning begins with, and what of it learns (`launch/training/tasks/finetune.py`).
+    """The trained model and the trained weights of a fine-tuning (`launch/training/tasks/finetune.py`).
 
-    from_model: fine-tuning: a model folder whose priors go on in --out, which begins as its copy; DATA may have new names
-    tune: what learns: all weights; lora: low-rank adapters, merged at the end; labels: new artists and genres alone;
-        lyrics: all, with the preset's lyrics added to a prior without
+    from_model: fine-tuning: a model folder whose priors are trained further in --out, which starts as its copy; DATA may have
+        new names
+    tune: trained weights: all; lora: low-rank adapters, merged at the end; labels: only new artists and genres; lyrics: all,
+        with the preset's lyrics added to a prior without
     rank: rank of the adapters of --tune lora
-    rehearse: a data folder of old songs, of which half of every batch is drawn, so that they are not forgotten
+    rehearse: a data folder of old songs for half of every batch, against catastrophic forgetting
     """
 
     from_model: str = ""
@@ -133,14 +134,14 @@ class FinetuneParams:
 
 @dataclass(frozen=True)
 class EngineParams:
-    """How ranks and memory share the training.
+    """Distribution of the training over ranks and memory.
 
-    zero: what DeepSpeed shares out among ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
-    offload: keep the optimiser in the host's memory, for priors larger than the card
-    accumulate: parts in which a rank takes its share of a batch, one after another; priors only
-    adam: torch (fused), or deepspeed: DeepSpeed's own kernels, which their first use compiles
-    deepspeed: a json file with settings of DeepSpeed's to add to ours
-    card: memory of each GPU in GB: settings of zero, offload and recompute that suit it; --zero comes before its
+    zero: DeepSpeed's sharding over ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
+    offload: keep the optimiser in the host's memory, for priors larger than the GPU
+    accumulate: number of sequential parts of a rank's share of a batch (gradient accumulation); priors only
+    adam: torch (fused), or deepspeed: DeepSpeed's kernels, which are compiled at first use
+    deepspeed: a json file with additional DeepSpeed settings
+    card: memory of each GPU in GB: chooses zero, offload and recompute; --zero overrides it
     """
 
     zero: Literal["auto", "0", "1", "2", "3"] = "auto"
@@ -151,7 +152,7 @@ class EngineParams:
     card: Literal["any", "8", "16", "24", "40", "80"] = "any"
 
     def for_card(self) -> tuple[ParallelConfig, bool]:
-        """The configuration with what --card adds to it, and whether the card needs gradient checkpointing."""
+        """The configuration with the settings of --card, and whether it needs gradient checkpointing."""
         from launch.engines.deepspeed_config import CARDS, ParallelConfig
 
         suits = CARDS[int(self.card)] if self.card != "any" else {}

@@ -1,7 +1,8 @@
-"""`jukebox train`: a preset, a data folder and a model folder become tasks for the one trainer (`launch/training/trainer.py`).
+"""`jukebox train`: creates tasks for the trainer from a preset, a data folder and a model folder
+(`launch/training/trainer.py`).
 
-`MODEL/training/<task>/` keeps the log and the last checkpoints of every part; at its end the weights are written into MODEL.
-Started as several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) they train each part together.
+`MODEL/training/<task>/` keeps the log and the last checkpoints of every part; at the end the weights are written into MODEL.
+Several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) train each part together.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task, TaskSetup
 
 
-BYTES_OF_CROPS = 24  # per number of a crop, float32: of the batch, its blend and its reconstruction, and of the batches ahead
+BYTES_OF_CROPS = 24  # bytes per value of a crop in float32: batch, its blend and its reconstruction, and prefetched batches
 
 
 def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, engine: EngineParams, keep: int) -> None:
-    """UserError where flags do not go together; nothing was written yet."""
+    """Raise UserError for incompatible flags, before anything is written."""
     if engine.accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {engine.accumulate} --keep {keep}: expected numbers from 1")
     if engine.accumulate > 1 and is_codec:
@@ -47,7 +48,7 @@ def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, eng
 
 
 def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams, folder: Path) -> list[str]:
-    """The streams or priors to train, coarsest first; UserError where the preset or the old model does not have them."""
+    """The streams or priors to train, coarsest first; UserError if the preset or the old model does not have them."""
     from launch.training.defaults import kind_of
     from launch.training.tasks.finetune import check_tuning
     from launch.training.tasks.registry import TASKS
@@ -58,14 +59,14 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
     if not known:
         raise UserError(f"the preset {name} has no {what}; train it with one that has, such as small")
     if levels and any(len(preset.priors[name].spec.writes) > 1 for name in known if name in preset.priors):
-        raise UserError("a masked prior is of all levels at once; leave --level and --levels away")
+        raise UserError("a masked prior has all levels; leave --level and --levels away")
     if tuning.from_model or tuning.tune != "all" or tuning.rehearse:
         known = check_tuning(TASKS.load(kind), tuning.from_model, known, folder, Path(tuning.rehearse or folder))
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
 
 
 def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams) -> Recipe:
-    """The recipe by which a part is trained: that of the preset, for fine-tuning, with the changes."""
+    """The recipe of a part: that of the preset or of fine-tuning, with the changes."""
     from launch.training.tasks.finetune import tuned
 
     return replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
@@ -79,9 +80,10 @@ def needs_codec(preset: Preset, parts: Sequence[str]) -> bool:
 
 
 def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -> ModelFolder:
-    """The model folder to train into; made where there is none, unless `parts` need a codec that is trained; its labels those of the data.
+    """Open or create the model folder, with the labels of the data; UserError if `parts` need a trained codec and there is
+    none.
 
-    Once a prior is trained the labels stay: its tables are numbered by them.
+    Once a prior is trained the labels do not change, because its tables are indexed by them.
     """
     from filelock import FileLock
 
@@ -94,14 +96,14 @@ def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -
     if not data.is_dir():
         raise UserError(f"there is no data folder {data}; make it with `jukebox prepare MUSIC --out {data}`")
     model = [ModelFolder.create(folder, config, Characters(preset.symbols), preset.routes) for config in preset.codecs][-1]
-    with FileLock(folder / ".lock"):  # two levels may begin at the same time
+    with FileLock(folder / ".lock"):  # two levels may start at the same time
         if not model.info.priors and (data / "labels.json").is_file():
             model.save_labels(Labels.load(data / "labels.json"))
     return model
 
 
 def make_task(kind: str, setup: TaskSetup, tuning: FinetuneParams) -> Task:
-    """The task of a part, whose recipe is that of the setup."""
+    """The task of a part with the recipe of the setup."""
     from launch.training.tasks.finetune import TunedPrior
     from launch.training.tasks.registry import TASKS
 
@@ -115,7 +117,7 @@ def make_task(kind: str, setup: TaskSetup, tuning: FinetuneParams) -> Task:
 
 
 def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
-    """UserError where the rows that a CPU holds at once need more memory than is left; of a codec only its audio is counted."""
+    """Raise UserError if the rows of a step need more memory than a CPU machine has; for a codec only its audio is counted."""
     from jukebox.planning.training import Training, memory
 
     recipe = setup.recipe
@@ -138,7 +140,7 @@ def fit_parts(
     kind: str, setups: Sequence[TaskSetup], training: Path, run: TrainRunParams, tuning: FinetuneParams,
     parallel: ParallelConfig, keep: int,
 ) -> str:  # fmt: skip
-    """Train parts in their order; how the last one ended, which is "stopped" where the user ended it."""
+    """Train parts in their order; return how the last one ended ("stopped" if the user ended it)."""
     from launch.training.trainer import fit
 
     ended = ""
@@ -158,17 +160,17 @@ def train(
     what: str, data: str, *, parts: PartParams, recipe: RecipeParams, run: TrainRunParams, tuning: FinetuneParams,
     engine: EngineParams, keep: int = 2,
 ) -> None:  # fmt: skip
-    """Train the codec, or priors on its codes; the same command continues a run that was ended.
+    """Train the codec, or priors on its codes; the same command resumes an interrupted run.
 
-    The codec comes first, then `jukebox encode`, then the priors, and the masked prior where one is wanted. Levels are
-    trained one after another, coarsest first; they share nothing, so several processes may train different levels of one
-    model side by side. Started by torchrun, deepspeed, mpirun, srun or `jukebox launch`, the ranks train each level
-    together: a batch is shared out among them.
+    The codec is first, then `jukebox encode`, then the priors, and a masked prior if wanted. Levels are trained in sequence,
+    coarsest first. They are independent, so several processes may train different levels of one model in parallel. Ranks of
+    torchrun, deepspeed, mpirun, srun or `jukebox launch` train each level together; a batch is divided between them.
 
-    what: vqvae (the codec), prior (one per level), masked (of all levels, inpaints), decoder (of a trained spectral codec, against
-        discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a prior's name
+    what: vqvae (the codec), prior (one per level), masked (of all levels, inpaints), decoder (of a trained spectral codec,
+        against discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a
+        prior's name
     data: the data folder that `jukebox prepare` made
-    keep: checkpoints of each level that stay
+    keep: number of checkpoints of each level to keep
     """
     import torch
 

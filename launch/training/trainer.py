@@ -1,11 +1,11 @@
-"""Trainer: the one training loop, for any codec and any prior.
+"""Trainer: the training loop of all codecs and priors.
 
-1. A `Task` (`launch/training/tasks/task.py`) names a model, its batches and its loss, and the phases in which its modules learn in turns.
-2. A batch, and all noise of a step, is a pure function of (seed, step): a killed run goes on exactly, by the same verb.
+1. A `Task` (`launch/training/tasks/task.py`) names a model, its batches and its loss, and the phases in which its modules are
+  trained alternately.
+2. A batch, and all noise of a step, is a pure function of (seed, step): the same verb resumes a killed run exactly.
 3. An engine (`launch/engines/engine.py`) updates the weights, in one process or in many; `launch/training/log.py` logs.
 4. `MODEL/training/<task>/` keeps the log and the last checkpoints; at the end the weights are written into MODEL.
-5. Where there are several ranks, all walk through this loop together: what decides about its course is agreed upon, rank 0
-   writes.
+5. Several ranks run this loop together: decisions about its course are collective, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task
 
 
-COUNT_AFTER = 30.0  # seconds: only then are the operations of a step counted, which costs some seconds once
+COUNT_AFTER = 30.0  # seconds of training after which the operations of a step are counted, which takes some seconds once
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trained:
 
 
 def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]:
-    """The gradient's noise scale, in rows, of a line of the log; nothing where the parts of a batch do not tell it."""
+    """The gradient's noise scale in rows for a line of the log; empty without several parts of a batch."""
     from launch.engines.gradients import noise_scale
 
     if "gradient_square_of_parts" not in line:
@@ -67,12 +67,12 @@ def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values as they come back from json."""
+    """Values after a round trip through json."""
     return json.loads(json.dumps(values))
 
 
 def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
-    """UserError when a checkpoint belongs to another training than the one asked for."""
+    """Raise UserError if a checkpoint belongs to another training."""
     for key, value in identity.items():
         if before.get(key, value) != value:
             raise UserError(
@@ -82,9 +82,9 @@ def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], 
 
 
 class Trainer:
-    """One training: its engine, and how far it is.
+    """One training: its engine and its progress.
 
-    `done` counts steps; `seconds` is the training time on the slowest clock of all ranks, so that all of them end alike.
+    `done` counts steps; `seconds` is the largest training time of all ranks, so that all of them end together.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Trainer:
         self.flops = 0  # operations of a step; 0 until they are counted
 
     def _load(self) -> Checkpoint | None:
-        """The newest checkpoint, from which the loop takes its step and time; prints what of the recipe has changed."""
+        """Load the newest checkpoint with its step and time; print the changes of the recipe."""
         from launch.cluster.group import print_once
         from launch.engines.checkpoint import load_checkpoint
 
@@ -125,7 +125,7 @@ class Trainer:
         return checkpoint
 
     def run(self, wandb: str, examples_every: int) -> Trained:
-        """Trains until the steps, the time or the user end it; the weights are written unless the user does."""
+        """Train until the steps, the time limit or the user ends it; the weights are written unless the user ends it."""
         from launch.cluster.group import mean, print_once
         from launch.training.log import Log, NotFinite
 
@@ -158,7 +158,7 @@ class Trainer:
         return bool(self.limit) and self.seconds >= self.limit
 
     def _train(self, log: Log, stop: Stop, started: float, examples_every: int) -> str:
-        """Every step that is left, with the log, checkpoints and examples that are due after it; how the run ended."""
+        """Run the remaining steps, with log, checkpoints and examples when they are due; return how the run ended."""
         recipe, ended, opened = self.recipe, "done", time.monotonic()
         for step, parts, wait in batches(self.task, self.done, recipe.steps, self.engine):
             self.waited += wait
@@ -169,7 +169,7 @@ class Trainer:
             ended = self._agree(step, stop, started)
             last = ended != "done" or self.done == recipe.steps
             if last or self.done % recipe.log_every == 0 or self.done % recipe.save_every == 0:
-                self._write_line(log)  # first the numbers, whose check also keeps bad weights out of the checkpoint
+                self._write_line(log)  # first the log, whose check also prevents a checkpoint of bad weights
             if last or self.done % recipe.save_every == 0:
                 self._save()
             if examples_every and (last or self.done % examples_every == 0):
@@ -179,7 +179,7 @@ class Trainer:
         return ended
 
     def _learn(self, step: int, parts: Any, count: bool) -> dict[str, Any]:
-        """One step of every phase; the terms of its loss by name. `count`: its operations are counted too."""
+        """One step of every phase; the terms of its loss by name. with `count` its operations are counted too."""
         if count:
             from launch.engines.speed import counted
 
@@ -187,7 +187,7 @@ class Trainer:
             return moved
         place, moved = schedule_step(self.done, self.recipe.steps, self.seconds, self.limit), {}
         phases = [phase for phase in self.engine.phases.values() if phase.learns(step, place)]
-        if len(phases) > 1:  # before any of them moves a weight
+        if len(phases) > 1:  # before any of them updates a weight
             parts = [(number, batch, self._forward(number, batch, step, place)) for number, batch in parts]
         else:
             parts = [(number, batch, None) for number, batch in parts]
@@ -200,7 +200,7 @@ class Trainer:
         return moved
 
     def _forward(self, number: int, batch: Any, step: int, place: int) -> Any:
-        """What the phases of a step share of a part of the batch."""
+        """Values that the phases of a step share for a part of the batch."""
         import torch
 
         from launch.training.tasks.task import fold
@@ -255,7 +255,7 @@ class Trainer:
                 deque(tensors, maxlen=0)  # all ranks take part in the gathering
 
     def _show(self, log: Log) -> None:
-        """Examples of what the model has learned, written by rank 0."""
+        """Write examples of the model, by rank 0."""
         from launch.cluster.group import first
 
         folder, task = self.folder / "examples", self.task
@@ -266,7 +266,7 @@ class Trainer:
         log.show(self.done, files)
 
     def _save_weights(self) -> None:
-        """Writes the weights of the last checkpoint into the model folder, by rank 0, tensor by tensor."""
+        """Write the weights of the last checkpoint into the model folder, by rank 0, tensor by tensor."""
         from launch.cluster.group import first
         from launch.engines.checkpoint import load_checkpoint
 
@@ -283,11 +283,11 @@ class Trainer:
             first(save)
 
     def _not_finite(self, error: Exception) -> UserError:
-        """The error for the user: where it arose, which checkpoint is kept, and what to try."""
+        """The error for the user: the step, the kept checkpoint, and what to try."""
         from launch.engines.checkpoint import load_checkpoint
         from launch.training.log import NotFinite
 
-        # The log names the step; the model, which may find it first, does not.
+        # An error of the log names the step; an error of the model does not.
         what = str(error) if isinstance(error, NotFinite) else f"{error}, at step {self.done + 1}"
         kept, _ = load_checkpoint(self.folder)
         then = f"the checkpoint of step {kept.metadata['step']} is kept" if kept else "there is no checkpoint yet"
@@ -298,13 +298,14 @@ def fit(
     task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
     parallel: ParallelConfig | None = None, keep: int = 2, examples_every: int = 0,
 ) -> Trained:  # fmt: skip
-    """Trains `task` by `recipe`, its log and the last `keep` checkpoints in `folder`; goes on where an earlier run of it was ended.
+    """Train `task` by `recipe`, with its log and the last `keep` checkpoints in `folder`; an earlier run is resumed.
 
-    Every `examples_every` steps (0: never) it leaves sound and pictures in `folder`/examples (`launch/training/tasks/examples.py`).
+    Every `examples_every` steps (0: never) it writes audio and pictures to `folder`/examples
+    (`launch/training/tasks/examples.py`).
 
-    Several ranks (`launch/cluster/group.py`) train one model together, as `parallel` says. The recipe's `max_minutes` count the
-    training of all runs together. UserError when the folder's checkpoint is of another model, seed or data, or when the
-    loss is no number any more.
+    Several ranks (`launch/cluster/group.py`) train one model together, as specified by `parallel`. The recipe's `max_minutes`
+    is for all runs together. UserError if the folder's checkpoint is of another model, seed or data, or if the loss is not
+    finite.
     """
     import torch
 

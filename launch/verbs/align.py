@@ -1,4 +1,4 @@
-"""`jukebox align`: when each word of a song is sung, as .lrc, .srt, .vtt, Audacity labels and json."""
+"""`jukebox align`: times of the words of a song, as .lrc, .srt, .vtt, Audacity labels and json."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def align(
     model: str, song: str, *, lyrics: str = "", artist: str = "", genre: str = "", out: str = "", songs: int = 8,
     threads: int = 0, device: str = "auto",
 ) -> None:  # fmt: skip
-    """When each word of a song is sung: .lrc, .srt, .vtt, Audacity labels, and json with start, end and confidence.
+    """Align lyrics with a song: .lrc, .srt, .vtt, Audacity labels, and json with start, end and confidence.
 
-    model: folder of a model with a prior that hears lyrics
-    song: the recording; or a run folder, whose page then follows the singing; or a data folder: which way of aligning
-        is best is measured on its songs with known word times, and kept in the model folder
+    model: folder of a model with a prior that is conditioned on lyrics
+    song: the recording; or a run folder, whose page then highlights the words; or a data folder, on whose songs with word times
+        the best method is measured, to be stored in the model folder
     lyrics: the words of the recording, a text file
-    artist: name of the recording's artist, where the model knows it
+    artist: name of the recording's artist, if the model has it
     genre: name of its genre, or several joined by commas
     out: .lrc file to write, with .json, .srt, .vtt and .labels.txt beside it (empty: beside the recording)
     songs: songs of a data folder to measure on, the held-out ones first
@@ -58,7 +58,7 @@ def align(
 
 
 def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
-    """Which way is best, measured and kept."""
+    """Measure and store the best method."""
     from jukebox.alignment.align import find_way
     from jukebox.evaluation.metrics import table
 
@@ -71,7 +71,7 @@ def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
 
 
 def follow(model: ModelFolder, folder: Path, device: str) -> None:
-    """The words of a run, and its page."""
+    """Align a run, and update its page."""
     from jukebox.alignment.align import align_run
     from jukebox.runs.run import Run
 
@@ -83,7 +83,7 @@ def follow(model: ModelFolder, folder: Path, device: str) -> None:
 
 
 def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, device: str) -> None:
-    """The words of a recording, as .lrc and .json, as subtitles and as labels."""
+    """Align a recording; write .lrc, .json, subtitles and labels."""
     from jukebox.alignment.align import align_file
     from jukebox.report.lyric_files import write_lyric_files
 
@@ -103,5 +103,5 @@ def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, d
 
 
 def name(way: dict) -> str:
-    """A way in words."""
+    """Describe a method."""
     return way["way"] if way["way"] == "likelihood" else f"attention of layer {way['layer']}, head {way['head']}"

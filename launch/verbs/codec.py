@@ -1,8 +1,8 @@
-"""`jukebox codec`: sound to codes, codes to sound, or both at once to hear what a level keeps of a song.
+"""`jukebox codec`: audio to codes, codes to audio, or both to reconstruct a song from one level.
 
-A file goes through in blocks, read, resampled, encoded, decoded and written, so that memory does not grow with its
-length (a second of the finest published level adds 11 kB of codes). Codes are written as `jukebox.model.code_file.py` says;
-decoding gives exactly the samples that were encoded, with silence after the last whole code.
+A file is read, resampled, encoded, decoded and written in blocks, so that memory does not grow with its length (a second of the
+finest published level adds 11 kB of codes). The format of codes is that of `jukebox/model/code_file.py`. Decoding returns as
+many samples as were encoded, with silence after the last whole code.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from jukebox.model.info import ModelInfo
     from vqvae.codec import Codec
 
-OnProgress = Callable[[float], object]  # called with the seconds of audio that are done, for the bar
+OnProgress = Callable[[float], object]  # called with the finished seconds of audio, for the bar
 
 
 def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, str], on_progress: OnProgress) -> int:
-    """Write the streams of a sound file that `hashes` names, with the codes hash of each; how many channels the file had."""
+    """Write the streams of `hashes` of an audio file, with the codes hash of each; return the number of channels of the file."""
     streams = {name: codec.spec.stream(name) for name in hashes}
-    # One growing buffer a stream: many small arrays kept among large ones that come and go would tear the heap to shreds.
+    # One growing buffer a stream: many small arrays kept between large temporary ones would fragment the heap.
     parts = {name: bytearray() for name in streams}
     with _open(codec, source) as reader:
         for pieces in codec.encoder_stream(_sound(reader, codec, on_progress), list(streams)):
@@ -54,7 +54,7 @@ def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, s
 
 
 def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: ModelInfo, on_progress: OnProgress) -> int:
-    """Write the sound of a codes.npz, or of a file of `compress`, exactly its `samples`, from one stream; its channels."""
+    """Write the audio of a codes.npz, or of a file of `compress`, with exactly its `samples`, from one stream; return its channels."""
     from vqvae.codec import as_tensor
 
     codes, first, last = _load(source, info, str(codec.device))
@@ -69,7 +69,7 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
         )
     if not codes.is_of(info):
         hashes = ", ".join(sorted(filter(None, set(codes.hashes.values()))))
-        print(f"{source}: written by codec {hashes}, not by that of {info.folder}: what is heard may be noise", file=sys.stderr)
+        print(f"{source}: written by codec {hashes}, not by that of {info.folder}: the audio may be noise", file=sys.stderr)
     pieces = (as_tensor(frames[i : i + 2**14]).to(codec.device) for i in range(0, len(frames) or 1, 2**14))
     check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
     check.push_codes(frames)
@@ -85,7 +85,7 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
 
 
 def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
-    """The codes of a file, and the samples of their audio from first to last; what `compress` has not kept is sampled."""
+    """The codes of a file, and the range of samples of their audio; codes that `compress` did not keep are sampled."""
     if source.suffix.lower() != SUFFIX:
         codes = Codes.load(source)
         return codes, 0, codes.samples
@@ -99,7 +99,7 @@ def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
 
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
-    """Write what one stream keeps of a sound file, its length to the sample; how many channels the file had."""
+    """Write the reconstruction of an audio file by one stream, with the exact length; return the number of channels of the file."""
     with _open(codec, source) as reader, writing(target, codec.spec.channels, codec.spec.sample_rate) as writer:
         rate = codec.spec.sample_rate
         check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
@@ -118,7 +118,7 @@ def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_p
 
 
 def _print_findings(target: Path, check: OutputCheck) -> None:
-    """A line on stderr for each thing that is wrong with the audio of a file."""
+    """Print a warning on stderr for each finding in the audio of a file."""
     for found in check.finish():
         print(f"{target}: {found['text']}", file=sys.stderr)
 
@@ -136,9 +136,9 @@ def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterat
 
 
 def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tuple[Path, Path]]:
-    """Pairs (file, what to make of it): of one file beside it, of a folder's files in a folder of the same shape.
+    """Pairs (file, output): for one file beside it, for the files of a folder in a folder of the same structure.
 
-    UserError where a name is given for what cannot be written under it.
+    UserError if the output cannot have the given name.
     """
     reads = {".npz", SUFFIX} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
@@ -150,7 +150,7 @@ def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tup
         if others:
             print(f"ignored {sum(others.values())} others in {source} ({named(others)})", file=sys.stderr)
         stems = [p.relative_to(source).with_suffix("") for p in found]
-        # song.mp3 beside song.flac: both keep their suffix
+        # song.mp3 and song.flac in one folder: both keep their suffix
         return [
             (p, target / (f"{p.relative_to(source)}{suffix}" if stems.count(stem) > 1 else f"{stem}{suffix}"))
             for p, stem in zip(found, stems)
@@ -181,18 +181,18 @@ def codec(
     threads: int = 0,
     device: str = "auto",
 ) -> list[Path]:
-    """Turn sound files into codes (encode), codes into sound (decode), or sound into what a level keeps (reconstruct).
+    """Encode audio files to codes, decode codes to audio, or reconstruct audio from one level.
 
-    Any length in constant memory. Of a folder every file is taken; one that fails is told at the end and costs no other.
+    Files of any length need constant memory. For a folder every file is used; failures are reported at the end.
 
-    what: encode (sound to codes.npz), decode (codes.npz, or .codes of `compress`, to sound) or reconstruct (sound to sound)
-    source: a sound file, a codes.npz or .codes to decode, or a folder of them
+    what: encode (audio to codes.npz), decode (codes.npz, or .codes of `compress`, to audio) or reconstruct (audio to audio)
+    source: an audio file, a codes.npz or .codes to decode, or a folder of them
     model: the model folder that holds the trained codec
-    out: file to write (.npz; sound as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for those of a folder; empty: beside the source
+    out: file (.npz; audio as .wav, .flac, .aiff, .ogg, .opus or .mp3), or folder for a folder; empty: beside the source
     level: level to decode or reconstruct from, 0 (finest) to 2 (coarsest); -1: the finest of the model
-    levels: levels to encode, such as 2,1; empty: all that are trained
+    levels: levels to encode, such as 2,1; empty: all trained ones
     threads: CPU threads; 0: all cores
-    device: cpu, cuda, cuda:1, ..; auto: cuda where there is one
+    device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
     """
     import torch
 
@@ -235,11 +235,11 @@ def codec(
 def _run_all(
     run: Callable[[Path, Path, OnProgress], int], files: Sequence[tuple[Path, Path]], title: str
 ) -> tuple[dict[Path, int], float, list[UserError]]:
-    """Run over the files under one bar: what was made with its source's channels, seconds of sound, and what failed."""
+    """Process the files with one progress bar; return outputs with their sources' channels, seconds of audio, and failures."""
     from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
-    kept = f"the files that are done are kept in {files[0][1].parent}"
+    kept = f"finished files are kept in {files[0][1].parent}"
     expected = round(sum(_expected_seconds(path) for path, _ in files))
     with keeping(kept, lambda: done), progress(expected, title, unit="s") as bar:
 
@@ -259,7 +259,7 @@ def _run_all(
 def _expected_seconds(path: Path) -> float:
     if path.suffix.lower() != ".npz":
         return declared_seconds(path)
-    with suppress(UserError):  # told when its turn comes
+    with suppress(UserError):  # reported later
         codes = Codes.load(path)
         return codes.samples / codes.sample_rate
     return 0.0

@@ -1,7 +1,7 @@
-"""The verbs that edit a recording: edit (a region inpainted), vary, extend, compress. Outside the range all samples stay.
+"""The verbs that edit a recording: edit (inpainting), vary, extend, compress. Outside the range no sample changes.
 
-Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is an audio file, or a run folder, whose codes are stored.
-The edit itself is a run: x.run beside x.wav, which `jukebox resume` finishes.
+Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is an audio file, or a run folder, whose codes are
+stored. The edit itself is a run: x.run beside x.wav, which `jukebox resume` finishes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def edit(
     song: the recording, in any format that `prepare` reads, or a run folder
     start: where the range begins, in seconds or as m:ss
     end: where it ends
-    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -48,13 +49,14 @@ def vary(
     model: str, song: str, *, prompt: KeptPrompt, start: str = "0", end: str = "", out: str = "", words: LabelFlags, results: TakeOptions,
     params: SamplingParams, options: EditOptions, machine: DeviceOptions,
 ) -> None:  # fmt: skip
-    """Resample a song around what is kept of it: the columns that any of the prompts keeps, and whole levels.
+    """Resample a song except its kept parts: the columns that any prompt keeps, and whole levels.
 
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
-    start: where the range begins that is resampled, in seconds or as m:ss
-    end: where it ends (empty: with the song)
-    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
+    start: start of the resampled range, in seconds or as m:ss
+    end: end of the range (empty: that of the song)
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -73,13 +75,14 @@ def extend(
     model: str, song: str, *, before: str = "0", after: str = "0", out: str = "", words: SongFlags, results: TakeOptions,
     params: SamplingParams, options: EditOptions, machine: DeviceOptions,
 ) -> None:  # fmt: skip
-    """Write more music before a song and after it, which is conditioned on the song and leads into it.
+    """Extend a song at its start and end with new music that is conditioned on the song.
 
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
     before: seconds of music before it
     after: seconds of music after it
-    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
+        numbered
     """
     before_start, after_end = read_time(before, "--before"), read_time(after, "--after")
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -97,14 +100,15 @@ def compress(
 ) -> None:  # fmt: skip
     """Make a song from few bits of its codes per second, the others sampled: from compression to generation.
 
-    The codes that are kept are a file of their own, .codes, of that many bits; `jukebox codec decode` makes the song of it.
+    The kept codes are also written as a file, .codes, of about that many bits; `jukebox codec decode` decodes it to the song.
 
     model: folder of a trained model, with a masked prior
     song: the recording, in any format that `prepare` reads, or a run folder
-    kbps: thousand bits a second that may be kept
-    start: where the range begins that is resampled, in seconds or as m:ss
-    end: where it ends (empty: with the song)
-    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are numbered
+    kbps: largest number of thousand bits per second
+    start: start of the resampled range, in seconds or as m:ss
+    end: end of the range (empty: that of the song)
+    out: file to write, .wav, .flac, .aiff, .ogg, .opus or .mp3 (empty: as and beside the song, the verb appended); takes are
+        numbered
     """
     begin, stop = read_time(start, "--start"), read_time(end, "--end") if end else None
     opened, settings = _opened(model, words, results, params, options, machine)
@@ -116,13 +120,13 @@ def compress(
     print(f"{codes}: what is kept, {codes.stat().st_size:,} bytes")
 
 
-# ---- from what the user types
+# ---- from the user's arguments
 
 
 def _opened(
     model: str, words: LabelFlags, results: TakeOptions, params: SamplingParams, options: EditOptions, machine: DeviceOptions
 ) -> tuple[ModelFolder, EditSettings]:
-    """The model, and how to edit; torch comes here."""
+    """The model and the edit options; imports torch."""
     if min(params.temperature, params.temperature_lower, options.fade, results.total_seconds) < 0:
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     from jukebox.editing.verbs import EditSettings
@@ -136,7 +140,7 @@ def _opened(
     return opened, EditSettings(song, run, options)
 
 
-# ---- what is printed
+# ---- output
 
 
 def _shown(seconds: float) -> str:

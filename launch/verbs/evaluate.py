@@ -1,4 +1,4 @@
-"""The verb evaluate: what a model learned, on songs it never heard, each figure beside its control."""
+"""The verb evaluate: evaluation of a model on held-out songs; each figure has a control."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def evaluate(
     out: json file to write (empty: evaluation.json in the model folder); figures of other data are not overwritten
     windows: windows of codes to measure each prior on
     songs: held-out songs to use (0: all)
-    seed: number that the choice of windows and of false conditions follows from
+    seed: seed of the choice of windows and of false conditions
     threads: CPU threads (0: all)
     device: cpu, cuda, or auto: a GPU if there is one; the priors run there
-    export: folder to write instead, for metrics of other programs: each held-out song, its reconstructions, and a song that is
-        generated from the same conditions, as wav files of floats, with a table (pairs.csv)
-    export_seconds: how much of each song is exported, in seconds
+    export: folder to write instead, for metrics of other programs: each held-out song, its reconstructions, and a generated
+        song with the same conditions, as wav files of floats, with a table (pairs.csv)
+    export_seconds: exported length of each song, in seconds
     """
     import torch
 
@@ -62,14 +62,14 @@ def evaluate(
 
 
 def data_identity(data: Path, target: Path) -> dict[str, str]:
-    """Names the data of some figures: its place as seen from their file, and a hash of its manifest; either may change."""
+    """Identify the data of figures: path relative to their file, and a hash of the manifest; either may change."""
     path = data / MANIFEST
     place = os.path.relpath(data.resolve(), target.parent.resolve())
     return {"path": Path(place).as_posix(), "manifest": file_hash(path) if path.is_file() else ""}
 
 
 def check_figures(target: Path, identity: Mapping[str, str]) -> None:
-    """UserError where a file that is there holds figures of other data, or something else."""
+    """Raise UserError if an existing file has figures of other data, or other content."""
     if not target.is_file():
         return
     try:

@@ -15,14 +15,14 @@ Pool = Literal["mean", "none"]
 def features(
     song: str, *, model: str, out: str, layer: int, level: int = -1, pool: Pool = "mean", threads: int = 0, device: str = "auto"
 ) -> None:
-    """Write what a layer of a prior has made of a recording, for music research (docs/features.md).
+    """Write the hidden states of a layer of a prior for a recording, for music research (docs/features.md).
 
     song: the recording
     model: folder of a trained model
     out: the npz file to write: states (steps, width), seconds (steps), level, layer, hop, sample_rate
-    layer: blocks that the stream has passed, 0 (the inputs) to the prior's depth
-    level: the prior's level, 0 the finest (-1: the coarsest that has a prior of its own)
-    pool: mean (one row, the mean over the song) or none (a row a code)
+    layer: number of blocks before the states, 0 (the inputs) to the prior's depth
+    level: the prior's level, 0 the finest (-1: the coarsest with its own prior)
+    pool: mean (one row, the mean over the song) or none (one row per code)
     threads: CPU threads; 0: all cores
     device: cpu, cuda, or auto: a GPU if there is one
     """

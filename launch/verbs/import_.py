@@ -1,7 +1,7 @@
-"""`jukebox import`: published checkpoints become a model folder, their pickles read but never run.
+"""`jukebox import`: convert published checkpoints to a model folder; their pickles are parsed but never executed.
 
-A codec alone (`vqvae`), or a whole set: the codec, two upsamplers and a top prior, from a download, from files in the
-published layout, or from a hub folder of the registry's port. Priors go through the memory of one tensor at a time.
+A codec alone (`vqvae`), or a whole set: the codec, two upsamplers and a top prior, from a download, from files in the published
+layout, or from a hub folder of the registry's port. Priors are converted with one tensor in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LICENCE = "the published checkpoints are under a noncommercial licence, and so i
 
 
 def parts_of(name: str) -> list[str]:
-    """Where the files of a set lie under the root, and in the cache."""
+    """Paths of the files of a set below the root, and in the cache."""
     from jukebox.model.settings import SETS
 
     shared = [f"jukebox/models/5b/{part}.pth.tar" for part in ("vqvae", "prior_level_0", "prior_level_1")]
@@ -36,12 +36,12 @@ def parts_of(name: str) -> list[str]:
 
 
 def find_files(files: str, name: str) -> list[Path]:
-    """The checkpoints that `files` names: themselves with commas between, or a folder that holds them."""
+    """The checkpoints of `files`: paths joined by commas, or a folder with them."""
     paths = [Path(part).expanduser() for part in read_list(files)]
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0]
         found = [folder / part for part in parts_of(name) if (folder / part).is_file()]
-        # ~/.cache as the published code leaves it, jukebox/models/5b.., or all files side by side
+        # ~/.cache of the published code, jukebox/models/5b.., or all files in one folder
         paths = found or sorted(folder.glob("vqvae*.pth.tar")) + sorted(folder.glob("prior_level_*.pth.tar"))
         if not paths:
             raise UserError(
@@ -54,7 +54,7 @@ def find_files(files: str, name: str) -> list[Path]:
 
 
 def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAEConfig:
-    """The configuration that `preset` names, else that of the settings in the file, else the published one."""
+    """The configuration of `preset`, else of the settings in the file, else the published one."""
     from jukebox.importers.convert import is_plain
     from jukebox.model.settings import VQVAES, vqvae_config
 
@@ -111,16 +111,16 @@ def import_(
     preset: str = "",
     cache: str = "~/.cache",
 ) -> None:
-    """Make a model folder of published checkpoints, or of those that the published code has trained.
+    """Convert published checkpoints, or others trained by the published code, to a model folder.
 
     what: vqvae (a codec alone), or a set of codec, upsamplers and top prior: 5b, 5b_lyrics, 1b_lyrics
     out: the model folder
-    files: your checkpoints, with commas between, or their folder, or a hub folder openai/jukebox-*; empty: download
-    url: where to download from instead, the root above jukebox/models and jukebox/data
+    files: your checkpoints, joined by commas, or their folder, or a hub folder openai/jukebox-*; empty: download
+    url: another root for downloads, above jukebox/models and jukebox/data
     labels: your folder with the id tables such as v2_artist_ids.txt; empty: download them
-    dtype: numbers of the priors: float32, bf16 or fp16 (norms stay float32)
-    preset: shape of a vqvae: vqvae (44.1 kHz, three levels) or small_vqvae; empty: what the file tells, or vqvae
-    cache: where downloads are kept
+    dtype: dtype of the priors: float32, bf16 or fp16 (norms stay float32)
+    preset: shape of a vqvae: vqvae (44.1 kHz, three levels) or small_vqvae; empty: that of the file, or vqvae
+    cache: folder for downloads
     """
     if what == "vqvae":
         if not files:
@@ -143,7 +143,7 @@ def import_(
 
 
 def import_codec(files: str, out: str, preset: str = "") -> None:
-    """Make a model folder of a codec's checkpoint."""
+    """Convert a codec's checkpoint to a model folder."""
     from jukebox.importers.torchfile import open_checkpoint, state_dict
     from jukebox.importers.vqvae_keys import vqvae_state
     from jukebox.model.folder import ModelFolder, build_codec

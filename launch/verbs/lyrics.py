@@ -1,4 +1,4 @@
-"""`jukebox lyrics train`: pieces of words learned from the lyrics of a data folder, in any language, for a model to read."""
+"""`jukebox lyrics train`: train SentencePiece tokens on the lyrics of a data folder, in any language."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from data_prep.errors import UserError
 
 
 def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512) -> None:
-    """Learn the pieces that lyrics are written in, before the model's first prior with lyrics is trained.
+    """Train SentencePiece tokens for lyrics, before the model's first prior with lyrics is trained.
 
     what: train
     data: the data folder that `jukebox prepare` made; its training songs are read
-    out: the model folder, made where there is none
-    vocabulary: how many pieces at most; 256 are single bytes, so that any text can be written
+    out: the model folder, created if missing
+    vocabulary: largest number of tokens; 256 are single bytes, so that any text can be encoded
     """
     from filelock import FileLock
 
@@ -30,7 +30,7 @@ def lyrics(what: Literal["train"], data: str, *, out: str, vocabulary: int = 512
     folder = Path(out)
     entries = ModelInfo.read(folder).priors.values() if (folder / CONFIG).is_file() else ()
     if readers := [entry.name for entry in entries if entry.config.lyrics]:
-        raise UserError(f"{readers[0]} in {folder} knows its letters already; give a new --out for other ones")
+        raise UserError(f"{readers[0]} in {folder} has a vocabulary already; give a new --out for another one")
     pieces = SentencePieceVocabulary.train(texts, vocabulary)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):

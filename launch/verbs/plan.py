@@ -22,11 +22,11 @@ from launch.verbs.plan_train import TrainPlanParams, plan_train
 
 @dataclass(frozen=True)
 class SongPlanParams:
-    """The songs whose sampling is planned.
+    """The songs of a sampling plan.
 
     seconds: finished length of the song, in seconds
     takes: samples of the song
-    prompt_seconds: how much of the song is given, in seconds
+    prompt_seconds: length of the prompt, in seconds
     levels: levels to write, as in 2,1,0 (empty: all)
     hop_fractions: step from window to window as a share of the window, for levels 0,1,2 (the last one for further levels)
     guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
@@ -51,13 +51,14 @@ def plan(
     """Print the memory by level and part, and the time by level, that a run is predicted to take; or the training of a prior.
 
     what: sample (continue, upsample and resume are planned alike when they begin), or train
-    model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be there
+    model: a model folder, a preset (demo, small, test) or a published set (5b, 5b_lyrics, 1b_lyrics), which need not be
+        downloaded
     dtype: float32, bfloat16, float16 or int8 (empty: float32, or what --max_memory chooses)
-    batch: samples decoded side by side, with --parallel samples times windows (0: all, or what --max_memory chooses);
-        train: windows a step, of all GPUs together (0: the preset's)
-    parallel: below the top level, draw the windows of a song side by side
+    batch: samples decoded in parallel, with --parallel samples times windows (0: all, or what --max_memory chooses); train:
+        windows per step, of all GPUs together (0: the preset's)
+    parallel: below the top level, sample the windows of a song in parallel
     max_memory: memory to stay below, such as 8GB: dtype and batch are chosen so (empty: no limit)
-    bandwidth: GB a second that weights are read with, on the machine that is meant (0: this one's, measured)
+    bandwidth: memory bandwidth of the target machine, GB per second (0: that of this machine, measured)
     threads: CPU threads (0: as a run would take; train: as torch would)
     device: cpu, cuda, or auto: a GPU if there is one
     """
@@ -84,7 +85,7 @@ def plan(
 
 
 def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams, batch: int) -> tuple[int, ...]:
-    """The levels to write, those of other codecs last; UserError where the model has no prior of one, or where the song cannot be."""
+    """The levels to write, those of other codecs last; UserError if the model has no prior of one, or for an invalid song."""
     own, encoded = info.split_levels(song.levels, route)
     known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]
     if song.seconds <= 0 or song.takes < 1 or not 0 <= song.prompt_seconds < song.seconds:
@@ -103,7 +104,7 @@ def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParam
 
 
 def table(plan: Plan) -> str:
-    """Every level in a line, memory by part in GB (10^9 bytes)."""
+    """One line per level, memory by part in GB (10^9 bytes)."""
     names = list(plan.levels[0].parts)
     head = [f"{'level':>5}", *(f"{name:>11}" for name in names), f"{'in all':>7} {'steps':>9} {'ms a step':>9} {'time':>9}"]
     lines = [" ".join(head)]
@@ -117,7 +118,7 @@ def table(plan: Plan) -> str:
 
 
 def preflight(run: Run, device: str = "") -> None:
-    """Print in one line what the rest of a run will take, with its own threads."""
+    """Print in one line the prediction for the rest of a run, with its threads."""
     import torch
 
     torch.set_num_threads(run.request["machine"]["threads"])
@@ -144,7 +145,7 @@ def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dic
 
 
 def will_compile(info: ModelInfo, request: Request, dtype: str) -> bool:
-    """Whether the run compiles its steps, as `jukebox.sampling.walk.to_compile` will decide when the model is there."""
+    """Whether the run compiles its steps, by the rule of `jukebox.sampling.walk.to_compile`."""
     if "compiled" in request:
         return request["compiled"]
     choice = request.get("compile", "auto")

@@ -1,4 +1,4 @@
-"""`jukebox plan train`: what training a prior takes on a cluster or on this machine, with the arithmetic in sight."""
+"""`jukebox plan train`: memory and time of training a prior on a cluster or on this machine, with the calculation."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from priors.spec import PriorConfig
 
 GB = 1e9
 CHOICES = ((1, False), (2, False), (1, True), (2, True), (3, False), (3, True))  # (ZeRO, recompute), the fastest first
-ROWS = 8  # at once on a GPU, at most: more rows make no product faster
-LARGEST = 1 << 30  # windows of a step
-STEPS = 3  # that are timed on this machine, after one
+ROWS = 8  # largest number of rows per GPU: more rows do not make products faster
+LARGEST = 1 << 30  # windows per step
+STEPS = 3  # steps that are timed on this machine, after a warm-up step
 
 
 @dataclass(frozen=True)
 class TrainPlanParams:
-    """The training that is planned, and what it runs on.
+    """The planned training and its hardware.
 
     level: train: the prior to train (-1: the top one)
-    gpus: train: how many GPUs; several numbers with commas between them make a row each
+    gpus: train: number of GPUs; several numbers joined by commas give one row each
     card: train: here (this machine, measured), or RTX3090, RTX4090, V100, A100-40, A100, H100, H200
-    zero: train: ZeRO's stage, 0 to 3, or several with commas between them (empty: what fits and is fastest)
-    steps: train: steps in all (0: the preset's, or 100,000)
+    zero: train: ZeRO's stage, 0 to 3, or several joined by commas (empty: the fastest that fits)
+    steps: train: total steps (0: the preset's, or 100,000)
     recompute: train: gradient checkpointing
     offload: train: moments on the host
     precision: train: bf16 (autocast; weights stay float32) or float32
-    share: train: of the card's rate, how much is reached
-    network: train: GB a second that a GPU sends to others
+    share: train: reached share of the GPU's rate
+    network: train: GB per second that a GPU sends to others
     """
 
     level: int = -1
@@ -52,7 +52,7 @@ class TrainPlanParams:
 
 
 def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) -> list[Budget]:
-    """Print a table of what each number of GPUs, and each stage of ZeRO that was named, takes; the arithmetic of the first row."""
+    """Print a table for each number of GPUs and each given stage of ZeRO, and the calculation of the first row."""
     info = read_info(model)
     known, card, network = info.levels_with_prior, params.card, params.network
     level = max(known, default=-1) if params.level < 0 else params.level
@@ -92,7 +92,7 @@ def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) ->
 
 
 def recipe_of(model: str, prior: str, what: str) -> int:
-    """Steps or batch of a preset's recipe; 0 where `model` is no preset."""
+    """Steps or batch of a preset's recipe; 0 if `model` is not a preset."""
     return getattr(find(model).prior_recipes[prior], what) if model in (*PRESETS, *OTHERS.kinds()) else 0
 
 
@@ -121,7 +121,7 @@ def here(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int, networ
 
 
 def machine_memory() -> float:
-    """Bytes of memory of this machine; 16 GB where the system does not say."""
+    """Bytes of memory of this machine; 16 GB if unknown."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -129,7 +129,7 @@ def machine_memory() -> float:
 
 
 def product_rate(device: str, dtype: Any) -> float:
-    """Operations a second of a large matrix product, the best of some."""
+    """Operations per second of a large matrix product, the best of several."""
     import torch
 
     side = 8192 if device == "cuda" else 1024
@@ -138,7 +138,7 @@ def product_rate(device: str, dtype: Any) -> float:
 
 
 def trained_rate(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int, device: str) -> float:
-    """Operations a second of training steps of this prior, its trunk cut to some layers, on codes of no meaning."""
+    """Operations per second of training steps of this prior with a shortened trunk, on random codes."""
     import torch
 
     from jukebox.model.folder import build_prior
@@ -180,25 +180,25 @@ def _seconds(function: Any, device: str) -> float:
 
 
 def fitted(prior: PriorConfig, setup: Training, machines: Machines, share: int) -> Training:
-    """The rows at once that fit for a GPU's `share` of a batch, the rest in sequential parts; one row where none fits."""
+    """The rows that fit for a GPU's `share` of a batch, the rest in sequential parts; one row if none fits."""
     rows = largest_rows(prior, setup, machines, share) or 1
     rows = max(n for n in range(1, min(rows, ROWS) + 1) if share % n == 0)
     return replace(setup, rows=rows, accumulate=share // rows)
 
 
 def chosen(prior: PriorConfig, setup: Training, machines: Machines, share: int) -> Training:
-    """The first of CHOICES that fits (one process: no stage); the last where none does."""
+    """The first of CHOICES that fits (one process: no stage); the last if none does."""
     ways = [replace(setup, zero=zero, recompute=setup.recompute or again) for zero, again in CHOICES]
     if machines.gpus == 1:
         ways = [replace(setup, recompute=again) for again in dict.fromkeys((setup.recompute, True))]
     return next((way for way in ways if largest_rows(prior, way, machines, share)), ways[-1])
 
 
-# ---- what is printed
+# ---- output
 
 
 def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str:
-    """A row a plan; memory in GB of each GPU."""
+    """One row per plan; memory in GB of each GPU."""
     names = list(plans[0][2].parts)
     head = ["GPUs", "ZeRO", "recompute", "rows x parts", *names, "in all", "fits", "s a step", "codes/s", "days"]
     lines = [head, ["---"] * len(head)]
@@ -212,7 +212,7 @@ def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str
 
 
 def arithmetic(prior: PriorConfig, machines: Machines, setup: Training, plan: Budget) -> str:
-    """How the first row comes about, line by line."""
+    """The calculation of the first row, line by line."""
     parameters, gpus, cost = prior.parameters().all, machines.gpus, cost_of(prior, setup, machines.device)
     again, windows = (4 if setup.recompute else 3), setup.rows * setup.accumulate
     steps = getattr(prior, "trunk", prior).n_ctx

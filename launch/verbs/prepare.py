@@ -1,4 +1,4 @@
-"""`jukebox prepare`: a folder of music, or a list of it, becomes tables that the other verbs read."""
+"""`jukebox prepare`: write tables for the other verbs from a folder or list of music."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ def prepare(
 ) -> None:  # fmt: skip
     """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 
-    Takes a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
-    song.mp3, else from the tags), or a .csv, .tsv or .jsonl with the columns path, artist, genres, lyrics (text, or the name
-    of a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is decoded: what is unreadable,
-    truncated, too short, silent or non-finite is refused and listed with its reason. An interrupted run goes on where
-    it was; under mpirun all ranks share the work.
+    It reads a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
+    song.mp3, else from the tags), or a .csv, .tsv or .jsonl with the columns path, artist, genres, lyrics (text, or the name of
+    a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is decoded: unreadable, truncated, too
+    short, silent and non-finite files are skipped and listed with the reason. An interrupted run is resumed by the same
+    command; under mpirun all ranks share the work.
 
     source: folder, .csv, .tsv or .jsonl with the music; or several
-    out: data folder to write; one that holds the songs of another source is left as it is, unless --add is given
-    add: keep the songs that --out holds already, and add those that are not among them
-    min_seconds: shorter files are refused, seconds
+    out: data folder to write; a folder with songs of another source is not changed, unless --add is given
+    add: keep the songs of --out, and add new ones
+    min_seconds: shorter files are skipped, seconds
     test_share: share of the songs held out for testing, 0 to 1
     seed: another seed holds out other songs
-    workers: processes that decode, 0: one a core, at most 8
+    workers: decoding processes, 0: one per core, at most 8
     """
     from pathlib import Path
 
@@ -33,12 +33,12 @@ def prepare(
 
     if (ranks := rank_and_ranks()[1]) > 1 and mpi_comm() is None:
         raise UserError(
-            f"{variables()} say that this is one of {ranks} ranks, which cannot share this without MPI: unset both to prepare in one "
-            f"process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
+            f"{variables()} show that this is one of {ranks} ranks, which cannot share this without MPI: unset both to "
+            f"prepare in one process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
         )
     journal = Path(out) / JOURNAL
     with keeping(
-        f"{out} keeps the songs that are read: the same command goes on", lambda: journal.is_file() and journal.stat().st_size
+        f"{out} keeps the decoded songs: the same command goes on", lambda: journal.is_file() and journal.stat().st_size
     ):
         prepared = write_tables(
             source, out, add=add, min_seconds=min_seconds, test_share=test_share, seed=seed, workers=workers

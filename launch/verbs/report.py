@@ -1,4 +1,4 @@
-"""The verbs report, what a training did, as a page of curves; and save, a take of a run as a file for other programs."""
+"""The verbs report (training curves as a page) and save (a take of a run as a file for other programs)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def report(what: Literal["train"], run: str, *, out: str = "", beside: str = "",
     what: train
     run: a model folder (all its parts), or MODEL/training/PART
     out: the page to write, or with the ending .svg the curves alone; empty: RUN/training.html
-    beside: more runs to draw in the same panels, with commas between them
-    only: quantities to draw, such as bits,lr; empty: all that were logged
+    beside: more runs to draw in the same panels, joined by commas
+    only: quantities to draw, such as bits,lr; empty: all logged ones
     """
     from jukebox.report.curves import figure_svg, labelled, training_html
 
     runs = {Path(path).resolve().name: Path(path) for path in [run, *read_list(beside)]}
     if len(runs) < 1 + len(read_list(beside)):
-        raise UserError(f"{run} and --beside {beside}: runs are told apart by their folders' names; rename one")
+        raise UserError(f"{run} and --beside {beside}: runs are distinguished by their folders' names; rename one")
     names, target = read_list(only), Path(out) if out else Path(run) / "training.html"
     if target.suffix == ".svg":
         text = figure_svg({label: lines for label, (_, lines) in labelled(runs).items()}, names)
@@ -40,8 +40,8 @@ def save(run: str, *, out: str, take: int = 1, bits: int = 0, model: str = "") -
     run: run folder, or x.run of an edit
     out: file to write, .wav, .flac (24 bits) or .mp3
     take: number of the sample, counted from 1 as on the page
-    bits: of a wav 16, 24 or 32 (floats), decoded from the codes where they are more than 16 (0: 16)
-    model: folder of the run's model, where it is not at its place any more
+    bits: for a wav 16, 24 or 32 (floats), decoded from the codes if more than 16 (0: 16)
+    model: folder of the run's model, if it was moved
     """
     from jukebox.api import Jukebox
     from jukebox.runs.run import Run

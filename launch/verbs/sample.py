@@ -1,6 +1,8 @@
-"""The verbs that make music: sample, continue, branch, upsample, resume, replay. Each prints where the result is and how fast it was made.
+"""The verbs that generate music: sample, continue, branch, upsample, resume, replay.
 
-The request is on disk before torch is imported: whenever a command is stopped, there is nothing, or a run that `resume` finishes.
+Each prints the path of the result and the speed.
+
+The request is on disk before torch is imported. So a stopped command leaves nothing, or a run that `resume` finishes.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelFlags:
-    """What the song is.
+    """Labels of the song.
 
-    artist: name of an artist the model knows; none is unknown
+    artist: name of an artist of the model; empty: unknown
     genre: name of a genre, or several joined by commas
     """
 
@@ -39,7 +41,7 @@ class LabelFlags:
 
 @dataclass(frozen=True)
 class SongFlags(LabelFlags):
-    """What a song is to be.
+    """Labels and lyrics of the song.
 
     lyrics: text file, or .lrc file with times, of the whole song from its first second
     """
@@ -55,7 +57,7 @@ def sample(
     """Sample songs from artist, genre and lyrics alone, into a run folder with wav files and a page.
 
     model: folder of a trained model (empty, or the word shipped: the model that comes with the package)
-    out: run folder to make (empty: song, or song_2 and so on where that is there)
+    out: run folder to write (empty: song, or song_2 and so on if that exists)
     seconds: finished length of the song, in seconds
     """
     from jukebox.model.info import ModelInfo
@@ -71,13 +73,13 @@ def continue_(
     model: str, song: str, *, out: str = "", prompt_seconds: float = 12.0, seconds: float = 30.0, words: SongFlags,
     options: SamplingOptions, params: SamplingParams, machine: MachineOptions,
 ) -> None:  # fmt: skip
-    """Continue recordings: their first seconds are kept, the rest is new.
+    """Continue recordings: the first seconds are kept, the rest is new.
 
     model: folder of a trained model
-    song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several
-        joined by commas
-    out: run folder to make (empty: beside the recording, _continued appended to its name)
-    prompt_seconds: how much of it is kept, in seconds (0: all)
+    song: the recording, in any format that `prepare` reads; or a codes.npz of `codec encode`, or a run folder; several joined
+        by commas
+    out: run folder to write (empty: beside the recording, _continued appended to its name)
+    prompt_seconds: length of the kept part, in seconds (0: all)
     seconds: finished length, the kept part included, in seconds
     """
     from jukebox.model.info import ModelInfo
@@ -94,18 +96,19 @@ def branch(
     run: str, *, out: str = "", keep_seconds: float = 0.0, take: int = 0, takes: int = 1, seed: int = -1, lyrics: str = "",
     seconds: float = 0.0, total_seconds: float = 0.0, model: str = "", machine: MachineOptions,
 ) -> None:  # fmt: skip
-    """Keep the first seconds of a run and go on otherwise: with another seed, other lyrics, or from the take that is best.
+    """Keep the first seconds of a run and continue differently: with another seed, other lyrics, or from the best take.
 
-    run: run folder to begin with; it is not changed
-    out: run folder to make (empty: beside it, _branch appended to its name)
-    keep_seconds: how much of it is kept, in seconds (0: all there is)
-    take: number of the sample to go on from, counted from 1 as on the page (0: from each)
+    run: run folder to start from; it is not changed
+    out: run folder to write (empty: beside it, _branch appended to its name)
+    keep_seconds: length of the kept part, in seconds (0: all)
+    take: number of the sample to continue, counted from 1 as on the page (0: each)
     takes: samples of each, which differ in their random numbers
     seed: seed of all random numbers (-1: the next after that of the run)
     lyrics: text file, or .lrc file with times, of the whole song from its first second (empty: the lyrics of the run)
     seconds: finished length, the kept part included, in seconds (0: that of the run)
-    total_seconds: length of the whole song that the model is conditioned on, in seconds (0: that of the run, or the finished length)
-    model: folder of the run's model, where it is not at its place any more
+    total_seconds: length of the whole song that the model is conditioned on, in seconds (0: that of the run, or the finished
+        length)
+    model: folder of the run's model, if it was moved
     """
     from jukebox.model.info import ModelInfo
     from jukebox.runs import request
@@ -128,12 +131,12 @@ def upsample(
 
     run: run folder, or file of codes
     out: run folder for a copy with other finer levels (empty: the run itself is completed)
-    level: of a copy, the level that is kept with those above it (-1: the finest finished one, or the top of a whole run)
-    seed: of a copy, seed of the random numbers of the finer levels (-1: that of the run)
+    level: for a copy, the level that is kept with those above it (-1: the finest finished one, or the top of a whole run)
+    seed: for a copy, seed of the random numbers of the finer levels (-1: that of the run)
     route: which priors write them, by the name that the model gives it (empty: that of the run, or the model's default)
     lower: earlier name of two routes: masked, and autoregressive, which is jukebox
     passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
-    model: folder of a trained model, for a file of codes; of a run, its model where that is not at its place any more
+    model: folder of a trained model, for a file of codes; for a run, its model if it was moved
     """
     from jukebox.model.info import ModelInfo
     from jukebox.runs import request
@@ -164,21 +167,21 @@ def upsample(
 
 
 def resume(run: str, *, device: str = "", model: str = "") -> None:
-    """Finish a run that was interrupted, to the codes it would have had.
+    """Finish an interrupted run with the same codes as without the interruption.
 
     run: run folder made by `sample`, `continue`, `branch`, `upsample` or `replay`, or x.run of an edit
-    device: cpu or cuda (empty: as it began; another one gives other codes)
-    model: folder of the run's model, where it is not at its place any more
+    device: cpu or cuda (empty: that of the run; another device gives other codes)
+    model: folder of the run's model, if it was moved
     """
     _go(_open(run, model), device)
 
 
 def replay(run: str, *, out: str = "", model: str = "") -> None:
-    """Sample the codes of a run.json again, and compare them with those beside it.
+    """Sample the codes of a run.json again, and compare them with the original ones.
 
     run: run.json, or the folder of a run
-    out: run folder to make (empty: beside the run, _replay appended to its name)
-    model: folder of the run's model, where it is not at its place any more
+    out: run folder to write (empty: beside the run, _replay appended to its name)
+    model: folder of the run's model, if it was moved
     """
     from jukebox.model.folder import ModelFolder
     from jukebox.sampling.walk import replay as again
@@ -187,20 +190,21 @@ def replay(run: str, *, out: str = "", model: str = "") -> None:
     _print_summary(again(run, target, ModelFolder.from_pretrained(model) if model else None))
 
 
-# ---- from what the user types to a run
+# ---- from the user's arguments to a run
 
 
 def beside(path: str | Path, verb: str) -> Path:
-    """Where a verb puts what it makes of a file or folder: next to it, the verb appended to its name."""
+    """Default output path for a file or folder: next to it, with the verb appended to its name."""
     path = Path(path).resolve()
     return path.with_name(f"{path.name if path.is_dir() else path.stem}_{verb}")
 
 
 def _unused(path: str | Path) -> str:
-    """The path, or with the first number appended under which nothing is there; it is printed, for whoever has to resume."""
+    """The path, with the first free number appended if it exists; it is printed, because the user needs it to resume."""
     if rank_and_ranks()[1] > 1:
         raise UserError(
-            f"{variables()} say that several processes share this run, so that its folder needs a name: give --out, or unset both"
+            f"{variables()} show that several processes share this run, so that its folder needs a name: give --out, or "
+            "unset both"
         )
     path, number = Path(path), 1
     while (found := path if number == 1 else path.with_name(f"{path.name}_{number}")).exists():
@@ -211,7 +215,7 @@ def _unused(path: str | Path) -> str:
 
 
 def _open(run: str, model: str) -> Run:
-    """A run, with another place of its model; UserError where that is another model."""
+    """Open a run with a new path of its model; UserError for another model."""
     from jukebox.model.info import ModelInfo, check_weights
     from jukebox.runs.run import Run
 
@@ -224,7 +228,7 @@ def _open(run: str, model: str) -> Run:
 
 
 def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
-    """Put the request on disk, made to fit into the memory that it may take, and only then import what samples."""
+    """Write the request, fitted to the allowed memory, then import the sampler."""
     from jukebox.model.presets import read_info
     from jukebox.planning.sampling import check_memory, fitted
     from jukebox.runs.batches import first_batches
@@ -239,7 +243,7 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
 
 
 def _go(run: Run, device: str = "") -> None:
-    """Do what is missing of a run, and print what came of it."""
+    """Complete a run, and print the results."""
     rank, ranks = rank_and_ranks()
     from jukebox.editing.job import check, finish
     from jukebox.model.folder import ModelFolder
@@ -263,7 +267,7 @@ def _go(run: Run, device: str = "") -> None:
 
 
 def read_song(info: ModelInfo, words: SongFlags) -> Song:
-    """The song of some flags; names that the model does not know are printed."""
+    """The song of some flags; unknown names are printed."""
     from jukebox.song import Song, unknown_names, without_effect
 
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
@@ -278,7 +282,7 @@ def read_song(info: ModelInfo, words: SongFlags) -> Song:
 
 
 def read_lyrics(path: str) -> tuple[str, list]:
-    """Text and known times of a file of lyrics, read as `prepare` reads it; what is not sung in it is counted and printed."""
+    """Text and known times of a file of lyrics, read as `prepare` reads it; text that is not sung is counted and printed."""
     from data_prep.metadata import lyrics
 
     if not Path(path).is_file():
@@ -289,11 +293,11 @@ def read_lyrics(path: str) -> tuple[str, list]:
     return found.text, list(found.times)
 
 
-# ---- what is printed
+# ---- output
 
 
 def report_left_out(model: ModelFolder, texts: Sequence[str]) -> None:
-    """The characters that the model does not have; its vocabulary needs torch, so this comes after the request."""
+    """Print characters outside of the vocabulary; this is after the request, because the vocabulary needs torch."""
     from jukebox.song import left_out
 
     for line in left_out(model.vocabulary, texts):
@@ -301,7 +305,7 @@ def report_left_out(model: ModelFolder, texts: Sequence[str]) -> None:
 
 
 def print_findings(run: Run, samples: Sequence[int] | None = None) -> None:
-    """A line on stderr for each thing that is wrong with the audio."""
+    """Print a warning on stderr for each finding in the audio."""
     from jukebox.sampling.output_checks import lines_of
 
     for line in lines_of(run.request, samples):
@@ -309,7 +313,7 @@ def print_findings(run: Run, samples: Sequence[int] | None = None) -> None:
 
 
 def _print_summary(run: Run) -> None:
-    """Where the music is, seconds of music per second, and what is wrong with the audio."""
+    """Print the path of the music, seconds of music per second, and warnings about the audio."""
     print_findings(run)
     for level in run.request["levels"]:
         lines = [line for line in run.progress if line["level"] == level and line["took"] > 0]
@@ -323,12 +327,12 @@ def _print_summary(run: Run) -> None:
     if not run.has_page:
         return print(f"codes are in {run.folder}")
     if run.n_samples > 1:
-        print(f"{run.n_samples} takes; go on from the one you like: jukebox branch {run.folder} --take N --seconds S")
-    print(f"to hear it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
+        print(f"{run.n_samples} takes; continue the one you like: jukebox branch {run.folder} --take N --seconds S")
+    print(f"to play it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
 
 
 def _print_seams(run: Run) -> None:
-    """How well windows that were drawn side by side join."""
+    """The `seams` figures of parallel windows."""
     from jukebox.evaluation.figures import seam_figures
     from jukebox.model.folder import ModelFolder
 

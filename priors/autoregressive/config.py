@@ -16,7 +16,7 @@ class AutoregressiveParams(TokenParams):
     """Sampling parameters of an autoregressive prior.
 
     guidance: scale of classifier-free guidance (1: none)
-    published: reproduce the published code where ours is deliberately different
+    published: reproduce the published code where this project differs on purpose
     """
 
     guidance: float = 1.0
@@ -37,8 +37,8 @@ class AutoregressiveConfig(PriorConfig):
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
     above: UpsamplerConfig | None = None
-    reads: str = ""  # the stream above, where there is an upsampler
-    tied: bool = True  # logits from the same table that embeds the codes
+    reads: str = ""  # the stream above, for an upsampler
+    tied: bool = True  # the output table is the embedding table of the codes
     condition_again: bool = True  # add the steps' conditions once more after the trunk
 
     @property
@@ -70,7 +70,7 @@ class AutoregressiveConfig(PriorConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> AutoregressiveConfig:
-        """The configuration of such values; those of format 1 name a level in place of the streams."""
+        """The configuration from plain values; in format 1 they have a level instead of streams."""
         data = dict(data)
         if "level" in data:
             level = data.pop("level")
@@ -101,7 +101,7 @@ class AutoregressiveConfig(PriorConfig):
         return ParameterCount(numbers, sum(columns for _, columns in matrices), norms, others, rows * width)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; int8 keeps a scale per column, and a head of its own."""
+        """Bytes in memory: norms in float32 at least; int8 has a scale per column and a separate head."""
         counted, (matrix, other) = self.parameters(), BYTES[dtype]
         total = counted.matrices * matrix + counted.others * other + counted.norms * max(4, other)
         if dtype == "int8":
@@ -112,7 +112,7 @@ class AutoregressiveConfig(PriorConfig):
     # ---- decoding, per row of a batch
 
     def cache_numbers(self) -> dict[str, int]:
-        """Keys and values of a window by pattern, each as long as it attends; the time bias of cross is with it."""
+        """Keys and values of a window by pattern, each as long as the pattern's context; cross includes its time bias."""
         trunk, tokens, block = self.trunk, self.n_tokens, self.trunk.block
         steps = {
             "dense": trunk.n_ctx, "prime": min(trunk.prime_reach, trunk.n_ctx) + 1, "row": block,
@@ -125,7 +125,7 @@ class AutoregressiveConfig(PriorConfig):
         return numbers
 
     def attended_numbers(self) -> int:
-        """Keys and values that a step in the middle of a window reads."""
+        """Keys and values that an average decoding step reads."""
         trunk, block = self.trunk, self.trunk.block
         steps = {
             "dense": trunk.n_ctx // 2, "prime": trunk.prime_reach, "row": block // 2, "previous_row": block,
@@ -134,7 +134,7 @@ class AutoregressiveConfig(PriorConfig):
         return sum(2 * steps[pattern] * trunk.state for pattern in trunk.patterns)
 
     def condition_numbers(self) -> tuple[int, int]:
-        """What a window keeps of its conditions: numbers in the dtype of the stream, and in float32."""
+        """Values of the conditions that a window keeps: in the dtype of the stream, and in float32."""
         trunk, labels = self.trunk, self.labels
         along = bool(self.above or (labels and (labels.timing_bins or (labels.everywhere and self.lyric_prefix))))
         kept = trunk.n_ctx * trunk.width * along
@@ -143,7 +143,7 @@ class AutoregressiveConfig(PriorConfig):
         return kept + self.n_tokens * trunk.width, self.n_ctx * self.n_tokens * bool(trunk.time_bias)
 
     def prefill_bytes(self, itemsize: int) -> int:
-        """Bytes per prompt step while a window starts: what a block holds in its norm (in float32) or in its MLP."""
+        """Bytes per prompt step during the prefill: the larger of a block's norm (in float32) and its MLP."""
         width, state, hidden = self.trunk.width, self.trunk.state, self.trunk.hidden
         # embedded, in, normed, its q, k and v, attention output, and their sum
         held = itemsize * (5 * width + 3 * state)
@@ -151,21 +151,21 @@ class AutoregressiveConfig(PriorConfig):
         return held + max(norm, itemsize * (2 * hidden + width))
 
     def upsampler_bytes(self, itemsize: int) -> int:
-        """Bytes that upsampling the codes above a window takes, its result among them."""
+        """Bytes for upsampling the codes above a window, including the result."""
         return self.n_ctx * self.trunk.width * (2 * itemsize + (8 if itemsize < 4 else 0)) if self.above else 0
 
     def upsampler_products(self) -> int:
-        """Multiplications of upsampling the codes above a window, nearly all of them below this stream's rate."""
+        """Multiplications of upsampling the codes above a window, nearly all of them at lower rates."""
         if not self.above:
             return 0
         return 2 * self.above.parameters(self.trunk.width) * self.n_ctx // self.above.stride
 
     def window_bytes(self, dtype: str, rows: int, tokens: int) -> dict[str, int]:
-        """Bytes by part of a window whose first `tokens` steps are computed at once."""
+        """Bytes by part of a window with a prefill of `tokens` steps."""
         (_, item), (stream, wide) = BYTES[dtype], self.condition_numbers()
         cache = rows * item * sum(self.cache_numbers().values())
         conditions = rows * (item * stream + 4 * wide)
-        # the codes above are upsampled before there is a cache; a draw needs its logits in three widths
+        # the codes above are upsampled before there is a cache; sampling needs the logits in three dtypes
         before = rows * self.upsampler_bytes(item) - cache - conditions
         draws = rows * self.vocabulary * (item + 4 + 24)
         activations = max(rows * tokens * self.prefill_bytes(item), before, draws)
@@ -186,14 +186,15 @@ class AutoregressiveConfig(PriorConfig):
         products = job.samples * guided * (prefills + len(job.windows) * self.upsampler_products())
         return DecodingCost(
             job.rows * guided, self.window_bytes(job.dtype, job.rows * guided, max(tokens)), steps,
-            self.step_bytes(job.dtype, job.rows * guided), self.trunk.depth + 2,  # embedding and drawing cost like two
+            # embedding and sampling cost as much as two layers
+            self.step_bytes(job.dtype, job.rows * guided), self.trunk.depth + 2,
             products,
         )  # fmt: skip
 
     # ---- training
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Activations of trunk, lyrics, the codes above, and the logits twice."""
+        """Activations of trunk, lyrics and upsampler, and the logits twice."""
         trunk, lyrics, above, item = self.trunk, self.lyrics, self.above, BF16 if bf16 else FLOAT
         width, steps = trunk.width, trunk.n_ctx
         encoded = self.n_tokens if not self.lyric_prefix else 0

@@ -1,8 +1,8 @@
-"""What a trained prior can be given later: lyrics (Jukebox, section 6.2, "decoder pretraining"), and names it does not know.
+"""Extensions of a trained prior: lyrics (Jukebox, section 6.2, "decoder pretraining"), and new artists and genres.
 
-For lyrics cross layers are put between the trained ones, and what they write into the stream starts at zero: at first the
-model computes, bit for bit, what it did before, and then learns to listen. New artists and genres are new rows behind the
-old ones, which keep their numbers.
+For lyrics, cross-attention layers are inserted between the trained layers. Their output projections are initialised with zeros,
+so the extended model is at first bit-identical to the trained one. New artists and genres are new rows after the old ones,
+whose ids do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = TypeVar("P", bound=Prior)
 
 
 def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
-    """An order of layers with a cross layer behind each `every` of them; what is left over stands in front, as published."""
+    """An order of layers with a cross layer after every `every` layers; the remainder comes first, as published."""
     first = len(order) % every
     parts = [tuple(order[i : i + every]) for i in range(first, len(order), every)]
     return tuple(order[:first]) + tuple(name for part in parts for name in (*part, "cross"))
@@ -30,21 +30,22 @@ def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
 def with_lyrics(
     prior: AutoregressivePrior, lyrics: LyricConfig, *, order: Sequence[str] | None = None, time_bias: bool = False
 ) -> AutoregressivePrior:
-    """A copy of a trained, lyric-free prior that hears lyrics, its output unchanged; ValueError where that cannot be.
+    """Copy a trained prior without lyrics and add a lyric encoder; its output does not change.
 
-    `order` names every layer of the new trunk (default: a cross layer behind each ninth, or behind the last of fewer).
+    `order` lists all layers of the new trunk (default: a cross layer after every ninth layer, or after the last of fewer).
+    ValueError if the prior cannot be extended.
     """
     config, trunk = prior.config, prior.config.trunk
     old = tuple(trunk.pattern(layer) for layer in range(trunk.depth))
     if config.lyrics or "cross" in old:
-        raise ValueError("this prior hears lyrics already; lyrics are added to one that was trained without")
+        raise ValueError("this prior is conditioned on lyrics already; expected one that was trained without lyrics")
     if lyrics.trunk.depth == 0:
-        raise ValueError("letters in front of the codes cannot be added to a trained prior; give the encoder a depth")
+        raise ValueError("lyric characters before the codes cannot be added to a trained prior; give the encoder a depth")
     if trunk.res_scale:
         raise ValueError("a trunk with res_scale is scaled by its depth; more layers would change what it computes")
     order = tuple(order or crossed(old, min(9, trunk.depth)))
     if tuple(name for name in order if name != "cross") != old:
-        raise ValueError(f"order {order} without its cross layers is not that of the trained prior, {old}")
+        raise ValueError(f"order {order} without its cross layers differs from that of the trained prior, {old}")
     wider = replace(trunk, depth=len(order), order=order, time_bias=time_bias)
     made = AutoregressivePrior(replace(config, trunk=wider, lyrics=lyrics))
     places = [layer for layer, name in enumerate(order) if name != "cross"]
@@ -69,10 +70,10 @@ def with_lyrics(
 
 @torch.no_grad()
 def with_labels(prior: P, artists: int, genres: int) -> P:
-    """A copy of a prior whose label tables are grown to so many rows; new ones start as row 0, "unknown"."""
+    """Copy a prior and extend its label tables to these numbers of rows; new rows are copies of row 0, "unknown"."""
     labels = prior.config.labels
     if labels is None:
-        raise ValueError("this prior hears no artists and genres; train one that does, with a preset such as small")
+        raise ValueError("this prior is not conditioned on artists and genres; train one that is, with a preset such as small")
     if artists < labels.artists or genres < labels.genres:
         raise ValueError(f"tables of {labels.artists} artists and {labels.genres} genres cannot shrink to {artists}, {genres}")
     with torch.device("meta"):

@@ -1,7 +1,7 @@
-"""Linear layers whose weights are int8 with one scale an output: a quarter of what a decoding step reads in float32.
+"""Weight-only int8 quantisation of linear layers, with one scale per output: a decoding step reads a quarter of float32.
 
-Weight-only: inputs and sums keep their own dtype. Only the trunk and the head are so (what runs once a code); embeddings,
-conditions and norms stay as they are.
+Inputs and sums keep their dtype. Only the trunk and the head, which run once per code, are quantised. Embeddings, conditions
+and norms do not change.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from priors.transformer.linear import Function, Linear
 
-FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (it needs inputs in sixteens)
-FEW_ON_GPU = 16  # rows up to which a kernel reads them once; more are a product of matrices
+FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (the input width must be a multiple of 16)
+FEW_ON_GPU = 16  # rows up to which a kernel reads the weights once; more rows use a matrix product
 
 
 @functools.cache
 def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """The kernel of `int8_kernel.py`, compared with an exact product; None, with one line, where it does not work."""
+    """The kernel of `int8_kernel.py`, checked against an exact product; None, with a printed line, if it does not work."""
     x = torch.linspace(-1, 1, 3 * 80, device=device).view(3, 80).to(dtype)
     w = (torch.arange(48 * 80, device=device) % 255 - 127).to(torch.int8).view(48, 80)
     scale = torch.linspace(0.5, 1, 48, device=device).to(dtype)
@@ -33,17 +33,18 @@ def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor
 
         if (int8_product(x, w, scale) - exact).abs().max() < 0.01 * exact.abs().max():
             return int8_product
-        reason = "its results are wrong"
-    except Exception as error:  # of the import, the compiler or the driver
+        reason = "its results differ from an exact product"
+    except Exception as error:  # error of the import, the compiler or the driver
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     print(
-        f"no kernel for int8 weights on {device} ({reason}): they are converted in each step, which is slower", file=sys.stderr
+        f"no kernel for int8 weights on {device} ({reason}): the weights are converted in each step, which is slower",
+        file=sys.stderr,
     )
     return None
 
 
 class Int8Linear(nn.Module):
-    """y = x (w scale) + b with w (out, in) in int8 and a scale for every output."""
+    """y = x (w scale) + b with w (out, in) in int8 and one scale per output."""
 
     w: Tensor
     scale: Tensor
@@ -60,7 +61,7 @@ class Int8Linear(nn.Module):
     after = Linear.after
 
     def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
-        """Of x, or of before(x, *given)."""
+        """Apply the layer to x, or to before(x, *given)."""
         x = x if before is None else before(x, *given)
         b, rows = self.b, x.reshape(-1, x.shape[-1])
         if x.device.type == "cpu" and x.dtype == torch.bfloat16 and len(rows) <= FEW and rows.shape[1] % 16 == 0:
@@ -69,12 +70,12 @@ class Int8Linear(nn.Module):
         if x.device.type != "cpu" and len(rows) <= FEW_ON_GPU and (product := product_on_gpu(x.device, x.dtype)):
             y = product(rows.contiguous(), self.w, self.scale).view(*x.shape[:-1], len(self.w))
             return y if b is None else y + b.to(x.dtype)
-        y = F.linear(x, self.w.to(x.dtype)) * self.scale.to(x.dtype)  # int8 is exact in every dtype
+        y = F.linear(x, self.w.to(x.dtype)) * self.scale.to(x.dtype)  # every dtype represents int8 exactly
         return y if b is None else y + b.to(x.dtype)
 
 
 def quantise(module: nn.Module) -> None:
-    """Bring every linear layer of a trunk inside a module to int8, in place."""
+    """Quantise every linear layer of the trunks in a module to int8, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear):

@@ -1,8 +1,9 @@
-"""A few rows times int8 weights on a GPU, in Triton: weights are read once, as int8, and converted in registers.
+"""Triton kernel for a few rows times int8 weights on a GPU: weights are read once, as int8, and converted in registers.
 
-torch has such a product (`_weight_int8pack_mm`), but up to 2.13 each of its threads sums one output alone, and its reads are not
-coalesced. A conversion of the matrix in each step moves five times its bytes. Triton comes with torch for CUDA. The kernel is compiled
-for GPUs and interpreted by tests, and has not run on a GPU; its tiles are not tuned. Sums of a row do not depend on other rows.
+torch has such a product (`_weight_int8pack_mm`), but up to version 2.13 each of its threads computes one output, and its reads
+are not coalesced. A conversion of the matrix in each step moves five times as many bytes. Triton comes with torch for CUDA.
+Tests compile the kernel for GPUs and interpret it; it has not run on a GPU, and its tiles are not tuned. Sums of a row do not
+depend on other rows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import triton.language as tl
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-ROWS, OUTPUTS, INPUTS = 16, 16, 256  # of a tile; 16 rows are the least that a tensor core multiplies
+ROWS, OUTPUTS, INPUTS = 16, 16, 256  # sizes of a tile; a tensor core multiplies at least 16 rows
 
 
 @triton.jit
@@ -28,14 +29,14 @@ def _product(
         i = first + tl.arange(0, INPUTS)
         given = tl.load(x + r[:, None] * n_in + i[None, :], mask=(r[:, None] < rows) & (i[None, :] < n_in), other=0.0)
         weights = tl.load(w + o[None, :] * n_in + i[:, None], mask=(o[None, :] < n_out) & (i[:, None] < n_in), other=0)
-        total = tl.dot(given, weights.to(given.dtype), total, input_precision="ieee")  # int8 is exact in every dtype
+        total = tl.dot(given, weights.to(given.dtype), total, input_precision="ieee")  # every dtype represents int8 exactly
     scales = tl.load(scale + o, mask=o < n_out, other=0.0).to(tl.float32)
     places = r[:, None] * n_out + o[None, :]
     tl.store(y + places, (total * scales[None, :]).to(y.dtype.element_ty), mask=(r[:, None] < rows) & (o[None, :] < n_out))
 
 
 def int8_product(x: Float[Tensor, "n i"], w: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]) -> Float[Tensor, "n o"]:
-    """x (w scale)^T for at most ROWS rows; all is contiguous, sums are float32."""
+    """x (w scale)^T for at most ROWS rows; all tensors are contiguous, sums are float32."""
     y, compiled = x.new_empty(len(x), len(w)), cast(Any, _product)
     kernel = compiled[(triton.cdiv(len(w), OUTPUTS),)]
     with torch.cuda.device_of(x):

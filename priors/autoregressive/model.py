@@ -1,13 +1,13 @@
-"""AutoregressivePrior: codes written one by one, left to right (Jukebox, sections 4 and 6).
+"""AutoregressivePrior: autoregressive decoding of codes (Jukebox, sections 4 and 6).
 
-The top prior and both upsamplers are this.
+The top prior and both upsamplers are of this kind.
 
     inputs   start | code 0 | code 1 | ...    + position + (timing, or the codes above, upsampled)
     trunk    blocks under their patterns; `cross` layers listen to the lyric encoder
     logits   of code 0 | code 1 | code 2 | ...
 
-The start is artist + genres where there are labels, else a learned token. Lyrics come in one of two forms: as a separate
-encoder, or (an encoder without a trunk of its own) as letters in front of the codes, in one sequence with one vocabulary.
+The start token is artist + genres if there are labels, else a learned vector. Lyrics have one of two forms: a separate encoder,
+or characters before the codes, in one sequence with one vocabulary (an encoder of depth 0).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class AutoregressivePrior(Prior):
-    """Codes of one stream given conditions; the loss is in bits per code."""
+    """An autoregressive prior of the codes of one stream given conditions; the loss is in bits per code."""
 
     config: AutoregressiveConfig
 
@@ -59,14 +59,14 @@ class AutoregressivePrior(Prior):
             self.lyric_encoder = LyricEncoder(config.lyrics, trunk.width, init)
         self.trunk = Transformer(trunk)
         self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
-        self.block = 64  # codes of an update
+        self.block = 64  # codes per update
         self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Start the embeddings of codes from the codec's vectors, so that codes that sound alike start alike.
+        """Initialise the embeddings of codes from the codec's vectors, so that similar codes have similar embeddings.
 
-        The vectors are normalised and brought to the trunk's width by a random projection; other tables do not change.
+        The vectors are normalised and projected to the trunk's width by a random matrix; other tables do not change.
         """
         tables = {self.stream: self.x_emb.weight[self.vocabulary - self.config.bins :]}
         if self.config.above:
@@ -81,7 +81,7 @@ class AutoregressivePrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """Conditions to what the trunk takes, for a whole window."""
+        """Encode the conditions of a whole window as inputs of the trunk."""
         config, steps = self.config, None
         if config.labels:
             start = self.labels(cond.artist, cond.genres, batch)
@@ -93,7 +93,10 @@ class AutoregressivePrior(Prior):
             start = self.start_token.expand(batch, 1, -1)
         if config.above:
             if cond.above is None:
-                raise ValueError(f"the prior of {config.stream} is conditioned on the codes of {config.reads}; none were given")
+                raise ValueError(
+                    f"the prior of {config.stream} is conditioned on the codes of {config.reads}; none were given; add the "
+                    f"stream to the conditions"
+                )
             above = self.upsampler(cond.above)
             steps = above if steps is None else steps + above
         if steps is not None and steps.shape[1] == 1:
@@ -108,7 +111,7 @@ class AutoregressivePrior(Prior):
         return ConditioningInputs(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
 
     def distance(self, lyrics: Lyrics) -> Float[Tensor, "b t n"] | None:
-        """Seconds between each step and each letter."""
+        """Seconds between each step and each lyric token."""
         if not self.config.trunk.time_bias:
             return None
         return lyric_distance(lyrics, self.config.n_ctx, self.config.hop / self.config.sample_rate)
@@ -127,7 +130,7 @@ class AutoregressivePrior(Prior):
         return F.linear(x, self.x_emb.weight) if self.x_out is None else self.x_out(x)
 
     def tokens(self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Int[Tensor, "b t"]:
-        """The whole sequence in the vocabulary of the model: letters in front, if that is their form, then codes."""
+        """The whole sequence in the vocabulary of the model: lyric characters first, if they have that form, then codes."""
         if not self.lyric_prefix or conditioning.lyric_ids is None:
             return codes
         return torch.cat([conditioning.lyric_ids, codes + self.vocabulary - self.config.bins], dim=1)
@@ -135,7 +138,7 @@ class AutoregressivePrior(Prior):
     def forward(
         self, codes: Int[Tensor, "b t"], cond: Conditions, conditioning: ConditioningInputs | None = None
     ) -> Float[Tensor, "b t k"]:
-        """Logits of every token given those before it (teacher forced), t up to n_ctx."""
+        """Teacher-forced logits of every token given the tokens before it, t up to n_ctx."""
         conditioning = conditioning or self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         t = x.shape[1]
@@ -150,7 +153,7 @@ class AutoregressivePrior(Prior):
     def nll_at_distance(
         self, codes: Int[Tensor, "b t"], cond: Conditions, distance: Float[Tensor, "b t n"]
     ) -> Float[Tensor, "b t"]:
-        """Bits of each code if every lyric token lay `distance` seconds away."""
+        """Bits of each code with all lyric tokens at a distance of `distance` seconds."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
         conditioning.distance = distance
         return self._bits(codes, cond, conditioning)
@@ -179,7 +182,7 @@ class AutoregressivePrior(Prior):
 
     @torch.no_grad()
     def lyric_attention(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
-        """How much each code's step attends to each lyric token in every head of a cross or prime layer."""
+        """Attention weights from each code's step to each lyric token, for every head of a cross or prime layer."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
@@ -193,7 +196,7 @@ class AutoregressivePrior(Prior):
 
     @torch.no_grad()
     def hidden_states(self, sequences: Sequences, cond: Conditions, layer: int) -> Float[Tensor, "b t w"]:
-        """The trunk's stream after `layer` layers (0: its inputs) at every code's step."""
+        """The trunk's activations after `layer` layers (0: its inputs) at every code's step."""
         codes = sequences[self.stream]
         conditioning = self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
@@ -201,13 +204,13 @@ class AutoregressivePrior(Prior):
         return self.trunk.hidden(x, layer, conditioning.encoded, distance)[:, self.lyric_prefix :]
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The matrices of the blocks, for Muon."""
+        """The weight matrices of the blocks, for Muon."""
         return block_matrices(self)
 
     # ---- sampling
 
     def quantise(self) -> None:
-        """Bring the weights that a decoding step reads to int8, in place."""
+        """Quantise the weights that a decoding step reads to int8, in place."""
         table = self.table.weight
         quantise(self.trunk)
         assert isinstance(table, Tensor)
@@ -221,7 +224,7 @@ class AutoregressivePrior(Prior):
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), window.length - prompt).to(codes.device)
         conditioning = self.encode_conditions(cond, codes.shape[0])
-        if guided:  # a second batch that is conditioned on nothing but the codes above
+        if guided:  # a second batch that is conditioned only on the codes above
             bare = self.encode_conditions(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
             conditioning = join_batches(conditioning, bare)
             codes = codes.repeat(2, 1)
@@ -235,7 +238,7 @@ class AutoregressivePrior(Prior):
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
-        """What the trunk takes for a token at a position, and what is added again after it."""
+        """Input of the trunk for a token at a position, and the vector that is added again after the trunk."""
         x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), conditioning.at(position)
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 
@@ -246,18 +249,18 @@ class AutoregressivePrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
-        """Logits after one more token: a function of tensors alone, in fixed shapes."""
+        """Logits after one more token: a pure function of tensors, with fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
         return self.head(self.trunk.step(x, caches, position), again)[:, 0]
 
     @torch.no_grad()
     def advance(self, state: DecodeState[AutoregressiveParams], code: Int[Tensor, " b"]) -> None:
-        """Append one token; the state then holds the logits of the next."""
+        """Append one token and store the logits of the next in the state."""
         state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
         state.output, state.code, state.position = state.step(code), None, state.position + 1
 
     def next_logits(self, state: DecodeState[AutoregressiveParams]) -> Float[Tensor, "b k"]:
-        """Logits over codes (and letters under the published switch) of the next step."""
+        """Logits of the next step over codes, with `published` also over characters."""
         if state.output is None:
             assert state.code is not None
             self.advance(state, state.code.repeat(2) if state.guided else state.code)
@@ -266,7 +269,8 @@ class AutoregressivePrior(Prior):
         if state.guided:
             given, bare = logits.chunk(2)
             logits = bare + state.params.guidance * (given - bare)
-        if self.lyric_prefix and not state.params.published:  # the published code lets letters be drawn and calls them code 0
+        # the published code may sample characters, and replaces them with code 0
+        if self.lyric_prefix and not state.params.published:
             logits = logits.clone()
             logits[:, : self.vocabulary - self.config.bins] = -torch.inf
         return logits

@@ -1,7 +1,7 @@
-"""The decoding step in C++ (`native.cpp`), compiled by this machine's own compiler (`vqvae/compiled.py`).
+"""The decoding step in C++ (`native.cpp`), compiled by this machine's compiler (`vqvae/compiled.py`).
 
-What is not the trunk (embeddings, conditions, drawing) stays in torch; the caches are those of the plain step, so that one
-may go on where the other stopped. Weights are float32, bfloat16 or int8, read where they lie; sums are float32.
+Everything but the trunk (embeddings, conditions, sampling) stays in torch. The caches are those of the plain step, so that one
+can continue where the other stopped. Weights are float32, bfloat16 or int8 and are read in place; sums are float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMPILED = ("float32", "bfloat16", "int8")
 
 
 def why_not(dtype: str = "float32", device: str = "cpu") -> str | None:
-    """Why steps cannot be compiled (on a GPU: captured) here, or None if they can."""
+    """The reason why steps cannot be compiled (on a GPU: captured), or None if they can."""
     if device.startswith("cuda"):
         return None
     if device != "cpu":
@@ -60,18 +60,18 @@ class _Step(ctypes.Structure):
 
 
 def rows_of(linear: Linear) -> Tensor:
-    """The weight as rows of outputs, (out, in): laid out so in memory from the first call on, without a second copy."""
+    """The weight as rows of outputs, (out, in): the first call changes the memory layout in place, without a second copy."""
     if not linear.w.t().is_contiguous():
         linear.w.data = linear.w.data.t().contiguous().t()
     return linear.w.t()
 
 
 class Native:
-    """The steps of one window: codes in, the next logits out, or the trunk's output where the prior has no table."""
+    """The steps of one window: from codes to the next logits, or to the trunk's output if the prior has no table."""
 
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
-        self.held: list[Tensor] = []  # what the pointers point into
+        self.held: list[Tensor] = []  # the tensors behind the pointers
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
         state, hidden = config.state, config.hidden
@@ -80,13 +80,13 @@ class Native:
             self.layers, self._head(prior.table, config.width), len(blocks), batch, config.width, state,
             config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
         )  # fmt: skip
-        self.bytes = next(tensor.element_size() for tensor in self.held)  # of the first layer's weight
+        self.bytes = next(tensor.element_size() for tensor in self.held)  # dtype of the first layer's weight
         self.call = library(SOURCE).step
 
     def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
-        """The address of a tensor, kept alive as long as this object; numbers beside the weights in float32.
+        """The address of a tensor, kept alive as long as this object; tensors other than weights are float32.
 
-        ValueError for a tensor of another device, whose memory the library cannot read.
+        ValueError for a tensor on another device, whose memory the library cannot read.
         """
         if tensor is None:
             return None
@@ -108,7 +108,7 @@ class Native:
         return _Linear(self._hold(w, None), self._hold(scale), self._hold(b), w.shape[1], w.shape[0])
 
     def _head(self, table: nn.Module | None, width: int) -> _Linear:
-        """The table of a prior, or no weights: then the trunk's output is copied."""
+        """The table of a prior, or no weights, so that the trunk's output is copied."""
         return _Linear(None, None, None, width, width) if table is None else self._linear(table)
 
     def _layer(self, block, cache: Cache | CrossCache) -> _Layer:

@@ -1,4 +1,4 @@
-"""Decoding state of an autoregressive prior: conditioning inputs, caches, position; and what a decoding step needs."""
+"""Decoding state of an autoregressive prior: conditioning inputs, caches and position; and the interface of decoding steps."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class HasTrunkConfig(Protocol):
 
 
 class SteppedPrior(Protocol):
-    """What a decoding step uses of a prior: codes of one position, (b,) or (b, books), go in.
+    """The parts of a prior that a decoding step uses; its input is the codes of one position, (b,) or (b, books).
 
-    The answer is (b, k): logits over the rows of `table`, or, without a table, the output of the trunk with what is added again.
+    Its result is (b, k): logits over the rows of `table`, or, without a table, the trunk's output plus the conditions.
     """
 
     compiled: bool  # whether steps are to be compiled
@@ -41,23 +41,23 @@ class SteppedPrior(Protocol):
     def trunk(self) -> Transformer: ...
     @property
     def table(self) -> nn.Module | None:
-        """An embedding, or a linear layer without bias, whose rows predict codes; None: the trunk's output is the answer."""
+        """An embedding, or a linear layer without bias, whose rows predict codes; None: the result is the trunk's output."""
         ...
 
     def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the trunk takes for the codes at a position (b 1 w), and what is added again to its output, if anything."""
+        """Input of the trunk for the codes at a position (b 1 w), and the vector that is added to its output, or None."""
         ...
 
     def step(self, conditioning: ConditioningInputs, caches: Caches, code: Tensor, position: Tensor) -> Tensor:
-        """The answer to the codes at a position: a function of tensors alone, in fixed shapes."""
+        """The result for the codes at a position: a pure function of tensors, with fixed shapes."""
         ...
 
 
 @dataclass
 class ConditioningInputs:
-    """Conditions as the trunk takes them: the start (b 1 w), what is added to every input (b t w), and the lyrics.
+    """Conditions as inputs of the trunk: the start (b 1 w), the vectors that are added to the inputs (b t w), and lyrics.
 
-    Lyrics are encoded (b n w) with their distances in seconds (b t n), or letters (b n) in front of the codes.
+    Lyrics are encoded (b n w) with their distances in seconds (b t n), or are characters (b n) before the codes.
     """
 
     start: Tensor
@@ -74,24 +74,24 @@ class ConditioningInputs:
 class DecodeState(Generic[P]):
     """A window in progress: conditioning inputs, caches, and the output of the last step.
 
-    The output (logits of the next code, or the trunk's output, see `SteppedPrior`) is None while `code`, the last one sampled, has
-    not been an input yet. A prior that samples several books per position has codes (b books) and numbers (b t books).
+    The output (logits of the next code, or the trunk's output, see `SteppedPrior`) is None while `code`, the last sampled code,
+    has not been an input yet. A prior with several books per position has codes (b books) and random numbers (b t books).
     """
 
     conditioning: ConditioningInputs
-    caches: list[Any]  # key-value caches, or ring buffers; `kept` are the names of their tensors that a saved state has
-    position: int  # steps in the caches
+    caches: list[Any]  # key-value caches, or ring buffers; `kept` are the names of their tensors in a saved state
+    position: int  # number of steps in the caches
     output: Float[Tensor, "b k"] | None
     params: P
-    numbers: Float[Tensor, "b t *books"]  # uniform ones, of each code that is to be sampled
+    numbers: Float[Tensor, "b t *books"]  # uniform random numbers, one per code to sample
     prompt: int = 0  # known frames of the window
     done: int = 0  # codes sampled
     code: Tensor | None = None
     guided: bool = False
-    step: Step | None = None  # takes a code as input; made when the first one comes
+    step: Step | None = None  # the decoding step; made for the first code
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What distinguishes this state, after a code was sampled, from that which `start` returns; on the CPU."""
+        """The difference between this state, after a code was sampled, and the result of `start`; on the CPU."""
         assert self.code is not None
         buffers = {name: buffer.cpu() for name, buffer in self._buffers()}
         return {
@@ -102,9 +102,9 @@ class DecodeState(Generic[P]):
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a state of the same start to where `tensors` were taken.
+        """Restore `tensors` of `state_dict` into a state of the same start.
 
-        ValueError where they are of another shape, and nothing is changed.
+        ValueError if a shape differs; then nothing is changed.
         """
         one = torch.zeros(1, dtype=torch.long, device="cpu")
         check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})

@@ -1,11 +1,11 @@
-"""One step of decoding, three ways to the same answer: codes go in, the logits of the next, or the trunk's output, come out.
+"""One decoding step in three implementations with equal results: from codes to the next logits or the trunk's output.
 
     Plain      the operations of the prior one by one, as everywhere else
     Captured   the same, recorded once as a CUDA graph: a step is one launch instead of a thousand
     Native     (`native.py`) compiled C++ on a CPU
 
-All stand on the same caches, and hold nothing else but the position, so that one may go on where another stopped. The
-position is a tensor on the device: nothing waits for the device between one code and the next.
+All use the same caches and keep only the position besides. So one can continue where another stopped. The position is a tensor
+on the device, so that the host does not wait for the device between codes.
 """
 
 from __future__ import annotations
@@ -34,33 +34,35 @@ class Plain:
 
 @functools.cache
 def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that steps are captured on, one per device: torch's own is of the device of its first capture."""
+    """The CUDA stream for captures, one per device, because torch's default capture stream belongs to the device of its first capture."""
     return torch.cuda.Stream(device)
 
 
 class Captured:
-    """Steps of a CUDA graph. Where one cannot be captured, for lack of memory say, one line is printed and steps are plain.
+    """Steps captured as a CUDA graph.
 
-    A graph holds addresses and no tensors. So this object holds all that it reads and writes: the tensors of the plain step (prior,
-    conditioning inputs, caches, position), the code and the output.
+    If the capture fails, for example for lack of memory, a line is printed and steps are plain.
+
+    A graph stores addresses, not tensors. So this object keeps all tensors that the graph reads and writes: those of the plain
+    step (prior, conditioning inputs, caches, position), the code and the output.
     """
 
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.plain, self.graph, self.tried = Plain(prior, conditioning, caches, position), None, False
 
     def capture(self, code: Int[Tensor, "b *books"]) -> torch.cuda.CUDAGraph | None:
-        """Record a step for codes of this shape, on the current device; None where that fails."""
+        """Capture a step for codes of this shape on the current device; None if that fails."""
         plain, graph, self.code, self.tried = self.plain, torch.cuda.CUDAGraph(), code.clone(), True
         stream = capture_stream(code.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # restores the current stream, which `graph` does not after an error
-            # kernels are loaded and room is made; what it writes, the first step overwrites
+            # warm-up: loads kernels and allocates memory; the first step overwrites its results
             plain.prior.step(plain.conditioning, plain.caches, self.code, plain.position)
-            try:  # work of other threads, such as that of another model, does not end a capture
+            try:  # work of other threads, such as another model, does not abort a capture
                 with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     self.output = plain(self.code)
             except RuntimeError as error:
-                graph, plain.prior.compiled = None, False  # later windows do not try again
+                graph, plain.prior.compiled = None, False  # later windows do not retry
                 reason = str(error).strip().split("\n")[0]
                 print(f"a decoding step could not be captured ({reason}); the next ones are not compiled", file=sys.stderr)
         torch.cuda.current_stream().wait_stream(stream)
@@ -68,17 +70,17 @@ class Captured:
 
     def __call__(self, code: Int[Tensor, "b *books"]) -> Float[Tensor, "b k"]:
         with torch.cuda.device(code.device):
-            if not self.tried:  # the first codes show the shape
+            if not self.tried:  # the shape is that of the first codes
                 self.graph = self.capture(code)
             if self.graph is None:
                 return self.plain(code)
             self.code.copy_(code)
             self.graph.replay()
-            return self.output.clone()  # the graph writes the next one over this
+            return self.output.clone()  # the graph overwrites this tensor in the next step
 
 
 def stepper(prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int, compiled: bool) -> Step:
-    """The steps of a window: plain, or where that is wanted captured (GPU) or native (CPU)."""
+    """The steps of a window: plain, or on request captured (GPU) or native (CPU)."""
     device = conditioning.start.device.type
     if compiled and device == "cuda":
         return Captured(prior, conditioning, caches, position)

@@ -1,7 +1,7 @@
-"""What a prior is conditioned on beside codes: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
+"""Conditions of a prior: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
 
-Everything is optional. Id 0 of artist and genre is "unknown", which is also what a dropped condition becomes; -1 pads the bag
-of genres; a timing row with total length 0 is "not given"; lyric id 0 is padding; a lyric time of nan is "not known".
+All conditions are optional. Id 0 of artist and genre is "unknown", also for a dropped condition. -1 pads the bag of genres. A
+timing row with total length 0 means "not given". Lyric id 0 is padding. A lyric time of nan means "not known".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Lyrics(NamedTuple):
 
 
 class SungFrames(NamedTuple):
-    """What is sung in a window, at several places per frame: the character (0: none), and the share of its word that is left."""
+    """Characters that are sung in a window, several per frame (0: none), and for each the remaining share of its word."""
 
     ids: Int[Tensor, "b m"]
     left: Float[Tensor, "b m"]
@@ -31,7 +31,7 @@ class SungFrames(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """Named conditions of a batch; a field that is None is not given to any of its items."""
+    """Named conditions of a batch; a field that is None is absent for all items."""
 
     artist: Int[Tensor, " b"] | None = None
     genres: Int[Tensor, "b g"] | None = None
@@ -57,16 +57,16 @@ class Conditions:
         return self.map(lambda x: x.to(device))
 
     def rows(self, index: slice | Tensor) -> Conditions:
-        """The conditions of some items of the batch."""
+        """The conditions of a slice of the batch."""
         return self.map(lambda x: x[index])
 
     def without(self, *names: str) -> Conditions:
-        """The same conditions with the named ones absent."""
+        """The same conditions without the named ones."""
         return replace(self, **{name: None for name in names})
 
 
 def stack(items: Sequence[Conditions]) -> Conditions:
-    """Conditions of one item each (batch axis 1) joined into a batch; all must give the same fields."""
+    """Concatenate conditions of single items to a batch; all must have the same fields."""
     joined = {}
     for f in fields(Conditions):
         values = [getattr(item, f.name) for item in items]

@@ -1,4 +1,4 @@
-"""Shapes of what conditions a prior, without torch: labels and timing, lyrics, the codes of the stream above."""
+"""Shapes of the conditioning modules, without torch: labels and timing, lyrics, the codes of the stream above."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LabelConfig:
     min_seconds: float = 0.0
     max_seconds: float = 600.0
     sample_rate: int = 44100
-    everywhere: bool = False  # add artist and genre to every step, not to the first alone
+    everywhere: bool = False  # add artist and genre to every step, not only to the first
 
     @property
     def rows(self) -> int:
@@ -31,9 +31,9 @@ class LabelConfig:
 
 @dataclass(frozen=True)
 class LyricConfig:
-    """Shape of the lyric encoder; `causal`, as published: a state depends on earlier tokens only, and predicts the next.
+    """Shape of the lyric encoder; if `causal`, as published, a state depends on earlier tokens only and predicts the next.
 
-    An encoder without layers of its own (depth 0) means lyric tokens at the beginning of the prior's own sequence.
+    With depth 0 the lyric tokens come first in the prior's sequence.
     """
 
     vocabulary: int
@@ -47,7 +47,7 @@ class LyricConfig:
         return LyricConfig(**{**data, "trunk": TrunkConfig.from_json(data["trunk"])})
 
     def parameters(self, width: int) -> tuple[int, int]:
-        """Numbers of the encoder's norms, and of all else in it, for a prior of that width."""
+        """Number of parameters of the encoder's norms, and of the rest, for a prior of that width."""
         inner = self.trunk
         norms, others = inner.other_parameters()
         others += sum(n_in * n_out for n_in, n_out in [*inner.products(), (inner.width, width)]) + width
@@ -61,23 +61,23 @@ FRAME_KERNEL = 5
 
 @dataclass(frozen=True)
 class FrameLyricConfig:
-    """Shape of lyrics by frames: `per_frame` characters in each, embedded in `width`, convolved in `hidden` channels."""
+    """Shape of lyrics by frames: `per_frame` characters in each, embedded in `width`, followed by convolutions of `hidden` channels."""
 
     vocabulary: int
     per_frame: int = 2
     width: int = 64
     hidden: int = 128
-    n_tokens: int = 0  # of a window of text: there is none
+    n_tokens: int = 0  # tokens of a window of text: there is none
 
     def parameters(self, width: int) -> int:
-        """Numbers of the encoder, for a prior of that width."""
+        """Number of parameters of the encoder, for a prior of that width."""
         convolutions = convolution(self.width, self.hidden, FRAME_KERNEL) + convolution(self.hidden, self.hidden, FRAME_KERNEL)
         return (self.vocabulary + 2) * self.width + convolutions + (self.per_frame * self.hidden + 1) * width
 
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """`ups` transposed convolutions of `stride` each: stride**ups steps per code above; dilations restart every `cycle`."""
+    """`ups` transposed convolutions of `stride` each: stride**ups steps per code above; dilations restart every `cycle` blocks."""
 
     bins: int
     ups: int
@@ -94,7 +94,7 @@ class UpsamplerConfig:
         return self.stride**self.ups
 
     def parameters(self, width: int) -> int:
-        """Numbers of the convolutions, for a prior of that width."""
+        """Number of parameters of the convolutions, for a prior of that width."""
         outputs = [self.width] * (self.ups - 1) + [width]
         steps = sum(residual_stack(self.width, self.depth) + convolution(self.width, out, 2 * self.stride) for out in outputs)
         return convolution(width, self.width, 3) + steps

@@ -1,4 +1,4 @@
-"""Frame-wise controls: what a listener would count in each frame, such as beats per minute, as channels of a sequence."""
+"""Frame-wise controls, such as beats per minute, as channels of a sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHANNELS = 2  # of a control: its value, and whether it is known
+CHANNELS = 2  # channels of a control: its value, and whether it is known
 # control -> its value on a scale of about -1 to 1
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "tempo": lambda beats: (beats / 120).log2(),  # beats per minute
@@ -17,7 +17,10 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def control_channels(controls: Mapping[str, Float[Tensor, "b t"]], names: Sequence[str], rows: int, frames: int) -> Tensor:
-    """The controls `names` as channels (b, t, c); one that is missing, or 0, is unknown. One frame stands for all frames."""
+    """The controls `names` as channels (b, t, c); a control that is missing or 0 is unknown.
+
+    A single frame applies to all frames.
+    """
     channels = []
     for name in names:
         values = controls.get(name, torch.zeros(1, 1))

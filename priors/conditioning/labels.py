@@ -50,7 +50,7 @@ def timing_bins(timing: Int[Tensor, "b 3"], config: LabelConfig, n_ctx: int) -> 
 
 
 class TimingEmbedding(nn.Module):
-    """Where the window lies in its song, step by step: three binned embeddings, summed, (B, T, W)."""
+    """Position of each step in its song: the sum of three binned embeddings, (B, T, W)."""
 
     def __init__(self, config: LabelConfig, n_ctx: int, width: int, std: float):
         super().__init__()

@@ -1,7 +1,7 @@
-"""The codes of the level above, brought to this level's rate: one vector a step (Jukebox, section 4.3).
+"""Upsampler of the codes of the level above to this level's rate: one vector per step (Jukebox, section 4.3).
 
-An embedding, then the same strided decoder stage as the codec's: dilated residual blocks, so that a step hears the
-coarser codes before and after it, and transposed convolutions; a layer norm at the end.
+An embedding is followed by a decoder stage as in the codec, and a layer norm. The stage has transposed convolutions and dilated
+residual blocks, so that a step is conditioned on the coarser codes before and after it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Lyrics as ids: vocabularies, and the window of text that belongs to a window of audio; without torch.
+"""Lyrics as ids: vocabularies, and the window of text for a window of audio; without torch.
 
-A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`); id 0 stands for padding and for
-nothing. What is not in it is transliterated where that is possible and otherwise left out, counted, and reported. The
-published sets (v2 with 80 ids, v3 with 79) are `PUBLISHED`.
+A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`); id 0 is padding.
+Characters outside the vocabulary are transliterated if possible, else dropped, counted and reported. The published sets (v2
+with 80 ids, v3 with 79) are `PUBLISHED`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from jaxtyping import Float, Int
 
 _ALPHANUMERIC = string.ascii_uppercase + string.ascii_lowercase + string.digits
 PUBLISHED = {"v2": _ALPHANUMERIC + ".,:;!?-+'\"()[] \t\n", "v3": _ALPHANUMERIC + ".,:;!?-'\"()[] \t\n"}
-PLAIN = string.ascii_lowercase + " '\n"  # lower case letters: enough for made songs, and quick to learn
+PLAIN = string.ascii_lowercase + " '\n"  # lower case only: enough for synthetic songs, and fast to learn
 
 
 def transliterate(character: str) -> str:
-    """ASCII for one character: with Unidecode where it is installed (as published), else without its accents."""
+    """ASCII for one character: with Unidecode if it is installed (as published), else without accents."""
     if character.isascii():
         return character
     try:
@@ -36,7 +36,7 @@ def transliterate(character: str) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of a text, the index in the text that each came from, and what had to be left out (character -> count)."""
+    """Ids of a text, the index in the text of each, and the dropped characters (character -> count)."""
 
     ids: Int[np.ndarray, " n"]
     positions: Int[np.ndarray, " n"]
@@ -45,7 +45,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Characters:
-    """A vocabulary of single characters; ids count from 1 in the order of `symbols`."""
+    """A vocabulary of single characters; ids start at 1 in the order of `symbols`."""
 
     symbols: str = PUBLISHED["v3"]
     kind: str = "characters"
@@ -55,7 +55,7 @@ class Characters:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text, lowered where the vocabulary has lower case only; a backslash is a line break, as published."""
+        """Ids of a text, converted to lower case if the vocabulary has lower case only; a backslash is a line break, as published."""
         table = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
         lower = not any(c.isupper() for c in self.symbols)
         ids, positions, dropped = [], [], Counter()
@@ -78,7 +78,7 @@ class Characters:
 
 
 class SentencePieceVocabulary:
-    """A vocabulary of pieces of words in any language: a SentencePiece unigram model; a rare character becomes its bytes."""
+    """A vocabulary of SentencePiece tokens for any language (unigram model); a rare character becomes its bytes."""
 
     kind = "sentencepiece"
 
@@ -90,14 +90,16 @@ class SentencePieceVocabulary:
 
     @staticmethod
     def train(texts: Iterable[str], vocabulary: int = 512) -> SentencePieceVocabulary:
-        """Learn at most `vocabulary` pieces from lyrics, 256 bytes and the line break among them; ValueError if too few."""
+        """Train at most `vocabulary` tokens on lyrics, including 256 bytes and the line break; ValueError if that is too few."""
         from sentencepiece import SentencePieceTrainer
 
         lines = [line for text in texts for line in text.splitlines() if line.strip()]
         if not lines:
-            raise ValueError("there are no lyrics to learn pieces from; expected at least one line")
+            raise ValueError("there are no lyrics to train SentencePiece tokens on; expected at least one line")
         if vocabulary < 300:
-            raise ValueError(f"a vocabulary of {vocabulary}: 256 are bytes already; expected 300 or more, 512 is a start")
+            raise ValueError(
+                f"a vocabulary of {vocabulary}: 256 tokens are bytes already; expected 300 or more, for example 512"
+            )
         written = io.BytesIO()
         try:
             SentencePieceTrainer.train(
@@ -106,7 +108,7 @@ class SentencePieceVocabulary:
                 normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
                 pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, num_threads=1, minloglevel=2,
             )  # fmt: skip
-        except RuntimeError as error:  # more characters than places
+        except RuntimeError as error:  # more characters than tokens
             raise ValueError(f"no {vocabulary} pieces can be learned from these lyrics ({error}); try more") from error
         return SentencePieceVocabulary(written.getvalue())
 
@@ -115,11 +117,11 @@ class SentencePieceVocabulary:
         return self.processor.get_piece_size()
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text; the position of a piece is its first character that is no space: that is where it is sung."""
+        """Ids of a text; the position of a token is its first character that is not a space, where it is sung."""
         ids, positions, dropped, at, pending = [], [], Counter(), 0, 0
         for piece in self.processor.encode(text, out_type=str):
             number = self.processor.piece_to_id(piece)
-            if self.processor.is_byte(number):  # a character that is no piece: the bytes of its UTF-8 one by one
+            if self.processor.is_byte(number):  # a character without a token: its UTF-8 bytes
                 ids.append(number)
                 positions.append(at)
                 pending = (pending or len(text[at].encode())) - 1
@@ -129,7 +131,7 @@ class SentencePieceVocabulary:
                 dropped.update(piece)
             else:
                 ids.append(number)
-                blanks = len(piece) - len(piece.lstrip("\u2581"))  # how SentencePiece writes a space
+                blanks = len(piece) - len(piece.lstrip("\u2581"))  # SentencePiece's symbol for a space
                 positions.append(at + (blanks if blanks < len(piece) else 0))
             at += len(piece)
         return Tokens(np.array(ids, dtype=np.int64), np.array(positions, dtype=np.int64), dropped)
@@ -146,10 +148,10 @@ Vocabulary = Characters | SentencePieceVocabulary
 
 
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
-    """First of the n_tokens ids for a window of sound, lyrics being spread evenly over the song; negative: ids to pad.
+    """Index of the first of n_tokens ids for a window of audio, with lyrics spread evenly over the song; negative: padding.
 
-    Padding goes to the left. The published arithmetic; total, offset and duration in samples. Its sampling computes in
-    float32, which now and then falls one letter aside: `published` does so too.
+    Padding is on the left. The formula is the published one; total, offset and duration are in samples. The published sampling
+    computes in float32, which is sometimes one character off; `published` does the same.
     """
     if count < n_tokens:
         return count - n_tokens
@@ -159,7 +161,7 @@ def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: 
 
 
 def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
-    """First of the n_tokens ids around second `middle` of the song; `seconds` (nan: unknown) says when each is sung."""
+    """Index of the first of n_tokens ids around second `middle` of the song; `seconds` (nan: unknown) are their times."""
     if len(seconds) < n_tokens:
         return len(seconds) - n_tokens
     known = np.flatnonzero(~np.isnan(seconds))

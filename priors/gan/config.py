@@ -11,18 +11,18 @@ from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TrainingCost
 
 FIRST = 4  # frames of the generator's first layer
-MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # of the bounds of normal numbers
+MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # smallest and largest bound of normal numbers
 
 
 @dataclass(frozen=True)
 class GanParams:
     """Sampling parameters of a latent GAN.
 
-    truncation: bound of the normal numbers of the style, from 0.1 to 3.9; a lower one is more typical
+    truncation: bound of the normal numbers of the style, from 0.1 to 3.9; lower values are more typical
     loop: repeat the music after two anchors of the coordinates
     tempo: beats per minute to ask for (0: unknown)
     density: notes per second to ask for (0: unknown)
-    style: seed of the style alone (-1: it follows from the seed of all random numbers)
+    style: seed of the style only (-1: derived from the general seed)
     """
 
     truncation: float = 2.0
@@ -36,8 +36,8 @@ class GanParams:
 class GanConfig(PriorConfig):
     """A generator of patches of `patch` frames, and a critic of windows of two adjacent ones.
 
-    `spacing` is the distance of the anchors between which coordinates are interpolated. `widths` are those of the generator, from `FIRST`
-    frames to `patch`; `critic_widths` those of the critic, each of half as many frames as the one before it.
+    Coordinates are interpolated between anchors at a distance of `spacing` frames. `widths` are the generator's channels, from
+    `FIRST` frames to `patch`. `critic_widths` are the critic's; each layer has half as many frames as the previous one.
     """
 
     kind = "gan"
@@ -52,7 +52,7 @@ class GanConfig(PriorConfig):
     style: int = 64
     widths: tuple[int, ...] = (256, 192, 128, 96)
     critic_widths: tuple[int, ...] = (128, 192, 256, 256)
-    embedding: int = 32  # of artist and genre
+    embedding: int = 32  # width of the vectors of artist and genre
     controls: tuple[str, ...] = ("tempo", "density")
     labels: LabelConfig | None = None
     lyrics: None = None  # type: ignore[assignment]
@@ -86,12 +86,12 @@ class GanConfig(PriorConfig):
 
     @property
     def noise(self) -> int:
-        """Random numbers of the layers of a patch: one per frame before each nonlinearity."""
+        """Number of random values in the layers of a patch: one per frame before each nonlinearity."""
         return FIRST + 2 * sum(FIRST << i for i in range(1, len(self.widths)))
 
     @property
     def starts(self) -> int:
-        """Places at which a window may lie among three anchors: half a patch after the first, then every patch."""
+        """Number of possible window positions among three anchors: half a patch after the first, then every patch."""
         return (2 * self.spacing - 2 * self.patch - self.patch // 2) // self.patch + 1
 
     @classmethod
@@ -101,13 +101,13 @@ class GanConfig(PriorConfig):
     # ---- costs
 
     def _generator(self) -> tuple[int, int]:
-        """Numbers, and multiplications per patch."""
+        """Number of parameters, and multiplications per patch."""
         tables = (self.labels.artists + self.labels.genres) * self.embedding if self.labels else 0
         first, last, norm = (
             self.widths[0],
             self.widths[-1],
             self.inputs + 2,
-        )  # weights and bias of a scale, and the size of the noise
+        )  # weights and bias of a scale, and the noise gain
         numbers = tables + (2 * self.inputs + 1) * FIRST * first + norm * first + (last + 1) * self.latent
         products = 2 * self.inputs * FIRST * first + self.patch * last * self.latent
         for i, (a, b) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
@@ -116,7 +116,7 @@ class GanConfig(PriorConfig):
         return numbers, products
 
     def _critic(self) -> int:
-        """Numbers of the critic, its frozen mixing among them."""
+        """Number of parameters of the critic, including its frozen mixing matrix."""
         tables = (self.labels.artists + self.labels.genres) * self.embedding if self.labels else 0
         first, last, left = self.critic_widths[0], self.critic_widths[-1], 2 * self.patch >> len(self.critic_widths)
         numbers = tables + 2 * self.latent**2 + (4 * (2 * self.latent + self.conditions) + 1) * first + left * last + 1
@@ -129,9 +129,9 @@ class GanConfig(PriorConfig):
         return ParameterCount(0, 0, 0, self._generator()[0] + self._critic(), 0)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """A step is a window, whose patches are generated at once."""
+        """Cost of decoding; one step is a window, whose patches are generated in parallel."""
         _, item = BYTES[job.dtype]
-        weights, patches = item * self.parameters().all, 3  # of a window that begins inside a patch
+        weights, patches = item * self.parameters().all, 3  # one more for a window that begins inside a patch
         parts = {
             "weights": weights, "cache": 0, "conditions": item * job.rows * patches * self.patch * self.inputs,
             "activations": 4 * item * job.rows * patches * self.patch * max(self.widths),
@@ -141,6 +141,6 @@ class GanConfig(PriorConfig):
         return DecodingCost(job.rows, parts, job.batches * len(job.windows), 0, len(self.widths), float(products))
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Two patches through the generator, two windows through the critic."""
+        """Cost of training: two patches through the generator, two windows through the critic."""
         kept = 16 * 2 * self.patch * (sum(self.widths) + 2 * sum(self.critic_widths))
         return TrainingCost(kept, 0.0, 2.0 * (2 * self._generator()[1] + 2 * self.patch * self._critic()))

@@ -1,7 +1,7 @@
-"""Critic of windows of two patches. It sees their latents through a frozen random mixing of channels, as Musika's does.
+"""Critic of windows of two patches. Its input is their latents after a frozen random mixing of channels, as in Musika.
 
-A critic that sees channels as they are learns their marginal distributions first; the mixing shows it what is common to them, which
-in stereo are the two sides. R1 needs a critic without batch or spectral norms.
+Without the mixing a critic first learns the marginal distributions of the channels. The mixing exposes their dependence, for
+example between the two sides of stereo. R1 needs a critic without batch or spectral norms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from priors.gan.config import GanConfig
 
-SLOPE = 0.2  # of the leaky rectifiers
+SLOPE = 0.2  # slope of the leaky rectifiers
 
 
 class Judged(NamedTuple):
@@ -28,7 +28,7 @@ class Judged(NamedTuple):
 
 
 class Halving(nn.Module):
-    """Half the frames: two convolutions beside a mean."""
+    """Halves the number of frames: two convolutions plus a skip path by means."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Halving(nn.Module):
 
 
 class Critic(nn.Module):
-    """Scores of windows of latents, given the conditions of their frames; and a head that makes true windows again."""
+    """Scores of windows of latents, given the conditions of their frames; and a head that reconstructs true windows."""
 
     mixing: Tensor
 
@@ -64,7 +64,7 @@ class Critic(nn.Module):
         return Judged(self.score(hidden.flatten(1))[:, 0], hidden)
 
     def reconstruct(self, hidden: Float[Tensor, "b c n"]) -> Float[Tensor, "b t e"]:
-        """The window that features were computed from, as far as they hold it (FastGAN)."""
+        """Reconstruct the window from its features, as an auxiliary loss (FastGAN)."""
         for i, rise in enumerate(self.reconstruction):
             hidden = rise(hidden if i == 0 else F.leaky_relu(hidden, SLOPE))
         return torch.tanh(hidden.float()).transpose(1, 2)

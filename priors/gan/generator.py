@@ -16,9 +16,9 @@ HALF = math.sqrt(0.5)
 
 
 class StyleScale(nn.Module):
-    """Noise, then each channel over its deviation in time, times a linear map of the inputs of that frame; no mean is subtracted.
+    """Adds noise, divides each channel by its deviation in time, and scales it by a linear map of the frame's inputs.
 
-    In float32: a channel that does not change in time has a deviation near 0.
+    No mean is subtracted. It is float32, because the deviation of a constant channel is near 0.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -35,7 +35,7 @@ class StyleScale(nn.Module):
 
 
 class Doubling(nn.Module):
-    """Twice the frames: a transposed convolution and a convolution, beside a linear map whose channels become frames."""
+    """Doubles the number of frames: a transposed convolution and a convolution, plus a skip path that turns channels into frames."""
 
     def __init__(self, inputs: int, before: int, width: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Doubling(nn.Module):
 
 
 class Generator(nn.Module):
-    """Each patch is generated alone; that neighbours fit is learned."""
+    """Generates each patch alone; the continuity of neighbouring patches is learned."""
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ class Generator(nn.Module):
         self.outlet = nn.Conv1d(config.widths[-1], config.latent, 1)
 
     def forward(self, inputs: Float[Tensor, "b t f"], noise: Float[Tensor, "b n"]) -> Float[Tensor, "b t e"]:
-        """Latents in (-1, 1) of patches, from the inputs of their frames and the random numbers of their layers."""
+        """Latents in (-1, 1) of patches, from the inputs of their frames and the noise of their layers."""
         pyramid = [inputs.to(self.dense.weight.dtype).transpose(1, 2)]
         while pyramid[-1].shape[-1] > 2:
             pyramid.append(F.avg_pool1d(pyramid[-1], 2))
         x = self.dense(pyramid.pop().flatten(1)).unflatten(1, (-1, FIRST))
         x, used = self.norm(x, pyramid.pop(), noise[:, :FIRST]), FIRST
         for double in self.doublings:
-            size = 4 * x.shape[-1]  # two numbers per frame, of twice the frames
+            size = 4 * x.shape[-1]  # two noise values per frame, because the frames are doubled
             x, used = double(x, pyramid.pop(), noise[:, used : used + size]), used + size
         return torch.tanh(self.outlet(x).float()).transpose(1, 2)

@@ -1,11 +1,12 @@
-"""GanPrior: latents of any length from random numbers that are addressed by frame (Musika, arXiv:2208.08706, section 3.3).
+"""GanPrior: latents of any length from random numbers addressed by frame (Musika, arXiv:2208.08706, section 3.3).
 
     anchors -> lines between them     coordinates   change from frame to frame, and let neighbouring patches fit
     one vector for a song             style         stays
-    artist, genre, tempo, density     conditions    by frame; with `cond` a function of seconds they are asked for patch by patch
+    artist, genre, tempo, density     conditions    by frame; with `cond` a function of seconds they are asked for patch by
+                                      patch
 
-All random numbers of a frame follow from its place in the sequence, so that windows, batches and restarts agree at their seams. In
-training the critic sees two neighbouring patches at once, each of which was generated alone.
+The random numbers of a frame depend on its position in the sequence only. So windows, batches and restarts are consistent at
+their boundaries. In training the critic reads two neighbouring patches together, each generated alone.
 """
 
 from __future__ import annotations
@@ -30,25 +31,23 @@ from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Wi
 from vqvae.adversarial import hinge_discriminator, hinge_generator, r1_penalty
 from vqvae.ranks import mean_over_ranks
 
-NUMBERS, STARTS = (
-    "numbers",
-    "starts",
-)  # of a training batch: the random numbers of each row, and which window of the anchors it is
-PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1e-3, 0.9  # most weight of R1, how far a step moves it, and from which certainty on up
+NUMBERS, STARTS = ("numbers", "starts")  # names in a training batch: the random numbers of each row, and its window position
+# largest weight of R1, its step size, and the critic's confidence above which it grows
+PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1e-3, 0.9
 RECONSTRUCTION = 10.0
 GENERATOR, CRITIC = "generator", "critic"  # phases
 
-TimedConditions = Callable[[float], Conditions]  # of the second at which a patch begins
+TimedConditions = Callable[[float], Conditions]  # function of the second at which a patch begins
 
 
 @dataclass
 class GanState:
-    """A window: what its patches are generated from, and whether they are."""
+    """State of a window: the inputs of its patches, and whether they have been generated."""
 
     stream: str
     inputs: Float[Tensor, "b p t f"]
     noise: Float[Tensor, "b p n"]
-    skip: int  # frames of the patches before the first that is new
+    skip: int  # frames of the patches before the first new frame
     prompt: int
     frames: int
     done: bool = False
@@ -93,11 +92,11 @@ class GanPrior(Prior):
 
     @property
     def numbers(self) -> int:
-        """Random numbers of a training window: three anchors, a style, and the noise of two patches."""
+        """Count of random numbers of a training window: three anchors, a style, and the noise of two patches."""
         return 3 * self.config.coordinates + self.config.style + 2 * self.config.noise
 
     def generated(self, batch: Batch) -> Float[Tensor, "b t e"]:
-        """A window of two patches for each row of a batch under its conditions; NUMBERS and STARTS that it lacks are drawn."""
+        """Generate a window of two patches for each row of a batch; missing NUMBERS and STARTS are sampled."""
         config = self.config
         if NUMBERS not in batch.sequences:
             rows = len(batch.sequences[config.stream])
@@ -111,11 +110,11 @@ class GanPrior(Prior):
         coordinates = interpolate(anchors.unflatten(1, (3, -1)), places, config.spacing)
         cond = self.channels(self.labels, batch.cond, rows, frames)
         inputs = torch.cat([coordinates, style[:, None].expand(-1, frames, -1), cond], dim=-1)
-        halves = inputs.unflatten(1, (2, -1)).flatten(0, 1)  # (B, 2S, F) -> (2B, S, F): each patch alone
+        halves = inputs.unflatten(1, (2, -1)).flatten(0, 1)  # (B, 2S, F) -> (2B, S, F): each patch is generated alone
         return self.generator(halves, noise.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (rows, 2)).flatten(1, 2)
 
     def loss(self, batch: Batch, phase: str = "", made: Float[Tensor, "b t e"] | None = None) -> dict[str, Tensor]:
-        """The loss of the generator, or in the phase "critic" of the critic; `made`: windows that were generated for this batch."""
+        """The loss of the generator, or in the phase "critic" that of the critic; `made` are generated windows of this batch."""
         made = self.generated(batch) if made is None else made
         true = batch.sequences[self.config.stream]
         cond = self.channels(self.critic_labels, batch.cond, *true.shape[:2])
@@ -130,8 +129,8 @@ class GanPrior(Prior):
         return self._critic_loss(true, made.detach(), cond)
 
     def _critic_loss(self, true: Tensor, made: Tensor, cond: Tensor) -> dict[str, Tensor]:
-        with torch.autocast(true.device.type, enabled=False):  # R1 differentiates twice
-            true = true.float().requires_grad_().clone()  # no leaf: counting operations hooks the inputs of modules
+        with torch.autocast(true.device.type, enabled=False):  # R1 needs second derivatives
+            true = true.float().requires_grad_().clone()  # not a leaf, because counting operations hooks the inputs of modules
             judged, fake = self.critic(true, cond), self.critic(made.float(), cond)
             hinge = hinge_discriminator([judged.scores], [fake.scores]) / 2
             penalty = 2 * r1_penalty(judged.scores, true)
@@ -176,7 +175,7 @@ class GanPrior(Prior):
     def _conditions(
         self, cond: Conditions | TimedConditions, given: GanParams, window: Window, patch: int, rows: int
     ) -> Tensor:
-        """The conditions of the frames of a patch; controls that are given by frame begin with the window."""
+        """The conditions of the frames of a patch; controls by frame begin with the window."""
         config, begin = self.config, patch * self.config.patch
         found = cond(begin * config.hop / config.sample_rate) if callable(cond) else cond
         controls = {name: torch.tensor([[float(getattr(given, name, 0.0))]]) for name in config.controls}
@@ -188,7 +187,7 @@ class GanPrior(Prior):
 
     @torch.no_grad()
     def sample(self, state: GanState) -> Iterator[Update]:
-        """All patches of the window at once."""
+        """Generate all patches of the window in parallel."""
         rows, patches = state.inputs.shape[:2]
         made = self.generator(state.inputs.flatten(0, 1), state.noise.flatten(0, 1)).unflatten(0, (rows, patches)).flatten(1, 2)
         state.done = True
@@ -196,7 +195,7 @@ class GanPrior(Prior):
 
 
 class _Numbers:
-    """The random numbers of a sequence, in rows that are addressed by the first frame of a patch: anchor, style, noise of the layers."""
+    """The random numbers of a sequence, in rows addressed by the first frame of a patch: anchor, style, noise of the layers."""
 
     def __init__(self, config: GanConfig, noise: Noise, params: GanParams) -> None:
         self.config, self.noise, self.params = config, noise, params
@@ -208,7 +207,7 @@ class _Numbers:
         return self.noise.at(self.config.stream, frame, 1, self.width)[:, 0]
 
     def anchor(self, k: int) -> Float[Tensor, "b c"]:
-        """At low truncation the style is typical; the music still moves."""
+        """Truncate the style only, so that low values give a typical style and the music still varies in time."""
         bound = max(LEAST_ANCHORS, self.params.truncation)
         return truncated(self._row(k * self.config.spacing)[:, : self.config.coordinates], bound)
 

@@ -12,20 +12,20 @@ from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorC
 from priors.transformer.config import TrunkConfig
 from vqvae.jukebox.config import convolution, residual_stack
 
-PASSES = 12  # of a level whose parameters do not specify them
-CODES_AT_ONCE, ON_GPU = 256, 2**13  # codes whose logits are in memory at once: they stay in the cache of a core; or fill a GPU
-CHUNK = 2**18  # numbers of a layer that are in memory at once
+PASSES = 12  # passes of a level without parameters
+CODES_AT_ONCE, ON_GPU = 256, 2**13  # codes whose logits are in memory together: they fit a core's cache, or fill a GPU
+CHUNK = 2**18  # values of a layer that are in memory together
 
 
 @dataclass(frozen=True)
 class MaskedParams(TokenParams):
     """Sampling parameters of masked parallel decoding.
 
-    Of a stream whose frames hold several codes, `passes` are those of the first book. Each further book has half as many as
-    the book before it, rounded up: 12, 6, 3, 2 of four.
+    For a stream whose frames hold several codes, `passes` is the number for the first book. Each further book has half as many
+    as the book before it, rounded up: 12, 6, 3, 2 of four.
 
-    passes: passes in which a stream, or the first book of its frames, is sampled (0: PASSES)
-    noise: weight of the Gumbel noise in the order in which codes are fixed
+    passes: passes per stream, or per first book of its frames (0: PASSES)
+    noise: weight of the Gumbel noise on the confidence that orders the codes
     """
 
     passes: int = 0
@@ -36,8 +36,8 @@ class MaskedParams(TokenParams):
 class MaskedConfig(PriorConfig):
     """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
 
-    At each stream's own rate there are `local` blocks of convolutions, `head_width` wide. A column of a single stream may be
-    a frame of several codes, one of each of its `books`; ValueError for `books` of several streams.
+    At each stream's own rate there are `local` blocks of convolutions, `head_width` channels wide. A column of a single stream
+    may be a frame of several codes, one per book; ValueError for `books` with several streams.
     """
 
     kind = "masked"
@@ -50,7 +50,7 @@ class MaskedConfig(PriorConfig):
     local: int = 4
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
-    streams: tuple[str, ...] = ()  # their names; empty: vq.0, vq.1, ..
+    streams: tuple[str, ...] = ()  # names of the streams; empty: vq.0, vq.1, ..
     books: int = 1  # codes per frame of its stream
 
     def __post_init__(self) -> None:
@@ -58,7 +58,8 @@ class MaskedConfig(PriorConfig):
             object.__setattr__(self, "streams", tuple(f"vq.{level}" for level in range(len(self.hops))))
         if self.books < 1 or (self.books > 1 and len(self.hops) > 1):
             raise ValueError(
-                f"a masked prior of {len(self.hops)} streams with {self.books} books; expected 1 book, or more of a single stream"
+                f"a masked prior of {len(self.hops)} streams with {self.books} books; expected 1 book, or several books of a "
+                f"single stream"
             )
 
     @property
@@ -82,13 +83,13 @@ class MaskedConfig(PriorConfig):
         return {level: self.hops[-1] // hop for level, hop in zip(self.levels, self.hops * self.books, strict=True)}
 
     def levels_of(self, stream: str) -> tuple[str, ...]:
-        """The levels of a stream, finest first: itself, or its books."""
+        """The levels of a stream, finest first: the stream, or its books."""
         return self.levels if self.books > 1 else (stream,)
 
     def passes(self, stream: str, first: int) -> dict[str, int]:
-        """Passes over each level of a stream, in the order of decoding, `first` (0: PASSES) being those of the first.
+        """Number of passes for each level of a stream in decoding order, starting with `first` (0: PASSES).
 
-        Each further book has half as many as the one before it, rounded up. Given the books before it, its codes depend
+        Each further book has half as many passes as the previous book, rounded up. Given the previous books, its codes depend
         little on each other (SoundStorm, arXiv:2305.09636, has 16 passes of the first book and 1 of each other).
         """
         found = first or PASSES
@@ -113,7 +114,7 @@ class MaskedConfig(PriorConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MaskedConfig:
-        """The configuration of such values; those of format 1 have another name for `head_width`."""
+        """The configuration from plain values; format 1 has another name for `head_width`."""
         data = dict(data)
         if "fine" in data:
             data["head_width"] = data.pop("fine")
@@ -132,7 +133,7 @@ class MaskedConfig(PriorConfig):
     # ---- sizes
 
     def parameters(self) -> ParameterCount:
-        """The table is that of one level's logits."""
+        """Parameters by use; the table is that of one level's logits."""
         trunk, width = self.trunk, self.trunk.width
         matrices = [*trunk.products(), (self.slots * self.vector, width)]
         norms, others = trunk.other_parameters()
@@ -149,7 +150,7 @@ class MaskedConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, self.head_width * self.bins)
 
     def _head_parameters(self, level: int) -> int:
-        """Numbers of a level's head, but for its norm."""
+        """Number of parameters of a level's head without its norm."""
         ratios, width = list(self.ratios.values()), self.head_width
         unfold = (self.trunk.width + 1) * ratios[level] * width
         steps = [ratios[i] // ratios[i + 1] for i in (level - 1, level) if self.books == 1 and 0 <= i < len(ratios) - 1]
@@ -158,22 +159,22 @@ class MaskedConfig(PriorConfig):
         return unfold + inputs + residual_stack(width, self.local) + (width + 1) * self.bins
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; int8 is bfloat16 here."""
+        """Bytes in memory: norms in float32 at least; int8 is stored as bfloat16."""
         counted, (_, item) = self.parameters(), BYTES[dtype]
         return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
 
     def pass_products(self, stream: str) -> tuple[int, int]:
-        """Multiplications of a pass over a column but for logits, and of the logits of one code; a pass is over one level."""
+        """Multiplications of a pass over a column of one level without logits, and of the logits of one code."""
         width, head, ratio = self.trunk.width, self.head_width, self.frames(stream) // self.n_ctx
         attention = 2 * self.trunk.state * self.trunk.n_ctx * self.trunk.depth
-        # kernel 3, 2s every s steps from above, 2s from below; or kernel 3 over all books
+        # kernel 3, kernel 2s for the levels above and below; or kernel 3 over all books
         code = convolution(self.vector, head, 13 if self.books == 1 else 3 * self.books) + residual_stack(head, self.local)
         return self.parameters().matrices + attention + ratio * (width * head + code), head * self.bins
 
     def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int, device: str = "cpu") -> int:
-        """Bytes of a pass over a stream: all columns embedded and in a layer of the trunk, or a chunk with its logits.
+        """Bytes of a pass over a stream: the larger of a trunk layer over all columns and a chunk with its logits.
 
-        On a GPU the chunk is the window. Half as much again was measured as overhead of the heap.
+        On a GPU the chunk is the window. The measured overhead of the heap is a further 50 %.
         """
         trunk, ratio, head = self.trunk, self.frames(stream) // self.n_ctx, self.head_width
         layer = itemsize * (4 * trunk.width + max(2 * trunk.hidden, 4 * trunk.width)) + 8 * trunk.width
@@ -184,7 +185,7 @@ class MaskedConfig(PriorConfig):
         return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """Steps are passes, bound by multiplications."""
+        """Cost of decoding; steps are passes, limited by multiplications."""
         column, (_, item) = self.frames(job.stream) // self.n_ctx, BYTES[job.dtype]
         passes = sum(self.passes(job.stream, job.params["passes"]).values())
         columns = max(((end - start) // column for start, _, end in job.windows), default=0)
@@ -196,5 +197,5 @@ class MaskedConfig(PriorConfig):
         whole, code = self.pass_products(job.stream)
         seen = sum((end - start) // column * whole for start, _, end in job.windows)
         new = sum(end - begin for _, begin, end in job.windows)
-        products = 2 * passes * job.samples * (seen + 2 / math.pi * new * code)  # the cosine's mean is 2 / pi
+        products = 2 * passes * job.samples * (seen + 2 / math.pi * new * code)  # the mean of the cosine is 2 / pi
         return DecodingCost(job.rows, parts, job.batches * len(job.windows) * passes, 0, 0, products)

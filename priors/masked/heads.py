@@ -1,12 +1,13 @@
-"""From columns back to the codes of one level, at its own rate: the last part of the masked prior (`priors/masked/model.py`).
+"""Heads of the masked prior (`priors/masked/model.py`): from columns to the codes of one level, at the level's rate.
 
-A column is too narrow a door for 21 codes: with logits right behind the trunk, from weights of each slot, every slot has to
-learn alone what is the same for all 16 of a level. So what the trunk says of a column is unfolded to its codes, and dilated
-convolutions go over these, the codes known around them and those of the levels above and below, alike for every slot. A
-convolution hears only so far: codes are drawn piece by piece, and pieces in which all is known are not computed.
+A column is a bottleneck for 21 codes. With logits directly after the trunk and separate weights per slot, every slot has to
+learn what is the same for all 16 slots of a level. So the trunk's output for a column is unfolded to its codes. Dilated
+convolutions, shared by all slots, follow; their inputs are the unfolded vectors, the known codes around them and those of the
+levels above and below. The receptive field is limited. So codes are sampled in blocks, and blocks without unknown codes are
+skipped.
 
-Where the levels are the books of one stream, each has one code in a column. The head of a book then takes the codes of all
-books of a frame and of its neighbours: those before it are known when it is sampled, those after it where the frame is known.
+If the levels are the books of one stream, each has one code per column. The head of a book reads the codes of all books of a
+frame and of its neighbours. Earlier books are known when it is sampled, later books only if the frame is known.
 """
 
 from __future__ import annotations
@@ -25,24 +26,27 @@ from vqvae.jukebox.blocks import ResidualStack
 
 @dataclass
 class EncodedColumns:
-    """What a window looks like with its holes: columns after the trunk (b t w), and vectors of the codes by level."""
+    """A window with masked codes: columns after the trunk (b t w), and vectors of the codes by level."""
 
     columns: Tensor
     vectors: dict[str, Tensor]
 
 
 def joined(vectors: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b t _"]:
-    """Vectors of the same frames as one; a single one without a copy."""
+    """Concatenate vectors of the same frames; a single one is not copied."""
     return torch.cat(list(vectors), dim=2) if len(vectors) > 1 else vectors[0]
 
 
 def first_places(asked: Bool[Tensor, "b n"], count: int) -> Int[Tensor, " m"]:
-    """The places in (b * n) of the first `count` entries that are true, in order; a count of the host spares a wait for the device."""
+    """Indices in (b * n) of the first `count` true entries, in order.
+
+    A `count` known on the host avoids waiting for the device.
+    """
     return asked.flatten().logical_not().byte().argsort(stable=True)[:count]
 
 
 class LevelHead(nn.Module):
-    """From columns back to the codes of one level: a vector (b, t * ratio, fine) for each, and logits."""
+    """Head of one level: from columns to a vector (b, t * ratio, fine) per code, and logits."""
 
     def __init__(self, config: MaskedConfig, level: int):
         super().__init__()
@@ -51,7 +55,7 @@ class LevelHead(nn.Module):
         self.ratio = ratios[level]
         self.own_levels = config.levels if config.books > 1 else (config.levels[level],)
         self.above_level, self.below_level = [*config.levels, ""][level + 1], config.levels[level - 1]
-        # at first the codes around a hole speak louder than the trunk, which has yet to learn
+        # initially the codes around a mask have more weight than the untrained trunk
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
         self.own = nn.Conv1d(config.books * config.vector, width, 3, padding=1)
         step = self.ratio // ratios[level + 1] if config.books == 1 and level + 1 < len(ratios) else 0
@@ -74,10 +78,11 @@ class LevelHead(nn.Module):
     def around(
         self, seen: EncodedColumns, asked: Bool[Tensor, "b n"], count: int
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m f"]]]:
-        """Piece by piece the places in (b * n) of the `count` codes that are asked for, and their vectors, as of the whole at once.
+        """Yield, block by block, the indices in (b * n) of the `count` requested codes and their vectors, equal to those of the
+        whole.
 
-        A piece is computed with its receptive field on either side; pieces of which nothing is asked are left out. On a GPU there is
-        one piece, and nothing is read from its memory.
+        A block is computed with its receptive field on both sides; blocks without requested codes are skipped. On a GPU there
+        is one block, and nothing is copied to the host.
         """
         if seen.columns.device.type != "cpu":
             places = first_places(asked, count)

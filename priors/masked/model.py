@@ -1,11 +1,11 @@
-"""MaskedPrior: codes of all levels, inpainted by masked parallel decoding (VampNet, arXiv:2307.04686).
+"""MaskedPrior: inpainting of the codes of all levels by masked parallel decoding (VampNet, arXiv:2307.04686).
 
     loss(batch)                               cross entropy of the masked codes, given those that are known
     start(window, known, cond, noise, params)  then sample(state): the streams that `params` names, coarsest first
 
-Sequences are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1 of level
-0, 1, 2. Masks, Bool of the same shapes, say which codes are known: these are returned unchanged, and the values of others are never
-read. `params` maps each stream that is sampled to its `MaskedParams`: passes, temperature, noise of the order.
+Sequences are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1
+of level 0, 1, 2. Masks, Bool of the same shapes, mark the known codes. These are returned unchanged, and the values of others
+are never read. `params` maps each sampled stream to its `MaskedParams`: passes, temperature, noise of the order.
 
     columns   the vectors of their codes, or one MASK per slot, concatenated   + position + labels + timing
     trunk     blocks that attend to all columns before and after; `cross` layers attend to the lyrics
@@ -13,12 +13,12 @@ read. `params` maps each stream that is sampled to its `MaskedParams`: passes, t
               and below; dilated convolutions over these, with the same weights for every slot
     logits    of the codes that are asked for, and of no others
 
-A level is a stream. Where the frames of a single stream hold several codes, Int (b, t, books), a level is a book of it, the masks say
-which frames are known, (b, t), and a pass masks each code alone; book 0 is sampled first.
+A level is a stream. If the frames of a single stream hold several codes, Int (b, t, books), a level is a book. The masks (b, t)
+mark known frames, and a pass masks each code separately; book 0 is sampled first.
 
-Levels are sampled one after the other, coarsest first, and so codes compete within their level only: fine codes are less likely and
-would always come last. Each pass samples every unknown code and masks those of the least confidence again; the cosine schedule
-specifies how many, for every row of the batch from its own number of unknown codes (MaskGIT, arXiv:2202.04200).
+Levels are sampled in sequence, coarsest first. So codes compete within their level only; fine codes are less likely and would
+always come last. Each pass samples every unknown code and masks those of the least confidence again. The cosine schedule gives
+their number from the number of unknown codes in each row (MaskGIT, arXiv:2202.04200).
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class MaskedPrior(Prior):
-    """Codes of all levels given some of them and conditions; the loss is in bits per code, levels counting alike."""
+    """A masked prior of the codes of all levels given known codes and conditions.
+
+    The loss is in bits per code, a mean over levels.
+    """
 
     config: MaskedConfig
 
@@ -73,19 +76,19 @@ class MaskedPrior(Prior):
         return cast(LevelHead, self.heads[self.config.levels.index(level)])
 
     def split(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Codes or flags by stream as those by level; such by level stay."""
+        """Convert codes or flags by stream to codes or flags by level; those by level do not change."""
         return split_books(x, self.config.streams[0], self.config.books)
 
     def join(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Values by level as those by stream."""
+        """Convert values by level to values by stream."""
         return join_books(x, self.config.streams[0], self.config.books)
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Start from the codec's own vectors of the codes, brought to mean 0 and deviation `init.embedding` in every book.
+        """Initialise the embeddings from the codec's vectors, scaled to mean 0 and deviation `init.embedding` in every book.
 
-        Those of a stream with several books are (books, bins, e) or (books * bins, e). Where `e` is not the width of a
-        code's vector, a random projection brings them to it.
+        A stream with several books has vectors (books, bins, e) or (books * bins, e). If `e` is not the width of the
+        embeddings, a random projection maps them to it.
         """
         for stream, v in vectors.items():
             levels = self.config.levels_of(stream)[::-1]
@@ -115,17 +118,17 @@ class MaskedPrior(Prior):
         far = lyric_distance(lyrics, columns, config.hop / config.sample_rate) if config.trunk.time_bias else None
         return ColumnConditioning(added, self.lyric_encoder(lyrics.ids), far)
 
-    # ---- from what is known to logits
+    # ---- from known codes to logits
 
     def encode_columns(self, codes: Sequences, keep: Mask, conditioning: ColumnConditioning) -> EncodedColumns:
-        """What is known, seen by the trunk as a whole."""
+        """The trunk's output for a window with known codes."""
         vectors = self.embedding(codes, keep)
         x = self.inlet(self.embedding.concatenate(vectors))
         y = self.trunk(x.to(conditioning.columns) + conditioning.columns, conditioning.encoded, conditioning.distance)
         return EncodedColumns(self.ln(y), vectors)
 
     def logits(self, seen: EncodedColumns, level: str, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
-        """Of the codes of a level that are asked for, in the order of `asked`."""
+        """Logits of the requested codes of a level, in the order of `asked`."""
         head = self.head(level)
         return head.out(head(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
@@ -134,9 +137,9 @@ class MaskedPrior(Prior):
     def costs(
         self, sequences: Sequences, cond: Conditions, keep: Mask, asked: Mask | None = None, every: bool = False
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Level -> bits of each code that is asked for, or of all that are not kept.
+        """Bits of each requested code by level; by default all codes that are not kept are requested.
 
-        Levels of which none is are left out, or empty where `every` level is wanted. The masks are by stream or by level.
+        Levels without requested codes are left out, or are empty with `every`. The masks are by stream or by level.
         """
         sequences, keep = self.split(sequences), self.split(keep)
         asked = self.split(asked) if asked else {level: ~known for level, known in keep.items()}
@@ -150,11 +153,11 @@ class MaskedPrior(Prior):
         }
 
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """The mean of the levels' bits per code, and "bits" per frame; without `known` the masks are drawn as in training,
-        by torch's own generator.
+        """The mean of the levels' bits per code, and "bits" per frame; without `known` the masks are sampled as in training, by
+        torch's global generator.
 
-        Sums of bits are divided by `counts`, by level: of a part of a larger batch, the mean over its parts, so that the
-        mean of the parts' losses is the larger batch's. By default they are those of this batch.
+        Sums of bits are divided by `counts`, by level, which default to those of this batch. For a part of a larger batch they
+        are the means over its parts. So the mean of the parts' losses is the loss of the larger batch.
         """
         keep, asked, counts = batch.known, batch.asked, batch.counts
         if keep is None:
@@ -165,7 +168,7 @@ class MaskedPrior(Prior):
             keep, asked = ({stream: x.to(device) for stream, x in each.items()} for each in (keep, asked))
         costs = self.costs(batch.sequences, batch.cond, keep, asked, every=counts is not None)
         counts = counts or {stream: each.numel() for stream, each in costs.items()}
-        # a stream of which this part asks nothing costs 0 here: its weights still have a gradient, as on every other rank
+        # a stream without requested codes adds 0, so that its weights have a gradient, as on every other rank
         bits = [each.sum() / counts[stream] for stream, each in costs.items() if counts[stream]]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
@@ -173,7 +176,7 @@ class MaskedPrior(Prior):
         return {"loss": mean, "bits": self.config.books * mean}
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The matrices of the blocks, for Muon."""
+        """The weight matrices of the blocks, for Muon."""
         return block_matrices(self)
 
     @torch.no_grad()
@@ -189,13 +192,13 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]:
-        """For each window, which codes are known and which the loss counts."""
+        """Sample for each window the known codes and the codes in the loss."""
         return join_masks([draw_masks(self.config.n_ctx, self.config.ratios, rng) for rng in rngs])
 
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, MaskedParams]
     ) -> MaskedState:
-        """Streams that `params` does not name are left as they are: known codes, and 0 elsewhere."""
+        """Start a window; streams that `params` does not name keep their known codes, and are 0 elsewhere."""
         self._check(window, known)
         given, mask, levels = self.split(known.sequences), self.split(known.mask), self.config.levels
         codes = {level: given[level].masked_fill(~mask[level], 0) for level in levels}
@@ -211,7 +214,7 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def sample(self, state: MaskedState) -> Iterator[Update]:
-        """Levels one after the other, each stream whole after its last pass; an empty update after each of its other passes."""
+        """Sample levels in sequence; yield each stream after its last pass, and an empty update after each earlier pass."""
         while state.turn < len(state.levels):
             level = state.levels[state.turn]
             while state.step < state.passes(level):
@@ -222,13 +225,13 @@ class MaskedPrior(Prior):
             yield self._update(level, state, True)
 
     def _update(self, level: str, state: MaskedState, done: bool) -> Update:
-        """The stream of a level, empty unless the last of its levels is done."""
+        """The update of a level's stream, empty unless its last level is complete."""
         stream = level if level in self.config.streams else self.config.streams[0]
         values = self.join(state.codes)[stream]
         return Update(stream, 0, values if done and level == self.config.levels_of(stream)[0] else values[:, :0])
 
     def _pass(self, level: str, state: MaskedState) -> None:
-        """Sample all unknown codes of a level and keep the most probable, as many as the schedule has."""
+        """Sample all unknown codes of a level and keep the most probable, in the number of the schedule."""
         codes, known, lacking, params = state.codes, state.known, state.lacking[level], state.params[level]
         unknown, step, passes = ~known[level], state.step + 1, state.passes(level)
         numbers = to_device(numbers_for(state.rngs, lacking, 2 * unknown.shape[1]), unknown.device)
@@ -245,7 +248,7 @@ class MaskedPrior(Prior):
         self, level: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
         chance: Float[Tensor, "b n"], params: MaskedParams, count: int,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
-        """A code for each of the `count` unknown ones of a level, by its number in `chance`, and its log probability."""
+        """Sample each of the `count` unknown codes of a level by its uniform number in `chance`; return codes and log probabilities."""
         asked = ~known[level]
         new, log_p = codes[level].new_zeros(asked.shape), chance.new_zeros(asked.shape)
         if count:
@@ -274,19 +277,19 @@ class MaskedPrior(Prior):
 
 
 def join_masks(rows: Sequence[tuple[Mask, Mask]]) -> tuple[Mask, Mask]:
-    """Masks of one window each as those of a batch."""
+    """Concatenate the masks of single windows to a batch."""
     kept, asked = ([row[i] for row in rows] for i in range(2))
     return tuple({level: torch.cat([each[level] for each in some]) for level in some[0]} for some in (kept, asked))  # type: ignore[return-value]
 
 
 def numbers_for(rngs: Sequence[torch.Generator], lacking: Sequence[int], length: int) -> Float[Tensor, "b n"]:
-    """`length` uniform numbers a row, from its own generator; a row that lacks nothing takes none, as it would alone."""
+    """`length` uniform numbers per row from the row's generator; a row without unknown codes uses none, as it would alone."""
     rows = [uniforms([rng], length if n else 0) for rng, n in zip(rngs, lacking, strict=True)]
     return torch.cat([F.pad(row, (0, length - row.shape[1])) for row in rows])
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on another device; from pinned memory, so that a GPU copies it in its turn while the CPU goes on."""
+    """Copy a CPU tensor to another device, from pinned memory, so that a GPU copies it asynchronously."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
@@ -296,7 +299,7 @@ def gumbel(uniform: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def least_sure(confidence: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
-    """The `count` entries of each row with the least confidence; of equal ones those that come first."""
+    """The `count` entries of each row with the least confidence; the first ones of equal confidence."""
     order = confidence.argsort(dim=1, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places) < count[:, None]

@@ -1,4 +1,4 @@
-"""Decoding state of a masked prior: the codes of a window so far, and the level and pass that come next."""
+"""Decoding state of a masked prior: the codes of a window so far, and the next level and pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from priors.prior import Mask, Sequences, check_shapes
 
 @dataclass
 class ColumnConditioning:
-    """Conditions as the trunk takes them: what is added to every column (b t w), lyrics (b n w), seconds to them (b t n)."""
+    """Conditions as inputs of the trunk: vectors added to the columns (b t w), lyrics (b n w), their distances in seconds (b t n)."""
 
     columns: Tensor
     encoded: Tensor | None
@@ -23,40 +23,40 @@ class ColumnConditioning:
 
 @dataclass
 class MaskedState:
-    """A window in progress: `turn` counts the levels that are done, `step` the passes over the next one.
+    """A window in progress: `turn` counts the complete levels, `step` the passes over the next one.
 
-    A level is a stream, or a book of one (`MaskedConfig.levels`); `lacking` are its unknown codes of each row at the start.
+    A level is a stream or a book (`MaskedConfig.levels`). `lacking` is the initial number of unknown codes per row.
     """
 
     conditioning: ColumnConditioning
     codes: Sequences
     known: Mask
     rngs: Sequence[torch.Generator]
-    params: Mapping[str, MaskedParams]  # of each level, with its own passes
-    levels: Sequence[str]  # that are sampled, in this order
+    params: Mapping[str, MaskedParams]  # parameters of each level, with its number of passes
+    levels: Sequence[str]  # sampled levels, in this order
     lacking: Mapping[str, Sequence[int]]
     turn: int = 0
     step: int = 0
 
     def passes(self, level: str) -> int:
-        """Passes over a level; none where it is known."""
+        """Number of passes over a level, 0 if it is known."""
         return self.params[level].passes if any(self.lacking[level]) else 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What distinguishes this state from that which `start` returns; on the CPU."""
+        """The difference between this state and the result of `start`; on the CPU."""
         return {name: tensor.cpu() for name, tensor in self._tensors().items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Bring a state of the same start to where `tensors` were taken.
+        """Restore `tensors` of `state_dict` into a state of the same start.
 
-        ValueError where they are of another shape, and nothing is changed.
+        ValueError if a shape differs; then nothing is changed.
         """
         check_shapes(tensors, self._tensors())
         for level in self.levels:
             for values, name in ((self.codes, "codes"), (self.known, "known")):
                 values[level] = tensors[f"{name}.{level}"].to(values[level].device, copy=True)
         for rng, saved in zip(self.rngs, tensors["generators"], strict=True):
-            rng.set_state(saved.clone())  # torch reads a view from the beginning of its storage
+            rng.set_state(saved.clone())  # torch would read a view from the beginning of its storage
         self.turn, self.step = tensors["progress"].tolist()
 
     @property

@@ -25,7 +25,7 @@ class FrameParams(TokenParams):
 class TokenConfig(PriorConfig):
     """Shape of a prior of `stream`, whose frames hold `books` codes each; `trunk.n_ctx` counts frames.
 
-    `vector` is the width of the codec's own vectors of codes, `m_head` the width of a book's MLP in widths of the trunk.
+    `vector` is the width of the codec's vectors. `m_head` is the width of a book's MLP over that of the trunk.
     """
 
     kind = "tokens"
@@ -38,7 +38,7 @@ class TokenConfig(PriorConfig):
     trunk: TrunkConfig
     vector: int = 64
     m_head: float = 2.0
-    noise: float = 0.08  # share of the input codes that are replaced at random in training, on average
+    noise: float = 0.08  # mean share of input codes that are replaced at random in training
     labels: LabelConfig | None = None
     lyrics: FrameLyricConfig | None = None  # type: ignore[assignment]
 
@@ -80,11 +80,11 @@ class TokenConfig(PriorConfig):
         ]
 
     def parameters(self) -> ParameterCount:
-        """The table is that of all books' logits."""
+        """Parameters by use; the table is that of all books' logits."""
         trunk, width, books = self.trunk, self.width, self.books
         matrices = [*trunk.products(), *self._head_matrices() * books]
         norms, others = trunk.other_parameters()
-        norms += 2 * width * (books + 1)  # of each book, and of the trunk's output
+        norms += 2 * width * (books + 1)  # norms of each book, and of the trunk's output
         others += books * sum(columns for _, columns in self._head_matrices())
         others += 2 * books * self.bins * width  # embeddings of a frame's codes, for the trunk and for the depth head
         others += 2 * (self.vector * width + width) + books * self.bins * self.vector
@@ -94,14 +94,14 @@ class TokenConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, books * width * self.bins)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; in int8 is the trunk, with a scale per column, the rest is bfloat16."""
+        """Bytes in memory: norms in float32 at least; with int8 the trunk is int8 with a scale per column, the rest bfloat16."""
         counted, trunk, (matrix, item) = self.parameters(), list(self.trunk.products()), BYTES[dtype]
         total = (counted.matrices + counted.others) * item + counted.norms * max(4, item)
         total += (matrix - item) * sum(n_in * n_out for n_in, n_out in trunk)
         return total + (item * sum(columns for _, columns in trunk) if dtype == "int8" else 0)
 
     def prefill_bytes(self, itemsize: int) -> int:
-        """Bytes per prompt step while a window starts: queries and keys are rotated, the rest is as in the trunk's MLP."""
+        """Bytes per prompt step during the prefill: rotated queries and keys, and the trunk's MLP."""
         trunk = self.trunk
         rotated = 2 * trunk.state * bool(trunk.rope)
         held = itemsize * (5 * trunk.width + 3 * trunk.state + rotated)
@@ -109,7 +109,7 @@ class TokenConfig(PriorConfig):
         return held + max(norm, itemsize * (2 * trunk.hidden + trunk.width))
 
     def lyric_bytes(self, itemsize: int) -> int:
-        """Bytes while the lyrics of a window are encoded."""
+        """Bytes for encoding the lyrics of a window."""
         if not self.lyrics:
             return 0
         places = self.n_ctx * self.lyrics.per_frame
@@ -117,15 +117,15 @@ class TokenConfig(PriorConfig):
         return itemsize * (places * convolved + 2 * self.n_ctx * self.width)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """A sequential step is one frame: the trunk, then each book's MLP."""
+        """Cost of decoding; a sequential step is one frame: the trunk, then each book's MLP."""
         trunk, (_, item) = self.trunk, BYTES[job.dtype]
         guided = 2 if job.params.get("guidance", 1.0) != 1.0 else 1
         rows, prompts = job.rows * guided, [begin - start + 1 for start, begin, _ in job.windows]
         cache = rows * item * 2 * trunk.n_ctx * trunk.state * trunk.depth
         conditions = rows * item * self.n_ctx * self.width
         table = item * self.bins * self.width
-        draws = rows * self.bins * (item + 4 + 24)  # as of `priors/autoregressive`
-        # products of fixed weights that a window keeps (`DepthHead.for_sampling`), and what the last of them is made of
+        draws = rows * self.bins * (item + 4 + 24)  # as in `priors/autoregressive`
+        # products of fixed weights that a window keeps (`DepthHead.for_sampling`), and the inputs of the last of them
         frames = self.books * (2 * table + item * self.bins) + max(draws, 2 * table)
         # lyrics are encoded before there is a cache
         before = job.rows * self.lyric_bytes(item) - cache - conditions
@@ -139,7 +139,7 @@ class TokenConfig(PriorConfig):
         return DecodingCost(rows, parts, steps, read, trunk.depth + 3 * self.books, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Activations of the trunk, and of each book its MLP and its logits twice."""
+        """Cost of training; activations of the trunk, and for each book of its MLP and twice its logits."""
         trunk, steps, item = self.trunk, self.n_ctx, BF16 if bf16 else FLOAT
         kept = trunk.activation_bytes(bf16, recompute, 0, cpu)
         head = self.books * (item * (2 * self.head_width + 3 * self.width) + 2 * FLOAT * self.bins)

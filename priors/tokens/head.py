@@ -1,7 +1,8 @@
-"""DepthHead: the codes of one frame, book by book, from the trunk's output (the depth transformer of RQ-Transformer, arXiv:2203.01941).
+"""DepthHead: samples the codes of one frame, book by book, from the trunk's output (depth transformer of RQ-Transformer,
+arXiv:2203.01941).
 
-Four books need no attention: the codes before are added up. Logits are those of a table plus the product with the codec's own
-vectors of the codes, so that codes that sound alike are learned together.
+With four books no attention is needed: the vectors of the previous codes are summed. Logits are those of a table plus the
+product with the codec's vectors, so that similar codes are learned together.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from priors.tokens.config import TokenConfig
 from priors.transformer.linear import LayerNorm, Linear, layer_norm, quick_gelu
 
-SMALL = 0.002  # of the products with the codec's vectors at the start: larger ones begin far above the uniform distribution
+SMALL = 0.002  # initial scale of the products with the codec's vectors; larger ones start far from the uniform distribution
 
 
 class FrameEmbedding(nn.Module):
-    """Codes of a frame as one vector: a table per book, and a projection of the codec's own vectors of them."""
+    """Embeds the codes of a frame as one vector: a table per book, and a projection of the codec's vectors."""
 
     def __init__(self, config: TokenConfig, std: float) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class FrameEmbedding(nn.Module):
         self.proj = Linear(config.vector, config.width, std * config.vector**-0.5)
 
     def book(self, codes: Int[Tensor, "..."], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
-        """What one book adds to the vector, without the bias; the vectors of all codes are projected where that is less work."""
+        """Contribution of one book to the vector, without the bias; all codes are projected if that is less work."""
         given, w = vectors[book], self.proj.w.t()
         latents = F.linear(given, w)[codes] if codes.numel() > len(given) else F.linear(given[codes], w)
         return self.table(codes + book * self.bins) + latents
@@ -60,13 +61,13 @@ class BookHead(nn.Module):
 
 
 class SamplingBook(NamedTuple):
-    """A book of a `DepthHead` for sampling: the products of fixed weights are computed once, and a frame takes three, not six."""
+    """A book of a `DepthHead` for sampling: products of fixed weights are precomputed, so that a frame needs three, not six."""
 
     norm: tuple[Float[Tensor, " w"], Float[Tensor, " w"]]
     hidden: tuple[Float[Tensor, " h"], Float[Tensor, "w h"]]
     back: tuple[Float[Tensor, " w"], Float[Tensor, "h w"]]
-    out: tuple[Float[Tensor, " k"], Float[Tensor, "w k"]]  # of the table and of the codec's vectors together
-    embedding: Float[Tensor, "k w"]  # what each code adds to the input of the next book
+    out: tuple[Float[Tensor, " k"], Float[Tensor, "w k"]]  # weights of the table and of the codec's vectors together
+    embedding: Float[Tensor, "k w"]  # contribution of each code to the input of the next book
 
     def logits(self, u: Float[Tensor, "n w"]) -> Float[Tensor, "n k"]:
         bias, w = self.hidden
@@ -78,7 +79,7 @@ class SamplingBook(NamedTuple):
 
 
 class DepthHead(nn.Module):
-    """Logits of all books given the trunk's output, each given the codes of the books before it."""
+    """Logits of all books given the trunk's output and the codes of the previous books."""
 
     def __init__(self, config: TokenConfig) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class DepthHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "n w"], codes: Int[Tensor, "n books"], vectors: Float[Tensor, "books k e"]
     ) -> Float[Tensor, "n books k"]:
-        """Teacher forced: `codes` are those of the frame itself."""
+        """Teacher-forced logits: `codes` are those of the same frame."""
         u, logits = hidden, []
         for i in range(len(self.books)):
             logits.append(self.logits(u, i, vectors))
@@ -97,7 +98,7 @@ class DepthHead(nn.Module):
 
     @torch.no_grad()
     def for_sampling(self, vectors: Float[Tensor, "books k e"]) -> list[SamplingBook]:
-        """The books with their present weights, in the dtype of these."""
+        """The books prepared for sampling with the current weights, in their dtype."""
         made: list[SamplingBook] = []
         for i, book in enumerate(self.books):
             head: Any = book

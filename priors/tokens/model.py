@@ -1,12 +1,12 @@
-"""TokenPrior: frames of several codes, left to right, one step of the trunk per frame (MusicLM's stages in one model).
+"""TokenPrior: frames of several codes, autoregressive, one step of the trunk per frame (MusicLM's stages in one model).
 
     inputs   start | frame 0 | frame 1 | ...    + artist and genre + timing + what is sung, frame by frame
     trunk    causal blocks with rotary positions
     head     codes of frame 0 | frame 1 | ..., book by book (`priors/tokens/head.py`)
 
-Notable: codes that sound alike are near each other from the start, because a code is embedded and predicted through the codec's own
-vector of it, too. Some of the input codes are replaced at random in training, so that the prior relies on no single code: a small
-corpus is memorised otherwise.
+Notable: similar codes have similar embeddings from the start, because embedding and prediction also use the codec's vectors. In
+training some input codes are replaced at random, so that the prior does not depend on single codes. Otherwise it memorises a
+small corpus.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class TokenPrior(Prior):
-    """Codes of one stream of several books given conditions; the loss is in bits per frame."""
+    """An autoregressive prior of a stream with several books given conditions; the loss is in bits per frame."""
 
     config: TokenConfig
     vectors: Float[Tensor, "books k e"]
@@ -57,19 +57,19 @@ class TokenPrior(Prior):
         self.trunk = Transformer(trunk)
         self.ln = LayerNorm(trunk.width)
         self.head = DepthHead(config)
-        self.block = 16  # frames of an update
+        self.block = 16  # frames per update
         self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "books k e"]]) -> None:
-        """Take over the codec's vectors, each book's at mean 0 and deviation 1; they are not trained."""
+        """Copy the codec's vectors, normalised per book to mean 0 and deviation 1; they are not trained."""
         if self.stream in vectors:
             v = vectors[self.stream].to(self.vectors)
             v = v - v.mean(dim=1, keepdim=True)
             self.vectors.copy_(v / v.std().clamp(min=1e-6))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The matrices of the trunk and of the MLPs of the depth head."""
+        """The weight matrices of the trunk and of the MLPs of the depth head."""
         yield from block_matrices(self)
         for name, p in self.head.named_parameters():
             if name.endswith(("c_fc.w", "c_proj.w")):
@@ -78,7 +78,7 @@ class TokenPrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """The start, and what is added to the input of every frame and again before the head."""
+        """The start vector, and the vectors that are added to every frame's input and again before the head."""
         config = self.config
         steps = self.vectors.new_zeros(batch, config.n_ctx, config.width)
         if config.labels:
@@ -101,7 +101,7 @@ class TokenPrior(Prior):
         return x + conditioning.steps[:, : x.shape[1]]
 
     def hidden(self, codes: Int[Tensor, "b t books"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
-        """The trunk's output, with the conditions again, at the step of each frame (teacher forced)."""
+        """The trunk's output, with the conditions again, at the step of each frame (teacher-forced)."""
         y = self.trunk(self.embed(codes[:, :-1], conditioning))
         return self.finish(y, conditioning.steps[:, : y.shape[1]])  # type: ignore[index]
 
@@ -122,7 +122,7 @@ class TokenPrior(Prior):
         return {"loss": bits.sum(), "bits": bits.sum()} | of_books
 
     def _disturbed(self, codes: Int[Tensor, "b t books"]) -> Int[Tensor, "b t books"]:
-        """In training, the codes with some replaced at random; each row has a share of its own."""
+        """Replace some codes at random in training; each row has a random share."""
         if not (self.training and self.config.noise):
             return codes
         share = 2 * self.config.noise * torch.rand(len(codes), 1, 1, device=codes.device)
@@ -144,7 +144,7 @@ class TokenPrior(Prior):
     # ---- sampling
 
     def quantise(self) -> None:
-        """Bring the matrices of the trunk to int8, in place."""
+        """Quantise the matrices of the trunk to int8, in place."""
         quantise(self.trunk)
 
     @torch.no_grad()
@@ -165,12 +165,12 @@ class TokenPrior(Prior):
         last = self.finish(y, conditioning.steps[:, x.shape[1] - 1 : x.shape[1]])[:, 0]  # type: ignore[index]
         return DecodeState(conditioning, caches, x.shape[1], last, own, numbers, prompt, guided=guided)
 
-    table = None  # a step's result is the input of the depth head
+    table = None  # the result of a step is the input of the depth head
 
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, "b books"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
-        """What the trunk takes for a frame at a position, and what is added again after it."""
+        """Input of the trunk for a frame at a position, and the vector that is added again after the trunk."""
         steps = conditioning.at(position)
         assert steps is not None
         return self.embedding(code, self.vectors)[:, None] + steps, steps
@@ -178,7 +178,7 @@ class TokenPrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, "b books"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b w"]:
-        """The trunk's output and the conditions after one more frame: a function of tensors alone, in fixed shapes."""
+        """The trunk's output and the conditions after one more frame: a pure function of tensors, with fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
         assert again is not None
         return (self.trunk.step(x, caches, position) + again)[:, 0]
@@ -210,7 +210,7 @@ class TokenPrior(Prior):
         self, u: Float[Tensor, "b w"], books: Sequence[SamplingBook], numbers: Float[Tensor, "b books"],
         state: DecodeState[FrameParams],
     ) -> Int[Tensor, "b books"]:  # fmt: skip
-        """The codes of a frame, book by book."""
+        """Sample the codes of a frame, book by book."""
         codes: list[Tensor] = []
         for i, book in enumerate(books):
             logits = book.logits(u)

@@ -1,4 +1,4 @@
-"""Attention: one module for every pattern by which a step may look at others.
+"""Attention: one module for all attention patterns.
 
 A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer, section 4):
 
@@ -6,9 +6,9 @@ A pattern is a predicate on (query i, key j), given blocks of `block` steps (Juk
     column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
     prime     j <= i and j < prime                  full           everything;  cross: everything of another sequence
 
-`visible` writes the predicate down as a dense mask: it is the truth that the tests compare with. `attend` computes the
-same result by reshaping into blocks, so that no T x T tensor ever exists. Notable: in block 0 `previous_row` sees
-nothing, and its output there is exactly zero, not a softmax over nothing.
+`visible` returns the predicate as a dense mask, the reference of the tests. `attend` computes the same result by reshaping into
+blocks, so that no T x T tensor is ever created. Notable: in block 0 `previous_row` sees nothing, and its output there is
+exactly zero.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from priors.transformer.linear import LayerNorm, Linear, wide_dtype
 from priors.transformer.rotary import rotary_table, rotate
 
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
-ALIGNED = {"cuda": 8}  # device -> what the width of a head must be a multiple of for its fused kernels
+ALIGNED = {"cuda": 8}  # device -> required multiple of a head's width for the fused kernels
 
 
 def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[Tensor, "t t"]:
@@ -76,13 +76,14 @@ def attend(
 def fused_attention(
     q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h s d"], v: Float[Tensor, "b h s d"], bias: Tensor | None = None, causal: bool = False
 ) -> Float[Tensor, "b h t d"]:  # fmt: skip
-    """torch's attention, on a GPU with heads that zeros widen to a multiple of 8, which changes no product.
+    """torch's attention, on a GPU with heads padded with zeros to a multiple of 8, which does not change the products.
 
-    Without rows or queries, which its kernels for GPUs do not take, the result is as empty as q.
+    Without rows or queries, which the GPU kernels do not accept, the result is empty like q.
 
-    For a head of 150 (published top priors) torch pads bf16 without a bias itself, for its flash kernel. All else would get the form that
-    keeps a T x S matrix, since the memory-efficient kernel takes such multiples only. That kernel has no largest width: a head of 480
-    (published upsamplers) needs nothing here, and torch chooses it because flash ends at 256.
+    For a head of 150 (published top priors) torch pads bf16 without a bias itself, for its flash kernel. All other cases would
+    use the form that keeps a T x S matrix, because the memory-efficient kernel requires such multiples. That kernel has no
+    largest width. A head of 480 (published upsamplers) needs no padding, and torch chooses that kernel because flash supports
+    at most 256.
     """
     if not q.numel():
         return q
@@ -95,16 +96,16 @@ def fused_attention(
 
 
 def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Dense attention, some queries at a time over the keys so far: in bf16 on a CPU faster than torch's own, for short windows."""
+    """Dense attention in blocks of queries over the keys so far; for short windows in bf16 on a CPU it is faster than torch's."""
     ends = [min(first + SHORT_BLOCK, q.shape[2]) for first in range(0, q.shape[2], SHORT_BLOCK)]
     parts = zip(q.split(SHORT_BLOCK, dim=2), ends, strict=True)
     return torch.cat([_by_products(some, k[:, :, :end], v[:, :, :end], causal=True) for some, end in parts], dim=2)
 
 
 def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "a h t d"]:
-    """A softmax between two matrix products; the queries are the last of the keys' steps where it is causal.
+    """A softmax between two matrix products; if causal, the queries are the last steps of the keys.
 
-    On a CPU this is faster than torch's own attention as long as a block fits the cache, most of all in bf16.
+    On a CPU this is faster than torch's attention as long as a block fits the cache, most of all in bf16.
     """
     (t, d), s = q.shape[-2:], k.shape[-2]
     future = q.new_full((t, s), -torch.inf).triu(s - t + 1) if causal else q.new_zeros(t, s)
@@ -116,7 +117,7 @@ def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int) -> Tensor:
     b, h, t, d = q.shape
-    short = -t % block  # the last block may be unfinished: its missing keys lie after every real query
+    short = -t % block  # the last block may be partial: its missing keys are after every query
     if short:
         q, k, v = (F.pad(x, (0, 0, 0, short)) for x in (q, k, v))
     q, k, v = (x.view(b, h, -1, block, d).transpose(1, 2) for x in (q, k, v))  # -> (B, blocks, H, block, D)
@@ -143,10 +144,11 @@ def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: 
 
 
 class Attention(nn.Module):
-    """Multi-head attention under one pattern, over the sequence itself or (cross) over another one.
+    """Multi-head attention under one pattern, over the sequence or (cross) over another one.
 
-    `time_bias` gives every head of a cross attention a learned slope s: exp(s) * |seconds between query and key| is
-    taken from its logits, so that a head can listen to what is sung now. Where a key has no time the bias is zero.
+    With `time_bias` every head of a cross attention has a learned slope s: exp(s) * |seconds between query and key| is
+    subtracted from its logits, so that a head can attend to the words that are sung now. For a key without a time the bias is
+    zero.
     `rope` (0: none) is the base of a rotary embedding of the `n_ctx` positions; cross and prime have none.
     """
 
@@ -177,7 +179,7 @@ class Attention(nn.Module):
         if self.cross:
             self.c_enc_kv = Linear(width, 2 * state, std)
         self.c_proj = Linear(state, width, out_std)
-        # one code of a top level lasts some 6 ms: slopes from about one code to a whole line of lyrics
+        # a top-level code lasts some 6 ms: slopes range from about one code to a line of lyrics
         slopes = torch.linspace(math.log(60.0), math.log(2.0), heads)
         self.slope = nn.Parameter(slopes) if self.cross and time_bias else None
 
@@ -190,9 +192,9 @@ class Attention(nn.Module):
     def project(
         self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None, position: Int[Tensor, " 1"] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b h t d) of the sequence itself, normed first if it comes with a norm.
+        """Queries, keys and values (b h t d) of the sequence, after the norm if there is one.
 
-        With a rotary embedding queries and keys are rotated, those of steps 0..t-1 or of the one step at `position`.
+        With a rotary embedding, queries and keys are rotated for steps 0..t-1 or for the one step at `position`.
         """
         q, k, v = map(self.split, self.c_attn.after(norm, x).chunk(3, dim=-1))
         if self.rope:
@@ -202,14 +204,14 @@ class Attention(nn.Module):
         return q, k, v
 
     def context(self, encoded: Float[Tensor, "b n w"] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (b h n d) of the sequence that a cross attention listens to; ValueError without one."""
+        """Keys and values (b h n d) of the sequence that a cross attention attends to; ValueError without one."""
         if encoded is None:
-            raise ValueError("cross attention was given nothing to listen to; this model needs a lyric condition")
+            raise ValueError("cross attention has no sequence to attend to; this model needs a lyric condition")
         k, v = self.c_enc_kv(encoded.to(dtype)).chunk(2, dim=-1)
         return self.split(k), self.split(v)
 
     def bias(self, distance: Float[Tensor, "b t n"] | None, dtype: torch.dtype) -> Float[Tensor, "b h t n"] | None:
-        """What time takes from the logits: distances in seconds, nan where unknown."""
+        """The time bias, subtracted from the logits: distances are in seconds, nan if unknown."""
         if self.slope is None or distance is None:
             return None
         return (-self.slope.exp()[:, None, None] * distance.nan_to_num(0.0)[:, None]).to(dtype)
@@ -231,7 +233,7 @@ class Attention(nn.Module):
     def weights(
         self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
     ) -> Float[Tensor, "b h t n"]:
-        """The softmax of a cross or prime attention itself, for alignment; n is what it listens to."""
+        """The softmax of a cross or prime attention, for alignment; n is the number of attended tokens."""
         bias = None
         if self.cross:
             q, (k, _) = self.split(self.c_attn(x)), self.context(encoded, x.dtype)
@@ -242,6 +244,6 @@ class Attention(nn.Module):
             i, j = (torch.arange(n, device=x.device) for n in (q.shape[2], k.shape[2]))
             bias = torch.zeros(len(i), len(j), device=x.device).masked_fill(j > i[:, None], -torch.inf)
         else:
-            raise ValueError(f"a {self.pattern} layer does not listen to lyrics; align with a cross or prime layer")
+            raise ValueError(f"a {self.pattern} layer does not attend to lyrics; align with a cross or prime layer")
         logits = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
         return torch.softmax(logits if bias is None else logits + bias, dim=-1)

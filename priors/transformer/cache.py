@@ -1,6 +1,6 @@
-"""Static buffers of keys and values, each as long as its attention pattern reaches.
+"""Static buffers of keys and values, each as long as the context of its attention pattern.
 
-A buffer is some pages of slots, (page, b, h, slot, d). A step writes one slot and looks at the first slots of one page:
+A buffer has pages of slots, (page, b, h, slot, d). A step writes one slot and reads the first slots of one page:
 
     pattern        pages x slots     writes                        sees
     dense          1 x n_ctx         slot i                        i + 1
@@ -10,9 +10,9 @@ A buffer is some pages of slots, (page, b, h, slot, d). A step writes one slot a
     prime          1 x prime         slot i; later ones none       all up to i, at most `prime`
     cross          1 x other         none, computed once           everything
 
-A buffer is allocated once per window and written in place; nothing is concatenated. `places` is that table for every
-step: looked up with the position as a tensor, a step has fixed shapes and never waits for the device, so that it can be
-captured as a CUDA graph.
+A buffer is allocated once per window and written in place; nothing is concatenated. `places` is that table for every step. The
+lookup uses the position as a tensor. So a step has fixed shapes, does not synchronise with the device, and can be captured as a
+CUDA graph.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from torch import Tensor
 
 @functools.lru_cache(maxsize=32)
 def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4"]:
-    """For every step: the page and slot that it writes (slot -1: none), the page that it reads, and how many slots of it.
+    """For every step: the page and slot that it writes (slot -1: none), the page that it reads, and the number of slots.
 
-    `reach` is the length of what prime and cross look at. The table is shared: it is not to be written.
+    `reach` is the length of the sequence that prime and cross attend to. The table is shared and must not be modified.
     """
     i = torch.arange(n_ctx, device="cpu")
     row, offset, zero = i // block, i % block, torch.zeros_like(i)
@@ -46,7 +46,7 @@ def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4
 
 
 class CachePlace(NamedTuple):
-    """Where one step writes and reads in the caches of a pattern, as tensors."""
+    """Positions that one step writes and reads in the caches of a pattern, as tensors."""
 
     rows: Int[Tensor, " bh"]  # of (page, b, h, slot) flattened
     page: Int[Tensor, " 1"]
@@ -58,7 +58,7 @@ class CachePlace(NamedTuple):
 class Cache:
     """Keys and values of one layer for a batch; `fill` from a parallel prefill, then `append` step by step."""
 
-    kept = ("k", "v")  # what a saved state has of it
+    kept = ("k", "v")  # tensors in a saved state
 
     def __init__(self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor):
         self.pattern, self.block = pattern, block
@@ -68,20 +68,20 @@ class Cache:
             "row": (1, block),
             "column": (block, -(-n_ctx // block)),
             "previous_row": (2, block),
-            "prime": (1, self.prime + 1),  # in the last slot, which is never seen, later steps write
+            "prime": (1, self.prime + 1),  # later steps write to the last slot, which is never read
         }[pattern]
         shape = (pages, batch, heads, self.slots, head_width)
         self.k, self.v = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.places = places(pattern, n_ctx, block, self.prime).to(like.device)
 
     def fill(self, k: Float[Tensor, "b h t d"], v: Float[Tensor, "b h t d"]) -> None:
-        """Take over the keys and values of steps 0..t-1."""
+        """Store the keys and values of steps 0..t-1."""
         for buffer, new in ((self.k, k), (self.v, v)):
             self._fill(buffer, new)
 
     def _fill(self, buffer: Tensor, new: Tensor) -> None:
         t, c = new.shape[2], self.block
-        first = 0 if t == 0 else (t - 1) // c * c  # of the block that the last step is in
+        first = 0 if t == 0 else (t - 1) // c * c  # index of the block of the last step
         if self.pattern in ("dense", "prime"):
             n = t if self.pattern == "dense" else min(t, self.prime)
             buffer[0, :, :, :n] = new[:, :, :n]
@@ -101,7 +101,7 @@ class Cache:
         """The place of a step, the same for all layers of a pattern."""
         written, slot, read, seen = self.places.index_select(0, position)[0].split(1)
         batch, heads = self.k.shape[1:3]
-        slot = slot % self.slots  # -1: the last one, which is never seen
+        slot = slot % self.slots  # -1: the last slot, which is never read
         every = torch.arange(batch * heads, device=position.device)
         rows = (written * batch * heads + every) * self.slots + slot
         mask = torch.arange(self.slots, device=position.device) < seen.clamp(min=1)
@@ -110,7 +110,7 @@ class Cache:
     def append(
         self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: CachePlace
     ) -> tuple[Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
-        """Write the keys and values of one step; return the page that it sees some of."""
+        """Write the keys and values of one step; return the page that it reads."""
         for buffer, new in ((self.k, k), (self.v, v)):
             buffer.view(-1, buffer.shape[-1]).index_copy_(0, place.rows, new.reshape(-1, new.shape[-1]))
         if len(self.k) == 1:
@@ -119,7 +119,7 @@ class Cache:
 
 
 class CrossCache:
-    """Keys, values and time distances of the sequence that a cross attention listens to; computed once."""
+    """Keys, values and time distances of the sequence that a cross attention attends to; computed once."""
 
     kept = ()
 
@@ -127,4 +127,4 @@ class CrossCache:
         self.k, self.v, self.bias = k.contiguous()[None], v.contiguous()[None], bias
 
 
-Caches = Sequence[Cache | CrossCache]  # of a trunk, one per layer
+Caches = Sequence[Cache | CrossCache]  # caches of a trunk, one per layer

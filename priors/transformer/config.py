@@ -1,6 +1,6 @@
-"""Shape of a transformer trunk, without torch: its attention patterns by layer, its parameters, what it keeps and computes.
+"""Shape of a transformer trunk, without torch: attention patterns by layer, parameters, memory and operations.
 
-`ORDERS` are the published orders of patterns, written as the cycle that repeats over depth (Jukebox, appendix).
+`ORDERS` are the published orders of patterns, as cycles that repeat over depth (Jukebox, appendix).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LOCAL = ("row", "column", "previous_row")
-ROTATED = (*LOCAL, "dense", "full")  # patterns with positions of their own, to which a rotary embedding applies
+ROTATED = (*LOCAL, "dense", "full")  # patterns over the sequence, to which a rotary embedding applies
 
 ORDERS: dict[int, tuple[str, ...]] = {
     0: ("dense",),
@@ -26,12 +26,12 @@ ORDERS: dict[int, tuple[str, ...]] = {
     12: tuple(("prime", "prime", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
 }
 FLOAT, BF16 = 4, 2  # bytes
-SHORT_WINDOW, SHORT_BLOCK = 512, 128  # steps up to which a CPU keeps the softmax of a window in bf16, of a block
+SHORT_WINDOW, SHORT_BLOCK = 512, 128  # steps up to which a CPU keeps the softmax of a window in bf16, and of a block
 
 
 @dataclass(frozen=True)
 class Init:
-    """Standard deviations of the first weights; `residual` scales the projections back into the stream."""
+    """Standard deviations of the initial weights; `residual` scales the projections back to the residual stream."""
 
     linear: float = 0.02
     embedding: float = 0.02
@@ -45,13 +45,13 @@ class Init:
 
 
 def residual_scale(depth: int) -> float:
-    """1 / sqrt(2 * depth): keeps the stream's variance level over depth (GPT-2)."""
+    """1 / sqrt(2 * depth): keeps the variance of the residual stream constant over depth (GPT-2)."""
     return 1 / math.sqrt(2 * depth)
 
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """Shape of a trunk: `order` is the cycle of patterns, `blocks` how many blocks a window is cut into."""
+    """Shape of a trunk: `order` is the cycle of patterns, `blocks` the number of blocks per window."""
 
     n_ctx: int
     width: int
@@ -65,7 +65,7 @@ class TrunkConfig:
     prime: int = 0  # steps at the beginning of the sequence that `prime` layers attend to
     time_bias: bool = False
     dropout: float = 0.0
-    recompute: bool = False  # gradient checkpointing: activations of a block are computed again in the backward pass
+    recompute: bool = False  # gradient checkpointing: activations of a block are recomputed in the backward pass
     init: Init = field(default_factory=Init)
     rope: float = 0.0  # base of the frequencies of a rotary position embedding (0: none)
 
@@ -103,7 +103,7 @@ class TrunkConfig:
 
     @property
     def prime_reach(self) -> int:
-        """Steps that a `prime` layer attends to: rounded up past the prime to whole blocks, as published."""
+        """Steps that a `prime` layer attends to: the prime rounded up to whole blocks, as published."""
         return (self.prime // self.blocks + 1) * self.blocks if self.prime else 0
 
     def pattern(self, layer: int) -> str:
@@ -127,16 +127,17 @@ class TrunkConfig:
             yield self.hidden, self.width
 
     def other_parameters(self) -> tuple[int, int]:
-        """Numbers of the norms, and of what is neither norm nor matrix: biases, slopes of the time bias."""
+        """Numbers of parameters of the norms, and of the rest without matrices: biases, slopes of the time bias."""
         slopes = self.heads * self.patterns.count("cross") * bool(self.time_bias)
         return 4 * self.width * self.depth, sum(columns for _, columns in self.products()) + slopes
 
     # ---- training, per row of a batch
 
     def block_bytes(self, pattern: str, bf16: bool, lyric_tokens: int = 0, cpu: bool = False) -> float:
-        """Bytes per step that a block keeps: its stream twice, queries, keys, values, attention output, MLP's hidden layer.
+        """Bytes per step that a block keeps: residual stream twice, queries, keys, values, attention output, hidden layer of
+        the MLP.
 
-        In bf16 norms and activations are kept too, since they are half as large as their inputs.
+        In bf16 norms and activations are kept too, because they are half as large as their inputs.
         """
         item, steps = BF16 if bf16 else FLOAT, self.n_ctx
         kept = 2 * FLOAT * self.width + item * (4 * self.state + self.hidden) + FLOAT * self.heads
@@ -155,13 +156,13 @@ class TrunkConfig:
             kept += item * self.heads * keys - FLOAT * self.heads
             kept += item * 2 * self.state if pattern == "row" else 0  # queries and keys in another order
         elif self.rope and pattern in ROTATED:
-            kept += item * 2 * self.state  # the values keep what queries and keys were before the rotation
+            kept += item * 2 * self.state  # queries and keys from before the rotation are kept too
         return kept
 
     def activation_bytes(self, bf16: bool, recompute: bool, lyric_tokens: int, cpu: bool) -> float:
-        """Bytes that the trunk keeps when the backward pass begins."""
+        """Bytes that the trunk keeps at the start of the backward pass."""
         blocks = [self.n_ctx * self.block_bytes(pattern, bf16, lyric_tokens, cpu) for pattern in self.patterns]
-        if recompute:  # the inputs of every block, and the block that is being computed again, with its working memory
+        if recompute:  # the inputs of every block, and the block being recomputed with its working memory
             working = (BF16 if bf16 else FLOAT) * self.n_ctx * (2 * self.hidden + self.width)
             return FLOAT * self.n_ctx * self.width * len(blocks) + max(blocks) + working
         return sum(blocks)

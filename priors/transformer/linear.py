@@ -1,8 +1,8 @@
-"""The linear layer of the trunks: weights stored as published, and training in little memory.
+"""The linear layer of the trunks: weights stored as published, and memory-efficient training.
 
-What stands in front of most products is cheap to make and as large as the stream: a norm, an activation. Autograd would
-keep both what they were made of and what they made; `Linear(x, before)` keeps the first only and makes the second again
-in the backward pass (Chen et al. 2016, "sublinear memory cost", with the products left out of it).
+Before most products there is a norm or an activation, which is cheap to compute and as large as the residual stream. Autograd
+would keep both its input and its output. `Linear(x, before)` keeps only the input and recomputes the output in the backward
+pass (Chen et al. 2016, "sublinear memory cost", without recomputing products).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that norms and rotations of a stream in `dtype` are computed in: float32, or float64 where the stream has it."""
+    """The dtype of norms and rotations for a residual stream in `dtype`: float32, or float64 for a float64 stream."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -52,7 +52,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class _Product(torch.autograd.Function):
-    """before(x, ...) w + b, which keeps x instead of what is multiplied; of x itself where `before` is none."""
+    """before(x, ...) w + b, or x w + b without `before`; the backward pass keeps only x."""
 
     @staticmethod
     def forward(ctx, x: Tensor, w: Tensor, b: Tensor, before: Function | None, *given: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class _Product(torch.autograd.Function):
 
 
 class Linear(nn.Module):
-    """y = x w + b with w stored (in, out): the published layout, and the faster one for a single row on a CPU."""
+    """y = x w + b with w stored (in, out): the published layout, which is also faster for a single row on a CPU."""
 
     def __init__(self, n_in: int, n_out: int, std: float = 0.02):
         super().__init__()
@@ -84,19 +84,19 @@ class Linear(nn.Module):
         self.b = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
-        """Of x, or of before(x, *given), which in float32 is not kept for the backward pass."""
+        """Apply the layer to x, or to before(x, *given), which in float32 is not kept for the backward pass."""
         device, grad = x.device.type, torch.is_grad_enabled()
-        autocast = grad and torch.is_autocast_enabled(device)  # which raises on the meta device
-        # a compiler decides itself what of a graph is computed again, and does not take a function that differentiates
+        autocast = grad and torch.is_autocast_enabled(device)  # this raises on the meta device
+        # a compiler decides itself what to recompute, and does not accept a function with a custom gradient
         if not grad or (torch.compiler.is_compiling() and not autocast):
             x = x if before is None else before(x, *given)
             y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
             return y.view(*x.shape[:-1], self.w.shape[1])
-        if autocast:  # what a norm makes is then half as large as what it is made of, and kept
+        if autocast:  # the output of a norm is then half as large as its input, and is kept
             x = x if before is None else before(x, *given)
             return _Product.apply(x.to(torch.get_autocast_dtype(device)), self.w, self.b, None)
         return _Product.apply(x, self.w, self.b, before, *given)
 
     def after(self, norm: LayerNorm | None, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
-        """Of norm(x), or of x where it has been normed."""
+        """Apply the layer to norm(x), or to x if it is normed already."""
         return self(x) if norm is None else self(x, layer_norm, norm.weight, norm.bias)

@@ -1,11 +1,11 @@
-"""Fine-tuning in few numbers: low-rank adapters (LoRA, Hu et al. 2021) and label tables of which only new rows learn.
+"""Parameter-efficient fine-tuning: low-rank adapters (LoRA, Hu et al. 2021) and label tables with trainable new rows.
 
     LowRank   y = x w + b + (x down) up * scale, w and b frozen; `up` starts at zero, so at first nothing changes
     Rows      an embedding whose first rows are kept and whose others are trained
 
-Both are put into a trained prior in place, and `merged` gives the plain prior back that computes the same: sampling,
-conversion and int8 know nothing of either. The layer is our own because peft's knows neither our `Linear` (weights stored
-in, out; a norm or activation made again in the backward pass) nor its `after`, and forms the whole matrix and its gradient.
+Both are inserted into a trained prior in place. `merged` returns the equivalent plain prior, so that sampling, conversion and
+int8 do not depend on either. The peft package is not used: it does not support this project's `Linear` (weights stored in, out;
+a recomputed norm or activation) or its `after`, and it computes the whole matrix and its gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(Linear):
-    """A trained linear layer, frozen, with a low-rank path beside it; no gradient of the whole matrix is ever made."""
+    """A frozen linear layer with a parallel low-rank path; the gradient of the whole matrix is never computed."""
 
     def __init__(self, linear: Linear, rank: int, alpha: float):
         nn.Module.__init__(self)
@@ -45,7 +45,7 @@ class LowRank(Linear):
 
 
 class Rows(nn.Module):
-    """An embedding table of which the first `kept` rows stay as they are."""
+    """An embedding table whose first `kept` rows are frozen."""
 
     def __init__(self, table: nn.Embedding, kept: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Rows(nn.Module):
 
 
 def freeze(prior: nn.Module, artists: int, genres: int) -> None:
-    """Leave nothing to be trained but the rows of the label tables from number `artists` and `genres` on."""
+    """Freeze everything except the rows of the label tables from index `artists` and `genres` on."""
     prior.requires_grad_(False)
     if isinstance(labels := getattr(prior, "labels", None), nn.Module):
         for name, kept in (("artist", artists), ("genre", genres)):
@@ -74,7 +74,7 @@ def freeze(prior: nn.Module, artists: int, genres: int) -> None:
 
 
 def add_adapters(prior: nn.Module, rank: int, alpha: float = 0.0) -> None:
-    """Put a low-rank path beside every matrix of every block, the lyric encoder's too; `alpha` 0: as the rank."""
+    """Add a low-rank path to every matrix of every block, also in the lyric encoder; `alpha` 0: the rank."""
     for block in [module for module in prior.modules() if isinstance(module, Block)]:
         for part in (block.attn, block.mlp):
             for name, linear in list(part.named_children()):
@@ -89,7 +89,7 @@ def adapters(prior: nn.Module) -> Iterator[tuple[str, LowRank | Rows]]:
 
 @torch.no_grad()
 def merged(prior: M) -> M:
-    """The plain prior that computes what `prior` with its adapters does; it shares the other weights."""
+    """The plain prior that is equivalent to `prior` with its adapters; it shares the other weights."""
     state = dict(prior.state_dict())
     for name, adapter in adapters(prior):
         for part in adapter.state_dict():

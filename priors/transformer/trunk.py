@@ -1,7 +1,7 @@
-"""The one trunk: a stack of blocks, each an attention under its pattern and an MLP.
+"""The transformer trunk of all priors: a stack of blocks, each an attention with a pattern and an MLP.
 
-A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms run
-in float32 whatever the dtype of the stream.
+A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms are float32
+for every dtype of the residual stream.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Block(nn.Module):
     def __init__(self, config: TrunkConfig, layer: int):
         super().__init__()
         pattern, init = config.pattern(layer), config.init
-        # a cross attention starts as nothing: lyrics can be added to a trained prior without changing it (section 6.2)
+        # the output of a cross attention is initially zero, so that lyrics can be added to a trained prior (section 6.2)
         out_std = 0.0 if pattern == "cross" and not config.time_bias else init.linear * init.residual
         self.attn = Attention(
             config.width, config.state, config.heads, pattern, block=config.block, prime=config.prime_reach,
@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.scale = 1 / config.depth if config.res_scale else 1.0
 
     def finish(self, x: Tensor, a: Tensor) -> Tensor:
-        """The rest of the block once its attention is known."""
+        """The rest of the block after its attention."""
         a = self.dropout(a)
         y = x + a
         m = self.dropout(self.mlp(y, self.ln_1))
@@ -59,7 +59,7 @@ class Block(nn.Module):
         return self.finish(x, self.attn(x, encoded, distance, self.ln_0))
 
     def prefill(self, x: Tensor, cache: Cache | CrossCache) -> Tensor:
-        """All steps of a prompt in parallel, leaving their keys and values in the cache."""
+        """All steps of a prompt in parallel, storing their keys and values in the cache."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias[:, :, : x.shape[1]]
@@ -70,7 +70,7 @@ class Block(nn.Module):
         return self.finish(x, attn.merge(attend(q, k, v, attn.pattern, attn.block, attn.prime)))
 
     def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | CachePlace) -> Float[Tensor, "b 1 w"]:
-        """One step after those in the cache, at its place there (cross: at its position)."""
+        """One step after those in the cache, at its position there."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias.index_select(2, cast("Tensor", at))
@@ -80,17 +80,17 @@ class Block(nn.Module):
         q, k, v = attn.project(normed, position=place.position)
         seen = F.scaled_dot_product_attention(q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None])
         if cache.pattern == "previous_row":
-            seen = seen * place.some  # exactly zero where it sees nothing
+            seen = seen * place.some  # exactly zero if it sees nothing
         return self.finish(x, attn.merge(seen))
 
 
 class Transformer(nn.Module):
-    """A trunk over (b t width); cross attention listens to `encoded` (b n width), `distance` (b t n) seconds away."""
+    """A trunk over (b t width); cross attention attends to `encoded` (b n width) at `distance` (b t n) seconds."""
 
     def __init__(self, config: TrunkConfig):
         super().__init__()
         self.config = config
-        self.bf16_stream = False  # whether the stream between the blocks is bf16 too where autocast is
+        self.bf16_stream = False  # whether the residual stream is bf16 too under bf16 autocast
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
 
     @property
@@ -98,8 +98,8 @@ class Transformer(nn.Module):
         return cast("list[Block]", list(self.layers))
 
     def compile_blocks(self, **options: Any) -> None:
-        """Have torch.compile make the kernels of every block in training, with its first call; blocks of one pattern share them."""
-        torch.compiler.assume_constant_result(rotary_table)  # else each block makes the table in every step
+        """Compile every block with torch.compile at its first call in training; blocks of one pattern share kernels."""
+        torch.compiler.assume_constant_result(rotary_table)  # otherwise each block computes the table in every step
         # the calls of all modules count as one function: patterns, widths of trunks, training or not
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # type: ignore[attr-defined]
         for block in self.blocks:
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
         return x
 
     def hidden(self, x: Tensor, layer: int, encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
-        """The stream in front of `layer`, for features and alignment."""
+        """The residual stream before `layer`, for features and alignment."""
         for block in self.blocks[:layer]:
             x = block(x, encoded, distance)
         return x

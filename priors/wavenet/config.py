@@ -9,7 +9,7 @@ from typing import Any
 from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
 
-BLOCK_SECONDS = 0.05  # of an update at least: a WaveNet writes 22,050 values per second
+BLOCK_SECONDS = 0.05  # shortest update, seconds: a WaveNet writes 22,050 values per second
 FLOAT = 4  # bytes
 
 
@@ -20,11 +20,11 @@ class WaveNetParams(TokenParams):
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Gated dilated causal layers: dilations 1, 2, 4 .. of `cycle` layers, the whole `repeats` times."""
+    """Shape of gated dilated causal layers: dilations 1, 2, 4 .. over `cycle` layers, repeated `repeats` times."""
 
     cycle: int = 10
     repeats: int = 2
-    channels: int = 64  # of the residual stream
+    channels: int = 64  # width of the residual stream
     gate: int = 64
     skip: int = 64
     kernel: int = 2
@@ -39,12 +39,12 @@ class StackConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Inputs that an output depends on: 1 + (kernel - 1) * the sum of the dilations."""
+        """Receptive field in steps: 1 + (kernel - 1) * the sum of the dilations."""
         return 1 + (self.kernel - 1) * sum(self.dilations)
 
     @property
     def slots(self) -> int:
-        """Rows of all ring buffers: a layer keeps its inputs of (kernel - 1) * dilation steps, and the present one."""
+        """Rows of all ring buffers: a layer keeps its inputs of (kernel - 1) * dilation steps, and the current one."""
         return self.receptive_field - 1 + self.depth
 
     @property
@@ -58,8 +58,9 @@ class StackConfig:
 class WaveNetConfig(PriorConfig):
     """Shape of a WaveNet of `stream`, conditioned on labels, timing, frame-wise controls, and on the stream `reads`.
 
-    A frame of the conditions lasts `frame` samples of the stream written; of a stream that is read it is one frame, of
-    `read_bins` codes or (0) of latents `read_width` wide. `controls` are the names of frame-wise conditions and their widths.
+    A frame of the conditions lasts `frame` samples of the written stream. If a stream is read, it is one frame of that stream,
+    of `read_bins` codes or (0) of latents of width `read_width`. `controls` has the names of frame-wise conditions and their
+    widths.
     """
 
     kind = "wavenet"
@@ -68,7 +69,7 @@ class WaveNetConfig(PriorConfig):
     hop: int
     sample_rate: int
     window: int  # samples
-    silence: int  # the code that stands before a song
+    silence: int  # the code before the start of a song
     stack: StackConfig = StackConfig()
     frame: int = 128
     labels: LabelConfig | None = None
@@ -102,7 +103,7 @@ class WaveNetConfig(PriorConfig):
 
     @property
     def block(self) -> int:
-        """Samples of an update."""
+        """Samples per update."""
         return -(-int(BLOCK_SECONDS * self.sample_rate) // self.hop)
 
     @property
@@ -124,14 +125,14 @@ class WaveNetConfig(PriorConfig):
         stack, width = self.stack, self.stack.channels
         head = [(stack.skip, stack.skip), (stack.skip, self.bins)]
         matrices = [*stack.products, (width, stack.depth * 2 * stack.gate), *head]
-        columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # those with a bias
+        columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # matrices with a bias
         others = self.bins * width + columns
         others += self.labels.rows * width if self.labels else 0
         others += (self.read_bins or self.read_width) * width + sum(self.controls.values()) * width
         return ParameterCount(sum(a * b for a, b in matrices), columns, 0, others, stack.skip * self.bins)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """A step reads all weights once; a window starts with a pass over its known samples."""
+        """Cost of decoding; a step reads all weights once, and a window starts with a pass over its known samples."""
         stack, item = self.stack, BYTES[job.dtype][1]
         known = max(begin - start + 1 for start, begin, _ in job.windows)
         weights = self.parameters().all * item
@@ -145,7 +146,7 @@ class WaveNetConfig(PriorConfig):
         return DecodingCost(job.rows, parts, steps, weights, stack.depth, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Activations: of each layer its taps, its gates before and after the non-linearity; and the logits twice."""
+        """Cost of training; activations: taps, gates before and after the non-linearity of each layer, and twice the logits."""
         stack = self.stack
         kept = stack.depth * (stack.kernel * stack.channels + 6 * stack.gate + stack.channels) + 3 * stack.skip + 2 * self.bins
         operations = 2.0 * sum(a * b for a, b in stack.products) * self.n_ctx

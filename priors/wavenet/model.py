@@ -1,12 +1,12 @@
-"""WaveNetPrior: the codes of a waveform one by one, from its last receptive field and from conditions (arXiv:1609.03499).
+"""WaveNetPrior: autoregressive codes of a waveform, given the receptive field and conditions (arXiv:1609.03499).
 
     inputs   silence | code 0 | code 1 | ...
     stack    gated dilated causal layers; conditions enter every gate (`priors/wavenet/stack.py`)
     head     sum of skips -> ReLU -> 1x1 -> ReLU -> 1x1 -> logits of code 0 | code 1 | ...
 
-Conditions are artist and genres, timing, frame-wise controls, and the codes (or latents) of the stream above: their vectors are
-added up frame by frame, and a step at sample t has those of frame t // frame. Before a song there is silence, and before
-a window nothing: all ring buffers are zero, as the padding of a whole window is.
+Conditions are artist and genres, timing, frame-wise controls, and the codes or latents of the stream above. Their vectors are
+summed for each frame, and sample t uses those of frame t // frame. The input before a song is silence. Before a window all ring
+buffers are zero, like the padding of a whole window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from priors.wavenet.step import stepper
 
 
 class WaveNetPrior(Prior):
-    """Codes of one stream given conditions; the loss is in bits per code."""
+    """An autoregressive prior of the codes of a waveform given conditions; the loss is in bits per code."""
 
     config: WaveNetConfig
 
@@ -56,7 +56,7 @@ class WaveNetPrior(Prior):
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Start the table of codes from the codec's vectors, so that codes of nearly the same sample start alike."""
+        """Initialise the table of codes from the codec's vectors, so that codes of similar samples have similar embeddings."""
         if self.stream in vectors:
             v = vectors[self.stream].to(self.x_emb.weight)
             v = (v - v.mean(dim=0)) / v.std(dim=0)
@@ -66,7 +66,7 @@ class WaveNetPrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """The vector of silence, and what every gate of every layer adds, frame by frame (B, S, L * 2 G)."""
+        """The vector of silence, and the conditions of every gate of every layer by frame (B, S, L * 2 G)."""
         config = self.config
         h = self.x_emb.weight.new_zeros(batch, config.frames_of_conditions, config.width)
         if config.labels:
@@ -94,7 +94,7 @@ class WaveNetPrior(Prior):
         return self.x_out(F.relu(self.hidden(F.relu(skips))))
 
     def bits(self, codes: Int[Tensor, "b t"], cond: Conditions) -> Float[Tensor, "b t"]:
-        """Bits of each code given those before it (teacher forced)."""
+        """Bits of each code given the previous codes (teacher-forced)."""
         logits = self.logits(codes[:, :-1], self.encode_conditions(cond, len(codes))).float()
         return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none") / math.log(2)
 
@@ -113,7 +113,7 @@ class WaveNetPrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, WaveNetParams]
     ) -> DecodeState[WaveNetParams]:
-        """The buffers after the known samples: those of the window before, where as many are known as the receptive field has."""
+        """The buffers after the known samples; equal to those of the previous window if the known samples cover the receptive field."""
         codes = known_prefix(self.stream, window, known, self.config.n_ctx)
         numbers = uniforms(noise.sequential(), window.length - codes.shape[1]).to(codes.device)
         conditioning = self.encode_conditions(cond, len(codes))
@@ -124,7 +124,7 @@ class WaveNetPrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: tuple[RingBuffers], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
-        """Logits after one more code: a function of tensors alone, in fixed shapes."""
+        """Logits after one more code: a pure function of tensors, with fixed shapes."""
         assert conditioning.steps is not None
         gates = conditioning.steps.index_select(1, position // self.config.frame)[:, 0]
         return self.head(self.stack.step(self.x_emb(code), gates, caches[0], position))
@@ -139,9 +139,9 @@ class WaveNetPrior(Prior):
             yield Update(self.stream, start, made)
 
     def _codes(self, state: DecodeState[WaveNetParams], numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-        """Codes drawn with these numbers; the last one has not been an input yet."""
+        """Sample codes with these uniform numbers; the last code has not been an input yet."""
         made: list[Tensor] = []
-        if state.output is not None:  # of the pass over the known samples
+        if state.output is not None:  # logits of the pass over the known samples
             made, state.output = [draw(state.output, numbers[:, 0], state.params)[:, None]], None
             numbers = numbers[:, 1:]
         if numbers.shape[1]:

@@ -1,12 +1,12 @@
-"""GatedStack: dilated causal convolutions with gates and skips, over a whole window or one sample at a time from ring buffers.
+"""GatedStack: dilated causal convolutions with gates and skips, over a whole window, or one sample at a time from ring buffers.
 
     gates     g = taps(x) W + c            taps: the inputs of x at t - (kernel - 1) d .. t - d, t;  c: conditions, and the bias
     unit      z = tanh(g_1) sigmoid(g_2)
     residual  x + z R                      without a bias: that of the next layer's gates has the same effect
     skips     sum over layers of z S, as one product
 
-Notable: the weights of all layers are one tensor, input-major. So a step gathers the earlier taps of all layers at once and
-multiplies them in one product, and only what depends on the layer before is done layer by layer.
+Notable: the weights of all layers are one tensor, input-major. So a step gathers the earlier taps of all layers and multiplies
+them in one product. Only the computations that depend on the previous layer run layer by layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from priors.wavenet.config import StackConfig
 class RingBuffers:
     """The inputs of every layer that later steps need, (slot, b, c): a layer of reach n has n + 1 slots.
 
-    Step t writes slot t % (n + 1), which no tap of step t is in: a step that is done twice, as when it is captured, has one effect.
+    Step t writes slot t % (n + 1), which step t does not read. So a step that runs twice, as in a capture, has the effect of
+    one.
     """
 
     kept = ("values",)
@@ -33,12 +34,12 @@ class RingBuffers:
         reach = torch.tensor([(config.kernel - 1) * d for d in config.dilations], device=like.device)
         self.lengths = reach + 1
         self.first = self.lengths.cumsum(0) - self.lengths
-        back = torch.arange(config.kernel - 1, 0, -1, device=like.device)  # taps before the present one, oldest first
+        back = torch.arange(config.kernel - 1, 0, -1, device=like.device)  # taps before the current one, oldest first
         self.back = back * torch.tensor(config.dilations, device=like.device)[:, None]  # (L, kernel - 1)
         self.values = torch.zeros(config.slots, batch, config.channels, dtype=like.dtype, device=like.device)
 
     def fill(self, inputs: Sequence[Float[Tensor, "b t c"]]) -> None:
-        """Take over the inputs of steps 0 .. t - 1 of every layer."""
+        """Store the inputs of steps 0 .. t - 1 of every layer."""
         for first, length, x in zip(self.first.tolist(), self.lengths.tolist(), inputs, strict=True):
             steps = torch.arange(max(0, x.shape[1] - length), x.shape[1], device=x.device)
             self.values[first + steps % length] = x[:, steps].transpose(0, 1)
@@ -54,7 +55,7 @@ class RingBuffers:
 
 
 class GatedStack(nn.Module):
-    """The layers; `gates` are the conditions of every layer with the bias, one frame for `frame` steps."""
+    """The gated layers; `gates` are the conditions of every layer including the bias, one frame per `frame` steps."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class GatedStack(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t c"], gates: Float[Tensor, "b s lg"], frame: int, buffers: RingBuffers | None = None
     ) -> Float[Tensor, "b t s"]:
-        """The sum of the skips at every step; `buffers` take over what later steps need."""
+        """The sum of the skips at every step; `buffers` store the inputs that later steps need."""
         kernel, t = self.config.kernel, x.shape[1]
         by_layer = gates.unflatten(-1, (self.config.depth, -1))[:, : -(-t // frame)].unbind(2)  # L times (B, S, 2 G)
         residual = [*self.residual.unbind(0), None]
@@ -93,7 +94,7 @@ class GatedStack(nn.Module):
     def step(
         self, x: Float[Tensor, "b c"], gates: Float[Tensor, "b lg"], buffers: RingBuffers, position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b s"]:
-        """The same for one step: a function of tensors alone, in fixed shapes."""
+        """The sum of the skips for one step: a pure function of tensors, with fixed shapes."""
         earlier = self.gates.shape[1] - self.config.channels
         conditions = gates.unflatten(-1, (self.config.depth, -1)).transpose(0, 1)  # (L, B, 2 G)
         ready = torch.baddbmm(conditions, buffers.taps(position), self.gates[:, :earlier])

@@ -1,7 +1,7 @@
-"""Steps of a window, three ways to the same answer: plain, captured as a CUDA graph, or compiled C++ (`native.cpp`) on a CPU.
+"""Decoding steps in three implementations with equal results: plain, CUDA graph, or compiled C++ (`native.cpp`) on a CPU.
 
-All stand on the same ring buffers and hold nothing else but the position, so that one may go on where another stopped. The C++
-steps draw their codes too, so that a block of codes is one call.
+All use the same ring buffers and keep only the position besides. So one can continue where another stopped. The C++ steps also
+sample the codes, so that a block of codes is one call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES = ("depth", "kernel", "channels", "gate", "skips", "bins", "batch", "frame
 
 
 class Stepwise:
-    """Codes drawn by torch, one step after the other."""
+    """Codes sampled by torch, step by step."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -37,7 +37,7 @@ class Stepwise:
         return self.step(code)
 
     def codes(self, code: Int[Tensor, " b"], numbers: Float[Tensor, "b n"], params: WaveNetParams) -> Int[Tensor, "b n"]:
-        """The codes after `code`, one for each of the uniform numbers."""
+        """Sample the codes after `code`, one per uniform number."""
         made = []
         for number in numbers.unbind(1):
             code = draw(self.step(code), number, params)
@@ -56,7 +56,7 @@ class _Params(ctypes.Structure):
 
 
 class NativeSteps(Stepwise):
-    """The steps of one window in C++, over float32 weights and ring buffers where they lie."""
+    """The steps of one window in C++, on float32 weights and ring buffers in place."""
 
     def __init__(self, prior: Any, conditioning: ConditioningInputs, buffers: RingBuffers, position: int) -> None:
         super().__init__(self._logits)
@@ -71,7 +71,7 @@ class NativeSteps(Stepwise):
             *(x for h in head for x in (h.w, h.b)),
         )
         dilations = torch.tensor(config.dilations, device="cpu")
-        # what the pointers point into
+        # the tensors behind the pointers
         self.held = [x.detach().contiguous() for x in (*weights, conditioning.steps, buffers.values, dilations, buffers.first)]
         self.position, self.batch, self.bins = position, len(conditioning.steps), prior.config.bins
         sizes = (
@@ -105,7 +105,7 @@ class NativeSteps(Stepwise):
 
 
 def stepper(prior: Any, state: DecodeState[WaveNetParams]) -> Stepwise:
-    """The steps of a window of a `WaveNetPrior` from where its state is."""
+    """The steps of a window of a `WaveNetPrior` from its current state on."""
     if not isinstance(state.step, Stepwise):
         where: Any = (prior, state.conditioning, state.caches, state.position)
         device, dtype = state.conditioning.start.device.type, state.conditioning.start.dtype

@@ -51,7 +51,7 @@ STEPS = 120
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of eight made songs."""
+    """A data folder of eight synthetic songs."""
     from data_prep.manifest import prepare
     from data_prep.synthetic.songs import make_corpus
 
@@ -218,7 +218,7 @@ class Slurm:
         return next(word for word in self.run("scontrol", "show", "job", job).split() if word.startswith("JobState="))[9:]
 
     def output(self, job: str) -> str:
-        """What the job has said so far."""
+        """The output of the job so far."""
         path = self.folder / "logs" / f"slurm-{job}.out"
         return path.read_text() if path.exists() else ""
 

@@ -1,4 +1,4 @@
-"""One job over two hosts by ssh, pdsh and mpirun: what comes out, what is said when a rank dies, and what stays behind."""
+"""One job over two hosts by ssh, pdsh and mpirun: the results, the report of a dead rank, and the remaining processes."""
 
 from __future__ import annotations
 

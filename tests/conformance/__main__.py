@@ -27,7 +27,7 @@ from tests.conformance.priors import check_orders, check_prior
 from tests.conformance.songs import check_pipeline
 
 Kind = Callable[[Golden], Iterator[Check]]
-# keys of the json that tell a kind
+# keys of the json that identify a kind
 KINDS: list[tuple[set[str], Kind]] = [
     ({"vqvae_hps", "prior_hps"}, check_pipeline),
     ({"vqvae_hps", "hps", "sampling"}, check_prior),
@@ -45,7 +45,7 @@ ENTRIES: list[tuple[set[str], Kind]] = [
 
 
 def kind_of(golden: Golden) -> Kind | None:
-    """How a golden is checked, told by its contents; None if it is none of those known here."""
+    """The check of a golden file by its content; None if its kind is unknown."""
     top, inner = golden.json.keys(), [v.keys() if isinstance(v, dict) else set() for v in golden.json.values()]
     for keys, check in KINDS:
         if keys <= top:

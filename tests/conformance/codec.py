@@ -158,8 +158,8 @@ def recorded_draw(
 def codebook_after(golden: Golden, case: str, level: int) -> Tensor:
     """The codebook after the step, from recorded sums, encoder outputs and draws.
 
-    The recorded `k` cannot serve: in every case it is the codebook of before the step, whereas the recorded `dk` says
-    that it moved (and agrees with what is computed here).
+    The recorded `k` cannot serve: in every case it is the codebook of before the step, whereas the recorded `dk` shows that it
+    moved (and agrees with what is computed here).
     """
     io, at = golden.io, f"out.train.{case}.level{level}"
     k_sum, k_elem = io[f"{at}.k_sum"], io[f"{at}.k_elem"]
@@ -188,7 +188,7 @@ def check_spectra(golden: Golden, config: VQVAEConfig) -> Iterator[Check]:
         "spectral_loss": of(losses.spectral, config.spectral_stft, a, b),
         "spectral_convergence": of(spectral_convergence, config.spectral_stft, a, b),
         "multispectral_loss": torch.stack(several).mean(0),
-        # recorded against the same clip played backwards, which the golden's README does not say
+        # recorded against the same clip played backwards, which the golden's README does not mention
         "stereo_spectral_loss": of(losses.spectral, config.spectral_stft, stereo, stereo.flip(-1)),
     }
     for resolution in config.multispectral_stfts:

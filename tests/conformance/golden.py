@@ -1,7 +1,7 @@
-"""A golden: recorded outputs of the public 2020 reference, and what a comparison with one says.
+"""A golden: recorded outputs of the public 2020 reference, and the result of a comparison with one.
 
-NAME.json holds settings and scalars, NAME.io.safetensors inputs, expected outputs and gradients, NAME.state.safetensors
-the weights under their published names. tests/golden/README.md tells where they come from.
+NAME.json holds settings and scalars, NAME.io.safetensors inputs, expected outputs and gradients, NAME.state.safetensors the
+weights under their published names. tests/golden/README.md names their source.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Check(NamedTuple):
-    """One comparison: `error` is out beyond `limit`; limit None was not checked, and `what` says why."""
+    """One comparison: `error` is out beyond `limit`; limit None was not checked, and `what` has the reason."""
 
     what: str
     error: float = 0.0

@@ -42,7 +42,7 @@ def check_filters(golden: Golden) -> Iterator[Check]:
 
 
 def check_lyric_windows(golden: Golden) -> Iterator[Check]:
-    """The first letter of a window, in exact and in float32 arithmetic."""
+    """The first character of a window, in exact and in float32 arithmetic."""
     rows = golden.json["grid"] + golden.json["float32_differs"]
     for published, key in ((False, "first_index"), (True, "first_index_tensor_args")):
         wrong = 0
@@ -123,7 +123,7 @@ def walked_otherwise(case: dict[str, Any]) -> bool:
     total, n_ctx, known = case["total"], case["n_ctx"], case["pre"]
     ours = list(prefix_windows(total, n_ctx, case["hop"], known, published=True))
     calls = [(c["start"], c["end"], c["prime"], c["sample_tokens"]) for c in case["calls"]]
-    short = total < n_ctx  # the number of codes up to which a window is sampled is told only then
+    short = total < n_ctx  # the number of codes up to which a window is sampled is known only then
     mine = [(w.start, w.start + n_ctx, w.prime, w.end - w.start if short else None) for w in ours]
     level = [0] * known
     for number, window in enumerate(ours, start=1):

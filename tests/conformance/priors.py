@@ -34,7 +34,7 @@ def load_prior(golden: Golden) -> AutoregressivePrior:
 
 
 def conditions(prior: AutoregressivePrior, y: Tensor | None, above: Tensor | None) -> Conditions:
-    """Published label rows (total, offset, length, artist, genres.., letters..) as conditions."""
+    """Published label rows (total, offset, length, artist, genres.., characters..) as conditions."""
     if y is None or not prior.config.labels:
         return Conditions(above=above)
     timing, artist, genres, lyric_tokens = y.split([3, 1, prior.config.labels.max_genres, prior.config.n_tokens], dim=1)

@@ -1,4 +1,4 @@
-"""The whole system, greedily: windows over all levels, from nothing and from a prompt, to codes, sound and alignment."""
+"""The whole system, greedily: windows over all levels, with and without a prompt, to codes, audio and alignment."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Pipeline:
             yield start, y
 
     def alignment(self, codes: Tensor, hop: int) -> list[Tensor]:
-        """Attention of each top code to each letter of the whole lyrics; where windows overlap the earlier one tells."""
+        """Attention of each top code to each character of the whole lyrics; in an overlap of windows the earlier one is used."""
         level = max(self.priors)
         prior, hps = self.priors[level], self.hps[level]
         n_ctx, n = prior.config.n_ctx, prior.config.n_tokens
@@ -108,7 +108,7 @@ class Pipeline:
 
 
 def check_pipeline(golden: Golden) -> Iterator[Check]:
-    """Greedy windowed sampling of all levels, from nothing and from a prompt: labels, codes, audio, alignment."""
+    """Greedy windowed sampling of all levels, with and without a prompt: labels, codes, audio, alignment."""
     if find_spec("unidecode") is None:
         yield Check("skipped, Unidecode is not installed")
         return

@@ -74,7 +74,7 @@ def test_what_is_too_long_is_squeezed_evenly_and_nothing_gives_nothing() -> None
 
 
 def made(count: int, seed: int = 0) -> list:
-    """Return rows of made songs, with what the manifest would say of them."""
+    """Return rows of synthetic songs as in a manifest."""
     rows = []
     for i in range(count):
         song = make_song(seed + i, seconds=16.0)

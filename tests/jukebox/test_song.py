@@ -1,4 +1,4 @@
-"""A song as conditions: the right letters at the right seconds, and what may be absent."""
+"""A song as conditions: the right characters at the right seconds, and optional conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jukebox.song import ConditionDropout, PreparedSong, Song, window_conditions
 from priors.conditioning.vocabulary import PLAIN, Characters
 
 LABELS = Labels(("unknown", "ann", "bob"), ("unknown", "rock", "waltz"), None)
-# windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
+# windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 characters
 CONFIG = find("test").priors["prior_2"].for_corpus(3, 3)
 VOCABULARY = Characters(PLAIN)
 STEP = 128 / 22050
@@ -24,7 +24,7 @@ def prepared(song: Song) -> PreparedSong:
 
 
 def words(count: int) -> Song:
-    """Words of four letters, one a second."""
+    """Words of four characters, one per second."""
     text = " ".join("abcdefghij"[i % 10] * 4 for i in range(count))
     return Song(
         "ann", ("rock",), text, tuple(TimedText(w, float(i), i + 1.0) for i, w in enumerate(text.split())), float(count)

@@ -1,4 +1,4 @@
-"""The recipes: whole runs as a person reads and starts them."""
+"""The recipes: whole runs as a user reads and starts them."""
 
 from __future__ import annotations
 

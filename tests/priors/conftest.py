@@ -27,7 +27,7 @@ def trunk(order: tuple[str, ...], n_ctx: int = 24, **more) -> TrunkConfig:
     return TrunkConfig(n_ctx, 16, depth=len(order), heads=2, order=order, blocks=4, m_attn=0.5, **more)
 
 
-# one of every kind: windows of 24 codes in 4 blocks; letters, where there are some, are 8
+# one of every kind: windows of 24 codes in 4 blocks; 8 characters, if any
 KINDS: dict[str, AutoregressiveConfig] = {
     "top": AutoregressiveConfig(
         "vq.2", BINS, 32, RATE, trunk((*LOCAL, "cross", "dense"), time_bias=True), LABELS, LyricConfig(9, 8, ENCODER)
@@ -90,7 +90,7 @@ def make() -> Callable[..., AutoregressivePrior]:
 @pytest.fixture
 def batch() -> Callable[..., tuple[torch.Tensor, Conditions]]:
     def batch(kind: str, size: int = 2, seed: int = 1) -> tuple[torch.Tensor, Conditions]:
-        """A window of codes and every condition that the kind hears, as if of `size` songs."""
+        """A window of codes and every condition of the kind, as if of `size` songs."""
         config, generator = KINDS[kind], torch.Generator().manual_seed(seed)
 
         def ids(high: int, *shape: int) -> torch.Tensor:

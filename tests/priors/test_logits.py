@@ -1,4 +1,4 @@
-"""Drawing codes: filters keep what they say, and a sample depends on its own generator alone."""
+"""Sampling of codes: filters keep the specified codes, and a sample depends on its generator only."""
 
 from __future__ import annotations
 

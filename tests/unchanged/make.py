@@ -35,7 +35,7 @@ from folders import FROZEN, HERE, arguments_in, codes_in, codes_path, copy_froze
 HOPS, RATE = [8, 32, 128], 22050
 PUBLISHED = {"published": True}
 
-# ---- facts: function of adapter.py -> keyword arguments of each call
+# ---- calls: function of adapter.py -> keyword arguments of each call
 
 SEQUENTIAL = [
     {"total": total, "n_ctx": n_ctx, "hop": hop, "begin": begin}
@@ -224,8 +224,8 @@ CASES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Name of a run folder -> the run it is a copy of, and the level and number of codes at which the copy was interrupted: the
-# first two in the middle of a window, the third between two groups of parallel windows, which are written as a whole.
+# Name of a run folder -> the run it is a copy of, and the level and number of codes at which the copy was interrupted. The
+# first two are in the middle of a window. The third is between two groups of parallel windows, which are written as a whole.
 INTERRUPTED = {"cut": ("finished", 1, 105), "continued_cut": ("continued", 0, 333), "parallel_cut": ("parallel", 1, 80)}
 # A run whose batch was halved for lack of memory, twice: in the first window of level 2, and of level 0.
 HALVES = [

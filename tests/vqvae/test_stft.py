@@ -1,4 +1,4 @@
-"""Magnitude spectrograms and their distance mean what they say."""
+"""Magnitude spectrograms and their distance have the defined values."""
 
 from __future__ import annotations
 

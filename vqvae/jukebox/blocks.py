@@ -1,11 +1,12 @@
-"""Encoder and decoder of one level: strided convolutions, each with a stack of dilated residual blocks beside it.
+"""Encoder and decoder of one level: strided convolutions, each with a stack of dilated residual blocks.
 
 Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
-- every strided convolution has kernel 2s and padding s/2, so a length T becomes floor(T / s) and comes back as T;
-- dilations grow as 3^i, so four blocks see 81 steps and eight see 6,561: the receptive field is bought by depth;
+- every strided convolution has kernel 2s and padding s/2, so it maps a length T to floor(T / s), and its transpose maps T to s
+  * T;
+- dilations grow as 3^i, so the receptive field grows exponentially with depth: four blocks cover 81 steps, eight 6,561;
 - there is no activation between the strided convolution and its stack, and no normalisation anywhere;
 - the decoder runs its stack with the widest dilation first.
-`layers` lists them in the order sound passes them: the streams (`vqvae/jukebox/stream.py`) run them from that list.
+`layers` lists them in the order of computation. The streaming code (`vqvae/jukebox/stream.py`) runs them from that list.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-PerStage = Sequence[int]  # a number for every stage of an encoder or decoder
+PerStage = Sequence[int]  # one number per stage of an encoder or decoder
 
 
 class ResidualBlock(nn.Module):
@@ -41,7 +42,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """`depth` residual blocks whose dilation grows by `growth` a block, starting again every `cycle` blocks."""
+    """`depth` residual blocks whose dilation is multiplied by `growth` per block and restarts every `cycle` blocks."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class ResidualStack(nn.Module):
         dilations = [growth ** (i if cycle is None else i % cycle) for i in range(depth)]
         if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
             dilations.reverse()
-        self.reach = sum(dilations)  # steps to either side that are heard
+        self.reach = sum(dilations)  # receptive field to either side, steps
         scale = depth**-0.5 if res_scale else 1.0
         self.blocks = nn.Sequential(*(ResidualBlock(width, int(m_conv * width), d, scale, zero_out) for d in dilations))
 
@@ -68,7 +69,7 @@ class ResidualStack(nn.Module):
 
 
 class DownStep(nn.Module):
-    """One strided convolution, then a stack at the lower rate."""
+    """One strided convolution, then a residual stack at the lower rate."""
 
     def __init__(self, in_width: int, width: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
@@ -80,12 +81,12 @@ class DownStep(nn.Module):
 
 
 class Upsampling(nn.ConvTranspose1d):
-    """A transposed convolution of kernel 2s; a `flat` one adds no tones at multiples of the lower rate.
+    """A transposed convolution of kernel 2s; if it is `flat`, it adds no tones at multiples of the lower rate.
 
-    Sample p of each stride has taps of its own, so that a constant input, and the mean of any input, comes out as a pattern of
-    period s: tones at multiples of the lower rate (checkerboard artefacts, Odena et al. 2016; Pons et al., arXiv:2010.14356). The
-    kernel of a flat one is its weight without that pattern: all p have the same sum of taps. What is subtracted is spread over the
-    taps of p by linear interpolation. It has the same parameters, and the same cost once the kernel is made.
+    Sample p of each stride has its own taps. So a constant input becomes a pattern of period s: tones at multiples of the lower
+    rate (checkerboard artefacts, Odena et al. 2016; Pons et al., arXiv:2010.14356). The kernel of a flat convolution is its
+    weight minus that pattern: all p have the same sum of taps. The difference is distributed over the taps of p by linear
+    interpolation. The number of parameters is the same, and so is the cost once the kernel is computed.
     """
 
     def __init__(self, width: int, out_width: int, stride: int, flat: bool = False) -> None:
@@ -93,7 +94,7 @@ class Upsampling(nn.ConvTranspose1d):
         self.flat = flat
 
     def kernel(self) -> Float[Tensor, "c w k"]:
-        """The taps that are used."""
+        """The kernel of the convolution, flattened if `flat`."""
         if not self.flat:
             return self.weight
         taps = self.weight.unflatten(2, (2, -1))  # (C, W, 2s) -> (C, W, 2, s)
@@ -106,7 +107,7 @@ class Upsampling(nn.ConvTranspose1d):
 
 
 class UpStep(nn.Module):
-    """A stack, then one transposed convolution to the higher rate."""
+    """A residual stack, then one transposed convolution to the higher rate."""
 
     def __init__(self, width: int, out_width: int, stride: int, depth: int, *, flat: bool = False, **stack) -> None:
         super().__init__()
@@ -131,7 +132,7 @@ class EncoderStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up); for upsamplers too."""
+    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up). Upsamplers use it too."""
 
     def __init__(self, in_width: int, out_width: int, width: int, up: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class DecoderStage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage for every level down to this one."""
+    """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage per level from level 0 to this one."""
 
     def __init__(
         self, channels: int, emb_width: int, widths: PerStage, downs: PerStage, strides: PerStage, depth: int, **stack
@@ -168,7 +169,7 @@ class Encoder(nn.Module):
 
 
 def joined(x: Float[Tensor, "b w t"], up: Upsampling, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
-    """out(up(x)) as one transposed convolution: nothing lies between them, and the wide sound at the full rate is never made."""
+    """out(up(x)) as one transposed convolution: no layer is between them, and the wide tensor at the full rate is never computed."""
     kernel, bias, stride, padding = joined_kernel(up, out)
     y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
     first, last = beyond(x[..., 0], x[..., -1], up, out)
@@ -186,9 +187,9 @@ def joined_kernel(up: Upsampling, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"
 def beyond(
     first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: Upsampling, out: nn.Conv1d
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
-    """What the joined convolution makes too much of the first and the last sample, from the first and the last input.
+    """Excess of the joined convolution in the first and the last sample, from the first and the last input.
 
-    `up` would go on for a sample before and behind them, where `out` hears zeros.
+    The joined convolution extends `up` by one sample at both ends, where `out` must be padded with zeros.
     """
     assert up.bias is not None
     stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
@@ -218,7 +219,7 @@ class Decoder(nn.Module):
 
 
 def layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Convolutions and residual blocks in the order sound passes them: that in which they are made, but for decoders."""
+    """Convolutions and residual blocks in the order of computation, which is the order of construction except in decoders."""
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | ResidualBlock):
         yield module
         return

@@ -14,12 +14,12 @@ Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int) -> int:
-    """Numbers of a convolution with bias: its multiplications per output step, too."""
+    """Number of parameters of a convolution with bias, about its multiplications per output step."""
     return channels_in * channels_out * kernel + channels_out
 
 
 def residual_stack(width: int, depth: int, m_conv: float = 1.0) -> int:
-    """Numbers of a stack of residual blocks."""
+    """Number of parameters of a stack of residual blocks."""
     hidden = int(m_conv * width)
     return depth * (convolution(width, hidden, 3) + convolution(hidden, width, 1))
 
@@ -31,7 +31,7 @@ class VQVAEConfig(CodecConfig):
     kind = "vqvae"
     sample_rate: int = 44100
     channels: int = 1
-    # stage s divides the rate by strides_t[s] ** downs_t[s]; level l runs stages 0..l
+    # stage s divides the rate by strides_t[s] ** downs_t[s]; level l has stages 0..l
     downs_t: tuple[int, ...] = (3, 2, 2)
     strides_t: tuple[int, ...] = (2, 2, 2)
     emb_width: int = 64
@@ -46,12 +46,12 @@ class VQVAEConfig(CodecConfig):
     dilation_growth_rate: int = 3
     dilation_cycle: int | None = None
     reverse_decoder_dilation: bool = True
-    flat_upsampling: bool = False  # no tones at multiples of the rates of codes and latents; published: False
-    # what makes codes: "codebook" (published), or "argmax" (`argmax.py`), which has no settings but the weight of its diversity loss
+    flat_upsampling: bool = False  # True: no tones at multiples of the rates of codes and latents; published: False
+    # "codebook" (published) or "argmax" (`argmax.py`), whose only setting is the weight of its diversity loss
     bottleneck: str = "codebook"
     diversity: float = 0.005
     mu: float = 0.99
-    threshold: float = 1.0  # moving use, in tokens of a global batch, below which a code is dead
+    threshold: float = 1.0  # a code is dead if its moving average of uses per global batch is below this
     reset_restarted: bool = True  # False: as published, a restarted code keeps its stale sums
     # losses
     l1: float = 0.0
@@ -63,9 +63,9 @@ class VQVAEConfig(CodecConfig):
     commit: float = 0.02
     spectral_stft: Resolution = (2048, 256, 1536)
     multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
-    relative_spectral: bool = False  # divide each clip's spectral error by (its own norm + 1), not by the corpus's
+    relative_spectral: bool = False  # divide each clip's spectral error by (the clip's norm + 1), not by the corpus's
     spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
-    relative_waveform: bool = False  # divide each clip's waveform errors by its own level, not by the corpus's
+    relative_waveform: bool = False  # divide each clip's waveform errors by the clip's level, not by the corpus's
     pre_emphasis: float = 0.0  # waveform errors are of x[t] - pre_emphasis * x[t - 1], where treble weighs more
     log_spectral: float = 0.0  # weight of the L1 distance of log magnitudes (nepers) at the resolutions of multispectral
     stereo: str = "mean"  # what spectral losses compare of a stereo clip: "mean" (published), "channels", "mid_side"
@@ -81,7 +81,7 @@ class VQVAEConfig(CodecConfig):
 
     @property
     def hops(self) -> tuple[int, ...]:
-        """Samples a code of each level stands for."""
+        """Samples per code of each level."""
         return tuple(accumulate((s**d for d, s in zip(self.downs_t, self.strides_t, strict=True)), mul))
 
     def level_widths(self, level: int) -> tuple[int, ...]:
@@ -98,7 +98,7 @@ class VQVAEConfig(CodecConfig):
         return CodecSpec(self.sample_rate, self.channels, tuple(streams))
 
     def level_of(self, stream: str) -> int:
-        """The level of a stream, 0 the finest; ValueError where there is no such stream."""
+        """The level of a stream, 0 is the finest; ValueError if there is no such stream."""
         return self.spec.names.index(self.spec.stream(stream).name)
 
     @classmethod
@@ -116,12 +116,12 @@ class VQVAEConfig(CodecConfig):
     def codes_tensors(self, stream: str, names: Collection[str]) -> list[str]:
         parts = ("encoder", "codebook")
         found = [name for name in self.tensors(stream, names) if name.split(".")[2] in parts]
-        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # of training alone
+        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # used in training only
 
     # ---- sizes
 
     def parameter_count(self, stream: str) -> int:
-        """Encoder, decoder, codebook and its running sums."""
+        """Encoder, decoder, codebook and its moving averages."""
         level, emb = self.level_of(stream), self.emb_width
         depth, total = self.level_depth(level), self.bins * (2 * emb + 1) + convolution(emb, self.channels, 3)
         for stage, width in enumerate(self.level_widths(level)):
@@ -134,7 +134,7 @@ class VQVAEConfig(CodecConfig):
         return total
 
     def receptive_field(self, stream: str) -> int:
-        """The sum of the decoder's dilations, each at its own rate."""
+        """The sum of the decoder's dilations in samples, which bounds its receptive field."""
         level, cycle = self.level_of(stream), self.dilation_cycle
         growth, depth = self.dilation_growth_rate, self.level_depth(level)
         dilations = sum(growth ** (i % cycle if cycle else i) for i in range(depth))
@@ -170,9 +170,11 @@ class VQVAEConfig(CodecConfig):
         if self.widths and any(len(w) != level + 1 for level, w in enumerate(self.widths)):
             raise ValueError(f"widths {self.widths}: level l has l + 1 stages, give l + 1 widths")
         if any(d < 1 for d in self.downs_t):
-            raise ValueError(f"downs_t {self.downs_t}: every stage halves at least once, give numbers from 1")
+            raise ValueError(f"downs_t {self.downs_t}: every stage halves the rate at least once; give numbers from 1")
         if any(s < 2 or s % 2 for s in self.strides_t):
-            raise ValueError(f"strides_t {self.strides_t}: a length survives the round trip only with even strides")
+            raise ValueError(
+                f"strides_t {self.strides_t}: the output has the input's length only with even strides; give even numbers"
+            )
         if not 0 <= self.pre_emphasis < 1:
             raise ValueError(f"pre_emphasis {self.pre_emphasis}: expected a number from 0 up to, but not including, 1")
         if self.bottleneck not in ("codebook", "argmax"):

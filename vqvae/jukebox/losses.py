@@ -1,13 +1,13 @@
-"""How far a reconstruction is from the sound: waveform errors, spectral errors, spectral convergence.
+"""Reconstruction losses and metrics of a codec: waveform errors, spectral errors, spectral convergence.
 
 Jukebox (arXiv:2005.00341, section 3.2 and appendix B.1). Notable:
-- errors are divided by the "bandwidth" of the corpus (its mean |x|, variance and mean spectral norm), so that one set
-  of weights suits quiet and loud corpora;
+- errors are divided by the "bandwidth" of the corpus (its mean |x|, variance and mean spectral norm), so that the same weights
+  work for quiet and loud corpora;
 - the spectral errors compare magnitudes, never phases, by the Frobenius norm of one clip's difference;
-- beside the published terms: errors relative to the level of each clip, waveform errors after pre-emphasis, and a distance of log
-  magnitudes, with which the treble and the quiet passages of recordings survive (`jukebox ablate treble`);
-- an exact match has gradient zero, not nan: the norm's subgradient at zero is taken.
-All of it is float32. Audio is (b, c, t); spectral terms take (n, t), see `mixdown`.
+- there are three more terms than published: errors relative to the level of each clip, waveform errors after pre-emphasis, and
+  a distance of log magnitudes. They preserve the treble and the quiet passages of recordings (`jukebox ablate treble`);
+- an exact match has gradient zero, not nan, because the subgradient of the norm at zero is used.
+Everything is float32. Audio is (b, c, t); spectral terms take (n, t), see `mixdown`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from vqvae.jukebox.config import Resolution, VQVAEConfig
 from vqvae.stft import magnitudes, norm, spectral_convergence
 
-QUIET = 1e-6  # mean square (-60 dBFS) that counts beside a clip's own where waveform errors are relative
-QUIET_BIN = 1e-4  # magnitude (-80 dBFS) that counts beside a bin's own where logarithms are compared
+QUIET = 1e-6  # mean square (-60 dBFS) added to that of a clip if waveform errors are relative
+QUIET_BIN = 1e-4  # magnitude (-80 dBFS) added to that of a bin before the logarithm
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What errors are divided by: mean |x|, variance of x, mean spectral norm of a clip of the corpus."""
+    """The divisors of errors: mean |x|, variance of x, and mean spectral norm of a clip of the corpus."""
 
     l1: float = 1.0
     l2: float = 1.0
@@ -49,14 +49,14 @@ def l2(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidt
 
 
 def linf(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth, k: int) -> Tensor:
-    """Mean of the `k` largest squared errors of each clip: the loudest misses weigh alone."""
+    """Mean of the `k` largest squared errors of each clip."""
     residual = (x - y).square().flatten(1)
     worst = residual.topk(k, dim=1).values if k < residual.shape[1] else residual
     return worst.mean() / bandwidth.l2
 
 
 def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
-    """What a spectral loss compares: the channels' "mean" (published: deaf to stereo), "channels", or "mid_side"."""
+    """Signals that a spectral loss compares: the channels' "mean" (published, ignores stereo), "channels" or "mid_side"."""
     if audio.shape[1] == 1 or stereo == "channels":
         return audio.flatten(0, 1)
     if stereo == "mean":
@@ -66,18 +66,18 @@ def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
 
 
 def spectral(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Norm of the difference of two magnitude spectrograms, a clip."""
+    """Norm of the difference of two magnitude spectrograms, per clip."""
     return norm(target - output)
 
 
 def log_error(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, ""]:
-    """Mean distance of log magnitudes: a bin counts as much in treble as in bass, and in quiet passages as in loud ones."""
+    """Mean distance of log magnitudes. It weighs treble and bass equally, and quiet and loud passages too."""
     full = (target.shape[1] - 1) / 2  # magnitude of a full-scale sine: n_fft / 4
     return ((target + full * QUIET_BIN).log() - (output + full * QUIET_BIN).log()).abs().mean()
 
 
 def emphasise(audio: Float[Tensor, "b c t"], share: float) -> Float[Tensor, "b c t"]:
-    """x[t] - share * x[t - 1]; of the first sample itself."""
+    """x[t] - share * x[t - 1]; the first sample is unchanged."""
     return torch.cat([audio[..., :1], audio[..., 1:] - share * audio[..., :-1]], dim=-1) if share else audio
 
 
@@ -102,7 +102,7 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
 
 
 class ReconstructionLoss:
-    """Measures reconstructions of one batch; what depends on the target alone is computed once for all levels."""
+    """Losses and metrics of reconstructions of one batch; values of the target are computed once for all levels."""
 
     def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
         self.config, self.audio, self.bandwidth = config, audio, bandwidth
@@ -142,7 +142,7 @@ class ReconstructionLoss:
         return terms, metrics
 
     def _wave(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
-        """What waveform errors compare: the published form is the audio itself."""
+        """Signals that waveform errors compare; in the published form the audio itself."""
         wave = emphasise(audio, self.config.pre_emphasis)
         return wave if self.level is None else wave / self.level
 
@@ -155,7 +155,7 @@ class ReconstructionLoss:
         return (error / scale).mean()
 
     def _spectral_resolutions(self) -> list[Resolution]:
-        """The transform of the spectral term and of the convergence metric; too short clips go without the metric."""
+        """The transform of the spectral term and the convergence metric; None for clips that are too short."""
         long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
         return [self.config.spectral_stft] if self.config.spectral or long_enough else []
 

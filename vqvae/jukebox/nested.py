@@ -1,9 +1,9 @@
-"""What separate autoencoders are compared with: a nested VQ-VAE, whose level l encodes what level l-1's encoder made.
+"""A nested VQ-VAE, the baseline for separate autoencoders: level l encodes the latents of level l-1.
 
-After VQ-VAE-2 (arXiv:1906.00446). One chain of encoders goes up, a codebook takes each level's latents, and one chain of
-decoders comes down, each adding the codes of its level to what it hears from above; one loss is paid for the sound
-that all levels make together. Nothing obliges the top to say anything that the bottom could say as well, and the
-Jukebox paper (section 3) found that it falls nearly silent. For `jukebox ablate codec` only.
+After VQ-VAE-2 (arXiv:1906.00446). There is one chain of encoders from fine to coarse, with a codebook per level. There is one
+chain of decoders from coarse to fine; each adds the codes of its level to the output of the coarser level. One reconstruction
+loss covers the output of all levels. The top level need not carry information that the bottom level can carry too; the Jukebox
+paper (section 3) reports that it becomes nearly silent. For `jukebox ablate codec` only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqvae.jukebox.quantize import Codebook
 
 
 class NestedVQVAE(nn.Module):
-    """The levels of `config` in one hierarchy; stage s is as wide as the stage that level s adds to the separate ones."""
+    """The levels of `config` in one hierarchy; stage s has the width of stage s of level s of the separate autoencoders."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class NestedVQVAE(nn.Module):
         self.out = nn.Conv1d(c.emb_width, c.channels, 3, padding=1)
 
     def latents(self, audio: Float[Tensor, "b c t"]) -> list[Float[Tensor, "b e s"]]:
-        """What the chain of encoders makes, a level after the other."""
+        """The latents of each level, from level 0 up."""
         made = [audio]
         for encoder in self.encoders:
             made.append(encoder(made[-1]))
         return made[1:]
 
     def sound(self, quantised: list[Tensor]) -> Float[Tensor, "b c t"]:
-        """The sound of the levels together, from the top down."""
+        """Decode all levels together, from the top down."""
         below = torch.zeros((), device=quantised[0].device)
         for latents, decoder in zip(reversed(quantised), reversed(self.decoders), strict=True):
             below = decoder(latents + below)
@@ -62,7 +62,7 @@ class NestedVQVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Sequences, streams: Collection[str]) -> Float[Tensor, "b c t"]:
-        """The sound of `streams` together; the others are silent (zero latents)."""
+        """Decode `streams` together; the other streams have zero latents."""
         quantised = []
         for name, book in zip(self.config.spec.names, self.codebooks):
             assert isinstance(book, Codebook)
@@ -78,7 +78,7 @@ class NestedVQVAE(nn.Module):
         quantise: bool = True,
         bandwidth: Bandwidth | None = None,
     ) -> dict[str, Tensor]:
-        """One reconstruction of all levels, and a commitment for each; as `VQVAE.loss`."""
+        """One reconstruction loss and one commitment loss per level, as in `VQVAE.loss`."""
         with torch.autocast(audio.device.type, enabled=False):
             reconstruction = ReconstructionLoss(self.config, audio, bandwidth or Bandwidth())
         latents, commits, logs = self.latents(audio), [], {}

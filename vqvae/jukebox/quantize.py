@@ -1,14 +1,14 @@
 """The codebook: nearest code, straight-through gradient, moving averages instead of gradients, restarts of dead codes.
 
-VQ-VAE (arXiv:1711.00937) with the EMA codebook of its appendix and the random restarts of Jukebox (arXiv:2005.00341,
-section 3): a code whose moving use falls below a threshold is thrown onto a random encoder output of this batch.
+VQ-VAE (arXiv:1711.00937) with the EMA codebook of its appendix and the random restarts of Jukebox (arXiv:2005.00341, section
+3): if the moving average of a code's use falls below a threshold, the code is set to a random encoder output of the batch.
 Notable:
 - everything here is float32, also under autocast: distances are small differences of large numbers;
-- the running sums are buffers, so a saved codebook goes on exactly where it stopped (published files lack them);
-- candidates for initialisation and restarts are drawn from the *global* batch by a generator that all ranks share, so
-  the codebook does not depend on how many ranks there are;
-- published behaviour leaves the running sums of a restarted code as they were, so the next step throws it away again:
-  `reset_restarted` gives it the sums of a code of average use instead (about 70 times fewer restarts).
+- the moving averages are buffers, so training resumes exactly from a saved codebook (published files lack them);
+- candidates for initialisation and restarts are sampled from the *global* batch by a generator that all ranks share, so the
+  codebook does not depend on the number of ranks;
+- in the published code the moving averages of a restarted code do not change, so that the next step restarts it again. With
+  `reset_restarted` it gets the averages of a code of average use (about 70 times fewer restarts).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor, nn
 
 from vqvae.ranks import rank_and_world, sum_over_ranks, world
 
-# (rows in the global batch, bins, width, generator, whether to skip) -> which rows become candidates, and noise to add to them if any
+# (rows in the global batch, bins, width, generator, skip) -> indices of the candidate rows, and noise to add to them or None
 Draw = Callable[[int, int, int, torch.Generator | None, bool], tuple[Tensor, Tensor | None]]
 
 
 def draw_rows(
     rows: int, bins: int, width: int, generator: torch.Generator | None, skip: bool = True
 ) -> tuple[Int[Tensor, "k"], Float[Tensor, "k e"] | None]:
-    """`bins` of `rows` rows at random, none twice; where there are too few they repeat and differ by noise.
+    """Sample `bins` of `rows` rows without replacement; if there are too few rows, they repeat with added noise.
 
-    The rows are the first of a random permutation of all, of which no more is made. With `skip` the generator is left as the
-    permutation leaves it: what is drawn from it next, on a CPU, is what it was when all rows were permuted.
+    The sample is the start of a random permutation, and only that start is computed. With `skip` the generator advances as for
+    the whole permutation, so that later CPU random numbers are those of the full permutation.
     """
     if rows < 2 * bins + 2:
         repeats = -(-bins // rows)
@@ -49,8 +49,8 @@ def draw_rows(
 def first_of_permutation(rows: int, count: int, generator: torch.Generator | None) -> Int[Tensor, " count"]:
     """The first `count` numbers of `torch.randperm(rows)`, in time and memory of `count` alone (rows below 2^32 / 20).
 
-    torch swaps place i with a place from i on, for i = 0, 1, ..: later swaps do not reach the first places, so it is enough to
-    remember those that were swapped. Takes `count` 32-bit numbers of the generator, one more where `count` is odd.
+    torch swaps element i with an element from i on, for i = 0, 1, ... Later swaps do not change the first elements, so only the
+    swapped ones are stored. It takes `count` 32-bit numbers from the generator, one more if `count` is odd.
     """
     pairs = torch.empty((count + 1) // 2, dtype=torch.int64, device="cpu").random_(-(2**63), None, generator=generator)
     numbers = torch.stack([pairs >> 32, pairs], dim=1).flatten()[:count] & 0xFFFFFFFF
@@ -63,12 +63,12 @@ def first_of_permutation(rows: int, count: int, generator: torch.Generator | Non
 
 
 def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-    """The nearest row of `k` to each row of `x` and its squared distance, a block of rows at a time."""
+    """The nearest row of `k` to each row of `x` and its squared distance, computed in blocks of rows."""
     block = max(1, (2**26 if x.is_cuda else 2**21) // len(k))
     k_squared = k.square().sum(1)
     codes, distances = [], []
     for part in x.split(block) if len(x) else [x]:
-        # |x - k|^2 expanded in the published order, so that ties fall the same way
+        # |x - k|^2 expanded in the published order, so that ties are resolved the same way
         d = torch.addmm(part.square().sum(1, keepdim=True), part, k.T, alpha=-2).add_(k_squared)
         distance, code = d.min(1)
         codes.append(code)
@@ -77,16 +77,16 @@ def nearest(x: Float[Tensor, "n e"], k: Float[Tensor, "k e"]) -> tuple[Int[Tenso
 
 
 class Quantised(NamedTuple):
-    """What the codebook made of a batch of latents."""
+    """The result of quantising a batch of latents."""
 
     latents: Tensor  # (b, e, t), the codes' rows, with the gradient of the encoder's output
     codes: Tensor  # (b, t)
-    commit: Tensor  # mean squared distance between encoder output and code, pulling the encoder only
+    commit: Tensor  # mean squared distance between encoder output and code; its gradient is for the encoder only
     metrics: dict[str, Tensor]  # entropy (nats), used_curr, usage, dk, fit, pn
 
 
 class Codebook(nn.Module):
-    """`bins` rows of `width` numbers, moved towards the latents that choose them, in training mode only."""
+    """A codebook of `bins` rows of `width` numbers; in training mode, rows move towards the latents that choose them."""
 
     k: Tensor
     k_sum: Tensor
@@ -106,7 +106,7 @@ class Codebook(nn.Module):
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
 
     def encode(self, latents: Float[Tensor, "b e t"]) -> Int[Tensor, "b t"]:
-        """The code of every latent; ValueError if a distance is not finite."""
+        """The code of each latent; ValueError if a distance is not finite."""
         b, _, t = latents.shape
         codes, distances = nearest(self._rows(latents), self.k.float())
         if not torch.isfinite(distances).all():
@@ -120,7 +120,7 @@ class Codebook(nn.Module):
         return self.k.float()[codes].transpose(1, 2)
 
     def forward(self, latents: Float[Tensor, "b e t"], generator: torch.Generator | None = None) -> Quantised:
-        """Quantise, then (in training mode) move the codebook; codes and loss are those of before the move."""
+        """Quantise, then update the codebook in training mode; codes and loss are from before the update."""
         with torch.autocast(latents.device.type, enabled=False):
             b, _, t = latents.shape
             x = self._rows(latents)
@@ -130,14 +130,15 @@ class Codebook(nn.Module):
             codes, distances = nearest(rows, self.k)
             chosen = self.k[codes]
             commit = (chosen - x).square().mean()
-            through = x + (chosen - x).detach()  # straight through: the decoder's gradient goes to the encoder as it is
+            # straight-through estimator: the decoder's gradient goes unchanged to the encoder
+            through = x + (chosen - x).detach()
             metrics = {"fit": distances.mean(), "pn": (rows - rows.mean()).norm() / rows.numel() ** 0.5}
             metrics |= self._update(rows, codes, distances, generator) if self.training else self._use(self._counts(codes))
             return Quantised(through.view(b, t, -1).transpose(1, 2), codes.view(b, t), commit, metrics)
 
     @torch.no_grad()
     def restore(self, expected: float = 1.0) -> None:
-        """Start the running sums afresh around the codes as they are, each chosen `expected` times a global batch."""
+        """Reset the moving averages to the current codes, each used `expected` times per global batch."""
         self.k_elem.fill_(expected)
         self.k_sum.copy_(self.k * expected)
         self.initialised.fill_(True)
@@ -154,17 +155,17 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _update(self, rows: Tensor, codes: Tensor, distances: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """One step of the moving averages, dead codes restarted; the metrics of the global batch."""
+        """Update the moving averages, restart dead codes, and return the metrics of the global batch."""
         own, noise = self._candidates(rows, generator)
         sums = torch.zeros_like(self.k).index_add_(0, codes, rows)
-        sums += 0 * distances.sum()  # squares that overflow must stop every rank too
+        sums += 0 * distances.sum()  # an overflow of the squares must stop every rank too
         sums, counts, candidates = sum_over_ranks(sums, self._counts(codes), own)
         self.k_sum.copy_(self.mu * self.k_sum + (1 - self.mu) * _finite(sums))
         self.k_elem.copy_(self.mu * self.k_elem + (1 - self.mu) * counts)
         dead = self.k_elem < self.threshold
         candidates += noise
         metrics = self._use(counts)
-        # a code that nobody chose for thousands of steps has sums too small to divide: it stays where it is
+        # a code that is unused for thousands of steps has sums too small to divide: it does not move
         mean = torch.where(self.k_elem[:, None] > 1e-12, self.k_sum / self.k_elem[:, None], self.k)
         moved = torch.where(dead[:, None], candidates, mean)
         metrics["dk"] = (moved - self.k).norm() / self.k.numel() ** 0.5
@@ -176,18 +177,18 @@ class Codebook(nn.Module):
         return metrics
 
     def _candidates(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
-        """This rank's part of the candidates, zero where another rank owns the row, and noise to add to their sum."""
+        """This rank's candidates, zero where another rank has the row, and the noise to add to the sum over ranks."""
         rank, ranks = rank_and_world()
         if ranks > 1 and generator is None:
-            raise ValueError("training on several ranks needs a generator seeded alike on all of them; pass generator=")
+            raise ValueError("training on several ranks needs a generator with the same seed on all ranks; pass generator=")
         index, noise = self.draw(len(rows) * ranks, self.bins, self.width, generator, not rows.is_cuda)
-        index = index.to(rows.device) - rank * len(rows)  # the batches of the ranks lie one after another
+        index = index.to(rows.device) - rank * len(rows)  # the global batch is the concatenation of the ranks' batches
         mine = (index >= 0) & (index < len(rows))
         own = torch.where(mine[:, None], rows[index.clamp(0, len(rows) - 1)], 0.0)
         return own, 0.0 if noise is None else noise.to(rows.device)
 
     def _fresh(self, rows: int) -> float:
-        """The running count a new code starts with: the mean use of a code, or what keeps it alive; published: 1."""
+        """Initial moving count of a new code: the mean use of a code, or the restart threshold if larger; published: 1."""
         return max(rows * world() / self.bins, self.threshold) if self.reset_restarted else 1.0
 
     def _counts(self, codes: Int[Tensor, "n"]) -> Float[Tensor, "k"]:
@@ -204,7 +205,7 @@ class Codebook(nn.Module):
 
 
 def _finite(summed: Tensor) -> Tensor:
-    """`summed` itself; checked after the reduction, so that every rank stops, and before the codebook is touched."""
+    """Return `summed` if it is finite. The check is after the reduction, so that every rank stops, and before the update."""
     if not torch.isfinite(summed).all():
-        raise FloatingPointError("the encoder's output is not finite")
+        raise FloatingPointError("the encoder's output is not finite: the training has diverged; lower the learning rate")
     return summed

@@ -1,15 +1,15 @@
-"""Encode and decode sound of any length in constant memory, equal to doing it whole, and faster.
+"""Streaming encoder and decoder: audio of any length in constant memory, equal to processing it whole, and faster.
 
-A convolution needs only so much of the past. Every layer keeps that end of its input: it begins with the zeros it would
-pad with, joins each new piece to what it holds, computes without padding, and at the very end pads with the zeros after it. So
-nothing is computed twice, no receptive field has to be known (the finest published level has one of a second on either side), and
-pieces may be so short that they stay in the processor's caches, where the whole of a layer, 113 MB for 20 s, would go through
-memory a dozen times. Equal means codes the same but for ties between two codes, audio within rounding.
+A convolution needs a limited number of past steps. Each layer keeps these last steps of its input. It starts with the zeros of
+its padding, appends each new block, computes without padding, and pads with zeros at the end. So nothing is computed twice, and
+the receptive field need not be known (that of the finest published level is a second to either side). The blocks are short
+enough for the processor's caches; a whole layer, 113 MB for 20 s, would pass through memory a dozen times. "Equal" means: codes
+are the same except for ties, and audio is the same within rounding.
 
     pieces ->  layers 0..i  ->  layers i+1..j  ->  ...  -> codes, or sound
                thread 0         thread 1                   each a piece behind the one before
 
-Pieces are too short to be shared between threads, so the layers are: as on an assembly line, every thread has a share of them.
+The blocks are too short to be divided between threads. So the layers are divided: the threads form a pipeline.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from vqvae.jukebox.autoencoder import Autoencoder
 from vqvae.jukebox.blocks import ResidualBlock, Upsampling, beyond, joined_kernel, layers
 
-CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples a piece: layers of 2 MB, which a core's cache holds; enough for a GPU
-ARRIVING_CUDA = 2**16  # samples of a piece whose codes arrive over time, on a GPU: its audio comes within seconds
-MOST, MOST_CUDA = 2**17, 2**25  # numbers that a layer is given at a time
-CALL = 200.0  # what a layer costs beside its multiplications, as seen at pieces of CHUNK
+CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples per block: layers of 2 MB, which fit a core's cache; enough for a GPU
+ARRIVING_CUDA = 2**16  # samples per block on a GPU for codes that arrive over time: a delay of seconds
+MOST, MOST_CUDA = 2**17, 2**25  # values that a layer gets at a time
+CALL = 200.0  # cost of a layer beside its multiplications, measured with blocks of CHUNK
 
-Part = tuple[Tensor, bool]  # (c, t), and whether it is the last of the sound
-PartsByStream = dict[str, list[Part]]  # stream -> what has become of a piece so far
+Part = tuple[Tensor, bool]  # (c, t), and whether it is the last block
+PartsByStream = dict[str, list[Part]]  # stream -> the current value of a block
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of one stream that holds its own past; `cost` is about its time per sample, in multiplications."""
+    """A layer of one stream with its stored past input; `cost` is about its time per sample, in multiplications."""
 
     stream: str
     step: Callable[[Tensor, bool], Tensor]
@@ -48,7 +48,7 @@ class Layer:
 def encode_stream(
     autoencoders: Mapping[str, Autoencoder], blocks: Iterable[Float[Tensor, "c t"]], *, chunk: int = 0
 ) -> Iterator[dict[str, Int[Tensor, "s"]]]:
-    """Codes by every autoencoder of the audio that `blocks` form end to end; `chunk` samples are encoded at a time."""
+    """Encode the concatenated `blocks` of audio by every autoencoder, `chunk` samples at a time."""
     line = [layer for stream, autoencoder in autoencoders.items() for layer in _encoder(autoencoder, stream)]
     pieces = ({stream: [piece] for stream in autoencoders} for piece in _pieces(blocks, chunk))
     if autoencoders:
@@ -58,17 +58,18 @@ def encode_stream(
 def decode_stream(
     autoencoder: Autoencoder, codes: Iterable[Int[Tensor, "s"]], *, chunk: int = 0
 ) -> Iterator[Float[Tensor, "c t"]]:
-    """Audio of the codes that the blocks `codes` form end to end, about `chunk` samples at a time."""
-    # a decoder has its width at the full rate already, an encoder at half of it
+    """Decode the concatenated blocks `codes` to audio, about `chunk` samples at a time."""
+    # a decoder has its full width at the full rate, an encoder at half the rate
     pieces = ({"": [piece]} for piece in _pieces(codes, chunk, autoencoder.hop, CHUNK // 2))
     for made in _assembled(list(_decoder(autoencoder)), pieces, autoencoder.codebook.k.device):
         yield made[""]
 
 
 class AutoencoderDecoder:
-    """Decodes codes that arrive over time: each `push` returns the audio that is complete by then.
+    """Decodes codes that arrive over time: each `push` returns the audio that is complete.
 
-    As from `decode_stream`: the codes are joined and cut again, so that the audio does not depend on how they arrived.
+    The audio equals that of `decode_stream`: codes are regrouped into blocks, so that the audio does not depend on the sizes of
+    the pushes.
     """
 
     def __init__(self, autoencoder: Autoencoder, check: Callable[[Tensor], Tensor], *, chunk: int = 0):
@@ -76,10 +77,10 @@ class AutoencoderDecoder:
         self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long, device="cpu")
 
     def push(self, values: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
-        """Take more codes; `last` says that there are no more."""
+        """Add codes and return the complete audio; `last` marks the final call."""
         held = torch.cat([self.held.to(values), self.check(values[None])[0]])
         size = _size(held, self.chunk, self.hop, CHUNK // 2, ARRIVING_CUDA)
-        whole = max(0, len(held) - 1) // size * size  # one that fills a piece exactly may be the last
+        whole = max(0, len(held) - 1) // size * size  # a full block may be the last
         pieces = [(piece, False) for piece in held[:whole].split(size)] if whole else []
         pieces, self.held = pieces + [(held[whole:], True)] * last, held[whole:]
         for made in _assembled(self.line, ({"": [piece]} for piece in pieces), held.device):
@@ -90,7 +91,7 @@ class AutoencoderDecoder:
 
 
 def _encoder(autoencoder: Autoencoder, stream: str) -> Iterator[Layer]:
-    """Layers from sound (c, t) to codes (s)."""
+    """Layers from audio (c, t) to codes (s)."""
     rate = 1.0
     for module in layers(autoencoder.encoder):
         step, cost, change = _step(module)
@@ -101,7 +102,7 @@ def _encoder(autoencoder: Autoencoder, stream: str) -> Iterator[Layer]:
 
 
 def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
-    """Layers from codes (s) to sound (c, t)."""
+    """Layers from codes (s) to audio (c, t)."""
     rate = 1 / autoencoder.hop
     yield Layer(stream, lambda x, last: autoencoder.codebook.decode(x[None].long())[0], CALL)
     *modules, up, out = layers(autoencoder.decoder)
@@ -114,7 +115,7 @@ def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
 
 
 def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, float]:
-    """A layer as a step, its multiplications a step of the higher rate, and by how much it changes the rate."""
+    """A layer as a streaming step, its multiplications per step of the higher rate, and its factor of the rate."""
     if isinstance(module, ResidualBlock):
         return _Residual(module), float(module.dilated.weight.numel() + module.pointwise.weight.numel()), 1.0
     if isinstance(module, nn.Conv1d):
@@ -125,21 +126,21 @@ def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, f
     return step, module.weight.numel() / stride, float(stride)
 
 
-# ---- pieces, and the line that they pass
+# ---- blocks, and the pipeline
 
 
 def _size(like: Tensor, chunk: int, hop: int, default: int, on_gpu: int = CHUNK_CUDA) -> int:
-    """Elements of a piece: `chunk` samples, or what suits the device of `like`."""
+    """Elements per block: `chunk` samples, or the default for the device of `like`."""
     return max(1, (chunk or (default if like.device.type == "cpu" else on_gpu)) // hop)
 
 
 def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = CHUNK) -> Iterator[Part]:
-    """The blocks end to end, cut anew into pieces of chunk // hop elements, each with whether it is the last."""
+    """Regroup the blocks into blocks of chunk // hop elements, each with a flag for the last."""
     held: list[Tensor] = []
     for block in blocks:
         held.append(block)
         size = _size(block, chunk, hop, default)
-        if sum(part.shape[-1] for part in held) > size:  # one that fills a piece exactly may be the last
+        if sum(part.shape[-1] for part in held) > size:  # a full block may be the last
             *pieces, rest = (torch.cat(held, dim=-1) if len(held) > 1 else block).split(size, dim=-1)
             yield from ((piece, False) for piece in pieces)
             held = [rest]
@@ -148,9 +149,9 @@ def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = C
 
 
 def _assembled(line: Sequence[Layer], pieces: Iterable[PartsByStream], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """What the line makes of every piece, stream by stream; on a CPU each thread does a share of the layers.
+    """Run the pipeline over all blocks and yield the results by stream; on a CPU each thread has a share of the layers.
 
-    All shares work at the same time, each on the piece behind that of the next one, and wait for one another.
+    All stages run at the same time. Each stage is one block after the next stage, and they wait for each other.
     """
     threads = torch.get_num_threads()
     shares = _shares(line, threads if device.type == "cpu" else 1)
@@ -166,7 +167,7 @@ def _assembled(line: Sequence[Layer], pieces: Iterable[PartsByStream], device: t
                 if made[-1]:
                     yield _whole(made[-1])
         finally:
-            torch.set_num_threads(threads)  # the threads of the pool have changed it for those to come
+            torch.set_num_threads(threads)  # the threads of the pool have changed it for later threads
 
 
 def _whole(piece: PartsByStream) -> dict[str, Tensor]:
@@ -174,7 +175,7 @@ def _whole(piece: PartsByStream) -> dict[str, Tensor]:
 
 
 def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
-    """The line cut into at most `count` shares that cost about the same."""
+    """Split the pipeline into at most `count` stages of about equal cost."""
     whole, done = sum(layer.cost for layer in line), 0.0
     shares: list[list[Layer]] = [[] for _ in range(count)]
     for layer in line:
@@ -185,7 +186,7 @@ def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
 
 @torch.no_grad()
 def _share(share: Sequence[Layer], piece: PartsByStream) -> PartsByStream:
-    """A piece behind the layers of a share."""
+    """Apply the layers of a stage to a block."""
     if not piece:
         return piece
     streams: dict[str, Iterator[Part]] = {stream: iter(parts) for stream, parts in piece.items()}
@@ -195,7 +196,7 @@ def _share(share: Sequence[Layer], piece: PartsByStream) -> PartsByStream:
 
 
 def _through(layer: Layer, parts: Iterator[Part]) -> Iterator[Part]:
-    """Every part behind one layer. At the end all layers say at once what they have waited with: a little at a time, then."""
+    """Apply one layer to every part of a block. At the end all layers flush their buffers, so large outputs are split."""
     for x, last in parts:
         most = max(1, (MOST_CUDA if x.is_cuda else MOST) // (x.shape[0] if x.dim() > 1 else 1))
         *firsts, rest = x.split(most, dim=-1)
@@ -204,14 +205,14 @@ def _through(layer: Layer, parts: Iterator[Part]) -> Iterator[Part]:
         yield layer.step(rest, last), last
 
 
-# ---- layers that hold their past
+# ---- layers with stored past input
 
 
 class _Tape:
-    """The end of what a layer has heard, (width, t) in one place in memory; `pad` zeros stand before all sound.
+    """A buffer (width, t) for the last inputs of a layer; it starts with `pad` zeros.
 
-    New steps are written behind the last. Only where the place ends, what is still needed moves to its front: kept anew
-    among pieces that come and go, it would tear the heap and go through memory once more a piece.
+    New steps are written after the last. Only at the end of the buffer, the steps that are still needed move to its start. A
+    new allocation per block would fragment the heap and need one more copy.
     """
 
     def __init__(self, pad: int = 0) -> None:
@@ -219,7 +220,7 @@ class _Tape:
         self.start, self.end = 0, pad
 
     def room(self, x: Tensor, zeros: int = 0) -> Tensor:
-        """Where as many steps as `x` has are to be written; after them stand `zeros` zeros."""
+        """Return the buffer region for as many steps as `x` has, followed by `zeros` zeros."""
         n = x.shape[1] + zeros
         if self.place is None or self.end + n > self.place.shape[1]:
             kept = self.held if self.place is not None else x.new_zeros(len(x), self.end)
@@ -240,14 +241,14 @@ class _Tape:
         return self.place[:, self.start : self.end]
 
     def drop(self, n: int) -> None:
-        """The first n steps are needed no more."""
+        """Discard the first n steps."""
         self.start += n
 
 
 def _convolve(history: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: int, n: int) -> Float[Tensor, "w n"]:
-    """bias (w, 1) + the sum over taps (w, c) of tap @ heard (c, n + ...), each `dilation` steps further on.
+    """bias (w, 1) + the sum over taps (w, c) of tap @ history (c, n + ...), each `dilation` steps later.
 
-    Products of matrices in place: a library's convolution would first lay out all that it is given, the past too, anew.
+    It uses matrix products in place, because a library's convolution would first copy its whole input.
     """
     out = torch.addmm(bias, taps[0], history[:, :n])
     for k, tap in enumerate(taps[1:], 1):
@@ -282,7 +283,7 @@ class _Convolution:
 
 
 class _Residual:
-    """A residual block; it hears its input twice: rectified, and as it is, `reach` steps later."""
+    """A residual block; it reads its input rectified, and `reach` steps later unchanged."""
 
     def __init__(self, block: ResidualBlock) -> None:
         self.reach = int(block.dilated.dilation[0])
@@ -302,9 +303,10 @@ class _Residual:
 
 
 class _Transposed:
-    """A transposed convolution: a convolution that makes `stride` steps of every one, laid out one after another.
+    """A transposed convolution: a convolution whose output channels are `stride` consecutive steps.
 
-    kernel (c, w, k): with `k` zeros it is as long as whole strides, and the output at n * stride + p hears the inputs n, n - 1, ...
+    The kernel (c, w, k) is padded with zeros to a multiple of the stride. The output at n * stride + p depends on the inputs n,
+    n - 1, ...
     """
 
     def __init__(self, kernel: Tensor, bias: Tensor, stride: int, padding: int) -> None:
@@ -328,7 +330,7 @@ class _Transposed:
         return self._cut(laid, x.shape[1], last)
 
     def _cut(self, laid: Tensor, inputs: int, last: bool) -> Tensor:
-        """Without what lies before the first sample and behind the last."""
+        """Remove the steps before the first sample and after the last."""
         first = min(self.skip, laid.shape[1])
         self.skip, self.inputs = self.skip - first, self.inputs + inputs
         end = laid.shape[1] if not last else first + self.inputs * self.stride - self.emitted
@@ -337,7 +339,7 @@ class _Transposed:
 
 
 class _Last(_Transposed):
-    """The last transposed convolution of a decoder and the convolution behind it, in one."""
+    """The last transposed convolution of a decoder joined with the convolution after it."""
 
     def __init__(self, up: Upsampling, out: nn.Conv1d) -> None:
         super().__init__(*joined_kernel(up, out))

@@ -1,9 +1,9 @@
 """The VQ-VAE of Jukebox: three separate autoencoders from raw audio to raw audio, a codebook each.
 
 Jukebox (arXiv:2005.00341, section 3). Notable:
-- the levels share nothing. A nested hierarchy lets the top level fall silent; here each level carries the song alone;
-- any set of levels can be built, trained, saved and used by itself, and only the levels asked for are computed;
-- losses are summed over levels, not averaged, and everything that is logged has its level in its name.
+- the levels share nothing. In a nested hierarchy the top level may become silent; here each level reconstructs the song alone;
+- any set of levels can be built, trained, saved and used alone, and only the requested levels are computed;
+- losses are summed over levels, not averaged, and the name of each logged value has its level.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vqvae.jukebox.stream import AutoencoderDecoder, decode_stream, encode_strea
 
 
 class VQVAE(Codec):
-    """A codec of one autoencoder per stream; `streams` builds only those, with the names they have in the whole."""
+    """A codec of one autoencoder per stream; with `streams` only those are built, under the same names."""
 
     config: VQVAEConfig
 
@@ -102,11 +102,11 @@ class VQVAE(Codec):
         quantise: bool = True,
         bandwidth: Bandwidth | None = None,
     ) -> dict[str, Tensor]:
-        """Total loss under "loss" and all worth logging, detached, by name; in training mode the codebooks move.
+        """Total loss under "loss", and detached terms and metrics by name; in training mode the codebooks are updated.
 
-        With `quantise` False the latents go straight to the decoder; the first call with True then finds latents worth
-        choosing a codebook from. The argmax bottleneck chooses nothing, and always quantises. `generator` (on the CPU, seeded
-        alike on all ranks) draws candidate codes.
+        With `quantise` False the latents go directly to the decoder, so that the encoder is trained before the first call with
+        True initialises the codebooks. The argmax bottleneck needs no initialisation and always quantises. `generator` (on the
+        CPU, with the same seed on all ranks) samples candidate codes.
         Raises FloatingPointError, naming term and level, if a term is not finite.
         """
         audio = self.check_audio(audio)
@@ -145,7 +145,7 @@ class VQVAE(Codec):
         return {"loss": loss} | _with_summaries({name: value.detach() for name, value in logs.items()})
 
     def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
-        """The loss, so that wrappers that split a batch over devices find it."""
+        """The loss, as `forward`, for wrappers that split a batch over devices."""
         return self.loss(audio, **options)
 
     def _autoencoders(self) -> dict[int, Autoencoder]:
@@ -158,9 +158,9 @@ class VQVAE(Codec):
         return autoencoder.codebook.encode(autoencoder.encoder(audio))
 
     def check_codes(self, codes: Tensor) -> Int[Tensor, "b t"]:
-        """`codes`; ValueError unless they are whole numbers (b, t) below `bins`."""
+        """Return `codes`; ValueError unless they are integers (b, t) below `bins`."""
         if codes.dim() != 2 or codes.is_floating_point():
-            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time)")
+            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected integers (batch, time)")
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.bins):
             raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {self.config.bins - 1}")
         return codes
@@ -170,7 +170,7 @@ SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_lo
 
 
 def _with_summaries(logs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every name_l{level} and, under the bare name, the mean over levels; for terms of the loss their sum."""
+    """Each value as name_l{level}, and under the name alone the mean over levels, for terms of the loss the sum."""
     groups: dict[str, list[Tensor]] = {}
     for name, value in logs.items():
         groups.setdefault(name.rpartition("_l")[0], []).append(value)

@@ -1,4 +1,4 @@
-"""MuLawCodec: each sample to one of 256 codes whose steps grow with the amplitude, and back.
+"""MuLawCodec: quantises each sample to one of 256 codes whose steps grow with the amplitude.
 
 Codes are round(128 mu(x)) + 128 with mu(x) = sign(x) ln(1 + 255 |x|) / ln 256: silence is code 128, which decodes to exactly 0.
 """
@@ -19,20 +19,20 @@ MU = BINS - 1
 
 
 def companded(audio: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """The code of each sample; samples beyond full scale become those of full scale."""
+    """The code of each sample; samples beyond full scale are clipped."""
     x = audio.double().clamp(-1, 1)
     level = torch.sign(x) * torch.log1p(MU * x.abs()) / math.log(BINS)
     return (torch.round(level * SILENCE).long() + SILENCE).clamp(max=BINS - 1)
 
 
 def expanded(codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The sample that each code stands for."""
+    """The sample of each code."""
     level = (codes - SILENCE).double() / SILENCE
     return (torch.sign(level) * torch.expm1(level.abs() * math.log(BINS)) / MU).float()
 
 
 class MuLawCodec(Codec):
-    """The codec of the stream `mulaw`; its table of samples is a tensor, so that its codes have a hash as others have."""
+    """The codec of the stream `mulaw`; its table of samples is a tensor, so that its codes have a hash as those of other codecs."""
 
     config: MuLawConfig
     values: Float[Tensor, " k"]
@@ -63,5 +63,5 @@ class MuLawCodec(Codec):
         yield self.decode({MULAW: values[None]}, MULAW)[0]
 
     def embeddings(self, stream: str) -> Float[Tensor, "k e"]:
-        """Two numbers per code, its sample and its place, so that codes of nearly the same sample start alike."""
+        """Two numbers per code, its sample and its position, so that codes of similar samples have similar initial embeddings."""
         return torch.stack([self.values, torch.linspace(-1, 1, BINS, device=self.device)], dim=1)

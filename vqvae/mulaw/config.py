@@ -13,7 +13,7 @@ MULAW, BINS, SILENCE = "mulaw", 256, 128  # name of the stream; codes; the code 
 
 @dataclass(frozen=True)
 class MuLawConfig(CodecConfig):
-    """One channel, one code per sample; nothing of it is learned."""
+    """One channel, one code per sample, no learned parameters."""
 
     kind = "mulaw"
     learned = False

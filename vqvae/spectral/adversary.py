@@ -1,11 +1,12 @@
-"""AdversarialDecoder: the second phase of the training of a spectral codec, as in Musika (arXiv:2208.08706, section 3.1).
+"""AdversarialDecoder: the second training phase of a spectral codec, as in Musika (arXiv:2208.08706, section 3.1).
 
-The encoder, the features and the codebooks are frozen, so that codes stay what they are; the decoder is trained against discriminators of
-spectrograms at several resolutions. An L1 loss alone returns the median of all magnitudes that fit a latent, which blurs partials and
-loses energy. The audio that is judged has the decoded magnitudes and the phases of the original, because the propagation of phases
-cannot be differentiated. Beside the adversarial loss (hinge) and feature matching, the losses of the first phase and the multi-scale
-spectral distance hold the decoder at the song; `Balancer` gives each its share of the gradient of the magnitudes. The second autoencoder
-is trained alike, through both decoders, the first one frozen (section 3.2).
+The encoder, the features and the codebooks are frozen, so that the codes do not change. The decoder is trained against
+discriminators of spectrograms at several resolutions. An L1 loss alone would return the median of all magnitudes that fit a
+latent, which blurs partials and loses energy. The discriminators get audio with the decoded magnitudes and the phases of the
+original, because the phase propagation is not differentiable. The other losses are feature matching, those of the first phase
+and the multi-scale spectral distance. They keep the decoder close to the song. `Balancer` gives each loss its share of the
+gradient of the magnitudes. The second autoencoder is trained in the same way, through both decoders, with the first one frozen
+(section 3.2).
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ WEIGHTS = {"reconstruction": 1.0, "scales": 1.0, "matching": 1.0, "adversary": 0
 
 
 class DecodedBatch(NamedTuple):
-    """A batch of audio through the codec: what generator and discriminator share."""
+    """A batch of audio decoded by the codec, used by the losses of generator and discriminator."""
 
     true: Float[Tensor, "b c t"]
     made: Float[Tensor, "b c t"]
-    output: Float[Tensor, "b n cf"]  # of the decoder, from which the magnitudes follow
+    output: Float[Tensor, "b n cf"]  # hidden states of the decoder, from which the magnitudes are computed
     reconstruction: Float[Tensor, ""]
     others: dict[str, Float[Tensor, ""]]  # losses that do not depend on `output`
 
 
 class AdversarialDecoder(nn.Module):
-    """A trained spectral codec with its discriminators; `adversary` False trains the decoder by the other losses alone."""
+    """A trained spectral codec with its discriminators; with `adversary` False the decoder is trained by the other losses alone."""
 
     def __init__(self, codec: SpectralCodec, adversary: bool = True) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class AdversarialDecoder(nn.Module):
             return DecodedBatch(audio, made, output, measure.total(terms), others)
 
     def latents(self, true: Float[Tensor, "b n c f"], drawn: Drawn) -> tuple[Float[Tensor, "b t e"], dict[str, Tensor]]:
-        """What is decoded of these magnitudes, and losses of its own by name."""
+        """Audio with these magnitudes, and additional losses by name."""
         codec = self.codec
         with torch.no_grad():
             latents = codec.encoder(codec.features(true))
@@ -82,7 +83,7 @@ class AdversarialDecoder(nn.Module):
         return {"loss": loss} | {f"{name}_loss": value.detach() for name, value in logs.items()}
 
     def discriminator_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
-        """The hinge loss, and the shares of patches that are judged right."""
+        """The hinge loss, and the shares of patches that are classified correctly."""
         true, _ = self.discriminator(decoded.true)
         made, _ = self.discriminator(decoded.made.detach())
         right = [torch.stack([(sign * x > 0).float().mean() for x in some]).mean() for sign, some in ((1, true), (-1, made))]

@@ -4,7 +4,7 @@
     decoder    latent -> width, blocks | `stride` frames unfolded | block | norm; a linear head per kind of output
     stacked    the same from latents to latents of a lower rate and back (Musika's second autoencoder)
 
-Each output of a strided layer depends on whole groups of neighbouring frames, as the patches of a vision transformer do.
+A strided layer maps whole groups of neighbouring frames, like the patches of a vision transformer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vqvae.spectral.config import SpectralConfig
 
 
 class FrameBlock(nn.Module):
-    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]), zeros standing beyond the ends; it begins as the identity."""
+    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]), padded with zeros; it is initialised as the identity."""
 
     def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SpectralDecoder(nn.Module):
         return self.magnitude(hidden).float()
 
     def slopes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n 2 2 f"]:
-        """By time and by frequency, the cosine and the sine; shorter than 1 where they are not sure."""
+        """By time and by frequency, the cosine and the sine; shorter than 1 where the prediction is uncertain."""
         return self.slope(hidden).float().unflatten(-1, (2, 2, self.frequencies))
 
 
@@ -109,7 +109,7 @@ class StackedEncoder(nn.Module):
 
 
 class StackedDecoder(nn.Module):
-    """Undoes the encoder, as far as it can be undone."""
+    """Approximate inverse of the second encoder."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from typing import Any
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 TOKENS, LATENTS, STACKED = "tokens", "spectral", "spectral.2"
-STACKED_PREFIX = "stacked."  # of the names of the second autoencoder's tensors
+STACKED_PREFIX = "stacked."  # of the tensor names of the second autoencoder
 PHASES = ("learned", "griffin_lim")
 
 
@@ -23,39 +23,39 @@ class SpectralConfig(CodecConfig):
     # spectrogram
     n_fft: int = 512
     hop_fft: int = 128
-    floor: float = 0.1  # added to magnitudes before the logarithm: below it nothing is coded
+    floor: float = 0.1  # added to magnitudes before the logarithm
     # network
     stride: int = 8  # frames of the spectrogram per frame of the codec
     width: int = 256
     latent: int = 64
-    fine_blocks: int = 1  # at the rate of the spectrogram, in the encoder and in the decoder
+    fine_blocks: int = 1  # residual blocks at the rate of the spectrogram, in the encoder and in the decoder
     encoder_blocks: int = 2
     decoder_dilations: tuple[int, ...] = (1, 1, 2)
     # quantiser
     books: int = 4
     bins: int = 512
     mu: float = 0.97
-    threshold: float = 0.03  # share of its mean use below which a code is dead
-    all_books: float = 0.75  # share of training clips that are decoded from all books
-    unquantised: float = 0.1  # share of training clips that are decoded from the latents themselves; of others, from some books
-    # losses, beside that of the magnitudes
+    threshold: float = 0.03  # a code is dead below this share of the mean use
+    all_books: float = 0.75  # share of training clips that are decoded from all codebooks
+    unquantised: float = 0.1  # share of training clips that are decoded from the latents; the rest use some of the codebooks
+    # weights of losses, beside that of the magnitudes
     commit: float = 0.25
     mel: float = 0.5
-    slope: float = 1.0  # of differences over time and frequency
+    slope: float = 1.0  # weight of the loss of differences over time and frequency
     phase: float = 1.0
     phase_frames: int = 96  # frames of a clip whose phases are learned in a step
     # decoding
-    gain: bool = False  # a gain per bin, fitted after training: an L1 loss returns the median, which has less energy
+    gain: bool = False  # a gain per bin, fitted after training, because an L1 loss returns the median, which has less energy
     phases: str = "learned"
-    chance: float = 2.0  # weight of random phases where the learned derivatives are not sure
-    rounds: int = 1  # of Griffin-Lim after learned phases
-    peak_rounds: int = 32  # of Griffin-Lim after phases from peaks
+    chance: float = 2.0  # weight of random phases where the learned derivatives are uncertain
+    rounds: int = 1  # iterations of Griffin-Lim after learned phases
+    peak_rounds: int = 32  # iterations of Griffin-Lim after phases from peaks
     # second autoencoder, of the latents of the first
-    stacked: int = 0  # frames of latents per frame of the stream spectral.2; 0: there is none
+    stacked: int = 0  # frames of latents per frame of the stream spectral.2; 0: no second autoencoder
     stacked_width: int = 256
     stacked_latent: int = 64
     stacked_blocks: int = (
-        2  # at the rate of the latents, and as many at the rate of the stream, in the encoder and in the decoder
+        2  # residual blocks at the rate of the latents, and as many at the rate of the stream, per encoder and decoder
     )
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class SpectralConfig(CodecConfig):
 
     @property
     def griffin_lim_rounds(self) -> int:
-        """Rounds after phases of the configured kind."""
+        """Iterations of Griffin-Lim for the configured kind of phases."""
         return self.rounds if self.phases == "learned" else self.peak_rounds
 
     @property
@@ -93,7 +93,10 @@ class SpectralConfig(CodecConfig):
         return CodecSpec(self.sample_rate, self.channels, streams)
 
     def to_json(self) -> dict[str, Any]:
-        """A codec without a second autoencoder is written as before there was one, so that its checkpoints go on."""
+        """Plain values for config.json.
+
+        Without a second autoencoder its settings are left out, so that older checkpoints stay valid.
+        """
         data = super().to_json()
         return data if self.stacked else {name: value for name, value in data.items() if not name.startswith("stacked")}
 
@@ -118,18 +121,18 @@ class SpectralConfig(CodecConfig):
             return []
         parts = ("encoder.", "features.", *further)
         found = [name for name in names if name.startswith(parts)]
-        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # of training alone
+        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # used in training only
 
     # ---- sizes
 
     @property
     def _block(self) -> int:
-        """Numbers of a residual block."""
+        """Number of parameters of a residual block."""
         return _block_numbers(self.width)
 
     @property
     def _heads(self) -> int:
-        """Numbers that the decoder predicts per frame of the spectrogram: magnitudes, and two unit vectors per bin."""
+        """Values that the decoder predicts per frame of the spectrogram: magnitudes, and two unit vectors per bin."""
         return (self.channels + 4) * self.frequencies
 
     def parameter_count(self, stream: str) -> int:
@@ -143,7 +146,7 @@ class SpectralConfig(CodecConfig):
 
     @property
     def _stacked_numbers(self) -> int:
-        """Numbers of the second autoencoder, whose halves have the same layers."""
+        """Number of parameters of the second autoencoder, whose encoder and decoder have the same layers."""
         width, joined = self.stacked_width, self.stacked * self.stacked_width
         ends = (self.latent + self.stacked_latent) * (2 * width + 1) + 2 * width
         return (
@@ -174,7 +177,8 @@ class SpectralConfig(CodecConfig):
         return further + (2 * self.decoder_reach + 1) * self.latent + self.channels * self.n_fft + 3 * self.frequencies
 
     def decoder_products(self, stream: str) -> float:
-        further = self._stacked_numbers / 2 / self.hop if stream == STACKED else 0.0  # nearly: the decoder at the finer rate
+        # approximately: the decoder at the finer rate
+        further = self._stacked_numbers / 2 / self.hop if stream == STACKED else 0.0
         coarse = self.latent * self.width + len(self.decoder_dilations) * self._block + self.stride * self.width**2
         fine = self.fine_blocks * self._block + self.width * self._heads
         transforms = 2 * (self.griffin_lim_rounds + 1) * self.channels * self.n_fft * self.n_fft.bit_length()
@@ -182,5 +186,5 @@ class SpectralConfig(CodecConfig):
 
 
 def _block_numbers(width: int) -> int:
-    """Numbers of a residual block of a width."""
+    """Number of parameters of a residual block of this width."""
     return (3 * width + 1) * width + (width + 1) * width + 2 * width

@@ -1,6 +1,6 @@
 """Discriminators of spectrograms at several resolutions (UnivNet, arXiv:2106.07889), each with a few strided 2-D convolutions.
 
-One window sees attacks, another sees partials: what is blurred in either is recognised there.
+A short window resolves attacks and a long one partials, so that blur in time or in frequency is detected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from vqvae.stft import magnitudes
 
-SLOPE = 0.1  # of the leaky rectifiers
+SLOPE = 0.1  # slope of the leaky rectifiers
 
 
 class SpectrogramDiscriminator(nn.Module):

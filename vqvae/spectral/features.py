@@ -1,4 +1,4 @@
-"""LogMagnitudes: what the encoder of the spectral codec reads and its decoder writes, normalised log magnitudes of a spectrogram."""
+"""LogMagnitudes: normalised log magnitudes of a spectrogram, the input of the spectral encoder and the output of its decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vqvae.spectral.config import SpectralConfig
 
 
 class LogMagnitudes(nn.Module):
-    """Log magnitudes with a floor, normalised per bin; the statistics are those of the training songs."""
+    """Log magnitudes with a floor, normalised per bin by statistics of the training songs."""
 
     mean: Tensor
     std: Tensor
@@ -38,5 +38,5 @@ class LogMagnitudes(nn.Module):
         return features.unflatten(2, self.mean.shape) * self.std + self.mean
 
     def magnitudes(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
-        """Undoes `forward`; never below a tenth of the floor."""
+        """The inverse of `forward`; magnitudes are at least a tenth of the floor."""
         return (self.logs(features).exp() - self.floor).clamp(min=self.floor / 10)

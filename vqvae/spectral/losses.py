@@ -1,8 +1,8 @@
-"""What the spectral codec is trained on: magnitudes, their slopes, mel bands, and the derivatives of the phase.
+"""Losses of the spectral codec: magnitudes, their slopes, mel bands, and the derivatives of the phase.
 
-All magnitudes count on two scales, logarithm and square root, and less towards the treble, as the ear weighs them. The distance of
-slopes keeps partials narrow, which a plain distance blurs. The derivatives of the phase are learned as unit vectors under a squared
-error: what is predicted is a mean direction, and its length says how sure it is.
+Magnitudes are compared as logarithms and as square roots, with smaller weights towards the treble, as in human hearing. The
+loss of slopes keeps partials narrow, which a loss of magnitudes alone blurs. The derivatives of the phase are learned as unit
+vectors with a squared error. So the prediction is a mean direction, and its length is a confidence.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from vqvae.ranks import mean_over_ranks
 from vqvae.spectral.config import SpectralConfig
 from vqvae.stft import magnitudes, mel_filters, spectral_convergence
 
-BANDS = 64  # of the mel loss
+BANDS = 64  # bands of the mel loss
 SCALES = (256, 512, 1024, 2048)  # windows of the multi-scale distance, samples
 FLOOR = 1e-2  # added to its magnitudes before the logarithm
 CORNER = 500.0  # Hz; weights fall as 1 / (f + CORNER)
 
 
 def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Float[Tensor, "b n 2 2 f"]:
-    """Derivatives of the phase as unit vectors: since the frame before, and to the bin above.
+    """Derivatives of the phase as unit vectors: from the previous frame, and to the next higher bin.
 
-    Of the first, what a sinusoid in the middle of the bin turns is taken off; of the second, what energy in the middle of the frame tilts.
+    The first is relative to a sinusoid at the centre of the bin, the second to energy at the centre of the frame.
     """
     phasors = spectra / spectra.abs().clamp(min=1e-9)
     k = torch.arange(spectra.shape[-1], device=spectra.device)
@@ -63,7 +63,7 @@ class SpectralLoss:
     def magnitudes(
         self, target: Float[Tensor, "b n c f"], output: Float[Tensor, "b n c f"], true: Float[Tensor, "b n c f"]
     ) -> dict[str, Tensor]:
-        """Terms of logarithms of magnitudes with the floor; `true` are the magnitudes themselves."""
+        """Losses of log magnitudes with the floor; `true` are magnitudes without logarithm."""
         config, error = self.config, output - target
         root = (output / 2).exp() - (target / 2).exp()
         made = (output.exp() - config.floor).clamp(min=0)
@@ -79,7 +79,7 @@ class SpectralLoss:
         }
 
     def phase(self, spectra: Complex[Tensor, "b n f"], slopes: Float[Tensor, "b n 2 2 f"]) -> Float[Tensor, ""]:
-        """Squared distance of the derivatives, weighted by the root of the lesser of the two magnitudes that each lies between."""
+        """Squared distance of the derivatives, each weighted by the square root of the smaller of its two magnitudes."""
         error = (slopes - phase_slopes(spectra, self.config.n_fft, self.config.hop_fft)).square().sum(3)  # (B, N, 2, F)
         size = spectra.abs().sqrt()
         size = size / mean_over_ranks(size.mean()).clamp(min=1e-12)  # a batch of silence has no phases

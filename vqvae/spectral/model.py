@@ -4,9 +4,9 @@
     tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio
     latents <-> second autoencoder <-> latents of a lower rate (stream "spectral.2"), where the configuration has one
 
-Codes of a waveform carry its phase, some hundred bits per second that no small prior learns. These carry none; phases are made again
-from derivatives that the decoder predicts, or by Griffin-Lim. Any length is processed on a fixed grid of blocks with their receptive
-field on both sides, so that a song in pieces has the frames and the samples that it has as a whole.
+Codes of a waveform contain its phase, some hundred bits per second that a small prior cannot learn. These tokens contain no
+phase. Phases are computed from derivatives that the decoder predicts, or by Griffin-Lim. Audio of any length is processed on a
+fixed grid of blocks with the receptive field on both sides. So streaming and whole-song processing have equal results.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, StackedDecoderStream, StackedFrames, blocks_of_audio
 
-GAINS = (0.5, 4.0)  # least and largest
+GAINS = (0.5, 4.0)  # smallest and largest log gain
 
 
 class Drawn(NamedTuple):
-    """What chance decides in a step of training: books that each clip is decoded from (0: its latents), the first frame of phases."""
+    """Random choices of a training step: number of codebooks for each clip (0: its latents), first frame of phases."""
 
     books: Int[Tensor, " b"]
     first: int
@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
 
 
 class SpectralCodec(Codec):
-    """All streams share encoder and decoder; the second autoencoder is built where `streams` has its stream (None: all)."""
+    """All streams share encoder and decoder; the second autoencoder is built if `streams` has its stream (None: all)."""
 
     stacked: StackedAutoencoder | None
 
@@ -64,11 +64,11 @@ class SpectralCodec(Codec):
         return analyse(pad(audio, config.n_fft, config.hop_fft), config.n_fft, config.hop_fft).transpose(1, 2)
 
     def audio_of(self, spectra: Complex[Tensor, "b n c f"]) -> Float[Tensor, "b c t"]:
-        """Undoes `spectra`; of spectra that no audio has, the audio whose spectra are nearest."""
+        """The inverse of `spectra`; for inconsistent spectra the audio with the nearest spectra (least squares)."""
         return audio_of(spectra.transpose(1, 2), self.config.n_fft, self.config.hop_fft)
 
     def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
-        """The decoder's input for a stream; tokens may have fewer books than there are. ValueError for other shapes."""
+        """The decoder's input for a stream; tokens may have only the first books. ValueError for other shapes."""
         values = sequences[stream]
         if width := self.config.spec.stream(stream).width:
             if values.dim() != 3 or values.shape[-1] != width:
@@ -92,7 +92,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def fit_gain(self, clips: Iterable[Float[Tensor, "b c t"]]) -> None:
-        """Fit the gain: the root of the energy of the clips over that of their reconstructions, per bin; nothing without a gain."""
+        """Fit the gain per bin, if configured: the square root of the energy of the clips over that of their reconstructions."""
         if self.decoder.gain is None:
             return
         energy = torch.zeros(2, *self.decoder.gain.fill_(1.0).shape, device=self.device)
@@ -120,7 +120,8 @@ class SpectralCodec(Codec):
     def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
         checked = (self.check_audio(block[None])[0] for block in blocks)
         frames = self._stacked_frames(encode=True) if STACKED in streams else None
-        rest = torch.zeros(0, self.config.latent, device=self.device)  # latents that do not fill a frame of spectral.2
+        # latents that do not fill a frame of spectral.2 are dropped
+        rest = torch.zeros(0, self.config.latent, device=self.device)
         for block in blocks_of_audio(checked, self.config):
             audio = block.items.transpose(0, 1).flatten(1)  # (T, C, hop) -> (C, T * hop)
             latents = block.cut(self.encoder(self.features(self.spectra(audio[None]).abs()))[0])
@@ -143,7 +144,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def _quantised(self, blocks: Iterable[Float[Tensor, "t d"]]) -> Iterator[Int[Tensor, "n books"]]:
-        """Tokens of the latents that the second decoder makes of frames."""
+        """Tokens of the latents that the second decoder returns for frames."""
         frames, before = self._stacked_frames(encode=False), None
         for block in (*blocks, None):
             for latents in () if before is None else frames.push(before, last=block is None):
@@ -162,7 +163,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
-        """Measure the statistics of the features on these clips."""
+        """Set the statistics of the features from these clips."""
         self.features.fit(self.spectra(self.check_audio(audio)).abs())
 
     # ---- training
@@ -171,9 +172,9 @@ class SpectralCodec(Codec):
         self, audio: Float[Tensor, "b c t"], *, generator: torch.Generator | None = None, quantise: bool = True,
         drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks move.
+        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks are updated.
 
-        `drawn` is what chance decides, of these rows of the batch; by default torch's own generator draws it.
+        `drawn` has the random choices of these rows of the batch; by default torch's global generator samples them.
         """
         config, audio = self.config, self.check_audio(audio)
         drawn = drawn or self.draw(len(audio), audio.shape[-1], quantise)
@@ -202,7 +203,10 @@ class SpectralCodec(Codec):
         return {"loss": loss} | {name: value.detach() for name, value in (terms | logs).items()}
 
     def draw(self, clips: int, samples: int, quantise: bool = True, generator: torch.Generator | None = None) -> Drawn:
-        """The books of each clip: all of most, so that the first ones alone decode usefully; and the frames whose phases are learned."""
+        """Sample the number of codebooks of each clip, mostly all, and the frames whose phases are learned.
+
+        Fewer books are sampled too, so that the first books alone decode usefully.
+        """
         config, books = self.config, torch.zeros(clips, dtype=torch.long)
         if quantise:
             chance = torch.rand(clips, generator=generator)
@@ -213,20 +217,20 @@ class SpectralCodec(Codec):
         return Drawn(books, int(torch.randint(max(1, frames - config.phase_frames + 1), (), generator=generator)))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The matrices between inlets and outlets, for Muon."""
+        """The weight matrices between first and last layers, for Muon."""
         for name, p in self.named_parameters():
             if p.ndim == 2 and name.split(".")[-2] in ("inner", "outer", "join", "unfold"):
                 yield p
 
     def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
-        """The loss, so that wrappers that split a batch over devices find it."""
+        """The loss, as `forward`, for wrappers that split a batch over devices."""
         return self.loss(audio, **options)
 
     def check_codes(self, codes: Tensor) -> Int[Tensor, "b t books"]:
-        """`codes`; ValueError unless they are whole numbers (b, t, books) below `bins`, of all books or of the first ones."""
+        """Return `codes`; ValueError unless they are integers (b, t, books) below `bins`, of all or the first books."""
         books, bins = self.config.books, self.config.bins
         if codes.dim() != 3 or codes.is_floating_point() or not 1 <= codes.shape[-1] <= books:
-            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected whole numbers (batch, time, {books})")
+            raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected integers (batch, time, {books})")
         if codes.numel() and (codes.min() < 0 or codes.max() >= bins):
             raise ValueError(f"codes run from {codes.min()} to {codes.max()}; expected 0 to {bins - 1}")
         return codes.long()

@@ -1,11 +1,11 @@
 """Phases for magnitudes: propagated from frame to frame by their derivatives, or made consistent by Griffin-Lim (1984).
 
-The phase of a sinusoid turns by the same angle in all bins round it from a frame to the next, and a stroke tilts the phase across
-the bins of a frame. From exact derivatives by time and by frequency the phases themselves follow, up to one constant (Prusa et al.
-2017, phase gradient heap integration). Here each bin's phase is the mean, weighted by magnitudes, of what the frame before and both
-neighbours propose; where the derivatives are not sure, as in noise, chance proposes too. Where none are learned, SPSI (Beauregard et
-al. 2015) takes them from the peaks of each frame. Frames are processed in order, and the last one is the state: a song in pieces has
-the phases that it has as a whole.
+From one frame to the next, the phase of a sinusoid turns by the same angle in all bins near it. A drum stroke tilts the phase
+across the bins of a frame. Exact derivatives by time and by frequency determine the phases up to one constant (Prusa et al.
+2017, phase gradient heap integration). Here each bin's phase is a mean, weighted by magnitudes, of the proposals of the
+previous frame and of both neighbouring bins. If the derivatives are uncertain, as in noise, a random proposal is added. Without
+learned derivatives, SPSI (Beauregard et al. 2015) estimates them from the peaks of each frame. Frames are processed in order,
+and the last one is the state. So streaming and whole-song processing have the same phases.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vqvae.compiled import library
 from vqvae.spectral.stft import analyse, synthesise
 
 SOURCE = Path(__file__).with_name("propagate.cpp")
-ROUNDS = 4  # in which the bins of a frame agree
+ROUNDS = 4  # iterations in which the bins of a frame agree
 
 
 def unit(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
@@ -34,38 +34,41 @@ def unit(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
 
 
 class Propagation:
-    """Phasors of one sound, frame by frame, from magnitudes and derivatives of the phase.
+    """Phasors of one channel, frame by frame, from magnitudes and derivatives of the phase.
 
-    What does not depend on the frame before is computed for all frames at once. The recursion has no rotations across bins: each frame
-    is processed relative to `spin`, the phasors that its own tilts add up to, and there a neighbour proposes its own value. It is C++
-    where this machine has a compiler, else NumPy, whose operations of this size take less time than torch's.
+    Everything that does not depend on the previous frame is computed for all frames in parallel. The recursion has no rotations
+    across bins: each frame is relative to `spin`, the accumulated phasors of its tilts, and so a neighbour proposes its value
+    unchanged. The recursion is C++ if this machine has a compiler, else NumPy, which is faster than torch at this size.
     """
 
     def __init__(self, n_fft: int, hop: int, chance: float = 0.0) -> None:
         self.n_fft, self.hop, self.chance = n_fft, hop, chance
-        self.before: _Frame | None = None  # the last frame
+        self.before: _Frame | None = None  # the previous frame
         self.rng = np.random.default_rng(0)
         self.recursion = recursion()
 
     def __call__(self, magnitudes: Float[Tensor, "n f"], slopes: Float[Tensor, "n 2 2 f"]) -> Complex[Tensor, "n f"]:
-        """The phasors of the next frames; `slopes` as `vqvae.spectral.losses.phase_slopes` has them."""
+        """The phasors of the next frames; `slopes` has the layout of `vqvae.spectral.losses.phase_slopes`."""
         m, s = (x.detach().cpu().float().numpy() for x in (magnitudes, slopes))
         doubt = self._doubt(s[:, 0], m)
         sure, spin = _tilts(-_complex(s[:, 1, 0], s[:, 1, 1]))
         turn = self._turns(_complex(s[:, 0, 0], s[:, 0, 1]), m, spin)
-        below, above = np.zeros_like(m), np.zeros_like(m)  # weights of what the two neighbours of a bin propose
+        below, above = np.zeros_like(m), np.zeros_like(m)  # weights of the proposals of the two neighbours of a bin
         below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
         if self.before is None:
             now = np.zeros((2, m.shape[1]), np.float32)
-            doubt[:1, 0] = m[:1]  # the first frame has the phase of its spin
+            doubt[:1, 0] = m[:1]  # the first frame has the phases of its spin
         else:
             now = self.before.phasors
         made = self.recursion(turn, doubt, below, above, now)
-        self.before = _Frame(made[-1].copy(), m[-1].copy(), spin[-1].copy())  # of arrays that are not kept
+        self.before = _Frame(made[-1].copy(), m[-1].copy(), spin[-1].copy())  # for arrays that are not kept
         return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
 
     def _doubt(self, turn: Float[np.ndarray, "n 2 f"], m: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 2 f"]:
-        """A random proposal for each bin, as strong as its turn is unsure: noise has random phases, and coherent ones cancel it."""
+        """A random proposal for each bin, weighted by the uncertainty of its turn.
+
+        Noise has random phases, and coherent phases would cancel it.
+        """
         angles = np.float32(2 * np.pi) * self.rng.random(m.shape, np.float32)
         size = self.chance * np.clip(1 - np.sqrt((turn * turn).sum(1)), 0, None) * m
         return (size[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)).astype(np.float32)
@@ -73,7 +76,7 @@ class Propagation:
     def _turns(
         self, turns: Complex[np.ndarray, "n f"], m: Float[np.ndarray, "n f"], spin: Complex[np.ndarray, "n f"]
     ) -> np.ndarray:
-        """What takes the phasors of the frame before, relative to its spin, to what they propose for each frame, relative to its own."""
+        """Factors from the phasors of the previous frame (relative to its spin) to their proposals (relative to this frame's spin)."""
         first = self.before or _Frame(m[0], m[0], spin[0])
         sizes, spins = (np.concatenate([x[None], y[:-1]]) for x, y in ((first.magnitudes, m), (first.spin, spin)))
         angles = 2 * np.pi * self.hop / self.n_fft * np.arange(m.shape[1])
@@ -94,17 +97,20 @@ def _complex(real: np.ndarray, imaginary: np.ndarray) -> Complex[np.ndarray, "*n
 
 
 def _tilts(tilt: Complex[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, "n f"], Complex[np.ndarray, "n f"]]:
-    """The lengths of the tilts, and the product of the directions of those below each bin."""
+    """The lengths of the tilts, and the cumulative product of their directions below each bin."""
     sure = np.abs(tilt)
     direction = np.divide(tilt, sure, out=np.ones_like(tilt), where=sure > 0)
-    spin = np.ones(tilt.shape, np.complex128)  # or the rounding of some hundred factors adds up
+    spin = np.ones(tilt.shape, np.complex128)  # normalised, or the rounding errors of some hundred factors accumulate
     np.cumprod(direction[:, :-1], axis=1, out=spin[:, 1:])
     return sure, spin.astype(np.complex64)
 
 
 class Recursion(Protocol):
-    """Unit phasors of frames: `along` takes those of the frame before (`now`: of the first) to what they propose, `doubt` is added, and
-    in each of ROUNDS the neighbours of a bin propose what they were after the round before, with the weights `below` and `above`."""
+    """Unit phasors of all frames by the recursion over frames.
+
+    The phasors of the previous frame (`now` for the first) times `along` are its proposals; `doubt` is added. In each of ROUNDS
+    the neighbours of a bin propose their last values, with the weights `below` and `above`.
+    """
 
     def __call__(
         self, along: Complex[np.ndarray, "n f"], doubt: Float[np.ndarray, "n 2 f"], below: Float[np.ndarray, "n f"],
@@ -113,7 +119,7 @@ class Recursion(Protocol):
 
 
 def recursion() -> Recursion:
-    """The compiled recursion, or without a compiler the one of NumPy; both give the same bits."""
+    """The compiled recursion, or the NumPy one without a compiler; both return the same bits."""
     try:
         return functools.partial(compiled_recursion, library(SOURCE).propagate)
     except (OSError, RuntimeError):
@@ -133,7 +139,7 @@ def compiled_recursion(call, along, doubt, below, above, now) -> Float[np.ndarra
 
 
 def plain_recursion(along, doubt, below, above, now) -> Float[np.ndarray, "n 2 f"]:
-    """Real and imaginary parts are rows, and a product of complex numbers is one by rows."""
+    """The recursion in NumPy; real and imaginary parts are separate rows."""
     straight, across = np.real(along), np.stack([-np.imag(along), np.imag(along)], 1)
     made = np.empty(doubt.shape, np.float32)
     units = np.zeros((2, straight.shape[1] + 2), np.float32)  # with a zero beyond either end
@@ -152,7 +158,7 @@ def _normalised(z: Float[np.ndarray, "2 f"]) -> Float[np.ndarray, "2 f"]:
 
 
 def peak_slopes(magnitudes: Float[Tensor, "n f"], n_fft: int, hop: int) -> Float[Tensor, "n 2 2 f"]:
-    """Derivatives of the phase from the peaks of each frame: a peak turns by its interpolated frequency, its neighbours with it."""
+    """Derivatives of the phase from the peaks of each frame: a peak and its neighbours turn by its interpolated frequency."""
     m = magnitudes
     left, right = F.pad(m[..., :-1], (1, 0)), F.pad(m[..., 1:], (0, 1))
     peak = (m > left) & (m >= right)
@@ -170,7 +176,7 @@ def griffin_lim(
     magnitudes: Float[Tensor, "*b n f"], phasors: Complex[Tensor, "*b n f"], n_fft: int, hop: int, rounds: int,
     momentum: float = 0.99,
 ) -> Complex[Tensor, "*b n f"]:  # fmt: skip
-    """Phasors made consistent in `rounds` (fast Griffin-Lim, Perraudin et al. 2013)."""
+    """Make phasors consistent in `rounds` iterations (fast Griffin-Lim, Perraudin et al. 2013)."""
     before, now = None, phasors
     for _ in range(rounds):
         new = analyse(synthesise(magnitudes * now, n_fft, hop), n_fft, hop)

@@ -1,7 +1,8 @@
 """Short-time Fourier transform whose frames tile the audio, and its inverse.
 
-Frame i is centred in samples [i * hop, (i + 1) * hop): audio of n * hop samples has n frames, which begin (n_fft - hop) / 2 samples
-before it. So a frame of a codec is a fixed number of frames of the transform, and a piece of a song has the frames that the song has there.
+Frame i is centred in samples [i * hop, (i + 1) * hop): audio of n * hop samples has n frames, which begin (n_fft - hop) / 2
+samples before it. So a frame of a codec is a fixed number of frames of the transform, and an excerpt has the same frames as the
+whole song.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ def hann(n_fft: int, like: Tensor) -> Float[Tensor, " n"]:
 
 
 def margin(n_fft: int, hop: int) -> int:
-    """Samples of the first frame that lie before the audio, and of the last one that lie after it."""
+    """Samples of the first frame before the audio, and of the last frame after it."""
     return (n_fft - hop) // 2
 
 
 def pad(audio: Float[Tensor, "*b t"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
-    """The audio with silence where its outer frames reach beyond it."""
+    """Pad the audio with silence for its first and last frames."""
     return F.pad(audio, (margin(n_fft, hop),) * 2)
 
 
 def analyse(padded: Float[Tensor, "*b u"], n_fft: int, hop: int) -> Complex[Tensor, "*b n f"]:
-    """Spectra of the frames of padded audio; the last frame is the last one that is whole."""
+    """Spectra of the whole frames of padded audio."""
     frames = padded.unfold(-1, n_fft, hop) * hann(n_fft, padded)
     return torch.fft.rfft(frames, dim=-1)
 
 
 def overlap_add(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> tuple[Float[Tensor, "*b u"], Float[Tensor, " u"]]:
-    """Windowed frames of the spectra added up, and the sum of the squared windows that stands under each sample."""
+    """Overlap-add of the windowed frames of the spectra, and the sum of the squared windows at each sample."""
     window = hann(n_fft, spectra)
     frames = torch.fft.irfft(spectra, n_fft, dim=-1) * window
     return _add_up(frames, hop), _add_up(window.square().expand(frames.shape[-2], -1), hop)
 
 
 def _add_up(frames: Float[Tensor, "*b n w"], hop: int) -> Float[Tensor, "*b u"]:
-    """Frames added up where they overlap, each `hop` samples after the one before: slices of a hop, of all frames at once."""
+    """Overlap-add of frames that start every `hop` samples, computed in slices of a hop for all frames in parallel."""
     n, width = frames.shape[-2:]
     slices = F.pad(frames, (0, -width % hop)).unflatten(-1, (-1, hop))  # (B, N, W) -> (B, N, K, hop)
     k = slices.shape[-2]
@@ -58,6 +59,6 @@ def synthesise(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Floa
 
 
 def audio_of(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b t"]:
-    """The audio of n * hop samples whose spectra are nearest to these; undoes `analyse(pad(audio))`."""
+    """The audio of n * hop samples whose spectra are nearest to these; the inverse of `analyse(pad(audio))`."""
     first = margin(n_fft, hop)
     return synthesise(spectra, n_fft, hop)[..., first : first + spectra.shape[-2] * hop]

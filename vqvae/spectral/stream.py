@@ -1,7 +1,8 @@
 """Encoding and decoding of any length in constant memory, on a fixed grid of blocks.
 
-A block is `BLOCK` frames of the codec. It is computed with the receptive field on both sides, or up to the ends of the song, so that its
-values are the same however the song arrives. Phases and the overlap of the inverse transform go on from block to block.
+A block is `BLOCK` frames of the codec. It is computed with the receptive field on both sides, or up to the ends of the song, so
+that its values do not depend on the sizes of the pushes. Phases and the overlap of the inverse transform continue from block to
+block.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes
 from vqvae.spectral.stft import margin, overlap_add
 
 BLOCK = 64  # frames of the codec
-BESIDE = 24  # frames of the spectrogram on both sides of those that Griffin-Lim makes the phases of
+BESIDE = 24  # frames of the spectrogram on both sides as context for Griffin-Lim
 
 
 class GridBlock(NamedTuple):
-    """A block of the grid with the items on both sides of it; `last` where the song ends with it."""
+    """A block of the grid with the items on both sides of it; `last` marks the last block of the song."""
 
     items: Shaped[Tensor, "n ..."]
     before: int  # items before the block
@@ -31,7 +32,7 @@ class GridBlock(NamedTuple):
     last: bool
 
     def cut(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
-        """Of values, `scale` per item, those of the block."""
+        """The values of the block, without its context; there are `scale` values per item."""
         return values[self.before * scale : (self.before + self.length) * scale]
 
 
@@ -60,7 +61,7 @@ class Grid:
 def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConfig) -> Iterator[GridBlock]:
     """Frames of the codec as samples (n, c, hop), in blocks that reach one frame further than the encoder does.
 
-    In the outermost frame the transform meets silence instead of the song. Samples after the last whole frame are left out.
+    In the outermost frame the transform reads silence instead of the song. Samples after the last whole frame are dropped.
     """
     hop, grid, rest = config.hop, Grid(config.encoder_reach + 1), torch.zeros(config.channels, 0, device="cpu")
     for block in blocks:
@@ -72,7 +73,7 @@ def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConf
 
 
 class DecodesFrames(Protocol):
-    """What the stream uses of a codec."""
+    """The parts of a codec that the stream uses."""
 
     config: SpectralConfig
     decoder: SpectralDecoder
@@ -101,7 +102,7 @@ class SpectralDecoderStream:
                 yield self._overlapped(self._refine(some), some.last)
 
     def _spectra(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
-        """The frames of a block: magnitudes with propagated phases, which all channels share."""
+        """Spectra of a block: magnitudes with propagated phases, which all channels share."""
         config, codec = self.config, self.codec
         hidden = codec.decoder.hidden(codec.latents_of({self.stream: block.items[None]}, self.stream))
         hidden = block.cut(hidden[0], config.stride)[None]
@@ -114,7 +115,7 @@ class SpectralDecoderStream:
         return magnitudes * self.propagation(together, slopes)[:, None]
 
     def _refine(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
-        """The frames of a block with phases made consistent by Griffin-Lim."""
+        """Spectra of a block with phases made consistent by Griffin-Lim."""
         config, magnitudes = self.config, block.items.abs()
         together = magnitudes.mean(1)
         phasors = block.items[:, 0] / magnitudes[:, 0].clamp(min=1e-9)
@@ -122,7 +123,7 @@ class SpectralDecoderStream:
         return block.cut(magnitudes * made[:, None])
 
     def _overlapped(self, spectra: Complex[Tensor, "n c f"], last: bool) -> Float[Tensor, "c t"]:
-        """The samples that no later frame adds to."""
+        """The complete samples, which no later frame changes."""
         config = self.config
         audio, squares = overlap_add(spectra.transpose(0, 1), config.n_fft, config.hop_fft)
         if self.tail is not None:
@@ -137,15 +138,15 @@ class SpectralDecoderStream:
 
 
 class StackedFrames:
-    """Frames through one half of the second autoencoder, on a grid of blocks of its own; `groups` are frames of spectral.2.
+    """Streams frames through one half of the second autoencoder, on its grid of blocks; `groups` are frames of spectral.2.
 
-    What is pushed has a frame of spectral.2 per item: its latent, or the latents that it is made from.
+    Each pushed item is one frame of spectral.2: its latent, or its group of latents of the first autoencoder.
     """
 
     def __init__(
         self, function: Callable[[Float[Tensor, "n ..."]], Float[Tensor, "m e"]], config: SpectralConfig, scale: int
     ) -> None:
-        self.function, self.scale = function, scale  # frames that come of an item
+        self.function, self.scale = function, scale  # output frames per item
         self.grid = Grid(config.stacked_reach, BLOCK // config.stacked)
 
     @torch.no_grad()
@@ -155,7 +156,7 @@ class StackedFrames:
 
 
 class StackedDecoderStream:
-    """Audio of spectral.2, whose latents arrive over time: through the second decoder, then as the latents of the first."""
+    """Decodes spectral.2 from latents that arrive over time: by the second decoder, then by the first."""
 
     def __init__(self, frames: StackedFrames, codec: DecodesFrames) -> None:
         self.frames, self.inner, self.empty = frames, SpectralDecoderStream(codec, LATENTS), torch.zeros(0, codec.config.latent)

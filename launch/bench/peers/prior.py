@@ -1,9 +1,9 @@
 """Transformers' Jukebox prior: run by `jukebox bench prior` and `sample` in the peer's own environment, never imported.
 
 It takes one json argument. With `make` it builds the top prior of `shape` with random weights and writes them there;
-else it loads them, and then for every line on stdin does a forward and a backward pass in float32 and prints its
-seconds; at the end it writes loss and gradients and prints its peak memory. With `sample` it does the case of every line
-instead: a prompt of `prime` codes is encoded, then `tokens` are sampled.
+else it loads them, then for each line on stdin runs a forward and a backward pass in float32 and prints its seconds. At the end
+it writes loss and gradients and prints its peak memory. With `sample` it runs the case of each line instead: a prompt of
+`prime` codes is encoded, then `tokens` are sampled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(job: dict) -> None:
     torch.manual_seed(0)
     prior = build_prior(job["shape"], job["bins"])
     if "make" in job:
-        for parameter in prior.parameters():  # some are left as the memory was, and may be nan
+        for parameter in prior.parameters():  # some weights are uninitialised and may be nan
             torch.nn.init.normal_(parameter, std=0.02)
         torch.save(prior.state_dict(), job["make"])
         return
@@ -37,12 +37,12 @@ def main(job: dict) -> None:
 
 
 def build_prior(shape: dict, bins: int) -> Any:
-    """The top prior of a shape in the published layout, with weights of chance."""
+    """The top prior of a shape in the published layout, with random weights."""
     import torch
     from transformers.models.deprecated.jukebox import JukeboxPrior, JukeboxPriorConfig
 
     config = JukeboxPriorConfig(
-        level=0,  # its levels count from the top
+        level=0,  # its levels are counted from the top
         mask=True,  # without it nothing is causal
         attention_pattern="raw_column_previous_row_attention",
         merged_decoder=True,
@@ -63,7 +63,7 @@ def build_prior(shape: dict, bins: int) -> Any:
         sampling_rate=shape["sr"],
     )
     prior = JukeboxPrior(config)
-    prior.get_encoder_loss = lambda *_: torch.zeros(())  # its own fails without lyrics
+    prior.get_encoder_loss = lambda *_: torch.zeros(())  # the original fails without lyrics
     return prior
 
 
@@ -102,7 +102,7 @@ def run_training(prior: Any, codes: Any, labels: Any, job: dict) -> None:
 
 
 def time_lines(run: Callable[[str], None]) -> None:
-    """Print that all is ready, then for each line on stdin the seconds that `run` takes, on the wall and of the CPU."""
+    """Print a line when ready, then for each line on stdin the wall and CPU seconds of `run`."""
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()

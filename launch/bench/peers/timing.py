@@ -1,8 +1,8 @@
-"""Codes a second of transformers' Jukebox prior: run by `jukebox bench` in the peer's own environment, or by `jukebox gpu-check`.
+"""Codes per second of transformers' Jukebox prior: run by `jukebox bench` in the peer's environment, or by `jukebox gpu-check`.
 
-It takes one json argument (width, depth, heads, n_ctx, bins, batch, threads, seconds), builds the trunk of that size
-with random weights and no conditions, draws windows, prints the best rate. By default attention is dense, the MLP four times as wide,
-and a window is drawn whole, in float32 on the CPU.
+It takes one json argument (width, depth, heads, n_ctx, bins, batch, threads, seconds), builds the trunk of that size with
+random weights and no conditions, samples windows, and prints the best rate. By default attention is dense, the MLP is four
+times as wide, and a whole window is sampled in float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 
 
 def main(size: dict) -> float:
-    """Codes a second of all samples together, the best window of those that fit into `seconds`."""
+    """Codes per second of all samples together, for the best window of those that fit into `seconds`."""
     import torch
     from transformers.models.deprecated.jukebox import configuration_jukebox
     from transformers.models.deprecated.jukebox import modeling_jukebox as peer
 
     torch.set_num_threads(size["threads"])
     torch.manual_seed(0)
-    peer.tqdm = functools.partial(peer.tqdm, disable=True)  # its progress bar would cost what we measure
-    peer.ATTENTION_PATTERNS["full_dense_attention"] = lambda layer: "dense_attn"  # released with a name that is nowhere
+    peer.tqdm = functools.partial(peer.tqdm, disable=True)  # its progress bar would affect the measurement
+    peer.ATTENTION_PATTERNS["full_dense_attention"] = lambda layer: "dense_attn"  # it was released with an undefined name
     config = configuration_jukebox.JukeboxPriorConfig(
         hidden_size=size["width"],
         num_layers=size["depth"],
@@ -39,7 +39,7 @@ def main(size: dict) -> float:
     device, tokens = torch.device(size.get("device", "cpu")), size.get("tokens", size["n_ctx"] - 1)
     with device:
         prior = peer.JukeboxConditionalAutoregressive(config).eval().to(getattr(torch, size.get("dtype", "float32")))
-    for parameter in prior.parameters():  # some are left as the memory was, and may be nan
+    for parameter in prior.parameters():  # some weights are uninitialised and may be nan
         torch.nn.init.normal_(parameter, std=0.02)
     prior.fc_proj_out.device = device  # which its code asks a Linear for
     best, end = float("inf"), time.perf_counter() + size["seconds"]

@@ -23,12 +23,12 @@ from launch.training.tasks.task import FIRST_WEIGHTS, Task, TaskSetup, fold, par
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
 from vqvae.spectral.model import Drawn
 
-SILENT_CROPS = 32  # where crops get random gains, one in so many is silent
-STATISTICS = 64  # crops on which the features of the spectral codec are measured
+SILENT_CROPS = 32  # with random gains, one crop in so many is silent
+STATISTICS = 64  # number of crops for the feature statistics of the spectral codec
 
 
 class CodecTask(Task):
-    """A codec on random crops of the training songs; what is trained is named after a stream."""
+    """Training of a codec on random crops of the training songs; the part is named after a stream."""
 
     unit = "seconds"
 
@@ -45,13 +45,13 @@ class CodecTask(Task):
         self.model = self.build()
 
     def build(self) -> Any:
-        """The model with its first weights."""
+        """The model with its initial weights."""
         torch.manual_seed(fold(self.seed, self.key, FIRST_WEIGHTS))
         return build_codec(self.config, [self.stream.name])
 
     @property
     def shortest(self) -> int:
-        """Samples that a crop must exceed."""
+        """Number of samples that a crop must exceed."""
         return 0
 
     def open(self) -> None:
@@ -110,13 +110,13 @@ class VQVAETask(CodecTask):
         return max(n_fft for n_fft, _, _ in self.config.multispectral_stfts) // 2  # type: ignore[attr-defined]
 
     def open(self) -> None:
-        """Reads the corpus, and what errors are divided by."""
+        """Reads the corpus, and the divisors of errors."""
         super().open()
         assert self.songs is not None
         self.bandwidth = self._bandwidth(self.songs)
 
     def _bandwidth(self, songs: Pcm) -> Bandwidth:
-        """Measured once for these songs, on crops like those of training, and kept in the model folder."""
+        """The bandwidth of the corpus, measured once on training crops and stored in the model folder."""
         crop, stft = self.recipe.crop, self.config.spectral_stft  # type: ignore[attr-defined]
         path, name = self.jukebox.folder / "bandwidth.json", f"level {self.key}, crops of {crop}, songs {songs.key}"
         with FileLock(self.jukebox.folder / ".lock"):
@@ -143,7 +143,7 @@ class SpectralTask(CodecTask):
     name = "spectral"
 
     def drawn(self, samples: int, step: int, quantise: bool = True) -> Drawn:
-        """What chance decides of this rank's rows, the same for any number of ranks."""
+        """Random choices of this rank's rows, the same for any number of ranks."""
         generator, rows = torch.Generator().manual_seed(fold(self.seed, step)), self.recipe.batch
         drawn: Drawn = self.codec.draw(rows, samples, quantise, generator)
         return drawn.rows(part(rows, *who()))
@@ -161,7 +161,7 @@ class SpectralTask(CodecTask):
         )  # fmt: skip
 
     def open(self) -> None:
-        """Reads the corpus, and measures the statistics of its features where no checkpoint has them."""
+        """Reads the corpus, and measures the feature statistics if no checkpoint has them."""
         super().open()
         if not self.codec.features.fitted:
             self.codec.initialise(self._some_crops().to(self.device), torch.Generator())
@@ -174,19 +174,21 @@ class SpectralTask(CodecTask):
     def save(self, model: Any) -> None:
         """Writes a codec, its gain per bin fitted on training songs."""
         if model.config.gain:
-            if self.songs is None:  # of a training that was done already
+            if self.songs is None:  # of a training that was finished earlier
                 super().open()
             model.fit_gain(self._some_crops().to(model.device).split(8))
         super().save(model)
 
 
 def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
-    """How far the channels of each crop are mixed: half not at all (0), others up to mono (1/2) and swapped (1)."""
+    """Share of mixing between the channels of each crop: half not at all (0), others up to mono (1/2) and swapped (1)."""
     return np.where(rng.random(rows) < 0.5, 0.0, rng.random(rows)).astype(np.float32)
 
 
 def random_gains(rows: int, most_db: float, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
-    """A factor for each crop, so that quiet passages are learned: half of them 1, a few 0, the others down to -`most_db` dB; 0: all 1."""
+    """A gain for each crop, so that quiet passages are learned: half are 1, a few are 0, the others are down to -`most_db` dB;
+    with 0 all are 1.
+    """
     if not most_db:
         return np.ones(rows, np.float32)
     gains = np.where(rng.random(rows) < 0.5, 1.0, 10 ** (-most_db / 20 * rng.random(rows)))

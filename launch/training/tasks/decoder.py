@@ -1,4 +1,4 @@
-"""Adversarial trainings of a spectral codec: its decoder once more, or its second autoencoder; codes of the first stay valid."""
+"""Adversarial trainings of a spectral codec: its decoder again, or its second autoencoder; codes of the first stay valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISCRIMINATOR = "discriminator"
 
 
 class DecoderTask(SpectralTask):
-    """Discriminator and decoder in turns, on crops; without the phase "discriminator" in the recipe, the decoder alone."""
+    """Alternating training of discriminator and decoder on crops; without the phase "discriminator" in the recipe only the decoder."""
 
     name, exported = "decoder", "codec."
 
@@ -69,7 +69,7 @@ class DecoderTask(SpectralTask):
 
 
 class StackedTask(DecoderTask):
-    """The second autoencoder of a trained codec, through both decoders, the first one frozen."""
+    """Training of the second autoencoder of a codec through both decoders, with the first one frozen."""
 
     name = "stacked"
 

@@ -1,8 +1,9 @@
-"""What a training sounds and looks like on its way: a few seconds of sound and a picture, every so many steps.
+"""Examples of a training: a few seconds of audio and a picture, every so many steps.
 
-A codec leaves the start of a training song as it keeps it, and its codebook; a prior a window it has sung itself, with the labels and
-lyrics of a training song, and, where it hears lyrics, how its steps listen to the letters. The files, `step_0001000_...`, lie in
-MODEL/training/<part>/examples; `jukebox report train` shows the newest of them, and wandb gets them where a project is named.
+A codec writes the reconstructed start of a training song, and its codebook. A prior writes a sampled window with the labels and
+lyrics of a training song and, if it is conditioned on lyrics, its attention to them. The files, `step_0001000_...`, are in
+MODEL/training/<part>/examples; `jukebox report train` shows the newest of them, and they are sent to wandb if a project is
+given.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from vqvae.codec import Codec
 if TYPE_CHECKING:
     from launch.corpus.pcm import Pcm
 
-SECONDS = 4.0  # of audio, at most
+SECONDS = 4.0  # largest length of audio, seconds
 
 
 @torch.no_grad()
 def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, folder: Path, step: int) -> list[Path]:
-    """The start of the first training song reconstructed, and the codebook: one column per code, the most used first."""
+    """Write the reconstructed start of the first training song, and the codebook: one column per code, the most used first."""
     folder.mkdir(parents=True, exist_ok=True)
     rate, hop = model.spec.sample_rate, model.spec.stream(stream).hop
     length = min(songs.lengths[0], int(SECONDS * rate)) // hop * hop
@@ -45,7 +46,7 @@ def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, 
 
 
 def nothing_known(model: Prior, codec: Codec, length: int, device: torch.device) -> Known:
-    """A window of one row of which no frame is known."""
+    """A window of one row without known frames."""
     sequences, mask = {}, {}
     for name in model.spec.writes:
         stream, frames = codec.spec.stream(name), length * model.config.frames(name) // model.config.n_ctx
@@ -60,7 +61,7 @@ def prior_examples(
     model: Any, codec: Codec, codes: Any, song: str, prepared: PreparedSong, folder: Path, step: int, seed: int,
     device: torch.device,
 ) -> list[Path]:  # fmt: skip
-    """A window sampled under the conditions of a training song, decoded, and its attention to the lyrics."""
+    """Write a decoded window sampled with the conditions of a training song, and its attention to the lyrics."""
     folder.mkdir(parents=True, exist_ok=True)
     config, finest = model.config, model.spec.writes[0]
     length = min(config.n_ctx, int(SECONDS * config.sample_rate) // config.hop)
@@ -68,7 +69,8 @@ def prior_examples(
     for name in set(model.spec.reads) - set(model.spec.writes):
         above = codes.read(song, name, 0, config.n_ctx // config.ratio)
     cond = window_conditions(prepared, config, 0, above).to(device)
-    noise = Generators([torch.Generator().manual_seed(seed)])  # the same numbers at every step: what changes was learned
+    # the same random numbers at every step, so that changes are due to training
+    noise = Generators([torch.Generator().manual_seed(seed)])
     window = Window(0, length, max(length, prepared.total // config.hop))
     params = dict.fromkeys(model.spec.writes, PRIOR_PARAMS.load(config.kind)())
     made = sample_window(model, window, nothing_known(model, codec, length, device), cond, noise, params)[finest]

@@ -1,12 +1,12 @@
-"""Fine-tuning: the priors of one model folder go on in another, on other songs, with names they did not know.
+"""Fine-tuning: train the priors of a model folder further in another one, on other songs, with new names.
 
-    all      every weight learns                       lyrics   every weight, and lyrics for a prior that had none
-    lora     low-rank paths beside the matrices, and the rows of new names
-    labels   the rows of new names alone: of old songs not one bit changes
+    all      every weight learns                       lyrics every weight, and lyrics for a prior without lyrics
+    lora     low-rank paths parallel to the matrices, and the rows of new names
+    labels   only the rows of new names; the output for old songs is bit-identical
 
-The new folder begins as a copy of the old one, so that it can be played at any moment: codec, vocabulary, every prior. What DATA
-names is put behind the names that are known, whose numbers stay. A level that is tuned learns the new names; the others
-keep their own labels beside them, and take a new artist for an unknown one.
+The new folder starts as a copy of the old one (codec, vocabulary, every prior), so that it is usable at any time. New names of
+DATA are appended to the known names, whose ids do not change. A tuned level learns the new names. The others keep their labels,
+and treat a new artist as unknown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from priors.prior import Batch, HasTrunk, Prior
 from priors.transformer.lora import add_adapters, freeze, merged
 
 STEPS, WARMUP = 600, 30
-# share of the recipe's rate: what is trained from nothing may move fast, what knows something must not
+# share of the recipe's rate: new weights need a high rate, trained ones a low rate
 RATES = {"all": 0.1, "lora": 1.0, "labels": 5.0}
 COPIED = (
     *("codec*.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", "provenance.json"),
@@ -44,7 +44,7 @@ COPIED = (
 
 
 def tuned(recipe: Recipe, tune: str) -> Recipe:
-    """The recipe of a prior, for going on with it: fewer steps at the rate that suits what learns; Muon has whole matrices alone."""
+    """The recipe for fine-tuning a prior: fewer steps at a rate for the trained weights; Muon is for whole matrices only."""
     return replace(
         recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], muon=recipe.muon * RATES[tune] * (tune == "all"), weight_decay=0.0,
         max_minutes=0.0, schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
@@ -52,7 +52,7 @@ def tuned(recipe: Recipe, tune: str) -> Recipe:
 
 
 def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> list[str]:
-    """Those of the priors `names` that the old model has; UserError, before anything is written, where this is no fine-tuning."""
+    """The priors of `names` in the old model; UserError, before anything is written, if this is not a fine-tuning."""
     if not old:
         raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
     known = ModelFolder.from_pretrained(old).info.priors
@@ -68,16 +68,16 @@ def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> lis
 
 
 def copied(old: str, new: Path) -> ModelFolder:
-    """The model folder `new`, made as a copy of `old` where there is none; it must have the same codec."""
+    """The model folder `new`, created as a copy of `old` if missing; it must have the same codec."""
     source = ModelFolder.from_pretrained(old)
     if source.folder.resolve() == new.resolve():
         raise UserError(f"--out {new} is the model to begin with; give another --out")
     new.mkdir(parents=True, exist_ok=True)
-    with FileLock(new / ".lock"):  # two levels may begin side by side
+    with FileLock(new / ".lock"):  # two levels may start in parallel
         if not (new / CONFIG).is_file():
-            for pattern in COPIED:  # the configuration last: without it the folder is none
+            for pattern in COPIED:  # the configuration last, because it makes the folder valid
                 for path in source.folder.glob(pattern):
-                    if not (new / path.name).exists():  # pieces of lyrics may have come first
+                    if not (new / path.name).exists():  # a lyric vocabulary may have been written first
                         shutil.copy(path, new / path.name)
     model = ModelFolder.from_pretrained(new)
     streams = source.trained_streams()
@@ -87,20 +87,20 @@ def copied(old: str, new: Path) -> ModelFolder:
 
 
 def names_of(data: Path) -> Labels:
-    """The names of a data folder; none where it has no labels."""
+    """The names of a data folder; none if it has no labels."""
     path = data / "labels.json"
     return Labels.load(path) if path.is_file() else Labels()
 
 
 def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, rank: int, seed: int) -> Prior:
-    """The trained prior as it is to be tuned: grown to `labels`, with what the preset's `config` or LoRA adds to it."""
+    """The trained prior prepared for tuning: extended to `labels`, and by the preset's `config` or LoRA."""
     if tune == "lyrics" and not isinstance(config.lyrics, LyricConfig):
         raise UserError(
             f"the preset has no lyrics for {name} by cross attention; --tune lyrics adds them: give --level of the top"
         )
     before, trained = old.labels_of(name), old.prior(name)
     if not isinstance(trained, HasTrunk):
-        raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train one of its kind anew")
+        raise UserError(f"the prior {name} of {old.folder} ({trained.kind}) cannot be fine-tuned; train a new one of its kind")
     prior: Any = trained
     sizes, known = (len(labels.artists), len(labels.genres)), (len(before.artists), len(before.genres))
     torch.manual_seed(fold(seed, old.spec.stream(config.spec.writes[0]).seed_key, FIRST_WEIGHTS))
@@ -123,7 +123,7 @@ def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, r
 
 
 class TunedPrior(PriorTask):
-    """A trained prior on new songs, and on old ones where some are to be rehearsed."""
+    """Fine-tuning of a prior on new songs, and on old ones with --rehearse."""
 
     def __init__(self, setup: TaskSetup, old: str, tune: str, rank: int = 8, rehearse: str = "") -> None:
         source, recipe = ModelFolder.from_pretrained(old), setup.recipe
@@ -157,13 +157,13 @@ class TunedPrior(PriorTask):
         return Batch(codes, stack([part.cond for part in parts]))
 
     def save(self, model: Any) -> None:
-        """Write the plain prior, and then the names it knows; priors that are not tuned keep theirs."""
+        """Write the plain prior, and then its labels; priors that are not tuned keep theirs."""
         folder, before = self.jukebox, self.jukebox.labels
         if self.labels != folder.labels_of(self.name):
             for entry in folder.info.priors.values():
                 if not (folder.folder / entry.labels_file).is_file():
                     folder.save_labels(before, entry.name)
         folder.save_prior(self.name, merged(model), self.without_lyrics)
-        if self.labels != folder.labels_of(self.name):  # a table longer than the names does no harm, one shorter would
+        if self.labels != folder.labels_of(self.name):  # a table may be longer than the names, but not shorter
             folder.save_labels(self.labels, self.name)
             folder.save_labels(before.extended(self.names))

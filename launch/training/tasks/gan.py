@@ -1,4 +1,4 @@
-"""GanTask: a latent GAN on windows of encoded songs, generator and critic in turns, with tempo and note density by frame."""
+"""GanTask: training of a latent GAN on windows of encoded songs, alternating generator and critic, with tempo and note density by frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GanTask(PriorTask):
     model: GanPrior
 
     def open(self) -> None:
-        """Finds the songs that are encoded, and measures their tempo and note density where that was not done."""
+        """Finds the encoded songs, and measures missing tempos and note densities."""
         super().open()
         rows = {row.song: row for row in training_rows(self.data)}
         self.curves: dict[str, dict[str, Any]] = {}
@@ -39,7 +39,7 @@ class GanTask(PriorTask):
             self.curves[song] = {"tempo": tempo, "density": note_density(found["onsets"], frames, second)}
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """With the random numbers of each row, which depend on its place in the batch of all ranks."""
+        """Add the random numbers of each row, which depend on its index in the global batch."""
         batch = super().batch(step, rank, world)
         rows, config = len(batch.sequences[self.stream]), self.model.config
         rngs = [np.random.default_rng((self.seed, step, rank * rows + i, 3)) for i in range(rows)]
@@ -49,7 +49,7 @@ class GanTask(PriorTask):
         return replace(batch, sequences={**batch.sequences, **drawn})
 
     def _row(self, song: int, start: int, seed: Sequence[int]) -> tuple[dict[str, Tensor], Any]:
-        """With the controls of the window, each of which is dropped as labels are."""
+        """Add the controls of the window, each with dropout as for labels."""
         codes, cond = super()._row(song, start, seed)
         rng, controls = np.random.default_rng((*seed, 4)), {}
         for name in self.model.config.controls:

@@ -1,4 +1,4 @@
-"""PriorTask: any prior of codes, on windows of songs that are encoded, or are encoded when they are needed, with their conditions."""
+"""PriorTask: training of any prior of codes on windows of songs, encoded before or on the fly, with their conditions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vqvae.streams import CodecSpec
 
 
 class PriorTask(Task):
-    """A prior that writes codes, of one stream or of several; where it draws masks, on windows of which some frames are known."""
+    """Training of a prior of one or several streams; a prior that samples masks is trained on partly known windows."""
 
     unit = "codes"
 
@@ -43,7 +43,7 @@ class PriorTask(Task):
         self.setup, self.jukebox, self.config, self.name = setup, setup.model, setup.config, setup.part
         self.data, self.recipe, self.seed, self.device = (setup.data, setup.recipe, setup.seed, torch.device(setup.device))
         self.labels, spec = labels or self.jukebox.labels_of(self.name), self.config.spec
-        info, self.stream = self.jukebox.info, spec.writes[-1]  # windows are counted in frames of the coarsest
+        info, self.stream = self.jukebox.info, spec.writes[-1]  # the length of windows is in frames of the coarsest
         self.streams = tuple(dict.fromkeys((*spec.writes, *spec.reads)))
         hashes = {f"codes of {stream}": info.codes_hash(stream) for stream in self.streams}
         self.identity = {**hashes, **settings(self.config, self.name)}
@@ -67,16 +67,16 @@ class PriorTask(Task):
 
     @property
     def seed_key(self) -> int:
-        """What stands for the prior in seeds."""
+        """The key of the prior in seeds."""
         return self.config.seed_key or self.jukebox.spec.stream(self.stream).seed_key
 
     def _codec_of(self, stream: str, streams: Sequence[str]) -> Codec:
-        """The codec of a stream with those of `streams` that it has: building it draws numbers, on which first weights depend."""
+        """The codec of a stream with those of `streams` that it has: building it uses random numbers, on which initial weights depend."""
         names = self.jukebox.info.codec_of(stream).config.spec.names
         return self.jukebox.codec([name for name in streams if name in names])
 
     def open(self) -> None:
-        """Finds the songs that are encoded and prepares what is known of them."""
+        """Finds the encoded songs and prepares their conditions."""
         self.codes, rows, self.songs = songs_to_train_on(self)
         model = self.jukebox
         self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
@@ -98,9 +98,9 @@ class PriorTask(Task):
         return replace(batch, known=known, asked=asked, counts={level: float(some.sum()) for level, some in asked.items()})
 
     def share(self, parts: Sequence[Batch]) -> list[Batch]:
-        """The parts of this rank, each with the counts of predicted codes that a part of the whole batch has on average.
+        """The parts of this rank, each with the mean counts of predicted codes per part of the global batch.
 
-        Rows count different numbers of codes, and the loss is a mean over the codes of the whole batch.
+        Rows have different numbers of predicted codes, and the loss is a mean over the codes of the global batch.
         """
         if parts[0].counts is None:
             return list(parts)
@@ -110,7 +110,7 @@ class PriorTask(Task):
         return [replace(each, counts=counts) for each in parts]
 
     def _start(self, start: int, seed: Sequence[int]) -> int:
-        """The first frame of a window: in a share of them that of the song, which has nothing before it."""
+        """The first frame of a window: for a share of windows the first frame of the song."""
         share = self.recipe.song_starts
         return 0 if share and np.random.default_rng([*seed, 2]).random() < share else start
 
@@ -132,7 +132,7 @@ class PriorTask(Task):
         self.jukebox.save_prior(self.name, model, self.without_lyrics)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
-        """A window sampled under the conditions of the first training song, decoded, and its attention to the lyrics."""
+        """Write a decoded window sampled with the conditions of the first training song, and its attention to the lyrics."""
         return prior_examples(
             model, self.jukebox.codec([self.config.spec.writes[0]]), self.codes, self.songs[0], self.prepared[0], folder, step,
             fold(self.seed, self.seed_key), self.device,
@@ -140,7 +140,7 @@ class PriorTask(Task):
 
 
 def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:
-    """UserError where a prior was configured with another number of books than the frames of its streams have codes."""
+    """Raise UserError if a prior is configured with another number of books than its streams have."""
     for stream in map(spec.stream, config.spec.writes):
         if stream.books != (books := getattr(config, "books", stream.books)):
             raise UserError(
@@ -150,7 +150,7 @@ def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:
 
 
 def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
-    """What the recipe specifies for every trunk of a prior: gradient checkpointing, a stream in bf16, compiled blocks."""
+    """Apply the recipe to every trunk of a prior: gradient checkpointing, a residual stream in bf16, compiled blocks."""
     for trunk in [module for module in model.modules() if isinstance(module, Transformer)]:
         trunk.config = replace(trunk.config, recompute=trunk.config.recompute or recipe.recompute)
         trunk.bf16_stream = recipe.bf16_stream
@@ -161,7 +161,7 @@ def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
 def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:
     """The codes, the training songs' rows, and those songs that have all streams of a task and fill a window.
 
-    The codes are read, or encoded when they are wanted.
+    The codes are read, or encoded on the fly.
     """
     config, rows = task.config, {row.song: row for row in training_rows(task.data)}
     cache = task.setup.cache

@@ -1,4 +1,4 @@
-"""Training tasks by kind of codec or prior, and the words for them on the command line."""
+"""Training tasks by kind of codec or prior, and their words on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a synthetic song contains: the same as its audio has, letter by letter and bar by bar."""
+"""The annotation of a synthetic song agrees with its audio, for each character and bar."""
 
 from __future__ import annotations
 

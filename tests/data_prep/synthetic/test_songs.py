@@ -1,4 +1,4 @@
-"""Made songs: reproducible, set by the rule, sung where the words are, and telling artists and genres apart."""
+"""Synthetic songs: reproducible, set by the rule, sung at the times of the words, with distinguishable artists and genres."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_any_rate_and_length_will_do(sample_rate: int, seconds: float):
 
 
 def features(song: SyntheticSong) -> tuple[np.ndarray, np.ndarray]:
-    """What tells the artist (log spectrum in third octaves) and the genre (autocorrelation of the onsets)."""
+    """Features of the artist (log spectrum in third octaves) and of the genre (autocorrelation of the onsets)."""
     power = spectrum(song.audio[0], 4096)
     edges = (60 * 2 ** (np.arange(22) / 3) / RATE * 4096).astype(int)
     timbre = np.log([power[a : b + 1].mean() for a, b in pairwise(edges)])

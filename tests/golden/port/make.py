@@ -2,9 +2,9 @@
 
     python -m venv V; V/bin/pip install transformers==4.46.3 torch; V/bin/python tests/golden/port/make.py
 
-Two folders: lyrics_1b (one file of torch.save, letters in front of the codes) and lyrics_5b (safetensors in shards, a
-lyric encoder), each with a codec of three levels, a top prior and two upsamplers; expected.safetensors holds inputs,
-codes and logits.
+Two folders: lyrics_1b (one file of torch.save, characters before the codes) and lyrics_5b (safetensors in shards, a lyric
+encoder), each with a codec of three levels, a top prior and two upsamplers; expected.safetensors holds inputs, codes and
+logits.
 """
 
 import os

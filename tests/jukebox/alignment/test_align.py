@@ -1,4 +1,4 @@
-"""Words in time: the two ways to listen are the prior's own numbers, and a prior that has learned its letters finds them."""
+"""Alignment: both methods use the prior's outputs, and a prior that has learned its characters finds them."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_likelihood_of_a_letter_is_the_priors_own_when_its_time_is_told(tiny_mod
     rests, tokens = listening(0, 0, 0, len(words))
     assert rests.shape == (20, 4) and [part.shape[1] for part in tokens] == [3, 3, 4]
     for place_, told in [(0, tokens[0][0, 0]), (5, tokens[1][0, 1]), (11, tokens[2][0, 3])]:
-        times = 0.5 * step + (np.arange(len(song.ids)) - place_) * pace  # as far from the first code as the playhead says
+        times = 0.5 * step + (np.arange(len(song.ids)) - place_) * pace  # at the hypothesis's distance from the first code
         cond = window_conditions(replace(song, seconds=times.astype(np.float32)), prior.config, 0)
         bits = prior.nll({"vq.2": codes[None]}, cond)["vq.2"]
         assert -told == pytest.approx(bits[0, 0].item(), abs=1e-4)
-    assert np.ptp([part[0, 0] for part in tokens]) > 1e-3  # and letters differ
+    assert np.ptp([part[0, 0] for part in tokens]) > 1e-3  # and characters differ
 
 
 def test_attention_of_every_window_lies_on_the_whole_texts_axis(tiny_model):
@@ -92,7 +92,7 @@ N_CTX = 128
 
 
 def sung(seed: int, steps: int, noise: float = 0.5) -> tuple[torch.Tensor, Song]:
-    """Codes that tell the letter (its id; 0 in a rest), a share at random, and the song of words at irregular times."""
+    """Codes that identify the character (its id; 0 in a rest), a share at random, and the song of words at irregular times."""
     rng, at, times = np.random.default_rng(seed), float(np.random.default_rng(seed).uniform(0.1, 0.5)), []
     codes = np.zeros(steps, np.int64)
     while at < steps * HOP / RATE - 0.6:
@@ -110,7 +110,7 @@ def sung(seed: int, steps: int, noise: float = 0.5) -> tuple[torch.Tensor, Song]
 
 @pytest.fixture(scope="module")
 def singer(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A model whose top prior has learned, in seconds, that codes tell the letter that is sung now."""
+    """A model whose top prior has learned, in seconds, that codes identify the character that is sung now."""
     model = make_model(tmp_path_factory.mktemp("singer"))
     torch.manual_seed(0)
     config = replace(
@@ -180,7 +180,7 @@ def test_the_best_way_is_measured_and_kept_until_the_prior_is_written_anew(tmp_p
 
 
 def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
-    """Of two heads one listens to the letters in their order, the other everywhere."""
+    """Of two heads one attends to the characters in their order, the other everywhere."""
     song, text = prepared("abc def"), "abc def"
     sharp = np.full((80, 7), -6.0, np.float32)
     for step in range(80):
@@ -200,7 +200,7 @@ def test_without_a_kept_way_the_most_monotone_and_sharp_head_is_taken():
 
 
 def listener(config: AutoregressiveConfig) -> AutoregressivePrior:
-    """A prior of one cross layer whose head 1 listens to the letter that the last code names; its head 0 to none."""
+    """A prior of one cross layer whose head 1 attends to the character that the last code names; its head 0 to none."""
     lyrics = LyricConfig(LETTERS.size, 16, TrunkConfig(16, 32, 1, 2, ("full",), m_attn=1.0, m_mlp=1.0))
     prior = AutoregressivePrior(
         replace(config, trunk=TrunkConfig(32, 32, 1, 2, ("cross",), m_attn=1.0), labels=None, lyrics=lyrics)
@@ -282,7 +282,7 @@ def test_a_run_is_aligned_by_its_codes_and_its_page_follows(tiny_model, tmp_path
     page = (tmp_path / "run" / "index.html").read_text()
     for word in found[0].words:
         assert f'<span data-start="{word.start:.3f}" data-end="{word.end:.3f}">{word.word}</span>' in page
-    assert "where the model hears them" in page and found[0].words
+    assert "found by the alignment" in page and found[0].words
 
 
 def test_an_alignment_with_a_recording_in_which_nothing_is_sung_is_not_credible(tiny_model, tmp_path, capsys):
@@ -306,14 +306,14 @@ def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):
     for flags, said in (
         ([song], "--lyrics is missing"),
         ([song, "--lyrics", str(empty)], "there are no lyrics"),
-        ([song, "--lyrics", str(words)], "none with a letter"),
+        ([song, "--lyrics", str(words)], "none with a character"),
         ([str(tmp_path), "--lyrics", str(words)], "neither a run"),
     ):
         assert main(["align", str(tiny_model.folder), *flags]) == 2
         assert said in capsys.readouterr().err
     mute = make_model(tmp_path / "mute")
     mute.save_prior("prior_2", AutoregressivePrior(replace(mute.entry("prior_2").config, lyrics=None)))
-    with pytest.raises(UserError, match="hears lyrics"):
+    with pytest.raises(UserError, match="is conditioned on lyrics"):
         lyric_entry(mute)
 
 

@@ -18,7 +18,7 @@ def random_scores(tokens: list[int], steps: int, seed: int) -> tuple[np.ndarray,
 def score_of(
     spans: list[tuple[int, int]], rests: np.ndarray, words: list[np.ndarray], lengths: list[int], costs: np.ndarray
 ) -> float:
-    """The score of one reading, as the head of the module says it."""
+    """The score of one path by the definition in the module's docstring."""
     at, total = 0, -sum(costs[number, lengths.index(end - start)] for number, (start, end) in enumerate(spans))
     for number, (start, end) in enumerate(spans):
         total += rests[at:start, number].sum()

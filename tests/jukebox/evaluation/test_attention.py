@@ -1,4 +1,4 @@
-"""Attention beside the true times of the words: which letters are sung, and which head follows them."""
+"""Attention and the true times of the words: the sung characters, and the head that follows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from priors.autoregressive.model import AutoregressivePrior
 from priors.conditioning.vocabulary import PLAIN, Characters, SentencePieceVocabulary
 
 LABELS = Labels(("unknown",), ("unknown",), None)
-CONFIG = find("test").priors["prior_2"]  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 letters
+CONFIG = find("test").priors["prior_2"]  # windows of 32 codes of 128 samples at 22,050 Hz: 0.186 s; 16 characters
 STEP = 128 / 22050
 LINES = ["the moon under river", "we sing", "moon again"]
 
@@ -77,7 +77,7 @@ def test_the_head_that_follows_the_words_is_found_and_scored_on_songs_it_was_not
     best = best_head(prior, codes, told, choosing)
     assert (best.layer, best.head) == (1, sharp) and len(best.scores) == 6
     assert best.scores.mean() > 0.8
-    swapped = [t._replace(sung=t.sung.roll(8, -1)) for t in told]  # on the songs it is scored on, other letters are true
+    swapped = [t._replace(sung=t.sung.roll(8, -1)) for t in told]  # on the songs it is scored on, other characters are true
     false = best_head(prior, codes, [s if w.song % 2 else t for t, s, w in zip(told, swapped, windows)], choosing)
     assert (false.layer, false.head) == (1, sharp) and false.scores.mean() < 0.2
 

@@ -47,7 +47,7 @@ class Model:
 
 
 def singing(count: int, rng: np.random.Generator, seconds: float = 3.0) -> HeldOut:
-    """Songs whose codes say what is sung (a or e, by the word) and who sings (odd or even), and nothing else can be foretold."""
+    """Songs whose codes encode the sung vowel (a or e, by the word) and the singer (odd or even); nothing else is predictable."""
     rows, codes = [], []
     length = int(seconds / STEP)
     for i in range(count):

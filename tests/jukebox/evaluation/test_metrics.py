@@ -58,7 +58,7 @@ def smeared(x: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def words_in_turn(steps: int = 60, words: int = 12, lyric_tokens: int = 5) -> torch.Tensor:
-    """Windows (8 steps letters) that sing their words one after another, five steps each, after ten of silence."""
+    """Windows (8 steps characters) with words in sequence, five steps each, after ten of silence."""
     word_of_letter, word_of_step = torch.arange(words * lyric_tokens) // lyric_tokens, (torch.arange(steps) - 10) // 5
     return (word_of_step[:, None] == word_of_letter).expand(8, -1, -1)
 

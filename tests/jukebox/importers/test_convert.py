@@ -51,7 +51,7 @@ def imported(tables, tmp_path_factory):
 
 
 def heard(config, io, level) -> tuple[torch.Tensor, Conditions]:
-    """The port's row of labels (total, offset, length, artist, genres.., letters..) as conditions."""
+    """The port's row of labels (total, offset, length, artist, genres.., characters..) as conditions."""
     y, n = io[f"y_{level}"], config.n_tokens
     genres = y[:, 4 : y.shape[1] - n]
     lyrics = Lyrics(y[:, y.shape[1] - n :], torch.full((1, n), torch.nan)) if n else None
@@ -178,7 +178,7 @@ def test_a_torn_conversion_leaves_no_file(tmp_path):
 
     with pytest.raises(UserError, match="cut short"):
         write_streamed(tmp_path / "a", {"a": Lazy((2,), lambda: torch.ones(2)), "b": Lazy((2,), torn)}, lambda _: torch.float32)
-    with pytest.raises(ValueError, match="its header says"):
+    with pytest.raises(ValueError, match="its header has"):
         write_streamed(tmp_path / "a", {"a": Lazy((2,), lambda: torch.ones(3))}, lambda _: torch.float32)
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ DATA = os.urandom(300_000)
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves DATA; `plan` says after how many bytes of an answer the line breaks (0: never), answer by answer."""
+    """Serves DATA; `plan` has for each answer the number of bytes after which the connection breaks (0: never)."""
 
     def do_GET(self):
         server = self.server

@@ -1,4 +1,4 @@
-"""Checkpoints of both formats are read to the last bit, and what else their pickles say never happens."""
+"""Checkpoints of both formats are read exactly, and no other instruction of their pickles is executed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"]
 
 
 class Bomb:
-    """What its pickle says is: run this command."""
+    """An object whose pickle would run this command."""
 
     def __init__(self, witness) -> None:
         self.witness = witness
@@ -125,7 +125,7 @@ def test_a_file_that_is_cut_short_is_one_clear_error(tmp_path, zipped, share):
 
 
 def forge(path, shape=(4,), stride=(1,), offset=0, size=4, record=16):
-    """A zip file whose pickle tells these sizes of a storage of `record` bytes."""
+    """A zip file whose pickle states these sizes for a storage of `record` bytes."""
 
     class Reference:
         pass

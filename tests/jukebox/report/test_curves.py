@@ -1,4 +1,4 @@
-"""The page of a training: every quantity that was logged is drawn where its numbers say, and nothing is asked of anybody else."""
+"""The page of a training: every logged quantity is drawn at its values, and the page needs no network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The page of a run in a real browser: the words follow the sound, and samples stand side by side.
+"""The page of a run in a real browser: the words follow the audio, and samples are in columns.
 
-Chromium is spoken to through its own debugging pipe, so that nothing but the browser itself is needed; where there is
-none on the path these tests are skipped.
+Chromium is controlled through its debugging pipe, so that only the browser is needed; without one on the path these tests are
+skipped.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         hears, self.says = os.pipe()
         self.reads, answers = os.pipe()
-        # chromium hears on descriptor 3 and answers on 4: the shell puts them there
+        # chromium reads descriptor 3 and answers on 4: the shell opens them
         command = [
             "bash",
             "-c",

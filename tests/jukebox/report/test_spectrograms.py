@@ -22,7 +22,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to and says, and fails on tags that do not close each other."""
+    """Collects the references and the text of a page, and fails on unbalanced tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -92,7 +92,7 @@ def test_clipped_samples_are_counted_with_their_peak_and_place():
     loud[30000:30040] = 1.5
     (found,) = findings(loud)
     assert found["text"].startswith("40 samples are clipped (peak 1.50, +3.5 dBFS) from 1.3")
-    loud[30000:30040] = 1.05  # nobody hears a few samples that are half a decibel too loud
+    loud[30000:30040] = 1.05  # a few samples that are half a decibel too loud are not audible
     assert findings(loud) == [] and findings(song(0) / np.abs(song(0)).max()) == []
 
 

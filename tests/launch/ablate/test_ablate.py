@@ -1,4 +1,4 @@
-"""The ablation: units differ from the base by what their name says, finished ones are kept, seeds are compared in pairs."""
+"""The ablation: units differ from the base as their name states, finished ones are kept, seeds are compared in pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodings of the spectral codec: each replaces what its name says, truth is that of the corpus, curves have their checkpoints."""
+"""Decodings of the spectral codec: each replaces the named part, the truth is that of the corpus, curves have their checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench: its limit is made of the very products of a decoding step, and it says why when it cannot measure."""
+"""The bench: its limit is measured on the products of a decoding step, and it prints a reason if it cannot measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of the codec: names of the peer's tensors, ties told from errors, and a table of every case."""
+"""The bench of the codec: names of the peer's tensors, ties distinguished from errors, and a table of every case."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_a_code_a_step_beside_a_few_passes_however_many_codes(tmp_path, capsys):
     rows = bench_upsample(1, 1, 0, str(tmp_path / "table.json"), "cpu", [SMALL], [(3, 2)])
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     passes = {row["arm"]: row["passes"] for row in rows}
-    assert passes["one after another"] == passes["steps of torch"] == 32 * 20 and passes["masked 3,2"] == 5
+    assert passes["autoregressive"] == passes["steps of torch"] == 32 * 20 and passes["masked 3,2"] == 5
     assert all(row["seconds"] > 0 for row in rows) and "music s/s" in capsys.readouterr().out
 
 
@@ -34,8 +34,8 @@ def test_windows_side_by_side_take_as_many_steps_as_a_window_has(monkeypatch):
     monkeypatch.setattr("launch.bench.upsample.CODES", 128)
     monkeypatch.setattr("launch.bench.upsample.WARM_UP", 32)
     arms = arms_of(SMALL, [], 0)
-    assert arms["one after another"]() == 32 * 20
-    assert arms["windows side by side"]() == 128 + 128
+    assert arms["autoregressive"]() == 32 * 20
+    assert arms["parallel windows"]() == 128 + 128
 
 
 def test_what_cannot_be_measured_is_told(tmp_path):

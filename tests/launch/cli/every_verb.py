@@ -1,8 +1,9 @@
 """Every verb of the command line on hostile ground, in one process: `python -m tests.launch.cli.every_verb FOLDER [VERB ..]`.
 
-Each verb works in a folder whose name contains dots, spaces, quotes, percent signs, a line feed and bytes that are no UTF-8: it
-succeeds; its output is below a file; the disk is full; Ctrl-C comes in the middle of its work, and the same command is given again.
-One json line per verb and situation: exit code, what was printed on stderr, seconds, files that were there before and changed.
+Each verb works in a folder whose name contains dots, spaces, quotes, percent signs, a line feed and bytes that are not UTF-8.
+The situations: it succeeds; its output is below a file; the disk is full; Ctrl-C interrupts it, and the same command is given
+again. One json line per verb and situation: exit code, what was printed on stderr, seconds, files that were there before and
+changed.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 def interrupted(words: list[Any], seconds: float) -> dict[str, Any]:
-    """The command, with Ctrl-C after some seconds; `reached` says whether it came in time."""
+    """The command, with Ctrl-C after some seconds; `reached` is whether it was in time."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # `launch` and others set their own
     signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     signal.setitimer(signal.ITIMER_REAL, seconds)

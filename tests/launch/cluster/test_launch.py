@@ -29,7 +29,7 @@ PROGRAM = ["program", "with space"]
 AGENT = [PYTHON, "-m", "launch.cluster.agent", "--hosts", "a:2,b:3"]
 TAIL = ["--master", MASTER, "--logs", "/logs/0001", "--", *PROGRAM]
 
-# Forty steps of two ranks that wait for each other; the first word says what rank 1 does at step 5.
+# Forty steps of two ranks that wait for each other; the first word specifies the action of rank 1 at step 5.
 TOY = """
 import os, signal, sys, time
 from launch.cluster.heartbeat import beat, beat_while_writing, open_heartbeat

@@ -64,7 +64,7 @@ def test_a_port_of_a_silent_program_is_one_line_in_time(meeting: None, monkeypat
         other.listen()
         monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
         began = time.monotonic()
-        with pytest.raises(UserError, match="is no rank of this training"):
+        with pytest.raises(UserError, match="is not a rank of this training"):
             group.join("cpu")
         assert time.monotonic() - began < 20 and capfd.readouterr().err == ""
 

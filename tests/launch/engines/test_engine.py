@@ -1,4 +1,4 @@
-"""The engines' parts: spikes left out, noise measured, phases kept apart, batches in parts, what DeepSpeed is told."""
+"""The engines' parts: skipped spikes, measured noise, separate phases, batches in parts, DeepSpeed's configuration."""
 
 from __future__ import annotations
 
@@ -277,5 +277,5 @@ def test_ranks_their_machines_and_their_meeting_point_are_read_from_every_starte
         ((5, 8), 1, ("gpu07", 20042)), ((0, 1), 0, ("127.0.0.1", 29500)),
     ]  # fmt: skip
     assert first_host("n1,n2") == "n1" and first_host("n[3,5-7]") == "n3" and first_host("login") == "login"
-    with pytest.raises(UserError, match="nothing says where they meet: set MASTER_ADDR"):
+    with pytest.raises(UserError, match="no address at which they meet: set MASTER_ADDR"):
         meeting_point({**mpich, "MPI_LOCALNRANKS": "1"})

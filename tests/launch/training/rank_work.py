@@ -1,4 +1,4 @@
-"""One rank's work for the tests of several processes: cases of training, one after another in one process group.
+"""One rank's work for the tests of several processes: cases of training in sequence in one process group.
 
     torchrun --nproc_per_node 2 rank_work.py DATA MODEL OUT case case ..
 

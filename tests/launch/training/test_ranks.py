@@ -1,4 +1,4 @@
-"""Several real processes (gloo) train as one does: the same losses, checkpoints for any number of ranks, deaths that are told."""
+"""Several real processes (gloo) train as one does: the same losses, checkpoints for any number of ranks, reported deaths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CALL = "import sys; from launch.cli import main; sys.exit(main())"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `data` (twelve made songs and codes that follow a rule, more or less) and `model` (a hardly trained codec)."""
+    """A folder with `data` (twelve synthetic songs and codes that follow a rule, more or less) and `model` (a hardly trained codec)."""
     from data_prep.codes import CodesWriter
     from data_prep.manifest import load_manifest, prepare
     from data_prep.synthetic.songs import make_corpus
@@ -74,7 +74,7 @@ def starter(kind: str, ranks: int, program: list[str]) -> list[str]:
 
 
 def work(corpus: Path, out: Path, cases: list[str], kind: str = "torchrun", ranks: int = 2) -> str:
-    """Run cases of `rank_work.py` as ranks; what they said."""
+    """Run cases of `rank_work.py` as ranks; return their output."""
     words = [str(HERE / "rank_work.py"), str(corpus / "data"), str(corpus / "model"), str(out), *cases]
     # The ranks' done cases are the verdict: now and then gloo aborts a process whose work is done.
     done = subprocess.run(starter(kind, ranks, words), env=environment(), capture_output=True, text=True, timeout=240)

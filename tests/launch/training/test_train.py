@@ -1,4 +1,4 @@
-"""The real tasks on made songs: their batches, exact resumption at the command line, learning, and mistakes."""
+"""The real tasks on synthetic songs: their batches, exact resumption at the command line, learning, and mistakes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RECIPE = Recipe(steps=40, batch=4, lr=1e-2, warmup=5, log_every=1, save_every=10
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of twelve made songs of 3 s, some of them held out."""
+    """A data folder of twelve synthetic songs of 3 s, some of them held out."""
     from data_prep.manifest import prepare
     from data_prep.synthetic.songs import make_corpus
 
@@ -345,7 +345,7 @@ def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, mod
     lines = read_log(out / "training" / "masked" / "log.jsonl")
     assert len(lines) == 3 and all(line["codes_per_second"] > 0 for line in lines)
     for flags, message in (
-        ({"level": 2}, "all levels at once"),
+        ({"level": 2}, "has all levels"),
         ({"preset": "vqvae", "out": str(tmp_path / "bare")}, "has no masked"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""The training loop: exact resumption, the record it leaves, and what it says when something is wrong."""
+"""The training loop: exact resumption, its log, and its error messages."""
 
 from __future__ import annotations
 

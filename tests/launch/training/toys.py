@@ -34,7 +34,7 @@ class Line(Task):
 
 
 class Duel(Line):
-    """Two phases: a generator makes a number of noise, a critic tells it from 3; the optimum is 3 for the generator."""
+    """Two phases: a generator maps noise to a number, a critic distinguishes it from 3; the optimum is 3 for the generator."""
 
     name = "duel_0"
 

@@ -254,6 +254,6 @@ def test_ten_times_the_sound_needs_no_more_memory(tmp_path):
     piece = read(path, channels=1, seconds=3.0)[0]
     codes = Codes.load(path.with_suffix(".npz"))
     alone = whole.eval().encode(torch.from_numpy(piece)[None], config.spec.names)
-    for level, reach in ((0, 46_000), (1, 2000), (2, 6000)):  # what lies behind the piece is heard near its end
+    for level, reach in ((0, 46_000), (1, 2000), (2, 6000)):  # the receptive field includes audio after the excerpt
         n, stream = (piece.shape[1] - reach) // config.hops[level], f"vq.{level}"
         assert (alone[stream][0, :n].numpy() != codes.streams[stream][:n]).mean() < 1e-3

@@ -1,4 +1,4 @@
-"""`jukebox import` of whole sets as a person meets it: downloads that break, files that are wrong, sets of one's own."""
+"""`jukebox import` of whole sets as a user meets it: interrupted downloads, wrong files, the user's own sets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PUBLISHED: dict[int, dict[str, Any]] = {
     1: {**PRIORS["upsampler_level_1"], **NARROW, **LABELS, **UPPER},
     0: {**PRIORS["upsampler_level_0"], **NARROW, **LABELS, **UPPER},
 }
-OWN: dict[int, dict[str, Any]] = {  # of a person who trained the published code's small models, two levels
+OWN: dict[int, dict[str, Any]] = {  # of a user who trained the published code's small models, two levels
     1: {**PRIORS["small_single_enc_dec_prior"], **NARROW, **LABELS, **LYRICS, "labels_v3": True},
     0: {**PRIORS["small_upsampler"], **NARROW, **UPPER, "labels": False},
 }
@@ -46,7 +46,7 @@ OWN_CODEC = VQVAE_DEFAULTS | VQVAES["small_vqvae"] | {"l_bins": 8, "width": 4, "
 def write_set(
     folder: Path, codec: dict[str, Any], priors: dict[int, dict[str, Any]], place: Callable[[str], str], **extra: Any
 ) -> None:
-    """Random weights of a set in torch's old format; `place` says where a part such as prior_level_2 lies in `folder`."""
+    """Random weights of a set in torch's old format; `place` returns the path of a part such as prior_level_2 in `folder`."""
     torch.manual_seed(0)
     net = VQVAE(vqvae_config(codec))
     state = {published_vqvae_key(n, codec["downs_t"]): t for n, t in net.state_dict().items() if not n.endswith(SUMS)}
@@ -79,7 +79,7 @@ def write_tables(folder: Path) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with a set side by side, and the id tables in `ids`."""
+    """A folder with all files of a set, and the id tables in `ids`."""
     write_set(tmp_path / "files", CODEC, PUBLISHED, flat)
     write_tables(tmp_path / "ids")
     return tmp_path / "files"

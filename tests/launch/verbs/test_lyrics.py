@@ -69,12 +69,12 @@ def test_a_prior_is_built_for_the_pieces_and_they_stay_once_it_is_trained(data, 
     lyrics = jukebox.info.priors["prior_2"].config.lyrics
     assert lyrics is not None and lyrics.vocabulary == jukebox.vocabulary.size
     assert main(["lyrics", "train", str(data), "--out", str(folder)]) == 2
-    assert "knows its letters already" in capsys.readouterr().err
+    assert "has a vocabulary already" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
 def mute(model: Path) -> Path:
-    """The same model with a prior that hears no lyrics."""
+    """The same model with a prior without lyrics."""
     from jukebox.model.presets import find
 
     folder = model.parent / "mute"
@@ -122,7 +122,7 @@ def test_lyrics_are_added_once_and_where_the_preset_has_them(data, model, mute, 
     assert main([*adding(data, new, newer), "--steps", "1"]) == 2
     assert main([*adding(data, mute, new, level=1), "--steps", "1"]) == 2
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("jukebox train:")]
-    assert len(err) == 2 and "hears lyrics already" in err[0] and "no lyrics for prior_1" in err[1]
+    assert len(err) == 2 and "conditioned on lyrics already" in err[0] and "no lyrics for prior_1" in err[1]
 
 
 def test_a_folder_without_lyrics_is_one_line(data, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Lyrics added to a trained prior: at first nothing changes, bit for bit; then it listens."""
+"""Lyrics added to a trained prior: at first the output is bit-identical; then it learns to attend."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_the_published_order_comes_of_the_published_prior():
 
 
 def test_what_cannot_stay_the_same_is_refused():
-    with pytest.raises(ValueError, match="hears lyrics already"):
+    with pytest.raises(ValueError, match="is conditioned on lyrics already"):
         with_lyrics(with_lyrics(trained(), LYRICS), LYRICS)
     with pytest.raises(ValueError, match="res_scale"):
         with_lyrics(trained(res_scale=True), LYRICS)
-    with pytest.raises(ValueError, match="not that of the trained"):
+    with pytest.raises(ValueError, match="differs from that of the trained"):
         with_lyrics(trained(), LYRICS, order=("dense", "cross"))
-    with pytest.raises(ValueError, match="in front of the codes"):
+    with pytest.raises(ValueError, match="before the codes"):
         with_lyrics(trained(), replace(LYRICS, trunk=replace(LYRICS.trunk, depth=0)))

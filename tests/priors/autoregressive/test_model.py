@@ -19,7 +19,7 @@ PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.
 
 
 def cached_logits(prior, codes, cond, primed, params=None) -> torch.Tensor:
-    """Logits of the codes from `primed` on, the codes being fed one by one after a prime."""
+    """Logits of the codes from `primed` on, with the codes fed step by step after a prime."""
     state = started(prior, codes[:, :primed], cond, params or AutoregressiveParams(published=True))
     logits = [prior.next_logits(state)]
     for code in codes[:, primed:-1].unbind(1):
@@ -175,9 +175,9 @@ def test_guidance_moves_away_from_what_is_said_without_conditions(make, batch, k
 def test_letters_are_never_drawn_unless_as_published(make, batch):
     prior, (codes, cond) = make("letters in front"), batch("letters in front")
     with torch.no_grad():
-        prior.x_emb.weight[:9] *= 20  # letters become likely
+        prior.x_emb.weight[:9] *= 20  # characters become likely
     published = drawn(prior, cond, codes[:, :1], (0, 1), AutoregressiveParams(published=True))
-    assert (published == 0).float().mean() > 0.5  # the published code calls a letter code 0
+    assert (published == 0).float().mean() > 0.5  # the published code replaces a character with code 0
     assert (drawn(prior, cond, codes[:, :1], (0, 1)) == 0).float().mean() < 0.3
 
 
@@ -189,7 +189,7 @@ def test_alignment_is_attention_to_the_letters(make, batch):
         assert weights.shape == (2, 2, 24, 8) and (weights >= 0).all() and (weights.sum(-1) < 1 + 1e-5).all()
         other = prior.lyric_attention(codes, replace(cond, lyrics=cond.rows(torch.tensor([1, 0])).lyrics), layer)
         assert not torch.allclose(weights, other)
-    with pytest.raises(ValueError, match="does not listen to lyrics"):
+    with pytest.raises(ValueError, match="does not attend to lyrics"):
         prior.lyric_attention(codes, cond, 0)
 
 
@@ -199,7 +199,7 @@ def test_loss_is_the_mean_of_the_bits(make, batch, kind):
     assert bits(prior, codes, cond).shape == codes.shape
     assert logs["bits"].item() == pytest.approx(bits(prior, codes, cond).mean().item(), rel=1e-5)
     assert ("lyric_bits" in logs) == bool(prior.config.lyrics and prior.config.lyrics.loss_weight)
-    if "lyric_bits" in logs:  # weighed by length, as published: .4 of the 8 letters', and the 24 codes'
+    if "lyric_bits" in logs:  # weighed by length, as published: .4 of the 8 characters', and the 24 codes'
         expected = (0.4 * 8 * logs["lyric_bits"] + 24 * logs["bits"]) / 32
         assert logs["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 

@@ -27,7 +27,7 @@ DTYPES = {"float32": (torch.float32, 1e-5), "bfloat16": (torch.bfloat16, 0.02), 
 
 
 def stepped(prior, codes, cond, primed, compiled: bool) -> torch.Tensor:
-    """Logits of the codes from `primed` on, heard one by one."""
+    """Logits of the codes from `primed` on, fed step by step."""
     prior.compiled = compiled
     state = started(prior, codes[:, :primed], cond)
     made = []
@@ -90,7 +90,7 @@ def test_plain_and_native_steps_take_turns_on_the_same_caches(make, batch, kind)
 
 @compiler
 def test_a_step_that_goes_wrong_is_seen(make, batch, kind):
-    """The control: one weight of one layer changed after the start is heard."""
+    """The control: a change of one weight of one layer after the start changes the output."""
     prior, (codes, cond) = make(kind), batch(kind)
     before = stepped(prior, codes[:, :9], cond, 8, True)
     for block in prior.trunk.blocks:

@@ -1,4 +1,4 @@
-"""Conditions: optional one by one, stacked, and binned as published."""
+"""Conditions: each is optional; they are stacked, and binned as published."""
 
 from __future__ import annotations
 

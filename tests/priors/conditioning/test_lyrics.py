@@ -48,7 +48,7 @@ def test_linear_windows_follow_the_song_from_its_first_letter_to_its_last():
     firsts = [linear_window(1000, 100, 200_000, offset, 20_000) for offset in range(0, 200_000, 10_000)]
     assert firsts[0] == 0 and firsts[-1] == 900 and firsts == sorted(firsts)
     assert linear_window(30, 100, 200_000, 0, 20_000) == -70
-    assert linear_window(1000, 101, 200_000, 190_000, 20_000) == 899  # an odd number of letters is as good
+    assert linear_window(1000, 101, 200_000, 190_000, 20_000) == 899  # an odd number of characters works too
 
 
 def test_timed_windows_are_around_what_is_sung():

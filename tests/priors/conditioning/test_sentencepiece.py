@@ -54,5 +54,5 @@ def test_training_is_a_function_of_its_lyrics(pieces):
 def test_nothing_to_learn_from_and_too_few_pieces_are_refused():
     with pytest.raises(ValueError, match="no lyrics"):
         SentencePieceVocabulary.train(["", " \n"])
-    with pytest.raises(ValueError, match="256 are bytes"):
+    with pytest.raises(ValueError, match="256 tokens are bytes"):
         SentencePieceVocabulary.train(TEXTS, 200)

@@ -58,7 +58,7 @@ def begin(prior: MaskedPrior, params: MaskedParams, seed: int = 0) -> MaskedStat
 
 def test_only_a_single_stream_has_frames_of_several_codes():
     for hops, books in (((8, 32), 2), ((8,), 0)):
-        with pytest.raises(ValueError, match="expected 1 book, or more of a single stream"):
+        with pytest.raises(ValueError, match="expected 1 book, or several books of a single stream"):
             MaskedConfig(16, hops, 22050, TRUNK, books=books)
 
 

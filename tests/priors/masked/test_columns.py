@@ -59,4 +59,4 @@ def test_training_masks_know_whole_levels_a_third_of_the_time_each_and_ask_for_h
             shares.append(float((~keep["vq.1"]).float().mean()))
     assert np.allclose(known[:3] / 1500, 1 / 3, atol=0.06)  # a small share hides nothing at all of a level
     assert 0.25 < as_filled / 1500 < 0.4  # half of those that know less than all but the bottom
-    assert np.mean(shares) > 0.5  # the mean of the cosine is 0.64; holes lower it
+    assert np.mean(shares) > 0.5  # the mean of the cosine is 0.64; masked regions lower it

@@ -104,7 +104,7 @@ def test_codes_of_a_column_are_those_of_the_published_codec():
 
 
 def test_wishes_are_put_together_in_one_order():
-    """Union, then dropout, then levels kept whole (which dropout does not reach), then levels drawn anew, which win."""
+    """Union, then dropout, then levels kept whole (which dropout does not reach), then resampled levels, which have priority."""
     prompts = [columns("X..."), columns("...X")]
     assert picture(masks.combined(prompts, per=SMALL)) == BOTH_ENDS
     dropped = masks.combined(prompts, drop=1.0, rng=rng(), keep_levels=["vq.2"], per=SMALL)

@@ -46,7 +46,7 @@ def prior() -> MaskedPrior:
 
 
 def window(prior: MaskedPrior, rows: int = 5, columns: int = 24, seed: int = 0):
-    """Codes, conditions, and a prompt of another kind a row: nothing, scattered, a hole, above only, nearly all."""
+    """Codes, conditions, and another prompt in each row: nothing, scattered, a masked region, above only, nearly all."""
     torch.manual_seed(seed)
     ratios = prior.config.ratios
     codes = {stream: torch.randint(prior.config.bins, (rows, columns * ratios[stream])) for stream in STREAMS}
@@ -150,7 +150,7 @@ def test_what_is_not_kept_is_never_looked_at(prior):
 def test_a_hidden_code_hears_both_sides_and_every_level(prior):
     codes, keep, cond = window(prior, columns=24)
     asked = {stream: torch.zeros_like(keep[stream]) for stream in STREAMS}
-    asked["vq.1"][2, 11 * 4 + 2] = True  # in the middle of row 2's hole
+    asked["vq.1"][2, 11 * 4 + 2] = True  # in the middle of row 2's masked region
     before = prior.costs(codes, cond, keep, asked)["vq.1"]
     for stream, at in (("vq.2", 0), ("vq.2", 23), ("vq.1", 3), ("vq.1", 95), ("vq.0", 0), ("vq.0", 383)):
         other = {each: x.clone() for each, x in codes.items()}
@@ -162,7 +162,7 @@ def test_a_hidden_code_hears_both_sides_and_every_level(prior):
 
 
 def test_codes_are_drawn_piece_by_piece_from_the_logits_of_the_whole_and_of_no_others(prior, monkeypatch):
-    """Each piece hears what is around it; a piece without an unknown code is not computed."""
+    """Each block includes its receptive field; a block without unknown codes is not computed."""
     codes, keep, cond = window(prior)
     seen = prior.encode_columns(codes, keep, prior.encode_conditions(cond, 5, 24))
     monkeypatch.setattr(masked, "CODES_AT_ONCE", 7)

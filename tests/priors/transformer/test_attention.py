@@ -1,4 +1,4 @@
-"""Attention: the blocked form is the masked form, and sees exactly what its predicate says."""
+"""Attention: the blocked form is the masked form, and sees exactly the keys of its predicate."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_square_of_the_length_would_be_seen():
 
 
 def test_cross_attention_listens_to_what_is_sung_now():
-    """With a steep slope a head hears the letter whose time is the step's; a letter of unknown time is not excluded."""
+    """With a steep slope a head attends to the token at the time of the step; a token of unknown time is not excluded."""
     attention = Attention(8, 8, 2, "cross", time_bias=True)
     attention.slope.data.fill_(math.log(1000.0))
     x, lyric_tokens = torch.randn(1, 5, 8), torch.randn(1, 5, 8)
@@ -248,7 +248,7 @@ def test_a_wrong_pattern_or_width_is_named():
         Attention(8, 8, 2, "diagonal")
     with pytest.raises(ValueError, match="multiple of the number of heads"):
         Attention(8, 6, 4, "dense")
-    with pytest.raises(ValueError, match="nothing to listen to"):
+    with pytest.raises(ValueError, match="no sequence to attend to"):
         Attention(8, 8, 2, "cross")(torch.zeros(1, 2, 8))
-    with pytest.raises(ValueError, match="does not listen to lyrics"):
+    with pytest.raises(ValueError, match="does not attend to lyrics"):
         Attention(8, 8, 2, "row").weights(torch.zeros(1, 2, 8))

@@ -93,5 +93,5 @@ def test_tables_do_not_shrink_and_a_prior_without_labels_has_none_to_grow():
     with pytest.raises(ValueError, match="cannot shrink"):
         with_labels(prior, 2, 3)
     deaf = AutoregressivePrior(replace(prior.config, labels=None))
-    with pytest.raises(ValueError, match="hears no artists"):
+    with pytest.raises(ValueError, match="not conditioned on artists"):
         with_labels(deaf, 4, 4)

@@ -1,4 +1,4 @@
-"""Errors of a reconstruction mean what they say."""
+"""Errors of a reconstruction have the defined values."""
 
 from __future__ import annotations
 

@@ -77,5 +77,5 @@ def test_with_differing_seeds_the_two_ranks_are_not_one(small, tones, tmp_path):
 
 def test_several_ranks_without_a_shared_generator_are_refused(small, tones, monkeypatch):
     monkeypatch.setattr("vqvae.jukebox.quantize.rank_and_world", lambda: (0, 2))
-    with pytest.raises(ValueError, match="generator seeded alike"):
+    with pytest.raises(ValueError, match="generator with the same seed"):
         VQVAE(small).train().loss(tones)
