@@ -72,17 +72,20 @@ def fit_links(text: str, path: str) -> str:
 
 
 def verbs() -> str:
-    """The help of every verb."""
-    from launch.cli.commands import VERBS, load
+    """The help of every verb, by group."""
+    from launch.cli.commands import GROUPS, VERBS, load
     from launch.cli.usage import read_usage, render
 
     os.environ["COLUMNS"] = "100"  # of the help pages
-    rows = "".join(f"| [{verb}](#{verb}) | {about} |\n" for verb, (_, about) in VERBS.items())
-    parts = [f"## {verb}\n\n```text\n{render(read_usage(verb, load(target)))}```\n" for verb, (target, _) in VERBS.items()]
-    intro = (
-        "Made from `jukebox VERB --help`. With a MODEL, `jukebox sample MODEL --help` lists the parameters of its priors too.\n"
+    parts = ["# Verbs\n"]
+    parts.append(
+        "Made from `jukebox VERB --help`. `jukebox sample MODEL --help` lists the parameters of the priors of MODEL, too.\n"
     )
-    return "\n".join(["# Verbs\n", intro, f"| verb | |\n|---|---|\n{rows}", *parts])
+    for group, names in GROUPS.items():
+        rows = "".join(f"| [{verb}](#{verb}) | {VERBS[verb][1]} |\n" for verb in names)
+        parts.append(f"## Verbs: {group}\n\n| verb | |\n|---|---|\n{rows}")
+        parts += [f"### {verb}\n\n```text\n{render(read_usage(verb, load(VERBS[verb][0])))}```\n" for verb in names]
+    return "\n".join(parts)
 
 
 def api() -> str:

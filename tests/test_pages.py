@@ -12,7 +12,7 @@ import yaml
 
 import jukebox
 from data_prep.errors import UserError
-from launch.cli.commands import VERBS, load
+from launch.cli.commands import GROUPS, VERBS, load
 from launch.cli.usage import read_arguments, read_usage
 from tests.prose import CODE, FENCE, hand_written
 
@@ -81,7 +81,10 @@ def pages(reference) -> dict[str, str]:
 
 
 def test_the_reference_has_every_verb_every_public_name_and_every_module(reference, pages):
-    assert re.findall(r"^## (\S+)$", pages["reference/verbs.md"], re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^## Verbs: (\S+)$", pages["reference/verbs.md"], re.MULTILINE) == list(GROUPS)
+    assert re.findall(r"^### (\S+)$", pages["reference/verbs.md"], re.MULTILINE) == [
+        v for names in GROUPS.values() for v in names
+    ]
     assert re.findall(r"^## (\S+)$", pages["reference/api.md"], re.MULTILINE) == sorted(jukebox.__all__)
     assert (
         "| demo | tokens | " in pages["reference/configuration.md"]

@@ -37,6 +37,7 @@ from jukebox.runs.run import Run
 from jukebox.runs.windows import starts
 from jukebox.song import PreparedSong, Song, song_of
 from priors.prior import ScoresLyrics
+from priors.registry import PRIORS
 from vqvae.codec import as_tensor
 
 SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # shortest and longest word in seconds, and number of lengths tried
@@ -105,10 +106,11 @@ def confidence(gain: float) -> float:
 
 
 def lyric_entry(model: ModelFolder) -> PriorEntry:
-    """The prior of the coarsest stream that is conditioned on lyrics; UserError if there is none."""
-    for stream in reversed(model.spec.streams):
-        if (entry := model.info.writer(stream.name)) and entry.config.lyrics:
-            return entry
+    """The prior of the coarsest stream that is conditioned on lyrics, first one that scores them; UserError where none is."""
+    written = (model.info.writer(stream.name) for stream in reversed(model.spec.streams))
+    entries = [entry for entry in written if entry and entry.config.lyrics]
+    if entries:
+        return next((each for each in entries if issubclass(PRIORS.load(each.config.kind), ScoresLyrics)), entries[0])
     raise UserError(
         f"no prior of {model.folder} is conditioned on lyrics, so lyrics cannot be aligned; train one on songs with lyrics "
         "(docs/training.md), or import 5b_lyrics or 1b_lyrics"

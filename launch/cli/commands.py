@@ -2,7 +2,7 @@
 
 Notable: nothing heavy is imported to answer `--help` or to refuse a wrong word; text flags stay text (fire by itself
 reads `--artist 311` as a number and `--genre a,b` as a tuple), because every value is read by its annotation; a
-mistake of the person is one line on stderr and exit code 2, a bug of ours keeps its traceback.
+mistake of the user is one line on stderr and exit code 2, a bug of ours keeps its traceback.
 """
 
 from __future__ import annotations
@@ -32,44 +32,56 @@ from launch.cluster.ranks import rank_and_ranks
 VERBS: dict[str, tuple[str, str]] = {
     "demo": (
         "launch.demo.demo:demo",
-        "made songs, every level trained, a song with lyrics and a continuation, as pages to hear",
+        "train both routes on synthetic songs, generate and continue a song, show them on a page",
     ),
-    "learn": (
-        "launch.learn.learn:learn",
-        "your music -> a model, a song and a continuation of one of your tracks, in some hours",
+    "learn": ("launch.learn.learn:learn", "from your music to a model, a song and a continuation of one of your tracks"),
+    "prepare": ("launch.verbs.prepare:prepare", "from music files (a folder, csv or jsonl) to a data folder with a manifest"),
+    "data": (
+        "launch.inspection.data:data",
+        "print what a data folder contains: songs, labels, lyrics, licences, refused files",
     ),
-    "prepare": ("launch.verbs.prepare:prepare", "music files (a folder, csv or jsonl) -> a data folder with a manifest"),
-    "data": ("launch.inspection.data:data", "what a data folder holds: songs, labels, lyrics, licences, refused files"),
-    "labels": ("launch.inspection.labels:labels", "the artists and genres that a model or a data folder knows, with counts"),
-    "train": ("launch.training.train:train", "train a level's codec (vqvae) or its prior on a data folder"),
-    "export": ("launch.training.export:export", "the weights of a checkpoint of a training, as a model to play"),
-    "encode": ("launch.corpus.encode:encode", "the codes of all songs of a data folder, written beside its manifest"),
-    "sample": ("launch.verbs.sample:sample", "write songs from artist, genre and lyrics"),
-    "live": ("launch.live.live:live", "music without end, to a file, a pipe or the sound card, controlled by lines on stdin"),
-    "continue": ("launch.verbs.sample:continue_", "carry on a recording from its first seconds"),
-    "branch": ("launch.verbs.sample:branch", "keep the first seconds of a run, and go on otherwise"),
-    "upsample": ("launch.verbs.sample:upsample", "the finer levels of a run or of codes that has only coarse ones"),
-    "resume": ("launch.verbs.sample:resume", "finish a run that was interrupted, to the same codes"),
-    "replay": ("launch.verbs.sample:replay", "draw the codes of a run.json again, and compare them"),
-    "edit": ("launch.verbs.edit:edit", "a range of a song drawn anew, the rest as it was, sample for sample"),
-    "vary": ("launch.verbs.edit:vary", "a song drawn anew around what is kept of it: columns, beats, levels"),
-    "extend": ("launch.verbs.edit:extend", "more music in front of a song and behind it"),
-    "compress": ("launch.verbs.edit:compress", "a song from so many bits of its codes a second"),
-    "align": ("launch.verbs.align:align", "when each word of a recording is sung: .lrc and json"),
-    "plan": ("launch.verbs.plan:plan", "what a run will take in memory and time, before it is begun"),
-    "import": ("launch.verbs.import_:import_", "published checkpoints -> a model folder"),
-    "lyrics": ("launch.verbs.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
-    "features": ("launch.verbs.features:features", "the hidden states of a prior over a recording, for research"),
-    "codec": ("launch.verbs.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
-    "save": ("launch.verbs.report:save", "a take of a run as wav, flac or mp3 with cue markers and tags"),
-    "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model: sample, continue, edit, library"),
-    "report": ("launch.verbs.report:report", "the curves of a training as a page, from its log.jsonl"),
-    "evaluate": ("launch.verbs.evaluate:evaluate", "what a model learned, in bits per code beside its controls"),
-    "ablate": ("launch.ablate.ablate:ablate", "what each idea of the codec or the prior is worth, by leaving it out"),
-    "launch": ("launch.cli.launch:launch", "any of these in many processes: one machine, a list of hosts, MPI or SLURM"),
-    "gpu-check": ("launch.gpu_check.gpu_check:gpu_check", "every figure of this machine's GPU within eight minutes"),
-    "bench": ("launch.bench.bench:bench", "codes a second of each prior beside the machine's own limit"),
+    "labels": ("launch.inspection.labels:labels", "list the artists and genres of a model or a data folder, with counts"),
+    "train": ("launch.training.train:train", "train a part of a model on a data folder: a codec, a prior"),
+    "export": ("launch.training.export:export", "write a model from a checkpoint of a training"),
+    "encode": ("launch.corpus.encode:encode", "encode all songs of a data folder, for the training of priors"),
+    "sample": ("launch.verbs.sample:sample", "generate songs from artist, genre and lyrics"),
+    "live": ("launch.live.live:live", "music without end, to a file, a pipe or the sound card; controlled by lines on stdin"),
+    "continue": ("launch.verbs.sample:continue_", "continue a recording from its first seconds"),
+    "branch": ("launch.verbs.sample:branch", "keep the first seconds of a take, and sample another continuation"),
+    "upsample": ("launch.verbs.sample:upsample", "add the finer levels to a run or to codes"),
+    "resume": ("launch.verbs.sample:resume", "finish an interrupted run, to the same codes"),
+    "replay": ("launch.verbs.sample:replay", "sample the codes of a run.json again, and compare them"),
+    "edit": ("launch.verbs.edit:edit", "inpaint a range of a recording; all other samples stay"),
+    "vary": ("launch.verbs.edit:vary", "a variation of a recording: columns, beats or levels are kept, the rest is resampled"),
+    "extend": ("launch.verbs.edit:extend", "add music before and after a recording"),
+    "compress": ("launch.verbs.edit:compress", "keep so many bits per second of a recording, and sample the rest"),
+    "align": ("launch.verbs.align:align", "find when each word of a recording is sung: .lrc and json"),
+    "plan": ("launch.verbs.plan:plan", "predict the memory and time of a run or a training"),
+    "import": ("launch.verbs.import_:import_", "convert published checkpoints to a model folder"),
+    "lyrics": ("launch.verbs.lyrics:lyrics", "train the SentencePiece vocabulary of lyrics, in any language"),
+    "features": ("launch.verbs.features:features", "hidden states of a prior over a recording, for research"),
+    "codec": ("launch.verbs.codec:codec", "convert audio files to codes and codes to audio"),
+    "save": ("launch.verbs.report:save", "write a take of a run as wav, flac or mp3, with cue markers and tags"),
+    "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model"),
+    "report": ("launch.verbs.report:report", "draw the curves of a training as a page"),
+    "evaluate": ("launch.verbs.evaluate:evaluate", "bits, reconstruction and conditions of a model, beside controls"),
+    "ablate": ("launch.ablate.ablate:ablate", "train with and without each idea of a codec or a prior, and compare"),
+    "launch": ("launch.cli.launch:launch", "run another verb in many processes: one machine, a list of hosts, MPI or SLURM"),
+    "gpu-check": ("launch.gpu_check.gpu_check:gpu_check", "measure this machine's GPU within eight minutes"),
+    "bench": ("launch.bench.bench:bench", "measure speed and memory of codecs, priors and sampling"),
 }
+
+# group -> its verbs, as `jukebox --help` and the reference list them
+GROUPS: dict[str, tuple[str, ...]] = {
+    "use": (
+        "sample", "continue", "branch", "upsample", "resume", "replay", "live", "edit", "vary", "extend", "compress",
+        "align", "save", "serve", "codec", "features",
+    ),
+    "data": ("prepare", "data", "labels", "encode", "lyrics"),
+    "train": ("demo", "learn", "train", "export", "import"),
+    "measure": ("evaluate", "ablate", "report"),
+    "machines": ("launch", "plan", "bench", "gpu-check"),
+}  # fmt: skip
 
 _EXTRAS = {
     "deepspeed": "train", "wandb": "train", "mpi4py": "cluster", "fastapi": "web", "uvicorn": "web", "gradio": "spaces", "av": "video",
@@ -201,13 +213,16 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
 
 
 def _overview(verbs: Mapping[str, tuple[str, str]]) -> str:
-    lines = "\n".join(f"  {verb:<10} {about}" for verb, (_, about) in verbs.items())
-    return f"""jukebox VERB ...: songs as raw audio, from artist, genre and lyrics
+    """The help of the command: the verbs by group; those of no group last."""
+    grouped = {verb for names in GROUPS.values() for verb in names}
+    parts = []
+    for group, names in {**GROUPS, "more": tuple(verb for verb in verbs if verb not in grouped)}.items():
+        lines = [f"  {verb:<10} {verbs[verb][1]}\n" for verb in names if verb in verbs]
+        parts += [f"{group}:\n", *lines, "\n"] if lines else []
+    return f"""jukebox VERB ...: generates songs as audio, from artist, genre and lyrics
 
-{lines}
-
-jukebox VERB --help says what a verb takes, with units and defaults; jukebox --version
-JUKEBOX_TRACEBACK=1 shows where a one-line error came from
+{"".join(parts)}jukebox VERB --help lists the arguments of a verb, with units and defaults; jukebox --version prints the version
+JUKEBOX_TRACEBACK=1 prints the traceback of a one-line error
 """
 
 

@@ -16,7 +16,7 @@ Counts = Mapping[str, int]
 def labels(place: str, query: str = "") -> None:
     """Show artists and genres with their numbers of songs: all, those that contain a text, or similar ones.
 
-    place: a model folder or a data folder
+    place: a model folder, a data folder, or the word shipped: the model of the package
     query: a name, or a part of one; empty: all names
     """
     lists = {title: list(counts.items()) for title, counts in known_names(Path(place))}
@@ -41,9 +41,11 @@ def key(name: str) -> str:
 
 def known_names(place: Path) -> Iterator[tuple[str, Counts]]:
     """(title, {name: songs}) of each list of a model or data folder, without the entry for unknown names; 0 songs: not known."""
-    from jukebox.model.info import CONFIG, ModelInfo
+    from jukebox.model.info import CONFIG, SHIPPED_WORD, ModelInfo, shipped_folder
     from jukebox.model.provenance import read_provenance, song_counts
 
+    if str(place) == SHIPPED_WORD and not place.is_dir():
+        place = shipped_folder()
     if (place / CONFIG).is_file():
         info, sets = ModelInfo.read(place), list(read_provenance(place).values())
         own = {name: place / prior.labels_file for name, prior in sorted(info.priors.items())}

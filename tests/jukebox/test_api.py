@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import warnings
 from pathlib import Path
@@ -35,7 +34,6 @@ from priors.autoregressive.config import AutoregressiveParams
 from priors.masked.config import MaskedParams
 from tests.jukebox.editing.edits import with_masked
 
-ROOT = Path(__file__).parents[2]
 SONG = Song(artist="ann", genre="rock", lyrics="la la la")
 ONE = MachineOptions(threads=1, device="cpu")
 
@@ -276,21 +274,3 @@ def test_a_genre_is_one_name_or_several():
         "rock",
         "waltz",
     )
-
-
-def test_the_python_blocks_of_readme_start_and_api_page_run(model, recording, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "MODEL").symlink_to(model.folder)
-    (tmp_path / "mine.wav").symlink_to(recording)
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    shorter = page.replace("prompt_seconds=6", "prompt_seconds=0.2").replace("seconds=30", "seconds=0.4")
-    blocks = re.findall(r"```python\n(.*?)```", shorter, re.DOTALL)
-    assert len(blocks) == 2
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(example.replace("NAME", "ann").replace("seconds=30", "seconds=0.2"), {})
-    (start,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(start.replace("demo/model", "MODEL").replace("Copper Finch", "ann").replace("seconds=20", "seconds=0.2"), {})
-    names: dict = {}
-    for block in blocks:
-        exec(block, names)
-    assert names["run"].count(0) == names["run"].total(0) and (tmp_path / "song.wav").is_file()

@@ -317,6 +317,10 @@ def test_mistakes_are_said_in_one_line(tiny_model, tmp_path, capsys):
         lyric_entry(mute)
 
 
+def test_of_two_codecs_the_prior_that_scores_lyrics_aligns(two_codecs):
+    assert lyric_entry(two_codecs).name == "prior_2"
+
+
 def test_a_prior_that_cannot_score_lyrics_is_one_line(tiny_model, monkeypatch):
     other = torch.nn.Module()
     other.kind = "other"  # type: ignore[assignment]

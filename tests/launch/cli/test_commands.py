@@ -21,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
-from launch.cli.commands import VERBS, explain, main
+from launch.cli.commands import GROUPS, VERBS, explain, main
 from launch.cli.usage import LARGEST, read_usage, render, shared_flags
+from tests.census import GLOSSARY, read_glossary
+from tests.prose import Page, Sentence, glossary_matches
 
 SEEN: list[tuple] = []
 TO_RAISE: list[BaseException] = []
@@ -259,6 +261,19 @@ def test_an_interruption_that_a_library_made_another_error_of_is_one_too(jukebox
     assert jukebox("toy", "m", "s") == 130
     assert capsys.readouterr().err.strip() == "interrupted"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_every_verb_is_in_exactly_one_of_five_groups():
+    assert list(GROUPS) == ["use", "data", "train", "measure", "machines"]
+    assert sorted(verb for names in GROUPS.values() for verb in names) == sorted(VERBS)
+
+
+def test_the_help_lists_the_verbs_by_group_in_the_terms_of_the_glossary(capsys):
+    assert main(["--help"], verbs={**VERBS, "toy": ("nowhere:toy", "a verb of no group")}) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+):$", printed, re.MULTILINE) == [*GROUPS, "more"]
+    page = Page("help", 0, [Sentence(number, line) for number, line in enumerate(printed.splitlines())])
+    assert glossary_matches(page, read_glossary(GLOSSARY.read_text("utf-8"))) == []
 
 
 @pytest.mark.parametrize("verb", list(VERBS))

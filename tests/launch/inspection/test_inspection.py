@@ -89,6 +89,11 @@ def test_a_query_finds_parts_of_names_and_else_near_ones(data: Path, capsys: pyt
     assert "knows no name like 'xylophonist'" in capsys.readouterr().err
 
 
+def test_names_of_the_model_of_the_package_are_listed(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert printed(capsys, "labels", "shipped", "finch") == ["artists: 1 of 4", "  Copper Finch  114"]
+
+
 def test_names_of_a_model_have_counts_once_its_songs_are_recorded(data: Path, tiny_model, tmp_path, capsys) -> None:
     assert "  ann" in printed(capsys, "labels", tiny_model.folder)
     folder = tmp_path / "model"

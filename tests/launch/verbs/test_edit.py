@@ -70,28 +70,13 @@ def test_help_with_a_model_has_the_parameters_of_its_masked_prior(model, verb, c
 
 
 def documented() -> list[list[str]]:
-    """The commands of the first block of docs/editing.md, without what is optional in them."""
+    """The commands of the first block of docs/editing.md."""
     block = (Path(__file__).parents[3] / "docs" / "editing.md").read_text("utf-8").split("```")[1]
-    lines = [re.sub(r"\[.*?\]|\s{3,}.*", "", line) for line in block.splitlines() if line.startswith("jukebox")]
-    return [shlex.split(line)[1:] for line in lines]
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines() if line.startswith("jukebox")]
 
 
 def test_every_verb_is_documented():
-    assert {words[0] for words in documented()} == {*EDITS, "resume", "replay"}
-
-
-@pytest.mark.long  # librosa compiles its beat tracker
-def test_documented_commands_run(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "MODEL").symlink_to(model.folder)
-    for words in documented():
-        write_song(tmp_path / "song.wav", 22050, 1, 50.0 if words[0] == "edit" else 4.0)  # its range ends at 0:50
-        few = ["--passes", "1,1,1"] if words[0] in EDITS else []
-        code, printed, error = run(capsys, *words, *few)
-        assert code == 0, (words, printed, error)
-    assert {path.name for path in tmp_path.glob("song_*")} == {
-        *(f"song_{verb}{suffix}" for verb in EDITS for suffix in (".wav", ".run")), "song_edit.run_replay", "song_compress.codes",
-    }  # fmt: skip
+    assert {words[0] for words in documented()} == {*EDITS, "codec", "resume", "replay"}
 
 
 @pytest.mark.parametrize("page", ["editing.md", "sampling.md"])
