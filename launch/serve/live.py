@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from data_prep.audio.audio import to_pcm
@@ -88,8 +88,11 @@ class LiveSession:
             self.last = time.monotonic()
         return piece
 
-    async def sound(self) -> AsyncIterator[bytes]:
-        """The session as a wav without end, at the pace of a player; another client that comes takes its place."""
+    async def sound(self, active: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """The session as a wav without end, at the pace of a player; another client that comes takes its place.
+
+        `active` returns whether its job is not over.
+        """
         mine = self.client = object()
         began = sent = 0.0
         yield header(LONGEST // (2 * self.channels), self.channels, self.sample_rate)
@@ -99,7 +102,7 @@ class LiveSession:
                 yield piece
                 sent += len(piece) / (2 * self.channels * self.sample_rate)
                 await asyncio.sleep(max(0.0, sent - AHEAD - (time.monotonic() - began)))
-            elif self.over:
+            elif self.over or not active():
                 return
             else:
                 await asyncio.sleep(TICK)

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, parse_lyrics
+from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, describe, parse_lyrics
 from jukebox.device import available_memory
 from jukebox.editing.job import LONGEST_FADE, edit_route
 from jukebox.loaded import one_job
@@ -19,15 +19,15 @@ from jukebox.planning.sampling import Speed, check_memory, plan_sampling
 from jukebox.runs import request as requests
 from jukebox.runs.request import RunSettings, StartPoint
 from jukebox.runs.run import Run
-from jukebox.song import Song
+from jukebox.song import Song, left_out, unknown_names, without_effect
 from launch.cli.usage import LARGEST, Argument, field_arguments
 from launch.serve.requests import BranchRequest, EditSource, JobRequest, Limits, LiveRequest, SongRequest
 from launch.verbs.plan import will_compile
+from priors.conditioning.vocabulary import Vocabulary
 from priors.prior import ScoresLyrics
 from priors.registry import PRIOR_PARAMS, PRIORS
 
 MOST_NAMES = 2000  # of artists or genres that the page offers
-
 MOST_TEXT = 500  # characters of a name or a value; lyrics have a limit of their own
 
 
@@ -103,6 +103,14 @@ class Planner:
             "line": plan.line(),
             "weights": weights,
         }
+
+    def notes(self, asked: JobRequest, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
+        song = words_of(asked) if isinstance(asked, SongRequest | BranchRequest) else None
+        if song is None:
+            return ()
+        lines = unknown_names(song, self.info.labels) + without_effect(song, self.info)
+        return (*lines, *left_out(vocabulary, [song.lyrics or ""]), *filter(None, [describe(lyrics_of(asked).left_out)]))
 
     def rest_of(self, run: Run) -> dict[str, Any]:
         """What is missing of a run."""

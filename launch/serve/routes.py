@@ -81,23 +81,20 @@ def live_routes(service: ModelService, queue: JobQueue) -> Any:
     @router.get("/{id}")
     def state(id: str) -> dict[str, Any]:
         """The values of the controls, the changes with the second from which on they act, and how much is generated."""
-        queue.job(id)
-        return service.session(id).state()
+        return service.session(queue.job(id)).state()
 
     @router.post("/{id}/controls")
     def controls(id: str, asked: ControlsRequest) -> dict[str, Any]:
         """Change controls from the next patch on."""
-        queue.job(id)
-        session = service.session(id)
+        session = service.session(queue.job(id))
         session.controls.set({name: str(value).lower() for name, value in asked.values.items()})
         return session.state()
 
     @router.get("/{id}/sound", response_class=StreamingResponse)
     async def sound(id: str):
-        """The music as a wav without end, while it is generated; it waits for the session's turn, and another client takes its place."""
-        while queue.job(id).state not in OVER and id not in service.sessions and not queue.closing:
-            await asyncio.sleep(TICK)
-        return StreamingResponse(service.session(id).sound(), media_type="audio/wav")
+        """The music as a wav without end, while it is generated, from the session's turn on; another client takes its place."""
+        session = service.session(queue.job(id))
+        return StreamingResponse(session.sound(lambda: queue.job(id).state not in OVER), media_type="audio/wav")
 
     return router
 

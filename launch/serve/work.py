@@ -14,7 +14,6 @@ from typing import Any
 from data_prep.audio.audio import probe, read
 from data_prep.audio.writers import write_audio
 from data_prep.errors import UserError
-from data_prep.metadata.lyrics import describe
 from jukebox.alignment.align import align_run, lyric_entry
 from jukebox.api import Callbacks, Jukebox, Progress
 from jukebox.device import choose_device
@@ -24,12 +23,12 @@ from jukebox.runs import request as requests
 from jukebox.runs.params import kinds_of
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import Run
-from jukebox.song import Song, left_out, unknown_names, without_effect
+from jukebox.song import Song
 from launch.live.live import LiveControls
 from launch.serve.folder import Missing, ServedFolder, new_id
-from launch.serve.jobs import ServedJob
+from launch.serve.jobs import OVER, ServedJob
 from launch.serve.live import LiveSession
-from launch.serve.planner import Planner, check_length, check_ranges, lyrics_of, words_of
+from launch.serve.planner import Planner, check_length, check_ranges, words_of
 from launch.serve.requests import (
     AlignRequest,
     BranchRequest,
@@ -41,7 +40,6 @@ from launch.serve.requests import (
     Limits,
     LiveRequest,
     ResumeRequest,
-    SongRequest,
     VaryRequest,
     from_json,
 )  # fmt: skip
@@ -56,7 +54,7 @@ class ModelService:
         self.model, self.folder, self.limits = model, folder, limits
         self.machine = replace(machine, device=choose_device(machine.device))
         self.planner = Planner(model.info, self.machine)
-        self.sessions: dict[str, LiveSession] = {}  # by job, while they play
+        self.sessions: dict[str, LiveSession] = {}  # by job, until they are over
 
     def shown(self, sentence: str) -> str:
         """A sentence without the paths of this machine."""
@@ -83,20 +81,25 @@ class ModelService:
             return {
                 "weights": dict.fromkeys(map(str, made["levels"]), 1.0),
                 "seconds_left": asked.seconds,
-                "notes": self._notes(asked),
+                "notes": self.planner.notes(asked, self.model.vocabulary),
             }
         elif isinstance(asked, EditSource):
             run = f"{id}.run"
         else:
             run = Run.create(self.folder.root / id, self.model.fitted(made, self._settings(asked))).folder.name
         plan = self.planner.plan(made)
-        return {"run": run, "weights": plan["weights"], "seconds_left": plan["seconds"], "notes": self._notes(asked)}
+        return {
+            "run": run,
+            "weights": plan["weights"],
+            "seconds_left": plan["seconds"],
+            "notes": self.planner.notes(asked, self.model.vocabulary),
+        }
 
     def plan(self, asked: JobRequest) -> dict[str, Any]:
         """Memory (bytes) and time (seconds) that a job is predicted to take; UserError as for the job itself."""
         id = new_id()
         try:
-            plan = self.planner.plan(self._checked(id, asked)) | {"notes": self._notes(asked)}
+            plan = self.planner.plan(self._checked(id, asked)) | {"notes": self.planner.notes(asked, self.model.vocabulary)}
         finally:
             self._excerpt(id).unlink(missing_ok=True)
         return plan | ({"seconds": asked.seconds} if isinstance(asked, LiveRequest) else {})
@@ -108,7 +111,7 @@ class ModelService:
             with one_job():
                 align_run(self.model, Run.open(self.folder.run(asked.run)), device=self.machine.device)
         elif isinstance(asked, LiveRequest):
-            self._live(job.id, asked, callbacks)
+            self._live(job, asked, callbacks)
         elif isinstance(asked, EditSource):
             self._edit(asked, self.folder.root / job.id, callbacks)
         else:
@@ -126,28 +129,30 @@ class ModelService:
         elif isinstance(asked, ExtendRequest):
             self.model.extend(path, asked.before, asked.after, **given)
 
-    def _live(self, id: str, asked: LiveRequest, callbacks: Callbacks) -> None:
-        made, info = self._checked(id, asked), self.model.info
-        (level, values), stream = next(iter(made["params"].items())), info.spec.names[made["levels"][0]]
-        controls = LiveControls(kinds_of(info, info.live_route())[stream], values)
-        session = self.sessions[id] = LiveSession(controls, info.channels, info.sample_rate)
+    def _live(self, job: ServedJob, asked: LiveRequest, callbacks: Callbacks) -> None:
+        session, level = self.session(job), int(next(iter(job.weights)))
+        total = max(1, round(asked.seconds * session.sample_rate))
         blocks = self.model.live(
             words_of(asked) or Song(), asked.seconds, seed=asked.seed, params=self.planner.typed(asked.params),
             changes=session.changes, machine=self.machine,
         )  # fmt: skip
         try:
             with closing(blocks):
-                session.generate(
-                    blocks, Progress(int(level), stream, 0, max(1, round(asked.seconds * info.sample_rate))), callbacks
-                )
+                session.generate(blocks, Progress(level, self.model.spec.names[level], 0, total), callbacks)
         finally:
-            del self.sessions[id]
+            self.sessions.pop(job.id, None)
 
-    def session(self, id: str) -> LiveSession:
-        """A live session that plays; Missing where it has not begun, or is over."""
-        if session := self.sessions.get(id):
-            return session
-        raise Missing("this live session does not play now")
+    def session(self, job: ServedJob) -> LiveSession:
+        """The session of a live job, made when it is asked for; Missing where the job is over, or another one."""
+        if job.kind != "live" or job.state in OVER:
+            self.sessions.pop(job.id, None)
+            raise Missing("this is no live session, or it is over")
+        if job.id not in self.sessions:
+            [values] = self._checked(job.id, from_json(job.request))["params"].values()
+            info, route = self.model.info, self.model.info.live_route()
+            controls = LiveControls(kinds_of(info, route)[list(route.priors)[-1]], values)
+            self.sessions.setdefault(job.id, LiveSession(controls, info.channels, info.sample_rate))
+        return self.sessions[job.id]
 
     # ---- checks
 
@@ -180,18 +185,6 @@ class ModelService:
         if not asked.start < end <= seconds:
             raise UserError(f"the range from {asked.start:g} s to {end:g} s; expected one within {seconds:.6g} s")
         return end - asked.start
-
-    def _notes(self, asked: JobRequest) -> tuple[str, ...]:
-        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
-        song = words_of(asked) if isinstance(asked, SongRequest | BranchRequest) else None
-        if song is None:
-            return ()
-        lines = unknown_names(song, self.model.info.labels) + without_effect(song, self.model.info)
-        return (
-            *lines,
-            *left_out(self.model.vocabulary, [song.lyrics or ""]),
-            *filter(None, [describe(lyrics_of(asked).left_out)]),
-        )
 
     # ---- songs
 

@@ -10,7 +10,7 @@ const NAMES = {density: ["as it comes", " notes per s"], tempo: ["as it comes", 
 /** The tab; `submitted(job)` gets the job of a session. Its `update(job)` is called whenever a job has changed. */
 export function liveTab(model, submitted) {
   const form = find("#live form"), e = form.elements, button = find(".go", form), meter = find("meter", form);
-  let id = "", stop = null, waiting = {}, timer = 0, from = 0;
+  let id = "", stop = null, waiting = {}, timer = 0, from = 0, starting = false;
   const line = text => { find(".status", form).textContent = text; };
   const shown = () => {
     button.textContent = stop ? "Stop" : id ? "Play on" : "Play";
@@ -115,8 +115,9 @@ export function liveTab(model, submitted) {
       await play();
     } else {
       const more = Object.fromEntries([...sliders].map(([which, [input]]) => [which, Number(input.value)]));
+      starting = true;  // events of the job may come before the answer
       const job = await send("/api/jobs", {kind: "live", artist: e.artist.value, genre: e.genre.value, seed: Number(e.seed.value),
-        seconds: Number(e.seconds.value), params: {more}});
+        seconds: Number(e.seconds.value), params: {more}}).finally(() => { starting = false; });
       id = job.id;
       from = 0;
       waiting = {};
@@ -133,10 +134,9 @@ export function liveTab(model, submitted) {
       id = "";
       if (job.error) line(job.error);
       else if (!stop) line("it has ended");
-    } else if (!over && !id) {  // this page was loaded again, or another one has begun it
+    } else if (!over && !id && !starting) {  // this page was loaded again, or another one has begun it
       id = job.id;
-      const state = await ask(`/api/live/${id}`).catch(() => null);
-      restore(state ? state.values : job.request.params.more);
+      restore((await ask(`/api/live/${id}`)).values);
       line(`a session plays since ${new Date(1000 * job.created).toLocaleTimeString()}; it ends when nobody plays it on`);
     }
     if (job.state === "queued" && job.id === id) line(`in the queue, place ${job.place}`);

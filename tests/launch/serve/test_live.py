@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +62,14 @@ def test_a_session_sends_the_music_of_the_python_api_as_a_wav(band, musika, fast
     assert sound[:4] == b"RIFF" and len(true) == 2 * 2 * RATE and sound[44:] == true
     done = band.finished(job["id"])
     assert (done["state"], done["run"]) == ("done", "") and not band.get("/api/runs").json()
-    assert "does not play now" in error(band.get(f"/api/live/{job['id']}"), 404)
+    assert "it is over" in error(band.get(f"/api/live/{job['id']}"), 404)
 
 
 def test_controls_act_from_the_next_patch_and_mistakes_are_sentences(band, fast):
     job = band.post("/api/jobs", json={"kind": "live", "seconds": 60}).json()["id"]
     other = band.post("/api/jobs", json={"kind": "sample", "route": "musika", "seconds": 1}).json()["id"]
-    while band.get(f"/api/live/{job}").status_code != 200:
+    error(band.get(f"/api/live/{other}"), 404)
+    while band.get(f"/api/jobs/{job}").json()["state"] != "running":
         time.sleep(0.02)
     assert band.get(f"/api/jobs/{other}").json()["state"] == "queued"  # one job at a time
     path = f"/api/live/{job}/controls"
@@ -78,9 +80,11 @@ def test_controls_act_from_the_next_patch_and_mistakes_are_sentences(band, fast)
         assert words in error(band.post(path, json={"values": values}), 400)
     for body in ({}, {"values": {"tempo": []}}, {"values": {"tempo": 1}, "x": 1}):
         error(band.post(path, json=body), 422)
+    playing = band.queue.begin.__self__.sessions[job]
+    while not playing.generated:
+        time.sleep(0.01)
     values = band.post(path, json={"values": {"tempo": 120, "loop": True}}).json()["values"]
     assert (values["tempo"], values["loop"], values["density"]) == (120.0, True, 0.0)
-    playing = band.queue.begin.__self__.session(job)
     while not (changed := playing.state()["changes"]):
         playing.take()
         time.sleep(0.01)
@@ -141,11 +145,11 @@ def test_pieces_come_at_the_pace_of_a_player_and_a_second_client_takes_over(monk
     monkeypatch.setattr(live, "TICK", 0.0)
 
     async def play() -> tuple[float, int, bytes]:
-        first, got, begin = one.sound(), 0, time.monotonic()
+        first, got, begin = one.sound(lambda: True), 0, time.monotonic()
         while time.monotonic() - begin < 1.0:
             got += len(await anext(first))
         took = time.monotonic() - begin
-        second = one.sound()
+        second = one.sound(lambda: True)
         await anext(second)  # its header
         rest = [piece async for piece in first]
         return took, got, b"".join(rest)
@@ -159,3 +163,15 @@ def test_a_value_that_a_kind_does_not_take_changes_nothing():
     with pytest.raises(UserError, match="truncation 9; expected 0.1 to 3.9"):
         controls.set({"tempo": "120", "truncation": "9"})
     assert controls.changes(0.0) == {} and controls.values == {"tempo": 90.0}
+
+
+def test_a_session_can_be_set_before_its_turn_and_ends_with_a_cancelled_job(musika, tmp_path):
+    with serving(musika, tmp_path / "waiting", start=False) as waiting:
+        job = waiting.post("/api/jobs", json={"kind": "live", "seconds": 9, "params": {"more": {"tempo": 90}}}).json()["id"]
+        assert waiting.post(f"/api/live/{job}/controls", json={"values": {"style": 4}}).json()["values"]["style"] == 4
+        values = waiting.get(f"/api/live/{job}").json()["values"]
+        assert (values["tempo"], values["style"]) == (90.0, 4)
+        threading.Timer(0.3, waiting.queue.cancel, [job]).start()
+        assert len(waiting.get(f"/api/live/{job}/sound").content) == 44
+        error(waiting.get(f"/api/live/{job}"), 404)
+        assert not waiting.queue.begin.__self__.sessions
