@@ -173,8 +173,15 @@ def test_an_uploaded_mp3_is_continued_and_a_region_edited(browser, server, tmp_p
     opened.submit(form)
     page.get_by_role("button", name="Before the edit").click()
     page.wait_for_selector("#song [aria-pressed=true]:has-text('Before')")
+    box = page.locator("#song .picture").bounding_box()
+    page.locator("#song .picture").click(position={"x": box["width"] / 2, "y": 20})
     page.get_by_role("button", name="Edit from here").click()
     opened.until("document.querySelector('#edit .recording-name').textContent.includes('.run')")
+    assert abs(float(form.locator("[name=start]").input_value()) - 1.5) < 0.1
+    before = {each.get_attribute("data-job") for each in page.locator("[data-job]").all()}
+    page.get_by_role("button", name="Branch from here").click()  # of an edit, as of a song
+    branch = opened.newest(before)
+    assert page.locator(f"[data-job='{branch}']").text_content().startswith("branch")
     form.get_by_label("extend").check()
     form.get_by_label("Seconds after").fill("1")
     opened.submit(form)
