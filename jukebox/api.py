@@ -43,6 +43,7 @@ from jukebox.runs.params import Params
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import Run
 from jukebox.sampling import walk
+from jukebox.sampling.live import Changes, LiveMusic
 from jukebox.sampling.output_checks import OutputCheck, lines_of
 from jukebox.sampling.prompt import joined_path
 from jukebox.sampling.sampler import Written
@@ -170,6 +171,28 @@ class Jukebox(ModelFolder):
                     if new.shape[1]:
                         yield Audio(new, self.sample_rate)
             _checked(run)
+
+    def live(
+        self, song: Song, seconds: float = 0.0, *, start: float = 0.0, seed: int | None = None, params: Params | None = None,
+        changes: Changes | None = None, machine: MachineOptions | None = None,
+    ) -> Iterator[Audio]:  # fmt: skip
+        """Music without end (`seconds` 0: until the iterator is closed) in blocks, by the route of unbounded length.
+
+        `changes` gets the second at which each patch begins, and returns the sampling parameters that are others from there on.
+        """
+        settings = self._settings(seed, params, None, machine)
+        self._warn(song)
+        return self._live(song, start, seconds, settings, changes)
+
+    def _live(
+        self, song: Song, start: float, seconds: float, settings: RunSettings, changes: Changes | None
+    ) -> Iterator[Audio]:
+        device = choose_device(settings.machine.device)
+        with one_job(), computing_on(device):
+            torch.set_num_threads(self.info.threads(settings.machine.threads))
+            music = LiveMusic(self._model(), song, settings.params, settings.options.seed, device)
+            for block in music.blocks(start, seconds, changes):
+                yield Audio(block, self.sample_rate)
 
     # ---- runs on disk
 

@@ -26,6 +26,7 @@ from jukebox.model.routes import Route, Routes, assumed_routes, derive_routes
 from priors.registry import PRIOR_CONFIGS
 from priors.spec import PriorConfig
 from vqvae.registry import CODEC_CONFIGS
+from vqvae.spectral.config import STACKED
 from vqvae.streams import CodecConfig, CodecSpec, Stream, frame_count, hash_tensors
 
 CONFIG, FORMAT = "config.json", 2
@@ -308,7 +309,23 @@ class ModelInfo:
             last = self.priors.get(list(route.priors.values())[-1])
             if last and last.config.patch:
                 return route
-        raise UserError(f"{self.folder} has no route of unbounded length; {self.advice(f'gan DATA --out {self.folder}')}")
+        raise UserError(f"{self.folder} has no route of unbounded length; {self._live_advice()}")
+
+    def _live_advice(self) -> str:
+        """The first part that music without end lacks, and the command that trains it."""
+        if STACKED not in self.spec.names:
+            return (
+                f"no codec of it has the stream {STACKED}: train a model that has one, first by "
+                "`jukebox train spectral DATA --out NEW --preset musika` (docs/musika.md)"
+            )
+        if not self.codes_hash(STACKED):
+            return f"the autoencoder of its stream {STACKED} is not trained: run `jukebox train stacked DATA --out {self.folder}` first"
+        return f"it has no latent GAN: {self.advice(f'gan DATA --out {self.folder}')}"
+
+    def patch_seconds(self, route: Route) -> float:
+        """The length of the patches by which the last prior of a route of unbounded length generates."""
+        stream, name = list(route.priors.items())[-1]
+        return self.priors[name].config.patch * self.spec.stream(stream).hop / self.sample_rate
 
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
         """Split levels into those to sample and those into which a route's audio is encoded, coarsest first.

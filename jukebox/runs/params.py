@@ -35,6 +35,10 @@ def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dic
             values[stream] |= _of_stream(given, stream, kinds[stream])
     for stream, each in values.items():
         check_values(stream, each)
+        try:
+            kinds[stream](**each)
+        except ValueError as error:  # what a kind of prior asks of its own parameters
+            raise UserError(f"parameters of {stream}: {error}") from error
     return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
 
 

@@ -24,6 +24,8 @@ from priors.noise import WindowNoise
 from priors.prior import Known, Window, sample_window
 from priors.registry import PRIOR_PARAMS
 
+Changes = Callable[[float], Mapping[str, Any]]  # the second at which a patch begins -> parameters that are others from there on
+
 
 class LiveMusic:
     """Generates music by the model's route of unbounded length; `params` are as for a run and may change later."""
@@ -41,11 +43,7 @@ class LiveMusic:
         self.noise = WindowNoise(seed, stream, {stream: self.stream.key}, [(0, 0)])
         prepared = PreparedSong.of(song, model.labels_of(name), model.vocabulary, model.sample_rate)
         self.cond, self.device = window_conditions(prepared, config, 0).to(device), device
-        self.sample_rate, self.patch = info.sample_rate, config.patch
-
-    @property
-    def patch_seconds(self) -> float:
-        return self.patch * self.stream.hop / self.sample_rate
+        self.sample_rate, self.patch, self.patch_seconds = info.sample_rate, config.patch, info.patch_seconds(route)
 
     def latents(self, patch: int) -> Float[Tensor, "t e"]:
         """The frames of a patch with the current parameters."""
@@ -55,7 +53,7 @@ class LiveMusic:
         return sample_window(self.prior, window, known, self.cond, self.noise, params)[self.stream.name][0]
 
     def blocks(
-        self, start: float = 0.0, seconds: float = 0.0, changes: Callable[[float], Mapping[str, Any]] | None = None
+        self, start: float = 0.0, seconds: float = 0.0, changes: Changes | None = None
     ) -> Iterator[Float[np.ndarray, "c n"]]:
         """Audio of `seconds` (0: unbounded) from second `start` on; `changes` returns the parameters at the second of each patch."""
         if start < 0 or seconds < 0:

@@ -21,41 +21,60 @@ ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of an unbo
 Sink = Callable[[bytes], object]
 
 
-class LineControls:
-    """Reads lines such as `tempo 120`; each takes effect at the next patch. `quit` ends the music."""
+class LiveControls:
+    """Sampling parameters that change while music plays, each from the next patch on; `values` are those that were set last."""
 
-    def __init__(self, kind: type) -> None:
+    def __init__(self, kind: type, values: Mapping[str, Any] | None = None) -> None:
+        self.kind, self.values = kind, dict(values or {})
         self.types = {field.name: type(field.default) for field in fields(kind)}
         self.waiting: dict[str, Any] = {}
-        self.ended, self.lock = False, threading.Lock()
+        self.lock = threading.Lock()
+
+    def set(self, given: Mapping[str, str]) -> None:
+        """Change parameters, all or none of them; UserError for a name or a value that the kind of prior does not have."""
+        truths, parsed = {"on": True, "true": True, "off": False, "false": False}, {}
+        for name, value in given.items():
+            try:
+                kind = self.types[name]
+                parsed[name] = truths[value.strip()] if kind is bool else kind(value)
+            except (KeyError, ValueError):
+                shown = f"{name} {value}"[:40].strip()
+                raise UserError(f"{shown!r}: expected {', '.join(self.types)} and a value (on or off)") from None
+        try:
+            self.kind(**parsed)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        with self.lock:
+            self.waiting |= parsed
+            self.values |= parsed
+
+    def changes(self, second: float) -> Mapping[str, Any]:
+        """The changes since the last patch; the next patch begins at `second`."""
+        with self.lock:
+            taken, self.waiting = self.waiting, {}
+        return taken
+
+
+class LineControls(LiveControls):
+    """Reads lines such as `tempo 120`; `quit` ends the music."""
+
+    ended = False
 
     def read(self, lines: Iterable[str]) -> None:
         """Read lines; an invalid one is reported on stderr."""
         for line in lines:
-            if text := line.strip():
-                self.take(text)
-            if self.ended:
+            name, _, value = line.strip().partition(" ")
+            if name == "quit":
+                self.ended = True
                 return
-
-    def take(self, line: str) -> None:
-        name, _, value = line.partition(" ")
-        if name == "quit":
-            self.ended = True
-            return
-        try:
-            kind = self.types[name]
-            values = {"on": True, "off": False}
-            parsed = values[value.strip()] if kind is bool else kind(value)
-        except (KeyError, ValueError):
-            print(f"{line!r}: expected {', '.join(self.types)} and a value (on or off), or quit", file=sys.stderr)
-            return
-        with self.lock:
-            self.waiting[name] = parsed
+            try:
+                self.set({name: value} if name else {})
+            except UserError as error:
+                print(f"{error}, or quit", file=sys.stderr)
 
     def changes(self, second: float) -> Mapping[str, Any]:
         """The changes since the last patch, printed with the second at which they begin."""
-        with self.lock:
-            taken, self.waiting = self.waiting, {}
+        taken = super().changes(second)
         for name, value in taken.items():
             print(f"{name} {value} from second {second:.2f} on", file=sys.stderr, flush=True)
         return taken

@@ -8,14 +8,15 @@ from typing import Any
 
 from data_prep.errors import UserError
 from launch.cli.commands import explain
-from launch.serve.folder import Missing, TooLarge
+from launch.serve.downloads import download_routes
+from launch.serve.folder import Missing, TooLarge, TooMany
 from launch.serve.guard import LOCAL, Guard
-from launch.serve.jobs import JobQueue, QueueFull
-from launch.serve.routes import download_routes, job_routes, other_routes, run_routes
+from launch.serve.jobs import JobQueue
+from launch.serve.routes import job_routes, live_routes, other_routes, run_routes
 from launch.serve.work import ModelService
 
 PAGE = Path(__file__).with_name("page")
-STATUS: tuple[tuple[type[Exception], int], ...] = ((Missing, 404), (TooLarge, 413), (QueueFull, 429), (UserError, 400))
+STATUS: tuple[tuple[type[Exception], int], ...] = ((Missing, 404), (TooLarge, 413), (TooMany, 429), (UserError, 400))
 
 
 def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tuple[str, ...] = LOCAL) -> Guard:
@@ -27,16 +28,11 @@ def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tu
     from starlette.staticfiles import StaticFiles
 
     app = FastAPI(title="Jukebox", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", redirect_slashes=False)
-    hidden = (
-        (f"{service.folder.root}/", ""),
-        (str(service.folder.root), "the served folder"),
-        (str(service.model.folder), "the model"),
-    )
 
     def reply(status: int, sentence: str) -> Any:
-        for path, name in hidden:
-            sentence = sentence.replace(path, name)
-        return JSONResponse({"error": sentence}, status, headers={"retry-after": "10"} if status == 429 else None)
+        return JSONResponse(
+            {"error": service.shown(sentence)}, status, headers={"retry-after": "10"} if status == 429 else None
+        )
 
     async def invalid(_: Any, error: Any) -> Any:
         return reply(422, _sentence(error.errors()))
@@ -57,7 +53,7 @@ def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tu
     app.exception_handler(UserError)(known)
     app.exception_handler(HTTPException)(http)
     app.exception_handler(Exception)(other)
-    for routes in (job_routes, run_routes, download_routes, other_routes):
+    for routes in (job_routes, live_routes, run_routes, download_routes, other_routes):
         app.include_router(routes(service, queue))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return Guard(app, token, hosts)

@@ -9,6 +9,7 @@ A name that comes with a request is one path component of plain characters, and 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -29,6 +30,7 @@ from jukebox.runs.run import PROGRESS, REQUEST, read_request
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 UPLOADS = 10  # so many times the largest upload may be kept in all
+AT_ONCE, STALLED = 4, 30.0  # uploads that are received at once, and seconds after which one that has stopped is cut off
 MB = 1_000_000
 
 
@@ -38,6 +40,10 @@ class Missing(UserError):
 
 class TooLarge(UserError):
     """More bytes than the server takes."""
+
+
+class TooMany(UserError):
+    """More requests than the server takes at once."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class ServedFolder:
     def __init__(self, root: str | Path, max_upload: int) -> None:
         self.root, self.limit = Path(root).resolve(), max_upload * MB
         self.jobs, self.uploads = self.root / ".serve" / "jobs", self.root / ".serve" / "uploads"
+        self._receiving = 0  # uploads, which are counted by the one thread that receives them
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}  # name -> (times of its files, its summary)
         for folder in (self.jobs, self.uploads):
             folder.mkdir(parents=True, exist_ok=True)
@@ -136,17 +143,24 @@ class ServedFolder:
         suffix = Path(name).suffix.lower()
         if suffix not in AUDIO_SUFFIXES:
             raise UserError("the name of a recording ends in .wav, .flac, .mp3, .ogg or the like")
+        if self._receiving >= AT_ONCE:
+            raise TooMany(f"{AT_ONCE} recordings are uploaded at once already; try again when one of them is there")
         path, size = self.uploads / f"{new_id()}{suffix}", 0
+        self._receiving += 1
         try:
             with path.open("wb") as file:
-                async for block in blocks:
+                while block := await asyncio.wait_for(anext(blocks, b""), STALLED):
                     size += len(block)
                     if size > self.limit:
                         raise TooLarge(f"the recording is larger than {self.limit // MB} MB; cut it, or save it as flac or mp3")
                     file.write(block)
-        except BaseException:
+        except BaseException as error:
             path.unlink(missing_ok=True)
+            if isinstance(error, TimeoutError):
+                raise UserError(f"nothing has come for {STALLED:g} s; send the recording again") from error
             raise
+        finally:
+            self._receiving -= 1
         return path
 
     def accept(self, path: Path, name: str, max_seconds: float) -> Upload:
@@ -171,6 +185,12 @@ class ServedFolder:
         if not path.is_file():
             raise Missing(f"there is no recording {id}; upload it again")
         return Upload(**json.loads(path.read_text(encoding="utf-8")))
+
+    def clean(self, jobs: Collection[str]) -> None:
+        """Remove what a killed server has left: exports, and uploads that were not finished. Excerpts have the ids of `jobs`."""
+        for path in (*self.uploads.parent.iterdir(), *self.uploads.iterdir()):
+            if path.is_file() and not path.with_suffix(".json").is_file() and path.stem not in jobs:
+                path.unlink()
 
     def make_room(self, used: Collection[str]) -> None:
         """Remove the oldest uploads that are not used, where all together are larger than UPLOADS of the largest."""

@@ -48,8 +48,8 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if reason := self._reason(scope, headers):
             return await _reply(answer, *reason)
-        if self.token and scope["path"] == "/" and (given := _query_token(scope)):
-            cookie = f"{COOKIE}={given}; Path=/; HttpOnly; SameSite=Strict"
+        if self.token and scope["path"] == "/" and hmac.compare_digest(_query_token(scope).encode(), self.token.encode()):
+            cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
             return await _reply(answer, 303, "go on to the page", [(b"location", b"/"), (b"set-cookie", cookie.encode())])
         await self.app(scope, receive, answer)
 

@@ -13,22 +13,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
 from data_prep.files import write_json
 from jukebox.api import Callbacks, Cancelled, Progress
 from launch.cli.commands import explain
-from launch.serve.folder import Missing, new_id
+from launch.serve.folder import Missing, TooMany, new_id
 
 WAITS, RUNS, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OVER = (DONE, FAILED, CANCELLED)
 KEPT = 1000  # records of jobs that are over
-
-
-class QueueFull(UserError):
-    """There are as many jobs as the server takes."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,16 @@ class JobClock:
 
 
 class JobQueue:
-    """All jobs of a server. `begin` checks a request and writes its run; `work` does a job, or what is missing of it."""
+    """All jobs of a server. `begin` checks a request and writes its run; `work` does a job, or what is missing of it.
+
+    `shown` is what of an error's sentence is kept.
+    """
 
     def __init__(
-        self, folder: Path, most: int, begin: Callable[[str, Any], dict[str, Any]], work: Callable[[ServedJob, Callbacks], None]
-    ) -> None:
-        self.folder, self.most, self.begin, self.work = folder, most, begin, work
+        self, folder: Path, most: int, begin: Callable[[str, Any], dict[str, Any]], work: Callable[[ServedJob, Callbacks], None],
+        shown: Callable[[str], str] = str,
+    ) -> None:  # fmt: skip
+        self.folder, self.most, self.begin, self.work, self.shown = folder, most, begin, work, shown
         self.waiting, self.stopped, self.closing = deque[str](), set[str](), False
         self.changed, self.submitting = threading.Condition(), threading.Lock()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -102,10 +102,10 @@ class JobQueue:
     # ---- what the API calls
 
     def submit(self, request: Any) -> ServedJob:
-        """A new job in the queue; QueueFull where there are too many, and what `begin` raises."""
+        """A new job in the queue; TooMany where there are too many, and what `begin` raises."""
         with self.submitting:  # and not `changed`, which the job that runs needs
             if len(self._active()) >= self.most:
-                raise QueueFull(f"there are {self.most} jobs already; wait for one to end, or cancel one")
+                raise TooMany(f"there are {self.most} jobs already; wait for one to end, or cancel one")
             id = new_id()
             job = ServedJob(id, request.kind, asdict(request), **self.begin(id, request))
             with self.changed:
@@ -121,10 +121,10 @@ class JobQueue:
                 raise Missing(f"there is no job {id[:40]}")
             return replace(self.jobs[id], place=self.waiting.index(id) + 1 if id in self.waiting else 0)
 
-    def list(self) -> list[ServedJob]:
-        """All jobs, the newest first."""
+    def list(self, most: int = 1 << 30) -> list[ServedJob]:
+        """The newest jobs, or all of them, the newest first."""
         with self.changed:
-            return [self.job(id) for id in reversed(self.jobs)]
+            return [self.job(id) for id in islice(reversed(self.jobs), most)]
 
     def cancel(self, id: str) -> ServedJob:
         """Take a job out of the queue, or stop it where the next frames are written; its run can be resumed."""
@@ -140,6 +140,10 @@ class JobQueue:
     def active(self, run: str) -> list[ServedJob]:
         """The jobs of a run that are not over."""
         return [job for job in self._active() if job.run == run]
+
+    def needs(self, run: str) -> bool:
+        """Whether a job that is not over writes a run, or reads it."""
+        return any(run in (job.run, job.request.get("run"), job.request.get("recording")) for job in self._active())
 
     def recordings(self) -> set[str]:
         """The uploads that jobs still need."""
@@ -174,7 +178,7 @@ class JobQueue:
         except Cancelled:
             state = CANCELLED if job.id in self.stopped else WAITS
         except BaseException as problem:
-            state, error = FAILED, explain(problem) or "the server has made a mistake; its log says where"
+            state, error = FAILED, self.shown(explain(problem) or "") or "the server has made a mistake; its log says where"
             if not explain(problem):
                 traceback.print_exception(problem)
         with self.changed:

@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, describe, parse_lyrics
 from jukebox.device import available_memory
-from jukebox.editing.job import edit_route
+from jukebox.editing.job import LONGEST_FADE, edit_route
 from jukebox.loaded import one_job
 from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route
@@ -18,14 +19,57 @@ from jukebox.planning.sampling import Speed, check_memory, plan_sampling
 from jukebox.runs import request as requests
 from jukebox.runs.request import RunSettings, StartPoint
 from jukebox.runs.run import Run
-from jukebox.song import Song
-from launch.cli.usage import Argument, field_arguments
-from launch.serve.requests import EditSource
+from jukebox.song import Song, left_out, unknown_names, without_effect
+from launch.cli.usage import LARGEST, Argument, field_arguments
+from launch.serve.requests import BranchRequest, EditSource, JobRequest, Limits, LiveRequest, SongRequest
 from launch.verbs.plan import will_compile
+from priors.conditioning.vocabulary import Vocabulary
 from priors.prior import ScoresLyrics
 from priors.registry import PRIOR_PARAMS, PRIORS
 
 MOST_NAMES = 2000  # of artists or genres that the page offers
+MOST_TEXT = 500  # characters of a name or a value; lyrics have a limit of their own
+
+
+def check_length(seconds: float, asked: JobRequest, limits: Limits) -> None:
+    """UserError for a song, or a session, that is longer than the server takes."""
+    if seconds > longest(asked, limits):
+        raise UserError(f"{seconds:.6g} s in all; expected up to {longest(asked, limits):g}")
+
+
+def longest(asked: JobRequest, limits: Limits) -> float:
+    return limits.max_live if isinstance(asked, LiveRequest) else limits.max_seconds
+
+
+def check_ranges(asked: JobRequest, limits: Limits) -> None:
+    """UserError for a number or a text of a request that is out of the server's limits."""
+    lengths = ("seconds", "start", "end", "before", "after", "prompt_seconds", "keep_seconds")
+    ranges = {"takes": (1, limits.max_takes), "take": (0, LARGEST), "fade": (0.0, LONGEST_FADE)}
+    ranges |= {"seed": (-isinstance(asked, BranchRequest), LARGEST), **dict.fromkeys(lengths, (0.0, longest(asked, limits)))}
+    for name, (low, high) in ranges.items():
+        value = getattr(asked, name, None)
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{name} is {value:.6g}; expected from {low:g} to {high:g}")
+    more = asked.params.more if isinstance(asked, SongRequest) else {}
+    texts = {name: text for name, text in (vars(asked) | dict(more)).items() if isinstance(text, str) and name != "lyrics"}
+    for name, text in texts.items():
+        if len(name) + len(text) > MOST_TEXT:
+            raise UserError(f"{name[:40]} has {len(text)} characters; expected up to {MOST_TEXT}")
+
+
+def lyrics_of(asked: JobRequest) -> ParsedLyrics:
+    """The lyrics of a request, with their times where they have some."""
+    text = getattr(asked, "lyrics", "")
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"the lyrics have {len(text)} characters; expected up to {MAX_CHARACTERS}")
+    return parse_lyrics(text)
+
+
+def words_of(asked: JobRequest) -> Song | None:
+    """The song that a request describes; None where it describes none."""
+    parsed, artist, genre = lyrics_of(asked), getattr(asked, "artist", ""), getattr(asked, "genre", "")
+    song = Song(artist or None, (), parsed.text or None, tuple(parsed.times), genre=genre)
+    return song if artist or genre or parsed.text else None
 
 
 class Planner:
@@ -59,6 +103,14 @@ class Planner:
             "line": plan.line(),
             "weights": weights,
         }
+
+    def notes(self, asked: JobRequest, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
+        song = words_of(asked) if isinstance(asked, SongRequest | BranchRequest) else None
+        if song is None:
+            return ()
+        lines = unknown_names(song, self.info.labels) + without_effect(song, self.info)
+        return (*lines, *left_out(vocabulary, [song.lyrics or ""]), *filter(None, [describe(lyrics_of(asked).left_out)]))
 
     def rest_of(self, run: Run) -> dict[str, Any]:
         """What is missing of a run."""
@@ -96,15 +148,21 @@ class Planner:
     def describe(self) -> dict[str, Any]:
         """The model: its routes with their parameters, the names that it knows, and what it can do."""
         info, edits = self.info, None
+        live: dict[str, Any] = {"live": False}
         with suppress(UserError):
             edits = self._parameters(edit_route(info))
+        try:
+            route = info.live_route()
+            live = {"live": True, "live_route": route.name, "patch_seconds": info.patch_seconds(route)}
+        except UserError as error:
+            live["live_missing"] = str(error).replace(str(info.folder), "MODEL").replace("MODEL has", "This model has", 1)
         known = [entry for entry in info.priors.values() if entry.knows_lyrics]
         align = any(issubclass(PRIORS.load(entry.config.kind), ScoresLyrics) for entry in known)
         return {
             "name": info.folder.name, "sample_rate": info.sample_rate, "channels": info.channels, "lyrics": bool(known), "align": align,
-            "routes": {name: self._parameters(route) for name, route in info.routes.items()}, "edit": edits, "live": False,
+            "routes": {name: self._parameters(route) for name, route in info.routes.items()}, "edit": edits,
             "artists": list(info.labels.artists[1:MOST_NAMES]), "genres": list(info.labels.genres[1:MOST_NAMES]),
-        }  # fmt: skip
+        } | live  # fmt: skip
 
     def _parameters(self, route: Route) -> list[dict[str, Any]]:
         """Name, default, type and meaning of each parameter of sampling that the priors of a route have."""

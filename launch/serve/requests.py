@@ -24,12 +24,14 @@ class Limits:
     max_takes: most results of one job
     max_jobs: jobs that wait or run at once; further ones are answered with 429
     max_upload: largest recording, in MB; all recordings together take at most ten times that, the oldest go first
+    max_live: longest live session, in seconds
     """
 
     max_seconds: float = 240.0
     max_takes: int = 8
     max_jobs: int = 16
     max_upload: int = 100
+    max_live: float = 1800.0
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ class ContinueRequest(SongRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRequest:
-    """A run whose take number `take` (0: each) is kept for `keep_seconds` (0: all) and continued with another seed, or other lyrics.
+    """A run, or an edit, of which take number `take` (0: each) is kept for `keep_seconds` (0: all) and continued.
 
-    `seconds` 0: the length of the run; `seed` -1: the next after that of the run.
+    Another seed, or other lyrics, make the difference. `seconds` 0: the length of the run; `seed` -1: the next after that of the run.
     """
 
     __pydantic_config__ = STRICT
@@ -140,6 +142,22 @@ class ExtendRequest(EditSource):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveRequest(SongRequest):
+    """Music without end for one client, at most `seconds` of it; its sampling parameters can change while it plays. It leaves no run."""
+
+    kind: Literal["live"]
+    seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class ControlsRequest:
+    """Sampling parameters of a live session that are others from its next patch on."""
+
+    __pydantic_config__ = STRICT
+    values: dict[str, bool | int | float | str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumeRequest:
     """A run that is not finished, to the codes that it would have had."""
 
@@ -158,7 +176,15 @@ class AlignRequest:
 
 
 JobRequest = (
-    SampleRequest | ContinueRequest | BranchRequest | EditRequest | VaryRequest | ExtendRequest | ResumeRequest | AlignRequest
+    SampleRequest
+    | ContinueRequest
+    | BranchRequest
+    | EditRequest
+    | VaryRequest
+    | ExtendRequest
+    | LiveRequest
+    | ResumeRequest
+    | AlignRequest
 )
 KINDS = {typing.get_args(typing.get_type_hints(each)["kind"])[0]: each for each in typing.get_args(JobRequest)}
 

@@ -5,33 +5,24 @@ Annotations are evaluated here (no `from __future__ import annotations`), becaus
 
 import asyncio
 import json
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from data_prep.audio.audio import probe
 from data_prep.errors import UserError
-from data_prep.metadata.captions import FORMATS
-from data_prep.metadata.exported import FORMS
-from jukebox.exports import export_take, result_path, samples_of
-from jukebox.model.folder import ModelFolder
-from jukebox.report.lyric_files import lines_of, read_alignment
+from jukebox.exports import result_path
+from jukebox.report.lyric_files import read_alignment
 from jukebox.report.run_page import settings, words_of
-from jukebox.report.spectrograms import picture
 from jukebox.runs.run import REQUEST, Run, read_request
-from jukebox.sampling.wav_writer import HEADER, header
-from launch.serve.folder import Upload, new_id
+from launch.serve.folder import Upload
 from launch.serve.jobs import OVER, JobQueue, ServedJob
-from launch.serve.requests import JobRequest
+from launch.serve.requests import ControlsRequest, JobRequest
 from launch.serve.work import ModelService
 
 TICK, ALIVE = 0.2, 10.0  # seconds between two looks at a job, and between two signs of life
-LONGEST = 0x7FFFFF00  # bytes of audio that the header of a stream promises; a player stops where it ends
-Take = Annotated[int, "number of the take, from 1"]
-Form = Literal["", "wav16", "wav24", "wav32f", "flac", "mp3"]
-_exporting = threading.Lock()  # one export at a time, in bounded memory
+FOLLOWED = 100  # newest jobs whose changes are sent
 
 
 def job_routes(service: ModelService, queue: JobQueue) -> Any:
@@ -72,20 +63,58 @@ def job_routes(service: ModelService, queue: JobQueue) -> Any:
         queue.job(id)
         return StreamingResponse(_events(queue, id), media_type="text/event-stream")
 
+    @router.get("/events", response_class=StreamingResponse)
+    async def all_events():
+        """Server-sent events: each of the newest jobs as json whenever it changes, without end."""
+        return StreamingResponse(_events(queue), media_type="text/event-stream")
+
     return router
 
 
-async def _events(queue: JobQueue, id: str) -> AsyncIterator[bytes]:
-    last, waited = None, 0.0
+def live_routes(service: ModelService, queue: JobQueue) -> Any:
+    """The sound and the controls of a live session, by the id of its job; `DELETE /api/jobs/ID` ends it."""
+    from fastapi import APIRouter
+    from fastapi.responses import StreamingResponse
+
+    router = APIRouter(prefix="/api/live", tags=["live"])
+
+    @router.get("/{id}")
+    def state(id: str) -> dict[str, Any]:
+        """The values of the controls, the changes with the second from which on they act, and how much is generated."""
+        return service.session(queue.job(id)).state()
+
+    @router.post("/{id}/controls")
+    def controls(id: str, asked: ControlsRequest) -> dict[str, Any]:
+        """Change controls from the next patch on."""
+        session = service.session(queue.job(id))
+        session.controls.set({name: str(value).lower() for name, value in asked.values.items()})
+        return session.state()
+
+    @router.get("/{id}/sound", response_class=StreamingResponse)
+    async def sound(id: str):
+        """The music as a wav without end, while it is generated, from the session's turn on; another client takes its place."""
+        session = service.session(queue.job(id))
+        return StreamingResponse(session.sound(lambda: queue.job(id).state not in OVER), media_type="audio/wav")
+
+    return router
+
+
+async def _events(queue: JobQueue, id: str = "") -> AsyncIterator[bytes]:
+    """The changes of a job until it is over; without an id those of all jobs that are not over now, or come later."""
+    known = {} if id else {job.id: job for job in queue.list(FOLLOWED) if job.state in OVER}
+    waited = ALIVE  # the first sign comes at once
     while not queue.closing:
-        job = queue.job(id)
-        if job != last or waited >= ALIVE:
-            yield b": alive\n\n" if job == last else f"data: {json.dumps(asdict(job))}\n\n".encode()
-            last, waited = job, 0.0
-        if job.state in OVER:
+        jobs = [queue.job(id)] if id else queue.list(FOLLOWED)
+        changed = [job for job in jobs if known.get(job.id) != job]
+        for job in changed:
+            yield f"data: {json.dumps(asdict(job))}\n\n".encode()
+        if id and jobs[0].state in OVER:
             return
+        if not changed and waited >= ALIVE:
+            yield b": alive\n\n"
+        known = {job.id: job for job in jobs}
+        waited = 0.0 if changed or waited >= ALIVE else waited + TICK
         await asyncio.sleep(TICK)
-        waited += TICK
 
 
 def run_routes(service: ModelService, queue: JobQueue) -> Any:
@@ -107,75 +136,12 @@ def run_routes(service: ModelService, queue: JobQueue) -> Any:
     @router.delete("/{name}", status_code=204)
     def delete(name: str) -> None:
         """Delete a run, and of an edit its files."""
-        if queue.active(name):
-            raise UserError("a job writes this run; cancel it first")
-        folder.delete(name)
+        with queue.submitting:  # no job that reads it begins meanwhile
+            if queue.needs(name):
+                raise UserError("a job writes or reads this run; cancel it first")
+            folder.delete(name)
 
     return router
-
-
-def download_routes(service: ModelService, queue: JobQueue) -> Any:
-    """What a run holds: audio, pictures and words."""
-    from fastapi import APIRouter
-    from fastapi.responses import FileResponse, Response, StreamingResponse
-    from starlette.background import BackgroundTask
-
-    router, folder = APIRouter(prefix="/api/runs", tags=["downloads"]), service.folder
-    codecs = ModelFolder(service.model.info)  # weights of its own: a job may use those of the model meanwhile
-
-    @router.get("/{name}/audio", response_class=FileResponse)
-    def audio(name: str, take: Take = 1, form: Form = ""):
-        """The audio of a take, as it is, or in a form for other programs: with its request in its tags, a wav with cue markers."""
-        opened = Run.open(folder.run(name))
-        file = folder.inside(result_path(opened, take))
-        if not form and queue.active(name):  # the file grows
-            return Response(file.read_bytes(), media_type="audio/wav")
-        if not form:
-            return FileResponse(file)
-        path = folder.uploads.parent / f"{new_id()}{FORMS[form][0]}"
-        with _exporting:  # one at a time, in bounded memory
-            export_take(opened, path, form, take, codecs)
-        return FileResponse(path, filename=f"{name}_take_{take}{path.suffix}", background=BackgroundTask(path.unlink))
-
-    @router.get("/{name}/original", response_class=FileResponse)
-    def original(name: str):
-        """The recording that a run continues or changes."""
-        if paths := Run.open(folder.run(name)).prompt_paths:
-            return FileResponse(folder.inside(paths[0]))
-        raise UserError("this run has no recording")
-
-    @router.get("/{name}/spectrogram", response_class=Response)
-    def spectrogram(name: str, take: Take = 1):
-        """The picture of a take (png): time to the right, mel frequencies upwards."""
-        with _exporting:
-            audio, rate = samples_of(Run.open(folder.run(name)), take)
-            return Response(picture(audio, rate), media_type="image/png")
-
-    @router.get("/{name}/lyrics", response_class=Response)
-    def lyrics(name: str, take: Take = 1, form: Literal["lrc", "srt", "vtt", "labels.txt"] = "lrc"):
-        """The words of a take in time: .lrc, subtitles, or labels for Audacity."""
-        path = folder.run(name)
-        text = FORMATS[f".{form}"](_lines(path, take))
-        return Response(
-            text, media_type="text/plain", headers={"content-disposition": f'attachment; filename="{name}_take_{take}.{form}"'}
-        )
-
-    @router.get("/{name}/stream", response_class=StreamingResponse)
-    async def stream(name: str, take: Take = 1):
-        """The audio of a take while it is sampled: a wav that ends where the job ends."""
-        opened = Run(folder.run(name), read_request(folder.run(name) / REQUEST), [])
-        if opened.request.get("inpaints") or not 1 <= take <= opened.n_samples:
-            raise UserError(f"there is no take {take} of a song to stream")
-        return StreamingResponse(_growing(opened, take, lambda: bool(queue.active(name))), media_type="audio/wav")
-
-    return router
-
-
-def _lines(folder: Path, take: int) -> list[Any]:
-    request = read_request(folder / REQUEST)
-    if not 1 <= take <= len(request["samples"]):
-        raise UserError(f"there is no take {take}; there are 1 to {len(request['samples'])}")
-    return lines_of(folder, request, take)
 
 
 def _details(folder: Path) -> dict[str, Any]:
@@ -206,25 +172,6 @@ def _details(folder: Path) -> dict[str, Any]:
     rate, first = run.request.get("recording", {}).get("rate", 1), min(0, spans[0][0]) if spans else 0
     changed = [[(start - first) / rate, (end - first) / rate] for start, end in spans]
     return {"samples": takes, "original": bool(run.prompt_paths), "settings": settings(run.request), "changed": changed}
-
-
-async def _growing(run: Run, take: int, active: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """A wav header, and samples as they are written; the file begins anew where a job decodes it again, to the same samples."""
-    path, sent = run.audio_path(run.finest, take - 1), 0
-    yield header(LONGEST // (2 * run.request["channels"]), run.request["channels"], run.request["sample_rate"])
-    while True:
-        over = not active()
-        if path.is_file():
-            with path.open("rb") as file:
-                file.seek(HEADER + sent)
-                block = file.read(1 << 18)
-            sent += len(block)
-            if block:
-                yield block
-                continue
-        if over:
-            return
-        await asyncio.sleep(TICK)
 
 
 def other_routes(service: ModelService, queue: JobQueue) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from types import FrameType
 
 from data_prep.errors import UserError
 from data_prep.files import held
@@ -34,13 +35,14 @@ def serve(
     from launch.serve.jobs import JobQueue
     from launch.serve.work import ModelService
 
-    if not min(limits.max_seconds, limits.max_takes, limits.max_jobs, limits.max_upload) > 0:
+    if not min(limits.max_seconds, limits.max_takes, limits.max_jobs, limits.max_upload, limits.max_live) > 0:
         raise UserError(f"{limits}: expected numbers above 0")
     token = token or os.environ.get("JUKEBOX_TOKEN", "") or ("" if host in LOCAL else secrets.token_urlsafe(24))
     folder = ServedFolder(runs, limits.max_upload)
     with held(folder.root, True, f"{folder.root} is served by another process; stop it, or give another --runs"):
         service = ModelService(Jukebox.from_pretrained(model), folder, limits, machine)
-        queue = JobQueue(folder.jobs, limits.max_jobs, service.begin, service.work)
+        queue = JobQueue(folder.jobs, limits.max_jobs, service.begin, service.work, service.shown)
+        folder.clean(queue.jobs)
         service.planner.measure()
         config = uvicorn.Config(
             build_app(service, queue, token), host=host, port=port, log_level="warning", timeout_graceful_shutdown=3, limit_concurrency=512,
@@ -54,7 +56,15 @@ def serve(
         if waiting := len(queue.waiting):
             print(f"{waiting} unfinished jobs continue", flush=True)
         queue.start()
+        server = uvicorn.Server(config)
+        exits = server.handle_exit
+
+        def end(number: int, frame: FrameType | None) -> None:
+            queue.closing = True  # streams of events end, before connections are waited for
+            exits(number, frame)
+
+        server.handle_exit = end  # type: ignore[method-assign]
         try:
-            uvicorn.Server(config).run(sockets=[socket])
+            server.run(sockets=[socket])
         finally:
             queue.close()

@@ -6,6 +6,7 @@ after a kill. An edit writes its request when it begins, and the same call conti
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,21 @@ from typing import Any
 from data_prep.audio.audio import probe, read
 from data_prep.audio.writers import write_audio
 from data_prep.errors import UserError
-from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, describe, parse_lyrics
 from jukebox.alignment.align import align_run, lyric_entry
-from jukebox.api import Callbacks, Jukebox
+from jukebox.api import Callbacks, Jukebox, Progress
 from jukebox.device import choose_device
-from jukebox.editing.job import LONGEST_FADE
 from jukebox.loaded import one_job
 from jukebox.params import EditOptions, KeptPrompt, MachineOptions, SamplingOptions
 from jukebox.runs import request as requests
+from jukebox.runs.params import kinds_of
 from jukebox.runs.request import RunSettings
 from jukebox.runs.run import Run
-from jukebox.song import Song, left_out, unknown_names, without_effect
-from launch.cli.usage import LARGEST
-from launch.serve.folder import Missing, ServedFolder
-from launch.serve.jobs import ServedJob
-from launch.serve.planner import Planner
+from jukebox.song import Song
+from launch.live.live import LiveControls
+from launch.serve.folder import Missing, ServedFolder, new_id
+from launch.serve.jobs import OVER, ServedJob
+from launch.serve.live import LiveSession
+from launch.serve.planner import Planner, check_length, check_ranges, words_of
 from launch.serve.requests import (
     AlignRequest,
     BranchRequest,
@@ -37,11 +38,13 @@ from launch.serve.requests import (
     ExtendRequest,
     JobRequest,
     Limits,
+    LiveRequest,
     ResumeRequest,
-    SongRequest,
     VaryRequest,
     from_json,
 )  # fmt: skip
+
+PLANNED = 10.0  # seconds whose memory is that of a live session
 
 
 class ModelService:
@@ -51,24 +54,55 @@ class ModelService:
         self.model, self.folder, self.limits = model, folder, limits
         self.machine = replace(machine, device=choose_device(machine.device))
         self.planner = Planner(model.info, self.machine)
+        self.sessions: dict[str, LiveSession] = {}  # by job, until they are over
+
+    def shown(self, sentence: str) -> str:
+        """A sentence without the paths of this machine."""
+        root = str(self.folder.root)
+        for path, name in ((f"{root}/", ""), (root, "the served folder"), (str(self.model.folder), "MODEL")):
+            sentence = sentence.replace(path, name)
+        return sentence
 
     # ---- jobs
 
     def begin(self, id: str, asked: JobRequest) -> dict[str, Any]:
         """Check a job, and write the run of a song; what its record has beside the request."""
+        try:
+            return self._begun(id, asked)
+        except BaseException:
+            self._excerpt(id).unlink(missing_ok=True)
+            raise
+
+    def _begun(self, id: str, asked: JobRequest) -> dict[str, Any]:
         made = self._checked(id, asked)
         if isinstance(asked, ResumeRequest | AlignRequest):
             run = asked.run
+        elif isinstance(asked, LiveRequest):
+            return {
+                "weights": dict.fromkeys(map(str, made["levels"]), 1.0),
+                "seconds_left": asked.seconds,
+                "notes": self.planner.notes(asked, self.model.vocabulary),
+            }
         elif isinstance(asked, EditSource):
             run = f"{id}.run"
         else:
             run = Run.create(self.folder.root / id, self.model.fitted(made, self._settings(asked))).folder.name
         plan = self.planner.plan(made)
-        return {"run": run, "weights": plan["weights"], "seconds_left": plan["seconds"], "notes": self._notes(asked)}
+        return {
+            "run": run,
+            "weights": plan["weights"],
+            "seconds_left": plan["seconds"],
+            "notes": self.planner.notes(asked, self.model.vocabulary),
+        }
 
     def plan(self, asked: JobRequest) -> dict[str, Any]:
         """Memory (bytes) and time (seconds) that a job is predicted to take; UserError as for the job itself."""
-        return self.planner.plan(self._checked("plan", asked)) | {"notes": self._notes(asked)}
+        id = new_id()
+        try:
+            plan = self.planner.plan(self._checked(id, asked)) | {"notes": self.planner.notes(asked, self.model.vocabulary)}
+        finally:
+            self._excerpt(id).unlink(missing_ok=True)
+        return plan | ({"seconds": asked.seconds} if isinstance(asked, LiveRequest) else {})
 
     def work(self, job: ServedJob, callbacks: Callbacks) -> None:
         """Do a job, or what is missing of it."""
@@ -76,6 +110,8 @@ class ModelService:
         if isinstance(asked, AlignRequest):
             with one_job():
                 align_run(self.model, Run.open(self.folder.run(asked.run)), device=self.machine.device)
+        elif isinstance(asked, LiveRequest):
+            self._live(job, asked, callbacks)
         elif isinstance(asked, EditSource):
             self._edit(asked, self.folder.root / job.id, callbacks)
         else:
@@ -84,7 +120,7 @@ class ModelService:
     def _edit(self, asked: EditSource, out: Path, callbacks: Callbacks) -> None:
         path = self._recording(asked.recording, asked.take)
         options = EditOptions(asked.fade, asked.take if path.is_dir() else 1)
-        given: dict[str, Any] = {"song": self._words(asked), "seed": asked.seed, "edit": options}
+        given: dict[str, Any] = {"song": words_of(asked), "seed": asked.seed, "edit": options}
         given |= {"params": self.planner.typed(asked.params), "machine": self.machine, "out": out, "callbacks": callbacks}
         if isinstance(asked, EditRequest):
             self.model.edit(path, asked.start, asked.end, **given)
@@ -93,17 +129,36 @@ class ModelService:
         elif isinstance(asked, ExtendRequest):
             self.model.extend(path, asked.before, asked.after, **given)
 
+    def _live(self, job: ServedJob, asked: LiveRequest, callbacks: Callbacks) -> None:
+        session, level = self.session(job), int(next(iter(job.weights)))
+        total = max(1, round(asked.seconds * session.sample_rate))
+        blocks = self.model.live(
+            words_of(asked) or Song(), asked.seconds, seed=asked.seed, params=self.planner.typed(asked.params),
+            changes=session.changes, machine=self.machine,
+        )  # fmt: skip
+        try:
+            with closing(blocks):
+                session.generate(blocks, Progress(level, self.model.spec.names[level], 0, total), callbacks)
+        finally:
+            self.sessions.pop(job.id, None)
+
+    def session(self, job: ServedJob) -> LiveSession:
+        """The session of a live job, made when it is asked for; Missing where the job is over, or another one."""
+        if job.kind != "live" or job.state in OVER:
+            self.sessions.pop(job.id, None)
+            raise Missing("this is no live session, or it is over")
+        if job.id not in self.sessions:
+            [values] = self._checked(job.id, from_json(job.request))["params"].values()
+            info, route = self.model.info, self.model.info.live_route()
+            controls = LiveControls(kinds_of(info, route)[list(route.priors)[-1]], values)
+            self.sessions.setdefault(job.id, LiveSession(controls, info.channels, info.sample_rate))
+        return self.sessions[job.id]
+
     # ---- checks
 
     def _checked(self, id: str, asked: JobRequest) -> dict[str, Any]:
         """run.json of a job, of an edit an approximation of it; UserError where the job cannot be done."""
-        longest = self.limits.max_seconds
-        for name, low, high in (("takes", 1, self.limits.max_takes), ("take", 0, LARGEST), ("fade", 0.0, LONGEST_FADE),
-                                ("seed", -isinstance(asked, BranchRequest), LARGEST), *((each, 0.0, longest) for each in (
-                                    "seconds", "start", "end", "before", "after", "prompt_seconds", "keep_seconds"))):  # fmt: skip
-            value = getattr(asked, name, None)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"{name} is {value:.6g}; expected from {low:g} to {high:g}")
+        check_ranges(asked, self.limits)
         if isinstance(asked, EditSource):
             return self.planner.edit_request(asked.kind, self._edited_seconds(asked), asked)  # type: ignore[attr-defined]
         if isinstance(asked, ResumeRequest | AlignRequest):
@@ -112,7 +167,9 @@ class ModelService:
             if isinstance(asked, AlignRequest):
                 lyric_entry(self.model)
             return self.planner.rest_of(Run.open(folder))
-        return self._song(id, asked)
+        made = self._song(id, asked)
+        check_length(made["seconds"], asked, self.limits)
+        return made
 
     def _edited_seconds(self, asked: EditSource) -> float:
         """How much of a recording is resampled; UserError for a range outside of it."""
@@ -129,30 +186,6 @@ class ModelService:
             raise UserError(f"the range from {asked.start:g} s to {end:g} s; expected one within {seconds:.6g} s")
         return end - asked.start
 
-    def _lyrics(self, asked: JobRequest) -> ParsedLyrics:
-        text = getattr(asked, "lyrics", "")
-        if len(text) > MAX_CHARACTERS:
-            raise UserError(f"the lyrics have {len(text)} characters; expected up to {MAX_CHARACTERS}")
-        return parse_lyrics(text)
-
-    def _words(self, asked: SongRequest | BranchRequest) -> Song | None:
-        """The song that a request describes; None where it describes none."""
-        parsed, artist, genre = self._lyrics(asked), getattr(asked, "artist", ""), getattr(asked, "genre", "")  # type: ignore[arg-type]
-        song = Song(artist or None, (), parsed.text or None, tuple(parsed.times), genre=genre)
-        return song if artist or genre or parsed.text else None
-
-    def _notes(self, asked: JobRequest) -> tuple[str, ...]:
-        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
-        song = self._words(asked) if isinstance(asked, SongRequest | BranchRequest) else None
-        if song is None:
-            return ()
-        lines = unknown_names(song, self.model.info.labels) + without_effect(song, self.model.info)
-        return (
-            *lines,
-            *left_out(self.model.vocabulary, [song.lyrics or ""]),
-            *filter(None, [describe(self._lyrics(asked).left_out)]),
-        )
-
     # ---- songs
 
     def _settings(self, asked: Any) -> RunSettings:
@@ -161,9 +194,17 @@ class ModelService:
         return RunSettings(options, params, self.machine)
 
     def _song(self, id: str, asked: Any) -> dict[str, Any]:
-        info, settings, song = self.model.info, self._settings(asked), self._words(asked)
+        info, song = self.model.info, words_of(asked)
+        if isinstance(asked, LiveRequest):  # planned as a song of a few windows
+            options = SamplingOptions(seed=asked.seed, route=info.live_route().name)
+            settings = RunSettings(options, self.planner.typed(asked.params), self.machine)
+            return requests.sampled(info, [song or Song()], min(asked.seconds, PLANNED), settings)
+        settings = self._settings(asked)
         if isinstance(asked, BranchRequest):
-            run, seed = Run.open(self.folder.run(asked.run)), None if asked.seed < 0 else asked.seed
+            folder, seed = self.folder.run(asked.run), None if asked.seed < 0 else asked.seed
+            if self.folder.results(folder):
+                return self._branched_edit(asked, song)
+            run = Run.open(folder)
             run.request = run.request | {"model": str(info.folder)}
             kept = {"keep_seconds": asked.keep_seconds, "take": asked.take, "seconds": asked.seconds}
             return requests.branched(run, settings, **kept, lyrics=song, seed=seed)
@@ -172,6 +213,16 @@ class ModelService:
             given = 0.0 if asked.start else asked.prompt_seconds
             return requests.continued(info, [song or Song()], [prompt], given, asked.seconds, settings)
         return requests.sampled(info, [song or Song()], asked.seconds, settings)
+
+    def _branched_edit(self, asked: BranchRequest, words: Song | None) -> dict[str, Any]:
+        """The file of an edit, continued: by its artist, genre and lyrics, or other lyrics."""
+        take, request = max(1, asked.take), Run.open(self.folder.run(asked.run)).request
+        path = self._recording(asked.run, take)
+        song = requests.song_of_entry(request["samples"][take - 1], 0.0)
+        song = replace(song, lyrics=words.lyrics, word_times=words.word_times) if words else song
+        again = replace(asked, seed=request["seed"] + 1 if asked.seed < 0 else asked.seed)
+        seconds = asked.seconds or probe(path).seconds
+        return requests.continued(self.model.info, [song], [path], asked.keep_seconds, seconds, self._settings(again))
 
     def _recording(self, name: str, take: int) -> Path:
         """An upload, the file of an edit, or the folder of another run."""
@@ -185,6 +236,10 @@ class ModelService:
             raise UserError(f"{name} has no finished take {take}")
         return results[take - 1]
 
+    def _excerpt(self, id: str) -> Path:
+        """The part of a recording that a job continues."""
+        return self.folder.uploads / f"{id}.wav"
+
     def _prompt(self, id: str, asked: ContinueRequest) -> Path:
         """The recording to continue, or, where it is kept from a later second on, an excerpt of it."""
         path = self._recording(asked.recording, 1)
@@ -192,7 +247,7 @@ class ModelService:
             raise UserError(f"{asked.recording} is a run of this model; branch it")
         if asked.start:
             audio, rate = read(path, start=asked.start, seconds=asked.prompt_seconds or None)
-            path = self.folder.uploads / f"{id}.wav"
+            path = self._excerpt(id)
             if not audio.shape[1]:
                 raise UserError(f"the prompt begins at {asked.start:g} s, where the recording has ended")
             write_audio(path, audio, rate, "FLOAT")

@@ -11,7 +11,8 @@ from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TrainingCost
 
 FIRST = 4  # frames of the generator's first layer
-MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # smallest and largest bound of normal numbers
+MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # bounds of the normal numbers of style and anchors
+MOST_CONTROL, LARGEST_SEED = 1000, 2**53 - 1  # bounds of tempo and density, and of the style
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class GanParams:
     tempo: float = 0.0
     density: float = 0.0
     style: int = -1
+
+    def __post_init__(self) -> None:
+        ranges = {"truncation": (0.1, MOST_TRUNCATION), "tempo": (0, MOST_CONTROL), "density": (0, MOST_CONTROL)}
+        for name, (low, high) in (ranges | {"style": (-1, LARGEST_SEED)}).items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} {getattr(self, name):g}; expected {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)

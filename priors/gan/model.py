@@ -22,7 +22,7 @@ from torch import Tensor
 from priors.conditioning.conditions import Conditions
 from priors.conditioning.controls import control_channels
 from priors.conditioning.labels import LabelEmbedding
-from priors.gan.config import LEAST_ANCHORS, MOST_TRUNCATION, GanConfig, GanParams
+from priors.gan.config import LEAST_ANCHORS, GanConfig, GanParams
 from priors.gan.coordinates import interpolate, patch_places, truncated, window_places
 from priors.gan.critic import Critic
 from priors.gan.generator import Generator
@@ -155,8 +155,6 @@ class GanPrior(Prior):
         """State of a window; `cond` may be a function of the second at which a patch begins."""
         config, stream = self.config, self.config.stream
         given: GanParams = params[stream]
-        if not 0.1 <= given.truncation <= MOST_TRUNCATION:
-            raise ValueError(f"truncation {given.truncation:g}; expected 0.1 to {MOST_TRUNCATION}")
         prompt = known_prefix(stream, window, known, window.length).shape[1]
         begin, end = window.start + prompt, window.start + window.length
         first, last = begin // config.patch, -(-end // config.patch)

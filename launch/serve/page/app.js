@@ -1,6 +1,7 @@
 // The page: tabs, jobs with their progress, the library. It has no state of its own: after a reload it asks the server again.
 import {all, ask, at, clock, find, guarded, h, say} from "./api.js";
 import {offerRuns, setUp} from "./forms.js";
+import {liveTab} from "./live.js";
 import {showSong} from "./song.js";
 import {spacePlays} from "./wave.js";
 
@@ -8,7 +9,8 @@ const model = await ask("/api/model").catch(error => {
   say(error.message);
   throw error;
 });
-const followed = new Map();  // id of a job -> its EventSource
+const latest = new Map();  // id of a job -> the job as it was seen last
+const SHOWN = 30;  // jobs
 let wanted = "";  // the job whose run is shown when it is done
 
 // ---- tabs
@@ -40,9 +42,35 @@ const states = {queued: "in the queue", running: "running", done: "done", failed
 const isOver = job => !["queued", "running"].includes(job.state);
 
 function submitted(job) {
-  wanted = job.id;
-  follow(job);
+  const now = latest.get(job.id) || job;  // an event may have come first
+  if (job.kind !== "live") wanted = job.id;
+  latest.set(job.id, {...now, state: "queued"});
+  update(now);
   find("#jobs").scrollIntoView({block: "nearest"});
+}
+
+/** A job has changed, or is seen for the first time. */
+const update = guarded(async job => {
+  const before = latest.get(job.id);
+  if (before && isOver(before) && !isOver(job)) return;  // an answer that is older than the last event
+  latest.set(job.id, job);
+  show(job);
+  live.update(job);
+  if (!before || isOver(before) || !isOver(job)) return;
+  await refresh();
+  if (job.state === "done" && job.id === wanted) await openRun(job.run);
+});
+
+/** One connection for all jobs: a browser has six to a server. After an interruption the page asks for all of them. */
+function follow() {
+  const source = new EventSource("/api/events");
+  source.onmessage = event => update(JSON.parse(event.data));
+  return new Promise(resolve => {
+    source.onopen = guarded(async () => {
+      for (const job of (await ask("/api/jobs")).slice(0, SHOWN).reverse()) await update(job);
+      resolve();
+    });
+  });
 }
 
 function show(job) {
@@ -59,36 +87,20 @@ function show(job) {
   const row = h("div", {class: "row"});
   const button = (text, action) => row.append(h("button", {type: "button", onclick: guarded(action)}, text));
   if (!isOver(job)) button("Cancel", () => ask(`/api/jobs/${job.id}`, {method: "DELETE"}));
-  if (job.state === "running" && ["sample", "branch"].includes(job.kind)) row.append(...live(item, job));
-  if (job.state === "done" || (job.state === "cancelled" && !job.run.endsWith(".run"))) button("Open", () => openRun(job.run));
+  if (job.state === "running" && ["sample", "branch"].includes(job.kind)) row.append(...player(item, job));
+  if (job.run && (job.state === "done" || (job.state === "cancelled" && !job.run.endsWith(".run")))) button("Open", () => openRun(job.run));
   const focused = item.contains(document.activeElement) && document.activeElement.textContent;
   item.replaceChildren(...lines, row);
   if (focused) [...row.children].find(each => each.textContent === focused)?.focus();
 }
 
 /** A player of the audio that has been sampled so far, which stays while the job is shown again. */
-function live(item, job) {
+function player(item, job) {
   const playing = find("audio", item);
   if (playing) return [playing];
   return [h("button", {type: "button", onclick: event => {
     event.target.replaceWith(h("audio", {controls: true, autoplay: true, src: at(job.run, "stream", {take: 1}), "aria-label": "live"}));
   }}, "Play while it is sampled")];
-}
-
-function follow(job) {
-  show(job);
-  if (isOver(job) || followed.has(job.id)) return;
-  const source = new EventSource(`/api/jobs/${job.id}/events`);
-  followed.set(job.id, source);
-  source.onmessage = guarded(async event => {
-    const now = JSON.parse(event.data);
-    show(now);
-    if (!isOver(now)) return;
-    source.close();
-    followed.delete(job.id);
-    await refresh();
-    if (now.state === "done" && now.id === wanted) await openRun(now.run);
-  });
 }
 
 // ---- library
@@ -104,15 +116,15 @@ async function refresh() {
       h("div", {class: "row"}, h("button", {type: "button", "aria-label": `open ${run.name}`, onclick: guarded(() => openRun(run.name))}, "Open"),
         h("span", {class: "soft"}, run.name)));
   }));
-  for (const form of all("form")) offerRuns(form, runs);
+  for (const form of all("form:not([data-kind=live])")) offerRuns(form, runs);
 }
 
 const openRun = name => showSong(name, model, actions);
 const actions = {
   submitted, gone: refresh,
-  edit: async run => {
+  edit: async (run, take, second) => {
     open("edit", true);
-    await find("#edit form").useRun(run);
+    await find("#edit form").useRun(run, take, second);
   },
 };
 
@@ -120,12 +132,13 @@ const actions = {
 
 find("#model").textContent = `${model.name}, ${model.sample_rate} Hz`;
 for (const kind of ["artists", "genres"]) find(`#${kind}`).append(...model[kind].map(value => h("option", {value})));
-for (const form of all("form")) setUp(form, model, submitted);
+for (const form of all("form:not([data-kind=live])")) setUp(form, model, submitted);
+const live = liveTab(model, submitted);
 find("#no-edit").hidden = Boolean(model.edit);
 find("#edit form").hidden = !model.edit;
 spacePlays();
 const first = location.hash.slice(1);
 open(tabs.some(tab => tab.getAttribute("aria-controls") === first) ? first : "write");
 await refresh().catch(error => say(error.message));
-for (const job of (await ask("/api/jobs")).slice(0, 30).reverse()) follow(job);
+await follow();
 document.documentElement.dataset.ready = "true";

@@ -1,5 +1,5 @@
 // The three forms: their shared parts, the plan that follows what is typed, and the request that a form stands for.
-import {all, ask, clock, find, guarded, h, say, send} from "./api.js";
+import {all, ask, at, clock, find, guarded, h, say, send} from "./api.js";
 import {record} from "./record.js";
 import {selectable} from "./wave.js";
 
@@ -79,7 +79,7 @@ export function request(form) {
   if (e.recording) {
     if (!e.recording.value) throw new Error("choose a recording first");
     made.recording = e.recording.value;
-    made.take = 1;
+    made.take = Number(e.recording.dataset.take);
   }
   const start = e.start && number(e.start), end = e.end && number(e.end);
   if (kind === "continue") {
@@ -113,13 +113,13 @@ function recordings(form) {
   const wave = find(".wave", place), play = find(".play", place), source = find(".source", place);
   let shown = null;
   const select = () => shown?.select(number(e.start), number(e.end));
-  const show = (id, name, seconds, url) => {
-    e.recording.value = id;
+  const show = (id, name, seconds, url, take = 1, first = 0) => {
+    Object.assign(e.recording, {value: id}).dataset.take = take;
     find(".recording-name", place).textContent = `${name}, ${seconds.toFixed(2)} s`;
     wave.hidden = play.hidden = false;
     shown?.player.destroy();
-    Object.assign(e.start, {value: 0, max: seconds});
-    Object.assign(e.end, {value: (form.dataset.kind === "edit" ? Math.min(seconds, 1) : Math.min(seconds, 12)).toFixed(2), max: seconds});
+    Object.assign(e.start, {value: first, max: seconds});
+    Object.assign(e.end, {value: Math.min(seconds, first + (form.dataset.kind === "edit" ? 1 : 12)).toFixed(2), max: seconds});
     shown = selectable(wave, url, (start, end) => {
       e.start.value = start.toFixed(2);
       e.end.value = Math.min(end, seconds).toFixed(2);
@@ -149,11 +149,11 @@ function recordings(form) {
   source?.addEventListener("change", guarded(async () => {
     if (source.value) await form.useRun(source.value);
   }));
-  form.useRun = async run => {
-    const made = await ask(`/api/runs/${encodeURIComponent(run)}`), song = made.samples[0];
+  form.useRun = async (run, take = 1, second = 0) => {
+    const made = await ask(`/api/runs/${encodeURIComponent(run)}`), song = made.samples[take - 1];
     if (song.seconds == null) throw new Error("this run has no audio yet; resume it first");
     Object.assign(e.artist, {value: song.artist}), Object.assign(e.genre, {value: song.genre});
-    show(run, run, song.seconds, `/api/runs/${encodeURIComponent(run)}/audio?take=1`);
+    show(run, take > 1 ? `${run}, take ${take}` : run, song.seconds, at(run, "audio", {take}), take, Math.min(second, Math.max(0, song.seconds - 0.1)));
   };
 }
 

@@ -6,7 +6,7 @@ const FORMS = {wav16: "wav, 16 bits", wav24: "wav, 24 bits", wav32f: "wav, float
 const WORDS = ["lrc", "srt", "vtt", "labels.txt"];
 let player = null;
 
-/** Show a run below the tabs; `actions` has submitted(job), edit(run) and gone(). */
+/** Show a run below the tabs; `actions` has submitted(job), edit(run, take, second) and gone(). */
 export async function showSong(name, model, actions, take = 1) {
   const place = find("#song"), run = await ask(`/api/runs/${encodeURIComponent(name)}`);
   player?.destroy();
@@ -20,7 +20,7 @@ export async function showSong(name, model, actions, take = 1) {
   );
   if (song.seconds == null) place.append(h("p", {class: "soft"}, "There is no audio of this take yet."));
   else place.append(...audible(run, name, take, song));
-  place.append(...(run.jobs.length ? [] : buttons(run, name, model, actions)), settings(run));
+  place.append(...(run.jobs.length ? [] : buttons(run, name, take, model, actions)), settings(run));
   find("#song-title").focus({preventScroll: true});
   place.scrollIntoView({block: "nearest"});
 }
@@ -110,12 +110,11 @@ function lyrics(song) {
 }
 
 /** Branch, edit, align, resume, delete: what this run allows. */
-function buttons(run, name, model, actions) {
+function buttons(run, name, take, model, actions) {
   const submit = body => guarded(async () => actions.submitted(await send("/api/jobs", body())));
   const row = h("div", {class: "row"}), isSong = !run.changed.length;
   const button = (text, onclick) => row.append(h("button", {type: "button", onclick}, text));
   if (run.share < 1) button("Resume", submit(() => ({kind: "resume", run: name})));
-  if (run.share === 1 && model.edit) button("Edit this", guarded(() => actions.edit(name)));
   if (run.share === 1 && isSong && model.align && run.samples.some(each => each.lyrics)) button("Find when words are sung", submit(() => ({kind: "align", run: name})));
   button("Delete", guarded(async () => {
     if (!confirm("Delete this run and its audio?")) return;
@@ -125,15 +124,17 @@ function buttons(run, name, model, actions) {
     find("#song").hidden = true;
     actions.gone();
   }));
-  if (!isSong || run.share < 1) return [row];
-  const from = h("input", {id: "branch-from", type: "number", min: "0", step: "any", value: (run.seconds / 2).toFixed(2)});
-  const seconds = h("input", {type: "number", min: "0", step: "any", value: String(run.seconds)});
+  const length = run.samples[take - 1].seconds;
+  if (run.share < 1 || length == null) return [row];
+  const from = h("input", {id: "branch-from", type: "number", min: "0", step: "any", value: (length / 2).toFixed(2)});
+  const seconds = h("input", {type: "number", min: "0", step: "any", value: String(isSong ? run.seconds : length)});
   const words = h("textarea", {rows: "3", dir: "auto"});
-  const take = () => 1 + [...find("#song .takes").children].findIndex(each => each.getAttribute("aria-pressed") === "true");
-  const go = h("button", {type: "button", class: "go", onclick: submit(() => ({kind: "branch", run: name, take: take() || 1,
+  const go = h("button", {type: "button", class: "go", onclick: submit(() => ({kind: "branch", run: name, take,
     keep_seconds: Number(from.value), seconds: Number(seconds.value), lyrics: words.value}))}, "Branch from here");
+  const edit = h("button", {type: "button", onclick: guarded(() => actions.edit(name, take, Number(from.value)))}, "Edit from here");
   return [row, h("h3", {}, "Branch: keep the beginning, sample the rest again"), h("div", {class: "row"}, h("label", {}, "From second ", from),
-    h("label", {}, "Seconds in all ", seconds), go), h("details", {}, h("summary", {}, "Other lyrics"), h("label", {}, "Lyrics ", words))];
+    h("label", {}, "Seconds in all ", seconds), go, ...(model.edit ? [edit] : [])),
+  h("details", {}, h("summary", {}, "Other lyrics"), h("label", {}, "Lyrics ", words))];
 }
 
 function settings(run) {

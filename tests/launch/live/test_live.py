@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from jukebox.model.folder import ModelFolder, build_codec, build_prior
+from jukebox.model.folder import ModelFolder, build_codec
 from jukebox.model.presets import find
 from jukebox.runs.run import Run
 from jukebox.sampling.live import LiveMusic
@@ -22,21 +22,14 @@ from jukebox.song import Song
 from launch.cli import main
 from launch.live.live import LineControls
 from priors.gan.config import GanParams
+from tests.launch.live.musika import random_musika
 
 RATE, PATCH = 22050, 8 * 512 / 22050
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the preset test_musika with random weights."""
-    folder, preset = tmp_path_factory.mktemp("live") / "model", find("test_musika")
-    torch.manual_seed(0)
-    opened = ModelFolder.create(folder, preset.codec)
-    codec = build_codec(preset.codec)
-    codec.initialise(0.1 * torch.randn(1, 1, 8192), torch.Generator())
-    opened.save_codec(codec)
-    opened.save_prior("gan", build_prior(preset.priors["gan"]))
-    return folder
+    return random_musika(tmp_path_factory.mktemp("live") / "model")
 
 
 @pytest.fixture(autouse=True)
@@ -97,13 +90,17 @@ def test_a_loop_repeats_its_latents_and_a_style_of_its_own_changes_them(model):
 
 def test_lines_change_parameters_once_and_those_that_are_not_understood_are_answered(capsys):
     controls = LineControls(GanParams)
-    controls.read(["tempo 120\n", "\n", "volume 3\n", "density many\n", "loop on\n", "style 7\n", "quit\n", "tempo 90\n"])
+    controls.read(
+        ["tempo 120\n", "\n", "volume 3\n", "density many\n", "truncation 9\n", "tempo inf\n", "loop on\n", "style 7\n"]
+    )
+    controls.read(["quit\n", "tempo 90\n"])
     assert (
         controls.changes(1.5) == {"tempo": 120.0, "loop": True, "style": 7} and controls.changes(3.0) == {} and controls.ended
     )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "'volume 3': expected truncation, loop, tempo, density, style and a value (on or off), or quit"
-    assert lines[1].startswith("'density many'") and "tempo 120.0 from second 1.50 on" in lines and len(lines) == 5
+    assert lines[1].startswith("'density many'") and "tempo 120.0 from second 1.50 on" in lines and len(lines) == 7
+    assert lines[2:4] == ["truncation 9; expected 0.1 to 3.9, or quit", "tempo inf; expected 0 to 1000, or quit"]
 
 
 def test_a_file_is_whole_and_the_length_of_a_patch_is_printed(model, tmp_path, capsys):
@@ -134,15 +131,26 @@ def test_quit_ends_music_without_end(model, tmp_path, monkeypatch):
         assert 0 < file.getnframes() < 60 * RATE
 
 
-def test_the_sound_card_needs_an_optional_package_and_a_model_without_a_gan_has_no_live_route(
-    model, tmp_path, monkeypatch, capsys
-):
+def test_the_sound_card_needs_an_optional_package(model, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert main(["live", str(model), "--seconds", "1"]) == 2
     assert "pip install 'jukebox-music[live]'" in capsys.readouterr().err
-    ModelFolder.create(tmp_path / "other", find("test_spectral").codec)
-    assert main(["live", str(tmp_path / "other"), "--out", "-"]) == 2
-    assert "has no route of unbounded length; run `jukebox train gan DATA" in capsys.readouterr().err
+
+
+def test_a_model_without_a_gan_has_no_live_route_and_names_its_first_missing_part(tmp_path, capsys):
+    def advice(folder: str, preset: str, codec: bool = False) -> str:
+        opened = ModelFolder.create(tmp_path / folder, find(preset).codec)
+        if codec:
+            opened.save_codec(build_codec(find(preset).codec))
+        assert main(["live", str(tmp_path / folder), "--out", "-"]) == 2
+        return capsys.readouterr().err
+
+    assert (
+        "no codec of it has the stream spectral.2: train a model that has one, first by `jukebox train spectral DATA"
+        in advice("a", "test_spectral")
+    )
+    assert "is not trained: run `jukebox train stacked DATA" in advice("b", "test_musika")
+    assert "it has no latent GAN: run `jukebox train gan DATA" in advice("c", "test_musika", codec=True)
 
 
 def test_the_card_gets_the_samples(model, monkeypatch, capsys):

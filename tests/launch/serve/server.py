@@ -60,7 +60,7 @@ def serving(model: Path, runs: Path, limits: Limits = SMALL, token: str = "", st
     """A client of a server in this process."""
     folder = ServedFolder(runs, limits.max_upload)
     service = ModelService(Jukebox.from_pretrained(model), folder, limits, MachineOptions(threads=1, device="cpu"))
-    queue = JobQueue(folder.jobs, limits.max_jobs, service.begin, service.work)
+    queue = JobQueue(folder.jobs, limits.max_jobs, service.begin, service.work, service.shown)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     client = Client(build_app(service, queue, token), base_url="http://127.0.0.1", headers=headers)
     client.queue, client.folder = queue, folder
@@ -73,7 +73,7 @@ def serving(model: Path, runs: Path, limits: Limits = SMALL, token: str = "", st
 
 
 @contextmanager
-def process(model: Path, runs: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def process(model: Path | str, runs: Path, *flags: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """`jukebox serve` in a process of its own, and its address."""
     command = [
         sys.executable,
@@ -94,7 +94,7 @@ def process(model: Path, runs: Path, *flags: str) -> Iterator[tuple[subprocess.P
     with log.open("w") as out:
         server = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180  # the machine may be busy
         while not (found := re.findall(r"open (http://\S+?/)", log.read_text())):
             assert time.monotonic() < end and server.poll() is None, log.read_text()
             time.sleep(0.05)

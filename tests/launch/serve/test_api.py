@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
-from dataclasses import asdict
+import threading
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import pytest
 pytest.importorskip("fastapi")
 import soundfile
 
+from data_prep.errors import UserError
 from jukebox import Jukebox, MachineOptions, SamplingOptions, Song
 from jukebox.runs.run import Run
+from launch.serve.folder import ServedFolder
+from launch.serve.planner import check_length
 from launch.serve.requests import KINDS, SampleRequest, from_json
 from tests.launch.serve.server import tone
 
@@ -115,6 +120,18 @@ def test_a_recording_is_continued_edited_varied_and_extended(client, tmp_path):
         and client.get(f"/api/runs/{edit['run']}/original").status_code == 200
     )
     assert client.made(kind="extend", recording=edit["run"], after=0.3)["run"].endswith(".run")
+    branch = client.made(kind="branch", run=edit["run"], keep_seconds=1.25, seed=5)
+    request = Run.open(client.folder.run(branch["run"])).request
+    assert (request["verb"], request["seed"], request["seconds"]) == ("continue", 5, pytest.approx(2.0))
+    (tmp_path / "branch").write_bytes(client.get(f"/api/runs/{branch['run']}/audio").content)
+    kept, rate = soundfile.read(tmp_path / "branch", dtype="float32")
+    assert (
+        rate == 44100
+        and np.array_equal(kept[:50000], made[:50000])
+        and not np.array_equal(kept[60000:70000], made[60000:70000])
+    )
+    again = client.made(kind="edit", recording=edit["run"], start=1.0, end=1.5)
+    assert client.get(f"/api/runs/{again['run']}").json()["changed"] == [[1.0, 1.5]]
     assert client.made(kind="vary", prompt={"periodic": 2}, **given)["state"] == "done"
 
 
@@ -126,7 +143,7 @@ def test_a_run_is_branched_and_a_cancelled_one_resumed(client, song):
     codes = both[0].codes(level)[1], both[1].codes(level)[0]
     assert kept and np.array_equal(codes[0][:kept], codes[1][:kept]) and not np.array_equal(codes[0], codes[1])
     long = client.post("/api/jobs", json={"kind": "sample", "seconds": 20}).json()
-    assert error(client.delete(f"/api/runs/{long['run']}"), 400) == "a job writes this run; cancel it first"
+    assert error(client.delete(f"/api/runs/{long['run']}"), 400) == "a job writes or reads this run; cancel it first"
     client.delete(f"/api/jobs/{long['id']}")
     assert client.finished(long["id"])["state"] == "cancelled"
     share = client.get(f"/api/runs/{long['run']}").json()["share"]
@@ -148,6 +165,8 @@ def test_a_plan_comes_before_the_job_and_warns(client):
     [
         ({"kind": "sample", "seconds": 1e9}, 400, "expected from 0 to 30"), ({"kind": "sample", "takes": 99}, 400, "takes is 99"),
         ({"kind": "sample", "seconds": 0}, 400, "seconds above 0"), ({"kind": "sample", "seed": 10**40}, 400, "seed"),
+        ({"kind": "sample", "artist": "x" * 501}, 400, "expected up to 500"),
+        ({"kind": "sample", "params": {"more": {"top_p": "0" * 600}}}, 400, "expected up to 500"),
         ({"kind": "sample", "artist": 3}, 422, "artist"), ({"kind": "sample", "colour": "red"}, 422, "colour"),
         ({"kind": "sample", "params": {"passes": [2], "x": 1}}, 422, "x"), ({"kind": "sample", "route": "../.."}, 400, "no route"),
         ({"kind": "sample", "params": {"temperature": -1}}, 400, "must not be negative"),
@@ -190,7 +209,8 @@ def test_a_link_out_of_the_folder_is_no_run(client, song, tmp_path):
     for file in (copy / "audio").iterdir():
         file.unlink()
         file.symlink_to("/etc/hostname")
-    error(client.get("/api/runs/copy/audio"), 404)
+    for what in ("audio", "stream", "spectrogram", "audio?form=mp3"):
+        error(client.get(f"/api/runs/copy/{what}"), 404)
     shutil.rmtree(copy)
 
 
@@ -215,3 +235,49 @@ def test_the_model_is_described_with_its_limits(client):
     model = client.get("/api/model").json()
     assert model["artists"] == ["ann", "bob"] and model["limits"]["max_seconds"] == 30 and model["edit"] and not model["live"]
     assert "temperature" in [each["name"] for each in next(iter(model["routes"].values()))]
+
+
+def test_few_recordings_are_received_at_once_and_one_that_stops_is_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("launch.serve.folder.STALLED", 0.2)
+    folder = ServedFolder(tmp_path, 1)
+
+    async def stalled():
+        yield b"RIFF"
+        await asyncio.sleep(60)
+
+    async def receive() -> list[BaseException]:
+        return await asyncio.gather(*(folder.receive("a.wav", stalled()) for _ in range(6)), return_exceptions=True)  # type: ignore
+
+    found = asyncio.run(receive())
+    assert sum("4 recordings are uploaded at once" in str(each) for each in found) == 2
+    assert sum("nothing has come for 0.2 s" in str(each) for each in found) == 4 and not list(folder.uploads.iterdir())
+    assert folder._receiving == 0
+
+
+def test_what_a_killed_server_has_left_is_removed(tmp_path):
+    folder = ServedFolder(tmp_path, 1)
+    kept = [folder.uploads / "a.mp3", folder.uploads / "a.json", folder.uploads / "job.wav", folder.jobs / "job.json"]
+    for path in (*kept, folder.uploads / "cut.mp3", folder.uploads.parent / "export.flac"):
+        path.write_bytes(b"x")
+    folder.clean(["job"])
+    assert sorted(path for path in folder.uploads.parent.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_exports_that_wait_are_few(client, song, monkeypatch):
+    monkeypatch.setattr("launch.serve.downloads._waiting", threading.Semaphore(0))
+    assert "writing other files" in error(client.get(f"/api/runs/{song['run']}/spectrogram"), 429)
+
+
+def test_a_plan_of_an_excerpt_and_a_request_that_fails_leave_no_file(client, tmp_path):
+    upload = client.uploaded(tone(tmp_path / "mine.wav", 2.0))
+    before = sorted(client.folder.uploads.iterdir())
+    asked = {"kind": "continue", "recording": upload["id"], "start": 0.5, "prompt_seconds": 0.5, "seconds": 1.0}
+    assert client.post("/api/plan", json=asked).status_code == 200
+    error(client.post("/api/jobs", json=asked | {"seconds": 0.4}), 400)
+    assert sorted(client.folder.uploads.iterdir()) == before
+
+
+def test_a_length_that_follows_from_a_run_is_limited_too(client, song):
+    service = client.queue.begin.__self__
+    with pytest.raises(UserError, match=r"0.5\d* s in all; expected up to 0.3"):
+        check_length(0.5, from_json({"kind": "branch", "run": song["run"]}), replace(service.limits, max_seconds=0.3))

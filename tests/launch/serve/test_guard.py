@@ -45,6 +45,7 @@ def test_a_token_is_needed_in_a_header_or_a_cookie_and_the_address_sets_the_cook
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     assert {"HttpOnly", "SameSite=Strict"} <= set(answer.headers["set-cookie"].split("; "))
     assert guarded.get("/api/jobs").text == "in"  # the cookie is sent now
+    assert guarded.get("/?token=other").text == "in"  # no cookie for another word
 
 
 def test_a_body_has_a_length_within_the_limit():

@@ -10,8 +10,8 @@ import pytest
 
 from data_prep.errors import UserError
 from jukebox.api import Progress
-from launch.serve.folder import Missing
-from launch.serve.jobs import JobClock, JobQueue, QueueFull, ServedJob
+from launch.serve.folder import Missing, TooMany
+from launch.serve.jobs import JobClock, JobQueue, ServedJob
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def test_a_full_queue_raises_and_a_request_that_fails_takes_no_place(queue):
     queue.begin = lambda id, asked: {"run": id}
     for _ in range(4):
         queue.submit(Asked())
-    with pytest.raises(QueueFull, match="4 jobs already"):
+    with pytest.raises(TooMany, match="4 jobs already"):
         queue.submit(Asked())
 
 
@@ -97,6 +97,30 @@ def test_a_running_job_and_a_waiting_one_can_be_cancelled(queue, worker):
     assert queue.cancel(third).state == "done"
     with pytest.raises(Missing):
         queue.cancel("nothing")
+
+
+def test_a_run_is_needed_by_the_jobs_that_write_or_read_it(queue):
+    queue.submit(Asked())
+    queue.jobs["b"] = ServedJob("b", "branch", {"run": "source"})
+    queue.jobs["c"] = ServedJob("c", "edit", {"recording": "other"}, run="c.run", state="done")
+    assert [queue.needs(name) for name in (next(iter(queue.jobs)), "source", "other", "c.run", "none")] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_the_newest_jobs_are_listed_first_and_what_an_error_shows_is_cut(tmp_path, worker):
+    queue = JobQueue(tmp_path, 9, lambda id, asked: {"run": id}, worker, lambda sentence: sentence.replace("number", "NUMBER"))
+    ids = [queue.submit(Asked(number=-1)).id for _ in range(3)]
+    assert [job.id for job in queue.list(2)] == [ids[2], ids[1]]
+    worker.gate.set()
+    queue.start()
+    wait(queue, ids[2], "failed")
+    queue.close()
+    assert queue.job(ids[2]).error == "a NUMBER below 0"
 
 
 def test_a_failed_job_has_one_sentence_and_the_next_one_is_done(queue, worker, capsys):

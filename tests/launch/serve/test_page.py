@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import soundfile
 
 pytest.importorskip("fastapi")
 sync_api = pytest.importorskip("playwright.sync_api")
+from tests.launch.live.musika import random_musika  # noqa: E402
 from tests.launch.serve.server import process, tone  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
@@ -171,8 +173,15 @@ def test_an_uploaded_mp3_is_continued_and_a_region_edited(browser, server, tmp_p
     opened.submit(form)
     page.get_by_role("button", name="Before the edit").click()
     page.wait_for_selector("#song [aria-pressed=true]:has-text('Before')")
-    page.get_by_role("button", name="Edit this").click()
+    box = page.locator("#song .picture").bounding_box()
+    page.locator("#song .picture").click(position={"x": box["width"] / 2, "y": 20})
+    page.get_by_role("button", name="Edit from here").click()
     opened.until("document.querySelector('#edit .recording-name').textContent.includes('.run')")
+    assert abs(float(form.locator("[name=start]").input_value()) - 1.5) < 0.1
+    before = {each.get_attribute("data-job") for each in page.locator("[data-job]").all()}
+    page.get_by_role("button", name="Branch from here").click()  # of an edit, as of a song
+    branch = opened.newest(before)
+    assert page.locator(f"[data-job='{branch}']").text_content().startswith("branch")
     form.get_by_label("extend").check()
     form.get_by_label("Seconds after").fill("1")
     opened.submit(form)
@@ -221,7 +230,7 @@ def test_a_job_is_cancelled_resumed_and_found_after_a_reload(browser, server):
 def test_every_tab_fits_every_screen_and_the_keyboard_reaches_it(width, scheme, browser, server):
     opened = Opened(browser, server[0], width, scheme)
     opened.page.get_by_role("tab", name="Write").focus()
-    for name in ("Continue", "Edit", "Library", "Write"):
+    for name in ("Continue", "Edit", "Live", "Library", "Write"):
         opened.page.keyboard.press("ArrowRight")
         assert opened.page.get_by_role("tab", name=name).get_attribute("aria-selected") == "true"
         opened.check()
@@ -252,3 +261,83 @@ def test_a_mistake_and_a_server_that_ends_are_sentences(browser, model, tmp_path
         form.locator(".go").first.click()
         opened.page.get_by_role("alert").filter(has_text="does not answer").wait_for()
         opened.context.close()
+
+
+# ---- live
+
+
+@pytest.fixture(scope="module")
+def band(tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("band")
+    with process(random_musika(folder / "model"), folder / "runs") as (_, address):
+        yield address
+
+
+def status(opened: Opened) -> tuple[float, float, int]:
+    """The second that is played, the seconds that are ready, and the underruns so far."""
+    found = re.match(r"second ([\d.]+), ([\d.]+) s ready, (\d+) underrun", opened.page.locator("#live .status").text_content())
+    return (float(found[1]), float(found[2]), int(found[3])) if found else (0.0, 0.0, 0)
+
+
+def played(opened: Opened, second: float) -> None:
+    """Wait until a second is played; there was no underrun."""
+    end = time.monotonic() + second + MINUTE / 1000
+    while status(opened)[0] < second:
+        assert time.monotonic() < end and not status(opened)[2], opened.page.locator("#live .status").text_content()
+        opened.page.wait_for_timeout(100)
+
+
+def test_live_sound_plays_30_seconds_without_underrun_and_is_found_after_a_reload(browser, band):
+    opened = Opened(browser, band)
+    page, form = opened.page, opened.tab("Live")
+    assert form.locator(".controls input").count() == 4
+    form.get_by_role("slider", name="tempo").fill("120")
+    form.get_by_role("button", name="Play").click()
+    played(opened, 3.0)
+    assert float(form.get_by_role("meter").get_attribute("value") or form.get_by_role("meter").evaluate("m => m.value")) > 0
+    form.get_by_role("slider", name="density").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    opened.check()
+    opened.shot("live")
+    played(opened, 15.0)
+    before = status(opened)[0]
+    page.reload()
+    opened.ready()
+    assert form.get_by_role("button", name="Play on").is_visible()
+    assert [form.get_by_role("slider", name=name).input_value() for name in ("tempo", "density")] == ["120", "3"]
+    form.get_by_role("button", name="Play on").click()
+    played(opened, before + 30.0)
+    [job] = json.loads(page.evaluate("fetch('/api/jobs').then(answer => answer.text())"))
+    live = json.loads(page.evaluate(f"fetch('/api/live/{job['id']}').then(answer => answer.text())"))
+    changed = {each["name"]: each for each in live["changes"]}
+    assert changed["density"]["value"] == 3.0 and 3.0 < changed["density"]["second"] < before + 10
+    form.get_by_role("button", name="Stop").click()
+    opened.state(job["id"], "cancelled")
+    form.get_by_role("button", name="Play", exact=True).wait_for()
+    opened.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark"), (1400, "dark")])
+def test_the_live_tab_fits_every_screen(width, scheme, browser, band):
+    opened = Opened(browser, band, width, scheme)
+    opened.tab("Live")
+    opened.check()
+    opened.shot(f"live_{width}_{scheme}")
+    opened.close()
+
+
+def test_a_session_that_nobody_plays_on_ends_and_jobs_wait_for_it(browser, band):
+    opened = Opened(browser, band)
+    form = opened.tab("Live")
+    form.get_by_role("button", name="Play").click()
+    played(opened, 1.0)
+    others = [opened.page.evaluate("""fetch('/api/jobs', {method: 'POST', headers: {'content-type': 'application/json'},
+        body: JSON.stringify({kind: 'sample', route: 'musika', seconds: 1})}).then(answer => answer.json()).then(job => job.id)""")
+        for _ in range(8)]  # fmt: skip
+    opened.state(others[-1], "in the queue, place 8")  # more jobs than a browser has connections to a server
+    opened.page.reload()
+    opened.ready()
+    opened.state(others[-1], "done")
+    opened.tab("Live").get_by_role("button", name="Play", exact=True).wait_for()
+    opened.close()

@@ -55,8 +55,12 @@ def test_a_server_answers_and_ends_by_one_signal_with_a_word_about_its_address(m
         assert ask(address, "api/model")[0] == 401
         assert ask(address, "api/model", headers={"authorization": "Bearer secret"})[0] == 200
         assert "?token=secret" in next(tmp_path.glob("runs.*.log")).read_text()
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) in (0, 130)
+        follow = urllib.request.Request(f"{address}api/events", headers={"authorization": "Bearer secret"})
+        with urllib.request.urlopen(follow, timeout=60) as events:
+            assert events.readline() == b": alive\n"
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) in (0, 130) and events.read() == b"\n"
+    assert "ERROR" not in next(tmp_path.glob("runs.*.log")).read_text()
 
 
 @pytest.mark.long
@@ -109,12 +113,12 @@ def hostile(rng: random.Random) -> tuple[str, str, Any, dict]:
     field = rng.choice(
         ["artist", "genre", "lyrics", "seed", "seconds", "takes", "route", "params", "kind", "recording", "start", "end", "run"]
     )
-    kind = rng.choice(["sample", "continue", "edit", "vary", "extend", "branch", "resume", "align", "dance"])
+    kind = rng.choice(["sample", "continue", "edit", "vary", "extend", "branch", "live", "resume", "align", "dance"])
     base = {"kind": kind, "seconds": 1e9, "recording": name, "start": 0, "end": 1e9, "run": name}
     body = {k: v for k, v in base.items() if rng.random() < 0.8} | {field: value}
     if rng.random() < 0.3:
         body["params"] = {"more": {rng.choice(["temperature", "top_k", "top_p", "passes", "x"]): value}}
-    way = rng.randrange(9)
+    way = rng.randrange(10)
     if way < 4:
         return "POST", rng.choice(["api/jobs", "api/plan"]), body, {}
     if way == 4:
@@ -134,6 +138,9 @@ def hostile(rng: random.Random) -> tuple[str, str, Any, dict]:
             [b"{", b"\xff\xfe", b'{"kind": "sample", "seconds": NaN}', b"[" * 5000, b"x" * 500_000, b'"' + b"a" * 9000]
         )
         return "POST", "api/jobs", raw, {}
+    if way == 9:
+        method, what = rng.choice([("GET", ""), ("GET", "/sound"), ("POST", "/controls"), ("DELETE", "")])
+        return method, f"api/live/{quoted}{what}", {"values": {field: value}} if method == "POST" else None, {}
     if way == 7:
         return (
             "POST",
@@ -177,6 +184,7 @@ def test_500_hostile_requests_are_answered_by_one_sentence_each(model, tmp_path)
 # ---- load
 
 TURNS = int(os.environ.get("JUKEBOX_LOAD", "1"))  # requests of each client
+LOADED = os.environ.get("JUKEBOX_LOAD_MODEL", "")  # a model folder, or the word shipped, in place of the small model
 
 
 @pytest.mark.long
@@ -197,7 +205,7 @@ def test_50_clients_lose_and_mix_no_result_and_memory_stays_flat(model, tmp_path
         except BaseException as error:
             failures.append(error)
 
-    with process(model, tmp_path / "runs") as (server, address):
+    with process(LOADED or model, tmp_path / "runs") as (server, address):
         first = wait(address, ask(address, "api/jobs", {"kind": "sample", "seconds": 0.2})[1]["id"], "done")
         before, threads = resident(server.pid), [threading.Thread(target=client, args=(n, address)) for n in range(50)]
         for thread in threads:
