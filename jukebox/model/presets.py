@@ -84,6 +84,11 @@ class Preset:
         names = [name for name, config in self.priors.items() if config.kind == kind]
         return {name: self.prior_recipes[name] for name in names}
 
+    def with_bottleneck(self, bottleneck: str) -> Preset:
+        """The same preset; a codec that has a choice of bottlenecks has this one."""
+        first, *more = [replace(c, bottleneck=bottleneck) if hasattr(c, "bottleneck") else c for c in self.codecs]  # type: ignore[call-arg]
+        return replace(self, codec=first, more_codecs=tuple(more))
+
     def level_of(self, part: str) -> int:
         """The level of a stream, or of the coarsest stream that a prior writes."""
         config = self.priors.get(part)

@@ -18,7 +18,9 @@ EXPERIMENTS = {
     "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
     "musika": "launch.ablate.musika:EXPERIMENT",
+    "bottleneck": "launch.ablate.bottleneck:EXPERIMENT",
 }
+WITHOUT_MODEL = ("codec", "treble", "bottleneck")  # they train their codecs from the first weights on
 if TYPE_CHECKING:
     What = str
 else:
@@ -50,22 +52,24 @@ def ablate(
     decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
     musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each beside a control (preset musika).
+    bottleneck: argmax with and without its diversity loss beside a codebook with and without restarts, at equal steps.
 
-    what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
+    what: codec, treble, bottleneck, prior (the top one), masked, decoder, prompts, or musika
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
-    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble: none
+    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble and
+        bottleneck: none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
-    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble)
+    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble, bottleneck)
     models: codec with MODEL: further model folders for the curves, such as those of a longer training
     corpus_seed: codec with MODEL: seed of the synthetic corpus that DATA is of, for attacks and vibrato (-1: DATA is of none)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    if what not in ("codec", "treble") and not model:
+    if what not in WITHOUT_MODEL and not model:
         raise UserError(f"ablate {what} got no MODEL; expected the model folder whose codes are in DATA")
     if (models or corpus_seed >= 0) and not (what == "codec" and model):
         raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())
