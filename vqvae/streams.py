@@ -97,6 +97,7 @@ class CodecConfig(ABC):
 
     kind: ClassVar[str]  # its name in config.json and in the registries
     learned: ClassVar[bool] = True  # False: its tensors are constants, and its file is written with the model folder
+    decodes: ClassVar[bool] = True  # False: a prior that reads its streams decodes them, by a route that leads on
 
     @property
     @abstractmethod

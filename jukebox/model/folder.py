@@ -233,6 +233,10 @@ class ModelFolder:
                 found += [stream for stream in entry.config.spec.names if entry.config.tensors(stream, names)]
         return tuple(found)
 
+    def decodable_streams(self) -> tuple[str, ...]:
+        """Of these, those that their codec decodes itself."""
+        return tuple(stream for stream in self.trained_streams() if self.info.codec_of(stream).config.decodes)
+
     def codec(self, streams: Collection[str] | None = None) -> Codec:
         """The codec that has `streams`, ready for use; only these are read (default: all that are trained)."""
         trained = self.trained_streams()

@@ -234,8 +234,8 @@ def _show(shown: ProgressBar, run: Run, written: Written) -> None:
 def _wav_writers(
     model: ModelFolder, run: Run, level: int, samples: Sequence[int], device: str, files: WriterThread
 ) -> dict[int, WavWriter]:
-    """What decodes each sample whose audio is not whole; an edit has no audio of its own."""
-    if run.request.get("inpaints"):
+    """What decodes each sample whose audio is not whole; none of an edit, or where the codec does not decode the stream."""
+    if run.request.get("inpaints") or not model.info.codec_of(run.stream(level).name).config.decodes:
         return {}
     codec = model.codec([run.stream(level).name]).to(device)
     return {i: each for i in samples if not (each := WavWriter(run, codec, level, i, device, files)).is_whole()}

@@ -55,6 +55,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "vary": ("launch.verbs.edit:vary", "a song drawn anew around what is kept of it: columns, beats, levels"),
     "extend": ("launch.verbs.edit:extend", "more music in front of a song and behind it"),
     "compress": ("launch.verbs.edit:compress", "a song from so many bits of its codes a second"),
+    "morph": ("launch.latents.morph:morph", "two recordings mixed as latents, a wav for each share of the second"),
+    "stretch": ("launch.latents.morph:stretch", "a recording made longer or shorter, at the same pitch"),
     "align": ("launch.verbs.align:align", "when each word of a recording is sung: .lrc and json"),
     "plan": ("launch.verbs.plan:plan", "what a run will take in memory and time, before it is begun"),
     "import": ("launch.verbs.import_:import_", "published checkpoints -> a model folder"),

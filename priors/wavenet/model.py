@@ -135,7 +135,8 @@ class WaveNetPrior(Prior):
             start = state.prompt + state.done
             numbers = state.numbers[:, state.done : state.done + self.config.block]
             made = self._codes(state, numbers)
-            state.done, state.code = state.done + made.shape[1], made[:, -1].contiguous()
+            state.done = state.done + made.shape[1]
+            state.code = made[:, -1].clone(memory_format=torch.contiguous_format)  # of one row too, so that it can be saved
             yield Update(self.stream, start, made)
 
     def _codes(self, state: DecodeState[WaveNetParams], numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:
