@@ -213,13 +213,13 @@ def _tokens(
 
 
 def _wavenets(
-    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float
+    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float, controls: tuple[str, ...] = ()
 ) -> dict[str, PriorConfig]:
     """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, which know the time better than timing."""
     above = levels.spec.streams[-1]
     labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
-    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels)
-    second = replace(first, labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
+    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels, controls=controls)
+    second = replace(first, controls=(), labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
     return {"wavenet": first, "wavenet_codes": second}
 
 
@@ -470,7 +470,7 @@ def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: 
 
 # The receptive field is 93 ms, a window four times as long: in training a quarter of its samples have less before them.
 PRESETS["wavenet"] = _with_wavenets(
-    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0),
+    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0, ("tempo", "density")),
     Recipe(steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000),
 )  # fmt: skip
 PRESETS["test_wavenet"] = _with_wavenets(
