@@ -24,7 +24,7 @@ from launch.training.trainer import fit
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("songs")
-    make_corpus(root / "corpus", 4, seconds=1.0, workers=1)
+    make_corpus(root / "corpus", 6, seconds=1.0, workers=1)
     prepare(root / "corpus" / "songs.jsonl", root / "data", test_share=0.5, workers=1)
     return root / "data"
 
