@@ -19,8 +19,9 @@ EXPERIMENTS = {
     "prompts": "launch.ablate.prompts:EXPERIMENT",
     "musika": "launch.ablate.musika:EXPERIMENT",
     "bottleneck": "launch.ablate.bottleneck:EXPERIMENT",
+    "wavenet": "launch.ablate.wavenet:EXPERIMENT",
 }
-WITHOUT_MODEL = ("codec", "treble", "bottleneck")  # they train their codecs from the first weights on
+WITHOUT_MODEL = ("codec", "treble", "bottleneck", "wavenet")  # they train their codecs from the first weights on
 if TYPE_CHECKING:
     What = str
 else:
@@ -53,17 +54,19 @@ def ablate(
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
     musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each beside a control (preset musika).
     bottleneck: argmax with and without its diversity loss beside a codebook with and without restarts, at equal steps.
+    wavenet: WaveNet and NSynth on signals whose structure is known, each figure beside a control, and a table of held-out songs that five
+        models reconstruct after equal CPU time (preset wavenet).
 
-    what: codec, treble, bottleneck, prior (the top one), masked, decoder, prompts, or musika
+    what: codec, treble, bottleneck, wavenet, prior (the top one), masked, decoder, prompts, or musika
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
-    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble and
-        bottleneck: none
+    model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble,
+        bottleneck and wavenet: none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained side by side, a core each; 0: all cores
-    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble, bottleneck)
+    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble, bottleneck, wavenet)
     models: codec with MODEL: further model folders for the curves, such as those of a longer training
     corpus_seed: codec with MODEL: seed of the synthetic corpus that DATA is of, for attacks and vibrato (-1: DATA is of none)
     """
