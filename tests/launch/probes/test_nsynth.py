@@ -18,7 +18,7 @@ def test_the_spectral_baseline_has_as_many_numbers_per_second():
 @pytest.mark.long
 def test_latents_carry_timbre_and_pitch_and_may_be_mixed_and_repeated():
     """N1, N2, N3; N4 and three seeds are rows of `jukebox ablate wavenet`."""
-    model = nsynth.trained(400, 0)
+    model = nsynth.trained(200, 0)
     given = nsynth.latent_figures(model, 0)
     assert given["ratio"] <= 0.9, given
     longer = nsynth.stretch_figures(model, 0)
