@@ -114,7 +114,7 @@ def export_pairs(model: ModelFolder, data: Path, folder: Path, songs: int, secon
     waves = [read_wave(data, row, model.spec, seconds) for row in rows]
     names = [f"{number:03d}.wav" for number in range(len(rows))]
     made: dict[str, list[np.ndarray]] = {"reference": [wave.numpy() for wave in waves]}
-    for stream in model.trained_streams():
+    for stream in model.decodable_streams():
         codec = model.codec([stream])
         made[stream] = [codec.decode_long(codec.encode_long(wave[None], [stream])[stream], stream)[0].numpy() for wave in waves]
     length = min(wave.shape[1] for wave in waves) / model.sample_rate

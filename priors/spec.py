@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -105,6 +105,7 @@ class PriorConfig(ABC):
     labels: LabelConfig | None
     lyrics: LyricConfig | None
     patch: int = 0  # frames that depend on their position only, for music of unbounded length; 0: not supported
+    controls: Collection[str] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
 
     @property
     @abstractmethod
@@ -123,6 +124,11 @@ class PriorConfig(ABC):
     @property
     def ratio(self) -> int:
         """Frames of a window per frame of the stream that it reads (1 if it reads none)."""
+        return 1
+
+    @property
+    def control_frame(self) -> int:
+        """Frames of a window that have the same controls."""
         return 1
 
     @property

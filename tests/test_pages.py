@@ -19,7 +19,7 @@ from tests.prose import CODE, FENCE, hand_written
 ROOT = Path(__file__).parents[1]
 COMMAND = re.compile(r"(?:^|[ /])(?:jukebox|launch\.cli) (?=[a-z])")
 # (page, flag and value): flags that a verb gets from the prior of its model
-OF_PRIORS = {("extending.md", "--repetition_penalty 1")}
+OF_PRIORS = {("extending.md", "--repetition_penalty 1"), ("wavenet.md", "--tempo 120 --density 4")}
 
 
 def commands(text: str) -> list[str]:

@@ -97,6 +97,7 @@ class CodecConfig(ABC):
 
     kind: ClassVar[str]  # its name in config.json and in the registries
     learned: ClassVar[bool] = True  # False: the tensors are constants, and the file is written with the model folder
+    decodes: ClassVar[bool] = True  # False: the streams are decoded by a prior that reads them
 
     @property
     @abstractmethod

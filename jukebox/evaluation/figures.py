@@ -49,7 +49,7 @@ HALF_KNOWN_WINDOWS = 24  # largest number of windows; a window of all streams is
 def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> dict[str, dict[str, float]]:
     """Level -> reconstruction of its stream, trained and untrained, and the use of its codebook, or the dimension of its latents."""
     figures = {}
-    for name in model.trained_streams():
+    for name in model.decodable_streams():
         trained, stream, unit = model.codec([name]), model.spec.stream(name), model.spec.unit
         torch.manual_seed(0)
         untrained = build_codec(model.info.codec_of(name).config, [name])
@@ -261,7 +261,7 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
     real = [load(row, seconds) for row in held]
     table = [figures("held-out songs", real)]
     written = {stream for route in model.info.routes.values() for stream in route.priors}
-    for stream in model.trained_streams()[::-1]:
+    for stream in model.decodable_streams()[::-1]:
         if stream not in written:  # of the streams of one codec, those that a route writes
             continue
         codec, unit = model.codec([stream]), model.spec.unit

@@ -234,6 +234,10 @@ class ModelFolder:
                 found += [stream for stream in entry.config.spec.names if entry.config.tensors(stream, names)]
         return tuple(found)
 
+    def decodable_streams(self) -> tuple[str, ...]:
+        """Of these, those that their codec decodes itself."""
+        return tuple(stream for stream in self.trained_streams() if self.info.codec_of(stream).config.decodes)
+
     def codec(self, streams: Collection[str] | None = None) -> Codec:
         """Load the codec with `streams`; only these are read (default: all trained ones)."""
         trained = self.trained_streams()

@@ -11,7 +11,9 @@
     shipped    22.05 kHz, the same, small enough to come with the package
     wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the
                coarsest codes; for one GPU
-    test, test_spectral, test_44k, test_both, test_wavenet    minimal sizes: seconds; what the tests run
+    nsynth    22.05 kHz, samples and latents of NSynth (16 numbers for 512 samples), and a WaveNet; nsynth_small: for
+              two CPU cores
+    test, test_spectral, test_44k, test_both, test_wavenet, test_nsynth    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -41,6 +43,7 @@ from priors.transformer.config import Init, TrunkConfig, residual_scale
 from priors.wavenet.config import StackConfig, WaveNetConfig
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
+from vqvae.nsynth.config import EMBEDDING, NSynthConfig
 from vqvae.registry import Registry
 from vqvae.spectral.config import STACKED, TOKENS, SpectralConfig
 from vqvae.streams import CodecConfig
@@ -85,6 +88,11 @@ class Preset:
                 return {stream: self.codec_recipes[stream] for stream in names}
         names = [name for name, config in self.priors.items() if config.kind == kind]
         return {name: self.prior_recipes[name] for name in names}
+
+    def with_bottleneck(self, bottleneck: str) -> Preset:
+        """The same preset; a codec that has a choice of bottlenecks has this one."""
+        first, *more = [replace(c, bottleneck=bottleneck) if hasattr(c, "bottleneck") else c for c in self.codecs]  # type: ignore[call-arg]
+        return replace(self, codec=first, more_codecs=tuple(more))
 
     def level_of(self, part: str) -> int:
         """The level of a stream, or of the coarsest stream that a prior writes."""
@@ -208,16 +216,31 @@ def _tokens(
 
 
 def _wavenets(
-    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float
+    codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float, controls: tuple[str, ...] = ()
 ) -> dict[str, PriorConfig]:
     """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, without timing, because the codes
     determine the time better.
     """
     above = levels.spec.streams[-1]
     labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
-    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels)
-    second = replace(first, labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
+    first = WaveNetConfig(MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, above.hop, labels, controls=controls)
+    second = replace(first, controls=(), labels=replace(labels, timing_bins=0), reads=above.name, read_bins=levels.bins)
     return {"wavenet": first, "wavenet_codes": second}
+
+
+def _nsynth(
+    codec: NSynthConfig, window: int, stack: StackConfig, recipe: Recipe, prior: Recipe, timing_bins: int = 0
+) -> Preset:
+    """Samples and latents: an encoder with its decoder, which are trained together, and a WaveNet from conditions, without latents."""
+    decoder = WaveNetConfig(
+        MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, codec.hop, reads=EMBEDDING, read_width=codec.latent
+    )
+    labels = LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=600.0, sample_rate=codec.sample_rate)
+    alone = replace(decoder, labels=labels, reads="", read_width=0)
+    return Preset(
+        MuLawConfig(codec.sample_rate), {EMBEDDING: replace(recipe, crop=window)}, {"wavenet": alone, "nsynth_decoder": decoder},
+        dict.fromkeys(("wavenet", "nsynth_decoder"), prior), more_codecs=(codec,),
+    )  # fmt: skip
 
 
 def _gan(codec: SpectralConfig, **sizes: Any) -> GanConfig:
@@ -452,11 +475,35 @@ def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: 
 
 # The receptive field is 93 ms, a window four times as long: in training a quarter of its samples have less before them.
 PRESETS["wavenet"] = _with_wavenets(
-    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0),
+    PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0, ("tempo", "density")),
     Recipe(steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000),
 )  # fmt: skip
 PRESETS["test_wavenet"] = _with_wavenets(
     PRESETS["test"], _wavenets(MuLawConfig(), _TEST, 512, StackConfig(4, 2, 8, 8, 8), 60.0), _TEST_PRIOR
+)
+_NSYNTH = Recipe(
+    steps=200_000,
+    batch=8,
+    lr=2e-4,
+    warmup=200,
+    schedule="linear",
+    decay_from=0.5,
+    ema=0.9999,
+    bf16=True,
+    log_every=50,
+    save_every=1000,
+)
+PRESETS["nsynth"] = _nsynth(
+    NSynthConfig(), 8192, StackConfig(10, 3, 128, 128, 128), _NSYNTH, PRESETS["wavenet"].prior_recipes["wavenet"],
+    timing_bins=32,
+)  # fmt: skip
+PRESETS["nsynth_small"] = _nsynth(
+    NSynthConfig(width=32, cycle=8, repeats=1), 2048, StackConfig(9, 1, 32, 32, 64),
+    replace(_NSYNTH, steps=6000, lr=3e-3, warmup=20, ema=0.0, bf16=False, max_minutes=45.0), PRESETS["wavenet"].prior_recipes["wavenet"],
+    timing_bins=32,
+)  # fmt: skip
+PRESETS["test_nsynth"] = _nsynth(
+    NSynthConfig(width=8, cycle=4, repeats=1), 1024, StackConfig(4, 2, 8, 8, 8), _TEST_CODEC, _TEST_PRIOR
 )
 PRESETS["recordings_levels"] = replace(
     PRESETS["demo"],

@@ -54,6 +54,7 @@ NAMES = {
     "multispectral_loss": ("multi-scale spectral loss", "the same with several lengths of window (no unit)"),
     "spectral_convergence": ("spectral convergence", "norm of the difference of the spectra over that of the original: 0 equal, 1 silence"),
     "commit_loss": ("commitment loss", "squared distance of the encoder's output to its codes (no unit)"),
+    "pitch_agreement": ("share of the true pitch, by seconds", "rows whose pitch is that of the true continuation"),
     "diversity_loss": ("diversity loss", "how unevenly the argmax bottleneck uses its codes (0: evenly)"),
     "log_loss": ("loss of log magnitudes", "mean difference of the logarithms of the spectra (nats)"),
     "root_loss": ("loss of root magnitudes", "mean difference of the square roots of the magnitudes (no unit)"),

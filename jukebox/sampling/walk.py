@@ -234,8 +234,8 @@ def _show(shown: ProgressBar, run: Run, written: Written) -> None:
 def _wav_writers(
     model: ModelFolder, run: Run, level: int, samples: Sequence[int], device: str, files: WriterThread
 ) -> dict[int, WavWriter]:
-    """The wav writers of samples with incomplete audio; an edit has none."""
-    if run.request.get("inpaints"):
+    """The wav writers of samples with incomplete audio; none for an edit, or if the codec does not decode the stream."""
+    if run.request.get("inpaints") or not model.info.codec_of(run.stream(level).name).config.decodes:
         return {}
     codec = model.codec([run.stream(level).name]).to(device)
     return {i: each for i in samples if not (each := WavWriter(run, codec, level, i, device, files)).is_whole()}

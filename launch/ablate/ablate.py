@@ -18,7 +18,10 @@ EXPERIMENTS = {
     "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
     "musika": "launch.ablate.musika:EXPERIMENT",
+    "bottleneck": "launch.ablate.bottleneck:EXPERIMENT",
+    "wavenet": "launch.ablate.wavenet:EXPERIMENT",
 }
+WITHOUT_MODEL = ("codec", "treble", "bottleneck", "wavenet")  # they train their codecs from the first weights on
 if TYPE_CHECKING:
     What = str
 else:
@@ -54,23 +57,27 @@ def ablate(
     prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with noise.
     musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
         (preset musika).
+    bottleneck: argmax with and without its diversity loss, and a codebook with and without restarts, at equal steps.
+    wavenet: WaveNet and NSynth on signals of known structure, each figure with a control, and a table of held-out songs that
+        five models reconstruct after equal CPU time (preset wavenet).
 
-    what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
+    what: codec, treble, bottleneck, wavenet, prior (the top one), masked, decoder, prompts, or musika
     data: a data folder that `jukebox prepare` made; {seed} in its name is replaced by the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none;
-        treble: none
+        treble, bottleneck and wavenet: none
     out: the folder for tables, models and sound
     seeds: how many seeds
     steps: training steps of each model
     songs: held-out songs to measure on
     processes: models trained in parallel, one core each; 0: all cores
-    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble)
+    preset: sizes and recipe of the prior (prior, masked) or of the codec (treble, bottleneck,
+        wavenet)
     models: codec with MODEL: further model folders for the curves, such as those of a longer training
     corpus_seed: codec with MODEL: seed of the synthetic corpus in DATA, for attacks and vibrato (-1: DATA is not synthetic)
     """
     if seeds < 1 or steps < 10 or songs < 1:
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
-    if what not in ("codec", "treble") and not model:
+    if what not in WITHOUT_MODEL and not model:
         raise UserError(f"ablate {what} got no MODEL; expected the model folder whose codes are in DATA")
     if (models or corpus_seed >= 0) and not (what == "codec" and model):
         raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())

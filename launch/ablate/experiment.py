@@ -57,15 +57,17 @@ class Unit(NamedTuple):
     songs: int
     preset: str
 
-    def new_task(self, model: ModelFolder, part: str, recipe: Recipe, config: PriorConfig | None = None) -> Any:
-        """The task that trains a stream of the codec, or the prior of `config`, for the steps of the unit."""
+    def new_task(
+        self, model: ModelFolder, part: str, recipe: Recipe, config: PriorConfig | None = None, cache: Path | None = None
+    ) -> Any:
+        """The task that trains a stream of the codec, or the prior of `config`, for the steps of the unit; `cache` has its codes."""
         recipe = replace(recipe, steps=self.steps, max_minutes=0.0, save_every=max(1, self.steps // 4))
         kind = config.kind if config else model.info.codec_of(part).config.kind
-        return TASKS.load(kind)(TaskSetup(model, part, self.data, recipe, self.seed, "cpu", config))
+        return TASKS.load(kind)(TaskSetup(model, part, self.data, recipe, self.seed, "cpu", config, cache=cache))
 
-    def train(self, task: Any) -> None:
-        """Train a task; a stopped training raises KeyboardInterrupt, so that it is not measured."""
-        if fit(task, task.recipe, self.folder / "training", seed=self.seed).ended == "stopped":
+    def train(self, task: Any, name: str = "training") -> None:
+        """Train a task in the folder `name`; a stopped training raises KeyboardInterrupt, so that it is not measured."""
+        if fit(task, task.recipe, self.folder / name, seed=self.seed).ended == "stopped":
             raise KeyboardInterrupt
 
 

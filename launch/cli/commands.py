@@ -55,6 +55,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "vary": ("launch.verbs.edit:vary", "a variation of a recording: columns, beats or levels are kept, the rest is resampled"),
     "extend": ("launch.verbs.edit:extend", "add music before and after a recording"),
     "compress": ("launch.verbs.edit:compress", "keep so many bits per second of a recording, and sample the rest"),
+    "morph": ("launch.latents.morph:morph", "mix the latents of two recordings, a wav for each share of the second"),
+    "stretch": ("launch.latents.morph:stretch", "make a recording longer or shorter, at the same pitch"),
     "align": ("launch.verbs.align:align", "find when each word of a recording is sung: .lrc and json"),
     "plan": ("launch.verbs.plan:plan", "predict the memory and time of a run or a training"),
     "import": ("launch.verbs.import_:import_", "convert published checkpoints to a model folder"),
@@ -74,7 +76,7 @@ VERBS: dict[str, tuple[str, str]] = {
 # group -> its verbs, as `jukebox --help` and the reference list them
 GROUPS: dict[str, tuple[str, ...]] = {
     "use": (
-        "sample", "continue", "branch", "upsample", "resume", "replay", "live", "edit", "vary", "extend", "compress",
+        "sample", "continue", "branch", "upsample", "resume", "replay", "live", "edit", "vary", "extend", "compress", "morph", "stretch",
         "align", "save", "serve", "codec", "features",
     ),
     "data": ("prepare", "data", "labels", "encode", "lyrics"),

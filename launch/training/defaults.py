@@ -77,7 +77,22 @@ def choose_preset(given: str, what: str, target: Path, old: str, device: str) ->
     return name
 
 
+def preset_for(name: str, folder: Path, bottleneck: str = "") -> Preset:
+    """The preset with that bottleneck, or (empty) with that of the folder's codec; UserError where the two differ."""
+    preset, codecs = find(name), ModelInfo.read(folder).codecs if (folder / CONFIG).is_file() else ()
+    there = next((entry.config.bottleneck for entry in codecs if hasattr(entry.config, "bottleneck")), "")  # type: ignore[attr-defined]
+    if bottleneck and not any(hasattr(codec, "bottleneck") for codec in preset.codecs):
+        raise UserError(
+            f"--bottleneck {bottleneck} is for the codec vqvae, which the preset {name} does not have; leave it away"
+        )
+    if bottleneck and there not in ("", bottleneck):
+        raise UserError(
+            f"{folder} was begun with --bottleneck {there}, now it is {bottleneck}: leave --bottleneck away, or name another --out"
+        )
+    return preset.with_bottleneck(bottleneck or there) if bottleneck or there else preset
+
+
 def _differs(preset: str, folder: Path) -> bool:
     """Whether a preset has a codec of a kind of the folder's, in another configuration."""
     there = {entry.config.kind: entry.config for entry in ModelInfo.read(folder).codecs}
-    return any(there.get(codec.kind, codec) != codec for codec in find(preset).codecs)
+    return any(there.get(codec.kind, codec) != codec for codec in preset_for(preset, folder).codecs)

@@ -19,12 +19,14 @@ class PartParams:
         that of the model folder, else the largest that this machine trains (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
+    bottleneck: what makes codes in the codec vqvae: codebook, or argmax; empty: that of the model folder, else codebook
     out: the model folder; empty: `model` beside DATA
     """
 
     preset: str = ""
     level: int = -1
     levels: str = ""
+    bottleneck: Literal["", "codebook", "argmax"] = ""
     out: str = ""
 
     @property

@@ -176,7 +176,7 @@ def train(
 
     from jukebox.model.provenance import record_songs
     from launch.cluster.group import first, join, part, who
-    from launch.training.defaults import choose_preset, kind_of
+    from launch.training.defaults import choose_preset, kind_of, preset_for
     from launch.training.expected import print_expected
     from launch.training.tasks.finetune import copied
     from launch.training.tasks.task import TaskSetup, training_rows
@@ -189,7 +189,7 @@ def train(
     device = join(run.device)
     target, old = Path(parts.out or folder.parent / "model"), tuning.from_model
     chosen = first(lambda: choose_preset(parts.preset, what, target, old, device))
-    preset = find(chosen)
+    preset = preset_for(chosen, target, parts.bottleneck)
     kind = kind_of(what, preset)
     creates = kind in CODEC_CONFIGS.kinds()
     is_codec = creates or kind in preset.more_recipes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from priors.conditioning.config import LabelConfig
@@ -15,7 +15,14 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class WaveNetParams(TokenParams):
-    """Sampling parameters of a WaveNet."""
+    """Sampling parameters of a WaveNet.
+
+    tempo: beats per minute to ask for (0: unknown)
+    density: notes per second to ask for (0: unknown)
+    """
+
+    tempo: float = 0.0
+    density: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,10 @@ class WaveNetConfig(PriorConfig):
     reads: str = ""
     read_bins: int = 0
     read_width: int = 0
-    controls: Mapping[str, int] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "controls", tuple(self.controls))
         if self.window % self.frame or self.window <= self.memory:
             raise ValueError(
                 f"a window of {self.window} samples; expected a multiple of {self.frame} above the receptive field of {self.memory}"
@@ -96,6 +104,10 @@ class WaveNetConfig(PriorConfig):
     @property
     def ratio(self) -> int:
         return self.frame if self.reads else 1
+
+    @property
+    def control_frame(self) -> int:
+        return self.frame
 
     @property
     def frames_of_conditions(self) -> int:
@@ -128,7 +140,9 @@ class WaveNetConfig(PriorConfig):
         columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # matrices with a bias
         others = self.bins * width + columns
         others += self.labels.rows * width if self.labels else 0
-        others += (self.read_bins or self.read_width) * width + sum(self.controls.values()) * width
+        others += (self.read_bins or self.read_width) * width + 2 * len(
+            self.controls
+        ) * width  # a value, and whether it is known
         return ParameterCount(sum(a * b for a, b in matrices), columns, 0, others, stack.skip * self.bins)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:

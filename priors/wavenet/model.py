@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from priors.autoregressive.state import ConditioningInputs, DecodeState
 from priors.conditioning.conditions import Conditions
+from priors.conditioning.controls import CHANNELS, SCALES, control_channels
 from priors.conditioning.labels import LabelEmbedding, TimingEmbedding
 from priors.logits import draw, uniforms
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, known_prefix
@@ -47,7 +49,7 @@ class WaveNetPrior(Prior):
                 self.timing = TimingEmbedding(config.labels, config.frames_of_conditions, width, 1.0)
         if config.reads:
             self.above = nn.Parameter(torch.randn(config.read_bins or config.read_width, width))
-        self.controls = nn.ParameterDict({name: torch.randn(n, width) * n**-0.5 for name, n in config.controls.items()})
+        self.controls = nn.ParameterDict({name: torch.randn(CHANNELS, width) * CHANNELS**-0.5 for name in config.controls})
         self.gates = Linear(width, stack.depth * 2 * stack.gate, width**-0.5)
         self.stack = GatedStack(stack)
         self.hidden = Linear(stack.skip, stack.skip, stack.skip**-0.5)
@@ -75,9 +77,9 @@ class WaveNetPrior(Prior):
                 h = h + self.timing(cond.timing)
         if config.reads and cond.above is not None:
             h = h + (self.above[cond.above] if config.read_bins else cond.above.to(h.dtype) @ self.above)
-        for name, values in cond.controls.items():
-            if name in self.controls:
-                h = h + values.to(h.dtype) @ self.controls[name]
+        for name, weights in self.controls.items():
+            values = {name: cond.controls.get(name, h.new_zeros(1, 1))}
+            h = h + control_channels(values, [name], batch, h.shape[1]).to(h.dtype) @ weights
         return ConditioningInputs(self.x_emb.weight[config.silence].expand(batch, 1, -1), self.gates(h), None, None, None)
 
     # ---- training
@@ -115,11 +117,23 @@ class WaveNetPrior(Prior):
     ) -> DecodeState[WaveNetParams]:
         """The buffers after the known samples; equal to those of the previous window if the known samples cover the receptive field."""
         codes = known_prefix(self.stream, window, known, self.config.n_ctx)
+        cond = self._with_controls(cond, params[self.stream])
         numbers = uniforms(noise.sequential(), window.length - codes.shape[1]).to(codes.device)
         conditioning = self.encode_conditions(cond, len(codes))
         buffers = RingBuffers(self.config.stack, len(codes), self.x_emb.weight)
         last = self.logits(codes, conditioning, buffers)[:, -1]
         return DecodeState(conditioning, [buffers], codes.shape[1] + 1, last, params[self.stream], numbers, codes.shape[1])
+
+    def _with_controls(self, cond: Conditions, params: WaveNetParams) -> Conditions:
+        """The conditions with the controls that are asked for; ValueError for one that this WaveNet was not trained with."""
+        asked = {name: value for name in SCALES if (value := getattr(params, name))}
+        if unknown := sorted(set(asked) - set(self.config.controls)):
+            known = ", ".join(self.config.controls) or "none"
+            raise ValueError(
+                f"{unknown[0]} {asked[unknown[0]]:g}: this WaveNet was trained with the controls {known}; leave it away"
+            )
+        values = {name: self.x_emb.weight.new_full((1, 1), value) for name, value in asked.items()}
+        return replace(cond, controls={**cond.controls, **values})
 
     def step(
         self, conditioning: ConditioningInputs, caches: tuple[RingBuffers], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
@@ -135,7 +149,8 @@ class WaveNetPrior(Prior):
             start = state.prompt + state.done
             numbers = state.numbers[:, state.done : state.done + self.config.block]
             made = self._codes(state, numbers)
-            state.done, state.code = state.done + made.shape[1], made[:, -1].contiguous()
+            state.done = state.done + made.shape[1]
+            state.code = made[:, -1].clone(memory_format=torch.contiguous_format)  # of one row too, so that it can be saved
             yield Update(self.stream, start, made)
 
     def _codes(self, state: DecodeState[WaveNetParams], numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:

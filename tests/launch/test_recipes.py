@@ -115,3 +115,19 @@ def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environm
     session, songs = (json.loads((tmp_path / "evidence" / f"musika_{name}.json").read_text()) for name in ("session", "songs"))
     assert session["seconds"] == 5.0 and [change["name"] for change in session["changes"]] == ["density", "tempo"]
     assert {"held-out songs", "song", "noise of the same spectrum"} <= {row["what"] for row in songs["rows"]}
+
+
+@pytest.mark.long
+def test_wavenet_nsynth_and_the_argmax_bottleneck_become_tables_and_a_figure(recipe_environment, tmp_path):
+    """At toy size."""
+    sizes = {"PRESET": "test_wavenet", "SONGS": "8", "SECONDS_OF_SONGS": "2", "SEEDS": "1", "STEPS": "10", "HELD_OUT": "2"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "wavenet.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
+    done = subprocess.run(
+        command, env=recipe_environment | sizes | {"BENCH": "0", "TEST_SHARE": "0.4"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "wavenet.json").read_text(encoding="utf-8"))["rows"]}
+    assert {"NSynth, notes: N1, bits, latents ratio", "table: spectral: mel distance, dB"} <= rows
+    worth = json.loads((tmp_path / "evidence" / "bottleneck.json").read_text(encoding="utf-8"))["worth"]
+    assert [each["what"][:2] for each in worth[:3]] == ["A2", "A2", "A3"]
+    assert (tmp_path / "evidence" / "wavenet_thread.svg").read_text(encoding="utf-8").startswith("<svg")

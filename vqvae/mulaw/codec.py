@@ -18,11 +18,15 @@ from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
 MU = BINS - 1
 
 
-def companded(audio: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """The code of each sample; samples beyond full scale are clipped."""
+def companded_level(audio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """mu(x) of each sample, -1 to 1, in float64; samples beyond full scale become those of full scale."""
     x = audio.double().clamp(-1, 1)
-    level = torch.sign(x) * torch.log1p(MU * x.abs()) / math.log(BINS)
-    return (torch.round(level * SILENCE).long() + SILENCE).clamp(max=BINS - 1)
+    return torch.sign(x) * torch.log1p(MU * x.abs()) / math.log(BINS)
+
+
+def companded(audio: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """The code of each sample."""
+    return (torch.round(companded_level(audio) * SILENCE).long() + SILENCE).clamp(max=BINS - 1)
 
 
 def expanded(codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:

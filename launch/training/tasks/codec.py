@@ -31,6 +31,7 @@ class CodecTask(Task):
     """Training of a codec on random crops of the training songs; the part is named after a stream."""
 
     unit = "seconds"
+    together = ""  # a prior that is trained and written with the codec
 
     def __init__(self, setup: TaskSetup) -> None:
         recipe, self.seed = setup.recipe, setup.seed
@@ -86,7 +87,8 @@ class CodecTask(Task):
         folder, stream = self.jukebox, self.stream.name
         before = folder.info.codes_hash(stream)
         folder.save_codec(model)
-        readers = [p.name for p in folder.info.priors.values() if stream in (*p.config.spec.reads, *p.config.spec.writes)]
+        others = [prior for prior in folder.info.priors.values() if prior.name != self.together]
+        readers = [p.name for p in others if stream in (*p.config.spec.reads, *p.config.spec.writes)]
         if readers and folder.info.codes_hash(stream) != before:
             print_once(
                 f"{self.name}: {', '.join(readers)} of {folder.folder} were trained on other codes; encode and train them again"

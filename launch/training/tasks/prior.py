@@ -21,6 +21,7 @@ from jukebox.model.folder import build_prior, hollow
 from jukebox.model.recipe import Recipe
 from jukebox.song import ConditionDropout, prepare_all, song_of, window_conditions
 from launch.cluster.group import print_once, total
+from launch.corpus.controls import measured_controls, note_density
 from launch.corpus.on_the_fly import OnTheFlyCodes
 from launch.training.tasks.examples import prior_examples
 from launch.training.tasks.task import FIRST_WEIGHTS, Task, TaskSetup, fold, settings, training_rows
@@ -30,6 +31,8 @@ from priors.spec import PriorConfig
 from priors.transformer.trunk import Transformer
 from vqvae.codec import Codec, as_tensor
 from vqvae.streams import CodecSpec
+
+Curves = dict[str, dict[str, np.ndarray]]  # song -> control -> its value in each frame
 
 
 class PriorTask(Task):
@@ -82,6 +85,7 @@ class PriorTask(Task):
         self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
         if self.fresh or self.without_lyrics:  # no earlier training had lyrics
             self.without_lyrics = not any(rows[song].lyrics for song in self.songs)
+        self.curves = control_curves(self, rows) if self.config.controls else {}
         lengths = [self.codes.length(song, self.stream) for song in self.songs]
         self.windows = Windows(lengths, self.config.n_ctx, self.config.ratio)
 
@@ -123,7 +127,17 @@ class PriorTask(Task):
         for stream in set(config.spec.reads) - set(config.spec.writes):
             above = self.codes.read(name, stream, start // config.ratio, (start + config.n_ctx) // config.ratio)
         rng = np.random.default_rng(list(seed))
-        return codes, window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
+        cond = window_conditions(self.prepared[song], config, start, above, self.dropout, rng)
+        return codes, replace(cond, controls=self._controls(name, start, seed)) if config.controls else cond
+
+    def _controls(self, song: str, start: int, seed: Sequence[int]) -> dict[str, Tensor]:
+        """The controls of a window, each of which is dropped as labels are."""
+        rng, controls, frame = np.random.default_rng((*seed, 4)), {}, self.config.control_frame
+        for name in self.config.controls:
+            values = self.curves[song][name][start // frame : (start + self.config.n_ctx) // frame]
+            dropped = rng.random() < self.recipe.drop_labels
+            controls[name] = torch.from_numpy(np.zeros_like(values) if dropped else values)[None]
+        return controls
 
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         return self.model.loss(batch.to(self.device))
@@ -137,6 +151,18 @@ class PriorTask(Task):
             model, self.jukebox.codec([self.config.spec.writes[0]]), self.codes, self.songs[0], self.prepared[0], folder, step,
             fold(self.seed, self.seed_key), self.device,
         )  # fmt: skip
+
+
+def control_curves(task: PriorTask, rows: Mapping[str, SongRow]) -> Curves:
+    """Tempo and note density of each song, by frame of the controls; measured now where that was not done."""
+    known = measured_controls(task.data, [rows[song] for song in task.songs], task.setup.cache)
+    step, curves = task.config.control_frame, {}
+    for song in task.songs:
+        found, frames = known[rows[song].hash], task.codes.length(song, task.stream) // step
+        tempo = np.full(frames, found["tempo"], np.float32)
+        second = step * task.config.hop / task.config.sample_rate
+        curves[song] = {"tempo": tempo, "density": note_density(found["onsets"], frames, second)}
+    return curves
 
 
 def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:

@@ -15,6 +15,7 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
     "wavenet": "launch.training.tasks.prior:PriorTask",
+    "nsynth": "launch.training.tasks.nsynth:NSynthTask",
     "gan": "launch.training.tasks.gan:GanTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}

@@ -115,6 +115,23 @@ CASES: dict[str, Case] = {
     "compress": Case(
         lambda world, out: ["compress", world / "model", world / SONG, "--kbps", 1, *EDIT, "--out", out], suffix=".wav"
     ),
+    "morph": Case(
+        lambda world, out: [
+            "morph",
+            world / "latents",
+            world / SONG,
+            world / "run" / "audio" / "level_0_sample_0.wav",
+            "--alpha",
+            "0.5",
+            "--threads",
+            1,
+            "--out",
+            out,
+        ]
+    ),
+    "stretch": Case(
+        lambda world, out: ["stretch", world / "latents", world / "short.wav", "--threads", 1, "--out", out], suffix=".wav"
+    ),
     "align": Case(
         lambda world, out: ["align", world / "model", world / SONG, "--lyrics", world / f"{SONG}.lrc", "--out", out],
         suffix=".lrc",
@@ -184,6 +201,7 @@ def make_world(world: Path) -> None:
     from jukebox.model.presets import find
     from launch.bench.live import random_model
     from tests.jukebox.editing.edits import with_masked
+    from tests.jukebox.editing.nsynth import make_nsynth
     from tests.launch.verbs.test_import import checkpoint
 
     (world / "music").mkdir(parents=True)
@@ -198,6 +216,8 @@ def make_world(world: Path) -> None:
     checkpoint(world / "published.pth.tar")
     with_masked(world / "model")
     random_model(world / "endless", find("test_musika"), 0)
+    make_nsynth(world / "latents")
+    soundfile.write(world / "short.wav", np.zeros(5000), 22050)
     for words in (
         ["prepare", world / "music", "--out", world / "data", "--workers", 1, "--test_share", 0.6],
         ["encode", world / "data", world / "model"],

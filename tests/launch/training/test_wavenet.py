@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import torch
 
 from data_prep.audio.audio import read
 from data_prep.errors import UserError
-from data_prep.manifest import prepare
+from data_prep.manifest import load_manifest, prepare
 from data_prep.synthetic.songs import make_corpus
 from jukebox import Jukebox
+from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
 from jukebox.runs.run import Run
 from jukebox.sampling import sampler, walk, window_checkpoint
@@ -65,8 +68,8 @@ def test_a_prior_on_learned_codes_still_needs_their_codec_first(data, tmp_path):
     assert not (tmp_path / "none" / "config.json").exists()
 
 
-def task_of(data: Path, model: Jukebox, part: str, **changes) -> PriorTask:
-    config = find("test_wavenet").priors[part].for_corpus(len(model.labels.artists), len(model.labels.genres))
+def task_of(data: Path, model: Jukebox, part: str, config: WaveNetConfig | None = None, **changes) -> PriorTask:
+    config = (config or find("test_wavenet").priors[part]).for_corpus(len(model.labels.artists), len(model.labels.genres))
     recipe = replace(find("test_wavenet").prior_recipes[part], steps=6, save_every=2, **changes)
     task = PriorTask(TaskSetup(model, part, data, recipe, 0, "cpu", config))
     task.open()
@@ -85,6 +88,28 @@ def test_batches_hold_the_samples_of_the_songs_and_the_codes_of_the_same_time(da
         assert np.array_equal(codes, batch.cond.above[row].numpy())
         samples = task.codes.read(task.songs[song], "mulaw", start, start + 512)
         assert np.array_equal(samples, batch.sequences["mulaw"][row].numpy())
+
+
+def test_tempo_and_note_density_are_controls_by_frame_in_training_and_flags_of_sample(data, model, tmp_path):
+    measured = {row.hash: {"tempo": 90.0 + i, "onsets": [0.1, 0.6]} for i, row in enumerate(load_manifest(data))}
+    (data / "controls.json").write_text(json.dumps(measured))
+    plain = find("test_wavenet").priors["wavenet"]
+    task = task_of(data, model, "wavenet", replace(plain, controls=("tempo", "density")))
+    task.recipe = replace(task.recipe, drop_labels=0.0)
+    controls, rows = task.batch(0, 0, 1).cond.controls, {row.song: row for row in load_manifest(data)}
+    songs = [rows[task.songs[song]] for song, _ in task.windows.batch(0, 4, 0)]
+    assert controls["tempo"].shape == (4, 4) and controls["tempo"][:, 0].tolist() == [
+        measured[row.hash]["tempo"] for row in songs
+    ]
+    assert (controls["density"] > 0).all() and controls["density"].std() > 0
+    other = ModelFolder.from_pretrained(shutil.copytree(model.folder, tmp_path / "model"))
+    other.save_prior("wavenet", task.model)
+    words = ["sample", str(other.folder), "--route", "wavenet", "--seconds", "0.05", "--artist", "ann"]
+    found = []
+    for name, flags in (("unknown", []), ("asked", ["--tempo", "140"]), ("again", ["--tempo", "140"])):
+        assert main([*words, *flags, "--out", str(tmp_path / name)]) == 0
+        found.append(Run.open(tmp_path / name).codes(MULAW))
+    assert not np.array_equal(found[0], found[1]) and np.array_equal(found[1], found[2])
 
 
 @pytest.mark.parametrize("part", ["wavenet", "wavenet_codes"])

@@ -22,9 +22,9 @@ from vqvae.mulaw.config import SILENCE
 STACK = StackConfig(cycle=3, repeats=2, channels=10, gate=9, skip=11)
 LABELS = LabelConfig(4, 3, max_genres=2, timing_bins=8, max_seconds=20.0, sample_rate=1000)
 CONFIG = WaveNetConfig(
-    "mulaw", 256, 1, 1000, 96, SILENCE, STACK, frame=8, labels=LABELS, reads="vq.2", read_bins=7, controls={"density": 2}
+    "mulaw", 256, 1, 1000, 96, SILENCE, STACK, frame=8, labels=LABELS, reads="vq.2", read_bins=7, controls=("density",)
 )
-PLAIN = replace(CONFIG, labels=None, reads="", read_bins=0, controls={})
+PLAIN = replace(CONFIG, labels=None, reads="", read_bins=0, controls=())
 
 
 def prior(config: WaveNetConfig = CONFIG, seed: int = 0) -> WaveNetPrior:
@@ -40,7 +40,7 @@ def conditions(rows: int = 2, seed: int = 2) -> Conditions:
     rng = torch.Generator().manual_seed(seed)
     timing = torch.tensor([[9000, 1000, 96]]).expand(rows, -1)
     above = torch.randint(7, (rows, 12), generator=rng)
-    controls = {"density": torch.rand(rows, 12, 2, generator=rng), "of another prior": torch.rand(rows, 12, 1)}
+    controls = {"density": 1 + 8 * torch.rand(rows, 12, generator=rng), "of another prior": torch.rand(rows, 12)}
     return Conditions(torch.arange(rows) + 1, torch.tensor([[1, -1]]).expand(rows, -1), timing, above=above, controls=controls)
 
 
@@ -224,11 +224,21 @@ def test_a_frame_of_conditions_is_that_of_its_own_samples_and_no_others():
 
 @pytest.mark.parametrize(
     "changes", [{"artist": torch.tensor([3, 3])}, {"genres": torch.tensor([[2, 0]] * 2)}, {"timing": torch.tensor([[9000, 8000, 96]] * 2)},
-                {"controls": {"density": torch.ones(2, 12, 2)}}]
+                {"controls": {"density": torch.ones(2, 12)}}]
 )  # fmt: skip
 def test_every_condition_changes_the_logits(changes):
     model, cond = prior(), conditions()
     assert not torch.allclose(all_logits(model, codes(), cond), all_logits(model, codes(), replace(cond, **changes)), atol=1e-5)
+
+
+def test_controls_may_be_asked_for_and_one_that_it_was_not_trained_with_raises():
+    model, known, cond = prior(), codes()[:, :9], replace(conditions(), controls={})
+    unknown, asked = begun(model, known, cond), begun(model, known, cond, density=4.0)
+    given = begun(model, known, replace(cond, controls={"density": torch.full((2, 12), 4.0)}))
+    assert torch.equal(asked.conditioning.steps, given.conditioning.steps)
+    assert not torch.equal(asked.conditioning.steps, unknown.conditioning.steps)
+    with pytest.raises(ValueError, match="tempo 90: this WaveNet was trained with the controls density; leave it away"):
+        begun(model, known, cond, tempo=90.0)
 
 
 def test_latents_of_the_stream_above_are_read_as_they_are():

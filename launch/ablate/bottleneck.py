@@ -1,0 +1,123 @@
+"""`jukebox ablate bottleneck DATA`: what the argmax bottleneck is worth at equal steps, at the coarsest level of the codec of --preset.
+
+    perplexity    2 ** entropy of the codes of held-out songs: argmax with and without diversity loss, codebook with and without restarts
+    own, other    bits of held-out samples by a WaveNet that decodes these codes: own codes; control: those of another song
+
+The receptive field of that WaveNet is short: one that reaches over a note predicts samples without the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from jukebox.evaluation.fidelity import BANDS, band_figures
+from jukebox.evaluation.held_out import PriorWindows, hold_out, split_rows
+from jukebox.evaluation.metrics import codebook_use, mel_distance
+from jukebox.model.folder import ModelFolder
+from jukebox.model.presets import find
+from jukebox.model.recipe import Recipe
+from launch.ablate.experiment import Arm, Comparison, Experiment, Figures, Unit
+from launch.corpus.encode import encode
+from launch.corpus.pcm import open_pcm
+from priors.conditioning.conditions import stack
+from priors.wavenet.config import StackConfig, WaveNetConfig
+from vqvae.jukebox.config import VQVAEConfig
+from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
+
+VARIANTS: Mapping[str, dict[str, Any]] = {
+    "argmax": {"bottleneck": "argmax"},
+    "argmax without diversity": {"bottleneck": "argmax", "diversity": 0.0},
+    "codebook": {},
+    "codebook without restarts": {"threshold": 0.0},
+}
+DECODER = StackConfig(4, 1, 32, 32, 32)  # receptive field of 16 samples
+DECODER_RECIPE = Recipe(steps=1, batch=8, lr=4e-3, warmup=20, log_every=50)
+FRAMES, WINDOWS, SECONDS = 32, 64, 10.0  # of codes in a window of the decoder; held-out windows; of a held-out song
+
+
+def shape_of(unit: Unit) -> tuple[VQVAEConfig, Recipe]:
+    """The codec of the preset with what the arm changes, and its recipe without a warm-up of the encoder."""
+    preset: Any = find(unit.preset)
+    recipe = preset.codec_recipes[preset.codec.spec.names[-1]]
+    return replace(preset.codec, **unit.arm.changes), replace(recipe, delay_quantiser=0.0)
+
+
+def check(unit: Unit) -> None:
+    """The corpus as samples, decoded before the processes that share it start; UserError where there is none."""
+    config, _ = shape_of(unit)
+    split_rows(unit.data, "test")
+    open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
+
+
+def train_and_measure(unit: Unit) -> Figures:
+    (config, recipe), folder = shape_of(unit), unit.folder / "model"
+    ModelFolder.create(folder, config)
+    model = ModelFolder.create(folder, MuLawConfig(config.sample_rate))
+    stream = config.spec.streams[-1]
+    unit.train(unit.new_task(model, stream.name, recipe))
+    held = hold_out(model, unit.data, unit.songs, SECONDS)
+    share, entropy = codebook_use(
+        torch.cat([torch.from_numpy(codes[stream.name].astype("int64")) for codes in held.codes]), stream.bins
+    )
+    figures: Figures = {
+        "perplexity": 2.0**entropy,
+        "codes_used": share * stream.bins,
+        **reconstruction_figures(model, stream.name, held),
+    }
+    encode(str(unit.data), str(folder), split="train", threads=1, device="cpu", cache=str(unit.folder))
+    decoder = WaveNetConfig(
+        MULAW,
+        BINS,
+        1,
+        config.sample_rate,
+        FRAMES * stream.hop,
+        SILENCE,
+        DECODER,
+        stream.hop,
+        reads=stream.name,
+        read_bins=stream.bins,
+    )
+    unit.train(unit.new_task(model, "decoder", DECODER_RECIPE, decoder, unit.folder), "training_decoder")
+    return figures | {"bits": bits_of(model, decoder, held, unit.seed)}
+
+
+def reconstruction_figures(model: ModelFolder, stream: str, held: Any) -> Figures:
+    """Mel distance and errors by band, means over held-out songs."""
+    codec, found = model.codec([stream]), []
+    for wave, codes in zip(held.waves, held.codes, strict=True):
+        made = codec.decode_long(torch.from_numpy(codes[stream].astype("int64"))[None], stream)
+        errors = band_figures(wave[None], made, model.sample_rate)["error"]
+        found.append([mel_distance(wave.mean(0), made[0].mean(0), model.sample_rate), *errors])
+    return dict(zip(["mel_db", *(f"error {band}" for band in BANDS)], torch.tensor(found).mean(0).tolist(), strict=True))
+
+
+def bits_of(model: ModelFolder, config: WaveNetConfig, held: Any, seed: int) -> Figures:
+    """Bits per sample of held-out windows by the decoder: `own` codes, codes of `other` songs, and their ratio."""
+    prior: Any = model.prior("decoder")
+    drawn = PriorWindows.draw(model, config, held, WINDOWS, seed)
+    conditions = {"own": drawn.conditions(), "other": drawn.conditions(above=lambda w: w.other)}
+    bits = {name: prior.nll(drawn.sequences(), stack(each))[MULAW].mean().item() for name, each in conditions.items()}
+    return bits | {"ratio": bits["own"] / bits["other"]}
+
+
+EXPERIMENT = Experiment(
+    train_and_measure,
+    [Arm(name, name.replace(" ", "_"), {"variant": name}, changes) for name, changes in VARIANTS.items()],
+    check,
+    {
+        "perplexity": ("perplexity", 1), "codes_used": ("codes used", 0), "bits.own": ("bits, own codes", 3),
+        "bits.other": ("other codes", 3), "bits.ratio": ("ratio", 3), "mel_db": ("mel, dB", 2),
+        **{f"error {band}": (f"error {band}", 2) for band in BANDS},
+    },
+    comparisons=[
+        Comparison("A2: perplexity, with / without diversity", "argmax", "argmax without diversity", "perplexity", "at least 1.5", True),
+        Comparison("A2: perplexity, argmax / codebook without restarts", "argmax", "codebook without restarts", "perplexity",
+                   "at least 2", True),
+        Comparison("A3: bits, own / other codes", "argmax", "argmax", "bits.own", "at most 0.9", True, "bits.other"),
+        Comparison("mel, dB less than the codebook", "argmax", "codebook", "mel_db", "below 0"),
+    ],
+)  # fmt: skip

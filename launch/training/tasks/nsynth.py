@@ -1,0 +1,100 @@
+"""NSynthTask: an encoder of latents and the WaveNet that decodes them, trained together on crops of the training songs.
+
+The codec and the prior are written into the model folder together. The decoder may be trained once more, alone, as any prior.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data_prep.audio.audio import write_wav
+from data_prep.errors import UserError
+from jukebox.model.folder import build_prior
+from jukebox.model.info import ModelInfo
+from jukebox.model.presets import find
+from launch.training.tasks.codec import CodecTask
+from launch.training.tasks.examples import nothing_known
+from launch.training.tasks.task import TaskSetup, fold, settings
+from priors.conditioning.conditions import Conditions
+from priors.noise import Generators
+from priors.prior import Batch, Prior, Window, sample_window
+from priors.registry import PRIOR_PARAMS
+from priors.spec import PriorConfig
+from vqvae.codec import Codec
+
+
+def decoder_of(info: ModelInfo, stream: str) -> tuple[str, PriorConfig]:
+    """The prior that decodes a stream, its name and its shape, of the presets that the model was begun with."""
+    for preset in map(find, info.presets):
+        for name, config in preset.priors.items():
+            if config.spec.reads == (stream,):
+                return name, config
+    raise UserError(f"no preset of {info.folder} has a prior that decodes {stream}; train it with --preset nsynth")
+
+
+class JointAutoencoder(nn.Module):
+    """A codec of latents, the prior of samples that reads them, and the codec of these samples, which learns nothing."""
+
+    def __init__(self, codec: Any, decoder: Prior, samples: Codec) -> None:
+        super().__init__()
+        self.codec, self.decoder = codec, decoder
+        self.targets = [samples]  # in a list: it is no part of what is trained
+
+    def loss(self, audio: Float[Tensor, "b c t"]) -> dict[str, Tensor]:
+        """Bits per sample given the latents of the same clip."""
+        sequences = self.targets[0].encode(audio, self.decoder.spec.writes)
+        return self.decoder.loss(Batch(sequences, Conditions(above=self.codec.latents(audio))))
+
+
+class NSynthTask(CodecTask):
+    """The codec of a stream of latents with its decoder."""
+
+    name, exported = "nsynth", "codec."
+
+    def __init__(self, setup: TaskSetup) -> None:
+        labels = setup.model.labels
+        self.together, decoder = decoder_of(setup.model.info, setup.part)
+        self.decoder = decoder.for_corpus(len(labels.artists), len(labels.genres))
+        self.samples = setup.model.codec(self.decoder.spec.writes)
+        if setup.recipe.crop != self.decoder.n_ctx * self.decoder.hop:
+            raise UserError(f"a crop of {setup.recipe.crop} samples; expected the decoder's window of {self.decoder.n_ctx}")
+        super().__init__(setup)
+        self.samples = self.samples.to(self.device)
+        self.identity |= {f"decoder {name}": value for name, value in settings(self.decoder, self.together).items()}
+
+    def build(self) -> JointAutoencoder:
+        codec, decoder = super().build(), build_prior(self.decoder)
+        vectors = {stream: self.samples.embeddings(stream) for stream in self.decoder.spec.writes}
+        decoder.initialise_embeddings({stream: v for stream, v in vectors.items() if v is not None})
+        return JointAutoencoder(codec, decoder, self.samples)
+
+    def loss(self, batch: Float[Tensor, "b c t"], step: int) -> dict[str, Tensor]:
+        return self.model.loss(batch.to(self.device, non_blocking=True))
+
+    def save(self, model: Any) -> None:
+        super().save(model.codec)
+        self.jukebox.save_prior(self.together, model.decoder, without_lyrics=True)
+
+    @torch.no_grad()
+    def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
+        """The first window of the first training song, and what its latents are decoded to."""
+        assert self.songs is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        stream, length = self.decoder.spec.writes[0], self.decoder.n_ctx
+        true = torch.from_numpy(self.songs.crop(0, 0, self.recipe.crop))[None].to(self.device)
+        noise = Generators([torch.Generator().manual_seed(fold(self.seed, self.key))])
+        known, params = nothing_known(model.decoder, self.samples, length, self.device), PRIOR_PARAMS.load(self.decoder.kind)()
+        cond, window = Conditions(above=model.codec.latents(true)), Window(0, length, length)
+        made = sample_window(model.decoder, window, known, cond, noise, {stream: params})
+        files = {
+            folder / "original.wav": true,
+            folder / f"step_{step:07d}_reconstruction.wav": self.samples.decode(made, stream),
+        }
+        for path, wave in files.items():
+            write_wav(path, wave[0].cpu().numpy(), self.config.spec.sample_rate)
+        return [*files]
