@@ -49,9 +49,11 @@ CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry("codec", "jukebox.codecs.c
     "vqvae": "vqvae.jukebox.config:VQVAEConfig",
     "spectral": "vqvae.spectral.config:SpectralConfig",
     "mulaw": "vqvae.mulaw.config:MuLawConfig",
+    "latent": "vqvae.latent.config:LatentConfig",
 })  # fmt: skip
 CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {
     "vqvae": "vqvae.jukebox.vqvae:VQVAE",
     "spectral": "vqvae.spectral.model:SpectralCodec",
     "mulaw": "vqvae.mulaw.codec:MuLawCodec",
+    "latent": "vqvae.latent.model:LatentCodec",
 })  # fmt: skip

@@ -11,6 +11,7 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "spectral": "launch.training.tasks.codec:SpectralTask",
     "decoder": "launch.training.tasks.decoder:DecoderTask",
     "stacked": "launch.training.tasks.decoder:StackedTask",
+    "latent": "launch.training.tasks.latent:LatentTask",
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
