@@ -30,7 +30,7 @@ MAY_IMPORT = {
 ORDER = {
     "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral mulaw latent",
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
-    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan",
+    "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan diffusion",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded exports api",
     "launch": "cluster cli engines corpus training verbs live inspection bench gpu_check demo learn ablate serve",
 }

@@ -41,7 +41,7 @@ def test_an_unknown_kind_is_one_line_with_the_known_kinds_and_the_package():
     )
     with pytest.raises(
         ValueError,
-        match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, gan, or install the package that",
+        match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, gan, diffusion, or install the package that",
     ):
         PRIORS.load("toy")
 

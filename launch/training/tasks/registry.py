@@ -17,5 +17,6 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "masked": "launch.training.tasks.prior:PriorTask",
     "wavenet": "launch.training.tasks.prior:PriorTask",
     "gan": "launch.training.tasks.gan:GanTask",
+    "diffusion": "launch.training.tasks.diffusion:DiffusionTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}
