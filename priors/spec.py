@@ -129,7 +129,8 @@ class PriorConfig(ABC):
     def memory(self) -> int:
         """Frames before a frame that it depends on, where they are less than a window (0: the whole window).
 
-        A window in sequence then overlaps the one before it by so many: what is sampled does not depend on where windows are.
+        A window in sequence then overlaps the one before it by so many. With prompt "prefix" what is sampled does not depend on where
+        windows are.
         """
         return 0
 

@@ -32,7 +32,7 @@ ORDER = {
     "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan diffusion",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded exports api",
-    "launch": "cluster cli engines corpus training verbs live inspection bench gpu_check demo learn ablate serve",
+    "launch": "cluster cli engines corpus training verbs live inspection render bench gpu_check demo learn ablate serve",
 }
 FREE = {"numpy", "safetensors", "jaxtyping", "tqdm", "filelock"}
 # third-party package -> where it may be imported at all; everything but torch only inside functions

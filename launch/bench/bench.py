@@ -28,7 +28,7 @@ PEER = Path(__file__).parent / "peers" / "timing.py"
 
 
 def bench(
-    what: Literal["sample", "song", "codec", "prior", "attention", "train", "upsample", "wavenet", "live"],
+    what: Literal["sample", "song", "codec", "prior", "attention", "train", "upsample", "wavenet", "live", "render"],
     model: str = "",
     *,
     batch: int = 1,
@@ -46,12 +46,12 @@ def bench(
     what: sample (drawing codes, with the priors of MODEL), song (from a request to wav files, by the default route of MODEL); without
         MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training step), attention (memory of
         training it), train (on ranks, by stage of ZeRO), upsample (the lower levels one code after another, and masked; with MODEL and
-        --data by ear), wavenet (samples by whole passes, from ring buffers, and by compiled steps) or live (music without end, with
-        MODEL its own)
-    model: the model folder, for sample, song, upsample and live
+        --data by ear), wavenet (samples by whole passes, from ring buffers, and by compiled steps), live (music without end, with
+        MODEL its own) or render (passes and seconds of each route, with MODEL its own)
+    model: the model folder, for sample, song, upsample, live and render
     batch: songs drawn at once (1 of song: 12, beside one song)
-    seconds: sample: least time of each measurement, seconds (0: 5); codec, song: seconds of sound (0: 20)
-    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median counts
+    seconds: sample: least time of each measurement, seconds (0: 5); codec, song: seconds of sound (0: 20); render (0: 10)
+    repeats: codec, prior, train, upsample, wavenet, live, render, song, sample without MODEL: runs of each case and side; the median counts
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: of the draws
     peer: the python of an environment with transformers 4.46 to measure beside it (make bench builds one)
@@ -71,6 +71,7 @@ def bench(
         "attention": ("attention:bench_attention", threads, out, device),
         "train": ("train:bench_train", repeats, threads, seed, out, device),
         "live": ("live:bench_live", model, repeats, threads, seed, out),
+        "render": ("render:bench_render", model, seconds or 10.0, repeats, threads, seed, out),
         "upsample": ("upsample:bench_upsample", repeats, threads, seed, out, device),
         "wavenet": ("wavenet:bench_wavenet", repeats, threads, seed, out, device),
         "upsample MODEL": ("upsample:compare_sound", model, data, seed, out, device),

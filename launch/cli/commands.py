@@ -61,6 +61,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "lyrics": ("launch.verbs.lyrics:lyrics", "the pieces that lyrics are written in, learned in any language"),
     "features": ("launch.verbs.features:features", "the hidden states of a prior over a recording, for research"),
     "codec": ("launch.verbs.codec:codec", "sound files to codes, codes to sound, or the sound that a level keeps"),
+    "compare": ("launch.render.compare:compare", "the same tokens through each renderer of a model: wav files and a table"),
     "save": ("launch.verbs.report:save", "a take of a run as wav, flac or mp3 with cue markers and tags"),
     "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model: sample, continue, edit, library"),
     "report": ("launch.verbs.report:report", "the curves of a training as a page, from its log.jsonl"),

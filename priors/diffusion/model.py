@@ -173,7 +173,7 @@ class DiffusionPrior(Prior):
         tokens, labels = self.conditions(cond, len(values))
         offset = window.start % config.read_ratio
         tokens = tokens[:, : -(-(offset + window.length) // config.read_ratio)]
-        start = noise.at(stream, window.start, window.length, config.latent).to(self.deviation)
+        start = noise.at(stream, window.start, window.length, config.latent).to(values)
         z = torch.where(mask[..., None], self.normalised(values), start)
         return DiffusionState(z, mask, values, tokens, labels, offset, given)
 
@@ -196,7 +196,7 @@ class DiffusionPrior(Prior):
             return self.network(state.z, angle, state.tokens, state.labels, state.offset)
         rows = len(state.z)
         alone = torch.arange(2 * rows, device=self.device) >= rows
-        labels = state.labels if isinstance(state.labels, float) else state.labels.repeat(2, 1, 1)
+        labels = state.labels.repeat(2, 1, 1) if isinstance(state.labels, Tensor) else state.labels
         twice = self.network(
             state.z.repeat(2, 1, 1), angle.repeat(2, 1), state.tokens.repeat(2, 1, 1), labels, state.offset, alone
         )

@@ -159,7 +159,7 @@ class DualPathBlock(nn.Module):
     def __init__(self, config: DiffusionConfig, layer: int) -> None:
         super().__init__()
         self.merged, width = config.merged(layer), config.width
-        self.coarse, self.fine = RoFormer(width, config.heads), BidirectionalSRU(width)
+        self.coarse, self.sru = RoFormer(width, config.heads), BidirectionalSRU(width)
         self.film = nn.Linear(width, 2 * width)
         self.ln_0, self.ln_1 = Norm(width), Norm(width)
 
@@ -171,7 +171,7 @@ class DualPathBlock(nn.Module):
         columns = x.unflatten(2, (self.merged, wide)).mean(3).transpose(1, 2)  # (B, S, K, W) -> (B, K', S, W)
         coarse = self.coarse(columns, encoded, places, alone).transpose(1, 2).repeat_interleave(wide, dim=2)
         y = self.ln_0(x + coarse)
-        fine = self.fine(y.flatten(0, 1)).view(y.shape)
+        fine = self.sru(y.flatten(0, 1)).view(y.shape)
         scale, shift = self.film(conditions)[:, :, None].chunk(2, dim=-1)
         return self.ln_1(y + fine * (1 + scale) + shift)
 
@@ -185,7 +185,7 @@ class DualPathNetwork(nn.Module):
         self.angles = AngleEncoder(config.angle_width, width)
         self.tokens = TokenEncoder(config)
         self.into, self.out = nn.Linear(config.latent, width), nn.Linear(width, config.latent)
-        self.ln_in, self.ln_out = Norm(width), Norm(width)
+        self.ln_0, self.ln_1 = Norm(width), Norm(width)
         self.blocks = nn.ModuleList(DualPathBlock(config, layer) for layer in range(config.layers))
 
     def forward(
@@ -196,7 +196,7 @@ class DualPathNetwork(nn.Module):
         frames, size = z.shape[1], config.segment
         places = Places(config, frames, tokens.shape[1], offset, z.device)
         angles, encoded = self.angles(angle.to(dtype)), self.tokens(tokens)
-        x = to_segments(self.ln_in(self.into(z.to(dtype)) + angles), size)
+        x = to_segments(self.ln_0(self.into(z.to(dtype)) + angles), size)
         pooled = places.shares().to(encoded) @ encoded  # (S, N) (B, N, W) -> (B, S, W)
         if alone is not None:
             pooled = pooled.masked_fill(alone[:, None, None], 0.0)
@@ -204,4 +204,4 @@ class DualPathNetwork(nn.Module):
         conditions = to_segments(angles, size, edge=True).mean(2) + pooled + labels
         for block in self.blocks:
             x = block(x, conditions, encoded, places, alone)
-        return self.out(self.ln_out(from_segments(x, frames))).to(z.dtype)
+        return self.out(self.ln_1(from_segments(x, frames))).to(z.dtype)

@@ -232,3 +232,12 @@ def test_sizes_of_the_configuration_are_those_of_the_model():
     for config in (CONFIG, replace(CONFIG, labels=None, layers=3, width=32, read_books=1)):
         state = DiffusionPrior(config).state_dict()
         assert config.parameters().all == sum(tensor.numel() for tensor in state.values())
+
+
+def test_in_bfloat16_latents_are_nearly_those_of_float32_and_known_frames_stay():
+    mask = NONE.clone()
+    mask[:, :8] = True
+    given = known(mask)
+    whole, half = (sampled(model, given) for model in (prior(), prior().bfloat16()))
+    assert half.dtype == torch.float32 and torch.equal(half[mask], given.sequences["latent"][mask])
+    assert (whole - half).abs().mean() < 0.1 * whole.std()
