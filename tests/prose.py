@@ -19,7 +19,7 @@ from tests.census import GLOSSARY, KINDS, ROOT, Row, Rule, format_table, read_gl
 
 WITHOUT = ("docs/log.md", "docs/evidence/")  # a record, and data; docs/reference.py makes pages of the site only
 # Pages that other changes rewrite or add: they are printed, and the limits do not hold for them yet.
-ELSEWHERE = tuple(f"docs/{name}.md" for name in ("learn", "spectral", "wavenet", "musika", "web")) + ("README.md",)
+ELSEWHERE = tuple(f"docs/{name}.md" for name in ("learn", "spectral", "wavenet", "musika", "melody", "web")) + ("README.md",)
 WORDS_BEFORE = 37_169  # of all other pages at commit f3c2367, which had 12,963 in docs/results.md alone
 NEW_PARTS = 700  # words of these pages about what came later: the shipped model, WaveNet, argmax, latent GAN, web page
 MAX_WORDS = WORDS_BEFORE * 6 // 10 + NEW_PARTS

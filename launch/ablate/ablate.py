@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "decoder": "launch.ablate.decoder:EXPERIMENT",
     "prompts": "launch.ablate.prompts:EXPERIMENT",
     "musika": "launch.ablate.musika:EXPERIMENT",
+    "melody": "launch.ablate.melody:EXPERIMENT",
 }
 if TYPE_CHECKING:
     What = str
@@ -50,8 +51,10 @@ def ablate(
     decoder: what discriminators are worth to the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes a seed.
     prompts: what the masked prior of MODEL makes of held-out songs around columns, levels and beats of theirs, beside noise.
     musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each beside a control (preset musika).
+    melody: a latent diffusion trained in copies of MODEL, with chunks of several angles and without (preset melody): how it follows tokens,
+        schedules and steps, continuation by chunks, each beside a control.
 
-    what: codec, treble, prior (the top one), masked, decoder, prompts, or musika
+    what: codec, treble, prior (the top one), masked, decoder, prompts, musika, or melody
     data: a data folder that `jukebox prepare` made; {seed} in its name stands for the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none; treble: none
     out: the folder for tables, models and sound
