@@ -79,7 +79,7 @@ def test_the_loss_on_gaussian_latents_is_near_the_best_possible_and_an_untrained
     untrained.load_state_dict({**untrained.state_dict(), **{n: b for n, b in trained.named_buffers()}})
     with torch.no_grad():
         found, before = (model.loss(batch)["loss"].item() for model in (trained, untrained))
-    assert best * 0.9 < found <= 1.15 * best < 0.6 * before, (best, found, before)
+    assert best * 0.9 < found <= 1.3 * best < 0.6 * before, (best, found, before)
 
 
 def sampled(
