@@ -530,7 +530,7 @@ PRESETS["melody"] = replace(
         TOKENS: _DEMO_SPECTRAL_CODEC,
         LATENT: Recipe(
             steps=3000, batch=8, lr=1e-3, crop=8192, betas=(0.8, 0.99), warmup=50, final_lr=0.05, bf16=True, log_every=50, save_every=400,
-            max_minutes=8.0, phases=_LATENT_PHASES,
+            max_minutes=6.0, phases=_LATENT_PHASES,
         ),
     },
     priors={

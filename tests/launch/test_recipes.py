@@ -109,3 +109,31 @@ def test_a_latent_gan_becomes_a_table_of_figures_beside_controls(recipe_environm
     rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "musika.json").read_text(encoding="utf-8"))["rows"]}
     assert {"own: Frechet distance of windows: ratio", "shuffled: asked and found: density correlation"} <= rows
     assert (tmp_path / "out" / "live.wav").stat().st_size == 44 + 2 * 5 * 22050
+
+
+@pytest.mark.long
+def test_latent_diffusion_becomes_tables_of_figures_beside_controls(recipe_environment, tmp_path):
+    """At toy size; the same command once more leaves all as it is."""
+    sizes = {
+        "PRESET": "test_melody",
+        "SONGS": "8",
+        "SECONDS_OF_SONGS": "4",
+        "SEEDS": "1",
+        "STEPS": "12",
+        "SECONDS_OF_MUSIC": "2",
+    }
+    environment = recipe_environment | sizes | {"HELD_OUT": "1", "CODEC_STEPS": "4", "BENCH": "0"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "melody.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "melody.json").read_text(encoding="utf-8"))["rows"]}
+    assert {"multi-chunk: Frechet distance of windows: ratio 5", "one angle: continuation by chunks: last"} <= rows
+    assert "last chunk, one angle over multi-chunk" in rows
+    compared = json.loads((tmp_path / "evidence" / "melody_compare.json").read_text(encoding="utf-8"))
+    assert [row["renderer"] for row in compared["rows"]] == [
+        "phases learned",
+        "phases griffin_lim",
+        "diffusion",
+        "latent after encoding",
+    ]
