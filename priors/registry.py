@@ -13,6 +13,7 @@ PRIOR_CONFIGS: Registry[type[PriorConfig]] = Registry("prior", "jukebox.priors.c
     "masked": "priors.masked.config:MaskedConfig",
     "wavenet": "priors.wavenet.config:WaveNetConfig",
     "gan": "priors.gan.config:GanConfig",
+    "diffusion": "priors.diffusion.config:DiffusionConfig",
 })  # fmt: skip
 PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "autoregressive": "priors.autoregressive.model:AutoregressivePrior",
@@ -20,6 +21,7 @@ PRIORS: Registry[Any] = Registry("prior", "jukebox.priors.model", {
     "masked": "priors.masked.model:MaskedPrior",
     "wavenet": "priors.wavenet.model:WaveNetPrior",
     "gan": "priors.gan.model:GanPrior",
+    "diffusion": "priors.diffusion.model:DiffusionPrior",
 })  # fmt: skip
 PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
     "autoregressive": "priors.autoregressive.config:AutoregressiveParams",
@@ -27,4 +29,5 @@ PRIOR_PARAMS: Registry[Any] = Registry("prior", "jukebox.priors.params", {
     "masked": "priors.masked.config:MaskedParams",
     "wavenet": "priors.wavenet.config:WaveNetParams",
     "gan": "priors.gan.config:GanParams",
+    "diffusion": "priors.diffusion.config:DiffusionParams",
 })  # fmt: skip

@@ -135,7 +135,7 @@ class PriorConfig(ABC):
     def memory(self) -> int:
         """Number of previous frames that a frame depends on, if less than a window (0: the whole window).
 
-        Consecutive windows overlap by this number, so that the result does not depend on the positions of windows.
+        Consecutive windows overlap by this number. With prompt "prefix" the result does not depend on the positions of windows.
         """
         return 0
 

@@ -26,6 +26,13 @@ def hinge_generator(made: Sequence[Tensor]) -> Float[Tensor, ""]:
     return -torch.stack([m.mean() for m in made]).mean()
 
 
+def discriminator_terms(discriminator: nn.Module, true: Tensor, made: Tensor) -> dict[str, Tensor]:
+    """The hinge loss of discriminators under "loss", and the shares of patches that are judged right."""
+    found, fake = discriminator(true)[0], discriminator(made.detach())[0]
+    right = [torch.stack([(sign * x > 0).float().mean() for x in some]).mean() for sign, some in ((1, found), (-1, fake))]
+    return {"loss": hinge_discriminator(found, fake), "true_right": right[0], "made_right": right[1]}
+
+
 def feature_matching(true: Sequence[Sequence[Tensor]], made: Sequence[Sequence[Tensor]]) -> Float[Tensor, ""]:
     """L1 distance of hidden features (b, ..), over the mean absolute true feature, averaged over layers and discriminators."""
     pairs = [(t.detach(), m) for ts, ms in zip(true, made, strict=True) for t, m in zip(ts, ms, strict=True)]

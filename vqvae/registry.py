@@ -50,10 +50,12 @@ CODEC_CONFIGS: Registry[type[CodecConfig]] = Registry("codec", "jukebox.codecs.c
     "spectral": "vqvae.spectral.config:SpectralConfig",
     "mulaw": "vqvae.mulaw.config:MuLawConfig",
     "nsynth": "vqvae.nsynth.config:NSynthConfig",
+    "latent": "vqvae.latent.config:LatentConfig",
 })  # fmt: skip
 CODECS: Registry[Any] = Registry("codec", "jukebox.codecs.model", {
     "vqvae": "vqvae.jukebox.vqvae:VQVAE",
     "spectral": "vqvae.spectral.model:SpectralCodec",
     "mulaw": "vqvae.mulaw.codec:MuLawCodec",
     "nsynth": "vqvae.nsynth.codec:NSynthCodec",
+    "latent": "vqvae.latent.model:LatentCodec",
 })  # fmt: skip

@@ -188,7 +188,8 @@ class EditJob:
         kept = full = seconds = 0.0
         per = masks.per_column(self.model.spec.streams)
         for first, stop in (self.layout.touched(*span) for span in self.spans):
-            part = {stream: keep[:, first * per[stream] : stop * per[stream]] for stream, keep in self.keep.items()}
+            codes = {name: keep for name, keep in self.keep.items() if self.model.spec.stream(name).bins}
+            part = {stream: keep[:, first * per[stream] : stop * per[stream]] for stream, keep in codes.items()}
             seconds += (stop - first) / self.layout.per_second
             kept += int(masks.count_kept(part))
             full += sum(mask.numel() for mask in part.values())
@@ -220,16 +221,24 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
 
 
 def _codecs_by_default(info: ModelInfo) -> list[CodecEntry]:
-    """The codecs, first that of the default route."""
-    streams = [stream for route in info.routes.values() for stream in route.priors]
-    first = [info.codec_of(stream) for stream in streams[:1]]
+    """The codecs, first that from whose stream the default route's audio is decoded."""
+    finest = [list(route.priors)[-1] for route in info.routes.values()]
+    first = [info.codec_of(stream) for stream in finest[:1]]
     return [*first, *(codec for codec in info.codecs if codec not in first)]
 
 
 def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
-    """The priors of the streams of a codec that can inpaint, coarsest first."""
+    """The priors of the streams of a codec that can inpaint, coarsest first, after the priors of the streams that they read.
+
+    The latter may condition on a prefix only. Empty if a stream that is read has no prior.
+    """
     names = reversed(codec.config.spec.names)
-    return {stream: prior for stream in names if (prior := info.writer(stream, "any"))}
+    found = {stream: prior for stream in names if (prior := info.writer(stream, "any"))}
+    reads = [stream for prior in found.values() for stream in prior.config.spec.reads if stream not in found]
+    above = {stream: info.writer(stream, "any") or info.writer(stream) for stream in reads}
+    if None in above.values():
+        return {}
+    return {stream: prior for stream, prior in (above | found).items() if prior}
 
 
 # ---- the result

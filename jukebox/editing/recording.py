@@ -101,13 +101,15 @@ def _encode(
 
     margin = math.ceil(MARGIN * layout.per_second)
     begin, end = max(0, low - margin), high + margin
-    names = list(ratios)
-    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in names}
-    codec, sound = model.codec(names).to(device), _sound(model, recording, begin * layout.hop, end * layout.hop)
-    blocks = (torch.from_numpy(block).to(device) for block in sound)
-    for piece in codec.encoder_stream(blocks, names):
-        for stream, codes in piece.items():
-            parts[stream].append(codes.cpu().numpy().astype(model.spec.stream(stream).dtype))
+    parts: dict[str, list[np.ndarray]] = {stream: [] for stream in ratios}
+    for names in ([name for name in entry.config.spec.names if name in ratios] for entry in model.info.codecs):
+        if not names:
+            continue
+        codec, sound = model.codec(names).to(device), _sound(model, recording, begin * layout.hop, end * layout.hop)
+        blocks = (torch.from_numpy(block).to(device) for block in sound)
+        for piece in codec.encoder_stream(blocks, names):
+            for stream, codes in piece.items():
+                parts[stream].append(codes.cpu().numpy().astype(model.spec.stream(stream).dtype))
     return {stream: np.concatenate(parts[stream])[(low - begin) * r : (high - begin) * r] for stream, r in ratios.items()}
 
 

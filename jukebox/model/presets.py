@@ -9,11 +9,13 @@
     recordings_small, recordings_large    the same with another prior, for half an hour and for a day
     musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
     shipped    22.05 kHz, the same, small enough to come with the package
+    melody    22.05 kHz, the spectral codec with its prior of tokens, and latents that diffusion makes of the tokens, for
+              two CPU cores
     wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the
                coarsest codes; for one GPU
     nsynth    22.05 kHz, samples and latents of NSynth (16 numbers for 512 samples), and a WaveNet; nsynth_small: for
               two CPU cores
-    test, test_spectral, test_44k, test_both, test_wavenet, test_nsynth    minimal sizes: seconds; what the tests run
+    test, test_spectral, test_44k, test_both, test_wavenet, test_nsynth, test_melody    minimal sizes: seconds; what the tests run
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
 `shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
@@ -35,6 +37,7 @@ from jukebox.model.settings import PRIORS, SETS, VQVAES, prior_config, vqvae_con
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.conditioning.config import FrameLyricConfig, LabelConfig, LyricConfig, UpsamplerConfig
 from priors.conditioning.vocabulary import PLAIN, Characters
+from priors.diffusion.config import DiffusionConfig
 from priors.gan.config import GanConfig
 from priors.masked.config import MaskedConfig
 from priors.spec import PriorConfig
@@ -42,6 +45,7 @@ from priors.tokens.config import TokenConfig
 from priors.transformer.config import Init, TrunkConfig, residual_scale
 from priors.wavenet.config import StackConfig, WaveNetConfig
 from vqvae.jukebox.config import VQVAEConfig
+from vqvae.latent.config import LATENT, LatentConfig
 from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
 from vqvae.nsynth.config import EMBEDDING, NSynthConfig
 from vqvae.registry import Registry
@@ -247,6 +251,14 @@ def _gan(codec: SpectralConfig, **sizes: Any) -> GanConfig:
     """The latent GAN of the second autoencoder of the spectral codec."""
     labels = LabelConfig(1, 1, sample_rate=codec.sample_rate)
     return GanConfig(STACKED, codec.stacked_latent, codec.hop * codec.stacked, codec.sample_rate, labels=labels, **sizes)
+
+
+def _diffusion(codec: SpectralConfig, latents: LatentConfig, **sizes: Any) -> DiffusionConfig:
+    """The prior of latents that reads the tokens of the spectral codec."""
+    return DiffusionConfig(
+        LATENT, latents.latent, latents.hop, codec.sample_rate, TOKENS, codec.hop // latents.hop, codec.bins, codec.books, codec.latent,
+        labels=LabelConfig(1, 1, sample_rate=codec.sample_rate), **sizes,
+    )  # fmt: skip
 
 
 # ---- demo: two cores, twelve minutes
@@ -550,5 +562,39 @@ PRESETS["musika"] = replace(
         TOKENS: PRESETS["demo"].priors[TOKENS],
     },
     prior_recipes={"gan": _MUSIKA_GAN, TOKENS: _DEMO_TOKENS},
+)  # fmt: skip
+_LATENT_PHASES = {"autoencoder": PhaseRecipe(), "discriminator": _DEMO_DECODER.phases["discriminator"]}
+_TEST_LATENT = LatentConfig(
+    strides=(8, 8), widths=(8, 12), depth=1, out_width=4, latent=4, periods=(2, 3), windows=(256,), discriminator_width=2
+)
+PRESETS["test_melody"] = replace(
+    PRESETS["test_spectral"], more_codecs=(_TEST_LATENT,),
+    codec_recipes={TOKENS: PRESETS["test_spectral"].codec_recipes[TOKENS], LATENT: replace(_TEST_CODEC, crop=4096, phases=_LATENT_PHASES)},
+    priors={
+        TOKENS: PRESETS["test_spectral"].priors[TOKENS],
+        "diffusion": _diffusion(_TEST_SPECTRAL, _TEST_LATENT, window=64, segment=8, width=16, layers=2, heads=2, angle_width=8),
+    },
+    prior_recipes=dict.fromkeys((TOKENS, "diffusion"), _TEST_PRIOR),
+)  # fmt: skip
+PRESETS["melody"] = replace(
+    PRESETS["demo"], codec=_DEMO_SPECTRAL, more_codecs=(LatentConfig(),),
+    codec_recipes={
+        TOKENS: _DEMO_SPECTRAL_CODEC,
+        LATENT: Recipe(
+            steps=3000, batch=8, lr=1e-3, crop=8192, betas=(0.8, 0.99), warmup=50, final_lr=0.05, bf16=True, log_every=50, save_every=400,
+            max_minutes=6.0, phases=_LATENT_PHASES,
+        ),
+    },
+    priors={
+        TOKENS: PRESETS["demo"].priors[TOKENS],
+        "diffusion": _diffusion(_DEMO_SPECTRAL, LatentConfig(), window=512, segment=32, width=96, layers=4, heads=4),
+    },
+    prior_recipes={
+        TOKENS: _DEMO_TOKENS,
+        "diffusion": Recipe(
+            steps=3000, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=50, final_lr=0.05, ema=0.99, bf16=True, drop_labels=0.1,
+            log_every=50, save_every=400, max_minutes=10.0,
+        ),
+    },
 )  # fmt: skip
 OTHERS: Registry[Preset] = Registry("preset", "jukebox.presets", {})

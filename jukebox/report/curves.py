@@ -68,6 +68,8 @@ NAMES = {
     "matching_loss": ("feature matching", "distance of the discriminators' hidden features, over the size of the true ones (no unit)"),
     "adversary_loss": ("adversarial loss", "minus the score that the discriminators give to what is decoded (no unit)"),
     "latent_loss": ("loss of latents", "mean difference of the first autoencoder's latents from what the second makes of them (no unit)"),
+    "waveform_loss": ("distance of the waveforms", "mean absolute difference (no unit)"),
+    "kl_loss": ("distance of the posterior", "from a normal distribution of deviation 1/3 (nats per number)"),
     "true_right": ("true patches classified correctly", "share of patches of true spectrograms that discriminators take for true"),
     "made_right": ("decoded patches classified correctly", "share of patches of decoded spectrograms that discriminators take for decoded"),
     "hinge_loss": ("hinge loss", "how far the critic's scores are from 1 for true windows and from -1 for generated ones (no unit)"),

@@ -110,8 +110,9 @@ def _passes(passes: Sequence[int], count: int) -> Sequence[int]:
 def check_values(stream: str, values: Mapping[str, Any]) -> None:
     """Raise UserError if a parameter of a stream is out of range."""
     low = min(values.get("temperature", 0), values.get("top_k", 0))
-    if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or not 0 <= values.get("passes", 0) <= MOST_PASSES:
+    passes = 0 <= values.get("passes", 0) <= MOST_PASSES and 1 <= values.get("steps", 1) <= MOST_PASSES
+    if low < 0 or not 0 <= values.get("top_p", 0) <= 1 or not passes:
         raise UserError(
             f"parameters of {stream}: {dict(values)}; temperatures and top_k must not be negative, top_p lies in [0, 1], passes in "
-            f"[0, {MOST_PASSES:,}]: change the one that does not fit"
+            f"[0, {MOST_PASSES:,}], steps are at least 1: change the one that does not fit"
         )

@@ -82,6 +82,7 @@ def _encode(model: ModelFolder, path: str, counts: Mapping[int, int], device: st
     samples = max(count * model.hops[level] for level, count in counts.items())
     sound = read_sound(model.info, path, samples / model.sample_rate)[:, :samples]
     print_beyond(path, int((np.abs(sound) > 1).sum()), float(np.abs(sound).max(initial=0.0)), sound.size)
-    names = model.info.names(counts)
-    codes = model.codec(names).to(device).encode_long(torch.from_numpy(sound)[None].to(device), names)
+    names, audio, codes = model.info.names(counts), torch.from_numpy(sound)[None].to(device), {}
+    for mine in ([name for name in entry.config.spec.names if name in names] for entry in model.info.codecs):
+        codes |= model.codec(mine).to(device).encode_long(audio, mine) if mine else {}
     return {level: codes[name][0].cpu().numpy() for level, name in zip(counts, names, strict=True)}

@@ -175,7 +175,7 @@ def plan_windows(request: Mapping[str, Any], level: int, config: PriorConfig, st
     if config.spec.prompt == "any":  # windows begin with a whole frame of the coarsest stream
         if request.get("inpaints"):
             return WindowPlanner("mask", n_ctx, column=column)
-        return WindowPlanner("prefix", n_ctx, n_ctx - int(KEPT * n_ctx / column) * column, column)
+        return WindowPlanner("prefix", n_ctx, n_ctx - (config.memory or int(KEPT * n_ctx / column) * column), column)
     if request.get("inpaints"):
         return WindowPlanner("region", n_ctx)
     # windows begin with a whole frame of the stream above

@@ -20,6 +20,7 @@ EXPERIMENTS = {
     "musika": "launch.ablate.musika:EXPERIMENT",
     "bottleneck": "launch.ablate.bottleneck:EXPERIMENT",
     "wavenet": "launch.ablate.wavenet:EXPERIMENT",
+    "melody": "launch.ablate.melody:EXPERIMENT",
 }
 WITHOUT_MODEL = ("codec", "treble", "bottleneck", "wavenet")  # they train their codecs from the first weights on
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ def ablate(
     prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with noise.
     musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
         (preset musika).
+    melody: a latent diffusion trained in copies of MODEL, with chunks of several angles and without (preset melody): how it
+        follows tokens, schedules and steps, continuation by chunks, each with a control.
     bottleneck: argmax with and without its diversity loss, and a codebook with and without restarts, at equal steps.
     wavenet: WaveNet and NSynth on signals of known structure, each figure with a control, and a table of held-out songs that
         five models reconstruct after equal CPU time (preset wavenet).
 
-    what: codec, treble, bottleneck, wavenet, prior (the top one), masked, decoder, prompts, or musika
+    what: codec, treble, bottleneck, wavenet, prior (the top one), masked, decoder, prompts, musika, or melody
     data: a data folder that `jukebox prepare` made; {seed} in its name is replaced by the seed
     model: the model folder whose codec wrote the codes in DATA ({seed} likewise); codec: one with a spectral codec, or none;
         treble, bottleneck and wavenet: none

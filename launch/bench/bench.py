@@ -28,7 +28,7 @@ PEER = Path(__file__).parent / "peers" / "timing.py"
 
 
 def bench(
-    what: Literal["sample", "song", "codec", "prior", "attention", "train", "upsample", "wavenet", "live"],
+    what: Literal["sample", "song", "codec", "prior", "attention", "train", "upsample", "wavenet", "live", "render"],
     model: str = "",
     *,
     batch: int = 1,
@@ -47,11 +47,12 @@ def bench(
         MODEL); without MODEL, random weights: sample (every dtype, compiled), codec (the published one), prior (a training
         step), attention (memory of training it), train (on ranks, by stage of ZeRO), upsample (the lower levels
         autoregressively, and by masked decoding; with MODEL and --data by audio distance), wavenet (samples by whole passes,
-        from ring buffers, and by compiled steps) or live (music of unbounded length, with MODEL its own)
-    model: the model folder, for sample, song, upsample and live
+        from ring buffers, and by compiled steps), live (music of unbounded length, with MODEL its own) or render (passes and
+        seconds of each route, with MODEL its own)
+    model: the model folder, for sample, song, upsample, live and render
     batch: songs in parallel (1; for song: 12, and a single song)
-    seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20)
-    repeats: codec, prior, train, upsample, wavenet, live, song, sample without MODEL: runs of each case and side; the median is
+    seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20); render (0: 10)
+    repeats: codec, prior, train, upsample, wavenet, live, render, song, sample without MODEL: runs of each case and side; the median is
         used
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: seed of the random numbers
@@ -72,6 +73,7 @@ def bench(
         "attention": ("attention:bench_attention", threads, out, device),
         "train": ("train:bench_train", repeats, threads, seed, out, device),
         "live": ("live:bench_live", model, repeats, threads, seed, out),
+        "render": ("render:bench_render", model, seconds or 10.0, repeats, threads, seed, out),
         "upsample": ("upsample:bench_upsample", repeats, threads, seed, out, device),
         "wavenet": ("wavenet:bench_wavenet", repeats, threads, seed, out, device),
         "upsample MODEL": ("upsample:compare_sound", model, data, seed, out, device),

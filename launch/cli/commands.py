@@ -63,6 +63,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "lyrics": ("launch.verbs.lyrics:lyrics", "train the SentencePiece vocabulary of lyrics, in any language"),
     "features": ("launch.verbs.features:features", "hidden states of a prior over a recording, for research"),
     "codec": ("launch.verbs.codec:codec", "convert audio files to codes and codes to audio"),
+    "compare": ("launch.render.compare:compare", "render the same tokens by each renderer of a model: wav files and a table"),
     "save": ("launch.verbs.report:save", "write a take of a run as wav, flac or mp3, with cue markers and tags"),
     "serve": ("launch.serve.serve:serve", "a web page and an HTTP API for a model"),
     "report": ("launch.verbs.report:report", "draw the curves of a training as a page"),
@@ -81,7 +82,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "data": ("prepare", "data", "labels", "encode", "lyrics"),
     "train": ("demo", "learn", "train", "export", "import"),
-    "measure": ("evaluate", "ablate", "report"),
+    "measure": ("evaluate", "compare", "ablate", "report"),
     "machines": ("launch", "plan", "bench", "gpu-check"),
 }  # fmt: skip
 

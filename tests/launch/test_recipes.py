@@ -131,3 +131,31 @@ def test_wavenet_nsynth_and_the_argmax_bottleneck_become_tables_and_a_figure(rec
     worth = json.loads((tmp_path / "evidence" / "bottleneck.json").read_text(encoding="utf-8"))["worth"]
     assert [each["what"][:2] for each in worth[:3]] == ["A2", "A2", "A3"]
     assert (tmp_path / "evidence" / "wavenet_thread.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+@pytest.mark.long
+def test_latent_diffusion_becomes_tables_of_figures_beside_controls(recipe_environment, tmp_path):
+    """At toy size; the same command once more leaves all as it is."""
+    sizes = {
+        "PRESET": "test_melody",
+        "SONGS": "8",
+        "SECONDS_OF_SONGS": "4",
+        "SEEDS": "1",
+        "STEPS": "12",
+        "SECONDS_OF_MUSIC": "2",
+    }
+    environment = recipe_environment | sizes | {"HELD_OUT": "1", "CODEC_STEPS": "4", "BENCH": "0"}
+    command = ["bash", str(ROOT / "launch" / "recipes" / "melody.sh"), str(tmp_path / "out"), str(tmp_path / "evidence")]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    rows = {row["what"] for row in json.loads((tmp_path / "evidence" / "melody.json").read_text(encoding="utf-8"))["rows"]}
+    assert {"multi-chunk: Frechet distance of windows: ratio 5", "one angle: continuation by chunks: last"} <= rows
+    assert "last chunk, one angle over multi-chunk" in rows
+    compared = json.loads((tmp_path / "evidence" / "melody_compare.json").read_text(encoding="utf-8"))
+    assert [row["renderer"] for row in compared["rows"]] == [
+        "phases learned",
+        "phases griffin_lim",
+        "diffusion",
+        "latent after encoding",
+    ]

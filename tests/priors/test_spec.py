@@ -95,6 +95,7 @@ def test_each_kind_has_its_own_sampling_parameters():
         "masked": [*common, "passes", "noise"],
         "wavenet": ["temperature", "top_k", "top_p"],
         "gan": ["truncation", "loop", "tempo", "density", "style"],
+        "diffusion": ["steps", "token_guidance", "schedule"],
     }
 
 

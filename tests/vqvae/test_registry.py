@@ -37,10 +37,11 @@ def test_an_unknown_kind_is_one_line_with_the_known_kinds_and_the_package():
         CODEC_CONFIGS.load("toy", "toy-codec")
     assert (
         str(raised.value)
-        == "unknown kind of codec 'toy'; expected vqvae, spectral, mulaw, nsynth, or install the package toy-codec"
+        == "unknown kind of codec 'toy'; expected vqvae, spectral, mulaw, nsynth, latent, or install the package toy-codec"
     )
     with pytest.raises(
-        ValueError, match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, gan, or install the package that"
+        ValueError,
+        match="prior 'toy'; expected autoregressive, tokens, masked, wavenet, gan, diffusion, or install the package that",
     ):
         PRIORS.load("toy")
 
@@ -49,7 +50,8 @@ def test_a_kind_of_an_installed_package_is_found(installed):
     found = CODEC_CONFIGS.load("toy")
     assert found.__name__ == "ToyConfig" and found.kind == "toy"
     assert (
-        CODEC_CONFIGS.kinds() == ["vqvae", "spectral", "mulaw", "nsynth", "toy"] and CODEC_CONFIGS.package("toy") == "toy-codec"
+        CODEC_CONFIGS.kinds() == ["vqvae", "spectral", "mulaw", "nsynth", "latent", "toy"]
+        and CODEC_CONFIGS.package("toy") == "toy-codec"
     )
     assert "toy" not in CODECS.kinds()  # each group is its own
 
@@ -58,4 +60,11 @@ def test_an_installed_package_cannot_replace_a_kind_of_this_project(installed):
     entries = installed / "toy_codec-1.0.dist-info" / "entry_points.txt"
     entries.write_text(ENTRIES + "vqvae = toy_codec:ToyConfig\n")
     assert issubclass(CODEC_CONFIGS.load("vqvae"), CodecConfig)
-    assert CODEC_CONFIGS.package("vqvae") == "" and CODEC_CONFIGS.kinds() == ["vqvae", "spectral", "mulaw", "nsynth", "toy"]
+    assert CODEC_CONFIGS.package("vqvae") == "" and CODEC_CONFIGS.kinds() == [
+        "vqvae",
+        "spectral",
+        "mulaw",
+        "nsynth",
+        "latent",
+        "toy",
+    ]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vqvae.adversarial import Balancer, feature_matching, hinge_discriminator, hinge_generator
+from vqvae.adversarial import Balancer, discriminator_terms, feature_matching, hinge_generator
 from vqvae.spectral.discriminator import MultiResolutionDiscriminator
 from vqvae.spectral.losses import SpectralLoss, multi_scale_distance
 from vqvae.spectral.model import Drawn, SpectralCodec
@@ -83,11 +83,8 @@ class AdversarialDecoder(nn.Module):
         return {"loss": loss} | {f"{name}_loss": value.detach() for name, value in logs.items()}
 
     def discriminator_loss(self, decoded: DecodedBatch) -> dict[str, Tensor]:
-        """The hinge loss, and the shares of patches that are classified correctly."""
-        true, _ = self.discriminator(decoded.true)
-        made, _ = self.discriminator(decoded.made.detach())
-        right = [torch.stack([(sign * x > 0).float().mean() for x in some]).mean() for sign, some in ((1, true), (-1, made))]
-        return {"loss": hinge_discriminator(true, made), "true_right": right[0], "made_right": right[1]}
+        """The hinge loss, and the shares of patches that are judged right."""
+        return discriminator_terms(self.discriminator, decoded.true, decoded.made)
 
 
 class AdversarialStack(AdversarialDecoder):

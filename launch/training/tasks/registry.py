@@ -11,11 +11,13 @@ TASKS: Registry[Any] = Registry("training task", "jukebox.tasks", {
     "spectral": "launch.training.tasks.codec:SpectralTask",
     "decoder": "launch.training.tasks.decoder:DecoderTask",
     "stacked": "launch.training.tasks.decoder:StackedTask",
+    "latent": "launch.training.tasks.latent:LatentTask",
     "autoregressive": "launch.training.tasks.prior:PriorTask",
     "tokens": "launch.training.tasks.prior:PriorTask",
     "masked": "launch.training.tasks.prior:PriorTask",
     "wavenet": "launch.training.tasks.prior:PriorTask",
     "nsynth": "launch.training.tasks.nsynth:NSynthTask",
     "gan": "launch.training.tasks.gan:GanTask",
+    "diffusion": "launch.training.tasks.diffusion:DiffusionTask",
 })  # fmt: skip
 ALIASES = {"prior": "autoregressive"}

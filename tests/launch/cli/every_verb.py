@@ -146,6 +146,9 @@ CASES: dict[str, Case] = {
         lambda world, out: ["codec", "encode", world / SONG, "--model", world / "model", "--out", out], suffix=".npz"
     ),
     "report": Case(lambda world, out: ["report", "train", world / "trained", "--out", out], suffix=".html"),
+    "compare": Case(
+        lambda world, out: ["compare", world / "endless", world / SONG, "--seconds", 1, "--threads", 1, "--out", out]
+    ),
     "save": Case(lambda world, out: ["save", world / "run", "--out", out], suffix=".wav"),
     "serve": Case(lambda world, out: ["serve", world / "model", "--runs", out, "--port", 0, "--device", "cpu"], slow=True),
     "evaluate": Case(

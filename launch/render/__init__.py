@@ -1,0 +1,1 @@
+"""Tokens rendered to audio in several ways, and what each costs."""

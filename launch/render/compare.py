@@ -1,0 +1,121 @@
+"""`jukebox compare`: the same tokens rendered by all that a model can, as wav files and a small table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.errors import UserError, keeping
+from data_prep.files import write_json
+from launch.cli.usage import shared_flags
+from priors.diffusion.config import DiffusionParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from jukebox.model.folder import ModelFolder
+    from launch.render.renderers import TokenSource
+
+
+@shared_flags
+def compare(
+    model: str, source: str, *, out: str, params: DiffusionParams, seconds: float = 20.0, take: int = 1, seed: int = 0, threads: int = 0
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Render the same tokens by each renderer of a model: its phase decoder, Griffin-Lim, diffusion, and its other codecs.
+
+    Other codecs get the audio of the phase decoder. Distances are from the recording, or of tokens of a run from the audio of the phase
+    decoder. `compare.json` has the table.
+
+    model: the model folder
+    source: a recording, or a run folder that has tokens
+    out: the folder for the wav files and compare.json
+    seconds: at most so many seconds
+    take: of a run, which of its takes
+    seed: of the random numbers of the diffusion
+    threads: CPU threads; 0: all cores
+    """
+    if seconds <= 0 or params.steps < 1:
+        raise UserError(f"--seconds {seconds:g}, --steps {params.steps}: expected more than 0, and at least 1")
+    import torch
+
+    from jukebox.evaluation.metrics import table
+    from jukebox.model.folder import ModelFolder
+    from launch.render.renderers import names_of, renderers
+
+    if threads:
+        torch.set_num_threads(threads)
+    opened = ModelFolder.from_pretrained(model)
+    tokens, true = read_source(opened, Path(source), seconds, take)
+    ways, folder, rows = renderers(opened, tokens, params, seed), Path(out), []
+    with keeping(f"what is rendered is in {folder}", lambda: rows):
+        for name, file in names_of(ways).items():
+            row, audio = render(name, ways[name], true, folder / file, opened.sample_rate)
+            rows.append(row)
+            true = audio if true is None else true
+    write_json(folder / "compare.json", {"source": source, **asdict(params), "seed": seed, "rows": rows})
+    columns = {"renderer": "renderer", "mel": "mel, dB", "frechet": "Frechet", "passes": "passes", "decoder_passes": "of the decoder",
+               "seconds": "seconds", "music_seconds_per_second": "music s/s"}  # fmt: skip
+    print(table([list(columns.values()), *[[row[key] for key in columns] for row in rows]]))
+    print(f"\nwritten to {folder}")
+    return rows
+
+
+def render(name: str, way: Any, true: Tensor | None, path: Path, rate: int) -> tuple[dict[str, Any], Tensor]:
+    """A row of the table and the audio, also as a file; distances are from `true` (None: it is what others are compared with)."""
+    import torch
+
+    from data_prep.audio.audio import write_wav
+    from launch.render.passes import counted
+
+    began = time.perf_counter()
+    with torch.no_grad(), counted() as passes:
+        audio = way().cpu()
+    took = time.perf_counter() - began
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, audio.numpy(), rate)
+    return {
+        "renderer": name, "file": path.name, **distances(audio if true is None else true, audio, rate), "passes": passes.priors,
+        "decoder_passes": passes.decoders, "seconds": took, "music_seconds_per_second": audio.shape[-1] / rate / took,
+    }, audio  # fmt: skip
+
+
+def distances(true: Tensor, made: Tensor, rate: int) -> Mapping[str, float | None]:
+    """Mel distance in dB, and the Frechet distance of the sound's features where both are long enough for it."""
+    from jukebox.evaluation.metrics import frechet_distance, mel_distance, sound_features
+
+    length = min(true.shape[-1], made.shape[-1])
+    x, y = (each[..., :length].mean(0) for each in (true, made))
+    features = [sound_features(each, rate) for each in (x, y)]
+    frechet = frechet_distance(*features) if min(map(len, features)) > 1 else None
+    return {"mel": mel_distance(x, y, rate), "frechet": frechet}
+
+
+def read_source(model: ModelFolder, path: Path, seconds: float, take: int) -> tuple[TokenSource, Tensor | None]:
+    """The tokens of a run or of a recording, at most so many seconds of them, and the recording."""
+    import torch
+
+    from data_prep.audio.audio import read
+    from jukebox.runs.request import song_of_entry
+    from jukebox.runs.run import Run
+    from jukebox.song import Song
+    from launch.render.renderers import TokenSource
+    from vqvae.spectral.config import TOKENS
+
+    stream = model.spec.stream(TOKENS)
+    most = max(1, int(seconds * model.sample_rate) // stream.hop)
+    if not path.is_dir():
+        wave, _ = read(path, sample_rate=model.sample_rate, channels=model.spec.channels, seconds=seconds)
+        audio = torch.from_numpy(wave[:, : wave.shape[1] // model.spec.unit * model.spec.unit])
+        if not audio.shape[1]:
+            raise UserError(f"{path} is shorter than one frame of {TOKENS}, {stream.hop} samples")
+        codec = model.codec([TOKENS])
+        return TokenSource(codec.encode_long(audio[None], [TOKENS])[TOKENS][0].numpy(), Song()), audio
+    run = Run.open(path)
+    level = next((level for level in run.request["levels"] if run.stream(level).name == TOKENS), None)
+    if level is None or not 1 <= take <= run.n_samples or not run.count(level, [take - 1]):
+        raise UserError(f"{path} has no {TOKENS} of take {take}; give a run that was sampled by a route through {TOKENS}")
+    song = song_of_entry(run.request["samples"][take - 1], run.request["total_seconds"])
+    return TokenSource(run.codes(level, [take - 1])[0][:most], song), None

@@ -1,0 +1,207 @@
+"""The dual-path network of MeLoDy (arXiv:2305.15719, section 4.3.2): velocities of latents, given an angle per frame and tokens.
+
+    latents + angles -> segments -> blocks -> overlapping segments joined -> velocities
+    block    coarse path: columns of a segment merged, a RoFormer along the segments, with attention to the tokens
+             fine path: a bidirectional SRU along the frames of a segment, scaled and shifted by angle, tokens and labels (FiLM)
+
+Rotary positions of segments and of tokens are their times on one axis, in tokens. For classifier-free guidance a row may have no tokens:
+its attention to tokens becomes one to its own segments.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from priors.diffusion.config import DiffusionConfig
+from priors.diffusion.segments import from_segments, segment_starts, to_segments
+from priors.diffusion.sru import BidirectionalSRU
+from priors.transformer.attention import fused_attention
+from priors.transformer.rotary import rotate
+
+BASE = 300.0  # of the rotary positions: a window has some hundred tokens
+
+
+class Norm(nn.Module):
+    """x over its root mean square, in float32 at least, times a weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "... w"]) -> Float[Tensor, "... w"]:
+        wide = x.double() if x.dtype == torch.float64 else x.float()
+        return (wide * (wide.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight).to(x.dtype)
+
+
+def rotary_rows(positions: Float[Tensor, " t"], width: int) -> Float[Tensor, "t 2 d/2"]:
+    """Cosines and sines of positions that need not be integers."""
+    exponents = torch.arange(0, width, 2, device=positions.device, dtype=positions.dtype) / width
+    angles = positions[:, None] / BASE**exponents
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+class AngleEncoder(nn.Module):
+    """A vector for each angle: cos of it times one learned vector, plus sin of it times another, through an MLP.
+
+    The paper's equation 11 has the sine twice, which would make one vector of both.
+    """
+
+    def __init__(self, inner: int, width: int) -> None:
+        super().__init__()
+        self.ends = nn.Parameter(torch.randn(2, inner))
+        self.mlp = nn.Sequential(nn.Linear(inner, width), nn.GELU(), nn.Linear(width, width))
+        self.ln = Norm(width)
+
+    def forward(self, angle: Float[Tensor, "b t"]) -> Float[Tensor, "b t w"]:
+        return self.ln(self.mlp(angle.cos()[..., None] * self.ends[0] + angle.sin()[..., None] * self.ends[1]))
+
+
+class TokenEncoder(nn.Module):
+    """A vector for each token: tables, the codec's own vectors of the codes, an MLP."""
+
+    vectors: Float[Tensor, "books k e"]
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        width, self.bins = config.width, config.read_bins
+        self.register_buffer("vectors", torch.zeros(config.read_books, config.read_bins, config.read_vector))
+        self.table = nn.Embedding(config.read_books * config.read_bins, width)
+        nn.init.normal_(self.table.weight, std=0.3)
+        self.proj = nn.Linear(config.read_vector, width)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.ln = Norm(width)
+
+    def forward(self, tokens: Int[Tensor, "b n books"]) -> Float[Tensor, "b n w"]:
+        books = tokens.shape[-1]
+        latents = torch.stack([self.vectors[i][tokens[..., i]] for i in range(books)]).sum(0)
+        shift = torch.arange(books, device=tokens.device) * self.bins
+        x = self.table(tokens + shift).sum(-2) + self.proj(latents)
+        return self.ln(x + self.mlp(x))
+
+
+class Places:
+    """Where segments and tokens of a window are, in tokens; the window begins `offset` frames after its first token does."""
+
+    def __init__(self, config: DiffusionConfig, frames: int, tokens: int, offset: int, device: torch.device) -> None:
+        self.size, self.ratio, self.tokens = config.segment, config.read_ratio, tokens
+        self.starts = segment_starts(frames, config.segment, device) + offset
+        self.of_tokens = torch.arange(tokens, device=device) + 0.5
+
+    def columns(self, merged: int) -> Float[Tensor, "k s"]:
+        """The middle of each merged column of each segment."""
+        wide = self.size // merged
+        middle = (torch.arange(merged, device=self.starts.device) + 0.5) * wide
+        return (self.starts + middle[:, None]) / self.ratio
+
+    def shares(self) -> Float[Tensor, "s n"]:
+        """The share of each token in the time of a segment; beyond the ends of the tokens the outermost ones go on."""
+        frames = self.starts[:, None] + torch.arange(self.size, device=self.starts.device)
+        which = frames.div(self.ratio, rounding_mode="floor").clamp(0, self.tokens - 1)
+        shares = torch.zeros(len(which), self.tokens, device=which.device)
+        return shares.scatter_add_(1, which, torch.full(which.shape, 1 / self.size, device=which.device))
+
+
+class RoFormer(nn.Module):
+    """Attention along the segments, column by column, attention of all columns to the tokens, and an MLP, each with a norm before it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.ln_0, self.ln_1, self.ln_2 = (Norm(width) for _ in range(3))
+        self.qkv, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.merge_cross = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def split(self, x: Float[Tensor, "b t w"]) -> Float[Tensor, "b h t d"]:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+    def turned(self, x: Float[Tensor, "b t w"], positions: Float[Tensor, " t"]) -> Float[Tensor, "b h t d"]:
+        """Heads rotated by their positions."""
+        return rotate(
+            self.split(x), rotary_rows(positions.to(torch.promote_types(x.dtype, torch.float32)), self.width // self.heads)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "b k s w"], encoded: Float[Tensor, "b n w"], places: Places, alone: Bool[Tensor, " b"] | None
+    ) -> Float[Tensor, "b k s w"]:
+        rows, columns = x.shape[:2]
+        at = places.columns(columns)
+        q, k, v = self.qkv(self.ln_0(x).flatten(0, 1)).chunk(3, dim=-1)  # (B, K, S, W) -> (B * K, S, W)
+        seen = fused_attention(self.turned(q, at[0]), self.turned(k, at[0]), self.split(v))
+        x = x + self.merge(seen.transpose(1, 2).flatten(2)).unflatten(0, (rows, columns))
+        x = x + self.cross(self.ln_1(x), encoded, places, alone)
+        return x + self.mlp(self.ln_2(x))
+
+    def cross(
+        self, x: Float[Tensor, "b k s w"], encoded: Float[Tensor, "b n w"], places: Places, alone: Bool[Tensor, " b"] | None
+    ) -> Float[Tensor, "b k s w"]:
+        """Attention to the tokens, or of rows that are `alone` to the means of their own segments."""
+        columns, segments = x.shape[1:3]
+        q = self.turned(self.query(x).flatten(1, 2), places.columns(columns).flatten())
+        sequence, at, bias = encoded, places.of_tokens, None
+        if alone is not None:
+            sequence = torch.cat([encoded, x.mean(1)], dim=1)
+            at = torch.cat([at, places.columns(1)[0]])
+            token = torch.arange(sequence.shape[1], device=x.device) < encoded.shape[1]
+            hidden = token == alone[:, None]
+            bias = torch.zeros(hidden.shape, dtype=q.dtype, device=x.device).masked_fill(hidden, -torch.inf)[:, None, None]
+        k, v = self.key_value(sequence).chunk(2, dim=-1)
+        seen = fused_attention(q, self.turned(k, at), self.split(v), bias)
+        return self.merge_cross(seen.transpose(1, 2).flatten(2)).unflatten(1, (columns, segments))
+
+
+class DualPathBlock(nn.Module):
+    """Coarse path and fine path of all segments of a window."""
+
+    def __init__(self, config: DiffusionConfig, layer: int) -> None:
+        super().__init__()
+        self.merged, width = config.merged(layer), config.width
+        self.coarse, self.sru = RoFormer(width, config.heads), BidirectionalSRU(width)
+        self.film = nn.Linear(width, 2 * width)
+        self.ln_0, self.ln_1 = Norm(width), Norm(width)
+
+    def forward(
+        self, x: Float[Tensor, "b s k w"], conditions: Float[Tensor, "b s w"], encoded: Float[Tensor, "b n w"], places: Places,
+        alone: Bool[Tensor, " b"] | None,
+    ) -> Float[Tensor, "b s k w"]:  # fmt: skip
+        wide = x.shape[2] // self.merged
+        columns = x.unflatten(2, (self.merged, wide)).mean(3).transpose(1, 2)  # (B, S, K, W) -> (B, K', S, W)
+        coarse = self.coarse(columns, encoded, places, alone).transpose(1, 2).repeat_interleave(wide, dim=2)
+        y = self.ln_0(x + coarse)
+        fine = self.sru(y.flatten(0, 1)).view(y.shape)
+        scale, shift = self.film(conditions)[:, :, None].chunk(2, dim=-1)
+        return self.ln_1(y + fine * (1 + scale) + shift)
+
+
+class DualPathNetwork(nn.Module):
+    """Velocities (b t e) of noisy latents."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.angles = AngleEncoder(config.angle_width, width)
+        self.tokens = TokenEncoder(config)
+        self.into, self.out = nn.Linear(config.latent, width), nn.Linear(width, config.latent)
+        self.ln_0, self.ln_1 = Norm(width), Norm(width)
+        self.blocks = nn.ModuleList(DualPathBlock(config, layer) for layer in range(config.layers))
+
+    def forward(
+        self, z: Float[Tensor, "b t e"], angle: Float[Tensor, "b t"], tokens: Int[Tensor, "b n books"],
+        labels: Float[Tensor, "b 1 w"] | float = 0.0, offset: int = 0, alone: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b t e"]:  # fmt: skip
+        config, dtype = self.config, self.into.weight.dtype
+        frames, size = z.shape[1], config.segment
+        places = Places(config, frames, tokens.shape[1], offset, z.device)
+        angles, encoded = self.angles(angle.to(dtype)), self.tokens(tokens)
+        x = to_segments(self.ln_0(self.into(z.to(dtype)) + angles), size)
+        pooled = places.shares().to(encoded) @ encoded  # (S, N) (B, N, W) -> (B, S, W)
+        if alone is not None:
+            pooled = pooled.masked_fill(alone[:, None, None], 0.0)
+        # beyond the ends an angle of 0 would claim that frames are clean
+        conditions = to_segments(angles, size, edge=True).mean(2) + pooled + labels
+        for block in self.blocks:
+            x = block(x, conditions, encoded, places, alone)
+        return self.out(self.ln_1(from_segments(x, frames))).to(z.dtype)

@@ -1,0 +1,35 @@
+"""Simple recurrent units in both directions (Lei et al. 2018, arXiv:1709.02755): one matrix product, then an element-wise scan."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def scan(values: Float[Tensor, "n t d"], keep: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
+    """c_t = keep_t c_(t-1) + (1 - keep_t) values_t, from zeros on; time is short, so that a loop is fast enough."""
+    fresh = (1 - keep) * values
+    state, states = fresh[:, 0], []
+    for t in range(values.shape[1]):
+        state = torch.addcmul(fresh[:, t], keep[:, t], state) if t else state
+        states.append(state)
+    return torch.stack(states, dim=1)
+
+
+class BidirectionalSRU(nn.Module):
+    """Half of the channels run forwards, half backwards; a highway gate mixes states and inputs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Float[Tensor, "n t w"]) -> Float[Tensor, "n t w"]:
+        values, keep, out = self.gates(x).chunk(3, dim=-1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        keep, out = (keep.to(wide) + 1).sigmoid(), out.to(wide).sigmoid()
+        forwards = [each.chunk(2, dim=-1) for each in (values.to(wide), keep)]
+        both = [torch.cat([first, second.flip(1)], dim=-1) for first, second in forwards]
+        first, second = scan(*both).chunk(2, dim=-1)
+        states = torch.cat([first, second.flip(1)], dim=-1)
+        return (out * states + (1 - out) * x).to(x.dtype)

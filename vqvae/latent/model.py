@@ -1,0 +1,138 @@
+"""LatentCodec: audio to 16 numbers per frame and back, the KL autoencoder of MeLoDy (arXiv:2305.15719, section 4.2).
+
+    audio -> strided convolutions, each with a stack of residual blocks -> mean and variance -> stream "latent"
+    latent -> the same in reverse -> audio
+
+The mean is a tanh, so that latents lie in [-1, 1]; MeLoDy maps them there afterwards and clips some. In training the decoder gets
+a sample of the posterior, whose distance to a normal distribution of deviation `STD` costs a little: latents are then smooth, which a
+diffusion model needs. A song is processed on a fixed grid of blocks with the receptive field on both sides: in pieces it has the
+frames and samples that it has as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vqvae.codec import Codec, Sequences
+from vqvae.jukebox.blocks import DownStep, UpStep
+from vqvae.latent.config import GROWTH, OUT_KERNEL, STD, LatentConfig
+from vqvae.spectral.stream import Grid
+
+BLOCK = 256  # frames that are computed at once
+
+
+class Posterior(NamedTuple):
+    """What the encoder knows of the latents of audio."""
+
+    mean: Float[Tensor, "b t e"]
+    log_variance: Float[Tensor, "b t e"]
+
+    def kl(self) -> Float[Tensor, ""]:
+        """Nats per number that it is away from a normal distribution of deviation STD."""
+        relative = self.log_variance - 2 * math.log(STD)
+        return 0.5 * ((self.mean / STD).square() + relative.exp() - 1 - relative).mean()
+
+
+class LatentEncoder(nn.Module):
+    """Audio to mean and logarithm of the variance of each number."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        inputs = (config.channels, *config.widths)
+        self.steps = nn.Sequential(
+            *(DownStep(a, b, s, config.depth, growth=GROWTH) for a, b, s in zip(inputs, config.widths, config.strides))
+        )
+        self.out = nn.Conv1d(config.widths[-1], 2 * config.latent, 3, padding=1)
+
+    def forward(self, audio: Float[Tensor, "b c t"]) -> Posterior:
+        mean, log_variance = self.out(self.steps(audio)).mT.float().chunk(2, dim=-1)  # (B, 2E, T) -> 2 (B, T, E)
+        return Posterior(mean.tanh(), log_variance.clamp(-6, 6) - 6)  # it begins nearly without noise
+
+
+class LatentDecoder(nn.Module):
+    """Latents to audio."""
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__()
+        self.inlet = nn.Conv1d(config.latent, config.widths[-1], 3, padding=1)
+        outs = (config.out_width, *config.widths)
+        steps = zip(config.widths, outs, config.strides)
+        self.steps = nn.Sequential(
+            *(UpStep(a, b, s, config.depth, flat=True, growth=GROWTH, reverse=True) for a, b, s in reversed(list(steps)))
+        )
+        self.out = nn.Conv1d(config.out_width, config.channels, OUT_KERNEL, padding=OUT_KERNEL // 2)
+
+    def forward(self, latents: Float[Tensor, "b t e"]) -> Float[Tensor, "b c s"]:
+        return self.out(F.leaky_relu(self.steps(self.inlet(latents.mT)), 0.1)).float()
+
+
+class LatentCodec(Codec):
+    """The codec of the stream `latent`."""
+
+    config: LatentConfig
+
+    def __init__(self, config: LatentConfig, streams: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder = LatentEncoder(config), LatentDecoder(config)
+
+    @torch.no_grad()
+    def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return self.encode_long(audio, streams)
+
+    def encode_long(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
+        return super().encode_long(self.check_audio(audio), streams)
+
+    @torch.no_grad()
+    def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
+        return self.decode_long(self.check_latents(sequences[stream]), stream)
+
+    @torch.no_grad()
+    def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
+        """Blocks of the grid; samples after the last whole frame are left out."""
+        config, grid = self.config, Grid(self.config.reach, BLOCK)
+        rest = torch.zeros(config.channels, 0, device=self.device)
+        for audio, last in _with_last(blocks, rest):
+            rest = torch.cat([rest, audio.to(self.device)], dim=1)
+            whole = rest.shape[1] // config.hop * config.hop
+            frames = rest[:, :whole].unflatten(1, (-1, config.hop)).transpose(0, 1)  # (C, T * hop) -> (T, C, hop)
+            rest = rest[:, whole:]
+            for block in grid.push(frames, last):
+                mean = self.encoder(block.items.transpose(0, 1).flatten(1)[None]).mean[0]
+                yield {stream: block.cut(mean) for stream in streams}
+
+    def decoder_stream(self, stream: str) -> LatentDecoderStream:
+        return LatentDecoderStream(self)
+
+    def check_latents(self, values: Tensor) -> Float[Tensor, "b t e"]:
+        """`values` as float32; ValueError unless they are floats (b, t, latent)."""
+        if values.dim() != 3 or values.shape[-1] != self.config.latent:
+            raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {self.config.latent})")
+        return values.float()
+
+
+class LatentDecoderStream:
+    """Audio of latents that arrive over time."""
+
+    def __init__(self, codec: LatentCodec) -> None:
+        self.codec, self.grid = codec, Grid(codec.config.reach, BLOCK)
+
+    @torch.no_grad()
+    def push(self, values: Float[Tensor, "t e"], last: bool = False) -> Iterator[Float[Tensor, "c s"]]:
+        for block in self.grid.push(self.codec.check_latents(values[None])[0], last):
+            audio = self.codec.decoder(block.items[None])[0]
+            yield block.cut(audio.T, self.codec.config.hop).T
+
+
+def _with_last(blocks: Iterable[Tensor], empty: Tensor) -> Iterator[tuple[Tensor, bool]]:
+    """The blocks, then an empty one that is the last."""
+    for block in blocks:
+        yield block, False
+    yield empty, True
