@@ -34,7 +34,8 @@ def plant(tmp_path: Path):
 
 
 def test_docstrings_comments_and_messages_are_found_with_their_lines(plant):
-    source = '"""A module."""\n\n# one\n# block\nx = 1  # after code\n\n\ndef f():\n    """A function."""\n    raise E("four words are enough")\n'
+    source = '"""A module."""\n\n# one\n# block\nx = 1  # after code\n\n\ndef f():\n    """A function."""\n'
+    source += '    raise E("four words are enough")\n'
     assert plant(source) == [
         (1, "docstring", "A module."),
         (3, "comment", "one\nblock"),
