@@ -189,7 +189,7 @@ def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_o
     return spelled
 
 
-# ---- what is there already
+# ---- existing data
 
 
 @dataclass(frozen=True)

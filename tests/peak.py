@@ -1,8 +1,8 @@
 """The peak memory of real sampling runs compared with their plan: `python -m tests.peak NAME [--stored bf16] [--keep DIR]
 [flags of sample]`.
 
-NAME is a preset or a published set: a model folder of that shape is made in DIR (or a temporary place), its weights random,
-stored in float32, bf16 or fp16 and never in memory together, and `jukebox sample` runs on it in a process of its own. The
+NAME is a preset or a published set. A model folder of that shape is written to DIR (or a temporary folder), with random weights
+in float32, bf16 or fp16 that are never in memory together. Then `jukebox sample` runs on it in a separate process. The
 measurement is the kernel's VmHWM, the peak resident memory. It includes private pages (RssAnon: caches, activations, the
 interpreter) and pages of files (RssFile: the memory-mapped weights, and torch's libraries). File pages can be dropped and read
 again, but every step of decoding reads all weights. So they count; a plan without them would predict a run that mostly reads

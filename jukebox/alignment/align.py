@@ -156,7 +156,7 @@ class AlignmentTask:
 
     @property
     def step(self) -> float:
-        """Seconds a code."""
+        """Seconds per code."""
         return self.prior.config.hop / self.prior.config.sample_rate
 
     def chart(self) -> Chart:

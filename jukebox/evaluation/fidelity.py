@@ -42,9 +42,9 @@ def band_figures(
 def comb_level(audio: Float[Tensor, "*c t"], sample_rate: int, hop: int) -> float:
     """Mean dB by which the spectrum at multiples of a code rate stands above its neighbours: tones of a codec of that hop.
 
-    The power of the bin of each multiple is divided by the mean power of the bins next to it, up to a quarter of the way to the
-    next multiple and no more than 40 Hz, without the main lobe of the window. Music has tones there by chance, so compare with
-    the original. It is 0 if no multiple is below half the sample rate.
+    The power of the bin of each multiple is divided by the mean power of its neighbours. The neighbours extend up to a quarter
+    of the way to the next multiple and at most 40 Hz, without the main lobe of the window. Music has tones there by chance, so
+    compare with the original. It is 0 if no multiple is below half the sample rate.
     """
     n_fft = max(2**14, 2 ** (hop.bit_length() + 4))
     power = magnitudes(audio.reshape(-1, audio.shape[-1]).mean(0), n_fft, n_fft // 4, pad=True).square().mean(-1)  # (F,)

@@ -273,9 +273,9 @@ def sound_statistics(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int
 def sound_features(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int) -> Float[Tensor, "n 64"]:
     """Features of one piece, a row for each patch of .5 s (hop .25 s), equal for all sample rates from 22.05 kHz on.
 
-    Columns: mean (24) and standard deviation (24) over the patch of 24 log-mel bands of 40..11025 Hz in dB; mean and standard
-    deviation of the spectral flux in dB (2); mean and standard deviation of the peakiness in per cent (2); the shares of the
-    twelve pitch classes in per cent, largest first, so that the key does not matter (12).
+    The columns are mean (24) and standard deviation (24) over the patch of 24 log-mel bands of 40..11025 Hz in dB. Two are the
+    mean and standard deviation of the spectral flux in dB, and two those of the peakiness in per cent. Twelve are the shares of
+    the pitch classes in per cent, largest first, so that the key does not matter.
     """
     audio = torch.as_tensor(audio).float()
     x = audio.reshape(-1, audio.shape[-1]).mean(0)

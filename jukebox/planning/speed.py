@@ -1,6 +1,6 @@
 """Measure the decoding speed of this machine in half a second, before any model is loaded.
 
-`Speed` (jukebox/planning/sampling.py) has three numbers. All are measured by sampling from small priors: the fixed cost of a
+`Speed` (jukebox/planning/sampling.py) has three numbers. All are measured by sampling from small priors. They are the fixed cost of a
 layer, from two depths; the rate at which matrices are read for a few rows, from a wide prior; the rate of large products, as in
 a prefill. The matrices together are as large as the model's own, up to a limit, because what fits into a processor's cache is
 read faster.

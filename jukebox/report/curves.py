@@ -139,7 +139,7 @@ def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dic
 
 
 def chosen_curves(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str]) -> dict[str, dict[str, Curve]]:
-    """The curves of `only`, or all; UserError where there is none."""
+    """The curves of `only`, or all; UserError if there are none."""
     curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
     if not curves:
         raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")

@@ -15,7 +15,7 @@ from jukebox.report.run_page import words_of
 
 
 def read_alignment(folder: Path) -> Sequence[Mapping[str, Any]]:
-    """The alignment of each take of a run; empty where there is none that can be read."""
+    """The alignment of each take of a run; empty if it cannot be read."""
     with suppress(OSError, ValueError, KeyError):
         return json.loads((folder / "alignment.json").read_text(encoding="utf-8"))["samples"]
     return ()

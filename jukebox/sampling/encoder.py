@@ -29,7 +29,7 @@ BLOCK = 2**10  # frames that are read and decoded per block
 
 @dataclass
 class LevelEncoder:
-    """One level of a run being encoded by one process."""
+    """Encodes one level of a run in one process."""
 
     run: Run
     level: int

@@ -7,10 +7,10 @@
     noise       2 s of even level without tones: noise of any colour, as an untrained decoder makes it
     constant    2 s of an unchanging level: the hum of an untrained decoder
 
-Noise is even (the levels of frames of 23 ms spread by less than 1.5 dB) and either flat (median spectral flatness of frames of
-186 ms above .36; white noise has .56) or without lines (less than .05 of the energy of 60 to 5000 Hz is in bins 10 dB above the
-median of their band of 16 bins; noise of any colour has .01 to .04). Music has lines (above .09 where it is even), and a drum
-solo is not even.
+Noise is even: the levels of frames of 23 ms spread by less than 1.5 dB. It is also flat or without lines. Flat means a median
+spectral flatness of frames of 186 ms above .36; white noise has .56. Without lines means that less than .05 of the energy of 60
+to 5000 Hz is in bins 10 dB above the median of their band of 16 bins. Noise of any colour has .01 to .04. Music has lines
+(above .09 if it is even), and a drum solo is not even.
 
 An object of run.json has "kind", "start" and "end" (seconds of the first place), "text", and "level" and "sample" where it is
 of one.

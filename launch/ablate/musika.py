@@ -1,7 +1,7 @@
 """`jukebox ablate musika`: evaluation of latent GANs over seeds; each figure has a control.
 
-A unit is a seed and an arm: a copy of MODEL, whose second autoencoder is trained, in which a GAN is trained on the songs of
-DATA; in the arm "shuffled" a song has the tempo and note density of another song.
+A unit is a seed and an arm. It is a copy of MODEL, whose second autoencoder is trained, and a GAN is trained in it on the songs
+of DATA. In the arm "shuffled" a song has the tempo and note density of another song.
 
     codec     log magnitudes through both decoders, of held-out songs; control: the mean frame
     phases    multi-scale spectral distance of the decoded audio; controls: the same magnitudes with phase 0 and with random phases

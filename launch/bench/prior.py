@@ -1,7 +1,7 @@
 """Training speed of a prior, compared with transformers' port of the published one: `jukebox bench prior`.
 
-A training step (forward and backward pass, no optimiser) of one top prior in the published layout: ours in float32 and
-in bf16 autocast, the peer in float32, all with the same random weights, which the importer converts from the peer. A large
+A training step (forward and backward pass, no optimiser) of one top prior in the published layout is timed. Ours is in float32
+and in bf16 autocast, the peer in float32. All have the same random weights, which the importer converts from the peer. A large
 matrix product in each precision is timed in the same turns. It is the current rate of the machine, and a step's counted
 operations are reported as a share of it. Loss and gradients are compared.
 """

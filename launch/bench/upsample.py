@@ -1,10 +1,10 @@
 """Speed of writing the middle and bottom levels: autoregressive, or masked (parallel) decoding.
 
-Both arms run alternately in one process from the same random top codes of one window of 512 columns, at the same width, depth
-and dtype, with random weights of the published codebook (2048 codes per level, hops 8, 32, 128). Each arm has its fastest form.
-Autoregressive steps are compiled if possible, and windows do not overlap. A second row samples the windows in parallel, as
-`--parallel` does, with fewer steps. A third row has the steps in torch, like the passes. With MODEL and --data the two arms of
-a trained model are compared by audio distances instead.
+Both arms run alternately in one process from the same random top codes of one window of 512 columns. Width, depth and dtype are
+equal, and the weights are random, with the published codebook (2048 codes per level, hops 8, 32, 128). Each arm has its fastest
+form. Autoregressive steps are compiled if possible, and windows do not overlap. A second row samples the windows in parallel,
+as `--parallel` does, with fewer steps. A third row has the steps in torch, like the passes. With MODEL and --data the two arms
+of a trained model are compared by audio distances instead.
 """
 
 from __future__ import annotations

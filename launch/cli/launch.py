@@ -34,7 +34,7 @@ SHARED = ("train", "prepare", "encode", "sample", "continue", "branch", "upsampl
 
 
 def read_hostfile(path: str) -> tuple[tuple[str, int], ...]:
-    """((name, ranks), ...) of a file with a line a host: `name`, `name slots=8` or `name:8`; # begins a comment."""
+    """Read ((name, ranks), ...) from a file with one line per host: `name`, `name slots=8` or `name:8`; # begins a comment."""
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

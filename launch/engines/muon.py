@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): it orthogonalises the momentum of a
 matrix.
 
-The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982): learning rates of both have the same order of
-magnitude, and the scale does not depend on the layout of a matrix, (in, out) as here or (out, in). torch.optim.Muon has the
-same update, always in bf16, which takes half of a training step on processors without bf16 units; here they use float32.
+The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982). So learning rates of both have the same order of
+magnitude. The scale does not depend on the layout of a matrix, (in, out) as here or (out, in). The class torch.optim.Muon has
+the same update, always in bf16. On processors without bf16 units that takes half of a training step, so float32 is used there.
 """
 
 from __future__ import annotations

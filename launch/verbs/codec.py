@@ -239,7 +239,7 @@ def _run_all(
     from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
-    kept = f"finished files are kept in {files[0][1].parent}"
+    kept = f"the files that are done are kept in {files[0][1].parent}"
     expected = round(sum(_expected_seconds(path) for path, _ in files))
     with keeping(kept, lambda: done), progress(expected, title, unit="s") as bar:
 

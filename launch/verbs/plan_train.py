@@ -62,7 +62,7 @@ def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) ->
     assert entry
     prior = entry.config
     setup = Training(1, bf16=params.precision == "bf16", recompute=params.recompute, offload=params.offload, ema=False)
-    cost_of(prior, setup)  # raises where there is none
+    cost_of(prior, setup)  # raises if there is none
     counts = read_numbers(params.gpus, "--gpus", "numbers from 1 to 1048576 with commas between them", 1, 1 << 20) or (1,)
     stages = read_numbers(params.zero, "--zero", "numbers from 0 to 3 with commas between them", 0, 3)
     if not (0 <= batch <= LARGEST and 0 <= params.steps and 0 < network):

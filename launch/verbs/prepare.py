@@ -9,11 +9,11 @@ def prepare(
 ) -> None:  # fmt: skip
     """Read music and write manifest.parquet, refused.parquet and labels.json into a data folder.
 
-    It reads a folder with its sub-folders (artist and genre from the files' tags, lyrics from song.lrc or song.txt beside
-    song.mp3, else from the tags), or a .csv, .tsv or .jsonl with the columns path, artist, genres, lyrics (text, or the name of
-    a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is decoded: unreadable, truncated, too
-    short, silent and non-finite files are skipped and listed with the reason. An interrupted run is resumed by the same
-    command; under mpirun all ranks share the work.
+    It reads a folder with its sub-folders, or a table (.csv, .tsv or .jsonl). Artist and genre of files in a folder are from
+    their tags, lyrics from song.lrc or song.txt beside song.mp3, else from the tags. A table has the columns path, artist,
+    genres, lyrics (text, or the name of a .txt or .lrc file) and, in jsonl, words ([[word, start, end], ...]). Every file is
+    decoded: unreadable, truncated, too short, silent and non-finite files are skipped and listed with the reason. An
+    interrupted run is resumed by the same command; under mpirun all ranks share the work.
 
     source: folder, .csv, .tsv or .jsonl with the music; or several
     out: data folder to write; a folder with songs of another source is not changed, unless --add is given
@@ -34,7 +34,8 @@ def prepare(
     if (ranks := rank_and_ranks()[1]) > 1 and mpi_comm() is None:
         raise UserError(
             f"{variables()} show that this is one of {ranks} ranks, which cannot share this without MPI: unset both to "
-            f"prepare in one process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with mpi4py installed"
+            f"prepare in one process, or start it with mpirun -n {ranks} (or jukebox launch --with mpich or openmpi), with "
+            f"mpi4py installed"
         )
     journal = Path(out) / JOURNAL
     with keeping(

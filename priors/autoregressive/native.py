@@ -71,7 +71,7 @@ class Native:
 
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
-        self.held: list[Tensor] = []  # the tensors behind the pointers
+        self.held: list[Tensor] = []  # tensors of the pointers, kept alive
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
         state, hidden = config.state, config.hidden

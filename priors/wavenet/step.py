@@ -71,7 +71,7 @@ class NativeSteps(Stepwise):
             *(x for h in head for x in (h.w, h.b)),
         )
         dilations = torch.tensor(config.dilations, device="cpu")
-        # the tensors behind the pointers
+        # tensors of the pointers, kept alive
         self.held = [x.detach().contiguous() for x in (*weights, conditioning.steps, buffers.values, dilations, buffers.first)]
         self.position, self.batch, self.bins = position, len(conditioning.steps), prior.config.bins
         sizes = (

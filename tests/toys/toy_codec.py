@@ -27,7 +27,7 @@ HOP, BINS = 64, 16
 
 @dataclass(frozen=True)
 class ToyCodecConfig(CodecConfig):
-    """Its rate, and how many numbers a frame becomes."""
+    """Its rate, and the number of values per frame."""
 
     kind = "toy-codec"
     sample_rate: int = 8000

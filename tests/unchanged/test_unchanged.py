@@ -33,7 +33,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_pages():
-    """Pages have tests of their own, and drawing their images takes longer than sampling here."""
+    """Pages have separate tests, and their images take longer than sampling here."""
     with adapter.no_pages():
         yield
 

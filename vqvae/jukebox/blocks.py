@@ -94,7 +94,7 @@ class Upsampling(nn.ConvTranspose1d):
         self.flat = flat
 
     def kernel(self) -> Float[Tensor, "c w k"]:
-        """The kernel of the convolution, flattened if `flat`."""
+        """The kernel of the convolution; if `flat`, without its pattern of the period of the stride."""
         if not self.flat:
             return self.weight
         taps = self.weight.unflatten(2, (2, -1))  # (C, W, 2s) -> (C, W, 2, s)

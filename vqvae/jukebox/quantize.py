@@ -1,7 +1,7 @@
 """The codebook: nearest code, straight-through gradient, moving averages instead of gradients, restarts of dead codes.
 
 VQ-VAE (arXiv:1711.00937) with the EMA codebook of its appendix and the random restarts of Jukebox (arXiv:2005.00341, section
-3): if the moving average of a code's use falls below a threshold, the code is set to a random encoder output of the batch.
+3). If the moving average of a code's use falls below a threshold, the code is set to a random encoder output of the batch.
 Notable:
 - everything here is float32, also under autocast: distances are small differences of large numbers;
 - the moving averages are buffers, so training resumes exactly from a saved codebook (published files lack them);

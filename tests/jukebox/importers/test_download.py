@@ -70,7 +70,7 @@ def test_a_line_that_breaks_in_the_middle_is_resumed(server, tmp_path):
     assert path.read_bytes() == DATA
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
     assert [p.name for p in path.parent.iterdir()] == ["file"]
-    assert download(server.url, path) == path and len(server.asked) == 3  # what is there is not fetched again
+    assert download(server.url, path) == path and len(server.asked) == 3  # an existing file is not fetched again
 
 
 def test_a_part_of_an_earlier_run_is_continued_and_a_whole_one_only_named(server, tmp_path):

@@ -1,4 +1,4 @@
-"""The page of a training: every logged quantity is drawn at its values, and the page needs no network."""
+"""The page of a training: every logged quantity is plotted at its values, and the page needs no network."""
 
 from __future__ import annotations
 

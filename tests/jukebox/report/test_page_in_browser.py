@@ -143,7 +143,7 @@ def test_what_the_model_hears_comes_before_what_was_asked(browser, tmp_path):
     (run / "alignment.json").write_text(json.dumps({"samples": [heard]}))
     browser.open(write_page(run))
     assert browser.run(f"{SEEK}([0.3, 2.2])") == [[], ["again"]] * 3
-    assert "400 words are not heard" in browser.run("document.body.innerText")
+    assert "400 words were not found" in browser.run("document.body.innerText")
     assert browser.run("document.querySelector('.lyrics').textContent") == LYRICS
 
 

@@ -142,7 +142,7 @@ class Killed(Exception):
 
 
 def kill_every(monkeypatch, updates: int) -> list[int]:
-    """From now on the process dies at every so-manieth update of a masked prior; the passes of each level that it came to."""
+    """From now on the process dies at every n-th update of a masked prior; the passes of each level that it came to."""
     passes, plain = [], MaskedPrior._pass
 
     def run_pass(self, stream, state):

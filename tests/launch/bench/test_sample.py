@@ -1,4 +1,4 @@
-"""The bench of drawing codes: a row a case and dtype, and what a dtype costs in bits."""
+"""The bench of sampling: one row per case and dtype, and the bits of a dtype."""
 
 from __future__ import annotations
 

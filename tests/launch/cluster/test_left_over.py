@@ -81,4 +81,4 @@ def test_prepare_names_the_variables_that_make_it_one_of_several(tmp_path, monke
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert main(["prepare", str(tmp_path), "--out", str(tmp_path / "data")]) == 2
-    assert "RANK and WORLD_SIZE say that this is one of 4 ranks" in capsys.readouterr().err
+    assert "RANK and WORLD_SIZE show that this is one of 4 ranks" in capsys.readouterr().err

@@ -171,7 +171,7 @@ def test_a_pickle_that_is_a_program_is_not_run(tmp_path, capsys):
     assert run(tmp_path / "files") == 0  # beside the weights it does nothing
     path = tmp_path / "files" / flat("prior_level_2")
     torch.save({"model": {"prior.x_emb.weight": Bomb()}}, path, _use_new_zipfile_serialization=False)
-    assert run(tmp_path / "files", out="other") == 2  # among them it is refused
+    assert run(tmp_path / "files", out="other") == 2  # in the set it raises
     assert "unknown class" in capsys.readouterr().err
     assert not (tmp_path / "it_ran").exists() and not (tmp_path / "other").exists()
 

@@ -1,4 +1,4 @@
-"""Numbers that no machine can hold are refused by arithmetic, before anything is written or grows."""
+"""Numbers that no machine can hold are rejected by arithmetic, before anything is written or grows."""
 
 from __future__ import annotations
 

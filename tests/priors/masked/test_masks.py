@@ -127,7 +127,7 @@ def test_prompts_of_several_items_stand_side_by_side():
 
 
 def test_a_bit_rate_is_the_counted_codes_times_their_bits():
-    """At the published rates: 344.53 columns a second and 11 bits a code (reference: 3.79, 18.95 and 79.6 kb/s; 474 b/s)."""
+    """At the published rates: 344.53 columns a second and 11 bits per code (reference: 3.79, 18.95 and 79.6 kb/s; 474 b/s)."""
     n, rate = 8 * 441, 44100 / 128
     seconds = n / rate
     whole = masks.expand_to_levels(masks.everything(n))
