@@ -22,7 +22,7 @@ from launch.live.live import LiveControls
 READY = 1.0  # seconds of audio below which the next block is generated
 AHEAD = 3.0  # seconds that a client is sent before it can have played them
 PIECE = 0.25  # seconds that are sent at once
-PATIENCE = 15.0  # seconds without a client after which a session ends: enough to load a page again
+PATIENCE = 30.0  # seconds without a client after which a session ends: enough to load a page again
 TICK = 0.05  # seconds between two looks
 LONGEST = 0x7FFFFF00  # bytes of audio that the header of a stream promises; a player stops where it ends
 KEPT = 20  # changes that a session shows

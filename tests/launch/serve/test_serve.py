@@ -148,7 +148,8 @@ def hostile(rng: random.Random) -> tuple[str, str, Any, dict]:
             body,
             rng.choice([{"origin": "http://evil.example"}, {"host": "evil.example"}, {"content-type": "text/plain"}]),
         )
-    return rng.choice(["GET", "DELETE", "POST"]), f"{rng.choice(['', 'api/jobs/', 'vendor/', 'api/'])}{quoted}", None, {}
+    places = ["api/jobs/", "vendor/", "api/", *[""] * (name != ".")]  # "/." is the page itself
+    return rng.choice(["GET", "DELETE", "POST"]), f"{rng.choice(places)}{quoted}", None, {}
 
 
 def cut_upload(address: str) -> None:
