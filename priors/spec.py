@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -104,7 +104,7 @@ class PriorConfig(ABC):
     sample_rate: int
     labels: LabelConfig | None
     lyrics: LyricConfig | None
-    controls: Collection[str] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
+    controls: tuple[str, ...] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
     patch: int = 0  # frames that follow from their place alone, so that music can go on without end; 0: there are none such
 
     @property
