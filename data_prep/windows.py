@@ -1,7 +1,7 @@
 """Training windows: the excerpts for every step of every rank, as a pure function.
 
 Windows tile the songs. In each epoch every song is cut into windows with a random shift. So starts vary from epoch to epoch,
-but no part of a song is used twice before the others are used once. The order is a permutation that is computed on the fly 
+but no part of a song is used twice before the others are used once. The order is a permutation that is computed on the fly
 (a Feistel network with cycle walking, Black and Rogaway 2002). So a million songs need only a cumulative sum, and a run resumes at
 step N by computing step N.
 """

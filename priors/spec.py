@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -104,8 +104,8 @@ class PriorConfig(ABC):
     sample_rate: int
     labels: LabelConfig | None
     lyrics: LyricConfig | None
+    controls: tuple[str, ...] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
     patch: int = 0  # frames that depend on their position only, for music of unbounded length; 0: not supported
-    controls: Collection[str] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
 
     @property
     @abstractmethod

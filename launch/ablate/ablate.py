@@ -85,7 +85,7 @@ def ablate(
     if (models or corpus_seed >= 0) and not (what == "codec" and model):
         raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())
     if what == "codec" and model:
-        from launch.ablate.decodings import ablate_decodings
+        from launch.render.decodings import ablate_decodings
 
         ablate_decodings(Path(data), model, models, Path(out), songs, corpus_seed)
     else:

@@ -57,7 +57,7 @@ def train_and_measure(unit: Unit) -> Figures:
     (config, recipe), folder = shape_of(unit), unit.folder / "model"
     ModelFolder.create(folder, config)
     model = ModelFolder.create(folder, MuLawConfig(config.sample_rate))
-    stream = config.spec.streams[-1]
+    stream: Any = config.spec.streams[-1]
     unit.train(unit.new_task(model, stream.name, recipe))
     held = hold_out(model, unit.data, unit.songs, SECONDS)
     share, entropy = codebook_use(

@@ -26,9 +26,9 @@ from jukebox.evaluation.reconstruction import false_partials, rise_times
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
 from jukebox.model.recipe import Recipe
-from launch.ablate.decodings import SECONDS, reference_features, spectral_codec
 from launch.ablate.experiment import Arm, Comparison, Experiment, Figures, Unit
 from launch.engines.engine import TorchEngine
+from launch.render.decodings import SECONDS, reference_features, spectral_codec
 from launch.training.tasks.decoder import DecoderTask
 from launch.training.tasks.task import TaskSetup
 from vqvae.spectral.config import TOKENS

@@ -34,8 +34,8 @@ from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
 from jukebox.sampling.live import LiveMusic
 from jukebox.song import Song
-from launch.ablate.decodings import PHASES, Predicted
 from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, preset_and_codec, titled
+from launch.render.decodings import PHASES, Predicted
 from priors.conditioning.conditions import Conditions
 from priors.gan.config import GanParams
 from priors.gan.model import GanPrior

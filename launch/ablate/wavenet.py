@@ -116,8 +116,9 @@ def train_equally(unit: Unit, new_task: Callable[[Unit], Any], name: str = "trai
     if not measured.is_file():
         stream = preset.codec.spec.names[-1]
         base = unit.new_task(ModelFolder.create(unit.folder / "timed", preset.codec), stream, preset.codec_recipes[stream])
-        write_json(measured, max(2, round(unit.steps * seconds_per_step(base) / seconds_per_step(new_task(unit)))))
-    steps = json.loads(measured.read_text(encoding="utf-8"))
+        steps = max(2, round(unit.steps * seconds_per_step(base) / seconds_per_step(new_task(unit))))
+        write_json(measured, {"steps": steps})
+    steps = json.loads(measured.read_text(encoding="utf-8"))["steps"]
     unit.train(new_task(unit._replace(steps=steps)), name)
     return steps
 

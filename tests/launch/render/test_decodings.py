@@ -13,9 +13,9 @@ from data_prep.errors import UserError
 from data_prep.manifest import prepare
 from data_prep.synthetic.songs import make_corpus
 from jukebox.model.folder import ModelFolder
-from launch.ablate import decodings as D
 from launch.ablate.ablate import ablate
 from launch.engines.checkpoint import save_checkpoint
+from launch.render import decodings as D
 from vqvae.spectral.config import LATENTS, TOKENS, SpectralConfig
 from vqvae.spectral.model import SpectralCodec
 
