@@ -91,7 +91,7 @@ def compress(
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
     seconds, stream = (last - first) / opened.layout.per_second, model.spec.stream(next(iter(opened.per)))
-    if any(model.spec.stream(name).bins is None for name in opened.per):
+    if stream.bins is None or not all(model.spec.stream(name).bins for name in opened.per):
         raise UserError(f"{model.folder} samples latents, which have no bit rate; vary the song instead")
     inside = masks.at_most(last - first, kbps * 1000, stream.bins**stream.books, seconds, opened.per)
     keep = _within(inside, first, opened.layout.columns, opened.per)

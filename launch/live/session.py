@@ -92,7 +92,7 @@ def play(model: Path, seconds: float, switches: int, seed: int, info: LiveMusic)
     command = [sys.executable, "-m", "launch.cli", "live", str(model), "--out", "-", "--form", "raw"]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed)]
     channels, lines, found = info.codec.spec.channels, lines_of(switches), []
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "pipesize": PIPE}
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdin and process.stdout and process.stderr
         errors: list[str] = []

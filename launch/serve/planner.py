@@ -57,7 +57,7 @@ def check_ranges(asked: JobRequest, limits: Limits) -> None:
             raise UserError(f"{name[:40]} has {len(text)} characters; expected up to {MOST_TEXT}")
 
 
-def lyrics_of(asked: JobRequest) -> ParsedLyrics:
+def lyrics_of(asked: JobRequest | SongRequest) -> ParsedLyrics:
     """The lyrics of a request, with their times where they have some."""
     text = getattr(asked, "lyrics", "")
     if len(text) > MAX_CHARACTERS:
@@ -65,7 +65,7 @@ def lyrics_of(asked: JobRequest) -> ParsedLyrics:
     return parse_lyrics(text)
 
 
-def words_of(asked: JobRequest) -> Song | None:
+def words_of(asked: JobRequest | SongRequest) -> Song | None:
     """The song that a request describes; None where it describes none."""
     parsed, artist, genre = lyrics_of(asked), getattr(asked, "artist", ""), getattr(asked, "genre", "")
     song = Song(artist or None, (), parsed.text or None, tuple(parsed.times), genre=genre)

@@ -137,7 +137,7 @@ class ModelService:
             changes=session.changes, machine=self.machine,
         )  # fmt: skip
         try:
-            with closing(blocks):
+            with closing(blocks):  # type: ignore[type-var]
                 session.generate(blocks, Progress(level, self.model.spec.names[level], 0, total), callbacks)
         finally:
             self.sessions.pop(job.id, None)
