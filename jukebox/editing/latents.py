@@ -44,7 +44,7 @@ class LatentDecoding(NamedTuple):
 
 
 def latent_stream(info: ModelInfo) -> tuple[Stream, str]:
-    """A trained stream of latents and the route that decodes it (empty: its codec does); UserError where there is none.
+    """A trained stream of latents and the route that decodes it (empty: its codec does); UserError if there is none.
 
     One that a prior reads comes before one that its codec decodes.
     """

@@ -53,14 +53,12 @@ def ablate(
         copies of MODEL.
     treble: how the three-level codec preserves tones, hi-hats and quiet passages of recordings, with and without changes of its
         upsampling and losses, at equal CPU time; with --steps 2500 about 15 minutes of CPU time per seed.
-    decoder: the effect of discriminators on the decoder of MODEL's spectral codec, at equal CPU time; about 10 minutes per
-        seed.
+    decoder: the effect of discriminators on the decoder of MODEL's spectral codec, at equal CPU time; 10 minutes per seed.
     prompts: variations of held-out songs by the masked prior of MODEL with kept columns, levels and beats, compared with noise.
-    musika: a latent GAN trained in copies of MODEL: its latents, seams, style and controls, each with a negative control
-        (preset musika).
+    musika: a latent GAN trained in copies of MODEL: latents, seams, style and controls, each with a control (preset musika).
     melody: a latent diffusion trained in copies of MODEL, with chunks of several angles and without (preset melody): how it
         follows tokens, schedules and steps, continuation by chunks, each with a control.
-    bottleneck: argmax with and without its diversity loss, and a codebook with and without restarts, at equal steps.
+    bottleneck: argmax with and without its diversity loss, a codebook with and without restarts, at equal steps.
     wavenet: WaveNet and NSynth on signals of known structure, each figure with a control, and a table of held-out songs that
         five models reconstruct after equal CPU time (preset wavenet).
 
@@ -82,9 +80,10 @@ def ablate(
         raise UserError(f"--seeds {seeds}, --steps {steps}, --songs {songs}: expected at least 1, 10 and 1")
     if what not in WITHOUT_MODEL and not model:
         raise UserError(f"ablate {what} got no MODEL; expected the model folder whose codes are in DATA")
-    if (models or corpus_seed >= 0) and not (what == "codec" and model):
+    decodings = what == "codec" and model
+    if (models or corpus_seed >= 0) and not decodings:
         raise UserError(f"--models and --corpus_seed are for ablate codec with a MODEL; got ablate {what} {model}".rstrip())
-    if what == "codec" and model:
+    if decodings:
         from launch.render.decodings import ablate_decodings
 
         ablate_decodings(Path(data), model, models, Path(out), songs, corpus_seed)

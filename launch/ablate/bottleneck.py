@@ -47,7 +47,7 @@ def shape_of(unit: Unit) -> tuple[VQVAEConfig, Recipe]:
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError where there is none."""
+    """The corpus as samples, decoded before the processes that share it start; UserError if there is none."""
     config, _ = shape_of(unit)
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)

@@ -1,6 +1,6 @@
 """`jukebox ablate melody`: what latent diffusion learned over seeds, each figure beside a control.
 
-A unit is a seed and an arm: a copy of MODEL, whose codecs are trained, in which a diffusion is trained on the songs of DATA; in the arm
+A unit is a seed and an arm: a copy of MODEL, whose codecs are trained, in which a diffusion is trained on the songs of DATA. In the arm
 "one angle" a training window has one angle and no known frames. Windows are of held-out songs, with their own tokens.
 
     codec         mel distance of reconstructions over that of silence; control: the latents of another song

@@ -93,7 +93,7 @@ def thread_svg(found: Figures) -> str:
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError where there is none."""
+    """The corpus as samples, decoded before the processes that share it start; UserError if there is none."""
     config = find(unit.preset).codec.spec
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)

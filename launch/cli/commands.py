@@ -1,8 +1,8 @@
 """The command line: one table, verb -> function, called through fire.
 
-Notable: nothing heavy is imported to answer `--help` or to refuse a wrong word; text flags stay text (fire by itself
-reads `--artist 311` as a number and `--genre a,b` as a tuple), because every value is read by its annotation; a
-mistake of the user is one line on stderr and exit code 2, a bug of ours keeps its traceback.
+Notable: `--help` and errors in flags import nothing heavy. Text flags stay text, because every value is parsed by its annotation (fire
+alone reads `--artist 311` as a number and `--genre a,b` as a tuple). A mistake of the user is one line on stderr and exit code 2; a bug
+of ours keeps its traceback.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ _EXTRAS = {
     "unidecode": "gpl", "sounddevice": "live",
 }  # fmt: skip
 _PACKAGES = ("vqvae", "priors", "data_prep", "jukebox", "launch")
-# how torch says that memory is not there, on a CPU and on a GPU
+# messages of torch for missing memory, on a CPU and on a GPU
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
 _FULL_DISK = {
     errno.ENOSPC: "the disk is full",
@@ -230,7 +230,7 @@ JUKEBOX_TRACEBACK=1 prints the traceback of a one-line error
 
 
 def explain(error: BaseException) -> str | None:
-    """The one line for a mistake of the person or the state of their machine; None for a bug of ours.
+    """The one line for a mistake of the user or the state of their machine; None for a bug of ours.
 
     Known are: UserError; a full disk or memory, however deep torch or safetensors have wrapped it; an OSError about a named file;
     an optional package that is not installed; and a ValueError that one of our packages raised on purpose.

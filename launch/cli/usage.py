@@ -1,8 +1,8 @@
 """What a verb takes, read from its function: positionals, flags, their types, defaults and one line of meaning each.
 
-A verb is a plain function. Parameters before the `*` that have no default are positionals, all others are flags; the
-annotation gives the type, and `tuple[int, ...]` is typed as 2,1,0; below the summary of the docstring each parameter has one
-line, `name: what it is, unit` (a line indented further continues it). `shared_flags` shows the fields of
+A verb is a plain function. Parameters before the `*` that have no default are positionals, all others are flags. The annotation
+gives the type, and `tuple[int, ...]` is typed as 2,1,0. Below the summary of the docstring each parameter has one line, `name: what
+it is, unit` (a line indented further continues it). `shared_flags` shows the fields of
 dataclasses. Help, checks and error messages all come from this one reading.
 """
 
@@ -84,7 +84,7 @@ class Argument:
 
     @property
     def shown(self) -> str:
-        """The name as the person types it."""
+        """The name as the user types it."""
         return f"-- {self.name.upper()}" if self.rest else self.name.upper() if self.positional else f"--{self.name}"
 
     @property
@@ -123,7 +123,7 @@ class Usage:
 
     @property
     def rest(self) -> Argument | None:
-        """What takes the words behind a lone `--`, if anything does."""
+        """The parameter for the words after a lone `--`; None if there is none."""
         return next((a for a in self.arguments if a.rest), None)
 
     def line(self) -> str:
@@ -252,9 +252,9 @@ def nearest(word: str, known: Sequence[str], mark: str = "") -> str:
 def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
     """The texts typed for each argument by name, all known, none twice, none missing, each value readable. Raises UserError.
 
-    Both `--flag value` and `--flag=value`; `-` and `_` are the same in a flag's name; a truth is `--flag` or
-    `--noflag`; a value may be a negative number or a lone `-`, but one that begins with `--` needs the `=`; after a
-    lone `--` all words are positionals, or belong to the verb's `rest`.
+    Both `--flag value` and `--flag=value` are read; `-` and `_` are the same in a flag's name. A truth is `--flag` or `--noflag`. A
+    value may be a negative number or a lone `-`; one that begins with `--` needs the `=`. After a lone `--` all words are positionals,
+    or belong to the verb's `rest`.
     """
     flags = {a.name: a for a in usage.arguments}
     given: dict[str, str] = {}

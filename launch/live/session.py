@@ -37,7 +37,7 @@ ANSWER = re.compile(r"(\w+) (\S+) from second ([\d.]+) on")
 Wave = Float[np.ndarray, "c n"]
 
 
-class Change(NamedTuple):
+class ControlChange(NamedTuple):
     """A control, its new value, and the second of music from which it holds."""
 
     name: str
@@ -87,7 +87,7 @@ class Listener:
             return not (self.ended and self.taken == len(self.data))
 
 
-def play(model: Path, seconds: float, switches: int, seed: int, info: LiveMusic) -> tuple[Wave, list[Change], int]:
+def play(model: Path, seconds: float, switches: int, seed: int, info: LiveMusic) -> tuple[Wave, list[ControlChange], int]:
     """The music of `jukebox live`, its changes, and the underruns of a listener."""
     command = [sys.executable, "-m", "launch.cli", "live", str(model), "--out", "-", "--form", "raw"]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed)]
@@ -117,7 +117,7 @@ def play(model: Path, seconds: float, switches: int, seed: int, info: LiveMusic)
         raise UserError(f"jukebox live ended with code {process.returncode}: {' '.join(errors[-1:]).strip()}")
     for line in errors:
         if match := ANSWER.search(line):
-            found.append(Change(match[1], float(match[2]), float(match[3])))
+            found.append(ControlChange(match[1], float(match[2]), float(match[3])))
     samples = np.frombuffer(bytes(listener.data), "<i2").reshape(-1, channels).T
     return samples.astype(np.float32) / 2**15, found, listener.underruns
 
@@ -150,7 +150,7 @@ def session(model: str, *, out: str, seconds: float = 600.0, switches: int = 20,
     print(metrics.table([["live music", "figure"], *[[name, x] for name, x in figures.items() if name != "changes"]]))
 
 
-def change_figures(change: Change, made: Wave, steady: Wave, rate: int) -> dict[str, Any]:
+def change_figures(change: ControlChange, made: Wave, steady: Wave, rate: int) -> dict[str, Any]:
     """What is measured in 12 s before and after a change, and at the same place of the music without changes."""
     at, span = round(change.second * rate), round(SPAN * rate)
     found: dict[str, Any] = {"name": change.name, "value": change.value, "second": change.second}

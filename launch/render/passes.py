@@ -19,7 +19,7 @@ Method = tuple[type, str]
 PRIORS: Sequence[Method] = (
     (Transformer, "forward"), (Transformer, "prefill"), (Transformer, "step"), (Native, "__call__"), (DualPathNetwork, "forward"),
 )  # fmt: skip
-# a pass over a block of frames; layers of the three-level codec get the pieces of a block one by one
+# a pass over a block of frames; layers of the three-level codec get a block in pieces
 DECODERS: Sequence[Method] = (
     (SpectralDecoder, "hidden"), (LatentDecoder, "forward"), (Decoder, "forward"), (AutoencoderDecoder, "push"),
 )  # fmt: skip

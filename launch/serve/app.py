@@ -47,7 +47,7 @@ def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tu
         if line := explain(error):
             return reply(400, line)
         traceback.print_exception(error)
-        return reply(500, "the server has made a mistake; its log says where")
+        return reply(500, "the server has made a mistake; its log has the details")
 
     app.exception_handler(RequestValidationError)(invalid)
     app.exception_handler(UserError)(known)

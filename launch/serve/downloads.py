@@ -110,7 +110,7 @@ def _lines(folder: Path, take: int) -> list[Any]:
 
 
 async def _growing(run: Run, take: int, active: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """A wav header, and samples as they are written; the file begins anew where a job decodes it again, to the same samples."""
+    """A wav header, and samples as they are written; the file starts again if a job decodes it again, to the same samples."""
     path, sent = run.audio_path(run.finest, take - 1), 0
     yield header(LONGEST // (2 * run.request["channels"]), run.request["channels"], run.request["sample_rate"])
     while True:

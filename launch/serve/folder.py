@@ -84,7 +84,7 @@ class ServedFolder:
     # ---- runs
 
     def run(self, name: str) -> Path:
-        """The folder of a run; Missing where there is none of that name."""
+        """The folder of a run; Missing if there is no run of that name."""
         path = self.root / check_name(name)
         if path.is_symlink() or not (path / REQUEST).is_file():
             raise Missing(f"there is no run {name}")
@@ -180,7 +180,7 @@ class ServedFolder:
         return upload
 
     def upload(self, id: str) -> Upload:
-        """An upload by its id; Missing where there is none."""
+        """An upload by its id; Missing if there is none."""
         path = self.uploads / f"{check_name(id)}.json"
         if not path.is_file():
             raise Missing(f"there is no recording {id}; upload it again")

@@ -31,8 +31,8 @@ KEPT = 1000  # records of jobs that are over
 class ServedJob:
     """A job as the API shows it.
 
-    `request` is what was asked for, `run` the run folder that it writes, `weights` what share of its time each level takes, `share` (0
-    to 1) what is done, `place` its place in the queue (1 is next), `notes` warnings, `error` one sentence.
+    `request` is the request, `run` the run folder that it writes, `weights` the share of its time per level, `share` (0 to 1) what is
+    done. `place` is its place in the queue (1 is next), `notes` are warnings, `error` is one sentence.
     """
 
     id: str
@@ -115,7 +115,7 @@ class JobQueue:
         return self.job(id)
 
     def job(self, id: str) -> ServedJob:
-        """A job by its id; Missing where there is none."""
+        """A job by its id; Missing if there is none."""
         with self.changed:
             if id not in self.jobs:
                 raise Missing(f"there is no job {id[:40]}")
@@ -178,7 +178,10 @@ class JobQueue:
         except Cancelled:
             state = CANCELLED if job.id in self.stopped else WAITS
         except BaseException as problem:
-            state, error = FAILED, self.shown(explain(problem) or "") or "the server has made a mistake; its log says where"
+            state, error = (
+                FAILED,
+                self.shown(explain(problem) or "") or "the server has made a mistake; its log has the details",
+            )
             if not explain(problem):
                 traceback.print_exception(problem)
         with self.changed:

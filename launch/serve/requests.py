@@ -190,7 +190,7 @@ KINDS = {typing.get_args(typing.get_type_hints(each)["kind"])[0]: each for each 
 
 
 def from_json(data: Mapping[str, Any]) -> JobRequest:
-    """A request as its record has it; `dataclasses.asdict` undoes it."""
+    """The request of a record; the inverse of `dataclasses.asdict`."""
     values = dict(data)
     parts: dict[str, type[Any]] = {"params": SamplingFields, "prompt": KeptFields}
     for name in parts.keys() & values.keys():

@@ -23,8 +23,8 @@ def serve(
 
     model: folder of a trained model (empty, or the word shipped: the model that comes with the package)
     runs: folder of the runs; nothing outside of it is served
-    host: address to listen on; all but this machine's need a token
-    port: port to listen on (0: a free one)
+    host: address of the server; all but this machine's need a token
+    port: port of the server (0: a free one)
     token: word that every client must send (empty: $JUKEBOX_TOKEN; none on 127.0.0.1; elsewhere a random one, which is printed)
     """
     import uvicorn

@@ -2,9 +2,9 @@
 
     noise at angle pi / 2 -> a pass gives velocities, by which all unknown frames are rotated a step -> .. -> latents at angle 0
 
-Every frame has an angle of its own. In training the chunks of a window have different ones, and in a share of the windows some frames
-are clean, as they are in a window that continues or inpaints: known frames have the angle 0 and are never changed. The noise is that of
-absolute frames, so that windows agree. The paper's equation 6 draws angles from [0, 1]; they run to pi / 2.
+Every frame has an angle of its own. In training the chunks of a window have different angles, and in a share of the windows some frames
+are clean. A window that continues or inpaints has clean frames too: known frames have the angle 0 and are never changed. The noise is
+addressed by absolute frame, so that windows agree. The paper's equation 6 samples angles from [0, 1]; the range is [0, pi / 2].
 """
 
 from __future__ import annotations
