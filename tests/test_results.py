@@ -45,6 +45,13 @@ def of_card() -> Values:
     return {(row[0], name): [float(cell.split()[0])] for row in rows for name, cell in zip(header[1:], row[1:]) if cell != "-"}
 
 
+def of_recordings() -> Values:
+    """The figures of the codec in docs/evidence/recordings.csv, written by `make evidence-recordings`."""
+    with (ROOT / "docs" / "evidence" / "recordings.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["model"], row["part"]) == ("main", "codec")]
+    return {(row["row"], row["figure"]): [float(row["value"])] for row in rows}
+
+
 def table(section: str) -> list[tuple[str, str, str]]:
     """(row, column, cell) of the first table of a section of the page, without bold."""
     text = PAGE.partition(f"## {section}\n")[2].replace("**", "")
@@ -63,7 +70,10 @@ def agrees(cell: str, values: list[float]) -> bool:
     return bool(near) and all(near)
 
 
-@pytest.mark.parametrize("section, values, rows", [("Three seeds", of_seeds(), 13), ("The model of the package", of_card(), 5)])
+@pytest.mark.parametrize(
+    "section, values, rows",
+    [("Three seeds", of_seeds(), 13), ("The model of the package", of_card(), 5), ("Recordings", of_recordings(), 4)],
+)
 def test_a_table_has_the_figures_of_its_file(section, values, rows):
     cells = [(SOUNDS.get(row, row), FIGURES.get(name, name), cell) for row, name, cell in table(section) if cell]
     backed = [(row, figure, cell) for row, figure, cell in cells if any(row == sound for sound, _ in values)]

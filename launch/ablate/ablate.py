@@ -46,8 +46,7 @@ def ablate(
     """Run an ablation study over several seeds; print a table and write ablation.json.
 
     codec: restarts, the spectral loss, separate levels and large codebooks; about 25 minutes on two cores. With MODEL:
-        decodings by its spectral codec with other phases and fewer books, and the distance against bit rate and minutes
-        (decodings.json).
+        decodings by its spectral codec with other phases and fewer books, and the distance against bit rate and minutes.
     prior: lyrics as characters or as SentencePiece tokens, and the time bias, on the codes of MODEL; about 12 minutes.
     masked: the effect of music after a masked region, of the levels above and of more passes on a masked prior, trained in
         copies of MODEL.
