@@ -191,7 +191,7 @@ class EditJob:
             codes = {name: keep for name, keep in self.keep.items() if self.model.spec.stream(name).bins}
             part = {stream: keep[:, first * per[stream] : stop * per[stream]] for stream, keep in codes.items()}
             seconds += (stop - first) / self.layout.per_second
-            kept += int(masks.count_kept(part))
+            kept += int(masks.count_kept(part)) if part else 0  # an edit of latents alone has no codes
             full += sum(mask.numel() for mask in part.values())
         stream = self.model.spec.stream(next(iter(self.keep)))
         bits = stream.books * math.log2(stream.bins or 1) / seconds

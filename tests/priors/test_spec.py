@@ -93,7 +93,7 @@ def test_each_kind_has_its_own_sampling_parameters():
         "autoregressive": [*common, "guidance", "published"],
         "tokens": [*common, "guidance"],
         "masked": [*common, "passes", "noise"],
-        "wavenet": ["temperature", "top_k", "top_p"],
+        "wavenet": ["temperature", "top_k", "top_p", "tempo", "density"],
         "gan": ["truncation", "loop", "tempo", "density", "style"],
         "diffusion": ["steps", "token_guidance", "schedule"],
     }

@@ -285,7 +285,7 @@ def test_print_says_what_would_be_run_and_makes_nothing(tmp_path, capsys, monkey
     (("train", "prior", "DATA"), {"with_": "srun"}, "inside a SLURM job"),
     (("train", "prior", "DATA"), {"slurm": True}, "--ranks_per_node"),
     (("train", "prior", "DATA"), {"patience": 0.0}, "--patience"),
-    (("train", "prior", "DATA"), {"patience": 1800.0}, "below 1800, after which ranks give up"),
+    (("train", "prior", "DATA"), {"patience": 1800.0}, "below 1800, because ranks stop waiting"),
     (("train", "prior", "DATA"), {"hostfile": "/no/file"}, "cannot be read"),
 ])  # fmt: skip
 def test_what_cannot_be_launched_is_refused_before_anything_starts(words, flags, output):

@@ -251,8 +251,8 @@ def test_decoding_refuses_codes_that_are_none(small):
     for codes, words in (
         (torch.tensor([[0, 16]]), "expected 0 to 15"),
         (torch.tensor([[-1, 3]]), "expected 0 to 15"),
-        (torch.rand(1, 4), "whole numbers"),
-        (torch.tensor([1, 2]), "whole numbers"),
+        (torch.rand(1, 4), "expected integers"),
+        (torch.tensor([1, 2]), "expected integers"),
     ):
         with pytest.raises(ValueError, match=words):
             codec.decode({"vq.0": codes}, "vq.0")

@@ -93,7 +93,7 @@ def test_fewer_books_decode_and_codes_out_of_range_raise():
     assert made.decode({TOKENS: tokens[..., :1]}, TOKENS).shape == (1, 1, 150 * 256)
     with pytest.raises(ValueError, match="expected 0 to 15"):
         made.decode({TOKENS: tokens + 16}, TOKENS)
-    with pytest.raises(ValueError, match="whole numbers"):
+    with pytest.raises(ValueError, match="expected integers"):
         made.decode({TOKENS: tokens[..., 0]}, TOKENS)
 
 
