@@ -75,7 +75,8 @@ def draw_surely(
 
 
 def _pass(shares: Float[Tensor, "n k"], at: Float[Tensor, "n 1"]) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-    """Index where the running sum of shares passes `at`, and the sum before it; never an index with share 0."""
+    """First index at which the cumulative probability exceeds `at`, and the cumulative probability before it. Its probability
+    is never 0."""
     running = shares.cumsum(dim=-1)
     # rounding may move a number to the end of the sum or before its start: it is clamped to the sum
     found = torch.searchsorted(running, at.clamp(min=0).minimum(running[:, -1:] * (1 - 2**-22)), right=True)

@@ -78,9 +78,11 @@ def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
 
 
 def vqvae_state(published: Mapping[str, Tensor], config: VQVAEConfig) -> dict[str, Tensor]:
-    """A state dict for our VQVAE from the published one; ValueError naming the tensor that is missing or misshapen.
+    """Convert the published state dict to that of our VQVAE; ValueError with the name of a tensor that is missing or has
+    another shape.
 
-    The published files lack the codebook's moving averages; they start as if each code were used once per batch.
+    The published files lack the moving averages of the codebook. These averages start as if each code were used once per
+    batch.
     """
     with torch.device("meta"):
         expected = VQVAE(config).state_dict()

@@ -44,7 +44,7 @@ class Segment(NamedTuple):
 
 
 def starts(total: int, n_ctx: int, hop: int) -> list[int]:
-    """First frame of every window over `total` frames; a level shorter than a window is one window from 0."""
+    """Return the first frame of each window of a level of `total` frames. A level shorter than a window gets one window at 0."""
     if hop < 1:
         raise ValueError(f"hop of {hop} codes between windows; expected at least 1")
     if total <= n_ctx:
@@ -68,9 +68,11 @@ def prefix_windows(total: int, n_ctx: int, hop: int, begin: int = 0, published: 
 
 
 def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> Iterator[Segment]:
-    """Independent windows; each begins `overlap` frames early and drops its frames up to `begin`.
+    """Plan windows that are sampled independently. Each starts `overlap` frames before `begin`, and its frames before `begin`
+    are dropped.
 
-    The first window has the given frames, if any, as its prompt. The last one begins earlier, to end with the level.
+    The first window has the given frames, if any, as its prompt. The last window is shifted to an earlier start, so that it
+    ends at the last frame of the level.
     """
     while begin < total:
         start = max(0, min(begin - overlap, total - n_ctx))
@@ -107,7 +109,7 @@ def mask_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> list[tuple[int,
 
 
 def _regions(unknown: Bool[np.ndarray, " n"], apart: int) -> Iterator[tuple[int, int]]:
-    """From the first to the last unknown frame, of those that are at most `apart` from each other."""
+    """Group unknown frames that are at most `apart` frames from each other; yield the range (first, stop) of each group."""
     todo = np.flatnonzero(unknown).tolist()
     breaks = [i for i in range(1, len(todo)) if todo[i] - todo[i - 1] > apart]
     for begin, end in zip([0, *breaks], [*breaks, len(todo)]):

@@ -1,12 +1,14 @@
-"""`jukebox ablate melody`: what latent diffusion learned over seeds, each figure beside a control.
+"""`jukebox ablate melody`: what latent diffusion learns, over several seeds; each metric stands beside a control.
 
-A unit is a seed and an arm: a copy of MODEL, whose codecs are trained, in which a diffusion is trained on the songs of DATA. In the arm
-"one angle" a training window has one angle and no known frames. Windows are of held-out songs, with their own tokens.
+A unit is one seed of one arm. It trains a diffusion prior on DATA in a copy of MODEL, whose codecs are already trained. In the
+arm "one angle" a training window has one diffusion angle (noise level) and no known frames. Measured windows come from
+held-out songs and are conditioned on the tokens of these songs.
 
-    codec         mel distance of reconstructions over that of silence; control: the latents of another song
+    codec         mel distance of reconstructions divided by that of silence; control: the latents of another song
     following     share of windows whose audio is nearest to the song of their tokens; control: tokens of the next window
-    schedule      Frechet distance of windows for both schedules and several numbers of steps, with equal noise
-    deviation     deviation of sampled latents over that of true ones
+    schedule      Frechet distance of windows for the linear and the uniform schedule and several numbers of steps, with equal
+    noise
+    deviation     standard deviation of sampled latents divided by that of true ones
     continuation  the same of the last of eight chunks over that of the first, and jumps between chunks over jumps inside
 """
 

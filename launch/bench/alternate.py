@@ -107,7 +107,7 @@ def median_cpu(times: Times) -> float:
 
 
 def median_ratio(ours: Times, theirs: Times) -> float:
-    """Speed-up of our side: the median over turns of the ratio of both sides."""
+    """Speed-up of our implementation: the median over turns of the other side's time divided by ours."""
     return statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True))
 
 

@@ -84,7 +84,7 @@ def plain(text: str) -> str:
 
 
 def song_line(row: SongRow) -> str:
-    """The metadata of a song in one line; - for missing values."""
+    """Format the metadata of a song as one line, with `-` for missing values."""
     lyrics = "times" if row.word_times else "lyrics" if row.lyrics else "-"
     named = (row.artist or "-", ", ".join(row.genres) or "-", row.licence or "-", row.path)
     return plain(

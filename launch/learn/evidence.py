@@ -119,7 +119,7 @@ def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> 
 
 
 def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -> Figures:
-    """Figures of reconstructions of tracks: means over tracks, and a pooled Frechet distance."""
+    """Metrics of reconstructed tracks: means over the tracks, and one Frechet distance of all tracks together."""
     pairs = [(mono_sound(x), mono_sound(y)[: x.shape[-1]]) for x, y in zip(made, true, strict=True)]
     edges = (*EDGES, rate / 2)
     bands = torch.cat([metrics.band_energy_db(y[None], x[None], rate, edges) for x, y in pairs]).mean(0).tolist()

@@ -112,7 +112,8 @@ def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
 
 
 def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
-    """One song of each artist, then a second one of each, and so on; artists with the most songs come first, songs by a hash."""
+    """Order songs by turns: one of each artist, then a second one of each, and so on. Artists are sorted by number of songs,
+    songs by a hash."""
     artists: dict[str, list[MusicPiece]] = {}
     for piece in sorted(pieces, key=lambda piece: hashlib.sha256(piece.song.path.encode("utf-8", "replace")).hexdigest()):
         artists.setdefault(piece.song.artist or "", []).append(piece)

@@ -176,7 +176,7 @@ def mean_figures(songs: Sequence[Figures]) -> Figures:
 def decoding_row(
     codec: SpectralCodec, songs: Sequence[HeldOutSong], decoding: Decoding, reference: Float[Tensor, "n d"], sound: Path
 ) -> Figures:
-    """A row of the table, means over songs; the first song's audio is kept in `sound`."""
+    """One row of the table of decodings, averaged over songs. The first song's audio is written to the folder `sound`."""
     rate = codec.config.sample_rate
     decode_as(codec, songs[0], decoding)  # first calls allocate
     made = [decode_as(codec, song, decoding) for song in songs]

@@ -26,7 +26,7 @@ DECODERS: Sequence[Method] = (
 
 
 class Passes:
-    """How many there were of priors, and of decoders of codecs."""
+    """Counts of the forward passes of priors and of codec decoders."""
 
     def __init__(self) -> None:
         self.priors = self.decoders = 0
@@ -34,7 +34,7 @@ class Passes:
 
 @contextmanager
 def counted() -> Iterator[Passes]:
-    """Counts every pass until it is left; in this thread's process, whichever model it is of."""
+    """Count every pass of any model in this process until the context is left."""
     passes, kept = Passes(), [(kind, name, getattr(kind, name)) for kind, name in (*PRIORS, *DECODERS)]
     for kind, name, method in kept:
         setattr(kind, name, _counting(method, passes, "priors" if (kind, name) in PRIORS else "decoders"))

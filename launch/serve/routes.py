@@ -125,7 +125,7 @@ def run_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("")
     def runs() -> list[dict[str, Any]]:
-        """The newest runs of the served folder."""
+        """Return the most recent runs of the served folder."""
         return folder.runs()
 
     @router.get("/{name}")

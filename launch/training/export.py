@@ -63,7 +63,7 @@ def chosen(folder: Path, step: int) -> Checkpoint:
 
 
 def copy_model(home: Path, target: Path) -> None:
-    """Copy the model folder `home` without its trainings."""
+    """Copy the model folder `home` without its training folders (checkpoints and logs)."""
     if not (home / "config.json").is_file():
         raise UserError(f"{home} holds no model; give --out a model folder for the weights to go into")
     shutil.copytree(home, target, ignore=shutil.ignore_patterns("training", ".lock", "*.tmp"), dirs_exist_ok=True)

@@ -222,7 +222,8 @@ class Trainer:
         return self.task.phase_loss(phase, batch, place, shared)
 
     def _agree(self, step: int, stop: Stop, started: float) -> str:
-        """How the run ends after this step ("stopped", "time"), or "done"; the same on all ranks."""
+        """Return why the run would end after this step, the same on all ranks: "stopped" (interrupted), "time" (limit reached)
+        or "done"."""
         from launch.cluster.group import largest
 
         beat("agreeing with the others", step)

@@ -24,9 +24,9 @@ def evaluate(
     model: folder of a trained model
     data: data folder made by `prepare`, whose split "test" is used
     out: json file to write (empty: evaluation.json in the model folder); figures of other data are not overwritten
-    windows: windows of codes to measure each prior on
+    windows: number of windows of codes on which each prior is measured
     songs: held-out songs to use (0: all)
-    seed: seed of the choice of windows and of false conditions
+    seed: seed of the choice of windows and of the false conditions that serve as controls
     threads: CPU threads (0: all)
     device: cpu, cuda, or auto: a GPU if there is one; the priors run there
     export: folder to write instead, for metrics of other programs: each held-out song, its reconstructions, and a generated

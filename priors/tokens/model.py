@@ -1,12 +1,14 @@
-"""TokenPrior: frames of several codes, autoregressive, one step of the trunk per frame (MusicLM's stages in one model).
+"""TokenPrior: an autoregressive model of frames with several codes each. The trunk has one step per frame (MusicLM's stages in
+one model).
 
     inputs   start | frame 0 | frame 1 | ...    + artist and genre + timing + what is sung, frame by frame
     trunk    causal blocks with rotary positions
     head     codes of frame 0 | frame 1 | ..., book by book (`priors/tokens/head.py`)
 
-Notable: similar codes have similar embeddings from the start, because embedding and prediction also use the codec's vectors. In
-training some input codes are replaced at random, so that the prior does not depend on single codes. Otherwise it memorises a
-small corpus.
+Similar codes have similar embeddings from the first step, because the embedding and the logits include the codebook vectors of
+the codec. In
+training some input codes are replaced at random, so that the prior does not depend on single codes. Without this replacement
+the prior memorises a small corpus.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ class TokenPrior(Prior):
         return x + conditioning.steps[:, : x.shape[1]]
 
     def hidden(self, codes: Int[Tensor, "b t books"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
-        """The trunk's output, with the conditions again, at the step of each frame (teacher-forced)."""
+        """The trunk's output for each frame (teacher-forced), with the conditions added a second time."""
         y = self.trunk(self.embed(codes[:, :-1], conditioning))
         return self.finish(y, conditioning.steps[:, : y.shape[1]])  # type: ignore[index]
 

@@ -59,7 +59,7 @@ class Block(nn.Module):
         return self.finish(x, self.attn(x, encoded, distance, self.ln_0))
 
     def prefill(self, x: Tensor, cache: Cache | CrossCache) -> Tensor:
-        """All steps of a prompt in parallel, storing their keys and values in the cache."""
+        """Compute all positions of a prompt in parallel, and store their keys and values in the cache."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias[:, :, : x.shape[1]]

@@ -115,7 +115,8 @@ class WaveNetPrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, WaveNetParams]
     ) -> DecodeState[WaveNetParams]:
-        """The buffers after the known samples; equal to those of the previous window if the known samples cover the receptive field."""
+        """Compute the layer buffers from the known samples. They equal those of the previous window if the known samples cover
+        the receptive field."""
         codes = known_prefix(self.stream, window, known, self.config.n_ctx)
         cond = self._with_controls(cond, params[self.stream])
         numbers = uniforms(noise.sequential(), window.length - codes.shape[1]).to(codes.device)

@@ -142,7 +142,7 @@ class ReconstructionLoss:
         return terms, metrics
 
     def _wave(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
-        """Signals that waveform errors compare; in the published form the audio itself."""
+        """The signals on which the waveform loss is computed. In the published form these are the audio itself."""
         wave = emphasise(audio, self.config.pre_emphasis)
         return wave if self.level is None else wave / self.level
 
