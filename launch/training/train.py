@@ -8,7 +8,7 @@ Several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) train each p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,15 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
     if tuning.from_model or tuning.tune != "all" or tuning.rehearse:
         known = check_tuning(TASKS.load(kind), tuning.from_model, known, folder, Path(tuning.rehearse or folder))
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
+
+
+def for_deepspeed(changes: Mapping[str, Any], recipes: Iterable[Recipe]) -> dict[str, Any]:
+    """The changes of recipes that DeepSpeed trains: a recipe's own Muon is replaced by AdamW, with a line; --muon itself raises later."""
+    if "muon" in changes or not any(recipe.muon for recipe in recipes):
+        return dict(changes)
+    if who()[0] == 0:
+        print("this recipe uses Muon, which needs whole matrices; with DeepSpeed all weights are trained by AdamW", flush=True)
+    return {**changes, "muon": 0.0}
 
 
 def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams) -> Recipe:
@@ -196,6 +205,8 @@ def train(
     check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     wanted = choose_parts(what, chosen, parts, tuning, folder)
+    if who()[1] > 1 or parallel.needs_deepspeed:
+        changes = for_deepspeed(changes, [preset.parts(kind)[name] for name in wanted])
     model = copied(old, target) if old else open_model(target, folder, preset, () if creates else wanted)
     model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
