@@ -67,6 +67,8 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
 
 def for_deepspeed(changes: Mapping[str, Any], recipes: Iterable[Recipe]) -> dict[str, Any]:
     """The changes of recipes that DeepSpeed trains: a recipe's own Muon is replaced by AdamW, with a line; --muon itself raises later."""
+    from launch.cluster.group import who
+
     if "muon" in changes or not any(recipe.muon for recipe in recipes):
         return dict(changes)
     if who()[0] == 0:
