@@ -85,7 +85,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
         figures = summarise(out)
     print("\n" + figures)
     print("\n" + clock.table())
-    print(f"\nto listen open {out / 'index.html'}")
+    print(f"\nto listen, open {out / 'index.html'} in a browser")
 
 
 def make_first_song(command: Command, out: Path) -> None:
@@ -93,7 +93,7 @@ def make_first_song(command: Command, out: Path) -> None:
     if not (SHIPPED / CONFIG).is_file():
         return print("this package comes without a trained model (`make model` makes it): the first song follows the training")
     run_lanes(out, [[[command[0], SHIPPED_WORD, *command[2:]] if command[0] == "sample" else command]])
-    print(f"to listen open {out / FIRST / 'index.html'}")
+    print(f"to listen, open {out / FIRST / 'index.html'} in a browser")
 
 
 def write_requests(out: Path, seconds: float, seed: int) -> tuple[str, str]:

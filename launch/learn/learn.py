@@ -99,7 +99,9 @@ class Learning:
             self._record(done=[*self.state["done"], "page"])
             print("\n" + self.clock.table())
         page = self.songs / "index.html"
-        print(f"\nto listen open {page}; another song: jukebox sample {shlex.quote(str(self.model))} --seconds 30")
+        print(
+            f"\nto listen, open {page} in a browser; another song: jukebox sample {shlex.quote(str(self.model))} --seconds 30"
+        )
 
     def _plan(self) -> LearnPlan:
         """The recorded plan, or a new one with the table of the music, which is recorded and printed."""

@@ -328,7 +328,7 @@ def _print_summary(run: Run) -> None:
         return print(f"codes are in {run.folder}")
     if run.n_samples > 1:
         print(f"{run.n_samples} takes; continue the one you like: jukebox branch {run.folder} --take N --seconds S")
-    print(f"to play it open {run.folder / 'index.html'}, or play {run.folder / 'audio'}")
+    print(f"to play it, open {run.folder / 'index.html'} in a browser, or play {run.folder / 'audio'}")
 
 
 def _print_seams(run: Run) -> None:

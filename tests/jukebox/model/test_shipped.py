@@ -72,7 +72,7 @@ def test_the_demo_begins_with_a_song_of_it(package, tmp_path):
     code = "import sys, pathlib; from launch.demo.demo import make_first_song as make; make(sys.argv[2:], pathlib.Path(sys.argv[1]))"
     folder = tmp_path / "first_song"
     done = call(package, str(tmp_path), "sample", "MODEL", "--seconds", "1", "--out", str(folder), code=code)
-    assert done.returncode == 0 and f"to listen open {folder / 'index.html'}" in done.stdout, done.stderr
+    assert done.returncode == 0 and f"to listen, open {folder / 'index.html'}" in done.stdout, done.stderr
     assert (folder / "index.html").is_file()
 
 
