@@ -262,7 +262,7 @@ def test_figures_of_the_masked_prior_are_ratios_seed_by_seed():
     assert rows["level 2, half hidden: bits"]["values"] == [4.0, 5.0, 6.0]
     assert rows["frechet of 12 passes / of 1"]["values"] == [0.25, 0.3, 0.35]
     assert rows["bottom from the levels above: mel, ratio"]["mean"] == 0.25
-    assert "another song: frechet" in rows and "middle and bottom one code after another: mel" not in rows
+    assert "another song: frechet" in rows and "middle and bottom autoregressively: mel" not in rows
 
 
 @pytest.mark.long
@@ -280,6 +280,6 @@ def test_a_masked_prior_is_trained_in_a_copy_of_the_model_and_measured(tmp_path,
     ablate("masked", str(data), str(model), out=str(tmp_path / "out"), seeds=1, steps=10, songs=3, processes=1, preset="test")
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
     what = {row["what"]: row["mean"] for row in kept["rows"]}
-    assert what["level 0, half hidden: unigram bits"] > 0 and "middle and bottom one code after another: mel" in what
+    assert what["level 0, half hidden: unigram bits"] > 0 and "middle and bottom autoregressively: mel" in what
     assert sorted(path.name for path in model.iterdir()) == before
     assert ModelFolder.from_pretrained(tmp_path / "out" / "units" / "masked_0" / "model").prior("masked")

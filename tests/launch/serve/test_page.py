@@ -236,6 +236,9 @@ def test_every_tab_fits_every_screen_and_the_keyboard_reaches_it(width, scheme, 
         opened.check()
         if name != "Library":
             opened.shot(f"{name.lower()}_{width}_{scheme}")
+    form = opened.tab("Write")
+    form.get_by_label("Seconds").fill("1")
+    opened.submit(form)
     opened.page.get_by_role("tab", name="Library").click()
     opened.page.locator("#runs button").first.click()
     opened.page.wait_for_selector("#song:not([hidden]) h2")
