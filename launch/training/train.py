@@ -8,7 +8,7 @@ Several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) train each p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,22 +65,20 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
     return choose_by_level(levels, {preset.level_of(part): part for part in known})
 
 
-def for_deepspeed(changes: Mapping[str, Any], recipes: Iterable[Recipe]) -> dict[str, Any]:
-    """The changes of recipes that DeepSpeed trains: a recipe's own Muon is replaced by AdamW, with a line; --muon itself raises later."""
+def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams, parallel: ParallelConfig) -> Recipe:
+    """The recipe of a part: that of the preset or of fine-tuning, with the changes.
+
+    Muon needs whole matrices. Where DeepSpeed trains, AdamW replaces the Muon of a recipe, with a line; --muon itself raises later.
+    """
     from launch.cluster.group import who
-
-    if "muon" in changes or not any(recipe.muon for recipe in recipes):
-        return dict(changes)
-    if who()[0] == 0:
-        print("this recipe uses Muon, which needs whole matrices; with DeepSpeed all weights are trained by AdamW", flush=True)
-    return {**changes, "muon": 0.0}
-
-
-def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams) -> Recipe:
-    """The recipe of a part: that of the preset or of fine-tuning, with the changes."""
     from launch.training.tasks.finetune import tuned
 
-    return replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
+    made = replace(tuned(recipe, tuning.tune) if tuning.from_model and tuning.tune != "lyrics" else recipe, **changes)
+    if not made.muon or "muon" in changes or (who()[1] == 1 and not parallel.needs_deepspeed):
+        return made
+    if who()[0] == 0:
+        print("this recipe uses Muon, which needs whole matrices; with DeepSpeed all weights are trained by AdamW", flush=True)
+    return replace(made, muon=0.0)
 
 
 def needs_codec(preset: Preset, parts: Sequence[str]) -> bool:
@@ -207,8 +205,6 @@ def train(
     check_flags(is_codec, run, tuning, engine, keep)
     changes, cache = recipe.changes(is_codec, recompute), Path(run.cache) if run.cache else None
     wanted = choose_parts(what, chosen, parts, tuning, folder)
-    if who()[1] > 1 or parallel.needs_deepspeed:
-        changes = for_deepspeed(changes, [preset.parts(kind)[name] for name in wanted])
     model = copied(old, target) if old else open_model(target, folder, preset, () if creates else wanted)
     model.add_preset(chosen)
     with contextlib.ExitStack() as locks:
@@ -217,7 +213,7 @@ def train(
             first(lambda place=place: record_songs(target, training_rows(place)))
         setups = [
             TaskSetup(
-                model, name, folder, recipe_of(preset.parts(kind)[name], changes, tuning), run.seed, device,
+                model, name, folder, recipe_of(preset.parts(kind)[name], changes, tuning, parallel), run.seed, device,
                 None if is_codec else preset.priors.get(name), run.from_audio, parallel.stage == 3 and who()[0] > 0, cache,
             )
             for name in wanted

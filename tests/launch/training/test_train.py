@@ -27,10 +27,11 @@ from launch.engines.checkpoint import load_checkpoint
 from launch.engines.deepspeed_config import ParallelConfig
 from launch.engines.speed import has_bf16
 from launch.training.log import read_log
+from launch.training.params import FinetuneParams
 from launch.training.tasks.codec import VQVAETask, blend, blend_shares, random_gains
 from launch.training.tasks.prior import PriorTask
 from launch.training.tasks.task import TaskSetup
-from launch.training.train import for_deepspeed, train
+from launch.training.train import recipe_of, train
 from launch.training.trainer import Trained, fit
 from priors.transformer.trunk import Transformer
 
@@ -534,9 +535,9 @@ def test_a_prior_that_saw_no_lyrics_is_recorded_as_such_and_its_users_are_warned
             path.with_suffix(".txt").write_text("the wind will run")
 
 
-def test_a_recipe_with_muon_is_trained_by_adamw_on_several_ranks_and_the_flag_itself_is_kept(capsys):
-    recipes = [find("spectral").prior_recipes["tokens"]]
-    assert recipes[0].muon and for_deepspeed({"steps": 3}, recipes) == {"steps": 3, "muon": 0.0}
+def test_a_recipe_with_muon_is_trained_by_adamw_where_deepspeed_trains_and_the_flag_itself_is_kept(capsys):
+    recipe, tuning, many = find("spectral").prior_recipes["tokens"], FinetuneParams(), ParallelConfig(zero=1)
+    assert recipe.muon and recipe_of(recipe, {"steps": 3}, tuning, many) == replace(recipe, steps=3, muon=0.0)
     assert "all weights are trained by AdamW" in capsys.readouterr().out
-    assert for_deepspeed({"muon": 0.01}, recipes) == {"muon": 0.01}, "which then raises"
-    assert for_deepspeed({}, [find("test").prior_recipes["prior_1"]]) == {} and not capsys.readouterr().out
+    assert recipe_of(recipe, {"muon": 0.01}, tuning, many).muon == 0.01, "which then raises"
+    assert recipe_of(recipe, {}, tuning, ParallelConfig()) == recipe and not capsys.readouterr().out
