@@ -118,7 +118,8 @@ def run_pieces(run: Run, start: float = 0.0, seconds: float | None = None) -> li
     for i, entry in enumerate(asked["samples"]):
         audio = sound.read(run.audio_path(level, i), start=begin, seconds=length)[0]
         song = cut_song(song_of_entry(entry, asked["total_seconds"]), begin, length)
-        found.append(EvaluatedSong(audio, song, None if begin or seconds else run.codes(level, [i])[0]))
+        has_codes = not begin and not seconds and run.stream(level).bins  # latents have no codes to compare
+        found.append(EvaluatedSong(audio, song, run.codes(level, [i])[0] if has_codes else None))
     return found
 
 
@@ -135,7 +136,7 @@ def run_rows(corpus: Corpus, recogniser: Recogniser, runs: Mapping[str, Path], h
     return song_rows(groups, recogniser, corpus.training())
 
 
-def table(model: str, data: str, *runs: str, recogniser: str, out: str) -> None:
+def table(runs: tuple[str, ...], *, model: str, data: str, recogniser: str, out: str) -> None:
     """Measure runs beside held-out songs and controls, as the demo does.
 
     model: folder of the model

@@ -29,7 +29,7 @@ if [ ! -f "$out/songs.json" ]; then
   IFS=, read -r artist genre < <(python -c 'import csv, sys; row = next(csv.DictReader(open(sys.argv[1]))); print(row["artist"], row["genres"], sep=",")' "$out/all.csv")
   [ -f "$out/song/run.json" ] || jukebox sample "$trained" --route musika --artist "$artist" --genre "$genre" --takes 4 --seconds "$length" --out "$out/song"
   jukebox resume "$out/song"
-  python -m launch.demo table "$trained" "$out/data" --recogniser "$out/recogniser.safetensors" --out "$out/songs.json" -- "$out/song"
+  python -m launch.demo table "$out/song" --model "$trained" --data "$out/data" --recogniser "$out/recogniser.safetensors" --out "$out/songs.json"
 fi
 [ -f "$out/bench.json" ] || [ "${BENCH:-1}" = 0 ] || jukebox bench live "$trained" --repeats 1 --out "$out/bench.json"
 if [ -n "$evidence" ]; then
