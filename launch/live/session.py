@@ -173,7 +173,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
         off = [abs(folded(row[title + "after"], row["value"])) for row in whole if row["name"] == "tempo"]
         for name, values in (("density_rise", rises), ("tempo_octaves", off)):
             if values:
-                found[title + name], found[f"{title}{name}_se"] = metrics.mean_and_error(values)
+                found[title + name], error = metrics.mean_and_error(values)
+                found |= {f"{title}{name}_se": error} if len(values) > 1 else {}
     return found
 
 
