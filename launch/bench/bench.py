@@ -48,7 +48,7 @@ def bench(
         step), attention (memory of training it), train (on ranks, by stage of ZeRO), upsample (the lower levels
         autoregressively, and by masked decoding; with MODEL and --data by audio distance), wavenet (samples by whole passes,
         from ring buffers, and by compiled steps), live (music of unbounded length, with MODEL its own) or render (passes and
-        seconds of each route, with MODEL its own)
+        seconds of each route, with MODEL its own; with --data also the quality of held-out songs)
     model: the model folder, for sample, song, upsample, live and render
     batch: songs in parallel (1; for song: 12, and a single song)
     seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20); render (0: 10)
@@ -57,7 +57,7 @@ def bench(
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: seed of the random numbers
     peer: the python of an environment with transformers 4.46 to compare with (make bench builds one)
-    data: the data folder of MODEL; sample: measure the bits per held-out code of each dtype instead; upsample: compare audio
+    data: the data folder of MODEL; sample: measure the bits per held-out code of each dtype instead; upsample, render: compare audio
     out: a json file to write the table to; by default it is only printed
     device: cpu, cuda, or auto: a GPU if there is one; song decodes audio on the CPU in any case
     """
@@ -73,7 +73,7 @@ def bench(
         "attention": ("attention:bench_attention", threads, out, device),
         "train": ("train:bench_train", repeats, threads, seed, out, device),
         "live": ("live:bench_live", model, repeats, threads, seed, out),
-        "render": ("render:bench_render", model, seconds or 10.0, repeats, threads, seed, out),
+        "render": ("render:bench_render", model, data, seconds or 10.0, repeats, threads, seed, out),
         "upsample": ("upsample:bench_upsample", repeats, threads, seed, out, device),
         "wavenet": ("wavenet:bench_wavenet", repeats, threads, seed, out, device),
         "upsample MODEL": ("upsample:compare_sound", model, data, seed, out, device),

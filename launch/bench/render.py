@@ -2,6 +2,7 @@
 
 Each arm is a whole run of a route in this process, in turns, without a page. Passes through priors and decoders are counted where they
 happen (`launch/render/passes.py`). Without MODEL the weights are random: passes and seconds are those of the presets demo and melody.
+With DATA each arm also renders held-out songs from their own coarsest sequence (`launch/render/quality.py`): mel and Frechet distance.
 """
 
 from __future__ import annotations
@@ -41,9 +42,18 @@ ARMS = {
 
 
 def bench_render(
-    model: str, seconds: float, repeats: int, threads: int, seed: int, out: str, presets: Sequence[str] = PRESETS_OF_ARMS
+    model: str,
+    data: str,
+    seconds: float,
+    repeats: int,
+    threads: int,
+    seed: int,
+    out: str,
+    presets: Sequence[str] = PRESETS_OF_ARMS,
 ) -> list[dict[str, Any]]:
-    """A row for each arm whose route the model has."""
+    """A row for each arm whose route the model has; with DATA also a row for each control of quality."""
+    if data and not model:
+        raise UserError("bench render measures quality with --data and MODEL; without MODEL random weights are timed")
     if repeats < 1 or seconds <= 0:
         raise UserError(f"--repeats {repeats}, --seconds {seconds:g}: expected at least 1, and more than 0")
     import torch
@@ -68,7 +78,11 @@ def bench_render(
                 runs[name].append(
                     run_arm(opened, arms[name], seconds if turn else min(seconds, 1.0), torch.get_num_threads(), seed)
                 )
-    rows = rows_of({name: some[1:] for name, some in runs.items()}, seconds)
+        rows = rows_of({name: some[1:] for name, some in runs.items()}, seconds)
+        if data:
+            from launch.render.quality import quality_of
+
+            rows = with_quality(rows, quality_of(opened, data, arms, seconds, seed))
     print_rows(rows)
     return write_rows(rows, out)
 
@@ -134,9 +148,16 @@ def rows_of(runs: Mapping[str, Sequence[Mapping[str, float]]], seconds: float) -
     return rows
 
 
+def with_quality(rows: Sequence[dict[str, Any]], quality: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Rows with the figures of quality, and a row for each control."""
+    measured = [row | quality[row["arm"]] for row in rows]
+    names = {row["arm"] for row in rows}
+    return [*measured, *({"arm": name, **figures} for name, figures in quality.items() if name not in names)]
+
+
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     from jukebox.evaluation.metrics import table
 
     columns = {"arm": "arm", "passes": "passes", "fewer_passes": "fewer, share", "decoder_passes": "of decoders", "seconds": "seconds",
-               "cpu": "CPU s", "faster": "times faster", "music_seconds_per_second": "music s/s"}  # fmt: skip
+               "cpu": "CPU s", "faster": "times faster", "music_seconds_per_second": "music s/s", "mel": "mel, dB", "frechet": "Frechet"}  # fmt: skip
     print(table([list(columns.values()), *[[row.get(key) for key in columns] for row in rows]]))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Latent diffusion on synthetic songs: the spectral codec with its prior of tokens, the latent codec, diffusions of three seeds trained with
-# chunks of several angles and without, a song by the route melody, its tokens through each renderer, and the passes of each route.
+# chunks of several angles and without, a song by the route melody, its tokens through each renderer, and passes, seconds and quality of each
+# route; beside it the three levels with their upsamplers and masked prior.
 #
 #   launch/recipes/melody.sh OUT [EVIDENCE]
 #
@@ -10,7 +11,7 @@
 set -euo pipefail
 out=$1 evidence=${2:-}
 preset=${PRESET:-melody} songs=${SONGS:-96} seconds=${SECONDS_OF_SONGS:-16} seeds=${SEEDS:-3} steps=${STEPS:-400} held=${HELD_OUT:-8}
-music=${SECONDS_OF_MUSIC:-20}
+music=${SECONDS_OF_MUSIC:-20} levels=${LEVELS:-demo}
 
 if [ ! -f "$out/corpus/songs.jsonl" ]; then
   python -c 'import sys; from data_prep.synthetic.songs import make_corpus; make_corpus(sys.argv[1], int(sys.argv[2]), seed=0, seconds=float(sys.argv[3]))' \
@@ -20,8 +21,11 @@ fi
 for part in spectral latent; do
   jukebox train "$part" "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 done
-jukebox encode "$out/data" "$out/model" --levels latent,tokens
+jukebox train vqvae "$out/data" --out "$out/model" --preset "$levels" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox encode "$out/data" "$out/model"
 jukebox train tokens "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train prior "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 2 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train masked "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 4 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 jukebox ablate melody "$out/data" "$out/model" --out "$out/ablation" --preset "$preset" --seeds "$seeds" --steps "$steps" --songs "$held"
 trained="$out/ablation/units/multi_0/model"
 if [ ! -d "$out/run" ]; then
@@ -30,7 +34,7 @@ else
   jukebox resume "$out/run"
 fi
 [ -f "$out/compare/compare.json" ] || jukebox compare "$trained" "$out/run" --out "$out/compare" --seconds "$music"
-[ -f "$out/bench.json" ] || [ "${BENCH:-1}" = 0 ] || jukebox bench render --repeats 3 --out "$out/bench.json"
+[ -f "$out/bench.json" ] || [ "${BENCH:-1}" = 0 ] || jukebox bench render "$trained" --data "$out/data" --repeats 3 --out "$out/bench.json"
 if [ -n "$evidence" ]; then
   mkdir -p "$evidence"
   cp "$out/ablation/ablation.json" "$evidence/melody.json"

@@ -9,7 +9,7 @@
 # Planned for 45 minutes on two cores (not measured), fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 evidence=${2:-}
-preset=${PRESET:-wavenet} songs=${SONGS:-48} seconds=${SECONDS_OF_SONGS:-12} seeds=${SEEDS:-3} steps=${STEPS:-1000} held=${HELD_OUT:-4}
+preset=${PRESET:-wavenet} songs=${SONGS:-48} seconds=${SECONDS_OF_SONGS:-12} seeds=${SEEDS:-3} steps=${STEPS:-700} held=${HELD_OUT:-4}
 
 if [ ! -f "$out/corpus/songs.jsonl" ]; then
   python -c 'import sys; from data_prep.synthetic.songs import make_corpus; make_corpus(sys.argv[1], int(sys.argv[2]), seed=0, seconds=float(sys.argv[3]))' \

@@ -13,7 +13,7 @@ from launch.cli import main
 
 @pytest.mark.long
 def test_each_arm_has_its_passes_and_diffusion_far_fewer_than_three_levels(tmp_path, capsys):
-    rows = bench_render("", 0.7, 1, 1, 0, str(tmp_path / "bench.json"), ("test", "test_melody"))
+    rows = bench_render("", "", 0.7, 1, 1, 0, str(tmp_path / "bench.json"), ("test", "test_melody"))
     by_name = {row["arm"]: row for row in rows}
     assert list(by_name) == ["autoregressive", "masked", *(f"diffusion, {n} steps" for n in (5, 10, 20)), "phase decoder"]
     assert json.loads((tmp_path / "bench.json").read_text()) == rows and "diffusion, 20 steps" in capsys.readouterr().out
