@@ -159,5 +159,6 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     from jukebox.evaluation.metrics import table
 
     columns = {"arm": "arm", "passes": "passes", "fewer_passes": "fewer, share", "decoder_passes": "of decoders", "seconds": "seconds",
-               "cpu": "CPU s", "faster": "times faster", "music_seconds_per_second": "music s/s", "mel": "mel, dB", "frechet": "Frechet"}  # fmt: skip
+               "cpu": "CPU s", "faster": "times faster", "music_seconds_per_second": "music s/s", "mel": "mel, dB",
+               "frechet": "Frechet"}  # fmt: skip
     print(table([list(columns.values()), *[[row.get(key) for key in columns] for row in rows]]))
