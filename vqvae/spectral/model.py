@@ -32,7 +32,7 @@ GAINS = (0.5, 4.0)  # smallest and largest log gain
 
 
 class Drawn(NamedTuple):
-    """Random values of a training step: number of codebooks for each clip (0: not quantised), and first frame of the phase loss."""
+    """Random values of a training step: codebooks of each clip (0: not quantised), first frame of the phase loss."""
 
     books: Int[Tensor, " b"]
     first: int
@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 class SpectralCodec(Codec):
-    """The codec. All streams share encoder and decoder. The second autoencoder is built if `streams` has spectral.2 or is None."""
+    """The codec. All streams share encoder and decoder. The second autoencoder is built if `streams` names it (None: all)."""
 
     stacked: StackedAutoencoder | None
 
