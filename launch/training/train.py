@@ -156,7 +156,7 @@ def fit_parts(
     kind: str, setups: Sequence[TaskSetup], training: Path, run: TrainRunParams, tuning: FinetuneParams,
     parallel: ParallelConfig, keep: int,
 ) -> str:  # fmt: skip
-    """Train parts in order, and return how the last one ended. If the user stops a part ("stopped"), later parts are skipped."""
+    """Train parts in order until the user stops one, and return how the last trained part ended (`Trained.ended`)."""
     from launch.training.trainer import fit
 
     ended = ""
