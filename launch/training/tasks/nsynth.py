@@ -42,7 +42,7 @@ def decoder_of(info: ModelInfo, stream: str) -> tuple[str, PriorConfig]:
 
 
 class JointAutoencoder(nn.Module):
-    """An encoder of latents, a prior over samples that reads the latents, and the untrained codec of the samples."""
+    """An encoder of latents, a prior over samples that reads the latents, and the codec of the samples (not trained)."""
 
     def __init__(self, codec: Any, decoder: Prior, samples: Codec) -> None:
         super().__init__()

@@ -76,8 +76,7 @@ class PriorTask(Task):
     def _codec_of(self, stream: str, streams: Sequence[str]) -> Codec:
         """Build the codec of `stream`, with all of its streams that are in `streams`.
 
-        Building the codec uses random numbers, and initial weights depend on them. So `streams` must not change between
-        versions.
+        Building the codec uses random numbers, so the initial weights of the prior depend on the built streams.
         """
         names = self.jukebox.info.codec_of(stream).config.spec.names
         return self.jukebox.codec([name for name in streams if name in names])
