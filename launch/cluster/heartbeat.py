@@ -31,7 +31,7 @@ class _Pulse:
 
 
 def open_heartbeat() -> None:
-    """Open the heartbeat file of this rank. From now on SIGUSR1 makes this process write the stacks of all threads to stderr."""
+    """Open the heartbeat file of this rank. Afterwards SIGUSR1 makes this process write the stacks of all threads to stderr."""
     path = os.environ.pop(VARIABLE, "")  # removed, because a child process is not this rank
     if path:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
