@@ -39,7 +39,7 @@ class Stream:
 
     @property
     def key(self) -> int | str:
-        """The identifier of the stream that seeds a sampling generator."""
+        """Identifier of the stream in the seed of a sampling generator."""
         return self.name if self.rng_key == "" else self.rng_key
 
     @property

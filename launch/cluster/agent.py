@@ -160,9 +160,9 @@ class Rank:
 
 
 def die_with_parent(number: int) -> Callable[[], None] | None:
-    """Return a function for a child process before exec. It asks the system to signal the child when the parent dies.
+    """Return a function that a child process calls before exec, or None if the system is not Linux.
 
-    Returns None if the system is not Linux.
+    The function asks the system to send the signal `number` to the child when the parent dies.
     """
     if sys.platform != "linux":
         return None
@@ -173,7 +173,8 @@ def die_with_parent(number: int) -> Callable[[], None] | None:
 def look_after(ranks: Sequence[Rank], logs: Path) -> int:
     """Wait for all ranks, and return the exit code of the first failed rank, or 0.
 
-    Ranks are asked to stop by the watcher, by a signal, at the end of the launcher, or after a failure. Later they are killed.
+    Ranks are asked to stop if the watcher or a signal requests it, if the launcher has ended, or if a rank has failed. Ranks
+    that do not end in time are killed.
     """
     listener, asked, deadline, failed, answered = select.poll(), threading.Event(), math.inf, 0, False
     listener.register(sys.stdout.fileno(), 0)  # only reports that the other end is closed

@@ -166,7 +166,7 @@ def encode(
 
     data: the data folder that `jukebox prepare` made
     model: the model folder that holds the trained codec
-    levels: levels to encode, such as 2,1; empty: all trained ones
+    levels: levels to encode, such as 2,1; empty: all trained levels
     songs: number of songs (of the split, if given), spread over the artists; 0: all
     split: only the songs of this split, train or test; empty: both
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core

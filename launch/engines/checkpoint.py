@@ -64,7 +64,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
     """Write the checkpoint of step `metadata["step"]` into `folder`, and keep only the last `keep` checkpoints.
 
-    Checkpoints of later steps are deleted too. They are broken, because the run resumed from an earlier one.
+    Checkpoints of later steps are deleted too. Later checkpoints are broken, because the run resumed from an earlier one.
     """
     path = folder / f"step_{metadata['step']:08d}"
     fresh = folder / "step.tmp"

@@ -23,7 +23,7 @@ def open_engine(
 ) -> Engine:  # fmt: skip
     """Create the engine of a training, and restore it from `checkpoint` if given.
 
-    It is a `DeepSpeedEngine` if there are several ranks or an option of DeepSpeed is used, else a `TorchEngine`.
+    With several ranks or an option of DeepSpeed, the engine is a `DeepSpeedEngine`, else a `TorchEngine`.
     """
     if recipe.fp16 and device.type != "cuda":
         raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")

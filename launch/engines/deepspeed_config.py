@@ -2,7 +2,7 @@
 
 ZeRO (Rajbhandari et al. 2020) shards tensors over the ranks: the moments of the optimiser (stage 1), also the gradients (stage
 2), also the weights (stage 3). In all stages the losses equal those of a single process. `--card` chooses settings for the
-memory of a GPU. The user can add settings in a file, but they must not contradict the flags.
+memory of a GPU. The user can add settings in a file. These settings must not contradict the flags.
 """
 
 from __future__ import annotations

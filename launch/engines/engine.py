@@ -1,7 +1,7 @@
 """Engine: the interface that updates weights. `TorchEngine` trains in one process, `DeepSpeedEngine` (`zero.py`) in many.
 
 The trainer (`launch/training/trainer.py`) passes the loss and this rank's parts of a batch to an engine. The engine returns the
-values for the log. It also returns the tensors of a checkpoint, and provides averaged weights for examples (`weights`). The
+values for the log. The engine also returns the tensors of a checkpoint, and provides averaged weights for examples. The
 learning rate is a pure function of the step (`lr_at`), so a resumed run needs no scheduler state. The host waits for the device
 only once per step: the norm of the gradient decides whether the update is skipped.
 """
@@ -30,9 +30,8 @@ from launch.engines.weights import fill_model, hollow_copy
 def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     """Return the learning rate of a step (counted from 0): linear warm-up, then a constant rate, or decay to `final_lr`.
 
-    The warm-up uses `step`, the number of earlier steps of the phase. The decay uses `place`, the step of the schedule, if it
-    is larger than `step`. It is larger if a phase began late, if a phase does not learn in every step, or if a time limit will
-    end the run.
+    The warm-up uses `step`, the number of earlier steps of the phase. The decay uses `place`, the step of the schedule, if
+    `place` is larger. It is larger if a phase began late or does not learn in every step, or if a time limit will end the run.
 
     Linear decay starts at the share `decay_from` of the run. Cosine decay starts after the warm-up. "published" is the schedule
     of the 2020 code: the first step has rate 0, the rate is multiplied by `gamma` every `gamma_every` steps, and linear decay

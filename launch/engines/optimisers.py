@@ -18,9 +18,9 @@ MOMENTUM = ("momentum_buffer",)  # state of Muon per weight
 
 
 def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups: weight decay is for matrices and kernels, not for biases, gains and slopes.
+    """Return two parameter groups: matrices and kernels with weight decay, and biases, gains and slopes without.
 
-    The second kind has fewer than two axes. In ZeRO 3 the shape before the sharding counts.
+    Biases, gains and slopes have fewer than two axes, in ZeRO 3 before the sharding.
     """
     axes = {p: len(getattr(p, "ds_shape", p.shape)) for p in trained}
     matrices, vectors = [p for p in trained if axes[p] >= 2], [p for p in trained if axes[p] < 2]

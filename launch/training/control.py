@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Stop:
-    """Context in which Ctrl-C or SIGTERM ends the run after the current step. A second signal of the same kind ends it at once.
+    """Context in which Ctrl-C or SIGTERM ends the run after the current step. A second equal signal ends the run immediately.
 
     A scheduler sends SIGTERM to every process, and `jukebox launch` sends SIGINT. The two together count as one request.
     """
@@ -43,15 +43,15 @@ class Stop:
 def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
     """Return the step of the schedule: the step of the run, or a later step if `limit` seconds will end the run earlier.
 
-    The later step is the elapsed share of the time, as a share of all steps. So the learning rate also decays in a run that the
-    time limit ends, and the quantiser begins in time. In the first 5 % of the time the schedule does not change.
+    The later step is the elapsed share of the time limit, times `steps`. So the learning rate also decays in a run that the
+    time limit ends, and the quantiser begins in time. In the first 5 % of the time limit the schedule does not change.
     """
     used = seconds / limit if limit else 0.0
     return done if used < 0.05 else max(done, int(used * steps))
 
 
 def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
-    """Return a message if the learning rate of a resumed training jumps, because its recipe changed; empty without a jump."""
+    """Return a message if a changed recipe makes the learning rate of a resumed training jump; empty without a jump."""
     from launch.engines.engine import lr_at
 
     def rate(step: int, recipe: Recipe) -> float:

@@ -104,7 +104,7 @@ def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> Non
 def filled(model: M, checkpoint: Checkpoint) -> M:
     """Load the weights of a checkpoint into `model`, and return the model. Averaged weights are preferred.
 
-    Raises UserError if the tensors do not match the model, as those of adapters.
+    Raises UserError if the tensors do not match the model, for example because the checkpoint has adapters.
     """
     checkpoint = checkpoint.within(checkpoint.metadata.get("exported", "")).named_for(model)
     averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}

@@ -102,12 +102,12 @@ class TrainRunParams:
     """Device, data sources and records of the run.
 
     seed: seed of initial weights, order and noise
-    threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
+    threads: CPU threads; 0: all cores (1 is best if several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     examples_every: steps between examples (audio and pictures) in MODEL/training/PART/examples; 0: never
     from_audio: encode each window on the fly, instead of reading the codes of `jukebox encode`: slower, nothing is stored
-    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, if DATA is not writable; empty: DATA itself
+    cache: folder for decoded audio, and with the codes of `jukebox encode --cache`, if DATA is not writable; empty: DATA itself
     """
 
     seed: int = 0

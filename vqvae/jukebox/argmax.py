@@ -63,11 +63,11 @@ class ArgmaxBottleneck(nn.Module):
             return Quantised((through @ self.k).transpose(1, 2), codes, self.diversity(shares), metrics)
 
     def diversity(self, shares: Float[Tensor, "b t k"]) -> Float[Tensor, ""]:
-        """Diversity loss: the sum over codes k of (K q_k - 1)^2. It is 0 if all K codes have equal shares.
+        """Diversity loss: the sum over codes k of (K q_k - 1)^2. The loss is 0 if all K codes have equal shares.
 
         q is the mean of the shares over the global batch.
         """
         own = shares.mean(dim=(0, 1))
         (total,) = sum_over_ranks(own.detach().clone())
-        q = total / world() + (own - own.detach())  # gradients are averaged over ranks
+        q = total / world() + (own - own.detach())  # the engine averages gradients over ranks
         return (self.bins * q - 1).square().sum()

@@ -178,7 +178,7 @@ class Encoder(nn.Module):
 def joined(x: Float[Tensor, "b w t"], up: Upsampling, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
     """Compute out(up(x)) as one transposed convolution.
 
-    This is possible because no activation is between `up` and `out`. It avoids the wide tensor at the full rate.
+    The results are equal, because no activation is between `up` and `out`. The wide tensor at the full rate is never computed.
     """
     kernel, bias, stride, padding = joined_kernel(up, out)
     y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
@@ -199,8 +199,8 @@ def beyond(
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
     """Errors of the joined convolution in the first and in the last sample, which the caller subtracts.
 
-    The joined convolution extends the output of `up` by one sample at both ends, but `out` is padded with zeros there. `first`
-    and `last` are the first and the last input of `up`.
+    The joined convolution acts as if the output of `up` had one more sample at both ends. The exact result has zero padding
+    there. `first` and `last` are the first and the last input of `up`.
     """
     assert up.bias is not None
     stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
@@ -232,7 +232,7 @@ class Decoder(nn.Module):
 def layers(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the convolutions and residual blocks of `module` in the order of computation.
 
-    Only a `Decoder` runs its parts in another order than that of their construction.
+    In a `Decoder` this order differs from the order of construction.
     """
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | ResidualBlock):
         yield module

@@ -14,7 +14,7 @@ Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int) -> int:
-    """Number of parameters of a convolution with bias: about the number of multiplications per output step."""
+    """Number of parameters of a convolution with bias. This is about the number of multiplications per output step."""
     return channels_in * channels_out * kernel + channels_out
 
 

@@ -187,7 +187,7 @@ class Codebook(nn.Module):
     def _candidates(self, rows: Float[Tensor, "n e"], generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
         """Return candidate rows of this rank, and the noise to add to their sum over ranks.
 
-        A row is zero if another rank has the candidate. All ranks must call with generators of the same state.
+        A row is zero if another rank has the candidate. The generators of all ranks must have the same state.
         """
         rank, ranks = rank_and_world()
         if ranks > 1 and generator is None:

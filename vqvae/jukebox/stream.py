@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vqvae.jukebox.autoencoder import Autoencoder
 from vqvae.jukebox.blocks import ResidualBlock, Upsampling, beyond, joined_kernel, layers
 
-CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples per block: on a CPU 2 MB per layer fit the cache of a core; on a GPU enough work
+CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples per block on a CPU (2 MB per layer fit the cache of a core) and on a GPU
 ARRIVING_CUDA = 2**16  # samples per block on a GPU for codes that arrive over time: a delay of seconds
 MOST, MOST_CUDA = 2**17, 2**25  # largest number of values that a layer gets at a time
 CALL = 200.0  # cost of a layer in addition to its multiplications, measured with blocks of CHUNK
@@ -79,7 +79,7 @@ class AutoencoderDecoder:
         self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long, device="cpu")
 
     def push(self, values: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
-        """Add codes and return the complete audio; `last` marks the final call."""
+        """Add codes and return the audio that later codes do not change; `last` marks the final call."""
         held = torch.cat([self.held.to(values), self.check(values[None])[0]])
         size = _size(held, self.chunk, self.hop, CHUNK // 2, ARRIVING_CUDA)
         whole = max(0, len(held) - 1) // size * size  # at least one code is held back for the block that is marked as last

@@ -173,7 +173,7 @@ SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_lo
 
 
 def _with_summaries(logs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add a summary over levels to values named name_l{level}: under `name`, the sum for terms of the loss, else the mean."""
+    """Add summaries over levels to the values name_l{level}: `name` is the sum of a loss term, or the mean of a metric."""
     groups: dict[str, list[Tensor]] = {}
     for name, value in logs.items():
         groups.setdefault(name.rpartition("_l")[0], []).append(value)

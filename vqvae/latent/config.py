@@ -25,7 +25,7 @@ class LatentConfig(CodecConfig):
     kind = "latent"
     sample_rate: int = 22050
     channels: int = 1
-    strides: tuple[int, ...] = (8, 4, 4)  # strides of the encoder, the stride of audio first; even numbers
+    strides: tuple[int, ...] = (8, 4, 4)  # strides of the encoder, in the order from audio to latents; even numbers
     widths: tuple[int, ...] = (32, 96, 160)  # number of channels after each stride
     depth: int = 3  # number of residual blocks after each stride
     out_width: int = 16  # number of channels before the last convolution

@@ -3,7 +3,7 @@
     audio -> mu-law -> dilated convolutions, not causal -> average over `hop` samples -> 1x1 -> latents (stream "nsynth")
 
 The encoder is trained together with a WaveNet. The WaveNet is the decoder. It is a prior over samples that reads this stream
-(`priors/wavenet/`). So decoding is sampled, saved and resumed like every other prior. This codec contains only the encoder.
+(`priors/wavenet/`). So decoding is sampled, saved and resumed as with every other prior. This codec contains only the encoder.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class NSynthCodec(Codec):
         self.config = config
         self.inlet = nn.Conv1d(1, config.width, config.kernel, padding=config.kernel // 2)
         self.layers = nn.Sequential(*(DilatedLayer(config.width, config.kernel, dilation) for dilation in config.dilations))
-        self.outlet = nn.Linear(config.width, config.latent)  # after the average: the two commute, and this order is cheaper
+        self.outlet = nn.Linear(config.width, config.latent)  # after the average, which commutes with it: this order is cheaper
 
     def latents(self, audio: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b n d"]:
         """Encode whole clips to latents, with gradients."""

@@ -13,9 +13,9 @@ EMBEDDING = "nsynth"  # name of the stream
 
 @dataclass(frozen=True)
 class NSynthConfig(CodecConfig):
-    """Shape of an encoder of dilated convolutions over samples, which are not causal.
+    """Shape of an encoder of non-causal dilated convolutions over samples.
 
-    The dilations of `cycle` layers are 1, 2, 4 .., and the cycle is repeated `repeats` times.
+    The dilations of `cycle` layers are 1, 2, 4 .. This cycle is repeated `repeats` times.
     """
 
     kind = "nsynth"

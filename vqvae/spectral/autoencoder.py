@@ -18,7 +18,7 @@ from vqvae.spectral.config import SpectralConfig
 
 
 class FrameBlock(nn.Module):
-    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]) with dilation d and zero padding. It is initialised as the identity."""
+    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]) with dilation d and zero padding. The block starts as the identity."""
 
     def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class SpectralDecoder(nn.Module):
         return self.magnitude(hidden).float()
 
     def slopes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n 2 2 f"]:
-        """Derivatives of the phase as (cosine, sine), by time and by frequency. An uncertain vector is shorter than 1."""
+        """Derivatives of the phase as (cosine, sine), by time and by frequency. Uncertain predictions are shorter than 1."""
         return self.slope(hidden).float().unflatten(-1, (2, 2, self.frequencies))
 
 

@@ -28,7 +28,7 @@ from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, StackedDecoderStream, StackedFrames, blocks_of_audio
 
-GAINS = (0.5, 4.0)  # smallest and largest log gain
+GAINS = (0.5, 4.0)  # smallest and largest gain
 
 
 class Drawn(NamedTuple):
@@ -65,7 +65,7 @@ class SpectralCodec(Codec):
         return analyse(pad(audio, config.n_fft, config.hop_fft), config.n_fft, config.hop_fft).transpose(1, 2)
 
     def audio_of(self, spectra: Complex[Tensor, "b n c f"]) -> Float[Tensor, "b c t"]:
-        """Inverse of `spectra`. For inconsistent spectra it is the audio with the nearest spectra (least squares)."""
+        """Inverse of `spectra`. For inconsistent spectra, return the audio with the nearest spectra (least squares)."""
         return audio_of(spectra.transpose(1, 2), self.config.n_fft, self.config.hop_fft)
 
     def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
@@ -208,7 +208,7 @@ class SpectralCodec(Codec):
         return {"loss": loss} | {name: value.detach() for name, value in (terms | logs).items()}
 
     def draw(self, clips: int, samples: int, quantise: bool = True, generator: torch.Generator | None = None) -> Drawn:
-        """Sample the number of codebooks of each clip, and the first frame whose phase is learned.
+        """Sample the number of codebooks of each clip, and the first frame of the phase loss.
 
         Most clips use all codebooks. Some use fewer, so the first codebooks also decode well without the other codebooks.
         """

@@ -58,7 +58,7 @@ class Propagation:
         below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
         if self.before is None:
             now = np.zeros((2, m.shape[1]), np.float32)
-            doubt[:1, 0] = m[:1]  # the phases of the first frame are those of its spin
+            doubt[:1, 0] = m[:1]  # relative to the spin, the phases of the first frame are 0
         else:
             now = self.before.phasors
         made = self.recursion(turn, doubt, below, above, now)

@@ -52,7 +52,7 @@ class CodecTask(Task):
 
     @property
     def shortest(self) -> int:
-        """Number of samples. A crop must be longer."""
+        """Length in samples that a crop must exceed."""
         return 0
 
     def open(self) -> None:

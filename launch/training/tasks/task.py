@@ -107,7 +107,7 @@ class TaskSetup:
 
 
 def fold(*numbers: int) -> int:
-    """Combine numbers (a seed, a step, a rank ..) to a 63-bit seed. Different numbers lead to independent random values."""
+    """Combine numbers (a seed, a step, a rank ..) into a 63-bit seed. Different numbers lead to independent random values."""
     padded = (*numbers, 0, 0)[: max(len(numbers), 3)]
     return int(np.random.SeedSequence(padded).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
