@@ -1,1 +1,1 @@
-"""The codec: audio to codes and back, with three autoencoders of one codebook each. It does not depend on songs or priors."""
+"""Codecs convert audio to streams of codes or latents, and streams to audio. They do not depend on songs or priors."""

@@ -1,12 +1,12 @@
 """Compile the C++ sources of this project once per machine, then load the libraries from the user's cache directory.
 
-The file name has a hash of the inputs (source, headers, flags, compiler, processor) and a hash of the content. If an input changes,
-another file is built. If the content does not match its hash, the file is built again. Files are renamed into place, so that
-processes can build at the same time. If the directory is not writable, the library is built in a temporary folder and is
-deleted when the process ends.
+The name of a library contains a hash of the inputs (source, headers, flags, compiler, processor) and a hash of the content. If
+an input changes, another file is built. If the content does not match its hash, the file is built again. Files are renamed into
+place, so several processes can build at the same time. If the cache directory is not writable, the library is built and loaded
+in a temporary folder, which is deleted after loading.
 
-As a program it builds the libraries of the given sources, and prints their paths or the errors: `python -m vqvae.compiled
-priors/autoregressive/native.cpp`. The first line of a source may have additional flags (`// flags: -O3`).
+The command `python -m vqvae.compiled priors/autoregressive/native.cpp` compiles the given sources. It prints the paths of the
+libraries, or the errors. The first line of a source may contain additional flags (`// flags: -O3`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pathlib import Path
 
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-shared", "-fPIC")
 OWN_FLAGS = "// flags:"
-EXTRA = (("-march=native", "-fopenmp"), ())  # the second is for compilers without OpenMP: one thread
+EXTRA = (("-march=native", "-fopenmp"), ())  # without OpenMP the second entry is used, and the library has one thread
 PROCESSOR = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")  # of /proc/cpuinfo
 
 
 @functools.cache
 def library(source: Path) -> ctypes.CDLL:
-    """Compile and load a source; RuntimeError with the reason if there is no compiler or it fails."""
+    """Compile a source and load the library; RuntimeError if there is no compiler or the compilation fails."""
     names = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
     compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
@@ -47,7 +47,10 @@ def _flags(source: Path) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """The folder of built libraries, XDG_CACHE_HOME/jukebox, by default ~/.cache/jukebox; RuntimeError without a home directory."""
+    """Return the folder of built libraries: $XDG_CACHE_HOME/jukebox, or ~/.cache/jukebox if the variable is not set.
+
+    Raises RuntimeError if there is no home directory.
+    """
     given = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "jukebox"
 
@@ -61,12 +64,12 @@ def _hash_of_inputs(compiler: str, source: Path) -> str:
 
 
 def _headers(source: Path) -> list[Path]:
-    """Header files that a source includes by a relative path."""
+    """Paths of the header files that `source` includes in quotes."""
     return [source.parent / name for name in re.findall(r'^#include "(.+)"$', source.read_text("utf-8"), re.MULTILINE)]
 
 
 def _processor() -> str:
-    """Model and instruction sets of this machine's processor."""
+    """Description of the processor of this machine: model and instruction sets."""
     lines = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):  # Linux
         first = Path("/proc/cpuinfo").read_text("utf-8").split("\n\n")[0]
@@ -79,18 +82,18 @@ def _hash_of_content(file: Path) -> str:
 
 
 def _kept(name: str) -> ctypes.CDLL | None:
-    """Load the library of this name from the cache directory; None if it is missing, damaged or not loadable."""
+    """Load the library `name` from the cache directory; None if the file is missing, damaged or not loadable."""
     with contextlib.suppress(OSError, RuntimeError):
         for file in sorted(cache_folder().glob(f"{name}-*.so")):
             with contextlib.suppress(OSError):
-                # a damaged library may crash the process instead of raising
+                # the hash is checked first, because loading a damaged library may crash the process instead of raising
                 if file.stem == f"{name}-{_hash_of_content(file)}":
                     return ctypes.CDLL(str(file))
     return None
 
 
 def _built(compiler: str, source: Path, name: str) -> ctypes.CDLL:
-    """Compile and load the library, and store it in the cache directory if possible."""
+    """Compile a source, store the library in the cache directory if possible, and load the library."""
     with tempfile.TemporaryDirectory() as folder:
         made, error = Path(folder) / "made.so", ""
         for extra in EXTRA:
@@ -106,7 +109,10 @@ def _built(compiler: str, source: Path, name: str) -> ctypes.CDLL:
 
 
 def _keep(made: Path, name: str) -> Path:
-    """Store a library in the cache directory and delete damaged files of its name; OSError if that fails."""
+    """Store the library `made` in the cache directory, and delete other files with the same `name`.
+
+    Returns the path of the stored file. Raises OSError if a file cannot be written or deleted.
+    """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}-{_hash_of_content(made)}.so"

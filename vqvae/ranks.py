@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The rank of this process, and the number of ranks."""
+    """Return the rank of this process and the number of ranks; (0, 1) without torch.distributed."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
 def world() -> int:
-    """The number of ranks."""
+    """Return the number of ranks."""
     return rank_and_world()[1]
 
 
 def sum_over_ranks(*tensors: Tensor) -> list[Tensor]:
-    """The sums of tensors over all ranks, in one message."""
+    """Return the sum of each tensor over all ranks, computed in one all-reduce."""
     if world() == 1:
         return list(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -27,6 +27,6 @@ def sum_over_ranks(*tensors: Tensor) -> list[Tensor]:
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """The mean of a tensor over all ranks; no gradient flows through it."""
+    """Return the mean of a tensor over all ranks, without gradient."""
     (total,) = sum_over_ranks(x.detach())
     return total / world()

@@ -1,6 +1,6 @@
-"""Kinds by name: `config.json` names a kind, and a registry finds its class and imports it on first use.
+"""Registries of kinds: `config.json` names a kind, and a registry imports the class of the kind on first use.
 
-The kinds of this project are in a table. Other packages add kinds by Python entry points, for example
+A table lists the kinds of this project. Other packages add kinds by Python entry points, for example
 
     [project.entry-points."jukebox.codecs.config"]
     toy = "toy_codec:ToyConfig"
@@ -19,18 +19,25 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Table of kind -> "module:class"; `group` is the entry-point group of kinds from other packages."""
+    """Map from kinds to classes.
+
+    `what` names the objects in error messages. `table` maps each kind to "module:class". Other packages add kinds by the
+    entry-point group `group`.
+    """
 
     def __init__(self, what: str, group: str, table: Mapping[str, str]) -> None:
         self.what, self.group, self.table = what, group, table
 
     def kinds(self) -> list[str]:
-        """All kinds that can be loaded, the kinds of this project first."""
+        """Return all known kinds: first the kinds of this project, then the kinds of other packages by name."""
         others = {entry.name for entry in metadata.entry_points(group=self.group)} - self.table.keys()
         return [*self.table, *sorted(others)]
 
     def load(self, kind: str, package: str = "") -> T:
-        """Import the class of a kind; ValueError, with the `package` that provides it, if it is not installed."""
+        """Import and return the class of `kind`.
+
+        Raises ValueError if the kind is unknown. The message advises to install `package`, if given.
+        """
         others = () if kind in self.table else metadata.entry_points(group=self.group, name=kind)
         target = self.table.get(kind) or next((entry.value for entry in others), None)
         if target is None:
@@ -40,7 +47,7 @@ class Registry(Generic[T]):
         return getattr(importlib.import_module(module), name)
 
     def package(self, kind: str) -> str:
-        """The distribution that provides a kind; empty for kinds of this project."""
+        """Return the distribution that provides `kind`, or an empty string if no other package provides the kind."""
         entry = next(iter(metadata.entry_points(group=self.group, name=kind)), None)
         return entry.dist.name if entry and entry.dist and kind not in self.table else ""
 

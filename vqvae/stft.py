@@ -1,6 +1,6 @@
 """Magnitude spectrograms and their distance, for training losses and for metrics.
 
-Magnitudes only, no phases: signals that differ in phase alone have distance 0. The spectral convergence is the metric of
+The distance ignores phases: two signals with equal magnitudes have distance 0. The spectral convergence is the metric of
 Jukebox (arXiv:2005.00341, section 3.2).
 """
 
@@ -19,10 +19,10 @@ SILENCE = 2e-3  # a signal with a smaller spectral norm is silent
 def magnitudes(
     audio: Float[Tensor, "*b t"], n_fft: int, hop: int, window: int = 0, pad: bool = False
 ) -> Float[Tensor, "*b f s"]:
-    """Magnitudes of an STFT with a periodic Hann window (0: of n_fft samples), centred, reflected at the ends.
+    """Magnitudes of a short-time Fourier transform with a periodic Hann window of `window` samples (0: n_fft samples).
 
-    `pad` adds zeros to a signal shorter than n_fft; without it, a signal that is too short for the reflection raises
-    ValueError.
+    Frames are centred, and the audio is reflected at both ends. With `pad`, a signal shorter than n_fft is extended with zeros.
+    Without `pad`, a signal that is too short for the reflection raises ValueError.
     """
     if pad:
         audio = F.pad(audio, (0, max(0, n_fft - audio.shape[-1])))
@@ -39,18 +39,21 @@ def magnitudes(
 
 
 def norm(x: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Frobenius norm of each spectrogram; its gradient at zero is zero. Its last bits depend on the memory layout of `x`."""
+    """Frobenius norm of each spectrogram. The gradient at zero is zero. The last bits depend on the memory layout of `x`."""
     return torch.linalg.vector_norm(x, dim=(-2, -1))
 
 
 def spectral_convergence(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Norm of the difference of two magnitude spectrograms over the norm of the target; 0 for a silent target."""
+    """Norm of the difference of two magnitude spectrograms, divided by the norm of the target; 0 for a silent target."""
     size = norm(target)
     return norm(target - output) * (size > SILENCE) / size.clamp(min=SILENCE)
 
 
 def mel_filters(sample_rate: int, n_fft: int, bands: int, low: float = 40.0, high: float = 11025.0) -> Tensor:
-    """Triangular filters (bands, n_fft/2 + 1), evenly spaced on the mel scale 2595 log10(1 + f/700), each of sum 1."""
+    """Triangular mel filters (bands, n_fft/2 + 1) from `low` to `high` Hz. The weights of each filter sum to 1.
+
+    The filters are evenly spaced on the mel scale 2595 log10(1 + f/700).
+    """
     first, last = (2595 * math.log10(1 + hz / 700) for hz in (low, min(high, sample_rate / 2)))
     corner = 700 * (10 ** (torch.linspace(first, last, bands + 2, device="cpu") / 2595) - 1)
     hz = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, device="cpu")

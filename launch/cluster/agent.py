@@ -1,13 +1,13 @@
-"""The agent: starts and supervises the ranks of its host; `jukebox launch` starts one agent per host.
+"""The agent: starts and supervises the ranks of its host. `jukebox launch` starts one agent per host.
 
-With ssh, pdsh or on the user's machine an agent has all ranks of its host. With mpirun or srun, which start one process per
-rank, it has that rank. Agents, ranks and the watcher communicate by files in a shared folder:
+With ssh, pdsh or on the user's machine, an agent has all ranks of its host. mpirun and srun start one agent per rank, and each
+agent has one rank. Agents, ranks and the watcher communicate by files in a shared folder:
 
-    rank_3.log    what the rank prints             rank_3.beat   what it is doing (launch/cluster/heartbeat.py)
-    rank_3.end    how it ended, as json            stop, where   written by the watcher: end your ranks; where are they?
+    rank_3.log    output of the rank               rank_3.beat   heartbeat of the rank (launch/cluster/heartbeat.py)
+    rank_3.end    end of the rank, as JSON         stop, where   requests of the watcher: end the ranks; report their stacks
 
-A rank ends with its agent, and an agent with its launcher. So a killed launcher leaves no process that holds a lock, a port or
-a GPU.
+A rank ends with its agent, and an agent ends with its launcher. So a killed launcher leaves no process that holds a lock, a
+port or a GPU.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from data_prep.files import write_json
 from launch.cluster.heartbeat import VARIABLE
 from launch.cluster.ranks import rank_and_ranks
 
-PATIENCE = 60.0  # seconds for a rank to end by itself on request: it may be writing a checkpoint
-SHORT = 5.0  # the same after another rank has died, because collectives cannot complete
+PATIENCE = 60.0  # seconds that a rank has to end on request, because it may be writing a checkpoint
+SHORT = 5.0  # seconds that a rank has to end after another rank has died, because collectives cannot complete
 POLL = 0.1
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
 @dataclass(frozen=True)
 class MeetingPlace:
-    """The ranks of the job, host by host: ((name, ranks), ...), and the address of rank 0, at which all ranks meet."""
+    """The hosts of a job as ((name, number of ranks), ...), and the address of rank 0, to which all ranks connect."""
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -51,7 +51,7 @@ class MeetingPlace:
         return sum(slots for _, slots in self.hosts)
 
     def ranks_of(self, host: str) -> range:
-        """The numbers of the ranks on a host; those of the first host are first."""
+        """Return the numbers of the ranks on a host. Numbers are assigned in the order of the hosts."""
         first = 0
         for name, slots in self.hosts:
             if name == host:
@@ -63,7 +63,7 @@ class MeetingPlace:
         return next(name for name, _ in self.hosts if rank in self.ranks_of(name))
 
     def environment(self, rank: int) -> dict[str, str]:
-        """The environment variables of a rank, by torchrun's names."""
+        """Return the environment variables of a rank, under the names that torchrun uses."""
         host = self.host_of(rank)
         here, names = self.ranks_of(host), [name for name, _ in self.hosts]
         address, _, port = self.master.rpartition(":")
@@ -75,17 +75,17 @@ class MeetingPlace:
             "GROUP_RANK": names.index(host),
             "MASTER_ADDR": address,
             "MASTER_PORT": port,
-            # ranks divide the cores of their host, unless the user specifies otherwise
+            # the ranks of a host divide its cores, unless the user sets the variable
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // len(here))),
         }
         if len(names) > 1 and (interface := interface_to(names[1] if names[0] == host else address)):
-            # otherwise gloo uses the address of the host name, which is 127.0.1.1 on many machines
+            # without these variables gloo uses the address of the host name, which is 127.0.1.1 on many machines
             found |= {name: os.environ.get(name, interface) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
         return {name: str(value) for name, value in found.items()}
 
 
 def interface_to(host: str) -> str:
-    """The network interface for packets to a host; empty if unknown."""
+    """Return the name of the network interface for packets to `host`; empty if unknown."""
     import fcntl
 
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -101,7 +101,7 @@ def interface_to(host: str) -> str:
 
 
 class Rank:
-    """One rank: a process in a new session, with its output in a file."""
+    """One rank: a process in a new session. Its output goes to a file."""
 
     def __init__(self, number: int, place: MeetingPlace, logs: Path, program: Sequence[str]) -> None:
         self.number, self.place, self.logs, self.asked_to_stop = number, place, logs, False
@@ -124,7 +124,10 @@ class Rank:
         return self.logs / f"rank_{self.number}.{what}"
 
     def ended(self) -> int | None:
-        """The exit code (negative: a signal), written for the watcher the first time; None while it runs."""
+        """Return the exit code of the process (negative: a signal), or None while the process runs.
+
+        The first call after the end reports the code to the watcher.
+        """
         code = self.process.poll()
         if code is not None and not self._file("end").exists():
             metadata = {"code": code, "host": self.place.host_of(self.number), "told": self.asked_to_stop, "time": time.time()}
@@ -132,29 +135,35 @@ class Rank:
         return code
 
     def stop(self) -> None:
-        """Ask it once to end after the current step; a second Ctrl-C would end it immediately."""
+        """Ask the rank once to end after the current step. A second signal would end the rank immediately."""
         if not self.asked_to_stop and self.process.poll() is None:
             self.asked_to_stop = True
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """Kill it and all its child processes."""
+        """Kill the process and all its child processes."""
         if self.process.poll() is None:
             self.asked_to_stop = True
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def report_stack(self) -> None:
-        """Make it write its stack into its log, after a line about the process; a stopped process cannot answer."""
+        """Make the rank write its stack into its log, after a line with the state of the process.
+
+        A stopped process cannot write its stack.
+        """
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
             with self._file("log").open("a") as log:
                 log.write(f"\nasked where it is; state of the process: {state}\n")
-        if self._file("beat").exists():  # from then on it handles the signal; before, the signal would end it
+        if self._file("beat").exists():  # the rank handles the signal only after it has opened this file
             self.process.send_signal(signal.SIGUSR1)
 
 
 def die_with_parent(number: int) -> Callable[[], None] | None:
-    """In a child before exec: set the signal that the system sends it when its parent dies."""
+    """Return a function that a child process calls before exec, or None if the system is not Linux.
+
+    The function asks the system to send the signal `number` to the child when the parent dies.
+    """
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -162,7 +171,11 @@ def die_with_parent(number: int) -> Callable[[], None] | None:
 
 
 def look_after(ranks: Sequence[Rank], logs: Path) -> int:
-    """Wait for all ranks; the exit code of the first that failed, or 0."""
+    """Wait for all ranks, and return the exit code of the first failed rank, or 0.
+
+    Ranks are asked to stop if the watcher or a signal requests it, if the launcher has ended, or if a rank has failed. Ranks
+    that do not end in time are killed.
+    """
     listener, asked, deadline, failed, answered = select.poll(), threading.Event(), math.inf, 0, False
     listener.register(sys.stdout.fileno(), 0)  # only reports that the other end is closed
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -178,7 +191,7 @@ def look_after(ranks: Sequence[Rank], logs: Path) -> int:
         if patience is not None:
             deadline = min(deadline, time.monotonic() + patience)
         late = time.monotonic() >= deadline
-        # mpirun and srun kill all others when one exits with an error, so on request all wait for the last one
+        # mpirun and srun kill all agents when one exits with an error, so after a request all agents wait for the last rank
         if None not in codes and (late or not any(rank.asked_to_stop for rank in ranks) or everyone_ended(ranks[0])):
             return failed if failed >= 0 else 128 - failed
         for rank in ranks if patience is not None else ():
@@ -191,12 +204,12 @@ def look_after(ranks: Sequence[Rank], logs: Path) -> int:
 
 
 def everyone_ended(one: Rank) -> bool:
-    """Whether every rank of the job, on all hosts, has ended."""
+    """Whether all ranks of the job of `one`, on all hosts, have ended."""
     return all((one.logs / f"rank_{rank}.end").exists() for rank in range(one.place.world))
 
 
 def stop_asked(logs: Path) -> float | None:
-    """Seconds for ranks to end, if the watcher has requested it."""
+    """Return the seconds that ranks have to end, if the watcher has requested the end of the job, else None."""
     with contextlib.suppress(OSError, ValueError):
         return float((logs / "stop").read_text())
     return None
@@ -208,7 +221,7 @@ def read_hosts(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start this machine's ranks and wait for them."""
+    """Start the ranks of this host, wait for them, and return the exit code."""
     parser = argparse.ArgumentParser("launch.cluster.agent", description="starts ranks of a job on this machine")
     parser.add_argument("--hosts", required=True, type=read_hosts, help="all hosts with their ranks: a:2,b:2")
     parser.add_argument("--host", default="", help="the name of this host; without it the rank is that of the environment")

@@ -1,7 +1,7 @@
-"""The commands that start a job on its hosts: ssh, pdsh, mpirun, srun, and the script of a SLURM job.
+"""Commands that start a job on its hosts: ssh, pdsh, mpirun, srun, and the script of a SLURM job.
 
-Each starts the same agent (`launch/cluster/agent.py`): one per host or, with mpirun or srun, one per rank. The printed commands
-can be run by hand.
+Each command starts the same agent (`launch/cluster/agent.py`), one per host, or with mpirun or srun one per rank. The user can
+also run the printed commands by hand.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Carrier = Literal["ssh", "pdsh", "openmpi", "mpich", "srun"]
 
 
 def carried_environment() -> list[str]:
-    """NAME=value arguments with the environment that a remote rank needs: paths of programs, settings of libraries."""
+    """Return NAME=value arguments with the environment of a remote rank: paths of programs, settings of libraries."""
     folders = [str(Path(sys.executable).parent), *os.environ.get("PATH", "").split(os.pathsep)]
-    mine = {"PATH": os.pathsep.join(dict.fromkeys(folders))}  # this environment's programs first
+    mine = {"PATH": os.pathsep.join(dict.fromkeys(folders))}  # the programs of this Python environment are first
     names = [name for name in os.environ if name in CARRIED or name.startswith(CARRIED_PREFIXES)]
     return [f"{name}={value}" for name, value in sorted(({n: os.environ[n] for n in names} | mine).items())]
 
 
 def elsewhere(command: Sequence[str]) -> str:
-    """A line for another host's shell: this folder, this environment, the command."""
+    """Return a line for the shell of another host, which runs `command` in this folder and this environment."""
     return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*carried_environment(), *command])}"
 
 
 def agent(place: MeetingPlace, logs: Path, program: Sequence[str], host: str = "") -> list[str]:
-    """The command of an agent: for all ranks of `host`, or for the rank of the environment."""
+    """Return the command of an agent for all ranks of `host`, or if empty, for the rank in the environment variables."""
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
     named = ["--host", host] if host else []
     command = [sys.executable, "-m", "launch.cluster.agent", "--hosts", hosts, *named, "--master", place.master]
@@ -50,7 +50,7 @@ def agent(place: MeetingPlace, logs: Path, program: Sequence[str], host: str = "
 def commands(
     carrier: Carrier | None, place: MeetingPlace, logs: Path, program: Sequence[str], options: Sequence[str]
 ) -> list[Start]:
-    """Commands that start all ranks of `place`; None: all of them are on this machine."""
+    """Return the commands that start all ranks of `place`. If `carrier` is None, all ranks are on this machine."""
     everyone, names, more = range(place.world), [name for name, _ in place.hosts], list(options)
     alone = agent(place, logs, program)
     if carrier is None:
@@ -58,7 +58,7 @@ def commands(
     if carrier == "ssh":
         lines = {name: elsewhere(agent(place, logs, program, name)) for name in names}
         return [Start(("ssh", *more, *SSH, name, line), place.ranks_of(name)) for name, line in lines.items()]
-    if carrier == "pdsh":  # %h is the name of the host that it runs on
+    if carrier == "pdsh":  # pdsh replaces %h by the name of the host
         line = elsewhere(agent(place, logs, program, "%h"))
         return [Start(("pdsh", "-R", "ssh", "-S", "-f", "1024", *more, "-w", ",".join(names), line), everyone)]
     if carrier == "srun":
@@ -69,10 +69,10 @@ def commands(
 
 
 def mpirun(carrier: Literal["openmpi", "mpich"], place: MeetingPlace) -> list[str]:
-    """mpirun with its options; a rank keeps all cores (Open MPI would bind it to one)."""
+    """Return mpirun with its options. Binding is off, because Open MPI would bind each rank to one core."""
     here = place.hosts[0][0] == "localhost"
     hosts = ",".join(f"{name}:{slots}" for name, slots in place.hosts)
-    environment = ["env", *carried_environment()]  # each MPI has different options for this
+    environment = ["env", *carried_environment()]  # `env` works with every MPI, whose options for variables differ
     if carrier == "mpich":
         return ["mpirun", "-n", str(place.world), *([] if here else ["-hosts", hosts]), *environment]
     root = ["--allow-run-as-root"] * (os.geteuid() == 0)
@@ -80,7 +80,7 @@ def mpirun(carrier: Literal["openmpi", "mpich"], place: MeetingPlace) -> list[st
 
 
 def check_carrier(carrier: Carrier | None) -> None:
-    """Raise UserError if the starter is not installed, or the mpirun is of another MPI."""
+    """Raise UserError if the program of `carrier` is not installed, or if mpirun belongs to another MPI."""
     program = {"openmpi": "mpirun", "mpich": "mpirun"}.get(carrier or "", carrier)
     if program and shutil.which(program) is None:
         raise UserError(f"--with {carrier} needs {program}, which is not on the PATH of this machine")
@@ -94,15 +94,15 @@ def check_carrier(carrier: Carrier | None) -> None:
 def batch_script(
     words: Sequence[str], logs: Path, nodes: int, ranks: int, time: str, partition: str, patience: float, options: Sequence[str]
 ) -> str:
-    """A script for sbatch: the ranks under `jukebox launch --with srun`, requeued automatically before the time limit.
+    """Return a script for sbatch that runs `jukebox launch --with srun` and requeues the job before the time limit.
 
-    Two minutes before the limit the ranks write a checkpoint and end, and the job is requeued. If the scheduler stops the job
-    immediately, it resumes from the last checkpoint. `scancel` ends it permanently.
+    Two minutes before the limit the ranks write a checkpoint and end, and the job is requeued. If the scheduler kills the job,
+    the requeued job resumes from the last checkpoint. `scancel` ends the job permanently.
     """
     asked = [f"--job-name=jukebox-{words[0]}", f"--nodes={nodes}", f"--ntasks-per-node={ranks}"]
     asked += [f"--{name}={value}" for name, value in (("time", time), ("partition", partition)) if value]
     asked += ["--requeue", "--open-mode=append", "--signal=B:USR1@120", f"--output={logs}/slurm-%j.out"]
-    asked += [shlex.join(options)] * bool(options)  # one line, because an option and its value may be two words
+    asked += [shlex.join(options)] * bool(options)  # on one line, because an option and its value may be two words
     inner = [sys.executable, "-m", "launch.cli", "launch", "--with", "srun", "--logs", str(logs)]
     inner += ["--patience", f"{patience:g}", "--", *words]
     head = ["#!/bin/bash", *(f"#SBATCH {word}" for word in asked), f"cd {shlex.quote(os.getcwd())}"]

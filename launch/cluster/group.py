@@ -1,7 +1,7 @@
-"""The group of processes that train together: initialisation, collectives and shutdown; in a single process all of it does
-nothing.
+"""The group of processes that train together: initialisation, collectives and shutdown.
 
-Ranks are read from the environment (`launch/cluster/ranks.py`). Tensors of a GPU go by NCCL, those of a CPU by gloo.
+A single process communicates with no other. Ranks are read from the environment (`launch/cluster/ranks.py`). NCCL transfers
+tensors on a GPU, and gloo transfers tensors on a CPU.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from launch.cluster.ranks import COLLECTIVE_TIMEOUT, NAMES, local_rank, meeting_
 
 T = TypeVar("T")
 PATIENCE = timedelta(seconds=COLLECTIVE_TIMEOUT)
-MEETING = 45.0  # seconds within which another rank must appear; a shell may have leftover variables
+MEETING = 45.0  # seconds within which another rank must connect: the variables of a shell may be left over from another job
 
 
 def join(device: str) -> str:
-    """Join the other ranks, if any; return the device of this rank and make it the current one.
+    """Join the process group if there are several ranks. Return the device of this rank, and make it the current device.
 
-    UserError for a missing GPU, and for one GPU that all ranks would share.
+    Raises UserError for a missing GPU, and for a single GPU that all ranks would share.
     """
     rank, ranks = rank_and_ranks()
     device = choose_own_device(device, local_rank(), ranks)
@@ -44,10 +44,10 @@ def join(device: str) -> str:
 
 
 def use_device(device: torch.device) -> None:
-    """Make a GPU the current one, and its index the local rank in the environment, under the names of all starters in use.
+    """Make a GPU the current device, and set the local rank in the environment to its index, for all starters in use.
 
-    DeepSpeed uses the local rank as the index of the GPU and compares two of the names. The index differs if a starter shows
-    one GPU to each rank, or if the user names a GPU.
+    DeepSpeed uses the local rank as the index of the GPU, and requires that the variables of two starters agree. Local rank and
+    index can differ: a starter may show only one GPU to each rank, or the user may name a GPU.
     """
     index = local_rank()
     if device.type == "cuda":
@@ -62,7 +62,7 @@ def use_device(device: torch.device) -> None:
 def meet(rank: int, ranks: int, backend: str) -> None:
     """Open the process group; UserError if the ranks cannot connect."""
     (address, port), named = meeting_point(), variables()
-    # DeepSpeed reads these too; without them it would use MPI
+    # DeepSpeed also reads these variables; without them DeepSpeed would use MPI
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR=address, MASTER_PORT=str(port))
     try:
         store = None if dist.is_torchelastic_launched() else open_store(address, port, rank, ranks, named)
@@ -76,14 +76,17 @@ def meet(rank: int, ranks: int, backend: str) -> None:
 
 
 def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> dist.Store:
-    """The store of the ranks, once another rank is connected; UserError if none connects, DistError if the port is in use."""
+    """Open the key-value store of the ranks, and wait for a connection of another rank.
+
+    Raises UserError if no rank connects, and DistError if the port is in use.
+    """
     nobody = UserError(
         f"{named} state that this is rank {rank} of {ranks}, and no other rank connected to {address}:{port} within "
         f"{MEETING:.0f} s; "
         "unset both to train in one process, or start all ranks with `jukebox launch`, torchrun, mpirun or srun"
     )
     until = time.monotonic() + MEETING
-    while rank and not accepts_connections(address, port):  # a store would print each of its tries
+    while rank and not accepts_connections(address, port):  # checked first, because a store prints each failed try
         if time.monotonic() > until:
             raise nobody
         time.sleep(0.1)
@@ -100,10 +103,9 @@ def open_store(address: str, port: int, rank: int, ranks: int, named: str) -> di
 
 
 def done_in_time(work: Callable[[], T], seconds: float) -> T:
-    """Run `work()` without its stderr; RuntimeError if it takes too long, because another program has the port and does not
-    answer.
+    """Run `work()` without its stderr, and return the result; RuntimeError if it takes longer than `seconds`.
 
-    torch would wait forever for an answer, and print the stack for an unexpected one.
+    If another program has the port, torch would wait forever for an answer, or print its stack for an unexpected answer.
     """
     made: list[T | BaseException] = []
 
@@ -130,7 +132,7 @@ def done_in_time(work: Callable[[], T], seconds: float) -> T:
 
 
 def accepts_connections(address: str, port: int) -> bool:
-    """Whether a process accepts connections there."""
+    """Whether a process accepts connections at `address` and `port`."""
     try:
         socket.create_connection((address, port), timeout=1.0).close()
     except OSError:
@@ -139,7 +141,7 @@ def accepts_connections(address: str, port: int) -> bool:
 
 
 def part() -> None:
-    """Wait for the others and close the group, so that a finished rank is not considered dead."""
+    """Wait for all ranks and close the process group, so that a finished rank is not considered dead."""
     if alone():
         return
     dist.barrier()
@@ -153,14 +155,14 @@ def alone() -> bool:
 
 
 def who() -> tuple[int, int]:
-    """This rank and the number of ranks."""
+    """Return this rank and the number of ranks; (0, 1) for a single process."""
     return (0, 1) if alone() else (dist.get_rank(), dist.get_world_size())
 
 
 def print_once(what: object) -> None:
-    """Print once, not once per rank."""
+    """Print `what` on rank 0 only."""
     if who()[0] == 0:
-        print(what, flush=True)  # flushed, so that it precedes later output in a pipe too
+        print(what, flush=True)  # flushed, so that the line precedes later output also in a pipe
 
 
 def first(work: Callable[[], T]) -> T:
@@ -180,7 +182,7 @@ def first(work: Callable[[], T]) -> T:
 
 
 def largest(*values: float) -> list[float]:
-    """The maximum of each value over all ranks, on all ranks."""
+    """Return the maximum of each value over all ranks. All ranks get the same result."""
     if alone():
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64)
@@ -189,7 +191,7 @@ def largest(*values: float) -> list[float]:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over all ranks, on the CPU."""
+    """Return the sum of `values` over all ranks, in float64 on the CPU."""
     values = values.detach().double().cpu()
     if not alone():
         dist.all_reduce(values)
@@ -197,5 +199,5 @@ def total(values: Tensor) -> Tensor:
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean over all ranks, on the CPU."""
+    """Return the mean of `values` over all ranks, in float64 on the CPU."""
     return total(values) / who()[1]

@@ -1,7 +1,7 @@
-"""Heartbeats of a rank for the watcher: a line in a file per rank, and its stack on request.
+"""Heartbeats of a rank for the watcher: one line in a file per rank. On request, the rank also writes its stack.
 
-`jukebox launch` names the file in the environment; without it a beat costs one comparison. A beat has the step, the number of
-beats in it, the number of repetitions, and a text:
+`jukebox launch` names the file in an environment variable. Without the variable a beat is a no-op that costs one comparison. A
+beat has the step, the number of earlier beats in this step, the number of repetitions, and a text:
 
     12.3.0 gradients
 """
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "JUKEBOX_BEAT"
-WIDTH = 120  # a beat overwrites the previous one, so all have the same length
-LOOK, LEAST = 0.5, 1 << 16  # seconds between two checks of the written bytes, and bytes that make a beat
+WIDTH = 120  # length of a beat in the file; it is constant, because a beat overwrites the previous beat
+LOOK, LEAST = 0.5, 1 << 16  # seconds between two checks of the written bytes; least number of new bytes that counts as progress
 
 
 class _Pulse:
-    """The open file of this process, if any, its step and the number of beats in it."""
+    """State of this process: the open file or None, the current step, and the number of earlier beats in the step."""
 
     file: int | None = None
     step = 0
@@ -31,15 +31,15 @@ class _Pulse:
 
 
 def open_heartbeat() -> None:
-    """Open this rank's file, and write all threads' stacks to stderr on SIGUSR1."""
-    path = os.environ.pop(VARIABLE, "")  # a child process is not this rank
+    """Open the heartbeat file of this rank. Afterwards SIGUSR1 makes this process write the stacks of all threads to stderr."""
+    path = os.environ.pop(VARIABLE, "")  # removed, because a child process is not this rank
     if path:
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         _Pulse.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
 
 def beat(doing: str, step: int | None = None) -> None:
-    """Write what this rank is about to do, and in which step (None: the same)."""
+    """Write what this rank is about to do, and the step (None: the step of the previous beat)."""
     if _Pulse.file is not None:
         step = _Pulse.step if step is None else step
         _Pulse.count = _Pulse.count + 1 if step == _Pulse.step else 0
@@ -55,14 +55,14 @@ def _write(doing: str, repeats: int) -> None:
 
 @contextlib.contextmanager
 def beat_while_writing(doing: str) -> Iterator[None]:
-    """Beat, and repeat it as long as this process writes, so that a slow disk is distinguished from a hang."""
+    """Context that repeats a beat as long as this process writes data, so that a slow disk is not considered a hang."""
     beat(doing)
     done = threading.Event()
 
     def follow() -> None:
         before, repeats = written_bytes(), 0
         while not done.wait(LOOK):
-            if (now := written_bytes()) - before >= LEAST:  # a beat is less
+            if (now := written_bytes()) - before >= LEAST:  # a beat itself writes fewer bytes
                 before, repeats = now, repeats + 1
                 _write(doing, repeats)
 
@@ -78,7 +78,7 @@ def beat_while_writing(doing: str) -> Iterator[None]:
 
 
 def written_bytes() -> int:
-    """Bytes that this process has written by system calls; 0 if the system does not count them."""
+    """Return the number of bytes that this process has written; 0 if the system does not count them."""
     with contextlib.suppress(OSError):
         counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
         return int(counts["wchar"]) + int(counts["write_bytes"])
@@ -87,7 +87,7 @@ def written_bytes() -> int:
 
 @dataclass(frozen=True, order=True)
 class Beat:
-    """A beat as read from a file; of two ranks the one with the smaller beat is slower."""
+    """A beat as read from a file. Beats are ordered by progress: a smaller beat is earlier."""
 
     step: int
     count: int
@@ -99,7 +99,7 @@ class Beat:
 
 
 def read_beat(path: Path) -> Beat | None:
-    """The last beat of a rank; None before its first beat."""
+    """Return the last beat of a rank; None before the first beat."""
     try:
         place, doing = path.read_text().split(" ", 1)
         step, count, repeats = map(int, place.split("."))

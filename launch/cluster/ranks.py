@@ -1,4 +1,4 @@
-"""Rank and number of ranks of this process from the environment of its starter; no package is needed for it.
+"""Rank of this process and number of ranks, from the environment variables of the starter, without other packages.
 
                       rank                   of                      on this machine             first machine
     torchrun          RANK                   WORLD_SIZE              LOCAL_RANK                  MASTER_ADDR, MASTER_PORT
@@ -6,8 +6,8 @@
     MPICH, Intel      PMI_RANK               PMI_SIZE                MPI_LOCALRANKID
     SLURM (srun)      SLURM_PROCID           SLURM_STEP_NUM_TASKS    SLURM_LOCALID               SLURM_STEP_NODELIST
 
-SLURM_NTASKS is also set in a batch script with a single process, so it is not used. MPI does not specify the host of the first
-rank: MASTER_ADDR does, or all ranks are on one machine.
+SLURM_NTASKS is not used, because SLURM also sets it in a batch script with a single process. MPI has no variable with the host
+of the first rank. So either MASTER_ADDR is set, or all ranks are on one machine.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NAMES = (
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
-PORT = 29500  # if none is given
-COLLECTIVE_TIMEOUT = 1800.0  # seconds that a rank waits for the others, because the first rank may decode a corpus first
+PORT = 29500  # default port
+COLLECTIVE_TIMEOUT = 1800.0  # seconds that ranks wait in a collective; long, because the first rank may decode a corpus before
 
 
 def variables(environ: Mapping[str, str] = os.environ) -> str:
-    """Text of the two variables with rank and number of ranks, for errors; empty if they are not set."""
+    """Return the names of the two variables with rank and number of ranks, as text for messages; empty if they are not set."""
     return next((f"{mine} and {ranks}" for mine, ranks, _, _ in NAMES if mine in environ and ranks in environ), "")
 
 
 def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """The number in a variable, or `default` if it is not set or empty; UserError for other values."""
+    """Return the whole number in the variable `name`, or `default` if it is not set or empty; UserError for other values."""
     text = environ.get(name) or str(default)
     if not text.isdecimal():
         raise UserError(f"the variable {name} is {text!r}; expected a whole number: set it, or unset it")
@@ -42,7 +42,10 @@ def whole_number(environ: Mapping[str, str], name: str, default: int) -> int:
 
 
 def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """Rank and number of ranks; (0, 1) for a single process."""
+    """Return the rank of this process and the number of ranks; (0, 1) for a single process.
+
+    Raises UserError for invalid values.
+    """
     for mine, all_of_them, _, _ in NAMES:
         if mine in environ and all_of_them in environ:
             try:
@@ -59,7 +62,7 @@ def rank_and_ranks(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
-    """The local rank of this process, which is the index of its GPU."""
+    """Return the local rank of this process (its number on this host), which is the index of its GPU."""
     for mine, all_of_them, here, _ in NAMES:
         if mine in environ and all_of_them in environ:
             return whole_number(environ, here, rank_and_ranks(environ)[0])
@@ -67,7 +70,10 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Address and port at which the first rank waits for the others; UserError if that machine is not specified."""
+    """Return address and port at which the first rank waits for the others.
+
+    Raises UserError if there are several machines and the first machine is unknown.
+    """
     port = whole_number(environ, "MASTER_PORT", PORT)
     if environ.get("MASTER_ADDR"):
         return environ["MASTER_ADDR"], port
@@ -85,7 +91,7 @@ def meeting_point(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a SLURM list of nodes, such as gpu[07-09,12],login."""
+    """Return the first name in a SLURM list of nodes: gpu07 for gpu[07-09,12],login."""
     found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?", nodes)
     if found is None:
         raise UserError(f"SLURM's list of nodes is {nodes!r}; expected names such as gpu[07-09]: set MASTER_ADDR yourself")

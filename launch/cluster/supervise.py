@@ -1,11 +1,11 @@
-"""The watcher of a job of many ranks: starts their agents, shows rank 0, and reports dead and stalled ranks.
+"""The watcher of a job with many ranks: starts the agents, shows the output of rank 0, and reports dead and stalled ranks.
 
-It reports three kinds of failure:
+The watcher reports three kinds of failure and then ends the job:
 
-- a rank dies: its number, host, reason, last activity, and the last lines of its log; the others are ended;
-- a host is lost (its agent has ended without a report): its ranks, and the output of ssh or mpirun;
-- a stall: a rank has sent no new heartbeat for longer than the patience. The slowest ranks are named with their position in the
-  code (their stacks are in their logs), and the job is ended.
+- a rank dies: the report has its number, host, reason, last activity, and the last lines of its log;
+- a host is lost, because its agent has ended without a report: the report has its ranks, and the output of ssh or mpirun;
+- a stall: no rank has sent a new heartbeat for longer than the patience. The report names the slowest ranks with their position
+  in the code. The stacks are in the logs.
 
 In all cases the same command continues from the last checkpoint.
 """
@@ -28,12 +28,12 @@ from typing import IO
 from launch.cluster.agent import PATIENCE, SHORT, MeetingPlace, die_with_parent
 from launch.cluster.heartbeat import Beat, read_beat
 
-SETTLE = 1.0  # seconds after a death to wait for reports of earlier deaths
-ANSWER = 3.0  # seconds for ranks to write their stacks
-LINES = 12  # last lines of a dead rank's log
+SETTLE = 1.0  # seconds to wait after a death, because reports of earlier deaths may arrive later
+ANSWER = 3.0  # seconds that ranks have to write their stacks
+LINES = 12  # number of lines at the end of a log that are shown
 FRAME = re.compile(r'File ".*?([^/"]+/[^/"]+\.py)", line (\d+) in (\S+)')
-STACK = "most recent call first"  # the head of a thread's stack
-COLLECTIVE = "torch/distributed/"  # functions in the stack of a rank that waits for others
+STACK = "most recent call first"  # first line of the stack of a thread
+COLLECTIVE = "torch/distributed/"  # path of functions in the stack of a rank that waits for others
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Start:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a rank; `asked_to_stop` if its agent requested it, `when` in seconds of its host's clock."""
+    """The end of a rank. `asked_to_stop`: its agent had requested the end. `when` is in seconds of the clock of its host."""
 
     rank: int
     code: int
@@ -63,12 +63,12 @@ class End:
 
 
 class Agents:
-    """The running commands of a job and their output (mostly about ranks that they could not start)."""
+    """The running start commands of a job, and their output, which is mostly about ranks that could not be started."""
 
     def __init__(self, starts: Sequence[Start]) -> None:
         self.output: list[str] = []
         self.running = [(start, self._begin(start.command)) for start in starts]
-        self.gone: dict[int, float] = {}  # process -> time when its end was first seen
+        self.gone: dict[int, float] = {}  # number of a command -> time when its end was first noticed
 
     def _begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -88,7 +88,7 @@ class Agents:
             self.output.append(line.decode(errors="replace").rstrip())
 
     def lost(self, ended: set[int]) -> Iterator[tuple[list[int], int]]:
-        """(ranks, exit code) of commands that ended some time ago without a report of these ranks."""
+        """Yield (ranks without a reported end, exit code) for each command that ended more than SETTLE seconds ago."""
         for number, (start, process) in enumerate(self.running):
             code = process.poll()
             missing = [rank for rank in start.ranks if rank not in ended]
@@ -98,7 +98,7 @@ class Agents:
                 yield missing, code
 
     def wait(self, seconds: float) -> None:
-        """Wait some time for the commands to end, then kill them."""
+        """Wait `seconds` for the commands to end, then terminate and at last kill them."""
         until = time.monotonic() + seconds
         for signal_number, more in ((None, 0.0), (signal.SIGTERM, SHORT), (signal.SIGKILL, SHORT)):
             for _, process in self.running:
@@ -110,25 +110,28 @@ class Agents:
 
 
 class Job:
-    """A running job: hosts of its ranks, folder of logs, agents."""
+    """A running job: starts the agents, and watches the ranks by files in the folder `logs`.
+
+    `patience` is the time without heartbeats, in seconds, after which the job is considered stalled.
+    """
 
     def __init__(self, starts: Sequence[Start], place: MeetingPlace, logs: Path, patience: float) -> None:
         self.place, self.logs, self.patience = place, logs, patience
         self.shown, self.asked = 0, 0
-        self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> its last beat, and the time when it was first seen
+        self.beats: dict[int, tuple[Beat, float]] = {}  # rank -> last beat, and the time when the watcher first read this beat
         self.ends: dict[int, End] = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
         self.agents = Agents(starts)
 
     def _ask(self, number: int, frame: object) -> None:
-        """Handle Ctrl-C: ask all ranks to end after their step; a second one kills them."""
+        """Handle Ctrl-C and SIGTERM: the first signal asks all ranks to end after their step, the second signal kills them."""
         self.stop(0.0 if self.asked else PATIENCE)
         self.asked = self.asked or number
 
     def stop(self, patience: float) -> None:
-        """Ask all agents to end their ranks within so many seconds."""
-        part = self.logs / f"stop.{time.monotonic_ns()}"  # a separate name, because a signal may interrupt this
+        """Ask all agents to end their ranks within `patience` seconds."""
+        part = self.logs / f"stop.{time.monotonic_ns()}"  # a unique name, because a signal handler may interrupt this function
         part.write_text(str(patience))
         part.replace(self.logs / "stop")
 
@@ -136,11 +139,11 @@ class Job:
         return self.logs / f"rank_{rank}.log"
 
     def run(self) -> int:
-        """Watch until all ranks have ended; the job's exit code."""
+        """Watch the job until it is over, and return its exit code."""
         try:
             while True:
                 self.read_ends()
-                self.show()  # after the ends, so that the last output is shown too
+                self.show()  # after reading the ends, so that the last output of rank 0 is shown too
                 if (code := self.verdict()) is not None:
                     self.stop(SHORT)
                     self.agents.wait(2 * SHORT)
@@ -159,7 +162,7 @@ class Job:
             sys.stdout.flush()
 
     def read_ends(self) -> None:
-        """Read the ends of ranks since the last call."""
+        """Read the reports of ranks that have ended since the last call."""
         for path in self.logs.glob("rank_*.end"):
             rank = int(path.stem.removeprefix("rank_"))
             if rank not in self.ends:
@@ -167,7 +170,7 @@ class Job:
                 self.ends[rank] = End(rank, metadata["code"], metadata["host"], metadata["told"], metadata["time"])
 
     def verdict(self) -> int | None:
-        """The exit code once the job is over or must be ended; None while it runs."""
+        """Return the exit code if the job is over or must be ended, else None. Failures are reported."""
         failed = [end for end in self.ends.values() if end.code and not end.asked_to_stop]
         lost = list(self.agents.lost(set(self.ends)))
         if failed and not self.asked:
@@ -182,7 +185,7 @@ class Job:
         return None if self.asked else self.look_for_a_hang()
 
     def report_death(self, end: End) -> int:
-        """Report which rank died with its last output; return the exit code."""
+        """Report a dead rank and its last output, and return the exit code of the job."""
         beat = read_beat(self.logs / f"rank_{end.rank}.beat")
         complain(f"rank {end.rank} on {end.host} {end}{f' at {beat}' if beat else ''}; the others are ended")
         if end.rank or end.code < 0:  # the output of rank 0 is shown already
@@ -192,7 +195,7 @@ class Job:
         return end.code if end.code > 0 else 128 - end.code
 
     def report_loss(self, ranks: Sequence[int], code: int) -> int:
-        """Report which ranks were lost with their host or starter; return the exit code."""
+        """Report the ranks that were lost with their host or starter, and return the exit code of the job."""
         hosts = dict.fromkeys(self.place.host_of(rank) for rank in ranks)
         complain(f"lost {numbered(ranks)} on {', '.join(hosts)}: what started them ended with exit code {code}")
         complain(*self.agents.output[-LINES:])
@@ -200,7 +203,7 @@ class Job:
         return code if code > 0 else 1
 
     def look_for_a_hang(self) -> int | None:
-        """Note new heartbeats; without any for too long, report the stalled ranks. Return the exit code, or None."""
+        """Read heartbeats. Without new ones for longer than the patience, report the stalled ranks and return exit code 1."""
         now = time.monotonic()
         for rank in range(self.place.world):
             beat = read_beat(self.logs / f"rank_{rank}.beat")
@@ -213,7 +216,7 @@ class Job:
         return 1
 
     def ask_where(self, ranks: Sequence[int]) -> dict[int, str]:
-        """The stacks that the ranks have written into their logs on request, if they could."""
+        """Ask ranks for their stacks, and return what they write into their logs within ANSWER seconds."""
         begins = {rank: self.log(rank).stat().st_size for rank in ranks}
         (self.logs / "where").touch()
         until, output = time.monotonic() + ANSWER, dict.fromkeys(ranks, "")
@@ -223,7 +226,7 @@ class Job:
         return output
 
     def report_hang(self, standing: dict[int, float], output: dict[int, str]) -> None:
-        """Report the slowest ranks with their position in the code, then where the others wait."""
+        """Report the slowest ranks with their position in the code, then the positions at which other ranks wait."""
         complain(f"nothing has moved for {min(standing.values()):.0f} s (--patience); the job is ended. Behind:")
         lagging, waiting = lagging_ranks({rank: self.beats[rank][0] for rank in standing}, output), {}
         for rank in sorted(standing):
@@ -238,16 +241,16 @@ class Job:
 
 
 def lagging_ranks(beats: dict[int, Beat], output: dict[int, str]) -> list[int]:
-    """The ranks that the others wait for: those outside of collectives if others are inside; of these the slowest."""
+    """Return the ranks that the others wait for: the slowest ranks outside of collectives, or of all if all are inside."""
     working = [rank for rank in beats if COLLECTIVE not in output[rank]] or list(beats)
     least = min((beats[rank].step, beats[rank].count) for rank in working)
     return [rank for rank in working if (beats[rank].step, beats[rank].count) == least]
 
 
 def first_cause(failed: Sequence[End]) -> End:
-    """Of several failed ranks the cause: one killed by a signal, else the first by the clock.
+    """Return the failed rank that caused the other failures: a rank that a signal killed, else the earliest failure.
 
-    An error of the user (exit code 2) is the same on all ranks, and rank 0 has printed it already.
+    For an error of the user (exit code 2) rank 0 is preferred: the error is equal on all ranks, and rank 0 has printed it.
     """
     return min(failed, key=lambda end: (end.code >= 0, end.rank != 0 if end.code == 2 else True, end.when))
 
@@ -259,14 +262,17 @@ def last_lines(log: Path) -> list[str]:
 
 
 def text_from(log: Path, begin: int) -> str:
-    """The content of a log from byte `begin` on."""
+    """Return the text of a log from byte `begin` to the end."""
     with log.open("rb") as file:
         file.seek(begin)
         return file.read().decode(errors="replace")
 
 
 def place_in_code(output: str) -> str:
-    """Position of a rank's main thread: the innermost line of all, and the innermost line of this project."""
+    """Return the position of the main thread of a rank: its innermost line, and its innermost line in this project.
+
+    If `output` has no stack, the state of the process is returned instead.
+    """
     frames = [f"{m[1]} line {m[2]} ({m[3]})" for m in FRAME.finditer(output[output.rfind(STACK) :])]
     if STACK not in output or not frames:
         state = re.search(r"state of the process: (\S)", output)
@@ -277,7 +283,7 @@ def place_in_code(output: str) -> str:
 
 
 def numbered(ranks: Sequence[int]) -> str:
-    """Format ranks: "rank 3", "ranks 0, 2, 3"."""
+    """Format ranks as text, such as "rank 3" or "ranks 0, 2, 3"."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 

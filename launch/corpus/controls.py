@@ -1,6 +1,6 @@
-"""Frame-wise controls of a prior, measured on the songs of a data folder: tempo, and notes per second.
+"""Frame-wise controls of a prior, measured on the songs of a data folder: tempo and note density.
 
-They are measured once and stored as `controls.json`: the tempo, 0 without clear beats, and the time of each onset.
+Songs are measured once. `controls.json` stores the tempo (0 without clear beats) and the times of the onsets.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from launch.cli.progress import progress
 from launch.corpus.pcm import in_order
 
 FILE = "controls.json"
-WIDTH = 1.0  # seconds, standard deviation of the kernel that spreads an onset over time
-Measured = dict[str, dict[str, Any]]  # hash of a song -> its tempo and onsets
+WIDTH = 1.0  # standard deviation of the smoothing kernel of onsets, seconds
+Measured = dict[str, dict[str, Any]]  # hash of a song -> tempo and onsets
 
 
 def measured_controls(data: Path, rows: Sequence[SongRow], cache: Path | None = None) -> Measured:
-    """Tempo and onsets of songs; missing ones are measured now, and a second process waits."""
+    """Return tempo and onsets of songs. Missing values are measured now, while other processes wait at a lock."""
 
     def measure(row: SongRow) -> dict[str, Any]:
         pulse = find_beats(path := audio_path(data, row))
@@ -47,7 +47,7 @@ def measured_controls(data: Path, rows: Sequence[SongRow], cache: Path | None = 
 
 
 def note_density(onsets: Sequence[float], frames: int, frame_seconds: float) -> Float[np.ndarray, " n"]:
-    """Onsets per second in each frame, smoothed by a Gaussian that is normalised inside the song."""
+    """Onsets per second in each frame, smoothed by a Gaussian kernel that is normalised inside the song."""
     counts, _ = np.histogram(onsets, bins=frames, range=(0, frames * frame_seconds))
     reach = min(int(4 * WIDTH / frame_seconds), max(0, (frames - 1) // 2))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * frame_seconds / WIDTH) ** 2)

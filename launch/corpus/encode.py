@@ -1,8 +1,9 @@
-"""`jukebox encode`: encode every song once, so that priors train without audio.
+"""`jukebox encode`: encode every song once, so that priors are trained without audio.
 
-Each stream is in a separate folder, `DATA/codes/<codes hash>/`; another encoder or codebook has another folder. Each song is
-encoded in constant memory. Existing codes are not encoded again, so the same command continues a killed run. With several ranks
-(torchrun, mpirun, srun, `jukebox launch`) each encodes a share of the songs and writes separate files; they do not communicate.
+Each stream is in a separate folder, `DATA/codes/<codes hash>/`. The codes of another encoder or codebook are in another folder.
+Each song is encoded in constant memory. Existing codes are not encoded again, so the same command continues a killed run. With
+several ranks (torchrun, mpirun, srun, `jukebox launch`), each rank encodes a share of the songs and writes separate files. The
+ranks do not communicate.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def missing_streams(data: Path, info: ModelInfo, songs: Sequence[str], streams: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """For each song the streams that are not encoded yet; complete songs are left out."""
+    """Return the streams that are not encoded yet, by song. Songs with all streams are not in the result."""
     from data_prep.codes import CodesReader
     from jukebox.model.codes import folders_with
 
@@ -43,7 +44,10 @@ def missing_streams(data: Path, info: ModelInfo, songs: Sequence[str], streams: 
 
 
 def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequence[str]) -> dict[str, np.ndarray]:
-    """The frames of one song as {stream: (t // hop, ...)} in the dtype of files; the audio is at the codec's rate."""
+    """Encode one song, and return {stream: frames (t // hop, ...)} in the dtype of files.
+
+    `audio` must have the sample rate of the codec.
+    """
     import torch
 
     found = codec.encode_long(torch.from_numpy(audio)[None].to(codec.device), streams)
@@ -51,7 +55,7 @@ def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequenc
 
 
 def make_folder(target: Path, data: Path) -> Path:
-    """Create a writable folder; UserError if the disk is not writable."""
+    """Create the folder `target`; UserError if it is not writable. `data` is the data folder for the message."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         (target / ".rescue.lock").touch()
@@ -64,9 +68,9 @@ def make_folder(target: Path, data: Path) -> Path:
 
 @contextlib.contextmanager
 def own_name(target: Path, rank: int) -> Iterator[str]:
-    """Lock the name of this rank's files in `target`; UserError if another process has it.
+    """Context with the name of this rank's files in `target`, which is locked; UserError if another process has the lock.
 
-    Partial files of killed ranks are completed first; their locks were released when the processes ended.
+    First, partial files of killed ranks are completed. Killed ranks have no locks, because a lock ends with its process.
     """
     from filelock import FileLock, Timeout
 
@@ -93,10 +97,11 @@ def encode_rows(
     codec: Codec, info: ModelInfo, data: Path, rows: Mapping[str, SongRow], streams: Sequence[str], parallel: int, name: str,
     cache: Path,
 ) -> None:  # fmt: skip
-    """Encode the missing streams of `rows` into files `name` of their folders below `cache`, with a progress bar.
+    """Encode the missing streams of `rows` into files `name` in the folders of the streams below `cache`, with a progress bar.
 
-    `parallel` songs are encoded at a time, each in one thread, because blocks of audio are too short to divide between cores. A
-    GPU encodes one song at a time, because the layers of each need gigabytes of memory; the threads read the next songs.
+    On a CPU, `parallel` songs are encoded at a time, one thread per song, because blocks of audio are too short to divide
+    between cores. A GPU encodes one song at a time, because the layers need gigabytes of memory per song. Then the threads read
+    the next songs.
     """
     import torch
 
@@ -111,7 +116,7 @@ def encode_rows(
         return read(audio_path(data, row), sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)[0]
 
     def streams_of(row: SongRow) -> dict[str, np.ndarray]:
-        torch.set_num_threads(1)  # a setting per thread
+        torch.set_num_threads(1)  # the setting is per thread
         return encode_sound(codec, sound_of(row), missing[row.song])
 
     def all_streams(todo: Sequence[SongRow], absent: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -126,7 +131,7 @@ def encode_rows(
     started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
     kept, done = f"{cache / 'codes'} keeps the codes of finished songs: the same command goes on", []
     with keeping(kept, lambda: done), progress(round(made), f"encoding {names}", unit="s") as bar:
-        for absent in sorted(set(missing.values())):  # songs that lack the same streams share writers
+        for absent in sorted(set(missing.values())):  # songs with the same missing streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
             with contextlib.ExitStack() as stack:
                 folders = {stream: codes_folder(cache, info, stream) for stream in absent}
@@ -142,9 +147,9 @@ def encode_rows(
 
 
 def spread_songs(rows: Sequence[SongRow], count: int) -> list[SongRow]:
-    """`count` songs (0: all), one of each artist, then a second one of each, and so on, in the order of hashes.
+    """Select `count` songs (0: all): first one song of each artist, then a second song of each artist, and so on.
 
-    A larger count includes the songs of a smaller one.
+    Songs of an artist are in the order of their hashes. A larger count includes the songs of a smaller count.
     """
     by_artist: dict[str, list[SongRow]] = {}
     for row in sorted(rows, key=lambda row: row.hash):
@@ -161,7 +166,7 @@ def encode(
 
     data: the data folder that `jukebox prepare` made
     model: the model folder that holds the trained codec
-    levels: levels to encode, such as 2,1; empty: all trained ones
+    levels: levels to encode, such as 2,1; empty: all trained levels
     songs: number of songs (of the split, if given), spread over the artists; 0: all
     split: only the songs of this split, train or test; empty: both
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
@@ -176,7 +181,7 @@ def encode(
     from launch.cluster.ranks import rank_and_ranks, variables
 
     rank, ranks = rank_and_ranks()
-    cores = torch.get_num_threads()  # cores of this rank if its starter specifies them, else of the machine
+    cores = torch.get_num_threads()  # cores of this rank if the starter sets OMP_NUM_THREADS, else cores of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
     device = choose_own_device(device, rank, ranks)
     folder, place, opened = (

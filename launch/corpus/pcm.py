@@ -1,9 +1,9 @@
 """Training audio of codecs: every song is decoded, resampled and mixed once, into one memory-mapped file.
 
-`DATA/pcm/<key>.i16` holds 16-bit samples (time, channels), song after song, `<key>.json` their lengths. Training reads crops at
-memory speed for all formats (an mp3 can only be decoded from its beginning), several processes share one copy, and a resumed
-run starts immediately. An hour takes 160 MB at 22.05 kHz mono. The key names
-songs, rate and channels.
+`DATA/pcm/<key>.i16` holds the 16-bit samples (time, channels) of all songs in sequence. `<key>.json` holds the lengths.
+Training reads crops at memory speed, whereas an mp3 can only be decoded from its beginning. Several processes share one copy,
+and a resumed run starts immediately. One hour takes 160 MB at 22.05 kHz mono. The key is a hash of songs, sample rate and
+channels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from launch.cli.progress import progress
 
 
 def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """Yield function(item) in the order of the items, computed by threads a few items ahead of the reader."""
+    """Yield function(item) in the order of the items. Threads compute up to 2 * `threads` results ahead."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Any] = deque()
         for item in items:
@@ -40,7 +40,7 @@ def in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int)
 
 
 class Pcm:
-    """Songs as samples: `lengths` (samples per song), access to any excerpt, and `key`, which identifies all of them."""
+    """The samples of songs in a memory-mapped file. `lengths` has the samples per song, and `key` identifies the songs."""
 
     def __init__(self, path: Path, lengths: Sequence[int], channels: int) -> None:
         self.key = path.stem
@@ -49,13 +49,16 @@ class Pcm:
         self.samples = np.memmap(path, "<i2", "r", shape=(int(self.starts[-1]), channels))
 
     def crop(self, song: int, start: int, length: int) -> Float[np.ndarray, "c t"]:
-        """`length` samples of a song in [-1, 1], zeros after its end."""
+        """Return `length` samples of a song from sample `start` on, in [-1, 1], with zeros after the end of the song."""
         begin = self.starts[song] + start
         piece = self.samples[begin : min(begin + length, self.starts[song + 1])].astype(np.float32).T / 32768.0
         return np.pad(piece, ((0, 0), (0, length - piece.shape[1])))
 
     def draw(self, seed: Sequence[int], count: int, length: int) -> list[tuple[int, int]]:
-        """`count` pairs (song, start) at random: uniform over the corpus, a pure function of the seed."""
+        """Sample `count` crops of `length` samples as pairs (song, start), uniformly over the corpus.
+
+        The result is a pure function of the seed.
+        """
         rng = np.random.default_rng(list(seed))
         places = np.maximum(self.lengths - length + 1, 1).cumsum()
         drawn = rng.integers(0, places[-1], count)
@@ -65,9 +68,9 @@ class Pcm:
 
 
 def open_pcm(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int, cache: Path | None = None) -> Pcm:
-    """The songs of `rows` as samples, decoded now into `cache` (None: `data`) if necessary; a second process waits.
+    """Open the samples of the songs of `rows`. If there is no file, decode the songs into `cache` (None: `data`).
 
-    UserError if that folder is not writable.
+    Other processes wait at a lock. Raises UserError if the folder is not writable.
     """
     from filelock import FileLock
 

@@ -1,13 +1,14 @@
-"""Crash-safe checkpoints that do not depend on ranks: every engine resumes from those of any other.
+"""Crash-safe checkpoints that do not depend on ranks: each engine can resume from the checkpoints of every other engine.
 
     step_00000500/manifest.json                step, minutes, recipe, identity, state of the engine, sizes of its files
     step_00000500/tensors_000.safetensors      whole tensors of about 1 GB together: `weights/NAME` (buffers too),
                                                `average/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, `momentum_buffer/NAME` (Muon)
 
-ZeRO's shards are gathered tensor by tensor and written by rank 0, so that no rank ever holds a second model; a resumed run
-takes its shards again. A folder is written under a temporary name, synced and renamed; the last `keep` stay. An incomplete
-checkpoint (a missing or short file) is skipped with a warning in favour of the previous one. If none is complete, an error is
-raised instead of a restart. Batches and noise are pure functions of (seed, step), so no random state needs to be stored.
+Rank 0 gathers the shards of ZeRO tensor by tensor and writes the tensors. So no rank holds a second model. A resumed run shards
+the tensors again. A folder is written under a temporary name, synced and renamed. The last `keep` checkpoints are kept. If a
+checkpoint is incomplete (a missing or short file), it is skipped with a warning, and the previous one is used. If no checkpoint
+is complete, an error is raised instead of a restart. Batches and noise are pure functions of (seed, step), so checkpoints need
+no random state.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ MANIFEST, SHARD = "manifest.json", 2**30  # bytes
 
 @dataclass
 class Checkpoint:
-    """An opened checkpoint: `metadata` is its manifest, tensors are read one at a time."""
+    """An opened checkpoint. `metadata` is the manifest. Tensors are read one at a time."""
 
     path: Path
     metadata: dict[str, Any]
-    places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # tensor -> its reader
+    places: dict[str, Callable[[], Tensor]] = field(default_factory=dict, repr=False)  # name -> function that reads the tensor
 
     def names(self, kind: str) -> list[str]:
-        """Names of the tensors of a kind: weights, average, exp_avg, exp_avg_sq, momentum_buffer."""
+        """Return the names of the tensors of `kind`: weights, average, exp_avg, exp_avg_sq or momentum_buffer."""
         return [name.removeprefix(f"{kind}/") for name in self.places if name.startswith(f"{kind}/")]
 
     def get(self, kind: str, name: str) -> Tensor | None:
@@ -48,22 +49,22 @@ class Checkpoint:
         return None if read is None else read()
 
     def within(self, prefix: str) -> Checkpoint:
-        """The tensors of a part of the model, whose names begin with `prefix`, by their names in that part."""
+        """Return the checkpoint of a part of the model: tensors with names that begin with `prefix`, without the prefix."""
         split = [(*name.split("/", 1), read) for name, read in self.places.items()]
         mine = {f"{kind}/{name.removeprefix(prefix)}": read for kind, name, read in split if name.startswith(prefix)}
         return replace(self, places=mine)
 
     def named_for(self, model: nn.Module) -> Checkpoint:
-        """The same with the current names of tensors, for a checkpoint of an earlier version."""
+        """Return the checkpoint with the current tensor names of `model`: earlier versions used other names."""
         rename = getattr(getattr(model, "config", None), "state_name", str)
         split = [(*name.split("/", 1), read) for name, read in self.places.items()]
         return replace(self, places={f"{kind}/{rename(name)}": read for kind, name, read in split})
 
 
 def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tuple[str, Tensor]], keep: int) -> None:
-    """Write step `metadata["step"]` into `folder`; the last `keep` stay, and later ones are deleted.
+    """Write the checkpoint of step `metadata["step"]` into `folder`, and keep only the last `keep` checkpoints.
 
-    A checkpoint of a later step was broken and skipped; if it were counted, it would displace a complete one.
+    Checkpoints of later steps are deleted too. Later checkpoints are broken, because the run resumed from an earlier one.
     """
     path = folder / f"step_{metadata['step']:08d}"
     fresh = folder / "step.tmp"
@@ -85,7 +86,7 @@ def save_checkpoint(folder: Path, metadata: dict[str, Any], tensors: Iterable[tu
 
 
 def shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The tensors on the CPU, gathered into files of about `SHARD` bytes."""
+    """Move tensors to the CPU, and yield them in groups of about `SHARD` bytes, one group per file."""
     shard, size = {}, 0
     for name, tensor in tensors:
         shard[name] = tensor.detach().cpu().contiguous()
@@ -98,7 +99,10 @@ def shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
-    """The newest complete checkpoint (None: there is none), and a sentence about skipped ones; UserError if all are broken."""
+    """Return the newest complete checkpoint (None: there are no checkpoints), and a message about skipped checkpoints.
+
+    Raises UserError if all checkpoints are broken.
+    """
     broken = []
     for path in written(folder):
         try:
@@ -116,7 +120,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, str]:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint after checking that all files are complete; ValueError names one that is not."""
+    """Open a checkpoint after checking that all files are complete; ValueError names an incomplete file."""
     metadata = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(metadata, dict) or not {"step", "minutes", "files", "recipe", "identity", "engine"} <= set(metadata):
         raise ValueError(f"{MANIFEST} is not that of a checkpoint")
@@ -131,7 +135,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def written(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, the newest first."""
+    """Return the paths of the checkpoints in a folder, the newest first."""
     return sorted(folder.glob("step_*"), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""The engine of a training: torch's for one process, DeepSpeed's for many."""
+"""Choice of the engine of a training: `TorchEngine` for one process, `DeepSpeedEngine` for many."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ def open_engine(
     model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Sequence[Phase] = (),
     checkpoint: Checkpoint | None = None,
 ) -> Engine:  # fmt: skip
-    """The engine of a training: torch's for one process, DeepSpeed's for many or if one of its options is used."""
+    """Create the engine of a training, and restore it from `checkpoint` if given.
+
+    With several ranks or an option of DeepSpeed, the engine is a `DeepSpeedEngine`, else a `TorchEngine`.
+    """
     if recipe.fp16 and device.type != "cuda":
         raise UserError("--precision fp16 is for GPUs without bf16, and there is none here; give bf16 or float32")
     if checkpoint is not None:
         checkpoint = checkpoint.named_for(model)
-        fill_model(model, checkpoint, assign=parallel.stage == 3)  # there each rank reads its shards of the mapped file
+        fill_model(model, checkpoint, assign=parallel.stage == 3)  # in ZeRO 3 tensors stay memory-mapped until the sharding
     if who()[1] > 1 or parallel.needs_deepspeed:
         from launch.engines.zero import DeepSpeedEngine
 

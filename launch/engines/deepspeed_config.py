@@ -1,8 +1,8 @@
-"""DeepSpeed's configuration: distribution of a training over ranks and memory.
+"""Configuration of DeepSpeed: distribution of a training over ranks and memory.
 
-ZeRO (Rajbhandari et al. 2020) shards over the ranks the optimiser's moments (stage 1), also the gradients (2), also the weights
-(3). The computation is that of one process in every stage, and so are the losses. `--card` chooses settings for its memory. A
-file of the user adds settings, but must not contradict the flags.
+ZeRO (Rajbhandari et al. 2020) shards tensors over the ranks: the moments of the optimiser (stage 1), also the gradients (stage
+2), also the weights (stage 3). In all stages the losses equal those of a single process. `--card` chooses settings for the
+memory of a GPU. The user can add settings in a file. These settings must not contradict the flags.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.errors import UserError
 from jukebox.model.recipe import Recipe
 
-# GB of a GPU -> settings to fit a prior: with less memory more is sharded, recomputed or kept on the host
+# memory of a GPU in GB -> settings: with less memory, more tensors are sharded, recomputed or stored on the host
 CARDS: dict[int, dict[str, Any]] = {
     8: {"zero": 3, "offload": True, "recompute": True},
     16: {"zero": 3, "offload": True, "recompute": True},
@@ -24,14 +24,14 @@ CARDS: dict[int, dict[str, Any]] = {
     40: {"zero": 2, "offload": False, "recompute": True},
     80: {"zero": 1, "offload": False, "recompute": False},
 }
-# sizes of communication buffers: DeepSpeed's defaults are ten times as large, gigabytes on every GPU
+# sizes of communication buffers: the defaults of DeepSpeed are ten times as large and take gigabytes on every GPU
 BUCKETS = {
     "reduce_bucket_size": 50_000_000,
     "allgather_bucket_size": 50_000_000,
     "stage3_prefetch_bucket_size": 50_000_000,
     "stage3_max_live_parameters": 100_000_000,
 }
-# keys of DeepSpeed that are set here -> the flag that sets them
+# keys of DeepSpeed that `configuration` sets -> the flag for each key
 OURS = {
     "train_batch_size": "--batch",
     "train_micro_batch_size_per_gpu": "--accumulate",
@@ -49,17 +49,21 @@ OURS = {
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """Settings of a distributed training: ZeRO's stage (-1: 1 with several ranks), optimiser on the host, parts of a share."""
+    """Settings of a distributed training.
+
+    `zero` is the ZeRO stage (-1: stage 1 if there are several ranks). `offload` keeps the optimiser on the host. `accumulate`
+    is the number of sequential parts of each rank's batch. `file` has additional DeepSpeed settings.
+    """
 
     zero: int = -1
     offload: bool = False
     accumulate: int = 1
-    adam: str = "torch"  # or "deepspeed": its kernels, which are compiled at first use
+    adam: str = "torch"  # or "deepspeed": kernels that are compiled at first use
     file: str = ""
 
     @property
     def needs_deepspeed(self) -> bool:
-        """Whether a single process trains with DeepSpeed too."""
+        """Whether even a single process needs DeepSpeed for these settings."""
         return self.zero >= 0 or self.offload or self.adam != "torch" or bool(self.file)
 
     @property
@@ -77,7 +81,7 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
 
 
 def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: bool = False) -> dict[str, Any]:
-    """The configuration for `deepspeed.initialize`; UserError if the user's file contradicts it."""
+    """Return the configuration for `deepspeed.initialize`; UserError for settings that contradict each other."""
     check_shares(recipe.batch, world, parallel.accumulate)
     if recipe.muon:
         raise UserError(
@@ -92,12 +96,12 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: boo
         "train_batch_size": recipe.batch,
         "train_micro_batch_size_per_gpu": recipe.batch // (world * parallel.accumulate),
         "gradient_accumulation_steps": parallel.accumulate,
-        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # stage 0: done in zero.py
+        "gradient_clipping": recipe.clip if parallel.stage else 0.0,  # in stage 0, zero.py clips
         "zero_optimization": {"stage": parallel.stage, **BUCKETS},
         "zero_force_ds_cpu_optimizer": False,  # torch's fused AdamW is as fast on a CPU, and needs no compiler
         "steps_per_print": None,
     }
-    if gpu and parallel.stage:  # gradients are reduced during the backward pass; a CPU has no streams for it
+    if gpu and parallel.stage:  # reduce gradients during the backward pass, which needs the streams of a GPU
         ours["zero_optimization"]["overlap_comm"] = True
     if parallel.offload:
         if not parallel.stage:
@@ -109,7 +113,7 @@ def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: boo
 
 
 def read_file(file: str) -> dict[str, Any]:
-    """The user's settings."""
+    """Read the DeepSpeed settings of the user; UserError unless the file is a JSON object."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -120,7 +124,10 @@ def read_file(file: str) -> dict[str, Any]:
 
 
 def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Merge both; UserError if they differ, or if `theirs` sets a value of a flag."""
+    """Merge the settings `theirs` of the user into `ours`. `above` is the prefix of the keys in messages.
+
+    Raises UserError if `theirs` sets a key of `OURS` to another value.
+    """
     whole = dict(ours)
     for key, value in theirs.items():
         name = above + key

@@ -1,9 +1,9 @@
-"""The optimiser's side of training: one small interface; `TorchEngine` is one process, `DeepSpeedEngine` (`zero.py`) many.
+"""Engine: the interface that updates weights. `TorchEngine` trains in one process, `DeepSpeedEngine` (`zero.py`) in many.
 
-The trainer (`launch/training/trainer.py`) passes the loss and this rank's parts of a batch to an engine, and gets the values of
-the step. It also gets the tensors of a checkpoint, and `weights()` for examples. The learning rate is a pure function of the
-step (`lr_at`), so that a resumed run needs no scheduler state. The host waits for the device only for the norm of the gradient,
-which decides whether an update is skipped.
+The trainer (`launch/training/trainer.py`) passes the loss and this rank's parts of a batch to an engine. The engine returns the
+values for the log. The engine also returns the tensors of a checkpoint, and provides averaged weights for examples. The
+learning rate is a pure function of the step (`lr_at`), so a resumed run needs no scheduler state. The host waits for the device
+only once per step: the norm of the gradient decides whether the update is skipped.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from launch.engines.weights import fill_model, hollow_copy
 
 
 def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
-    """The learning rate of a step counted from 0: linear warm-up, then constant, linear or cosine decay to `final_lr`.
+    """Return the learning rate of a step (counted from 0): linear warm-up, then a constant rate, or decay to `final_lr`.
 
-    The warm-up counts `step`, the updates of a phase. The decay uses `place`, the step of the schedule, if it is larger: in a
-    phase that began late or does not learn in every step, and in a run that its time limit will end.
+    The warm-up uses `step`, the number of earlier steps of the phase. The decay uses `place`, the step of the schedule, if
+    `place` is larger. It is larger if a phase began late or does not learn in every step, or if a time limit will end the run.
 
-    Linear decay starts at the share `decay_from` of the run, cosine decay after the warm-up. `published` is the schedule of the
-    2020 code: its first step has rate 0, `gamma` lowers the rate in steps, and its linear decay (annealing) ends at 0.
+    Linear decay starts at the share `decay_from` of the run. Cosine decay starts after the warm-up. "published" is the schedule
+    of the 2020 code: the first step has rate 0, the rate is multiplied by `gamma` every `gamma_every` steps, and linear decay
+    (annealing) ends at 0.
     """
     published = recipe.schedule == "published"
     warm = min(1.0, (step if published else step + 1) / recipe.warmup) if recipe.warmup else 1.0
@@ -52,20 +53,20 @@ def lr_at(step: int, recipe: Recipe, place: int = 0) -> float:
     return recipe.lr * warm * (final + (1.0 - final) * left)
 
 
-Loss = Callable[[Any], dict[str, Tensor]]  # a part of a batch -> values of the log by name, the total as "loss"
+Loss = Callable[[Any], dict[str, Tensor]]  # part of a batch -> values for the log by name; the total loss is "loss"
 
 
 class Engine(ABC):
-    """Updates the weights; `phases` (usually one) are trained alternately, each with separate optimisers.
+    """Updates the weights of a model. `phases` (usually one) are trained alternately, and each phase has its own optimisers.
 
-    `accumulate` is the number of sequential parts of a rank's share of a batch.
+    `accumulate` is the number of sequential parts of each rank's batch.
     """
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase], accumulate: int,
         plain: nn.Module | None = None,
     ) -> None:  # fmt: skip
-        """`model` is on the device; `plain` is a copy of it without weights, if it cannot be copied later."""
+        """`model` must be on the device. `plain` is a copy of the model without weights (None: it is made here)."""
         self.rank, self.world = who()
         self.model, self.recipe, self.device, self.accumulate = model, recipe, device, accumulate
         self.plain = hollow_copy(model) if plain is None else plain
@@ -85,12 +86,12 @@ class Engine(ABC):
 
     @property
     def parts(self) -> int:
-        """Number of parts of a batch; rank r takes those from r * accumulate on."""
+        """Number of parts of the global batch. Rank r takes `accumulate` parts, starting with part r * accumulate."""
         return self.world * self.accumulate
 
     @property
     def averages(self) -> bool:
-        """Whether any phase keeps averages of its weights."""
+        """Whether any phase has averages of its weights (EMA)."""
         return any(phase.recipe.ema for phase in self.phases.values())
 
     @property
@@ -99,14 +100,15 @@ class Engine(ABC):
         return sum(spikes.skipped for spikes in self.spikes.values())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context for the precision of the forward pass; parameters, optimiser and codebooks stay float32."""
+        """Return the context for the precision of the forward pass. Parameters, optimiser and codebooks stay float32."""
         lower = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if lower else torch.bfloat16, enabled=lower)
 
     def step(self, loss: Loss, parts: Sequence[Any], step: int, place: int = 0, phase: str = "") -> dict[str, Tensor | float]:
-        """One update of a phase from the loss of this rank's parts; returns their mean, `lr` and the norm before clipping.
+        """Update a phase once, from the losses of this rank's parts.
 
-        `place` is the step of the schedule, which is later than the run's step if a time limit will end the run.
+        Returns the mean values over the parts, the learning rate as "lr", and the norm of the gradient before clipping. `place`
+        is the step of the schedule, which is later than `step` if a time limit will end the run.
         """
         lr = lr_at(self.turns[phase], self.phases[phase].recipe, max(step, place))
         for group in self._groups(phase):
@@ -126,7 +128,7 @@ class Engine(ABC):
         return moved
 
     def _measures_parts(self, step: int) -> bool:
-        """Whether the gradients of a batch's parts are measured in a step, which is in steps with a line of the log."""
+        """Whether the gradient norms of the parts are measured in a step. They are measured in steps with a log line."""
         recipe, done = self.recipe, step + 1
         due = not done % recipe.log_every or not done % recipe.save_every or done == recipe.steps
         if self.part_norms is not None:
@@ -135,7 +137,7 @@ class Engine(ABC):
 
     @contextlib.contextmanager
     def _only(self, phase: str) -> Iterator[None]:
-        """Freeze the other phases while one learns: gradients flow through them but are not stored."""
+        """Context in which the other phases are frozen: gradients flow through their modules but are not stored."""
         still = [p for name, parameters in self.trained.items() if name != phase for p in parameters.values()]
         for p in still:
             p.requires_grad_(False)
@@ -147,22 +149,22 @@ class Engine(ABC):
 
     @torch.no_grad()
     def follow(self, phase: str = "") -> None:
-        """Move the average towards the weights, by 1 - `ema` of their distance."""
+        """Move the averages towards the weights, by the share 1 - `ema` of their distance."""
         recipe, turn = self.phases[phase].recipe, self.turns[phase]
-        # A new average decays faster, otherwise the first steps would affect the whole run; the published one does not.
+        # a new average has a faster decay, because else the first steps would affect the whole run; not in the published code
         young = 1.0 if recipe.schedule == "published" else (1 + turn) / (10 + turn)
         keep = min(recipe.ema, young)
         if pairs := [(self.average[name], live) for name, live in self._averaged(phase)]:
             averages, lives = map(list, zip(*pairs, strict=True))
-            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU, not one per tensor
+            torch._foreach_lerp_(averages, lives, 1.0 - keep)  # a few kernels on a GPU instead of one per tensor
 
     def saved_model(self, checkpoint: Checkpoint) -> nn.Module:
-        """A copy of the model with the final weights of a checkpoint, which are memory-mapped."""
+        """Return a copy of the model with the memory-mapped final weights of a checkpoint: averaged weights if available."""
         fill_model(self.plain, checkpoint.named_for(self.plain), assign=True, averaged=self.averages)
         return self.plain.eval()
 
     def metadata(self) -> dict[str, Any]:
-        """State of the engine in a checkpoint besides tensors."""
+        """Return the state of the engine for a checkpoint, without tensors."""
         scalers = self._scalers()
         return {
             phase: {
@@ -177,7 +179,7 @@ class Engine(ABC):
     def _restore_metadata(self, metadata: dict[str, Any], step: int) -> None:
         for phase in self.phases:
             self.updates[phase] = metadata[phase]["updates"]
-            self.turns[phase] = metadata[phase].get("turns", step)  # earlier versions: each phase has learned in every step
+            self.turns[phase] = metadata[phase].get("turns", step)  # in earlier versions each phase learned in every step
             self.spikes[phase].restore(metadata[phase])
         for phase, scaler in self._scalers().items():
             if metadata[phase]["scaler"]:
@@ -204,7 +206,7 @@ class Engine(ABC):
 
 
 class TorchEngine(Engine):
-    """Training in one process by AdamW, and by Muon if the recipe has it."""
+    """Training in one process by AdamW, or if the recipe has `muon`, by Muon and AdamW."""
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, device: torch.device, phases: Sequence[Phase] = (), accumulate: int = 1
@@ -237,12 +239,12 @@ class TorchEngine(Engine):
     def _update(self, phase: str) -> float:
         parameters, optimisers, scaler = list(self.trained[phase].values()), self.optimisers[phase], self.scalers[phase]
         for p in parameters:
-            if p.grad is None:  # parameters without a loss have gradient zero, as in DeepSpeed
+            if p.grad is None:  # parameters that the loss does not use have gradient zero, as in DeepSpeed
                 p.grad = torch.zeros_like(p)
         for optimiser in optimisers:
             scaler.unscale_(optimiser)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.phases[phase].recipe.clip or math.inf))
-        overflow = scaler.is_enabled() and not math.isfinite(norm)  # the scale was too large: it only decreases
+        overflow = scaler.is_enabled() and not math.isfinite(norm)  # the loss scale was too large: only decrease it, no update
         if not overflow and self.spikes[phase].allows(norm):
             for optimiser in optimisers:
                 scaler.step(optimiser)
@@ -257,7 +259,7 @@ class TorchEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """Context with the averaged weights, if any, in the model; they are restored after it."""
+        """Context in which the model has the averaged weights, if any. Afterwards the weights are restored."""
         trained = {name: p for parameters in self.trained.values() for name, p in parameters.items()}
         live = {name: trained[name].detach().clone() for name in self.average}
         try:
@@ -267,7 +269,7 @@ class TorchEngine(Engine):
             fill(trained, live)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Model (codebooks included), average and moments of the optimiser, by the names of a checkpoint."""
+        """Yield weights and buffers, averages, and moments of the optimisers, with their names in a checkpoint."""
         yield from ((f"weights/{name}", value) for name, value in self.model.state_dict().items())
         yield from ((f"average/{name}", value) for name, value in self.average.items())
         for phase, parameters in self.trained.items():
@@ -277,7 +279,7 @@ class TorchEngine(Engine):
                     yield from ((f"{kind}/{name}", state[kind]) for kind in moments_of(owner[p]))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from a checkpoint whose weights the model already has."""
+        """Restore metadata, moments and averages from a checkpoint. The model already has the weights of the checkpoint."""
         self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
         for phase, parameters in self.trained.items():
             owner = owners(self.optimisers[phase])

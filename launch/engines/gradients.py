@@ -1,4 +1,4 @@
-"""Gradient statistics of a training: updates to skip, and the noise scale of a batch."""
+"""Gradient statistics of a training: detection of spikes, and noise scale of the gradient."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Spikes:
-    """Decides which updates to skip: those with a gradient norm far above the median.
+    """Decides which updates to skip: updates with a gradient norm of more than `above` times the median (0: none).
 
-    The norm is that of the whole batch, so that all ranks decide equally. All norms count for the median, also those of spikes.
-    So if gradients grow permanently, updates continue after half of the memory.
+    The norm is the norm of the global batch, so all ranks decide equally. The median includes the norms of spikes. So if
+    gradients grow permanently, updates continue after MEMORY / 2 steps.
     """
 
     MEMORY, YOUNG = 64, 16
@@ -26,7 +26,7 @@ class Spikes:
         self.norms: deque[float] = deque(maxlen=self.MEMORY)
 
     def allows(self, norm: float) -> bool:
-        """Whether to make an update with a gradient of this norm; counts skipped ones."""
+        """Whether to make an update with a gradient of norm `norm`. Skipped updates are counted."""
         usual = statistics.median(self.norms) if len(self.norms) >= self.YOUNG else math.inf
         self.norms.append(norm)
         spike = bool(self.above) and self.above * usual < norm
@@ -42,10 +42,10 @@ class Spikes:
 
 
 class PartNorms:
-    """The mean squared norm of the gradients of a batch's parts, on this rank, before they are averaged; measured while `on`.
+    """Measures the mean squared norm of the gradients of this rank's parts of a batch, before averaging, while `on` is True.
 
-    Together with the norm of their mean it gives the gradient's noise (McCandlish et al. 2018, "An empirical model of
-    large-batch training", appendix A.1).
+    This value and the norm of the mean gradient determine the noise of the gradient (McCandlish et al. 2018, "An empirical
+    model of large-batch training", appendix A.1).
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], parts: int, device: torch.device) -> None:
@@ -58,15 +58,16 @@ class PartNorms:
             self.total += gradient.detach().float().square().sum()
 
     def take(self) -> Tensor:
-        """The mean since the last call; each part's loss had been divided by the number of parts."""
+        """Return the mean over parts since the last call. The loss of each part had been divided by the number of parts."""
         total, self.total = self.total * self.parts, torch.zeros_like(self.total)
         return total
 
 
 def noise_scale(part: float, whole: float, rows: int, parts: int) -> float:
-    """The batch, in rows, at which noise and signal of the gradient are equal; nan if undefined.
+    """Return the noise scale: the batch size in rows at which noise and signal of the gradient are equal; nan if undefined.
 
-    `part` and `whole` are mean squared norms of the gradients of a part of the batch and of the batch of `rows`.
+    `part` is the mean squared norm of the gradient of a part of the batch. `whole` is the squared norm for the batch of `rows`
+    rows in `parts` parts.
     """
     small = rows / parts
     signal = (rows * whole - small * part) / (rows - small)

@@ -1,9 +1,10 @@
-"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): it orthogonalises the momentum of a
-matrix.
+"""Muon (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"): an optimiser that orthogonalises the
+momentum of each matrix.
 
-The update is scaled to the RMS of AdamW's (Liu et al. 2025, arXiv:2502.16982). So learning rates of both have the same order of
-magnitude. The scale does not depend on the layout of a matrix, (in, out) as here or (out, in). The class torch.optim.Muon has
-the same update, always in bf16. On processors without bf16 units that takes half of a training step, so float32 is used there.
+The update is scaled to the RMS of an update of AdamW (Liu et al. 2025, arXiv:2502.16982). So learning rates of Muon and AdamW
+have the same order of magnitude. The scale does not depend on the layout of a matrix: (in, out) as here, or (out, in). The
+class torch.optim.Muon has the same update, but always in bf16. On processors without bf16 units, bf16 would take half of the
+training time. So float32 is used there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from launch.engines.speed import has_bf16
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # coefficients of a quintic that maps singular values to about 1 in five iterations
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic polynomial; five iterations map singular values to about 1
 ROUNDS = 5
 
 
 def orthogonalised(matrices: Sequence[Float[Tensor, "m n"]], dtype: torch.dtype) -> list[Float[Tensor, "m n"]]:
-    """Approximate nearest semi-orthogonal matrices by Newton-Schulz; matrices of one shape, transposed or not, are batched."""
+    """Approximate the nearest semi-orthogonal matrix of each matrix by Newton-Schulz iterations.
+
+    Matrices of the same shape, transposed or not, are computed as a batch.
+    """
     alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         alike[tuple(sorted(matrix.shape))].append(i)
@@ -46,7 +50,7 @@ def _newton_schulz(x: Float[Tensor, "k m n"]) -> Float[Tensor, "k m n"]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for matrices."""
+    """Muon with Nesterov momentum and decoupled weight decay; ValueError for parameters that are not matrices."""
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95

@@ -1,4 +1,4 @@
-"""The optimisers of a training: AdamW for all weights, or Muon for the matrices of hidden layers and AdamW for the rest."""
+"""Optimisers of a training: AdamW for all weights, or Muon for the matrices of hidden layers and AdamW for other weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from jukebox.model.recipe import Recipe
 from launch.engines.muon import Muon
 from priors.prior import SupportsMuon
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state per weight
-MOMENTUM = ("momentum_buffer",)  # Muon's
+MOMENTS = ("exp_avg", "exp_avg_sq")  # state of AdamW per weight
+MOMENTUM = ("momentum_buffer",)  # state of Muon per weight
 
 
 def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and kernels decay; biases, gains and slopes (fewer than two axes, before ZeRO 3 cuts them up) do not."""
+    """Return two parameter groups: matrices and kernels with weight decay, and biases, gains and slopes without.
+
+    Biases, gains and slopes have fewer than two axes, in ZeRO 3 before the sharding.
+    """
     axes = {p: len(getattr(p, "ds_shape", p.shape)) for p in trained}
     matrices, vectors = [p for p in trained if axes[p] >= 2], [p for p in trained if axes[p] < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -26,20 +29,23 @@ def parameter_groups(trained: Sequence[nn.Parameter], weight_decay: float) -> li
 
 
 def adamw(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    """Fused AdamW: one kernel for all parameters, because small models spend their time in calls."""
+    """Create a fused AdamW, which uses one kernel for all parameters: in small models calls take most of the time."""
     parameters = list(parameters)
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(parameter_groups(parameters, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=fused)
 
 
 def muon(matrices: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """Muon, whose rate is the schedule's times muon / lr (`lr_scale` of its group)."""
+    """Create a Muon optimiser. Its learning rate is that of the schedule times muon / lr (`lr_scale` of its group)."""
     group = {"params": list(matrices), "lr_scale": recipe.muon / recipe.lr}
     return Muon([group], lr=recipe.muon, weight_decay=recipe.weight_decay)
 
 
 def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
-    """The weights of a model that Muon trains, none without `recipe.muon`; UserError if it cannot train this model."""
+    """Return the weights of a model that Muon trains. The set is empty if `recipe.muon` is 0.
+
+    Raises UserError if the model has no trainable matrices for Muon.
+    """
     if not recipe.muon:
         return set()
     if not isinstance(model, SupportsMuon):
@@ -54,7 +60,7 @@ def muon_matrices(model: nn.Module, recipe: Recipe) -> set[nn.Parameter]:
 def optimisers_of(
     parameters: Iterable[nn.Parameter], recipe: Recipe, matrices: set[nn.Parameter]
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the parameters in `matrices` and AdamW for the others; an optimiser without weights is left out."""
+    """Create Muon for the parameters in `matrices` and AdamW for the others. If a set is empty, it has no optimiser."""
     parameters = list(parameters)
     hidden, others = [p for p in parameters if p in matrices], [p for p in parameters if p not in matrices]
     made: list[torch.optim.Optimizer] = [muon(hidden, recipe)] if hidden else []
@@ -62,19 +68,19 @@ def optimisers_of(
 
 
 def owners(optimisers: Iterable[torch.optim.Optimizer]) -> dict[nn.Parameter, torch.optim.Optimizer]:
-    """The optimiser of every parameter."""
+    """Map each parameter to its optimiser."""
     return {p: optimiser for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]}
 
 
 def moments_of(optimiser: torch.optim.Optimizer) -> tuple[str, ...]:
-    """The names of the tensors that an optimiser keeps for each weight, as a checkpoint has them."""
+    """Return the names of the state tensors that an optimiser has per weight, as in a checkpoint."""
     return MOMENTS if isinstance(optimiser, torch.optim.AdamW) else MOMENTUM
 
 
 def restore_moments(
     optimiser: torch.optim.Optimizer, p: nn.Parameter, moments: Mapping[str, Tensor | None], updates: int
 ) -> None:
-    """Set the moments of a weight after so many updates; without complete moments it starts fresh."""
+    """Set the moments of a weight after `updates` updates. If a moment is missing, the optimiser starts with a new state."""
     state = {kind: value.to(p.device) for kind, value in moments.items() if value is not None}
     if len(state) == len(moments):
         adam = moments_of(optimiser) == MOMENTS

@@ -1,7 +1,8 @@
-"""Phase: modules that are trained alternately with others, with a separate optimiser and schedule (generator, discriminator).
+"""Phase: modules that are trained alternately with other modules (generator, discriminator), with their own optimiser and
+schedule.
 
-A training has one phase with the whole model, unless its task has several (`Task.phases`). No parameter is in two phases; a
-parameter in no phase is frozen.
+By default a training has one phase with the whole model. A task can have several phases (`Task.phases`). A parameter is in at
+most one phase. A parameter in no phase is frozen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from jukebox.model.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """`recipe` has the rate, betas, clipping and average of the phase; it learns in each `every`-th step from the share `start` on."""
+    """A phase of a training. It learns in each `every`-th step, beginning at the share `start` of all steps.
+
+    `recipe` has the learning rate, betas, clipping and EMA decay of the phase.
+    """
 
     name: str  # in the log and in checkpoints; "" for the only phase of a training
     modules: tuple[nn.Module, ...]
@@ -26,23 +30,23 @@ class Phase:
 
     @classmethod
     def of(cls, recipe: Recipe, name: str, *modules: nn.Module) -> Phase:
-        """Create the phase of that name from the recipe of the training."""
+        """Create the phase `name` from the recipe of the training."""
         differs = recipe.phases.get(name)
         timing = (differs.every, differs.start) if differs else (1, 0.0)
         return cls(name, modules, recipe.of_phase(name), *timing)
 
     def learns(self, step: int, place: int) -> bool:
-        """Whether it learns in a step (counted from 0); `place` is the step of the schedule."""
+        """Whether the phase learns in `step` (counted from 0). `place` is the step of the schedule."""
         return step % self.every == 0 and place >= self.start * self.recipe.steps
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that are not frozen, without duplicates."""
+        """Return an iterator over the parameters that are not frozen, without duplicates."""
         found = {id(p): p for module in self.modules for p in module.parameters() if p.requires_grad}
         return iter(found.values())
 
 
 def check_phases(phases: Sequence[Phase]) -> None:
-    """Raise ValueError if two phases share a name or a parameter, or one has nothing to train."""
+    """Raise ValueError if two phases share a name or a parameter, or if a phase has no parameter to train."""
     names = [phase.name for phase in phases]
     owners: dict[int, str] = {}
     for phase in phases:

@@ -1,4 +1,4 @@
-"""Counted operations of a training step, and the rate of a plain matrix product on a device."""
+"""Count of the operations of a training step, and speed of a matrix product on a device."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ T = TypeVar("T")
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the machine has bf16 units; without them bf16 is slower."""
+    """Whether the device has bf16 units. Without these units bf16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()  # unknown in older torch: then float32
+        known = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack this function: use float32
         return any(bool(known.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
 
 def counted(work: Callable[[], T]) -> tuple[T, int]:
-    """The result of `work()`, and the floating-point operations of its products and convolutions, including backward passes."""
+    """Run `work()`. Return its result and the number of floating-point operations of its matrix products and convolutions.
+
+    Operations of backward passes are included.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -33,7 +36,7 @@ def counted(work: Callable[[], T]) -> tuple[T, int]:
 
 @functools.cache
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a square matrix product, the best of several, on this process's cores or its GPU."""
+    """Measure the floating-point operations per second of a square matrix product on `device`, the best of five runs."""
     on_gpu = device.type == "cuda"
     side, repeats = (8192, 10) if on_gpu else (512, 1)
     a = torch.randn(side, side, device=device, dtype=dtype)

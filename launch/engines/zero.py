@@ -1,18 +1,19 @@
-"""Training by DeepSpeed: many ranks, ZeRO 0 to 3, the optimiser on the host; the same update as `TorchEngine` makes.
+"""Training by DeepSpeed: many ranks, ZeRO stages 0 to 3, offload of the optimiser to the host. Updates equal those of
+`TorchEngine`.
 
-What is notable:
-- Weights and moments are float32 and bf16 is autocast, in every engine, so that losses do not depend on the engine.
+Notable:
+- In all engines weights and moments are float32, and bf16 is used by autocast. So losses do not depend on the engine.
 
-- The loss is called inside of a module's forward pass (`Inside`), because ZeRO 3 fetches weights by hooks on modules.
+- The loss is called in the forward pass of a module (`Inside`), because ZeRO 3 fetches weights by hooks on modules.
 
-- Weights are loaded before DeepSpeed wraps the model, in ZeRO 3 sharded tensor by tensor (`weights.py`); checkpoints hold whole
-  tensors (`checkpoint.py`), each gathered when it is written.
+- Weights are loaded before DeepSpeed wraps the model. In ZeRO 3 they are sharded tensor by tensor (`weights.py`). Checkpoints
+  hold whole tensors (`checkpoint.py`). A tensor is gathered when it is written.
 
-- Averages of the weights (EMA) are sharded too: up to stage 2 one rank keeps the average of a tensor, in stage 3 every rank
-  keeps that of its shard.
+- Averages of the weights (EMA) are sharded too. Up to stage 2 one rank stores the average of a tensor. In stage 3 each rank
+  stores the average of its shard.
 
-- The inner optimiser steps after DeepSpeed has reduced, measured and clipped the gradient; there updates with spikes are
-  skipped.
+- DeepSpeed reduces, measures and clips the gradient, and then calls the inner optimiser. The inner optimiser skips updates
+  whose gradient norm is a spike.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from launch.engines.weights import hollow_copy, joined, piece, shard, shard_mode
 
 
 class Inside(nn.Module):
-    """The trained modules as one module whose forward pass is a loss: (total, values of the log)."""
+    """The trained modules as one module. The forward pass returns a loss as (total, values of the log)."""
 
     def __init__(self, learns: nn.Module, engine: DeepSpeedEngine) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class Inside(nn.Module):
 
 
 class DeepSpeedEngine(Engine):
-    """AdamW over the ranks of the process group."""
+    """Training by AdamW and DeepSpeed on the ranks of the process group."""
 
     def __init__(
         self, model: nn.Module, recipe: Recipe, device: torch.device, parallel: ParallelConfig, phases: Sequence[Phase] = ()
@@ -63,7 +64,7 @@ class DeepSpeedEngine(Engine):
             raise UserError("ZeRO 3 shares out the weights of one phase, and this model has several; give --zero 0, 1 or 2")
         settings, plain = configuration(recipe, parallel, who()[1], device.type == "cuda"), hollow_copy(model)
         start_deepspeed(device)
-        if parallel.stage == 3:  # before the optimiser gets the parameters, and never whole on the device
+        if parallel.stage == 3:  # before the optimiser gets the parameters; the whole model is never on the device
             shard_model(model, device, settings)
         else:
             model.to(device)
@@ -101,8 +102,8 @@ class DeepSpeedEngine(Engine):
         return kind(groups, lr=recipe.lr, betas=recipe.betas)
 
     def _start_moments(self, zero: Any) -> None:
-        """Create zero moments, which DeepSpeed would create at the first update, because a checkpoint may be used before it."""
-        counts = self.parallel.adam == "deepspeed"  # its optimisers count updates as integers
+        """Create moments of zero. DeepSpeed creates them only at the first update, but a checkpoint may be restored before."""
+        counts = self.parallel.adam == "deepspeed"  # DeepSpeed's optimisers count updates as integers
         for flat in flats(zero):
             moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
             zero.optimizer.state[flat] = {"step": 0 if counts else torch.zeros((), device=flat.device), **moments}
@@ -127,7 +128,7 @@ class DeepSpeedEngine(Engine):
         return logs
 
     def _allowed(self, phase: str) -> bool:
-        """Whether the current update is made; it is called once per parameter group, and decided once."""
+        """Whether the current update is made. DeepSpeed calls this once per parameter group, and the first call decides."""
         if self.verdicts[phase] is None:
             if self.stage:
                 self.norms[phase] = float(self.engines[phase].optimizer._global_grad_norm)
@@ -139,17 +140,17 @@ class DeepSpeedEngine(Engine):
         return bool(self.verdicts[phase])
 
     def _update(self, phase: str) -> float:
-        # fp16 has overflowed: the optimiser was not called
+        # without a verdict, fp16 has overflowed and the optimiser was not called
         return self.norms[phase] if self.verdicts[phase] is not None else 0.0
 
     # ---- averages
 
     def _kept(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters whose averages this rank keeps, whole or (stage 3) as shards."""
+        """Return the parameters for which this rank stores averages, of whole tensors or in stage 3 of shards."""
         return (each for number, each in enumerate(self._with_average()) if self.stage == 3 or number % self.world == self.rank)
 
     def _with_average(self) -> list[tuple[str, nn.Parameter]]:
-        """The parameters of those phases that keep averages."""
+        """Return the parameters of all phases with averages."""
         kept = [parameters for phase, parameters in self.trained.items() if self.phases[phase].recipe.ema]
         return [(name, p) for parameters in kept for name, p in parameters.items()]
 
@@ -173,9 +174,10 @@ class DeepSpeedEngine(Engine):
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[nn.Module]:
-        """Context with the averaged weights, if any, in the model, restored after it; in ZeRO 3 a copy on rank 0 only.
+        """Context in which the model has the averaged weights, if any. Afterwards the weights are restored.
 
-        That copy has no DeepSpeed hooks, which would wait for the other ranks.
+        In ZeRO 3 the model of the context is a copy that has weights on rank 0 only. The copy has no DeepSpeed hooks, which
+        would wait for the other ranks.
         """
         if self.stage == 3:
             whole = {}
@@ -196,7 +198,7 @@ class DeepSpeedEngine(Engine):
     # ---- checkpoints
 
     def _whole_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and buffers, one at a time; all ranks take part."""
+        """Yield whole weights and buffers, one at a time. All ranks take part."""
         import deepspeed
 
         for name, p in self.model.named_parameters():
@@ -206,7 +208,7 @@ class DeepSpeedEngine(Engine):
         yield from ((name, value) for name, value in self.model.state_dict().items() if name not in parameters)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors, one at a time and the same on all ranks, by the names of a checkpoint."""
+        """Yield whole tensors, one at a time, with their names in a checkpoint. All ranks yield the same tensors."""
         yield from ((f"weights/{name}", value) for name, value in self._whole_weights())
         yield from ((f"average/{name}", value) for name, value in self._whole_averages())
         for phase, trained in self.trained.items():
@@ -225,7 +227,7 @@ class DeepSpeedEngine(Engine):
         return self.inner[phase].state[p][kind] if p in self.inner[phase].state else None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Resume from a checkpoint whose weights were loaded before DeepSpeed wrapped the model."""
+        """Restore metadata, moments and averages from a checkpoint. The model already has the weights of the checkpoint."""
         self._restore_metadata(checkpoint.metadata["engine"], checkpoint.metadata["step"])
         for phase, trained in self.trained.items():
             for name, p in trained.items():
@@ -247,22 +249,22 @@ class DeepSpeedEngine(Engine):
             self.inner[phase].state[p] = {"step": step, **moments}
         elif self.stage:
             for kind, value in moments.items():
-                if self.stage == 3:  # DeepSpeed's function fails for a tensor with fewer values than shards
+                if self.stage == 3:  # DeepSpeed's function for whole tensors fails if a tensor has fewer values than shards
                     safe_set_local_optimizer_state(p, piece(value, p), kind)
                 else:
                     safe_set_full_optimizer_state(p, value, kind)
 
 
 def start_deepspeed(device: torch.device) -> None:
-    """Import DeepSpeed for a device and initialise it with the process group, in a single process a group of one."""
+    """Import DeepSpeed for a device, and initialise it with the process group. A single process gets a group of one rank."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     use_device(device)
     import deepspeed
     import deepspeed.ops
 
     deepspeed.logger.setLevel("WARNING")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls, at every step
-    if device.type == "cpu":  # a faster all-reduce for inference, which would need compilation
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed causes one per step
+    if device.type == "cpu":  # this all-reduce is for inference and would need compilation
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
         dist.init_process_group(
@@ -272,7 +274,7 @@ def start_deepspeed(device: torch.device) -> None:
 
 
 def flats(zero: Any) -> list[Tensor]:
-    """The float32 tensors that ZeRO's optimiser updates on this rank."""
+    """Return the float32 tensors that the ZeRO optimiser updates on this rank."""
     return (
         zero.fp32_partitioned_groups_flat
         if hasattr(zero, "fp32_partitioned_groups_flat")

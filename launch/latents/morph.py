@@ -1,4 +1,4 @@
-"""The verbs `morph` and `stretch`: recordings mixed, or made longer, as latents (NSynth, arXiv:1704.01279, section 4.2)."""
+"""The verbs `morph` and `stretch`: mix or stretch recordings as latents (NSynth, arXiv:1704.01279, section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def morph(
 ) -> None:  # fmt: skip
     """Mix two recordings as latents: a wav for each share of the second, with its latents in a file of codes beside it.
 
-    Decoding that was interrupted goes on by the same command.
+    The same command resumes interrupted decoding.
 
     model: folder of a model with a trained stream of latents, such as one of the preset nsynth
     first: the recording of alpha 0
     second: the recording of alpha 1; the longer one is cut to the length of the other
     out: folder to write
-    alpha: shares of the second recording, as in 0,0.25,0.5,0.75,1
+    alpha: shares of the second recording, such as 0,0.25,0.5,0.75,1
     seed: seed of all random numbers
     """
     from jukebox.editing import latents
@@ -38,14 +38,14 @@ def morph(
 def stretch(
     model: str, song: str, *, out: str, factor: float = 2.0, seed: int = 0, params: SamplingParams, machine: MachineOptions
 ) -> None:
-    """Make a recording longer or shorter without another pitch: latents are repeated or left out, and decoded.
+    """Make a recording longer or shorter at the same pitch: latents are repeated or left out, and decoded.
 
-    Decoding that was interrupted goes on by the same command.
+    The same command resumes interrupted decoding.
 
     model: folder of a model with a trained stream of latents, such as one of the preset nsynth
     song: the recording
     out: file to write (.wav, .flac, .mp3, ..); its latents are written beside it
-    factor: length of the result over that of the recording
+    factor: length of the result divided by the length of the recording
     seed: seed of all random numbers
     """
     from jukebox.editing import latents
@@ -57,7 +57,7 @@ def stretch(
 
 
 def _report(make: Callable[[], list[Path]]) -> None:
-    """Print what was written, and how long it took."""
+    """Call `make`, and print the paths of the written files and the time."""
     began = time.monotonic()
     for path in make():
         print(path)

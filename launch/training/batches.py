@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -> Iterator[tuple[int, Any, float]]:
-    """Yield (step, this rank's parts of the batch, seconds waited) for start <= step < stop, with prefetching.
+    """Yield (step, numbered parts of the batch for this rank, seconds waited) for start <= step < stop.
 
-    The concatenated parts of the ranks are the global batch, for any number of ranks and parts.
+    Threads prefetch `ahead` steps. The concatenated parts of all ranks are the global batch, for any number of ranks and parts.
     """
     import torch
 
@@ -30,7 +30,7 @@ def batches(task: Task, start: int, stop: int, engine: Engine, ahead: int = 2) -
         made = [task.batch(step, number, engine.parts) for number in mine]
         return [part.pin_memory() if hasattr(part, "pin_memory") else part for part in made] if on_gpu else made
 
-    # a new thread uses the first GPU, where pinning would create a context for every rank
+    # a new thread uses the first GPU, and pinning would create a CUDA context of every rank on this GPU
     begin = partial(torch.cuda.set_device, engine.device) if on_gpu else None
     with ThreadPoolExecutor(max_workers=ahead, thread_name_prefix="batches", initializer=begin) as pool:
         waiting = deque(pool.submit(parts, s) for s in range(start, min(start + ahead, stop)))

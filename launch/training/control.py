@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Stop:
-    """While open, Ctrl-C and SIGTERM end the run after the current step; a second one ends it immediately.
+    """Context in which Ctrl-C or SIGTERM ends the run after the current step. A second equal signal ends the run immediately.
 
-    A scheduler sends SIGTERM to every process, and `jukebox launch` sends SIGINT; both are one request.
+    A scheduler sends SIGTERM to every process, and `jukebox launch` sends SIGINT. The two together count as one request.
     """
 
     def __enter__(self) -> Stop:
@@ -41,17 +41,17 @@ class Stop:
 
 
 def schedule_step(done: int, steps: int, seconds: float, limit: float) -> int:
-    """The step of the schedule: that of the run or, if `limit` seconds will end it earlier, the elapsed share of the time.
+    """Return the step of the schedule: the step of the run, or a later step if `limit` seconds will end the run earlier.
 
-    A run that ends at the full rate has noisy weights, and one that ends before its quantiser begins has no codes. The first 5
-    % of the time do not change the schedule, so a run that finishes its steps in time is the same on any machine.
+    The later step is the elapsed share of the time limit, times `steps`. So the learning rate also decays in a run that the
+    time limit ends, and the quantiser begins in time. In the first 5 % of the time limit the schedule does not change.
     """
     used = seconds / limit if limit else 0.0
     return done if used < 0.05 else max(done, int(used * steps))
 
 
 def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
-    """Message about a jump of the learning rate of a resumed training with a changed recipe; empty without a jump."""
+    """Return a message if a changed recipe makes the learning rate of a resumed training jump; empty without a jump."""
     from launch.engines.engine import lr_at
 
     def rate(step: int, recipe: Recipe) -> float:
@@ -68,7 +68,7 @@ def rate_jump(before: Recipe, now: Recipe, step: int, seconds: float) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Holds the folder of a training, by rank 0 for all ranks; UserError if another training holds it."""
+    """Context in which rank 0 locks the folder of a training for all ranks; UserError if another training holds the lock."""
     from filelock import FileLock, Timeout
 
     from launch.cluster.group import first

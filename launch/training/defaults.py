@@ -1,11 +1,11 @@
-"""The default preset of a training: that of its model folder, else the largest that the machine can train.
+"""The default preset of a training: the preset of the model folder, else the largest preset that the machine can train.
 
     GPU memory     vqvae, prior, masked    spectral, tokens
     32 GB          small                   spectral
     16 GB          demo                    spectral
     less, no GPU   demo                    demo
 
-The number of CPU cores changes the expected time (`expected.py`) and not the preset: `small` needs a GPU.
+The number of CPU cores changes the expected time (`expected.py`) but not the preset, because `small` needs a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ GPU_BYTES = {"small": 32e9, "spectral": 16e9}
 
 
 def kind_of(what: str, preset: Preset) -> str:
-    """The kind of codec or prior that a word of the command line stands for, or a prior's name; UserError lists the valid words."""
+    """Return the kind of codec or prior for `what`, a word of the command line or the name of a prior.
+
+    For an unknown word, UserError lists the valid words.
+    """
     from launch.training.tasks.registry import ALIASES, TASKS
 
     if what in preset.priors:
@@ -33,7 +36,7 @@ def kind_of(what: str, preset: Preset) -> str:
 
 
 def trains(name: str, what: str) -> bool:
-    """Whether a preset has the part to train."""
+    """Whether the preset `name` has the part `what` to train."""
     from launch.training.tasks.registry import ALIASES
 
     preset = find(name)
@@ -41,13 +44,13 @@ def trains(name: str, what: str) -> bool:
 
 
 def preset_of_machine(what: str, gpu_bytes: float) -> str:
-    """The preset for a GPU with this memory (0: no GPU)."""
+    """Return the largest preset with `what` for a GPU with `gpu_bytes` of memory (0: no GPU)."""
     fitting = (name for name, needed in GPU_BYTES.items() if gpu_bytes >= needed and trains(name, what))
     return next(fitting, "demo")
 
 
 def presets_of(folder: Path) -> tuple[str, ...]:
-    """The presets of a model folder; without a record, those with all of its codecs."""
+    """Return the recorded presets of a model folder. Without a record, return the presets with all codecs of the folder."""
     if not (folder / CONFIG).is_file():
         return ()
     info = ModelInfo.read(folder)
@@ -55,9 +58,10 @@ def presets_of(folder: Path) -> tuple[str, ...]:
 
 
 def choose_preset(given: str, what: str, target: Path, old: str, device: str) -> str:
-    """The preset of a training into `target`, from the model folder `old` if it is a fine-tuning; a default is printed.
+    """Return the preset of a training into `target`: the `given` preset, or a default, which is printed.
 
-    UserError if the given preset has another codec than the folder.
+    `old` is the model folder of a fine-tuning, else empty. Raises UserError if the given preset has another codec than the
+    folder.
     """
     known = presets_of(target) or (presets_of(Path(old)) if old else ())
     if given and not old and known and given not in known and _differs(given, target):
@@ -78,7 +82,10 @@ def choose_preset(given: str, what: str, target: Path, old: str, device: str) ->
 
 
 def preset_for(name: str, folder: Path, bottleneck: str = "") -> Preset:
-    """The preset with that bottleneck, or (empty) with that of the folder's codec; UserError where the two differ."""
+    """Return the preset `name` with `bottleneck`, or if empty, with the bottleneck of the codec in `folder`.
+
+    Raises UserError if `bottleneck` differs from that of the codec.
+    """
     preset, codecs = find(name), ModelInfo.read(folder).codecs if (folder / CONFIG).is_file() else ()
     there = next((entry.config.bottleneck for entry in codecs if hasattr(entry.config, "bottleneck")), "")  # type: ignore[attr-defined]
     if bottleneck and not any(hasattr(codec, "bottleneck") for codec in preset.codecs):
@@ -93,6 +100,6 @@ def preset_for(name: str, folder: Path, bottleneck: str = "") -> Preset:
 
 
 def _differs(preset: str, folder: Path) -> bool:
-    """Whether a preset has a codec of a kind of the folder's, in another configuration."""
+    """Whether a preset and a folder have a codec of the same kind in different configurations."""
     there = {entry.config.kind: entry.config for entry in ModelInfo.read(folder).codecs}
     return any(there.get(codec.kind, codec) != codec for codec in preset_for(preset, folder).codecs)

@@ -1,7 +1,7 @@
-"""Estimate of the training time on this machine: steps of each part are timed on random data before it begins.
+"""Estimate of the training time on this machine. Before training begins, steps of each part are timed on blank or random data.
 
-The timed step has as many rows as fit a second, and a prior's trunk has the layers of one period; the rest is computed
-(`PriorConfig.training_cost`). Optimiser and precision are those of the training.
+To keep the measurement short, a timed step has few batch rows, and the trunk of a prior has the layers of one period only. The
+time of the full step follows from `PriorConfig.training_cost`. Optimiser and precision are those of the training.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from jukebox.model.recipe import Recipe
     from launch.training.tasks.task import TaskSetup
 
-ENOUGH = 0.5  # seconds of a step, above which time is proportional to the rows
-MOST = 5.0  # seconds: after a slower first step no further step is timed
+ENOUGH = 0.5  # seconds: in longer steps the time is proportional to the number of batch rows
+MOST = 5.0  # seconds: after a step this slow no further step is timed
 LONG = 12 * 3600.0
 
 
 def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
-    """Windows of zeros of the streams that a prior writes and reads, with lyrics if it has them."""
+    """Create a batch of zeros in all streams that a prior writes and reads, with lyrics if the prior has lyrics."""
 
     def zeros(name: str, frames: int) -> torch.Tensor:
         stream = info.spec.stream(name)
@@ -49,16 +49,17 @@ def blank_batch(info: ModelInfo, prior: PriorConfig, rows: int) -> Batch:
 
 
 def step_seconds(setup: TaskSetup, enough: float = ENOUGH, most: float = MOST) -> float:
-    """Seconds of a training step of a part with the batch of its recipe, on this device and all ranks.
+    """Measure the seconds of a training step of a part on this device. The batch of the recipe is divided between all ranks.
 
-    Rows are increased up to a step of `enough` seconds; after a step of `most` seconds no further step is timed.
+    The number of rows is increased until a step takes `enough` seconds. After a step of `most` seconds no further step is
+    timed.
     """
     recipe, info, device = setup.recipe, setup.model.info, torch.device(setup.device)
     share, rows, times = max(1, recipe.batch // who()[1]), 1, 1.0
     if setup.config is None:
         config = info.codec_of(setup.part).config
         model, make = build_codec(config, [setup.part]), partial(_noise, config.spec.channels, recipe.crop)
-        if alone():  # otherwise all ranks would have to initialise codebooks together
+        if alone():  # with several ranks, all ranks would have to initialise codebooks together
             model.initialise(make(1), torch.Generator())
         loss = partial(_codec_loss, model)
     else:
@@ -66,7 +67,7 @@ def step_seconds(setup: TaskSetup, enough: float = ENOUGH, most: float = MOST) -
         model, make = build_prior(cut), partial(blank_batch, info, cut)
         loss = model.loss
     engine = TorchEngine(model.train(), recipe, device)
-    # warm-up: kernels are selected, threads started
+    # warm-up: torch selects kernels and starts threads
     took = _seconds(partial(engine.step, loss, [make(rows).to(device)], 0), device)
     while took < most:
         step = partial(engine.step, loss, [make(rows).to(device)], 0)
@@ -87,7 +88,7 @@ def _codec_loss(codec: Any, audio: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _cut(config: PriorConfig, recipe: Recipe) -> tuple[PriorConfig, float]:
-    """A prior with one period of its trunk's layers, and the ratio of the full step time to its step time."""
+    """Return a smaller prior, with one period of the layers of the trunk, and (full step time / its step time)."""
     trunk: Any = getattr(config, "trunk", None)
     cut = replace(config, trunk=replace(trunk, depth=len(trunk.order))) if trunk else config  # type: ignore[call-arg]
     costs = [each.training_cost(recipe.bf16, recipe.recompute, True) for each in (config, cut)]
@@ -104,7 +105,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def steps_done(training: Path, setup: TaskSetup) -> int:
-    """The step of a part's newest checkpoint."""
+    """Return the step of the newest checkpoint of a part; 0 without checkpoints."""
     stream = None if setup.config else setup.model.spec.stream(setup.part)
     kind = setup.model.info.codec_of(setup.part).config.kind if stream else ""
     folders = [kind, f"{kind}_{stream.seed_key}"] if stream else [setup.part]
@@ -113,7 +114,7 @@ def steps_done(training: Path, setup: TaskSetup) -> int:
 
 
 def expected_seconds(setup: TaskSetup, steps: int) -> float:
-    """Seconds of so many steps of a part, or its time limit; nan if they cannot be measured."""
+    """Estimate the seconds of `steps` steps of a part, at most its time limit; nan if the measurement fails."""
     beat("measuring a step")
     try:
         with torch.random.fork_rng(devices=[]):
@@ -126,7 +127,7 @@ def expected_seconds(setup: TaskSetup, steps: int) -> float:
 
 
 def print_expected(setups: Sequence[TaskSetup], training: Path, preset: str) -> None:
-    """Print the expected time of the remaining steps of some parts, and advice if it is long."""
+    """Print the expected time of the remaining steps of the parts, and advice if the time is long."""
     left = [(setup, setup.recipe.steps - steps_done(training, setup)) for setup in setups]
     found = [(f"{s.part} {steps:,} steps", expected_seconds(s, steps)) for s, steps in left if steps > 0]
     known = [(name, seconds) for name, seconds in found if seconds == seconds]

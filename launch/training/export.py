@@ -21,7 +21,7 @@ M = TypeVar("M", bound="nn.Module")
 def export(training: str, *, out: str = "", step: int = 0) -> None:
     """Write the weights of a checkpoint into a model folder, during a training or from another machine.
 
-    The averaged weights are used if the training keeps them, as at its end.
+    If the training keeps averaged weights, the averaged weights are written, as at the end of the training.
 
     training: the folder of a training, such as MODEL/training/prior_2
     out: the model folder to write into, created as a copy of MODEL if missing; empty: MODEL itself
@@ -43,7 +43,7 @@ def export(training: str, *, out: str = "", step: int = 0) -> None:
 
 
 def chosen(folder: Path, step: int) -> Checkpoint:
-    """The checkpoint of a step, or the last complete one; UserError if there is none."""
+    """Return the checkpoint of `step`, or for step 0 the last complete checkpoint; UserError if there is none."""
     from launch.engines.checkpoint import load_checkpoint, open_checkpoint, written
 
     if step:
@@ -70,7 +70,10 @@ def copy_model(home: Path, target: Path) -> None:
 
 
 def part_of(metadata: Mapping[str, Any]) -> tuple[str, str]:
-    """The kind and the part (a stream, or the name of a prior) that a checkpoint is of; version 1 has its name only."""
+    """Return the kind and the part (a stream, or the name of a prior) of a checkpoint from its metadata.
+
+    Checkpoints of version 1 have only a name, from which both are derived.
+    """
     identity, (what, _, level) = metadata["identity"], metadata["name"].partition("_")
     if "kind" in identity:
         return identity["kind"], identity["part"]
@@ -78,7 +81,7 @@ def part_of(metadata: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> None:
-    """Write a stream of the codec, or a prior, of these settings into a model folder."""
+    """Write a checkpoint into a model folder, as a stream of the codec or a prior with the configuration `settings`."""
     from jukebox.model.folder import ModelFolder, build_codec, build_prior
     from priors.registry import PRIOR_CONFIGS
     from vqvae.registry import CODEC_CONFIGS
@@ -99,7 +102,10 @@ def write(checkpoint: Checkpoint, settings: dict[str, Any], target: Path) -> Non
 
 
 def filled(model: M, checkpoint: Checkpoint) -> M:
-    """A model with the weights of a checkpoint, averaged where it has averages; UserError if they are not of a plain model."""
+    """Load the weights of a checkpoint into `model`, and return the model. Averaged weights are preferred.
+
+    Raises UserError if the tensors do not match the model, for example because the checkpoint has adapters.
+    """
     checkpoint = checkpoint.within(checkpoint.metadata.get("exported", "")).named_for(model)
     averaged = {name: checkpoint.get("average", name) for name in checkpoint.names("weights")}
     state = {name: checkpoint.get("weights", name) if value is None else value for name, value in averaged.items()}

@@ -1,9 +1,8 @@
-"""Logging of a training: a progress bar, a line of json for every few steps, and wandb if a project is given.
+"""Logging of a training: a progress bar, a JSON line every few steps, and wandb if a project is given.
 
-The jsonl file is always written. A resumed run first removes the lines after its checkpoint, so that the file equals that of an
-uninterrupted run. Values stay on the device until a line is due. Then the values of all steps since the last line are
-transferred together, and values that are not finite are detected. With several ranks one writes, and the values are means over
-all of them.
+The file log.jsonl is always written. A resumed run first removes the lines after its checkpoint. So the file equals the file of
+an uninterrupted run. Values stay on the device until a line is due. Then the values of all steps since the last line are
+transferred together, and values that are not finite are detected. With several ranks, rank 0 writes the means over all ranks.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class NotFinite(UserError):
-    """A loss or gradient became nan or infinite; the message names the term and the step."""
+    """Error for a loss or gradient that became nan or infinite. The message names the term and the step."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl, oldest first; an incomplete last line is ignored."""
+    """Return the lines of a log.jsonl, the oldest first. An incomplete last line is ignored."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -39,13 +38,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 class Log:
-    """The record of one run in `folder`: `add` every step, `flush` when a line is due, `close` at the end."""
+    """The log of one run in `folder`. The caller calls `add` every step, `flush` when a line is due, and `close` at the end."""
 
     def __init__(
         self, folder: Path, name: str, steps: int, done: int = 0, wandb: str = "", writes: bool = True,
         mean: Callable[[Tensor], Tensor] | None = None,
     ) -> None:  # fmt: skip
-        """`writes`: whether this rank is the one that writes; `mean`: the mean of a tensor over all ranks."""
+        """Open the log. `writes` is True on the rank that writes. `mean` computes the mean of a tensor over all ranks."""
         self.path, self.mean = folder / "log.jsonl", mean
         folder.mkdir(parents=True, exist_ok=True)
         if writes:
@@ -60,15 +59,16 @@ class Log:
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def add(self, step: int, values: dict[str, Tensor | float]) -> None:
-        """Keeps the values of step `step` (counted from 1) without waiting for the device."""
+        """Store the values of step `step` (counted from 1) without waiting for the device."""
         self.waiting.append((step, {k: v.detach() if hasattr(v, "detach") else v for k, v in values.items()}))  # type: ignore[union-attr]
         self.bar.update()
 
     def flush(
         self, extra: dict[str, float], derive: Callable[[dict[str, float]], dict[str, float]] | None = None
     ) -> dict[str, float]:
-        """Writes the means since the last line, `extra`, and the values that `derive` computes from the line; NotFinite if a
-        value is not finite.
+        """Write and return a line with the means since the last line, `extra`, and the values that `derive` computes from both.
+
+        Raises NotFinite if a value is not finite.
         """
         if not self.waiting:
             return {}
@@ -94,7 +94,7 @@ class Log:
         return line
 
     def _over_ranks(self, columns: dict[str, list[float]]) -> dict[str, list[float]]:
-        """The means over all ranks of columns that every rank has, in one message."""
+        """Return the means of the columns over all ranks, computed in one collective. Every rank has the same columns."""
         if self.mean is None:
             return columns
         import torch
@@ -103,7 +103,7 @@ class Log:
         return {name: [next(flat) for _ in column] for name, column in columns.items()}
 
     def show(self, step: int, files: Sequence[str]) -> None:
-        """Send example files to wandb if a project is given."""
+        """Send example files to wandb; a no-op without a wandb project."""
         if self.wandb is not None and files:
             import wandb
 
@@ -128,7 +128,7 @@ def _to_floats(column: list[Any]) -> list[float]:
 
 
 def start_wandb(project: str, folder: Path, name: str) -> Any:
-    """A wandb run that a resumed training continues; UserError when wandb is not installed or cannot start."""
+    """Start a wandb run, or continue the run of a resumed training; UserError if wandb is not installed or cannot start."""
     try:
         import wandb
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The parameters of `jukebox train`, by subject; the command line shows their fields as flags."""
+"""Parameters of `jukebox train`, grouped by subject. The command line shows each field as a flag."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartParams:
-    """The trained parts, and the model folder.
+    """The parts to train, and the model folder.
 
     preset: sizes and recipe: demo, recordings, small, spectral or test, or of a published codec: vqvae, small_vqvae; empty:
-        that of the model folder, else the largest that this machine trains (launch/training/defaults.py)
+        the preset of the model folder, else the largest preset for this machine (launch/training/defaults.py)
     level: train this level only, 0 (finest) to 2 (coarsest); -1: see --levels
     levels: levels to train, such as 2,1; empty: all
-    bottleneck: what makes codes in the codec vqvae: codebook, or argmax; empty: that of the model folder, else codebook
+    bottleneck: quantiser of the codec vqvae: codebook, or argmax; empty: that of the model folder, else codebook
     out: the model folder; empty: `model` beside DATA
     """
 
@@ -31,7 +31,7 @@ class PartParams:
 
     @property
     def chosen_levels(self) -> str:
-        """The level of --level, else the levels of --levels; empty: all."""
+        """The value of --level if given, else the value of --levels. Empty: all levels."""
         return str(self.level) if self.level >= 0 else self.levels
 
 
@@ -39,18 +39,18 @@ class PartParams:
 class RecipeParams:
     """Changes of the preset's recipe.
 
-    steps: total steps, in place of the recipe's; 0: the recipe's
+    steps: total number of steps; 0: the recipe's
     batch: crops or windows per step, of all ranks together; 0: the recipe's
     lr: highest learning rate; 0: the recipe's
     muon: train the matrices of a prior's hidden layers by Muon with this highest learning rate, such as 0.002, and the other
         weights by AdamW with --lr; 0: AdamW for all; -1: the recipe's
     max_minutes: limit on the training of each level in minutes; 0: the recipe's, or none if --steps is given
-    precision: auto (the recipe's), bf16, bf16_stream (also between the blocks of a prior: fewer bytes, coarser sums), float32,
-        or fp16 with scaled losses for a GPU without bf16
+    precision: auto (the recipe's), bf16, bf16_stream (bf16 also between the blocks of a prior: less memory, less exact sums),
+        float32, or fp16 with scaled losses for a GPU without bf16
     schedule: schedule of the learning rate: auto (the recipe's), constant, linear, cosine or published (annealed to 0)
-    ema: decay of the averaged weights that are saved, such as 0.999; 0: the last weights; -1: the recipe's
-    recompute: gradient checkpointing: less memory for a prior's activations, about a third more time
-    compile: compile the blocks of a prior by torch.compile, which takes minutes once; not with ZeRO 3
+    ema: decay of the averaged weights (EMA) that are saved, such as 0.999; 0: save the last weights; -1: the recipe's
+    recompute: gradient checkpointing of priors: less memory for activations, about a third more time
+    compile: compile the blocks of a prior by torch.compile, which takes some minutes once; not with ZeRO 3
     """
 
     steps: int = 0
@@ -65,11 +65,14 @@ class RecipeParams:
     compile: bool = False
 
     def changes(self, is_codec: bool, recompute: bool) -> dict[str, Any]:
-        """The fields of a recipe that change; `recompute` is also set if --card needs it. Raises UserError."""
+        """Return the changed fields of the recipe by name. Raises UserError for invalid values.
+
+        The argument `recompute` is True if --card needs gradient checkpointing.
+        """
         given = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "max_minutes": self.max_minutes}
         if wrong := [f"--{name} {value:g}" for name, value in given.items() if value < 0]:
             raise UserError(f"{', '.join(wrong)}: expected numbers above 0, or 0 for the recipe's")
-        # A recipe's limit on the time belongs to its own steps: with --steps the user wants so many.
+        # the time limit of a recipe is for the steps of the recipe, so with --steps there is no limit
         changes: dict[str, Any] = {"max_minutes": 0.0} if self.steps else {}
         changes |= {name: value for name, value in given.items() if value}
         if self.precision != "auto":
@@ -99,12 +102,12 @@ class TrainRunParams:
     """Device, data sources and records of the run.
 
     seed: seed of initial weights, order and noise
-    threads: CPU threads; 0: all cores (1 is best where several processes share the cores)
+    threads: CPU threads; 0: all cores (1 is best if several processes share the cores)
     device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
     wandb: project to log to, with Weights & Biases installed; empty: log.jsonl only
     examples_every: steps between examples (audio and pictures) in MODEL/training/PART/examples; 0: never
     from_audio: encode each window on the fly, instead of reading the codes of `jukebox encode`: slower, nothing is stored
-    cache: folder for decoded audio, and of the codes of `jukebox encode --cache`, if DATA is not writable; empty: DATA itself
+    cache: folder for decoded audio, and with the codes of `jukebox encode --cache`, if DATA is not writable; empty: DATA itself
     """
 
     seed: int = 0
@@ -118,14 +121,14 @@ class TrainRunParams:
 
 @dataclass(frozen=True)
 class FinetuneParams:
-    """The trained model and the trained weights of a fine-tuning (`launch/training/tasks/finetune.py`).
+    """Settings of fine-tuning: the old model, and the weights to train (`launch/training/tasks/finetune.py`).
 
-    from_model: fine-tuning: a model folder whose priors are trained further in --out, which starts as its copy; DATA may have
-        new names
-    tune: trained weights: all; lora: low-rank adapters, merged at the end; labels: only new artists and genres; lyrics: all,
-        with the preset's lyrics added to a prior without
+    from_model: model folder to fine-tune; --out starts as a copy of it, and its priors are trained further; DATA may have new
+        names
+    tune: weights to train: all; lora: low-rank adapters, merged at the end; labels: only new artists and genres; lyrics: all
+        weights, and lyrics of the preset are added to a prior without lyrics
     rank: rank of the adapters of --tune lora
-    rehearse: a data folder of old songs for half of every batch, against catastrophic forgetting
+    rehearse: data folder with old songs for half of every batch, against catastrophic forgetting
     """
 
     from_model: str = ""
@@ -138,9 +141,10 @@ class FinetuneParams:
 class EngineParams:
     """Distribution of the training over ranks and memory.
 
-    zero: DeepSpeed's sharding over ranks: 1 moments, 2 gradients too, 3 weights too, 0 nothing; auto: 1 for several ranks
-    offload: keep the optimiser in the host's memory, for priors larger than the GPU
-    accumulate: number of sequential parts of a rank's share of a batch (gradient accumulation); priors only
+    zero: ZeRO stage of DeepSpeed, sharding over ranks: 1 moments, 2 also gradients, 3 also weights, 0 none; auto: 1 for several
+        ranks
+    offload: keep the optimiser in the memory of the host, for priors larger than the GPU
+    accumulate: number of sequential parts of each rank's batch (gradient accumulation); priors only
     adam: torch (fused), or deepspeed: DeepSpeed's kernels, which are compiled at first use
     deepspeed: a json file with additional DeepSpeed settings
     card: memory of each GPU in GB: chooses zero, offload and recompute; --zero overrides it
@@ -154,7 +158,7 @@ class EngineParams:
     card: Literal["any", "8", "16", "24", "40", "80"] = "any"
 
     def for_card(self) -> tuple[ParallelConfig, bool]:
-        """The configuration with the settings of --card, and whether it needs gradient checkpointing."""
+        """Return the configuration with the settings of --card, and whether the card needs gradient checkpointing."""
         from launch.engines.deepspeed_config import CARDS, ParallelConfig
 
         suits = CARDS[int(self.card)] if self.card != "any" else {}

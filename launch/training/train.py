@@ -1,7 +1,7 @@
-"""`jukebox train`: creates tasks for the trainer from a preset, a data folder and a model folder
+"""`jukebox train`: creates training tasks from a preset, a data folder and a model folder, and runs the trainer
 (`launch/training/trainer.py`).
 
-`MODEL/training/<task>/` keeps the log and the last checkpoints of every part; at the end the weights are written into MODEL.
+`MODEL/training/<task>/` holds the log and the last checkpoints of each part. At the end the weights are written into MODEL.
 Several ranks (torchrun, deepspeed, mpirun, srun, `jukebox launch`) train each part together.
 """
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task, TaskSetup
 
 
-BYTES_OF_CROPS = 24  # bytes per value of a crop in float32: batch, its blend and its reconstruction, and prefetched batches
+BYTES_OF_CROPS = 24  # bytes per sample of a crop: float32 values of batch, blend, reconstruction and prefetched batches
 
 
 def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, engine: EngineParams, keep: int) -> None:
-    """Raise UserError for incompatible flags, before anything is written."""
+    """Raise UserError for incompatible flags. The check runs before any file is written."""
     if engine.accumulate < 1 or keep < 1:
         raise UserError(f"--accumulate {engine.accumulate} --keep {keep}: expected numbers from 1")
     if engine.accumulate > 1 and is_codec:
@@ -48,7 +48,10 @@ def check_flags(is_codec: bool, run: TrainRunParams, tuning: FinetuneParams, eng
 
 
 def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams, folder: Path) -> list[str]:
-    """The streams or priors to train, coarsest first; UserError if the preset or the old model does not have them."""
+    """Return the streams or priors to train, the coarsest first.
+
+    Raises UserError if the preset, or the model to fine-tune, does not have them.
+    """
     from launch.training.defaults import kind_of
     from launch.training.tasks.finetune import check_tuning
     from launch.training.tasks.registry import TASKS
@@ -66,9 +69,10 @@ def choose_parts(what: str, name: str, parts: PartParams, tuning: FinetuneParams
 
 
 def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams, parallel: ParallelConfig) -> Recipe:
-    """The recipe of a part: that of the preset or of fine-tuning, with the changes.
+    """Return the recipe of a part: the recipe of the preset or of fine-tuning, with `changes`.
 
-    Muon needs whole matrices. Where DeepSpeed trains, AdamW replaces the Muon of a recipe, with a line; --muon itself raises later.
+    Muon needs whole matrices. With DeepSpeed, AdamW replaces the Muon of a recipe, and a message is printed. If the user gives
+    --muon with DeepSpeed, the engine raises an error later.
     """
     from launch.cluster.group import who
     from launch.training.tasks.finetune import tuned
@@ -82,17 +86,17 @@ def recipe_of(recipe: Recipe, changes: Mapping[str, Any], tuning: FinetuneParams
 
 
 def needs_codec(preset: Preset, parts: Sequence[str]) -> bool:
-    """Whether parts have a stream whose codec is trained before them."""
+    """Whether a codec must be trained before `parts`: a part reads, writes or is a stream of a learned codec."""
     specs = {name: preset.priors[name].spec for name in parts if name in preset.priors}
     streams = {stream for name in parts for stream in ((*specs[name].reads, *specs[name].writes) if name in specs else (name,))}
     return any(codec.learned for codec in preset.codecs if streams & set(codec.spec.names))
 
 
 def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -> ModelFolder:
-    """Open or create the model folder, with the labels of the data; UserError if `parts` need a trained codec and there is
-    none.
+    """Open or create the model folder, and store the labels of the data folder in it.
 
-    Once a prior is trained the labels do not change, because its tables are indexed by them.
+    After a prior is trained the labels do not change, because the embedding tables of the prior are indexed by labels. Raises
+    UserError if `parts` need a trained codec and the folder has none.
     """
     from filelock import FileLock
 
@@ -112,7 +116,7 @@ def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -
 
 
 def make_task(kind: str, setup: TaskSetup, tuning: FinetuneParams) -> Task:
-    """The task of a part with the recipe of the setup."""
+    """Create the training task of a part, or with --from_model the fine-tuning task."""
     from launch.training.tasks.finetune import TunedPrior
     from launch.training.tasks.registry import TASKS
 
@@ -126,7 +130,10 @@ def make_task(kind: str, setup: TaskSetup, tuning: FinetuneParams) -> Task:
 
 
 def check_batch(setup: TaskSetup, accumulate: int, ranks: int) -> None:
-    """Raise UserError if the rows of a step need more memory than a CPU machine has; for a codec only its audio is counted."""
+    """Raise UserError if a training step on a CPU needs more memory than is available.
+
+    For a codec only the memory of the audio is counted.
+    """
     from jukebox.planning.training import Training, memory
 
     recipe = setup.recipe
@@ -149,7 +156,7 @@ def fit_parts(
     kind: str, setups: Sequence[TaskSetup], training: Path, run: TrainRunParams, tuning: FinetuneParams,
     parallel: ParallelConfig, keep: int,
 ) -> str:  # fmt: skip
-    """Train parts in their order; return how the last one ended ("stopped" if the user ended it)."""
+    """Train parts in order until the user stops one, and return how the last trained part ended (`Trained.ended`)."""
     from launch.training.trainer import fit
 
     ended = ""
@@ -171,13 +178,13 @@ def train(
 ) -> None:  # fmt: skip
     """Train the codec, or priors on its codes; the same command resumes an interrupted run.
 
-    The codec is first, then `jukebox encode`, then the priors, and a masked prior if wanted. Levels are trained in sequence,
-    coarsest first. They are independent, so several processes may train different levels of one model in parallel. Ranks of
-    torchrun, deepspeed, mpirun, srun or `jukebox launch` train each level together; a batch is divided between them.
+    First train the codec, then run `jukebox encode`, then train the priors. A masked prior is optional. Levels are trained in
+    sequence, the coarsest first. Levels are independent, so several processes may train different levels of one model in
+    parallel. Ranks of torchrun, deepspeed, mpirun, srun or `jukebox launch` train each level together and divide each batch.
 
-    what: vqvae (the codec), prior (one per level), masked (of all levels, inpaints), decoder (of a trained spectral codec,
-        against discriminators), stacked (its second autoencoder), gan (of its latents), another kind that the preset has, or a
-        prior's name
+    what: vqvae (the codec), prior (one per level), masked (all levels, inpaints), decoder (of a trained spectral codec,
+        against discriminators), stacked (its second autoencoder), gan (of its latents), another kind of the preset, or the
+        name of a prior
     data: the data folder that `jukebox prepare` made
     keep: number of checkpoints of each level to keep
     """

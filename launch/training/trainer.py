@@ -1,11 +1,11 @@
 """Trainer: the training loop of all codecs and priors.
 
-1. A `Task` (`launch/training/tasks/task.py`) names a model, its batches and its loss, and the phases in which its modules are
-  trained alternately.
-2. A batch, and all noise of a step, is a pure function of (seed, step): the same verb resumes a killed run exactly.
-3. An engine (`launch/engines/engine.py`) updates the weights, in one process or in many; `launch/training/log.py` logs.
-4. `MODEL/training/<task>/` keeps the log and the last checkpoints; at the end the weights are written into MODEL.
-5. Several ranks run this loop together: decisions about its course are collective, and rank 0 writes.
+1. A `Task` (`launch/training/tasks/task.py`) provides a model, batches, a loss, and phases that train different modules
+  alternately.
+2. Batches and random numbers are pure functions of (seed, step). So the same command resumes a killed run exactly.
+3. An engine (`launch/engines/engine.py`) updates the weights in one process or in many. `launch/training/log.py` logs.
+4. `MODEL/training/<task>/` holds the log and the last checkpoints. At the end the weights are written into MODEL.
+5. Several ranks run this loop together. They decide together when to stop, and rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task
 
 
-COUNT_AFTER = 30.0  # seconds of training after which the operations of a step are counted, which takes some seconds once
+COUNT_AFTER = 30.0  # seconds of training before the operations of a step are counted once: counting takes some seconds
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended ("done", "time", "stopped"): after `step` of `steps` steps and `minutes` of training in all."""
+    """The end of a run: `ended` is "done", "time" (time limit) or "stopped" (by the user).
+
+    The run has done `step` of `steps` steps. `minutes` is the training time of all runs of the part together.
+    """
 
     name: str
     step: int
@@ -57,7 +60,7 @@ class Trained:
 
 
 def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]:
-    """The gradient's noise scale in rows for a line of the log; empty without several parts of a batch."""
+    """Return the noise scale of the gradient, in batch rows, for a line of the log; empty if the batch has a single part."""
     from launch.engines.gradients import noise_scale
 
     if "gradient_square_of_parts" not in line:
@@ -67,12 +70,12 @@ def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Values after a round trip through json."""
+    """Return `values` after a round trip through JSON."""
     return json.loads(json.dumps(values))
 
 
 def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], folder: Path) -> None:
-    """Raise UserError if a checkpoint belongs to another training."""
+    """Raise UserError if the identity `before` of a checkpoint differs from the `identity` of this training."""
     for key, value in identity.items():
         if before.get(key, value) != value:
             raise UserError(
@@ -82,9 +85,9 @@ def check_identity(name: str, identity: dict[str, Any], before: dict[str, Any], 
 
 
 class Trainer:
-    """One training: its engine and its progress.
+    """The training of one task: engine and progress.
 
-    `done` counts steps; `seconds` is the largest training time of all ranks, so that all of them end together.
+    `done` is the number of finished steps. `seconds` is the largest training time over ranks, so that all ranks stop together.
     """
 
     def __init__(
@@ -103,7 +106,10 @@ class Trainer:
         self.flops = 0  # operations of a step; 0 until they are counted
 
     def _load(self) -> Checkpoint | None:
-        """Load the newest checkpoint with its step and time; print the changes of the recipe."""
+        """Load the newest checkpoint, and set `done` and `seconds` from it. Print the changes of the recipe.
+
+        Returns None if there is no checkpoint.
+        """
         from launch.cluster.group import print_once
         from launch.engines.checkpoint import load_checkpoint
 
@@ -125,7 +131,10 @@ class Trainer:
         return checkpoint
 
     def run(self, wandb: str, examples_every: int) -> Trained:
-        """Train until the steps, the time limit or the user ends it; the weights are written unless the user ends it."""
+        """Train until all steps are done, the time limit is reached, or the user stops the run.
+
+        Unless the user stops the run, the weights are written into the model folder.
+        """
         from launch.cluster.group import mean, print_once
         from launch.training.log import Log, NotFinite
 
@@ -158,7 +167,10 @@ class Trainer:
         return bool(self.limit) and self.seconds >= self.limit
 
     def _train(self, log: Log, stop: Stop, started: float, examples_every: int) -> str:
-        """Run the remaining steps, with log, checkpoints and examples when they are due; return how the run ended."""
+        """Run the remaining steps, and write log lines, checkpoints and examples when they are due.
+
+        Returns how the run ended ("done", "time" or "stopped").
+        """
         recipe, ended, opened = self.recipe, "done", time.monotonic()
         for step, parts, wait in batches(self.task, self.done, recipe.steps, self.engine):
             self.waited += wait
@@ -169,7 +181,7 @@ class Trainer:
             ended = self._agree(step, stop, started)
             last = ended != "done" or self.done == recipe.steps
             if last or self.done % recipe.log_every == 0 or self.done % recipe.save_every == 0:
-                self._write_line(log)  # first the log, whose check also prevents a checkpoint of bad weights
+                self._write_line(log)  # before the checkpoint: the log raises for values that are not finite
             if last or self.done % recipe.save_every == 0:
                 self._save()
             if examples_every and (last or self.done % examples_every == 0):
@@ -179,7 +191,10 @@ class Trainer:
         return ended
 
     def _learn(self, step: int, parts: Any, count: bool) -> dict[str, Any]:
-        """One step of every phase; the terms of its loss by name. with `count` its operations are counted too."""
+        """Run a step of every phase that learns in `step`. Return the logged values by name.
+
+        With `count` the floating-point operations of the step are counted into `flops`.
+        """
         if count:
             from launch.engines.speed import counted
 
@@ -187,7 +202,7 @@ class Trainer:
             return moved
         place, moved = schedule_step(self.done, self.recipe.steps, self.seconds, self.limit), {}
         phases = [phase for phase in self.engine.phases.values() if phase.learns(step, place)]
-        if len(phases) > 1:  # before any of them updates a weight
+        if len(phases) > 1:  # forward passes come before the update of any phase
             parts = [(number, batch, self._forward(number, batch, step, place)) for number, batch in parts]
         else:
             parts = [(number, batch, None) for number, batch in parts]
@@ -200,7 +215,7 @@ class Trainer:
         return moved
 
     def _forward(self, number: int, batch: Any, step: int, place: int) -> Any:
-        """Values that the phases of a step share for a part of the batch."""
+        """Compute the values that the phases of a step share, for one part of the batch."""
         import torch
 
         from launch.training.tasks.task import fold
@@ -222,8 +237,10 @@ class Trainer:
         return self.task.phase_loss(phase, batch, place, shared)
 
     def _agree(self, step: int, stop: Stop, started: float) -> str:
-        """Return why the run would end after this step, the same on all ranks: "stopped" (interrupted), "time" (limit reached)
-        or "done"."""
+        """Return how the run ends if it ends after this step, equal on all ranks.
+
+        "stopped": the user interrupted a rank. "time": the time limit is reached. "done": neither, or all steps are done.
+        """
         from launch.cluster.group import largest
 
         beat("agreeing with the others", step)
@@ -253,10 +270,10 @@ class Trainer:
             if self.engine.rank == 0:
                 save_checkpoint(self.folder, where | {"engine": self.engine.metadata()}, tensors, self.keep)
             else:
-                deque(tensors, maxlen=0)  # all ranks take part in the gathering
+                deque(tensors, maxlen=0)  # consume the iterator, because all ranks take part in the gathering
 
     def _show(self, log: Log) -> None:
-        """Write examples of the model, by rank 0."""
+        """Write examples of the model on rank 0."""
         from launch.cluster.group import first
 
         folder, task = self.folder / "examples", self.task
@@ -267,7 +284,7 @@ class Trainer:
         log.show(self.done, files)
 
     def _save_weights(self) -> None:
-        """Write the weights of the last checkpoint into the model folder, by rank 0, tensor by tensor."""
+        """Write the weights of the last checkpoint into the model folder, on rank 0, tensor by tensor."""
         from launch.cluster.group import first
         from launch.engines.checkpoint import load_checkpoint
 
@@ -284,7 +301,7 @@ class Trainer:
             first(save)
 
     def _not_finite(self, error: Exception) -> UserError:
-        """The error for the user: the step, the kept checkpoint, and what to try."""
+        """Return the error for the user, with the step, the kept checkpoint and advice."""
         from launch.engines.checkpoint import load_checkpoint
         from launch.training.log import NotFinite
 
@@ -299,14 +316,12 @@ def fit(
     task: Task, recipe: Recipe, folder: Path, *, seed: int = 0, device: torch.device | str = "cpu", wandb: str = "",
     parallel: ParallelConfig | None = None, keep: int = 2, examples_every: int = 0,
 ) -> Trained:  # fmt: skip
-    """Train `task` by `recipe`, with its log and the last `keep` checkpoints in `folder`; an earlier run is resumed.
+    """Train `task` by `recipe`, or resume its training. `folder` holds the log and the last `keep` checkpoints.
 
-    Every `examples_every` steps (0: never) it writes audio and pictures to `folder`/examples
-    (`launch/training/tasks/examples.py`).
-
-    Several ranks (`launch/cluster/group.py`) train one model together, as specified by `parallel`. The recipe's `max_minutes`
-    is for all runs together. UserError if the folder's checkpoint is of another model, seed or data, or if the loss is not
-    finite.
+    Every `examples_every` steps (0: never) audio and pictures are written into `folder`/examples
+    (`launch/training/tasks/examples.py`). Several ranks (`launch/cluster/group.py`) train one model together, as specified by
+    `parallel`. `max_minutes` of the recipe limits the time of all runs together. Raises UserError if the checkpoint belongs to
+    another model, seed or data, or if the loss is not finite.
     """
     import torch
 

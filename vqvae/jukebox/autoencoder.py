@@ -11,7 +11,7 @@ from vqvae.jukebox.quantize import Codebook
 
 
 class Autoencoder(nn.Module):
-    """One level: audio to latents to codes to audio."""
+    """The modules of one level: `encoder` (audio to latents), `codebook` (latents to codes and back), `decoder` (to audio)."""
 
     def __init__(self, config: VQVAEConfig, level: int) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
 """Encoder and decoder of one level: strided convolutions, each with a stack of dilated residual blocks.
 
-Jukebox (arXiv:2005.00341, appendix B.1), after VQ-VAE-2 and WaveNet. Notable:
-- every strided convolution has kernel 2s and padding s/2, so it maps a length T to floor(T / s), and its transpose maps T to s
-  * T;
-- dilations grow as 3^i, so the receptive field grows exponentially with depth: four blocks cover 81 steps, eight 6,561;
-- there is no activation between the strided convolution and its stack, and no normalisation anywhere;
-- the decoder runs its stack with the widest dilation first.
-`layers` lists them in the order of computation. The streaming code (`vqvae/jukebox/stream.py`) runs them from that list.
+Jukebox (arXiv:2005.00341, appendix B.1), based on VQ-VAE-2 and WaveNet. Notable:
+- a convolution of stride s has kernel 2s and padding s/2: it maps length T to floor(T / s), and its transpose maps T to s * T;
+- dilations grow as 3^i, so the receptive field grows exponentially with depth: 4 blocks cover 81 steps, 8 blocks cover 6,561;
+- there is no activation between a strided convolution and its residual stack, and there is no normalisation;
+- the residual stacks of the decoder begin with the widest dilation.
+`layers` lists the layers in the order of computation. The streaming code (`vqvae/jukebox/stream.py`) runs this list.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PerStage = Sequence[int]  # one number per stage of an encoder or decoder
 
 
 class ResidualBlock(nn.Module):
-    """x + scale * pointwise(relu(dilated(relu(x)))), of unchanged shape (b, width, t)."""
+    """x + scale * pointwise(relu(dilated(relu(x)))), with the unchanged shape (b, width, t)."""
 
     def __init__(self, width: int, hidden: int, dilation: int, scale: float = 1.0, zero_out: bool = False) -> None:
         super().__init__()
@@ -42,7 +41,11 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """`depth` residual blocks whose dilation is multiplied by `growth` per block and restarts every `cycle` blocks."""
+    """A sequence of `depth` residual blocks.
+
+    The dilation is multiplied by `growth` per block and restarts at 1 every `cycle` blocks. With `reverse` the dilations are in
+    reverse order. With `res_scale` each residual is scaled by depth^-0.5. With `zero_out` each block starts as the identity.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class ResidualStack(nn.Module):
     ) -> None:
         super().__init__()
         dilations = [growth ** (i if cycle is None else i % cycle) for i in range(depth)]
-        if reverse:  # the blocks are numbered after the reversal: block 0 has the widest dilation
+        if reverse:  # block 0 has the widest dilation
             dilations.reverse()
         self.reach = sum(dilations)  # receptive field to either side, steps
         scale = depth**-0.5 if res_scale else 1.0
@@ -69,7 +72,7 @@ class ResidualStack(nn.Module):
 
 
 class DownStep(nn.Module):
-    """One strided convolution, then a residual stack at the lower rate."""
+    """A strided convolution, followed by a residual stack at the lower rate."""
 
     def __init__(self, in_width: int, width: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
@@ -81,12 +84,13 @@ class DownStep(nn.Module):
 
 
 class Upsampling(nn.ConvTranspose1d):
-    """A transposed convolution of kernel 2s; if it is `flat`, it adds no tones at multiples of the lower rate.
+    """A transposed convolution of stride s and kernel 2s. With `flat` the layer adds no tones at multiples of the lower rate.
 
-    Sample p of each stride has its own taps. So a constant input becomes a pattern of period s: tones at multiples of the lower
-    rate (checkerboard artefacts, Odena et al. 2016; Pons et al., arXiv:2010.14356). The kernel of a flat convolution is its
-    weight minus that pattern: all p have the same sum of taps. The difference is distributed over the taps of p by linear
-    interpolation. The number of parameters is the same, and so is the cost once the kernel is computed.
+    The outputs at different positions p within a stride use different taps. So an ordinary layer turns a constant input into a
+    pattern of period s. The pattern consists of tones at multiples of the lower rate (checkerboard artefacts, Odena et al.
+    2016; Pons et al., arXiv:2010.14356). A flat layer subtracts this pattern from its weight, so the taps have an equal sum at
+    all positions p. The difference is distributed over the taps of p by linear interpolation. The number of parameters is
+    unchanged. The cost is unchanged too, except for the computation of the kernel.
     """
 
     def __init__(self, width: int, out_width: int, stride: int, flat: bool = False) -> None:
@@ -94,7 +98,7 @@ class Upsampling(nn.ConvTranspose1d):
         self.flat = flat
 
     def kernel(self) -> Float[Tensor, "c w k"]:
-        """The kernel of the convolution; if `flat`, without its pattern of the period of the stride."""
+        """Return the kernel of the convolution: the weight, or if `flat`, the weight without the pattern of period s."""
         if not self.flat:
             return self.weight
         taps = self.weight.unflatten(2, (2, -1))  # (C, W, 2s) -> (C, W, 2, s)
@@ -107,7 +111,7 @@ class Upsampling(nn.ConvTranspose1d):
 
 
 class UpStep(nn.Module):
-    """A residual stack, then one transposed convolution to the higher rate."""
+    """A residual stack, followed by a transposed convolution to the higher rate."""
 
     def __init__(self, width: int, out_width: int, stride: int, depth: int, *, flat: bool = False, **stack) -> None:
         super().__init__()
@@ -119,7 +123,7 @@ class UpStep(nn.Module):
 
 
 class EncoderStage(nn.Module):
-    """`down` strided steps at `width` channels, then a projection: (b, in, t) -> (b, out, t // stride**down)."""
+    """`down` strided steps with `width` channels, then a projection: (b, in, t) -> (b, out, t // stride**down)."""
 
     def __init__(self, in_width: int, out_width: int, width: int, down: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
@@ -132,7 +136,10 @@ class EncoderStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up). Upsamplers use it too."""
+    """A projection to `width` channels, then `up` steps: (b, in, t) -> (b, out, t * stride**up).
+
+    The priors of finer levels upsample their conditioning codes with this class too.
+    """
 
     def __init__(self, in_width: int, out_width: int, width: int, up: int, stride: int, depth: int, **stack) -> None:
         super().__init__()
@@ -148,12 +155,12 @@ class DecoderStage(nn.Module):
         return cast(UpStep, self.steps[-1])
 
     def before_last(self, x: Tensor) -> Tensor:
-        """All but the last transposed convolution."""
+        """Run all layers except the last transposed convolution."""
         return self.last.stack(self.steps[:-1](self.inlet(x)))
 
 
 class Encoder(nn.Module):
-    """Audio (b, channels, t) to latents (b, emb_width, t // hop), one stage per level from level 0 to this one."""
+    """Encodes audio (b, channels, t) to latents (b, emb_width, t // hop). The encoder of level l has the stages 0 to l."""
 
     def __init__(
         self, channels: int, emb_width: int, widths: PerStage, downs: PerStage, strides: PerStage, depth: int, **stack
@@ -169,7 +176,10 @@ class Encoder(nn.Module):
 
 
 def joined(x: Float[Tensor, "b w t"], up: Upsampling, out: nn.Conv1d) -> Float[Tensor, "b c s"]:
-    """out(up(x)) as one transposed convolution: no layer is between them, and the wide tensor at the full rate is never computed."""
+    """Compute out(up(x)) as one transposed convolution.
+
+    The results are equal, because no activation is between `up` and `out`. The wide tensor at the full rate is never computed.
+    """
     kernel, bias, stride, padding = joined_kernel(up, out)
     y = F.conv_transpose1d(x, kernel, bias, stride=stride, padding=padding)
     first, last = beyond(x[..., 0], x[..., -1], up, out)
@@ -177,7 +187,7 @@ def joined(x: Float[Tensor, "b w t"], up: Upsampling, out: nn.Conv1d) -> Float[T
 
 
 def joined_kernel(up: Upsampling, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"], Float[Tensor, " c"], int, int]:
-    """Kernel, bias, stride and padding of `up` and `out` (kernel 3) as one transposed convolution."""
+    """Kernel, bias, stride and padding of the transposed convolution that joins `up` and `out` (kernel 3)."""
     assert up.bias is not None and out.bias is not None
     kernel = F.conv1d(up.kernel(), out.weight, padding=2)  # (W, E, 2s) and (C, E, 3) -> (W, C, 2s + 2)
     bias = out.bias + torch.einsum("cej,e->c", out.weight, up.bias)
@@ -187,9 +197,10 @@ def joined_kernel(up: Upsampling, out: nn.Conv1d) -> tuple[Float[Tensor, "w c k"
 def beyond(
     first: Float[Tensor, "b w"], last: Float[Tensor, "b w"], up: Upsampling, out: nn.Conv1d
 ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c"]]:
-    """Excess of the joined convolution in the first and the last sample, from the first and the last input.
+    """Errors of the joined convolution in the first and in the last sample, which the caller subtracts.
 
-    The joined convolution extends `up` by one sample at both ends, where `out` must be padded with zeros.
+    The joined convolution acts as if the output of `up` had one more sample at both ends. The exact result has zero padding
+    there. `first` and `last` are the first and the last input of `up`.
     """
     assert up.bias is not None
     stride, padding = cast(int, up.stride[0]), cast(int, up.padding[0])
@@ -199,7 +210,7 @@ def beyond(
 
 
 class Decoder(nn.Module):
-    """Latents (b, emb_width, s) to audio (b, channels, s * hop); the stages run from last to first."""
+    """Decodes latents (b, emb_width, s) to audio (b, channels, s * hop). The stages run from last to first."""
 
     def __init__(
         self, channels: int, emb_width: int, widths: PerStage, ups: PerStage, strides: PerStage, depth: int, **stack
@@ -219,7 +230,10 @@ class Decoder(nn.Module):
 
 
 def layers(module: nn.Module) -> Iterator[nn.Module]:
-    """Convolutions and residual blocks in the order of computation, which is the order of construction except in decoders."""
+    """Yield the convolutions and residual blocks of `module` in the order of computation.
+
+    In a `Decoder` this order differs from the order of construction.
+    """
     if isinstance(module, nn.Conv1d | nn.ConvTranspose1d | ResidualBlock):
         yield module
         return

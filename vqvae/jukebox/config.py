@@ -14,7 +14,7 @@ Resolution = tuple[int, int, int]  # n_fft, hop, window, in samples
 
 
 def convolution(channels_in: int, channels_out: int, kernel: int) -> int:
-    """Number of parameters of a convolution with bias, about its multiplications per output step."""
+    """Number of parameters of a convolution with bias. This is about the number of multiplications per output step."""
     return channels_in * channels_out * kernel + channels_out
 
 
@@ -26,7 +26,7 @@ def residual_stack(width: int, depth: int, m_conv: float = 1.0) -> int:
 
 @dataclass(frozen=True)
 class VQVAEConfig(CodecConfig):
-    """Shape and losses of all levels; the defaults are the published 44.1 kHz model."""
+    """Shape and losses of all levels. The defaults are those of the published 44.1 kHz model."""
 
     kind = "vqvae"
     sample_rate: int = 44100
@@ -36,7 +36,8 @@ class VQVAEConfig(CodecConfig):
     strides_t: tuple[int, ...] = (2, 2, 2)
     emb_width: int = 64
     bins: int = 2048
-    # a level's channels and residual blocks: width and depth times its multiplier, or given directly
+    # number of channels and of residual blocks of a level: width and depth times the multiplier of the level, or the values in
+    # `widths` and `depths`
     width: int = 32
     depth: int = 4
     multipliers: tuple[int, ...] = (2, 1, 1)
@@ -47,12 +48,12 @@ class VQVAEConfig(CodecConfig):
     dilation_cycle: int | None = None
     reverse_decoder_dilation: bool = True
     flat_upsampling: bool = False  # True: no tones at multiples of the rates of codes and latents; published: False
-    # "codebook" (published) or "argmax" (`argmax.py`), whose only setting is the weight of its diversity loss
+    # "codebook" (published) or "argmax" (`argmax.py`); `diversity` is the weight of the diversity loss of "argmax"
     bottleneck: str = "codebook"
     diversity: float = 0.005
     mu: float = 0.99
-    threshold: float = 1.0  # a code is dead if its moving average of uses per global batch is below this
-    reset_restarted: bool = True  # False: as published, a restarted code keeps its stale sums
+    threshold: float = 1.0  # a code is dead if the moving average of its uses per global batch is below this
+    reset_restarted: bool = True  # False: a restarted code keeps its old moving averages, as published
     # losses
     l1: float = 0.0
     l2: float = 1.0
@@ -63,12 +64,12 @@ class VQVAEConfig(CodecConfig):
     commit: float = 0.02
     spectral_stft: Resolution = (2048, 256, 1536)
     multispectral_stfts: tuple[Resolution, ...] = ((2048, 240, 1200), (1024, 120, 600), (512, 50, 240))
-    relative_spectral: bool = False  # divide each clip's spectral error by (the clip's norm + 1), not by the corpus's
-    spectral_is_convergence: bool = False  # published use_nonrelative_specloss=False: the `spectral` term alone changes
-    relative_waveform: bool = False  # divide each clip's waveform errors by the clip's level, not by the corpus's
-    pre_emphasis: float = 0.0  # waveform errors are of x[t] - pre_emphasis * x[t - 1], where treble weighs more
+    relative_spectral: bool = False  # True: divide spectral errors by (norm of the clip + 1), not by the norm of the corpus
+    spectral_is_convergence: bool = False  # True: `spectral` is the convergence; published use_nonrelative_specloss=False
+    relative_waveform: bool = False  # True: divide waveform errors by the level of the clip, not by the level of the corpus
+    pre_emphasis: float = 0.0  # waveform errors compare x[t] - pre_emphasis * x[t - 1], which weighs treble more
     log_spectral: float = 0.0  # weight of the L1 distance of log magnitudes (nepers) at the resolutions of multispectral
-    stereo: str = "mean"  # what spectral losses compare of a stereo clip: "mean" (published), "channels", "mid_side"
+    stereo: str = "mean"  # signals of a stereo clip that spectral losses compare: "mean" (published), "channels", "mid_side"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -81,15 +82,15 @@ class VQVAEConfig(CodecConfig):
 
     @property
     def hops(self) -> tuple[int, ...]:
-        """Samples per code of each level."""
+        """Samples per code, for each level."""
         return tuple(accumulate((s**d for d, s in zip(self.downs_t, self.strides_t, strict=True)), mul))
 
     def level_widths(self, level: int) -> tuple[int, ...]:
-        """Channels of each stage of a level's encoder and decoder."""
+        """Number of channels of each stage in the encoder and decoder of `level`."""
         return self.widths[level] if self.widths else (self.width * self.multipliers[level],) * (level + 1)
 
     def level_depth(self, level: int) -> int:
-        """Residual blocks of each stack of a level."""
+        """Number of residual blocks in each stack of `level`."""
         return self.depths[level] if self.depths else self.depth * self.multipliers[level]
 
     @property
@@ -98,7 +99,7 @@ class VQVAEConfig(CodecConfig):
         return CodecSpec(self.sample_rate, self.channels, tuple(streams))
 
     def level_of(self, stream: str) -> int:
-        """The level of a stream, 0 is the finest; ValueError if there is no such stream."""
+        """Return the level of a stream (0 is the finest); ValueError if the stream does not exist."""
         return self.spec.names.index(self.spec.stream(stream).name)
 
     @classmethod
@@ -116,12 +117,13 @@ class VQVAEConfig(CodecConfig):
     def codes_tensors(self, stream: str, names: Collection[str]) -> list[str]:
         parts = ("encoder", "codebook")
         found = [name for name in self.tensors(stream, names) if name.split(".")[2] in parts]
-        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # used in training only
+        # the moving averages are used in training only
+        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]
 
     # ---- sizes
 
     def parameter_count(self, stream: str) -> int:
-        """Encoder, decoder, codebook and its moving averages."""
+        """Number of parameters of encoder, decoder and codebook, including the moving averages of the codebook."""
         level, emb = self.level_of(stream), self.emb_width
         depth, total = self.level_depth(level), self.bins * (2 * emb + 1) + convolution(emb, self.channels, 3)
         for stage, width in enumerate(self.level_widths(level)):
@@ -134,7 +136,7 @@ class VQVAEConfig(CodecConfig):
         return total
 
     def receptive_field(self, stream: str) -> int:
-        """The sum of the decoder's dilations in samples, which bounds its receptive field."""
+        """Sum of the dilations of the decoder in samples, which bounds the receptive field."""
         level, cycle = self.level_of(stream), self.dilation_cycle
         growth, depth = self.dilation_growth_rate, self.level_depth(level)
         dilations = sum(growth ** (i % cycle if cycle else i) for i in range(depth))

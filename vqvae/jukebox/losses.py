@@ -1,13 +1,13 @@
 """Reconstruction losses and metrics of a codec: waveform errors, spectral errors, spectral convergence.
 
 Jukebox (arXiv:2005.00341, section 3.2 and appendix B.1). Notable:
-- errors are divided by the "bandwidth" of the corpus (its mean |x|, variance and mean spectral norm), so that the same weights
-  work for quiet and loud corpora;
-- the spectral errors compare magnitudes, never phases, by the Frobenius norm of one clip's difference;
-- there are three more terms than published: errors relative to the level of each clip, waveform errors after pre-emphasis, and
+- errors are divided by the "bandwidth" of the corpus (mean |x|, variance and mean spectral norm). So the same weights of the
+  losses are valid for quiet and loud corpora;
+- the spectral errors compare magnitudes, not phases, by the Frobenius norm of the difference for each clip;
+- three terms are not in the published code: errors relative to the level of each clip, waveform errors after pre-emphasis, and
   a distance of log magnitudes. They preserve the treble and the quiet passages of recordings (`jukebox ablate treble`);
-- an exact match has gradient zero, not nan, because the subgradient of the norm at zero is used.
-Everything is float32. Audio is (b, c, t); spectral terms take (n, t), see `mixdown`.
+- an exact reconstruction has gradient zero, not nan, because the subgradient of the norm at zero is used.
+All computations are in float32. Audio has shape (b, c, t). Spectral terms take signals (n, t) from `mixdown`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from vqvae.jukebox.config import Resolution, VQVAEConfig
 from vqvae.stft import magnitudes, norm, spectral_convergence
 
-QUIET = 1e-6  # mean square (-60 dBFS) added to that of a clip if waveform errors are relative
-QUIET_BIN = 1e-4  # magnitude (-80 dBFS) added to that of a bin before the logarithm
+QUIET = 1e-6  # added to the mean square of a clip if waveform errors are relative: -60 dBFS
+QUIET_BIN = 1e-4  # added to the magnitude of a bin before the logarithm, relative to full scale: -80 dBFS
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """The divisors of errors: mean |x|, variance of x, and mean spectral norm of a clip of the corpus."""
+    """Divisors of errors, measured on a corpus: mean |x|, variance of x, and mean spectral norm of a clip."""
 
     l1: float = 1.0
     l2: float = 1.0
@@ -39,24 +39,27 @@ class Bandwidth:
 
 
 def l1(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> Tensor:
-    """Mean absolute error."""
+    """Mean absolute error, divided by the bandwidth."""
     return (x - y).abs().mean() / bandwidth.l1
 
 
 def l2(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> Tensor:
-    """Mean squared error."""
+    """Mean squared error, divided by the bandwidth."""
     return (x - y).square().mean() / bandwidth.l2
 
 
 def linf(x: Float[Tensor, "b c t"], y: Float[Tensor, "b c t"], bandwidth: Bandwidth, k: int) -> Tensor:
-    """Mean of the `k` largest squared errors of each clip."""
+    """Mean of the `k` largest squared errors of each clip, divided by the bandwidth."""
     residual = (x - y).square().flatten(1)
     worst = residual.topk(k, dim=1).values if k < residual.shape[1] else residual
     return worst.mean() / bandwidth.l2
 
 
 def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
-    """Signals that a spectral loss compares: the channels' "mean" (published, ignores stereo), "channels" or "mid_side"."""
+    """Return the signals that a spectral loss compares.
+
+    `stereo` is "mean" (mean of the channels, as published), "channels" (each channel) or "mid_side" (mid and side).
+    """
     if audio.shape[1] == 1 or stereo == "channels":
         return audio.flatten(0, 1)
     if stereo == "mean":
@@ -66,23 +69,26 @@ def mixdown(audio: Float[Tensor, "b c t"], stereo: str) -> Float[Tensor, "n t"]:
 
 
 def spectral(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, "n"]:
-    """Norm of the difference of two magnitude spectrograms, per clip."""
+    """Norm of the difference of two magnitude spectrograms, for each of the n signals."""
     return norm(target - output)
 
 
 def log_error(target: Float[Tensor, "n f s"], output: Float[Tensor, "n f s"]) -> Float[Tensor, ""]:
-    """Mean distance of log magnitudes. It weighs treble and bass equally, and quiet and loud passages too."""
+    """Mean absolute difference of log magnitudes. Treble and bass have equal weights, and so do quiet and loud passages."""
     full = (target.shape[1] - 1) / 2  # magnitude of a full-scale sine: n_fft / 4
     return ((target + full * QUIET_BIN).log() - (output + full * QUIET_BIN).log()).abs().mean()
 
 
 def emphasise(audio: Float[Tensor, "b c t"], share: float) -> Float[Tensor, "b c t"]:
-    """x[t] - share * x[t - 1]; the first sample is unchanged."""
+    """Pre-emphasis: x[t] - share * x[t - 1]. The first sample is unchanged."""
     return torch.cat([audio[..., :1], audio[..., 1:] - share * audio[..., :-1]], dim=-1) if share else audio
 
 
 def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolution = (2048, 256, 1536)) -> Bandwidth:
-    """The bandwidth of a corpus, from clips of the length that training uses (the spectral norm grows with length)."""
+    """Measure the bandwidth of a corpus. `clips` must have the length of training clips: the spectral norm grows with length.
+
+    Raises ValueError if all clips are silent or constant.
+    """
     count = total = absolute = squared = spectral_total = 0.0
     n_clips = 0
     for clip in clips:
@@ -102,7 +108,10 @@ def measure_bandwidth(clips: Iterable[Float[Tensor, "c t"]], resolution: Resolut
 
 
 class ReconstructionLoss:
-    """Losses and metrics of reconstructions of one batch; values of the target are computed once for all levels."""
+    """Losses and metrics of the reconstructions of one batch of audio.
+
+    The spectrograms of the original audio are computed once and used for all levels.
+    """
 
     def __init__(self, config: VQVAEConfig, audio: Float[Tensor, "b c t"], bandwidth: Bandwidth) -> None:
         self.config, self.audio, self.bandwidth = config, audio, bandwidth
@@ -117,7 +126,7 @@ class ReconstructionLoss:
         }
 
     def measure(self, output: Float[Tensor, "b c t"]) -> tuple[dict[str, tuple[float, Tensor]], dict[str, Tensor]]:
-        """Terms of the loss with their weights, and metrics, of one level's reconstruction."""
+        """Measure the reconstruction `output` of one level. Return loss terms as {name: (weight, value)}, and metrics."""
         c, x, b = self.config, self.wave, self.bandwidth
         weighed = {"l1_loss": c.l1, "l2_loss": c.l2, "linf_loss": c.linf}
         wave = self._wave(output)
@@ -142,7 +151,7 @@ class ReconstructionLoss:
         return terms, metrics
 
     def _wave(self, audio: Float[Tensor, "b c t"]) -> Float[Tensor, "b c t"]:
-        """The signals on which the waveform loss is computed. In the published form these are the audio itself."""
+        """Return the signal that the waveform losses compare; with the published settings, the audio itself."""
         wave = emphasise(audio, self.config.pre_emphasis)
         return wave if self.level is None else wave / self.level
 
@@ -155,7 +164,10 @@ class ReconstructionLoss:
         return (error / scale).mean()
 
     def _spectral_resolutions(self) -> list[Resolution]:
-        """The transform of the spectral term and the convergence metric; None for clips that are too short."""
+        """Resolution of the spectral term and of the convergence metric.
+
+        The list is empty if the clips are too short for the metric and the spectral term has weight 0.
+        """
         long_enough = self.mono.shape[-1] > self.config.spectral_stft[0] // 2
         return [self.config.spectral_stft] if self.config.spectral or long_enough else []
 

@@ -1,9 +1,9 @@
-"""A nested VQ-VAE, the baseline for separate autoencoders: level l encodes the latents of level l-1.
+"""A nested VQ-VAE, the baseline for separate autoencoders: the encoder of level l encodes the latents of level l-1.
 
-After VQ-VAE-2 (arXiv:1906.00446). There is one chain of encoders from fine to coarse, with a codebook per level. There is one
-chain of decoders from coarse to fine; each adds the codes of its level to the output of the coarser level. One reconstruction
-loss covers the output of all levels. The top level need not carry information that the bottom level can carry too; the Jukebox
-paper (section 3) reports that it becomes nearly silent. For `jukebox ablate codec` only.
+The model follows VQ-VAE-2 (arXiv:1906.00446). A chain of encoders runs from fine to coarse, with a codebook per level. A chain
+of decoders runs from coarse to fine. Each decoder adds the code vectors of its level to the output of the coarser level. There
+is one reconstruction loss for all levels together. The Jukebox paper (section 3) reports that the top level becomes nearly
+silent: the bottom level can carry the information alone. Only `jukebox ablate codec` uses this model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqvae.jukebox.quantize import Codebook
 
 
 class NestedVQVAE(nn.Module):
-    """The levels of `config` in one hierarchy; stage s has the width of stage s of level s of the separate autoencoders."""
+    """The levels of `config` in one hierarchy. Level s is as wide as the last stage of the separate autoencoder of level s."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class NestedVQVAE(nn.Module):
         self.out = nn.Conv1d(c.emb_width, c.channels, 3, padding=1)
 
     def latents(self, audio: Float[Tensor, "b c t"]) -> list[Float[Tensor, "b e s"]]:
-        """The latents of each level, from level 0 up."""
+        """Encode audio to the latents of each level, starting with level 0."""
         made = [audio]
         for encoder in self.encoders:
             made.append(encoder(made[-1]))
         return made[1:]
 
     def sound(self, quantised: list[Tensor]) -> Float[Tensor, "b c t"]:
-        """Decode all levels together, from the top down."""
+        """Decode the quantised latents of all levels together, starting with the top level."""
         below = torch.zeros((), device=quantised[0].device)
         for latents, decoder in zip(reversed(quantised), reversed(self.decoders), strict=True):
             below = decoder(latents + below)
@@ -56,13 +56,13 @@ class NestedVQVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, audio: Float[Tensor, "b c t"]) -> Sequences:
-        """Codes of all streams."""
+        """Encode audio to the codes of all streams."""
         books = [book for book in self.codebooks if isinstance(book, Codebook)]
         return {name: book.encode(x) for name, book, x in zip(self.config.spec.names, books, self.latents(audio))}
 
     @torch.no_grad()
     def decode(self, codes: Sequences, streams: Collection[str]) -> Float[Tensor, "b c t"]:
-        """Decode `streams` together; the other streams have zero latents."""
+        """Decode `streams` together. The latents of the other streams are set to zero."""
         quantised = []
         for name, book in zip(self.config.spec.names, self.codebooks):
             assert isinstance(book, Codebook)
@@ -78,7 +78,7 @@ class NestedVQVAE(nn.Module):
         quantise: bool = True,
         bandwidth: Bandwidth | None = None,
     ) -> dict[str, Tensor]:
-        """One reconstruction loss and one commitment loss per level, as in `VQVAE.loss`."""
+        """Return one reconstruction loss plus a commitment loss per level, in the format of `VQVAE.loss`."""
         with torch.autocast(audio.device.type, enabled=False):
             reconstruction = ReconstructionLoss(self.config, audio, bandwidth or Bandwidth())
         latents, commits, logs = self.latents(audio), [], {}

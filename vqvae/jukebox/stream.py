@@ -1,15 +1,15 @@
-"""Streaming encoder and decoder: audio of any length in constant memory, equal to processing it whole, and faster.
+"""Streaming encoder and decoder for audio of any length, in constant memory. Results equal those of whole-song processing.
 
-A convolution needs a limited number of past steps. Each layer keeps these last steps of its input. It starts with the zeros of
-its padding, appends each new block, computes without padding, and pads with zeros at the end. So nothing is computed twice, and
-the receptive field need not be known (that of the finest published level is a second to either side). The blocks are short
-enough for the processor's caches; a whole layer, 113 MB for 20 s, would pass through memory a dozen times. "Equal" means: codes
-are the same except for ties, and audio is the same within rounding.
+"Equal" means: codes are the same except for ties, and audio is the same within rounding. A convolution needs a limited number
+of past steps. Each layer stores the last steps of its input. A layer starts with the zeros of its padding. It appends each new
+block, computes without padding, and pads with zeros at the end. So no step is computed twice, and the code does not need the
+receptive field, which is one second to either side at the finest published level. Streaming is also faster, because blocks are
+short enough for the caches of the processor. A whole layer, 113 MB for 20 s, would pass through memory a dozen times.
 
     pieces ->  layers 0..i  ->  layers i+1..j  ->  ...  -> codes, or sound
-               thread 0         thread 1                   each a piece behind the one before
+               thread 0         thread 1                   each thread is one block later than the previous thread
 
-The blocks are too short to be divided between threads. So the layers are divided: the threads form a pipeline.
+The blocks are too short to be divided between threads. So each thread runs some of the layers, and the threads form a pipeline.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from torch import Tensor, nn
 from vqvae.jukebox.autoencoder import Autoencoder
 from vqvae.jukebox.blocks import ResidualBlock, Upsampling, beyond, joined_kernel, layers
 
-CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples per block: layers of 2 MB, which fit a core's cache; enough for a GPU
+CHUNK, CHUNK_CUDA = 2**14, 2**19  # samples per block on a CPU (2 MB per layer fit the cache of a core) and on a GPU
 ARRIVING_CUDA = 2**16  # samples per block on a GPU for codes that arrive over time: a delay of seconds
-MOST, MOST_CUDA = 2**17, 2**25  # values that a layer gets at a time
-CALL = 200.0  # cost of a layer beside its multiplications, measured with blocks of CHUNK
+MOST, MOST_CUDA = 2**17, 2**25  # largest number of values that a layer gets at a time
+CALL = 200.0  # cost of a layer in addition to its multiplications, measured with blocks of CHUNK
 
-Part = tuple[Tensor, bool]  # (c, t), and whether it is the last block
-PartsByStream = dict[str, list[Part]]  # stream -> the current value of a block
+Part = tuple[Tensor, bool]  # (a tensor (c, t), True for the last block)
+PartsByStream = dict[str, list[Part]]  # stream -> input or output of a layer for the current block
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of one stream with its stored past input; `cost` is about its time per sample, in multiplications."""
+    """A layer of one stream. `step` runs the layer and stores past inputs. `cost` is its time per sample in multiplications."""
 
     stream: str
     step: Callable[[Tensor, bool], Tensor]
@@ -48,7 +48,10 @@ class Layer:
 def encode_stream(
     autoencoders: Mapping[str, Autoencoder], blocks: Iterable[Float[Tensor, "c t"]], *, chunk: int = 0
 ) -> Iterator[dict[str, Int[Tensor, "s"]]]:
-    """Encode the concatenated `blocks` of audio by every autoencoder, `chunk` samples at a time."""
+    """Encode the concatenated `blocks` of audio with every autoencoder, `chunk` samples at a time (0: a default).
+
+    Yields codes by stream.
+    """
     line = [layer for stream, autoencoder in autoencoders.items() for layer in _encoder(autoencoder, stream)]
     pieces = ({stream: [piece] for stream in autoencoders} for piece in _pieces(blocks, chunk))
     if autoencoders:
@@ -58,8 +61,8 @@ def encode_stream(
 def decode_stream(
     autoencoder: Autoencoder, codes: Iterable[Int[Tensor, "s"]], *, chunk: int = 0
 ) -> Iterator[Float[Tensor, "c t"]]:
-    """Decode the concatenated blocks `codes` to audio, about `chunk` samples at a time."""
-    # a decoder has its full width at the full rate, an encoder at half the rate
+    """Decode the concatenated blocks of `codes` to audio, about `chunk` samples at a time (0: a default)."""
+    # a decoder has its full width at the full rate but an encoder at half the rate, so blocks are half as long
     pieces = ({"": [piece]} for piece in _pieces(codes, chunk, autoencoder.hop, CHUNK // 2))
     for made in _assembled(list(_decoder(autoencoder)), pieces, autoencoder.codebook.k.device):
         yield made[""]
@@ -68,8 +71,7 @@ def decode_stream(
 class AutoencoderDecoder:
     """Decodes codes that arrive over time: each `push` returns the audio that is complete.
 
-    The audio equals that of `decode_stream`: codes are regrouped into blocks, so that the audio does not depend on the sizes of
-    the pushes.
+    Codes are regrouped into blocks. So the audio does not depend on the sizes of the pushes and equals that of `decode_stream`.
     """
 
     def __init__(self, autoencoder: Autoencoder, check: Callable[[Tensor], Tensor], *, chunk: int = 0):
@@ -77,10 +79,10 @@ class AutoencoderDecoder:
         self.line, self.held = list(_decoder(autoencoder)), torch.zeros(0, dtype=torch.long, device="cpu")
 
     def push(self, values: Int[Tensor, "s"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
-        """Add codes and return the complete audio; `last` marks the final call."""
+        """Add codes and return the audio that later codes do not change; `last` marks the final call."""
         held = torch.cat([self.held.to(values), self.check(values[None])[0]])
         size = _size(held, self.chunk, self.hop, CHUNK // 2, ARRIVING_CUDA)
-        whole = max(0, len(held) - 1) // size * size  # a full block may be the last
+        whole = max(0, len(held) - 1) // size * size  # at least one code is held back for the block that is marked as last
         pieces = [(piece, False) for piece in held[:whole].split(size)] if whole else []
         pieces, self.held = pieces + [(held[whole:], True)] * last, held[whole:]
         for made in _assembled(self.line, ({"": [piece]} for piece in pieces), held.device):
@@ -91,7 +93,7 @@ class AutoencoderDecoder:
 
 
 def _encoder(autoencoder: Autoencoder, stream: str) -> Iterator[Layer]:
-    """Layers from audio (c, t) to codes (s)."""
+    """Yield the layers of the encoder, from audio (c, t) to codes (s)."""
     rate = 1.0
     for module in layers(autoencoder.encoder):
         step, cost, change = _step(module)
@@ -102,7 +104,7 @@ def _encoder(autoencoder: Autoencoder, stream: str) -> Iterator[Layer]:
 
 
 def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
-    """Layers from codes (s) to audio (c, t)."""
+    """Yield the layers of the decoder, from codes (s) to audio (c, t)."""
     rate = 1 / autoencoder.hop
     yield Layer(stream, lambda x, last: autoencoder.codebook.decode(x[None].long())[0], CALL)
     *modules, up, out = layers(autoencoder.decoder)
@@ -115,7 +117,7 @@ def _decoder(autoencoder: Autoencoder, stream: str = "") -> Iterator[Layer]:
 
 
 def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, float]:
-    """A layer as a streaming step, its multiplications per step of the higher rate, and its factor of the rate."""
+    """Return the streaming step of a layer, its multiplications per step of the higher rate, and output rate / input rate."""
     if isinstance(module, ResidualBlock):
         return _Residual(module), float(module.dilated.weight.numel() + module.pointwise.weight.numel()), 1.0
     if isinstance(module, nn.Conv1d):
@@ -130,17 +132,17 @@ def _step(module: nn.Module) -> tuple[Callable[[Tensor, bool], Tensor], float, f
 
 
 def _size(like: Tensor, chunk: int, hop: int, default: int, on_gpu: int = CHUNK_CUDA) -> int:
-    """Elements per block: `chunk` samples, or the default for the device of `like`."""
+    """Number of elements in a block of `chunk` samples (0: the default for the device of `like`), `hop` samples per element."""
     return max(1, (chunk or (default if like.device.type == "cpu" else on_gpu)) // hop)
 
 
 def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = CHUNK) -> Iterator[Part]:
-    """Regroup the blocks into blocks of chunk // hop elements, each with a flag for the last."""
+    """Regroup `blocks` into blocks of chunk // hop elements. Yield each block with a flag that marks the last block."""
     held: list[Tensor] = []
     for block in blocks:
         held.append(block)
         size = _size(block, chunk, hop, default)
-        if sum(part.shape[-1] for part in held) > size:  # a full block may be the last
+        if sum(part.shape[-1] for part in held) > size:  # the rest is held back: it may be the last block
             *pieces, rest = (torch.cat(held, dim=-1) if len(held) > 1 else block).split(size, dim=-1)
             yield from ((piece, False) for piece in pieces)
             held = [rest]
@@ -149,9 +151,10 @@ def _pieces(blocks: Iterable[Tensor], chunk: int, hop: int = 1, default: int = C
 
 
 def _assembled(line: Sequence[Layer], pieces: Iterable[PartsByStream], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """Run the pipeline over all blocks and yield the results by stream; on a CPU each thread has a share of the layers.
+    """Run the pipeline over all blocks and yield the results by stream. On a CPU each thread runs one stage of the pipeline.
 
-    All stages run at the same time. Each stage is one block after the next stage, and they wait for each other.
+    In each round, all stages run in parallel on different blocks, and each stage passes its block to the next stage. A round
+    ends when all stages are finished.
     """
     threads = torch.get_num_threads()
     shares = _shares(line, threads if device.type == "cpu" else 1)
@@ -167,7 +170,7 @@ def _assembled(line: Sequence[Layer], pieces: Iterable[PartsByStream], device: t
                 if made[-1]:
                     yield _whole(made[-1])
         finally:
-            torch.set_num_threads(threads)  # the threads of the pool have changed it for later threads
+            torch.set_num_threads(threads)  # the threads of the pool have changed the number for later threads
 
 
 def _whole(piece: PartsByStream) -> dict[str, Tensor]:
@@ -186,7 +189,7 @@ def _shares(line: Sequence[Layer], count: int) -> list[list[Layer]]:
 
 @torch.no_grad()
 def _share(share: Sequence[Layer], piece: PartsByStream) -> PartsByStream:
-    """Apply the layers of a stage to a block."""
+    """Apply the layers of a pipeline stage to a block."""
     if not piece:
         return piece
     streams: dict[str, Iterator[Part]] = {stream: iter(parts) for stream, parts in piece.items()}
@@ -196,7 +199,10 @@ def _share(share: Sequence[Layer], piece: PartsByStream) -> PartsByStream:
 
 
 def _through(layer: Layer, parts: Iterator[Part]) -> Iterator[Part]:
-    """Apply one layer to every part of a block. At the end all layers flush their buffers, so large outputs are split."""
+    """Apply one layer to every part of a block.
+
+    Large inputs are split, because at the end of the song all layers flush their buffers.
+    """
     for x, last in parts:
         most = max(1, (MOST_CUDA if x.is_cuda else MOST) // (x.shape[0] if x.dim() > 1 else 1))
         *firsts, rest = x.split(most, dim=-1)
@@ -209,10 +215,10 @@ def _through(layer: Layer, parts: Iterator[Part]) -> Iterator[Part]:
 
 
 class _Tape:
-    """A buffer (width, t) for the last inputs of a layer; it starts with `pad` zeros.
+    """A buffer (width, t) for the last inputs of a layer. The buffer starts with `pad` zeros.
 
-    New steps are written after the last. Only at the end of the buffer, the steps that are still needed move to its start. A
-    new allocation per block would fragment the heap and need one more copy.
+    New steps are written after the last step. When the buffer is full, the steps that are still needed move to the start of the
+    buffer. A new allocation per block would fragment the heap and need one more copy.
     """
 
     def __init__(self, pad: int = 0) -> None:
@@ -220,7 +226,7 @@ class _Tape:
         self.start, self.end = 0, pad
 
     def room(self, x: Tensor, zeros: int = 0) -> Tensor:
-        """Return the buffer region for as many steps as `x` has, followed by `zeros` zeros."""
+        """Append a region with the shape of `x` and then `zeros` zeros. Return the region, which the caller fills."""
         n = x.shape[1] + zeros
         if self.place is None or self.end + n > self.place.shape[1]:
             kept = self.held if self.place is not None else x.new_zeros(len(x), self.end)
@@ -246,9 +252,9 @@ class _Tape:
 
 
 def _convolve(history: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: int, n: int) -> Float[Tensor, "w n"]:
-    """bias (w, 1) + the sum over taps (w, c) of tap @ history (c, n + ...), each `dilation` steps later.
+    """Return bias (w, 1) + the sum over k of taps[k] (w, c) @ history (c, n), shifted by k * dilation steps.
 
-    It uses matrix products in place, because a library's convolution would first copy its whole input.
+    The products are added in place, because the convolution of a library would first copy its whole input.
     """
     out = torch.addmm(bias, taps[0], history[:, :n])
     for k, tap in enumerate(taps[1:], 1):
@@ -257,14 +263,14 @@ def _convolve(history: Tensor, taps: Sequence[Tensor], bias: Tensor, dilation: i
 
 
 def _taps(layer: nn.Conv1d, scale: float = 1.0) -> tuple[list[Tensor], Tensor]:
-    """A convolution's weight (w, c, k) as k matrices (w, c), and its bias (w, 1)."""
+    """Return the weight (w, c, k) of a convolution as k matrices (w, c), and the bias as (w, 1), both times `scale`."""
     assert layer.bias is not None
     weight = layer.weight.detach() * scale
     return [tap.contiguous() for tap in weight.unbind(2)], layer.bias.detach()[:, None] * scale
 
 
 class _Convolution:
-    """A convolution of any stride."""
+    """Streaming step of a convolution with any stride."""
 
     def __init__(self, layer: nn.Conv1d) -> None:
         self.layer, self.stride, self.dilation = layer, int(layer.stride[0]), int(layer.dilation[0])
@@ -283,7 +289,7 @@ class _Convolution:
 
 
 class _Residual:
-    """A residual block; it reads its input rectified, and `reach` steps later unchanged."""
+    """Streaming step of a residual block. `history` stores the rectified input. `past` stores the input plus the last bias."""
 
     def __init__(self, block: ResidualBlock) -> None:
         self.reach = int(block.dilated.dilation[0])
@@ -303,10 +309,10 @@ class _Residual:
 
 
 class _Transposed:
-    """A transposed convolution: a convolution whose output channels are `stride` consecutive steps.
+    """Streaming step of a transposed convolution, computed as a convolution with width * stride output channels.
 
-    The kernel (c, w, k) is padded with zeros to a multiple of the stride. The output at n * stride + p depends on the inputs n,
-    n - 1, ...
+    The output channels of a step are `stride` consecutive steps of the result. The kernel (c, w, k) is padded with zeros to a
+    multiple of the stride. The output at n * stride + p depends on the inputs n, n - 1, ...
     """
 
     def __init__(self, kernel: Tensor, bias: Tensor, stride: int, padding: int) -> None:
@@ -330,7 +336,7 @@ class _Transposed:
         return self._cut(laid, x.shape[1], last)
 
     def _cut(self, laid: Tensor, inputs: int, last: bool) -> Tensor:
-        """Remove the steps before the first sample and after the last."""
+        """Remove the steps before the first sample and after the last sample."""
         first = min(self.skip, laid.shape[1])
         self.skip, self.inputs = self.skip - first, self.inputs + inputs
         end = laid.shape[1] if not last else first + self.inputs * self.stride - self.emitted
@@ -339,13 +345,13 @@ class _Transposed:
 
 
 class _Last(_Transposed):
-    """The last transposed convolution of a decoder joined with the convolution after it."""
+    """Streaming step of the last transposed convolution of a decoder, joined with the convolution after it."""
 
     def __init__(self, up: Upsampling, out: nn.Conv1d) -> None:
         super().__init__(*joined_kernel(up, out))
         self.up, self.out = up, out
-        self.first: Tensor | None = None  # inputs (1, w)
-        self.last: Tensor | None = None
+        self.first: Tensor | None = None  # first input (1, w) of the song
+        self.last: Tensor | None = None  # latest input (1, w)
 
     def __call__(self, x: Tensor, last: bool) -> Tensor:
         if x.shape[1]:

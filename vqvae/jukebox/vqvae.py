@@ -1,9 +1,9 @@
-"""The VQ-VAE of Jukebox: three separate autoencoders from raw audio to raw audio, a codebook each.
+"""The VQ-VAE of Jukebox: three separate autoencoders of raw audio, each with its own codebook.
 
 Jukebox (arXiv:2005.00341, section 3). Notable:
-- the levels share nothing. In a nested hierarchy the top level may become silent; here each level reconstructs the song alone;
-- any set of levels can be built, trained, saved and used alone, and only the requested levels are computed;
-- losses are summed over levels, not averaged, and the name of each logged value has its level.
+- the levels share no parameters. Each level reconstructs the song alone. In a nested hierarchy the top level may become silent;
+- any subset of the levels can be built, trained, saved and used, and only the requested levels are computed;
+- losses are summed over levels, not averaged. The name of each logged value contains the level.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from vqvae.jukebox.stream import AutoencoderDecoder, decode_stream, encode_strea
 
 
 class VQVAE(Codec):
-    """A codec of one autoencoder per stream; with `streams` only those are built, under the same names."""
+    """A codec with one autoencoder per stream.
+
+    If `streams` is given, only the autoencoders of these streams are built. The names of their parameters do not change.
+    """
 
     config: VQVAEConfig
 
@@ -34,7 +37,7 @@ class VQVAE(Codec):
         self.levels = nn.ModuleDict({str(level): Autoencoder(config, level) for level in chosen})
 
     def level(self, level: int) -> Autoencoder:
-        """The autoencoder of `level`; ValueError if it was not built."""
+        """Return the autoencoder of `level`; ValueError if the level was not built."""
         if str(level) not in self.levels:
             raise ValueError(f"level {level} was not built; this codec holds levels {', '.join(self.levels) or 'none'}")
         module = self.levels[str(level)]
@@ -42,18 +45,18 @@ class VQVAE(Codec):
         return module
 
     def autoencoder(self, stream: str) -> Autoencoder:
-        """The autoencoder of a stream; ValueError if it was not built."""
+        """Return the autoencoder of `stream`; ValueError if the autoencoder was not built."""
         return self.level(self.config.level_of(stream))
 
     @torch.no_grad()
     def encode(self, audio: Float[Tensor, "b c t"], streams: Collection[str]) -> Sequences:
-        """Codes of `streams`, (b, t // hop) int64 each; samples after the last whole code are ignored."""
+        """Encode audio to int64 codes (b, t // hop) of each of `streams`. Samples after the last whole code are ignored."""
         audio = self.check_audio(audio)
         return {stream: self._encode(audio, self.autoencoder(stream)) for stream in streams}
 
     @torch.no_grad()
     def decode(self, sequences: Sequences, stream: str, *, noise: Tensor | None = None) -> Float[Tensor, "b c t"]:
-        """Audio (b, c, codes * hop) from the codes of `stream` alone; not clipped to [-1, 1]; `noise` is not used."""
+        """Decode the codes (b, t) of `stream` to audio (b, c, t * hop), not clipped to [-1, 1]. `noise` is not used."""
         autoencoder, codes = self.autoencoder(stream), sequences[stream]
         self.check_codes(codes)
         if not codes.numel():
@@ -64,14 +67,14 @@ class VQVAE(Codec):
     def encoder_stream(
         self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str], *, chunk: int = 0
     ) -> Iterator[dict[str, Int[Tensor, " s"]]]:
-        """Codes of `streams` of the audio that `blocks` form end to end; `chunk` samples are encoded at a time."""
+        """Encode the concatenated `blocks` of audio to codes of `streams`, `chunk` samples at a time (0: a default)."""
         checked = (self.check_audio(block[None])[0] for block in blocks)
         return encode_stream({stream: self.autoencoder(stream) for stream in streams}, checked, chunk=chunk)
 
     def decode_blocks(
         self, blocks: Iterable[Int[Tensor, " s"]], stream: str, *, chunk: int = 0
     ) -> Iterator[Float[Tensor, "c t"]]:
-        """Audio of the codes that `blocks` form end to end, about `chunk` samples at a time."""
+        """Decode the concatenated `blocks` of codes to audio, about `chunk` samples at a time (0: a default)."""
         checked = (self.check_codes(block[None])[0] for block in blocks)
         return decode_stream(self.autoencoder(stream), checked, chunk=chunk)
 
@@ -102,12 +105,12 @@ class VQVAE(Codec):
         quantise: bool = True,
         bandwidth: Bandwidth | None = None,
     ) -> dict[str, Tensor]:
-        """Total loss under "loss", and detached terms and metrics by name; in training mode the codebooks are updated.
+        """Return the total loss as "loss", and detached terms and metrics by name. In training mode the codebooks are updated.
 
-        With `quantise` False the latents go directly to the decoder, so that the encoder is trained before the first call with
-        True initialises the codebooks. The argmax bottleneck needs no initialisation and always quantises. `generator` (on the
-        CPU, with the same seed on all ranks) samples candidate codes.
-        Raises FloatingPointError, naming term and level, if a term is not finite.
+        With `quantise` False the latents go directly to the decoder. So the encoder can be trained before the first call with
+        `quantise` True, which initialises the codebooks. The argmax bottleneck needs no initialisation and always quantises.
+        `generator` (on the CPU, with the same seed on all ranks) samples candidate codes.
+        Raises FloatingPointError with the names of term and level if a term is not finite.
         """
         audio = self.check_audio(audio)
         hop = max(autoencoder.hop for autoencoder in self._autoencoders().values())
@@ -145,7 +148,7 @@ class VQVAE(Codec):
         return {"loss": loss} | _with_summaries({name: value.detach() for name, value in logs.items()})
 
     def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
-        """The loss, as `forward`, for wrappers that split a batch over devices."""
+        """Call `loss`: wrappers that split a batch over devices call `forward`."""
         return self.loss(audio, **options)
 
     def _autoencoders(self) -> dict[int, Autoencoder]:
@@ -158,7 +161,7 @@ class VQVAE(Codec):
         return autoencoder.codebook.encode(autoencoder.encoder(audio))
 
     def check_codes(self, codes: Tensor) -> Int[Tensor, "b t"]:
-        """Return `codes`; ValueError unless they are integers (b, t) below `bins`."""
+        """Return `codes` unchanged; ValueError unless all are integers below `bins`, of shape (b, t)."""
         if codes.dim() != 2 or codes.is_floating_point():
             raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected integers (batch, time)")
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.bins):
@@ -170,7 +173,7 @@ SUMMED = ("recons_loss", "spectral_loss", "multispectral_loss", "log_spectral_lo
 
 
 def _with_summaries(logs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each value as name_l{level}, and under the name alone the mean over levels, for terms of the loss the sum."""
+    """Add summaries over levels to the values name_l{level}: `name` is the sum of a loss term, or the mean of a metric."""
     groups: dict[str, list[Tensor]] = {}
     for name, value in logs.items():
         groups.setdefault(name.rpartition("_l")[0], []).append(value)

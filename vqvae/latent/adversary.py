@@ -1,7 +1,8 @@
 """AdversarialAutoencoder: the training of a latent codec against its discriminators.
 
-The losses of the decoded audio are multi-scale spectral distance, distance of the waveforms, feature matching and the adversarial loss
-(hinge); `Balancer` gives each its share of the gradient of the audio. The distance of the posterior is added to them.
+The losses of the decoded audio are the multi-scale spectral distance, the L1 distance of the waveforms, feature matching and
+the adversarial hinge loss. `Balancer` gives each loss its share of the gradient of the audio. The KL divergence of the
+posterior is added to these losses.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WEIGHTS = {"scales": 1.0, "waveform": 0.5, "matching": 0.5, "adversary": 0.25}  
 
 
 class DecodedAudio(NamedTuple):
-    """A batch of audio through the codec: what autoencoder and discriminators share."""
+    """A batch of audio, the audio decoded from its latents, and the posterior: the input of all losses."""
 
     true: Float[Tensor, "b c t"]
     made: Float[Tensor, "b c t"]
@@ -30,7 +31,7 @@ class DecodedAudio(NamedTuple):
 
 
 class AdversarialAutoencoder(nn.Module):
-    """A latent codec with its discriminators; without `adversary` it is trained by the other losses alone."""
+    """A latent codec with its discriminators. With `adversary` False the discriminators are not used in the loss."""
 
     def __init__(self, codec: LatentCodec, adversary: bool = True) -> None:
         super().__init__()
@@ -38,7 +39,10 @@ class AdversarialAutoencoder(nn.Module):
         self.balancer = Balancer(WEIGHTS if adversary else {name: WEIGHTS[name] for name in ("scales", "waveform")})
 
     def forward(self, audio: Float[Tensor, "b c t"], noise: Float[Tensor, "b n e"] | None = None) -> DecodedAudio:
-        """The audio decoded from a sample of its posterior; `noise`, of which it is a function, is drawn where it is not given."""
+        """Encode audio, sample latents from the posterior, and decode them.
+
+        `noise` is the standard normal noise of the sample. By default torch's global generator samples the noise.
+        """
         audio = self.codec.check_audio(audio)
         posterior = self.codec.encoder(audio)
         noise = torch.randn_like(posterior.mean) if noise is None else noise.to(posterior.mean)
@@ -46,7 +50,7 @@ class AdversarialAutoencoder(nn.Module):
         return DecodedAudio(audio, self.codec.decoder(latents), posterior)
 
     def autoencoder_loss(self, decoded: DecodedAudio) -> dict[str, Tensor]:
-        """The total under "loss", and its terms by name, detached."""
+        """Return the total loss of the codec as "loss", and detached terms and metrics by name."""
         true, made, posterior = decoded
         with torch.autocast(true.device.type, enabled=False):
             terms = {"scales": multi_scale_distance(true, made), "waveform": (true - made).abs().mean()}

@@ -13,24 +13,24 @@ from vqvae.jukebox.config import convolution, residual_stack
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 LATENT = "latent"  # name of the stream
-OUT_KERNEL = 7  # of the last convolution, at the rate of the audio
-GROWTH = 3  # of the dilations of a stack
-STD = 1 / 3  # of the prior of the latents: of such a distribution 99.7 % lie in [-1, 1]
+OUT_KERNEL = 7  # kernel of the last convolution, at the rate of the audio
+GROWTH = 3  # factor of the dilation from one residual block to the next
+STD = 1 / 3  # standard deviation of the normal distribution of the KL loss: 99.7 % of its values are in [-1, 1]
 
 
 @dataclass(frozen=True)
 class LatentConfig(CodecConfig):
-    """A KL autoencoder of the waveform; the defaults suit 22.05 kHz: 172 frames of 16 numbers per second."""
+    """Shape and losses of a KL autoencoder of waveforms. The defaults have 172 frames of 16 numbers per second at 22.05 kHz."""
 
     kind = "latent"
     sample_rate: int = 22050
     channels: int = 1
-    strides: tuple[int, ...] = (8, 4, 4)  # from the audio on, even numbers
-    widths: tuple[int, ...] = (32, 96, 160)  # after each stride
-    depth: int = 3  # residual blocks after each stride
-    out_width: int = 16  # before the last convolution
+    strides: tuple[int, ...] = (8, 4, 4)  # strides of the encoder, in the order from audio to latents; even numbers
+    widths: tuple[int, ...] = (32, 96, 160)  # number of channels after each stride
+    depth: int = 3  # number of residual blocks after each stride
+    out_width: int = 16  # number of channels before the last convolution
     latent: int = 16
-    # losses, beside those of the audio, which a balancer weighs
+    # weight of the KL divergence; a balancer weighs the losses of the audio
     kl: float = 1e-3
     # discriminators
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
@@ -68,11 +68,11 @@ class LatentConfig(CodecConfig):
 
     @property
     def _stages(self) -> list[tuple[int, int, int]]:
-        """Of each stage of the encoder: channels before it and after it, and its stride."""
+        """Number of input channels, number of output channels and stride of each stage of the encoder."""
         return list(zip((self.channels, *self.widths), self.widths, self.strides))
 
     def _decoder(self) -> list[tuple[int, int]]:
-        """Numbers of each part of the decoder, and samples per step at which they are used."""
+        """Number of parameters of each part of the decoder, and samples per step of the part."""
         hops = list(accumulate(self.strides, mul))
         parts = [(convolution(self.latent, self.widths[-1], 3), self.hop)]
         outs = (self.out_width, *self.widths[:-1])
@@ -87,7 +87,7 @@ class LatentConfig(CodecConfig):
 
     @property
     def reach(self) -> int:
-        """Frames on each side that a frame's latent, or its samples, depend on at most."""
+        """Upper bound of the receptive field of encoder and decoder to one side, in frames."""
         stack, samples, hop = sum(GROWTH**i for i in range(self.depth)), 0, 1
         for stride in self.strides:
             samples, hop = samples + 3 * hop * stride // 2, hop * stride

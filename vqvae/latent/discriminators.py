@@ -1,6 +1,7 @@
-"""Discriminators of the latent codec: the waveform folded by several periods (HiFi-GAN, arXiv:2010.05646), and spectrograms (UnivNet).
+"""Discriminators of the latent codec: folded waveforms (HiFi-GAN, arXiv:2010.05646) and spectrograms (UnivNet).
 
-A fold by a period puts samples that are so far apart beside each other. Spectrograms show partials, folds show the shape of the waveform.
+A waveform folded by period p has samples at a distance of p next to each other. Spectrograms show partials. Folded waveforms
+show the shape of the wave.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vqvae.spectral.discriminator import SLOPE, MultiResolutionDiscriminator
 
 
 class PeriodDiscriminator(nn.Module):
-    """Scores (b, ..) of a waveform folded to rows of `period` samples, and the hidden features before them."""
+    """Returns the scores (b, ..) of a waveform that is folded to rows of `period` samples, and the hidden features."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class PeriodDiscriminator(nn.Module):
 
 
 class WaveformDiscriminators(nn.Module):
-    """One discriminator per period, and one per resolution."""
+    """One discriminator for each period, and one for each resolution of the spectrogram."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class WaveformDiscriminators(nn.Module):
         self.spectra = MultiResolutionDiscriminator(config.windows, width)
 
     def forward(self, audio: Float[Tensor, "b c t"]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Scores and hidden features of each."""
+        """Return the scores and the hidden features of each discriminator."""
         with torch.autocast(audio.device.type, enabled=False):
             judged = [each(audio.float()) for each in self.periods]
         scores, hidden = self.spectra(audio)

@@ -1,12 +1,13 @@
 """LatentCodec: audio to 16 numbers per frame and back, the KL autoencoder of MeLoDy (arXiv:2305.15719, section 4.2).
 
     audio -> strided convolutions, each with a stack of residual blocks -> mean and variance -> stream "latent"
-    latent -> the same in reverse -> audio
+    latent -> the same layers in reverse, with transposed convolutions -> audio
 
-The mean is a tanh, so that latents lie in [-1, 1]; MeLoDy maps them there afterwards and clips some. In training the decoder gets
-a sample of the posterior, whose distance to a normal distribution of deviation `STD` costs a little: latents are then smooth, which a
-diffusion model needs. A song is processed on a fixed grid of blocks with the receptive field on both sides: in pieces it has the
-frames and samples that it has as a whole.
+The mean is the output of a tanh, so latents are in [-1, 1]. MeLoDy scales the latents to this range afterwards and clips some
+of them. In training the decoder gets a sample of the posterior. A small loss penalises the KL divergence between the posterior
+and a normal distribution of standard deviation `STD`. So the latents are smooth, as a diffusion model needs. Songs are
+processed on a fixed grid of blocks with the receptive field on both sides. So streaming and whole-song processing have equal
+results.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ from vqvae.jukebox.blocks import DownStep, UpStep
 from vqvae.latent.config import GROWTH, OUT_KERNEL, STD, LatentConfig
 from vqvae.spectral.stream import Grid
 
-BLOCK = 256  # frames that are computed at once
+BLOCK = 256  # frames per block of the grid
 
 
 class Posterior(NamedTuple):
-    """What the encoder knows of the latents of audio."""
+    """Normal distribution of the latents, given audio: mean and log variance of each number."""
 
     mean: Float[Tensor, "b t e"]
     log_variance: Float[Tensor, "b t e"]
 
     def kl(self) -> Float[Tensor, ""]:
-        """Nats per number that it is away from a normal distribution of deviation STD."""
+        """KL divergence from a normal distribution of mean 0 and standard deviation STD, in nats per number of a latent."""
         relative = self.log_variance - 2 * math.log(STD)
         return 0.5 * ((self.mean / STD).square() + relative.exp() - 1 - relative).mean()
 
 
 class LatentEncoder(nn.Module):
-    """Audio to mean and logarithm of the variance of each number."""
+    """Encodes audio to the posterior of its latents."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
@@ -53,11 +54,11 @@ class LatentEncoder(nn.Module):
 
     def forward(self, audio: Float[Tensor, "b c t"]) -> Posterior:
         mean, log_variance = self.out(self.steps(audio)).mT.float().chunk(2, dim=-1)  # (B, 2E, T) -> 2 (B, T, E)
-        return Posterior(mean.tanh(), log_variance.clamp(-6, 6) - 6)  # it begins nearly without noise
+        return Posterior(mean.tanh(), log_variance.clamp(-6, 6) - 6)  # - 6: training begins with little noise
 
 
 class LatentDecoder(nn.Module):
-    """Latents to audio."""
+    """Decodes latents to audio, `hop` samples per frame."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
-        """Blocks of the grid; samples after the last whole frame are left out."""
+        """Encode block by block on the grid. Samples after the last whole frame are dropped."""
         config, grid = self.config, Grid(self.config.reach, BLOCK)
         rest = torch.zeros(config.channels, 0, device=self.device)
         for audio, last in _with_last(blocks, rest):
@@ -112,14 +113,14 @@ class LatentCodec(Codec):
         return LatentDecoderStream(self)
 
     def check_latents(self, values: Tensor) -> Float[Tensor, "b t e"]:
-        """`values` as float32; ValueError unless they are floats (b, t, latent)."""
+        """Convert latents to float32; ValueError unless their shape is (b, t, latent)."""
         if values.dim() != 3 or values.shape[-1] != self.config.latent:
             raise ValueError(f"latents of shape {tuple(values.shape)}; expected (batch, time, {self.config.latent})")
         return values.float()
 
 
 class LatentDecoderStream:
-    """Audio of latents that arrive over time."""
+    """Decodes latents that arrive over time."""
 
     def __init__(self, codec: LatentCodec) -> None:
         self.codec, self.grid = codec, Grid(codec.config.reach, BLOCK)
@@ -132,7 +133,7 @@ class LatentDecoderStream:
 
 
 def _with_last(blocks: Iterable[Tensor], empty: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """The blocks, then an empty one that is the last."""
+    """Yield each block with False, then the empty block `empty` with True, which marks the end."""
     for block in blocks:
         yield block, False
     yield empty, True

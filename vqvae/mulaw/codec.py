@@ -1,6 +1,7 @@
-"""MuLawCodec: quantises each sample to one of 256 codes whose steps grow with the amplitude.
+"""MuLawCodec: quantises each sample to one of 256 codes. The quantisation step grows with the amplitude.
 
-Codes are round(128 mu(x)) + 128 with mu(x) = sign(x) ln(1 + 255 |x|) / ln 256: silence is code 128, which decodes to exactly 0.
+The code of a sample x is round(128 mu(x)) + 128 with mu(x) = sign(x) ln(1 + 255 |x|) / ln 256. The code of silence is 128,
+which decodes to exactly 0.
 """
 
 from __future__ import annotations
@@ -19,24 +20,24 @@ MU = BINS - 1
 
 
 def companded_level(audio: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """mu(x) of each sample, -1 to 1, in float64; samples beyond full scale become those of full scale."""
+    """mu(x) of each sample x, from -1 to 1, in float64. Samples are clipped to [-1, 1] first."""
     x = audio.double().clamp(-1, 1)
     return torch.sign(x) * torch.log1p(MU * x.abs()) / math.log(BINS)
 
 
 def companded(audio: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """The code of each sample."""
+    """Encode each sample to its mu-law code."""
     return (torch.round(companded_level(audio) * SILENCE).long() + SILENCE).clamp(max=BINS - 1)
 
 
 def expanded(codes: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The sample of each code."""
+    """Decode each mu-law code to its sample."""
     level = (codes - SILENCE).double() / SILENCE
     return (torch.sign(level) * torch.expm1(level.abs() * math.log(BINS)) / MU).float()
 
 
 class MuLawCodec(Codec):
-    """The codec of the stream `mulaw`; its table of samples is a tensor, so that its codes have a hash as those of other codecs."""
+    """The codec of the stream `mulaw`. The table of decoded samples is a buffer, so `codes_hash` works as in other codecs."""
 
     config: MuLawConfig
     values: Float[Tensor, " k"]
@@ -61,11 +62,14 @@ class MuLawCodec(Codec):
             yield {stream: codes[0] for stream, codes in self.encode(block[None], streams).items()}
 
     def decoder_stream(self, stream: str) -> MuLawCodec:
-        return self  # it has no state
+        return self  # the decoder has no state
 
     def push(self, values: Int[Tensor, " t"], last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
         yield self.decode({MULAW: values[None]}, MULAW)[0]
 
     def embeddings(self, stream: str) -> Float[Tensor, "k e"]:
-        """Two numbers per code, its sample and its position, so that codes of similar samples have similar initial embeddings."""
+        """Return two numbers per code: the decoded sample, and the code scaled to [-1, 1].
+
+        So codes of similar samples have similar initial embeddings.
+        """
         return torch.stack([self.values, torch.linspace(-1, 1, BINS, device=self.device)], dim=1)

@@ -1,4 +1,4 @@
-"""Shape of the mu-law codec, without torch: one code of 8 bits for each sample (ITU-T G.711; WaveNet, arXiv:1609.03499, section 2.2)."""
+"""Shape of the mu-law codec, without torch: one 8-bit code per sample (ITU-T G.711; WaveNet, arXiv:1609.03499, section 2.2)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
-MULAW, BINS, SILENCE = "mulaw", 256, 128  # name of the stream; codes; the code of a sample of 0
+MULAW, BINS, SILENCE = "mulaw", 256, 128  # name of the stream; number of codes; code of silence
 
 
 @dataclass(frozen=True)
 class MuLawConfig(CodecConfig):
-    """One channel, one code per sample, no learned parameters."""
+    """Shape of a codec with one channel, one code per sample and no learned parameters."""
 
     kind = "mulaw"
     learned = False

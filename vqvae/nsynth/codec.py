@@ -1,9 +1,9 @@
-"""NSynthCodec: some numbers for each block of samples, by an encoder that is trained together with the WaveNet that decodes them.
+"""NSynthCodec: the encoder of the WaveNet autoencoder, one latent per `hop` samples (NSynth, arXiv:1704.01279, section 3.1).
 
     audio -> mu-law -> dilated convolutions, not causal -> average over `hop` samples -> 1x1 -> latents (stream "nsynth")
 
-NSynth (arXiv:1704.01279, section 3.1). The decoder is a prior of the samples that reads this stream (`priors/wavenet/`): so it is sampled,
-saved in the middle and resumed as every prior is, and this codec is the encoder alone.
+The encoder is trained together with a WaveNet. The WaveNet is the decoder. It is a prior over samples that reads this stream
+(`priors/wavenet/`). So decoding is sampled, saved and resumed as with every other prior. This codec contains only the encoder.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from vqvae.codec import Codec, Sequences, StreamDecoder
 from vqvae.mulaw.codec import companded_level
 from vqvae.nsynth.config import EMBEDDING, NSynthConfig
 
-BLOCK = 1 << 16  # samples that are encoded at a time, beside their receptive field
+BLOCK = 1 << 16  # samples that are encoded at a time, without the receptive field on both sides
 
 
 class DilatedLayer(nn.Module):
-    """x + 1x1(ReLU(dilated(ReLU(x))))."""
+    """x + 1x1(ReLU(dilated(ReLU(x)))), with an unchanged shape."""
 
     def __init__(self, width: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class DilatedLayer(nn.Module):
 
 
 class NSynthCodec(Codec):
-    """The encoder; audio beyond the ends of a song is zero in every layer."""
+    """The encoder of NSynth. Each layer pads its input with zeros at both ends of the song."""
 
     config: NSynthConfig
 
@@ -46,10 +46,10 @@ class NSynthCodec(Codec):
         self.config = config
         self.inlet = nn.Conv1d(1, config.width, config.kernel, padding=config.kernel // 2)
         self.layers = nn.Sequential(*(DilatedLayer(config.width, config.kernel, dilation) for dilation in config.dilations))
-        self.outlet = nn.Linear(config.width, config.latent)  # after the average, with which it commutes
+        self.outlet = nn.Linear(config.width, config.latent)  # after the average, which commutes with it: this order is cheaper
 
     def latents(self, audio: Float[Tensor, "b 1 t"]) -> Float[Tensor, "b n d"]:
-        """The latents of whole clips, with gradients."""
+        """Encode whole clips to latents, with gradients."""
         h = self.layers(self.inlet(companded_level(audio).float()))
         return self.outlet(F.avg_pool1d(h, self.config.hop).transpose(1, 2))  # (B, W, T) -> (B, N, W)
 
@@ -58,7 +58,10 @@ class NSynthCodec(Codec):
 
     @torch.no_grad()
     def encoder_stream(self, blocks: Iterable[Float[Tensor, "c t"]], streams: Collection[str]) -> Iterator[dict[str, Tensor]]:
-        """On a fixed grid of blocks with their receptive field on both sides: a song in pieces has the latents of the whole."""
+        """Encode on a fixed grid of blocks with the receptive field on both sides.
+
+        So the latents do not depend on the sizes of `blocks`.
+        """
         hop = self.config.hop
         reach, step = -(-self.config.receptive_field(EMBEDDING) // hop) * hop, max(1, BLOCK // hop) * hop
         held, first, done = (

@@ -1,4 +1,4 @@
-"""Shape of the encoder of NSynth, without torch (WaveNet autoencoder, Engel et al. 2017, arXiv:1704.01279)."""
+"""Shape of the encoder of NSynth (WaveNet autoencoder, Engel et al. 2017, arXiv:1704.01279), without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ EMBEDDING = "nsynth"  # name of the stream
 
 @dataclass(frozen=True)
 class NSynthConfig(CodecConfig):
-    """Dilated convolutions over samples, not causal: dilations 1, 2, 4 .. of `cycle` layers, the whole `repeats` times."""
+    """Shape of an encoder of non-causal dilated convolutions over samples.
+
+    The dilations of `cycle` layers are 1, 2, 4 .. This cycle is repeated `repeats` times.
+    """
 
     kind = "nsynth"
     decodes = False

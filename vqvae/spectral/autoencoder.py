@@ -2,9 +2,9 @@
 
     encoder    bins -> width, block | `stride` frames joined | blocks | norm, width -> latent, tanh
     decoder    latent -> width, blocks | `stride` frames unfolded | block | norm; a linear head per kind of output
-    stacked    the same from latents to latents of a lower rate and back (Musika's second autoencoder)
+    stacked    an encoder and a decoder between latents and latents of a lower rate (Musika's second autoencoder)
 
-A strided layer maps whole groups of neighbouring frames, like the patches of a vision transformer.
+A strided layer maps each group of `stride` neighbouring frames by one matrix, as patches in a vision transformer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vqvae.spectral.config import SpectralConfig
 
 
 class FrameBlock(nn.Module):
-    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]), padded with zeros; it is initialised as the identity."""
+    """x + W2 gelu(W1 [norm(x) at t - d, t, t + d]) with dilation d and zero padding. The block starts as the identity."""
 
     def __init__(self, width: int, dilation: int = 1) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def _blocks(width: int, dilations: tuple[int, ...]) -> nn.Sequential:
 
 
 class SpectralEncoder(nn.Module):
-    """Features of a spectrogram to latents in (-1, 1), one per `stride` frames."""
+    """Encodes features of a spectrogram to latents in (-1, 1), one latent per `stride` frames."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -59,9 +59,9 @@ class SpectralEncoder(nn.Module):
 
 
 class SpectralDecoder(nn.Module):
-    """Latents to the features of magnitudes, and to the derivatives of the phase as vectors (cosine, sine) by time and by frequency.
+    """Decodes latents to the features of magnitudes, and to the derivatives of the phase by time and by frequency.
 
-    `gain` is a factor on the magnitudes of each bin, where the configuration has one.
+    A derivative is a vector (cosine, sine). `gain` is a factor per bin for the magnitudes, or None.
     """
 
     gain: Tensor | None
@@ -86,12 +86,12 @@ class SpectralDecoder(nn.Module):
         return self.magnitude(hidden).float()
 
     def slopes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n 2 2 f"]:
-        """By time and by frequency, the cosine and the sine; shorter than 1 where the prediction is uncertain."""
+        """Derivatives of the phase as (cosine, sine), by time and by frequency. Uncertain predictions are shorter than 1."""
         return self.slope(hidden).float().unflatten(-1, (2, 2, self.frequencies))
 
 
 class StackedEncoder(nn.Module):
-    """Latents to latents in (-1, 1) of a lower rate, one per `stacked` frames."""
+    """Encodes latents to latents of a lower rate in (-1, 1), one per `stacked` frames."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class StackedEncoder(nn.Module):
 
 
 class StackedDecoder(nn.Module):
-    """Approximate inverse of the second encoder."""
+    """Approximate inverse of `StackedEncoder`."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class StackedDecoder(nn.Module):
 
 
 class StackedAutoencoder(nn.Module):
-    """Both halves of the second autoencoder."""
+    """The encoder and the decoder of the second autoencoder."""
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__()

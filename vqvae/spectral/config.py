@@ -9,13 +9,16 @@ from typing import Any
 from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 TOKENS, LATENTS, STACKED = "tokens", "spectral", "spectral.2"
-STACKED_PREFIX = "stacked."  # of the tensor names of the second autoencoder
+STACKED_PREFIX = "stacked."  # prefix of the tensor names of the second autoencoder
 PHASES = ("learned", "griffin_lim")
 
 
 @dataclass(frozen=True)
 class SpectralConfig(CodecConfig):
-    """A codec of spectrogram magnitudes; the defaults suit 22.05 kHz: 21.5 frames per second, 775 bits per second."""
+    """Shape and losses of a codec of spectrogram magnitudes.
+
+    The defaults have 21.5 frames and 775 bits per second at 22.05 kHz.
+    """
 
     kind = "spectral"
     sample_rate: int = 22050
@@ -35,27 +38,27 @@ class SpectralConfig(CodecConfig):
     books: int = 4
     bins: int = 512
     mu: float = 0.97
-    threshold: float = 0.03  # a code is dead below this share of the mean use
+    threshold: float = 0.03  # a code is dead if its use is below this share of the mean use
     all_books: float = 0.75  # share of training clips that are decoded from all codebooks
-    unquantised: float = 0.1  # share of training clips that are decoded from the latents; the rest use some of the codebooks
-    # weights of losses, beside that of the magnitudes
+    unquantised: float = 0.1  # share of training clips that are decoded from latents; other clips use the first few codebooks
+    # weights of losses; the losses of log and root magnitudes have weight 1
     commit: float = 0.25
     mel: float = 0.5
-    slope: float = 1.0  # weight of the loss of differences over time and frequency
+    slope: float = 1.0  # for the differences of log magnitudes over time and frequency
     phase: float = 1.0
-    phase_frames: int = 96  # frames of a clip whose phases are learned in a step
+    phase_frames: int = 96  # number of frames of a clip whose phases are learned in a step
     # decoding
-    gain: bool = False  # a gain per bin, fitted after training, because an L1 loss returns the median, which has less energy
+    gain: bool = False  # True: fit a gain per bin after training, because an L1 loss leads to medians, which have less energy
     phases: str = "learned"
-    chance: float = 2.0  # weight of random phases where the learned derivatives are uncertain
+    chance: float = 2.0  # weight of random phases in bins with uncertain learned derivatives
     rounds: int = 1  # iterations of Griffin-Lim after learned phases
-    peak_rounds: int = 32  # iterations of Griffin-Lim after phases from peaks
-    # second autoencoder, of the latents of the first
+    peak_rounds: int = 32  # iterations of Griffin-Lim after phases that are estimated from peaks
+    # second autoencoder, which encodes the latents of the first autoencoder
     stacked: int = 0  # frames of latents per frame of the stream spectral.2; 0: no second autoencoder
     stacked_width: int = 256
     stacked_latent: int = 64
     stacked_blocks: int = (
-        2  # residual blocks at the rate of the latents, and as many at the rate of the stream, per encoder and decoder
+        2  # residual blocks at the rate of the latents, and also at the rate of the stream, in the encoder and in the decoder
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class SpectralConfig(CodecConfig):
 
     @property
     def frequencies(self) -> int:
-        """Bins of a frame of the spectrogram."""
+        """Number of frequency bins of the spectrogram."""
         return self.n_fft // 2 + 1
 
     @property
@@ -81,7 +84,7 @@ class SpectralConfig(CodecConfig):
 
     @property
     def griffin_lim_rounds(self) -> int:
-        """Iterations of Griffin-Lim for the configured kind of phases."""
+        """Iterations of Griffin-Lim for the configured `phases`."""
         return self.rounds if self.phases == "learned" else self.peak_rounds
 
     @property
@@ -93,9 +96,9 @@ class SpectralConfig(CodecConfig):
         return CodecSpec(self.sample_rate, self.channels, streams)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for config.json.
+        """Return plain values for config.json.
 
-        Without a second autoencoder its settings are left out, so that older checkpoints stay valid.
+        Without a second autoencoder the dictionary has no "stacked" settings, so older checkpoints stay valid.
         """
         data = super().to_json()
         return data if self.stacked else {name: value for name, value in data.items() if not name.startswith("stacked")}
@@ -121,7 +124,8 @@ class SpectralConfig(CodecConfig):
             return []
         parts = ("encoder.", "features.", *further)
         found = [name for name in names if name.startswith(parts)]
-        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]  # used in training only
+        # the moving averages are used in training only
+        return [name for name in found if not name.endswith((".k_sum", ".k_elem", ".initialised"))]
 
     # ---- sizes
 
@@ -146,7 +150,7 @@ class SpectralConfig(CodecConfig):
 
     @property
     def _stacked_numbers(self) -> int:
-        """Number of parameters of the second autoencoder, whose encoder and decoder have the same layers."""
+        """Number of parameters of the second autoencoder. Its decoder has the layers of its encoder in reverse."""
         width, joined = self.stacked_width, self.stacked * self.stacked_width
         ends = (self.latent + self.stacked_latent) * (2 * width + 1) + 2 * width
         return (
@@ -155,17 +159,17 @@ class SpectralConfig(CodecConfig):
 
     @property
     def stacked_reach(self) -> int:
-        """Frames of spectral.2 on each side that a frame's values depend on, of its encoder and of its decoder."""
+        """Receptive field of the second encoder, and of the second decoder, to one side in frames of spectral.2."""
         return self.stacked_blocks - (-self.stacked_blocks // max(self.stacked, 1))
 
     @property
     def encoder_reach(self) -> int:
-        """Frames of the codec on each side that a frame's values depend on."""
+        """Receptive field of the encoder to one side, in frames of the codec."""
         return self.encoder_blocks - (-self.fine_blocks // self.stride)
 
     @property
     def decoder_reach(self) -> int:
-        """Frames of the codec on each side that a decoded frame depends on."""
+        """Receptive field of the decoder to one side, in frames of the codec."""
         return sum(self.decoder_dilations) - (-self.fine_blocks // self.stride)
 
     def receptive_field(self, stream: str) -> int:
@@ -177,7 +181,7 @@ class SpectralConfig(CodecConfig):
         return further + (2 * self.decoder_reach + 1) * self.latent + self.channels * self.n_fft + 3 * self.frequencies
 
     def decoder_products(self, stream: str) -> float:
-        # approximately: the decoder at the finer rate
+        # approximate: parameters per step, times the rate of the steps
         further = self._stacked_numbers / 2 / self.hop if stream == STACKED else 0.0
         coarse = self.latent * self.width + len(self.decoder_dilations) * self._block + self.stride * self.width**2
         fine = self.fine_blocks * self._block + self.width * self._heads
@@ -186,5 +190,5 @@ class SpectralConfig(CodecConfig):
 
 
 def _block_numbers(width: int) -> int:
-    """Number of parameters of a residual block of this width."""
+    """Number of parameters of a residual block with `width` channels."""
     return (3 * width + 1) * width + (width + 1) * width + 2 * width

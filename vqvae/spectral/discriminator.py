@@ -1,6 +1,6 @@
 """Discriminators of spectrograms at several resolutions (UnivNet, arXiv:2106.07889), each with a few strided 2-D convolutions.
 
-A short window resolves attacks and a long one partials, so that blur in time or in frequency is detected.
+A short window resolves attacks, and a long window resolves partials. So blur in time and blur in frequency are both detected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SLOPE = 0.1  # slope of the leaky rectifiers
 
 
 class SpectrogramDiscriminator(nn.Module):
-    """Scores (b, ..) of patches of a log spectrogram with windows of `n_fft`, and the hidden features before them."""
+    """Returns the scores (b, ..) of patches of a log spectrogram with windows of `n_fft` samples, and the hidden features."""
 
     def __init__(self, n_fft: int, width: int) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class MultiResolutionDiscriminator(nn.Module):
-    """One discriminator per resolution."""
+    """One discriminator for each of the `windows` (samples)."""
 
     def __init__(self, windows: Sequence[int] = (256, 512, 1024), width: int = 8) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(SpectrogramDiscriminator(n_fft, width) for n_fft in windows)
 
     def forward(self, audio: Float[Tensor, "b c t"]) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Scores and hidden features of each discriminator."""
+        """Return the scores and the hidden features of each discriminator."""
         with torch.autocast(audio.device.type, enabled=False):
             judged = [each(audio.float()) for each in self.discriminators]
         return [scores for scores, _ in judged], [hidden for _, hidden in judged]

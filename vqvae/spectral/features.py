@@ -1,4 +1,4 @@
-"""LogMagnitudes: normalised log magnitudes of a spectrogram, the input of the spectral encoder and the output of its decoder."""
+"""LogMagnitudes: normalised log magnitudes of a spectrogram, input of the spectral encoder and output of the decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vqvae.spectral.config import SpectralConfig
 
 
 class LogMagnitudes(nn.Module):
-    """Log magnitudes with a floor, normalised per bin by statistics of the training songs."""
+    """log(magnitude + floor), normalised per bin by mean and standard deviation over training songs."""
 
     mean: Tensor
     std: Tensor
@@ -34,9 +34,9 @@ class LogMagnitudes(nn.Module):
         return (((magnitudes + self.floor).log() - self.mean) / self.std).flatten(2)
 
     def logs(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
-        """Log magnitudes with the floor."""
+        """Return log(magnitude + floor), without the normalisation."""
         return features.unflatten(2, self.mean.shape) * self.std + self.mean
 
     def magnitudes(self, features: Float[Tensor, "b n cf"]) -> Float[Tensor, "b n c f"]:
-        """The inverse of `forward`; magnitudes are at least a tenth of the floor."""
+        """Inverse of `forward`. The returned magnitudes are at least a tenth of the floor."""
         return (self.logs(features).exp() - self.floor).clamp(min=self.floor / 10)

@@ -1,8 +1,9 @@
 """Losses of the spectral codec: magnitudes, their slopes, mel bands, and the derivatives of the phase.
 
-Magnitudes are compared as logarithms and as square roots, with smaller weights towards the treble, as in human hearing. The
-loss of slopes keeps partials narrow, which a loss of magnitudes alone blurs. The derivatives of the phase are learned as unit
-vectors with a squared error. So the prediction is a mean direction, and its length is a confidence.
+Magnitudes are compared as logarithms and as square roots, with smaller weights towards the treble, as in human hearing. A loss
+of magnitudes alone blurs partials. The loss of slopes keeps partials narrow. The derivatives of the phase are learned as unit
+vectors with a squared error. So the prediction is a mean vector: its direction is the derivative, and its length is a
+confidence.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from vqvae.stft import magnitudes, mel_filters, spectral_convergence
 
 BANDS = 64  # bands of the mel loss
 SCALES = (256, 512, 1024, 2048)  # windows of the multi-scale distance, samples
-FLOOR = 1e-2  # added to its magnitudes before the logarithm
+FLOOR = 1e-2  # added to magnitudes before the logarithm in the multi-scale distance
 CORNER = 500.0  # Hz; weights fall as 1 / (f + CORNER)
 
 
 def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Float[Tensor, "b n 2 2 f"]:
-    """Derivatives of the phase as unit vectors: from the previous frame, and to the next higher bin.
+    """Derivatives of the phase as unit vectors (cosine, sine): from the previous frame, and to the next higher bin.
 
-    The first is relative to a sinusoid at the centre of the bin, the second to energy at the centre of the frame.
+    The derivative by time is relative to a sinusoid at the centre of the bin. The derivative by frequency is relative to energy
+    at the centre of the frame.
     """
     phasors = spectra / spectra.abs().clamp(min=1e-9)
     k = torch.arange(spectra.shape[-1], device=spectra.device)
@@ -42,7 +44,10 @@ def phase_slopes(spectra: Complex[Tensor, "b n f"], n_fft: int, hop: int) -> Flo
 def multi_scale_distance(
     target: Float[Tensor, "b c t"], output: Float[Tensor, "b c t"], windows: Sequence[int] = SCALES
 ) -> Float[Tensor, ""]:
-    """Spectral convergence plus L1 distance of log magnitudes, mean over windows (Parallel WaveGAN, arXiv:1910.11480, equation 6)."""
+    """Spectral convergence plus L1 distance of log magnitudes, averaged over windows (Parallel WaveGAN, arXiv:1910.11480).
+
+    The sum is equation 6 of the paper.
+    """
     terms = []
     for n_fft in windows:
         x, y = (magnitudes(audio.flatten(0, 1), n_fft, n_fft // 4) for audio in (target, output))
@@ -51,7 +56,7 @@ def multi_scale_distance(
 
 
 class SpectralLoss:
-    """The terms of the loss of one configuration."""
+    """The terms of the loss of a spectral codec."""
 
     def __init__(self, config: SpectralConfig, device: torch.device) -> None:
         self.config = config
@@ -63,7 +68,7 @@ class SpectralLoss:
     def magnitudes(
         self, target: Float[Tensor, "b n c f"], output: Float[Tensor, "b n c f"], true: Float[Tensor, "b n c f"]
     ) -> dict[str, Tensor]:
-        """Losses of log magnitudes with the floor; `true` are magnitudes without logarithm."""
+        """Return the losses of magnitudes by name. `target` and `output` are log(magnitude + floor); `true` are magnitudes."""
         config, error = self.config, output - target
         root = (output / 2).exp() - (target / 2).exp()
         made = (output.exp() - config.floor).clamp(min=0)
@@ -79,10 +84,13 @@ class SpectralLoss:
         }
 
     def phase(self, spectra: Complex[Tensor, "b n f"], slopes: Float[Tensor, "b n 2 2 f"]) -> Float[Tensor, ""]:
-        """Squared distance of the derivatives, each weighted by the square root of the smaller of its two magnitudes."""
+        """Squared distance of the predicted `slopes` and the derivatives of the phase of `spectra`.
+
+        The weight of a derivative is the square root of the smaller of the two magnitudes between which the phase differs.
+        """
         error = (slopes - phase_slopes(spectra, self.config.n_fft, self.config.hop_fft)).square().sum(3)  # (B, N, 2, F)
         size = spectra.abs().sqrt()
-        size = size / mean_over_ranks(size.mean()).clamp(min=1e-12)  # a batch of silence has no phases
+        size = size / mean_over_ranks(size.mean()).clamp(min=1e-12)  # clamp: a silent batch has weight 0, not nan
         by_time = torch.minimum(size[:, 1:], size[:, :-1])
         by_frequency = torch.minimum(size[..., 1:], size[..., :-1])
         return (error[:, 1:, 0] * by_time).mean() + (error[..., 1, :-1] * by_frequency).mean()

@@ -2,11 +2,12 @@
 
     audio -> log magnitudes -> encoder -> latents (stream "spectral") -> residual codes (stream "tokens")
     tokens or latents -> decoder -> magnitudes and derivatives of the phase -> phases -> inverse transform -> audio
-    latents <-> second autoencoder <-> latents of a lower rate (stream "spectral.2"), where the configuration has one
+    latents <-> second autoencoder (optional) <-> latents of a lower rate (stream "spectral.2")
 
-Codes of a waveform contain its phase, some hundred bits per second that a small prior cannot learn. These tokens contain no
-phase. Phases are computed from derivatives that the decoder predicts, or by Griffin-Lim. Audio of any length is processed on a
-fixed grid of blocks with the receptive field on both sides. So streaming and whole-song processing have equal results.
+Codes of a waveform contain the phase: some hundred bits per second that a small prior cannot learn. The tokens of this codec
+contain no phase. The decoder predicts derivatives of the phase, from which phases are computed. Griffin-Lim is the alternative.
+Audio of any length is processed on a fixed grid of blocks with the receptive field on both sides. So streaming and whole-song
+processing have equal results.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from vqvae.spectral.residual import ResidualQuantiser
 from vqvae.spectral.stft import analyse, audio_of, pad
 from vqvae.spectral.stream import SpectralDecoderStream, StackedDecoderStream, StackedFrames, blocks_of_audio
 
-GAINS = (0.5, 4.0)  # smallest and largest log gain
+GAINS = (0.5, 4.0)  # smallest and largest gain
 
 
 class Drawn(NamedTuple):
-    """Random choices of a training step: number of codebooks for each clip (0: its latents), first frame of phases."""
+    """Random values of a training step: codebooks of each clip (0: not quantised), first frame of the phase loss."""
 
     books: Int[Tensor, " b"]
     first: int
@@ -41,7 +42,7 @@ class Drawn(NamedTuple):
 
 
 class SpectralCodec(Codec):
-    """All streams share encoder and decoder; the second autoencoder is built if `streams` has its stream (None: all)."""
+    """The codec. All streams share encoder and decoder. The second autoencoder is built if `streams` names it (None: all)."""
 
     stacked: StackedAutoencoder | None
 
@@ -59,16 +60,19 @@ class SpectralCodec(Codec):
     # ---- audio and latents
 
     def spectra(self, audio: Float[Tensor, "b c t"]) -> Tensor:
-        """Spectra (b, n, c, f) of audio whose length is a multiple of the hop."""
+        """Spectra (b, n, c, f) of audio. The length of the audio must be a multiple of the hop."""
         config = self.config
         return analyse(pad(audio, config.n_fft, config.hop_fft), config.n_fft, config.hop_fft).transpose(1, 2)
 
     def audio_of(self, spectra: Complex[Tensor, "b n c f"]) -> Float[Tensor, "b c t"]:
-        """The inverse of `spectra`; for inconsistent spectra the audio with the nearest spectra (least squares)."""
+        """Inverse of `spectra`. For inconsistent spectra, return the audio with the nearest spectra (least squares)."""
         return audio_of(spectra.transpose(1, 2), self.config.n_fft, self.config.hop_fft)
 
     def latents_of(self, sequences: Sequences, stream: str) -> Float[Tensor, "b t e"]:
-        """The decoder's input for a stream; tokens may have only the first books. ValueError for other shapes."""
+        """Convert the frames of `stream` to latents, the input of the decoder.
+
+        Tokens may have fewer books: the first ones. Raises ValueError for invalid shapes or codes.
+        """
         values = sequences[stream]
         if width := self.config.spec.stream(stream).width:
             if values.dim() != 3 or values.shape[-1] != width:
@@ -78,7 +82,7 @@ class SpectralCodec(Codec):
 
     @property
     def second(self) -> StackedAutoencoder:
-        """The second autoencoder; ValueError where it was not built."""
+        """The second autoencoder; ValueError if it was not built."""
         if self.stacked is None:
             raise ValueError(
                 f"this codec was built without {STACKED}; name it among the streams, or set `stacked` of its configuration"
@@ -86,13 +90,13 @@ class SpectralCodec(Codec):
         return self.stacked
 
     def magnitudes(self, hidden: Float[Tensor, "b n w"]) -> Float[Tensor, "b n c f"]:
-        """Magnitudes of the decoder's hidden states, with the gain of each bin."""
+        """Compute magnitudes from the hidden states of the decoder, and multiply by the gain of each bin."""
         made = self.features.magnitudes(self.decoder.features(hidden))
         return made if self.decoder.gain is None else made * self.decoder.gain
 
     @torch.no_grad()
     def fit_gain(self, clips: Iterable[Float[Tensor, "b c t"]]) -> None:
-        """Fit the gain per bin, if configured: the square root of the energy of the clips over that of their reconstructions."""
+        """Fit the gain per bin, if configured: sqrt(energy of the clips / energy of their reconstructions)."""
         if self.decoder.gain is None:
             return
         energy = torch.zeros(2, *self.decoder.gain.fill_(1.0).shape, device=self.device)
@@ -144,7 +148,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def _quantised(self, blocks: Iterable[Float[Tensor, "t d"]]) -> Iterator[Int[Tensor, "n books"]]:
-        """Tokens of the latents that the second decoder returns for frames."""
+        """Decode frames of spectral.2 to latents with the second decoder, and quantise the latents to tokens."""
         frames, before = self._stacked_frames(encode=False), None
         for block in (*blocks, None):
             for latents in () if before is None else frames.push(before, last=block is None):
@@ -152,7 +156,7 @@ class SpectralCodec(Codec):
             before = block
 
     def _stacked_frames(self, encode: bool) -> StackedFrames:
-        """The second encoder of groups of latents, or the second decoder of frames."""
+        """Return the streaming second encoder (from groups of latents), or the streaming second decoder (from frames)."""
         config, second = self.config, self.second
         if encode:
             return StackedFrames(lambda items: second.encoder(items.flatten(0, 1)[None])[0], config, 1)
@@ -163,7 +167,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def initialise(self, audio: Float[Tensor, "b c t"], generator: torch.Generator) -> None:
-        """Set the statistics of the features from these clips."""
+        """Compute the statistics of the features from the clips `audio`."""
         self.features.fit(self.spectra(self.check_audio(audio)).abs())
 
     # ---- training
@@ -172,9 +176,10 @@ class SpectralCodec(Codec):
         self, audio: Float[Tensor, "b c t"], *, generator: torch.Generator | None = None, quantise: bool = True,
         drawn: Drawn | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Total loss under "loss" and its terms, detached, by name; in training mode the codebooks are updated.
+        """Return the total loss as "loss", and detached terms and metrics by name. In training mode the codebooks are updated.
 
-        `drawn` has the random choices of these rows of the batch; by default torch's global generator samples them.
+        `drawn` has random values for the clips; by default torch's global generator samples them.
+        Raises FloatingPointError if the loss is not finite.
         """
         config, audio = self.config, self.check_audio(audio)
         drawn = drawn or self.draw(len(audio), audio.shape[-1], quantise)
@@ -203,9 +208,9 @@ class SpectralCodec(Codec):
         return {"loss": loss} | {name: value.detach() for name, value in (terms | logs).items()}
 
     def draw(self, clips: int, samples: int, quantise: bool = True, generator: torch.Generator | None = None) -> Drawn:
-        """Sample the number of codebooks of each clip, mostly all, and the frames whose phases are learned.
+        """Sample the number of codebooks of each clip, and the first frame of the phase loss.
 
-        Fewer books are sampled too, so that the first books alone decode usefully.
+        Most clips use all codebooks. Some use fewer, so the first codebooks also decode well without the other codebooks.
         """
         config, books = self.config, torch.zeros(clips, dtype=torch.long)
         if quantise:
@@ -217,17 +222,17 @@ class SpectralCodec(Codec):
         return Drawn(books, int(torch.randint(max(1, frames - config.phase_frames + 1), (), generator=generator)))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The weight matrices between first and last layers, for Muon."""
+        """Yield the weight matrices between the first and the last layers, which Muon optimises."""
         for name, p in self.named_parameters():
             if p.ndim == 2 and name.split(".")[-2] in ("inner", "outer", "join", "unfold"):
                 yield p
 
     def forward(self, audio: Float[Tensor, "b c t"], **options: Any) -> dict[str, Tensor]:
-        """The loss, as `forward`, for wrappers that split a batch over devices."""
+        """Call `loss`: wrappers that split a batch over devices call `forward`."""
         return self.loss(audio, **options)
 
     def check_codes(self, codes: Tensor) -> Int[Tensor, "b t books"]:
-        """Return `codes`; ValueError unless they are integers (b, t, books) below `bins`, of all or the first books."""
+        """Convert codes to int64; ValueError unless all are integers below `bins`, of shape (b, t, 1 to books)."""
         books, bins = self.config.books, self.config.bins
         if codes.dim() != 3 or codes.is_floating_point() or not 1 <= codes.shape[-1] <= books:
             raise ValueError(f"codes are {tuple(codes.shape)} {codes.dtype}; expected integers (batch, time, {books})")

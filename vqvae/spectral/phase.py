@@ -1,11 +1,12 @@
-"""Phases for magnitudes: propagated from frame to frame by their derivatives, or made consistent by Griffin-Lim (1984).
+"""Phases for magnitudes: propagation from frame to frame by derivatives of the phase, and Griffin-Lim (1984).
 
-From one frame to the next, the phase of a sinusoid turns by the same angle in all bins near it. A drum stroke tilts the phase
-across the bins of a frame. Exact derivatives by time and by frequency determine the phases up to one constant (Prusa et al.
-2017, phase gradient heap integration). Here each bin's phase is a mean, weighted by magnitudes, of the proposals of the
-previous frame and of both neighbouring bins. If the derivatives are uncertain, as in noise, a random proposal is added. Without
-learned derivatives, SPSI (Beauregard et al. 2015) estimates them from the peaks of each frame. Frames are processed in order,
-and the last one is the state. So streaming and whole-song processing have the same phases.
+From one frame to the next, the phase of a sinusoid turns by the same angle in all bins near its frequency. A drum stroke tilts
+the phase across the bins of a frame. Exact derivatives by time and by frequency determine the phases up to one constant (Prusa
+et al. 2017, phase gradient heap integration). Here the phase of each bin is a mean of three proposals, weighted by magnitudes.
+The proposals come from the previous frame and from both neighbouring bins. If the derivatives are uncertain, as in noise, a
+random proposal is added. Without learned derivatives, SPSI (Beauregard et al. 2015) estimates derivatives from the peaks of
+each frame. Frames are processed in order, and the last frame is the state. So streaming and whole-song processing have equal
+phases.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vqvae.compiled import library
 from vqvae.spectral.stft import analyse, synthesise
 
 SOURCE = Path(__file__).with_name("propagate.cpp")
-ROUNDS = 4  # iterations in which the bins of a frame agree
+ROUNDS = 4  # iterations per frame in which neighbouring bins exchange proposals
 
 
 def unit(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
@@ -34,11 +35,11 @@ def unit(z: Complex[Tensor, "..."]) -> Complex[Tensor, "..."]:
 
 
 class Propagation:
-    """Phasors of one channel, frame by frame, from magnitudes and derivatives of the phase.
+    """Computes the phasors of one channel from magnitudes and derivatives of the phase, frame by frame.
 
-    Everything that does not depend on the previous frame is computed for all frames in parallel. The recursion has no rotations
-    across bins: each frame is relative to `spin`, the accumulated phasors of its tilts, and so a neighbour proposes its value
-    unchanged. The recursion is C++ if this machine has a compiler, else NumPy, which is faster than torch at this size.
+    All values that do not depend on the previous frame are computed for all frames in parallel. The phasors in the recursion
+    are relative to `spin`, the accumulated phasors of the tilts of a frame. So a bin proposes its phasor to its neighbours
+    without rotation. The recursion is C++ if this machine has a compiler, else NumPy, which is faster than torch at this size.
     """
 
     def __init__(self, n_fft: int, hop: int, chance: float = 0.0) -> None:
@@ -48,7 +49,7 @@ class Propagation:
         self.recursion = recursion()
 
     def __call__(self, magnitudes: Float[Tensor, "n f"], slopes: Float[Tensor, "n 2 2 f"]) -> Complex[Tensor, "n f"]:
-        """The phasors of the next frames; `slopes` has the layout of `vqvae.spectral.losses.phase_slopes`."""
+        """Return the phasors of the next frames. `slopes` has the layout of `vqvae.spectral.losses.phase_slopes`."""
         m, s = (x.detach().cpu().float().numpy() for x in (magnitudes, slopes))
         doubt = self._doubt(s[:, 0], m)
         sure, spin = _tilts(-_complex(s[:, 1, 0], s[:, 1, 1]))
@@ -57,17 +58,17 @@ class Propagation:
         below[:, 1:], above[:, :-1] = (sure * m)[:, :-1], sure[:, :-1] * m[:, 1:]
         if self.before is None:
             now = np.zeros((2, m.shape[1]), np.float32)
-            doubt[:1, 0] = m[:1]  # the first frame has the phases of its spin
+            doubt[:1, 0] = m[:1]  # relative to the spin, the phases of the first frame are 0
         else:
             now = self.before.phasors
         made = self.recursion(turn, doubt, below, above, now)
-        self.before = _Frame(made[-1].copy(), m[-1].copy(), spin[-1].copy())  # for arrays that are not kept
+        self.before = _Frame(made[-1].copy(), m[-1].copy(), spin[-1].copy())  # copies, so that the large arrays are freed
         return torch.from_numpy(_complex(made[:, 0], made[:, 1]) * spin).to(magnitudes.device)
 
     def _doubt(self, turn: Float[np.ndarray, "n 2 f"], m: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n 2 f"]:
-        """A random proposal for each bin, weighted by the uncertainty of its turn.
+        """Random proposal for each bin, weighted by the uncertainty of the derivative by time.
 
-        Noise has random phases, and coherent phases would cancel it.
+        Noise has random phases. Coherent phases would cancel noise.
         """
         angles = np.float32(2 * np.pi) * self.rng.random(m.shape, np.float32)
         size = self.chance * np.clip(1 - np.sqrt((turn * turn).sum(1)), 0, None) * m
@@ -76,7 +77,7 @@ class Propagation:
     def _turns(
         self, turns: Complex[np.ndarray, "n f"], m: Float[np.ndarray, "n f"], spin: Complex[np.ndarray, "n f"]
     ) -> np.ndarray:
-        """Factors from the phasors of the previous frame (relative to its spin) to their proposals (relative to this frame's spin)."""
+        """Factors that convert phasors of the previous frame to proposals. Each phasor is relative to the spin of its frame."""
         first = self.before or _Frame(m[0], m[0], spin[0])
         sizes, spins = (np.concatenate([x[None], y[:-1]]) for x, y in ((first.magnitudes, m), (first.spin, spin)))
         angles = 2 * np.pi * self.hop / self.n_fft * np.arange(m.shape[1])
@@ -97,19 +98,20 @@ def _complex(real: np.ndarray, imaginary: np.ndarray) -> Complex[np.ndarray, "*n
 
 
 def _tilts(tilt: Complex[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, "n f"], Complex[np.ndarray, "n f"]]:
-    """The lengths of the tilts, and the cumulative product of their directions below each bin."""
+    """Return the lengths of the tilts, and for each bin the product of the directions of the tilts of all lower bins."""
     sure = np.abs(tilt)
     direction = np.divide(tilt, sure, out=np.ones_like(tilt), where=sure > 0)
-    spin = np.ones(tilt.shape, np.complex128)  # normalised, or the rounding errors of some hundred factors accumulate
+    spin = np.ones(tilt.shape, np.complex128)  # in double precision: the product has some hundred factors
     np.cumprod(direction[:, :-1], axis=1, out=spin[:, 1:])
     return sure, spin.astype(np.complex64)
 
 
 class Recursion(Protocol):
-    """Unit phasors of all frames by the recursion over frames.
+    """Computes the unit phasors of all frames by a recursion over frames.
 
-    The phasors of the previous frame (`now` for the first) times `along` are its proposals; `doubt` is added. In each of ROUNDS
-    the neighbours of a bin propose their last values, with the weights `below` and `above`.
+    The proposal of the previous frame is its phasors times `along` plus `doubt`. `now` has the phasors before the first frame.
+    In each of ROUNDS iterations the lower and the higher neighbour of a bin propose their phasors, with the weights `below` and
+    `above`.
     """
 
     def __call__(
@@ -119,7 +121,7 @@ class Recursion(Protocol):
 
 
 def recursion() -> Recursion:
-    """The compiled recursion, or the NumPy one without a compiler; both return the same bits."""
+    """Return the compiled recursion, or the NumPy recursion if compiling fails. Both return the same bits."""
     try:
         return functools.partial(compiled_recursion, library(SOURCE).propagate)
     except (OSError, RuntimeError):
@@ -142,7 +144,7 @@ def plain_recursion(along, doubt, below, above, now) -> Float[np.ndarray, "n 2 f
     """The recursion in NumPy; real and imaginary parts are separate rows."""
     straight, across = np.real(along), np.stack([-np.imag(along), np.imag(along)], 1)
     made = np.empty(doubt.shape, np.float32)
-    units = np.zeros((2, straight.shape[1] + 2), np.float32)  # with a zero beyond either end
+    units = np.zeros((2, straight.shape[1] + 2), np.float32)  # with a zero before the first and after the last bin
     for i in range(len(doubt)):
         proposed = now * straight[i] + now[::-1] * across[i] + doubt[i]
         units[:, 1:-1] = _normalised(proposed)
@@ -158,7 +160,10 @@ def _normalised(z: Float[np.ndarray, "2 f"]) -> Float[np.ndarray, "2 f"]:
 
 
 def peak_slopes(magnitudes: Float[Tensor, "n f"], n_fft: int, hop: int) -> Float[Tensor, "n 2 2 f"]:
-    """Derivatives of the phase from the peaks of each frame: a peak and its neighbours turn by its interpolated frequency."""
+    """Estimate derivatives of the phase from the peaks of each frame (SPSI).
+
+    The phase of each bin turns by the interpolated frequency of the nearest peak.
+    """
     m = magnitudes
     left, right = F.pad(m[..., :-1], (1, 0)), F.pad(m[..., 1:], (0, 1))
     peak = (m > left) & (m >= right)
@@ -176,7 +181,7 @@ def griffin_lim(
     magnitudes: Float[Tensor, "*b n f"], phasors: Complex[Tensor, "*b n f"], n_fft: int, hop: int, rounds: int,
     momentum: float = 0.99,
 ) -> Complex[Tensor, "*b n f"]:  # fmt: skip
-    """Make phasors consistent in `rounds` iterations (fast Griffin-Lim, Perraudin et al. 2013)."""
+    """Make `phasors` consistent with `magnitudes` in `rounds` iterations (fast Griffin-Lim, Perraudin et al. 2013)."""
     before, now = None, phasors
     for _ in range(rounds):
         new = analyse(synthesise(magnitudes * now, n_fft, hop), n_fft, hop)

@@ -1,7 +1,7 @@
-"""Residual vector quantisation: each codebook quantises the residual of the books before it (SoundStream, arXiv:2107.03312).
+"""Residual vector quantisation: each codebook quantises the residual of the previous codebooks (SoundStream, arXiv:2107.03312).
 
-In training, random numbers of books are dropped from the end, so that the first books alone decode usefully. Without any book a
-latent passes unchanged.
+In training, a random number of the last books is dropped, so the first books also decode well without the other books. If all
+books are dropped, a latent passes unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vqvae.ranks import world
 
 
 class ResidualQuantised(NamedTuple):
-    """Latents with the gradient of the encoder's output, codes, commitment loss, and metrics by book."""
+    """Latents with a straight-through gradient, codes, commitment loss, and metrics of each book."""
 
     latents: Float[Tensor, "b t e"]
     codes: Int[Tensor, "b t books"]
@@ -26,7 +26,7 @@ class ResidualQuantised(NamedTuple):
 
 
 class ResidualQuantiser(nn.Module):
-    """A sequence of codebooks; a code is dead below the share `threshold` of the mean use."""
+    """A sequence of codebooks. A code is dead if its use is below the share `threshold` of the mean use."""
 
     def __init__(self, books: int, bins: int, width: int, mu: float, threshold: float) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class ResidualQuantiser(nn.Module):
         return torch.stack(codes, dim=-1)
 
     def decode(self, codes: Int[Tensor, "b t books"]) -> Float[Tensor, "b t e"]:
-        """The sum of the codes' vectors; with fewer books the latent is coarser."""
+        """Return the sum of the codebook vectors of `codes`. With codes of fewer books, the latents are coarser."""
         return torch.stack([self.codebook(i).k[codes[..., i]] for i in range(codes.shape[-1])]).sum(0)
 
     def some_books(self, latents: Float[Tensor, "b t e"], used: Int[Tensor, " b"]) -> Float[Tensor, "b t e"]:
-        """Quantise each row by its first `used` books (0: unchanged), without an update of the codebooks."""
+        """Quantise each batch row with its first `used` books (0: unchanged), without an update of the codebooks."""
         codes, made = self.encode(latents), torch.zeros_like(latents)
         for i in range(len(self.books)):
             made = made + torch.where((used > i)[:, None, None], self.codebook(i).k[codes[..., i]], 0.0)
@@ -64,7 +64,7 @@ class ResidualQuantiser(nn.Module):
     def forward(
         self, latents: Float[Tensor, "b t e"], used: Int[Tensor, " b"], generator: torch.Generator | None = None
     ) -> ResidualQuantised:
-        """Quantise by the first `used` books of each row (0: unchanged); in training mode the codebooks are updated."""
+        """Quantise each batch row with its first `used` books (0: unchanged). In training mode all codebooks are updated."""
         rest, total = latents.transpose(1, 2), torch.zeros_like(latents)
         codes, commits, metrics = [], [], {}
         mean_use = latents.shape[0] * latents.shape[1] * world() / self.codebook(0).bins

@@ -1,8 +1,8 @@
 """Short-time Fourier transform whose frames tile the audio, and its inverse.
 
-Frame i is centred in samples [i * hop, (i + 1) * hop): audio of n * hop samples has n frames, which begin (n_fft - hop) / 2
-samples before it. So a frame of a codec is a fixed number of frames of the transform, and an excerpt has the same frames as the
-whole song.
+Frame i is centred in samples [i * hop, (i + 1) * hop). Audio of n * hop samples has n frames. The first frame begins (n_fft -
+hop) / 2 samples before the audio. So a frame of a codec is a fixed number of frames of the transform, and an excerpt has the
+same frames as the whole song.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ def hann(n_fft: int, like: Tensor) -> Float[Tensor, " n"]:
 
 
 def margin(n_fft: int, hop: int) -> int:
-    """Samples of the first frame before the audio, and of the last frame after it."""
+    """Number of samples by which the first frame begins before the audio and the last frame ends after the audio."""
     return (n_fft - hop) // 2
 
 
 def pad(audio: Float[Tensor, "*b t"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
-    """Pad the audio with silence for its first and last frames."""
+    """Pad audio with `margin` samples of silence at both ends."""
     return F.pad(audio, (margin(n_fft, hop),) * 2)
 
 
 def analyse(padded: Float[Tensor, "*b u"], n_fft: int, hop: int) -> Complex[Tensor, "*b n f"]:
-    """Spectra of the whole frames of padded audio."""
+    """Spectra of all complete frames of padded audio."""
     frames = padded.unfold(-1, n_fft, hop) * hann(n_fft, padded)
     return torch.fft.rfft(frames, dim=-1)
 
 
 def overlap_add(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> tuple[Float[Tensor, "*b u"], Float[Tensor, " u"]]:
-    """Overlap-add of the windowed frames of the spectra, and the sum of the squared windows at each sample."""
+    """Return the overlap-add of the windowed inverse transforms, and the sum of the squared windows at each sample."""
     window = hann(n_fft, spectra)
     frames = torch.fft.irfft(spectra, n_fft, dim=-1) * window
     return _add_up(frames, hop), _add_up(window.square().expand(frames.shape[-2], -1), hop)
 
 
 def _add_up(frames: Float[Tensor, "*b n w"], hop: int) -> Float[Tensor, "*b u"]:
-    """Overlap-add of frames that start every `hop` samples, computed in slices of a hop for all frames in parallel."""
+    """Overlap-add of frames that start every `hop` samples. Slices of `hop` samples are added for all frames in parallel."""
     n, width = frames.shape[-2:]
     slices = F.pad(frames, (0, -width % hop)).unflatten(-1, (-1, hop))  # (B, N, W) -> (B, N, K, hop)
     k = slices.shape[-2]
@@ -53,12 +53,12 @@ def _add_up(frames: Float[Tensor, "*b n w"], hop: int) -> Float[Tensor, "*b u"]:
 
 
 def synthesise(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b u"]:
-    """The padded audio whose spectra are nearest to these (least squares; Griffin and Lim 1984)."""
+    """Return the padded audio with the spectra nearest to `spectra` (least squares; Griffin and Lim 1984)."""
     audio, squares = overlap_add(spectra, n_fft, hop)
     return audio / squares.clamp(min=1e-6)
 
 
 def audio_of(spectra: Complex[Tensor, "*b n f"], n_fft: int, hop: int) -> Float[Tensor, "*b t"]:
-    """The audio of n * hop samples whose spectra are nearest to these; the inverse of `analyse(pad(audio))`."""
+    """Return the n * hop samples of audio with the spectra nearest to `spectra`; the inverse of `analyse(pad(audio))`."""
     first = margin(n_fft, hop)
     return synthesise(spectra, n_fft, hop)[..., first : first + spectra.shape[-2] * hop]

@@ -1,8 +1,8 @@
-"""Encoding and decoding of any length in constant memory, on a fixed grid of blocks.
+"""Streaming encoder and decoder for songs of any length, in constant memory, on a fixed grid of blocks.
 
-A block is `BLOCK` frames of the codec. It is computed with the receptive field on both sides, or up to the ends of the song, so
-that its values do not depend on the sizes of the pushes. Phases and the overlap of the inverse transform continue from block to
-block.
+A block has `BLOCK` frames of the codec. It is computed with the receptive field on both sides, as far as the song extends. So
+the values of a block do not depend on the sizes of the pushes. Phases and the overlap-add of the inverse transform continue
+from block to block.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BESIDE = 24  # frames of the spectrogram on both sides as context for Griffin-Li
 
 
 class GridBlock(NamedTuple):
-    """A block of the grid with the items on both sides of it; `last` marks the last block of the song."""
+    """A block of the grid with context items on both sides. `last` marks the last block of the song."""
 
     items: Shaped[Tensor, "n ..."]
     before: int  # items before the block
@@ -32,12 +32,12 @@ class GridBlock(NamedTuple):
     last: bool
 
     def cut(self, values: Shaped[Tensor, "m ..."], scale: int = 1) -> Shaped[Tensor, "k ..."]:
-        """The values of the block, without its context; there are `scale` values per item."""
+        """Remove the context from `values`, which has `scale` values per item."""
         return values[self.before * scale : (self.before + self.length) * scale]
 
 
 class Grid:
-    """Items as they arrive, in blocks with up to `reach` items on both sides."""
+    """Collects items that arrive over time into blocks with up to `reach` context items on both sides."""
 
     def __init__(self, reach: int, block: int = BLOCK) -> None:
         self.reach, self.block, self.first, self.done = reach, block, 0, 0
@@ -59,9 +59,9 @@ class Grid:
 
 
 def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConfig) -> Iterator[GridBlock]:
-    """Frames of the codec as samples (n, c, hop), in blocks that reach one frame further than the encoder does.
+    """Yield blocks of frames of audio (n, c, hop), with one frame more context than the receptive field of the encoder.
 
-    In the outermost frame the transform reads silence instead of the song. Samples after the last whole frame are dropped.
+    The outermost frame is needed because there the transform pads with silence. Samples after the last whole frame are dropped.
     """
     hop, grid, rest = config.hop, Grid(config.encoder_reach + 1), torch.zeros(config.channels, 0, device="cpu")
     for block in blocks:
@@ -73,7 +73,7 @@ def blocks_of_audio(blocks: Iterable[Float[Tensor, "c t"]], config: SpectralConf
 
 
 class DecodesFrames(Protocol):
-    """The parts of a codec that the stream uses."""
+    """The parts of a spectral codec that `SpectralDecoderStream` uses."""
 
     config: SpectralConfig
     decoder: SpectralDecoder
@@ -84,7 +84,7 @@ class DecodesFrames(Protocol):
 
 
 class SpectralDecoderStream:
-    """Audio of a stream whose frames arrive over time."""
+    """Decodes frames of `stream` that arrive over time."""
 
     def __init__(self, codec: DecodesFrames, stream: str) -> None:
         config = codec.config
@@ -92,8 +92,8 @@ class SpectralDecoderStream:
         self.grid = Grid(config.decoder_reach)
         self.propagation = Propagation(config.n_fft, config.hop_fft, config.chance)
         self.refined = Grid(BESIDE, BLOCK * config.stride)
-        self.tail: tuple[Tensor, Tensor] | None = None  # samples that later frames add to, and the squared windows under them
-        self.skip = margin(config.n_fft, config.hop_fft)  # samples before the first of the audio
+        self.tail: tuple[Tensor, Tensor] | None = None  # samples to which later frames add, and their sums of squared windows
+        self.skip = margin(config.n_fft, config.hop_fft)  # padding before the audio that is still to be dropped, samples
 
     @torch.no_grad()
     def push(self, values: Tensor, last: bool = False) -> Iterator[Float[Tensor, "c t"]]:
@@ -102,7 +102,7 @@ class SpectralDecoderStream:
                 yield self._overlapped(self._refine(some), some.last)
 
     def _spectra(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
-        """Spectra of a block: magnitudes with propagated phases, which all channels share."""
+        """Decode the spectra of a block: magnitudes per channel, and propagated phases that are equal in all channels."""
         config, codec = self.config, self.codec
         hidden = codec.decoder.hidden(codec.latents_of({self.stream: block.items[None]}, self.stream))
         hidden = block.cut(hidden[0], config.stride)[None]
@@ -115,7 +115,7 @@ class SpectralDecoderStream:
         return magnitudes * self.propagation(together, slopes)[:, None]
 
     def _refine(self, block: GridBlock) -> Complex[Tensor, "n c f"]:
-        """Spectra of a block with phases made consistent by Griffin-Lim."""
+        """Make the phases of a block consistent by Griffin-Lim, and return its spectra."""
         config, magnitudes = self.config, block.items.abs()
         together = magnitudes.mean(1)
         phasors = block.items[:, 0] / magnitudes[:, 0].clamp(min=1e-9)
@@ -123,7 +123,7 @@ class SpectralDecoderStream:
         return block.cut(magnitudes * made[:, None])
 
     def _overlapped(self, spectra: Complex[Tensor, "n c f"], last: bool) -> Float[Tensor, "c t"]:
-        """The complete samples, which no later frame changes."""
+        """Overlap-add the spectra, and return the samples that no later frame changes."""
         config = self.config
         audio, squares = overlap_add(spectra.transpose(0, 1), config.n_fft, config.hop_fft)
         if self.tail is not None:
@@ -138,9 +138,10 @@ class SpectralDecoderStream:
 
 
 class StackedFrames:
-    """Streams frames through one half of the second autoencoder, on its grid of blocks; `groups` are frames of spectral.2.
+    """Runs `function`, the encoder or the decoder of the second autoencoder, on a grid of blocks.
 
-    Each pushed item is one frame of spectral.2: its latent, or its group of latents of the first autoencoder.
+    Each pushed item belongs to one frame of spectral.2. An item of the encoder is a group of `stacked` latents of the first
+    autoencoder. An item of the decoder is a latent of spectral.2.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class StackedFrames:
 
 
 class StackedDecoderStream:
-    """Decodes spectral.2 from latents that arrive over time: by the second decoder, then by the first."""
+    """Decodes latents of spectral.2 that arrive over time: first by the second decoder, then by the first decoder."""
 
     def __init__(self, frames: StackedFrames, codec: DecodesFrames) -> None:
         self.frames, self.inner, self.empty = frames, SpectralDecoderStream(codec, LATENTS), torch.zeros(0, codec.config.latent)

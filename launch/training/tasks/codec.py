@@ -1,4 +1,4 @@
-"""Training tasks of codecs: one stream, or all streams of a codec, on random crops of the training songs."""
+"""Training tasks of codecs on random crops of the training songs. A task trains one stream, or all streams of a codec."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from launch.training.tasks.task import FIRST_WEIGHTS, Task, TaskSetup, fold, par
 from vqvae.jukebox.losses import Bandwidth, measure_bandwidth
 from vqvae.spectral.model import Drawn
 
-SILENT_CROPS = 32  # with random gains, one crop in so many is silent
+SILENT_CROPS = 32  # with random gains, one crop in 32 is silent
 STATISTICS = 64  # number of crops for the feature statistics of the spectral codec
 
 
 class CodecTask(Task):
-    """Training of a codec on random crops of the training songs; the part is named after a stream."""
+    """Training of a codec on random crops of the training songs. The name of the part is the name of a stream."""
 
     unit = "seconds"
     together = ""  # a prior that is trained and written with the codec
@@ -46,17 +46,17 @@ class CodecTask(Task):
         self.model = self.build()
 
     def build(self) -> Any:
-        """The model with its initial weights."""
+        """Build the model with its initial weights."""
         torch.manual_seed(fold(self.seed, self.key, FIRST_WEIGHTS))
         return build_codec(self.config, [self.stream.name])
 
     @property
     def shortest(self) -> int:
-        """Number of samples that a crop must exceed."""
+        """Length in samples that a crop must exceed."""
         return 0
 
     def open(self) -> None:
-        """Reads the corpus."""
+        """Open the decoded corpus, and report silent crops and short songs."""
         spec = self.config.spec
         self.songs: Pcm | None = open_pcm(self.data, training_rows(self.data), spec.sample_rate, spec.channels, self.cache)
         some = [
@@ -95,13 +95,13 @@ class CodecTask(Task):
             )
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
-        """The start of the first training song reconstructed, and the codebook."""
+        """Write the reconstructed start of the first training song, and a picture of the codebook."""
         assert self.songs is not None
         return codec_examples(model, self.stream.name, self.songs, self.device, folder, step)
 
 
 class VQVAETask(CodecTask):
-    """One stream of the three-level codec."""
+    """Training of one stream of the three-level VQ-VAE."""
 
     def __init__(self, setup: TaskSetup) -> None:
         super().__init__(setup)
@@ -112,13 +112,13 @@ class VQVAETask(CodecTask):
         return max(n_fft for n_fft, _, _ in self.config.multispectral_stfts) // 2  # type: ignore[attr-defined]
 
     def open(self) -> None:
-        """Reads the corpus, and the divisors of errors."""
+        """Open the corpus, and read or measure the bandwidth."""
         super().open()
         assert self.songs is not None
         self.bandwidth = self._bandwidth(self.songs)
 
     def _bandwidth(self, songs: Pcm) -> Bandwidth:
-        """The bandwidth of the corpus, measured once on training crops and stored in the model folder."""
+        """Return the bandwidth of the corpus. It is measured once on training crops and stored in the model folder."""
         crop, stft = self.recipe.crop, self.config.spectral_stft  # type: ignore[attr-defined]
         path, name = self.jukebox.folder / "bandwidth.json", f"level {self.key}, crops of {crop}, songs {songs.key}"
         with FileLock(self.jukebox.folder / ".lock"):
@@ -140,12 +140,12 @@ class VQVAETask(CodecTask):
 
 
 class SpectralTask(CodecTask):
-    """The spectral codec; both of its streams are trained as one part, named after the tokens."""
+    """Training of the spectral codec. Latents and tokens are trained together, and the part has the name of the tokens."""
 
     name = "spectral"
 
     def drawn(self, samples: int, step: int, quantise: bool = True) -> Drawn:
-        """Random choices of this rank's rows, the same for any number of ranks."""
+        """Return the random values for the batch rows of this rank. They do not depend on the number of ranks."""
         generator, rows = torch.Generator().manual_seed(fold(self.seed, step)), self.recipe.batch
         drawn: Drawn = self.codec.draw(rows, samples, quantise, generator)
         return drawn.rows(part(rows, *who()))
@@ -163,7 +163,7 @@ class SpectralTask(CodecTask):
         )  # fmt: skip
 
     def open(self) -> None:
-        """Reads the corpus, and measures the feature statistics if no checkpoint has them."""
+        """Open the corpus, and measure the statistics of the features unless a checkpoint has them."""
         super().open()
         if not self.codec.features.fitted:
             self.codec.initialise(self._some_crops().to(self.device), torch.Generator())
@@ -174,22 +174,26 @@ class SpectralTask(CodecTask):
         return torch.from_numpy(np.stack([self.songs.crop(*place, self.recipe.crop) for place in places]))
 
     def save(self, model: Any) -> None:
-        """Writes a codec, its gain per bin fitted on training songs."""
+        """Fit the gain per bin on training songs, if configured, and write the codec."""
         if model.config.gain:
-            if self.songs is None:  # of a training that was finished earlier
+            if self.songs is None:  # the training was finished earlier, so `open` was not called
                 super().open()
             model.fit_gain(self._some_crops().to(model.device).split(8))
         super().save(model)
 
 
 def blend_shares(rows: int, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
-    """Share of mixing between the channels of each crop: half not at all (0), others up to mono (1/2) and swapped (1)."""
+    """Sample a share of channel mixing for each crop: 0 for half of the crops, else uniform in [0, 1).
+
+    The share 1/2 means mono. The share 1 means swapped channels.
+    """
     return np.where(rng.random(rows) < 0.5, 0.0, rng.random(rows)).astype(np.float32)
 
 
 def random_gains(rows: int, most_db: float, rng: np.random.Generator) -> Float[np.ndarray, " b"]:
-    """A gain for each crop, so that quiet passages are learned: half are 1, a few are 0, the others are down to -`most_db` dB;
-    with 0 all are 1.
+    """Sample a gain for each crop, so that the codec learns quiet passages.
+
+    About half of the gains are 1, some are 0, and the others are between 0 and -`most_db` dB. If `most_db` is 0, all are 1.
     """
     if not most_db:
         return np.ones(rows, np.float32)
@@ -198,7 +202,7 @@ def random_gains(rows: int, most_db: float, rng: np.random.Generator) -> Float[n
 
 
 def blend(crops: Float[np.ndarray, "b c t"], shares: Float[np.ndarray, " b"]) -> Float[np.ndarray, "b c t"]:
-    """Stereo crops with their channels mixed into each other, so that the codec is trained on every stereo width."""
+    """Mix the channels of stereo crops by `shares`, so that the codec is trained on all stereo widths."""
     if crops.shape[1] != 2:
         return crops
     shares = shares[:, None, None]

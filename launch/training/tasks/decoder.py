@@ -1,4 +1,7 @@
-"""Adversarial trainings of a spectral codec: its decoder again, or its second autoencoder; codes of the first stay valid."""
+"""Adversarial trainings of a spectral codec: further training of its decoder, or training of its second autoencoder.
+
+The encoder and the codebooks of the first autoencoder are frozen, so existing codes stay valid.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ DISCRIMINATOR = "discriminator"
 
 
 class DecoderTask(SpectralTask):
-    """Alternating training of discriminator and decoder on crops; without the phase "discriminator" in the recipe only the decoder."""
+    """Alternating training of decoder and discriminators on crops.
+
+    If the recipe has no phase "discriminator", only the decoder is trained.
+    """
 
     name, exported = "decoder", "codec."
 
@@ -33,7 +39,7 @@ class DecoderTask(SpectralTask):
 
     @property
     def kept(self) -> str:
-        """The stream whose codes the training depends on, and does not change."""
+        """Name of the stream on which the training depends. The training does not change the codes of this stream."""
         return self.stream.name
 
     def build(self) -> AdversarialDecoder:
@@ -69,7 +75,7 @@ class DecoderTask(SpectralTask):
 
 
 class StackedTask(DecoderTask):
-    """Training of the second autoencoder of a codec through both decoders, with the first one frozen."""
+    """Training of the second autoencoder through both decoders. The first autoencoder is frozen."""
 
     name = "stacked"
 

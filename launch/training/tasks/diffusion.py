@@ -1,4 +1,7 @@
-"""DiffusionTask: a latent diffusion prior on windows of encoded songs, with the angles, the noise and the dropped tokens of each row."""
+"""DiffusionTask: training of a latent diffusion prior on windows of encoded songs.
+
+Each batch row has random angles (noise levels), noise, and a flag that drops the tokens.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ from priors.diffusion.model import ALONE, ANGLES, DROPPED, NOISE, DiffusionPrior
 from priors.diffusion.schedule import FULL
 from priors.prior import Batch
 
-STATISTICS = 16  # batches on which latents are measured
+STATISTICS = 16  # number of batches for the statistics of the latents
 
 
 class DiffusionTask(PriorTask):
     model: DiffusionPrior
 
     def open(self) -> None:
-        """Finds the songs that are encoded, and measures their latents where no checkpoint has that."""
+        """Find the encoded songs, and measure the statistics of their latents unless a checkpoint has them."""
         super().open()
         if not self.model.fitted:
             some = [super(DiffusionTask, self).batch(step, 0, 1).sequences[self.stream] for step in range(STATISTICS)]
             self.model.fit(torch.cat(some))
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
-        """With the random numbers of each row, which depend on its place in the batch of all ranks."""
+        """Add the random numbers of each row, which depend on its index in the global batch."""
         batch, config = super().batch(step, rank, world), self.model.config
         rows = len(batch.sequences[self.stream])
         rngs = [np.random.default_rng((self.seed, step, rank * rows + i, 3)) for i in range(rows)]

@@ -1,9 +1,9 @@
-"""Examples of a training: a few seconds of audio and a picture, every so many steps.
+"""Examples of a training: a few seconds of audio and a picture, written at regular steps.
 
-A codec writes the reconstructed start of a training song, and its codebook. A prior writes a sampled window with the labels and
-lyrics of a training song and, if it is conditioned on lyrics, its attention to them. The files, `step_0001000_...`, are in
-MODEL/training/<part>/examples; `jukebox report train` shows the newest of them, and they are sent to wandb if a project is
-given.
+For a codec, the examples are the reconstructed start of a training song and the codebook. For a prior, the examples are a
+window, sampled with the labels and lyrics of a training song, and the attention to the lyrics if the prior has lyrics. The
+files `step_0001000_...` are in MODEL/training/<part>/examples. `jukebox report train` shows the newest examples. Examples are
+sent to wandb if a project is given.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ SECONDS = 4.0  # largest length of audio, seconds
 
 @torch.no_grad()
 def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, folder: Path, step: int) -> list[Path]:
-    """Write the reconstructed start of the first training song, and the codebook: one column per code, the most used first."""
+    """Write the reconstructed start of the first training song, and a picture of the codebook. Return the paths.
+
+    The picture has one column per code, the most used code first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rate, hop = model.spec.sample_rate, model.spec.stream(stream).hop
     length = min(songs.lengths[0], int(SECONDS * rate)) // hop * hop
@@ -46,7 +49,7 @@ def codec_examples(model: Codec, stream: str, songs: Pcm, device: torch.device, 
 
 
 def nothing_known(model: Prior, codec: Codec, length: int, device: torch.device) -> Known:
-    """A window of one row without known frames."""
+    """Create a window with one batch row and no known frames, for unconditional sampling."""
     sequences, mask = {}, {}
     for name in model.spec.writes:
         stream, frames = codec.spec.stream(name), length * model.config.frames(name) // model.config.n_ctx
@@ -61,7 +64,7 @@ def prior_examples(
     model: Any, codec: Codec, codes: Any, song: str, prepared: PreparedSong, folder: Path, step: int, seed: int,
     device: torch.device,
 ) -> list[Path]:  # fmt: skip
-    """Write a decoded window sampled with the conditions of a training song, and its attention to the lyrics."""
+    """Write a decoded window, sampled with the conditions of a training song, and its attention to the lyrics."""
     folder.mkdir(parents=True, exist_ok=True)
     config, finest = model.config, model.spec.writes[0]
     length = min(config.n_ctx, int(SECONDS * config.sample_rate) // config.hop)

@@ -1,12 +1,12 @@
-"""Fine-tuning: train the priors of a model folder further in another one, on other songs, with new names.
+"""Fine-tuning: train the priors of an old model folder further on other songs, with new names, in a new model folder.
 
-    all      every weight learns                       lyrics every weight, and lyrics for a prior without lyrics
-    lora     low-rank paths parallel to the matrices, and the rows of new names
-    labels   only the rows of new names; the output for old songs is bit-identical
+    all      all weights are trained                   lyrics all weights, and lyrics are added to a prior without lyrics
+    lora     low-rank adapters parallel to the matrices, and the embedding rows of new names
+    labels   only the embedding rows of new names; the output for old songs is bit-identical
 
-The new folder starts as a copy of the old one (codec, vocabulary, every prior), so that it is usable at any time. New names of
-DATA are appended to the known names, whose ids do not change. A tuned level learns the new names. The others keep their labels,
-and treat a new artist as unknown.
+The new folder starts as a copy of the old folder (codec, vocabulary, all priors), so the new folder is usable at any time. New
+names of DATA are appended to the known names. The ids of known names do not change. A fine-tuned level learns the new names.
+Other levels keep their labels and treat a new artist as unknown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from priors.prior import Batch, HasTrunk, Prior
 from priors.transformer.lora import add_adapters, freeze, merged
 
 STEPS, WARMUP = 600, 30
-# share of the recipe's rate: new weights need a high rate, trained ones a low rate
+# factor of the recipe's learning rate: new weights need a high rate, trained weights need a low rate
 RATES = {"all": 0.1, "lora": 1.0, "labels": 5.0}
 COPIED = (
     *("codec*.safetensors", "prior_*.safetensors", "labels*.json", "lyrics.*", "card.md", "bandwidth.json", "provenance.json"),
@@ -44,7 +44,10 @@ COPIED = (
 
 
 def tuned(recipe: Recipe, tune: str) -> Recipe:
-    """The recipe for fine-tuning a prior: fewer steps at a rate for the trained weights; Muon is for whole matrices only."""
+    """Return the recipe for fine-tuning a prior: fewer steps, and a learning rate for the weights to train.
+
+    Muon is used only for `tune` "all", because it trains whole matrices.
+    """
     return replace(
         recipe, steps=STEPS, warmup=WARMUP, lr=recipe.lr * RATES[tune], muon=recipe.muon * RATES[tune] * (tune == "all"), weight_decay=0.0,
         max_minutes=0.0, schedule="cosine", drop_labels=min(recipe.drop_labels, 0.05),
@@ -52,7 +55,10 @@ def tuned(recipe: Recipe, tune: str) -> Recipe:
 
 
 def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> list[str]:
-    """The priors of `names` in the old model; UserError, before anything is written, if this is not a fine-tuning."""
+    """Return those priors of `names` that the old model has. The check runs before any file is written.
+
+    Raises UserError if `old` is empty, the kind of prior cannot be fine-tuned, or a data folder is missing.
+    """
     if not old:
         raise UserError("--tune and --rehearse go on with a trained model; name it with --from_model")
     known = ModelFolder.from_pretrained(old).info.priors
@@ -68,14 +74,17 @@ def check_tuning(task: type, old: str, names: Iterable[str], *data: Path) -> lis
 
 
 def copied(old: str, new: Path) -> ModelFolder:
-    """The model folder `new`, created as a copy of `old` if missing; it must have the same codec."""
+    """Return the model folder `new`, and create it as a copy of `old` if it is missing.
+
+    Raises UserError if the two folders are the same, or have different codecs.
+    """
     source = ModelFolder.from_pretrained(old)
     if source.folder.resolve() == new.resolve():
         raise UserError(f"--out {new} is the model to begin with; give another --out")
     new.mkdir(parents=True, exist_ok=True)
     with FileLock(new / ".lock"):  # two levels may start in parallel
         if not (new / CONFIG).is_file():
-            for pattern in COPIED:  # the configuration last, because it makes the folder valid
+            for pattern in COPIED:  # the configuration is last, because it makes the folder valid
                 for path in source.folder.glob(pattern):
                     if not (new / path.name).exists():  # a lyric vocabulary may have been written first
                         shutil.copy(path, new / path.name)
@@ -87,13 +96,17 @@ def copied(old: str, new: Path) -> ModelFolder:
 
 
 def names_of(data: Path) -> Labels:
-    """The names of a data folder; none if it has no labels."""
+    """Return the labels of a data folder; empty labels if the folder has none."""
     path = data / "labels.json"
     return Labels.load(path) if path.is_file() else Labels()
 
 
 def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, rank: int, seed: int) -> Prior:
-    """The trained prior prepared for tuning: extended to `labels`, and by the preset's `config` or LoRA."""
+    """Return the prior `name` of `old`, prepared for fine-tuning, with embedding tables for `labels`.
+
+    `tune` "lyrics" adds the lyrics of the preset's `config`. "lora" adds adapters of rank `rank`. "lora" and "labels" freeze
+    the trained weights. Raises UserError if the prior does not support `tune`.
+    """
     if tune == "lyrics" and not isinstance(config.lyrics, LyricConfig):
         raise UserError(
             f"the preset has no lyrics for {name} by cross attention; --tune lyrics adds them: give --level of the top"
@@ -123,7 +136,7 @@ def begin(old: ModelFolder, name: str, config: Any, labels: Labels, tune: str, r
 
 
 class TunedPrior(PriorTask):
-    """Fine-tuning of a prior on new songs, and on old ones with --rehearse."""
+    """Fine-tuning of a prior on new songs, and with --rehearse also on old songs."""
 
     def __init__(self, setup: TaskSetup, old: str, tune: str, rank: int = 8, rehearse: str = "") -> None:
         source, recipe = ModelFolder.from_pretrained(old), setup.recipe
@@ -157,13 +170,13 @@ class TunedPrior(PriorTask):
         return Batch(codes, stack([part.cond for part in parts]))
 
     def save(self, model: Any) -> None:
-        """Write the plain prior, and then its labels; priors that are not tuned keep theirs."""
+        """Write the prior with merged adapters, and then its labels. Other priors keep their labels."""
         folder, before = self.jukebox, self.jukebox.labels
         if self.labels != folder.labels_of(self.name):
             for entry in folder.info.priors.values():
                 if not (folder.folder / entry.labels_file).is_file():
                     folder.save_labels(before, entry.name)
         folder.save_prior(self.name, merged(model), self.without_lyrics)
-        if self.labels != folder.labels_of(self.name):  # a table may be longer than the names, but not shorter
+        if self.labels != folder.labels_of(self.name):  # after the prior: its table must not be shorter than the labels
             folder.save_labels(self.labels, self.name)
             folder.save_labels(before.extended(self.names))

@@ -1,4 +1,7 @@
-"""GanTask: training of a latent GAN on windows of encoded songs, alternating generator and critic, with tempo and note density by frame."""
+"""GanTask: training of a latent GAN on windows of encoded songs, alternating generator and critic.
+
+The GAN is conditioned on tempo and note density per frame.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from priors.prior import Batch
 
 
 class GanTask(PriorTask):
-    """The phases share the windows that are generated in a step."""
+    """Training of a latent GAN. Generator and critic share the windows that are generated in a step."""
 
     model: GanPrior
 

@@ -1,4 +1,4 @@
-"""LatentTask: a latent codec on crops of the training songs, autoencoder and discriminators in turns."""
+"""LatentTask: training of a latent codec on crops of the training songs, alternating autoencoder and discriminators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AUTOENCODER = "autoencoder"
 
 
 class LatentTask(CodecTask):
-    """Without the phase "discriminator" in the recipe, the autoencoder is trained alone."""
+    """Training of a latent codec. If the recipe has no phase "discriminator", only the autoencoder is trained."""
 
     name, exported = "latent", "codec."
 
@@ -43,7 +43,7 @@ class LatentTask(CodecTask):
         return [autoencoder, Phase.of(recipe, DISCRIMINATOR, self.model.discriminator)]
 
     def forward(self, batch: Float[Tensor, "b c t"], step: int) -> DecodedAudio:
-        """The noise of a row depends on its place in the batch of all ranks."""
+        """Encode and decode a part of a batch. The noise of a row depends on its index in the global batch."""
         generator, rows = torch.Generator().manual_seed(fold(self.seed, step)), self.recipe.batch
         noise = torch.randn(rows, batch.shape[-1] // self.stream.hop, self.stream.width, generator=generator)
         return self.model(batch.to(self.device, non_blocking=True), noise[part(rows, *who())].to(self.device))

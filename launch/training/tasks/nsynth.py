@@ -1,6 +1,7 @@
-"""NSynthTask: an encoder of latents and the WaveNet that decodes them, trained together on crops of the training songs.
+"""NSynthTask: joint training of an encoder of latents and the WaveNet that decodes the latents, on crops of training songs.
 
-The codec and the prior are written into the model folder together. The decoder may be trained once more, alone, as any prior.
+The codec (the encoder) and the prior (the WaveNet) are written into the model folder together. The prior can be trained further
+alone, like any prior.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from vqvae.codec import Codec
 
 
 def decoder_of(info: ModelInfo, stream: str) -> tuple[str, PriorConfig]:
-    """The prior that decodes a stream, its name and its shape, of the presets that the model was begun with."""
+    """Return name and configuration of the prior that decodes `stream`, from the presets of the model.
+
+    Raises UserError if no preset has such a prior.
+    """
     for preset in map(find, info.presets):
         for name, config in preset.priors.items():
             if config.spec.reads == (stream,):
@@ -38,21 +42,21 @@ def decoder_of(info: ModelInfo, stream: str) -> tuple[str, PriorConfig]:
 
 
 class JointAutoencoder(nn.Module):
-    """A codec of latents, the prior of samples that reads them, and the codec of these samples, which learns nothing."""
+    """An encoder of latents, a prior over samples that reads the latents, and the codec of the samples (not trained)."""
 
     def __init__(self, codec: Any, decoder: Prior, samples: Codec) -> None:
         super().__init__()
         self.codec, self.decoder = codec, decoder
-        self.targets = [samples]  # in a list: it is no part of what is trained
+        self.targets = [samples]  # in a list, so that torch does not register the codec as a submodule
 
     def loss(self, audio: Float[Tensor, "b c t"]) -> dict[str, Tensor]:
-        """Bits per sample given the latents of the same clip."""
+        """Return the loss of the prior: bits per sample, conditioned on the latents of the same clip."""
         sequences = self.targets[0].encode(audio, self.decoder.spec.writes)
         return self.decoder.loss(Batch(sequences, Conditions(above=self.codec.latents(audio))))
 
 
 class NSynthTask(CodecTask):
-    """The codec of a stream of latents with its decoder."""
+    """Training of an encoder of latents together with its decoder, a prior over samples."""
 
     name, exported = "nsynth", "codec."
 
@@ -82,7 +86,7 @@ class NSynthTask(CodecTask):
 
     @torch.no_grad()
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
-        """The first window of the first training song, and what its latents are decoded to."""
+        """Write the first window of the first training song, and the audio that is decoded from its latents."""
         assert self.songs is not None
         folder.mkdir(parents=True, exist_ok=True)
         stream, length = self.decoder.spec.writes[0], self.decoder.n_ctx

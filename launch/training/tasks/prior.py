@@ -1,4 +1,4 @@
-"""PriorTask: training of any prior of codes on windows of songs, encoded before or on the fly, with their conditions."""
+"""PriorTask: training of a prior on windows of songs with their conditions. Songs are encoded before or on the fly."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from priors.transformer.trunk import Transformer
 from vqvae.codec import Codec, as_tensor
 from vqvae.streams import CodecSpec
 
-Curves = dict[str, dict[str, np.ndarray]]  # song -> control -> its value in each frame
+Curves = dict[str, dict[str, np.ndarray]]  # song -> control -> value in each frame
 
 
 class PriorTask(Task):
-    """Training of a prior of one or several streams; a prior that samples masks is trained on partly known windows."""
+    """Training of a prior of one or several streams. A masked prior is trained on partly known windows."""
 
     unit = "codes"
 
@@ -46,7 +46,7 @@ class PriorTask(Task):
         self.setup, self.jukebox, self.config, self.name = setup, setup.model, setup.config, setup.part
         self.data, self.recipe, self.seed, self.device = (setup.data, setup.recipe, setup.seed, torch.device(setup.device))
         self.labels, spec = labels or self.jukebox.labels_of(self.name), self.config.spec
-        info, self.stream = self.jukebox.info, spec.writes[-1]  # the length of windows is in frames of the coarsest
+        info, self.stream = self.jukebox.info, spec.writes[-1]  # window lengths are in frames of the coarsest stream
         self.streams = tuple(dict.fromkeys((*spec.writes, *spec.reads)))
         hashes = {f"codes of {stream}": info.codes_hash(stream) for stream in self.streams}
         self.identity = {**hashes, **settings(self.config, self.name)}
@@ -70,16 +70,19 @@ class PriorTask(Task):
 
     @property
     def seed_key(self) -> int:
-        """The key of the prior in seeds."""
+        """The number that identifies the prior in seeds."""
         return self.config.seed_key or self.jukebox.spec.stream(self.stream).seed_key
 
     def _codec_of(self, stream: str, streams: Sequence[str]) -> Codec:
-        """The codec of a stream with those of `streams` that it has: building it uses random numbers, on which initial weights depend."""
+        """Build the codec of `stream`, with all of its streams that are in `streams`.
+
+        Building the codec uses random numbers, so the initial weights of the prior depend on the built streams.
+        """
         names = self.jukebox.info.codec_of(stream).config.spec.names
         return self.jukebox.codec([name for name in streams if name in names])
 
     def open(self) -> None:
-        """Finds the encoded songs and prepares their conditions."""
+        """Find the encoded songs and prepare their conditions."""
         self.codes, rows, self.songs = songs_to_train_on(self)
         model = self.jukebox
         self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
@@ -102,9 +105,10 @@ class PriorTask(Task):
         return replace(batch, known=known, asked=asked, counts={level: float(some.sum()) for level, some in asked.items()})
 
     def share(self, parts: Sequence[Batch]) -> list[Batch]:
-        """The parts of this rank, each with the mean counts of predicted codes per part of the global batch.
+        """Return the parts of this rank, with the mean number of predicted codes per part of the global batch.
 
-        Rows have different numbers of predicted codes, and the loss is a mean over the codes of the global batch.
+        The loss is a mean over the predicted codes of the global batch, and batch rows have different numbers of predicted
+        codes.
         """
         if parts[0].counts is None:
             return list(parts)
@@ -114,7 +118,7 @@ class PriorTask(Task):
         return [replace(each, counts=counts) for each in parts]
 
     def _start(self, start: int, seed: Sequence[int]) -> int:
-        """The first frame of a window: for a share of windows the first frame of the song."""
+        """Return the first frame of a window: 0 for a random share `song_starts` of the windows, else `start`."""
         share = self.recipe.song_starts
         return 0 if share and np.random.default_rng([*seed, 2]).random() < share else start
 
@@ -131,7 +135,7 @@ class PriorTask(Task):
         return codes, replace(cond, controls=self._controls(name, start, seed)) if config.controls else cond
 
     def _controls(self, song: str, start: int, seed: Sequence[int]) -> dict[str, Tensor]:
-        """The controls of a window, each of which is dropped as labels are."""
+        """Return the controls of a window. Each control is dropped (set to 0) as often as labels are."""
         rng, controls, frame = np.random.default_rng((*seed, 4)), {}, self.config.control_frame
         for name in self.config.controls:
             values = self.curves[song][name][start // frame : (start + self.config.n_ctx) // frame]
@@ -146,7 +150,7 @@ class PriorTask(Task):
         self.jukebox.save_prior(self.name, model, self.without_lyrics)
 
     def examples(self, model: Any, folder: Path, step: int) -> list[Path]:
-        """Write a decoded window sampled with the conditions of the first training song, and its attention to the lyrics."""
+        """Write a decoded window, sampled with the conditions of the first training song, and its attention to the lyrics."""
         return prior_examples(
             model, self.jukebox.codec([self.config.spec.writes[0]]), self.codes, self.songs[0], self.prepared[0], folder, step,
             fold(self.seed, self.seed_key), self.device,
@@ -154,7 +158,7 @@ class PriorTask(Task):
 
 
 def control_curves(task: PriorTask, rows: Mapping[str, SongRow]) -> Curves:
-    """Tempo and note density of each song, by frame of the controls; measured now where that was not done."""
+    """Return tempo and note density of each song, per control frame. Missing measurements are made now."""
     known = measured_controls(task.data, [rows[song] for song in task.songs], task.setup.cache)
     step, curves = task.config.control_frame, {}
     for song in task.songs:
@@ -166,7 +170,7 @@ def control_curves(task: PriorTask, rows: Mapping[str, SongRow]) -> Curves:
 
 
 def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:
-    """Raise UserError if a prior is configured with another number of books than its streams have."""
+    """Raise UserError if the number of books in the configuration of a prior differs from that of its streams."""
     for stream in map(spec.stream, config.spec.writes):
         if stream.books != (books := getattr(config, "books", stream.books)):
             raise UserError(
@@ -176,7 +180,7 @@ def check_books(name: str, config: PriorConfig, spec: CodecSpec) -> None:
 
 
 def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
-    """Apply the recipe to every trunk of a prior: gradient checkpointing, a residual stream in bf16, compiled blocks."""
+    """Apply the recipe to all trunks of a prior: gradient checkpointing, residual stream in bf16, compiled blocks."""
     for trunk in [module for module in model.modules() if isinstance(module, Transformer)]:
         trunk.config = replace(trunk.config, recompute=trunk.config.recompute or recipe.recompute)
         trunk.bf16_stream = recipe.bf16_stream
@@ -185,9 +189,9 @@ def configure_trunks(model: torch.nn.Module, recipe: Recipe) -> None:
 
 
 def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Mapping[str, SongRow], list[str]]:
-    """The codes, the training songs' rows, and those songs that have all streams of a task and fill a window.
+    """Return a reader of codes (stored, or encoded on the fly), the rows of the training songs, and the songs to train on.
 
-    The codes are read, or encoded on the fly.
+    The songs to train on have all streams of the task and are at least one window long. Raises UserError if there are none.
     """
     config, rows = task.config, {row.song: row for row in training_rows(task.data)}
     cache = task.setup.cache

@@ -1,4 +1,4 @@
-"""Training tasks by kind of codec or prior, and their words on the command line."""
+"""Registry of training tasks by kind of codec or prior, and aliases of kinds on the command line."""
 
 from __future__ import annotations
 
