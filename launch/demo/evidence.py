@@ -82,8 +82,7 @@ def measure(folder: Path, seed: int, plan: SongPlan, lengths: Seconds) -> None:
 
 
 def true_groups(corpus: Corpus, seed: int, plan: SongPlan, lengths: Seconds) -> Groups:
-    """Return groups of real audio: held-out songs, their reconstructions and their parts after a prompt, and requested songs.
-    """
+    """Return the groups of real audio: held-out songs with reconstructions and parts after a prompt, and requested songs."""
     held, made = [], []
     for row in corpus.held[: plan.held]:
         piece, truth = corpus.piece(row, plan.seconds), truth_of(row, seed, lengths)
