@@ -38,8 +38,8 @@ def name_key(name: str) -> str:
 def syllables(word: str) -> int:
     """Return the number of syllables of a word: its groups of vowels, at least 1.
 
-    Accents are removed first. A Chinese, Japanese or Korean character is one syllable. In any other script than Latin two
-    characters are one syllable.
+    Accents are removed first. A Chinese, Japanese or Korean character is one syllable. In other non-Latin scripts two
+    characters count as one syllable.
     """
     signs = sum(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL")) for char in word)
     plain = "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).lower()

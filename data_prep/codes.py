@@ -6,8 +6,8 @@ A frame is one number, or a list of fixed size (several books, or a latent). The
 and the next run continues after them. A song can be written again with other streams. The index is computed from the shards and
 has the position of each stream of each song.
 
-`CodesReader` maps the shards of one or several folders into memory. It reads a slice of a song without reading the rest of the
-file. In shards of version 1 the columns `level_0`, `level_1`, .. are the streams `vq.0`, `vq.1`, ..
+`CodesReader` maps the shards of one or several folders into memory, and reads a slice of a song without the rest of the file.
+In shards of version 1 the columns `level_0`, `level_1`, .. are the streams `vq.0`, `vq.1`, ..
 """
 
 from __future__ import annotations

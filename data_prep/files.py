@@ -48,7 +48,7 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
 def named_in_utf_8(folder: Path, what: str) -> Path:
     """Return the folder; UserError if its path is not UTF-8.
 
-    pyarrow and safetensors cannot open files in a folder with another name.
+    pyarrow and safetensors cannot open files in a folder whose path is not UTF-8.
     """
     try:
         str(folder.resolve()).encode()
@@ -81,7 +81,10 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise UserError if a result file cannot be written; called before slow work. The folder of the file is created."""
+    """Raise UserError if a result file cannot be written.
+
+    The function is called before slow work. It creates the folder of the file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

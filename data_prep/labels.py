@@ -135,7 +135,7 @@ def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
 
 
 def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:
-    """Return the names that have a key that is not in `known`, without duplicates."""
+    """Return the names whose keys are not in `known`, without duplicates."""
     new: dict[str, str] = {}
     for name in names:
         if key(name) and key(name) not in known and key(name) != key(UNKNOWN):

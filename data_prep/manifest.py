@@ -4,8 +4,8 @@ Every file is decoded once in a worker process (`pool.py`), which measures its l
 path and do not depend on the number of processes. They are written atomically at the end. During the run, results are appended
 to a journal, and an interrupted run continues from the journal.
 
-The split is by whole songs. A song is a test song depending on a hash of the seed and the bytes of its file. So a song is in
-the same split in every folder, and copies of a song are never in both splits.
+The split assigns whole songs to training or test, by a hash of the seed and the bytes of the file. So a song is in the same
+split in every folder, and copies of a song are never in both splits.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def read(
 def mix(audio: np.ndarray, channels: int) -> np.ndarray:
     """Convert (c, t) to (channels, t).
 
-    One channel is the mean of all. Two channels are a mix of surround by its layout, or copies of a mono channel.
+    One channel is the mean of all channels. Surround sound is mixed to two channels by its layout. In all other cases each
+    channel is a copy of the mean.
     """
     if len(audio) == channels:
         return audio

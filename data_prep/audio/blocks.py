@@ -18,7 +18,8 @@ from data_prep.audio.audio import mix
 from data_prep.audio.decoders import decoded, open_source
 from data_prep.errors import BadAudio
 
-CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # clipping is not audible below these numbers of samples, shares and peaks (1 dB)
+# Clipping is audible if CLIPPED samples are beyond full scale, and their share or the peak (1 dB) exceeds its limit.
+CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:

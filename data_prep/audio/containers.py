@@ -163,7 +163,10 @@ def _follows(data: Bytes, at: int) -> bool:
 
 
 def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
-    """Add the number of samples of a compressed wav file, from its fact chunk; the last block of such a file is padded."""
+    """Return the link with the number of samples of a compressed wav file, read from its fact chunk.
+
+    The last block of a compressed wav file is padded.
+    """
     form, fact = parts.get(b"fmt ", b""), parts.get(b"fact", b"")
     if len(form) < 28 or len(fact) < 12 or _number(form, 8, 2, order) not in COMPRESSED:
         return link
@@ -171,7 +174,7 @@ def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
 
 
 def _with_comm(link: Link, parts: Mapping[bytes, bytes]) -> Link:
-    """Add the number of samples of an uncompressed aiff file, from its COMM chunk."""
+    """Return the link with the number of samples of an uncompressed aiff file, read from its COMM chunk."""
     comm = parts.get(b"COMM", b"")
     is_plain = len(comm) >= 26 and comm[26:30] in (b"", b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64")
     return replace(link, declared=_number(comm, 10, 4, "big")) if is_plain else link

@@ -35,7 +35,7 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 BLOCK = 1 << 14  # samples decoded at a time
 RATES = (2_000, 768_000)  # Hz, plausible sample rates
 MOST_CHANNELS = 64
-MOST_PER_BYTE = 1 << 11  # samples; silence has 1,440 in 2 bytes of opus, and mostly 4,096 in 14 bytes of flac
+MOST_PER_BYTE = 1 << 11  # most samples per byte; of silence, 2 bytes of opus hold 1,440, and 14 bytes of flac mostly 4,096
 SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile seeks exactly
 VORBIS_ORDER = {  # channels -> position in the file (ogg vorbis, opus) of each channel of a wav file
     3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
@@ -206,7 +206,7 @@ class AvDecoder:
     def _declared(self, stream: Any) -> int | None:
         """Return the length in samples; None if the container does not state it exactly.
 
-        The length is exact in mp4, where the last block of aac is padded.
+        An mp4 file states the exact length, although the last block of aac is padded.
         """
         return (stream.duration or None) if stream.time_base == Fraction(1, stream.rate) else None
 

@@ -38,7 +38,7 @@ class Mp3Run:
 
     @property
     def cut(self) -> str | None:
-        """A description of the missing frames, if the Xing frame states more than there are.
+        """A description of the missing frames, if the Xing frame states more frames than the file has.
 
         Some writers count the Xing frame too, so that a difference of one is allowed.
         """

@@ -72,7 +72,7 @@ _LATIN = frozenset({"cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "mac_ro
 _TWICE = {ord(char): byte for byte in range(128, 160) if (char := bytes([byte]).decode("cp1252", "ignore"))}
 _SIGNS = frozenset("’‘“”–—…«»¿¡°´·、。，！？「」『』（）：；～・")
 _VOWELS = frozenset("аеёиоуыэюяіїєαεηιουωάέήίόύώ")
-_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # characters at a place in a word where they cannot be
+_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # characters that cannot be at this place of a word
 _RARE, _FOREIGN, _BROKEN = math.log(2e-5), math.log(1e-7), math.log(1e-10)
 _CERTAIN = math.log(30)  # least log likelihood ratio between the best and the second-best reading
 _MAX_WORDS, _MAX_WORD = 2000, 40  # limits on the words, and the characters per word, that are used

@@ -35,7 +35,10 @@ TAG_CHUNKS, CONTAINERS = ("id3 ", "ID3 "), {"WAV": "RIFF", "WAVEX": "RIFF", "RF6
 
 @dataclass(frozen=True)
 class Kept:
-    """The metadata of a file; by `kind`, `chunks` are the chunks of a wav or aiff file or the blocks of a flac file."""
+    """The metadata of a file.
+
+    `kind` is the container. `chunks` are the chunks of a wav or aiff file, or the blocks of a flac file.
+    """
 
     kind: str = ""
     id3: bytes = b""  # a whole tag
@@ -149,7 +152,7 @@ def _in_milliseconds(tags: Any, info: Any) -> Any:
 
 
 def _read_container(path: Path, found: Kept, only_chapters: bool) -> None:
-    """Add the chapters of a container and, if mutagen cannot read it, its tags and pictures, read with PyAV."""
+    """Add the chapters of a container and, unless `only_chapters`, its tags and pictures, read with PyAV."""
     import av
     from av.stream import Disposition
 

@@ -41,12 +41,12 @@ class SungWord:
 
     @property
     def start(self) -> float:
-        """Seconds from the beginning of the song."""
+        """Start in seconds from the beginning of the song."""
         return self.syllables[0].start
 
     @property
     def end(self) -> float:
-        """Seconds from the beginning of the song."""
+        """End in seconds from the beginning of the song."""
         return self.syllables[-1].end
 
     @property

@@ -4,8 +4,9 @@ Every step is a verb that a user can also run.
 
     synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> page, tables
 
-Two processes train in parallel, the three levels and the spectral codec. Two processes of one thread each are 1.5 times as fast
-as one process of two threads. An interrupted demo continues: every step skips existing results.
+Two processes train in parallel: one trains the three levels, the other the spectral codec and its prior. Two processes of one
+thread each are 1.5 times as fast as one process of two threads. An interrupted demo continues: every step skips existing
+results.
 """
 
 from __future__ import annotations

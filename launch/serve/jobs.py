@@ -31,7 +31,7 @@ KEPT = 1000  # number of records of finished jobs that are kept
 class ServedJob:
     """A job as the API shows it.
 
-    `request` is the request. `run` is the run folder that the job writes. `weights` is the share of its time per level, and
+    `request` is the request. `run` is the run folder that the job writes. `weights` is the relative time of each level, and
     `share` (0 to 1) is the finished part. `place` is the place in the queue (1 is next). `notes` are warnings, and `error` is
     one sentence.
     """

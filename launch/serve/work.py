@@ -1,8 +1,8 @@
 """The work of the server for each kind of job, by the Python API: check it, plan it, write its request, sample it.
 
 A song (sample, continue, branch) has a run folder with its request before its job is in the queue. `Jukebox.resume` samples it,
-also after a kill. An edit writes its request when it begins, and the same call continues it. All errors of the user are
-UserErrors of one sentence.
+also after a kill. An edit writes its request when it begins, and after a kill the same call continues the edit. All errors of
+the user are UserErrors of one sentence.
 """
 
 from __future__ import annotations
