@@ -194,9 +194,9 @@ def _pace_of_song(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
 
 
 def next_line(beats: int, bar: int) -> int:
-    """Return the beat on which the next line starts: the first multiple of `bar` that leaves a rest of at least one beat.
+    """Return the beat on which the next line starts: the first bar line that leaves a rest of at least one beat.
 
-    The current line starts on beat 0 and has `beats` beats.
+    The current line ends at beat `beats`, counted from any bar line.
     """
     return -(-(beats + 1) // bar) * bar
 

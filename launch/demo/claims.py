@@ -104,5 +104,5 @@ def _claims(get: Callable[[str, str], Sequence[float]]) -> Iterator[Claim]:
 
 
 def _quotient(a: float, b: float) -> float:
-    """Return a / b; inf if only b is 0, nan if both are 0."""
+    """Return a / b; for b = 0 inf if a is positive, else nan."""
     return a / b if b else math.inf if a > 0 else math.nan
