@@ -1,9 +1,9 @@
-"""The time of each character of the lyrics: from word times, from .lrc lines, or by a rule.
+"""Assign a time to each character of the lyrics: from word times, from .lrc lines, or by a rule.
 
 A prior uses lyrics only if the times of the characters are known. Word times are the most accurate, and the lines of an .lrc
-file are nearly as good. Plain lyrics are placed by a common rule: a line begins on a bar, a syllable lasts a beat, and after
-its last word a line rests until the next bar that is at least one beat away. The lengths of beats and bars are measured on the
-songs of the data that have word times (`Pace`).
+file are nearly as good. Plain lyrics are placed by a rule. A line begins on a bar, and a syllable lasts a beat. After its last
+word a line rests for at least one beat, until the next bar begins. `Pace` has the lengths of beats and bars. They are measured
+on the songs of the data that have word times.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METRES = (4, 3, 6, 8, 2, 5, 7)  # beats per bar, common ones first
 
 
 class TimedText(NamedTuple):
-    """A word or a line of the lyrics and the seconds at which it begins and ends."""
+    """A word or a line of the lyrics, with its start and end in seconds."""
 
     text: str
     start: float
@@ -36,10 +36,10 @@ def name_key(name: str) -> str:
 
 
 def syllables(word: str) -> int:
-    """Count the syllables of a word: its groups of vowels; at least 1.
+    """Return the number of syllables of a word: its groups of vowels, at least 1.
 
-    Accents are removed first. In other scripts each Chinese, Japanese or Korean character is a syllable, else two characters
-    are.
+    Accents are removed first. A Chinese, Japanese or Korean character is one syllable. In other non-Latin scripts two
+    characters count as one syllable.
     """
     signs = sum(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL")) for char in word)
     plain = "".join(char for char in unicodedata.normalize("NFKD", word) if not unicodedata.combining(char)).lower()
@@ -54,35 +54,37 @@ def syllables(word: str) -> int:
 
 
 def _words(text: str) -> list[tuple[int, int]]:
-    """Return where each word of a text begins and ends."""
+    """Return (start, end) of each word of a text, as character indices."""
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 
 def _bare(word: str) -> str:
-    """Return a word without its punctuation and case, for comparison (the whole word if nothing else is left)."""
+    """Return a word in lower case without punctuation, for comparison; a word of punctuation only is returned unchanged."""
     return "".join(char for char in word.casefold() if char.isalnum()) or word
 
 
 def _matched(lyrics: str, times: Sequence[TimedText]) -> list[tuple[int, float, float]]:
-    """Return (index of the word in the lyrics, start, end) of every word with a time.
+    """Return (index of the word in the lyrics, start, end) of each word that has a time.
 
-    The time of a line is divided evenly between its characters. Words that differ (sung twice, or left out) are skipped.
+    The time of a line is divided evenly among its characters. Words that differ between the lyrics and `times` (sung twice, or
+    left out) are skipped.
     """
     timed = []
     for text, start, end in times:
         each = (end - start) / max(1, len(text))
         timed += [(_bare(text[a:b]), start + each * a, start + each * b) for a, b in _words(text)]
     written = [_bare(lyrics[a:b]) for a, b in _words(lyrics)]
-    if written == [word for word, _, _ in timed]:  # as they were read; the search below is quadratic
+    if written == [word for word, _, _ in timed]:  # the usual case; the search below is quadratic
         return [(number, start, end) for number, (_, start, end) in enumerate(timed)]
     blocks = SequenceMatcher(None, written, [word for word, _, _ in timed], autojunk=False).get_matching_blocks()
     return [(block.a + i, *timed[block.b + i][1:]) for block in blocks for i in range(block.size)]
 
 
 def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
-    """Return float32 (len(lyrics),): the second in the middle of each character's share of its word; nan where unknown.
+    """Return the time of each character in seconds, float32 (len(lyrics),); nan where the time is unknown.
 
-    The time of a space is between its neighbours if both are known.
+    The time of a word is divided evenly among its characters, and a character gets the middle of its share. A space gets a time
+    between its two words if both words have times.
     """
     result = np.full(len(lyrics), np.nan, np.float32)
     words, last = _words(lyrics), None
@@ -98,7 +100,7 @@ def character_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
 
 
 def word_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
-    """Return float64 (len(lyrics), 2): when the word of each character begins and ends; nan between words and where unknown."""
+    """Return start and end of the word of each character, float64 (len(lyrics), 2); nan between words and where unknown."""
     result = np.full((len(lyrics), 2), np.nan)
     words = _words(lyrics)
     for number, start, end in _matched(lyrics, times):
@@ -111,9 +113,9 @@ def word_seconds(lyrics: str, times: Sequence[TimedText]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pace:
-    """How songs are sung: `beat` seconds per syllable, `bar` beats per bar, `lead` seconds before the first word.
+    """Tempo of singing: `beat` seconds per syllable, `bar` beats per bar, `lead` seconds before the first word.
 
-    `genres` has the measured pace of each genre, by `name_key`.
+    `genres` maps each genre (its `name_key`) to the pace measured on its songs.
     """
 
     beat: float
@@ -122,24 +124,28 @@ class Pace:
     genres: Mapping[str, Pace] = field(default_factory=dict)
 
     def of(self, genres: Iterable[str]) -> Pace:
-        """Return the pace of the first of these genres that has one, else of all songs."""
+        """Return the pace of the first of `genres` that has a measured pace; if none has, return this pace of all songs."""
         return next((self.genres[name_key(genre)] for genre in genres if name_key(genre) in self.genres), self)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and dictionaries."""
+        """Convert to numbers and dictionaries for json."""
         own = {name: pace.to_json() for name, pace in sorted(self.genres.items())}
         return {"beat": self.beat, "bar": self.bar, "lead": self.lead, **({"genres": own} if own else {})}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Pace:
-        """The inverse of `to_json`."""
+        """Create a pace from the result of `to_json`."""
         genres = {name: Pace.from_json(pace) for name, pace in data.get("genres", {}).items()}
         return Pace(float(data["beat"]), int(data["bar"]), float(data["lead"]), genres)
 
 
 @dataclass(frozen=True)
 class _Sung:
-    """Measurements of one song: seconds of each syllable; (syllables of a line, beats to the next line); time of the first word."""
+    """Measurements of one song.
+
+    `beats` has the seconds per syllable of each word. `lines` has, for each line, the number of syllables and the beats from
+    its start to the start of the next line. `lead` is the time of the first word in seconds.
+    """
 
     beats: list[float]
     lines: list[tuple[int, float]]
@@ -147,9 +153,9 @@ class _Sung:
 
 
 def measure_pace(rows: Iterable[Any]) -> Pace | None:
-    """Measure the pace of all songs, and of each genre, on rows with `lyrics`, `genres` and word times.
+    """Measure the pace of all songs and of each genre on rows with `lyrics`, `genres` and `word_times`.
 
-    None if no song has word times (times of lines alone do not give the pace).
+    Return None if no song has times of single words. Times of lines are not enough to measure the pace.
     """
     everything: list[_Sung] = []
     by_genre: dict[str, list[_Sung]] = {}
@@ -188,14 +194,18 @@ def _pace_of_song(lyrics: str, times: Sequence[TimedText]) -> _Sung | None:
 
 
 def next_line(beats: int, bar: int) -> int:
-    """Return the first bar line that leaves at least one beat of rest after so many beats."""
+    """Return the beat on which the next line starts: the first bar line that leaves a rest of at least one beat.
+
+    The current line ends at beat `beats`, counted from any bar line.
+    """
     return -(-(beats + 1) // bar) * bar
 
 
 def _middle(songs: Sequence[_Sung]) -> Pace:
-    """Return the pace of some songs: medians, and the bar with which `place` reproduces the times of their lines best.
+    """Return the pace of several songs: the medians of their measurements, and the best bar.
 
-    If several bars are about equally good (a line of 5 and a rest fill two bars of 3 and one of 6), a common bar is chosen.
+    The best bar is the one with which `place` reproduces the starts of the lines most exactly. If several bars are about
+    equally good, the most common of them is chosen: a line of 5 beats with its rest fills two bars of 3 and also one bar of 6.
     """
     beat = float(np.median([beat for song in songs for beat in song.beats]))
     lines = [line for song in songs for line in song.lines]
@@ -206,9 +216,9 @@ def _middle(songs: Sequence[_Sung]) -> Pace:
 
 
 def place(lyrics: str, seconds: float, pace: Pace | None, genres: Iterable[str] = ()) -> list[TimedText]:
-    """Return the words of plain lyrics with the times at which a song of `seconds` would sing them.
+    """Return the words of plain lyrics, each with the time at which a song of length `seconds` would sing it.
 
-    Lines begin on bars and a syllable lasts a beat; lyrics that are too long for the song are compressed evenly in time.
+    Lines begin on bars, and a syllable lasts a beat. Lyrics that are too long for the song are compressed evenly in time.
     Without a pace the lines divide the song evenly.
     """
     lines = [words for line in lyrics.splitlines() if (words := line.split())]

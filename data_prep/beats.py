@@ -1,7 +1,8 @@
-"""Times of beats and note onsets of a recording, in seconds, by librosa (beats by Ellis 2007).
+"""Find beats and note onsets of a recording with librosa (beat tracker: Ellis 2007); all times are in seconds.
 
-Onset strength, 43 values per second, is computed in blocks, so that memory does not grow with the audio. Beats and onsets are
-found in the whole curve. librosa compiles its beat tracker at the first call, which takes some 15 seconds.
+The onset strength has 43 values per second. It is computed in blocks, so that memory does not grow with the length of the
+audio. Beats and onsets are then found in the whole curve. The first call takes about 15 seconds, because librosa compiles its
+beat tracker.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ PIECE, MARGIN = 2048 * HOP, 8 * HOP  # samples per block, and margin on both sid
 
 
 class Pulse(NamedTuple):
-    """Beats per minute, time of each beat in seconds, and ratio of the onset strength at beats to that elsewhere.
+    """Tempo in beats per minute, times of the beats in seconds, and clarity of the beat.
 
-    The tracker finds beats in any signal. `clarity` is 1.1 for noise, up to 1.35 for music without a beat, and above 1.75 for
-    an audible beat; 0 if there is less than one beat per 2.5 s.
+    `clarity` is the mean onset strength at the beats, divided by the mean onset strength of the whole recording. The tracker
+    finds beats in any signal: clarity is 1.1 for noise, up to 1.35 for music without a beat, and above 1.75 for an audible
+    beat. Clarity is 0 if there is less than one beat per 2.5 s.
     """
 
     tempo: float
@@ -37,17 +39,20 @@ class Pulse(NamedTuple):
 
 
 def find_beats(path: str | Path) -> Pulse:
-    """The beats of a recording; none without onsets."""
+    """Find the beats of an audio file; the result has no beats if the file has no onsets."""
     return beats_of(_strength(_sound(path)))
 
 
 def find_onsets(path: str | Path) -> Float[np.ndarray, " n"]:
-    """The seconds at which notes begin: peaks of the onset strength, traced back to where it began to rise."""
+    """Return the times of the note onsets of an audio file, in seconds.
+
+    An onset is a peak of the onset strength, moved back to the point where the strength starts to rise.
+    """
     return _onsets(_strength(_sound(path)))
 
 
 def onsets_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Float[np.ndarray, " n"]:
-    """The times of note onsets in mono samples."""
+    """Return the times of the note onsets of mono samples, in seconds."""
     return _onsets(_strength(_at_rate(audio, sample_rate)))
 
 
@@ -63,12 +68,12 @@ def _onsets(strength: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
 
 
 def pulse_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> Pulse:
-    """The beats of mono samples."""
+    """Find the beats of mono samples."""
     return beats_of(_strength(_at_rate(audio, sample_rate)))
 
 
 def beats_of(strength: Float[np.ndarray, " n"]) -> Pulse:
-    """The beats of an onset strength curve."""
+    """Find the beats of an onset strength curve."""
     import librosa
 
     if not strength.any():
@@ -96,7 +101,7 @@ def _sound(path: str | Path) -> Iterator[Float[np.ndarray, " n"]]:
 
 
 def _strength(blocks: Iterator[Float[np.ndarray, " n"]]) -> Float[np.ndarray, " m"]:
-    """Onset strength, one value per HOP samples, computed in blocks with a margin that is dropped."""
+    """Return the onset strength, one value per HOP samples, computed in blocks with a margin that is dropped."""
     import librosa
 
     parts, held, margin, more = [], np.zeros(0, np.float32), 0, True

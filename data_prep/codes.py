@@ -1,10 +1,13 @@
-"""Tables of streams: Arrow files of about 1 GB, one row per song, one large list of frames per stream, and an index.
+"""Tables of streams: Arrow files of about 1 GB with one row per song and one list of frames per stream, and an index.
 
-A frame is one number, or a list of fixed size (several books, or a latent); numbers have the stream's dtype. `CodesWriter`
-writes each song to a file that is renamed when it is complete; the index is computed from the shards. So a killed job keeps its
-finished songs and continues after them. A song may be written again with other streams: the index has the position of each
-stream of each song. `CodesReader` maps the shards of one or several folders into memory and reads a slice of a song without
-touching the rest. In shards of version 1 the columns `level_0` .. are the streams `vq.0` ..
+A frame is one number, or a list of fixed size (several books, or a latent). The numbers have the dtype of the stream.
+
+`CodesWriter` writes songs to a temporary file and renames a complete file to a shard. A killed job keeps its finished songs,
+and the next run continues after them. A song can be written again with other streams. The index is computed from the shards and
+has the position of each stream of each song.
+
+`CodesReader` maps the shards of one or several folders into memory, and reads a slice of a song without the rest of the file.
+In shards of version 1 the columns `level_0`, `level_1`, .. are the streams `vq.0`, `vq.1`, ..
 """
 
 from __future__ import annotations
@@ -26,23 +29,23 @@ SHARD_BYTES = 1 << 30
 class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
     """Append the frames of songs to a folder; `songs_done` are the songs that already have all streams of this writer.
 
-    Several writers (one a rank) may share a folder when each has its own `name` (without "-").
+    Several writers (one per rank) can share a folder if each has a different `name`. A name has no "-".
     """
 
     def __init__(self, folder: str | Path, streams: Sequence[str], shard_bytes: int = SHARD_BYTES, name: str = "codes") -> None:
-        """Open or continue a folder; the unfinished file of a killed writer with the same name is first made a shard."""
+        """Open a folder; first turn the unfinished file of a killed writer of the same name into a shard."""
         self.folder, self.streams, self.shard_bytes, self.name = Path(folder), tuple(streams), shard_bytes, name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._writer: Any = None
         self._bytes = 0
-        for part in sorted(self.folder.glob(f".{name}-*")):  # .lost (a kill during a recovery) is before .part
+        for part in sorted(self.folder.glob(f".{name}-*")):  # .lost, left by a kill during a recovery, sorts before .part
             if part.exists():
                 self._rescue(part)
         lengths = _lengths(_entries(self.folder))
         self.songs_done = {song for song, has in lengths.items() if set(self.streams) <= set(has)}
 
     def add(self, song: str, values: Mapping[str, np.ndarray]) -> None:
-        """Write the frames (t, ...) of one song by stream; after the call a kill does not lose them."""
+        """Write the frames (t, ...) of each stream of one song; a kill after this call does not lose them."""
         import pyarrow as pa
 
         if set(values) != set(self.streams):
@@ -65,7 +68,7 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
             self._finish()
 
     def _write(self, batch: Any) -> None:
-        """Append a song, a record batch of one row, to the current shard."""
+        """Append a song, which is a record batch of one row, to the current shard."""
         import pyarrow as pa
 
         if self._writer is None:
@@ -85,7 +88,10 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
         self._writer, self._bytes = None, 0
 
     def _rescue(self, part: Path) -> None:
-        """Recover the songs of an unfinished file as a shard; after 8 bytes it is an incomplete stream of batches."""
+        """Turn the complete songs of an unfinished file into a shard.
+
+        After its first 8 bytes the file is a stream of record batches, and its last batch may be incomplete.
+        """
         import pyarrow as pa
 
         lost = part.rename(part.with_suffix(".lost"))  # frees the name for the new file
@@ -103,7 +109,7 @@ class CodesWriter(contextlib.AbstractContextManager["CodesWriter"]):
         write_index(self.folder)
 
     def __exit__(self, *exception: object) -> None:
-        """Close the writer; finished songs are kept also after an error."""
+        """Close the writer; songs that are already written are kept, also after an error."""
         self.close()
 
 
@@ -116,7 +122,7 @@ def write_index(folder: str | Path) -> None:
     folder = Path(folder)
     text, number = pa.string(), pa.int64()
     schema = pa.schema([("song", text), ("stream", text), ("shard", text), ("row", number), ("length", number)])
-    with FileLock(folder / ".index.lock"):  # if two writers end at the same time, the later one has seen all shards
+    with FileLock(folder / ".index.lock"):  # if two writers end at the same time, the later one indexes all shards
         rows = [dict(zip(schema.names, row)) for row in sorted(_entries(folder).values())]
         table = pa.Table.from_pylist(rows, schema)
         with replacing(folder / INDEX) as temporary:
@@ -124,13 +130,13 @@ def write_index(folder: str | Path) -> None:
 
 
 class CodesReader:
-    """Reads frames from memory-mapped folders of shards; opening reads the index only."""
+    """Read frames from memory-mapped folders of shards; opening a folder reads only its index."""
 
     def __init__(self, *folders: str | Path) -> None:
-        """Read the index of each folder (computed from its shards if a killed job left none or an old one)."""
+        """Read the index of each folder; a missing or outdated index is computed from the shards."""
         self.folders = [Path(folder) for folder in folders]
         self._places: dict[tuple[str, str], tuple] = {}
-        for folder in reversed(self.folders):  # the first folder that has a song's stream is used
+        for folder in reversed(self.folders):  # the first folder that has a stream of a song is used
             self._places |= {key: (folder, *place) for key, place in _index(folder).items()}
         self._lengths = _lengths({key: place[1:] for key, place in self._places.items()})
         self._shards: dict[Path, Any] = {}
@@ -154,7 +160,7 @@ class CodesReader:
         return self._place(song, stream)[5]
 
     def read(self, song: str, stream: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return frames start..stop of a song, (t, ...): a read-only view into the file."""
+        """Return frames start..stop of a stream of a song, (t, ...), as a read-only view into the file."""
         folder, _, _, shard, row, length = self._place(song, stream)
         start, stop, _ = slice(start, stop).indices(length)
         path = folder / shard
@@ -172,7 +178,7 @@ class CodesReader:
         return {**self.__dict__, "_shards": {}}
 
     def _place(self, song: str, stream: str) -> tuple:
-        """Look up one stream of one song."""
+        """Return the position of a stream of a song; UserError if the folders do not have this stream."""
         try:
             return self._places[song, stream]
         except KeyError:
@@ -181,7 +187,7 @@ class CodesReader:
 
 
 def _index(folder: Path) -> dict[tuple[str, str], tuple]:
-    """Return the result of `_entries`, read from the index if it is newer than the shards."""
+    """Return the result of `_entries`, from the index file if it is newer than all shards."""
     import pyarrow.parquet as pq
 
     shards = sorted(folder.glob("*.arrow"))
@@ -203,7 +209,7 @@ def _open_shard(path: Path) -> Any:
 
 
 def _entries(folder: Path) -> dict[tuple[str, str], tuple[str, str, str, int, int]]:
-    """Return {(song, stream): (song, stream, shard, row, length)} from the shards; later shards replace earlier ones."""
+    """Return {(song, stream): (song, stream, shard, row, length)} from the shards; a newer shard replaces an older one."""
     places = {}
     for path in sorted(folder.glob("*.arrow"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         shard = _open_shard(path)

@@ -1,6 +1,6 @@
 """Atomic writes: a reader sees the old or the new content of a file, never a part, even if the writer is killed.
 
-There is also a lock of a folder for many readers or one writer.
+The module also has a lock of a folder, for one writer or many readers.
 """
 
 from __future__ import annotations
@@ -19,19 +19,17 @@ from data_prep.errors import UserError
 from data_prep.pool import alive
 
 IN_USE = ".in_use.lock"
-EXPANDED, SPARE = (
-    100,
-    1 << 30,
-)  # limit on the expanded size of a zip file: this multiple of its bytes, plus masks, which compress to almost nothing
+# The expanded size of a zip file is at most EXPANDED times its bytes plus SPARE: masks compress to almost nothing.
+EXPANDED, SPARE = 100, 1 << 30
 
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it replaces `path` if the block succeeds, and is removed if it raises.
+    """Yield a temporary path beside `path`; it replaces `path` if the block succeeds, and is removed if the block raises.
 
-    Its folder is created. The default name contains the process id, so that two processes do not share it; a killed process
-    leaves the file behind. A given name is reused by the next attempt. There is no fsync; a block that needs it calls it. An
-    OSError names `path`.
+    The folder of `path` is created. The default temporary name contains the process id, so that two processes do not share a
+    file. A killed process leaves its temporary file; the next attempt reuses the file if `temporary` is given. There is no
+    fsync. A block that needs fsync calls it. An OSError names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -39,16 +37,19 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(temporary), temporary):  # error of a write, or of a name that the user has not given
+        if error.filename in (None, str(temporary), temporary):  # a failed write, or a path that the user does not know
             error.filename = str(path)
         raise
     finally:
-        with suppress(OSError):  # the file does not exist, or could not be created
+        with suppress(OSError):  # the file was renamed or never created
             temporary.unlink()
 
 
 def named_in_utf_8(folder: Path, what: str) -> Path:
-    """Return the folder; UserError if its name is not UTF-8, because pyarrow and safetensors cannot open files in it."""
+    """Return the folder; UserError if its path is not UTF-8.
+
+    pyarrow and safetensors cannot open files in a folder whose path is not UTF-8.
+    """
     try:
         str(folder.resolve()).encode()
     except UnicodeEncodeError:
@@ -65,7 +66,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, data: dict) -> None:
     """Write a json file atomically; numbers that are not finite become null.
 
-    File names that are not UTF-8 have surrogates, which are escaped, so that they are valid json and are read back unchanged.
+    A file name that is not UTF-8 contains surrogates. They are escaped, so that the json is valid and the name is read back
+    unchanged.
     """
 
     def plain(value):
@@ -79,7 +81,10 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Check before the work that its result file can be written; UserError if not. The folder is created."""
+    """Raise UserError if a result file cannot be written.
+
+    The function is called before slow work. It creates the folder of the file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -91,7 +96,7 @@ def check_target(path: Path) -> None:
 
 
 def stand_in(path: Path) -> str:
-    """Describe a file that is not the expected data: empty, a Git LFS pointer, a web page; an empty text for anything else."""
+    """Return a description if a file is empty, a Git LFS pointer or a web page; return an empty string for any other file."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:
@@ -104,7 +109,7 @@ def stand_in(path: Path) -> str:
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError if the members of a zip file are far larger than the file and would fill the memory."""
+    """Raise ValueError if a zip file expands to far more bytes than it has, and so would fill the memory."""
     with zipfile.ZipFile(path) as archive:
         inside, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
     if inside > EXPANDED * size + SPARE:
@@ -112,7 +117,7 @@ def check_archive(path: Path) -> None:
 
 
 def file_hash(path: Path, digits: int = 12) -> str:
-    """The first digits of the SHA-256 of a file."""
+    """Return the first `digits` hexadecimal digits of the SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -123,10 +128,10 @@ def file_hash(path: Path, digits: int = 12) -> str:
 
 @contextmanager
 def held(folder: Path, alone: bool, refusal: str) -> Iterator[None]:
-    """Hold a folder's lock, exclusive (`alone`) or shared; UserError with the text `refusal` if another process blocks it.
+    """Hold the lock of a folder, exclusive (`alone`) or shared.
 
-    The system releases it when the process ends or is killed. If locks are not supported (a read-only disk, a system without
-    flock), nothing is held.
+    If another process blocks the lock, UserError with the text `refusal` is raised. The system releases the lock when the
+    process ends or is killed. If the folder does not support locks (a read-only disk, a system without flock), no lock is held.
     """
     try:
         import fcntl
@@ -148,7 +153,7 @@ def held(folder: Path, alone: bool, refusal: str) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-    """Open the file of a lock, created if possible; a file of another user is opened for reading."""
+    """Open or create the lock file; a file that another user owns is opened for reading."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError:

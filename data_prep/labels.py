@@ -1,4 +1,4 @@
-"""Artists and genres of a model with their ids; id 0 is "unknown"."""
+"""Artists and genres of a model and their ids; id 0 is "unknown"."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ UNKNOWN = "unknown"
 
 
 def clean(name: str, rules: str) -> str:
-    """A name in the spelling of the published id files: v2 lower case with _ for all but a-z and 0-9, v3 lower case only."""
+    """Return a name as the published id files spell it.
+
+    With the rules "v2" the name is in lower case, and every other character than a-z and 0-9 becomes "_". With "v3" the name is
+    only in lower case.
+    """
     name = name.lower()
     return name if rules == "v3" else re.sub("[^a-z0-9]+", "_", name).strip("_")
 
@@ -28,8 +32,8 @@ def clean(name: str, rules: str) -> str:
 class Labels:
     """Artists and genres in the order of their ids, "unknown" first, and the pace of their songs.
 
-    The lookup ignores case and surrounding spaces, or follows the `rules` of published models: "v2", where a genre is a bag of
-    its words, or "v3". In published models the last of two equal names is used.
+    The lookup ignores case and surrounding spaces. For a published model the lookup follows the `rules` of this model, "v2" or
+    "v3", and the last of two equal names is used. With "v2" a genre is a set of words, and each word has an id.
     """
 
     artists: tuple[str, ...] = (UNKNOWN,)
@@ -53,16 +57,17 @@ class Labels:
         return self._artist_ids.get(self._key(name or ""), 0)
 
     def genre_ids(self, names: Iterable[str]) -> list[int]:
-        """Return the id of each genre, 0 for unknown ones."""
+        """Return the id of each genre, 0 for unknown ones; with the rules "v2" the id of each word."""
         keys = [self._key(name) for name in names]
         if self.rules == "v2":
             keys = [word for key in keys for word in key.split("_")]
         return [self._genre_ids.get(key, 0) for key in keys]
 
     def extended(self, other: Labels) -> Labels:
-        """Return these labels followed by the unknown names of `other`; no id changes.
+        """Return these labels, followed by the names of `other` that they do not have; no id changes.
 
-        The pace does not change, except for genres without one. With the rules "v2" the names are words of genres.
+        The pace does not change; only genres that have no pace yet get the pace of `other`. With the rules "v2" the names are
+        the words of the genres.
         """
         genres = [clean(name, self.rules).split("_") if self.rules == "v2" else [name] for name in other.genres]
         artists = _unknown(other.artists, self._artist_ids, self._key)
@@ -73,14 +78,14 @@ class Labels:
         return replace(self, artists=(*self.artists, *artists), genres=(*self.genres, *words), pace=pace)
 
     def to_json(self) -> dict[str, Any]:
-        """Return lists and plain numbers; the inverse is `from_json`."""
+        """Convert to lists and numbers for json."""
         pace = self.pace.to_json() if self.pace else None
         rules = {"rules": self.rules} if self.rules else {}
         return {"artists": list(self.artists), "genres": list(self.genres), "pace": pace, **rules}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Labels:
-        """The inverse of `to_json`."""
+        """Create labels from the result of `to_json`."""
         pace = Pace.from_json(data["pace"]) if data.get("pace") else None
         return Labels(tuple(data["artists"]), tuple(data["genres"]), pace, data.get("rules", ""))
 
@@ -100,7 +105,10 @@ class Labels:
 
 
 def build_labels(rows: Iterable[Any]) -> Labels:
-    """Collect the names of all rows (each with `artist`, `genres`, `lyrics`, `word_times`), sorted, and their pace."""
+    """Collect the artists and genres of all rows, sorted, and measure the pace of the songs.
+
+    Each row has `artist`, `genres`, `lyrics` and `word_times`.
+    """
     rows = list(rows)
     artists = _vocabulary(row.artist for row in rows if row.artist)
     genres = _vocabulary(genre for row in rows for genre in row.genres)
@@ -108,10 +116,10 @@ def build_labels(rows: Iterable[Any]) -> Labels:
 
 
 def one_spelling(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, str]:
-    """Map each name to the most frequent spelling of it that differs in case and spaces only; the first in sorted order of
-    equal ones.
+    """Map each name to one spelling among the names that differ in case and spaces only.
 
-    A spelling in `known` is preferred to more frequent ones.
+    A spelling in `known` is preferred. Among several spellings the most frequent is chosen, and among equally frequent ones the
+    first in sorted order.
     """
     given, first = _spellings(names), _spellings(known)
     chosen = {key: min(counts.items(), key=lambda item: (-item[1], item[0]))[0] for key, counts in (given | first).items()}
@@ -119,7 +127,7 @@ def one_spelling(names: Iterable[str], known: Iterable[str] = ()) -> dict[str, s
 
 
 def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
-    """Counts of the spellings of each name, by `name_key`."""
+    """Return {`name_key`: number of uses of each spelling}."""
     spellings: dict[str, Counter[str]] = {}
     for name in names:
         spellings.setdefault(name_key(name), Counter())[name] += 1
@@ -127,7 +135,7 @@ def _spellings(names: Iterable[str]) -> dict[str, Counter[str]]:
 
 
 def _unknown(names: Iterable[str], known: Mapping[str, int], key: Callable[[str], str]) -> list[str]:
-    """Return the names with unknown keys, without duplicates."""
+    """Return the names whose keys are not in `known`, without duplicates."""
     new: dict[str, str] = {}
     for name in names:
         if key(name) and key(name) not in known and key(name) != key(UNKNOWN):

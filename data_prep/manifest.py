@@ -1,11 +1,11 @@
-"""From a folder of music to tables: manifest.parquet, one row per song, and refused.parquet, one row per skipped file.
+"""Convert a folder of music to tables: manifest.parquet has one row per song, refused.parquet one row per skipped file.
 
-Every file is decoded once in a worker process (`pool.py`) to measure its length and to check it. The tables are sorted by path
-and do not depend on the number of processes. They are written atomically. Until then, finished songs are in a journal, from
-which an interrupted run continues.
+Every file is decoded once in a worker process (`pool.py`), which measures its length and checks it. The tables are sorted by
+path and do not depend on the number of processes. They are written atomically at the end. During the run, results are appended
+to a journal, and an interrupted run continues from the journal.
 
-Test songs are whole songs, chosen by a hash of (seed, bytes of the file). So a song is in the same split in every folder, and
-copies of it are never in both splits.
+The split assigns whole songs to training or test, by a hash of the seed and the bytes of the file. So a song is in the same
+split in every folder, and copies of a song are never in both splits.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from data_prep.sources import LYRICS_SUFFIXES, UNREADABLE, Found, SongSource, co
 MANIFEST, REFUSED, LABELS, JOURNAL = "manifest.parquet", "refused.parquet", "labels.json", ".journal.jsonl"
 PROVENANCE = ("source", "licence")
 STALL = 120.0  # seconds within which a decoder must return samples
-SILENT = 1e-4  # largest |sample| of a silent file: -80 dB
+SILENT = 1e-4  # a file is silent if its largest |sample| is below this, -80 dB
 
 
 @dataclass(frozen=True)
 class SongRow:
-    """One song of the manifest; `song`, its path below the stored root, is also its name in the tables of codes."""
+    """One song of the manifest; `song` is its path below the stored root and also its name in the tables of codes."""
 
     song: str
     path: str
@@ -51,8 +51,8 @@ class SongRow:
     lyrics: str | None
     word_times: tuple[TimedText, ...]
     hash: str  # SHA-256 of the file
-    split: str  # split: "train" or "test"
-    source: str | None = None  # source of the song, as a text or URL
+    split: str  # "train" or "test"
+    source: str | None = None  # where the song is from, as a text or URL
     licence: str | None = None
 
 
@@ -66,7 +66,7 @@ class PrepareSummary:
     reasons: Mapping[str, int]
     ignored: int
     folder: Path
-    left_out: Mapping[str, int] = field(default_factory=dict)  # lyrics and names
+    left_out: Mapping[str, int] = field(default_factory=dict)  # unused parts of lyrics and names, with counts
     unread: Sequence[str] = ()  # songs with an unreadable file of lyrics
     ignored_suffixes: str = ""  # suffixes with the number of files of each
     several_tracks: int = 0  # songs of files with more than one audio track
@@ -97,11 +97,13 @@ def prepare(
     sources: str | Path | Sequence[str | Path], out: str | Path, *, add: bool = False, min_seconds: float = 1.0,
     test_share: float = 0.1, seed: int = 0, workers: int = 0,
 ) -> PrepareSummary | None:  # fmt: skip
-    """Write manifest.parquet, refused.parquet and labels.json of folders, csv or jsonl files into the folder `out`.
+    """Read folders, csv or jsonl files, and write manifest.parquet, refused.parquet and labels.json into the folder `out`.
 
-    `add` keeps the songs of `out` with their names and splits, and adds new songs. Under mpirun every rank calls it, and all
-    but the first get None. Raises UserError for a source without audio, if `out` has songs of other sources or is read by a
-    training, and, after writing the tables, if no file could be used.
+    With `add`, the songs of `out` keep their names and splits, and new songs are added. Under mpirun every rank calls this
+    function; rank 0 gets the summary, the others None.
+
+    Raises UserError for a source without audio, if `out` has songs of other sources, or if a training reads `out`. If no file
+    could be used, UserError is raised after the tables are written.
     """
     if not (0 <= test_share < 1 and min_seconds >= 0 and workers >= 0):
         given = f"{test_share}, {min_seconds} and {workers}"
@@ -128,7 +130,7 @@ def prepare(
 
 
 def _inspected(found: SongSource, out: Path, min_seconds: float, workers: int) -> list[dict[str, Any]] | None:
-    """Results of `inspect` for each song, read from the journal of an interrupted run if possible; None in all ranks but the first."""
+    """Return the result of `inspect` for each song, from the journal of an interrupted run if possible; None outside rank 0."""
     journal = (out / JOURNAL).open("a+", encoding="utf-8") if is_leader() else None
     results = _journalled(journal) if journal else {}
     keys = {song.path: _key(found.root, song, min_seconds) for song in found.songs} if journal else {}
@@ -149,7 +151,7 @@ def _write_tables(
     out: Path, before: DataState, sources: Sequence[Path], found: SongSource, everything: Sequence[dict[str, Any]],
     chance: tuple[float, int],
 ) -> PrepareSummary:  # fmt: skip
-    """Write the tables of earlier and inspected songs; `chance` is the share of test songs and its seed."""
+    """Write the tables of the earlier and the inspected songs; `chance` is (share of test songs, seed)."""
     refused = [result for result in everything if "reason" in result]
     good = [result for result in everything if "reason" not in result]
     splits = split_songs([result["hash"] for result in good], *chance, {row.hash: row.split for row in before.songs.values()})
@@ -166,7 +168,7 @@ def _write_tables(
     counts = {reason: reasons[reason] for reason in BadAudio.REASONS if reasons[reason]}
     hours = sum(row.seconds for row in new) / 3600
     unread = [result["path"] for result in good if UNREADABLE in result["left_out"]]
-    left_out[UNREADABLE] = 0  # they are named
+    left_out[UNREADABLE] = 0  # the summary names these files
     several = sum(result.get("tracks", 1) > 1 for result in good)
     prepared = PrepareSummary(
         len(new), len(refused), hours, counts, found.ignored, out, +left_out, unread, found.ignored_suffixes, several,
@@ -178,7 +180,10 @@ def _write_tables(
 
 
 def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_out: Counter[str]) -> list[SongRow]:
-    """The new rows with one spelling of artists and genres that differ in case only: that of `before`, else the most frequent."""
+    """Return the new rows with one spelling for all artists and genres that differ in case only.
+
+    The spelling of `before` is preferred, then the most frequent one.
+    """
     artists = one_spelling((row.artist for row in new if row.artist), (row.artist for row in before if row.artist))
     genres = one_spelling((name for row in new for name in row.genres), (name for row in before for name in row.genres))
     spelled = [
@@ -194,7 +199,7 @@ def _in_one_spelling(new: Sequence[SongRow], before: Collection[SongRow], left_o
 
 @dataclass(frozen=True)
 class DataState:
-    """Content of a data folder: root of its music, its sources, and, if songs are added, its songs and skipped files."""
+    """Content of a data folder: root of its music and its sources; if songs are added, also its songs and skipped files."""
 
     out: Path
     root: Path | None = None
@@ -204,7 +209,10 @@ class DataState:
     add: bool = False
 
     def check(self, sources: Sequence[Path]) -> None:
-        """Raise UserError if songs of other sources would be replaced; an old table without sources has its root as source."""
+        """Raise UserError if `prepare` would replace songs of other sources.
+
+        An old table has no list of sources; its only source is its root.
+        """
         if self.add or self.root is None:
             return
         given = {place.resolve() for place in sources}
@@ -217,7 +225,7 @@ class DataState:
 
 
 def read_state(out: Path, add: bool) -> DataState:
-    """The state of a data folder; it is empty without a manifest or without songs."""
+    """Read the state of a data folder; the state is empty if the folder has no manifest or no songs."""
     import pyarrow.parquet as pq
 
     path = out / MANIFEST
@@ -235,7 +243,7 @@ def read_state(out: Path, add: bool) -> DataState:
 
 
 def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> SongSource:
-    """The songs of several sources; all paths are relative to `root` (None: that of the first source)."""
+    """Find the songs of several sources; all paths are relative to `root` (None: the root of the first source)."""
     found = [find_songs(source, out) for source in sources]
     root = root or found[0].root
     songs: dict[str, Found] = {}
@@ -250,7 +258,7 @@ def find_all(sources: Sequence[Path], out: Path, root: Path | None = None) -> So
 
 
 def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
-    """Decode one song and read its tags: the columns of its row in the manifest, or in refused.parquet."""
+    """Decode one song and read its tags; return the columns of its row in the manifest or in refused.parquet."""
     path = root / song.path
     try:
         song.path.encode()
@@ -263,7 +271,7 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
             raise BadAudio(path, "silent", f"its loudest sample is {info.peak:.1e}")
     except BadAudio as error:
         return {"path": song.path, "reason": error.reason, "detail": error.detail}
-    except UnicodeEncodeError:  # such a name cannot be written into a table
+    except UnicodeEncodeError:  # a table cannot hold this name
         return {"path": song.path, "reason": "unreadable", "detail": "its name is not valid unicode; rename it"}
     song = complete(song, root)
     sound_info = {"seconds": info.seconds, "sample_rate": info.sample_rate, "channels": info.channels}
@@ -272,14 +280,15 @@ def inspect(song: Found, root: Path, min_seconds: float) -> dict[str, Any]:
 
 
 def _crashed(song: Found, explanation: str) -> dict[str, Any]:
-    """Skip a file that crashed its decoder."""
+    """Return a row of refused.parquet for a file that crashed its decoder."""
     return {"path": song.path, "reason": "unreadable", "detail": f"decoder crashed: {explanation}"}
 
 
 def split_songs(hashes: Iterable[str], test_share: float, seed: int, before: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return {hash: "train" or "test"}, each a function of (seed, hash); songs of `before`, {hash: split}, keep their splits.
+    """Return {hash: "train" or "test"}; the split of a song depends on (seed, hash) only.
 
-    If a split would be empty and there are two different songs, the song closest to the threshold is moved to it.
+    `before`, {hash: split}, has the splits of earlier songs, which do not change. Without `before`, if one split would be empty
+    and there are two different songs, the song closest to the threshold is moved to this split.
     """
     draws = {name: int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13 for name in hashes}
     order = sorted(draws, key=lambda name: (draws[name], name))
@@ -292,12 +301,12 @@ def split_songs(hashes: Iterable[str], test_share: float, seed: int, before: Map
 
 
 def reading(data: Path) -> contextlib.AbstractContextManager[None]:
-    """Lock a data folder during a long read, so that `prepare` does not replace its tables; UserError if it is running."""
+    """Lock a data folder during a long read, so that `prepare` does not replace its tables; UserError if `prepare` runs."""
     return held(data, False, f"{data} is being written by jukebox prepare; run this again when that is done")
 
 
 def load_manifest(data: str | Path) -> list[SongRow]:
-    """Return the songs of a data folder, sorted by path; UserError without a manifest."""
+    """Return the songs of a data folder, sorted by path; UserError if the folder has no manifest."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -312,7 +321,7 @@ def load_manifest(data: str | Path) -> list[SongRow]:
 
 
 def load_refused(data: str | Path) -> list[dict[str, str]]:
-    """Return path, reason and detail of the skipped files; none without the table."""
+    """Return path, reason and detail of each skipped file; the list is empty if there is no table."""
     import pyarrow.parquet as pq
 
     path = Path(data) / REFUSED
@@ -320,14 +329,14 @@ def load_refused(data: str | Path) -> list[dict[str, str]]:
 
 
 def audio_path(data: str | Path, row: SongRow) -> Path:
-    """Return the path of a song's audio: below the stored root, or below the root at its current place relative to the data."""
+    """Return the path of the audio file of a song, below the root of the manifest (see `_root`)."""
     path = Path(data) / MANIFEST
     return _root(str(path), path.stat().st_mtime_ns) / row.path
 
 
 @lru_cache(maxsize=16)
 def _root(manifest: str, _changed: int) -> Path:
-    """Return the root of a manifest: as stored, or relative to the data folder if data and music were moved together."""
+    """Return the root of a manifest: the stored path, or the path relative to the data folder if both were moved together."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(manifest).metadata or {}
@@ -338,16 +347,16 @@ def _root(manifest: str, _changed: int) -> Path:
 
 
 def _row(values: Mapping[str, Any]) -> SongRow:
-    """Convert plain values (of a table, of a journal) to a row."""
+    """Convert the plain values of a table or journal to a row."""
     times = [(time["text"], time["start"], time["end"]) if isinstance(time, dict) else time for time in values["word_times"]]
     kept = {name: values[name] for name in ("path", "seconds", "sample_rate", "channels", "artist", "lyrics", "hash", "split")}
     times = tuple(TimedText(*time) for time in times)
-    kept |= {name: values.get(name) for name in PROVENANCE}  # an older table has neither
+    kept |= {name: values.get(name) for name in PROVENANCE}  # an older table does not have these columns
     return SongRow(song=values["path"], genres=tuple(values["genres"]), word_times=times, **kept)
 
 
 def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Sequence[Path]) -> None:
-    """Write manifest.parquet; sources are relative to the root, so that they can be moved with it."""
+    """Write manifest.parquet; sources are stored relative to the root, so that both can be moved together."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.float64()
@@ -357,14 +366,14 @@ def _write_manifest(out: Path, rows: Sequence[SongRow], root: Path, sources: Seq
     columns += [(name, text) for name in PROVENANCE]
     named = dict.fromkeys(os.path.relpath(source.resolve(), root) for source in sources)
     metadata = {"root": str(root), "sources": json.dumps(list(named))}
-    with contextlib.suppress(ValueError):  # another drive
+    with contextlib.suppress(ValueError):  # the folders are on different drives
         metadata["root_from_data"] = Path(os.path.relpath(root, out.resolve())).as_posix()
     table = [{**vars(row), "word_times": [word._asdict() for word in row.word_times]} for row in rows]
     _write(out / MANIFEST, table, pa.schema(columns, metadata))
 
 
 def _write_refused(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write refused.parquet; paths that are not valid unicode have replacement characters."""
+    """Write refused.parquet; invalid characters of a path are replaced."""
     import pyarrow as pa
 
     table = [{name: text.encode("utf-8", "replace").decode() for name, text in row.items()} for row in rows]
@@ -381,19 +390,22 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], schema: Any) -> None:
 
 
 def _key(root: Path, song: Found, min_seconds: float) -> str:
-    """Return the inputs of a song's result: its file and its file of lyrics, its row, the settings."""
+    """Return a hash of everything that determines the result of a song.
+
+    Inputs are the metadata of the song, the settings, and size and time of its audio file and its lyrics files.
+    """
     stats: list[Any] = [str(root), asdict(song), min_seconds]
     for path in (root / song.path, *((root / song.path).with_suffix(suffix) for suffix in LYRICS_SUFFIXES)):
         try:
             stat = path.stat()
             stats.append([stat.st_size, stat.st_mtime_ns])
-        except (OSError, ValueError):  # a name that is no valid unicode
+        except (OSError, ValueError):  # no such file, or its name is not valid unicode
             stats.append(None)
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 def _journalled(journal: Any) -> dict[str, dict]:
-    """Read the journal of an interrupted run; an incomplete last line is ignored."""
+    """Return {key: result} from the journal of an interrupted run; an incomplete last line is ignored."""
     journal.seek(0)
     text, results = journal.read(), {}
     if text and not text.endswith("\n"):

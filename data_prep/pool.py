@@ -1,11 +1,12 @@
-"""Map a function over songs in parallel worker processes; a crash affects only its own song.
+"""Map a function over songs in parallel worker processes; a crash affects only the song that caused it.
 
-Decoders are C code that reads untrusted files. After a segmentation fault only one song is lost, because a worker processes one
-item at a time and is restarted. Workers are plain child processes that read pickles from a pipe. The workers of
-`multiprocessing` import the caller's main script again, which breaks a script without a `__main__` guard, and
-`ProcessPoolExecutor` loses all pending items when one worker dies.
+Decoders are C code that reads untrusted files. A worker processes one item at a time and is restarted after a segmentation
+fault, so that only one song is lost. Workers are plain child processes that read pickles from a pipe. `multiprocessing` is not
+used, because its workers import the caller's main script again, which breaks a script without a `__main__` guard.
+`ProcessPoolExecutor` is not used, because it loses all pending items when one worker dies.
 
-Under `mpirun`, with mpi4py, every rank has a share, and rank 0 gets the results in order as soon as they are ready.
+Under `mpirun` (with mpi4py) every rank computes a share of the items, and rank 0 gets the results in order as soon as they are
+ready.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from functools import partial
 from typing import Any
 
 CHILD = "import sys; sys.path[:] = sys.argv[1:]; from data_prep.pool import serve; serve()"
-FORWARDED = 1.0  # seconds for mpirun to forward a rank's last line; at an abort it drops the content of its pipes
+FORWARDED = 1.0  # seconds in which mpirun forwards the last line of a rank; an abort drops the content of its pipes
 PULSE = 1.0  # seconds between two heartbeats of a worker
-FIRST_WORD = 3.0  # seconds for rank 0 to print an error before another rank prints it
+FIRST_WORD = 3.0  # seconds by which the other ranks wait before they print an error, so that rank 0 prints it first
 
 
 class WorkerCrashed(RuntimeError):
-    """The process that worked on an item died (segmentation fault, out of memory, killed), or was killed because it was stalled."""
+    """The worker process of an item died (segmentation fault, out of memory, killed), or was killed because it was stalled."""
 
 
 _pulse: Callable[[], None] = lambda: None  # noqa: E731
 
 
 def alive() -> None:
-    """Heartbeat of a mapped function; it must be called within `stall` seconds of the last call."""
+    """Send a heartbeat; a mapped function calls this within `stall` seconds of its last call."""
     _pulse()
 
 
@@ -48,10 +49,12 @@ def map_songs(
 ) -> Iterator[Any]:  # fmt: skip
     """Yield function(item) in the order of the items, computed by `workers` processes (0: one per core, at most 8).
 
-    The function must be importable by name (no lambda, nothing of `__main__`); a `functools.partial` is allowed. Its exceptions
-    are raised here. If its process dies, `on_crash(item, explanation)` returns the result, or WorkerCrashed is raised. A
-    process that neither returns nor calls `alive` for `stall` seconds (0: unlimited) is killed.
-    Under mpirun every rank must call this; the items of rank 0 count, and the other ranks yield nothing.
+    The function must be importable by name: no lambda, and no function of `__main__`. A `functools.partial` is allowed.
+    Exceptions of the function are raised here. If a worker process dies, the result is `on_crash(item, explanation)`; without
+    `on_crash`, WorkerCrashed is raised. A process that neither returns nor calls `alive` for `stall` seconds (0: unlimited) is
+    killed.
+
+    Under mpirun every rank must call this function. The items of rank 0 are used, and the other ranks yield nothing.
     """
     from data_prep.progress import ProgressBar  # tqdm is slow to import, and a worker has no bar
 
@@ -66,28 +69,28 @@ def map_songs(
 
 
 def mpi_comm() -> Any | None:
-    """Return mpi4py's world when this process is one of several ranks started by mpirun, else None."""
+    """Return the world communicator of mpi4py if mpirun started this process as one of several ranks, else None."""
     names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
     if not any(os.environ.get(name, "1") not in ("", "0", "1") for name in names):
         return None
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError):  # RuntimeError: mpi4py is there, the MPI library is not
+    except (ImportError, RuntimeError):  # RuntimeError: mpi4py is installed, but the MPI library is not
         return None
     return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
 
 
 def is_leader() -> bool:
-    """Return whether this process gets results and writes files (rank 0, or no ranks at all)."""
+    """Return whether this process gets results and writes files: it is rank 0, or there are no ranks."""
     comm = mpi_comm()
     return comm is None or comm.Get_rank() == 0
 
 
 def abort_ranks(code: int) -> None:
-    """End all ranks of an mpirun job with an exit code; does nothing outside of an mpirun job.
+    """End all ranks of an mpirun job with an exit code; this is a no-op outside of an mpirun job.
 
-    A rank that fails alone must call this, because the other ranks wait for it, and it would wait for them in MPI's
-    finalisation, forever. The current exception is printed, because no caller will catch it.
+    A rank that fails alone must call this function. Otherwise the other ranks wait for the failed rank, and the failed rank
+    waits for them in the finalisation of MPI, forever. The current exception is printed, because no caller will catch it.
     """
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_size() > 1:
@@ -100,14 +103,14 @@ def abort_ranks(code: int) -> None:
 
 
 def wait_for_leader() -> None:
-    """Wait a little in all ranks of an mpirun job but the first, so that an error of all ranks is printed once."""
+    """In all ranks but rank 0, wait before printing an error, so that an error of all ranks is printed once."""
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.COMM_WORLD.Get_rank():
         time.sleep(FIRST_WORD)
 
 
 def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequence) -> Iterator[Any]:
-    """Distribute single items; results go to rank 0, and so to its journal, during the work."""
+    """Distribute the items over the ranks; rank 0 receives each result during the work and can append it to its journal."""
     rank, size = comm.Get_rank(), comm.Get_size()
     try:
         items = comm.bcast(items, root=0)
@@ -118,13 +121,13 @@ def _mpi(comm: Any, share: Callable[[Sequence, int], Iterator[Any]], items: Sequ
         else:
             for i in range(len(items)):
                 yield next(own) if i % size == 0 else comm.recv(source=i % size)
-    except BaseException:  # the other ranks would wait for this one forever
+    except BaseException:  # without an abort the other ranks would wait for this rank forever
         abort_ranks(1)
         raise
 
 
 def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable | None, stall: float) -> Iterator[Any]:
-    """Keep `workers` processes busy, each fed by its own thread, at most a fixed number of items ahead of the reader."""
+    """Keep `workers` processes busy, each with its own thread; at most 16 items per process are ahead of the reader."""
     if not items:
         return
     count = min(len(items), workers or min(8, os.cpu_count() or 1))
@@ -160,7 +163,7 @@ def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable
 
 
 class _Worker:
-    """One child process with the function; it is started at its first item, and again after a crash."""
+    """One child process that runs the function; it is started at its first item, and again after a crash."""
 
     def __init__(self, function: bytes, stall: float) -> None:
         self.function, self.stall, self.stalled = function, stall, False
@@ -168,7 +171,7 @@ class _Worker:
         self.closed = False
 
     def __call__(self, item: Any) -> Any:
-        """Return function(item) from the child, raise what it raised, or WorkerCrashed."""
+        """Return function(item), computed by the child; raise the exception of the function, or WorkerCrashed."""
         if self.closed:
             raise WorkerCrashed("the pool was stopped")
         process = self.process or self._start()
@@ -186,7 +189,7 @@ class _Worker:
         return value
 
     def _answer(self, process: subprocess.Popen) -> tuple[bool, Any]:
-        """The child's answer after its heartbeats; a child that sends nothing for `stall` seconds is killed."""
+        """Return the answer of the child after its heartbeats; a child that sends nothing for `stall` seconds is killed."""
 
         def kill() -> None:
             self.stalled = True
@@ -204,8 +207,8 @@ class _Worker:
         return answer
 
     def _start(self) -> subprocess.Popen:
-        """Start the child and wait for its greeting, so that a failed start is distinguished from a crash."""
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # the processes are the threads
+        """Start the child and wait for its first message, so that a failed start is distinguished from a crash."""
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # parallel processes use the cores, not threads
         command = [sys.executable, "-c", CHILD, *(os.path.abspath(place) for place in sys.path)]
         pipe = subprocess.PIPE
         self.process = process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
@@ -219,12 +222,12 @@ class _Worker:
         return process
 
     def stop(self) -> None:
-        """Terminate the child permanently; a thread that waits for its answer gets WorkerCrashed."""
+        """Terminate the child permanently; a thread that waits for an answer of the child gets WorkerCrashed."""
         self.closed = True
         self._end(patience=0)
 
     def _end(self, patience: float) -> int | None:
-        """Wait some seconds for the child to exit, then kill it; return its exit code."""
+        """Wait up to `patience` seconds for the child to exit, then kill it; return its exit code."""
         process, self.process = self.process, None
         if process is None:
             return None
@@ -239,9 +242,9 @@ class _Worker:
 
 
 def serve() -> None:
-    """Run a worker: read the function, then items, from standard input until it closes; answer on standard output."""
+    """Run a worker: read the function and then items from standard input until it closes; write answers to standard output."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get into the answers
+    os.dup2(2, 1)  # the output of a library must not get into the answers
     requests = sys.stdin.buffer
     function = pickle.load(requests)
     pickle.dump("ready", replies)
@@ -272,7 +275,7 @@ def serve() -> None:
 
 
 def _pickled_error(error: Exception, note: str) -> bytes:
-    """Pickle an error with its traceback as a note (Python 3.11), or their text if the error cannot be pickled."""
+    """Pickle an error with its traceback as a note (Python 3.11), or the text of both if the error cannot be pickled."""
     error.__dict__.setdefault("__notes__", []).append(note)
     try:
         answer = pickle.dumps((False, error))

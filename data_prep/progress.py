@@ -12,7 +12,10 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {elapsed} elapsed, {remaining} left, {ra
 
 
 class ProgressBar(tqdm):
-    """tqdm on a terminal, else whole lines: none for work of less than ten seconds, else also a last one."""
+    """tqdm bar on a terminal, else whole lines every ten seconds and at the end.
+
+    Work of less than ten seconds prints no line.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.in_lines, self.printed = not sys.stderr.isatty(), False

@@ -1,7 +1,7 @@
 """Sources of songs and their metadata: a folder, a csv or a jsonl file; lyrics files beside the audio; tags.
 
-Metadata is read in this order: the row in the csv or jsonl file, `song.lrc` or `song.txt` beside `song.mp3`, the tags of the
-file.
+Metadata comes from the row in the csv or jsonl file first, then from `song.lrc` or `song.txt` beside `song.mp3`, then from the
+tags of the audio file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ UNREADABLE = "files of lyrics that cannot be read"
 
 @dataclass(frozen=True)
 class Found:
-    """A song of a source: `path` below the root ("/" between folders), and its metadata so far."""
+    """A song of a source: `path` below the root ("/" between folders), and the metadata that is known so far."""
 
     path: str
     artist: str | None = None
@@ -46,7 +46,7 @@ class Found:
 
 @dataclass(frozen=True)
 class SongSource:
-    """The songs of a folder or list, sorted by path; `ignored` counts other files, or rows that repeat a path."""
+    """The songs of a folder or list, sorted by path; `ignored` counts other files and rows that repeat a path."""
 
     root: Path
     songs: tuple[Found, ...]
@@ -60,7 +60,7 @@ class SongSource:
 
 
 def find_songs(source: str | Path, out: str | Path | None = None) -> SongSource:
-    """List the songs of a folder (with its sub-folders, without hidden files and `out`), a csv or a jsonl file.
+    """Find the songs of a folder, a csv or a jsonl file; a folder is read with its sub-folders, without hidden files and `out`.
 
     Raises UserError if the source does not exist, has another type, is malformed, or lists no audio.
     """
@@ -99,7 +99,7 @@ def complete(song: Found, root: Path) -> Found:
 
 
 def _with_file(song: Found, path: Path) -> Found:
-    """Set lyrics from a file; an unreadable file is counted."""
+    """Set the lyrics of a song from a file; an unreadable file is counted."""
     try:
         return _with_lyrics(song, read_lyrics(path))
     except UserError:
@@ -107,18 +107,21 @@ def _with_file(song: Found, path: Path) -> Found:
 
 
 def _with_lyrics(song: Found, lyrics: ParsedLyrics) -> Found:
-    """Set lyrics and, if the song has none, their times; lyrics without words are unknown, unless marks mean an instrumental."""
+    """Set the lyrics of a song, and their times if the song has no times.
+
+    Lyrics without words count as unknown, except if parts of them were left out: then the song is instrumental.
+    """
     text = lyrics.text if lyrics.text or lyrics.left_out else None
     return replace(_counted(song, lyrics.left_out), lyrics=text, word_times=song.word_times or lyrics.times)
 
 
 def _counted(song: Found, left_out: Mapping[str, int]) -> Found:
-    """Add to the counts of what was left out."""
+    """Add `left_out` to the counts of the parts that are not used."""
     return replace(song, left_out=dict(Counter(song.left_out) + Counter(left_out)))
 
 
 def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
-    """The songs below a folder."""
+    """Find the songs below a folder; UserError if there is no audio."""
     audio, others = list_files(folder, AUDIO_SUFFIXES, out)
     if not audio:
         kinds = " ".join(sorted(suffix[1:] for suffix in AUDIO_SUFFIXES))
@@ -129,7 +132,7 @@ def _find_in_folder(folder: Path, out: Path | None) -> SongSource:
 
 
 def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
-    """Check a row and convert it to a song; lyrics may be the name of a .txt or .lrc file."""
+    """Check a row and convert it to a song; the lyrics of a row may be the name of a .txt or .lrc file."""
     path, artist, lyrics, source = (row.get(name) for name in ("path", "artist", "lyrics", "source"))
     licence, split = row.get("licence") or row.get("license"), row.get("split") or None
     genres = row.get("genres") or row.get("genre") or []
@@ -157,7 +160,10 @@ def _from_row(where: str, row: Mapping[str, Any], root: Path) -> Found:
 
 
 def _found_path(path: str, root: Path) -> str:
-    """Return a path with "/" between folders, in normal form; a backslash is a separator, unless a file has it in its name."""
+    """Return a path in normal form, with "/" between folders and relative to `root` if it is below `root`.
+
+    A backslash is a separator, except if a file with this name exists.
+    """
     path = path.strip().replace(os.sep, "/")
     if "\\" in path and not (root / path).exists():
         path = path.replace("\\", "/")
@@ -166,7 +172,7 @@ def _found_path(path: str, root: Path) -> str:
 
 
 def _words(where: str, words: Any) -> tuple[TimedText, ...]:
-    """Check [[word, start, end], ...]."""
+    """Return the checked word times of a row, [[word, start, end], ...]; UserError if they are malformed."""
     with suppress(TypeError, ValueError):
         times = tuple(TimedText(printable(str(text)), float(start), float(end)) for text, start, end in words)
         if all(0 <= start <= end < float("inf") for _, start, end in times):

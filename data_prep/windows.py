@@ -1,9 +1,9 @@
-"""Training windows: the excerpts for every step of every rank, as a pure function.
+"""Training windows: a pure function returns the excerpts of every step of every rank.
 
 Windows tile the songs. In each epoch every song is cut into windows with a random shift. So starts vary from epoch to epoch,
-but no part of a song is used twice before the others are used once. The order is a permutation that is computed on the fly
-(a Feistel network with cycle walking, Black and Rogaway 2002). So a million songs need only a cumulative sum, and a run resumes at
-step N by computing step N.
+but no part of a song is used twice before all other parts are used once. The order is a permutation that is computed on the
+fly: a Feistel network with cycle walking (Black and Rogaway 2002). So a million songs need only a cumulative sum, and a run
+resumes at step N by computing step N.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROUNDS = 6
 
 
 def mix_bits(*numbers: int) -> int:
-    """Hash integers into 64 bits (splitmix64, once per number); the result is the same on every machine."""
+    """Hash integers to 64 bits with splitmix64, applied once per number; the result is the same on every machine."""
     state = 0
     for number in numbers:
         state = (state + number + 0x9E3779B97F4A7C15) & _MASK
@@ -28,10 +28,10 @@ def mix_bits(*numbers: int) -> int:
 
 
 def permute(i: int, n: int, seed: int, epoch: int) -> int:
-    """Return the image of position i of range(n) under a permutation of (seed, epoch), in constant memory.
+    """Return the image of position i of range(n) under a permutation that depends on (seed, epoch), in constant memory.
 
-    A Feistel network permutes the smallest even number of bits that holds n. It is applied again to values outside of range(n)
-    until they are inside (fewer than 4 times on average). Raises IndexError for i outside of range(n).
+    A Feistel network permutes the smallest even number of bits that holds n. The network is applied again to a value outside of
+    range(n) until the value is inside (fewer than 4 times on average). Raises IndexError for i outside of range(n).
     """
     if not 0 <= i < n:
         raise IndexError(f"position {i} is outside of range({n})")
@@ -50,13 +50,13 @@ def permute(i: int, n: int, seed: int, epoch: int) -> int:
 class Windows:
     """All windows of all songs, in an order that is a pure function of (seed, epoch).
 
-    `lengths` are the songs' lengths in codes (or samples), `window` the length of a window, `hop` the distance of two windows
-    in a song (None: `window`, they are adjacent). Every start is a multiple of `multiple`. Songs shorter than a window have no
-    windows; `skipped` counts them.
+    `lengths` are the lengths of the songs in codes (or samples), and `window` is the length of a window. `hop` is the distance
+    between the starts of two windows of a song (None: `window`, so that windows are adjacent). Every start is a multiple of
+    `multiple`. A song that is shorter than a window has no windows; `skipped` counts these songs.
     """
 
     def __init__(self, lengths: Sequence[int], window: int, multiple: int = 1, hop: int | None = None) -> None:
-        """Count the windows of each song; O(songs) memory. Raises ValueError if there are none."""
+        """Count the windows of each song; ValueError if there are none. Memory is proportional to the number of songs."""
         hop = window if hop is None else hop
         if min(window, multiple, hop) < 1:
             raise ValueError(f"window {window}, multiple {multiple} and hop {hop} must all be at least 1")
@@ -81,7 +81,7 @@ class Windows:
         return step * batch_size // len(self)
 
     def at(self, index: int, seed: int) -> tuple[int, int]:
-        """Return (song index, start) of the window with a global index: all of epoch 0, then all of epoch 1, ..."""
+        """Return (song index, start) of a window; `index` counts all windows of epoch 0, then all windows of epoch 1, .."""
         epoch, position = divmod(index, len(self))
         place = permute(position, len(self), seed, epoch)
         song = int(np.searchsorted(self.ends, place, side="right"))
@@ -92,9 +92,9 @@ class Windows:
         return song, start - start % self.multiple
 
     def batch(self, step: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> list[tuple[int, int]]:
-        """Return [(song index, start), ...] of one rank's share of a step; `batch_size` counts all ranks together.
+        """Return [(song index, start), ...] of the share of one rank in a step; `batch_size` counts all ranks together.
 
-        The shares of all ranks are the batch of a single rank. Raises ValueError if the shares would differ in size.
+        The shares of all ranks together are the batch of a single rank. Raises ValueError if the shares would differ in size.
         """
         if batch_size % world or not 0 <= rank < world:
             raise ValueError(f"a batch of {batch_size} cannot be shared equally by {world} ranks (this one is {rank})")

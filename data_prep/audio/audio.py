@@ -1,8 +1,8 @@
 """Read any audio file, resampled and mixed on request; measure its true length; write a wav file.
 
-`decoders.py` opens files by libsndfile or PyAV. The length of a file is the number of decoded samples; the header is not
-trusted. Wav, flac and ogg vorbis support random access. All other formats are decoded from their beginning, at some hundreds of
-times real time, because libsndfile's seeking in mp3 returns wrong samples, and some compressed formats have none.
+`decoders.py` opens files with libsndfile or PyAV. The length of a file is the number of decoded samples, because headers may be
+wrong. Wav, flac and ogg vorbis support random access. All other formats are decoded from their beginning, at some hundreds of
+times real time: libsndfile returns wrong samples after a seek in mp3, and some compressed formats have no seek.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SURROUND = {
     6: "LRC-LR",
     7: "LRC-CLR",
     8: "LRC-LRLR",
-}  # side of each channel, in the order of wav files
-MARGIN = 0.1  # seconds read on both sides of a resampled excerpt, so that it equals that excerpt of the whole
+}  # channels -> side of each channel (left, right, centre), in the order of wav files; "-" is the subwoofer
+MARGIN = 0.1  # seconds read on both sides of an excerpt, so that it is resampled like the whole file
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Content of a file, from decoding all of it; `peak` is the largest |sample|, nan if a sample is not finite."""
+    """Content of a file after decoding all of it; `peak` is the largest |sample|, nan if a sample is not finite."""
 
     seconds: float
     sample_rate: int
@@ -43,7 +43,7 @@ class AudioInfo:
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Decode the whole file and return its content; BadAudio ("unreadable" or "truncated") if that fails."""
+    """Decode the whole file and return its content; BadAudio ("unreadable" or "truncated") if the decoding fails."""
     path, frames, peak = Path(path), 0, np.float32(0)
     with closing(open_source(path)) as source:
         for block in decoded(path, source):
@@ -63,10 +63,10 @@ def read(
     start: float = 0.0,
     seconds: float | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Return (float32 (channels, samples), sample rate) of a file, or of `seconds` of it from `start`.
+    """Return (float32 (channels, samples), sample rate) of a file, or of an excerpt of `seconds` that begins at `start`.
 
-    An excerpt has the same samples as in the whole file, also when resampled (within the filter's accuracy, 1e-4). It is
-    shorter at the end of the file. Raises BadAudio if not all of it can be decoded.
+    An excerpt has the same samples as the whole file. After resampling they are equal within the accuracy of the filter, 1e-4.
+    An excerpt is shorter if the file ends before. Raises BadAudio if the samples cannot all be decoded.
     """
     path = Path(path)
     with closing(open_source(path)) as source:
@@ -77,7 +77,7 @@ def read(
         begin = round(start * target)
         count = None if seconds is None else round(seconds * target)
         margin = 0 if rate == target else math.ceil(MARGIN * target)
-        step = max(0, begin - margin) // up  # a time at which both rates have a sample
+        step = max(0, begin - margin) // up  # both rates have a sample at this time
         need = None if count is None else math.ceil((begin + count + margin) * down / up) - step * down
         audio = _collect(path, source, step * down, need)
     if rate != target:
@@ -88,7 +88,11 @@ def read(
 
 
 def mix(audio: np.ndarray, channels: int) -> np.ndarray:
-    """Convert (c, t) to (channels, t): one channel is the mean, two repeat mono, and surround is mixed down by its layout."""
+    """Convert (c, t) to (channels, t).
+
+    One channel is the mean of all channels. Surround sound is mixed to two channels by its layout. In all other cases each
+    channel is a copy of the mean.
+    """
     if len(audio) == channels:
         return audio
     if channels == 1:
@@ -101,7 +105,7 @@ def mix(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _weighted(audio: np.ndarray, layout: str, side: int) -> np.ndarray:
-    """Mix one side of surround sound: its front channel, plus the centre and the side's other channels at -3 dB."""
+    """Mix one side of surround sound: its front channel, plus the centre and the other channels of this side at -3 dB."""
     mixed = audio[side]
     others = [c for c, place in enumerate(layout) if c > 1 and place in "C" + "LR"[side]]
     for channel in others:
@@ -112,12 +116,12 @@ def _weighted(audio: np.ndarray, layout: str, side: int) -> np.ndarray:
 def write_wav(path: str | Path, audio: np.ndarray, sample_rate: int) -> None:
     """Write float (channels, samples) in [-1, 1] as clipped 16-bit PCM, atomically.
 
-    The bytes are a pure function of the samples. Reading returns the samples rounded to 1/32768. Raises ValueError for another
-    shape and for values that are not finite.
+    The bytes are a pure function of the samples. Reading the file returns the samples rounded to 1/32768. Raises ValueError for
+    another shape or for values that are not finite.
     """
     path = Path(path)
     samples = to_pcm(audio, path)
-    # wave would open the file itself, and its destructor fails if that fails
+    # the file is opened here, because the destructor of wave fails after a failed open
     with replacing(path) as temporary, temporary.open("wb") as raw, wave.open(raw, "wb") as file:
         file.setparams((len(samples), 2, sample_rate, 0, "NONE", "not compressed"))
         file.writeframes(samples.T.tobytes())
@@ -132,7 +136,7 @@ def to_pcm(audio: np.ndarray, path: object) -> np.ndarray:
 
 
 def _collect(path: Path, source: AudioDecoder, start: int, count: int | None) -> np.ndarray:
-    """Join the blocks from sample `start` to at most `count` samples; (channels, samples)."""
+    """Join the blocks from sample `start` on, at most `count` samples; (channels, samples)."""
     blocks, have = [np.zeros((source.channels, 0), np.float32)], 0
     for block in decoded(path, source, start):
         blocks.append(block)

@@ -1,6 +1,6 @@
 """Read, resample and mix audio of any length in blocks, in constant memory.
 
-The concatenated blocks equal the result of `read`.
+The concatenated blocks are equal to the result of `read`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from data_prep.audio.audio import mix
 from data_prep.audio.decoders import decoded, open_source
 from data_prep.errors import BadAudio
 
-CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12  # clipping of fewer samples, a smaller share, and by up to 1 dB is not audible
+# Clipping is audible if CLIPPED samples are beyond full scale, and their share or the peak (1 dB) exceeds its limit.
+CLIPPED, SHARE, OVERSHOOT = 10, 1e-3, 1.12
 
 
 def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The blocks at another rate, and one more block with the samples that the filter held back."""
+    """Yield the blocks at another sample rate, and one more block with the samples that the filter still holds."""
     import soxr
 
     stream, channels = None, 0
@@ -36,10 +37,11 @@ def resampled(blocks: Iterable[Float[np.ndarray, "c n"]], rate: int, target: int
 
 
 class BlockReader(AbstractContextManager["BlockReader"]):
-    """An open audio file; it iterates over blocks, float32 (channels, n), whose concatenation equals `read` of the file.
+    """An open audio file; iteration yields blocks, float32 (channels, n), whose concatenation equals `read` of the file.
 
-    `source_channels` and `source_rate` are those of the file. `samples` counts the samples so far, and `beyond` those beyond
-    full scale (`peak` is the largest). Raises BadAudio if not all of the file can be decoded.
+    `source_channels` and `source_rate` are the properties of the file before mixing and resampling. `samples` counts the
+    samples so far, `beyond` counts the samples beyond full scale, and `peak` is the largest |sample|. Iteration raises BadAudio
+    if the samples cannot all be decoded.
     """
 
     def __init__(self, path: str | Path, *, sample_rate: int | None = None, channels: int | None = None) -> None:
@@ -78,7 +80,7 @@ class BlockReader(AbstractContextManager["BlockReader"]):
             given += rest.shape[1]
             yield rest
             rest = made
-        count = round(taken * self.sample_rate / self.source_rate) - given  # length to which the whole would be cut or padded
+        count = round(taken * self.sample_rate / self.source_rate) - given  # `read` cuts or pads to this length
         yield np.pad(rest[:, : max(0, count)], ((0, 0), (0, max(0, count - rest.shape[1]))))
 
     def __exit__(self, *error: object) -> None:
@@ -86,12 +88,12 @@ class BlockReader(AbstractContextManager["BlockReader"]):
 
 
 def is_clipped(beyond: int, peak: float, samples: int) -> bool:
-    """Whether this number of samples beyond full scale is audible."""
+    """Return whether `beyond` of `samples` samples beyond full scale, the largest at `peak`, are audible as clipping."""
     return beyond >= CLIPPED and (peak > OVERSHOOT or beyond > SHARE * samples)
 
 
 def print_beyond(path: str | Path, beyond: int, peak: float, samples: int) -> None:
-    """Print a warning on stderr for a recording beyond full scale, which is clipped when written as integers."""
+    """Print a warning on stderr if a recording is audibly beyond full scale: integer formats clip it."""
     if is_clipped(beyond, peak, samples):
         loudest = f"peak {peak:.2f}, {20 * math.log10(peak):+.1f} dBFS"
         print(
@@ -100,7 +102,7 @@ def print_beyond(path: str | Path, beyond: int, peak: float, samples: int) -> No
 
 
 def declared_seconds(path: str | Path) -> float:
-    """The length in a file's header, for progress bars only; 0 if there is none."""
+    """Return the length that the header of a file states, for progress bars only; 0 if there is none."""
     try:
         with closing(open_source(Path(path))) as source:
             return source.expected / source.sample_rate

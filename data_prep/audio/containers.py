@@ -1,9 +1,9 @@
-"""Containers: the start and end of each of the files that are joined in a file, missing data, and corrected headers.
+"""Parse containers: start and end of each of the files that are joined in a file, missing data, and corrected headers.
 
 A decoder stops without an error at the end of a cut file, at the length in a wrong header, and after the first of several
-joined files. So the container is parsed first. Its parts have sizes (wav, aiff, caf, w64, au, mp4, matroska, wma), a mark on
-the last page (ogg), or are a chain of frames (mp3). A decoder opens each joined file (`Link`) separately, with a corrected
-header.
+joined files. So the container is parsed first. The parts of a wav, aiff, caf, w64, au, mp4, matroska or wma file have sizes.
+The last page of an ogg file has a mark. An mp3 file is a chain of frames. A decoder then opens each joined file (`Link`)
+separately, with a corrected header.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from data_prep.audio.mpeg import Bytes, Mp3Frames, after_id3
 from data_prep.errors import BadAudio
 
 Order = Literal["big", "little"]
-LARGEST = 0xFFFFFFFF  # largest 32-bit size; after writing to a pipe, it or about half of it means "unknown"
-TAGS = (b"TAG", b"APETAGEX", b"ID3")  # what programs append to files of any kind
+LARGEST = 0xFFFFFFFF  # largest 32-bit size; programs that write to a pipe use it, or about half of it, for an unknown size
+TAGS = (b"TAG", b"APETAGEX", b"ID3")  # tags that programs append to files of any kind
 MAGICS = re.compile(
     rb"(RIFF|RIFX|RF64|BW64)....WAVE|FORM....AIF[FC]|OggS|fLaC|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|FLV\x01|TTA1|MAC "
     rb"|caff\0\x01|riff\x2e\x91\xcf\x11|\.snd\0\0",
@@ -36,20 +36,20 @@ W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 @dataclass(frozen=True)
 class Link:
-    """One of the joined files; a decoder reads `head`, then the bytes [start, stop)."""
+    """One of the joined files; a decoder reads `head` and then the bytes [start, stop)."""
 
     start: int
     stop: int
     head: bytes = b""
-    cut: str | None = None  # what is missing compared with its header
-    declared: int | None = None  # samples that its header states
-    padding: int = 0  # samples that a decoder may return beyond `declared`: the rest of the last block
+    cut: str | None = None  # what is missing, compared with the header
+    declared: int | None = None  # number of samples that the header states
+    padding: int = 0  # samples that a decoder may return after `declared`: the rest of the last block
     rate: int | None = None  # Hz, as the header of a wav file states it
     goes_on: bool = False  # an ogg stream with pages after its end mark, where libsndfile stops
 
 
 def find_links(path: Path) -> list[Link]:
-    """The files that are joined in a file, mostly one; BadAudio if they are too many, or mp3s of several kinds."""
+    """Return the files that are joined in a file, usually one; BadAudio if they are too many, or mp3 files of several kinds."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at, links = after_id3(data), list[Link]()
         if not (found := _reader_at(data, at)):
@@ -64,7 +64,7 @@ def find_links(path: Path) -> list[Link]:
 
 
 def _reader_at(data: Bytes, at: int) -> Callable[[Bytes, int], Link] | None:
-    """The parser of the container that begins at `at`."""
+    """Return the parser of the container that begins at `at`; None if no container begins there."""
     head = data[at : at + 12]
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return _boxes
@@ -78,12 +78,12 @@ def _reader_at(data: Bytes, at: int) -> Callable[[Bytes, int], Link] | None:
 
 
 def _is_unknown(size: int) -> bool:
-    """Whether a size of 32 bits is a placeholder, as arecord, ffmpeg and sox write them to a pipe."""
+    """Return whether a 32-bit size is a placeholder, which arecord, ffmpeg and sox write to a pipe."""
     return size == 0 or (size > 1 << 30 and (size + 4096) % (1 << 31) < 8192)
 
 
 def _missing(expected: int, has: int) -> str | None:
-    """Compare a stated end of the file with the real one."""
+    """Describe the missing bytes if a file is shorter than `expected`; else None."""
     return f"it should be {expected:,} bytes long and has {has:,}" if expected > has else None
 
 
@@ -91,7 +91,10 @@ def _missing(expected: int, has: int) -> str | None:
 
 
 def walk_chunks(data: Bytes, at: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, size) of chunks; if a chunk of odd size lacks its padding byte, the next one begins one byte earlier."""
+    """Yield (name, start, size) of each chunk.
+
+    If a chunk of odd size has no padding byte, the next chunk begins one byte earlier.
+    """
     long_size = 0
     while at + 8 <= len(data):
         size = _number(data, at + 4, 4, order)
@@ -113,7 +116,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _chunks(data: Bytes, at: int) -> Link:
-    """Parse a wav (also RF64 and BW64) or aiff file; a file with a wrong size of its samples gets a new header."""
+    """Parse a wav (also RF64 and BW64) or aiff file; a file with a wrong size of its samples gets a corrected header."""
     kind, order = data[at : at + 4], cast(Order, "big" if data[at : at + 4] in (b"RIFX", b"FORM") else "little")
     parts, aligned = dict[bytes, bytes](), True
     for name, start, size in walk_chunks(data, at + 12, order):
@@ -141,23 +144,29 @@ def _chunks(data: Bytes, at: int) -> Link:
 
 
 def _size_of_samples(data: Bytes, name: bytes, start: int, size: int) -> int:
-    """The number of bytes of samples, as stated; up to the end of the file if the stated size is a placeholder."""
+    """Return the stated number of bytes of samples.
+
+    If that number is a placeholder, or no valid data follows the samples, all bytes up to the end of the file are samples.
+    """
     rest = len(data) - start
     is_too_small = name == b"data" and size < rest and not _follows(data, start + size + size % 2)
     return rest if is_too_small or (size > rest and _is_unknown(size)) else size
 
 
 def _follows(data: Bytes, at: int) -> bool:
-    """Whether the data after the samples of a wav file is valid: nothing, tags, zeros, another file or chunk."""
+    """Return whether valid data, or nothing, follows the samples of a wav file: tags, zeros, another file, or a chunk."""
     rest = data[at : at + 8]
     if len(rest) < 8 or rest.startswith(TAGS) or MAGICS.match(data, at) or not NOT_ZERO.search(data, at):
         return True
-    at -= not _is_name(rest[:4])  # the chunk of samples lacks its padding
+    at -= not _is_name(rest[:4])  # the chunk of samples has no padding byte
     return _is_name(data[at : at + 4]) and at + 8 + _number(data, at + 4, 4, "little") <= len(data) + 1
 
 
 def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
-    """The number of samples of a compressed wav file from its fact chunk; its last block is padded."""
+    """Return the link with the number of samples of a compressed wav file, read from its fact chunk.
+
+    The last block of a compressed wav file is padded.
+    """
     form, fact = parts.get(b"fmt ", b""), parts.get(b"fact", b"")
     if len(form) < 28 or len(fact) < 12 or _number(form, 8, 2, order) not in COMPRESSED:
         return link
@@ -165,17 +174,17 @@ def _with_fact(link: Link, parts: Mapping[bytes, bytes], order: Order) -> Link:
 
 
 def _with_comm(link: Link, parts: Mapping[bytes, bytes]) -> Link:
-    """The number of samples of an uncompressed aiff file from its COMM chunk."""
+    """Return the link with the number of samples of an uncompressed aiff file, read from its COMM chunk."""
     comm = parts.get(b"COMM", b"")
     is_plain = len(comm) >= 26 and comm[26:30] in (b"", b"NONE", b"sowt", b"twos", b"fl32", b"FL32", b"fl64", b"FL64")
     return replace(link, declared=_number(comm, 10, 4, "big")) if is_plain else link
 
 
-# ---- others that libsndfile reads
+# ---- other formats that libsndfile reads
 
 
 def _caf(data: Bytes, at: int) -> Link:
-    """Walk the chunks of a caf file to its audio; a size of -1 means to the end of the file."""
+    """Walk the chunks of a caf file to its audio; a chunk of size -1 extends to the end of the file."""
     place = at + 8
     while place + 12 <= len(data):
         name, size = struct.unpack(">4sq", data[place : place + 12])
@@ -188,7 +197,7 @@ def _caf(data: Bytes, at: int) -> Link:
 
 
 def _w64(data: Bytes, at: int) -> Link:
-    """Walk the chunks of a w64 file: 16 bytes of name, then a size that counts both."""
+    """Walk the chunks of a w64 file: 16 bytes of name, then a size that includes name and size."""
     place = at + 40
     while place + 24 <= len(data):
         size = struct.unpack("<Q", data[place + 16 : place + 24])[0]
@@ -203,7 +212,7 @@ def _w64(data: Bytes, at: int) -> Link:
 
 
 def _au(data: Bytes, at: int) -> Link:
-    """An au file is a header and samples to its end; the stated size is ignored."""
+    """Parse an au file, which is a header and samples up to its end; the stated size only shows missing data."""
     offset, size = struct.unpack(">II", data[at + 4 : at + 12].ljust(8, b"\0"))
     cut = None if _is_unknown(size) else _missing(at + offset + size, len(data))
     stop = at + offset + size if data[at + offset + size :][:4] == b".snd" else len(data)
@@ -211,7 +220,7 @@ def _au(data: Bytes, at: int) -> Link:
 
 
 def _flac(data: Bytes, at: int) -> Link:
-    """A flac file with its count of samples set to "unknown", because libFLAC would stop at a wrong count."""
+    """Parse a flac file; its count of samples becomes "unknown", because libFLAC would stop at a wrong count."""
     info = bytearray(data[at : at + 42])
     bits = int.from_bytes(info[18:26].ljust(8, b"\0"), "big")
     info[18:26] = (bits >> 36 << 36).to_bytes(8, "big")
@@ -223,7 +232,10 @@ def _flac(data: Bytes, at: int) -> Link:
 
 
 def _ogg(data: Bytes, at: int) -> Link:
-    """The pages of one link of an ogg file, to the first page of another; the last one must be complete and marked as the last."""
+    """Parse the pages of one joined ogg file, up to the first page of the next one.
+
+    The last page must be complete and marked as the last.
+    """
     ended, began, place, unmarked = False, False, at, "its stream has no end mark"
     marked, goes_on = set[bytes](), False  # streams that have an end mark
     while place + 27 <= len(data):
@@ -247,7 +259,7 @@ def _ogg(data: Bytes, at: int) -> Link:
 
 
 def _mp3_links(path: Path, data: Bytes) -> list[Link]:
-    """The joined mp3 files in a file that contains nothing else."""
+    """Return the joined mp3 files in a file; empty if it is no mp3 file."""
     if path.suffix.lower() not in (".mp3", ".mpga") and data[:3] != b"ID3" and data[:1] != b"\xff":
         return []
     frames = Mp3Frames(data)
@@ -262,22 +274,22 @@ def _mp3_links(path: Path, data: Bytes) -> list[Link]:
     return links
 
 
-# ---- what PyAV reads
+# ---- formats that PyAV reads
 
 
 def _repeated(data: Bytes, at: int) -> Link:
-    """A file without a stated end; another file begins where its first bytes repeat."""
+    """Parse a file without a stated end; the next joined file begins where the first bytes of the file repeat."""
     again = data.find(data[at : at + 9], at + 9)
     return Link(at, again if again >= 0 else len(data))
 
 
 def _riff(data: Bytes, at: int) -> Link:
-    """Compare an avi file with the size that it states."""
+    """Compare the length of an avi file with the size that its header states."""
     return Link(at, len(data), cut=_missing(at + 8 + int.from_bytes(data[at + 4 : at + 8], "little"), len(data)))
 
 
 def _boxes(data: Bytes, at: int) -> Link:
-    """Walk the outer boxes of an mp4, m4a or mov file; without "moov" (often the last) it cannot be decoded."""
+    """Walk the outer boxes of an mp4, m4a or mov file; without a "moov" box (often the last) a file cannot be decoded."""
     place, names = at, set[bytes]()
     while place + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[place : place + 8])
@@ -297,9 +309,9 @@ def _boxes(data: Bytes, at: int) -> Link:
 
 
 def _matroska(data: Bytes, at: int) -> Link:
-    """Compare the size of the segment of an mkv or webm file with the file."""
+    """Compare the length of an mkv or webm file with the size of its segment."""
 
-    def size_at(at: int) -> tuple[int | None, int]:  # a number with a length prefix, as matroska writes it
+    def size_at(at: int) -> tuple[int | None, int]:  # an EBML number: its first bits have its length
         length = 9 - data[at].bit_length()
         if length > 8:
             return None, at + 1
@@ -317,7 +329,7 @@ def _matroska(data: Bytes, at: int) -> Link:
 
 
 def _asf(data: Bytes, at: int) -> Link:
-    """Compare the file with the size in the file properties of a wma file (0 while it is broadcast)."""
+    """Compare the length of a wma file with the size in its file properties (0 if it was recorded from a broadcast)."""
     place = data.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"), at, at + (1 << 16))
     size = struct.unpack("<Q", data[place + 40 : place + 48])[0] if 0 <= place <= len(data) - 48 else 0
     return Link(at, min(at + size, len(data)) if size else len(data), cut=_missing(at + size, len(data)))

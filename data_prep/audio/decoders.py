@@ -1,8 +1,10 @@
-"""Open any file with audio: by libsndfile (soundfile), then by ffmpeg (PyAV, if it is installed).
+"""Open any file with audio: with libsndfile (soundfile), then with ffmpeg (PyAV, if it is installed).
 
-Both return blocks of samples, and their number is unknown until the end, because headers are not trusted. Channels are in the
-order of wav files, so that channel 2 of 5.1 is the centre in every format. Errors of a decoder raise BadAudio. Impossible
-properties raise it too: a rate of 1 Hz, fewer samples than the header states, or more than the bytes of the file can hold.
+Both return blocks of samples. The number of samples is unknown until the end, because headers may be wrong. Channels are in the
+order of wav files, so that channel 2 of 5.1 is the centre in every format.
+
+BadAudio is raised for errors of a decoder and for impossible properties: a rate of 1 Hz, fewer samples than the header states,
+or more samples than the bytes of the file can hold.
 """
 
 from __future__ import annotations
@@ -33,20 +35,20 @@ AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES | PYAV_SUFFIXES
 BLOCK = 1 << 14  # samples decoded at a time
 RATES = (2_000, 768_000)  # Hz, plausible sample rates
 MOST_CHANNELS = 64
-MOST_PER_BYTE = 1 << 11  # samples; opus has 1,440 of silence in 2 bytes, flac mostly 4,096 in 14
+MOST_PER_BYTE = 1 << 11  # most samples per byte; of silence, 2 bytes of opus hold 1,440, and 14 bytes of flac mostly 4,096
 SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")  # subtypes in which libsndfile seeks exactly
-VORBIS_ORDER = {  # channel orders of ogg vorbis and opus, as indices into that of a wav file
+VORBIS_ORDER = {  # channels -> position in the file (ogg vorbis, opus) of each channel of a wav file
     3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4), 8: (0, 2, 1, 7, 5, 6, 3, 4),
 }  # fmt: skip
 
 
 class AudioDecoder(Protocol):
-    """An open file: `blocks(start)` yields (channels, n) from sample `start` to the end, float32 or what `dtype` names."""
+    """An open file; `blocks(start)` yields blocks (channels, n) from sample `start` to the end, float32 or another `dtype`."""
 
     sample_rate: int
     channels: int
     declared: int | None  # samples stated by the container, if it is reliable
-    slack: int  # samples by which it may state too many
+    slack: int  # number of samples by which `declared` may be too large
     expected: int  # samples for a progress bar; 0 if unknown
     cut: str | None  # what is missing compared with the header
     tracks: int  # tracks with audio; the default one is read
@@ -56,7 +58,7 @@ class AudioDecoder(Protocol):
 
 
 class _Window(io.RawIOBase):
-    """A joined file as a separate file object: its corrected header, then its bytes."""
+    """One joined file as a separate file object: its corrected header, then its bytes."""
 
     def __init__(self, file: io.BufferedReader, link: Link) -> None:
         self.file, self.link, self.at, self.name = file, link, 0, file.name
@@ -86,7 +88,7 @@ class _Window(io.RawIOBase):
 
 
 class SoundFileDecoder:
-    """A file that libsndfile reads; `subtype` and `format` are its names of the sample format and the container."""
+    """A file that libsndfile reads; `subtype` and `format` are the libsndfile names of its sample format and container."""
 
     library, slack, tracks = "libsndfile", 0, 1
 
@@ -114,7 +116,10 @@ class SoundFileDecoder:
         import soundfile
 
         class Sequential(soundfile.SoundFile):
-            """Disable the seek of soundfile after each read, which fails at an unknown end and returns wrong samples in mp3."""
+            """Disable the seek of soundfile after each read.
+
+            The seek fails at an unknown end, and returns wrong samples in mp3.
+            """
 
             def seekable(self) -> bool:
                 return False
@@ -122,7 +127,10 @@ class SoundFileDecoder:
         return Sequential(_Window(self.opened, link))  # type: ignore[arg-type]  # a file of bytes
 
     def _promised(self, file: Any, link: Link) -> int:
-        """The number of samples that a file must have; that of a compressed file holds only if it ends in the last block."""
+        """Return the number of samples that a file must have, 0 if unknown.
+
+        The stated number of a compressed file is used only if it ends in the last block.
+        """
         inside = not link.padding or 0 <= file.frames - (link.declared or 0) < link.padding
         return (link.declared or 0) if inside else 0
 
@@ -132,7 +140,7 @@ class SoundFileDecoder:
             if self.seeks and start:
                 try:
                     at, start = file.seek(start), 0
-                except RuntimeError:  # at or after an end that no header states: decoded from the beginning
+                except RuntimeError:  # a seek to or after an end that no header states: decode from the beginning
                     file = self._open(link)
             promised = self._promised(file, link)
             for block in self._read(file, dtype, at, promised, promised if link.padding and promised else 1 << 62):
@@ -141,8 +149,9 @@ class SoundFileDecoder:
                 start = max(0, start - block.shape[1])
 
     def _read(self, file: Any, dtype: str, at: int, promised: int, most: int) -> Iterator[np.ndarray]:
-        """Blocks from sample `at` to `most`; data after the stated number of samples that cannot be decoded is not audio (tags
-        after flac).
+        """Yield the blocks from sample `at` to `most`.
+
+        Data after the stated number of samples that cannot be decoded is not audio, for example tags after flac.
         """
         with file:
             while at < most:
@@ -162,9 +171,9 @@ class SoundFileDecoder:
 
 
 class AvDecoder:
-    """A file that PyAV (ffmpeg) reads; of several tracks the default one."""
+    """A file that PyAV (ffmpeg) reads; from a file of several tracks the default track is read."""
 
-    library, slack = "PyAV", 8192  # some mp4 files count the encoder's delay
+    library, slack = "PyAV", 8192  # some mp4 files count the samples of the encoder's delay
 
     def __init__(self, path: Path, links: list[Link]) -> None:
         self.path, self.links = path, links
@@ -181,7 +190,7 @@ class AvDecoder:
 
     @contextmanager
     def _open(self, link: Link) -> Iterator[tuple[Any, Any, int]]:
-        """The container of a joined file, its track, and the number of tracks."""
+        """Yield the container of a joined file, the track that is read, and the number of tracks."""
         import av
         from av.stream import Disposition
 
@@ -195,7 +204,10 @@ class AvDecoder:
             yield container, (default or tracks)[0], len(tracks)
 
     def _declared(self, stream: Any) -> int | None:
-        """Length in samples: exact in mp4 (the last block of aac is padded), approximate or unknown in other containers."""
+        """Return the length in samples; None if the container does not state it exactly.
+
+        An mp4 file states the exact length, although the last block of aac is padded.
+        """
         return (stream.duration or None) if stream.time_base == Fraction(1, stream.rate) else None
 
     def blocks(self, start: int, dtype: str = "float32") -> Iterator[np.ndarray]:
@@ -219,20 +231,20 @@ class AvDecoder:
                 yield block
 
     def close(self) -> None:
-        """Close nothing: no file stays open between two calls of `blocks`."""
+        """Do nothing: no file stays open between two calls of `blocks`."""
 
 
 def check_alike(path: Path, kinds: list[tuple[int, int]]) -> None:
-    """Raise BadAudio if the joined files differ from the first in sample rate or channels."""
+    """Raise BadAudio if the joined files differ in sample rate or channels."""
     if len(set(kinds)) > 1:
         parts = " and ".join(f"{rate} Hz, {channels} channel{'s' * (channels > 1)}" for rate, channels in dict.fromkeys(kinds))
         raise BadAudio(path, "unreadable", f"its parts are of several kinds ({parts}); give each by itself")
 
 
 def open_source(path: Path) -> AudioDecoder:
-    """Open with libsndfile or PyAV, first the one for the suffix, then the other, because suffixes may be wrong.
+    """Open a file with libsndfile or PyAV; BadAudio if both fail.
 
-    Raises BadAudio.
+    The library for the suffix is tried first, and then the other one, because suffixes may be wrong.
     """
     if not path.is_file():
         raise BadAudio(path, "unreadable", "there is no such file")
@@ -250,7 +262,7 @@ def open_source(path: Path) -> AudioDecoder:
             reasons.append(f"{error.name} is not installed (pip install {error.name})")
         except BadAudio as error:
             reasons.append(error.detail)
-        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their messages are misleading for such files
+        except Exception:  # soundfile.LibsndfileError, av.FFmpegError, ...: their messages are misleading
             reasons.append(f"{kind.library} cannot read it")
         else:
             return _plausible(path, source)
@@ -259,7 +271,7 @@ def open_source(path: Path) -> AudioDecoder:
 
 
 def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
-    """Return the decoder; BadAudio if its sample rate or channels are implausible."""
+    """Return the decoder; BadAudio if its sample rate or its number of channels is implausible."""
     try:
         check_rate(path, source.sample_rate)
         if source.channels > MOST_CHANNELS:
@@ -275,12 +287,12 @@ def _plausible(path: Path, source: AudioDecoder) -> AudioDecoder:
 
 @lru_cache(maxsize=1024)
 def _report_tracks(path: Path, tracks: int) -> None:
-    """Print once that a file has other tracks than the one that is read."""
+    """Print once that a file has more tracks than the one that is read."""
     print(f"{path} has {tracks} audio tracks; the default one is used", file=sys.stderr)
 
 
 def check_rate(path: Path, rate: int | None) -> None:
-    """Raise BadAudio for an implausible sample rate."""
+    """Raise BadAudio if a sample rate is implausible."""
     low, high = RATES
     if rate is not None and not low <= rate <= high:
         detail = f"its header states a sample rate of {rate:,} Hz; expected {low:,} to {high:,}"
@@ -288,7 +300,7 @@ def check_rate(path: Path, rate: int | None) -> None:
 
 
 def decoded(path: Path, source: AudioDecoder, start: int = 0, dtype: str = "float32") -> Iterator[np.ndarray]:
-    """The blocks from sample `start` to the end; BadAudio if not all of the file's audio can be decoded."""
+    """Yield the blocks from sample `start` to the end; BadAudio if the samples cannot all be decoded."""
     frames, most = 0, path.stat().st_size * MOST_PER_BYTE
     promised = 0 if start else (source.declared or 0) - source.slack
     try:

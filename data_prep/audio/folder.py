@@ -1,4 +1,4 @@
-"""List the files of a folder and its sub-folders, for all verbs; skipped files are counted by suffix."""
+"""List the files of a folder and its sub-folders, for all verbs; other files are counted by suffix."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 
 def list_files(folder: Path, suffixes: Collection[str], out: Path | None = None) -> tuple[list[Path], Counter[str]]:
-    """The files with these suffixes, sorted, and the number of other files by suffix.
+    """Return the files with these suffixes, sorted, and the number of other files by suffix.
 
-    Links to folders are followed once. Hidden files (also the "._" companions of macOS) and the folder `out` are ignored.
+    Links to folders are followed, and each folder is read once. Hidden files (also the "._" companions of macOS) and the folder
+    `out` are ignored.
     """
     found, others = [], Counter()
     seen = {out.resolve()} if out is not None and out.resolve() != folder.resolve() else set()
@@ -31,7 +32,7 @@ def list_files(folder: Path, suffixes: Collection[str], out: Path | None = None)
 
 
 def named(counts: Mapping[str, int], most: int = 8) -> str:
-    """Format counts, the largest first: "3 .jpg, 1 .txt"; empty without any."""
+    """Format counts, the largest first: "3 .jpg, 1 .txt"; empty if there are none."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[most:])
     words = [f"{count} {name}" for name, count in ordered[:most]] + [f"{rest} of other suffixes"] * bool(rest)

@@ -1,7 +1,7 @@
 """The frames of an mp3 file, and the files that are joined in it.
 
-Decoders trust the count in the first ("Xing") frame, or guess one from the bit rate. So frames are counted here, and a decoder gets
-each joined file with its true count.
+Decoders trust the frame count in the first ("Xing") frame, or estimate a count from the bit rate. So frames are counted here,
+and a decoder gets each joined file with its true count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from data_prep.pool import alive
 
 Bytes = bytes | mmap.mmap
-STRAY = 4  # fewer frames of another kind are random data that looks like frames
+STRAY = 4  # fewer frames of one kind are random data that looks like frames
 
 _KBPS = {  # layer III, by index
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG 1
@@ -27,24 +27,27 @@ _HEADER = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][" + re.escape(_RATED) + r
 
 @dataclass
 class Mp3Run:
-    """Frames of one file: bytes [start, stop), `count` frames with sound, and the count that its Xing frame states."""
+    """The frames of one joined file: bytes [start, stop), `count` frames with sound, and the count stated by the Xing frame."""
 
     start: int
     stop: int
     kind: tuple[int, int]  # sample rate and channels
-    xing: int | None  # position of the tag
+    xing: int | None  # position of the Xing tag
     declared: int | None
     count: int = 0
 
     @property
     def cut(self) -> str | None:
-        """The frames that are missing from the count of the Xing frame; some writers count that frame too."""
+        """A description of the missing frames, if the Xing frame states more frames than the file has.
+
+        Some writers count the Xing frame too, so that a difference of one is allowed.
+        """
         if self.count and self.declared is not None and self.declared > self.count + 1:
             return f"it should have {self.declared} mp3 frames and has {self.count}"
         return None
 
     def head(self, data: Bytes) -> tuple[bytes, int]:
-        """A first frame with the true count, and the offset in the file of the data after it."""
+        """Return a first frame with the true count, and the offset in the file of the data that follows it."""
         count = self.count.to_bytes(4, "big")
         if self.xing is not None and self.declared is not None:
             return data[self.start : self.xing + 8] + count, self.xing + 12
@@ -56,9 +59,10 @@ class Mp3Run:
 
 
 class Mp3Frames:
-    """The frames of an mp3 file (layer III) from header to header, as `runs`: one for each Xing frame or kind of frames.
+    """The frames of an mp3 file (layer III), followed from header to header.
 
-    `ends_cut`: the last frame is longer than the rest of the file. `kinds`: (sample rate, channels) of all runs.
+    `runs` has one run for each Xing frame or change of the kind of frames. `ends_cut` is set if the last frame is longer than
+    the rest of the file. `kinds` has the (sample rate, channels) of all runs.
     """
 
     def __init__(self, data: Bytes) -> None:
@@ -91,7 +95,7 @@ class Mp3Frames:
         runs[-1].stop = at + size
 
     def _resync(self, at: int) -> int:
-        """The next offset with two consecutive frames of one kind, or the end of the data."""
+        """Return the next offset with two consecutive frames of one kind, or the end of the data."""
         data = self.data
         for found in _HEADER.finditer(data, at):
             at = found.start()
@@ -101,13 +105,13 @@ class Mp3Frames:
         return len(data)
 
     def _find_xing(self, at: int) -> int | None:
-        """Offset of the Xing or Info tag in a frame (after its side information), or None."""
+        """Return the offset of the Xing or Info tag in a frame (after its side information), or None."""
         found = at + 4 + _side_size(self.data, at)
         return found if self.data[found : found + 4] in (b"Xing", b"Info") else None
 
 
 def after_id3(data: Bytes, at: int = 0) -> int:
-    """Offset of the audio after ID3v2 tags, whose sizes use 7 bits of each byte."""
+    """Return the offset of the audio after ID3v2 tags; each byte of their sizes has 7 bits."""
     while data[at : at + 3] == b"ID3" and len(data) >= at + 10:
         size = 0
         for byte in data[at + 6 : at + 10]:
@@ -117,7 +121,7 @@ def after_id3(data: Bytes, at: int = 0) -> int:
 
 
 def _joined(runs: list[Mp3Run]) -> list[Mp3Run]:
-    """Remove stray runs; a run without a Xing frame continues the one before it."""
+    """Remove stray runs, and join a run without a Xing frame to the run before it."""
     frames: Counter[tuple[int, int]] = Counter()
     for run in runs:
         frames[run.kind] += run.count
@@ -134,18 +138,18 @@ def _joined(runs: list[Mp3Run]) -> list[Mp3Run]:
 
 
 def _kind(data: Bytes, at: int) -> tuple[int, int]:
-    """Sample rate and channels of the frame at `at`."""
+    """Return the sample rate and the channels of the frame at `at`."""
     return _RATES[data[at + 1] >> 3 & 3][data[at + 2] >> 2 & 3], 1 if data[at + 3] >> 6 == 3 else 2
 
 
 def _side_size(data: Bytes, at: int) -> int:
-    """Number of bytes of side information of the layer III frame at `at`."""
+    """Return the number of bytes of side information of the layer III frame at `at`."""
     mpeg1, mono = data[at + 1] & 8, data[at + 3] >> 6 == 3
     return (17 if mono else 32) if mpeg1 else (9 if mono else 17)
 
 
 def _frame_size(data: Bytes, at: int) -> int:
-    """The length in bytes of the layer III frame at `at`, or 0 if there is no frame."""
+    """Return the length in bytes of the layer III frame at `at`, or 0 if there is no frame."""
     if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:  # 11 bits of sync; layer III
         return 0
     version = data[at + 1] >> 3 & 3

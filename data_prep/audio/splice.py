@@ -1,9 +1,9 @@
-"""Copy an audio file with some of its samples replaced; all other samples stay bit-identical.
+"""Copy an audio file and replace some of its samples; all other samples stay bit-identical.
 
 Samples are copied in the type of the file, integers as integers, so that nothing is rounded outside the replaced regions. The
-copy has the same rate, channels, container and sample format. Lossy formats (mp3, ogg, m4a ..) cannot be written again without
-loss. Their decoded samples become a wav of 32-bit floats, unless the target's suffix is .ogg, .opus, .mp3 or .flac. The copy is
-made in blocks, in constant memory.
+copy has the same rate, channels, container and sample format. Lossy formats (mp3, ogg, m4a, ..) cannot be written again without
+loss. Their decoded samples are written as a wav file of 32-bit floats, except if the suffix of the target is .ogg, .opus, .mp3
+or .flac. The copy is made in blocks, in constant memory.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ LOSSLESS = {".wav": "WAV", ".flac": "FLAC", ".aif": "AIFF", ".aiff": "AIFF", ".w
 class Piece:
     """New audio for the samples [start, end) of a file, with a crossfade over `fade` samples inside both ends.
 
-    A piece that ends at sample 0 or begins after the last sample extends the file. `audio` yields (c, n) blocks with at least
-    as many samples as the piece has. Other numbers of channels than the file's are mixed or repeated.
+    A piece that ends at sample 0 or before, or begins after the last sample, extends the file. `audio` yields (c, n) blocks
+    that together have at least as many samples as the piece. If their number of channels differs from the file, they are mixed
+    or repeated.
     """
 
     start: int
@@ -42,7 +43,10 @@ class Piece:
 
 
 class Original:
-    """An open audio file with samples in its own type: `blocks()` are (n, c) of int32 (left-justified), float32 or float64."""
+    """An open audio file with samples in its own type.
+
+    `blocks()` yields (n, c) of int32 (left-justified), float32 or float64.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.source, self.exact = path, open_source(path), False
@@ -52,12 +56,12 @@ class Original:
         self.sample_rate, self.channels = self.source.sample_rate, self.source.channels
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """All samples from the first on."""
+        """Yield all samples from the first on."""
         dtype = FLOATS.get(self.subtype, "int32")
         yield from (block.T for block in decoded(self.path, self.source, dtype=dtype))
 
     def to_float(self, block: np.ndarray) -> Float[np.ndarray, "n c"]:
-        """Samples of the file as floats in [-1, 1]."""
+        """Convert samples of the file to floats in [-1, 1]."""
         return block / 2.0**31 if block.dtype == np.int32 else block.astype(np.float64)
 
     def from_float(self, audio: Float[np.ndarray, "n c"]) -> np.ndarray:
@@ -69,7 +73,7 @@ class Original:
         return (whole.astype(np.int64) << (32 - bits)).astype(np.int32)
 
     def fits(self, container: str) -> bool:
-        """Whether a container can hold these samples without change."""
+        """Return whether a container can hold these samples unchanged."""
         import soundfile
 
         return soundfile.check_format(container, self.subtype) and not (container == "FLAC" and self.channels > 8)
@@ -79,13 +83,16 @@ class Original:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix of a copy of this file: the same if it can be written without loss, else .wav."""
+    """Return the suffix for a copy of this file: its own suffix if the copy is lossless, else .wav."""
     with closing(Original(path)) as original:
         return path.suffix.lower() if original.exact and path.suffix else ".wav"
 
 
 def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
-    """The first `frames` samples (None: all) of a file unchanged, as `stem`.flac, or as `stem`.wav if FLAC cannot hold them."""
+    """Copy the first `frames` samples (None: all) of a file unchanged; return the path of the copy.
+
+    The copy is `stem`.flac, or `stem`.wav if FLAC cannot hold the samples.
+    """
     with closing(Original(source)) as original:
         suffix, container = (".flac", "FLAC") if original.fits("FLAC") else (".wav", "WAV")
         target = stem.with_name(stem.name + suffix)
@@ -100,16 +107,16 @@ def copy_excerpt(source: Path, stem: Path, frames: int | None = None) -> Path:
 
 
 def form_of(path: Path) -> tuple[str, str]:
-    """Container and sample format of a lossless copy of a file, by their libsndfile names."""
+    """Return container and sample format of a lossless copy of a file, as libsndfile names them."""
     with closing(Original(path)) as original:
         return original.format, original.subtype
 
 
 def target_form(source: Path, target: Path) -> tuple[str, str]:
-    """Container and sample format of a copy of `source` by the suffix of `target`; UserError for an unknown suffix.
+    """Return container and sample format of a copy of `source` for the suffix of `target`; UserError for an unknown suffix.
 
-    They are those of the source if it can be copied without loss. Files for .ogg, .opus and .mp3 are encoded again, and decoded
-    floats are rounded to 24 bits for flac.
+    A lossless copy has the form of the source. Files for .ogg, .opus and .mp3 are encoded again, and decoded floats are rounded
+    to 24 bits for flac.
     """
 
     suffix = target.suffix.lower()
@@ -130,10 +137,11 @@ def splice(
     source: Path, target: Path, pieces: Sequence[Piece], frames: int, form: tuple[str, str] | None = None,
     then: Callable[[Path], object] | None = None,
 ) -> None:  # fmt: skip
-    """Copy `source`, which has `frames` samples, to `target` with `pieces` replaced, atomically. Pieces do not overlap.
+    """Copy `source`, which has `frames` samples, to `target` with `pieces` replaced, atomically. Pieces must not overlap.
 
-    `form` is the container and sample format of the target (default: `target_form`). `then` gets the finished file before it is
-    renamed. BadAudio if the source cannot be decoded, UserError if the target's format cannot hold its samples.
+    `form` is the container and sample format of the target (default: `target_form`). `then` is called with the path of the
+    finished file before it is renamed. Raises BadAudio if the source cannot be decoded, and UserError if the format of the
+    target cannot hold the samples.
     """
     import soundfile
 
@@ -150,9 +158,9 @@ def splice(
 
 
 def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray, " n"]:
-    """Weight of the old audio at samples `at` of a piece: a raised cosine from 1 to 0 and back to 1.
+    """Return the weight of the old audio at samples `at` of a piece: a raised cosine from 1 to 0 and back to 1.
 
-    The weights of old and new sum to 1 everywhere. There is no fade at the start or end of the file.
+    The weights of old and new audio sum to 1 everywhere. There is no fade at the start or end of the file.
     """
     fade = min(piece.fade, (piece.end - piece.start) // 2)
     if not fade:
@@ -163,7 +171,7 @@ def share_of_old(at: np.ndarray, piece: Piece, frames: int) -> Float[np.ndarray,
 
 
 def _spliced(original: Original, pieces: Sequence[Piece], frames: int) -> Iterator[np.ndarray]:
-    """Blocks (n, c) of the copy, in the file's sample type."""
+    """Yield the blocks (n, c) of the copy in the sample type of the file."""
     streams = [_Stream(piece.audio, original.channels) for piece in pieces]
     for piece, stream in zip(pieces, streams):
         if piece.end <= 0:
@@ -188,7 +196,7 @@ def _spliced(original: Original, pieces: Sequence[Piece], frames: int) -> Iterat
 
 
 class _Stream:
-    """Reads requested numbers of samples (n, channels) from blocks (c, n)."""
+    """Reads requested numbers of samples, (n, channels), from blocks (c, n)."""
 
     def __init__(self, audio: Iterable[np.ndarray], channels: int) -> None:
         self.audio, self.channels, self.held = iter(audio), channels, np.zeros((0, channels))

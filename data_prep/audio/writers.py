@@ -1,7 +1,7 @@
 """Write audio files in blocks, atomically; the suffix of the name selects the format.
 
-libsndfile writes them. Its errors have no reason ("System error"), and errors of closing a file are lost. So a few more bytes
-are written to find the reason, for example a full disk.
+libsndfile writes the files. Its errors have no reason ("System error"), and errors at the close of a file are lost. So a few
+more bytes are written to find the reason, for example a full disk.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from data_prep.audio.decoders import AUDIO_SUFFIXES, BLOCK, VORBIS_ORDER
 from data_prep.errors import UserError
 from data_prep.files import replacing
 
-FORMATS = {  # suffix -> container and sample format, as libsndfile names them
+FORMATS = {  # suffix -> (container, sample format) as libsndfile names them
     ".wav": ("WAV", "PCM_16"), ".aif": ("AIFF", "PCM_16"), ".aiff": ("AIFF", "PCM_16"), ".flac": ("FLAC", "PCM_24"),
     ".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", "MPEG_LAYER_III"),
 }  # fmt: skip
-RATES = {  # sample rates of formats that do not support all; audio is resampled to the next higher one
+RATES = {  # sample format -> the rates that it supports; audio is resampled to the next higher rate
     "OPUS": (8000, 12000, 16000, 24000, 48000),
     "MPEG_LAYER_III": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
 }
@@ -35,13 +35,13 @@ ADD_PEAK_CHUNK = 0x1050  # SFC_SET_ADD_PEAK_CHUNK of libsndfile, which soundfile
 
 
 def with_suffix(path: Path, usual: str = ".wav") -> Path:
-    """The path with the usual suffix appended if it has none; the dots of "v1.2" and "01. Intro" do not begin a suffix."""
+    """Return the path, with the usual suffix appended if it has none; "v1.2" and "01. Intro" have no suffix."""
     has_suffix = path.suffix.lower() in AUDIO_SUFFIXES or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{1,3}", path.suffix)
     return path if has_suffix else path.with_name(path.name + usual)
 
 
 def format_of(path: Path, channels: int) -> tuple[str, str]:
-    """Container and sample format for the suffix of a path; UserError if such a file cannot be written."""
+    """Return container and sample format for the suffix of a path; UserError if the file cannot be written."""
     if path.suffix.lower() not in FORMATS:
         *names, last = FORMATS
         raise UserError(f"{path} cannot be written; expected a name that ends in {', '.join(names)} or {last}")
@@ -63,12 +63,12 @@ class AudioWriter:
             self.resampler = soxr.ResampleStream(sample_rate, file.samplerate, file.channels, "float32", "HQ")
 
     def write(self, block: Float[np.ndarray, "c n"]) -> None:
-        """Append float samples in [-1, 1]; ValueError if one is not finite (except in a file of floats)."""
+        """Append float samples in [-1, 1]; ValueError if a sample is not finite (except in a file of floats)."""
         pcm = None if self.file.subtype in ("FLOAT", "DOUBLE") else to_pcm(block, self.path).T
         self.write_native(pcm if pcm is not None and self.file.subtype == "PCM_16" else np.asarray(block).T)
 
     def write_native(self, block: np.ndarray) -> None:
-        """Append samples (n, c) of any type that libsndfile takes: integers left-justified, floats in [-1, 1]."""
+        """Append samples (n, c) of any type that libsndfile accepts: left-justified integers, or floats in [-1, 1]."""
         self.samples += len(block)
         if self.resampler is not None:
             whole = {"int16": 2.0**15, "int32": 2.0**31}.get(block.dtype.name, 1.0)
@@ -81,7 +81,7 @@ class AudioWriter:
             self.write(np.zeros((self.file.channels, missing), np.float32))
 
     def flush(self) -> None:
-        """Append the samples that the resampler holds back."""
+        """Append the samples that the resampler still holds."""
         if self.resampler is not None:
             self._append(self.resampler.resample_chunk(np.zeros((0, self.file.channels), np.float32), last=True))
 
@@ -97,8 +97,8 @@ def writing(
 ) -> Iterator[AudioWriter]:  # fmt: skip
     """Open an audio file for writing; it is renamed into place when the block ends without error.
 
-    `form` overrides the format of the suffix. `then` gets the path of the finished file before it is renamed. Equal samples
-    give equal bytes: the PEAK chunk is switched off, because libsndfile would write the time of day into it.
+    `form` overrides the format of the suffix. `then` is called with the path of the finished file before it is renamed. Equal
+    samples result in equal bytes: the PEAK chunk is switched off, because libsndfile would write the time of day into it.
     """
     import soundfile
 
@@ -106,8 +106,8 @@ def writing(
     rates = RATES.get(subtype, (sample_rate,))
     rate = min((each for each in rates if each >= sample_rate), default=rates[-1])
     with replacing(path) as temporary:
-        temporary.touch()  # an OSError here has a reason
-        name: Any = os.fsencode(temporary)  # it may be no UTF-8
+        temporary.touch()  # an OSError of this call has a reason
+        name: Any = os.fsencode(temporary)  # the name may not be UTF-8
         try:
             with soundfile.SoundFile(name, "w", rate, channels, subtype, format=container) as file:
                 soundfile._snd.sf_command(file._file, ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
@@ -124,9 +124,9 @@ def writing(
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str = "") -> None:
-    """Write float (channels, samples) in the format of the suffix (FORMATS), atomically.
+    """Write float (channels, samples) in the format of the suffix (FORMATS), atomically; UserError for an unknown suffix.
 
-    `subtype` is another sample format by its libsndfile name. UserError for an unknown suffix.
+    `subtype` selects another sample format by its libsndfile name.
     """
     path, audio = Path(path), np.asarray(audio)
     container, usual = format_of(path, len(audio))

@@ -1,6 +1,6 @@
-"""Words and their times as files for players, video programs and Audacity: .lrc, .srt, .vtt, and a label track.
+"""Write words and their times as files for players, video programs and Audacity: .lrc, .srt, .vtt, and a label track.
 
-Each has one line of lyrics per entry, except the label track, which has one word per label.
+An .lrc, .srt or .vtt file has one entry per line of the lyrics. A label track has one label per word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ Lines = Sequence[Sequence[TimedText]]
 
 
 def timed_lines(lyrics: str, times: Sequence[TimedText]) -> list[list[TimedText]]:
-    """The timed words of each line of the lyrics; each is searched after the previous one, and left out if it is not found."""
+    """Group the timed words by the line of the lyrics that contains them.
+
+    Each word is searched after the previous word. A word that is not found is left out.
+    """
     lines: dict[int, list[TimedText]] = {}
     at = 0
     for word in times:
@@ -26,13 +29,13 @@ def timed_lines(lyrics: str, times: Sequence[TimedText]) -> list[list[TimedText]
 
 
 def format_srt(lines: Lines) -> str:
-    """SubRip subtitles."""
+    """Format lines as SubRip subtitles."""
     cues = [f"{n}\n{_clock(x[0].start, ',')} --> {_clock(x[-1].end, ',')}\n{_text(x)}\n" for n, x in enumerate(lines, 1)]
     return "\n".join(cues)
 
 
 def format_vtt(lines: Lines) -> str:
-    """WebVTT subtitles, with the time of each word."""
+    """Format lines as WebVTT subtitles with the time of each word."""
     cues = []
     for line in lines:
         words = " ".join(f"<{_clock(word.start, '.')}>{_escaped(word.text)}" for word in line)
@@ -41,7 +44,7 @@ def format_vtt(lines: Lines) -> str:
 
 
 def format_labels(lines: Lines) -> str:
-    """A label track of Audacity: start, end and text of each word, with tabs between them."""
+    """Format words as a label track of Audacity: start, end and text of each word, separated by tabs."""
     return "".join(f"{word.start:.6f}\t{word.end:.6f}\t{' '.join(word.text.split())}\n" for line in lines for word in line)
 
 
@@ -59,6 +62,6 @@ def _escaped(text: str) -> str:
 
 
 def _clock(seconds: float, point: str) -> str:
-    """hh:mm:ss.mmm"""
+    """Format seconds as hh:mm:ss.mmm, with `point` before the milliseconds."""
     thousandths = round(1000 * seconds)
     return f"{thousandths // 3_600_000:02d}:{thousandths // 60_000 % 60:02d}:{thousandths // 1000 % 60:02d}{point}{thousandths % 1000:03d}"

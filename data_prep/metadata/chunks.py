@@ -1,8 +1,8 @@
-"""Chunks of a wav or aiff file other than its samples: read them, move them with the audio, append them to another file.
+"""Read the chunks of a wav or aiff file except the samples, move them with the audio, append them to another file.
 
-Positions are those of cue points (cue), loops (smpl), the broadcast extension (bext, EBU Tech 3285) and markers (MARK, AIFF
-1.3). Labels (LIST adtl) refer to cue points by number. Chunks are written after the samples, where every reader that can seek
-finds them.
+Four kinds of chunks have positions: cue points (cue), loops (smpl), the broadcast extension (bext, EBU Tech 3285) and markers
+(MARK, AIFF 1.3). Labels (LIST adtl) refer to cue points by number. Chunks are written after the samples, where every reader
+that can seek finds them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from data_prep.metadata.encodings import decode
 Chunk = tuple[str, bytes]
 KINDS = {b"RIFF": "RIFF", b"RF64": "RIFF", b"BW64": "RIFF", b"RIFX": "RIFX", b"FORM": "FORM"}
 OF_AUDIO = frozenset("fmt |data|fact|ds64|PEAK|JUNK|junk|PAD |FLLR|filr|COMM|SSND|FVER".split("|"))
-TIMELESS = frozenset(  # chunks without positions in the audio, or with ids of cue points
+TIMELESS = frozenset(  # chunks that have no positions in the audio, or refer to cue points by id
     "LIST adtl|LIST INFO|id3 |ID3 |iXML|axml|_PMX|inst|plst|DISP|chna|NAME|AUTH|(c) |ANNO|COMT|INST|MIDI|AESD".split("|")
 )
 MOST, MOST_TEXT = 1 << 26, 1 << 16  # largest number of bytes of a kept chunk, and of a text in an INFO list
@@ -29,7 +29,7 @@ NOT_MEASURED = struct.pack("<5h", *[0x7FFF] * 5)
 
 @dataclass(frozen=True)
 class Change:
-    """Change of the time line by an edit: samples of `rate` added before and after the recording."""
+    """How an edit changes the time line: samples at `rate` are added before and after the recording."""
 
     before: int
     after: int
@@ -37,7 +37,10 @@ class Change:
 
 
 def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
-    """RIFF, RIFX, FORM or nothing, and the chunks that do not describe the samples; the name of a LIST includes its kind."""
+    """Return the kind of the file (RIFF, RIFX, FORM or an empty string) and its chunks except those that describe the samples.
+
+    The name of a LIST chunk includes the kind of the list. Chunks that are not read are named in `lost`.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         kind, chunks = KINDS.get(data[:4], ""), list[Chunk]()
         if not kind or data[8:12] not in (b"WAVE", b"AIFF", b"AIFC"):
@@ -60,15 +63,15 @@ def read_chunks(path: Path, lost: list[str]) -> tuple[str, list[Chunk]]:
 
 
 def info_texts(data: bytes, kind: str = "RIFF") -> Iterator[tuple[str, str]]:
-    """The entries of a LIST INFO chunk."""
+    """Yield (name, text) of each entry of a LIST INFO chunk."""
     for name, start, size in walk_chunks(data, 4, _order(kind)):
         text = data[start : start + min(size, MOST_TEXT)].rstrip(b"\0 ")
-        if found := decode(text + b"\0" * (b"\0" in text and len(text) % 2)):  # half of a wide character
+        if found := decode(text + b"\0" * (b"\0" in text and len(text) % 2)):  # rstrip has removed half of a wide character
             yield name.decode("ascii", "replace"), found.text.strip()
 
 
 def move_chunks(kind: str, chunks: Iterable[Chunk], change: Change, lost: list[str]) -> list[Chunk]:
-    """The chunks adapted to the edited audio; chunks that cannot be adapted are named in `lost`."""
+    """Adapt chunks to the edited audio; chunks that cannot be adapted are named in `lost`."""
     kept = []
     for name, data in chunks:
         is_stale = name == "levl" or (name == "acid" and change.before + change.after)  # peaks; the number of beats
@@ -90,7 +93,7 @@ def move_chunks(kind: str, chunks: Iterable[Chunk], change: Change, lost: list[s
 
 
 def append_chunks(path: Path, chunks: Sequence[Chunk]) -> None:
-    """Append chunks to a wav, RF64 or aiff file, and count them in its header."""
+    """Append chunks to a wav, RF64 or aiff file, and add their size to its header."""
     with path.open("r+b") as file:
         kind = file.read(4)
         order, at = _order(KINDS[kind]), file.seek(0, 2)
@@ -99,12 +102,12 @@ def append_chunks(path: Path, chunks: Sequence[Chunk]) -> None:
             body += name[:4].encode("latin-1") + len(data).to_bytes(4, order) + data + b"\0" * (len(data) % 2)
         size = (at + len(body) - 8).to_bytes(8 if kind == b"RF64" else 4, order)  # OverflowError before anything is written
         file.write(body)
-        file.seek(20 if kind == b"RF64" else 4)  # there the size is in the ds64 chunk
+        file.seek(20 if kind == b"RF64" else 4)  # RF64 has the size in the ds64 chunk
         file.write(size)
 
 
 def named(name: str) -> str:
-    """Describe a chunk."""
+    """Return a description of a chunk for messages."""
     return f"{name.strip()} chunk"
 
 
@@ -127,7 +130,7 @@ def _moved_bext(data: bytes, change: Change, lost: list[str]) -> bytes:
 
 
 def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes:
-    """Add a number to the 32-bit numbers at some offsets; ValueError if one becomes too large."""
+    """Add `more` to the 32-bit numbers at the offsets `places`; ValueError if a result does not fit into 32 bits."""
     moved = bytearray(data)
     for at in places:
         value = int.from_bytes(data[at : at + 4], order) + more
@@ -138,7 +141,7 @@ def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes
 
 
 def _cues(data: bytes) -> list[int]:
-    """Offsets of the positions of cue points; ValueError for a cue point in a list of several audio segments."""
+    """Return the offsets of the positions of cue points; ValueError if a cue point is in a list of several audio segments."""
     places = range(4, 4 + 24 * min(struct.unpack_from("<I", data)[0], len(data) // 24), 24)
     if any(data[at + 8 : at + 12] != b"data" for at in places):
         raise ValueError
@@ -146,13 +149,13 @@ def _cues(data: bytes) -> list[int]:
 
 
 def _loops(data: bytes) -> list[int]:
-    """Offsets of the starts and ends of loops."""
+    """Return the offsets of the starts and ends of loops."""
     count = min(struct.unpack_from("<I", data, 28)[0], len(data) // 24)
     return [at + place for at in range(36, 36 + 24 * count, 24) for place in (8, 12)]
 
 
 def _markers(data: bytes) -> list[int]:
-    """Offsets of the positions of the markers of an aiff file; names of any length are between them."""
+    """Return the offsets of the marker positions of an aiff file; marker names of any length are between the positions."""
     places, at = [], 2
     for _ in range(struct.unpack_from(">H", data)[0]):
         places.append(at + 2)

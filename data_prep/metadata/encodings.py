@@ -1,9 +1,9 @@
-"""The encoding of a text file: UTF-8, UTF-16 and UTF-32 with and without a mark, and older encodings by detection.
+"""Decode text files: UTF-8, UTF-16 and UTF-32 with and without a byte-order mark, and older encodings by detection.
 
 Detection finds the language and encoding with the highest likelihood of the bytes (naive Bayes over single characters). Each
-language is a list of its characters beyond ASCII, frequent ones first. Lyrics are short, and general detectors, made for web
-pages, are often wrong for ten words. If two readings are about equally likely, or none is likely, the file is not read, because
-a model would be trained on wrong characters.
+language is a list of its characters beyond ASCII, frequent ones first. General detectors are made for web pages and are often
+wrong for ten words of lyrics. If two readings are about equally likely, or no reading is likely, the file is not read.
+Otherwise a model would be trained on wrong characters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from data_prep.errors import UserError
 
-MAX_BYTES = 1 << 26  # bytes of a table; lyrics have a separate limit
+MAX_BYTES = 1 << 26  # largest size of a table in bytes; lyrics have a separate limit
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 _MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32 begins like UTF-16
 
@@ -45,7 +45,7 @@ _KOREAN = (
     "이다는을가나에지고하너내아사랑한그어리도라은의해서를니기마대자오로수시게만있들없음면우말안날모든여눈줄보려인모습길일제스처럼세간것속물"
     "네잖요며원히늘난왜별밤빛바람거까못주살데미무때와번더꿈같던떠울당신했걸야함께상전잊두부"
 )
-# How common an encoding is in files of lyrics (a logarithm), and its languages.
+# Encoding -> (log of its prior probability in files of lyrics, its languages).
 _LANGUAGES: dict[str, tuple[float, tuple[str, ...]]] = {
     "cp1252": (0, _WEST),
     "cp1250": (-1, _EAST),
@@ -72,11 +72,11 @@ _LATIN = frozenset({"cp1252", "cp1250", "iso8859_2", "cp1254", "cp1257", "mac_ro
 _TWICE = {ord(char): byte for byte in range(128, 160) if (char := bytes([byte]).decode("cp1252", "ignore"))}
 _SIGNS = frozenset("’‘“”–—…«»¿¡°´·、。，！？「」『』（）：；～・")
 _VOWELS = frozenset("аеёиоуыэюяіїєαεηιουωάέήίόύώ")
-_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # characters that do not begin, end or continue a word
+_MISPLACED = re.compile(r"\b[ъьыЪЬЫ]|[ςםןץףך]\B|σ\b|\w[¿¡]")  # characters that cannot be at this place of a word
 _RARE, _FOREIGN, _BROKEN = math.log(2e-5), math.log(1e-7), math.log(1e-10)
-_CERTAIN = math.log(30)  # required log likelihood ratio of the best reading to the next
-_MAX_WORDS, _MAX_WORD = 2000, 40  # largest numbers of words, and of characters per word, that are used
-_UNLIKELY = -9.0  # mean log probability per character
+_CERTAIN = math.log(30)  # least log likelihood ratio between the best and the second-best reading
+_MAX_WORDS, _MAX_WORD = 2000, 40  # limits on the words, and the characters per word, that are used
+_UNLIKELY = -9.0  # least mean log probability per character
 
 
 class DecodedText(NamedTuple):
@@ -88,7 +88,7 @@ class DecodedText(NamedTuple):
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> DecodedText:
-    """Read a text file in any encoding; UserError if the encoding is unknown or the file is too large to be text."""
+    """Read a text file in any encoding; UserError if the encoding is unknown or the file has more than `max_bytes` bytes."""
     try:
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
@@ -102,11 +102,11 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> DecodedText:
 
 
 def decode(data: bytes) -> DecodedText | None:
-    """The text of some bytes, without control characters; None if the encoding is unknown."""
+    """Decode bytes to a text without control characters; None if the encoding is unknown."""
     for mark, encoding in ((codecs.BOM_UTF8, "utf-8"), *zip(_MARKS, _WIDE)):
         if data.startswith(mark):
             return _checked(data[len(mark) :], encoding)
-    if zeros := data.count(0):  # ASCII in wide characters, or damage
+    if zeros := data.count(0):  # ASCII characters in UTF-16 or UTF-32, or a damaged text
         plain = _checked(data, "utf-8")
         readings = {sum(map(str.isascii, reading.text)): reading for name in _WIDE if (reading := _checked(data, name))}
         is_wide = not (plain and plain.damaged == zeros and 8 * zeros < len(data)) and max(readings, default=0) > zeros / 4
@@ -117,7 +117,10 @@ def decode(data: bytes) -> DecodedText | None:
 
 
 def _once(data: bytes) -> bytes:
-    """Decode UTF-8; text that was encoded twice, via cp1252 or Latin-1, is decoded twice."""
+    """Undo a double encoding: UTF-8 bytes that were read as cp1252 or Latin-1 and encoded as UTF-8 again.
+
+    Other bytes are returned unchanged.
+    """
     with suppress(UnicodeError):
         once = data.decode().translate(_TWICE).encode("latin-1")
         once.decode()
@@ -131,7 +134,10 @@ def printable(text: str) -> str:
 
 
 def _checked(data: bytes, encoding: str) -> DecodedText | None:
-    """Decode; None if there are more damaged characters than valid characters beyond ASCII."""
+    """Decode bytes; None if the text has too many damaged characters.
+
+    At most a quarter of the characters beyond ASCII may be damaged. For UTF-16 and UTF-32 all characters count.
+    """
     text = data.decode(encoding, errors="replace")
     kept = printable(text.replace("\ufffd", ""))
     damaged = (
@@ -143,7 +149,7 @@ def _checked(data: bytes, encoding: str) -> DecodedText | None:
 
 
 def _detect(data: bytes) -> DecodedText | None:
-    """The most likely reading in an older encoding; None unless it is likely and clearly more likely than all others."""
+    """Return the most likely reading in an older encoding; None if it is unlikely or not clearly the most likely one."""
     likelihoods: dict[str, tuple[float, str, int]] = {}  # text -> (logarithm, encoding, characters beyond ASCII)
     for encoding, (prior, languages) in _LANGUAGES.items():
         try:
@@ -166,7 +172,7 @@ def _detect(data: bytes) -> DecodedText | None:
 
 
 def _word_likelihood(word: str, language: str, latin: bool) -> float:
-    """Log likelihood of the characters of a word that are not ASCII."""
+    """Return the log likelihood of the characters of a word that are not ASCII."""
     known = _probabilities(language)
     total = _FOREIGN * len(_MISPLACED.findall(word))
     for char in word:
@@ -181,8 +187,8 @@ def _word_likelihood(word: str, language: str, latin: bool) -> float:
 
 
 def _run_likelihood(part: str, latin: bool) -> float:
-    """Log likelihood of the sequence of character classes in a word, for all languages."""
-    if latin:  # accents are few in a word
+    """Return the log likelihood of the sequence of character classes (case, vowels, scripts) in a word; no language is used."""
+    if latin:  # a Latin word has few accented characters
         total = _RARE / 3 * max(0, len(part) - 2 * sum(map(str.isascii, part)) - 1)
     else:
         total = _FOREIGN * any("LATIN" in unicodedata.name(char, "") for char in part)
@@ -196,7 +202,10 @@ def _run_likelihood(part: str, latin: bool) -> float:
 
 @lru_cache(maxsize=64)
 def _probabilities(language: str) -> dict[str, float]:
-    """Log probabilities of the characters of a language, frequent ones first; each tenth of the list halves the probability."""
+    """Return the log probability of each character of a language, which lists frequent characters first.
+
+    The probability is proportional to 1 / (rank + 0.3 n^0.7) for n characters (Zipf-Mandelbrot law).
+    """
     characters = dict.fromkeys(language)
     weights = {char: 1 / (rank + 0.3 * len(characters) ** 0.7) for rank, char in enumerate(characters)}
     weights |= {sign: sum(weights.values()) / (20 if sign == "’" else 200) for sign in _SIGNS}

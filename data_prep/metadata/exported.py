@@ -1,4 +1,7 @@
-"""Export a finished song for other programs: wav of 16 or 24 bits or floats with cue markers, flac or mp3; tags have the request."""
+"""Export a finished song for other programs: wav (16 or 24 bits, or floats) with cue markers, flac or mp3.
+
+The tags have the request of the song.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from jaxtyping import Float
 from data_prep.audio.writers import format_of, writing
 from data_prep.errors import UserError
 
-FORMS = {  # name -> suffix and sample format, by its libsndfile name
+FORMS = {  # name -> (suffix, sample format as libsndfile names it)
     "wav16": (".wav", "PCM_16"), "wav24": (".wav", "PCM_24"), "wav32f": (".wav", "FLOAT"),
     "flac": (".flac", "PCM_24"), "mp3": (".mp3", "MPEG_LAYER_III"),
 }  # fmt: skip
@@ -20,7 +23,7 @@ Cue = tuple[float, str]  # seconds, label
 
 
 def form_of_path(path: Path, bits: int = 0) -> str:
-    """The form of a file for its suffix, and for wav for its bits (0: 16; 32: floats); UserError for others."""
+    """Return the name in FORMS for a suffix and, for wav, its bits (0: 16; 32: floats); UserError for any other file."""
     found = {name for name, (suffix, _) in FORMS.items() if suffix == path.suffix.lower()}
     by_bits = {0: "wav16", 16: "wav16", 24: "wav24", 32: "wav32f"}
     chosen = by_bits.get(bits, "") if ".wav" == path.suffix.lower() else next(iter(found), "")
@@ -32,7 +35,7 @@ def form_of_path(path: Path, bits: int = 0) -> str:
 def write_export(
     path: Path, audio: Float[np.ndarray, "c n"], sample_rate: int, form: str, tags: Mapping[str, str], cues: Sequence[Cue] = ()
 ) -> None:  # fmt: skip
-    """Write audio in one of FORMS, atomically, with tags, and a wav with cue markers."""
+    """Write audio in one of FORMS, atomically, with tags; a wav file also gets cue markers."""
 
     def finish(written: Path) -> None:
         if form.startswith("wav") and cues:
@@ -45,7 +48,7 @@ def write_export(
 
 
 def append_cues(path: Path, cues: Sequence[tuple[int, str]]) -> None:
-    """Add cue markers (sample, label) to a wav file: a chunk of points and a list of their labels, after the samples."""
+    """Append cue markers (sample, label) to a wav file, after the samples: one chunk of points and one list of labels."""
     points = b"".join(struct.pack("<LL4sLLL", n, at, b"data", 0, 0, at) for n, (at, _) in enumerate(cues, 1))
     labels = b"".join(_chunk(b"labl", struct.pack("<L", n) + text.encode() + b"\0") for n, (_, text) in enumerate(cues, 1))
     with path.open("r+b") as file:
@@ -62,7 +65,10 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _write_tags(path: Path, form: str, tags: Mapping[str, str]) -> None:
-    """Write tags: comments of flac, TXXX frames of mp3 and wav; "title" and "artist" in the standard frames that players read."""
+    """Write tags as comments of a flac file, or as TXXX frames of an mp3 or wav file.
+
+    In mp3 and wav files "title" and "artist" are standard frames, which players read.
+    """
     from mutagen import flac, id3, mp3, wave
 
     if form == "flac":

@@ -1,6 +1,6 @@
 """Convert tags between families: ID3 frames, MP4 tags, APE items and chunks to Vorbis comments, and comments to ID3.
 
-Tags without a counterpart are named in `lost`. Pictures are in flac's form.
+Tags without a counterpart are named in `lost`. Pictures have the form of flac pictures.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ OF_CHUNKS = _table(
 OF_OTHERS = _table("TRACK=TRACKNUMBER|DISC=DISCNUMBER|YEAR=DATE|ALBUM ARTIST=ALBUMARTIST|ALBUM_ARTIST=ALBUMARTIST")
 TO_ID3 = {key: frame for frame, key in OF_ID3.items()}
 LYRICS = ("LYRICS", "UNSYNCEDLYRICS")
-CUE_SHEET, APPLICATION = "5", "2"  # blocks of a flac, by their number
+CUE_SHEET, APPLICATION = "5", "2"  # block types of flac
 
 
 def standard(key: str) -> str:
-    """The Vorbis comment name of a key of APE items or ffmpeg."""
+    """Return the Vorbis comment name of a key of APE items or ffmpeg."""
     return OF_OTHERS.get(key.upper()) or key.upper()
 
 
 def saved(tags: Any, lost: list[str]) -> bytes:
-    """ID3 tags as bytes; the version is kept if it is 2.3 or 2.4."""
+    """Convert ID3 tags to bytes; version 2.3 is kept, and all others become 2.4."""
     from mutagen.id3 import ID3
 
     version = 3 if tags.version[:2] == (2, 3) else 4
@@ -57,7 +57,7 @@ def saved(tags: Any, lost: list[str]) -> bytes:
 
 
 def picture(data: bytes, mime: str = "", text: str = "", use: int = 3) -> bytes:
-    """A picture in flac's form; `use` 3 is the front cover."""
+    """Convert a picture to the form of a flac picture; `use` 3 is the front cover."""
     from mutagen.flac import Picture
 
     picture = Picture()
@@ -70,7 +70,7 @@ def picture(data: bytes, mime: str = "", text: str = "", use: int = 3) -> bytes:
 
 
 def of_mp4(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[str, str]]:
-    """Convert the tags of an mp4 file to comments; pictures are added."""
+    """Convert the tags of an mp4 file to comments; pictures are appended to `pictures`."""
     for key, value in tags.items():
         name = OF_MP4.get(key) or (key.rpartition(":")[2].upper() if key.startswith("----:") else "")
         if key == "covr":
@@ -85,7 +85,7 @@ def of_mp4(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[
 
 
 def of_ape(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[str, str]]:
-    """Convert APE items to comments; pictures are added."""
+    """Convert APE items to comments; pictures are appended to `pictures`."""
     for key, value in tags.items():
         if value.kind == 1 and key.upper().startswith("COVER ART"):
             text, _, data = bytes(value.value).partition(b"\0")
@@ -97,7 +97,7 @@ def of_ape(tags: Any, pictures: list[bytes], lost: list[str]) -> Iterator[tuple[
 
 
 def of_chunks(chunks: Iterable[Chunk], kind: str, lost: list[str]) -> list[tuple[str, str]]:
-    """Convert the texts of chunks to comments; other chunks are lost."""
+    """Convert the texts of chunks to comments; other chunks are named in `lost`."""
     texts = []
     for name, data in chunks:
         if name == "LIST INFO":
@@ -110,12 +110,12 @@ def of_chunks(chunks: Iterable[Chunk], kind: str, lost: list[str]) -> list[tuple
 
 
 def named_block(code: str) -> str:
-    """Describe a block of a flac file."""
+    """Return a description of a block of a flac file for messages."""
     return {CUE_SHEET: "cue sheet", APPLICATION: "application block"}.get(code, f"metadata block {code}")
 
 
 def of_id3(tags: Any, pictures: list[bytes], lost: list[str]) -> list[tuple[str, str]]:
-    """Convert ID3 frames to comments; pictures are added, frames without a counterpart are lost."""
+    """Convert ID3 frames to comments; pictures are appended to `pictures`, frames without a counterpart are named in `lost`."""
     comments = []
     tags.update_to_v24()
     for name, frame in tags.items():
@@ -136,7 +136,7 @@ def of_id3(tags: Any, pictures: list[bytes], lost: list[str]) -> list[tuple[str,
 
 
 def id3_tag(tags: Any, comments: Iterable[tuple[str, str]], pictures: Iterable[bytes]) -> bytes:
-    """Add missing comments and pictures to an ID3 tag; the result is empty if there is nothing."""
+    """Add pictures, and comments that the ID3 tag does not have; return the tag as bytes, empty if it has no frames."""
     from mutagen import id3
     from mutagen.flac import Picture
 
@@ -156,5 +156,5 @@ def id3_tag(tags: Any, comments: Iterable[tuple[str, str]], pictures: Iterable[b
         tags.loaded_frame(frame)
     for each in map(Picture, pictures):
         kept = dict(mime=each.mime, type=each.type, desc=each.desc, data=each.data)
-        tags.loaded_frame(id3.APIC(encoding=1, **kept))  # type: ignore[attr-defined]  # equal names get a space
+        tags.loaded_frame(id3.APIC(encoding=1, **kept))  # type: ignore[attr-defined]  # mutagen adds a space to equal names
     return saved(tags, []) if tags or tags.unknown_frames else b""

@@ -1,8 +1,9 @@
-"""Copy the metadata of a recording to an edit of it: tags, pictures, lyrics with times, chapters, chunks.
+"""Copy the metadata of a recording to its edited version: tags, pictures, lyrics with times, chapters, chunks.
 
-Within a family nothing is converted: ID3 tags stay ID3 (mp3, wav, aiff), comments stay comments (flac, ogg, opus), chunks stay
-in wav or aiff. Between families tags are mapped by the Vorbis comment names in the tables below; all other tags are reported as
-lost. Values measured from the old audio (loudness, fingerprints) are not kept, and times move with the audio.
+Within a family nothing is converted. ID3 tags stay ID3 tags (mp3, wav, aiff), comments stay comments (flac, ogg, opus), and
+chunks stay chunks (wav, aiff). Between families, tags are mapped by their Vorbis comment names in the tables of `families.py`,
+and all other tags are reported as lost. Values measured from the old audio (loudness, fingerprints) are not kept. Times move
+with the audio.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from data_prep.metadata.chunks import Change, Chunk, append_chunks, move_chunks,
 
 STALE = re.compile(r"(?i).*(replaygain_|r128_|iTunNORM|iTunSMPB|acoustid_fingerprint)")  # tags measured from the audio
 STALE_FRAMES = frozenset("RVA2 RVAD XRVA RGAD MLLT ASPI SEEK RBUF POSS".split())
-OF_STREAM = frozenset(  # entries that ffmpeg lists with the tags
+OF_STREAM = frozenset(  # entries that ffmpeg lists among the tags, but that describe the stream
     "DURATION ENCODER LANGUAGE HANDLER_NAME CREATION_TIME MAJOR_BRAND MINOR_VERSION COMPATIBLE_BRANDS VENDOR_ID".split()
 )
 STAMPED = re.compile(r"LYRICS|UNSYNCEDLYRICS|SYNCEDLYRICS|CHAPTER\d+")
@@ -34,12 +35,15 @@ TAG_CHUNKS, CONTAINERS = ("id3 ", "ID3 "), {"WAV": "RIFF", "WAVEX": "RIFF", "RF6
 
 @dataclass(frozen=True)
 class Kept:
-    """The metadata of a file; `chunks` are those of a wav or aiff file, or the blocks of a flac, by `kind`."""
+    """The metadata of a file.
+
+    `kind` is the container. `chunks` are the chunks of a wav or aiff file, or the blocks of a flac file.
+    """
 
     kind: str = ""
     id3: bytes = b""  # a whole tag
     comments: list[tuple[str, str]] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)  # in flac's form
+    pictures: list[bytes] = field(default_factory=list)  # in the form of flac pictures
     chunks: list[Chunk] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
@@ -56,12 +60,12 @@ class Kept:
             return replace(found, lost=[*found.lost, f"tags that cannot be read ({error})"])
 
     def save(self, path: Path) -> None:
-        """Write it as json."""
+        """Write the metadata as json."""
         write_bytes(path, json.dumps(asdict(self), default=lambda data: base64.b64encode(data).decode()).encode())
 
     @staticmethod
     def load(path: Path) -> Kept:
-        """Read the file of `save`; empty metadata without the file, UserError if it is damaged."""
+        """Read the file of `save`; a missing file is empty metadata, and a damaged file raises UserError."""
         if not path.is_file():
             return Kept()
         try:
@@ -72,7 +76,10 @@ class Kept:
             raise UserError(f"{path} is damaged ({error}); remove it, and the edit is written without tags") from error
 
     def write(self, path: Path, form: tuple[str, str], change: Change) -> list[str]:
-        """Write the valid metadata into an audio file of a form (libsndfile name); return the names of lost metadata."""
+        """Write the metadata that is still valid into an audio file; return the names of the lost metadata.
+
+        `form` is (container, subtype) by their libsndfile names.
+        """
         lost, kind = list(self.lost), CONTAINERS.get(form[0], form[0])
         comments = list(_moved_comments(self.comments, change, lost))
         tags, chunks = _moved_id3(self.id3, change, lost), list[Chunk]()
@@ -101,7 +108,7 @@ class Kept:
 
 
 def _read_tags(path: Path, found: Kept) -> Kept:
-    """The tags of a file that is neither wav nor aiff: by mutagen, and of other containers by PyAV."""
+    """Read the tags of a file that is neither wav nor aiff, with mutagen or, for other containers, with PyAV."""
     import mutagen
     from mutagen._vorbis import VComment
     from mutagen.apev2 import APEv2, error
@@ -112,7 +119,7 @@ def _read_tags(path: Path, found: Kept) -> Kept:
     file: Any = mutagen.File(path)
     tags = file.tags if file is not None else None
     if isinstance(tags, ID3):
-        with suppress(Exception):  # before the audio its bytes can be copied
+        with suppress(Exception):  # a tag before the audio is read again without translation, to copy its bytes
             tags = ID3(path, translate=False)
         found = replace(found, id3=families.saved(_in_milliseconds(tags, file.info if file else None), found.lost))
     elif isinstance(tags, VComment):
@@ -134,7 +141,7 @@ def _read_tags(path: Path, found: Kept) -> Kept:
 
 
 def _in_milliseconds(tags: Any, info: Any) -> Any:
-    """ID3 tags without times in MPEG frames, which are invalid in the copy."""
+    """Convert times in MPEG frames to milliseconds in ID3 tags, because the copy may have no MPEG frames."""
     unit = 1000 * (1152 if getattr(info, "version", 1) == 1 else 576) / info.sample_rate
     for frame in (*tags.getall("SYLT"), *tags.getall("ETCO")):
         if frame.format == 1:
@@ -145,7 +152,7 @@ def _in_milliseconds(tags: Any, info: Any) -> Any:
 
 
 def _read_container(path: Path, found: Kept, only_chapters: bool) -> None:
-    """Chapters of any container, and tags and pictures of those that mutagen does not know, by PyAV."""
+    """Add the chapters of a container and, unless `only_chapters`, its tags and pictures, read with PyAV."""
     import av
     from av.stream import Disposition
 
@@ -177,7 +184,7 @@ def _moved_comments(comments: Iterable[tuple[str, str]], change: Change, lost: l
 
 
 def _moved_text(text: str, change: Change) -> str:
-    """Shift the time stamps of a text by the samples added before the recording."""
+    """Shift the time stamps of a text by the samples that are added before the recording."""
 
     def later(match: re.Match[str]) -> str:
         hours, minutes, seconds = match.groups()
@@ -208,7 +215,7 @@ def _moved_id3(data: bytes, change: Change, lost: list[str]) -> Any:
             frame.events = [(event, time + later) for event, time in frame.events]
         elif frame.FrameID == "CHAP":
             frame.start_time, frame.end_time = frame.start_time + later, frame.end_time + later
-            frame.start_offset = frame.end_offset = 0xFFFFFFFF  # an offset in bytes of the old file
+            frame.start_offset = frame.end_offset = 0xFFFFFFFF  # unset: byte offsets are valid in the old file only
         elif frame.FrameID == "USLT":
             frame.text = _moved_text(frame.text, change)
         elif frame.FrameID == "TXXX" and STAMPED.fullmatch(frame.desc.upper()):
@@ -217,7 +224,10 @@ def _moved_id3(data: bytes, change: Change, lost: list[str]) -> Any:
 
 
 def _moved_blocks(_: str, blocks: Iterable[Chunk], change: Change, lost: list[str]) -> list[Chunk]:
-    """Blocks of a flac; a cue sheet ends with the audio, and application blocks may have positions."""
+    """Return the blocks of a flac file that are still valid.
+
+    A cue sheet ends with the audio, and application blocks may have positions.
+    """
     kept = []
     for code, data in blocks:
         if change.before or (code == families.CUE_SHEET and change.after):

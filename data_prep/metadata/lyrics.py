@@ -1,6 +1,6 @@
-"""Parser of lyrics for all verbs: from plain text or text with time stamps (.lrc) to the sung words and their times.
+"""Parse lyrics for all verbs: plain text, or text with time stamps (.lrc), becomes the sung words and their times.
 
-`stamps.py` parses the stamps. Text that is not sung (`marks.py`), and translations of lines, are left out and counted.
+`stamps.py` parses the stamps. Text that is not sung (`marks.py`) and translations of lines are left out and counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data_prep.metadata.encodings import printable, read_text
 from data_prep.metadata.marks import singers, without_marks, without_spanning
 from data_prep.metadata.stamps import LINE_STAMPS, STAMP, StampClock, offset_seconds, with_brackets
 
-MAX_CHARACTERS = 1 << 16  # characters of lyrics; an opera has fewer
+MAX_CHARACTERS = 1 << 16  # largest number of characters of lyrics; an opera has fewer
 _TAG = re.compile(r"\s*\[\s*([a-z#]+)\s*[:：](.*)\]\s*", re.IGNORECASE)
 _TAGS = frozenset(
     "ti ar al by au lr length re tool ve version offset key la lang id encoding total sign hash qq kana #".split()
@@ -31,7 +31,7 @@ SAME_TIME = 0.05  # seconds; lines that begin closer together are translations o
 
 @dataclass(frozen=True)
 class ParsedLyrics:
-    """The sung words, in lines; the times of words or lines, if known; counts of what was left out."""
+    """The sung words, in lines; the times of words or lines, if they are known; counts of the parts that were left out."""
 
     text: str
     times: tuple[TimedText, ...] = ()
@@ -40,7 +40,7 @@ class ParsedLyrics:
 
 @dataclass
 class _Line:
-    """A line of the file: its stamps (none: not timed), its words, and the stamps inside: (second, index in the words)."""
+    """A line of the file: its stamps (none: not timed), its words, and (second, index in the words) of each stamp inside."""
 
     starts: list[float]
     text: str
@@ -48,17 +48,17 @@ class _Line:
 
 
 def read_lyrics(path: Path) -> ParsedLyrics:
-    """Read a file of lyrics; UserError if its encoding is unknown or it is too long."""
+    """Read a file of lyrics; UserError if its encoding is unknown or the file is too long."""
     text, _, damaged = read_text(path, 4 * MAX_CHARACTERS)
     lyrics = parse_lyrics(text)
     return ParsedLyrics(lyrics.text, lyrics.times, {**lyrics.left_out, **({"damaged characters": damaged} if damaged else {})})
 
 
 def parse_lyrics(text: str) -> ParsedLyrics:
-    """Return the words of a text of lyrics and their times.
+    """Parse the words of lyrics and their times.
 
-    A line ends at the next stamp, and the last one after the usual time per syllable. If several lines begin together, the
-    first is sung. A line without a stamp continues the previous line if it is in the same script.
+    A line ends at the next stamp. The last line ends after the usual time per syllable. If several lines begin at the same
+    time, the first is sung. A line without a stamp continues the previous line if both are in the same script.
     """
     if len(text) > MAX_CHARACTERS:
         return ParsedLyrics("", (), {"texts too long for lyrics": 1})
@@ -76,19 +76,19 @@ def parse_lyrics(text: str) -> ParsedLyrics:
 
 
 def describe(left_out: Mapping[str, int]) -> str:
-    """Counts of what was left out, as in "left out: credits 2, note signs 1"; empty if nothing was."""
+    """Format the counts of left-out parts, as in "left out: credits 2, note signs 1"; empty if nothing was left out."""
     counts = ", ".join(f"{what} {count}" for what, count in sorted(left_out.items()) if count)
     return f"left out: {counts}" if counts else ""
 
 
 def _plain(text: str) -> str:
-    """Normalise signs and line ends; stamps of subtitles, and those without brackets, become stamps in brackets."""
+    """Normalise signs and line ends, and put subtitle stamps and stamps without brackets into brackets."""
     text = html.unescape(text).replace("\\r\\n", "\n").replace("\\n", "\n")
     return with_brackets("\n".join(printable(unicodedata.normalize("NFC", text)).splitlines()))
 
 
 def _lines(text: str, left_out: Counter[str]) -> tuple[list[_Line], float, frozenset[str]]:
-    """Split a text into its lines, the offset in seconds, and title and artist by its tags."""
+    """Parse the lines of a text; also return the offset in seconds, and title and artist, from the tags of the text."""
     lines, offset, titles = [], 0.0, set()
     seconds = StampClock(text)
     for row in text.split("\n"):
@@ -104,12 +104,12 @@ def _lines(text: str, left_out: Counter[str]) -> tuple[list[_Line], float, froze
 
 
 def _parse_line(row: str, seconds: StampClock) -> _Line:
-    """Remove the stamps from a line."""
+    """Split a line into its words and its stamps."""
     leading = LINE_STAMPS.match(row)
     starts = [seconds(*stamp.groups()) for stamp in STAMP.finditer(row, 0, leading.end())] if leading else []
     text, pieces, at = "", [], leading.end() if leading else 0
     for stamp in STAMP.finditer(row, at):
-        text += row[at : stamp.start()] + " " * (stamp[0][0] in "[［")  # syllables have the other kind
+        text += row[at : stamp.start()] + " " * (stamp[0][0] in "[［")  # a stamp in <> may be within a word
         pieces.append((seconds(*stamp.groups()), len(text)))
         at = stamp.end()
     starts = list(dict.fromkeys(starts)) or [start for start, _ in pieces[:1]]
@@ -117,7 +117,10 @@ def _parse_line(row: str, seconds: StampClock) -> _Line:
 
 
 def _without_marks(line: _Line, text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> bool:
-    """Remove text that is not sung, and a translation after a slash; return whether the line has become empty."""
+    """Remove text that is not sung, and a translation after a slash; return whether the line should be kept.
+
+    A line is kept if it still has words, or if it was empty before.
+    """
     if not line.text.strip():
         return True
     line.text = without_marks(text, names, titles, left_out)
@@ -129,7 +132,7 @@ def _without_marks(line: _Line, text: str, names: frozenset[str], titles: frozen
 
 
 def _first_of_two(lines: Iterable[_Line], left_out: Counter[str]) -> str:
-    """The text of lines without times; if two scripts alternate, only lines of the first."""
+    """Return the text of lines without times; if two scripts alternate from line to line, only the lines of the first one."""
     texts = [" ".join(line.text.split()) for line in lines]
     filled = [number for number, text in enumerate(texts) if text]
     if len(filled) > 3 and all(_is_latin(texts[a]) != _is_latin(texts[b]) for a, b in pairwise(filled)):
@@ -139,7 +142,7 @@ def _first_of_two(lines: Iterable[_Line], left_out: Counter[str]) -> str:
 
 
 def _continued(lines: Sequence[_Line], left_out: Counter[str]) -> list[_Line]:
-    """Append lines without a stamp to the previous line; drop lines before the first stamp, and translations."""
+    """Append each line without a stamp to the previous line; drop lines before the first stamp, and translations."""
     result: list[_Line] = []
     for line in lines:
         if line.starts:
@@ -154,7 +157,7 @@ def _continued(lines: Sequence[_Line], left_out: Counter[str]) -> list[_Line]:
 
 
 def _is_latin(text: str) -> bool:
-    """Whether most letters of a text are Latin."""
+    """Return whether at least half of the letters of a text are Latin."""
     alphabetic = [char for char in text if char.isalpha()]
     return 2 * sum(char < "\u0250" for char in alphabetic) >= len(alphabetic)
 
@@ -177,8 +180,9 @@ def _in_order(lines: Iterable[_Line], left_out: Counter[str]) -> list[tuple[floa
 def _pieces(line: _Line, start: float) -> list[tuple[float, str]]:
     """Return (second, text) of the pieces of a line that begins at `start`; an empty last piece marks the end of the line.
 
-    A stamp within a word is that of a syllable; the word begins at its first stamp. In scripts without spaces each character is
-    a word. Stamps of words belong to the line's stamp that is closest to the first of them.
+    A stamp within a word is the time of a syllable, and the word begins at its first stamp. In scripts without spaces each
+    character is a word. If a line has several start stamps, the stamps of its words belong to the start that is closest to the
+    first of them.
     """
     if not line.pieces:
         return [(start, " ".join(line.text.split()))]
@@ -196,12 +200,12 @@ def _pieces(line: _Line, start: float) -> list[tuple[float, str]]:
 
 
 def _is_sign(chars: str) -> bool:
-    """Whether one of these characters is of a script without spaces."""
+    """Return whether one of these characters is of a script without spaces."""
     return any(unicodedata.name(char, "").startswith(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER")) for char in chars)
 
 
 def _timed(sung: Sequence[tuple[float, list[tuple[float, str]]]]) -> tuple[list[str], list[TimedText]]:
-    """Return the texts of the lines, and when their pieces begin and end."""
+    """Return the texts of the lines, and start and end of each piece."""
     texts, times = [], []
     for (_, pieces), following in zip(sung, [*(start for start, _ in sung[1:]), None]):
         texts.append(" ".join(text for _, text in pieces if text))
@@ -213,10 +217,10 @@ def _timed(sung: Sequence[tuple[float, list[tuple[float, str]]]]) -> tuple[list[
 
 
 def _count(text: str) -> int:
-    """Count the syllables of a line."""
+    """Return the number of syllables of a line."""
     return sum(map(syllables, text.split()))
 
 
 def _pace_of(times: Sequence[TimedText]) -> float:
-    """Return the median seconds per syllable of timed texts; 0.3 without any."""
+    """Return the median seconds per syllable of timed texts; 0.3 if there are none."""
     return float(np.median([(end - start) / _count(text) for text, start, end in times])) if times else 0.3

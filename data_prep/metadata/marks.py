@@ -1,6 +1,6 @@
 """Find text in files of lyrics that is not sung: marks, credits, background voices, note signs, unreadable stamps.
 
-`without_marks` replaces it by spaces, so that the positions and times of all other characters do not change.
+`without_marks` replaces this text by spaces, so that the positions and times of all other characters do not change.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _STAMPS = re.compile(
 )
 _NUMBERS = re.compile(r"(?:[\[<{［＜]\s*)?(?<![\d:：;.,])[\d:：;.,]*\d[\d:：;.,]*(?:\s*[\]>}］＞])?")
 _CLOCK = re.compile(r"<3|[1-9]\d?[:：]\d{1,2}[;.,]?|\d[\d.,]*[:：;.,]*|[;.,]+[\d.,]*[:：;.,]*")  # numbers that may be sung
-_MOST_LINES = 5  # parentheses of a background voice
+_MOST_LINES = 5  # a background voice in parentheses has fewer line ends
 _LONGEST = 300  # largest number of characters of a credit or a heading
 _NOTES = re.compile("[♩-♯𝄀-𝇿🎤-🎼]+")
 _TIMES_SUNG = re.compile(r"(?-i:(?<=\S)\d+Embed)\s*$|(?:[x×]\s?\d+|(?<!\d)\d+\s?[x×])\s*$", re.IGNORECASE)
@@ -65,7 +65,10 @@ _LONELY = re.compile(r"[\[\]{}【】［］＜＞]|\([^\w()]*\)|（[^\w（）]*�
 
 
 def singers(lines: Iterable[str]) -> frozenset[str]:
-    """The names before a colon in several lines: capitalised, or short ones in a script without capitals."""
+    """Return the names of singers: names before a colon in more than one line.
+
+    A name has up to three capitalised words, or up to four characters in a script without capitals.
+    """
     found = Counter[str]()
     for line in lines:
         if match := _NAME.match(line):
@@ -78,7 +81,10 @@ def singers(lines: Iterable[str]) -> frozenset[str]:
 
 
 def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left_out: Counter[str]) -> str:
-    """Replace text of a line that is not sung by spaces, and count it; a line with the `titles` of song and artist is a credit."""
+    """Replace the parts of a line that are not sung by spaces, and count them.
+
+    A line that consists of title and artist (`titles`) is a credit.
+    """
     if len(text) <= _LONGEST and (whole := _whole_line(text, titles)):
         left_out[whole] += 1
         return " " * len(text)
@@ -102,7 +108,7 @@ def without_marks(text: str, names: frozenset[str], titles: frozenset[str], left
 
 
 def without_spanning(texts: Iterable[str], left_out: Counter[str]) -> list[str]:
-    """Replace background voices by spaces if their parentheses close some lines after the line that opens them."""
+    """Replace a background voice by spaces if its closing parenthesis is some lines after the opening one."""
     joined, opened = list("\n".join(texts)), []
     for at, char in enumerate(joined):
         if char in "(（":
@@ -117,7 +123,7 @@ def without_spanning(texts: Iterable[str], left_out: Counter[str]) -> list[str]:
 
 
 def _whole_line(text: str, titles: frozenset[str]) -> str | None:
-    """The kind of a line that is not sung as a whole."""
+    """Return the kind of a line that is not sung at all; None for other lines."""
     bare = " ".join(text.split())
     if _CREDIT.match(text) or _CREDIT.match(bare.replace(" ", "")) or frozenset(re.split(" [-–—] ", bare.casefold())) == titles:
         return "credits"
@@ -126,7 +132,7 @@ def _whole_line(text: str, titles: frozenset[str]) -> str | None:
 
 
 def _blank(pattern: re.Pattern[str], text: str, left_out: Counter[str], kind: Callable[[str], str]) -> str:
-    """Replace matches that have a kind by spaces, and count those with words or signs."""
+    """Replace each match for which `kind` returns a name by spaces, and count the matches that have words or signs."""
 
     def blank(match: re.Match[str]) -> str:
         if not (what := kind(match[0])):

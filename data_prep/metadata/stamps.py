@@ -2,8 +2,8 @@
 
     [mm:ss.xx]line          [mm:ss.xx][mm:ss.xx]line that is sung twice          [mm:ss.xx]<mm:ss.xx>word <mm:ss.xx>word
 
-A stamp has any number of digits, hours or none, and a point or a comma. `[mm:ss:xx]` has hundredths, unless the lines would
-then be faster than singing; in that case it is `[hh:mm:ss]`.
+A number in a stamp has any number of digits. Hours are optional, and the fraction follows a point or a comma. `[mm:ss:xx]` has
+hundredths of a second. If the lines would then be too fast to sing, the stamps are read as `[hh:mm:ss]`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _TIME = r"(\d{1,9})[:：](\d{1,9})(?:[:：](\d{1,9}))?(?:[.,．，](\d*))?"
 STAMP = re.compile(rf"[\[［<＜]\s*[+-]?{_TIME}\s*[\]］>＞]")
 LINE_STAMPS = re.compile(rf"\s*(?:[\[［]\s*[+-]?{_TIME}\s*[\]］]\s*)+")
 _OFFSET = re.compile(r"\s*([-+−–]?)\s*(\d{1,9}(?:[.,]\d*)?)\s*(ms|msec|milliseconds?|s|secs?|seconds?|)\s*", re.IGNORECASE)
-_CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of subtitles
-_EVENT = re.compile(rf"^Dialogue:[^,\n]*,[ \t]*({_TIME})[ \t]*,(?:[^,\n]*,){{7}}", re.MULTILINE)  # of ass and ssa files
+_CUE = re.compile(rf"^(?:\d+[ \t]*\n)?[ \t]*({_TIME})[ \t]*-->[ \t]*{_TIME}[^\n]*\n", re.MULTILINE)  # of .srt and .vtt files
+_EVENT = re.compile(rf"^Dialogue:[^,\n]*,[ \t]*({_TIME})[ \t]*,(?:[^,\n]*,){{7}}", re.MULTILINE)  # of .ass and .ssa files
 _BARE = re.compile(rf"^[ \t]*({_TIME})(?:[ \t]+[-–—|])?(?=[ \t])", re.MULTILINE)
-FASTEST = 0.5  # seconds from line to line, for the fastest quarter of lines
+FASTEST = 0.5  # seconds from line to line; if a quarter of the lines is faster, the stamps have hours
 
 
 class StampClock:
-    """Converts the groups of a stamp of one text to seconds."""
+    """Converts the groups of a stamp to seconds, in the same way for all stamps of a text."""
 
     def __init__(self, text: str) -> None:
-        """Decide whether `a:b:c` is hours, minutes and seconds."""
+        """Decide whether `a:b:c` means hours, minutes and seconds."""
         triples = [(int(a), int(b), int(c), d) for a, b, c, d in (match.groups() for match in STAMP.finditer(text)) if c]
         times = sorted({60 * a + b + float(f"0.{c}") for a, b, c, fraction in triples if fraction is None})
         gaps = [after - before for before, after in pairwise(times)]
@@ -40,14 +40,17 @@ class StampClock:
         )
 
     def __call__(self, first: str, second: str, third: str | None, fraction: str | None) -> float:
-        """Seconds from the beginning of the song."""
+        """Return the seconds from the beginning of the song."""
         if third and (self.has_hours or fraction is not None):
             return 3600.0 * int(first) + 60.0 * int(second) + int(third) + float(f"0.{fraction or 0}")
         return 60.0 * int(first) + int(second) + float(f"0.{third or fraction or 0}")
 
 
 def offset_seconds(text: str) -> float | None:
-    """Seconds of an offset such as +500, 0.5s or -500 ms (milliseconds without a unit); None for other texts."""
+    """Convert an offset such as +500, 0.5s or -500 ms to seconds; None for any other text.
+
+    A number without a unit is milliseconds.
+    """
     if not (number := _OFFSET.fullmatch(text)):
         return None
     value = float(number[2].replace(",", ".")) * (1 if number[3].lower().startswith("s") else 0.001)
@@ -55,7 +58,7 @@ def offset_seconds(text: str) -> float | None:
 
 
 def with_brackets(text: str) -> str:
-    """Put brackets around the stamps of subtitles, and around those that begin most lines without any."""
+    """Put brackets around the stamps of subtitles, and around stamps without brackets if most lines begin with such a stamp."""
     text = _CUE.sub(r"[\1]", text + "\n")
     if _EVENT.search(text):
         text = re.sub(r"\{\\[^{}\n]*\}", "", _EVENT.sub(r"[\1]", text)).replace("\\N", " ")
@@ -66,9 +69,9 @@ def with_brackets(text: str) -> str:
 
 
 def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
-    """Return the .lrc file, with <mm:ss.xx> stamps, of lines of words and their times; the inverse is `parse_lyrics`.
+    """Format lines of timed words as an .lrc file with <mm:ss.xx> stamps; the inverse is `parse_lyrics`.
 
-    A word ends at the next stamp. If it ends before the next word begins, an empty word is inserted.
+    A word ends at the next stamp. If a word ends before the next word begins, a stamp without a word marks its end.
     """
     text = []
     for line in lines:
@@ -82,6 +85,6 @@ def format_lrc(lines: Iterable[Sequence[TimedText]]) -> str:
 
 
 def _stamp(seconds: float) -> str:
-    """Return seconds as mm:ss.xx."""
+    """Format seconds as mm:ss.xx."""
     hundredths = round(100 * seconds)
     return f"{hundredths // 6000:02d}:{hundredths // 100 % 60:02d}.{hundredths % 100:02d}"

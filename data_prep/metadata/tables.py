@@ -1,4 +1,4 @@
-"""Tables of songs: csv with any of the usual separators, tsv, and jsonl; rows with their position in the file."""
+"""Read tables of songs (csv with any of the usual separators, tsv, jsonl): their rows and the position of each row."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _SEPARATORS = ",;\t|"
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (position in the file, row) of a csv or tsv file; a first line such as sep=; sets the separator, else it is
-    detected in line 1.
+    """Yield (position in the file, row) of a csv or tsv file.
+
+    A first line such as sep=; sets the separator. Without this line the separator is detected from the column names.
     """
     csv.field_size_limit(1 << 26)  # lyrics are long
     text = _whole_text(path)
@@ -60,7 +61,7 @@ def jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _whole_text(path: Path) -> str:
-    """Read a table; UserError if it has damaged characters, because paths would be wrong."""
+    """Read a table; UserError if it has damaged characters, because its paths may be wrong."""
     found = read_text(path)
     if found.damaged:
         raise UserError(f"{path}: {found.damaged} characters of it are damaged ({found.encoding}); save it again as UTF-8")
@@ -68,12 +69,12 @@ def _whole_text(path: Path) -> str:
 
 
 def _has_text(row: list[str]) -> bool:
-    """Whether a row, or a part of it, has a cell that is not empty."""
+    """Return whether any of these cells is not empty."""
     return any(cell.strip() for cell in row)
 
 
 def _separator(text: str) -> str:
-    """The separator for which the first line has a column named path and the most columns."""
+    """Return the separator that splits the first line into the most columns, one of which is named path."""
     line = re.split("[\r\n]", text.lstrip(), maxsplit=1)[0]
 
     def columns(separator: str) -> int:
@@ -84,7 +85,7 @@ def _separator(text: str) -> str:
 
 
 def _check_names(path: Path, names: list[str], number: int) -> None:
-    """Raise UserError without a column of paths, or with two columns of one name."""
+    """Raise UserError if there is no column of paths, or if two columns have the same name."""
     if "path" not in names:
         found = ", ".join(filter(None, names)) or "nothing"
         raise UserError(f"{path}: expected a column named path, found {found[:80]}; name it in line {number}")

@@ -1,7 +1,9 @@
-"""Tags in a sound file: artist, genres and lyrics, by mutagen, the INFO list of wav files, and PyAV for other containers.
+"""Read artist, genres and lyrics from the tags of a sound file.
 
-The artist is the first of ARTISTS, else of the artist tag; several artists in one text are separated by ";". Lyrics with times
-(SYLT) are preferred to those without (USLT). With several languages that of TLAN is read, else the first in the file.
+Readers are mutagen, the INFO list of wav files, and PyAV for other containers. The artist is the first name of an ARTISTS tag,
+or of an artist tag if there is none. In one text, several artists are separated by ";". Lyrics with times (SYLT) are preferred
+to lyrics without (USLT). If there are lyrics in several languages, the language of the TLAN tag is read, or the first in the
+file.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ _LICENCE = ("license", "licence", "wcop", "tcop", "copyright", "cprt", "icop")
 _LYRICS = ("sylt", "syncedlyrics", "uslt", "lyrics", "unsyncedlyrics", "\xa9lyr", "wm/lyrics")
 _OF_AV = frozenset(
     {".mkv", ".mka", ".webm", ".mov", ".avi", ".caf", ".aif", ".aiff", ".aifc"}
-)  # containers in which mutagen reads few or no tags
-_LANGUAGES = (  # names of a language in tags; other names have three characters
+)  # suffixes of containers of which mutagen reads few or no tags
+_LANGUAGES = (  # names of each language in tags, its three-character code first
     "eng en english|deu ger de german deutsch|fra fre fr french|spa es spanish|ita it italian|por pt portuguese|jpn ja jp japanese"
     "|zho chi zh cn chinese|kor ko kr korean|rus ru russian|ukr uk|nld dut nl|swe sv|dan da|nor nob no|fin fi|pol pl|ces cze cs|slk slo sk"
     "|ron rum ro|ell gre el|hun hu|tur tr|ara ar|fas per fa|heb he|hin hi|tha th|vie vi|ind id|isl ice is|eus baq eu|kat geo ka"
@@ -40,7 +42,10 @@ _LANGUAGE = {name: row.split()[0] for row in _LANGUAGES.split("|") for name in r
 
 @dataclass(frozen=True)
 class Tags:
-    """What the tags of a file contain; `left_out` counts further artists and languages. A copyright notice stands for a licence."""
+    """The content of the tags of a file; `left_out` counts further artists and languages.
+
+    A copyright notice is used as the licence.
+    """
 
     artist: str | None = None
     genres: tuple[str, ...] = ()
@@ -51,10 +56,11 @@ class Tags:
 
 
 def read_tags(path: Path) -> Tags:
-    """Return artist, genres, lyrics and provenance from the tags of a file; empty if there are none or they are broken."""
+    """Return artist, genres, lyrics and provenance from the tags of a file; empty if there are none or they are damaged."""
     texts: dict[str, list[str]] = {}
     for reader in (_mutagen_texts, _riff_texts, _av_texts):
-        with suppress(Exception):  # libraries raise errors of all kinds on broken tags, and a file without tags is still a song
+        with suppress(Exception):
+            # libraries raise many kinds of errors on damaged tags, and a file without tags is still a song
             for key, values in reader(path, texts):
                 texts.setdefault(key, []).extend(filter(None, values))
 
@@ -71,12 +77,12 @@ def read_tags(path: Path) -> Tags:
 
 
 def one_line(text: str) -> str | None:
-    """Return a text on one line; None if it is empty."""
+    """Return a text on one line; None if the line is empty."""
     return " ".join(printable(text).split()) or None
 
 
 def first_artist(names: Iterable[str], left_out: Counter[str]) -> str | None:
-    """Return the first of several artists (";" separates them too) on one line; count a song with several."""
+    """Return the first of several artists on one line, where ";" also separates artists; count the song if it has several."""
     artists = _split(names, "[;；\0]")
     left_out[SEVERAL] += len(artists) > 1
     return artists[0] if artists else None
@@ -88,7 +94,7 @@ def split_genres(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _split(texts: Iterable[str], separators: str) -> list[str]:
-    """Split names at separators; without duplicates, each on one line."""
+    """Split names at separators; return them without duplicates, each on one line."""
     parts = (part for text in texts for part in re.split(separators, unicodedata.normalize("NFC", html.unescape(text))))
     return list(dict.fromkeys(filter(None, (" ".join(printable(part).split()) for part in parts))))
 
@@ -101,7 +107,7 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
 
     file: Any = mutagen.File(path)
     tags: Any = file.tags if file is not None else None
-    for other in (ID3, APEv2):  # before flac; after mp3
+    for other in (ID3, APEv2):  # ID3 can be before flac audio, APEv2 after mp3 audio
         with suppress(mutagen.MutagenError):
             tags = tags or other(path)
     if not tags:
@@ -116,21 +122,24 @@ def _mutagen_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
 
 
 def _language(name: str) -> str:
-    """The three-character code of a language from a tag: "en", "en-US", "ENG", "English"."""
+    """Return the three-character code of a language in a tag, such as "en", "en-US", "ENG" or "English"."""
     name = re.split("[-_]", name.strip().lower())[0]
     return _LANGUAGE.get(name, name)
 
 
 def _legacy_reader(values: Iterable[Any]) -> Callable[[str], str]:
-    """A decoder for texts that mutagen decoded as Latin-1, as their tags state; the encoding is detected on all of them."""
+    """Return a decoder for texts that their tags declare as Latin-1, after detecting the true encoding on all of them."""
     latin = {text for value in values if getattr(value, "encoding", None) == 0 for text in _texts(value) if not text.isascii()}
     found = decode("\n".join(sorted(latin)).encode("latin-1", "ignore"))
     return lambda text: text.encode("latin-1").decode(found.encoding, "replace") if found and text in latin else text
 
 
 def with_stamps(frame: Any, info: Any) -> str:
-    """The text of a SYLT frame with stamps; its parts are lines, or words if some of them begin or end with white space."""
-    if frame.type not in (0, 1, 2):  # chords, events, ..
+    """Return the text of a SYLT frame with time stamps.
+
+    The parts of the frame are lines. If some of them begin or end with white space, the parts are words.
+    """
+    if frame.type not in (0, 1, 2):  # chords, events, .. are not lyrics
         return ""
     samples = 1152 if getattr(info, "version", 1) == 1 else 576  # samples of an MPEG layer 3 frame
     unit = 0.001 if frame.format == 2 else samples / info.sample_rate
@@ -150,14 +159,14 @@ def _texts(value: Any) -> list[str]:
 
 
 def _riff_texts(path: Path, _: object) -> Iterator[tuple[str, list[str]]]:
-    """Yield the entries of the INFO lists of a wav file."""
+    """Yield (name in lower case, [text]) of each entry in the INFO lists of a wav file."""
     kind, chunks = read_chunks(path, [])
     for data in (data for name, data in chunks if name == "LIST INFO"):
         yield from ((name.lower(), [text]) for name, text in info_texts(data, kind))
 
 
 def _av_texts(path: Path, known: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the tags of a container that mutagen does not support, such as mkv, if PyAV is installed."""
+    """Yield the tags of a container that mutagen does not support, such as mkv; PyAV must be installed."""
     if any(known.values()) or path.suffix.lower() not in _OF_AV:
         return
     import av

@@ -1,8 +1,8 @@
 """Annotation of a synthetic song, known before the audio is computed: key, chords, tempo, and the time of each character.
 
-Plain words follow the rule of `align.py`: a line begins on a bar, a syllable lasts a beat, and after its last word a line rests
-for at least a beat, until the next bar. The melody depends on the bars and not on the words, so other words change only the
-voice. `songs.py` renders an annotation as audio.
+Plain words follow the rule of `align.py`. A line begins on a bar, and a syllable lasts a beat. After its last word a line rests
+for at least a beat, until the next bar begins. The melody depends on the bars and not on the words, so that other words change
+only the voice. `songs.py` renders an annotation as audio.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ WORDS = {
     "N": ["moon", "sun", "star", "wind", "rain", "river", "water", "heart", "night", "summer"],
     "V": ["sing", "run", "fly", "call", "turn", "follow", "wander"],
     "D": ["again", "away", "now", "soon", "down"],
-}  # 37 words with those of the sentences below; none has a silent e, so vowel groups are syllables
+}  # 37 words together with SENTENCES; no word has a silent e, so each vowel group is a syllable
 SENTENCES = (
     "the A N will V D", "the N and N V D", "V D with the A N", "you and the N will V", "the N will V D",
     "V with the A N", "V under the N", "V over the N", "all the A N will V", "you will V and V D",
     "follow the A N", "A N and A N", "N and N V D", "V D and V D", "N over A water",
 )  # fmt: skip
-Seconds = float | tuple[float, float]  # a length, or the shortest and the longest
+Seconds = float | tuple[float, float]  # a length, or (shortest, longest)
 
 
 @dataclass(frozen=True)
 class SungWord:
-    """A word as it is sung: its syllables with pitch (MIDI) and times (seconds)."""
+    """A sung word: its syllables with pitches (MIDI) and times (seconds)."""
 
     text: str
     syllables: tuple[Syllable, ...]
 
     @property
     def start(self) -> float:
-        """Seconds from the beginning of the song."""
+        """Start in seconds from the beginning of the song."""
         return self.syllables[0].start
 
     @property
     def end(self) -> float:
-        """Seconds from the beginning of the song."""
+        """End in seconds from the beginning of the song."""
         return self.syllables[-1].end
 
     @property
     def characters(self) -> tuple[tuple[str, float, float], ...]:
-        """(character, start, end) in seconds of the sounding characters, in order; silent characters have no entry."""
+        """(character, start, end) of each character that sounds, in seconds and in order."""
         return tuple(span for syllable in self.syllables for span in character_spans(syllable))
 
 
 @dataclass(frozen=True)
 class SongAnnotation:
-    """Annotation of a song of `seconds` seconds: its score, its lyrics and, by line, the sung words."""
+    """Annotation of a song of `seconds` seconds: its score, its lyrics, and the sung words of each line."""
 
     seconds: float
     score: Score
@@ -74,17 +74,17 @@ class SongAnnotation:
 
     @property
     def tonic(self) -> int:
-        """The key's first note, a MIDI pitch."""
+        """The first note of the key, a MIDI pitch."""
         return self.score.tonic
 
     @property
     def scale(self) -> tuple[int, ...]:
-        """Semitones of the seven degrees over the tonic."""
+        """Semitones of the seven degrees of the scale above the tonic."""
         return self.score.artist.scale
 
     @property
     def chords(self) -> tuple[int, ...]:
-        """The degree of the scale (0: tonic) of each bar's chord, up to the last bar; see `Score.chord`."""
+        """The chord of each bar, up to the last bar, as a degree of the scale (0: tonic); see `Score.chord`."""
         return self.score.chords[: self.score.end + 1]
 
     @property
@@ -99,7 +99,7 @@ class SongAnnotation:
 
     @property
     def bar_seconds(self) -> float:
-        """Seconds per bar; the first begins at 0."""
+        """Seconds per bar; the first bar begins at 0."""
         return self.score.genre.bar * self.score.genre.beat
 
     @property
@@ -109,7 +109,7 @@ class SongAnnotation:
 
 
 def make_line(count: int, rng: np.random.Generator) -> str:
-    """A random line of exactly `count` syllables from WORDS and SENTENCES."""
+    """Sample a line of exactly `count` syllables from WORDS and SENTENCES."""
     while True:
         slots = SENTENCES[int(rng.integers(len(SENTENCES)))].split()
         words = [str(rng.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots]
@@ -118,7 +118,7 @@ def make_line(count: int, rng: np.random.Generator) -> str:
 
 
 def make_lyrics(genre: Genre, seconds: float, rng: np.random.Generator) -> str:
-    """As many lines as fit into the song, joined by newlines."""
+    """Sample as many lines as fit into the song; return them joined by newlines."""
     lines, beat = [], genre.intro * genre.bar
     while True:
         count = int(rng.choice(genre.syllables))
@@ -129,7 +129,7 @@ def make_lyrics(genre: Genre, seconds: float, rng: np.random.Generator) -> str:
 
 
 def place_words(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tuple[str, int]]]:
-    """Lines of (word, its first beat), each syllable a beat long; words that would end after `seconds` are not sung."""
+    """Yield lines of (word, its first beat) with one beat per syllable; words that would end after `seconds` are left out."""
     beat = genre.intro * genre.bar
     for line in lyrics.splitlines():
         placed = []
@@ -145,7 +145,7 @@ def place_words(lyrics: str, genre: Genre, seconds: float) -> Iterator[list[tupl
 
 
 def set_lyrics(lyrics: str, score: Score, seconds: float) -> tuple[tuple[SungWord, ...], ...]:
-    """The lines that fit into the song, each word with the score's pitches; no line is empty."""
+    """Return the lines that fit into the song, with the pitches of the score; no line is empty."""
     beat = score.genre.beat
 
     def sung(word: str, first: int) -> SungWord:
@@ -157,7 +157,7 @@ def set_lyrics(lyrics: str, score: Score, seconds: float) -> tuple[tuple[SungWor
 
 
 def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generator, others: tuple = ()):
-    """The artist or genre of that name, or a random one of `candidates` without a name."""
+    """Return the artist or genre of this name; without a name, a random one of `candidates`. UserError for an unknown name."""
     drawn = candidates[int(rng.integers(len(candidates)))]
     known = (*candidates, *others)
     found = [choice for choice in known if choice.name == name] if name is not None else [drawn]
@@ -167,7 +167,10 @@ def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generat
 
 
 def song_seconds(seconds: Seconds, seed: int) -> float:
-    """The length, or one between the shortest and the longest, log-uniformly by the song's seed; UserError for others."""
+    """Return the length of a song; if `seconds` is a pair, sample a length log-uniformly with the seed of the song.
+
+    Raises UserError for an invalid length.
+    """
     shortest, longest = seconds if isinstance(seconds, tuple) else (seconds, seconds)
     if not 0 < shortest <= longest:
         raise UserError(f"synthetic songs of {seconds} seconds; expected a length above 0, or the shortest and the longest")
@@ -179,10 +182,10 @@ def song_seconds(seconds: Seconds, seed: int) -> float:
 def annotate_song(
     seed: int, *, seconds: Seconds = 20.0, artist: str | None = None, genre: str | None = None, lyrics: str | None = None
 ) -> SongAnnotation:
-    """The annotation of `make_song` for the same arguments, without audio.
+    """Return the annotation of `make_song` for the same arguments, without audio.
 
-    Missing artist, genre and lyrics are sampled; given lyrics are sung as far as they fit. UserError for an unknown artist or
-    genre, or an invalid length.
+    Missing artist, genre and lyrics are sampled. Given lyrics are sung as far as they fit. Raises UserError for an unknown
+    artist or genre, or an invalid length.
     """
     choice, words_rng, score_rng = (np.random.default_rng([seed, i]) for i in range(3))
     length = song_seconds(seconds, seed)

@@ -1,8 +1,8 @@
-"""Four artists, a fifth for fine-tuning, three genres, and the accompaniment for an artist and a genre.
+"""Four artists, a fifth artist for fine-tuning, three genres, and the accompaniment for an artist and a genre.
 
-An artist determines instruments, a scale, some chord progressions, a habit (arpeggios, block chords, off-beats, a drone) and
-the throat and range of the singer. A genre determines tempo, metre, swing and drum pattern. Both can be recognised, and
-learned, from a few seconds of any song.
+An artist determines instruments, a scale, some chord progressions, a habit (arpeggios, block chords, off-beats, a drone), and
+throat and range of the singer. A genre determines tempo, metre, swing and drum pattern. A few seconds of any song are enough to
+recognise both.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ DORIAN, MIXOLYDIAN = (0, 2, 3, 5, 7, 9, 10), (0, 2, 4, 5, 7, 9, 10)
 
 @dataclass(frozen=True)
 class Artist:
-    """An ensemble: pitches are MIDI, chords are degrees of the scale (0 is the tonic), one per bar."""
+    """An ensemble with a singer; pitches are MIDI, and chords are degrees of the scale (0 is the tonic), one per bar."""
 
     name: str
     scale: tuple[int, ...]
     tonics: tuple[int, ...]
     progressions: tuple[tuple[int, int, int, int], ...]
     habit: str  # arpeggio | block | offbeat | drone
-    chords: str  # the instrument that plays them
+    chords: str  # the instrument that plays the chords
     lead: str  # the instrument that plays the melody before the singer starts
     lowest: int  # lowest pitch of the singer, whose range is a ninth
     throat: float  # scales the formants
@@ -35,16 +35,16 @@ class Artist:
 
 @dataclass(frozen=True)
 class Genre:
-    """Tempo and metre: beats of 60 / bpm seconds, `bar` beats per bar; drums are (beat in the bar, name, loudness)."""
+    """Tempo and metre: a beat has 60 / bpm seconds, and a bar has `bar` beats; drums are (beat in the bar, name, loudness)."""
 
     name: str
     bpm: float
     bar: int
     intro: int  # bars before the first line
-    swing: float  # start of the second half of a beat, 0.5 is straight
+    swing: float  # start of the second half of a beat; 0.5 is straight
     drums: tuple[tuple[float, str, float], ...]
-    fill: tuple[tuple[float, str, float], ...]  # instead of the last beat of every fourth bar
-    syllables: tuple[int, ...]  # syllables of a generated line, which leave a rest of a beat or two before a bar line
+    fill: tuple[tuple[float, str, float], ...]  # replaces the last beat of every fourth bar
+    syllables: tuple[int, ...]  # possible syllables per generated line; a rest of one or two beats follows
 
     @property
     def beat(self) -> float:
@@ -58,7 +58,7 @@ ARTISTS = (
     Artist("Night Ferry", MIXOLYDIAN, (53, 55, 58), ((0, 6, 3, 0), (0, 3, 6, 3)), "offbeat", "reed", "reed", 48, 1.05),
     Artist("Glass Orchard", MINOR, (50, 52, 53), ((0, 5, 2, 6), (0, 3, 5, 6)), "drone", "bell", "bell", 50, 1.12),
 )
-# In no corpus by default, because the music for fine-tuning must be new to the model.
+# This artist is in no corpus by default, because the music for fine-tuning must be new to the model.
 NEWCOMER = Artist("Paper Comet", HARMONIC, (49, 54, 56), ((0, 3, 4, 0), (0, 5, 3, 4)), "block", "bell", "pluck", 45, 0.86)
 GENRES = (
     Genre(
@@ -91,12 +91,12 @@ PLACES = {
 
 
 def degree_pitch(artist: Artist, tonic: int, degree: int) -> int:
-    """The MIDI pitch of a degree of the artist's scale, degree 7 an octave over degree 0."""
+    """Return the MIDI pitch of a degree of the artist's scale; degree 7 is an octave above degree 0."""
     return tonic + 12 * (degree // 7) + artist.scale[degree % 7]
 
 
 def near(pitch: int, centre: int) -> int:
-    """The same note in the octave centre - 6 .. centre + 5."""
+    """Move a pitch by octaves into the range centre - 6 .. centre + 5."""
     return (pitch - centre + 6) % 12 + centre - 6
 
 
@@ -109,21 +109,24 @@ class Score:
     tonic: int
     chords: tuple[int, ...]  # one degree per bar
     tune: tuple[int, ...]  # one MIDI pitch per beat, sung or not
-    end: int  # the bar of the last chord
+    end: int  # index of the bar with the last chord
 
     def chord(self, bar: int, centre: int = 60) -> list[int]:
-        """The three pitches of a bar's chord, each in the octave around `centre`, lowest first, so that voices move little."""
+        """Return the three pitches of the chord of a bar, lowest first.
+
+        Each pitch is in the octave around `centre`, so that voices move little between chords.
+        """
         return sorted(near(degree_pitch(self.artist, self.tonic, self.chords[bar] + i), centre) for i in (0, 2, 4))
 
     def second(self, bar: int, beat: float) -> float:
-        """The time of a beat of a bar in seconds; half beats are swung."""
+        """Return the time in seconds of a beat of a bar; half beats are swung."""
         whole, half = divmod(beat, 1.0)
         swing = self.genre.swing
         swung = whole + (half * 2 * swing if half <= 0.5 else swing + (half - 0.5) * 2 * (1 - swing))
         return (bar * self.genre.bar + swung) * self.genre.beat
 
     def root(self, bar: int) -> int:
-        """The pitch of the bass: the chord's root within 36..47."""
+        """Return the pitch of the bass: the root of the chord, within 36..47."""
         return near(degree_pitch(self.artist, self.tonic, self.chords[bar]), 42)
 
 
@@ -141,12 +144,12 @@ def write_score(artist: Artist, genre: Genre, seconds: float, rng: np.random.Gen
     at, crest = len(ladder) // 2, rng.uniform(0.35, 0.65)
     for beat in range(4 * genre.bar):
         place = beat / (4 * genre.bar)
-        # a contour that rises and falls over the four bars
+        # the contour rises and falls over the four bars
         height = place / crest if place < crest else (1 - place) / (1 - crest)
         aim = (0.25 + 0.6 * height) * (len(ladder) - 1)
         degree = progression[beat // genre.bar]
         tones = {degree_pitch(artist, tonic, degree + i) % 12 for i in (0, 2, 4)}
-        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # beats that need a note of the chord
+        strong = beat % genre.bar in ((0,) if genre.bar == 3 else (0, 2))  # on strong beats the melody has a note of the chord
         leap = np.abs(np.arange(len(ladder)) - at)
         cost = 0.5 * np.abs(np.arange(len(ladder)) - aim) + 0.5 * np.maximum(leap - 1, 0) ** 2 + 1.2 * (leap == 0)
         cost += 1.5 * rng.random(len(ladder)) + [100.0 * (strong and p % 12 not in tones) for p in ladder]
@@ -165,7 +168,7 @@ Stroke = tuple[float, str, int, float, float]  # beat, instrument, pitch, beats,
 
 
 def chord_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """Notes of one bar for the artist's habit; beats count from the bar line."""
+    """Yield the chord notes of one bar for the habit of the artist; beats count from the bar line."""
     artist, beats = score.artist, score.genre.bar
     chord = score.chord(bar)
     if artist.habit == "arpeggio":
@@ -190,7 +193,7 @@ def chord_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def bass_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The bass line of one bar: walking under off-beats, a pedal under a drone, else root and fifth."""
+    """Yield the bass line of one bar: a walking bass under off-beats, a pedal under a drone, else root and fifth."""
     beats, root = score.genre.bar, score.root(bar)
     if score.artist.habit == "drone":
         yield 0, "bass", near(score.tonic, 42), float(beats), 1.0
@@ -211,7 +214,7 @@ def bass_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The drum pattern of the genre, with a fill at the end of every fourth bar."""
+    """Yield the drum pattern of the genre, with a fill at the end of every fourth bar."""
     genre = score.genre
     fills = (bar - genre.intro) % 4 == 3
     pattern = [stroke for stroke in genre.drums if stroke[0] < genre.bar - 1] if fills else genre.drums
@@ -220,7 +223,7 @@ def drum_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The melody an octave up before the singer starts; later an answer in the rest at the end of every second bar."""
+    """Yield the melody an octave higher before the singer starts, and later an answer in the rest of every second bar."""
     genre, lead = score.genre, score.artist.lead
     first = bar * genre.bar
     if bar < genre.intro:
@@ -233,7 +236,7 @@ def lead_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
-    """The last chord: all instruments hold the tonic."""
+    """Yield the last chord: all instruments hold the tonic."""
     yield 0, "bass", score.root(bar), 4.0, 1.0
     yield 0, "kick", 0, 0.0, 1.0
     yield 0, "open", 0, 0.0, 0.8
@@ -242,7 +245,10 @@ def last_strokes(score: Score, bar: int) -> Iterator[Stroke]:
 
 
 def stereo_gains(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Gains (left, right) by instrument, of equal power, for its position in PLACES with a small variation per song."""
+    """Return the gains (left, right) of each instrument, with constant power.
+
+    The position of an instrument is its position in PLACES with a small variation per song.
+    """
     gains = {}
     for instrument, place in PLACES.items():
         angle = (1 + place + rng.uniform(-0.1, 0.1)) * np.pi / 4
@@ -253,9 +259,9 @@ def stereo_gains(rng: np.random.Generator) -> dict[str, np.ndarray]:
 def play(
     score: Score, samples: int, sample_rate: int, rng: np.random.Generator, gains: Mapping[str, np.ndarray] | None = None
 ) -> np.ndarray:
-    """The accompaniment, float32 (channels, samples): chords, bass, drums and, before the singer comes in, the tune.
+    """Render the accompaniment, float32 (channels, samples): chords, bass, drums and, before the singer starts, the melody.
 
-    `gains` are the gains of every instrument in each channel; without them there is one channel.
+    `gains` has the gain of each instrument in each channel. Without `gains` there is one channel.
     """
     genre, mono = score.genre, np.ones(1, np.float32)
     sound = np.zeros((1 if gains is None else 2, samples), np.float32)

@@ -1,9 +1,9 @@
 """Synthesised notes of a small band: a plucked string, an organ, a reed, a bell, a bass and a drum kit.
 
-The string is Karplus and Strong (1983), the bell Chowning's FM (1973), organ and reed are sums of sines. A note is a
-pure function of (instrument, pitch, length, sample rate), including its noise, so it can be cached. A song has some four
-hundred notes but few different ones, so after the first songs of a genre nearly all are in the cache. All noise is below about
-6 kHz, because a codec with a small training budget loses higher frequencies.
+The string is Karplus and Strong (1983), the bell is Chowning's FM (1973), and organ and reed are sums of sines. A note,
+including its noise, is a pure function of (instrument, pitch, length, sample rate), so that it can be cached. A song has about
+four hundred notes, but few different ones. After the first songs of a genre nearly all notes are in the cache. All noise is
+below about 6 kHz, because a codec with a small training budget loses higher frequencies.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ DRAWBARS = {1: 1.0, 2: 0.6, 3: 0.45, 4: 0.3, 6: 0.16, 8: 0.08}  # harmonic -> am
 
 
 def hertz(pitch: float) -> float:
-    """The frequency in Hz of a MIDI pitch: A4 = 69 = 440 Hz."""
+    """Return the frequency in Hz of a MIDI pitch; A4 has pitch 69 and 440 Hz."""
     return 440.0 * 2.0 ** ((pitch - 69) / 12)
 
 
 def noise_band(key: str, length: int, low: float, high: float, sample_rate: int) -> np.ndarray:
-    """White noise between two soft edges in Hz, (length,) with RMS 1; the same key gives the same noise."""
+    """Return white noise between two soft edges in Hz, (length,) with RMS 1; the same key returns the same noise."""
     white = np.random.default_rng(crc32(key.encode())).standard_normal(length)
     frequency = np.maximum(np.fft.rfftfreq(length, 1 / sample_rate), 1.0)
     edges = 1 / np.sqrt((1 + (low / frequency) ** 6) * (1 + (frequency / high) ** 8))
@@ -33,7 +33,7 @@ def noise_band(key: str, length: int, low: float, high: float, sample_rate: int)
 
 
 def pluck(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A plucked string: a burst of noise in a delay loop with a low-pass filter (Karplus and Strong)."""
+    """Synthesise a plucked string: a burst of noise in a delay loop with a low-pass filter (Karplus and Strong)."""
     period = sample_rate / hertz(pitch)
     delay = int(period - 0.5)
     part = period - 0.5 - delay  # fractional delay of the loop, without which high strings are out of tune
@@ -50,7 +50,7 @@ def pluck(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def organ(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A drawbar organ: six steady harmonics and a slow tremolo."""
+    """Synthesise a drawbar organ: six steady harmonics and a slow tremolo."""
     t = np.arange(length) / sample_rate
     tone = np.zeros(length)
     for k, amplitude in DRAWBARS.items():
@@ -60,7 +60,7 @@ def organ(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def reed(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """An accordion's reed: bright harmonics and a second, slightly sharp reed, so that they beat."""
+    """Synthesise an accordion: a reed with bright harmonics and a second, slightly sharp reed, so that both beat."""
     t = np.arange(length) / sample_rate
     tone = np.zeros(length)
     for detune in (1.0, 1.0045):
@@ -73,7 +73,7 @@ def reed(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def bell(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A struck bell by frequency modulation: bright and inharmonic at first, a soft sine at the end (Chowning)."""
+    """Synthesise a struck bell by frequency modulation (Chowning): bright and inharmonic at first, a soft sine at the end."""
     t = np.arange(length) / sample_rate
     phase = 2 * np.pi * hertz(pitch) * t
     strike = 1.6 * np.exp(-t / 0.25) * np.sin(3.5 * phase)
@@ -81,7 +81,7 @@ def bell(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def bass(pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """A bass guitar: ten harmonics; higher ones decay faster."""
+    """Synthesise a bass guitar: ten harmonics, of which higher ones decay faster."""
     t = np.arange(length) / sample_rate
     k = np.arange(1, 11)[:, None]
     tone = np.sin(2 * np.pi * k * hertz(pitch) * t) * np.exp(-t * (0.7 + 0.9 * k)) / k**0.9
@@ -89,11 +89,11 @@ def bass(pitch: int, length: int, sample_rate: int) -> np.ndarray:
 
 
 def drum(name: str, length: int, sample_rate: int) -> np.ndarray:
-    """A drum stroke: kick, tom, snare, brush, hat or open (hat), intentionally darker than real drums."""
+    """Synthesise a drum stroke: kick, tom, snare, brush, hat or open (hat), intentionally darker than real drums."""
     t = np.arange(length) / sample_rate
     if name in ("kick", "tom"):
         low, high, ring = (48.0, 90.0, 0.11) if name == "kick" else (95.0, 70.0, 0.16)
-        phase = 2 * np.pi * (low * t + high * 0.035 * (1 - np.exp(-t / 0.035)))  # falls from low + high to low
+        phase = 2 * np.pi * (low * t + high * 0.035 * (1 - np.exp(-t / 0.035)))  # the frequency falls from low + high to low
         click = noise_band(name, length, 900.0, 3000.0, sample_rate) * np.exp(-t / 0.006)
         return 1.1 * np.sin(phase) * np.exp(-t / ring) + 0.18 * click
     low, high, decay, level = {
@@ -115,9 +115,9 @@ PITCHED = {"pluck": pluck, "organ": organ, "reed": reed, "bell": bell, "bass": b
 
 @lru_cache(maxsize=1500)
 def note(instrument: str, pitch: int, length: int, sample_rate: int) -> np.ndarray:
-    """One note, float32 (length,), read-only: it begins and ends at zero, and all pitched notes are equally loud.
+    """Return one note, float32 (length,), read-only; it begins and ends at zero, and all pitched notes are equally loud.
 
-    `instrument` is a key of PITCHED, or the name of a drum, whose pitch is not read.
+    `instrument` is a key of PITCHED or the name of a drum. A drum ignores `pitch`.
     """
     if instrument in PITCHED:
         tone = PITCHED[instrument](pitch, length, sample_rate)

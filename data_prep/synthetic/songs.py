@@ -1,6 +1,6 @@
 """Synthetic songs with lyrics, artists, genres and the true time of every word: the corpus of the demo and of the tests.
 
-A song is a band (`band.py`) and a singer (`voice.py`), computed by numpy from a seed; `annotation.py` specifies the notes and
+A song is a band (`band.py`) and a singer (`voice.py`), computed by numpy from a seed. `annotation.py` specifies the notes and
 words. In stereo every instrument has a position, the singer is in the centre, and the reverberation differs between the sides.
 """
 
@@ -19,7 +19,7 @@ from data_prep.synthetic.annotation import Seconds, SongAnnotation, SungWord, an
 from data_prep.synthetic.band import ARTISTS, GENRES, play, stereo_gains
 from data_prep.synthetic.voice import sing
 
-LOUDNESS = 0.2  # RMS of a sung vowel; the band has 0.4 of it, so that the voice is 6 dB over it
+LOUDNESS = 0.2  # RMS of a sung vowel; the RMS of the band is 0.4 times as large
 FLOOR = 0.001  # RMS of background noise: a prior that is trained on digital silence tends to become silent
 COMBS = (0.0297, 0.0371, 0.0411, 0.0437)  # seconds
 COMB_SPREAD = 23 / 44100  # seconds by which the delays of the right side are longer (as in Freeverb)
@@ -27,7 +27,7 @@ COMB_SPREAD = 23 / 44100  # seconds by which the delays of the right side are lo
 
 @dataclass(frozen=True)
 class SyntheticSong:
-    """One song: float32 audio (channels, samples) below 0.95, and what it contains."""
+    """One song: float32 audio (channels, samples) with values below 0.95, and its annotation."""
 
     audio: np.ndarray
     sample_rate: int
@@ -47,12 +47,12 @@ class SyntheticSong:
 
     @property
     def words(self) -> tuple[tuple[str, float, float], ...]:
-        """(word, start, end) in seconds of every word that is sung."""
+        """(word, start, end) of every sung word, in seconds."""
         return tuple((word.text, word.start, word.end) for word in self.annotation.words)
 
 
 def sing_lines(lines: Sequence[Sequence[SungWord]], throat: float, samples: int, sample_rate: int) -> np.ndarray:
-    """The voice alone, float32 (samples,); `throat` scales the formants."""
+    """Render the voice alone, float32 (samples,); `throat` scales the formants."""
     sound, ends = np.zeros(samples, np.float32), set[float]()
     for line in lines:
         ends |= {word.end for word in line}
@@ -62,10 +62,9 @@ def sing_lines(lines: Sequence[Sequence[SungWord]], throat: float, samples: int,
 
 
 def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13, later: float = 0.0) -> np.ndarray:
-    """Add the reverberation of a small room to (samples,): four parallel comb filters (Schroeder), one numpy operation per
-    period.
+    """Add the reverberation of a small room to (samples,): four parallel comb filters (Schroeder).
 
-    `later` seconds are added to the length of each comb.
+    Each filter needs one numpy operation per period. `later` seconds are added to the delay of each filter.
     """
     mixed = sound.copy()
     for seconds in COMBS:
@@ -81,7 +80,7 @@ def reverberate(sound: np.ndarray, sample_rate: int, wet: float = 0.13, later: f
 
 
 def soften(sound: np.ndarray, knee: float = 0.6, ceiling: float = 0.94) -> np.ndarray:
-    """Soft clipping: values over the knee are compressed below the ceiling."""
+    """Apply soft clipping in place: values above the knee are compressed below the ceiling."""
     room = ceiling - knee
     loud = np.abs(sound) > knee
     sound[loud] = np.sign(sound[loud]) * (knee + room * np.tanh((np.abs(sound[loud]) - knee) / room))
@@ -98,10 +97,10 @@ def make_song(
     genre: str | None = None,
     lyrics: str | None = None,
 ) -> SyntheticSong:
-    """One song, a pure function of its arguments; missing artist, genre and lyrics are sampled.
+    """Make one song, a pure function of the arguments; missing artist, genre and lyrics are sampled.
 
-    If `seconds` is a pair, the shortest and the longest, the length is sampled log-uniformly. Given lyrics are sung as far as
-    they fit; only letters sound, other characters are silent. With 2 `channels` it is the same song in stereo.
+    If `seconds` is a pair (shortest, longest), the length is sampled log-uniformly. Given lyrics are sung as far as they fit.
+    Only letters sound; other characters are silent. With 2 `channels` the same song is in stereo.
     """
     if channels not in (1, 2):
         raise UserError(f"a synthetic song of {channels} channels; expected 1 (mono) or 2 (stereo)")
@@ -123,9 +122,9 @@ def make_song(
 
 
 def corpus_song(index: int, seed: int, artist: str | None = None) -> tuple[int, str, str]:
-    """The seed, artist and genre of song `index` of a corpus, with which `annotate_song` annotates it.
+    """Return the seed, artist and genre of song `index` of a corpus; `annotate_song` annotates the song with them.
 
-    Genres, and artists if none is given, alternate.
+    Genres alternate, and so do artists if no artist is given.
     """
     own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
     return own, artist or ARTISTS[index % 4].name, GENRES[index % 3 if artist else index // 4 % 3].name
@@ -156,9 +155,9 @@ def make_corpus(
     artist: str | None = None,
     workers: int = 2,
 ) -> Path:
-    """Write `count` songs (all by `artist`, or by four alternating artists) and songs.jsonl, and return the folder.
+    """Write `count` songs and songs.jsonl, and return the folder; without `artist` the four artists alternate.
 
-    If `seconds` is a pair, the shortest and the longest, each song has a random length. The bytes depend on the seed and not on
+    If `seconds` is a pair (shortest, longest), each song has a random length. The bytes depend on the seed and not on
     `workers`.
     """
     from data_prep.pool import is_leader, map_songs

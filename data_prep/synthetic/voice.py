@@ -1,9 +1,9 @@
 """A singing voice by letters: harmonics of the sung pitch, weighted by three formants per letter.
 
 Every letter has one sound, as if spelling were phonetic. Vowels and voiced consonants are three Lorentzian peaks over the
-harmonics; the others are a band of noise, with a gap before plosives. Controls (pitch, formants, loudness) have a frame every 5
-ms and are smoothed, so that the formants glide. A syllable lasts from one time to another; its consonants take 75 ms each, and
-its vowels share the rest.
+harmonics. The other consonants are a band of noise, with a gap before plosives. The controls (pitch, formants, loudness) have a
+frame every 5 ms and are smoothed, so that the formants glide. In a syllable each consonant takes 75 ms, and the vowels share
+the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from data_prep.align import syllables
 from data_prep.synthetic.instruments import CEILING, hertz, noise_band
 
-CONTROL = 0.005  # seconds between two control frames
-CONSONANT = 0.075  # seconds
+CONTROL = 0.005  # seconds per control frame
+CONSONANT = 0.075  # seconds per consonant
 VOWELS = "aeiouy"
 
-# letter -> three formants in Hz and a level; voiced letters only
+# voiced letter -> three formants in Hz, and a level
 VOICED = {
     "a": (780, 1250, 2500, 1.0), "e": (500, 1800, 2500, 1.0), "i": (290, 2150, 2900, 0.95),
     "o": (480, 830, 2400, 1.0), "u": (320, 660, 2300, 0.95), "y": (280, 1950, 2600, 0.9),
@@ -33,7 +33,7 @@ VOICED = {
     "v": (260, 1150, 2200, 0.3), "z": (260, 1500, 2500, 0.25), "b": (220, 800, 2100, 0.12),
     "d": (220, 1600, 2500, 0.12), "g": (220, 1900, 2300, 0.12),
 }  # fmt: skip
-# letter -> a band of noise in Hz, its level, and the silent share of the letter before it
+# letter with noise -> its band in Hz (low, high), its level, and the share of its time that is silent before the noise
 NOISE = {
     "s": (3400, 5800, 0.30, 0.0), "z": (3400, 5600, 0.14, 0.0), "f": (1500, 5000, 0.15, 0.0),
     "v": (1500, 4500, 0.06, 0.0), "h": (700, 2400, 0.20, 0.0), "x": (2600, 5200, 0.26, 0.3),
@@ -55,7 +55,7 @@ class Syllable(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """The text in lower case without accents; its length does not change."""
+    """Return the text in lower case without accents; its length does not change."""
     return "".join(unicodedata.normalize("NFKD", c)[0].lower()[0] for c in text)
 
 
@@ -63,7 +63,7 @@ def plain(text: str) -> str:
 def split_syllables(word: str) -> tuple[str, ...]:
     """Split a word into as many syllables as `align.syllables` counts: golden -> gol, den; river -> ri, ver; hm -> hm.
 
-    Their concatenation is the word.
+    The concatenated syllables are the word.
     """
     count, groups = syllables(word), list(re.finditer(f"[{VOWELS}]+", plain(word)))
     if len(groups) == count:  # the last consonant between two groups of vowels begins a syllable
@@ -74,7 +74,7 @@ def split_syllables(word: str) -> tuple[str, ...]:
 
 
 def character_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
-    """(letter, start, end) for the letters that sound, in seconds; they fill the syllable."""
+    """Return (letter, start, end) of the letters that sound, in seconds; together they fill the syllable."""
     characters = [c for c in plain(syllable.characters) if c in VOICED or c in NOISE]
     vowels = sum(c in VOWELS for c in characters)
     seconds = syllable.end - syllable.start
@@ -90,7 +90,7 @@ def character_spans(syllable: Syllable) -> list[tuple[str, float, float]]:
 
 @lru_cache(maxsize=512)
 def hiss(character: str, length: int, sample_rate: int) -> np.ndarray:
-    """The noise of one letter, float32 (length,), with its gap, its envelope and its level."""
+    """Return the noise of one letter, float32 (length,), with its gap, its envelope and its level."""
     low, high, level, gap = NOISE[character]
     t = np.arange(length) / length
     sounding = np.clip((t - gap) / (1 - gap), 0, 1)
@@ -99,7 +99,7 @@ def hiss(character: str, length: int, sample_rate: int) -> np.ndarray:
 
 
 def smooth(track: np.ndarray, frames: int) -> np.ndarray:
-    """A running mean over an odd number of frames, twice, along axis 0; the ends are repeated."""
+    """Return the running mean over an odd number of frames, applied twice along axis 0; the ends are repeated."""
     for _ in range(2):
         padded = np.concatenate([track[:1]] * (frames // 2 + 1) + [track] + [track[-1:]] * (frames // 2))
         total = np.cumsum(padded, axis=0, dtype=np.float64)
@@ -108,7 +108,7 @@ def smooth(track: np.ndarray, frames: int) -> np.ndarray:
 
 
 def controls(line: Sequence[Syllable], word_ends: set[float], start: float, frames: int, step: float, throat: float):
-    """One line's pitch in Hz (frames,), formants in Hz (frames, 3) and loudness (frames,), every `step` seconds."""
+    """Return pitch in Hz (frames,), formants in Hz (frames, 3) and loudness (frames,) of a line, every `step` seconds."""
     pitch, formants, loudness = np.zeros(frames), np.zeros((frames, 3)), np.zeros(frames)
     wobble = np.zeros(frames)
 
@@ -138,7 +138,7 @@ def controls(line: Sequence[Syllable], word_ends: set[float], start: float, fram
 
 
 def harmonics(pitch: np.ndarray, formants: np.ndarray, loudness: np.ndarray, top: float) -> np.ndarray:
-    """Amplitudes (K, frames) float32 of the harmonics under `top` Hz; every frame has RMS `loudness`."""
+    """Return the amplitudes (K, frames) float32 of the harmonics below `top` Hz; every frame has RMS `loudness`."""
     count = int(top / pitch.min())
     k = np.arange(1, count + 1, dtype=np.float32)[:, None]
     frequency = k * pitch.astype(np.float32)
@@ -148,13 +148,13 @@ def harmonics(pitch: np.ndarray, formants: np.ndarray, loudness: np.ndarray, top
         amplitude += STRENGTH[i] / (1 + distance * distance)
     amplitude *= np.clip((top - frequency) / 1000, 0, 1)
     amplitude *= loudness.astype(np.float32) / np.sqrt(np.sum(amplitude * amplitude, 0) / 2)
-    return amplitude * np.where(np.cos(np.pi * k * k / count) < 0, -1, 1).astype(np.float32)  # signs: a lower peak
+    return amplitude * np.where(np.cos(np.pi * k * k / count) < 0, -1, 1).astype(np.float32)  # these signs lower the peak
 
 
 def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate: int, block: int = 192) -> np.ndarray:
-    """Sound ((frames - 1) * hop,) of harmonics whose amplitudes (K, frames) and pitch (frames,) are interpolated linearly.
+    """Synthesise harmonics with linearly interpolated amplitudes (K, frames) and pitch (frames,); ((frames - 1) * hop,).
 
-    Clenshaw's recurrence: one cosine and one sine per sample, then a few multiply-adds for each harmonic.
+    Clenshaw's recurrence needs one cosine and one sine per sample, and a few multiply-adds per harmonic.
     """
     ramp = (np.arange(hop, dtype=np.float32) / hop)[None, :]
     step = pitch[:-1, None] + (pitch[1:, None] - pitch[:-1, None]) * ramp
@@ -162,7 +162,7 @@ def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate
     phase = np.mod(phase, 2 * np.pi).astype(np.float32).reshape(-1, hop)  # (frames - 1, hop)
     twice, slope = 2 * np.cos(phase), np.diff(amplitude, axis=1)
     sound = np.sin(phase)
-    for start in range(0, len(phase), block):  # a block's buffers stay in the processor's cache
+    for start in range(0, len(phase), block):  # the buffers of one block fit into the processor's cache
         rows = slice(start, min(start + block, len(phase)))
         now, before, old = (np.zeros((rows.stop - start, hop), np.float32) for _ in range(3))
         for k in range(len(amplitude) - 1, -1, -1):  # b_k = a_k + 2 cos b_(k+1) - b_(k+2)
@@ -177,9 +177,9 @@ def sum_of_sines(amplitude: np.ndarray, pitch: np.ndarray, hop: int, sample_rate
 
 
 def sing(line: Sequence[Syllable], word_ends: set[float], sample_rate: int, throat: float = 1.0) -> tuple[int, np.ndarray]:
-    """Synthesise a line of syllables: (index of its first sample, float32 audio), vowels with RMS 1.
+    """Synthesise a line of syllables; return (index of its first sample, float32 audio with RMS 1 in vowels).
 
-    `word_ends` are the ends of syllables that close a word; `throat` scales the formants (above 1: a shorter throat).
+    `word_ends` are the end times of words. `throat` scales the formants (above 1: a shorter throat).
     """
     hop = max(1, round(CONTROL * sample_rate))
     first, step = round(line[0].start * sample_rate), hop / sample_rate

@@ -1,4 +1,4 @@
-"""`python -m launch.demo COMMAND`: the verbs, and additional steps of a demo and of the recipes."""
+"""`python -m launch.demo COMMAND`: the verbs, and further steps of the demo and of the recipes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The claims of the evidence: the figure of each, computed from the rows over seeds, its target, and whether it is met."""
+"""The claims of the evidence: each has a figure, computed from the rows over seeds, a target, and whether the target is met."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Values = Mapping[str, Mapping[str, Sequence[float]]]  # row -> figure -> its value of each seed, nan if missing
+Values = Mapping[str, Mapping[str, Sequence[float]]]  # row -> figure -> its value for each seed, nan if missing
 LOWER_IS_BETTER = {"frechet", "attack_ms", "shared_s"}
 
 ABSOLUTE = (
@@ -30,7 +30,7 @@ RELATIVE = (
     ("longest shared run / held-out songs'", "generated", "shared_s", "held-out songs", "<=", 1.25),
     ("nearest song / held-out songs'", "generated", "nearest_song", "held-out songs", ">=", 0.8),
 )
-# control of the generated songs -> figures in which it must be worse
+# control of the generated songs -> figures in which the control must be worse
 CONTROLS = {
     "another song's lyrics": ("vowels",),
     "another's labels": ("artist", "genre"),
@@ -47,7 +47,7 @@ EDGES = ("frechet", "attack_ms", "peakiness", "artist", "genre", "vowels", "in_s
 
 
 class Claim(NamedTuple):
-    """A claim: text, figure (nan: not measured), target, and whether it is met."""
+    """A claim: its text, its figure (nan: not measured), its target, and whether the target is met."""
 
     claim: str
     figure: float
@@ -56,32 +56,35 @@ class Claim(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of the numbers without nan; nan without any."""
+    """Return the mean of the finite values; nan if there are none."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
 
 
 def compared(claim: str, figure: float, relation: str, target: float, suffix: str = "") -> Claim:
-    """A claim that is met if the figure is in the relation to its target; without a measurement it is not met."""
+    """Return a claim that is met if the figure is in the relation to the target; a claim without a measurement is not met."""
     met = figure >= target if relation == ">=" else figure <= target
     return Claim(claim, figure, f"{relation} {target:g}{suffix}", bool(met))
 
 
 def better(figure: str, first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Differences by seed of a figure, positive if the first is better than the second."""
+    """Return the difference of a figure for each seed, positive if `first` is better than `second`."""
     sign = -1 if figure in LOWER_IS_BETTER else 1
     return [sign * (a - b) for a, b in zip(first, second, strict=True)]
 
 
 def is_clear(differences: Sequence[float]) -> bool:
-    """Whether all seeds agree on a difference above 0, and it is above twice its standard error over them."""
-    if not differences or not all(value > 0 for value in differences):  # nan is not
+    """Return whether a difference is above 0 for all seeds, and its mean is above twice the standard error over the seeds.
+
+    With one seed the sign decides.
+    """
+    if not differences or not all(value > 0 for value in differences):  # False for nan
         return False
     return len(differences) == 1 or bool(np.mean(differences) > 2 * np.std(differences, ddof=1) / math.sqrt(len(differences)))
 
 
 def check(values: Values) -> list[Claim]:
-    """Every claim on the rows over seeds."""
+    """Return every claim on the rows over seeds."""
     return list(_claims(lambda row, figure: values.get(row, {}).get(figure, [math.nan])))
 
 
@@ -101,5 +104,5 @@ def _claims(get: Callable[[str, str], Sequence[float]]) -> Iterator[Claim]:
 
 
 def _quotient(a: float, b: float) -> float:
-    """a / b; inf for a figure above 0 over one of 0."""
+    """Return a / b; for b = 0 inf if a is positive, else nan."""
     return a / b if b else math.inf if a > 0 else math.nan

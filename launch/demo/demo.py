@@ -1,11 +1,12 @@
 """The verb demo: from synthetic songs to trained models and new songs.
 
-Every step is a verb that a user can type; two processes train in parallel.
+Every step is a verb that a user can also run.
 
     synthetic songs -> prepare -> train the codecs -> encode -> train the priors -> sample, continue, evaluate -> page, tables
 
-Two processes of one thread each are 1.5 times as fast as one of two threads, so the three levels are trained in parallel with
-the spectral codec. An interrupted demo continues: every step skips existing results.
+Two processes train in parallel: one trains the three levels, the other the spectral codec and its prior. Two processes of one
+thread each are 1.5 times as fast as one process of two threads. An interrupted demo continues: every step skips existing
+results.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from data_prep.files import write_json
 from jukebox.model.info import CONFIG, SHIPPED, SHIPPED_WORD
 from launch.demo.lanes import LENGTHS, RECOGNISER, Clock, Command, Parts, run_lanes
 
-FIRST = "first_song"  # folder of the song by the shipped model
-LEVELS_SECONDS = 8.0  # seconds of the song by the three levels, which are slow
+FIRST = "first_song"  # folder of the song that the shipped model samples
+LEVELS_SECONDS = 8.0  # length in seconds of the song by the three levels, whose sampling is slow
 MOST_SONGS, MOST_SECONDS, MOST_SCALE = 100_000, 3_600, 10_000
 RUNS = {"Song": "song", "Recording, continued": "continued", "Song by the three levels of raw audio": "song_levels"}
-RECORDING = 1_000_003  # seeds of the continued recording and of the sung text, which are not in the corpus
+RECORDING = 1_000_003  # first seed of the continued recording and of the lyrics, which are not in the corpus
 
 
 def demo(
@@ -58,7 +59,7 @@ def demo(
 
 
 def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples: int, preset: str) -> None:
-    """One whole demo in the folder `out`."""
+    """Run the whole demo in the folder `out`."""
     from data_prep.synthetic.songs import make_corpus
     from jukebox.model.presets import find
 
@@ -89,7 +90,7 @@ def make(out: Path, songs: int, seconds: float, seed: int, scale: float, samples
 
 
 def make_first_song(command: Command, out: Path) -> None:
-    """Sample a song by the shipped model, if there is one, before anything is trained."""
+    """Sample a song with the shipped model, if there is one, before anything is trained."""
     if not (SHIPPED / CONFIG).is_file():
         return print("this package comes without a trained model (`make model` makes it): the first song follows the training")
     run_lanes(out, [[[command[0], SHIPPED_WORD, *command[2:]] if command[0] == "sample" else command]])
@@ -97,7 +98,10 @@ def make_first_song(command: Command, out: Path) -> None:
 
 
 def write_requests(out: Path, seconds: float, seed: int) -> tuple[str, str]:
-    """The text of the new song and a recording to continue, neither of which is in the corpus; artist and genre of both."""
+    """Write the lyrics of the new song and a recording to continue; return the artist and the genre of both.
+
+    Neither song is in the corpus.
+    """
     from data_prep.audio.writers import write_audio
     from data_prep.synthetic.songs import make_song
 
@@ -114,7 +118,10 @@ def write_requests(out: Path, seconds: float, seed: int) -> tuple[str, str]:
 
 
 def summarise(out: Path) -> str:
-    """Tables of the evaluation and of the sound of songs and continuation beside the corpus's own; evaluation.json and index.html."""
+    """Write evaluation.json and index.html; return the tables of the evaluation and of the sound.
+
+    The sound of songs and continuation is compared with songs of the corpus.
+    """
     from jukebox.evaluation.figures import sound_figures, sound_table, tables
     from jukebox.evaluation.recogniser import Recogniser
     from jukebox.evaluation.sound import song_table

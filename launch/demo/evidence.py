@@ -1,8 +1,8 @@
-"""Evidence over several seeds: the demo's spectral route with longer training, its songs compared with real songs and controls.
+"""Evidence over several seeds: the spectral route of the demo with longer training, compared with real songs and controls.
 
     each seed: songs -> prepare -> recogniser -> codec -> encode -> prior -> sampled songs -> figures; then one table over seeds
 
-The recogniser is trained before anything is sampled, on real songs only. Every step skips existing results.
+The recogniser is trained on real songs only, before anything is sampled. Every step skips existing results.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from vqvae.codec import as_tensor
 from vqvae.spectral.config import TOKENS
 
 SEEDS = 3
-SCALE = 3.6  # factor on the demo's steps and minutes: three seeds share two cores, which gives 2.4 times its training
+SCALE = 3.6  # factor on the demo's steps and minutes; three seeds share two cores, so each trains 2.4 times as much as the demo
 FIGURES = "figures.json"
 Groups = dict[str, list[EvaluatedSong]]
 
 
 def make_evidence(out: Path, songs: int, seed: int, scale: float, preset: str) -> None:
-    """The evidence of SEEDS seeds in the folder `out`, of `songs` synthetic songs each, and its tables."""
+    """Make the evidence of SEEDS seeds in the folder `out`, with `songs` synthetic songs per seed, and print its tables."""
     folders, clock, lanes = {s: out / f"seed_{s}" for s in range(seed, seed + SEEDS)}, Clock(), []
     with clock.step("synthetic songs"):
         for s, folder in folders.items():
@@ -68,7 +68,7 @@ def figures(folder: str, *, seed: int = 0) -> None:
 
 
 def measure(folder: Path, seed: int, plan: SongPlan, lengths: Seconds) -> None:
-    """Write the figures of a seed whose corpus has songs of `lengths` seconds."""
+    """Measure the songs of a seed and write its figures; the corpus has songs of `lengths` seconds."""
     corpus = Corpus(ModelFolder.from_pretrained(folder / "model"), folder / "data")
     reader = Recogniser.load(folder / RECOGNISER)
     sung = {path.name: Run.open(path) for path in sorted((folder / "songs").iterdir())}
@@ -82,7 +82,7 @@ def measure(folder: Path, seed: int, plan: SongPlan, lengths: Seconds) -> None:
 
 
 def true_groups(corpus: Corpus, seed: int, plan: SongPlan, lengths: Seconds) -> Groups:
-    """Rows of real audio: held-out songs, their reconstructions, their parts after a prompt, and the requested songs."""
+    """Return the groups of real audio: held-out songs with reconstructions and parts after a prompt, and requested songs."""
     held, made = [], []
     for row in corpus.held[: plan.held]:
         piece, truth = corpus.piece(row, plan.seconds), truth_of(row, seed, lengths)
@@ -99,7 +99,7 @@ def true_groups(corpus: Corpus, seed: int, plan: SongPlan, lengths: Seconds) -> 
 
 
 def true_songs(corpus: Corpus, seed: int, plan: SongPlan, unseen: bool = False) -> list[EvaluatedSong]:
-    """The requested songs, synthesised like those of the corpus."""
+    """Synthesise the requested songs, like the songs of the corpus."""
     found = []
     for number in range(plan.songs):
         a = requested(seed, number, plan.seconds, unseen)
@@ -113,7 +113,7 @@ def true_songs(corpus: Corpus, seed: int, plan: SongPlan, unseen: bool = False) 
 
 
 def sampled_groups(sung: Mapping[str, Run], plan: SongPlan) -> Groups:
-    """The pieces of the runs by the names of their rows; for long songs the first and the last part."""
+    """Return the sampled songs by the names of their rows; long songs have a first and a last part."""
     groups = {
         "generated": run_pieces(sung["generated"]),
         "generated, unseen words": run_pieces(sung["unseen"]),
@@ -127,13 +127,13 @@ def sampled_groups(sung: Mapping[str, Run], plan: SongPlan) -> Groups:
 
 
 def controls(corpus: Corpus, made: Sequence[EvaluatedSong], seed: int) -> Groups:
-    """Controls of generated songs: false conditions, false order, false tokens, and real songs of other requests."""
+    """Return controls of generated songs: false conditions, false order, false tokens, and real songs of other requests."""
     rng, model = np.random.default_rng([seed, 11]), corpus.model
     training = [corpus.audio(row, SECONDS) for row in corpus.train[:REFERENCE_SONGS]]
     codes = [corpus.codes(row) for row in corpus.train]
     shuffled, unigram, alike = [], [], []
     for piece in made:
-        assert piece.codes is not None  # they exist for whole runs
+        assert piece.codes is not None  # whole runs have codes
         shuffled.append(EvaluatedSong(decoded(model, shuffled_codes(piece.codes, rng)), piece.song))
         unigram.append(EvaluatedSong(decoded(model, unigram_codes(codes, len(piece.codes), rng)), piece.song))
         for row in [r for r in corpus.train if r.artist == piece.song.artist and r.genres == piece.song.genres][:1]:
@@ -146,7 +146,7 @@ def controls(corpus: Corpus, made: Sequence[EvaluatedSong], seed: int) -> Groups
 
 
 def decoded(model: ModelFolder, codes: np.ndarray) -> np.ndarray:
-    """The audio (C, T) of tokens (t, books)."""
+    """Decode tokens (t, books) to audio (C, T)."""
     return model.codec([TOKENS]).decode_long(as_tensor(np.ascontiguousarray(codes))[None], TOKENS)[0].numpy()
 
 
@@ -154,7 +154,7 @@ def decoded(model: ModelFolder, codes: np.ndarray) -> np.ndarray:
 
 
 def over_seeds(rows: Sequence[Rows]) -> dict[str, dict[str, list[float]]]:
-    """Row -> figure -> its value of each seed, nan if missing."""
+    """Return {row: {figure: its value for each seed, nan if missing}}."""
     seeds = [{str(row["what"]): row for row in of_seed} for of_seed in rows]
     names = dict.fromkeys(name for seed in seeds for name in seed)
     keys = dict.fromkeys(key for seed in seeds for row in seed.values() for key in row)
@@ -168,7 +168,7 @@ def over_seeds(rows: Sequence[Rows]) -> dict[str, dict[str, list[float]]]:
 
 
 def mean_rows(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Rows:
-    """Mean and, as `NAME_se`, standard deviation over the seeds of every figure, in the form of `song_table`."""
+    """Return the mean of every figure over the seeds and, as `NAME_se`, its standard deviation, as rows of `song_table`."""
     table: Rows = []
     for what, figures in values.items():
         row: dict[str, str | int | float | None] = {"what": what}
@@ -181,7 +181,7 @@ def mean_rows(values: Mapping[str, Mapping[str, Sequence[float]]]) -> Rows:
 
 
 def gather(out: Path, folders: Mapping[int, Path]) -> None:
-    """Print the tables over seeds and write evidence.json and evidence.csv, a line for each row, figure and seed."""
+    """Print the tables over seeds, and write evidence.json and evidence.csv (a line for each row, figure and seed)."""
     found = [read_json(folder / FIGURES) for folder in folders.values()]
     values = over_seeds([each["rows"] for each in found])
     rows, claims = mean_rows(values), check(values)

@@ -1,4 +1,4 @@
-"""Songs of a demo's data folder as pieces with figures (`jukebox.evaluation.sound`), and the recogniser for them."""
+"""Songs of a demo's data folder as pieces with figures (`jukebox.evaluation.sound`), and the training of their recogniser."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from jukebox.runs.run import Run
 from jukebox.song import Song, song_of
 from vqvae.spectral.config import TOKENS
 
-REFERENCE_SONGS = 48  # songs for the Frechet distance, and first seconds of each
-RECOGNISER_SONGS = 96  # half a CPU minute of training
-SECONDS = 20.0  # seconds of each of these
+REFERENCE_SONGS = 48  # number of songs for the Frechet distance
+RECOGNISER_SONGS = 96  # number of songs that the recogniser is trained on, which takes half a CPU minute
+SECONDS = 20.0  # first seconds of each of these songs
 Rows = list[dict[str, str | int | float | None]]
 
 
@@ -53,13 +53,13 @@ def recogniser(data: str, *, out: str, sample_rate: int = 22050, seed: int = 0, 
 
 
 def cut_song(song: Song, start: float, seconds: float) -> Song:
-    """The song of a part of the audio: its words, with times relative to the part."""
+    """Return the song for a part of the audio: the words inside of the part, with times relative to it."""
     inside = [t for t in song.word_times if t.start >= start and t.end <= start + seconds]
     return replace(song, seconds=seconds, word_times=tuple(TimedText(t.text, t.start - start, t.end - start) for t in inside))
 
 
 def truth_of(row: SongRow, seed: int, seconds: Seconds) -> SyntheticTruth:
-    """The events of a song of a corpus of this seed and these lengths; UserError for another corpus."""
+    """Return the events of a song of the corpus with this seed and these lengths; UserError for a song of another corpus."""
     own, artist, genre = corpus_song(int(Path(row.song).stem.rpartition("_")[2]), seed)
     annotation = annotate_song(own, seconds=seconds, artist=artist, genre=genre)
     if annotation.lyrics != (row.lyrics or "") or abs(annotation.seconds - row.seconds) > 0.01:
@@ -69,7 +69,7 @@ def truth_of(row: SongRow, seed: int, seconds: Seconds) -> SyntheticTruth:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The songs of a data folder by the sample rate and the channels of a model."""
+    """The songs of a data folder, read with the sample rate and the channels of a model."""
 
     model: ModelFolder
     data: Path
@@ -87,22 +87,22 @@ class Corpus:
         return open_codes(self.data, self.model.info, [TOKENS])
 
     def audio(self, row: SongRow, seconds: float | None = None, start: float = 0.0) -> np.ndarray:
-        """(C, T) from second `start` on."""
+        """Return the audio (C, T) from second `start` on, at most `seconds` long."""
         rate, channels = self.model.sample_rate, self.model.spec.channels
         return sound.read(audio_path(self.data, row), sample_rate=rate, channels=channels, start=start, seconds=seconds)[0]
 
     def codes(self, row: SongRow, seconds: float | None = None) -> np.ndarray:
-        """Tokens (t, books) of its first `seconds`, whole frames; of the whole song without a length."""
+        """Return the tokens (t, books) of the whole frames in the first `seconds` of a song (None: of the whole song)."""
         frames = None if seconds is None else int(seconds * self.model.sample_rate) // self.model.spec.stream(TOKENS).hop
         return self.reader.read(row.song, TOKENS, 0, frames)
 
     def piece(self, row: SongRow, seconds: float = SECONDS, start: float = 0.0) -> EvaluatedSong:
-        """A part of a song, with its codes if it is the beginning."""
+        """Return a part of a song, with its codes if the part begins at 0."""
         codes = None if start else self.codes(row, seconds)
         return EvaluatedSong(self.audio(row, seconds, start), cut_song(song_of(row), start, seconds), codes)
 
     def training(self) -> TrainingSongs:
-        """Reference data for novelty and the Frechet distance."""
+        """Return the reference data for novelty and the Frechet distance."""
         rate = self.model.sample_rate
         features = [metrics.sound_features(self.audio(row, SECONDS), rate) for row in self.train[:REFERENCE_SONGS]]
         tracks = [chroma_track(self.audio(row), rate) for row in self.train]
@@ -110,7 +110,10 @@ class Corpus:
 
 
 def run_pieces(run: Run, start: float = 0.0, seconds: float | None = None) -> list[EvaluatedSong]:
-    """The samples of a run from `start` on, after its prompt, with the requested song, and with codes for whole songs."""
+    """Return the samples of a run from `start` on (0: after the prompt) as pieces, each with the requested song.
+
+    Only whole songs have codes.
+    """
     level, asked = run.request["levels"][-1], run.request
     begin = start or (asked["prompt"] or {}).get("seconds", 0.0)
     length = asked["seconds"] - begin if seconds is None else seconds
@@ -124,7 +127,7 @@ def run_pieces(run: Run, start: float = 0.0, seconds: float | None = None) -> li
 
 
 def run_rows(corpus: Corpus, recogniser: Recogniser, runs: Mapping[str, Path], held: int = 4) -> Rows:
-    """The figures of runs (title -> folder) beside held-out songs and two controls."""
+    """Measure runs (title -> folder), held-out songs and two controls; return a row of figures for each."""
     opened = {title: run_pieces(Run.open(folder)) for title, folder in runs.items()}
     longest = max(len(piece.audio[0]) for pieces in opened.values() for piece in pieces) / corpus.model.sample_rate
     true = [corpus.piece(row, longest) for row in corpus.held[:held]]

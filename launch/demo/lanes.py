@@ -1,4 +1,4 @@
-"""The steps of a demo as commands, and the parallel processes that run them."""
+"""The steps of a demo as commands, and the parallel processes that run the commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vqvae.spectral.config import TOKENS
 if TYPE_CHECKING:
     from jukebox.model.presets import Preset
 
-LENGTHS = (20.0, 90.0)  # shortest and longest song of the corpus, seconds
+LENGTHS = (20.0, 90.0)  # seconds of the shortest and the longest song of the corpus
 LEVELS_SHARE = 1 / 3  # factor on the recipes of the three levels, because the spectral route determines the demo's time
 RECOGNISER = "recogniser.safetensors"
 Command = list[str]
@@ -45,14 +45,17 @@ class Parts:
         return str(self.out / "model")
 
     def prepare(self, songs: int) -> list[Command]:
-        """The manifest of the corpus of `songs` songs, unless it exists."""
+        """Return the command that writes the manifest of a corpus of `songs` songs; none if the manifest exists."""
         if (self.out / "data" / "manifest.parquet").is_file():
             return []
-        share = max(0.04, 8 / songs)  # some 16 songs for measurements
+        share = max(0.04, 8 / songs)  # about 16 songs for measurements
         return [["prepare", str(self.out / "corpus" / "songs.jsonl"), "--out", self.data, "--test_share", f"{share:.4f}"]]
 
     def recogniser(self) -> Command:
-        """The recogniser of artist, genre and sung characters, trained before anything is sampled."""
+        """Return the command that trains the recogniser of artist, genre and sung characters.
+
+        The command runs before anything is sampled.
+        """
         rate = ["--sample_rate", str(self.preset.codec.spec.sample_rate), "--seed", str(self.seed)]
         return ["recogniser", self.data, "--out", str(self.out / RECOGNISER), *rate]
 
@@ -65,12 +68,15 @@ class Parts:
                 "--threads", "1"]  # fmt: skip
 
     def spectral(self) -> list[Command]:
-        """The spectral codec, its tokens of all songs, and their prior."""
+        """Return the commands for the spectral codec, its tokens of all songs, and the prior of the tokens."""
         encode = ["encode", self.data, self.model, "--levels", TOKENS, "--threads", "1"]
         return [self.train("spectral", TOKENS), encode, self.train("tokens", TOKENS)]
 
     def levels(self) -> list[Command]:
-        """The three levels, coarsest first, and their priors, with a share of their recipes' time."""
+        """Return the commands for the codecs of the three levels, coarsest first, and their priors.
+
+        Each trains for LEVELS_SHARE of the time of its recipe.
+        """
         encode = ["encode", self.data, self.model, "--split", "train", "--threads", "1"]
         return [
             *(self.train("vqvae", f"vq.{level}", "--levels", str(level), share=LEVELS_SHARE) for level in (2, 1, 0)),
@@ -79,12 +85,12 @@ class Parts:
         ]  # fmt: skip
 
     def song(self, name: str, artist: str, genre: str, seconds: float, takes: int, route: str = "spectral") -> Command:
-        """Sample or resume a new song in the folder `name`."""
+        """Return the command that samples or resumes a new song in the folder `name`."""
         words = ["--artist", artist, "--genre", genre, "--lyrics", str(self.out / "lyrics.txt"), "--seconds", f"{seconds:g}"]
         return self._sampled(name, ["sample", self.model, *words, "--route", route], takes, route)
 
     def continuation(self, name: str, artist: str, genre: str, takes: int, route: str = "spectral") -> Command:
-        """Continue the recording in the folder `name`, or resume it."""
+        """Return the command that continues the recording in the folder `name`, or resumes the run."""
         recording = self.out / "recording.mp3"
         words = ["--artist", artist, "--genre", genre, "--lyrics", str(recording.with_suffix(".txt"))]
         verb = ["continue", self.model, str(recording), "--prompt_seconds", "6", "--seconds", "14", *words, "--route", route]
@@ -94,14 +100,14 @@ class Parts:
         folder = self.out / name
         if (folder / "run.json").is_file():
             return ["resume", str(folder)]
-        # small priors of raw audio spread their probability over too many codes, so a temperature below 1 sounds better
+        # small priors of raw audio spread their probability over too many codes: a temperature below 1 sounds better
         # (docs/log.md)
         colder = ["--temperature_lower", "0.5"] if route == "jukebox" else []
         return [*verb, "--out", str(folder), "--seed", str(self.seed), "--threads", "1", "--takes", str(takes), *colder]
 
 
 class Clock:
-    """Prints the names of steps when they begin, and times them."""
+    """Prints the name of each step when it begins, and measures its time."""
 
     def __init__(self):
         self.rows: list[tuple[str, float]] = []
@@ -121,9 +127,9 @@ class Clock:
 
 
 def run_lanes(out: Path, lanes: Sequence[Sequence[Command]], names: Sequence[str] = ()) -> None:
-    """Run lanes of verbs in parallel, the verbs of a lane in sequence; the first failure ends all.
+    """Run lanes of commands in parallel, and the commands of a lane in sequence; the first failure ends all lanes.
 
-    `names` are those of the lanes, whose logs then begin with them.
+    `names` are names of the lanes, with which the names of their log files then begin.
     """
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -165,7 +171,7 @@ def _start(command: Command, logs: Path, threads: int, lane: str) -> tuple[subpr
 
 
 def _last_line(log: Path) -> str:
-    """The last line of a process's output; progress bars overwrite themselves with carriage returns."""
+    """Return the last line of a log; progress bars overwrite their line with carriage returns."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 2000))
         lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")

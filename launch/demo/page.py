@@ -1,4 +1,4 @@
-"""The page of the demo: every song and continuation of both routes with its player and its spectrogram, with labels."""
+"""The page of the demo: every song and continuation of both routes with a player, a spectrogram and its labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIGURES = ("frechet", "peakiness", "onsets", "chroma_change", "loudness_db")
 
 
 def sound_html(run: Run, level: int, sample: int, title: str, page: Path) -> str:
-    """Picture and player of one wav of a run, with paths relative to the page."""
+    """Return picture and player of one wav of a run; paths are relative to the page."""
     wav = run.audio_path(level, sample)
     picture = run.folder / "images" / f"{wav.stem}.png"
     prompt = (run.request["prompt"] or {}).get("seconds", 0.0)
@@ -34,7 +34,7 @@ def sound_html(run: Run, level: int, sample: int, title: str, page: Path) -> str
 
 
 def write_page(page: Path, runs: Mapping[str, Path], sound: Sequence[Mapping[str, Any]], head: str = "Demo") -> None:
-    """Writes the page of runs by title, with the finest level of each, and the table of their figures."""
+    """Write the page of runs (title -> folder) with the finest level of each run, and the table of their figures."""
     parts = []
     for title, folder in runs.items():
         run = Run.open(folder)

@@ -1,7 +1,7 @@
-"""The songs of the evidence: sampled once per seed, each a run in a separate folder, so that interrupted runs can be resumed.
+"""The songs of the evidence: sampled once per seed, each in a separate run folder, so that interrupted runs can be resumed.
 
-Their labels are spread over all artists and genres. Their lyrics are of songs outside of all corpora; a second set has only
-words outside of all corpora. The prior of the control has the same shape and is untrained.
+Their labels are spread over all artists and genres. Their lyrics are from songs outside of all corpora. A second set of songs
+has only words that are in no corpus. The prior of the control has the same shape and is untrained.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from jukebox.song import Song, song_of
 from launch.demo.figures import Corpus
 from vqvae.spectral.config import TOKENS
 
-REQUESTED = 2_000_003  # seeds of the requested songs, which are in no corpus
+REQUESTED = 2_000_003  # first seed of the requested songs, which are in no corpus
 UNSEEN = {
     1: "hand salt lamp grass path bell nest web leg bed ship milk hill fish silk dog rock frog storm cot drum dust cup jump hut".split(),
     2: "garden dragon lantern basket happy winter window mitten ribbon forest pocket robin button number".split(),
-}  # syllables -> common words outside of all corpora, without silent e; the vowels are balanced
+}  # syllables -> common words that are in no corpus, without silent e; the vowels are balanced
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class SongPlan:
     songs: int = 4
     held: int = 8
     seconds: float = 20.0
-    prompt: float = 6.0  # of a continuation
-    new: float = 8.0  # after it
+    prompt: float = 6.0  # prompt of a continuation
+    new: float = 8.0  # new part of a continuation
     minute: float = 60.0
-    longest: float = 180.0  # of the first seed only; 0: none
+    longest: float = 180.0  # only for the first seed; 0: none
 
     @property
     def edge(self) -> float:
-        """Length of the parts of long songs that are compared: first and last."""
+        """Length in seconds of the first and the last part of long songs, which are compared."""
         return min(self.seconds, self.minute / 3)
 
 
 def unseen_words(lyrics: str, seed: int) -> str:
-    """Replace each word of the lyrics by a word of as many syllables that is in no corpus."""
+    """Replace each word of the lyrics by a word that is in no corpus and has the same number of syllables (1 or 2)."""
     rng = np.random.default_rng([seed, 7])
     return "\n".join(
         " ".join(str(rng.choice(UNSEEN[min(2, len(split_syllables(word)))])) for word in line.split())
@@ -64,12 +64,12 @@ def unseen_words(lyrics: str, seed: int) -> str:
 
 
 def request_seed(seed: int, number: int) -> int:
-    """The seed of requested song `number` of an evidence seed."""
+    """Return the seed of requested song `number` for a seed of the evidence."""
     return REQUESTED + 100 * seed + number
 
 
 def requested(seed: int, number: int, seconds: float, unseen: bool = False) -> SongAnnotation:
-    """Requested song `number` of a seed; three seeds of four songs have each artist with each genre."""
+    """Return requested song `number` of a seed; three seeds of four songs combine each artist with each genre."""
     own, artist, genre = request_seed(seed, number), ARTISTS[number % 4].name, GENRES[(number + seed) % 3].name
     annotation = annotate_song(own, seconds=seconds, artist=artist, genre=genre)
     if unseen:
@@ -78,7 +78,7 @@ def requested(seed: int, number: int, seconds: float, unseen: bool = False) -> S
 
 
 def requests(corpus: Corpus, info: ModelInfo, seed: int, plan: SongPlan) -> Iterator[tuple[str, dict]]:
-    """The request of each run of the trained model by the name of its folder."""
+    """Yield (name of the folder, request) of each run of the trained model."""
     settings = request.RunSettings(SamplingOptions(seed=seed), None, MachineOptions(threads=1))
 
     def sampled(numbers: Sequence[int], seconds: float, unseen: bool = False) -> dict:
@@ -99,7 +99,7 @@ def requests(corpus: Corpus, info: ModelInfo, seed: int, plan: SongPlan) -> Iter
 
 
 def untrained_model(model: Jukebox, folder: Path) -> Jukebox:
-    """The model with a prior of tokens with random weights, in a separate folder."""
+    """Return a copy of the model, in a separate folder, whose prior of tokens has random weights."""
     if not (folder / "config.json").is_file():
         temporary = folder.with_name(f"{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""`jukebox gpu-check`; in a bare checkout `python3 -m launch.cli gpu-check`, for which torch and numpy are enough (docs/gpu.md)."""
+"""`jukebox gpu-check`, see docs/gpu.md.
+
+In a checkout without an installation, `python3 -m launch.cli gpu-check` needs only torch and numpy.
+"""
 
 from launch.gpu_check.stand_in import fill_in
 

@@ -1,7 +1,7 @@
 """The verb gpu-check: every figure of a GPU within eight minutes (docs/gpu.md).
 
-Parts run in sequence, the most valuable first, each in a separate process with a time limit, so that a failure does not affect
-the others. Rows are printed and written immediately.
+Parts run in sequence, the most valuable first. Each part runs in a separate process with a time limit, so that a failure does
+not affect the others. Rows are printed and written immediately.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def gpu_check(*, only: tuple[str, ...] = (), device: str = "cuda", tiny: bool = 
 
 
 def run_part(name: str, device: str, tiny: bool) -> Iterator[Row]:
-    """Yield the rows of a part, then its time."""
+    """Yield the rows of a part, and then a row with its time."""
     common, (target, limit) = common_fields(name, device), PARTS[name]
-    limit *= 4 if tiny else 1  # a CPU may be busy
+    limit *= 4 if tiny else 1  # a CPU may also run other work
     job = {"target": target, "device": device, "tiny": tiny, "row": common}
     command = [sys.executable, "-m", "launch.gpu_check.part", json.dumps(job)]
     began, failed = time.monotonic(), False
@@ -83,7 +83,7 @@ def end_all(session: int) -> None:
 
 
 def common_fields(part: str, device: str) -> Row:
-    """Fields of all rows of a part."""
+    """Return the fields that all rows of a part have."""
     import torch
 
     card = torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu"

@@ -1,6 +1,6 @@
 """One part of the GPU check in a separate process: `python -m launch.gpu_check.part JOB`.
 
-Its rows are lines of JSON on stdout; other output goes to stderr.
+The rows of the part are lines of JSON on stdout; other output goes to stderr.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from launch.cli.commands import load
 from priors.autoregressive.config import AutoregressiveConfig
 from priors.spec import PriorConfig
 
-# instead of published settings, with every attention pattern of the published models
+# replaces published settings, but keeps every attention pattern of the published models
 TINY = {
     "n_ctx": 64, "prior_width": 64, "prior_depth": 20, "heads": 2, "blocks": 8, "y_bins": (5, 9), "cond_width": 16, "cond_depth": 2,
     "prime_width": 32, "prime_depth": 3,
@@ -31,13 +31,13 @@ TINY = {
 
 
 def published(name: str, tiny: bool) -> AutoregressiveConfig:
-    """The configuration of a published prior, or of a tiny one like it."""
+    """Return the configuration of a published prior, or of a tiny prior with the same structure."""
     return prior_config(PRIORS[name] | (TINY if tiny else {}), VQVAES["vqvae"])
 
 
 @dataclass(frozen=True)
 class Part:
-    """Context of a part: its device, whether models are tiny, and the output of its rows."""
+    """Context of a part: its device, whether models are tiny, and the function that writes its rows."""
 
     device: torch.device
     tiny: bool
@@ -46,14 +46,14 @@ class Part:
     def figure(
         self, name: str, value: float, unit: str, dtype: str = "bfloat16", *, at_least: float = math.nan, at_most: float = math.nan
     ) -> None:  # fmt: skip
-        """Write a figure, with its target if it has one."""
+        """Write a figure, and its target if it has one."""
         aims = {f">= {at_least:g}": value >= at_least, f"<= {at_most:g}": value <= at_most}
         aim = next((aim for aim in aims if "nan" not in aim), "")
         number = value if math.isfinite(value) else None
         self.write({"dtype": dtype, "figure": name, "value": number, "unit": unit, "aim": aim or None, "met": aims.get(aim)})
 
     def prior(self, config: PriorConfig, dtype: torch.dtype = torch.bfloat16, std: float = 0.02) -> Any:
-        """A prior with random weights created on the device; its norms are float32, as in a loaded prior."""
+        """Create a prior with random weights on the device; its norms are float32, as in a loaded prior."""
         prior = hollow(config)
         state = {
             name: torch.empty(p.shape, device=self.device, dtype=torch.float32 if is_norm(name) else dtype).normal_(std=std)
@@ -63,12 +63,12 @@ class Part:
         return prior.eval().requires_grad_(False)
 
     def seconds(self, function: Callable[[], object]) -> float:
-        """Seconds of the fastest of some calls."""
+        """Return the seconds of the fastest of several calls."""
         return best_seconds(function, 0.0 if self.tiny else 2.0)
 
 
 def main(job: dict[str, Any]) -> int:
-    """Run a part; the exit code is 1 if it fails."""
+    """Run a part; return the exit code, which is 1 if the part fails."""
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""Exactness on a GPU in float32: recorded numbers of the published models, captured steps, and the cache."""
+"""Check exactness on a GPU in float32: recorded numbers of the published models, captured steps, and the cache."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def smoke(part: Part) -> None:
 
 
 def read_golden(part: Part, name: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Settings, weights under their published names, and inputs with outputs."""
+    """Return the settings, the weights under their published names, and the inputs with their outputs."""
     settings = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     state, io = (load_file(GOLDEN / f"{name}.{kind}.safetensors") for kind in ("state", "io"))
     return settings, state, {key: tensor.to(part.device) for key, tensor in io.items()}
@@ -68,7 +68,7 @@ def check_prior(part: Part, name: str) -> None:
 
 
 def check_steps(part: Part, name: str) -> None:
-    """Logits of a window by a full forward pass, and step by step from the cache, plain and captured."""
+    """Compare the logits of a window by a full forward pass, by cached steps, and by captured steps."""
     config = published(name, tiny=True)
     prior = part.prior(config, torch.float32, std=0.1)
     cond = conditions_of(prior, 2, 0).to(part.device)
@@ -81,7 +81,7 @@ def check_steps(part: Part, name: str) -> None:
 
 
 def step_logits(prior: AutoregressivePrior, codes: Tensor, cond: Conditions) -> Tensor:
-    """Logits (b, t - 1, k) of all codes but the first, each from the cache after the previous code."""
+    """Return the logits (b, t - 1, k) of all codes except the first, each computed from the cache after the previous code."""
     state, shift = start_window(prior, codes[:, :1], cond, codes.shape[1]), prior.vocabulary - prior.config.bins
     logits: list[Any] = [state.output]
     for code in codes[:, 1:-1].unbind(1):
@@ -91,5 +91,5 @@ def step_logits(prior: AutoregressivePrior, codes: Tensor, cond: Conditions) -> 
 
 
 def compare(part: Part, name: str, a: Tensor, b: Tensor, at_most: float) -> None:
-    """The largest difference, as a share of the largest number."""
+    """Write the largest difference of two tensors as a share of the largest number of `b`."""
     part.figure(f"{name}, difference", ((a - b).abs().max() / b.abs().max()).item(), "share", "float32", at_most=at_most)

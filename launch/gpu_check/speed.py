@@ -1,4 +1,4 @@
-"""Speed on a GPU: decoding at the published shapes, int8, the registry's port, masked decoding, the published codec."""
+"""Measure speed on a GPU: decoding at the published shapes, int8, the registry's port, masked decoding, the published codec."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def decode(part: Part) -> None:
 
 
 def codes_per_second(part: Part, prior: AutoregressivePrior, batch: int) -> float:
-    """Codes of all rows together per second, sampled as in a song; the first block, in which the step is captured, is not counted."""
+    """Return the codes per second of all batch rows together, sampled as in a song.
+
+    The first block is not measured, because the step is captured in it.
+    """
     prior.compiled, prior.block, codes = part.device.type == "cuda", *((8, 8) if part.tiny else (64, 512))
     nothing, cond = torch.zeros(batch, 0, dtype=torch.long, device=part.device), conditions_of(prior, batch, 0)
     updates = prior.sample(start_window(prior, nothing, cond.to(part.device), prior.block + codes))
@@ -59,14 +62,14 @@ def codes_per_second(part: Part, prior: AutoregressivePrior, batch: int) -> floa
 
 
 def minutes(part: Part, rates: dict[tuple[str, int], float]) -> None:
-    """Time for a minute of music by the 5b top prior and both upsamplers, from their rates."""
+    """Write the time for a minute of music by the 5b top prior and both upsamplers, computed from their rates."""
     top, *lower = (int(MINUTE * RATE / hop) for hop in HOPS)
     one, many = (top / rates[TOP, batch] + sum(lower) / rates[UPSAMPLER, batch] for batch in (1, 16))
     part.figure("a minute of 5b music, one song", one / 60, "min", at_most=14)
     part.figure("5b music, 16 songs together", MINUTE / many, "s/s", at_least=1)
     n_ctx = published(UPSAMPLER, part.tiny).n_ctx
     windows = [len(list(parallel_windows(total, n_ctx, int(WARM_UP * n_ctx), 0))) for total in lower]
-    steps = n_ctx * sum(-(-rows // 64) for rows in windows)  # for 64 rows; fewer rows are not slower
+    steps = n_ctx * sum(-(-rows // 64) for rows in windows)  # steps of 64 batch rows; a step with fewer rows is not slower
     part.figure("a minute of 5b music, one song, parallel windows", (top / rates[TOP, 1] + steps * 64 / rates[UPSAMPLER, 64]) / 60,
                 "min", at_most=2)  # fmt: skip
 
@@ -82,7 +85,10 @@ def int8(part: Part) -> None:
 
 
 def peer(part: Part) -> None:
-    """The registry's port of the published code (transformers 4.46) at the upsampler's shape, but without conditions."""
+    """Measure the registry's port of the published code (transformers 4.46).
+
+    The port has the shape of the upsampler, but no conditions.
+    """
     config = published(UPSAMPLER, part.tiny)
     trunk = config.trunk
     theirs = timing.main({
@@ -97,7 +103,7 @@ def peer(part: Part) -> None:
 
 
 def masked(part: Part) -> None:
-    """Levels 1 and 0 of a window, in 24 and 12 passes."""
+    """Measure the masked decoding of levels 1 and 0 of a window, in 24 and 12 passes."""
     config = PRESETS["test" if part.tiny else "small"].priors["masked"]
     prior = part.prior(config)
     for batch in (1, 16):
@@ -109,7 +115,7 @@ def masked(part: Part) -> None:
 
 
 def codec(part: Part) -> None:
-    """All levels of the published codec, over noise."""
+    """Measure encoding and decoding of all levels of the published codec; the audio is noise."""
     model, seconds = VQVAE(vqvae_config(VQVAES["vqvae"])).eval().to(part.device), 0.5 if part.tiny else 60.0
     audio = 0.2 * torch.randn(1, 1, int(seconds * RATE) // HOPS[0] * HOPS[0], device=part.device)
     codes = model.encode_long(audio, model.spec.names)

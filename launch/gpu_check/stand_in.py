@@ -1,7 +1,8 @@
-"""Substitutes for optional packages of the GPU check, so that torch and numpy are enough for most of its parts.
+"""Substitutes for optional packages of the GPU check, so that most of its parts need only torch and numpy.
 
-jaxtyping's shapes are for readers and type checkers, and fire passes on checked values. For safetensors there is only reading,
-for the golden files; a part that writes a model raises ImportError.
+The shapes of jaxtyping are for readers and type checkers, and its substitute ignores them. The substitute of fire passes
+checked values on. The substitute of safetensors only reads, for the golden files. A part that writes a model raises
+ImportError.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def fill_in() -> None:
-    """Install substitute modules for jaxtyping, fire and safetensors if they are missing."""
+    """Install the substitute modules for jaxtyping, fire and safetensors if they are missing."""
     modules: dict[str, dict[str, Any]] = {
         "jaxtyping": dict.fromkeys(("Bool", "Complex", "Float", "Int", "Shaped"), AnyShape),
         "fire": {"Fire": call_verb},
@@ -34,7 +35,7 @@ def fill_in() -> None:
 
 
 class AnyShape:
-    """`Float[Tensor, "b t"]` is `Tensor`."""
+    """Makes `Float[Tensor, "b t"]` equal to `Tensor`."""
 
     def __class_getitem__(cls, item: tuple[type, str]) -> type:
         return item[0]
@@ -53,7 +54,7 @@ def missing(*_: Any, **__: Any) -> NoReturn:
 
 
 def load_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file: the length of its header, the header as JSON, their bytes."""
+    """Read a safetensors file: the length of its header, the header as JSON, and the bytes of the tensors."""
     import torch
 
     data, tensors, dtypes = path.read_bytes(), {}, {"F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}

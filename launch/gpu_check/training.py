@@ -1,4 +1,4 @@
-"""Training steps on a GPU compared with its matrix products; DeepSpeed and torch's engine; a run that is killed and resumed."""
+"""Measure training on a GPU: steps compared with matrix products, DeepSpeed and torch's engine, a killed and resumed run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from launch.engines.speed import counted, product_rate
 from launch.gpu_check.part import Part, published
 from priors.prior import Batch
 
-MOST_ROWS, STATE = 16, 16  # windows of a batch; bytes per weight of the weight, its gradient and two moments
-KILLED_AT = 32  # codes of level 1
+MOST_ROWS, STATE = 16, 16  # most windows in a batch; bytes per weight for the weight, its gradient and two moments
+KILLED_AT = 32  # the run is killed after this number of codes of level 1
 RESUME = "import sys; from launch.gpu_check.training import resume; resume(sys.argv[1])"
 
 
@@ -42,7 +42,7 @@ def train(part: Part) -> None:
 
 
 def measure(part: Part, name: str, config: Any, product: float, aim: float = math.nan) -> None:
-    """Training steps as in `jukebox train` in bf16, including the optimiser, with as many windows as fit."""
+    """Measure training steps as in `jukebox train` in bf16, including the optimiser, with as many windows as fit."""
     rows = rows_that_fit(part, config)
     prior = part.prior(config, torch.float32).train().requires_grad_(True)
     engine = TorchEngine(prior, Recipe(steps=1000, batch=rows, lr=1e-4, bf16=True), part.device)
@@ -56,10 +56,10 @@ def measure(part: Part, name: str, config: Any, product: float, aim: float = mat
 
 
 def rows_that_fit(part: Part, config: Any) -> int:
-    """Windows whose activations fill three fifths of the memory that weights, gradients and moments leave."""
+    """Return the number of windows whose activations fill three fifths of the memory besides weights, gradients and moments."""
     if part.tiny:
         return 2
-    gc.collect()  # of the previous shape
+    gc.collect()  # frees the tensors of the previous shape
     torch.cuda.empty_cache()
     free = torch.cuda.mem_get_info(part.device)[0] - STATE * config.parameters().all
     return max(1, min(MOST_ROWS, int(0.6 * free / config.training_cost(True).activations)))
@@ -77,7 +77,7 @@ def deepspeed(part: Part) -> None:
 
 
 def verbs(part: Part) -> None:
-    """Check that a killed and resumed run has the codes of an uninterrupted one."""
+    """Check that a killed and resumed run has the same codes as an uninterrupted run."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, preset = Path(temporary), PRESETS["test"]
         model = ModelFolder.create(folder / "model", preset.codec)
@@ -100,10 +100,10 @@ def verbs(part: Part) -> None:
 
 def resume(folder: str | Path) -> Run:
     """Resume a run."""
-    from jukebox.sampling import walk  # it needs tqdm
+    from jukebox.sampling import walk  # walk needs tqdm
 
     run = Run.open(folder)
-    run.shown = False  # no page
+    run.shown = False  # write no page
     return walk.resume(run)
 
 

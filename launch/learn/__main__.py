@@ -1,4 +1,4 @@
-"""`python -m launch.learn STEP`: steps of the recipes that are not verbs."""
+"""`python -m launch.learn STEP`: the steps of the recipes that are not verbs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Evaluation of a model of recordings: its codec, its prior and continuations of held-out tracks; each figure has a control.
+"""Evaluate a model of recordings: its codec, its prior and continuations of held-out tracks; each figure has a control.
 
     codec           held-out tracks decoded from tokens, and from the levels of another model; noise of the same spectrum
     prior           bits per frame on held-out tracks, with unigram frequencies of the training songs and another artist and
@@ -6,7 +6,7 @@
     continuations   of held-out tracks: the new part compared with its prompt, with prompts of other tracks, and the true
                     continuation
 
-Distances of sets are pooled over the tracks: for one track alone they are large for real music too.
+Frechet distances are computed for all tracks together, because for a single track they are large for real music too.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from launch.demo.songs import finish_run
 from vqvae.codec import as_tensor, effective_dimension
 from vqvae.spectral.config import TOKENS
 
-EDGES = (0.0, 500.0, 2000.0, 5000.0)  # Hz, edges of bands whose energy is compared; the last one ends at half the sample rate
-PROMPT, NEW = 8.0, 12.0  # seconds of a continuation
-WINDOWS = 64  # windows of the prior
+# Hz; energies are compared in the bands between these edges, and the last band ends at half the sample rate
+EDGES = (0.0, 500.0, 2000.0, 5000.0)
+PROMPT, NEW = 8.0, 12.0  # seconds of the prompt and of its continuation
+WINDOWS = 64  # number of windows for the bits of the prior
 FILE = "figures.json"
 Waves = Sequence[Float[np.ndarray, "c t"]]
 Figures = dict[str, float]
 Lengths = tuple[float, float]
-Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # seconds of a prompt, and of its continuation
+Continued = tuple[Float[np.ndarray, "c t"], Float[np.ndarray, "c u"]]  # audio of a prompt, and audio that follows it
 
 DECODED, NOISE, NEW_PARTS, OTHERS = "decoded from tokens", "noise of the same spectrum", "new parts", "beside another prompt"
 # claim, part, row, figure, row of the divisor (empty: none), relation, target
@@ -87,9 +88,9 @@ def figures(model: str, data: str, *, levels: str = "", continuations: int = 12,
 def measure(
     model: Path, data: Path, out: Path, levels: Path | None, continuations: int, seed: int, lengths: Lengths = (PROMPT, NEW)
 ) -> None:
-    """Write the figures of a model into `out`; each continuation is a run there, so that it can be resumed.
+    """Write the figures of a model into `out`; each continuation is a run in `out`, so that it can be resumed.
 
-    `lengths` are seconds of a prompt, and of its continuation.
+    `lengths` are the seconds of a prompt and of its continuation.
     """
     corpus = Corpus(Jukebox.from_pretrained(model), data)
     if len(corpus.held) < 2:
@@ -102,7 +103,7 @@ def measure(
 
 
 def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> dict[str, Figures]:
-    """Rows of the codec: held-out tracks, their reconstructions by streams, and noise."""
+    """Return the rows of the codec: held-out tracks, their reconstructions from each stream, and noise."""
     true, rows = [corpus.audio(row, SECONDS) for row in corpus.held], {}
     for model in (corpus.model, *([ModelFolder.from_pretrained(levels)] if levels else [])):
         own, rate = Corpus(model, corpus.data), model.sample_rate
@@ -119,7 +120,7 @@ def codec_rows(corpus: Corpus, reference: torch.Tensor, levels: Path | None) -> 
 
 
 def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -> Figures:
-    """Metrics of reconstructed tracks: means over the tracks, and one Frechet distance of all tracks together."""
+    """Measure reconstructed tracks: means over the tracks, and one Frechet distance of all tracks together."""
     pairs = [(mono_sound(x), mono_sound(y)[: x.shape[-1]]) for x, y in zip(made, true, strict=True)]
     edges = (*EDGES, rate / 2)
     bands = torch.cat([metrics.band_energy_db(y[None], x[None], rate, edges) for x, y in pairs]).mean(0).tolist()
@@ -133,12 +134,12 @@ def wave_figures(made: Waves, true: Waves, rate: int, reference: torch.Tensor) -
 
 
 def pooled(waves: Waves, rate: int, reference: torch.Tensor) -> float:
-    """The Frechet distance of all tracks together."""
+    """Return the Frechet distance between `reference` and the features of all tracks together."""
     return metrics.frechet_distance(reference, torch.cat([metrics.sound_features(wave, rate) for wave in waves]))
 
 
 def prior_rows(corpus: Corpus, seed: int) -> dict[str, Figures]:
-    """Bits per frame of the prior, of unigram frequencies, and under another artist and genre."""
+    """Return bits per frame of the prior, of unigram frequencies, and of the prior with another artist and genre."""
     model, name = corpus.model, corpus.model.info.route("spectral").priors[TOKENS]
     held, bins = hold_out(model, corpus.data, 0), model.spec.stream(TOKENS).bins or 0
     found = prior_figures(model, held, name, WINDOWS, seed)
@@ -155,7 +156,10 @@ def prior_rows(corpus: Corpus, seed: int) -> dict[str, Figures]:
 def continuation_rows(
     corpus: Corpus, out: Path, reference: torch.Tensor, count: int, seed: int, lengths: Lengths
 ) -> dict[str, Figures]:
-    """Rows of the continuations: compared with their prompts, with those of other tracks, and the true continuations."""
+    """Return the rows of the continuations and of their controls, each compared with prompts.
+
+    Continuations and true continuations are compared with their own prompt and with the prompt of another track.
+    """
     settings, rate = request.RunSettings(SamplingOptions(seed=seed), None, MachineOptions()), corpus.model.sample_rate
     (first, new), made, true = lengths, [], []
     for i, row in enumerate([row for row in corpus.held if row.seconds >= first + new][:count]):
@@ -176,7 +180,7 @@ def continuation_rows(
 
 
 def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Tensor) -> Figures:
-    """Similarity of continuations to their prompts, means over tracks, and the pooled Frechet distance of continuations."""
+    """Return the mean similarity of continuations to their prompts, and the Frechet distance of all continuations together."""
     return {
         "frechet": pooled([new for _, new in group], rate, reference),
         "chroma": float(np.mean([chroma_correlation(*each, rate) for each in group])),
@@ -187,19 +191,19 @@ def continued_figures(group: Sequence[Continued], rate: int, reference: torch.Te
 
 
 def chroma_correlation(a: np.ndarray, b: np.ndarray, rate: int) -> float:
-    """Correlation of the mean pitch classes of two sounds: 1 for the same distribution of notes."""
+    """Return the correlation of the mean pitch classes of two sounds; 1 means the same distribution of notes."""
     x, y = (metrics.chroma(mono_sound(wave), rate, 4).mean(1).numpy() for wave in (a, b))
     return float(np.nan_to_num(np.corrcoef(x, y)[0, 1]))
 
 
 def timbre_distance(a: np.ndarray, b: np.ndarray, rate: int) -> float:
-    """Mean distance in dB of the mean levels of 24 mel bands."""
+    """Return the mean absolute difference in dB of the mean levels of 24 mel bands."""
     x, y = (metrics.log_mel(mono_sound(wave), rate, 24, 20, 0.093).clamp(min=-60).mean(1) for wave in (a, b))
     return (x - y).abs().mean().item()
 
 
 def tables(found: Mapping[str, Any]) -> str:
-    """The rows of each part as a plain table."""
+    """Format the rows of each part as a plain table."""
     parts = []
     for part in ("codec", "prior", "continuations"):
         columns = list(dict.fromkeys(key for row in found[part].values() for key in row))
@@ -209,7 +213,7 @@ def tables(found: Mapping[str, Any]) -> str:
 
 
 def check(found: Mapping[str, Any]) -> Iterator[Claim]:
-    """Every claim on the figures of one model; a claim without a measurement is not met."""
+    """Yield every claim on the figures of one model; a claim without a measurement is not met."""
     for claim, part, row, figure, divisor, relation, target in CLAIMS:
         value = found[part].get(row, {}).get(figure, math.nan)
         if divisor:

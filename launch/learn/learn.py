@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from launch.learn.plan import LearnPlan
 
 STATE = "learn.json"
-SECONDS, PROMPT = 20.0, 8.0  # seconds of a song and a continuation, and of the prompt
+SECONDS, PROMPT = 20.0, 8.0  # seconds of the song and the continuation, and of its prompt
 MOST_HOURS = 1000.0
 Command = list[str]
 
@@ -72,7 +72,7 @@ class Learning:
         self.state, self.clock = self._read_state(), Clock()
 
     def _read_state(self) -> dict[str, Any]:
-        """The record of an earlier run of the same command; UserError for another command."""
+        """Return the record of an earlier run of the same command, or a new record; UserError if the command was different."""
         if not self.state_file.is_file():
             if (self.model / "config.json").is_file():
                 raise UserError(f"{self.model} holds a model that `jukebox learn` did not begin; name another --out")
@@ -104,7 +104,7 @@ class Learning:
         )
 
     def _plan(self) -> LearnPlan:
-        """The recorded plan, or a new one with the table of the music, which is recorded and printed."""
+        """Return the recorded plan, or make, record and print a new plan and the table of the music."""
         from jukebox.model.presets import find
         from launch.learn.plan import LearnPlan, make_plan, plan_lines, preset_for
 
@@ -131,7 +131,7 @@ class Learning:
         write_json(self.state_file, self.state)
 
     def _stages(self, plan: LearnPlan) -> Iterator[tuple[str, Command]]:
-        """Name and verb of every stage, in order; later stages read the results of earlier ones."""
+        """Yield the name and the command of every stage, in order; later stages read the results of earlier ones."""
         data, model = str(self.data), str(self.model)
         if not music_of.is_data(self.given["music"]):
             yield "prepare", ["prepare", str(self.data / "songs.jsonl"), "--out", data]
@@ -161,7 +161,7 @@ class Learning:
         return [*words, "--out", str(folder), "--seed", self.seed, *self.device]
 
     def _run_stage(self, name: str, words: Command) -> None:
-        """Run a verb as the user would; an evaluation is skipped if the music is too short."""
+        """Run a verb as the user would; an evaluation that fails with a user error, such as too little music, is skipped."""
         from launch.cli.commands import main
 
         with self.clock.step(name):
@@ -186,7 +186,7 @@ class Learning:
 
 
 def labels(rows: Sequence[Any]) -> Command:
-    """Flags for the most frequent artist of these songs, and that artist's most frequent genre."""
+    """Return flags for the most frequent artist of these songs and the most frequent genre of this artist."""
     artists = Counter(row.artist for row in rows if row.artist and row.split == "train") or Counter(
         r.artist for r in rows if r.artist
     )

@@ -1,6 +1,7 @@
-"""The music of `jukebox learn` as a table for `jukebox prepare`: chosen across artists, some songs held out, few songs cut into parts.
+"""The music of `jukebox learn` as a table for `jukebox prepare`.
 
-A data folder that `jukebox prepare` made is taken as it is.
+Songs are chosen across artists, and some are held out. If there are only a few songs, they are cut into parts. A data folder of
+`jukebox prepare` is used unchanged.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from data_prep.sources import Found, complete, find_songs
 from launch.cli.progress import progress
 
 MOST = 10.0  # hours of music per hour of learning
-FEW = 6  # fewer songs are cut into parts, so that each has training and held-out parts
+FEW = 6  # fewer songs than this are cut into parts, so that each has training and held-out parts
 HELD_OUT = 0.1  # held-out share of the songs, or of the parts
 PART = 0.2  # held-out share of a song that is cut
-ROOM, SHORTEST = 1.02, 2.0  # minimum windows, and seconds, of a held-out part
+ROOM, SHORTEST = 1.02, 2.0  # minimum length of a held-out part in windows, and in seconds
 
 
 class MusicPiece(NamedTuple):
-    """A song, or a part of one: its file, metadata, length, and split (empty: not chosen yet)."""
+    """A song or a part of a song: its file, metadata, length, and split (empty: not chosen yet)."""
 
     path: Path
     song: Found
@@ -42,21 +43,22 @@ class MusicPiece(NamedTuple):
 
 
 class Music(NamedTuple):
-    """The chosen music: pieces, and lines for the user about the choice."""
+    """The chosen music: its pieces, and lines that explain the choice to the user."""
 
     pieces: list[MusicPiece]
     notes: list[str]
 
 
 def is_data(sources: Sequence[str]) -> bool:
-    """Whether the source is a data folder instead of music."""
+    """Return whether the only source is a data folder instead of music."""
     return len(sources) == 1 and (Path(sources[0]) / MANIFEST).is_file()
 
 
 def gather(sources: Sequence[str], data: Path, most: float, held_out: int, window: float) -> Music:
-    """The songs of some sources, at most `most` seconds of them; `held_out` of them (0: a share) are for testing.
+    """Choose at most `most` seconds of songs from the sources; `held_out` songs (0: a share) are for testing.
 
-    With few songs the last part of each is held out, at least a window of so many seconds; parts are written into `data`.
+    If there are only a few songs, the last part of each is held out, which is at least `window` seconds long. The parts are
+    written into `data`.
     """
     if is_data(sources):
         rows = load_manifest(sources[0])
@@ -81,10 +83,9 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
 
 
 def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
-    """The songs of folders, tables and audio files, each once, with artists and genres from their tags; UserError if there are
-    none.
+    """Find the songs of folders, tables and audio files, without duplicates; artists and genres are from the tags.
 
-    A song without an artist tag has the name of its sub-folder as artist.
+    A song without an artist tag gets the name of its sub-folder as artist. Raises UserError if there are no songs.
     """
     songs: dict[Path, tuple[Found, Path]] = {}
     folders = {Path(source).expanduser().resolve() for source in sources if Path(source).expanduser().is_dir()}
@@ -100,7 +101,7 @@ def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
         for path, (song, root) in sorted(songs.items()):
             seconds = declared_seconds(path) if path.is_file() else 0.0
             tagged = complete(song, root) if seconds else song
-            if not tagged.artist and root in folders and "/" in song.path:  # as most collections are laid out
+            if not tagged.artist and root in folders and "/" in song.path:  # most collections have a folder per artist
                 tagged = replace(tagged, artist=path.parent.name)
             pieces.append(MusicPiece(path, tagged, seconds))
             bar.update()
@@ -112,8 +113,10 @@ def find_pieces(sources: Sequence[str], data: Path) -> list[MusicPiece]:
 
 
 def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
-    """Order songs by turns: one of each artist, then a second one of each, and so on. Artists are sorted by number of songs,
-    songs by a hash."""
+    """Order songs in rounds, with one song of each artist per round.
+
+    Artists are sorted by their number of songs, and the songs of an artist by a hash.
+    """
     artists: dict[str, list[MusicPiece]] = {}
     for piece in sorted(pieces, key=lambda piece: hashlib.sha256(piece.song.path.encode("utf-8", "replace")).hexdigest()):
         artists.setdefault(piece.song.artist or "", []).append(piece)
@@ -122,7 +125,7 @@ def by_turns(pieces: Sequence[MusicPiece]) -> list[MusicPiece]:
 
 
 def subset(pieces: Sequence[MusicPiece], most: float) -> list[MusicPiece]:
-    """Songs with a total of at most `most` seconds, alternating between artists; at least FEW songs."""
+    """Return songs with a total of at most `most` seconds, alternating between artists, but at least FEW songs."""
     turns = by_turns(pieces)
     totals = accumulate(piece.seconds for piece in turns)
     chosen = [piece for i, (piece, total) in enumerate(zip(turns, totals)) if i < FEW or total <= most]
@@ -130,7 +133,10 @@ def subset(pieces: Sequence[MusicPiece], most: float) -> list[MusicPiece]:
 
 
 def cut(piece: MusicPiece, folder: Path, window: float, count: int) -> list[MusicPiece]:
-    """A song as its beginning, for training, and `count` held-out parts at its end, of at least a window each; written as flac."""
+    """Cut a song into a first part for training and `count` held-out parts at its end, and write them as flac.
+
+    Each held-out part is at least a window long. Raises UserError if the song is too short.
+    """
     audio, rate = read(piece.path)
     samples = audio.shape[1]
     size = max(int(max(window * ROOM, SHORTEST) * rate) + 1, int(samples * PART / count))
@@ -152,7 +158,7 @@ def cut(piece: MusicPiece, folder: Path, window: float, count: int) -> list[Musi
 
 
 def write_table(pieces: Sequence[MusicPiece], table: Path) -> None:
-    """The pieces as a table that `jukebox prepare` reads, with paths from its folder."""
+    """Write the pieces as a table for `jukebox prepare`; paths are relative to the folder of the table."""
     rows = []
     for piece in pieces:
         song, path = piece.song, Path(os.path.relpath(piece.path, table.parent.resolve())).as_posix()

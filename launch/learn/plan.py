@@ -1,4 +1,4 @@
-"""The time plan of `jukebox learn`: a preset for the machine and the time, and steps of each part, from measured speeds."""
+"""The time plan of `jukebox learn`: a preset for the machine and the time, and the steps of each part from measured speeds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from launch.training.expected import step_seconds
 from launch.training.tasks.task import TaskSetup
 from vqvae.spectral.config import TOKENS
 
-# shares of the hours; the rest is for decoding the music, encoding it, evaluation and songs
+# shares of the hours; the rest is for decoding and encoding the music, the evaluation and the songs
 CODEC, PRIOR = 0.30, 0.52
 SIZES = ((4.0, "recordings_large"), (0.75, "recordings"), (0.0, "recordings_small"))  # least hours -> preset, on a CPU
-SPARE = 1.25  # of steps
-FAST = {"prepare": 150.0, "encode": 60.0}  # approximate seconds of music per second of a core
-SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # seconds, about
+SPARE = 1.25  # factor on the steps that fit into the time
+FAST = {"prepare": 150.0, "encode": 60.0}  # approximate seconds of music per second and core
+SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # approximate seconds
 
 
 @dataclass(frozen=True)
 class LearnPlan:
-    """A preset, the steps of codec and prior, and the minutes of each."""
+    """A preset, and the steps and minutes of codec and prior."""
 
     preset: str
     codec_steps: int
@@ -39,7 +39,7 @@ class LearnPlan:
 
 
 def preset_for(given: str, hours: float, device: str) -> str:
-    """The given preset, else that for the machine and the hours; UserError if it has no spectral codec with a prior."""
+    """Return the given preset, or the preset for this machine and time; UserError if a given preset has no spectral route."""
     if given:
         preset = find(given)
         if TOKENS not in preset.priors or preset.codec.kind != "spectral":
@@ -50,7 +50,7 @@ def preset_for(given: str, hours: float, device: str) -> str:
 
 
 def make_plan(name: str, hours: float, device: str) -> LearnPlan:
-    """A plan with more steps than fit, from the time of one step on this machine; each part ends by its minutes."""
+    """Plan more steps than fit, from the measured time of one step; the minutes of each part end its training."""
     preset = find(name)
     model, found = ModelFolder(ModelInfo.of_shapes(preset.codecs, preset.priors)), []
     parts = ((CODEC, preset.codec_recipes[TOKENS], None), (PRIOR, preset.prior_recipes[TOKENS], preset.priors[TOKENS]))
@@ -62,13 +62,13 @@ def make_plan(name: str, hours: float, device: str) -> LearnPlan:
         minutes = 60 * hours * share
         usual = (
             recipe.steps * minutes / recipe.max_minutes if recipe.max_minutes else 0
-        )  # the machine may have been busy during the measurement
+        )  # used if it is larger, because the machine may have been busy during the measurement
         found += [max(1, round(max(SPARE * 60 * minutes / each, usual))), minutes]
     return LearnPlan(name, *found)
 
 
 def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float) -> list[str]:
-    """One line per stage: its work and approximate time."""
+    """Return one line per stage, with its work and its approximate time."""
     preset, cores = find(plan.preset), os.cpu_count() or 1
     codec, prior = preset.codec, preset.priors[TOKENS]
     weights = [codec.parameter_count(TOKENS) / 1e6, prior.parameters().all / 1e6]

@@ -20,7 +20,7 @@ from launch.demo.figures import read_json
 from vqvae.spectral.config import TOKENS
 
 ROWS = ("held-out songs", "reconstructed", "true songs of the requests", "generated", "untrained prior")  # rows of the card
-MOST = 12_000_000  # bytes
+MOST = 12_000_000  # largest size of the model in bytes
 
 
 def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
@@ -32,7 +32,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
     """
     source, target = ModelFolder.from_pretrained(model), Path(out)
     prior, codec = source.entry(source.info.route("spectral").priors[TOKENS]), source.info.codec_of(TOKENS)
-    source.codec([TOKENS])  # raises where it is not trained
+    source.codec([TOKENS])  # raises UserError if the codec is not trained
     temporary = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -57,7 +57,7 @@ def ship(model: str, *, out: str = str(SHIPPED), figures: str = "") -> None:
 
 
 def write_half(source: Path, target: Path) -> None:
-    """A file of weights with its floats in float16; UserError if a value does not fit float16."""
+    """Copy a file of weights with its floats in float16; UserError if a value does not fit into float16."""
     halves = {name: x.half() if x.is_floating_point() else x for name, x in load_file(source).items()}
     if wrong := [name for name, x in halves.items() if x.is_floating_point() and not torch.isfinite(x).all()]:
         raise UserError(f"{source}: {wrong[0]} does not fit into float16; train the model again")
@@ -65,7 +65,7 @@ def write_half(source: Path, target: Path) -> None:
 
 
 def write_card(model: ModelFolder, figures: Path | None) -> None:
-    """card.md: the general card, the purpose of this model, and its measured figures."""
+    """Write card.md: the general card, the purpose of this model, and its measured figures."""
     model.write_card()
     lines = [
         "", "Weights are float16 and are computed with in float32. The songs are synthetic: it knows their artists, genres and words, and",

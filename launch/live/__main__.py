@@ -1,4 +1,4 @@
-"""`python -m launch.live COMMAND`: a step of the recipe of the latent GAN that is no verb."""
+"""`python -m launch.live COMMAND`: the steps of the recipe of the latent GAN that are not verbs."""
 
 import sys
 

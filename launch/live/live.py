@@ -17,12 +17,12 @@ from launch.cli.route_flags import route_flags
 from launch.cli.usage import shared_flags
 from launch.verbs.sample import LabelFlags
 
-ENDLESS = (2**32 - 1 - 36) // 4 * 4  # bytes of samples in the header of an unbounded wav
+ENDLESS = (2**32 - 1 - 36) // 4 * 4  # number of bytes of samples that the header of an unbounded wav states
 Sink = Callable[[bytes], object]
 
 
 class LiveControls:
-    """Sampling parameters that change while music plays, each from the next patch on; `values` are those that were set last."""
+    """Sampling parameters that change while music plays, each from the next patch on; `values` are the latest values."""
 
     def __init__(self, kind: type, values: Mapping[str, Any] | None = None) -> None:
         self.kind, self.values = kind, dict(values or {})
@@ -31,7 +31,7 @@ class LiveControls:
         self.lock = threading.Lock()
 
     def set(self, given: Mapping[str, str]) -> None:
-        """Change parameters, all or none of them; UserError for a name or a value that the kind of prior does not have."""
+        """Change parameters, either all or none of them; UserError for an unknown name or an invalid value."""
         truths, parsed = {"on": True, "true": True, "off": False, "false": False}, {}
         for name, value in given.items():
             try:
@@ -49,19 +49,19 @@ class LiveControls:
             self.values |= parsed
 
     def changes(self, second: float) -> Mapping[str, Any]:
-        """The changes since the last patch; the next patch begins at `second`."""
+        """Return the changes since the last patch; the next patch begins at `second`."""
         with self.lock:
             taken, self.waiting = self.waiting, {}
         return taken
 
 
 class LineControls(LiveControls):
-    """Reads lines such as `tempo 120`; `quit` ends the music."""
+    """Controls that are set by lines such as `tempo 120`; the line `quit` ends the music."""
 
     ended = False
 
     def read(self, lines: Iterable[str]) -> None:
-        """Read lines; an invalid one is reported on stderr."""
+        """Read lines until `quit`; print an error on stderr for an invalid line."""
         for line in lines:
             name, _, value = line.strip().partition(" ")
             if name == "quit":
@@ -73,7 +73,7 @@ class LineControls(LiveControls):
                 print(f"{error}, or quit", file=sys.stderr)
 
     def changes(self, second: float) -> Mapping[str, Any]:
-        """The changes since the last patch, printed with the second at which they begin."""
+        """Return the changes since the last patch, and print them with the second at which they take effect."""
         taken = super().changes(second)
         for name, value in taken.items():
             print(f"{name} {value} from second {second:.2f} on", file=sys.stderr, flush=True)
@@ -126,7 +126,7 @@ def live(
 
 @contextmanager
 def sink(out: str, channels: int, sample_rate: int, form: str) -> Iterator[Sink]:
-    """Outputs for samples: a wav file that is valid after each block, stdout, or the sound card."""
+    """Yield a function that writes samples to a wav file (valid after each block), to stdout, or to the sound card."""
     from jukebox.sampling.wav_writer import header
 
     if out == "-":

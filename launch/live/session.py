@@ -1,7 +1,7 @@
-"""Live music as a listener gets it: played in real time from a pipe, while lines change tempo and note density.
+"""Measure live music as a client gets it: played in real time from a pipe, while lines change tempo and note density.
 
-The listener has a buffer of one second. Sound is lost (an underrun) whenever the buffer is empty at the time of a sample. Before and after
-each change 12 s are measured. The control is music of the same seed, at the same places, that nothing was changed in.
+The player has a buffer of one second. Sound is lost (an underrun) if the buffer is empty when a sample is due. The audio is
+measured in the 12 s before and after each change. The control is music with the same seed at the same places without changes.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from jukebox.model.folder import ModelFolder
 from jukebox.sampling.live import LiveMusic
 from jukebox.song import Song
 
-BUFFER, TICK = 1.0, 0.05  # seconds of the listener's buffer, and of what he takes at a time
-PIPE = 4096  # bytes that wait in the pipe besides, where the system lets us choose
-SPAN = 12.0  # seconds that are measured before and after a change
+BUFFER, TICK = 1.0, 0.05  # seconds of audio in the player's buffer, and per read from the buffer
+PIPE = 4096  # additional bytes that wait in the pipe, on systems that allow a choice
+SPAN = 12.0  # seconds of audio that are measured before and after a change
 VALUES = {"density": (1.5, 6.0), "tempo": (85.0, 135.0)}
 ANSWER = re.compile(r"(\w+) (\S+) from second ([\d.]+) on")
 Wave = Float[np.ndarray, "c n"]
 
 
 class ControlChange(NamedTuple):
-    """A control, its new value, and the second of music from which it holds."""
+    """A control, its new value, and the second of the music at which the change takes effect."""
 
     name: str
     value: float
@@ -46,13 +46,16 @@ class ControlChange(NamedTuple):
 
 
 def lines_of(switches: int) -> list[tuple[str, float]]:
-    """Controls by turns, each low and high by turns."""
+    """Return `switches` changes: the controls alternate, and each control alternates between its low and its high value."""
     names = list(VALUES)
     return [(names[i % 2], VALUES[names[i % 2]][i // 2 % 2]) for i in range(switches)]
 
 
 class Listener:
-    """Takes samples of 16 bits from a pipe in real time; `underruns` are the ticks at which the buffer held too little."""
+    """A player that takes 16-bit samples from a pipe in real time.
+
+    `underruns` counts the reads for which the buffer held too little.
+    """
 
     def __init__(self, pipe: IO[bytes], bytes_per_second: int) -> None:
         self.pipe, self.rate = pipe, bytes_per_second
@@ -71,12 +74,12 @@ class Listener:
             self.changed.notify_all()
 
     def wait(self, size: int) -> None:
-        """Until the buffer holds `size` bytes, or the music has ended."""
+        """Wait until the buffer holds `size` bytes, or the music has ended."""
         with self.changed:
             self.changed.wait_for(lambda: self.ended or len(self.data) - self.taken >= size)
 
     def take(self, size: int) -> bool:
-        """Play `size` bytes; one more underrun where they are not there yet. False at the end of the music."""
+        """Play `size` bytes; count an underrun if the buffer holds fewer. Return False at the end of the music."""
         with self.changed:
             if len(self.data) - self.taken < size and not self.ended:
                 self.underruns += 1
@@ -88,7 +91,7 @@ class Listener:
 
 
 def play(model: Path, seconds: float, switches: int, seed: int, info: LiveMusic) -> tuple[Wave, list[ControlChange], int]:
-    """The music of `jukebox live`, its changes, and the underruns of a listener."""
+    """Run `jukebox live` in real time; return its music, its changes, and the number of underruns."""
     command = [sys.executable, "-m", "launch.cli", "live", str(model), "--out", "-", "--form", "raw"]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed)]
     channels, lines, found = info.codec.spec.channels, lines_of(switches), []
@@ -151,7 +154,7 @@ def session(model: str, *, out: str, seconds: float = 600.0, switches: int = 20,
 
 
 def change_figures(change: ControlChange, made: Wave, steady: Wave, rate: int) -> dict[str, Any]:
-    """What is measured in 12 s before and after a change, and at the same place of the music without changes."""
+    """Measure the 12 s before and after a change, in the music with changes and in the music without."""
     at, span = round(change.second * rate), round(SPAN * rate)
     found: dict[str, Any] = {"name": change.name, "value": change.value, "second": change.second}
     for title, wave in (("", made), ("control_", steady)):
@@ -164,7 +167,10 @@ def change_figures(change: ControlChange, made: Wave, steady: Wave, rate: int) -
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Mean rise of onsets per second towards the new density, and mean distance in octaves from the new tempo (folded into one octave)."""
+    """Summarise the changes: the mean rise in onsets per second for density, and the mean distance in octaves for tempo.
+
+    A rise is positive in the direction of the new density. The distance is to the new tempo, folded into one octave.
+    """
     whole = [row for row in rows if None not in row.values()]
     found: dict[str, float] = {}
     for title in ("", "control_"):
@@ -179,6 +185,6 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def folded(found: float, asked: float) -> float:
-    """Octaves between two tempos, to the nearest octave: -.5 to .5."""
+    """Return the distance of two tempos in octaves, modulo one octave: -0.5 to 0.5."""
     octaves = np.log2(found / asked)
     return float(octaves - np.round(octaves))

@@ -1,4 +1,4 @@
-"""The application: the API, the page, one sentence for each mistake, and the guard around all of it."""
+"""The server application: the API, the page, a reply of one sentence for each error, and the guard around everything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = ((Missing, 404), (TooLarge, 41
 
 
 def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tuple[str, ...] = LOCAL) -> Guard:
-    """The ASGI application of a server; `queue` is started by who calls this."""
+    """Return the ASGI application of a server; the caller starts `queue`."""
     from fastapi import FastAPI
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
@@ -60,7 +60,7 @@ def build_app(service: ModelService, queue: JobQueue, token: str = "", hosts: tu
 
 
 def _sentence(errors: Any) -> str:
-    """The first mistake of a request in one sentence."""
+    """Format the first error of an invalid request as one sentence."""
     first = errors[0] if errors else {"loc": (), "msg": "invalid"}
     place = ".".join(str(part)[:40] for part in first["loc"][1:] if part not in ("body",))
     return f"{place or 'the request'}: {str(first['msg'])[:200]}"

@@ -1,6 +1,6 @@
-"""The HTTP API: what a run holds, as files for the page and for other programs.
+"""The HTTP API: the results of a run as files for the page and for other programs.
 
-Annotations are evaluated here (no `from __future__ import annotations`), because FastAPI reads those of functions inside functions.
+The module has no `from __future__ import annotations`, because FastAPI must evaluate the annotations of nested functions.
 """
 
 import asyncio
@@ -32,7 +32,10 @@ _exporting, _waiting = threading.Lock(), threading.Semaphore(8)
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """One export at a time, in bounded memory; few requests wait for it, so that others find a thread."""
+    """Wait for the turn to export: one export runs at a time, which bounds memory.
+
+    Few requests may wait, so that threads are free for other requests. Raises TooMany if too many wait.
+    """
     if not _waiting.acquire(blocking=False):
         raise TooMany("the server is writing other files; try again in a few seconds")
     try:
@@ -43,20 +46,20 @@ def _turn() -> Iterator[None]:
 
 
 def download_routes(service: ModelService, queue: JobQueue) -> Any:
-    """What a run holds: audio, pictures and words."""
+    """Return the routes for the results of a run: audio, pictures and words."""
     from fastapi import APIRouter
     from fastapi.responses import FileResponse, Response, StreamingResponse
     from starlette.background import BackgroundTask
 
     router, folder = APIRouter(prefix="/api/runs", tags=["downloads"]), service.folder
-    codecs = ModelFolder(service.model.info)  # weights of its own: a job may use those of the model meanwhile
+    codecs = ModelFolder(service.model.info)  # own weights: a job may be using those of `service.model`
 
     @router.get("/{name}/audio", response_class=FileResponse)
     def audio(name: str, take: Take = 1, form: Form = ""):
-        """The audio of a take, as it is, or in a form for other programs: with its request in its tags, a wav with cue markers."""
+        """The audio of a take, unchanged or in a form for other programs; tags have the request, and a wav has cue markers."""
         opened = Run.open(folder.run(name))
         file = folder.inside(result_path(opened, take))
-        if not form and queue.active(name):  # the file grows
+        if not form and queue.active(name):  # the file is still written
             return Response(file.read_bytes(), media_type="audio/wav")
         if not form:
             return FileResponse(file)
@@ -67,14 +70,14 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/{name}/original", response_class=FileResponse)
     def original(name: str):
-        """The recording that a run continues or changes."""
+        """The recording that a run continues or edits."""
         if paths := Run.open(folder.run(name)).prompt_paths:
             return FileResponse(folder.inside(paths[0]))
         raise UserError("this run has no recording")
 
     @router.get("/{name}/spectrogram", response_class=Response)
     def spectrogram(name: str, take: Take = 1):
-        """The picture of a take (png): time to the right, mel frequencies upwards."""
+        """The mel spectrogram of a take (png): time to the right, frequency upwards."""
         opened = Run.open(folder.run(name))
         folder.inside(result_path(opened, take))
         with _turn():
@@ -83,7 +86,7 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/{name}/lyrics", response_class=Response)
     def lyrics(name: str, take: Take = 1, form: Literal["lrc", "srt", "vtt", "labels.txt"] = "lrc"):
-        """The words of a take in time: .lrc, subtitles, or labels for Audacity."""
+        """The words of a take with their times: .lrc, subtitles, or labels for Audacity."""
         path = folder.run(name)
         text = FORMATS[f".{form}"](_lines(path, take))
         return Response(
@@ -92,7 +95,7 @@ def download_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/{name}/stream", response_class=StreamingResponse)
     async def stream(name: str, take: Take = 1):
-        """The audio of a take while it is sampled: a wav that ends where the job ends."""
+        """The audio of a take while it is sampled: a wav that ends with the job."""
         opened = Run(folder.run(name), read_request(folder.run(name) / REQUEST), [])
         if opened.request.get("inpaints") or not 1 <= take <= opened.n_samples:
             raise UserError(f"there is no take {take} of a song to stream")
@@ -110,7 +113,10 @@ def _lines(folder: Path, take: int) -> list[Any]:
 
 
 async def _growing(run: Run, take: int, active: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """A wav header, and samples as they are written; the file starts again if a job decodes it again, to the same samples."""
+    """Yield a wav header, and then samples as they are written, until the job is over.
+
+    If a job starts to write the file again, it writes the same samples, so that the stream continues at its position.
+    """
     path, sent = run.audio_path(run.finest, take - 1), 0
     yield header(LONGEST // (2 * run.request["channels"]), run.request["channels"], run.request["sample_rate"])
     while True:

@@ -1,10 +1,10 @@
-"""The served folder: runs, and below .serve the uploads and the records of jobs. Nothing outside of it is read.
+"""The served folder: runs, and below .serve the uploads and the records of jobs. Nothing outside of the folder is read.
 
     NAME/ NAME.run/ NAME.wav    run folders; edits with their files, as the command line writes them
     .serve/uploads/ID.mp3       recordings; .serve/uploads/ID.json has their names and lengths
     .serve/jobs/ID.json         one record per job (launch/serve/jobs.py)
 
-A name that comes with a request is one path component of plain characters, and what it names is no link.
+A name in a request must be one path component of plain characters, and its path must not be a symbolic link.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from jukebox.report.spectrograms import read_lines
 from jukebox.runs.run import PROGRESS, REQUEST, read_request
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-UPLOADS = 10  # so many times the largest upload may be kept in all
-AT_ONCE, STALLED = 4, 30.0  # uploads that are received at once, and seconds after which one that has stopped is cut off
+UPLOADS = 10  # all uploads together are at most this multiple of the largest allowed upload
+AT_ONCE, STALLED = 4, 30.0  # most uploads in progress, and seconds without data after which an upload is aborted
 MB = 1_000_000
 
 
 class Missing(UserError):
-    """Something that a request names is not there."""
+    """A request names something that does not exist."""
 
 
 class TooLarge(UserError):
-    """More bytes than the server takes."""
+    """An upload has more bytes than the server accepts."""
 
 
 class TooMany(UserError):
-    """More requests than the server takes at once."""
+    """There are more requests than the server accepts at the same time."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A recording that was uploaded: its file, the name that the user has for it, and what it holds."""
+    """An uploaded recording: its file, its name on the client, its length and its format."""
 
     id: str
     file: str
@@ -59,24 +59,24 @@ class Upload:
 
 
 def new_id() -> str:
-    """A name for a job, in the order of time and not to be guessed."""
+    """Return a new id of a job or an upload; ids sort by time and cannot be guessed."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def check_name(name: str) -> str:
-    """A name of one path component; Missing for all else."""
+    """Return a name that is one path component of plain characters; Missing for any other name."""
     if not NAME.fullmatch(name):
         raise Missing("there is nothing of that name; expected the name of a run, or the id of an upload or a job")
     return name
 
 
 class ServedFolder:
-    """The folder and what is in it."""
+    """The served folder: its runs and its uploads."""
 
     def __init__(self, root: str | Path, max_upload: int) -> None:
         self.root, self.limit = Path(root).resolve(), max_upload * MB
         self.jobs, self.uploads = self.root / ".serve" / "jobs", self.root / ".serve" / "uploads"
-        self._receiving = 0  # uploads, which are counted by the one thread that receives them
+        self._receiving = 0  # uploads in progress; only the thread that receives them changes it
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}  # name -> (times of its files, its summary)
         for folder in (self.jobs, self.uploads):
             folder.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ class ServedFolder:
     # ---- runs
 
     def run(self, name: str) -> Path:
-        """The folder of a run; Missing if there is no run of that name."""
+        """Return the folder of a run; Missing if there is no run of this name."""
         path = self.root / check_name(name)
         if path.is_symlink() or not (path / REQUEST).is_file():
             raise Missing(f"there is no run {name}")
         return path
 
     def runs(self, most: int = 500) -> list[dict[str, Any]]:
-        """Summaries of the newest runs; of one that cannot be read its name and what is wrong."""
+        """Return the summaries of the newest runs; a run that cannot be read has only its name and an error."""
         found = [path.parent for path in self.root.glob(f"*/{REQUEST}") if NAME.fullmatch(path.parent.name)]
         found = sorted((path for path in found if not path.is_symlink()), key=lambda path: -path.stat().st_mtime)
         summaries = []
@@ -103,7 +103,7 @@ class ServedFolder:
         return summaries
 
     def summary(self, name: str) -> dict[str, Any]:
-        """What a list shows of a run; read again when its files have changed."""
+        """Return the data of a run for the list of runs; it is cached until the files of the run change."""
         folder = self.run(name)
         stamp = [path.stat().st_mtime_ns for path in (folder / REQUEST, folder / PROGRESS) if path.is_file()]
         if self._known.get(name, ((), {}))[0] != stamp:
@@ -111,7 +111,7 @@ class ServedFolder:
         return self._known[name][1]
 
     def delete(self, name: str) -> None:
-        """Remove a run, and of an edit its files."""
+        """Delete a run, and the output files of an edit."""
         folder = self.run(name)
         for path in self.results(folder):
             path.unlink(missing_ok=True)
@@ -119,19 +119,19 @@ class ServedFolder:
         self._known.pop(name, None)
 
     def results(self, folder: Path) -> list[Path]:
-        """The files that an edit writes beside its run; empty for a song."""
+        """Return the files that an edit writes beside its run folder; empty for a song."""
         outputs = read_request(folder / REQUEST).get("outputs", ())
         return [path for path in map(Path, outputs) if path.parent == self.root and not path.is_symlink()]
 
     def check_sources(self, folder: Path) -> None:
-        """UserError where a run, which may have been put here by hand, reads something outside of the served folder."""
+        """Raise UserError if a run reads files outside of the served folder; a run that was copied here by hand may do so."""
         request = read_request(folder / REQUEST)
         paths = [path for path, _ in request["sources"]] + [request.get("recording", {}).get("path", "")]
         if outside := [path for path in paths if path and not Path(path).resolve().is_relative_to(self.root)]:
             raise UserError(f"this run reads {Path(outside[0]).name} outside of the served folder; use `jukebox resume` for it")
 
     def inside(self, path: Path) -> Path:
-        """A file of a run; Missing where it is a link to somewhere else."""
+        """Return a file of a run; Missing if it is a link to a place outside of the served folder."""
         if not path.resolve().is_relative_to(self.root):
             raise Missing(f"{path.name} is not in the served folder")
         return path
@@ -139,7 +139,7 @@ class ServedFolder:
     # ---- uploads
 
     async def receive(self, name: str, blocks: AsyncIterator[bytes]) -> Path:
-        """Write an upload block by block; TooLarge as soon as it has more bytes than the limit, and nothing of it is left."""
+        """Write an upload block by block; TooLarge as soon as it exceeds the limit. A failed upload leaves no file."""
         suffix = Path(name).suffix.lower()
         if suffix not in AUDIO_SUFFIXES:
             raise UserError("the name of a recording ends in .wav, .flac, .mp3, .ogg or the like")
@@ -164,7 +164,7 @@ class ServedFolder:
         return path
 
     def accept(self, path: Path, name: str, max_seconds: float) -> Upload:
-        """Keep an upload that is audio; UserError, and it is removed, where it is not."""
+        """Check and register an upload; if it is not audio, it is deleted and UserError is raised."""
         try:
             _check_binary(path)
             info = probe(path)
@@ -180,20 +180,20 @@ class ServedFolder:
         return upload
 
     def upload(self, id: str) -> Upload:
-        """An upload by its id; Missing if there is none."""
+        """Return an upload by its id; Missing if there is none."""
         path = self.uploads / f"{check_name(id)}.json"
         if not path.is_file():
             raise Missing(f"there is no recording {id}; upload it again")
         return Upload(**json.loads(path.read_text(encoding="utf-8")))
 
     def clean(self, jobs: Collection[str]) -> None:
-        """Remove what a killed server has left: exports, and uploads that were not finished. Excerpts have the ids of `jobs`."""
+        """Delete files that a killed server has left: exports and unfinished uploads. Excerpts of `jobs` (ids) are kept."""
         for path in (*self.uploads.parent.iterdir(), *self.uploads.iterdir()):
             if path.is_file() and not path.with_suffix(".json").is_file() and path.stem not in jobs:
                 path.unlink()
 
     def make_room(self, used: Collection[str]) -> None:
-        """Remove the oldest uploads that are not used, where all together are larger than UPLOADS of the largest."""
+        """Delete the oldest unused uploads while all uploads together exceed UPLOADS times the limit of one upload."""
         files = sorted(path for path in self.uploads.iterdir() if path.suffix != ".json")
         size = sum(path.stat().st_size for path in files)
         for path in files[:-1]:
@@ -204,7 +204,7 @@ class ServedFolder:
 
 
 def _check_binary(path: Path) -> None:
-    """UserError for text: a decoder may take it for a list of other files to open."""
+    """Raise UserError for a text file, because a decoder may read it as a list of other files to open."""
     with path.open("rb") as file:
         head = file.read(512)
     if not any(byte < 9 or 13 < byte < 32 or byte > 126 for byte in head):

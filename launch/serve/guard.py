@@ -1,7 +1,8 @@
-"""Which requests pass: the token, the names of this host, other origins, the size of a body; and the headers of every answer.
+"""Check requests before the application gets them: token, host name, origin and size of the body. Add headers to every answer.
 
-Without a token the server is for this machine alone. A page from elsewhere, open in the same browser, could still send it requests:
-so the host must have a name of this machine (no rebinding of names), and an origin that is sent must be that host.
+A server without a token is for its own machine only. A page of another site, open in the same browser, could still send
+requests to it. So the Host header must be a name of this machine (against DNS rebinding), and an Origin header must be equal to
+the host.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Send = Callable[[Scope], Awaitable[None]]
 LOCAL = ("127.0.0.1", "localhost", "::1")
 UPLOADS = "/api/uploads"
 COOKIE = "jukebox_token"
-BODY = 400_000  # bytes of a request that is no upload
+BODY = 400_000  # largest body in bytes, except of an upload
 HEADERS = {
     "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -29,7 +30,7 @@ HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """An ASGI application that checks requests and passes them to another application."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], token: str = "", hosts: Iterable[str] = LOCAL):
         self.app, self.token, self.hosts = app, token, set(hosts)
@@ -54,7 +55,7 @@ class Guard:
         await self.app(scope, receive, answer)
 
     def _reason(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Status and sentence where a request does not pass."""
+        """Return status and sentence if a request is rejected, else None."""
         host, size = headers.get("host", ""), headers.get("content-length", "0")
         if not self.token and _name_of(host) not in self.hosts:
             return 403, "this server is for the machine it runs on; open it by 127.0.0.1, or start it with a token"
@@ -65,7 +66,7 @@ class Guard:
             return 403, "requests from pages of another origin are not answered"
         if self.token and not self._is_known(scope, headers):
             return 401, "this server needs its token: open the address that it printed, or send `Authorization: Bearer TOKEN`"
-        if scope["path"] != UPLOADS:  # an upload is counted as it is written
+        if scope["path"] != UPLOADS:  # the size of an upload is checked while it is written
             if "transfer-encoding" in headers or not size.isdecimal():
                 return 411, "a request needs a Content-Length"
             if int(size) > BODY:
@@ -80,7 +81,7 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the host name of a Host header, without the port."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

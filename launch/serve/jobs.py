@@ -1,7 +1,7 @@
-"""Jobs: records on disk, a bounded queue, and one thread that does one job at a time.
+"""Jobs: records on disk, a bounded queue, and one thread that runs one job at a time.
 
-A record is on disk before its job is in the queue, and is changed when the job begins and ends. So after a kill every job that was
-accepted is either over or in the queue again, in its old order; a run continues from its codes on disk.
+A record is written before its job enters the queue, and again when the job begins and ends. So after a kill every accepted job
+is either over or in the queue again, in the old order, and a run continues from its codes on disk.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from launch.serve.folder import Missing, TooMany, new_id
 
 WAITS, RUNS, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 OVER = (DONE, FAILED, CANCELLED)
-KEPT = 1000  # records of jobs that are over
+KEPT = 1000  # number of records of finished jobs that are kept
 
 
 @dataclass(frozen=True)
 class ServedJob:
     """A job as the API shows it.
 
-    `request` is the request, `run` the run folder that it writes, `weights` the share of its time per level, `share` (0 to 1) what is
-    done. `place` is its place in the queue (1 is next), `notes` are warnings, `error` is one sentence.
+    `request` is the request. `run` is the run folder that the job writes. `weights` is the relative time of each level, and
+    `share` (0 to 1) is the finished part. `place` is the place in the queue (1 is next). `notes` are warnings, and `error` is
+    one sentence.
     """
 
     id: str
@@ -52,7 +53,10 @@ class ServedJob:
 
 
 class JobClock:
-    """The share of a job that is done, and the time that is left at the pace of this process, before that as it was planned."""
+    """Computes the finished share of a job and the time left.
+
+    The time left is computed from the speed of this process; until that is known, from the planned time.
+    """
 
     def __init__(self, job: ServedJob) -> None:
         self.weights, self.planned, self.began, self.first = job.weights, job.seconds_left, time.monotonic(), -1.0
@@ -69,9 +73,10 @@ class JobClock:
 
 
 class JobQueue:
-    """All jobs of a server. `begin` checks a request and writes its run; `work` does a job, or what is missing of it.
+    """All jobs of a server.
 
-    `shown` is what of an error's sentence is kept.
+    `begin` checks a request and writes its run. `work` runs a job, or the unfinished rest of a job. `shown` removes from the
+    sentence of an error what clients must not see.
     """
 
     def __init__(
@@ -92,18 +97,18 @@ class JobQueue:
         self.thread.start()
 
     def close(self, seconds: float = 10.0) -> None:
-        """Stop where the next frames are written; what is not finished continues with the next server."""
+        """Stop the running job at its next block of frames; the next server continues unfinished jobs."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
         if self.thread.is_alive():
             self.thread.join(seconds)
 
-    # ---- what the API calls
+    # ---- methods for the API
 
     def submit(self, request: Any) -> ServedJob:
-        """A new job in the queue; TooMany where there are too many, and what `begin` raises."""
-        with self.submitting:  # and not `changed`, which the job that runs needs
+        """Append a new job to the queue; TooMany if there are too many jobs, and the errors of `begin`."""
+        with self.submitting:  # not `changed`, which the running job needs
             if len(self._active()) >= self.most:
                 raise TooMany(f"there are {self.most} jobs already; wait for one to end, or cancel one")
             id = new_id()
@@ -115,19 +120,19 @@ class JobQueue:
         return self.job(id)
 
     def job(self, id: str) -> ServedJob:
-        """A job by its id; Missing if there is none."""
+        """Return a job by its id; Missing if there is none."""
         with self.changed:
             if id not in self.jobs:
                 raise Missing(f"there is no job {id[:40]}")
             return replace(self.jobs[id], place=self.waiting.index(id) + 1 if id in self.waiting else 0)
 
     def list(self, most: int = 1 << 30) -> list[ServedJob]:
-        """The newest jobs, or all of them, the newest first."""
+        """Return at most `most` jobs, the newest first."""
         with self.changed:
             return [self.job(id) for id in islice(reversed(self.jobs), most)]
 
     def cancel(self, id: str) -> ServedJob:
-        """Take a job out of the queue, or stop it where the next frames are written; its run can be resumed."""
+        """Remove a job from the queue, or stop it at its next block of frames; its run can be resumed."""
         with self.changed:
             job = self.job(id)
             if job.state == WAITS:
@@ -138,15 +143,15 @@ class JobQueue:
         return self.job(id)
 
     def active(self, run: str) -> list[ServedJob]:
-        """The jobs of a run that are not over."""
+        """Return the jobs of a run that are not over."""
         return [job for job in self._active() if job.run == run]
 
     def needs(self, run: str) -> bool:
-        """Whether a job that is not over writes a run, or reads it."""
+        """Return whether a job that is not over writes or reads a run."""
         return any(run in (job.run, job.request.get("run"), job.request.get("recording")) for job in self._active())
 
     def recordings(self) -> set[str]:
-        """The uploads that jobs still need."""
+        """Return the ids of the uploads and excerpts that jobs still need."""
         return {each for job in self._active() for each in (job.id, str(job.request.get("recording", "")))}
 
     def _active(self) -> list[ServedJob]:
@@ -191,7 +196,7 @@ class JobQueue:
             self._keep(replace(last, state=state, error=error, level=None, ended=ended, share=share, seconds_left=None))
 
     def _keep(self, job: ServedJob) -> None:
-        """Record a job, and forget the oldest of those that are over."""
+        """Write the record of a job, and delete the oldest records of finished jobs."""
         write_json(self.folder / f"{job.id}.json", asdict(job))
         self.jobs[job.id] = job
         over = [id for id in self.jobs if self.jobs[id].state in OVER]

@@ -1,8 +1,9 @@
-"""Live sessions: music without end for one client, at the pace at which it is played.
+"""Live sessions: music of unbounded length for one client, at the speed of its player.
 
-A session is a job of the queue, so nothing else is generated meanwhile. The thread of the queue generates a block when there is
-little left of the last one; the client gets pieces, a few seconds ahead of its player, so that a control acts soon. A session ends
-after its length, when it is cancelled, or when no client has fetched anything for a while: it is gone.
+A session is a job of the queue, so that nothing else is generated at the same time. The thread of the queue generates the next
+block when little is left of the last one. The client gets the audio in small parts, a few seconds ahead of its player, so that
+a changed control takes effect soon. A session ends after its length, when it is cancelled, or when no client has fetched audio
+for some time.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from jukebox.audio import Audio
 from jukebox.sampling.wav_writer import header
 from launch.live.live import LiveControls
 
-READY = 1.0  # seconds of audio below which the next block is generated
-AHEAD = 3.0  # seconds that a client is sent before it can have played them
-PIECE = 0.25  # seconds that are sent at once
-PATIENCE = 30.0  # seconds without a client after which a session ends: enough to load a page again
-TICK = 0.05  # seconds between two looks
-LONGEST = 0x7FFFFF00  # bytes of audio that the header of a stream promises; a player stops where it ends
-KEPT = 20  # changes that a session shows
+READY = 1.0  # the next block is generated when fewer seconds of audio are left
+AHEAD = 3.0  # seconds of audio that are sent ahead of the player
+PIECE = 0.25  # seconds of audio per part that is sent
+PATIENCE = 30.0  # a session ends after this many seconds without a client, enough to reload a page
+TICK = 0.05  # seconds between two checks
+LONGEST = 0x7FFFFF00  # bytes of audio that the header of a stream states; the player stops at the end of the stream
+KEPT = 20  # number of changes that a session shows
 
 
 class LiveSession:
-    """The audio of a session, between the thread that generates it and the client that plays it."""
+    """The audio of a session, shared by the thread that generates it and the client that plays it."""
 
     def __init__(self, controls: LiveControls, channels: int, sample_rate: int) -> None:
         self.controls, self.channels, self.sample_rate = controls, channels, sample_rate
-        self.changed: list[dict[str, Any]] = []  # name, value, and the second from which on it acts
+        self.changed: list[dict[str, Any]] = []  # name, value, and the second at which the change takes effect
         self.generated = self.fetched = 0  # samples
         self.over, self.last, self.client = False, time.monotonic(), object()
         self._ready, self._lock = bytearray(), threading.Lock()
@@ -41,13 +42,16 @@ class LiveSession:
     # ---- the thread of the queue
 
     def changes(self, second: float) -> Mapping[str, Any]:
-        """What the next patch takes from the controls; noted with its second."""
+        """Return the changed controls for the next patch, and record them with the second at which it begins."""
         taken = self.controls.changes(second)
         self.changed = [*self.changed, *({"name": k, "value": v, "second": second} for k, v in taken.items())][-KEPT:]
         return taken
 
     def generate(self, blocks: Iterable[Audio], made: Progress, callbacks: Callbacks) -> None:
-        """Take in blocks as they are fetched, until the last one or until the client is gone; `made` has the samples in all."""
+        """Generate blocks as fast as they are fetched, until the last block, or until the client is gone.
+
+        `made` has the total number of samples, for the progress.
+        """
         self.last = time.monotonic()
         try:
             for block in blocks:
@@ -61,7 +65,10 @@ class LiveSession:
             self.over = True
 
     def _wait(self, seconds: float, made: Progress, callbacks: Callbacks) -> bool:
-        """Wait until no more than so many seconds are ready; false where the client is gone, Cancelled where the job is."""
+        """Wait until at most `seconds` of audio are not fetched yet; return False if the client is gone.
+
+        Raises Cancelled if the job is cancelled.
+        """
         while True:
             if callbacks.progress:
                 callbacks.progress(
@@ -78,7 +85,7 @@ class LiveSession:
     # ---- the client
 
     def take(self) -> bytes:
-        """The next piece; empty where none is ready."""
+        """Return the next part of the audio; empty if there is none yet."""
         with self._lock:
             size = 2 * self.channels * round(PIECE * self.sample_rate)
             piece = bytes(self._ready[:size])
@@ -89,16 +96,16 @@ class LiveSession:
         return piece
 
     async def sound(self, active: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """The session as a wav without end, at the pace of a player; another client that comes takes its place.
+        """Yield the session as an unbounded wav at the speed of a player; a new client replaces the previous one.
 
-        `active` returns whether its job is not over.
+        `active` returns whether the job of the session is not over yet.
         """
         mine = self.client = object()
         began = sent = 0.0
         yield header(LONGEST // (2 * self.channels), self.channels, self.sample_rate)
         while self.client is mine:
             if piece := self.take():
-                began = max(began, time.monotonic() - sent)  # after a stall it is sent no further ahead than before
+                began = max(began, time.monotonic() - sent)  # after a stall the lead is at most AHEAD again
                 yield piece
                 sent += len(piece) / (2 * self.channels * self.sample_rate)
                 await asyncio.sleep(max(0.0, sent - AHEAD - (time.monotonic() - began)))
@@ -108,7 +115,7 @@ class LiveSession:
                 await asyncio.sleep(TICK)
 
     def state(self) -> dict[str, Any]:
-        """What a page needs to show a session, also after it was loaded again."""
+        """Return the data with which a page shows a session, also after a reload."""
         rate = self.sample_rate
         return {
             "sample_rate": rate, "channels": self.channels, "values": self.controls.values, "changes": self.changed,

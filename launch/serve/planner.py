@@ -1,4 +1,4 @@
-"""Memory and time of jobs before they begin, and what a model offers: from configurations, and from speeds that were measured once."""
+"""Memory and time of jobs before they begin, and the description of a model, from its configuration and measured speeds."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from priors.conditioning.vocabulary import Vocabulary
 from priors.prior import ScoresLyrics
 from priors.registry import PRIOR_PARAMS, PRIORS
 
-MOST_NAMES = 2000  # of artists or genres that the page offers
-MOST_TEXT = 500  # characters of a name or a value; lyrics have a limit of their own
+MOST_NAMES = 2000  # number of artists or genres that the page offers
+MOST_TEXT = 500  # characters of a name or a value; lyrics have a separate limit
 
 
 def check_length(seconds: float, asked: JobRequest, limits: Limits) -> None:
-    """UserError for a song, or a session, that is longer than the server takes."""
+    """Raise UserError if a song or a live session is longer than the server allows."""
     if seconds > longest(asked, limits):
         raise UserError(f"{seconds:.6g} s in all; expected up to {longest(asked, limits):g}")
 
@@ -42,7 +42,7 @@ def longest(asked: JobRequest, limits: Limits) -> float:
 
 
 def check_ranges(asked: JobRequest, limits: Limits) -> None:
-    """UserError for a number or a text of a request that is out of the server's limits."""
+    """Raise UserError if a number or a text of a request exceeds the limits of the server."""
     lengths = ("seconds", "start", "end", "before", "after", "prompt_seconds", "keep_seconds")
     ranges = {"takes": (1, limits.max_takes), "take": (0, LARGEST), "fade": (0.0, LONGEST_FADE)}
     ranges |= {"seed": (-isinstance(asked, BranchRequest), LARGEST), **dict.fromkeys(lengths, (0.0, longest(asked, limits)))}
@@ -58,7 +58,7 @@ def check_ranges(asked: JobRequest, limits: Limits) -> None:
 
 
 def lyrics_of(asked: JobRequest | SongRequest) -> ParsedLyrics:
-    """The lyrics of a request, with their times where they have some."""
+    """Parse the lyrics of a request, with their times if they have any."""
     text = getattr(asked, "lyrics", "")
     if len(text) > MAX_CHARACTERS:
         raise UserError(f"the lyrics have {len(text)} characters; expected up to {MAX_CHARACTERS}")
@@ -66,21 +66,21 @@ def lyrics_of(asked: JobRequest | SongRequest) -> ParsedLyrics:
 
 
 def words_of(asked: JobRequest | SongRequest) -> Song | None:
-    """The song that a request describes; None where it describes none."""
+    """Return the song that a request describes; None if it has neither artist, genre nor lyrics."""
     parsed, artist, genre = lyrics_of(asked), getattr(asked, "artist", ""), getattr(asked, "genre", "")
     song = Song(artist or None, (), parsed.text or None, tuple(parsed.times), genre=genre)
     return song if artist or genre or parsed.text else None
 
 
 class Planner:
-    """Plans of a model's jobs; `speeds` of its priors are measured by `measure`, without them there are no times."""
+    """Plans the jobs of a model; without `speeds`, which `measure` fills, plans have no times."""
 
     def __init__(self, info: ModelInfo, machine: MachineOptions) -> None:
         self.info, self.machine = info, machine
-        self.speeds: dict[str, Speed] = {}  # by prior
+        self.speeds: dict[str, Speed] = {}  # prior -> its speed
 
     def typed(self, params: SamplingParams) -> SamplingParams:
-        """Parameters whose values by name (`more`) are read as those of flags are; UserError for what is no value of its type."""
+        """Return parameters with the values of `more` parsed like flags; UserError for a value of the wrong type."""
         if strange := sorted(name for name, value in params.more.items() if not isinstance(value, int | float | str)):
             raise UserError(f"the parameter {strange[0]!r} is no number and no text")
         known = self._arguments([entry.config.kind for entry in self.info.priors.values()])
@@ -90,7 +90,10 @@ class Planner:
         return replace(params, more=more, **{name: value for name, value in values.items() if name in common})
 
     def plan(self, made: dict[str, Any]) -> dict[str, Any]:
-        """What run.json predicts, with `done` (level -> frames) as far as they are there; UserError where it does not fit."""
+        """Return the predicted memory and time of run.json (`made`); UserError if there is not enough memory.
+
+        `made` may have `done`: level -> frames that exist already.
+        """
         done = made.get("done")
         check_memory(self.info, made, done)
         speeds = {int(level): self.speeds[prior] for level, prior in made["priors"].items() if prior in self.speeds}
@@ -105,7 +108,7 @@ class Planner:
         }
 
     def notes(self, asked: JobRequest, vocabulary: Vocabulary) -> tuple[str, ...]:
-        """Warnings: names and characters that the model does not know, and what is not sung in the lyrics."""
+        """Return warnings: names and characters that the model does not know, and parts of the lyrics that are not sung."""
         song = words_of(asked) if isinstance(asked, SongRequest | BranchRequest) else None
         if song is None:
             return ()
@@ -113,14 +116,14 @@ class Planner:
         return (*lines, *left_out(vocabulary, [song.lyrics or ""]), *filter(None, [describe(lyrics_of(asked).left_out)]))
 
     def rest_of(self, run: Run) -> dict[str, Any]:
-        """What is missing of a run."""
+        """Return run.json of a run with the frames that exist (`done`), so that `plan` predicts the rest."""
         return run.request | {
             "done": {level: run.count(level) for level in run.request["levels"]},
             "device": self.machine.device,
         }
 
     def edit_request(self, verb: str, seconds: float, asked: EditSource) -> dict[str, Any]:
-        """An edit as a song of as many seconds as are resampled; UserError where the model cannot edit."""
+        """Return run.json of a song that is as long as the resampled part of an edit; UserError if the model cannot edit."""
         route = edit_route(self.info, bool(asked.lyrics.strip()))
         levels = [self.info.spec.names.index(stream) for stream in route.priors]
         settings = RunSettings(SamplingOptions(seed=asked.seed), self.typed(asked.params), self.machine)
@@ -136,7 +139,7 @@ class Planner:
         with one_job():
             torch.set_num_threads(self.info.threads(self.machine.threads))
             for route in self.info.routes:
-                with suppress(UserError):  # a route whose priors are not trained
+                with suppress(UserError):  # a route with priors that are not trained
                     settings = RunSettings(SamplingOptions(route=route), None, self.machine)
                     made = requests.sampled(self.info, [Song()], 10.0, settings)
                     plan = plan_sampling(self.info, made)
@@ -146,7 +149,7 @@ class Planner:
                         self.speeds[made["priors"][str(level.level)]] = speed
 
     def describe(self) -> dict[str, Any]:
-        """The model: its routes with their parameters, the names that it knows, and what it can do."""
+        """Describe the model: its routes with their parameters, its artists and genres, and its abilities."""
         info, edits = self.info, None
         live: dict[str, Any] = {"live": False}
         with suppress(UserError):
@@ -165,7 +168,7 @@ class Planner:
         } | live  # fmt: skip
 
     def _parameters(self, route: Route) -> list[dict[str, Any]]:
-        """Name, default, type and meaning of each parameter of sampling that the priors of a route have."""
+        """Return name, default, type and description of each sampling parameter of the priors of a route."""
         kinds = [self.info.priors[name].config.kind for name in route.priors.values() if name in self.info.priors]
         shown = {int: "number", float: "number", bool: "yes/no"}
         return [
@@ -175,7 +178,10 @@ class Planner:
         ]
 
     def _arguments(self, kinds: Sequence[str]) -> dict[str, Argument]:
-        """The flags of the parameters that some kinds of priors have, those that all share as `SamplingParams` has them."""
+        """Return the flags of the sampling parameters of some kinds of priors.
+
+        A parameter that `SamplingParams` also has is described as there.
+        """
         own = {a.name: a for kind in kinds for a in field_arguments(PRIOR_PARAMS.load(kind))}
         common = {a.name: a for a in field_arguments(SamplingParams)}
         lower = {"temperature_lower": common["temperature_lower"]} if len(kinds) > 1 and "temperature" in own else {}

@@ -1,7 +1,7 @@
-"""What a job may be: one frozen dataclass per kind, with the names and defaults of the command line. The OpenAPI page shows the same.
+"""Requests for jobs: one frozen dataclass per kind, with the names and defaults of the command line, as in the OpenAPI page.
 
-Types are checked when a request is read (an unknown field is an error); lengths and numbers, which depend on the server's limits,
-when a job is made (`launch/serve/work.py`).
+Types are checked when a request is read, and an unknown field is an error. Lengths and numbers depend on the limits of the
+server. They are checked when a job is created (`launch/serve/work.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jukebox.params import KeptPrompt, SamplingParams
 
-STRICT = {"extra": "forbid", "allow_inf_nan": False}  # read by pydantic: no unknown fields, finite numbers
+STRICT = {"extra": "forbid", "allow_inf_nan": False}  # settings for pydantic: no unknown fields, finite numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class KeptFields(KeptPrompt):
 
 @dataclass(frozen=True, kw_only=True)
 class SongRequest:
-    """What a song is to be: names that the model knows, and lyrics as plain text or with the stamps of an .lrc file."""
+    """Conditions of a song: artist and genre that the model knows, and lyrics as plain text or with .lrc time stamps."""
 
     __pydantic_config__ = STRICT
     artist: str = ""
@@ -72,9 +72,10 @@ class SampleRequest(SongRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ContinueRequest(SongRequest):
-    """A recording (id of an upload, or name of an edit), its seconds from `start` to `start + prompt_seconds` kept, continued to `seconds`.
+    """Continue a recording: its seconds from `start` to `start + prompt_seconds` are the prompt.
 
-    `prompt_seconds` 0: all of it; `seconds` is the finished length, the prompt included.
+    `recording` is the id of an upload or the name of an edit. `prompt_seconds` 0 means all of the recording. `seconds` is the
+    length of the result, prompt included.
     """
 
     kind: Literal["continue"]
@@ -88,9 +89,10 @@ class ContinueRequest(SongRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRequest:
-    """A run, or an edit, of which take number `take` (0: each) is kept for `keep_seconds` (0: all) and continued.
+    """Keep the first `keep_seconds` (0: all) of a run or an edit, and continue it differently.
 
-    Another seed, or other lyrics, make the difference. `seconds` 0: the length of the run; `seed` -1: the next after that of the run.
+    `take` is the number of the take (0: each take). Another seed or other lyrics make the difference. `seconds` 0 means the
+    length of the run. `seed` -1 means the seed of the run plus 1.
     """
 
     __pydantic_config__ = STRICT
@@ -106,7 +108,10 @@ class BranchRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EditSource(SongRequest):
-    """A recording that is changed: id of an upload, or name of a run with the number of a take; seconds of cross-fade at its joins."""
+    """The recording of an edit: id of an upload, or name of a run with the number of a take.
+
+    `fade` is the length of the crossfade at its joins in seconds.
+    """
 
     recording: str
     take: int = 1
@@ -115,7 +120,7 @@ class EditSource(SongRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest(EditSource):
-    """A recording whose seconds from `start` to `end` are resampled (inpainting)."""
+    """Resample the seconds from `start` to `end` of a recording (inpainting)."""
 
     kind: Literal["edit"]
     start: float
@@ -124,7 +129,7 @@ class EditRequest(EditSource):
 
 @dataclass(frozen=True, kw_only=True)
 class VaryRequest(EditSource):
-    """A recording, or its seconds from `start` to `end`, resampled around what `prompt` keeps."""
+    """Resample a recording, or its seconds from `start` to `end`; `prompt` selects the codes that are kept."""
 
     kind: Literal["vary"]
     start: float = 0.0
@@ -134,7 +139,7 @@ class VaryRequest(EditSource):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtendRequest(EditSource):
-    """A recording with `before` seconds more before it and `after` seconds after it."""
+    """Add `before` seconds before a recording and `after` seconds after it."""
 
     kind: Literal["extend"]
     before: float = 0.0
@@ -143,7 +148,10 @@ class ExtendRequest(EditSource):
 
 @dataclass(frozen=True, kw_only=True)
 class LiveRequest(SongRequest):
-    """Music without end for one client, at most `seconds` of it; its sampling parameters can change while it plays. It leaves no run."""
+    """Music of unbounded length for one client, at most `seconds` of it.
+
+    Its sampling parameters can be changed while it plays. It leaves no run.
+    """
 
     kind: Literal["live"]
     seconds: float = 600.0
@@ -151,7 +159,7 @@ class LiveRequest(SongRequest):
 
 @dataclass(frozen=True)
 class ControlsRequest:
-    """Sampling parameters of a live session that are others from its next patch on."""
+    """Sampling parameters of a live session that change from the next patch on."""
 
     __pydantic_config__ = STRICT
     values: dict[str, bool | int | float | str]
@@ -159,7 +167,7 @@ class ControlsRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeRequest:
-    """A run that is not finished, to the codes that it would have had."""
+    """Finish an unfinished run, to the same codes as without an interruption."""
 
     __pydantic_config__ = STRICT
     kind: Literal["resume"]
@@ -168,7 +176,7 @@ class ResumeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignRequest:
-    """The times at which the words of a run are sung, found by the model; its lyric files follow."""
+    """Find the times of the sung words of a run with the model, and write its lyric files again."""
 
     __pydantic_config__ = STRICT
     kind: Literal["align"]
@@ -190,7 +198,7 @@ KINDS = {typing.get_args(typing.get_type_hints(each)["kind"])[0]: each for each 
 
 
 def from_json(data: Mapping[str, Any]) -> JobRequest:
-    """The request of a record; the inverse of `dataclasses.asdict`."""
+    """Create the request of a record; the inverse of `dataclasses.asdict`."""
     values = dict(data)
     parts: dict[str, type[Any]] = {"params": SamplingFields, "prompt": KeptFields}
     for name in parts.keys() & values.keys():

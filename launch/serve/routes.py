@@ -1,6 +1,6 @@
 """The HTTP API: jobs, runs, uploads and the model. `/api/openapi.json` describes it.
 
-Annotations are evaluated here (no `from __future__ import annotations`), because FastAPI reads those of functions inside functions.
+The module has no `from __future__ import annotations`, because FastAPI must evaluate the annotations of nested functions.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from launch.serve.jobs import OVER, JobQueue, ServedJob
 from launch.serve.requests import ControlsRequest, JobRequest
 from launch.serve.work import ModelService
 
-TICK, ALIVE = 0.2, 10.0  # seconds between two looks at a job, and between two signs of life
-FOLLOWED = 100  # newest jobs whose changes are sent
+TICK, ALIVE = 0.2, 10.0  # seconds between two checks of a job, and between two keep-alive messages
+FOLLOWED = 100  # number of newest jobs of which changes are sent
 
 
 def job_routes(service: ModelService, queue: JobQueue) -> Any:
-    """Submit, plan, follow and cancel jobs."""
+    """Return the routes to submit, plan, follow and cancel jobs."""
     from fastapi import APIRouter, Body
     from fastapi.responses import StreamingResponse
 
@@ -34,12 +34,12 @@ def job_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.post("/jobs", status_code=201)
     def submit(asked: Annotated[JobRequest, Body(discriminator="kind")]) -> ServedJob:
-        """Put a job into the queue; 429 where the queue is full."""
+        """Append a job to the queue; 429 if the queue is full."""
         return queue.submit(asked)
 
     @router.post("/plan")
     def plan(asked: Annotated[JobRequest, Body(discriminator="kind")]) -> dict[str, Any]:
-        """Memory (bytes) and time (seconds) that a job is predicted to take, before it is submitted."""
+        """Predicted memory (bytes) and time (seconds) of a job, before it is submitted."""
         return service.plan(asked)
 
     @router.get("/jobs")
@@ -54,7 +54,7 @@ def job_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.delete("/jobs/{id}")
     def cancel(id: str) -> ServedJob:
-        """Cancel a job; what it has sampled stays, and its run can be resumed."""
+        """Cancel a job; its sampled part is kept, and its run can be resumed."""
         return queue.cancel(id)
 
     @router.get("/jobs/{id}/events", response_class=StreamingResponse)
@@ -72,7 +72,10 @@ def job_routes(service: ModelService, queue: JobQueue) -> Any:
 
 
 def live_routes(service: ModelService, queue: JobQueue) -> Any:
-    """The sound and the controls of a live session, by the id of its job; `DELETE /api/jobs/ID` ends it."""
+    """Return the routes for the sound and the controls of a live session, by the id of its job.
+
+    `DELETE /api/jobs/ID` ends a session.
+    """
     from fastapi import APIRouter
     from fastapi.responses import StreamingResponse
 
@@ -80,7 +83,7 @@ def live_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/{id}")
     def state(id: str) -> dict[str, Any]:
-        """The values of the controls, the changes with the second from which on they act, and how much is generated."""
+        """The values of the controls, the changes with the seconds at which they take effect, and the generated seconds."""
         return service.session(queue.job(id)).state()
 
     @router.post("/{id}/controls")
@@ -92,7 +95,7 @@ def live_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/{id}/sound", response_class=StreamingResponse)
     async def sound(id: str):
-        """The music as a wav without end, while it is generated, from the session's turn on; another client takes its place."""
+        """The music as an unbounded wav while it is generated; a new client replaces the previous one."""
         session = service.session(queue.job(id))
         return StreamingResponse(session.sound(lambda: queue.job(id).state not in OVER), media_type="audio/wav")
 
@@ -100,9 +103,9 @@ def live_routes(service: ModelService, queue: JobQueue) -> Any:
 
 
 async def _events(queue: JobQueue, id: str = "") -> AsyncIterator[bytes]:
-    """The changes of a job until it is over; without an id those of all jobs that are not over now, or come later."""
+    """Yield the changes of a job until it is over; without `id`, of all jobs that are not over, and of new jobs."""
     known = {} if id else {job.id: job for job in queue.list(FOLLOWED) if job.state in OVER}
-    waited = ALIVE  # the first sign comes at once
+    waited = ALIVE  # the first keep-alive message is sent immediately
     while not queue.closing:
         jobs = [queue.job(id)] if id else queue.list(FOLLOWED)
         changed = [job for job in jobs if known.get(job.id) != job]
@@ -118,25 +121,25 @@ async def _events(queue: JobQueue, id: str = "") -> AsyncIterator[bytes]:
 
 
 def run_routes(service: ModelService, queue: JobQueue) -> Any:
-    """List, show and delete runs."""
+    """Return the routes to list, show and delete runs."""
     from fastapi import APIRouter
 
     router, folder = APIRouter(prefix="/api/runs", tags=["runs"]), service.folder
 
     @router.get("")
     def runs() -> list[dict[str, Any]]:
-        """Return the most recent runs of the served folder."""
+        """The newest runs of the served folder."""
         return folder.runs()
 
     @router.get("/{name}")
     def run(name: str) -> dict[str, Any]:
-        """A run: its request, its takes with their words in time, and what is wrong with their audio."""
+        """A run: its request, its takes with the times of their words, and the defects of their audio."""
         return folder.summary(name) | _details(folder.run(name)) | {"jobs": [job.id for job in queue.active(name)]}
 
     @router.delete("/{name}", status_code=204)
     def delete(name: str) -> None:
-        """Delete a run, and of an edit its files."""
-        with queue.submitting:  # no job that reads it begins meanwhile
+        """Delete a run, and the output files of an edit."""
+        with queue.submitting:  # no job that reads the run can be submitted during the check
             if queue.needs(name):
                 raise UserError("a job writes or reads this run; cancel it first")
             folder.delete(name)
@@ -175,7 +178,7 @@ def _details(folder: Path) -> dict[str, Any]:
 
 
 def other_routes(service: ModelService, queue: JobQueue) -> Any:
-    """The model, and recordings that are uploaded."""
+    """Return the routes for the model and for uploads."""
     from fastapi import APIRouter, Request
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect
@@ -184,12 +187,12 @@ def other_routes(service: ModelService, queue: JobQueue) -> Any:
 
     @router.get("/model")
     def model() -> dict[str, Any]:
-        """The model's routes, parameters and names, and the limits of the server."""
+        """The routes, parameters and names of the model, and the limits of the server."""
         return service.planner.describe() | {"limits": asdict(service.limits)}
 
     @router.post("/uploads", status_code=201)
     async def upload(name: str, request: Request) -> Upload:
-        """Upload a recording: its bytes are the body, `name` gives its format (.wav, .flac, .mp3, ..)."""
+        """Upload a recording: the body is the file, and the suffix of `name` is its format (.wav, .flac, .mp3, ..)."""
         try:
             path = await folder.receive(name, request.stream())
         except ClientDisconnect as error:

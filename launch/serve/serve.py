@@ -49,7 +49,7 @@ def serve(
             server_header=False,
         )  # fmt: skip
         socket = config.bind_socket()
-        socket.listen(config.backlog)  # who comes before the application is ready waits
+        socket.listen(config.backlog)  # clients that connect before the application is ready wait
         address = f"http://{'[' + host + ']' if ':' in host else host}:{socket.getsockname()[1]}/"
         print(f"serving {service.model.folder} with the runs in {folder.root}", flush=True)
         print(f"open {address}{'?token=' + token if token else ''} in a browser; Ctrl-C stops", flush=True)
@@ -60,7 +60,7 @@ def serve(
         exits = server.handle_exit
 
         def end(number: int, frame: FrameType | None) -> None:
-            queue.closing = True  # streams of events end, before connections are waited for
+            queue.closing = True  # ends the streams of events, because the server waits for open connections
             exits(number, frame)
 
         server.handle_exit = end  # type: ignore[method-assign]

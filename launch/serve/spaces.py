@@ -1,5 +1,7 @@
-"""A thin Gradio app over the HTTP API, for hosts that show Gradio apps (extra `spaces`): `python -m launch.serve.spaces MODEL [FLAGS]`.
-It starts `jukebox serve` with these words, or uses the server at JUKEBOX_SERVER (with JUKEBOX_TOKEN), and holds nothing itself.
+"""A thin Gradio app over the HTTP API, for hosts that show Gradio apps (extra `spaces`).
+
+`python -m launch.serve.spaces MODEL [FLAGS]` starts `jukebox serve` with these arguments, or uses the server at JUKEBOX_SERVER
+(with JUKEBOX_TOKEN). The app has no state.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ States = Iterator[tuple[str, str | None]]
 
 
 def call(path: str, body: bytes | None = None) -> bytes:
-    """The answer of the API; an error of Gradio with the server's sentence where there is one."""
+    """Call the API and return its answer; an error of the server becomes an error of Gradio with the same sentence."""
     import gradio
 
     headers = {"content-type": "application/json", "authorization": f"Bearer {os.environ.get('JUKEBOX_TOKEN', '')}"}
@@ -32,7 +34,7 @@ def call(path: str, body: bytes | None = None) -> bytes:
 
 
 def follow(asked: dict[str, Any]) -> States:
-    """Submit a job; its state as it changes, at the end with the file of its audio."""
+    """Submit a job; yield its state while it changes, and at the end the file of its audio."""
     job = json.loads(call("jobs", json.dumps(asked).encode()))
     while job["state"] in ("queued", "running"):
         yield f"{job['state']}, {job['share']:.0%}", None
@@ -46,20 +48,20 @@ def follow(asked: dict[str, Any]) -> States:
 
 
 def write(artist: str, genre: str, lyrics: str, seconds: float, seed: float) -> States:
-    """A song from conditions."""
+    """Sample a song from artist, genre and lyrics."""
     song = {"artist": artist or "", "genre": genre or "", "lyrics": lyrics or ""}
     yield from follow({"kind": "sample", **song, "seconds": seconds, "seed": int(seed)})
 
 
 def continue_(recording: str, prompt: float, seconds: float, seed: float) -> States:
-    """A recording, continued."""
+    """Continue a recording."""
     upload = json.loads(call(f"uploads?name=recording{Path(recording).suffix}", Path(recording).read_bytes()))
     kept = {"recording": upload["id"], "prompt_seconds": prompt}
     yield from follow({"kind": "continue", **kept, "seconds": seconds, "seed": int(seed)})
 
 
 def app() -> Any:
-    """The tabs Write and Continue."""
+    """Build the app with the tabs Write and Continue."""
     import gradio as gr
 
     model = json.loads(call("model"))
@@ -76,5 +78,5 @@ def app() -> Any:
 if __name__ == "__main__":
     if "JUKEBOX_SERVER" not in os.environ:
         server = subprocess.Popen([sys.executable, "-m", "launch.cli", "serve", *sys.argv[1:]], stdout=subprocess.PIPE)
-        next(line for line in server.stdout or () if b"open http" in line)  # it answers from now on
+        next(line for line in server.stdout or () if b"open http" in line)  # the server is ready
     app().launch(server_name="0.0.0.0")

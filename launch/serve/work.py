@@ -1,7 +1,8 @@
-"""What the server does for each kind of job, by the Python API: checks it, plans it, writes its request, samples it.
+"""The work of the server for each kind of job, by the Python API: check it, plan it, write its request, sample it.
 
-A song (sample, continue, branch) is a run folder with its request before it is in the queue, and `Jukebox.resume` samples it, as it does
-after a kill. An edit writes its request when it begins, and the same call continues it. All mistakes are UserErrors of one sentence.
+A song (sample, continue, branch) has a run folder with its request before its job is in the queue. `Jukebox.resume` samples it,
+also after a kill. An edit writes its request when it begins, and after a kill the same call continues the edit. All errors of
+the user are UserErrors of one sentence.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ from launch.serve.requests import (
     from_json,
 )  # fmt: skip
 
-PLANNED = 10.0  # seconds whose memory is that of a live session
+PLANNED = 10.0  # the memory of a live session is planned as for a song of this many seconds
 
 
 class ModelService:
-    """A model, its folder of runs, and the server's limits."""
+    """A model, its folder of runs, and the limits of the server."""
 
     def __init__(self, model: Jukebox, folder: ServedFolder, limits: Limits, machine: MachineOptions) -> None:
         self.model, self.folder, self.limits = model, folder, limits
         self.machine = replace(machine, device=choose_device(machine.device))
         self.planner = Planner(model.info, self.machine)
-        self.sessions: dict[str, LiveSession] = {}  # by job, until they are over
+        self.sessions: dict[str, LiveSession] = {}  # id of a job that is not over -> its session
 
     def shown(self, sentence: str) -> str:
-        """A sentence without the paths of this machine."""
+        """Return a sentence without the paths of this machine."""
         root = str(self.folder.root)
         for path, name in ((f"{root}/", ""), (root, "the served folder"), (str(self.model.folder), "MODEL")):
             sentence = sentence.replace(path, name)
@@ -66,7 +67,7 @@ class ModelService:
     # ---- jobs
 
     def begin(self, id: str, asked: JobRequest) -> dict[str, Any]:
-        """Check a job, and write the run of a song; what its record has beside the request."""
+        """Check a job, and write the run of a song; return the fields of the job's record except the request."""
         try:
             return self._begun(id, asked)
         except BaseException:
@@ -96,7 +97,7 @@ class ModelService:
         }
 
     def plan(self, asked: JobRequest) -> dict[str, Any]:
-        """Memory (bytes) and time (seconds) that a job is predicted to take; UserError as for the job itself."""
+        """Return the predicted memory (bytes) and time (seconds) of a job; UserError if the job is invalid."""
         id = new_id()
         try:
             plan = self.planner.plan(self._checked(id, asked)) | {"notes": self.planner.notes(asked, self.model.vocabulary)}
@@ -105,7 +106,7 @@ class ModelService:
         return plan | ({"seconds": asked.seconds} if isinstance(asked, LiveRequest) else {})
 
     def work(self, job: ServedJob, callbacks: Callbacks) -> None:
-        """Do a job, or what is missing of it."""
+        """Run a job, or the unfinished rest of a job."""
         asked = from_json(job.request)
         if isinstance(asked, AlignRequest):
             with one_job():
@@ -143,7 +144,7 @@ class ModelService:
             self.sessions.pop(job.id, None)
 
     def session(self, job: ServedJob) -> LiveSession:
-        """The session of a live job, made when it is asked for; Missing where the job is over, or another one."""
+        """Return the session of a live job, created on first use; Missing if the job is over or not live."""
         if job.kind != "live" or job.state in OVER:
             self.sessions.pop(job.id, None)
             raise Missing("this is no live session, or it is over")
@@ -157,7 +158,7 @@ class ModelService:
     # ---- checks
 
     def _checked(self, id: str, asked: JobRequest) -> dict[str, Any]:
-        """run.json of a job, of an edit an approximation of it; UserError where the job cannot be done."""
+        """Return run.json of a job (approximate for an edit); UserError if the job cannot be done."""
         check_ranges(asked, self.limits)
         if isinstance(asked, EditSource):
             return self.planner.edit_request(asked.kind, self._edited_seconds(asked), asked)  # type: ignore[attr-defined]
@@ -172,7 +173,7 @@ class ModelService:
         return made
 
     def _edited_seconds(self, asked: EditSource) -> float:
-        """How much of a recording is resampled; UserError for a range outside of it."""
+        """Return the seconds of a recording that are resampled; UserError for a range outside of the recording."""
         path = self._recording(asked.recording, asked.take)
         seconds = Run.open(path).request["seconds"] if path.is_dir() else probe(path).seconds
         if isinstance(asked, ExtendRequest):
@@ -195,7 +196,7 @@ class ModelService:
 
     def _song(self, id: str, asked: Any) -> dict[str, Any]:
         info, song = self.model.info, words_of(asked)
-        if isinstance(asked, LiveRequest):  # planned as a song of a few windows
+        if isinstance(asked, LiveRequest):  # planned as a short song
             options = SamplingOptions(seed=asked.seed, route=info.live_route().name)
             settings = RunSettings(options, self.planner.typed(asked.params), self.machine)
             return requests.sampled(info, [song or Song()], min(asked.seconds, PLANNED), settings)
@@ -215,7 +216,10 @@ class ModelService:
         return requests.sampled(info, [song or Song()], asked.seconds, settings)
 
     def _branched_edit(self, asked: BranchRequest, words: Song | None) -> dict[str, Any]:
-        """The file of an edit, continued: by its artist, genre and lyrics, or other lyrics."""
+        """Return run.json of a song that continues the output of an edit.
+
+        Artist, genre and lyrics are those of the edit, except if the request has other lyrics.
+        """
         take, request = max(1, asked.take), Run.open(self.folder.run(asked.run)).request
         path = self._recording(asked.run, take)
         song = requests.song_of_entry(request["samples"][take - 1], 0.0)
@@ -225,7 +229,7 @@ class ModelService:
         return requests.continued(self.model.info, [song], [path], asked.keep_seconds, seconds, self._settings(again))
 
     def _recording(self, name: str, take: int) -> Path:
-        """An upload, the file of an edit, or the folder of another run."""
+        """Return an upload, the output file of an edit, or the folder of any other run."""
         try:
             return self.folder.uploads / self.folder.upload(name).file
         except Missing:
@@ -237,11 +241,11 @@ class ModelService:
         return results[take - 1]
 
     def _excerpt(self, id: str) -> Path:
-        """The part of a recording that a job continues."""
+        """Return the file for the excerpt of a recording that a job continues."""
         return self.folder.uploads / f"{id}.wav"
 
     def _prompt(self, id: str, asked: ContinueRequest) -> Path:
-        """The recording to continue, or, where it is kept from a later second on, an excerpt of it."""
+        """Return the recording to continue, or an excerpt of it, which is written if the prompt does not begin at 0."""
         path = self._recording(asked.recording, 1)
         if path.is_dir():
             raise UserError(f"{asked.recording} is a run of this model; branch it")
