@@ -46,8 +46,7 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters of a prior by use: matrices of the trunk, layer norms (at least float32 in any dtype), and others.
-    """
+    """Numbers of parameters of a prior by use: matrices of the trunk, layer norms (at least float32), and others."""
 
     matrices: int
     columns: int  # columns of all matrices together

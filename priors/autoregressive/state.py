@@ -46,8 +46,7 @@ class SteppedPrior(Protocol):
         ...
 
     def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the trunk's input (b 1 w) for the codes at a position, and the vector to add to the trunk's output (or None).
-        """
+        """Return the trunk's input (b 1 w) for the codes at a position, and the vector to add to its output, or None."""
         ...
 
     def step(self, conditioning: ConditioningInputs, caches: Caches, code: Tensor, position: Tensor) -> Tensor:

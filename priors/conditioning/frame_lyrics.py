@@ -1,5 +1,4 @@
-"""Lyrics by frame, for priors without cross attention: a convolutional encoder of the characters that are sung in each frame.
-"""
+"""Lyrics by frame, for priors without cross attention: a convolutional encoder of the characters sung in each frame."""
 
 from __future__ import annotations
 
