@@ -1,7 +1,9 @@
-"""Passes and seconds of each way from a request to audio: three autoregressive levels, masked decoding, diffusion, the phase decoder.
+"""Passes and seconds of each route from a request to audio: three autoregressive levels, masked decoding, diffusion, phase
+decoder.
 
-Each arm is a whole run of a route in this process, in turns, without a page. Passes through priors and decoders are counted where they
-happen (`launch/render/passes.py`). Without MODEL the weights are random: passes and seconds are those of the presets demo and melody.
+Each arm is a whole run of a route in this process, without a page. The arms run alternately. Passes through priors and decoders
+are counted inside the networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of
+the presets demo and melody.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ PRESETS_OF_ARMS = ("demo", "melody")
 
 
 class RenderArm(NamedTuple):
-    """A route of the model, with values of sampling parameters by name."""
+    """A route of the model, and values of sampling parameters by name."""
 
     route: str
     more: Mapping[str, Any]
@@ -43,7 +45,7 @@ ARMS = {
 def bench_render(
     model: str, seconds: float, repeats: int, threads: int, seed: int, out: str, presets: Sequence[str] = PRESETS_OF_ARMS
 ) -> list[dict[str, Any]]:
-    """A row for each arm whose route the model has."""
+    """Return one row for each arm whose route the model has."""
     if repeats < 1 or seconds <= 0:
         raise UserError(f"--repeats {repeats}, --seconds {seconds:g}: expected at least 1, and more than 0")
     import torch
@@ -63,7 +65,7 @@ def bench_render(
             f"{seconds:g} s of music, {torch.get_num_threads()} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}"
         )
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-        for turn in range(repeats + 1):  # the first warms up
+        for turn in range(repeats + 1):  # the first turn is a warm-up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 runs[name].append(
                     run_arm(opened, arms[name], seconds if turn else min(seconds, 1.0), torch.get_num_threads(), seed)
@@ -74,7 +76,7 @@ def bench_render(
 
 
 def random_models(folder: Path, presets: Sequence[str], seed: int) -> ModelFolder:
-    """A model folder with random weights of all codecs and priors of presets."""
+    """Create a model folder with random weights for all codecs and priors of some presets."""
     import torch
 
     from jukebox.model.folder import ModelFolder, build_codec, build_prior
@@ -93,13 +95,13 @@ def random_models(folder: Path, presets: Sequence[str], seed: int) -> ModelFolde
 
 
 def _is_whole(info: Any, name: str) -> bool:
-    """Whether a model has all priors of a route."""
+    """Return whether a model has all priors of a route."""
     route = info.routes.get(name)
     return route is not None and all(prior in info.priors for prior in route.priors.values())
 
 
 def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, seed: int) -> dict[str, float]:
-    """Passes and seconds of a run, whose folder goes at the end."""
+    """Return the passes and seconds of a run. The folder of the run is temporary."""
     from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
     from jukebox.runs import request
     from jukebox.runs.run import Run
@@ -121,7 +123,7 @@ def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, se
 
 
 def rows_of(runs: Mapping[str, Sequence[Mapping[str, float]]], seconds: float) -> list[dict[str, Any]]:
-    """Medians; passes and seconds beside those of the three levels where they were measured."""
+    """Return medians over runs. Passes and seconds are also relative to the three levels, if these were measured."""
     rows: list[dict[str, Any]] = []
     for name, some in runs.items():
         row: dict[str, Any] = {key: statistics.median(run[key] for run in some) for key in some[0]}

@@ -166,8 +166,7 @@ class MaskedConfig(PriorConfig):
         return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
 
     def pass_products(self, stream: str) -> tuple[int, int]:
-        """Return two numbers of multiplications: a pass over one column of a level without logits, and the logits of one code.
-        """
+        """Return two numbers of multiplications: of a pass over a column of a level without logits, and of a code's logits."""
         width, head, ratio = self.trunk.width, self.head_width, self.frames(stream) // self.n_ctx
         attention = 2 * self.trunk.state * self.trunk.n_ctx * self.trunk.depth
         # one kernel of 3 and, for the levels above and below, kernels of 2 * step; or a kernel of 3 over all books

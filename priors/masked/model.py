@@ -50,7 +50,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 class MaskedPrior(Prior):
     """A masked prior of the codes of all levels, given known codes and conditions.
 
-    The loss is the levels' mean bits per code.
+    The loss averages the bits per code over levels.
     """
 
     config: MaskedConfig
@@ -248,9 +248,7 @@ class MaskedPrior(Prior):
         self, level: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
         chance: Float[Tensor, "b n"], params: MaskedParams, count: int,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
-        """Sample each of the `count` unknown codes of a level by its uniform number in `chance`. Return codes and log
-        probabilities.
-        """
+        """Sample each of the `count` unknown codes of a level by its uniform number. Return codes and log probabilities."""
         asked = ~known[level]
         new, log_p = codes[level].new_zeros(asked.shape), chance.new_zeros(asked.shape)
         if count:
