@@ -52,8 +52,7 @@ def bench(
     model: the model folder, for sample, song, upsample, live and render
     batch: songs in parallel (1; for song: 12, and a single song)
     seconds: sample: minimum time of each measurement, seconds (0: 5); codec, song: seconds of audio (0: 20); render (0: 10)
-    repeats: codec, prior, train, upsample, wavenet, live, render, song, sample without MODEL: runs of each case and side; the
-    median is
+    repeats: codec, prior, train, upsample, wavenet, live, render, song, sample without MODEL: runs of each case and side; the median is
         used
     threads: CPU threads; 0 takes what torch would take, song: 1 and 2
     seed: seed of the random numbers
