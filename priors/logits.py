@@ -18,8 +18,7 @@ from priors.spec import TokenParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
-    """Keep the `top_k` largest logits and then the smallest set of codes with total probability `top_p`; set all others to
-    -inf.
+    """Set logits to -inf, except the `top_k` largest and then the smallest set of codes with total probability `top_p`.
 
     Codes that tie with the smallest of the `top_k` logits are kept. The value 0 switches a filter off.
     """

@@ -115,7 +115,7 @@ class Noise(Protocol):
     """Random numbers of a window. The numbers of a row do not depend on the other rows of the batch."""
 
     def sequential(self) -> Sequence[torch.Generator]:
-        """One generator per row, in its initial state."""
+        """Return one generator per row, in its initial state."""
         ...
 
     def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
@@ -189,7 +189,7 @@ class HasHiddenStates(Protocol):
 
     def hidden_states(
         self, sequences: Sequences, cond: Conditions, layer: int
-    ) -> Float[Tensor, "b t w"]: ...  # after `layer` layers
+    ) -> Float[Tensor, "b t w"]: ...  # the states after `layer` layers
 
 
 @runtime_checkable

@@ -69,7 +69,7 @@ def main(job: dict[str, Any]) -> float:
         y.backward(torch.ones_like(y))
         return peak_mb() - before
 
-    step(2 * BLOCK, 1)  # first calls load libraries
+    step(2 * BLOCK, 1)  # a warm-up, because the first call loads libraries
     return step(job["length"], BATCH)
 
 

@@ -153,7 +153,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
         for _ in prior.sample(start_window(prior, nothing, cond, length, seed)):
             pass
 
-    window(2)  # first calls allocate
+    window(2)  # a warm-up, because the first call allocates memory
     rate = batch * (n_ctx - 1) / best_seconds(window, seconds)
     products = _products_of_a_step(prior, cond, nothing)
 

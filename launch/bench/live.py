@@ -107,14 +107,14 @@ def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: 
     from jukebox.song import Song
 
     music, took, waits = LiveMusic(model, Song(), seed=seed), {}, [0.0]
-    list(music.blocks(seconds=music.patch_seconds))  # first calls allocate
+    list(music.blocks(seconds=music.patch_seconds))  # a warm-up, because the first call allocates memory
     for length in lengths:
         times = []
         for _ in range(repeats):
             began = last = time.perf_counter()
             for i, _ in enumerate(music.blocks(seconds=length)):
                 now = time.perf_counter()
-                waits.append((now - last) * (i > 0))  # the wait for the first block is before the music begins
+                waits.append((now - last) * (i > 0))  # the first block does not count, because no music is playing yet
                 last = now
             times.append(time.perf_counter() - began)
         took[length] = min(times)
@@ -139,7 +139,7 @@ def levels_speed(name: str, seed: int) -> float:
     from launch.bench.bench import measure
     from priors.autoregressive import native
 
-    seconds = 0.0  # per second of music
+    seconds = 0.0  # seconds of computation per second of music
     priors: Mapping[str, Any] = find(name).priors
     for level in (2, 1, 0):
         prior: Any = build_prior(priors[f"prior_{level}"]).eval()

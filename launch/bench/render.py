@@ -1,9 +1,9 @@
-"""Passes and seconds of each route from a request to audio: three autoregressive levels, masked decoding, diffusion, phase
-decoder.
+"""Passes and seconds of each route from a request to audio.
 
-Each arm is a whole run of a route in this process, without a page. The arms run alternately. Passes through priors and decoders
-are counted inside the networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of
-the presets demo and melody.
+The routes are three autoregressive levels, masked decoding, diffusion, and the phase decoder. Each arm is a whole run of a
+route in this process, without a page. The arms run alternately. Passes through priors and decoders are counted inside the
+networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of the presets demo and
+melody.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, se
     settings = request.RunSettings(options, SamplingParams(more=arm.more), MachineOptions(threads=threads, device="cpu"))
     with tempfile.TemporaryDirectory(prefix="jukebox_bench_") as folder, counted() as passes:
         made = Run.create(folder, request.sampled(model.info, [song_of(model.info)], seconds, settings))
-        made.shown = False  # no page
+        made.shown = False  # do not write the page of the run
         wall, cpu = time.perf_counter(), time.process_time()
         list(walk.steps(made, model))
         return {

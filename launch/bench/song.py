@@ -173,7 +173,7 @@ def sample_case(model: LoadedModel, case: SongCase, job: dict[str, Any]) -> Samp
     settings = request.RunSettings(options, machine=MachineOptions(threads=job["threads"], device=job["device"]))
     with tempfile.TemporaryDirectory(prefix="jukebox_bench_") as folder:
         made = Run.create(folder, request.sampled(model.info, [song_of(model.info)], case.seconds, settings))
-        made.shown = False  # no page
+        made.shown = False  # do not write the page of the run
         seconds = sum(written.took for written in walk.steps(made, model))
         return SampledSongs(seconds, {made.stream(level).name: made.codes(level) for level in made.request["levels"]})
 

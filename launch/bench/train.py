@@ -1,11 +1,10 @@
 """Speed and memory of training on ranks: `jukebox bench train`.
 
-The rows are codes per second and memory per rank, by ZeRO stage.
-
-The weights, gradients and optimiser of the prior need far more memory than the activations, so that the effect of ZeRO is
-visible. Every case is a separate job, started by torchrun. The cases are one process with torch's engine, then DeepSpeed on one
-and on two ranks. The peak memory is that of a rank during a step, minus the memory before the model was built. The table also
-has the memory between two steps, counted by tensor: weights, and the optimiser's float32 copies and moments.
+The rows are codes per second and memory per rank, by ZeRO stage. The weights, gradients and optimiser of the prior need far
+more memory than the activations, so that the effect of ZeRO is visible. Every case is a separate job, started by torchrun. The
+cases are one process with torch's engine, then DeepSpeed on one and on two ranks. The peak memory is that of a rank during a
+step, minus the memory before the model was built. The table also has the memory between two steps, counted by tensor: weights,
+and the optimiser's float32 copies and moments.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def bench_upsample(
         arms = arms_of(shape, passes, seed, device)
         times: dict[str, Times] = {name: [] for name in arms}
         steps = {}
-        for turn in range(repeats + 1):  # the first is a warm-up
+        for turn in range(repeats + 1):  # the first turn is a warm-up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()

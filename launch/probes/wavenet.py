@@ -3,11 +3,9 @@
 period    W4: bits of repeated random codes, with a receptive field longer than the period and with a shorter one; both WaveNets
           have equally many parameters
 notes     W5: bits compared with the entropy of the codes and with a false label; pitch of continuations; timbre of notes that
-are
-          sampled from a label
+          are sampled from a label
 thread    share of continuations of a motif with the true pitch, by time after the prompt: a WaveNet without conditions keeps
-only
-          what is within its receptive field; later notes are not those of the piece
+          only what is within its receptive field; later notes are not those of the piece
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def decoding_row(
 ) -> Figures:
     """Return one row of the table of decodings, averaged over songs. Write the first song's audio to the folder `sound`."""
     rate = codec.config.sample_rate
-    decode_as(codec, songs[0], decoding)  # first calls allocate
+    decode_as(codec, songs[0], decoding)  # a warm-up, because the first call allocates memory
     made = [decode_as(codec, song, decoding) for song in songs]
     write_wav(sound / f"{decoding.name.replace(',', '').replace(' ', '_')}.wav", made[0].audio.numpy(), rate)
     figures = mean_figures([distances(song, m.audio, rate, reference) for song, m in zip(songs, made, strict=True)])
@@ -243,7 +243,7 @@ def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCod
     """Yield the codecs of a model folder with their names and minutes of training: checkpoints first, then the final codec."""
     model, training = ModelFolder.from_pretrained(folder), Path(folder) / "training" / "spectral"
     codec, log = spectral_codec(model), training / "log.jsonl"
-    for path in reversed(written(training)[1:]) if checkpoints else ():  # the last one is the model itself
+    for path in reversed(written(training)[1:]) if checkpoints else ():  # the newest checkpoint is the model itself
         checkpoint = open_checkpoint(path)
         early: Any = filled(build_codec(codec.config), checkpoint).eval()
         yield f"{folder}, step {checkpoint.metadata['step']}", early, checkpoint.metadata["minutes"]

@@ -1,6 +1,6 @@
 """Weight-only int8 quantisation of linear layers, with one scale per output.
 
-A decoding step then reads a quarter of the bytes that float32 weights have.
+A decoding step reads a quarter of the float32 bytes.
 
 Inputs and sums keep their dtype. Only the trunk and the output table are quantised, because they run once per code. Embeddings,
 conditions and norms do not change.

@@ -1,11 +1,10 @@
 """Triton kernel for the product of a few rows with int8 weights on a GPU.
 
-It reads the weights once, as int8, and converts them in registers.
-
-torch has such a product (`_weight_int8pack_mm`). But up to version 2.13 each of its threads computes one output, and its reads
-are not coalesced. Converting the whole matrix in each step would move five times as many bytes. Triton is installed with torch
-for CUDA. Tests compile the kernel for GPUs and run it in Triton's interpreter. The kernel has not run on a GPU, and its tile
-sizes are not tuned. The result of a row does not depend on other rows.
+The kernel reads the weights once, as int8, and converts them in registers. torch has such a product (`_weight_int8pack_mm`).
+But up to version 2.13 each of its threads computes one output, and its reads are not coalesced. Converting the whole matrix in
+each step would move five times as many bytes. Triton is installed with torch for CUDA. Tests compile the kernel for GPUs and
+run it in Triton's interpreter. The kernel has not run on a GPU, and its tile sizes are not tuned. The result of a row does not
+depend on other rows.
 """
 
 from __future__ import annotations

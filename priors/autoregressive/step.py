@@ -1,6 +1,4 @@
-"""One decoding step in three implementations with equal results.
-
-A step takes codes and returns the next logits or the trunk's output.
+"""One decoding step in three implementations with equal results. A step takes codes and returns logits or the trunk's output.
 
     Plain      the operations of the prior in torch
     Captured   the same operations, captured once as a CUDA graph: a step is one launch instead of a thousand

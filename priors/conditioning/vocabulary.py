@@ -117,7 +117,7 @@ class SentencePieceVocabulary:
                 normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
                 pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, num_threads=1, minloglevel=2,
             )  # fmt: skip
-        except RuntimeError as error:  # more characters than tokens
+        except RuntimeError as error:  # the lyrics have more characters than the vocabulary has tokens
             raise ValueError(f"no {vocabulary} pieces can be learned from these lyrics ({error}); try more") from error
         return SentencePieceVocabulary(written.getvalue())
 
@@ -159,10 +159,9 @@ Vocabulary = Characters | SentencePieceVocabulary
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
     """Return the index of the first of the `n_tokens` ids for a window of audio.
 
-    A negative index is the amount of padding on the left.
-
-    The lyrics are assumed to be spread evenly over the song, as published. `total`, `offset` and `duration` are in samples. The
-    published sampling code computes in float32, whose result is sometimes one character off. `published` reproduces this.
+    A negative index is the amount of padding on the left. The lyrics are assumed to be spread evenly over the song, as
+    published. `total`, `offset` and `duration` are in samples. The published sampling code computes in float32, whose result is
+    sometimes one character off. `published` reproduces this.
     """
     if count < n_tokens:
         return count - n_tokens
@@ -174,9 +173,7 @@ def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: 
 def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
     """Return the index of the first of the `n_tokens` ids around the second `middle` of the song.
 
-    A negative index is left padding.
-
-    `seconds` has the time of each id (nan: unknown).
+    `seconds` has the time of each id (nan: unknown). A negative index is the amount of padding on the left.
     """
     if len(seconds) < n_tokens:
         return len(seconds) - n_tokens

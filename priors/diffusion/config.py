@@ -30,10 +30,9 @@ class DiffusionParams:
 class DiffusionConfig(PriorConfig):
     """Shape of a prior of latents of `stream`, conditioned on tokens of `reads`.
 
-    One token lasts `read_ratio` frames of latents.
-
-    A window has `window` frames in `chunks` chunks. In a long song each window begins with the last `context` chunks of the
-    previous window. The fine path of the network works in half-overlapping segments of `segment` frames.
+    One token lasts `read_ratio` frames of latents. A window has `window` frames in `chunks` chunks. In a long song each window
+    begins with the last `context` chunks of the previous window. The fine path of the network works in half-overlapping
+    segments of `segment` frames.
     """
 
     kind = "diffusion"

@@ -174,7 +174,7 @@ class DiffusionPrior(Prior):
     ) -> DiffusionState:
         """Start a window with noise in all unknown frames. ValueError for invalid parameters or lengths."""
         config, stream, given = self.config, self.stream, params[self.stream]
-        step_sizes(given.steps, given.schedule)  # ValueError
+        step_sizes(given.steps, given.schedule)  # raises ValueError for invalid parameters
         values, mask = known.sequences[stream].float(), known.mask[stream]
         if values.shape[1] != window.length or not 0 < window.length <= config.window:
             raise ValueError(f"{values.shape[1]} frames in a window of {window.length}; expected as many, 1 to {config.window}")

@@ -1,6 +1,5 @@
-"""The dual-path network of MeLoDy (arXiv:2305.15719, section 4.3.2).
-
-It predicts velocities of latents from angles (one per frame) and tokens.
+"""The dual-path network of MeLoDy (arXiv:2305.15719, section 4.3.2): velocities of latents, given angles (one per frame) and
+tokens.
 
     latents + angles -> segments -> blocks -> overlapping segments joined -> velocities
     block    coarse path: columns of a segment merged, a RoFormer along the segments, with attention to the tokens

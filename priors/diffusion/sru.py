@@ -1,7 +1,4 @@
-"""Simple recurrent units in both directions (Lei et al.
-
-2018, arXiv:1709.02755): a matrix product, then an element-wise scan.
-"""
+"""Bidirectional simple recurrent units (Lei and others 2018, arXiv:1709.02755): a matrix product, then an element-wise scan."""
 
 from __future__ import annotations
 

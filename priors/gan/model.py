@@ -34,7 +34,7 @@ NUMBERS, STARTS = ("numbers", "starts")  # names in a training batch: random num
 # largest weight of the R1 penalty, its step size, and the certainty of the critic above which the weight grows
 PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1e-3, 0.9
 RECONSTRUCTION = 10.0
-GENERATOR, CRITIC = "generator", "critic"  # phases
+GENERATOR, CRITIC = "generator", "critic"  # names of the training phases
 
 TimedConditions = Callable[[float], Conditions]  # conditions as a function of the start of a patch, in seconds
 

@@ -21,8 +21,8 @@ CHUNK = 2**18  # values of a layer that are computed together
 class MaskedParams(TokenParams):
     """Sampling parameters of masked parallel decoding.
 
-    For a stream whose frames hold several codes, `passes` is the number for the first book. Each further book has half as many
-    as the book before it, rounded up: 12, 6, 3, 2 of four.
+    If the frames of a stream have several codes, `passes` is the number for the first book. Each further book has half as many
+    passes as the previous book, rounded up. For example, four books have 12, 6, 3 and 2 passes.
 
     passes: passes per stream, or per first book of its frames (0: PASSES)
     noise: weight of the Gumbel noise on the confidence that orders the codes

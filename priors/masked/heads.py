@@ -81,17 +81,16 @@ class LevelHead(nn.Module):
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m f"]]]:
         """Yield for each block the indices in (b * n) of its requested codes, and their vectors.
 
-        `count` is the number of requested codes.
-
-        The vectors equal those of a pass over the whole window, because a block includes its receptive field on both sides.
-        Blocks without requested codes are skipped. On a GPU there is one block, and nothing is copied to the host.
+        `count` is the number of requested codes. The vectors equal those of a pass over the whole window, because a block
+        includes its receptive field on both sides. Blocks without requested codes are skipped. On a GPU there is one block, and
+        nothing is copied to the host.
         """
         if seen.columns.device.type != "cpu":
             places = first_places(asked, count)
             yield places, self(seen.columns, seen.vectors).flatten(0, 1)[places]
             return
         columns = seen.columns.shape[1]
-        far = 1 + -(-self.stack.reach // self.ratio)  # columns
+        far = 1 + -(-self.stack.reach // self.ratio)  # columns of the receptive field on each side
         size = max(1, CHUNK // (self.out.w.shape[0] * self.ratio))
         for first in range(0, columns, size):
             last = min(first + size, columns)

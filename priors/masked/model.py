@@ -48,10 +48,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class MaskedPrior(Prior):
-    """A masked prior of the codes of all levels, given known codes and conditions.
-
-    The loss averages the bits per code over levels.
-    """
+    """A masked prior of the codes of all levels, given known codes and conditions. The loss is the mean bits per code."""
 
     config: MaskedConfig
 

@@ -4,8 +4,8 @@ A pattern is a predicate on query i and key j. It depends on blocks of `block` s
 section 4):
 
     dense     j <= i                                row            j <= i and i, j in the same block
-    column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
-    prime     j <= i and j < prime                  full           everything;  cross: everything of another sequence
+    column    j <= i and i, j at the same offset    previous_row   j in the block before the block of i
+    prime     j <= i and j < prime                  full           all j;  cross: all j of another sequence
 
 `visible` returns the predicate as a dense mask. Tests use it as the reference. `attend` computes the same result by reshaping
 into blocks, so that no T x T tensor is ever created. With `previous_row` the queries of block 0 attend to nothing, and the
@@ -77,11 +77,10 @@ def attend(
 def fused_attention(
     q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h s d"], v: Float[Tensor, "b h s d"], bias: Tensor | None = None, causal: bool = False
 ) -> Float[Tensor, "b h t d"]:  # fmt: skip
-    """Compute torch's attention.
+    """Compute scaled dot-product attention by torch.
 
-    On a GPU the heads are padded with zeros to a multiple of 8; this does not change the products.
-
-    If q has no rows or no steps, the result is empty like q, because the GPU kernels do not accept an empty q.
+    On a GPU the heads are padded with zeros to a multiple of 8, which does not change the products. If q has no rows or no
+    steps, the result is empty like q, because the GPU kernels do not accept an empty q.
 
     The padding selects a kernel with linear memory. For a head of 150 (published top priors) torch itself pads bf16 without a
     bias for its flash kernel. In all other cases torch would keep a T x S matrix, because its memory-efficient kernel requires
@@ -111,9 +110,8 @@ def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "a h t d"]:
     """Attention as two matrix products with a softmax between them.
 
-    If `causal`, the queries are the last t of the s steps of the keys.
-
-    On a CPU this is faster than torch's attention if a block fits into the cache. The gain is largest in bf16.
+    If `causal`, the queries are the last t of the s steps of the keys. On a CPU this is faster than torch's attention if a
+    block fits into the cache. The gain is largest in bf16.
     """
     (t, d), s = q.shape[-2:], k.shape[-2]
     future = q.new_full((t, s), -torch.inf).triu(s - t + 1) if causal else q.new_zeros(t, s)

@@ -2,13 +2,13 @@
 
 A buffer has pages of slots, (page, b, h, slot, d). A step writes one slot and attends to the first slots of one page:
 
-    pattern        pages x slots     writes                        slots attended to
-    dense          1 x n_ctx         slot i                        i + 1
-    row            1 x block         slot i % block                i % block + 1
-    column         block x blocks    page i % block, slot i // block       of that page i // block + 1
-    previous_row   2 x block         page (i // block) % 2         the other page, whole; in block 0 nothing
-    prime          1 x prime         slot i; later ones none       all up to i, at most `prime`
-    cross          1 x other         none, computed once           everything
+    pattern        pages x slots     writes                                number of slots attended to
+    dense          1 x n_ctx         slot i                                i + 1
+    row            1 x block         slot i % block                        i % block + 1
+    column         block x blocks    page i % block, slot i // block       i // block + 1 of the same page
+    previous_row   2 x block         page (i // block) % 2                 block, of the other page; 0 in block 0
+    prime          1 x prime         slot i; no slot if i >= prime         i + 1, at most `prime`
+    cross          1 x other         nothing, because filled once          all
 
 A buffer is allocated once per window and written in place; nothing is concatenated. `places` returns this table for every step.
 A step looks up its row with the position as a tensor. So a step has fixed shapes and does not synchronise with the device, and
@@ -83,7 +83,7 @@ class Cache:
 
     def _fill(self, buffer: Tensor, new: Tensor) -> None:
         t, c = new.shape[2], self.block
-        first = 0 if t == 0 else (t - 1) // c * c  # index of the block of the last step
+        first = 0 if t == 0 else (t - 1) // c * c  # first step of the block that contains the last step
         if self.pattern in ("dense", "prime"):
             n = t if self.pattern == "dense" else min(t, self.prime)
             buffer[0, :, :, :n] = new[:, :, :n]

@@ -25,7 +25,7 @@ ORDERS: dict[int, tuple[str, ...]] = {
     11: tuple(("cross", "cross", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
     12: tuple(("prime", "prime", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
 }
-FLOAT, BF16 = 4, 2  # bytes
+FLOAT, BF16 = 4, 2  # bytes per value
 # steps of a window (bf16) and of a block up to which attention on a CPU is two matrix products, which keep the softmax
 SHORT_WINDOW, SHORT_BLOCK = 512, 128
 
@@ -158,7 +158,7 @@ class TrunkConfig:
         keys = {"row": self.block, "previous_row": self.block, "column": steps / self.block}.get(pattern, 0)
         if cpu and 0 < keys <= SHORT_BLOCK:
             kept += item * self.heads * keys - FLOAT * self.heads
-            kept += item * 2 * self.state if pattern == "row" else 0  # queries and keys in another order
+            kept += item * 2 * self.state if pattern == "row" else 0  # copies of queries and keys in another order
         elif self.rope and pattern in ROTATED:
             kept += item * 2 * self.state  # queries and keys before the rotation
         return kept

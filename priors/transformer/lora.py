@@ -5,8 +5,8 @@
 
 Both are inserted into a trained prior in place. `merged` returns the equivalent plain prior, so that sampling, conversion and
 int8 do not depend on adapters. The peft package is not used for two reasons. It does not support this project's `Linear`
-(weights stored as (in, out), recomputed norms and activations) or its method `after`. It also computes the gradient of the
-whole matrix.
+(weights stored as (in, out), recomputed norms and activations) or its method `after`. It also computes the whole matrix of the
+update and the gradient of this matrix.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
 
 BLOCK_SECONDS = 0.05  # length of an update in seconds, because a WaveNet writes 22,050 values per second
-FLOAT = 4  # bytes
+FLOAT = 4  # bytes per value
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class WaveNetConfig(PriorConfig):
         others += self.labels.rows * width if self.labels else 0
         others += (self.read_bins or self.read_width) * width + 2 * len(
             self.controls
-        ) * width  # a value, and whether it is known
+        ) * width  # two channels per control: the value, and a flag that the value is known
         return ParameterCount(sum(a * b for a, b in matrices), columns, 0, others, stack.skip * self.bins)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
@@ -165,9 +165,7 @@ class WaveNetConfig(PriorConfig):
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
         """Return the cost of training.
 
-        The activations of a layer are its taps, and its gates before and after the nonlinearity.
-
-        The logits are counted twice.
+        A layer keeps its taps, and its gates before and after the nonlinearity. The head keeps two copies of the logits.
         """
         stack = self.stack
         kept = stack.depth * (stack.kernel * stack.channels + 6 * stack.gate + stack.channels) + 3 * stack.skip + 2 * self.bins

@@ -1,10 +1,9 @@
-"""Seconds of transformers' Jukebox codec.
+"""Seconds of transformers' Jukebox codec, for `jukebox bench codec`.
 
-`jukebox bench codec` runs this script in the peer's own environment and never imports it.
-
-It takes one json argument. With `make` it writes random weights of the published configuration to that path and ends. Otherwise
-it loads the weights. For each line on stdin it then runs the case once (encode, or decode from `level`) and prints the seconds.
-At the end it writes the results and prints its peak memory.
+This script runs in the peer's own environment and is never imported. It takes one json argument. With `make` it writes random
+weights of the published configuration to that path and ends. Otherwise it loads the weights. For each line on stdin it then
+runs the case once (encode, or decode from `level`) and prints the seconds. At the end it writes the results and prints its peak
+memory.
 """
 
 from __future__ import annotations

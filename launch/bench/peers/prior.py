@@ -1,11 +1,9 @@
-"""Transformers' Jukebox prior.
+"""Seconds of transformers' Jukebox prior, for `jukebox bench prior` and `jukebox bench sample`.
 
-`jukebox bench prior` and `sample` run this script in the peer's own environment and never import it.
-
-It takes one json argument. With `make` it writes random weights of the top prior of `shape` to that path and ends. Otherwise it
-loads the weights. For each line on stdin it then runs a forward and a backward pass in float32 and prints the seconds. At the
-end it writes loss and gradients and prints its peak memory. With `sample` it samples the case of each line instead: `tokens`
-codes after a prompt of `prime` codes.
+This script runs in the peer's own environment and is never imported. It takes one json argument. With `make` it writes random
+weights of the top prior of `shape` to that path and ends. Otherwise it loads the weights. For each line on stdin it then runs a
+forward and a backward pass in float32 and prints the seconds. At the end it writes loss and gradients and prints its peak
+memory. With `sample` it samples the case of each line instead: `tokens` codes after a prompt of `prime` codes.
 """
 
 from __future__ import annotations
