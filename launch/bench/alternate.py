@@ -1,8 +1,9 @@
-"""Sides of a benchmark: one process per side. The sides run alternately, so that other load of the machine affects all of them.
+"""Sides of a benchmark: one process each for our implementation and for the peer, which is compared with it.
 
-For every line on its stdin a side runs once, and prints the wall and CPU seconds of the run. The line may name a case. At the
-end of its stdin a side prints a report. Separate processes have separate peak memory. The scripts of the peers use the same
-protocol. They do not import this file, because they run in another environment.
+The sides run alternately, so that other load of the machine affects all of them. For every line on its stdin a side runs once,
+and prints the wall and CPU seconds of the run. The line may name a case. At the end of its stdin a side prints a report.
+Separate processes have separate peak memory. The scripts of the peers use the same protocol. They do not import this file,
+because they run in another environment.
 """
 
 from __future__ import annotations

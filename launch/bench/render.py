@@ -1,9 +1,9 @@
 """Passes and seconds of each route from a request to audio.
 
 The routes are three autoregressive levels, masked decoding, diffusion, and the phase decoder. Each arm is a whole run of a
-route in this process, without a page. The arms run alternately. Passes through priors and decoders are counted inside the
-networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of the presets demo and
-melody.
+route in this process, but without the run's page. The arms run alternately. Passes through priors and decoders are counted
+inside the networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of the presets
+demo and melody.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Both sides have the same random weights of one top prior in the published layout, which the importer converts from the peer. Our
 side runs in float32 and in other dtypes, with compiled steps if this machine has a compiler. The peer has float32 only. Each
 side has one process, and the sides run the cases alternately. The table also has the rate of the same matrix products alone in
-torch's fastest form. It compares the memory rate of the weights with the rate of a plain sum over memory.
+torch's fastest form. It also compares the bytes of weights read per second with those of a plain sum over memory.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Both arms run alternately in one process, from the same random top codes of one window of 512 columns. Width, depth and dtype
 are equal. The weights are random, with the published codebook (2048 codes per level, hops 8, 32, 128). The first row has the
 fastest autoregressive form without overlapping windows: steps are compiled if possible. The second row samples the windows in
-parallel, as `--parallel` does, with fewer steps. The third row has the steps in torch, as masked decoding has its passes. With
-MODEL and --data the two arms of a trained model are compared by audio distances instead.
+parallel, as `--parallel` does, with fewer steps. The third row computes the steps in torch, like the passes of masked decoding.
+With MODEL and --data the two arms of a trained model are compared by audio distances instead.
 """
 
 from __future__ import annotations

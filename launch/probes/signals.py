@@ -27,7 +27,7 @@ Audio = Float[np.ndarray, "b t"]
 def train_steps(model: nn.Module, steps: int, lr: float, loss: Callable[[torch.Generator], Tensor], seed: int = 1) -> None:
     """Train a model by Adam. The learning rate decreases to 0 over the second half of the steps.
 
-    `loss` samples a batch by the generator that it is called with.
+    `loss` is called with a generator, and samples its batch from it.
     """
     rng, optimiser = torch.Generator().manual_seed(seed), torch.optim.Adam(model.parameters(), lr=lr)
     for step in range(steps):

@@ -131,9 +131,9 @@ class AutoregressivePrior(Prior):
         return F.linear(x, self.x_emb.weight) if self.x_out is None else self.x_out(x)
 
     def tokens(self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Int[Tensor, "b t"]:
-        """Return the sequence in the vocabulary of the trunk. Without a lyric prefix these are the codes.
+        """Return the sequence of tokens, which are the codes if there is no lyric prefix.
 
-        With a lyric prefix the lyric tokens come first, and the codes follow them in the vocabulary.
+        With a lyric prefix the lyric tokens come first, in the sequence and in the vocabulary.
         """
         if not self.lyric_prefix or conditioning.lyric_ids is None:
             return codes

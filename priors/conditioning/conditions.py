@@ -1,7 +1,7 @@
 """Conditions of a prior: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
 
-All conditions are optional. Artist 0 and genre 0 mean "unknown"; dropped conditions have this id too. Genre -1 is padding. A
-timing row with total length 0 means "not given". Lyric id 0 is padding. A lyric time of nan means "not known".
+All conditions are optional. Id 0 of artist and genre means "unknown"; a dropped artist or genre has this id too. Genre -1 is
+padding. A timing row with total length 0 means "not given". Lyric id 0 is padding. A lyric time of nan means "not known".
 """
 
 from __future__ import annotations

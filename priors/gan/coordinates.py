@@ -1,7 +1,7 @@
 """Coordinates of an unbounded sequence: random anchors with linear interpolation (Musika, section 3.3).
 
     frame of the sequence        0 ............. patch ............ 2 patch ..
-    place among the anchors      patch / 2 ..... 3/2 patch ........ 5/2 patch ..      anchor k lies before place k * spacing
+    position among the anchors   patch / 2 ..... 3/2 patch ........ 5/2 patch ..      anchor k lies before position k * spacing
 
 The coordinate of a position is the mean of the line at that point and at the next point. So an anchor is between two positions,
 and a window of even length is symmetric around it. Training windows begin half a patch after the first anchor, or whole patches

@@ -140,8 +140,8 @@ class TrunkConfig:
     def block_bytes(self, pattern: str, bf16: bool, lyric_tokens: int = 0, cpu: bool = False) -> float:
         """Return the bytes per step that a block keeps for the backward pass.
 
-        They are the residual stream twice, queries, keys, values, the attention output, and the hidden layer of the MLP. In
-        bf16 the outputs of norms and activations are kept too, because they are half as large as their inputs.
+        A block keeps the residual stream twice, queries, keys, values, the attention output, and the hidden layer of the MLP.
+        In bf16 it also keeps the outputs of norms and activations, because they are half as large as their inputs.
         """
         item, steps = BF16 if bf16 else FLOAT, self.n_ctx
         kept = 2 * FLOAT * self.width + item * (4 * self.state + self.hidden) + FLOAT * self.heads

@@ -163,9 +163,8 @@ class WaveNetConfig(PriorConfig):
         return DecodingCost(job.rows, parts, steps, weights, stack.depth, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Return the cost of training.
-
-        A layer keeps its taps, and its gates before and after the nonlinearity. The head keeps two copies of the logits.
+        """Return the cost of training: the taps and gates of each layer, gates after the nonlinearity, and two copies of the
+        logits.
         """
         stack = self.stack
         kept = stack.depth * (stack.kernel * stack.channels + 6 * stack.gate + stack.channels) + 3 * stack.skip + 2 * self.bins

@@ -1,8 +1,9 @@
 """Codes per second of transformers' Jukebox prior, for `jukebox bench` and `jukebox gpu-check`.
 
-This script runs in the peer's own environment. It takes one json argument (width, depth, heads, n_ctx, bins, batch, threads,
-seconds). It builds the trunk of that size with random weights and no conditions, samples windows, and prints the best rate. By
-default attention is dense, the MLP is four times as wide as the trunk, and a whole window is sampled in float32 on the CPU.
+`jukebox bench` runs this script in the peer's own environment, and `jukebox gpu-check` imports it. The script takes one json
+argument (width, depth, heads, n_ctx, bins, batch, threads, seconds). It builds the trunk of that size with random weights and
+no conditions, samples windows, and prints the best rate. By default attention is dense, the MLP is four times as wide as the
+trunk, and a whole window is sampled in float32 on the CPU.
 """
 
 from __future__ import annotations
