@@ -1,4 +1,4 @@
-"""Sides of a benchmark: one process each for our implementation and for the peer, which is compared with it.
+"""Sides of a benchmark: one process for each implementation or setting that is compared.
 
 The sides run alternately, so that other load of the machine affects all of them. For every line on its stdin a side runs once,
 and prints the wall and CPU seconds of the run. The line may name a case. At the end of its stdin a side prints a report.
