@@ -1,7 +1,8 @@
-"""Sampling of codes: filters on logits, and one uniform number per code from the sample's generator.
+"""Sampling of codes from logits: top-k and top-p filters, and one uniform number per code.
 
-A code is the inverse of the cumulative distribution at its uniform number. So a sample depends only on its generator, not on
-the batch, the device or the order of the other samples.
+The sampled code is the inverse of the cumulative distribution at the uniform number. The uniform numbers come from the
+generator of the sample. So a sample depends on its generator only. It does not depend on the batch, the device or the order of
+the other samples.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from priors.spec import TokenParams
 
 
 def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float = 0.0) -> Float[Tensor, "... k"]:
-    """Set logits to -inf except the top_k largest (ties kept), then except the smallest set of probability top_p."""
+    """Set logits to -inf, except the `top_k` largest and then the smallest set of codes with total probability `top_p`.
+
+    Codes that tie with the smallest of the `top_k` logits are kept. The value 0 switches a filter off.
+    """
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -31,12 +35,15 @@ def filter_logits(logits: Float[Tensor, "... k"], top_k: int = 0, top_p: float =
 
 
 def uniforms(rngs: Sequence[torch.Generator], length: int) -> Float[Tensor, "b t"]:
-    """`length` uniform numbers in [0, 1) for every sample, float64, sampled on the CPU."""
+    """Return `length` uniform numbers in [0, 1) for every generator, in float64, sampled on the CPU."""
     return torch.stack([torch.rand(length, generator=rng, dtype=torch.float64, device="cpu") for rng in rngs])
 
 
 def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: TokenParams) -> Int[Tensor, " b"]:
-    """One code per row: the most likely at temperature 0, else the one where the cumulative distribution passes `uniform`."""
+    """Return one code per row. At temperature 0 this is the most likely code.
+
+    At other temperatures it is the first code at which the cumulative distribution exceeds `uniform`.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if params.temperature == 0.0:
         return wide.argmax(dim=-1)
@@ -46,16 +53,16 @@ def draw(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], params: Tok
     return code.clamp(max=logits.shape[-1] - 1)
 
 
-BLOCK = 64  # codes per block of the running sum
+BLOCK = 64  # codes per block of the cumulative sum in `draw_surely`
 
 
 def draw_surely(
     logits: Float[Tensor, "n k"], uniform: Float[Tensor, " n"], params: TokenParams
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Like `draw` for many rows, in float32 at least, with the probability of each sampled code.
+    """Sample like `draw`, for many rows. Return the codes and their probabilities. The precision is at least float32.
 
-    A running sum over all codes would cost more than the other operations. Here it runs over blocks, then inside the one block
-    of the number.
+    A cumulative sum over all codes would take longer than all other operations. Therefore a cumulative sum over blocks finds
+    the block of the code. A second cumulative sum inside this block finds the code.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     if params.temperature == 0.0:
@@ -75,10 +82,12 @@ def draw_surely(
 
 
 def _pass(shares: Float[Tensor, "n k"], at: Float[Tensor, "n 1"]) -> tuple[Int[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-    """First index at which the cumulative probability exceeds `at`, and the cumulative probability before it. Its probability
-    is never 0."""
+    """Return the first index at which the cumulative sum exceeds `at`, and the cumulative sum before that index.
+
+    The code at this index never has probability 0.
+    """
     running = shares.cumsum(dim=-1)
-    # rounding may move a number to the end of the sum or before its start: it is clamped to the sum
+    # because of rounding, `at` may be negative or reach the total sum: it is clamped into the range of the sum
     found = torch.searchsorted(running, at.clamp(min=0).minimum(running[:, -1:] * (1 - 2**-22)), right=True)
     found = found.clamp(max=shares.shape[-1] - 1)
     return found, running.gather(1, found) - shares.gather(1, found)

@@ -1,6 +1,6 @@
-"""Random numbers of windows: one generator per row in sequence, or normal numbers addressed by absolute frame.
+"""Random numbers of windows: one generator per row, or normal numbers addressed by absolute frame.
 
-All seeds are hashes of positions, so that the numbers do not depend on the batch or the order of windows.
+All seeds are hashes of positions. So the numbers do not depend on the batch or the order of the windows.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 64  # frames per generator of normal numbers
+BLOCK = 64  # frames whose normal numbers come from one generator
 
 
 def generator(seed: int, sample: int, stream: int | str, begin: int | str) -> torch.Generator:
-    """The generator of a sample in the window whose new frames begin at `begin`; `stream` is the key of the stream."""
+    """Return the generator of a sample in one window. `stream` is the key of the stream, `begin` the first new frame."""
     digest = hashlib.sha256(f"{seed}/{sample}/{stream}/{begin}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
 class Generators:
-    """Noise from given generators, one per row; normal numbers by frame are derived from their seeds."""
+    """Noise from given generators, one per row. Normal numbers by frame are derived from the seeds of the generators."""
 
     rngs: Sequence[torch.Generator]
 
@@ -37,10 +37,12 @@ class Generators:
 
 @dataclass(frozen=True)
 class WindowNoise:
-    """Noise of a window of a run; each row is (sample, first new frame), and its generator skips `skip` numbers.
+    """Noise of a window of a run. Each row is (sample, first new frame).
 
-    `keys` are the keys of the streams in the hash; the sequential generators use that of `stream`. Parallel windows of a song
-    begin at the frames `skip`. Their numbers by frame are addressed relative to the first window.
+    `keys` maps each stream to its key in the hash of the seed. The sequential generators use the key of `stream`.
+
+    `skip` is for parallel windows of a song. It has the first frame of the window of each row. The sequential generator of a
+    row skips this many numbers. `at` takes frames of the first window and shifts them for the windows of the other rows.
     """
 
     seed: int
@@ -62,7 +64,7 @@ class WindowNoise:
 
 
 def normal_at(seed: int, sample: int, stream: int | str, first: int, n: int, width: int) -> Float[Tensor, "n w"]:
-    """Standard normal numbers of frames [first, first + n), generated in blocks on a fixed grid."""
+    """Return standard normal numbers of the frames [first, first + n). They are generated in blocks on a fixed grid."""
     rngs = (generator(seed, sample, stream, f"frames {i}") for i in range(first // BLOCK, -(-(first + n) // BLOCK)))
     made = [torch.randn(BLOCK, width, generator=rng, device="cpu") for rng in rngs]
     lead = first - first // BLOCK * BLOCK

@@ -1,4 +1,4 @@
-"""Prior: the interface of all priors, which map conditions and the streams they read to the streams they write."""
+"""Prior: the interface of all priors. A prior maps conditions and the streams it reads to the streams it writes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ Mask = dict[str, Bool[Tensor, "b _"]]  # stream -> mask of its known frames
 
 @dataclass(frozen=True)
 class Batch:
-    """A training batch of a prior: the streams that it writes and its conditions.
+    """A training batch of a prior: the streams that the prior writes, and the conditions.
 
-    A prior that inpaints also needs `known`, the mask of given frames, and `asked`, the mask of frames in the loss (default:
-    all unknown ones). `counts` are the divisors of sums over the frames of each stream, for a part of a larger batch. A prior
-    that masks each code of a frame separately may use one name per code in these masks.
+    A prior that inpaints also needs `known`, the mask of the given frames. `asked` is the mask of the frames in the loss. By
+    default these are all unknown frames. `counts` maps each stream to the divisor of its sum over frames. It is given if this
+    batch is a part of a larger batch. A prior that masks each code of a frame separately may have one mask per code, each with
+    its own name.
     """
 
     sequences: Sequences
@@ -35,13 +36,13 @@ class Batch:
     counts: Mapping[str, float] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with `function` applied to every tensor."""
+        """Return a copy of the batch with `function` applied to every tensor."""
         known, asked = (each and {k: function(x) for k, x in each.items()} for each in (self.known, self.asked))
         sequences = {k: function(x) for k, x in self.sequences.items()}
         return Batch(sequences, self.cond.map(function), known, asked, self.counts)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move the batch to a device; a GPU copies pinned memory while it computes."""
+        """Copy the batch to a device. Copies from pinned memory to a GPU are asynchronous."""
         on_gpu = torch.device(device).type == "cuda"
         return self.map(lambda x: x.to(device, non_blocking=on_gpu))
 
@@ -50,7 +51,9 @@ class Batch:
 
 
 class Window(NamedTuple):
-    """Frames [start, start + length) of a song of `total` frames, in units of the coarsest stream that the prior writes."""
+    """Frames [start, start + length) of a song of `total` frames, counted in frames of the coarsest stream that the prior
+    writes.
+    """
 
     start: int
     length: int
@@ -58,9 +61,9 @@ class Window(NamedTuple):
 
 
 class Known(NamedTuple):
-    """The sequences of a window with a mask of their known frames; values of unknown frames are ignored.
+    """The sequences of a window, and the mask of the known frames. Values of unknown frames are ignored.
 
-    There is an entry for each stream that the prior writes. The stream above is one of the conditions.
+    There is an entry for each stream that the prior writes. The stream above is not here; it is one of the conditions.
     """
 
     sequences: Sequences
@@ -68,7 +71,10 @@ class Known(NamedTuple):
 
     @staticmethod
     def prefix(stream: str, prompt: Tensor, length: int) -> Known:
-        """A window of `length` frames of one stream that begins with `prompt` (b, t, ..)."""
+        """Return a window of `length` frames of one stream.
+
+        Its first frames are `prompt` (b, t, ..), and only these are known.
+        """
         given = prompt.shape[1]
         if given > length:
             raise ValueError(f"a prompt of {given} frames in a window of {length}; expected at most as many")
@@ -78,7 +84,10 @@ class Known(NamedTuple):
 
 
 def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tensor:
-    """The known first frames (b, t, ..) of a window; ValueError for other masks, or if no frame is unknown."""
+    """Return the known first frames (b, t, ..) of a window.
+
+    ValueError if the mask is not a prefix of equal length in all rows, or if no frame is unknown.
+    """
     mask = known.mask[stream]
     if mask.shape[1] != window.length or window.length > n_ctx:
         raise ValueError(f"{mask.shape[1]} codes in a window of {window.length}; expected as many, and at most {n_ctx}")
@@ -91,10 +100,10 @@ def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tenso
 
 
 class Update(NamedTuple):
-    """Final values (b, n, ..) of frames [start, start + n) of a window, in frames of the stream; n is 0 in a report of
-    progress.
+    """Final values (b, n, ..) of the frames [start, start + n) of a window, counted in frames of the stream.
 
-    The updates of a stream are in order of time; frames between them were known.
+    An update with n = 0 reports progress only. The updates of a stream are in order of time. Frames that no update contains
+    were known.
     """
 
     stream: str
@@ -103,22 +112,22 @@ class Update(NamedTuple):
 
 
 class Noise(Protocol):
-    """Random numbers of a window; those of a row do not depend on the batch."""
+    """Random numbers of a window. The numbers of a row do not depend on the other rows of the batch."""
 
     def sequential(self) -> Sequence[torch.Generator]:
-        """One generator per row, in its initial state."""
+        """Return one generator per row, in its initial state."""
         ...
 
     def at(self, stream: str, first: int, n: int, width: int = 1) -> Float[Tensor, "b n w"]:
-        """Standard normal numbers of the absolute frames [first, first + n) of a stream, the same in all windows."""
+        """Return standard normal numbers for the absolute frames [first, first + n) of a stream, equal in all windows."""
         ...
 
 
 class State(Protocol):
-    """State of a window in progress, which is saved so that a killed process can resume within the window.
+    """State of a window in progress. The sampler saves it, so that a killed process can resume inside the window.
 
-    The name "frames" in `state_dict` is reserved for the sampler. `load_state_dict` gets the tensors of a state of the same
-    start; ValueError if they do not match.
+    The key "frames" in `state_dict` is reserved for the sampler. `load_state_dict` takes the tensors of a state that began with
+    the same call of `start`. ValueError if names, shapes or dtypes differ.
     """
 
     def state_dict(self) -> dict[str, Tensor]: ...
@@ -130,7 +139,8 @@ class State(Protocol):
 class Prior(nn.Module, ABC):
     """A model of the streams `spec.writes`, given conditions and the streams `spec.reads`.
 
-    It is built from its configuration on torch's meta device, then its file is loaded. So buffers must be persistent.
+    The loader builds a prior from its configuration on torch's meta device, and then loads the weights from a file. Therefore
+    all buffers must be persistent.
     """
 
     config: Any  # a PriorConfig
@@ -145,43 +155,46 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """Values for the log by name; "loss" is the training loss, "bits" the bits per frame."""
+        """Return values for the log by name. "loss" is the training loss, and "bits" is the number of bits per frame."""
 
     @abstractmethod
     def nll(self, sequences: Sequences, cond: Conditions, known: Mask | None = None) -> Sequences | None:
-        """Bits of each frame of the written streams, (b, t), nan for known frames; None if the prior has no likelihood."""
+        """Return the bits of each frame (b, t) of the written streams (known frames: nan), or None if the prior has no
+        likelihood.
+        """
 
     @abstractmethod
     def start(self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]) -> State:
-        """Start a window; `params` are the sampling parameters of each stream to write.
+        """Start a window. `params` maps each stream to write to its sampling parameters.
 
-        With prompt "prefix" the mask of `known` is equal in all rows, and known frames come first. ValueError for other masks.
+        With prompt "prefix" the known frames must come first, and the mask of `known` must be equal in all rows. ValueError
+        otherwise.
         """
 
     @abstractmethod
     def sample(self, state: Any) -> Iterator[Update]:
-        """Sample the unknown frames in blocks; after each yield the state can be saved and includes that block."""
+        """Sample the unknown frames in blocks. After each yield the state includes that block and can be saved."""
 
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Initialise the tables of the named streams from one vector per code; by default they stay random."""
+        """Initialise the embedding tables of the named streams from one vector per code. By default this is a no-op."""
         return
 
 
-# ---- optional protocols; a verb that needs one reports in one line if a prior lacks it
+# ---- optional protocols; if a prior lacks a protocol that a verb needs, the verb reports this in one line
 
 
 @runtime_checkable
 class HasHiddenStates(Protocol):
-    """Hidden states for features."""
+    """A prior that returns hidden states, which are used as features."""
 
     def hidden_states(
         self, sequences: Sequences, cond: Conditions, layer: int
-    ) -> Float[Tensor, "b t w"]: ...  # after `layer` layers
+    ) -> Float[Tensor, "b t w"]: ...  # the states after `layer` layers
 
 
 @runtime_checkable
 class ScoresLyrics(Protocol):
-    """Scores of lyric tokens against codes, for alignment and its metrics."""
+    """A prior that scores lyric tokens against codes. Alignment and its metrics use the scores."""
 
     def lyric_layers(self) -> list[int]: ...
     def lyric_attention(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]: ...
@@ -192,14 +205,14 @@ class ScoresLyrics(Protocol):
 
 @runtime_checkable
 class HasSteps(Protocol):
-    """Sequential decoding steps that can be compiled (CPU) or captured (GPU)."""
+    """A prior with sequential decoding steps, which can be compiled (CPU) or captured as a CUDA graph (GPU)."""
 
     compiled: bool
 
 
 @runtime_checkable
 class HasTrunk(HasSteps, Protocol):
-    """One autoregressive trunk: LoRA and int8 weights."""
+    """A prior with one autoregressive trunk, which supports LoRA and int8 weights."""
 
     trunk: nn.Module
     block: int  # codes per update
@@ -209,21 +222,21 @@ class HasTrunk(HasSteps, Protocol):
 
 @runtime_checkable
 class SupportsMuon(Protocol):
-    """Weight matrices of hidden layers (no embeddings, no output heads), which Muon may train."""
+    """A prior with weight matrices that Muon may train: those of hidden layers, without embeddings and output heads."""
 
     def muon_parameters(self) -> Iterable[nn.Parameter]: ...
 
 
 @runtime_checkable
 class DrawsMasks(Protocol):
-    """Training on partly known windows: for each window one generator samples both masks."""
+    """A prior that is trained on partly known windows. One generator per window samples the masks."""
 
-    # masks of known frames, and of frames in the loss
+    # returns the mask of the known frames, and the mask of the frames in the loss
     def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]: ...
 
 
 def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a saved state lacks a tensor, or has one of another shape or dtype."""
+    """Raise ValueError if a saved state lacks an expected tensor, or if a tensor has another shape or dtype."""
     for name, like in expected.items():
         if name not in tensors or (tensors[name].shape, tensors[name].dtype) != (like.shape, like.dtype):
             raise ValueError(f"{name} of a saved state is not {like.dtype} of shape {tuple(like.shape)}")
@@ -232,7 +245,7 @@ def check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 def sample_window(
     prior: Prior, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, Any]
 ) -> Sequences:
-    """Sample the unknown frames of the streams that `params` names, and return the whole streams."""
+    """Sample the unknown frames of the streams that `params` names. Return these streams with known and sampled frames."""
     made = {stream: known.sequences[stream].clone() for stream in params}
     for stream, start, values in prior.sample(prior.start(window, known, cond, noise, params)):
         made[stream][:, start : start + values.shape[1]] = values

@@ -1,4 +1,4 @@
-"""The description of a prior for planning, requests and help, without torch: streams, configuration, costs."""
+"""The description of a prior without torch: streams, configuration and costs. Planning, requests and --help read it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, ClassVar, Literal, TypeVar
 from priors.conditioning.config import LabelConfig, LyricConfig
 
 C = TypeVar("C", bound="PriorConfig")
-# dtype -> bytes per value in the layers' matrices, and in all other tensors except norms
+# dtype -> (bytes per value of the layers' matrices, bytes per value of all other tensors except norms)
 BYTES = {"float64": (8, 8), "float32": (4, 4), "bfloat16": (2, 2), "float16": (2, 2), "int8": (1, 2)}
 
 
 @dataclass(frozen=True)
 class PriorSpec:
-    """The streams that a prior reads and writes, finest first, the frames of a window, and the kind of prompt.
+    """The streams that a prior reads and writes (finest first), the number of frames of a window, and the kind of prompt.
 
-    At most one of the streams that it reads is not also written: the one above.
+    Among the streams that a prior reads, at most one is not also written. It is called the stream above. If a prior writes
+    several streams, `n_ctx` counts frames of the coarsest stream.
 
-    `prefix`: the first frames of a window; `any`: any frames, so that it can inpaint. The length of a window of several streams
-    is in frames of the coarsest.
+    `prefix`: the prompt is the first frames of a window. `any`: the prompt is any set of frames, so that the prior can inpaint.
     """
 
     reads: tuple[str, ...]
@@ -32,7 +32,7 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class TokenParams:
-    """Sampling parameters of every prior of codes; each kind adds fields (`priors/registry.py`).
+    """Sampling parameters of every prior of codes. Each kind of prior adds fields (`priors/registry.py`).
 
     temperature: divides the logits; 0 takes the most likely code
     top_k: number of most likely codes that are kept (0: all)
@@ -46,7 +46,7 @@ class TokenParams:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Numbers of parameters of a prior by use: matrices of the trunk, layer norms (float32 in every dtype), others."""
+    """Numbers of parameters of a prior by use: matrices of the trunk, layer norms (at least float32), and others."""
 
     matrices: int
     columns: int  # columns of all matrices together
@@ -61,7 +61,7 @@ class ParameterCount:
 
 @dataclass(frozen=True)
 class DecodingJob:
-    """Windows of one stream to sample, each (start, begin, end); frames `begin` to `end` are new."""
+    """Windows of one stream to sample. Each window is (start, begin, end), and its frames [begin, end) are new."""
 
     stream: str
     dtype: str  # a key of BYTES
@@ -76,19 +76,19 @@ class DecodingJob:
 
 @dataclass(frozen=True)
 class DecodingCost:
-    """Cost of a DecodingJob: bytes by part, rows in memory, sequential steps, bytes read per step, and multiplications."""
+    """Cost of a DecodingJob: rows in memory, bytes by part, sequential steps, bytes read per step, and multiplications."""
 
     rows: int
     parts: dict[str, int]  # weights, cache, conditions, activations
     steps: int
-    step_bytes: int  # bytes that one step reads; 0: steps are limited by multiplications
+    step_bytes: int  # bytes that one step reads; 0: multiplications, not memory reads, limit the speed of a step
     step_layers: int
     products: float
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of training on one window: bytes of activations, and forward operations of the trunk and of the rest."""
+    """Cost of training on one window: bytes of activations, and operations of the forward pass in the trunk and elsewhere."""
 
     activations: float
     trunk: float
@@ -96,16 +96,16 @@ class TrainingCost:
 
 
 class PriorConfig(ABC):
-    """Shape of a prior. It imports no torch. `labels` and `lyrics` are None if it is not conditioned on them."""
+    """Shape of a prior, without torch. `labels` or `lyrics` is None if the prior is not conditioned on them."""
 
-    kind: ClassVar[str]  # its name in config.json and in the registries
-    route: ClassVar[str] = ""  # name of routes that end with this prior; empty: its kind
+    kind: ClassVar[str]  # name of this kind of prior in config.json and in the registries
+    route: ClassVar[str] = ""  # name of the routes that end with this kind of prior; empty: the same as `kind`
     hop: int  # samples per frame of a window
     sample_rate: int
     labels: LabelConfig | None
     lyrics: LyricConfig | None
     controls: tuple[str, ...] = ()  # frame-wise conditions by name (`priors/conditioning/controls.py`)
-    patch: int = 0  # frames that depend on their position only, for music of unbounded length; 0: not supported
+    patch: int = 0  # frames per patch, for music of unbounded length: a patch depends on its position only; 0: not supported
 
     @property
     @abstractmethod
@@ -113,59 +113,60 @@ class PriorConfig(ABC):
 
     @property
     def n_ctx(self) -> int:
-        """Frames of a window."""
+        """Number of frames of a window."""
         return self.spec.n_ctx
 
     @property
     def n_tokens(self) -> int:
-        """Lyric tokens of a window (0 without lyrics)."""
+        """Number of lyric tokens of a window (0 without lyrics)."""
         return self.lyrics.n_tokens if self.lyrics else 0
 
     @property
     def ratio(self) -> int:
-        """Frames of a window per frame of the stream that it reads (1 if it reads none)."""
+        """Frames of a window per frame of the stream above (1 if there is no stream above)."""
         return 1
 
     @property
     def control_frame(self) -> int:
-        """Frames of a window that have the same controls."""
+        """Number of consecutive frames of a window that share one value of each control."""
         return 1
 
     @property
     def memory(self) -> int:
-        """Number of previous frames that a frame depends on, if less than a window (0: the whole window).
+        """Number of previous frames that a frame depends on, if this is less than a window (0: the whole window).
 
-        Consecutive windows overlap by this number. With prompt "prefix" the result does not depend on the positions of windows.
+        Consecutive windows overlap by this number. With prompt "prefix" the result does not depend on the positions of the
+        windows.
         """
         return 0
 
     @property
     def width(self) -> int:
-        """Width of the widest layers, from which the number of CPU threads is chosen."""
+        """Width of the widest layers. The number of CPU threads is chosen from it."""
         return 0
 
     @property
     def depth(self) -> int:
-        """Number of layers per sequential step; 0 if steps are not sequential."""
+        """Number of layers per sequential step. 0 if the steps are not sequential."""
         return 0
 
     @property
     def seed_key(self) -> int:
-        """Key of the prior in the seeds of training; 0: the key of the coarsest stream that it writes."""
+        """Key of the prior in the seeds of training. 0 stands for the key of the coarsest stream that the prior writes."""
         return 0
 
     def frames(self, stream: str) -> int:
-        """Frames of a stream in a window."""
+        """Number of frames of a stream in a window."""
         return self.n_ctx
 
     def for_corpus(self: C, artists: int, genres: int, vocabulary: int = 0) -> C:
-        """The same configuration with tables sized for a corpus; with `vocabulary` 0 that of the lyrics does not change."""
+        """Return a copy with the table sizes of a corpus. With `vocabulary` 0 the lyric vocabulary does not change."""
         lyrics = replace(self.lyrics, vocabulary=vocabulary) if self.lyrics and vocabulary else self.lyrics
         labels = self.labels and replace(self.labels, artists=artists, genres=genres)
         return replace(self, labels=labels, lyrics=lyrics)  # type: ignore[type-var]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for config.json; the inverse is `from_json`."""
+        """Return plain values for config.json. The inverse is `from_json`."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
@@ -173,7 +174,7 @@ class PriorConfig(ABC):
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C: ...
 
     def state_name(self, name: str) -> str:
-        """The current name of a tensor in a file that an earlier version may have written."""
+        """Return the current name of a tensor. Files of earlier versions may have another `name` for it."""
         return name
 
     # ---- costs
@@ -185,5 +186,5 @@ class PriorConfig(ABC):
     def decoding_cost(self, job: DecodingJob) -> DecodingCost: ...
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost | None:
-        """Cost of training on one window; None if it is unknown."""
+        """Return the cost of training on one window, or None if it is unknown."""
         return None

@@ -1,8 +1,9 @@
-"""Sides of a benchmark: one process each, run alternately, so that other load of the machine affects all of them.
+"""Sides of a benchmark: one process for each implementation or setting that is compared.
 
-A side answers every line on its stdin, which may name a case, with the wall and CPU seconds of one run, and the end of its
-stdin with its report. Separate processes have separate peak memory. The peers' scripts use the same protocol without importing
-this file, because they run in another environment.
+The sides run alternately, so that other load of the machine affects all of them. For every line on its stdin a side runs once,
+and prints the wall and CPU seconds of the run. The line may name a case. At the end of its stdin a side prints a report.
+Separate processes have separate peak memory. The scripts of the peers use the same protocol. They do not import this file,
+because they run in another environment.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Times = list[tuple[float, float]]  # wall and CPU seconds, one pair per run
 
 
 def check_peer(peer: str, device: str = "cpu") -> None:
-    """Raise UserError if the peer's python does not exist, or would be compared with a GPU."""
+    """Raise UserError if the peer's python does not exist, or if the peer would be compared with a GPU."""
     if peer and not Path(peer).exists():
         raise UserError(f"--peer got {peer!r}, expected the python of an environment with transformers 4.46 (make bench)")
     if peer and device != "cpu":
@@ -33,21 +34,21 @@ def check_peer(peer: str, device: str = "cpu") -> None:
 
 
 def check_sides(peer: str, repeats: int, device: str) -> None:
-    """Raise UserError if the peer cannot be measured or there are no repeats."""
+    """Raise UserError if the peer cannot be measured, or if there are no repeats."""
     check_peer(peer, device)
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: expected at least 1")
 
 
 def write_rows(rows: list[dict[str, Any]], out: str) -> list[dict[str, Any]]:
-    """The rows of a table, which are also written to the json file `out` if given."""
+    """Return the rows of a table. If `out` is given, also write them to this json file."""
     if out:
         Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return rows
 
 
 def run_peer(peer: str, script: Path, job: Mapping[str, Any]) -> str:
-    """The output of one job of a peer's script that is not a side, such as making the weights that both sides load."""
+    """Run a peer's script once with a job and return its output, for example to make the weights that both sides load."""
     result = subprocess.run([peer, script, json.dumps(job)], capture_output=True, text=True)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
@@ -56,16 +57,16 @@ def run_peer(peer: str, script: Path, job: Mapping[str, Any]) -> str:
 
 
 class Side:
-    """A process that runs its case on request."""
+    """A process that runs a case on request."""
 
     def __init__(self, command: Sequence[str | Path], job: Mapping[str, Any]) -> None:
-        # default waiting of threads: if they sleep between two loops, a side with many small products (the port) is five times
-        # slower
+        # OpenMP's wait policy stays at its default: if threads sleep between two loops, a side with many small products (the
+        # peer) is five times slower
         env = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
         self.process = subprocess.Popen(
             [*command, json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
-        self.answer()  # waits until it is ready
+        self.answer()  # waits until the process is ready
 
     def answer(self) -> str:
         assert self.process.stdout is not None
@@ -74,14 +75,14 @@ class Side:
         return line
 
     def run(self, case: str = "") -> tuple[float, float]:
-        """Wall and CPU seconds of one run."""
+        """Return the wall and CPU seconds of one run."""
         assert self.process.stdin is not None
         print(case, file=self.process.stdin, flush=True)
         wall, cpu = json.loads(self.answer())
         return wall, cpu
 
     def close(self) -> dict[str, Any]:
-        """Its report at the end."""
+        """End the process and return its report."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         report = json.loads(self.answer())
@@ -90,7 +91,7 @@ class Side:
 
 
 def in_turn(sides: Mapping[str, Side], repeats: int, case: str = "") -> dict[str, Times]:
-    """The times of `repeats` runs of every side, after one warm-up run each; the order of the sides alternates."""
+    """Return the times of `repeats` runs of every side, after one warm-up run of each. The order of the sides alternates."""
     times: dict[str, Times] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
@@ -107,12 +108,15 @@ def median_cpu(times: Times) -> float:
 
 
 def median_ratio(ours: Times, theirs: Times) -> float:
-    """Speed-up of our implementation: the median over turns of the other side's time divided by ours."""
+    """Return the speed-up of our implementation: the median over turns of the other side's time divided by ours."""
     return statistics.median(b / a for (a, _), (b, _) in zip(ours, theirs, strict=True))
 
 
 def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]]) -> None:
-    """The main loop of one of our sides: `run` gets each line; its peak memory is taken before it reports."""
+    """The main loop of one of our sides: call `run` with each line, and print its times. At the end print the report.
+
+    The peak memory is read before `report` is called.
+    """
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -124,7 +128,7 @@ def serve(run: Callable[[str], object], report: Callable[[], Mapping[str, Any]])
 
 
 def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
-    """Seconds of one call: the minimum over the calls that fit into `least` seconds (at least one), because noise only adds time."""
+    """Return the seconds of the fastest call in `least` seconds, because noise only adds time. At least one call is made."""
     best, end = float("inf"), time.perf_counter() + least
     while time.perf_counter() < end or best == float("inf"):
         began = time.perf_counter()
@@ -135,7 +139,7 @@ def best_seconds(function: Callable[[], object], least: float = 0.5) -> float:
 
 
 def gpu() -> Any:
-    """`torch.cuda` if this process uses a GPU, else None; torch is not imported for it."""
+    """Return `torch.cuda` if this process uses a GPU, else None. This function does not import torch."""
     cuda = getattr(sys.modules.get("torch"), "cuda", None)
     return cuda if cuda and cuda.is_initialized() else None
 
@@ -147,10 +151,10 @@ def wait_for_gpu() -> None:
 
 
 def peak_mb() -> float:
-    """The peak memory of this process in MiB, on the GPU if it uses one."""
+    """Return the peak memory of this process in MiB. If the process uses a GPU, it is the memory of the GPU."""
     if cuda := gpu():
         return cuda.max_memory_allocated() / 2**20
-    with contextlib.suppress(OSError):  # getrusage, on Linux, counts what the parent had when it started this process
+    with contextlib.suppress(OSError):  # on Linux, getrusage includes the memory of the parent when it started this process
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**10

@@ -1,8 +1,8 @@
 """Memory of attention in training: `jukebox bench attention`.
 
-One layer, forward and backward, for every pattern that published models use and windows of 1,024 to 8,192 steps in
-blocks of 64, each in a fresh process: its peak memory minus the memory before the pass. From the shortest to the longest
-window, quadratic growth is 64-fold and linear growth 8-fold.
+A case is the forward and backward pass of one layer. The cases are all patterns of published models, and windows of 1,024 to
+8,192 steps in blocks of 64. Each case has a fresh process. The result is its peak memory minus the memory before the pass. From
+the shortest to the longest window, quadratic growth is 64-fold and linear growth 8-fold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDTH, HEADS, BLOCK, LYRIC_TOKENS, BATCH = 512, 8, 64, 512, 2
 def bench_attention(
     threads: int, out: str, device: str, patterns: Sequence[str] = PATTERNS, lengths: Sequence[int] = LENGTHS
 ) -> list[dict[str, Any]]:
-    """Rows of the table, a pattern and a precision each, with MiB by length; printed as they come."""
+    """Return the rows of the table, one per pattern and precision, with MiB by length. Print them during the measurement."""
     print(f"memory of one training step of attention, MiB; width {WIDTH}, {HEADS} heads, blocks of {BLOCK}, batch {BATCH}")
     print(f"{'pattern':<14}{'precision':<11}" + "".join(f"{n:>8}" for n in lengths) + f"{'last/first':>12}")
     rows = []
@@ -41,7 +41,7 @@ def bench_attention(
 
 def _in_fresh_process(job: dict[str, Any]) -> float:
     command = [sys.executable, "-m", "launch.bench.attention", json.dumps(job)]
-    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc: freed tensors are returned to the system immediately
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc then returns freed tensors to the system immediately
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env)
     if result.returncode:
         raise UserError("a process of the bench ended early; its own message is above")
@@ -49,7 +49,7 @@ def _in_fresh_process(job: dict[str, Any]) -> float:
 
 
 def main(job: dict[str, Any]) -> float:
-    """MiB that a forward and a backward pass of one layer need beyond the layer and its input."""
+    """Return the MiB that a forward and a backward pass of one layer need, without the layer and its input."""
     import torch
 
     from priors.transformer.attention import Attention
@@ -69,7 +69,7 @@ def main(job: dict[str, Any]) -> float:
         y.backward(torch.ones_like(y))
         return peak_mb() - before
 
-    step(2 * BLOCK, 1)  # first calls load libraries
+    step(2 * BLOCK, 1)  # a warm-up, because the first call loads libraries
     return step(job["length"], BATCH)
 
 

@@ -1,10 +1,10 @@
-"""Decoding speed of a model, compared with the limit set by the machine's matrix products (as in gpt-fast).
+"""Decoding speed of a model, compared with the speed of the matrix products alone on the same machine (as in gpt-fast).
 
-The limit is measured: one decoding step is recorded, and then only its matrix-vector products are run again by torch, with
-weights read from memory as in real decoding. The difference is attention, small operations and Python. Steps are those of runs:
-compiled if this machine has a compiler, so they can be faster than torch's products. If a peer's environment is given, it
-samples with transformers' port of the published architecture at the same width, depth, window and codebook, in float32 with the
-same number of threads.
+The speed of the products is the limit of plain decoding. One decoding step is recorded. Then torch runs only its matrix-vector
+products, and reads the weights from memory as in decoding. The rest of a step is attention, small operations and Python. Steps
+are compiled if this machine has a compiler, as in runs. So they can be faster than torch's products. If a peer's environment is
+given, the peer samples too. The peer is transformers' port of the published architecture, in float32, with the same width,
+depth, window, codebook and number of threads.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def bench(
 def bench_priors(
     model: str, data: str, batch: int, seconds: float, threads: int, seed: int, peer: str, out: str, device: str
 ) -> list[dict[str, Any]]:
-    """One row per prior of a model folder, coarsest level first; with `data` the bits of each dtype instead."""
+    """Return one row per prior of a model folder, coarsest first. With `data` it has the bits per code of each dtype."""
     if batch < 1 or seconds < 0:
         raise UserError(f"--batch got {batch} and --seconds {seconds:g}, expected at least 1 and more than 0")
     import torch
@@ -117,7 +117,7 @@ def bench_priors(
 
 
 def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: float, seed: int, peer: str) -> dict[str, Any]:
-    """The row of one prior, printed during the measurement."""
+    """Return the row of one prior. It is printed during the measurement."""
     import torch
 
     rate, limit = measure(prior, batch, seconds, seed)
@@ -141,7 +141,7 @@ def bench_level(prior: AutoregressivePrior, level: int, batch: int, seconds: flo
 
 
 def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 0) -> tuple[float, float]:
-    """Codes per second of all samples together: sampled as in a song, and by the matrix products alone."""
+    """Return two rates in codes per second of all samples together: of sampling a song, and of the matrix products alone."""
     import torch
 
     from launch.bench.sample import start_window
@@ -153,7 +153,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
         for _ in prior.sample(start_window(prior, nothing, cond, length, seed)):
             pass
 
-    window(2)  # first calls allocate
+    window(2)  # a warm-up, because the first call allocates memory
     rate = batch * (n_ctx - 1) / best_seconds(window, seconds)
     products = _products_of_a_step(prior, cond, nothing)
 
@@ -166,7 +166,7 @@ def measure(prior: AutoregressivePrior, batch: int, seconds: float, seed: int = 
 
 
 def conditions_of(prior: AutoregressivePrior, batch: int, seed: int) -> Conditions:
-    """Conditions with random codes of the level above only, for a prior that needs them."""
+    """Return the conditions of a prior: random codes of the level above if the prior needs them, and nothing else."""
     import torch
 
     from priors.conditioning.conditions import Conditions
@@ -180,7 +180,7 @@ def conditions_of(prior: AutoregressivePrior, batch: int, seed: int) -> Conditio
 
 
 def _products_of_a_step(prior: AutoregressivePrior, cond: Conditions, nothing: torch.Tensor) -> list[tuple[Callable, tuple]]:
-    """The matrix products with weights of one plain decoding step, recorded from torch's own dispatch."""
+    """Return the matrix products with weights of one plain decoding step, recorded by torch's dispatch."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 

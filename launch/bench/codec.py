@@ -1,8 +1,8 @@
-"""Speed of the codec, compared with transformers' port of the published one: `jukebox bench codec`.
+"""Speed of the codec, compared with transformers' port of the published codec: `jukebox bench codec`.
 
-Both sides run the published configuration in float32 with the same random weights, which come from the peer by way of
-the importer, on the same noise. Each case has one process per side, so that peak memory is separate. The two run alternately
-and are compared in pairs, so that other load affects both. Codes must be equal except for ties.
+Both sides run the published configuration in float32 on the same noise. They have the same random weights, which the importer
+converts from the peer. Each case has one process per side, so that the peak memory is separate. The two sides run alternately
+and are compared in pairs, so that other load affects both. Their codes must be equal except for ties.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CASES = (("encode", None), ("decode", 0), ("decode", 1), ("decode", 2))
 
 
 def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str, device: str) -> list[dict[str, Any]]:
-    """Rows of the table, printed during the measurement; the peer is left out if its python is not given."""
+    """Return the rows of the table, printed during the measurement. The peer is skipped if its python is not given."""
     import numpy as np
     import torch
 
@@ -54,7 +54,7 @@ def bench_codec(peer: str, seconds: float, repeats: int, threads: int, out: str,
             name, seconds = case if level is None else f"{case} {level}", samples / config.sample_rate
             row = {"case": name, "seconds": seconds, "threads": threads}
             row |= _measure({**job, "case": case, "level": level or 0}, seconds, Path(folder), peer, repeats)
-            if case == "encode":  # the codes to decode later
+            if case == "encode":  # the other cases decode these codes
                 made = np.load(f"{folder}/ours.npz")
                 for i in range(config.levels):
                     np.save(f"{folder}/codes_{i}.npy", made[f"arr_{i}"])
@@ -76,7 +76,7 @@ def _print_row(row: dict[str, Any]) -> None:
 
 
 def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str]:
-    """Files with the weights of both sides: the peer's, and ours, converted by the importer."""
+    """Write files with the weights of both sides: those of the peer, and ours, converted by the importer."""
     import torch
     from safetensors.torch import save_file
 
@@ -100,7 +100,7 @@ def _make_weights(folder: Path, job: dict[str, Any], peer: str) -> dict[str, str
 
 
 def _measure(job: dict[str, Any], seconds: float, folder: Path, peer: str, repeats: int) -> dict[str, Any]:
-    """Medians of both sides for one case of `seconds` of audio, and the difference of their results."""
+    """Return the medians of both sides for one case of `seconds` of audio, and the difference of their results."""
     sides = {"ours": Side([sys.executable, "-m", "launch.bench.codec"], {**job, "out": f"{folder}/ours.npz"})}
     if peer:
         sides["peer"] = Side([peer, PEER], {**job, "out": f"{folder}/peer.npz"})
@@ -118,7 +118,7 @@ def _measure(job: dict[str, Any], seconds: float, folder: Path, peer: str, repea
 
 
 def _compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Difference of the last results of the two sides, as a sentence and numbers."""
+    """Return the difference of the last results of the two sides, as numbers and as a sentence."""
     import numpy as np
 
     ours, theirs = (np.load(folder / f"{name}.npz") for name in ("ours", "peer"))
@@ -140,7 +140,7 @@ def _compare(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _largest_gap(codec: VQVAE, audio: np.ndarray, level: int, mine: np.ndarray, other: np.ndarray, where: np.ndarray) -> float:
-    """Largest difference of the distances of two codes, relative to |x|^2 + |k|^2."""
+    """Return the largest difference between the distances of two codes, relative to |x|^2 + |k|^2."""
     import torch
 
     autoencoder = codec.level(level)
@@ -165,7 +165,7 @@ def _codec(job: dict[str, Any]) -> VQVAE:
 
 
 def main(job: dict[str, Any]) -> None:
-    """Our side of one case: a run for each line on stdin, then a profile, the results and the peak memory."""
+    """Our side of one case: one run for each line on stdin, then a profile, the results and the peak memory."""
     import numpy as np
     import torch
 
@@ -189,7 +189,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _shares(run: Any) -> dict[str, float]:
-    """Time of one run by operation, from torch's profiler, in one thread."""
+    """Return the share of each operation in the time of one run in one thread, from torch's profiler."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 

@@ -1,9 +1,9 @@
 """Speed of live generation, compared with the three autoregressive levels in the same run: `jukebox bench live`.
 
-Random weights, of three sizes: the preset test_musika, the preset musika beside the demo's three levels, and a codec and a GAN
-of full size beside the levels of the preset small; with MODEL, its own. Seconds of music per second are those of 30 and of 240
-s from the latents to samples; memory is the peak of a process after one minute and after ten. The levels are timed by their
-steps over one full window each.
+Without MODEL there are three sizes with random weights. They are the preset test_musika, the preset musika compared with the
+levels of demo, and a full-size codec and GAN compared with the levels of small. The speed in seconds of music per second covers
+30 s and 240 s of music from latents to samples. The memory is the peak of a process after one and after ten minutes of music.
+The levels are timed by the steps of one full window each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHORT, LONG, MINUTES = 30.0, 240.0, (1, 10)
 
 
 class Size(NamedTuple):
-    """A preset of the live route, and the preset whose levels are measured beside it (empty: none)."""
+    """A preset with a live route, and the preset with the three levels to compare with (empty: none)."""
 
     name: str
     preset: str
@@ -43,7 +43,7 @@ def bench_live(
     model: str, repeats: int, threads: int, seed: int, out: str, sizes: tuple[Size, ...] = SIZES,
     lengths: tuple[float, float] = (SHORT, LONG), minutes: tuple[float, float] = MINUTES,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of the table, one for each size, or one for MODEL."""
+    """Return the rows of the table, one per size, or one for MODEL."""
     import torch
 
     if threads:
@@ -66,7 +66,7 @@ def bench_live(
 
 
 def preset_of(name: str) -> Preset:
-    """The preset of that name; `full`: the codec of the preset spectral, and the second autoencoder and the GAN with their usual sizes."""
+    """Return the preset of that name. `full` is the preset spectral with a second autoencoder and a GAN of default sizes."""
     from jukebox.model.presets import find
     from priors.conditioning.config import LabelConfig
     from priors.gan.config import GanConfig
@@ -82,7 +82,7 @@ def preset_of(name: str) -> Preset:
 
 
 def random_model(folder: Path, preset: Preset, seed: int) -> ModelFolder:
-    """A model folder with random weights of the live route of a preset."""
+    """Create a model folder with random weights for the live route of a preset."""
     import torch
 
     from jukebox.model.folder import ModelFolder, build_codec, build_prior
@@ -102,19 +102,19 @@ def open_model(model: str) -> ModelFolder:
 
 
 def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: int) -> dict[str, float]:
-    """Seconds of music per second for both lengths, the ratio of their times, and the longest wait for a block."""
+    """Return the seconds of music per second for both lengths, the ratio of their times, and the longest wait for a block."""
     from jukebox.sampling.live import LiveMusic
     from jukebox.song import Song
 
     music, took, waits = LiveMusic(model, Song(), seed=seed), {}, [0.0]
-    list(music.blocks(seconds=music.patch_seconds))  # first calls allocate
+    list(music.blocks(seconds=music.patch_seconds))  # a warm-up, because the first call allocates memory
     for length in lengths:
         times = []
         for _ in range(repeats):
             began = last = time.perf_counter()
             for i, _ in enumerate(music.blocks(seconds=length)):
                 now = time.perf_counter()
-                waits.append((now - last) * (i > 0))  # the wait for the first block is before the music begins
+                waits.append((now - last) * (i > 0))  # the first block does not count, because no music is playing yet
                 last = now
             times.append(time.perf_counter() - began)
         took[length] = min(times)
@@ -126,20 +126,20 @@ def speed(model: ModelFolder, lengths: tuple[float, float], repeats: int, seed: 
 
 
 def memory(model: ModelFolder, minutes: tuple[float, float]) -> dict[str, float]:
-    """Peak memory of a process after the first and after the second length, MB."""
+    """Return the peak memory of a process after the first and after the second length, in MB."""
     command = [sys.executable, "-m", "launch.bench.live", str(model.folder), json.dumps(minutes)]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     return {"first_mb": found[0], "second_mb": found[1], "memory_ratio": found[1] / found[0]}
 
 
 def levels_speed(name: str, seed: int) -> float:
-    """Seconds of music per second of the three autoregressive levels of a preset in sequence, with random weights."""
+    """Return the seconds of music per second of a preset's three autoregressive levels in sequence, with random weights."""
     from jukebox.model.folder import build_prior
     from jukebox.model.presets import find
     from launch.bench.bench import measure
     from priors.autoregressive import native
 
-    seconds = 0.0  # per second of music
+    seconds = 0.0  # seconds of computation per second of music
     priors: Mapping[str, Any] = find(name).priors
     for level in (2, 1, 0):
         prior: Any = build_prior(priors[f"prior_{level}"]).eval()
@@ -149,7 +149,7 @@ def levels_speed(name: str, seed: int) -> float:
 
 
 def main(folder: str, minutes: list[float]) -> None:
-    """The peak memory of this process after each of the lengths."""
+    """Print the peak memory of this process after each of the lengths."""
     import resource
 
     from jukebox.sampling.live import LiveMusic

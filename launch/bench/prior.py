@@ -1,9 +1,9 @@
-"""Training speed of a prior, compared with transformers' port of the published one: `jukebox bench prior`.
+"""Training speed of a prior, compared with transformers' port of the published prior: `jukebox bench prior`.
 
-A training step (forward and backward pass, no optimiser) of one top prior in the published layout is timed. Ours is in float32
-and in bf16 autocast, the peer in float32. All have the same random weights, which the importer converts from the peer. A large
-matrix product in each precision is timed in the same turns. It is the current rate of the machine, and a step's counted
-operations are reported as a share of it. Loss and gradients are compared.
+A training step is the forward and backward pass of one top prior in the published layout, without the optimiser. Our side runs
+it in float32 and in bf16 autocast, the peer in float32. All have the same random weights, which the importer converts from the
+peer. A large matrix product in each precision is timed in the same turns. Its rate is the current speed of the machine, and the
+rate of the training step is reported as a share of it. Loss and gradients are compared.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SHAPE: dict[str, Any] = {
     "attn_order": 2, "merged_decoder": True, "y_bins": (120, 4111), "t_bins": 128, "max_bow_genre_size": 5,
     "min_duration": 0.0, "max_duration": 600.0,
 }  # fmt: skip
-BINS, SQUARE = 2048, 2048  # codes; side of the matrices of the large product
+BINS, SQUARE = 2048, 2048  # number of codes; rows and columns of the matrices of the large product
 
 
 def bench_prior(
     peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE
 ) -> list[dict[str, Any]]:
-    """Rows of the table, one per precision; the peer is left out if its python is not given."""
+    """Return the rows of the table, one per precision. The peer is skipped if its python is not given."""
     import torch
 
     check_sides(peer, repeats, device)
@@ -67,7 +67,7 @@ def _config(shape: Mapping[str, Any]) -> AutoregressiveConfig:
 
 
 def _make_job(folder: Path, shape: Mapping[str, Any], threads: int, seed: int, peer: str, device: str) -> dict[str, Any]:
-    """Input of every side: the shape, a window of random codes with its labels, and files of the same weights."""
+    """Return the input of every side: the shape, a window of random codes with labels, and files of the same weights."""
     import torch
 
     from priors.autoregressive.model import AutoregressivePrior
@@ -119,7 +119,7 @@ def _row(
 
 
 def _gradients_apart(folder: Path, precision: str, config: AutoregressiveConfig) -> float:
-    """The norm of the difference of all gradients of the two sides, relative to the norm of the peer's."""
+    """Return the norm of the difference of both sides' gradients, relative to the norm of the peer's gradients."""
     import torch
 
     ours = torch.load(folder / f"{precision}.pt", weights_only=True)
@@ -151,7 +151,7 @@ def _print_row(name: str, tokens: float, seconds: float, cpu: float, rates: str,
 
 
 def main(job: dict[str, Any]) -> None:
-    """One of our sides: training steps in a precision, or the large product alone."""
+    """One of our sides: training steps in one precision, or the large product alone."""
     import torch
 
     torch.set_num_threads(job["threads"])

@@ -1,8 +1,11 @@
-"""Passes and seconds of each way from a request to audio: three autoregressive levels, masked decoding, diffusion, the phase decoder.
+"""Passes and seconds of each route from a request to audio.
 
-Each arm is a whole run of a route in this process, in turns, without a page. Passes through priors and decoders are counted where they
-happen (`launch/render/passes.py`). Without MODEL the weights are random: passes and seconds are those of the presets demo and melody.
-With DATA each arm also renders held-out songs from their own coarsest sequence (`launch/render/quality.py`): mel and Frechet distance.
+The routes are three autoregressive levels, masked decoding, diffusion, and the phase decoder. Each arm is a whole run of a
+route in this process, but without the run's page. The arms run alternately. Passes through priors and decoders are counted
+inside the networks (`launch/render/passes.py`). Without MODEL the weights are random, and the networks are those of the presets
+demo and melody.
+With DATA, each arm also renders held-out songs from the songs' own coarsest sequence. The quality is the mel distance and the
+Frechet distance (`launch/render/quality.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ PRESETS_OF_ARMS = ("demo", "melody")
 
 
 class RenderArm(NamedTuple):
-    """A route of the model, with values of sampling parameters by name."""
+    """A route of the model, and values of sampling parameters by name."""
 
     route: str
     more: Mapping[str, Any]
@@ -51,7 +54,7 @@ def bench_render(
     out: str,
     presets: Sequence[str] = PRESETS_OF_ARMS,
 ) -> list[dict[str, Any]]:
-    """A row for each arm whose route the model has; with DATA also a row for each control of quality."""
+    """Return one row for each arm whose route the model has. With DATA, return a row for each control of quality as well."""
     if data and not model:
         raise UserError("bench render measures quality with --data and MODEL; without MODEL random weights are timed")
     if repeats < 1 or seconds <= 0:
@@ -73,7 +76,7 @@ def bench_render(
             f"{seconds:g} s of music, {torch.get_num_threads()} threads, {repeats} repeats; load average before {os.getloadavg()[0]:.2f}"
         )
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
-        for turn in range(repeats + 1):  # the first warms up
+        for turn in range(repeats + 1):  # the first turn is a warm-up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 runs[name].append(
                     run_arm(opened, arms[name], seconds if turn else min(seconds, 1.0), torch.get_num_threads(), seed)
@@ -88,7 +91,7 @@ def bench_render(
 
 
 def random_models(folder: Path, presets: Sequence[str], seed: int) -> ModelFolder:
-    """A model folder with random weights of all codecs and priors of presets."""
+    """Create a model folder with random weights for all codecs and priors of some presets."""
     import torch
 
     from jukebox.model.folder import ModelFolder, build_codec, build_prior
@@ -107,13 +110,13 @@ def random_models(folder: Path, presets: Sequence[str], seed: int) -> ModelFolde
 
 
 def _is_whole(info: Any, name: str) -> bool:
-    """Whether a model has all priors of a route."""
+    """Return whether a model has all priors of a route."""
     route = info.routes.get(name)
     return route is not None and all(prior in info.priors for prior in route.priors.values())
 
 
 def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, seed: int) -> dict[str, float]:
-    """Passes and seconds of a run, whose folder goes at the end."""
+    """Return the passes and seconds of a run. The folder of the run is temporary."""
     from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
     from jukebox.runs import request
     from jukebox.runs.run import Run
@@ -125,7 +128,7 @@ def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, se
     settings = request.RunSettings(options, SamplingParams(more=arm.more), MachineOptions(threads=threads, device="cpu"))
     with tempfile.TemporaryDirectory(prefix="jukebox_bench_") as folder, counted() as passes:
         made = Run.create(folder, request.sampled(model.info, [song_of(model.info)], seconds, settings))
-        made.shown = False  # no page
+        made.shown = False  # do not write the page of the run
         wall, cpu = time.perf_counter(), time.process_time()
         list(walk.steps(made, model))
         return {
@@ -135,7 +138,7 @@ def run_arm(model: LoadedModel, arm: RenderArm, seconds: float, threads: int, se
 
 
 def rows_of(runs: Mapping[str, Sequence[Mapping[str, float]]], seconds: float) -> list[dict[str, Any]]:
-    """Medians; passes and seconds beside those of the three levels where they were measured."""
+    """Return medians over runs. Passes and seconds are also relative to the three levels, if these were measured."""
     rows: list[dict[str, Any]] = []
     for name, some in runs.items():
         row: dict[str, Any] = {key: statistics.median(run[key] for run in some) for key in some[0]}

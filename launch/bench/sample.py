@@ -1,9 +1,9 @@
 """Decoding speed, compared with transformers' port of the published model: `jukebox bench sample` without a MODEL.
 
-Both sides hold the same random weights of one top prior in the published layout, which the importer converts from the peer.
-Ours runs in float32 and in other dtypes, with compiled steps if this machine has a compiler; the peer has float32 only. One
-process per side runs the cases alternately. The table also has the same matrix products alone in torch's fastest form, and the
-memory rate of the weights compared with a plain sum over memory.
+Both sides have the same random weights of one top prior in the published layout, which the importer converts from the peer. Our
+side runs in float32 and in other dtypes, with compiled steps if this machine has a compiler. The peer has float32 only. Each
+side has one process, and the sides run the cases alternately. The table also has the rate of the same matrix products alone in
+torch's fastest form. It also compares the bytes of weights read per second with those of a plain sum over memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 CASES = (
     Case("first 512", 1, 0, 512),
-    Case("512 after 1,536", 1, 1536, 512),  # the prefill of the prompt is included
+    Case("512 after 1,536", 1, 1536, 512),  # the time includes the prefill of the prompt
     Case("1 after 1,024", 1, 1024, 1),
     Case("batch 16, 256", 16, 0, 256),
 )
@@ -50,7 +50,7 @@ def bench_sample(
     peer: str, repeats: int, threads: int, seed: int, out: str, device: str, shape: Mapping[str, Any] = SHAPE,
     cases: Sequence[Case] = CASES,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of the table, one per case and dtype; the peer is left out if its python is not given."""
+    """Return the rows of the table, one per case and dtype. The peer is skipped if its python is not given."""
     import torch
 
     check_sides(peer, repeats, device)
@@ -140,7 +140,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def start_window(prior: AutoregressivePrior, prompt: torch.Tensor, cond: Conditions, length: int, seed: int = 0) -> DecodeState:
-    """State of a window of `length` codes that begins with a prompt; the generator of row i has seed `seed` + i."""
+    """Return the state of a window of `length` codes that begins with a prompt. The generator of row i has seed `seed` + i."""
     import torch
 
     from priors.autoregressive.config import AutoregressiveParams
@@ -153,7 +153,7 @@ def start_window(prior: AutoregressivePrior, prompt: torch.Tensor, cond: Conditi
 
 
 def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
-    """Load the prior in its dtype from a model folder, as for every model."""
+    """Load the prior in its dtype from a model folder, as other commands do."""
     import torch
 
     from jukebox.model.folder import ModelFolder
@@ -171,7 +171,7 @@ def _prior(job: Mapping[str, Any]) -> AutoregressivePrior:
 
 
 def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
-    """The matrices that a step multiplies with, each (out, in)."""
+    """Return the matrices that a step multiplies with, each (out, in)."""
     import torch
 
     from priors.autoregressive.int8 import Int8Linear
@@ -187,7 +187,7 @@ def _matrices(prior: AutoregressivePrior) -> list[torch.Tensor]:
 
 
 def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) -> float:
-    """Seconds of a step's matrix products alone, in the fastest form that torch has for them."""
+    """Return the seconds of the matrix products of one step alone, in torch's fastest form."""
     import torch
 
     like = {"dtype": torch.bfloat16 if dtype == "int8" else weights[0].dtype, "device": weights[0].device}
@@ -210,7 +210,7 @@ def _products_seconds(weights: Sequence[torch.Tensor], rows: int, dtype: str) ->
 
 
 def bits_of_dtypes(model: ModelFolder, data: str, device: str, count: int = 48) -> list[dict[str, Any]]:
-    """Bits per code of every prior over windows of held-out songs, in each dtype; printed with the change from float32."""
+    """Measure and print the bits per code of every prior over windows of held-out songs, in each dtype."""
     from jukebox.evaluation.figures import window_bits
     from jukebox.evaluation.held_out import PriorWindows, hold_out
 

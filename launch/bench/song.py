@@ -1,9 +1,10 @@
-"""End-to-end time: `jukebox bench song MODEL`, from a request to wav files on disk, like every run.
+"""End-to-end time from a request to wav files on disk, as in every run: `jukebox bench song MODEL`.
 
-A new process is started for each number of threads. Start-up is printed separately: imports, reading of weights, a first second
-of music (and, once per machine, compilation). Then the process samples one song and a batch by the model's default route, and a
-short song by the route `jukebox` if the model has it. The processes alternate. The share of the prior is measured in each run,
-that of the decoders by decoding the frames of the last run again; the rest is conditions and files.
+Each number of threads has a new process. Its start-up is printed separately: imports, reading of weights, and the first second
+of music (once per machine this includes compilation). Then the process samples one song and a batch by the model's default
+route. If the model has the route `jukebox`, it also samples a short song by this route. The processes run alternately. The time
+of the priors is measured in each run. The time of the decoders is measured by decoding the frames of the last run again. The
+rest is conditions and files.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from jukebox.model.info import ModelInfo
     from jukebox.song import Song
 
-BATCH, SHORT = 12, 2.0  # songs of the batch; seconds of the song by the route jukebox
+BATCH, SHORT = 12, 2.0  # number of songs of the batch; seconds of the song by the route jukebox
 LEVELS_ROUTE = "jukebox"
 LYRICS = "la la la la la la la la\n" * 6
 START_UP = ("import", "weights", "first_second")
 
 
 class SongCase(NamedTuple):
-    """Songs of `seconds` each that are sampled in parallel."""
+    """A number of songs of `seconds` each that are sampled in parallel."""
 
     name: str
     songs: int
@@ -45,7 +46,7 @@ class SongCase(NamedTuple):
 def bench_song(
     model: str, batch: int, seconds: float, repeats: int, threads: int, seed: int, out: str, device: str
 ) -> list[dict[str, Any]]:
-    """Rows of the table: for each number of threads its start-up and its cases."""
+    """Return the rows of the table: for each number of threads the start-up and the cases."""
     from jukebox.model.info import ModelInfo
 
     if not model:
@@ -72,7 +73,7 @@ def bench_song(
 
 
 def cases_of(info: ModelInfo, batch: int, seconds: float) -> list[SongCase]:
-    """One song and a batch by the default route, and a short song by the three levels if the model has their priors."""
+    """Return the cases: one song and a batch by the default route, and a short song by the three levels if possible."""
     route = info.route()
     info.check_levels((), route)
     cases = [SongCase("one song", 1, seconds, route.name), SongCase(f"batch of {batch}", batch, seconds, route.name)]
@@ -83,7 +84,7 @@ def cases_of(info: ModelInfo, batch: int, seconds: float) -> list[SongCase]:
 
 
 def case_rows(threads: int, times: dict[SongCase, Times], report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of one process; `times_slower` than one song by the default route is that of the route jukebox."""
+    """Return the rows of one process. `times_slower` compares the route jukebox with one song by the default route."""
     rows: list[dict[str, Any]] = []
     for case, runs in times.items():
         took = statistics.median(walls(runs))
@@ -162,7 +163,7 @@ class SampledSongs(NamedTuple):
 
 
 def sample_case(model: LoadedModel, case: SongCase, job: dict[str, Any]) -> SampledSongs:
-    """Sample the songs of a case as wav files in a temporary run folder."""
+    """Sample the songs of a case, with wav files in a temporary run folder."""
     from jukebox.params import MachineOptions, SamplingOptions
     from jukebox.runs import request
     from jukebox.runs.run import Run
@@ -172,13 +173,13 @@ def sample_case(model: LoadedModel, case: SongCase, job: dict[str, Any]) -> Samp
     settings = request.RunSettings(options, machine=MachineOptions(threads=job["threads"], device=job["device"]))
     with tempfile.TemporaryDirectory(prefix="jukebox_bench_") as folder:
         made = Run.create(folder, request.sampled(model.info, [song_of(model.info)], case.seconds, settings))
-        made.shown = False  # no page
+        made.shown = False  # do not write the page of the run
         seconds = sum(written.took for written in walk.steps(made, model))
         return SampledSongs(seconds, {made.stream(level).name: made.codes(level) for level in made.request["levels"]})
 
 
 def song_of(info: ModelInfo) -> Song:
-    """A song with the first artist and genre that the model knows, and lyrics."""
+    """Return a song with lyrics, and with the first artist and the first genre that the model knows."""
     from jukebox.song import Song
 
     artist, genre = (next(iter(names[1:]), "") for names in (info.labels.artists, info.labels.genres))
@@ -186,7 +187,7 @@ def song_of(info: ModelInfo) -> Song:
 
 
 def parts_of(model: LoadedModel, runs: Sequence[SampledSongs]) -> dict[str, float]:
-    """Seconds of the priors (median over runs after a warm-up), and of decoding the frames of the last run again."""
+    """Return the seconds of the priors (median over runs without the first) and of decoding the last run's frames again."""
     from vqvae.codec import as_tensor
 
     began = time.perf_counter()

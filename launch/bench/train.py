@@ -1,9 +1,10 @@
-"""Speed and memory of training on ranks: `jukebox bench train`, codes per second and memory per rank by ZeRO stage.
+"""Speed and memory of training on ranks: `jukebox bench train`.
 
-The weights, gradients and optimiser of the prior need far more memory than a window's activations, so that the effect of ZeRO
-is visible. Every case is a separate job, started by torchrun: one process with torch's engine, then DeepSpeed on one and on two
-ranks. Memory is the peak of a rank in a step relative to the memory before the model was built. The table also has the memory
-between two steps (weights, float32 copies of the optimiser, moments), counted by tensor.
+The rows are codes per second and memory per rank, by ZeRO stage. The weights, gradients and optimiser of the prior need far
+more memory than the activations, so that the effect of ZeRO is visible. Every case is a separate job, started by torchrun. The
+cases are one process with torch's engine, then DeepSpeed on one and on two ranks. The peak memory is that of a rank during a
+step, minus the memory before the model was built. The table also has the memory between two steps, counted by tensor: weights,
+and the optimiser's float32 copies and moments.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from data_prep.errors import UserError
 from launch.bench.alternate import forget_peak, peak_mb, write_rows
 
 SHAPE = {"width": 512, "depth": 8, "heads": 8, "n_ctx": 256, "bins": 1024, "batch": 4}
-CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, stage; -1: torch's engine)
+CASES = ((1, -1), *((ranks, zero) for ranks in (1, 2) for zero in range(4)))  # (ranks, ZeRO stage or -1: torch's engine)
 
 
 def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) -> list[dict[str, Any]]:
-    """Rows of the table, one per number of ranks and stage, printed during the measurement."""
+    """Return the rows of the table, one per number of ranks and stage. They are printed during the measurement."""
     print(f"a training step in float32: width {SHAPE['width']}, depth {SHAPE['depth']}, {SHAPE['batch']} windows of "
           f"{SHAPE['n_ctx']} codes in all; MiB are those of rank 0")  # fmt: skip
     print(f"{'engine':<12}{'ranks':>6}{'codes/s':>9}{'kept':>9}{'peak':>9}")
@@ -43,7 +44,7 @@ def bench_train(repeats: int, threads: int, seed: int, out: str, device: str) ->
 
 
 def measured(job: dict[str, Any]) -> dict[str, Any]:
-    """Run one case in a separate job."""
+    """Run one case in a separate job and return its row."""
     from launch.cli.launch import free_port
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -58,7 +59,7 @@ def measured(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(job: dict[str, Any]) -> None:
-    """One rank of a case; rank 0 writes the row."""
+    """One rank of a case. Rank 0 writes the row."""
     import torch
     import torch.distributed as dist
 
@@ -79,7 +80,7 @@ def main(job: dict[str, Any]) -> None:
     if job["zero"] >= 0:
         from launch.engines.zero import start_deepspeed
 
-        start_deepspeed(device)  # memory of its imports is not that of the model
+        start_deepspeed(device)  # before the measurement, because the memory of its imports does not count
     torch.manual_seed(job["seed"])
     trunk = TrunkConfig(shape["n_ctx"], shape["width"], shape["depth"], shape["heads"], m_attn=1.0, m_mlp=4.0)
     forget_peak()
@@ -112,7 +113,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def kept_bytes(engine: Any) -> int:
-    """Bytes of this rank's weights, optimiser state and the optimiser's copies of the weights; each storage counts once."""
+    """Return the bytes of this rank's weights and optimiser state, including copies of weights. Each storage counts once."""
     import torch
 
     found = [*engine.model.parameters(), *engine.model.buffers()]

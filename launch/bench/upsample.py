@@ -1,10 +1,10 @@
-"""Speed of writing the middle and bottom levels: autoregressive, or masked (parallel) decoding.
+"""Speed of sampling the middle and bottom levels: autoregressively, or by masked (parallel) decoding.
 
-Both arms run alternately in one process from the same random top codes of one window of 512 columns. Width, depth and dtype are
-equal, and the weights are random, with the published codebook (2048 codes per level, hops 8, 32, 128). Each arm has its fastest
-form. Autoregressive steps are compiled if possible, and windows do not overlap. A second row samples the windows in parallel,
-as `--parallel` does, with fewer steps. A third row has the steps in torch, like the passes. With MODEL and --data the two arms
-of a trained model are compared by audio distances instead.
+Both arms run alternately in one process, from the same random top codes of one window of 512 columns. Width, depth and dtype
+are equal. The weights are random, with the published codebook (2048 codes per level, hops 8, 32, 128). The first row has the
+fastest autoregressive form without overlapping windows: steps are compiled if possible. The second row samples the windows in
+parallel, as `--parallel` does, with fewer steps. The third row computes the steps in torch, like the passes of masked decoding.
+With MODEL and --data the two arms of a trained model are compared by audio distances instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 HOPS, BINS, RATE = (8, 32, 128), 2048, 44100
 COLUMNS, DEPTH, CODES = 512, 4, 2048  # columns of a window; layers; codes of an autoregressive window
-WARM_UP = CODES // 4  # warm-up codes of a parallel window that are dropped, as with --parallel
+WARM_UP = CODES // 4  # number of warm-up codes of a parallel window, which are dropped, as with --parallel
 
 
 class Shape(NamedTuple):
@@ -47,7 +47,7 @@ def bench_upsample(
     repeats: int, threads: int, seed: int, out: str, device: str, shapes: Sequence[Shape] = SHAPES,
     passes: Sequence[tuple[int, int]] = PASSES,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of the table, one per shape and arm."""
+    """Return the rows of the table, one per shape and arm."""
     import torch
 
     if repeats < 1:
@@ -61,7 +61,7 @@ def bench_upsample(
         arms = arms_of(shape, passes, seed, device)
         times: dict[str, Times] = {name: [] for name in arms}
         steps = {}
-        for turn in range(repeats + 1):  # the first is a warm-up
+        for turn in range(repeats + 1):  # the first turn is a warm-up
             for name in list(arms)[:: 1 if turn % 2 else -1]:
                 wall, cpu = time.perf_counter(), time.process_time()
                 steps[name] = arms[name]()
@@ -75,7 +75,7 @@ def bench_upsample(
 
 
 def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: str = "cpu") -> dict[str, Callable[[], int]]:
-    """Name -> a function that writes both levels once and returns the number of passes."""
+    """Return the arms: name -> a function that samples both levels once and returns the number of passes."""
     import torch
 
     torch.manual_seed(seed)
@@ -93,7 +93,7 @@ def arms_of(shape: Shape, passes: Sequence[tuple[int, int]], seed: int, device: 
 
 
 def upsampler_of(shape: Shape, level: int, compiled: bool = True, device: str = "cpu") -> AutoregressivePrior:
-    """A prior of a level with random weights, ready to sample, with compiled steps if possible."""
+    """Return a prior of a level with random weights. Steps are compiled if requested and possible."""
     from priors.autoregressive import native
     from priors.autoregressive.config import AutoregressiveConfig
     from priors.autoregressive.model import AutoregressivePrior
@@ -110,7 +110,7 @@ def upsampler_of(shape: Shape, level: int, compiled: bool = True, device: str = 
 
 
 def masked_of(shape: Shape) -> MaskedPrior:
-    """A masked prior of the same width and depth."""
+    """Return a masked prior of the same width and depth."""
     from priors.masked.config import MaskedConfig
     from priors.masked.model import MaskedPrior
 
@@ -127,7 +127,7 @@ def _trunk(shape: Shape, n_ctx: int, pattern: str) -> Any:
 
 
 def _ready(prior: Any, dtype: str) -> Any:
-    """The prior in a dtype, its norms in float32 as in a model folder."""
+    """Convert the prior to a dtype, except the norms, which stay float32 as in a model folder."""
     import torch
 
     from jukebox.model.folder import is_norm
@@ -140,7 +140,7 @@ def _ready(prior: Any, dtype: str) -> Any:
 
 
 def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: bool) -> int:
-    """Sample both levels autoregressively, with the windows of each in sequence or as one batch."""
+    """Sample both levels autoregressively, the windows in sequence or as one batch. Return the number of steps."""
     import torch
 
     from launch.bench.sample import start_window
@@ -163,7 +163,7 @@ def _autoregressive(ones: Sequence[AutoregressivePrior], top: Any, parallel: boo
 
 
 def fill_levels(masked: MaskedPrior, top: Any, middle: int, bottom: int) -> int:
-    """Sample both levels below the codes `top` (b, t); return the number of passes; each yields an update."""
+    """Sample both levels below the codes `top` (b, t), and return the number of passes. Each pass yields one update."""
     import torch
 
     from priors.conditioning.conditions import Conditions
@@ -183,7 +183,7 @@ def _rows(shape: Shape, steps: Mapping[str, int], times: Mapping[str, Times], th
     rows, base = [], "autoregressive"
     for name, runs in times.items():
         walls, cpus = zip(*runs, strict=True)
-        pairs = list(zip(times[base], runs, strict=True))  # neighbours in time
+        pairs = list(zip(times[base], runs, strict=True))  # runs of the same turn
         seconds = statistics.median(walls)
         rows.append({
             **shape._asdict(), "arm": name, "passes": steps[name], "passes_ratio": steps[base] / steps[name], "walls": list(walls),
@@ -207,7 +207,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def compare_sound(model: str, data: str, seed: int, out: str, device: str) -> list[dict[str, Any]]:
-    """Seconds of both arms of a trained model, and distances of their audio to the songs, on the same held-out windows."""
+    """Return the seconds of both arms of a trained model, and distances of their audio from the same held-out songs."""
     from jukebox.evaluation.held_out import hold_out
     from jukebox.evaluation.masked import SoundDistance, autoregressive_codes, draw_clips, fill_clips
     from jukebox.evaluation.metrics import table

@@ -1,8 +1,8 @@
 """Sampling speed of a WaveNet by full passes, from ring buffers, and by compiled steps: `jukebox bench wavenet`.
 
-Weights are random; the sides run alternately in one process, and all must sample the same codes. `naive` computes the whole
-receptive field for each sample, as training does; `cached` is one step of torch from the ring buffers; `compiled` is the same
-in C++ (on a GPU: as a CUDA graph), which runs use.
+The weights are random. The sides run alternately in one process, and must all sample the same codes. `naive` computes the whole
+receptive field for each sample, as in training. `cached` computes one step from the ring buffers in torch. `compiled` does the
+same in C++ (on a GPU: as a CUDA graph), as runs do.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from priors.wavenet.model import WaveNetPrior
 from vqvae.mulaw.config import BINS, MULAW, SILENCE, MuLawConfig
 
 STACKS = (StackConfig(8, 1), StackConfig(10, 2), StackConfig(10, 3, 128, 128, 128))
-SAMPLES = {"naive": 4, "cached": 200, "compiled": 4000}  # of a run of each side
+SAMPLES = {"naive": 4, "cached": 200, "compiled": 4000}  # number of samples in a run of each side
 
 
 class SideRun(NamedTuple):
-    """The codes of one run of a side, and its seconds."""
+    """The codes of one run of a side, and the seconds that it took."""
 
     codes: Tensor
     seconds: float
@@ -39,7 +39,7 @@ class SideRun(NamedTuple):
 def bench_wavenet(
     repeats: int, threads: int, seed: int, out: str, device: str, stacks: Sequence[StackConfig] = STACKS
 ) -> list[dict[str, Any]]:
-    """A row per stack with samples per second of each side: medians over turns, and ratios of the same turn."""
+    """Return one row per stack with the samples per second of each side (medians over turns) and ratios of the same turn."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: expected at least 1")
     if threads:
@@ -61,7 +61,7 @@ def _row(stack: StackConfig, repeats: int, seed: int, device: str) -> dict[str, 
         **{side: lambda side=side: _cached(prior, known, seed, side) for side in ("cached", "compiled")},
     }
     rates: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(repeats + 1):  # the first one warms up
+    for turn in range(repeats + 1):  # the first turn is a warm-up
         made = {side: sides[side]() for side in list(sides)[:: 1 if turn % 2 else -1]}
         for side, (codes, seconds) in made.items():
             shared = min(codes.shape[1], made["compiled"].codes.shape[1])
@@ -82,7 +82,7 @@ def _row(stack: StackConfig, repeats: int, seed: int, device: str) -> dict[str, 
 
 
 def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> SideRun:
-    """Samples after the known ones from ring buffers; the pass over the known samples is not timed."""
+    """Sample from ring buffers after the known samples. The pass over the known samples is not timed."""
     n = min(SAMPLES[side], prior.config.n_ctx - known.shape[1])
     prior.compiled = side == "compiled"
     noise, window = Generators([torch.Generator().manual_seed(seed)]), Window(0, known.shape[1] + n, prior.config.n_ctx)
@@ -96,7 +96,7 @@ def _cached(prior: WaveNetPrior, known: Tensor, seed: int, side: str) -> SideRun
 
 @torch.no_grad()
 def _naive(prior: WaveNetPrior, known: Tensor, seed: int) -> SideRun:
-    """Samples after the known ones, each by a pass over the receptive field that computes only the last logits."""
+    """Sample after the known samples. Each sample needs a pass over the receptive field, with only the last logits."""
     numbers = torch.rand(SAMPLES["naive"], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     conditioning, codes, field = prior.encode_conditions(Conditions(), 1), known, prior.config.memory
     assert conditioning.steps is not None

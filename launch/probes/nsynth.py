@@ -1,11 +1,13 @@
-"""What the latents of an NSynth autoencoder carry of notes, each figure beside a control.
+"""Probes of an NSynth autoencoder: what its latents contain about notes. Each figure has a control.
 
-    N1    bits per sample given own latents; control: those of another note
-    N2    a morph of two notes of one pitch: rank correlation of the centroid with alpha, pitch within 3 %
-    N3    a note stretched twofold: pitch within 3 %, exact length
-    N4    pitch of reconstructed notes within 3 %; beside a spectral autoencoder with as many numbers per second and Griffin-Lim
+    N1    bits per sample given the latents of the note; control: the latents of another note
+    N2    a morph of two notes of one pitch: rank correlation of centroid and alpha; share of pitches within 3 %
+    N3    a note stretched twofold: share of pitches within 3 %; exact length
+    N4    share of reconstructed notes with a pitch within 3 %; control: a spectral autoencoder with equally many numbers per
+          second, decoded by Griffin-Lim
 
-The receptive field of the decoder is shorter than two periods of most notes: a long one predicts samples without the latents.
+The receptive field of the decoder is shorter than two periods of most notes, because with a long one it predicts the samples
+without the latents.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from vqvae.spectral.config import LATENTS, SpectralConfig
 from vqvae.spectral.model import SpectralCodec
 
 Figures = dict[str, Any]
-HOP, WIDTH, WINDOW = 128, 16, 1024  # at 4 kHz the latents of 16 kHz and 512 samples: 500 numbers per second
+HOP, WIDTH, WINDOW = 128, 16, 1024  # 500 latent numbers per second, as with a hop of 512 samples at 16 kHz
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 SPECTRAL = SpectralConfig(
     RATE, n_fft=256, hop_fft=64, stride=4, floor=0.03, width=64, latent=WIDTH * 2, encoder_blocks=1, decoder_dilations=(1, 1),
@@ -41,13 +43,13 @@ SPECTRAL = SpectralConfig(
 
 
 class NoteAutoencoder(NamedTuple):
-    """An encoder of latents and the WaveNet that decodes them."""
+    """An encoder of latents, and the WaveNet that decodes them."""
 
     codec: NSynthCodec
     decoder: WaveNetPrior
 
     def reconstructed(self, latents: Float[Tensor, "b n d"], seed: int = 0) -> Audio:
-        """What the decoder makes of latents, from silence on, a window of any length."""
+        """Decode latents to audio of any length, beginning after silence."""
         length = latents.shape[1] * HOP
         longer = WaveNetPrior(replace(self.decoder.config, window=length)).eval()  # no weight depends on the length of a window
         longer.load_state_dict(self.decoder.state_dict())
@@ -55,7 +57,7 @@ class NoteAutoencoder(NamedTuple):
 
 
 def draw_notes(rng: torch.Generator, rows: int = 8) -> Float[Tensor, "b 1 t"]:
-    """Notes of any timbre, 1 to 2, of the scale."""
+    """Sample notes of the scale with timbre 1 or 2, one per row."""
     drawn = np.random.default_rng(int(torch.randint(2**31, (1,), generator=rng)))
     return torch.from_numpy(notes(drawn, drawn.integers(1, 3, rows), WINDOW)[0]).float()[:, None]
 
@@ -77,7 +79,7 @@ def trained(steps: int, seed: int) -> NoteAutoencoder:
 
 
 def spectral_baseline(steps: int, seed: int) -> SpectralCodec:
-    """An autoencoder of log magnitudes whose phases are made by Griffin-Lim, with as many numbers per second."""
+    """Train an autoencoder of log magnitudes with as many numbers per second. Griffin-Lim estimates its phases."""
     torch.manual_seed(seed)
     codec = SpectralCodec(SPECTRAL)
     codec.initialise(draw_notes(torch.Generator().manual_seed(seed), 64), torch.Generator())
@@ -87,7 +89,7 @@ def spectral_baseline(steps: int, seed: int) -> SpectralCodec:
 
 @torch.no_grad()
 def latent_figures(model: NoteAutoencoder, seed: int) -> Figures:
-    """N1: bits per sample."""
+    """N1: bits per sample given the latents of the note, of another note, and zeros."""
     audio = draw_notes(torch.Generator().manual_seed(seed + 5), 64)
     codes, latents = {MULAW: companded(audio[:, 0])}, model.codec.latents(audio)
     given = {"own": latents, "other": latents.roll(1, 0), "none": torch.zeros_like(latents)}
@@ -97,7 +99,7 @@ def latent_figures(model: NoteAutoencoder, seed: int) -> Figures:
 
 @torch.no_grad()
 def morph_figures(model: NoteAutoencoder, seed: int) -> Figures:
-    """N2: of each pitch of the scale a morph from timbre 1 to timbre 2; the control is alpha in another order."""
+    """N2: for each pitch of the scale, a morph from timbre 1 to timbre 2. The control has the alphas in another order."""
     rng, steps, right = np.random.default_rng(seed + 6), [], []
     for f0 in SCALE:
         pair = torch.from_numpy(notes(rng, np.array([1, 2]), WINDOW, (f0, f0))[0]).float()[:, None]
@@ -116,7 +118,7 @@ def morph_figures(model: NoteAutoencoder, seed: int) -> Figures:
 
 @torch.no_grad()
 def stretch_figures(model: NoteAutoencoder, seed: int, rows: int = 10) -> Figures:
-    """N3: latents repeated twice; the control is the pitch of the same notes played at half their speed."""
+    """N3: notes from latents that are repeated twice. The control is the pitch of the same notes played at half speed."""
     audio, f0 = notes(np.random.default_rng(seed + 7), np.array([1, 2] * (rows // 2)), WINDOW)
     latents = model.codec.latents(torch.from_numpy(audio).float()[:, None])
     made = model.reconstructed(latents.repeat_interleave(2, dim=1), seed)
@@ -127,7 +129,7 @@ def stretch_figures(model: NoteAutoencoder, seed: int, rows: int = 10) -> Figure
 
 @torch.no_grad()
 def pitch_figures(model: NoteAutoencoder, baseline: SpectralCodec, seed: int, rows: int = 20) -> Figures:
-    """N4: reconstructions of held-out notes whose pitch is within 3 %; chance is the pitch of other notes."""
+    """N4: share of reconstructed held-out notes with a pitch within 3 %. The chance level uses the pitch of other notes."""
     audio, f0 = notes(np.random.default_rng(seed + 9), np.array([1, 2] * (rows // 2)), WINDOW)
     clips = torch.from_numpy(audio).float()[:, None]
     spectral = baseline.decode(baseline.encode(clips, [LATENTS]), LATENTS)[:, 0].double().numpy()

@@ -1,9 +1,11 @@
-"""What a WaveNet learns of signals whose structure is known, each figure beside a control.
+"""Probes of what a WaveNet learns from signals of known structure. Each figure has a control.
 
-period    W4: bits of repeated random codes with a receptive field beyond the period, and below it with as many parameters
-notes     W5: bits against the entropy of the codes and under a false label; pitch of continuations; timbre of notes from a label
-thread    pitch of continuations of a motif that agrees with the true one, by time after the prompt: a WaveNet alone keeps what lies
-          within its receptive field, and what comes after it is not that of the piece
+period    W4: bits of repeated random codes, with a receptive field longer than the period and with a shorter one; both WaveNets
+          have equally many parameters
+notes     W5: bits compared with the entropy of the codes and with a false label; pitch of continuations; timbre of notes that
+          are sampled from a label
+thread    share of continuations of a motif with the true pitch, by time after the prompt: a WaveNet without conditions keeps
+          only what is within its receptive field; later notes are not those of the piece
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ Figures = dict[str, Any]
 BEYOND, BELOW = (
     StackConfig(8, 1, 32, 32, 32),
     StackConfig(4, 2, 32, 32, 32),
-)  # receptive fields of 256 and 31, as many parameters
-NOTE, FRAME, FRAMES = 800, 200, 12  # samples: of a note of a motif, of a frame of the comparison; frames after the prompt
+)  # receptive fields of 256 and 31 samples, with equally many parameters
+NOTE, FRAME, FRAMES = 800, 200, 12  # samples per note of a motif; samples per compared frame; frames after the prompt
 
 
 def of_samples(config: WaveNetConfig, seed: int) -> WaveNetPrior:
-    """A WaveNet of mu-law samples with its first weights."""
+    """Return an untrained WaveNet of mu-law samples, with weights initialised from the seed."""
     torch.manual_seed(seed)
     prior = WaveNetPrior(config)
     prior.initialise_embeddings({MULAW: MuLawCodec(MuLawConfig(RATE)).embeddings(MULAW)})
@@ -43,7 +45,7 @@ def of_samples(config: WaveNetConfig, seed: int) -> WaveNetPrior:
 def period_figures(
     period: int, symbols: int, steps: int, seed: int, stacks: Sequence[StackConfig] = (BEYOND, BELOW)
 ) -> Figures:
-    """Bits per code after the first period."""
+    """Return the bits per code after the first 256 codes, for a receptive field longer than the period and a shorter one."""
     found = []
     for stack in stacks:
         torch.manual_seed(seed)
@@ -59,7 +61,7 @@ def period_figures(
 
 
 def musician(steps: int, seed: int) -> WaveNetPrior:
-    """A WaveNet of notes given the label of their timbre."""
+    """Train a WaveNet of notes that is conditioned on the label of their timbre."""
     stack, labels = StackConfig(6, 2, 32, 32, 64), LabelConfig(3, 2, sample_rate=RATE)
     prior = of_samples(WaveNetConfig(MULAW, BINS, 1, RATE, 2560, SILENCE, stack, 512, labels=labels), seed)
 
@@ -74,7 +76,7 @@ def musician(steps: int, seed: int) -> WaveNetPrior:
 
 
 def note_figures(prior: WaveNetPrior, seed: int) -> Figures:
-    """Bits, pitch and timbre; the controls are the unigram entropy, the other label, and the pitches of other notes."""
+    """Return bits, pitch and timbre. The controls are the unigram entropy, the other label, and the pitches of other notes."""
     rng = np.random.default_rng(seed + 5)
     timbres = rng.integers(1, 3, 64)
     codes = companded(torch.from_numpy(notes(rng, timbres, 512)[0]))
@@ -103,7 +105,7 @@ def note_figures(prior: WaveNetPrior, seed: int) -> Figures:
 
 
 def thread_figures(steps: int, seed: int, rows: int = 16) -> Figures:
-    """Agreement of pitch with the true continuation by frame of 50 ms after the prompt; of another piece as the control."""
+    """Return the share of rows with the true pitch by frame of 50 ms after the prompt. The control is another piece."""
     stack, prompt = StackConfig(6, 2, 32, 32, 64), 2 * NOTE
     length = prompt + FRAMES * FRAME
     prior = of_samples(WaveNetConfig(MULAW, BINS, 1, RATE, length, SILENCE, stack, length), seed)
@@ -126,7 +128,7 @@ def thread_figures(steps: int, seed: int, rows: int = 16) -> Figures:
 
 
 def agreement_by_frame(audio: np.ndarray, true: np.ndarray) -> list[float]:
-    """Share of the rows whose pitch, the nearest of the scale, is the true one in the middle of each frame."""
+    """Return the share of rows with the true pitch, by frame. The pitch is rounded to the scale."""
     scale, shares = np.array(SCALE), []
     for at in range(0, audio.shape[1] - FRAME + 1, FRAME):
         pitch = np.array([fundamental(row[at : at + FRAME]) for row in audio])

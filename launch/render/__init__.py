@@ -1,1 +1,1 @@
-"""Tokens rendered to audio in several ways, and what each costs."""
+"""Tokens rendered to audio by several methods, with the cost of each."""

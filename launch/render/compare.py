@@ -1,4 +1,4 @@
-"""`jukebox compare`: the same tokens rendered by all that a model can, as wav files and a small table."""
+"""`jukebox compare`: the same tokens rendered by each renderer of a model, as wav files and a small table."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def compare(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Render the same tokens by each renderer of a model: its phase decoder, Griffin-Lim, diffusion, and its other codecs.
 
-    Other codecs get the audio of the phase decoder. Distances are from the recording, or of tokens of a run from the audio of the phase
-    decoder. `compare.json` has the table.
+    Other codecs re-encode the audio of the phase decoder. Distances are from the recording. For tokens of a run they are from
+    the audio of the phase decoder. `compare.json` has the table.
 
     model: the model folder
-    source: a recording, or a run folder that has tokens
+    source: a recording, or a run folder with tokens
     out: the folder for the wav files and compare.json
-    seconds: at most so many seconds
-    take: of a run, which of its takes
-    seed: of the random numbers of the diffusion
+    seconds: maximum length of the audio, seconds
+    take: number of the take, if the source is a run
+    seed: seed of the random numbers of the diffusion
     threads: CPU threads; 0: all cores
     """
     if seconds <= 0 or params.steps < 1:
@@ -64,7 +64,10 @@ def compare(
 
 
 def render(name: str, way: Any, true: Tensor | None, path: Path, rate: int) -> tuple[dict[str, Any], Tensor]:
-    """A row of the table and the audio, also as a file; distances are from `true` (None: it is what others are compared with)."""
+    """Return the table row of a renderer and its audio, which is also written to a file.
+
+    Distances are from `true`. If it is None, this audio is the reference of the other renderers.
+    """
     import torch
 
     from data_prep.audio.audio import write_wav
@@ -83,7 +86,7 @@ def render(name: str, way: Any, true: Tensor | None, path: Path, rate: int) -> t
 
 
 def distances(true: Tensor, made: Tensor, rate: int) -> Mapping[str, float | None]:
-    """Mel distance in dB, and the Frechet distance of the sound's features where both are long enough for it."""
+    """Return the mel distance in dB, and the Frechet distance of sound features. The latter is None for short audio."""
     from jukebox.evaluation.metrics import frechet_distance, mel_distance, sound_features
 
     length = min(true.shape[-1], made.shape[-1])
@@ -94,7 +97,7 @@ def distances(true: Tensor, made: Tensor, rate: int) -> Mapping[str, float | Non
 
 
 def read_source(model: ModelFolder, path: Path, seconds: float, take: int) -> tuple[TokenSource, Tensor | None]:
-    """The tokens of a run or of a recording, at most so many seconds of them, and the recording."""
+    """Return the tokens of a run or of a recording, limited to `seconds`, and the audio of the recording (None for a run)."""
     import torch
 
     from data_prep.audio.audio import read

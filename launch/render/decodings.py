@@ -1,8 +1,9 @@
 """`jukebox ablate codec DATA MODEL`: effect of each part of the spectral codec, in one table of decodings of the same songs.
 
-A row replaces one part: the phases (learned, Griffin-Lim, none, chance, those of the original), the quantiser (latents, fewer
-books), or the magnitudes (those of the original). The original is the upper bound. Two curves show the distance against the bit
-rate and against the minutes of training, for the checkpoints of MODEL and further models. Nothing is trained.
+Each row replaces one part. The phases are learned, by Griffin-Lim, zero, random, or those of the original. The quantiser is
+replaced by latents or has fewer books. The magnitudes are those of the original. The original itself is the upper bound. Two
+curves show the distance by bit rate and by minutes of training, for the checkpoints of MODEL and for further models. Nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -39,14 +40,18 @@ from vqvae.spectral.model import SpectralCodec
 from vqvae.spectral.phase import Propagation, griffin_lim, peak_slopes, unit
 
 Figures = dict[str, Any]
-SECONDS = 20.0  # seconds of each song
+SECONDS = 20.0  # largest length of a song in seconds
 REFERENCE_SONGS = 48  # number of training songs for the Frechet distance
-REFINING = 8  # rounds of Griffin-Lim from the learned phases
-TRUE = "true"  # magnitudes of the original
+REFINING = 8  # rounds of Griffin-Lim that start from the learned phases
+TRUE = "true"  # name of the original's magnitudes
 
 
 class Decoding(NamedTuple):
-    """A row of the table: `source` of the magnitudes (a stream, or `TRUE`), `books` of the tokens (0: all), key of `PHASES`."""
+    """A row of the table.
+
+    `source` is where the magnitudes come from: a stream, or `TRUE`. `books` is the number of books of the tokens (0: all).
+    `phases` is a key of `PHASES`.
+    """
 
     name: str
     source: str = TOKENS
@@ -76,17 +81,17 @@ COLUMNS = {"mel": "mel, dB", "multiscale": "multi-scale, dB", "frechet": "Freche
 
 
 class HeldOutSong(NamedTuple):
-    """A held-out song (c, t), whole frames of the codec, with its events if they are known."""
+    """A held-out song (c, t) in whole frames of the codec. `truth` has its events if they are known."""
 
     audio: Float[Tensor, "c t"]
     truth: SyntheticTruth | None
 
 
-# ---- phases: phasors (n, c, f) or (n, 1, f) for magnitudes
+# ---- phases: functions that return phasors (n, c, f) or (n, 1, f) for magnitudes
 
 
 class Predicted(NamedTuple):
-    """Magnitudes and derivatives of the phase, from which phasors are computed, and the spectra of the original."""
+    """Magnitudes and phase derivatives, from which phasors are computed, and the spectra of the original."""
 
     magnitudes: Float[Tensor, "n c f"]
     slopes: Float[Tensor, "n 2 2 f"]
@@ -129,7 +134,7 @@ PHASES: dict[str, Callable[[SpectralConfig, Predicted], Tensor]] = {
 
 
 class Decoded(NamedTuple):
-    """The audio of a decoding, the time in seconds, and its magnitudes."""
+    """The audio of a decoding, the seconds that it took, and its magnitudes."""
 
     audio: Float[Tensor, "c t"]
     took: float
@@ -137,7 +142,7 @@ class Decoded(NamedTuple):
 
 
 def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> Decoded:
-    """Encode a held-out song and decode it as a row of the table specifies."""
+    """Encode a held-out song, and decode it as a row of the table specifies."""
     with torch.no_grad():
         spectra = codec.spectra(song.audio[None])
         stream = LATENTS if decoding.source == LATENTS else TOKENS
@@ -152,7 +157,7 @@ def decode_as(codec: SpectralCodec, song: HeldOutSong, decoding: Decoding) -> De
 
 
 def distances(song: HeldOutSong, made: Float[Tensor, "c t"], sample_rate: int, reference: Float[Tensor, "n d"]) -> Figures:
-    """The figures of one reconstruction of one song."""
+    """Return the figures of one reconstruction of a song."""
     x, y = mono_sound(song.audio), mono_sound(made)
     return {
         "mel": metrics.mel_distance(x, y, sample_rate),
@@ -164,7 +169,7 @@ def distances(song: HeldOutSong, made: Float[Tensor, "c t"], sample_rate: int, r
 
 
 def mean_figures(songs: Sequence[Figures]) -> Figures:
-    """Means over songs, of figures that a song has; the spectral convergence in dB of the mean ratio."""
+    """Return the means over songs of their finite figures. The spectral convergence is the mean ratio in dB."""
     found: Figures = {}
     for name in songs[0]:
         values = [song[name] for song in songs if np.isfinite(song[name])]
@@ -176,9 +181,9 @@ def mean_figures(songs: Sequence[Figures]) -> Figures:
 def decoding_row(
     codec: SpectralCodec, songs: Sequence[HeldOutSong], decoding: Decoding, reference: Float[Tensor, "n d"], sound: Path
 ) -> Figures:
-    """One row of the table of decodings, averaged over songs. The first song's audio is written to the folder `sound`."""
+    """Return one row of the table of decodings, averaged over songs. Write the first song's audio to the folder `sound`."""
     rate = codec.config.sample_rate
-    decode_as(codec, songs[0], decoding)  # first calls allocate
+    decode_as(codec, songs[0], decoding)  # a warm-up, because the first call allocates memory
     made = [decode_as(codec, song, decoding) for song in songs]
     write_wav(sound / f"{decoding.name.replace(',', '').replace(' ', '_')}.wav", made[0].audio.numpy(), rate)
     figures = mean_figures([distances(song, m.audio, rate, reference) for song, m in zip(songs, made, strict=True)])
@@ -187,8 +192,10 @@ def decoding_row(
 
 
 def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Sequence[Figures]) -> list[Figures]:
-    """Sanity checks: the inverse transform is exact, magnitudes are better than a mean frame, phases are better than none and
-    random ones.
+    """Return sanity checks of the codec.
+
+    The inverse transform is exact. Magnitudes are better than a mean frame. Learned phases are better than zero and random
+    phases.
     """
     ratios, losses = [], []
     for song in songs:
@@ -215,7 +222,7 @@ def codec_checks(codec: SpectralCodec, songs: Sequence[HeldOutSong], rows: Seque
 
 
 def curve_rows(name: str, codec: SpectralCodec, minutes: float | None, songs: Sequence[HeldOutSong]) -> list[Figures]:
-    """A row for the first books of a codec, by number: bit rate and distances with learned phases."""
+    """Return one row per number of books, from 1 to all: the bit rate, and the distances with refined phases."""
     config, rows = codec.config, []
     for books in range(1, config.books + 1):
         made = [decode_as(codec, song, Decoding("", books=books)).audio for song in songs]
@@ -233,10 +240,10 @@ def bit_rate(config: SpectralConfig, books: int) -> float:
 
 
 def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCodec, float | None]]:
-    """The codec of a model folder after its training, and before that of its checkpoints; each with its minutes of training."""
+    """Yield the codecs of a model folder with their names and minutes of training: checkpoints first, then the final codec."""
     model, training = ModelFolder.from_pretrained(folder), Path(folder) / "training" / "spectral"
     codec, log = spectral_codec(model), training / "log.jsonl"
-    for path in reversed(written(training)[1:]) if checkpoints else ():  # the last one is the model itself
+    for path in reversed(written(training)[1:]) if checkpoints else ():  # the newest checkpoint is the model itself
         checkpoint = open_checkpoint(path)
         early: Any = filled(build_codec(codec.config), checkpoint).eval()
         yield f"{folder}, step {checkpoint.metadata['step']}", early, checkpoint.metadata["minutes"]
@@ -245,7 +252,7 @@ def codecs_of(folder: str, checkpoints: bool) -> Iterator[tuple[str, SpectralCod
 
 
 def spectral_codec(model: ModelFolder) -> SpectralCodec:
-    """The spectral codec of a model; UserError if there is none."""
+    """Return the spectral codec of a model. UserError if there is none."""
     if TOKENS not in model.trained_streams():
         raise UserError(
             f"{model.folder} has no trained spectral codec; train one with `jukebox train spectral`, or leave MODEL away"
@@ -258,7 +265,10 @@ def spectral_codec(model: ModelFolder) -> SpectralCodec:
 
 
 def held_out_songs(data: Path, config: SpectralConfig, songs: int, corpus_seed: int) -> list[HeldOutSong]:
-    """The first songs of the split "test"; with `corpus_seed` from 0 on, the truth of a synthetic corpus of that seed."""
+    """Return the first songs of the split "test".
+
+    If `corpus_seed` is at least 0, the songs are those of a synthetic corpus with this seed, and their events are added.
+    """
     found = []
     for row in split_rows(data, "test", songs):
         truth = synthetic_truth_of(audio_path(data, row), row, corpus_seed) if corpus_seed >= 0 else None
@@ -267,7 +277,7 @@ def held_out_songs(data: Path, config: SpectralConfig, songs: int, corpus_seed: 
 
 
 def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticTruth:
-    """Events of a song of a synthetic corpus; UserError for other songs, or for a corpus of another seed."""
+    """Return the events of a song of a synthetic corpus. UserError for other songs, or for a corpus of another seed."""
     listed = path.parent / "songs.jsonl"
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
     paths = [json.loads(line)["path"] for line in lines]
@@ -280,7 +290,7 @@ def synthetic_truth_of(path: Path, row: SongRow, corpus_seed: int) -> SyntheticT
 
 
 def reference_features(data: Path, config: SpectralConfig) -> Float[Tensor, "n d"]:
-    """Features of training songs for Frechet distances."""
+    """Return the sound features of training songs, the reference of Frechet distances."""
     rate, options = config.sample_rate, {"sample_rate": config.sample_rate, "channels": config.channels}
     rows = split_rows(data, "train", REFERENCE_SONGS)
     return torch.cat([metrics.sound_features(read(audio_path(data, row), seconds=SECONDS, **options)[0], rate) for row in rows])

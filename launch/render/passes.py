@@ -1,4 +1,4 @@
-"""A counter of passes through networks: noise-free, where seconds are not."""
+"""A counter of passes through networks. Unlike seconds, counts have no noise."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vqvae.latent.model import LatentDecoder
 from vqvae.spectral.autoencoder import SpectralDecoder
 
 Method = tuple[type, str]
-# a pass over a window, a prompt or a step of a prior; compiled steps do not come through the trunk
+# a pass of a prior over a window, a prompt or one step; compiled steps do not call the trunk, so they are listed too
 PRIORS: Sequence[Method] = (
     (Transformer, "forward"), (Transformer, "prefill"), (Transformer, "step"), (Native, "__call__"), (DualPathNetwork, "forward"),
 )  # fmt: skip
-# a pass over a block of frames; layers of the three-level codec get a block in pieces
+# a pass over a block of frames; the three-level codec splits a block into pieces
 DECODERS: Sequence[Method] = (
     (SpectralDecoder, "hidden"), (LatentDecoder, "forward"), (Decoder, "forward"), (AutoencoderDecoder, "push"),
 )  # fmt: skip
@@ -34,7 +34,7 @@ class Passes:
 
 @contextmanager
 def counted() -> Iterator[Passes]:
-    """Count every pass of any model in this process until the context is left."""
+    """Count every pass of any model in this process inside the context."""
     passes, kept = Passes(), [(kind, name, getattr(kind, name)) for kind, name in (*PRIORS, *DECODERS)]
     for kind, name, method in kept:
         setattr(kind, name, _counting(method, passes, "priors" if (kind, name) in PRIORS else "decoders"))

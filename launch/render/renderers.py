@@ -1,4 +1,4 @@
-"""What turns tokens into audio: the phase decoder, Griffin-Lim, priors that read tokens, and other codecs after encoding once more."""
+"""Renderers of tokens to audio: the phase decoder, Griffin-Lim, priors that read tokens, and other codecs after re-encoding."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ Renderer = Callable[[], Audio]
 
 @dataclass(frozen=True)
 class TokenSource:
-    """Tokens to be rendered, and the song that they are of."""
+    """Tokens to render, and the song to which they belong."""
 
     tokens: Int[np.ndarray, "t books"]
     song: Song
 
 
 def renderers(model: ModelFolder, source: TokenSource, params: Any, seed: int = 0) -> dict[str, Renderer]:
-    """Name -> what renders the tokens, of all that the parts of a model can; `params` are those of priors that read tokens."""
+    """Return the renderers that the parts of a model allow: name -> function that renders the tokens.
+
+    `params` are the sampling parameters of priors that read tokens. UserError if the model has no trained codec of tokens.
+    """
     info, trained = model.info, model.trained_streams()
     if TOKENS not in trained:
         raise UserError(
@@ -51,14 +54,14 @@ def renderers(model: ModelFolder, source: TokenSource, params: Any, seed: int = 
 
 
 def by_phases(model: ModelFolder, source: TokenSource, phases: str) -> Audio:
-    """The decoder of the tokens, with phases of a kind of `PHASES`."""
+    """Decode the tokens by their codec. `phases` is one of `PHASES`."""
     codec: Any = model.codec([TOKENS])
     codec.config = replace(codec.config, phases=phases)
     return codec.decode_long(torch.from_numpy(source.tokens.astype(np.int64))[None], TOKENS)[0]
 
 
 def by_prior(model: ModelFolder, name: str, source: TokenSource, params: Any, seed: int) -> Audio:
-    """What a prior samples from the tokens, decoded."""
+    """Sample latents from the tokens by a prior, and decode them."""
     prior = model.prior(name)
     song = PreparedSong.of(source.song, model.labels_of(name), model.vocabulary, model.sample_rate)
     stream = prior.spec.writes[0]
@@ -68,7 +71,7 @@ def by_prior(model: ModelFolder, name: str, source: TokenSource, params: Any, se
 def sampled_from(
     prior: Prior, tokens: Int[np.ndarray, "t books"], song: PreparedSong, params: Any, seed: int
 ) -> Float[Tensor, "1 n e"]:
-    """The latents that a prior samples from tokens of any length, window after window as a run has them."""
+    """Sample latents from tokens of any length by a prior, window by window as in a run."""
     config, stream = prior.config, prior.spec.writes[0]
     total, need = len(tokens) * config.ratio, config.n_ctx // config.ratio
     made = torch.zeros(1, total, config.latent, device=next(prior.parameters()).device)
@@ -84,11 +87,11 @@ def sampled_from(
 
 
 def encoded_again(model: ModelFolder, source: TokenSource, stream: str) -> Audio:
-    """The audio of the phase decoder as another codec keeps it."""
+    """Re-encode the audio of the phase decoder by another codec, and decode it."""
     codec, audio = model.codec([stream]), by_phases(model, source, PHASES[0])[None]
     return codec.decode_long(codec.encode_long(audio, [stream])[stream], stream, audio.shape[-1])[0]
 
 
 def names_of(rendered: Mapping[str, object]) -> dict[str, str]:
-    """Name of a renderer -> name of its file."""
+    """Return the mapping from the names of renderers to the names of their files."""
     return {name: f"{name.replace(' ', '_')}.wav" for name in rendered}

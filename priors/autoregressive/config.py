@@ -1,4 +1,4 @@
-"""Shape of an autoregressive prior: the top prior and both upsamplers (Jukebox, sections 4 and 6), without torch."""
+"""Shape of an autoregressive prior without torch: the top prior and both upsamplers (Jukebox, sections 4 and 6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class AutoregressiveParams(TokenParams):
 
 @dataclass(frozen=True)
 class AutoregressiveConfig(PriorConfig):
-    """Shape of a prior of `stream`; `trunk.n_ctx` counts codes, and lyric tokens where they precede the codes."""
+    """Shape of an autoregressive prior of the codes of `stream`.
+
+    `trunk.n_ctx` counts codes. If lyric tokens precede the codes in the sequence, it counts these tokens too.
+    """
 
     kind = "autoregressive"
     route = "jukebox"
@@ -37,9 +40,9 @@ class AutoregressiveConfig(PriorConfig):
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
     above: UpsamplerConfig | None = None
-    reads: str = ""  # the stream above, for an upsampler
-    tied: bool = True  # the output table is the embedding table of the codes
-    condition_again: bool = True  # add the steps' conditions once more after the trunk
+    reads: str = ""  # the stream above, which an upsampler is conditioned on; empty for the top prior
+    tied: bool = True  # the logits use the embedding table of the codes
+    condition_again: bool = True  # add the conditions of each step to the trunk's output too
 
     @property
     def spec(self) -> PriorSpec:
@@ -48,12 +51,12 @@ class AutoregressiveConfig(PriorConfig):
 
     @property
     def lyric_prefix(self) -> int:
-        """Lyric tokens that precede the codes in one sequence (0 with a lyric encoder, or without lyrics)."""
+        """Number of lyric tokens that precede the codes in one sequence. 0 with a lyric encoder, or without lyrics."""
         return self.lyrics.n_tokens if self.lyrics and self.lyrics.trunk.depth == 0 else 0
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the tables that embed tokens and predict them."""
+        """Number of rows of the tables that embed and predict tokens."""
         return self.bins + (self.lyrics.vocabulary if self.lyrics and self.lyric_prefix else 0)
 
     @property
@@ -70,7 +73,7 @@ class AutoregressiveConfig(PriorConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> AutoregressiveConfig:
-        """The configuration from plain values; in format 1 they have a level instead of streams."""
+        """Return the configuration from plain values. Configurations of format 1 have a level instead of streams."""
         data = dict(data)
         if "level" in data:
             level = data.pop("level")
@@ -101,7 +104,10 @@ class AutoregressiveConfig(PriorConfig):
         return ParameterCount(numbers, sum(columns for _, columns in matrices), norms, others, rows * width)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; int8 has a scale per column and a separate head."""
+        """Return the bytes of all weights in memory. Norms are float32 or wider.
+
+        An int8 matrix has one scale per column. With int8 the output table is a separate int8 copy.
+        """
         counted, (matrix, other) = self.parameters(), BYTES[dtype]
         total = counted.matrices * matrix + counted.others * other + counted.norms * max(4, other)
         if dtype == "int8":
@@ -112,7 +118,10 @@ class AutoregressiveConfig(PriorConfig):
     # ---- decoding, per row of a batch
 
     def cache_numbers(self) -> dict[str, int]:
-        """Keys and values of a window by pattern, each as long as the pattern's context; cross includes its time bias."""
+        """Return the number of cached values (keys and values) of a window, by pattern.
+
+        The buffers of a pattern are as long as its context. Those of cross include the time bias.
+        """
         trunk, tokens, block = self.trunk, self.n_tokens, self.trunk.block
         steps = {
             "dense": trunk.n_ctx, "prime": min(trunk.prime_reach, trunk.n_ctx) + 1, "row": block,
@@ -125,7 +134,7 @@ class AutoregressiveConfig(PriorConfig):
         return numbers
 
     def attended_numbers(self) -> int:
-        """Keys and values that an average decoding step reads."""
+        """Return the number of cached values (keys and values) that an average decoding step reads."""
         trunk, block = self.trunk, self.trunk.block
         steps = {
             "dense": trunk.n_ctx // 2, "prime": trunk.prime_reach, "row": block // 2, "previous_row": block,
@@ -134,7 +143,7 @@ class AutoregressiveConfig(PriorConfig):
         return sum(2 * steps[pattern] * trunk.state for pattern in trunk.patterns)
 
     def condition_numbers(self) -> tuple[int, int]:
-        """Values of the conditions that a window keeps: in the dtype of the stream, and in float32."""
+        """Return two numbers of condition values that a window keeps: in the dtype of the residual stream, and in float32."""
         trunk, labels = self.trunk, self.labels
         along = bool(self.above or (labels and (labels.timing_bins or (labels.everywhere and self.lyric_prefix))))
         kept = trunk.n_ctx * trunk.width * along
@@ -143,29 +152,33 @@ class AutoregressiveConfig(PriorConfig):
         return kept + self.n_tokens * trunk.width, self.n_ctx * self.n_tokens * bool(trunk.time_bias)
 
     def prefill_bytes(self, itemsize: int) -> int:
-        """Bytes per prompt step during the prefill: the larger of a block's norm (in float32) and its MLP."""
+        """Return the bytes per prompt step during the prefill.
+
+        The residual stream, queries, keys, values and the attention output are always held. The larger of a norm in float32 and
+        the MLP is added.
+        """
         width, state, hidden = self.trunk.width, self.trunk.state, self.trunk.hidden
-        # embedded, in, normed, its q, k and v, attention output, and their sum
+        # the embedded inputs, the block's input, its norm, q, k and v, the attention output, and the sum of input and output
         held = itemsize * (5 * width + 3 * state)
         norm = width * (8 + itemsize) if itemsize < 4 else width * itemsize
         return held + max(norm, itemsize * (2 * hidden + width))
 
     def upsampler_bytes(self, itemsize: int) -> int:
-        """Bytes for upsampling the codes above a window, including the result."""
+        """Return the bytes for upsampling the codes above a window, including the result."""
         return self.n_ctx * self.trunk.width * (2 * itemsize + (8 if itemsize < 4 else 0)) if self.above else 0
 
     def upsampler_products(self) -> int:
-        """Multiplications of upsampling the codes above a window, nearly all of them at lower rates."""
+        """Return the number of multiplications for upsampling the codes above a window. Most layers run at lower rates."""
         if not self.above:
             return 0
         return 2 * self.above.parameters(self.trunk.width) * self.n_ctx // self.above.stride
 
     def window_bytes(self, dtype: str, rows: int, tokens: int) -> dict[str, int]:
-        """Bytes by part of a window with a prefill of `tokens` steps."""
+        """Return the bytes of a window by part. The prefill has `tokens` steps."""
         (_, item), (stream, wide) = BYTES[dtype], self.condition_numbers()
         cache = rows * item * sum(self.cache_numbers().values())
         conditions = rows * (item * stream + 4 * wide)
-        # the codes above are upsampled before there is a cache; sampling needs the logits in three dtypes
+        # the codes above are upsampled before the cache is allocated; sampling keeps the logits in three dtypes
         before = rows * self.upsampler_bytes(item) - cache - conditions
         draws = rows * self.vocabulary * (item + 4 + 24)
         activations = max(rows * tokens * self.prefill_bytes(item), before, draws)
@@ -174,7 +187,7 @@ class AutoregressiveConfig(PriorConfig):
         }  # fmt: skip
 
     def step_bytes(self, dtype: str, rows: int) -> int:
-        """Bytes that one decoding step of `rows` reads."""
+        """Return the bytes that one decoding step of `rows` batch rows reads."""
         counted, (matrix, item) = self.parameters(), BYTES[dtype]
         return counted.matrices * matrix + counted.table * item + rows * item * self.attended_numbers()
 
@@ -194,7 +207,7 @@ class AutoregressiveConfig(PriorConfig):
     # ---- training
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Activations of trunk, lyrics and upsampler, and the logits twice."""
+        """Return the cost of training: activations of trunk, lyric encoder and upsampler, and two copies of the logits."""
         trunk, lyrics, above, item = self.trunk, self.lyrics, self.above, BF16 if bf16 else FLOAT
         width, steps = trunk.width, trunk.n_ctx
         encoded = self.n_tokens if not self.lyric_prefix else 0

@@ -1,8 +1,8 @@
 """Extensions of a trained prior: lyrics (Jukebox, section 6.2, "decoder pretraining"), and new artists and genres.
 
-For lyrics, cross-attention layers are inserted between the trained layers. Their output projections are initialised with zeros,
-so the extended model is at first bit-identical to the trained one. New artists and genres are new rows after the old ones,
-whose ids do not change.
+For lyrics, cross-attention layers are inserted between the trained layers. Their output projections are initialised with zeros.
+So the outputs of the extended prior are at first bit-identical to those of the trained prior. New artists and genres are
+appended as new rows of the label tables, so that existing ids do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ P = TypeVar("P", bound=Prior)
 
 
 def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
-    """An order of layers with a cross layer after every `every` layers; the remainder comes first, as published."""
+    """Return an order of layers with one cross layer after every `every` layers.
+
+    If `every` does not divide the number of layers, the remaining layers come first, as published.
+    """
     first = len(order) % every
     parts = [tuple(order[i : i + every]) for i in range(first, len(order), every)]
     return tuple(order[:first]) + tuple(name for part in parts for name in (*part, "cross"))
@@ -30,10 +33,10 @@ def crossed(order: Sequence[str], every: int) -> tuple[str, ...]:
 def with_lyrics(
     prior: AutoregressivePrior, lyrics: LyricConfig, *, order: Sequence[str] | None = None, time_bias: bool = False
 ) -> AutoregressivePrior:
-    """Copy a trained prior without lyrics and add a lyric encoder; its output does not change.
+    """Return a copy of a trained prior without lyrics, extended by a lyric encoder and cross layers. Its outputs do not change.
 
-    `order` lists all layers of the new trunk (default: a cross layer after every ninth layer, or after the last of fewer).
-    ValueError if the prior cannot be extended.
+    `order` lists all layers of the new trunk. By default there is a cross layer after every ninth layer, or after the last
+    layer of a shorter trunk. ValueError if the prior cannot be extended.
     """
     config, trunk = prior.config, prior.config.trunk
     old = tuple(trunk.pattern(layer) for layer in range(trunk.depth))
@@ -70,7 +73,10 @@ def with_lyrics(
 
 @torch.no_grad()
 def with_labels(prior: P, artists: int, genres: int) -> P:
-    """Copy a prior and extend its label tables to these numbers of rows; new rows are copies of row 0, "unknown"."""
+    """Return a copy of a prior with label tables of `artists` and `genres` rows. New rows are copies of row 0, "unknown".
+
+    ValueError if the prior has no labels, or if a table would shrink.
+    """
     labels = prior.config.labels
     if labels is None:
         raise ValueError("this prior is not conditioned on artists and genres; train one that is, with a preset such as small")

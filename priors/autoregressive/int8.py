@@ -1,7 +1,9 @@
-"""Weight-only int8 quantisation of linear layers, with one scale per output: a decoding step reads a quarter of float32.
+"""Weight-only int8 quantisation of linear layers, with one scale per output.
 
-Inputs and sums keep their dtype. Only the trunk and the head, which run once per code, are quantised. Embeddings, conditions
-and norms do not change.
+A decoding step reads a quarter of the float32 bytes.
+
+Inputs and sums keep their dtype. Only the trunk and the output table are quantised, because they run once per code. Embeddings,
+conditions and norms do not change.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from torch import Tensor, nn
 
 from priors.transformer.linear import Function, Linear
 
-FEW = 8  # rows up to which torch has a faster product over int8 weights on a CPU (the input width must be a multiple of 16)
-FEW_ON_GPU = 16  # rows up to which a kernel reads the weights once; more rows use a matrix product
+FEW = 8  # largest number of rows for torch's int8 product on a CPU (the input width must be a multiple of 16)
+FEW_ON_GPU = 16  # largest number of rows for the Triton kernel; more rows use a plain matrix product
 
 
 @functools.cache
 def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """The kernel of `int8_kernel.py`, checked against an exact product; None, with a printed line, if it does not work."""
+    """Return the Triton kernel of `int8_kernel.py` after a check against an exact product.
+
+    If the kernel fails or its results are wrong, print a line and return None.
+    """
     x = torch.linspace(-1, 1, 3 * 80, device=device).view(3, 80).to(dtype)
     w = (torch.arange(48 * 80, device=device) % 255 - 127).to(torch.int8).view(48, 80)
     scale = torch.linspace(0.5, 1, 48, device=device).to(dtype)
@@ -34,7 +39,7 @@ def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor
         if (int8_product(x, w, scale) - exact).abs().max() < 0.01 * exact.abs().max():
             return int8_product
         reason = "its results differ from an exact product"
-    except Exception as error:  # error of the import, the compiler or the driver
+    except Exception as error:  # the import, the compiler or the driver may fail
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     print(
         f"no kernel for int8 weights on {device} ({reason}): the weights are converted in each step, which is slower",
@@ -44,7 +49,7 @@ def product_on_gpu(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor
 
 
 class Int8Linear(nn.Module):
-    """y = x (w scale) + b with w (out, in) in int8 and one scale per output."""
+    """y = x (w scale) + b. The int8 weight w has shape (out, in), and there is one scale per output."""
 
     w: Tensor
     scale: Tensor
@@ -75,7 +80,7 @@ class Int8Linear(nn.Module):
 
 
 def quantise(module: nn.Module) -> None:
-    """Quantise every linear layer of the trunks in a module to int8, in place."""
+    """Quantise every `Linear` layer in a module to int8, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, Linear):

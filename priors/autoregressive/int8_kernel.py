@@ -1,8 +1,9 @@
-"""Triton kernel for a few rows times int8 weights on a GPU: weights are read once, as int8, and converted in registers.
+"""Triton kernel for the product of a few rows with int8 weights on a GPU.
 
-torch has such a product (`_weight_int8pack_mm`), but up to version 2.13 each of its threads computes one output, and its reads
-are not coalesced. A conversion of the matrix in each step moves five times as many bytes. Triton comes with torch for CUDA.
-Tests compile the kernel for GPUs and interpret it; it has not run on a GPU, and its tiles are not tuned. Sums of a row do not
+The kernel reads the weights once, as int8, and converts them in registers. torch has such a product (`_weight_int8pack_mm`).
+But up to version 2.13 each of its threads computes one output, and its reads are not coalesced. Converting the whole matrix in
+each step would move five times as many bytes. Triton is installed with torch for CUDA. Tests compile the kernel for GPUs and
+run it in Triton's interpreter. The kernel has not run on a GPU, and its tile sizes are not tuned. The result of a row does not
 depend on other rows.
 """
 
@@ -16,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-ROWS, OUTPUTS, INPUTS = 16, 16, 256  # sizes of a tile; a tensor core multiplies at least 16 rows
+ROWS, OUTPUTS, INPUTS = 16, 16, 256  # sizes of a tile; a tensor core needs at least 16 rows
 
 
 @triton.jit
@@ -36,7 +37,7 @@ def _product(
 
 
 def int8_product(x: Float[Tensor, "n i"], w: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]) -> Float[Tensor, "n o"]:
-    """x (w scale)^T for at most ROWS rows; all tensors are contiguous, sums are float32."""
+    """Return x (w scale)^T for at most ROWS rows. All tensors must be contiguous. Sums are float32."""
     y, compiled = x.new_empty(len(x), len(w)), cast(Any, _product)
     kernel = compiled[(triton.cdiv(len(w), OUTPUTS),)]
     with torch.cuda.device_of(x):

@@ -1,13 +1,14 @@
-"""AutoregressivePrior: autoregressive decoding of codes (Jukebox, sections 4 and 6).
+"""AutoregressivePrior: an autoregressive model of codes (Jukebox, sections 4 and 6).
 
 The top prior and both upsamplers are of this kind.
 
     inputs   start | code 0 | code 1 | ...    + position + (timing, or the codes above, upsampled)
-    trunk    blocks under their patterns; `cross` layers listen to the lyric encoder
+    trunk    blocks with their attention patterns; `cross` layers attend to the encoded lyrics
     logits   of code 0 | code 1 | code 2 | ...
 
-The start token is artist + genres if there are labels, else a learned vector. Lyrics have one of two forms: a separate encoder,
-or characters before the codes, in one sequence with one vocabulary (an encoder of depth 0).
+The start vector is the sum of artist and genres if there are labels. Otherwise it is a learned vector. Lyrics have one of two
+forms. Either a separate encoder encodes them, or the lyric tokens precede the codes in one sequence with a common vocabulary
+(an encoder of depth 0).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class AutoregressivePrior(Prior):
-    """An autoregressive prior of the codes of one stream given conditions; the loss is in bits per code."""
+    """An autoregressive prior of the codes of one stream, given conditions. The loss is in bits per code."""
 
     config: AutoregressiveConfig
 
@@ -60,13 +61,13 @@ class AutoregressivePrior(Prior):
         self.trunk = Transformer(trunk)
         self.x_out: nn.Module | None = None if config.tied else nn.Linear(trunk.width, self.vocabulary, bias=False)
         self.block = 64  # codes per update
-        self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
+        self.compiled = False  # whether steps are captured as a CUDA graph (GPU) or native C++ (CPU); see step.py
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
         """Initialise the embeddings of codes from the codec's vectors, so that similar codes have similar embeddings.
 
-        The vectors are normalised and projected to the trunk's width by a random matrix; other tables do not change.
+        The vectors are normalised, and a random matrix projects them to the width of the trunk. Other tables do not change.
         """
         tables = {self.stream: self.x_emb.weight[self.vocabulary - self.config.bins :]}
         if self.config.above:
@@ -81,7 +82,7 @@ class AutoregressivePrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """Encode the conditions of a whole window as inputs of the trunk."""
+        """Encode the conditions of a whole window as inputs of the trunk. ValueError if the codes above are missing."""
         config, steps = self.config, None
         if config.labels:
             start = self.labels(cond.artist, cond.genres, batch)
@@ -111,7 +112,7 @@ class AutoregressivePrior(Prior):
         return ConditioningInputs(start, steps, self.lyric_encoder(lyrics.ids), self.distance(lyrics), lyrics.ids)
 
     def distance(self, lyrics: Lyrics) -> Float[Tensor, "b t n"] | None:
-        """Seconds between each step and each lyric token."""
+        """Return the distance in seconds between each step and each lyric token, or None without a time bias."""
         if not self.config.trunk.time_bias:
             return None
         return lyric_distance(lyrics, self.config.n_ctx, self.config.hop / self.config.sample_rate)
@@ -119,7 +120,7 @@ class AutoregressivePrior(Prior):
     # ---- training
 
     def embed(self, tokens: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
-        """Inputs of steps 0..t: the start, then every token; t may be one less than the window."""
+        """Return the inputs of the steps 0..t: the start vector, then the t tokens."""
         x = torch.cat([conditioning.start.to(self.x_emb.weight.dtype), self.x_emb(tokens)], dim=1)
         x = x + self.pos_emb[: tokens.shape[1] + 1]
         return x if conditioning.steps is None else x + conditioning.steps[:, : x.shape[1]]
@@ -130,7 +131,10 @@ class AutoregressivePrior(Prior):
         return F.linear(x, self.x_emb.weight) if self.x_out is None else self.x_out(x)
 
     def tokens(self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs) -> Int[Tensor, "b t"]:
-        """The whole sequence in the vocabulary of the model: lyric characters first, if they have that form, then codes."""
+        """Return the sequence of tokens, which are the codes if there is no lyric prefix.
+
+        With a lyric prefix the lyric tokens come first, in the sequence and in the vocabulary.
+        """
         if not self.lyric_prefix or conditioning.lyric_ids is None:
             return codes
         return torch.cat([conditioning.lyric_ids, codes + self.vocabulary - self.config.bins], dim=1)
@@ -138,7 +142,7 @@ class AutoregressivePrior(Prior):
     def forward(
         self, codes: Int[Tensor, "b t"], cond: Conditions, conditioning: ConditioningInputs | None = None
     ) -> Float[Tensor, "b t k"]:
-        """Teacher-forced logits of every token given the tokens before it, t up to n_ctx."""
+        """Return the teacher-forced logits of every token, given the tokens before it. t is at most n_ctx."""
         conditioning = conditioning or self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         t = x.shape[1]
@@ -153,7 +157,7 @@ class AutoregressivePrior(Prior):
     def nll_at_distance(
         self, codes: Int[Tensor, "b t"], cond: Conditions, distance: Float[Tensor, "b t n"]
     ) -> Float[Tensor, "b t"]:
-        """Bits of each code with all lyric tokens at a distance of `distance` seconds."""
+        """Return the bits of each code (teacher-forced) if the lyric tokens are `distance` seconds away."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
         conditioning.distance = distance
         return self._bits(codes, cond, conditioning)
@@ -182,7 +186,7 @@ class AutoregressivePrior(Prior):
 
     @torch.no_grad()
     def lyric_attention(self, codes: Int[Tensor, "b t"], cond: Conditions, layer: int) -> Float[Tensor, "b h t n"]:
-        """Attention weights from each code's step to each lyric token, for every head of a cross or prime layer."""
+        """Return the attention weights from the step of each code to each lyric token, for all heads of a layer."""
         conditioning = self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
         distance = None if conditioning.distance is None else conditioning.distance[:, : x.shape[1]]
@@ -191,12 +195,12 @@ class AutoregressivePrior(Prior):
         return block.attn.weights(x, conditioning.encoded, distance)[:, :, self.lyric_prefix :, : self.config.n_tokens]
 
     def lyric_layers(self) -> list[int]:
-        """The layers that attend to the lyrics."""
+        """Return the indices of the layers that attend to the lyrics."""
         return [i for i, block in enumerate(self.trunk.blocks) if block.attn.pattern in ("cross", "prime")]
 
     @torch.no_grad()
     def hidden_states(self, sequences: Sequences, cond: Conditions, layer: int) -> Float[Tensor, "b t w"]:
-        """The trunk's activations after `layer` layers (0: its inputs) at every code's step."""
+        """Return the residual stream after `layer` layers (0: the inputs) at the step of every code."""
         codes = sequences[self.stream]
         conditioning = self.encode_conditions(cond, codes.shape[0])
         x = self.embed(self.tokens(codes, conditioning)[:, :-1], conditioning)
@@ -204,13 +208,13 @@ class AutoregressivePrior(Prior):
         return self.trunk.hidden(x, layer, conditioning.encoded, distance)[:, self.lyric_prefix :]
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The weight matrices of the blocks, for Muon."""
+        """Yield the weight matrices of the blocks, for Muon."""
         return block_matrices(self)
 
     # ---- sampling
 
     def quantise(self) -> None:
-        """Quantise the weights that a decoding step reads to int8, in place."""
+        """Quantise the trunk and the output table to int8, in place. These are the weights that a decoding step reads."""
         table = self.table.weight
         quantise(self.trunk)
         assert isinstance(table, Tensor)
@@ -224,7 +228,7 @@ class AutoregressivePrior(Prior):
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), window.length - prompt).to(codes.device)
         conditioning = self.encode_conditions(cond, codes.shape[0])
-        if guided:  # a second batch that is conditioned only on the codes above
+        if guided:  # classifier-free guidance: a second batch is conditioned on the codes above only
             bare = self.encode_conditions(cond.without("artist", "genres", "timing", "lyrics"), codes.shape[0])
             conditioning = join_batches(conditioning, bare)
             codes = codes.repeat(2, 1)
@@ -238,7 +242,7 @@ class AutoregressivePrior(Prior):
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
-        """Input of the trunk for a token at a position, and the vector that is added again after the trunk."""
+        """Return the trunk's input for a token at a position, and the vector that is added to the trunk's output (or None)."""
         x, steps = self.x_emb(code)[:, None] + self.pos_emb.index_select(0, position), conditioning.at(position)
         return (x, None) if steps is None else (x + steps, steps if self.config.condition_again else None)
 
@@ -249,18 +253,18 @@ class AutoregressivePrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
-        """Logits after one more token: a pure function of tensors, with fixed shapes."""
+        """Return the logits after one more token. This is a pure function of tensors with fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
         return self.head(self.trunk.step(x, caches, position), again)[:, 0]
 
     @torch.no_grad()
     def advance(self, state: DecodeState[AutoregressiveParams], code: Int[Tensor, " b"]) -> None:
-        """Append one token and store the logits of the next in the state."""
+        """Append one token to the state, and store the logits of the next token there."""
         state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)
         state.output, state.code, state.position = state.step(code), None, state.position + 1
 
     def next_logits(self, state: DecodeState[AutoregressiveParams]) -> Float[Tensor, "b k"]:
-        """Logits of the next step over codes, with `published` also over characters."""
+        """Return the logits of the next step. Lyric tokens have -inf, except with the parameter `published`."""
         if state.output is None:
             assert state.code is not None
             self.advance(state, state.code.repeat(2) if state.guided else state.code)
@@ -269,7 +273,7 @@ class AutoregressivePrior(Prior):
         if state.guided:
             given, bare = logits.chunk(2)
             logits = bare + state.params.guidance * (given - bare)
-        # the published code may sample characters, and replaces them with code 0
+        # the published code may sample lyric tokens, and replaces them with code 0
         if self.lyric_prefix and not state.params.published:
             logits = logits.clone()
             logits[:, : self.vocabulary - self.config.bins] = -torch.inf

@@ -1,7 +1,8 @@
-"""The decoding step in C++ (`native.cpp`), compiled by this machine's compiler (`vqvae/compiled.py`).
+"""The decoding step in C++ (`native.cpp`), compiled by the compiler of this machine (`vqvae/compiled.py`).
 
-Everything but the trunk (embeddings, conditions, sampling) stays in torch. The caches are those of the plain step, so that one
-can continue where the other stopped. Weights are float32, bfloat16 or int8 and are read in place; sums are float32.
+Only the trunk and the output table are in C++. Embeddings, conditions and sampling stay in torch. The caches are those of the
+plain step, so that either implementation can continue after the other. Weights are float32, bfloat16 or int8 and are read in
+place. Sums are float32.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COMPILED = ("float32", "bfloat16", "int8")
 
 
 def why_not(dtype: str = "float32", device: str = "cpu") -> str | None:
-    """The reason why steps cannot be compiled (on a GPU: captured), or None if they can."""
+    """Return the reason why steps cannot be compiled (on a GPU: captured), or None if they can."""
     if device.startswith("cuda"):
         return None
     if device != "cpu":
@@ -60,18 +61,18 @@ class _Step(ctypes.Structure):
 
 
 def rows_of(linear: Linear) -> Tensor:
-    """The weight as rows of outputs, (out, in): the first call changes the memory layout in place, without a second copy."""
+    """Return the weight as (out, in), contiguous. The first call changes the memory layout of the weight in place."""
     if not linear.w.t().is_contiguous():
         linear.w.data = linear.w.data.t().contiguous().t()
     return linear.w.t()
 
 
 class Native:
-    """The steps of one window: from codes to the next logits, or to the trunk's output if the prior has no table."""
+    """The steps of one window: from codes to the next logits, or to the trunk's output if the prior has no output table."""
 
     def __init__(self, prior: SteppedPrior, conditioning: ConditioningInputs, caches: Caches, position: int):
         self.prior, self.conditioning, self.caches, self.position = prior, conditioning, caches, position
-        self.held: list[Tensor] = []  # tensors of the pointers, kept alive
+        self.held: list[Tensor] = []  # keeps the tensors alive whose addresses the library has
         config, blocks, batch = prior.config.trunk, prior.trunk.blocks, conditioning.start.shape[0]
         self.layers = (_Layer * len(blocks))(*map(self._layer, blocks, caches))
         state, hidden = config.state, config.hidden
@@ -80,13 +81,13 @@ class Native:
             self.layers, self._head(prior.table, config.width), len(blocks), batch, config.width, state,
             config.heads, hidden, torch.get_num_threads(), blocks[0].scale, blocks[0].ln_0.eps, *map(self._hold, room),
         )  # fmt: skip
-        self.bytes = next(tensor.element_size() for tensor in self.held)  # dtype of the first layer's weight
+        self.bytes = next(tensor.element_size() for tensor in self.held)  # bytes per weight of the first layer
         self.call = library(SOURCE).step
 
     def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
-        """The address of a tensor, kept alive as long as this object; tensors other than weights are float32.
+        """Return the address of a tensor, and keep the tensor alive. It is converted to `dtype` (None: not converted).
 
-        ValueError for a tensor on another device, whose memory the library cannot read.
+        ValueError for a tensor on another device than the CPU, because the library cannot read its memory.
         """
         if tensor is None:
             return None
@@ -108,7 +109,7 @@ class Native:
         return _Linear(self._hold(w, None), self._hold(scale), self._hold(b), w.shape[1], w.shape[0])
 
     def _head(self, table: nn.Module | None, width: int) -> _Linear:
-        """The table of a prior, or no weights, so that the trunk's output is copied."""
+        """Return the output table of a prior. Without a table it has no weights, and the library copies the trunk's output."""
         return _Linear(None, None, None, width, width) if table is None else self._linear(table)
 
     def _layer(self, block, cache: Cache | CrossCache) -> _Layer:

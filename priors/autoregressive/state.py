@@ -1,4 +1,4 @@
-"""Decoding state of an autoregressive prior: conditioning inputs, caches and position; and the interface of decoding steps."""
+"""Decoding state of an autoregressive prior: conditioning inputs, caches and position. Also the interface of decoding steps."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class HasTrunkConfig(Protocol):
 
 
 class SteppedPrior(Protocol):
-    """The parts of a prior that a decoding step uses; its input is the codes of one position, (b,) or (b, books).
+    """The parts of a prior that a decoding step uses. The input of a step is the codes of one position, (b,) or (b, books).
 
-    Its result is (b, k): logits over the rows of `table`, or, without a table, the trunk's output plus the conditions.
+    The result is (b, k). With a `table` it has the logits over the rows of the table. Without a table it is the trunk's output
+    plus the conditions.
     """
 
     compiled: bool  # whether steps are to be compiled
@@ -41,23 +42,24 @@ class SteppedPrior(Protocol):
     def trunk(self) -> Transformer: ...
     @property
     def table(self) -> nn.Module | None:
-        """An embedding, or a linear layer without bias, whose rows predict codes; None: the result is the trunk's output."""
+        """An embedding, or a linear layer without bias, whose rows predict codes. None: a step returns the trunk's output."""
         ...
 
     def inputs(self, conditioning: ConditioningInputs, code: Tensor, position: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Input of the trunk for the codes at a position (b 1 w), and the vector that is added to its output, or None."""
+        """Return the trunk's input (b 1 w) for the codes at a position, and the vector to add to its output, or None."""
         ...
 
     def step(self, conditioning: ConditioningInputs, caches: Caches, code: Tensor, position: Tensor) -> Tensor:
-        """The result for the codes at a position: a pure function of tensors, with fixed shapes."""
+        """Return the result for the codes at a position. This is a pure function of tensors with fixed shapes."""
         ...
 
 
 @dataclass
 class ConditioningInputs:
-    """Conditions as inputs of the trunk: the start (b 1 w), the vectors that are added to the inputs (b t w), and lyrics.
+    """Conditions as inputs of the trunk: the start vector (b 1 w), the vectors that are added to the inputs (b t w), and
+    lyrics.
 
-    Lyrics are encoded (b n w) with their distances in seconds (b t n), or are characters (b n) before the codes.
+    Lyrics are either encoded (b n w), with their distances in seconds (b t n), or token ids (b n) that precede the codes.
     """
 
     start: Tensor
@@ -74,24 +76,25 @@ class ConditioningInputs:
 class DecodeState(Generic[P]):
     """A window in progress: conditioning inputs, caches, and the output of the last step.
 
-    The output (logits of the next code, or the trunk's output, see `SteppedPrior`) is None while `code`, the last sampled code,
-    has not been an input yet. A prior with several books per position has codes (b books) and random numbers (b t books).
+    The output has the logits of the next code, or the trunk's output (see `SteppedPrior`). It is None if `code`, the last
+    sampled code, has not been an input yet. For a prior with several books per position, `code` is (b books) and `numbers` is
+    (b t books).
     """
 
     conditioning: ConditioningInputs
-    caches: list[Any]  # key-value caches, or ring buffers; `kept` are the names of their tensors in a saved state
+    caches: list[Any]  # key-value caches, or ring buffers; their attribute `kept` names the tensors of a saved state
     position: int  # number of steps in the caches
     output: Float[Tensor, "b k"] | None
     params: P
     numbers: Float[Tensor, "b t *books"]  # uniform random numbers, one per code to sample
-    prompt: int = 0  # known frames of the window
-    done: int = 0  # codes sampled
+    prompt: int = 0  # number of known frames of the window
+    done: int = 0  # number of frames sampled so far
     code: Tensor | None = None
     guided: bool = False
-    step: Step | None = None  # the decoding step; made for the first code
+    step: Step | None = None  # the decoding step, created when the first code is an input
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The difference between this state, after a code was sampled, and the result of `start`; on the CPU."""
+        """Return the tensors that changed since `start`, on the CPU. At least one code must have been sampled."""
         assert self.code is not None
         buffers = {name: buffer.cpu() for name, buffer in self._buffers()}
         return {
@@ -102,9 +105,9 @@ class DecodeState(Generic[P]):
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Restore `tensors` of `state_dict` into a state of the same start.
+        """Restore `tensors` of `state_dict` into a state that began with the same call of `start`.
 
-        ValueError if a shape differs; then nothing is changed.
+        ValueError if a shape or dtype differs. Then the state does not change.
         """
         one = torch.zeros(1, dtype=torch.long, device="cpu")
         check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})

@@ -1,7 +1,7 @@
 """Conditions of a prior: artist, genres, timing, lyrics and the codes of the level above (paper, section 4).
 
-All conditions are optional. Id 0 of artist and genre is "unknown", also for a dropped condition. -1 pads the bag of genres. A
-timing row with total length 0 means "not given". Lyric id 0 is padding. A lyric time of nan means "not known".
+All conditions are optional. Id 0 of artist and genre means "unknown"; a dropped artist or genre has this id too. Genre -1 is
+padding. A timing row with total length 0 means "not given". Lyric id 0 is padding. A lyric time of nan means "not known".
 """
 
 from __future__ import annotations
@@ -16,14 +16,20 @@ from torch import Tensor
 
 
 class Lyrics(NamedTuple):
-    """A window of lyrics: ids, and the second (from the window's start) at which each is sung, nan where unknown."""
+    """A window of lyrics: the token ids, and the time at which each token is sung.
+
+    Times are in seconds from the start of the window. A time of nan means "not known".
+    """
 
     ids: Int[Tensor, "b n"]
     seconds: Float[Tensor, "b n"]
 
 
 class SungFrames(NamedTuple):
-    """Characters that are sung in a window, several per frame (0: none), and for each the remaining share of its word."""
+    """The characters that are sung in a window, with the same number of characters per frame (0: no character).
+
+    `left` is the share of the word that remains at each character.
+    """
 
     ids: Int[Tensor, "b m"]
     left: Float[Tensor, "b m"]
@@ -31,18 +37,18 @@ class SungFrames(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """Named conditions of a batch; a field that is None is absent for all items."""
+    """The conditions of a batch by name. A field that is None is absent for all items."""
 
     artist: Int[Tensor, " b"] | None = None
     genres: Int[Tensor, "b g"] | None = None
-    timing: Int[Tensor, "b 3"] | None = None  # in samples: length of the song, offset and length of the window
+    timing: Int[Tensor, "b 3"] | None = None  # length of the song, start of the window, length of the window, in samples
     lyrics: Lyrics | None = None
-    above: Int[Tensor, "b s"] | None = None  # codes of the coarser level under this window
+    above: Int[Tensor, "b s"] | None = None  # codes of the coarser level for the time span of this window
     sung: SungFrames | None = None
     controls: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, function) -> Conditions:
-        """The same conditions with `function` applied to every tensor."""
+        """Return a copy of the conditions with `function` applied to every tensor."""
 
         def apply(value: Any) -> Any:
             if value is None:
@@ -57,16 +63,16 @@ class Conditions:
         return self.map(lambda x: x.to(device))
 
     def rows(self, index: slice | Tensor) -> Conditions:
-        """The conditions of a slice of the batch."""
+        """Return the conditions of the batch rows at `index`."""
         return self.map(lambda x: x[index])
 
     def without(self, *names: str) -> Conditions:
-        """The same conditions without the named ones."""
+        """Return a copy of the conditions without the named ones."""
         return replace(self, **{name: None for name in names})
 
 
 def stack(items: Sequence[Conditions]) -> Conditions:
-    """Concatenate conditions of single items to a batch; all must have the same fields."""
+    """Concatenate the conditions of single items to a batch. ValueError if a field is given for some of the items only."""
     joined = {}
     for f in fields(Conditions):
         values = [getattr(item, f.name) for item in items]

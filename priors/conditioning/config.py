@@ -1,4 +1,4 @@
-"""Shapes of the conditioning modules, without torch: labels and timing, lyrics, the codes of the stream above."""
+"""Shapes of the conditioning modules, without torch: labels and timing, lyrics, and the codes of the stream above."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vqvae.jukebox.config import convolution, residual_stack
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Sizes of the label tables and the ranges of timing in seconds; genres of a song are summed as a bag."""
+    """Sizes of the tables of artists and genres, and ranges of timing in seconds. The vectors of a song's genres are summed."""
 
     artists: int
     genres: int
@@ -25,15 +25,16 @@ class LabelConfig:
 
     @property
     def rows(self) -> int:
-        """Rows of all tables."""
+        """Number of rows of all tables together."""
         return self.artists + self.genres + 3 * self.timing_bins
 
 
 @dataclass(frozen=True)
 class LyricConfig:
-    """Shape of the lyric encoder; if `causal`, as published, a state depends on earlier tokens only and predicts the next.
+    """Shape of the lyric encoder.
 
-    With depth 0 the lyric tokens come first in the prior's sequence.
+    If `causal`, as published, the encoder attends to earlier tokens only and also predicts the next token. With depth 0 there
+    is no encoder: the lyric tokens precede the codes in the sequence of the prior.
     """
 
     vocabulary: int
@@ -47,7 +48,7 @@ class LyricConfig:
         return LyricConfig(**{**data, "trunk": TrunkConfig.from_json(data["trunk"])})
 
     def parameters(self, width: int) -> tuple[int, int]:
-        """Number of parameters of the encoder's norms, and of the rest, for a prior of that width."""
+        """Return two numbers of parameters for a prior of this width: those of the encoder's norms, and all others."""
         inner = self.trunk
         norms, others = inner.other_parameters()
         others += sum(n_in * n_out for n_in, n_out in [*inner.products(), (inner.width, width)]) + width
@@ -61,23 +62,29 @@ FRAME_KERNEL = 5
 
 @dataclass(frozen=True)
 class FrameLyricConfig:
-    """Shape of lyrics by frames: `per_frame` characters in each, embedded in `width`, followed by convolutions of `hidden` channels."""
+    """Shape of the encoder of lyrics by frame. Each frame has `per_frame` characters.
+
+    Characters have embeddings of size `width`. Two convolutions with `hidden` channels follow.
+    """
 
     vocabulary: int
     per_frame: int = 2
     width: int = 64
     hidden: int = 128
-    n_tokens: int = 0  # tokens of a window of text: there is none
+    n_tokens: int = 0  # lyric tokens of a window: there are none, because the characters come by frame
 
     def parameters(self, width: int) -> int:
-        """Number of parameters of the encoder, for a prior of that width."""
+        """Return the number of parameters of the encoder for a prior of this width."""
         convolutions = convolution(self.width, self.hidden, FRAME_KERNEL) + convolution(self.hidden, self.hidden, FRAME_KERNEL)
         return (self.vocabulary + 2) * self.width + convolutions + (self.per_frame * self.hidden + 1) * width
 
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
-    """`ups` transposed convolutions of `stride` each: stride**ups steps per code above; dilations restart every `cycle` blocks."""
+    """Shape of the upsampler: `ups` transposed convolutions, each with this `stride`.
+
+    So each code above is upsampled to stride**ups steps. Dilations restart every `cycle` blocks.
+    """
 
     bins: int
     ups: int
@@ -94,7 +101,7 @@ class UpsamplerConfig:
         return self.stride**self.ups
 
     def parameters(self, width: int) -> int:
-        """Number of parameters of the convolutions, for a prior of that width."""
+        """Return the number of parameters of the convolutions for a prior of this width."""
         outputs = [self.width] * (self.ups - 1) + [width]
         steps = sum(residual_stack(self.width, self.depth) + convolution(self.width, out, 2 * self.stride) for out in outputs)
         return convolution(width, self.width, 3) + steps

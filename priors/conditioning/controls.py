@@ -1,4 +1,4 @@
-"""Frame-wise controls, such as beats per minute, as channels of a sequence."""
+"""Frame-wise controls, such as tempo in beats per minute, as channels of a sequence."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CHANNELS = 2  # channels of a control: its value, and whether it is known
-# control -> its value on a scale of about -1 to 1
+CHANNELS = 2  # channels of a control: the scaled value, and a flag that the value is known
+# control -> function that scales a value to a range of about -1 to 1
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {
     "tempo": lambda beats: (beats / 120).log2(),  # beats per minute
     "density": lambda notes: notes / 4 - 1,  # notes per second
@@ -17,9 +17,9 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def control_channels(controls: Mapping[str, Float[Tensor, "b t"]], names: Sequence[str], rows: int, frames: int) -> Tensor:
-    """The controls `names` as channels (b, t, c); a control that is missing or 0 is unknown.
+    """Return the controls `names` as channels (b, t, c). A value that is missing or 0 is unknown.
 
-    A single frame applies to all frames.
+    A control with a single frame applies to all frames.
     """
     channels = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Lyrics by frame for priors without cross attention: characters at a fixed rate, with the next characters."""
+"""Lyrics by frame, for priors without cross attention: a convolutional encoder of the characters sung in each frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from priors.transformer.config import Init
 
 
 class FrameLyricEncoder(nn.Module):
-    """Characters to one vector per frame, (B, T, W), by non-causal convolutions, because the next characters are known."""
+    """Encodes characters as one vector per frame, (B, T, W). Its convolutions are not causal: the next characters are known."""
 
     def __init__(self, config: FrameLyricConfig, width: int, init: Init) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Artist, genres and timing as vectors (Jukebox, section 4)."""
+"""Embeddings of artist, genres and timing (Jukebox, section 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from priors.conditioning.config import LabelConfig
 
 
 class LabelEmbedding(nn.Module):
-    """Artist plus the sum over the bag of genres: the vector that starts a sequence, (B, 1, W)."""
+    """The embedding of the artist plus the sum of the embeddings of the genres, (B, 1, W). This vector starts a sequence."""
 
     def __init__(self, config: LabelConfig, width: int, std: float):
         super().__init__()
@@ -32,7 +32,10 @@ class LabelEmbedding(nn.Module):
 
 
 def timing_bins(timing: Int[Tensor, "b 3"], config: LabelConfig, n_ctx: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Bins of total length (b 1), of absolute and of relative position (b n_ctx), in float32 as published."""
+    """Return the bins of the total length (b 1), of the absolute position (b n_ctx) and of the relative position (b n_ctx).
+
+    The bins are computed in float32, as published.
+    """
     total, offset, length = (timing[:, i : i + 1].float() for i in range(3))
     rate, n = config.sample_rate, config.timing_bins
     low, high = config.min_seconds * rate, config.max_seconds * rate
@@ -50,7 +53,7 @@ def timing_bins(timing: Int[Tensor, "b 3"], config: LabelConfig, n_ctx: int) -> 
 
 
 class TimingEmbedding(nn.Module):
-    """Position of each step in its song: the sum of three binned embeddings, (B, T, W)."""
+    """The position of each step in the song, as the sum of three binned embeddings, (B, T, W)."""
 
     def __init__(self, config: LabelConfig, n_ctx: int, width: int, std: float):
         super().__init__()

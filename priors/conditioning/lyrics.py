@@ -1,4 +1,4 @@
-"""Lyrics as conditions: the lyric encoder for cross attention, and the time distance of each token."""
+"""Lyrics as conditions: the lyric encoder for cross attention, and the distance in time between steps and tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from priors.transformer.trunk import Transformer
 
 
 def no_lyrics(batch: int, n_tokens: int, device: torch.device) -> Lyrics:
-    """A window of padding, as for a song without words."""
+    """Return a window of padding, as for a song without words."""
     ids = torch.zeros(batch, n_tokens, dtype=torch.long, device=device)
     return Lyrics(ids, torch.full(ids.shape, torch.nan, device=device))
 
 
 def lyric_distance(lyrics: Lyrics, steps: int, seconds_each: float) -> Float[Tensor, "b t n"]:
-    """Seconds between the middle of each of `steps` steps of a window and each token, nan if its time is unknown."""
+    """Return the distance in seconds between the middle of each step and each token.
+
+    A window has `steps` steps of `seconds_each` seconds. The distance is nan if the time of a token is unknown.
+    """
     when = (torch.arange(steps, device=lyrics.ids.device) + 0.5) * seconds_each
     return (when[None, :, None] - lyrics.seconds[:, None, :].float()).abs()
 
 
 class LyricEncoder(nn.Module):
-    """Encodes lyric tokens to vectors of the prior's width (B, N, W), the context of cross attention."""
+    """Encodes lyric tokens as vectors of the prior's width (B, N, W). Cross attention attends to these vectors."""
 
     def __init__(self, config: LyricConfig, width: int, init: Init):
         super().__init__()
@@ -53,6 +56,6 @@ class LyricEncoder(nn.Module):
         return self.ln(self.proj(self.trunk(self.embed(ids))))
 
     def loss(self, encoded: Float[Tensor, "b n w"], ids: Int[Tensor, "b n"]) -> Float[Tensor, ""]:
-        """Cross entropy of the next token, bits (causal encoders only)."""
+        """Return the cross entropy of the next token in bits. Only a causal encoder has this loss."""
         logits = self.x_out(encoded.float()).flatten(0, 1)
         return nn.functional.cross_entropy(logits, ids.flatten()) / np.log(2)

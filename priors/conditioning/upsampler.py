@@ -1,7 +1,7 @@
-"""Upsampler of the codes of the level above to this level's rate: one vector per step (Jukebox, section 4.3).
+"""Upsampler of the codes of the level above to the rate of this level: one vector per step (Jukebox, section 4.3).
 
-An embedding is followed by a decoder stage as in the codec, and a layer norm. The stage has transposed convolutions and dilated
-residual blocks, so that a step is conditioned on the coarser codes before and after it.
+It consists of an embedding, a decoder stage as in the codec, and a layer norm. The stage has transposed convolutions and
+dilated residual blocks. So each step is conditioned on the coarser codes before and after it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Lyrics as ids: vocabularies, and the window of text for a window of audio; without torch.
+"""Lyrics as ids: vocabularies, and the choice of the lyrics for a window of audio. This module does not need torch.
 
-A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`); id 0 is padding.
-Characters outside the vocabulary are transliterated if possible, else dropped, counted and reported. The published sets (v2
-with 80 ids, v3 with 79) are `PUBLISHED`.
+A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`). Id 0 is padding.
+Characters outside the vocabulary are transliterated if possible. Otherwise they are dropped, counted and reported. `PUBLISHED`
+has the published vocabularies: v2 with 80 ids, v3 with 79 ids.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PLAIN = string.ascii_lowercase + " '\n"  # lower case only: enough for synthetic
 
 
 def transliterate(character: str) -> str:
-    """ASCII for one character: with Unidecode if it is installed (as published), else without accents."""
+    """Return the ASCII transliteration of one character.
+
+    It comes from Unidecode if that is installed, as published. Otherwise only accents are removed.
+    """
     if character.isascii():
         return character
     try:
@@ -36,7 +39,7 @@ def transliterate(character: str) -> str:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of a text, the index in the text of each, and the dropped characters (character -> count)."""
+    """The ids of a text, the index in the text of each id, and the dropped characters (character -> count)."""
 
     ids: Int[np.ndarray, " n"]
     positions: Int[np.ndarray, " n"]
@@ -45,7 +48,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Characters:
-    """A vocabulary of single characters; ids start at 1 in the order of `symbols`."""
+    """A vocabulary of single characters. Ids start at 1, in the order of `symbols`."""
 
     symbols: str = PUBLISHED["v3"]
     kind: str = "characters"
@@ -55,7 +58,10 @@ class Characters:
         return len(self.symbols) + 1
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text, converted to lower case if the vocabulary has lower case only; a backslash is a line break, as published."""
+        """Return the ids of a text. A backslash stands for a line break, as published.
+
+        If the vocabulary has no upper-case characters, the text is converted to lower case.
+        """
         table = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
         lower = not any(c.isupper() for c in self.symbols)
         ids, positions, dropped = [], [], Counter()
@@ -70,7 +76,7 @@ class Characters:
         return Tokens(np.array(ids, dtype=np.int64), np.array(positions, dtype=np.int64), dropped)
 
     def decode(self, ids) -> str:
-        """The text of ids; id 0 is empty."""
+        """Return the text of ids. Id 0 is skipped."""
         return "".join(self.symbols[int(i) - 1] for i in ids if int(i) > 0)
 
     def to_json(self) -> dict:
@@ -78,7 +84,7 @@ class Characters:
 
 
 class SentencePieceVocabulary:
-    """A vocabulary of SentencePiece tokens for any language (unigram model); a rare character becomes its bytes."""
+    """A vocabulary of SentencePiece tokens (unigram model) for any language. Characters without a token become UTF-8 bytes."""
 
     kind = "sentencepiece"
 
@@ -90,7 +96,10 @@ class SentencePieceVocabulary:
 
     @staticmethod
     def train(texts: Iterable[str], vocabulary: int = 512) -> SentencePieceVocabulary:
-        """Train at most `vocabulary` tokens on lyrics, including 256 bytes and the line break; ValueError if that is too few."""
+        """Train a vocabulary of at most `vocabulary` tokens on lyrics. 256 tokens are bytes, and one is the line break.
+
+        ValueError if `vocabulary` is too small or there are no lyrics.
+        """
         from sentencepiece import SentencePieceTrainer
 
         lines = [line for text in texts for line in text.splitlines() if line.strip()]
@@ -108,7 +117,7 @@ class SentencePieceVocabulary:
                 normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False,
                 pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, num_threads=1, minloglevel=2,
             )  # fmt: skip
-        except RuntimeError as error:  # more characters than tokens
+        except RuntimeError as error:  # the lyrics have more characters than the vocabulary has tokens
             raise ValueError(f"no {vocabulary} pieces can be learned from these lyrics ({error}); try more") from error
         return SentencePieceVocabulary(written.getvalue())
 
@@ -117,7 +126,7 @@ class SentencePieceVocabulary:
         return self.processor.get_piece_size()
 
     def encode(self, text: str) -> Tokens:
-        """Ids of a text; the position of a token is its first character that is not a space, where it is sung."""
+        """Return the ids of a text. The position of a token is the index of its first character that is not a space."""
         ids, positions, dropped, at, pending = [], [], Counter(), 0, 0
         for piece in self.processor.encode(text, out_type=str):
             number = self.processor.piece_to_id(piece)
@@ -137,7 +146,7 @@ class SentencePieceVocabulary:
         return Tokens(np.array(ids, dtype=np.int64), np.array(positions, dtype=np.int64), dropped)
 
     def decode(self, ids) -> str:
-        """The text of ids; id 0 is empty."""
+        """Return the text of ids. Id 0 is skipped."""
         return self.processor.decode([int(i) for i in ids if int(i) > 0])
 
     def to_json(self) -> dict:
@@ -148,10 +157,11 @@ Vocabulary = Characters | SentencePieceVocabulary
 
 
 def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: int, published: bool = False) -> int:
-    """Index of the first of n_tokens ids for a window of audio, with lyrics spread evenly over the song; negative: padding.
+    """Return the index of the first of the `n_tokens` ids for a window of audio.
 
-    Padding is on the left. The formula is the published one; total, offset and duration are in samples. The published sampling
-    computes in float32, which is sometimes one character off; `published` does the same.
+    A negative index is the amount of padding on the left. The lyrics are assumed to be spread evenly over the song, as
+    published. `total`, `offset` and `duration` are in samples. The published sampling code computes in float32, whose result is
+    sometimes one character off. `published` reproduces this.
     """
     if count < n_tokens:
         return count - n_tokens
@@ -161,7 +171,10 @@ def linear_window(count: int, n_tokens: int, total: int, offset: int, duration: 
 
 
 def timed_window(seconds: Float[np.ndarray, " n"], n_tokens: int, middle: float) -> int:
-    """Index of the first of n_tokens ids around second `middle` of the song; `seconds` (nan: unknown) are their times."""
+    """Return the index of the first of the `n_tokens` ids around the second `middle` of the song.
+
+    `seconds` has the time of each id (nan: unknown). A negative index is the amount of padding on the left.
+    """
     if len(seconds) < n_tokens:
         return len(seconds) - n_tokens
     known = np.flatnonzero(~np.isnan(seconds))

@@ -1,1 +1,1 @@
-"""A latent diffusion prior (MeLoDy): velocities of an angle per frame, by a dual-path network."""
+"""A latent diffusion prior (MeLoDy): a dual-path network predicts velocities, with one diffusion angle per frame."""

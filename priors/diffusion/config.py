@@ -9,7 +9,7 @@ from typing import Any, Literal
 from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TrainingCost
 
-KEPT = 26  # numbers that a block keeps for the backward pass, per number of its stream
+KEPT = 26  # values that a block keeps for the backward pass, per value of its input
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class DiffusionParams:
 
 @dataclass(frozen=True)
 class DiffusionConfig(PriorConfig):
-    """Shape of a prior of latents of `stream`, which reads tokens of `reads`: `read_ratio` frames of latents last as long as one.
+    """Shape of a prior of latents of `stream`, conditioned on tokens of `reads`.
 
-    A window of `window` frames is cut into `chunks`; a window of a long song begins with `context` chunks of the one before it.
-    Segments of `segment` frames, half-overlapping, are what the fine path of the network works in.
+    One token lasts `read_ratio` frames of latents. A window has `window` frames in `chunks` chunks. In a long song each window
+    begins with the last `context` chunks of the previous window. The fine path of the network works in half-overlapping
+    segments of `segment` frames.
     """
 
     kind = "diffusion"
@@ -44,7 +45,7 @@ class DiffusionConfig(PriorConfig):
     read_ratio: int
     read_bins: int
     read_books: int = 1
-    read_vector: int = 64  # width of the codec's own vectors of the tokens
+    read_vector: int = 64  # width of the codebook vectors of the tokens
     window: int = 1024
     chunks: int = 4
     context: int = 2
@@ -54,7 +55,7 @@ class DiffusionConfig(PriorConfig):
     heads: int = 4
     angle_width: int = 64
     clean: float = 0.4  # share of training windows with known frames
-    multi_chunk: bool = True  # False: one angle for a whole window of training, none of whose frames is known (an ablation)
+    multi_chunk: bool = True  # False (an ablation): a training window has one angle and no known frames
     labels: LabelConfig | None = None
     lyrics: None = None  # type: ignore[assignment]
 
@@ -83,7 +84,7 @@ class DiffusionConfig(PriorConfig):
         return self.window // self.chunks * self.context
 
     def merged(self, layer: int) -> int:
-        """Columns of a segment in the coarse path of a layer: few in the middle layers."""
+        """Return the number of columns of a segment in the coarse path of a layer. The middle layers have the fewest."""
         return max(1, self.segment // 2 ** (1 + min(layer, self.layers - 1 - layer)))
 
     @classmethod
@@ -93,14 +94,14 @@ class DiffusionConfig(PriorConfig):
     # ---- costs
 
     def _block(self) -> int:
-        """Numbers of the matrices of a block with their biases: attention to segments and to tokens, MLP, SRU, FiLM."""
+        """Return the number of parameters of a block: attention to segments and to tokens, MLP, SRU and FiLM, with biases."""
         w = self.width
         attention = 4 * (w * w + w)
         return 2 * attention + (w + 1) * 4 * w + (4 * w + 1) * w + (w + 1) * 3 * w + (w + 1) * 2 * w
 
     def parameters(self) -> ParameterCount:
         w = self.width
-        norms = w * (5 * self.layers + 4)  # those of the angle, the tokens, the input and the output beside them
+        norms = w * (5 * self.layers + 4)  # five per layer, and one each for angle, tokens, input and output
         others = self.layers * self._block() + (self.latent + 1) * w + (w + 1) * self.latent
         others += 2 * self.angle_width + (self.angle_width + 1) * w + (w + 1) * w
         others += self.read_books * self.read_bins * (w + self.read_vector) + (self.read_vector + 1) * w + 2 * (w + 1) * w
@@ -108,17 +109,17 @@ class DiffusionConfig(PriorConfig):
         return ParameterCount(0, 0, norms, others + 2 * self.latent + 1, 0)
 
     def _products(self) -> float:
-        """Multiplications of a pass per frame of a window; each frame is in two segments."""
+        """Return the multiplications of a pass per frame of a window. Each frame is in two segments."""
         w = self.width
         total = 2.0 * (self.angle_width + w) * w + 2 * self.latent * w
         segments = 2 * self.window / self.segment
         for layer in range(self.layers):
-            share = 2 * self.merged(layer) / self.segment  # of a frame in the coarse path
+            share = 2 * self.merged(layer) / self.segment  # columns of the coarse path per frame
             total += share * (14 * w * w + 2 * w * (segments + self.window / self.read_ratio)) + 2 * 3 * w * w
         return total
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """A step is a pass, bound by multiplications; with guidance it has two rows for each."""
+        """Return the cost of decoding. A step is one pass, limited by multiplications. Guidance doubles the batch rows."""
         item, steps = BYTES[job.dtype][1], int(job.params.get("steps", 10))
         rows = job.rows * (1 if job.params.get("token_guidance", 1.0) == 1.0 else 2)
         frames = max((end - start for start, _, end in job.windows), default=0)

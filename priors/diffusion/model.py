@@ -1,10 +1,11 @@
 """DiffusionPrior: latents from tokens by velocity diffusion (MeLoDy, arXiv:2305.15719).
 
-    noise at angle pi / 2 -> a pass gives velocities, by which all unknown frames are rotated a step -> .. -> latents at angle 0
+    noise at angle pi / 2 -> a pass predicts velocities, which rotate all unknown frames by a step -> .. -> latents at angle 0
 
-Every frame has an angle of its own. In training the chunks of a window have different angles, and in a share of the windows some frames
-are clean. A window that continues or inpaints has clean frames too: known frames have the angle 0 and are never changed. The noise is
-addressed by absolute frame, so that windows agree. The paper's equation 6 samples angles from [0, 1]; the range is [0, pi / 2].
+Every frame has its own angle. In training the chunks of a window have different angles, and in a share of the windows some
+frames are clean. A window that continues or inpaints a song also has clean frames: known frames have angle 0 and never change.
+The noise is addressed by absolute frame, so that windows have equal noise where they overlap. The paper's equation 6 samples
+angles from [0, 1]. Here the range is [0, pi / 2].
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from priors.diffusion.network import DualPathNetwork
 from priors.diffusion.schedule import FULL, frame_angles, noisy, rotated, step_sizes, velocity
 from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Window, check_shapes
 
-ANGLES, NOISE, ALONE = "angles", "noise", "alone"  # of a training batch: of its chunks, of its frames, rows without tokens
+# names in a training batch: angles of the chunks, noise of the frames, flags of rows without tokens
+ANGLES, NOISE, ALONE = "angles", "noise", "alone"
 DROPPED = 0.1  # share of training windows without tokens
 
 
 @dataclass
 class DiffusionState:
-    """A window in progress: the latents of its frames after `done` steps, and what the network is given beside them."""
+    """A window in progress: the latents of the frames after `done` steps, and the other inputs of the network."""
 
     z: Float[Tensor, "b t e"]
     known: Bool[Tensor, "b t"]
-    given: Float[Tensor, "b t e"]  # the values of known frames as they came
+    given: Float[Tensor, "b t e"]  # the values of known frames before normalisation
     tokens: Int[Tensor, "b n books"]
     labels: Tensor | float
-    offset: int  # frames that the window begins after its first token
+    offset: int  # number of frames between the start of the first token and the start of the window
     params: DiffusionParams
     done: int = 0
 
@@ -54,7 +56,7 @@ class DiffusionState:
 
 
 class DiffusionPrior(Prior):
-    """Latents of one stream given tokens of another; it has no likelihood."""
+    """A prior of the latents of one stream, given tokens of another stream. It has no likelihood."""
 
     config: DiffusionConfig
     mean: Float[Tensor, " e"]
@@ -76,7 +78,7 @@ class DiffusionPrior(Prior):
 
     @torch.no_grad()
     def fit(self, latents: Float[Tensor, "b t e"]) -> None:
-        """Measure what latents are normalised by, so that their deviation is 1, as the angles assume."""
+        """Measure the mean and deviation of latents. `normalised` uses them, because the angles assume a deviation of 1."""
         flat = latents.flatten(0, 1).float().to(self.device)
         self.mean.copy_(flat.mean(0))
         self.deviation.copy_(flat.std(0).clamp(min=1e-4))
@@ -86,21 +88,21 @@ class DiffusionPrior(Prior):
         return (latents - self.mean) / self.deviation
 
     def latents(self, normalised: Tensor) -> Tensor:
-        """Undoes `normalised`, within the range of latents."""
+        """The inverse of `normalised`, clamped to the range of latents, [-1, 1]."""
         return (normalised * self.deviation + self.mean).clamp(-1, 1)
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Tensor]) -> None:
-        """Keep the codec's own vectors of the tokens."""
+        """Copy the codec's codebook vectors of the tokens."""
         if (found := vectors.get(self.config.reads)) is not None:
             self.network.tokens.vectors.copy_(found.reshape(self.network.tokens.vectors.shape))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The matrices of the blocks, for Muon."""
+        """Yield the matrices of the blocks, for Muon."""
         yield from (p for p in self.network.blocks.parameters() if p.ndim == 2)
 
     def conditions(self, cond: Conditions, rows: int) -> tuple[Int[Tensor, "b n books"], Tensor | float]:
-        """Tokens with an axis of books, and the vectors of artist and genres; ValueError without tokens."""
+        """Return the tokens (b, n, books), and the vectors of artist and genres. ValueError without tokens."""
         if cond.above is None:
             raise ValueError(f"a window without {self.config.reads}; latents are sampled from them")
         tokens = cond.above if cond.above.dim() == 3 else cond.above[..., None]
@@ -109,7 +111,10 @@ class DiffusionPrior(Prior):
     # ---- training
 
     def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]:
-        """For each window, which frames are known, and which the loss counts: a share begins with known ones, some of these end so too."""
+        """Sample two masks for each window: the known frames, and the frames in the loss (all others).
+
+        In the share `clean` of the windows the first frames are known. In some of these windows the last frames are known too.
+        """
         known = torch.zeros(len(rngs), self.config.window, dtype=torch.bool, device="cpu")
         for row, rng in zip(known, rngs, strict=True):
             if self.config.multi_chunk and rng.random() < self.config.clean:
@@ -119,13 +124,16 @@ class DiffusionPrior(Prior):
         return {self.stream: known}, {self.stream: ~known}
 
     def _unknown(self, rng: np.random.Generator) -> tuple[int, int]:
-        """The frames between known ones: half of the time from the end of a chunk on, mostly to the end of the window."""
+        """Return the first and the end of the unknown frames of a window that has known frames.
+
+        With probability 1/2 the unknown frames begin at a chunk. With probability 0.7 they last until the end of the window.
+        """
         frames, chunks = self.config.window, self.config.chunks
         first = int(rng.integers(1, chunks)) * frames // chunks if rng.random() < 0.5 else int(rng.integers(1, frames - 1))
         return first, frames if rng.random() < 0.7 else int(rng.integers(first + 1, frames + 1))
 
     def drawn(self, batch: Batch) -> Batch:
-        """The batch with the random numbers that it lacks, of torch's own generator."""
+        """Return the batch with its missing random numbers, sampled by torch's global generator."""
         true = batch.sequences[self.stream]
         rows, lacking = len(true), dict[str, Tensor]()
         if ANGLES not in batch.sequences:
@@ -141,7 +149,7 @@ class DiffusionPrior(Prior):
         )
 
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """The squared error of velocities, mean over the frames that are not known."""
+        """Return the mean squared error of the velocities over the unknown frames."""
         batch = self.drawn(batch)
         clean, noise = self.normalised(batch.sequences[self.stream].float()), batch.sequences[NOISE]
         assert batch.known is not None
@@ -164,9 +172,9 @@ class DiffusionPrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, DiffusionParams]
     ) -> DiffusionState:
-        """Noise in place of all unknown frames; ValueError for parameters or a mask that do not fit."""
+        """Start a window with noise in all unknown frames. ValueError for invalid parameters or lengths."""
         config, stream, given = self.config, self.stream, params[self.stream]
-        step_sizes(given.steps, given.schedule)  # ValueError
+        step_sizes(given.steps, given.schedule)  # raises ValueError for invalid parameters
         values, mask = known.sequences[stream].float(), known.mask[stream]
         if values.shape[1] != window.length or not 0 < window.length <= config.window:
             raise ValueError(f"{values.shape[1]} frames in a window of {window.length}; expected as many, 1 to {config.window}")
@@ -179,7 +187,7 @@ class DiffusionPrior(Prior):
 
     @torch.no_grad()
     def sample(self, state: DiffusionState) -> Iterator[Update]:
-        """An empty update after each step, and the window after the last one."""
+        """Yield an empty update after each step, and the whole window after the last step."""
         sizes = step_sizes(state.params.steps, state.params.schedule)
         while state.done < len(sizes):
             left = len(sizes) - state.done
@@ -190,7 +198,7 @@ class DiffusionPrior(Prior):
             yield Update(self.stream, 0, made)
 
     def _velocity(self, state: DiffusionState, angle: Float[Tensor, "b t"]) -> Float[Tensor, "b t e"]:
-        """Of all frames; with guidance both with and without tokens, in one batch."""
+        """Return the velocities of all frames. With guidance the batch has two rows per sample: with and without tokens."""
         scale = state.params.token_guidance
         if scale == 1:
             return self.network(state.z, angle, state.tokens, state.labels, state.offset)

@@ -1,11 +1,12 @@
-"""The dual-path network of MeLoDy (arXiv:2305.15719, section 4.3.2): velocities of latents, given an angle per frame and tokens.
+"""The dual-path network of MeLoDy (arXiv:2305.15719, section 4.3.2): velocities of latents, given angles (one per frame) and
+tokens.
 
     latents + angles -> segments -> blocks -> overlapping segments joined -> velocities
     block    coarse path: columns of a segment merged, a RoFormer along the segments, with attention to the tokens
              fine path: a bidirectional SRU along the frames of a segment, scaled and shifted by angle, tokens and labels (FiLM)
 
-Rotary positions of segments and of tokens are their times on one axis, in tokens. For classifier-free guidance a row may have no tokens:
-its attention to tokens becomes one to its own segments.
+Rotary positions are times in units of one token, for segments and for tokens. For classifier-free guidance a batch row may have
+no tokens. Its queries then attend to its own segments instead of the tokens.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from priors.diffusion.sru import BidirectionalSRU
 from priors.transformer.attention import fused_attention
 from priors.transformer.rotary import rotate
 
-BASE = 300.0  # of the rotary positions: a window has some hundred tokens
+BASE = 300.0  # base of the rotary frequencies, because a window has some hundred tokens
 
 
 class Norm(nn.Module):
-    """x over its root mean square, in float32 at least, times a weight."""
+    """x divided by its root mean square and multiplied by a weight (RMS norm), computed in float32 or wider."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,16 +37,16 @@ class Norm(nn.Module):
 
 
 def rotary_rows(positions: Float[Tensor, " t"], width: int) -> Float[Tensor, "t 2 d/2"]:
-    """Cosines and sines of positions that need not be integers."""
+    """Return the cosines and sines of rotary positions. The positions need not be integers."""
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=positions.dtype) / width
     angles = positions[:, None] / BASE**exponents
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
 class AngleEncoder(nn.Module):
-    """A vector for each angle: cos of it times one learned vector, plus sin of it times another, through an MLP.
+    """Encodes each angle as a vector: cos(angle) times a learned vector plus sin(angle) times another, then an MLP.
 
-    The paper's equation 11 has the sine twice, which would make one vector of both.
+    Equation 11 of the paper has the sine in both terms, so that the two vectors would act as one.
     """
 
     def __init__(self, inner: int, width: int) -> None:
@@ -59,7 +60,7 @@ class AngleEncoder(nn.Module):
 
 
 class TokenEncoder(nn.Module):
-    """A vector for each token: tables, the codec's own vectors of the codes, an MLP."""
+    """Encodes each token as a vector: embedding tables and projected codebook vectors of the codec, then an MLP."""
 
     vectors: Float[Tensor, "books k e"]
 
@@ -82,7 +83,10 @@ class TokenEncoder(nn.Module):
 
 
 class Places:
-    """Where segments and tokens of a window are, in tokens; the window begins `offset` frames after its first token does."""
+    """Positions of the segments and tokens of a window, in units of one token.
+
+    The window begins `offset` frames after the start of its first token.
+    """
 
     def __init__(self, config: DiffusionConfig, frames: int, tokens: int, offset: int, device: torch.device) -> None:
         self.size, self.ratio, self.tokens = config.segment, config.read_ratio, tokens
@@ -90,13 +94,13 @@ class Places:
         self.of_tokens = torch.arange(tokens, device=device) + 0.5
 
     def columns(self, merged: int) -> Float[Tensor, "k s"]:
-        """The middle of each merged column of each segment."""
+        """Return the middle of each merged column of each segment, (merged, segments)."""
         wide = self.size // merged
         middle = (torch.arange(merged, device=self.starts.device) + 0.5) * wide
         return (self.starts + middle[:, None]) / self.ratio
 
     def shares(self) -> Float[Tensor, "s n"]:
-        """The share of each token in the time of a segment; beyond the ends of the tokens the outermost ones go on."""
+        """Return the share of each token in each segment. Outside the tokens a frame counts for the nearest token."""
         frames = self.starts[:, None] + torch.arange(self.size, device=self.starts.device)
         which = frames.div(self.ratio, rounding_mode="floor").clamp(0, self.tokens - 1)
         shares = torch.zeros(len(which), self.tokens, device=which.device)
@@ -104,7 +108,10 @@ class Places:
 
 
 class RoFormer(nn.Module):
-    """Attention along the segments, column by column, attention of all columns to the tokens, and an MLP, each with a norm before it."""
+    """Attention along the segments (per column), attention of all columns to the tokens, and an MLP.
+
+    A norm precedes each of the three. The output of each is added to its input.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -119,7 +126,7 @@ class RoFormer(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def turned(self, x: Float[Tensor, "b t w"], positions: Float[Tensor, " t"]) -> Float[Tensor, "b h t d"]:
-        """Heads rotated by their positions."""
+        """Split x into heads and rotate them by their positions."""
         return rotate(
             self.split(x), rotary_rows(positions.to(torch.promote_types(x.dtype, torch.float32)), self.width // self.heads)
         )
@@ -138,7 +145,7 @@ class RoFormer(nn.Module):
     def cross(
         self, x: Float[Tensor, "b k s w"], encoded: Float[Tensor, "b n w"], places: Places, alone: Bool[Tensor, " b"] | None
     ) -> Float[Tensor, "b k s w"]:
-        """Attention to the tokens, or of rows that are `alone` to the means of their own segments."""
+        """Compute the attention to the tokens. Rows that are `alone` attend to the means of their own segments instead."""
         columns, segments = x.shape[1:3]
         q = self.turned(self.query(x).flatten(1, 2), places.columns(columns).flatten())
         sequence, at, bias = encoded, places.of_tokens, None
@@ -154,7 +161,7 @@ class RoFormer(nn.Module):
 
 
 class DualPathBlock(nn.Module):
-    """Coarse path and fine path of all segments of a window."""
+    """A block of the network: the coarse path and the fine path, over all segments of a window."""
 
     def __init__(self, config: DiffusionConfig, layer: int) -> None:
         super().__init__()
@@ -177,7 +184,7 @@ class DualPathBlock(nn.Module):
 
 
 class DualPathNetwork(nn.Module):
-    """Velocities (b t e) of noisy latents."""
+    """Predicts the velocities (b t e) of noisy latents."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
@@ -200,7 +207,7 @@ class DualPathNetwork(nn.Module):
         pooled = places.shares().to(encoded) @ encoded  # (S, N) (B, N, W) -> (B, S, W)
         if alone is not None:
             pooled = pooled.masked_fill(alone[:, None, None], 0.0)
-        # beyond the ends an angle of 0 would claim that frames are clean
+        # the padding repeats the outermost frames, because an angle of 0 would mean that the padded frames are clean
         conditions = to_segments(angles, size, edge=True).mean(2) + pooled + labels
         for block in self.blocks:
             x = block(x, conditions, encoded, places, alone)

@@ -1,6 +1,7 @@
-"""Angles of a diffusion: z = cos(angle) z0 + sin(angle) noise, from 0 (clean) to pi / 2 (noise); v = cos(angle) noise - sin(angle) z0.
+"""Angles of a diffusion: z = cos(angle) z0 + sin(angle) noise, from 0 (clean) to pi / 2 (noise).
 
-A step of size s from an angle to angle - s is a rotation: z' = cos(s) z - sin(s) v, exact where v is.
+The velocity is v = cos(angle) noise - sin(angle) z0. A step from an angle to angle - s is a rotation: z' = cos(s) z - sin(s) v.
+The step is exact if v is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ FULL = math.pi / 2  # the angle of noise
 
 
 def step_sizes(steps: int, schedule: str) -> list[float]:
-    """Sizes of the steps 1 to `steps`, which add up to pi / 2; sampling takes the last one first (MeLoDy, equation 8)."""
+    """Return the sizes of the steps 1 to `steps`. Their sum is pi / 2. Sampling begins with the last one (MeLoDy, equation 8).
+
+    ValueError for fewer than one step or an unknown schedule.
+    """
     if steps < 1:
         raise ValueError(f"{steps} steps; expected at least 1")
     if schedule == "uniform":
@@ -26,27 +30,30 @@ def step_sizes(steps: int, schedule: str) -> list[float]:
 
 
 def noisy(clean: Tensor, noise: Tensor, angle: Tensor) -> Tensor:
-    """`clean` at an angle."""
+    """Return `clean` with noise at an angle."""
     return angle.cos() * clean + angle.sin() * noise
 
 
 def velocity(clean: Tensor, noise: Tensor, angle: Tensor) -> Tensor:
-    """What the network predicts: the derivative of `noisy` by the angle."""
+    """Return the velocity, which the network predicts. It is the derivative of `noisy` with respect to the angle."""
     return angle.cos() * noise - angle.sin() * clean
 
 
 def clean_of(z: Tensor, v: Tensor, angle: Tensor) -> Tensor:
-    """The clean values that z and its velocity stand for."""
+    """Return the clean values of z, given the velocity at this angle."""
     return angle.cos() * z - angle.sin() * v
 
 
 def rotated(z: Tensor, v: Tensor, size: float) -> Tensor:
-    """z at an angle that is smaller by `size`."""
+    """Return z at an angle that is smaller by `size`."""
     return math.cos(size) * z - math.sin(size) * v
 
 
 def frame_angles(chunks: Float[Tensor, "b m"], frames: int) -> Float[Tensor, "b t"]:
-    """The angle of each frame of windows whose chunks have angles of their own; chunk m ends at floor(m frames / chunks)."""
+    """Return the angle of each frame, given one angle per chunk of the windows.
+
+    Chunk m (from 1) ends at floor(m frames / chunks).
+    """
     count = chunks.shape[1]
     ends = torch.tensor([m * frames // count for m in range(1, count)], device=chunks.device, dtype=torch.long)
     return chunks[:, torch.bucketize(torch.arange(frames, device=chunks.device), ends, right=True)]

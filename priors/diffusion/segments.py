@@ -1,6 +1,7 @@
-"""Half-overlapping segments of a sequence, and the sequence of them again: every frame lies in exactly two.
+"""Half-overlapping segments of a sequence, and the inverse. Every frame is in exactly two segments.
 
-A sequence of L frames becomes about 2 L / K segments of K frames. With K near the root of L neither path of the network is long.
+A sequence of L frames has about 2 L / K segments of K frames. If K is near the square root of L, both paths of the network are
+short.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from torch import Tensor
 
 
 def segment_count(frames: int, size: int) -> int:
-    """ceil(2 frames / size) + 1."""
+    """Return the number of segments, ceil(2 frames / size) + 1."""
     return -(-2 * frames // size) + 1
 
 
 def to_segments(x: Float[Tensor, "b t d"], size: int, edge: bool = False) -> Float[Tensor, "b s k d"]:
-    """Segment s has frames (s - 1) size / 2 to (s + 1) size / 2; beyond the ends stand zeros, or (`edge`) the outermost frames."""
+    """Split a sequence into segments. Segment s has the frames from (s - 1) size / 2 to (s + 1) size / 2.
+
+    Frames before the start and after the end are zeros. With `edge` they repeat the outermost frames.
+    """
     before, total = size // 2, (segment_count(x.shape[1], size) + 1) * (size // 2)
     after = total - before - x.shape[1]
     if edge:
@@ -29,12 +33,12 @@ def to_segments(x: Float[Tensor, "b t d"], size: int, edge: bool = False) -> Flo
 
 
 def from_segments(segments: Float[Tensor, "b s k d"], frames: int) -> Float[Tensor, "b t d"]:
-    """The mean of both versions of each frame: undoes `to_segments`."""
+    """The inverse of `to_segments`: return the mean of the two versions of each frame."""
     first, second = segments.chunk(2, dim=2)  # (B, S, K, D) -> 2 (B, S, K / 2, D)
     halves = (first[:, 1:] + second[:, :-1]) / 2
     return halves.flatten(1, 2)[:, :frames]
 
 
 def segment_starts(frames: int, size: int, device: torch.device) -> Int[Tensor, " s"]:
-    """The first frame of each segment; that of the first one is before the sequence."""
+    """Return the first frame of each segment. The first segment begins before the sequence, at a negative frame."""
     return (torch.arange(segment_count(frames, size), device=device) - 1) * (size // 2)

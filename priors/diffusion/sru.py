@@ -1,4 +1,4 @@
-"""Simple recurrent units in both directions (Lei et al. 2018, arXiv:1709.02755): one matrix product, then an element-wise scan."""
+"""Bidirectional simple recurrent units (Lei and others 2018, arXiv:1709.02755): a matrix product, then an element-wise scan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 def scan(values: Float[Tensor, "n t d"], keep: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
-    """c_t = keep_t c_(t-1) + (1 - keep_t) values_t, from zeros on; time is short, so that a loop is fast enough."""
+    """Return the states c_t = keep_t c_(t-1) + (1 - keep_t) values_t, with c_(-1) = 0.
+
+    A Python loop is fast enough, because t is short.
+    """
     fresh = (1 - keep) * values
     state, states = fresh[:, 0], []
     for t in range(values.shape[1]):
@@ -18,7 +21,7 @@ def scan(values: Float[Tensor, "n t d"], keep: Float[Tensor, "n t d"]) -> Float[
 
 
 class BidirectionalSRU(nn.Module):
-    """Half of the channels run forwards, half backwards; a highway gate mixes states and inputs."""
+    """An SRU with half of the channels forwards in time and half backwards. A highway gate mixes states and inputs."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -10,9 +10,9 @@ from typing import Any
 from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TrainingCost
 
-FIRST = 4  # frames of the generator's first layer
-MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # bounds of the normal numbers of style and anchors
-MOST_CONTROL, LARGEST_SEED = 1000, 2**53 - 1  # bounds of tempo and density, and of the style
+FIRST = 4  # number of frames in the generator's first layer
+MOST_TRUNCATION, LEAST_ANCHORS = 3.9, 1.75  # largest truncation of the style, smallest truncation of the anchors
+MOST_CONTROL, LARGEST_SEED = 1000, 2**53 - 1  # largest tempo and density, largest seed of the style
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class GanParams:
 
 @dataclass(frozen=True)
 class GanConfig(PriorConfig):
-    """A generator of patches of `patch` frames, and a critic of windows of two adjacent ones.
+    """Shape of a generator of patches with `patch` frames, and of a critic of windows with two adjacent patches.
 
-    Coordinates are interpolated between anchors at a distance of `spacing` frames. `widths` are the generator's channels, from
-    `FIRST` frames to `patch`. `critic_widths` are the critic's; each layer has half as many frames as the previous one.
+    Coordinates are interpolated between anchors at a distance of `spacing` frames. `widths` are the channels of the generator's
+    layers, from `FIRST` frames to `patch` frames. `critic_widths` are the channels of the critic's layers. Each layer of the
+    critic has half as many frames as the previous layer.
     """
 
     kind = "gan"
@@ -83,22 +84,22 @@ class GanConfig(PriorConfig):
 
     @property
     def inputs(self) -> int:
-        """Channels of the generator's input in each frame."""
+        """Number of channels of the generator's input in each frame."""
         return self.coordinates + self.style + self.conditions
 
     @property
     def conditions(self) -> int:
-        """Channels of the conditions in each frame."""
+        """Number of channels of the conditions in each frame."""
         return (self.embedding if self.labels else 0) + 2 * len(self.controls)
 
     @property
     def noise(self) -> int:
-        """Number of random values in the layers of a patch: one per frame before each nonlinearity."""
+        """Number of noise values in the layers of a patch: one per frame before each nonlinearity."""
         return FIRST + 2 * sum(FIRST << i for i in range(1, len(self.widths)))
 
     @property
     def starts(self) -> int:
-        """Number of possible window positions among three anchors: half a patch after the first, then every patch."""
+        """Number of positions of a training window among three anchors: half a patch after the first, then every patch."""
         return (2 * self.spacing - 2 * self.patch - self.patch // 2) // self.patch + 1
 
     @classmethod
@@ -108,7 +109,7 @@ class GanConfig(PriorConfig):
     # ---- costs
 
     def _generator(self) -> tuple[int, int]:
-        """Number of parameters, and multiplications per patch."""
+        """Return the number of parameters of the generator, and its multiplications per patch."""
         tables = (self.labels.artists + self.labels.genres) * self.embedding if self.labels else 0
         first, last, norm = (
             self.widths[0],
@@ -123,7 +124,7 @@ class GanConfig(PriorConfig):
         return numbers, products
 
     def _critic(self) -> int:
-        """Number of parameters of the critic, including its frozen mixing matrix."""
+        """Return the number of parameters of the critic, including its frozen mixing matrix."""
         tables = (self.labels.artists + self.labels.genres) * self.embedding if self.labels else 0
         first, last, left = self.critic_widths[0], self.critic_widths[-1], 2 * self.patch >> len(self.critic_widths)
         numbers = tables + 2 * self.latent**2 + (4 * (2 * self.latent + self.conditions) + 1) * first + left * last + 1
@@ -136,9 +137,9 @@ class GanConfig(PriorConfig):
         return ParameterCount(0, 0, 0, self._generator()[0] + self._critic(), 0)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """Cost of decoding; one step is a window, whose patches are generated in parallel."""
+        """Return the cost of decoding. One step is a window, because the patches of a window are generated in parallel."""
         _, item = BYTES[job.dtype]
-        weights, patches = item * self.parameters().all, 3  # one more for a window that begins inside a patch
+        weights, patches = item * self.parameters().all, 3  # two, and one more if a window begins inside a patch
         parts = {
             "weights": weights, "cache": 0, "conditions": item * job.rows * patches * self.patch * self.inputs,
             "activations": 4 * item * job.rows * patches * self.patch * max(self.widths),
@@ -148,6 +149,6 @@ class GanConfig(PriorConfig):
         return DecodingCost(job.rows, parts, job.batches * len(job.windows), 0, len(self.widths), float(products))
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Cost of training: two patches through the generator, two windows through the critic."""
+        """Return the cost of training: two patches through the generator, and two windows through the critic."""
         kept = 16 * 2 * self.patch * (sum(self.widths) + 2 * sum(self.critic_widths))
         return TrainingCost(kept, 0.0, 2.0 * (2 * self._generator()[1] + 2 * self.patch * self._critic()))

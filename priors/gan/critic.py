@@ -1,7 +1,7 @@
-"""Critic of windows of two patches. Its input is their latents after a frozen random mixing of channels, as in Musika.
+"""Critic of windows of two patches. A frozen random matrix first mixes the channels of the latents, as in Musika.
 
-Without the mixing a critic first learns the marginal distributions of the channels. The mixing exposes their dependence, for
-example between the two sides of stereo. R1 needs a critic without batch or spectral norms.
+Without the mixing a critic first learns the marginal distribution of each channel. The mixing exposes the dependence of
+channels, for example of the two stereo sides. The R1 penalty needs a critic without batch norm and spectral norm.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from priors.gan.config import GanConfig
 
-SLOPE = 0.2  # slope of the leaky rectifiers
+SLOPE = 0.2  # negative slope of the leaky ReLUs
 
 
 class Judged(NamedTuple):
-    """Scores, and the last feature map before them."""
+    """The critic's scores of windows, and the feature map of its last layer."""
 
     scores: Float[Tensor, " b"]
     hidden: Float[Tensor, "b c n"]
 
 
 class Halving(nn.Module):
-    """Halves the number of frames: two convolutions plus a skip path by means."""
+    """Halves the number of frames by two convolutions and a skip path of average pooling."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Halving(nn.Module):
 
 
 class Critic(nn.Module):
-    """Scores of windows of latents, given the conditions of their frames; and a head that reconstructs true windows."""
+    """Scores windows of latents, given the conditions of their frames. A second head reconstructs windows from features."""
 
     mixing: Tensor
 
@@ -64,7 +64,7 @@ class Critic(nn.Module):
         return Judged(self.score(hidden.flatten(1))[:, 0], hidden)
 
     def reconstruct(self, hidden: Float[Tensor, "b c n"]) -> Float[Tensor, "b t e"]:
-        """Reconstruct the window from its features, as an auxiliary loss (FastGAN)."""
+        """Reconstruct a window from its features, for an auxiliary loss (FastGAN)."""
         for i, rise in enumerate(self.reconstruction):
             hidden = rise(hidden if i == 0 else F.leaky_relu(hidden, SLOPE))
         return torch.tanh(hidden.float()).transpose(1, 2)

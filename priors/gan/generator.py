@@ -1,4 +1,7 @@
-"""Generator of patches: coordinates, style and conditions of each frame to latents, from 4 frames to a patch by doubling."""
+"""Generator of patches: from coordinates, style and conditions of each frame to latents.
+
+Each stage doubles the number of frames, from 4 frames to a whole patch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ HALF = math.sqrt(0.5)
 class StyleScale(nn.Module):
     """Adds noise, divides each channel by its deviation in time, and scales it by a linear map of the frame's inputs.
 
-    No mean is subtracted. It is float32, because the deviation of a constant channel is near 0.
+    The mean is not subtracted. The deviation is computed in float32, because that of a constant channel is near 0.
     """
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -35,7 +38,7 @@ class StyleScale(nn.Module):
 
 
 class Doubling(nn.Module):
-    """Doubles the number of frames: a transposed convolution and a convolution, plus a skip path that turns channels into frames."""
+    """Doubles the number of frames by a transposed convolution and a convolution. A skip path converts channels to frames."""
 
     def __init__(self, inputs: int, before: int, width: int) -> None:
         super().__init__()
@@ -51,7 +54,7 @@ class Doubling(nn.Module):
 
 
 class Generator(nn.Module):
-    """Generates each patch alone; the continuity of neighbouring patches is learned."""
+    """Generates each patch independently. Training makes neighbouring patches continuous."""
 
     def __init__(self, config: GanConfig) -> None:
         super().__init__()
@@ -62,13 +65,13 @@ class Generator(nn.Module):
         self.outlet = nn.Conv1d(config.widths[-1], config.latent, 1)
 
     def forward(self, inputs: Float[Tensor, "b t f"], noise: Float[Tensor, "b n"]) -> Float[Tensor, "b t e"]:
-        """Latents in (-1, 1) of patches, from the inputs of their frames and the noise of their layers."""
+        """Return latents in (-1, 1) of patches, given the inputs of their frames and the noise of the layers."""
         pyramid = [inputs.to(self.dense.weight.dtype).transpose(1, 2)]
         while pyramid[-1].shape[-1] > 2:
             pyramid.append(F.avg_pool1d(pyramid[-1], 2))
         x = self.dense(pyramid.pop().flatten(1)).unflatten(1, (-1, FIRST))
         x, used = self.norm(x, pyramid.pop(), noise[:, :FIRST]), FIRST
         for double in self.doublings:
-            size = 4 * x.shape[-1]  # two noise values per frame, because the frames are doubled
+            size = 4 * x.shape[-1]  # two noise values for each frame of the output, which has twice as many frames
             x, used = double(x, pyramid.pop(), noise[:, used : used + size]), used + size
         return torch.tanh(self.outlet(x).float()).transpose(1, 2)

@@ -1,12 +1,11 @@
-"""GanPrior: latents of any length from random numbers addressed by frame (Musika, arXiv:2208.08706, section 3.3).
+"""GanPrior: latents of unbounded length, from random numbers addressed by frame (Musika, arXiv:2208.08706, section 3.3).
 
-    anchors -> lines between them     coordinates   change from frame to frame, and let neighbouring patches fit
-    one vector for a song             style         stays
-    artist, genre, tempo, density     conditions    by frame; with `cond` a function of seconds they are asked for patch by
-                                      patch
+    anchors -> lines between them     coordinates   change from frame to frame, so that neighbouring patches fit
+    one vector for a song             style         constant
+    artist, genre, tempo, density     conditions    by frame; if `cond` is a function of seconds, it is called for each patch
 
 The random numbers of a frame depend on its position in the sequence only. So windows, batches and restarts are consistent at
-their boundaries. In training the critic reads two neighbouring patches together, each generated alone.
+their boundaries. In training the generator makes two neighbouring patches independently, and the critic judges them together.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ from priors.prior import Batch, Known, Mask, Noise, Prior, Sequences, Update, Wi
 from vqvae.adversarial import hinge_discriminator, hinge_generator, r1_penalty
 from vqvae.ranks import mean_over_ranks
 
-NUMBERS, STARTS = ("numbers", "starts")  # names in a training batch: the random numbers of each row, and its window position
-# largest weight of R1, its step size, and the critic's confidence above which it grows
+NUMBERS, STARTS = ("numbers", "starts")  # names in a training batch: random numbers and window position of each row
+# largest weight of the R1 penalty, its step size, and the certainty of the critic above which the weight grows
 PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1e-3, 0.9
 RECONSTRUCTION = 10.0
-GENERATOR, CRITIC = "generator", "critic"  # phases
+GENERATOR, CRITIC = "generator", "critic"  # names of the training phases
 
-TimedConditions = Callable[[float], Conditions]  # function of the second at which a patch begins
+TimedConditions = Callable[[float], Conditions]  # conditions as a function of the start of a patch, in seconds
 
 
 @dataclass
 class GanState:
-    """State of a window: the inputs of its patches, and whether they have been generated."""
+    """State of a window: the inputs of its patches, and whether the patches are generated."""
 
     stream: str
     inputs: Float[Tensor, "b p t f"]
     noise: Float[Tensor, "b p n"]
-    skip: int  # frames of the patches before the first new frame
+    skip: int  # number of frames between the start of the first patch and the first new frame
     prompt: int
     frames: int
     done: bool = False
@@ -82,7 +81,7 @@ class GanPrior(Prior):
         return self.penalty.device
 
     def channels(self, labels: LabelEmbedding | None, cond: Conditions, rows: int, frames: int) -> Float[Tensor, "b t c"]:
-        """The conditions of each frame: artist and genre, then the controls."""
+        """Return the conditions of each frame as channels: artist and genre, then the controls."""
         controls = control_channels(cond.controls, self.config.controls, rows, frames).to(self.device)
         if labels is None:
             return controls
@@ -92,11 +91,11 @@ class GanPrior(Prior):
 
     @property
     def numbers(self) -> int:
-        """Count of random numbers of a training window: three anchors, a style, and the noise of two patches."""
+        """Number of random numbers of a training window: three anchors, one style, and the noise of two patches."""
         return 3 * self.config.coordinates + self.config.style + 2 * self.config.noise
 
     def generated(self, batch: Batch) -> Float[Tensor, "b t e"]:
-        """Generate a window of two patches for each row of a batch; missing NUMBERS and STARTS are sampled."""
+        """Generate a window of two patches for each batch row. If NUMBERS and STARTS are missing, they are sampled."""
         config = self.config
         if NUMBERS not in batch.sequences:
             rows = len(batch.sequences[config.stream])
@@ -110,11 +109,14 @@ class GanPrior(Prior):
         coordinates = interpolate(anchors.unflatten(1, (3, -1)), places, config.spacing)
         cond = self.channels(self.labels, batch.cond, rows, frames)
         inputs = torch.cat([coordinates, style[:, None].expand(-1, frames, -1), cond], dim=-1)
-        halves = inputs.unflatten(1, (2, -1)).flatten(0, 1)  # (B, 2S, F) -> (2B, S, F): each patch is generated alone
+        halves = inputs.unflatten(1, (2, -1)).flatten(0, 1)  # (B, 2S, F) -> (2B, S, F): patches are independent
         return self.generator(halves, noise.unflatten(1, (2, -1)).flatten(0, 1)).unflatten(0, (rows, 2)).flatten(1, 2)
 
     def loss(self, batch: Batch, phase: str = "", made: Float[Tensor, "b t e"] | None = None) -> dict[str, Tensor]:
-        """The loss of the generator, or in the phase "critic" that of the critic; `made` are generated windows of this batch."""
+        """Return the loss of the generator, or in the phase "critic" the loss of the critic.
+
+        `made` are generated windows of this batch. By default they are generated here.
+        """
         made = self.generated(batch) if made is None else made
         true = batch.sequences[self.config.stream]
         cond = self.channels(self.critic_labels, batch.cond, *true.shape[:2])
@@ -130,7 +132,7 @@ class GanPrior(Prior):
 
     def _critic_loss(self, true: Tensor, made: Tensor, cond: Tensor) -> dict[str, Tensor]:
         with torch.autocast(true.device.type, enabled=False):  # R1 needs second derivatives
-            true = true.float().requires_grad_().clone()  # not a leaf, because counting operations hooks the inputs of modules
+            true = true.float().requires_grad_().clone()  # no leaf: the FLOP counter sets hooks on the inputs of modules
             judged, fake = self.critic(true, cond), self.critic(made.float(), cond)
             hinge = hinge_discriminator([judged.scores], [fake.scores]) / 2
             penalty = 2 * r1_penalty(judged.scores, true)
@@ -152,7 +154,7 @@ class GanPrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions | TimedConditions, noise: Noise, params: Mapping[str, Any]
     ) -> GanState:  # fmt: skip
-        """State of a window; `cond` may be a function of the second at which a patch begins."""
+        """Return the state of a window. `cond` may be a function of the start of a patch in seconds."""
         config, stream = self.config, self.config.stream
         given: GanParams = params[stream]
         prompt = known_prefix(stream, window, known, window.length).shape[1]
@@ -173,7 +175,7 @@ class GanPrior(Prior):
     def _conditions(
         self, cond: Conditions | TimedConditions, given: GanParams, window: Window, patch: int, rows: int
     ) -> Tensor:
-        """The conditions of the frames of a patch; controls by frame begin with the window."""
+        """Return the conditions of the frames of a patch. Frame-wise controls in `cond` begin at the start of the window."""
         config, begin = self.config, patch * self.config.patch
         found = cond(begin * config.hop / config.sample_rate) if callable(cond) else cond
         controls = {name: torch.tensor([[float(getattr(given, name, 0.0))]]) for name in config.controls}
@@ -193,7 +195,10 @@ class GanPrior(Prior):
 
 
 class _Numbers:
-    """The random numbers of a sequence, in rows addressed by the first frame of a patch: anchor, style, noise of the layers."""
+    """The random numbers of a sequence: anchors, style, and the noise of the layers.
+
+    Each row of numbers is addressed by a frame: the first frame of a patch, or the frame of an anchor.
+    """
 
     def __init__(self, config: GanConfig, noise: Noise, params: GanParams) -> None:
         self.config, self.noise, self.params = config, noise, params
@@ -205,7 +210,10 @@ class _Numbers:
         return self.noise.at(self.config.stream, frame, 1, self.width)[:, 0]
 
     def anchor(self, k: int) -> Float[Tensor, "b c"]:
-        """Truncate the style only, so that low values give a typical style and the music still varies in time."""
+        """Return the vector of anchor k. Its truncation is at least LEAST_ANCHORS, so that the music varies in time.
+
+        A smaller truncation applies to the style only.
+        """
         bound = max(LEAST_ANCHORS, self.params.truncation)
         return truncated(self._row(k * self.config.spacing)[:, : self.config.coordinates], bound)
 

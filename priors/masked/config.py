@@ -12,17 +12,17 @@ from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorC
 from priors.transformer.config import TrunkConfig
 from vqvae.jukebox.config import convolution, residual_stack
 
-PASSES = 12  # passes of a level without parameters
-CODES_AT_ONCE, ON_GPU = 256, 2**13  # codes whose logits are in memory together: they fit a core's cache, or fill a GPU
-CHUNK = 2**18  # values of a layer that are in memory together
+PASSES = 12  # default number of passes of a level
+CODES_AT_ONCE, ON_GPU = 256, 2**13  # codes whose logits are computed together: fits the cache of a CPU core; fills a GPU
+CHUNK = 2**18  # values of a layer that are computed together
 
 
 @dataclass(frozen=True)
 class MaskedParams(TokenParams):
     """Sampling parameters of masked parallel decoding.
 
-    For a stream whose frames hold several codes, `passes` is the number for the first book. Each further book has half as many
-    as the book before it, rounded up: 12, 6, 3, 2 of four.
+    If the frames of a stream have several codes, `passes` is the number for the first book. Each further book has half as many
+    passes as the previous book, rounded up. For example, four books have 12, 6, 3 and 2 passes.
 
     passes: passes per stream, or per first book of its frames (0: PASSES)
     noise: weight of the Gumbel noise on the confidence that orders the codes
@@ -34,10 +34,11 @@ class MaskedParams(TokenParams):
 
 @dataclass(frozen=True)
 class MaskedConfig(PriorConfig):
-    """Shape of a masked prior; `trunk.n_ctx` counts columns, `vector` is the width of a code's vector.
+    """Shape of a masked prior. `trunk.n_ctx` counts columns, and `vector` is the width of the vector of a code.
 
-    At each stream's own rate there are `local` blocks of convolutions, `head_width` channels wide. A column of a single stream
-    may be a frame of several codes, one per book; ValueError for `books` with several streams.
+    The head of each level has `local` blocks of convolutions with `head_width` channels, at the rate of the level. The frames
+    of a single stream may have several codes, one per book; a column is then a frame. ValueError for `books` with several
+    streams.
     """
 
     kind = "masked"
@@ -51,7 +52,7 @@ class MaskedConfig(PriorConfig):
     labels: LabelConfig | None = None
     lyrics: LyricConfig | None = None
     streams: tuple[str, ...] = ()  # names of the streams; empty: vq.0, vq.1, ..
-    books: int = 1  # codes per frame of its stream
+    books: int = 1  # codes per frame of the stream
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -72,37 +73,38 @@ class MaskedConfig(PriorConfig):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """Names of the sequences of codes that a column consists of, finest first: the streams, or the books of one, last first."""
+        """Names of the levels of a column, finest first: the streams, or the books of a single stream (last book first)."""
         if self.books == 1:
             return self.streams
         return tuple(f"{self.streams[0]}/{book}" for book in reversed(range(self.books)))
 
     @property
     def ratios(self) -> dict[str, int]:
-        """Codes of each level in a column."""
+        """Number of codes of each level in a column."""
         return {level: self.hops[-1] // hop for level, hop in zip(self.levels, self.hops * self.books, strict=True)}
 
     def levels_of(self, stream: str) -> tuple[str, ...]:
-        """The levels of a stream, finest first: the stream, or its books."""
+        """Return the levels of a stream, finest first: the stream itself, or its books."""
         return self.levels if self.books > 1 else (stream,)
 
     def passes(self, stream: str, first: int) -> dict[str, int]:
-        """Number of passes for each level of a stream in decoding order, starting with `first` (0: PASSES).
+        """Return the number of passes for each level of a stream, in decoding order. The first level has `first` (0: PASSES).
 
-        Each further book has half as many passes as the previous book, rounded up. Given the previous books, its codes depend
-        little on each other (SoundStorm, arXiv:2305.09636, has 16 passes of the first book and 1 of each other).
+        Each further book has half as many passes as the previous book, rounded up. Given the previous books, the codes of a
+        book depend little on each other. SoundStorm (arXiv:2305.09636) has 16 passes for the first book and 1 for each other
+        book.
         """
         found = first or PASSES
         return {level: -(-found // 2**book) for book, level in enumerate(reversed(self.levels_of(stream)))}
 
     @property
     def slots(self) -> int:
-        """Codes of all levels in a column."""
+        """Number of codes of all levels in a column."""
         return sum(self.ratios.values())
 
     @property
     def hop(self) -> int:  # type: ignore[override]
-        """Samples per column."""
+        """Number of samples per column."""
         return self.hops[-1]
 
     @property
@@ -114,7 +116,7 @@ class MaskedConfig(PriorConfig):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MaskedConfig:
-        """The configuration from plain values; format 1 has another name for `head_width`."""
+        """Return the configuration from plain values. Format 1 has another name for `head_width`."""
         data = dict(data)
         if "fine" in data:
             data["head_width"] = data.pop("fine")
@@ -133,7 +135,7 @@ class MaskedConfig(PriorConfig):
     # ---- sizes
 
     def parameters(self) -> ParameterCount:
-        """Parameters by use; the table is that of one level's logits."""
+        """Return the numbers of parameters by use. `table` counts the output table of one level."""
         trunk, width = self.trunk, self.trunk.width
         matrices = [*trunk.products(), (self.slots * self.vector, width)]
         norms, others = trunk.other_parameters()
@@ -150,7 +152,7 @@ class MaskedConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, self.head_width * self.bins)
 
     def _head_parameters(self, level: int) -> int:
-        """Number of parameters of a level's head without its norm."""
+        """Return the number of parameters of the head of a level without its norm."""
         ratios, width = list(self.ratios.values()), self.head_width
         unfold = (self.trunk.width + 1) * ratios[level] * width
         steps = [ratios[i] // ratios[i + 1] for i in (level - 1, level) if self.books == 1 and 0 <= i < len(ratios) - 1]
@@ -159,22 +161,23 @@ class MaskedConfig(PriorConfig):
         return unfold + inputs + residual_stack(width, self.local) + (width + 1) * self.bins
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; int8 is stored as bfloat16."""
+        """Return the bytes of all weights in memory. Norms are float32 or wider. int8 is stored as bfloat16."""
         counted, (_, item) = self.parameters(), BYTES[dtype]
         return (counted.matrices + counted.others) * item + counted.norms * max(4, item)
 
     def pass_products(self, stream: str) -> tuple[int, int]:
-        """Multiplications of a pass over a column of one level without logits, and of the logits of one code."""
+        """Return two numbers of multiplications: of a pass over a column of a level without logits, and of a code's logits."""
         width, head, ratio = self.trunk.width, self.head_width, self.frames(stream) // self.n_ctx
         attention = 2 * self.trunk.state * self.trunk.n_ctx * self.trunk.depth
-        # kernel 3, kernel 2s for the levels above and below; or kernel 3 over all books
+        # one kernel of 3 and, for the levels above and below, kernels of 2 * step; or a kernel of 3 over all books
         code = convolution(self.vector, head, 13 if self.books == 1 else 3 * self.books) + residual_stack(head, self.local)
         return self.parameters().matrices + attention + ratio * (width * head + code), head * self.bins
 
     def pass_bytes(self, stream: str, rows: int, columns: int, itemsize: int, device: str = "cpu") -> int:
-        """Bytes of a pass over a stream: the larger of a trunk layer over all columns and a chunk with its logits.
+        """Return the bytes of a pass over a stream: the embedded columns, plus the maximum of a trunk layer and a chunk of the
+        head.
 
-        On a GPU the chunk is the window. The measured overhead of the heap is a further 50 %.
+        On a GPU the chunk is the whole window. 50 % is added for the measured overhead of the heap.
         """
         trunk, ratio, head = self.trunk, self.frames(stream) // self.n_ctx, self.head_width
         layer = itemsize * (4 * trunk.width + max(2 * trunk.hidden, 4 * trunk.width)) + 8 * trunk.width
@@ -185,7 +188,7 @@ class MaskedConfig(PriorConfig):
         return (2 * embedded + codes + max(rows * columns * layer, fine, embedded)) * 3 // 2
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """Cost of decoding; steps are passes, limited by multiplications."""
+        """Return the cost of decoding. Steps are passes, limited by multiplications."""
         column, (_, item) = self.frames(job.stream) // self.n_ctx, BYTES[job.dtype]
         passes = sum(self.passes(job.stream, job.params["passes"]).values())
         columns = max(((end - start) // column for start, _, end in job.windows), default=0)

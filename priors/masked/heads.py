@@ -1,13 +1,14 @@
-"""Heads of the masked prior (`priors/masked/model.py`): from columns to the codes of one level, at the level's rate.
+"""Heads of the masked prior (`priors/masked/model.py`): from columns to the codes of one level, at the rate of the level.
 
-A column is a bottleneck for 21 codes. With logits directly after the trunk and separate weights per slot, every slot has to
-learn what is the same for all 16 slots of a level. So the trunk's output for a column is unfolded to its codes. Dilated
-convolutions, shared by all slots, follow; their inputs are the unfolded vectors, the known codes around them and those of the
-levels above and below. The receptive field is limited. So codes are sampled in blocks, and blocks without unknown codes are
-skipped.
+A column is a bottleneck for 21 codes. If logits directly followed the trunk, each of the 16 slots of a level would have
+separate weights and would have to learn the same things. Therefore the trunk's output for a column is first unfolded to its
+codes. Dilated convolutions follow, which all slots share. Their inputs are the unfolded vectors, the known codes nearby, and
+the codes of the levels above and below. The receptive field is limited. So codes are sampled in blocks, and blocks without
+unknown codes are skipped.
 
-If the levels are the books of one stream, each has one code per column. The head of a book reads the codes of all books of a
-frame and of its neighbours. Earlier books are known when it is sampled, later books only if the frame is known.
+If the levels are the books of one stream, each level has one code per column. The head of a book reads the codes of all books,
+of a frame and its neighbours. Earlier books are known when the book is sampled. Later books are known only if the whole frame
+is known.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from vqvae.jukebox.blocks import ResidualStack
 
 @dataclass
 class EncodedColumns:
-    """A window with masked codes: columns after the trunk (b t w), and vectors of the codes by level."""
+    """A window with masked codes: the trunk's output for the columns (b t w), and the vectors of the codes by level."""
 
     columns: Tensor
     vectors: dict[str, Tensor]
 
 
 def joined(vectors: Sequence[Float[Tensor, "b t _"]]) -> Float[Tensor, "b t _"]:
-    """Concatenate vectors of the same frames; a single one is not copied."""
+    """Concatenate vectors of the same frames. A single one is not copied."""
     return torch.cat(list(vectors), dim=2) if len(vectors) > 1 else vectors[0]
 
 
 def first_places(asked: Bool[Tensor, "b n"], count: int) -> Int[Tensor, " m"]:
-    """Indices in (b * n) of the first `count` true entries, in order.
+    """Return the indices in (b * n) of the first `count` true entries, in order.
 
-    A `count` known on the host avoids waiting for the device.
+    The caller knows `count` on the host, so that the host need not wait for the device.
     """
     return asked.flatten().logical_not().byte().argsort(stable=True)[:count]
 
 
 class LevelHead(nn.Module):
-    """Head of one level: from columns to a vector (b, t * ratio, fine) per code, and logits."""
+    """Head of one level. It maps columns to one vector per code, (b, t * ratio, head_width), and these to logits."""
 
     def __init__(self, config: MaskedConfig, level: int):
         super().__init__()
@@ -55,7 +56,7 @@ class LevelHead(nn.Module):
         self.ratio = ratios[level]
         self.own_levels = config.levels if config.books > 1 else (config.levels[level],)
         self.above_level, self.below_level = [*config.levels, ""][level + 1], config.levels[level - 1]
-        # initially the codes around a mask have more weight than the untrained trunk
+        # the small scale gives the codes around a mask more weight than the untrained trunk at first
         self.unfold = Linear(config.trunk.width, self.ratio * width, init.linear / 4)
         self.own = nn.Conv1d(config.books * config.vector, width, 3, padding=1)
         step = self.ratio // ratios[level + 1] if config.books == 1 and level + 1 < len(ratios) else 0
@@ -78,18 +79,18 @@ class LevelHead(nn.Module):
     def around(
         self, seen: EncodedColumns, asked: Bool[Tensor, "b n"], count: int
     ) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m f"]]]:
-        """Yield, block by block, the indices in (b * n) of the `count` requested codes and their vectors, equal to those of the
-        whole.
+        """Yield for each block the indices in (b * n) of its requested codes, and their vectors.
 
-        A block is computed with its receptive field on both sides; blocks without requested codes are skipped. On a GPU there
-        is one block, and nothing is copied to the host.
+        `count` is the number of requested codes. The vectors equal those of a pass over the whole window, because a block
+        includes its receptive field on both sides. Blocks without requested codes are skipped. On a GPU there is one block, and
+        nothing is copied to the host.
         """
         if seen.columns.device.type != "cpu":
             places = first_places(asked, count)
             yield places, self(seen.columns, seen.vectors).flatten(0, 1)[places]
             return
         columns = seen.columns.shape[1]
-        far = 1 + -(-self.stack.reach // self.ratio)  # columns
+        far = 1 + -(-self.stack.reach // self.ratio)  # columns of the receptive field on each side
         size = max(1, CHUNK // (self.out.w.shape[0] * self.ratio))
         for first in range(0, columns, size):
             last = min(first + size, columns)

@@ -1,24 +1,24 @@
 """MaskedPrior: inpainting of the codes of all levels by masked parallel decoding (VampNet, arXiv:2307.04686).
 
-    loss(batch)                               cross entropy of the masked codes, given those that are known
-    start(window, known, cond, noise, params)  then sample(state): the streams that `params` names, coarsest first
+    loss(batch)                                cross entropy of the masked codes, given the known codes
+    start(window, known, cond, noise, params)  then sample(state): samples the streams that `params` names, coarsest first
 
-Sequences are codes Int (b, t * ratio) of every level, t the columns of the window (`priors/masked/columns.py`), ratio 16, 4, 1
-of level 0, 1, 2. Masks, Bool of the same shapes, mark the known codes. These are returned unchanged, and the values of others
-are never read. `params` maps each sampled stream to its `MaskedParams`: passes, temperature, noise of the order.
+Sequences are codes Int (b, t * ratio) of every level, where t is the number of columns (`priors/masked/columns.py`) and ratio
+is 16, 4, 1 for level 0, 1, 2. Masks are Bool of the same shapes and mark the known codes. Known codes are returned unchanged.
+The values of unknown codes are ignored. `params` maps each sampled stream to its `MaskedParams`.
 
-    columns   the vectors of their codes, or one MASK per slot, concatenated   + position + labels + timing
+    columns   the vectors of the codes, or MASK vectors, of all slots, concatenated   + position + labels + timing
     trunk     blocks that attend to all columns before and after; `cross` layers attend to the lyrics
-    level     back at a level's own rate: the trunk's output for the column, the code itself and its neighbours, the codes above
-              and below; dilated convolutions over these, with the same weights for every slot
-    logits    of the codes that are asked for, and of no others
+    level     back to the rate of a level: the trunk's output for the column, the code itself and its neighbours, and the codes
+              of the levels above and below; dilated convolutions over these, with the same weights for every slot
+    logits    of the requested codes only
 
-A level is a stream. If the frames of a single stream hold several codes, Int (b, t, books), a level is a book. The masks (b, t)
-mark known frames, and a pass masks each code separately; book 0 is sampled first.
+A level is a stream. But if the frames of a single stream have several codes, Int (b, t, books), a level is a book. The masks
+(b, t) then mark known frames, and a pass masks each code separately. Book 0 is sampled first.
 
-Levels are sampled in sequence, coarsest first. So codes compete within their level only; fine codes are less likely and would
-always come last. Each pass samples every unknown code and masks those of the least confidence again. The cosine schedule gives
-their number from the number of unknown codes in each row (MaskGIT, arXiv:2202.04200).
+Levels are sampled in sequence, coarsest first. So codes compete within their level only. Otherwise fine codes, which are less
+probable, would always be last. Each pass samples every unknown code, and then masks the codes of least confidence again. Their
+number follows the cosine schedule, from the number of unknown codes in the row (MaskGIT, arXiv:2202.04200).
 """
 
 from __future__ import annotations
@@ -48,10 +48,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class MaskedPrior(Prior):
-    """A masked prior of the codes of all levels given known codes and conditions.
-
-    The loss is in bits per code, a mean over levels.
-    """
+    """A masked prior of the codes of all levels, given known codes and conditions. The loss is the mean bits per code."""
 
     config: MaskedConfig
 
@@ -76,7 +73,7 @@ class MaskedPrior(Prior):
         return cast(LevelHead, self.heads[self.config.levels.index(level)])
 
     def split(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Convert codes or flags by stream to codes or flags by level; those by level do not change."""
+        """Convert codes or flags by stream to codes or flags by level. Those that are by level already do not change."""
         return split_books(x, self.config.streams[0], self.config.books)
 
     def join(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,10 +82,10 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Initialise the embeddings from the codec's vectors, scaled to mean 0 and deviation `init.embedding` in every book.
+        """Initialise the embeddings from the codec's vectors, scaled in every book to mean 0 and deviation `init.embedding`.
 
         A stream with several books has vectors (books, bins, e) or (books * bins, e). If `e` is not the width of the
-        embeddings, a random projection maps them to it.
+        embeddings, a random matrix projects the vectors.
         """
         for stream, v in vectors.items():
             levels = self.config.levels_of(stream)[::-1]
@@ -121,14 +118,14 @@ class MaskedPrior(Prior):
     # ---- from known codes to logits
 
     def encode_columns(self, codes: Sequences, keep: Mask, conditioning: ColumnConditioning) -> EncodedColumns:
-        """The trunk's output for a window with known codes."""
+        """Return the trunk's output for a window with masked codes, and the vectors of the codes."""
         vectors = self.embedding(codes, keep)
         x = self.inlet(self.embedding.concatenate(vectors))
         y = self.trunk(x.to(conditioning.columns) + conditioning.columns, conditioning.encoded, conditioning.distance)
         return EncodedColumns(self.ln(y), vectors)
 
     def logits(self, seen: EncodedColumns, level: str, asked: Bool[Tensor, "b _"]) -> Float[Tensor, "n k"]:
-        """Logits of the requested codes of a level, in the order of `asked`."""
+        """Return the logits of the requested codes of a level, in the order of `asked`."""
         head = self.head(level)
         return head.out(head(seen.columns, seen.vectors)[asked])  # (B, T * R, F) -> (n, F) -> (n, K)
 
@@ -137,9 +134,9 @@ class MaskedPrior(Prior):
     def costs(
         self, sequences: Sequences, cond: Conditions, keep: Mask, asked: Mask | None = None, every: bool = False
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Bits of each requested code by level; by default all codes that are not kept are requested.
+        """Return the bits of each requested code by level. By default all codes that are not kept are requested.
 
-        Levels without requested codes are left out, or are empty with `every`. The masks are by stream or by level.
+        Levels without requested codes are missing, or empty if `every` is true. The masks are by stream or by level.
         """
         sequences, keep = self.split(sequences), self.split(keep)
         asked = self.split(asked) if asked else {level: ~known for level, known in keep.items()}
@@ -153,11 +150,11 @@ class MaskedPrior(Prior):
         }
 
     def loss(self, batch: Batch, phase: str = "") -> dict[str, Tensor]:
-        """The mean of the levels' bits per code, and "bits" per frame; without `known` the masks are sampled as in training, by
-        torch's global generator.
+        """Return the bits per code, averaged over levels, as "loss", and the bits per frame as "bits".
 
-        Sums of bits are divided by `counts`, by level, which default to those of this batch. For a part of a larger batch they
-        are the means over its parts. So the mean of the parts' losses is the loss of the larger batch.
+        Without `known` the masks are sampled as in training, by torch's global generator. The sum of bits of a level is divided
+        by `counts`, by default the number of its codes in the loss. If this batch is a part of a larger batch, `counts` are the
+        means over all parts. Then the mean of the losses of the parts is the loss of the larger batch.
         """
         keep, asked, counts = batch.known, batch.asked, batch.counts
         if keep is None:
@@ -168,7 +165,7 @@ class MaskedPrior(Prior):
             keep, asked = ({stream: x.to(device) for stream, x in each.items()} for each in (keep, asked))
         costs = self.costs(batch.sequences, batch.cond, keep, asked, every=counts is not None)
         counts = counts or {stream: each.numel() for stream, each in costs.items()}
-        # a stream without requested codes adds 0, so that its weights have a gradient, as on every other rank
+        # a level without requested codes adds 0, so that its weights have a gradient on every rank
         bits = [each.sum() / counts[stream] for stream, each in costs.items() if counts[stream]]
         if not bits:
             raise ValueError("all codes are kept; a loss needs some that are not")
@@ -176,7 +173,7 @@ class MaskedPrior(Prior):
         return {"loss": mean, "bits": self.config.books * mean}
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The weight matrices of the blocks, for Muon."""
+        """Yield the weight matrices of the blocks, for Muon."""
         return block_matrices(self)
 
     @torch.no_grad()
@@ -192,13 +189,13 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def draw_masks(self, rngs: Sequence[np.random.Generator]) -> tuple[Mask, Mask]:
-        """Sample for each window the known codes and the codes in the loss."""
+        """Sample two masks for each window: the known codes, and the codes in the loss."""
         return join_masks([draw_masks(self.config.n_ctx, self.config.ratios, rng) for rng in rngs])
 
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, MaskedParams]
     ) -> MaskedState:
-        """Start a window; streams that `params` does not name keep their known codes, and are 0 elsewhere."""
+        """Start a window. Streams that `params` does not name keep their known codes, and their unknown codes are 0."""
         self._check(window, known)
         given, mask, levels = self.split(known.sequences), self.split(known.mask), self.config.levels
         codes = {level: given[level].masked_fill(~mask[level], 0) for level in levels}
@@ -214,7 +211,7 @@ class MaskedPrior(Prior):
 
     @torch.no_grad()
     def sample(self, state: MaskedState) -> Iterator[Update]:
-        """Sample levels in sequence; yield each stream after its last pass, and an empty update after each earlier pass."""
+        """Sample the levels in sequence. Yield each stream after its last pass, and an empty update after each other pass."""
         while state.turn < len(state.levels):
             level = state.levels[state.turn]
             while state.step < state.passes(level):
@@ -225,13 +222,13 @@ class MaskedPrior(Prior):
             yield self._update(level, state, True)
 
     def _update(self, level: str, state: MaskedState, done: bool) -> Update:
-        """The update of a level's stream, empty unless its last level is complete."""
+        """Return the update of a level's stream. It is empty unless the last level of the stream is complete."""
         stream = level if level in self.config.streams else self.config.streams[0]
         values = self.join(state.codes)[stream]
         return Update(stream, 0, values if done and level == self.config.levels_of(stream)[0] else values[:, :0])
 
     def _pass(self, level: str, state: MaskedState) -> None:
-        """Sample all unknown codes of a level and keep the most probable, in the number of the schedule."""
+        """Sample all unknown codes of a level, and keep the most confident ones. The schedule gives their number."""
         codes, known, lacking, params = state.codes, state.known, state.lacking[level], state.params[level]
         unknown, step, passes = ~known[level], state.step + 1, state.passes(level)
         numbers = to_device(numbers_for(state.rngs, lacking, 2 * unknown.shape[1]), unknown.device)
@@ -248,7 +245,7 @@ class MaskedPrior(Prior):
         self, level: str, codes: Sequences, known: Mask, conditioning: ColumnConditioning,
         chance: Float[Tensor, "b n"], params: MaskedParams, count: int,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:  # fmt: skip
-        """Sample each of the `count` unknown codes of a level by its uniform number in `chance`; return codes and log probabilities."""
+        """Sample each of the `count` unknown codes of a level by its uniform number. Return codes and log probabilities."""
         asked = ~known[level]
         new, log_p = codes[level].new_zeros(asked.shape), chance.new_zeros(asked.shape)
         if count:
@@ -283,23 +280,26 @@ def join_masks(rows: Sequence[tuple[Mask, Mask]]) -> tuple[Mask, Mask]:
 
 
 def numbers_for(rngs: Sequence[torch.Generator], lacking: Sequence[int], length: int) -> Float[Tensor, "b n"]:
-    """`length` uniform numbers per row from the row's generator; a row without unknown codes uses none, as it would alone."""
+    """Return `length` uniform numbers per row, from the generator of the row.
+
+    A row without unknown codes uses no numbers, so that its result does not depend on the other rows.
+    """
     rows = [uniforms([rng], length if n else 0) for rng, n in zip(rngs, lacking, strict=True)]
     return torch.cat([F.pad(row, (0, length - row.shape[1])) for row in rows])
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to another device, from pinned memory, so that a GPU copies it asynchronously."""
+    """Copy a CPU tensor to a device. For a GPU the copy is asynchronous, from pinned memory."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def gumbel(uniform: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Gumbel noise of uniform numbers in [0, 1), finite for all of them."""
+    """Return Gumbel noise for uniform numbers in [0, 1). The noise is always finite."""
     return -(-uniform.clamp(1e-12, 1 - 1e-12).log()).log()
 
 
 def least_sure(confidence: Float[Tensor, "b n"], count: Int[Tensor, " b"]) -> Bool[Tensor, "b n"]:
-    """The `count` entries of each row with the least confidence; the first ones of equal confidence."""
+    """Return a mask of the `count` entries of least confidence in each row. Of equal entries the first ones are taken."""
     order = confidence.argsort(dim=1, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places) < count[:, None]

@@ -14,7 +14,10 @@ from priors.prior import Mask, Sequences, check_shapes
 
 @dataclass
 class ColumnConditioning:
-    """Conditions as inputs of the trunk: vectors added to the columns (b t w), lyrics (b n w), their distances in seconds (b t n)."""
+    """Conditions as inputs of the trunk: vectors that are added to the columns (b t w), and encoded lyrics (b n w).
+
+    `distance` is the distance in seconds between each column and each lyric token (b t n).
+    """
 
     columns: Tensor
     encoded: Tensor | None
@@ -23,9 +26,9 @@ class ColumnConditioning:
 
 @dataclass
 class MaskedState:
-    """A window in progress: `turn` counts the complete levels, `step` the passes over the next one.
+    """A window in progress. `turn` is the number of complete levels, and `step` the number of passes over the current level.
 
-    A level is a stream or a book (`MaskedConfig.levels`). `lacking` is the initial number of unknown codes per row.
+    A level is a stream or a book (`MaskedConfig.levels`). `lacking` has the initial number of unknown codes of each row.
     """
 
     conditioning: ColumnConditioning
@@ -33,30 +36,30 @@ class MaskedState:
     known: Mask
     rngs: Sequence[torch.Generator]
     params: Mapping[str, MaskedParams]  # parameters of each level, with its number of passes
-    levels: Sequence[str]  # sampled levels, in this order
+    levels: Sequence[str]  # the levels to sample, in this order
     lacking: Mapping[str, Sequence[int]]
     turn: int = 0
     step: int = 0
 
     def passes(self, level: str) -> int:
-        """Number of passes over a level, 0 if it is known."""
+        """Return the number of passes over a level, 0 if all codes of the level are known."""
         return self.params[level].passes if any(self.lacking[level]) else 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The difference between this state and the result of `start`; on the CPU."""
+        """Return the tensors that changed since `start`, on the CPU."""
         return {name: tensor.cpu() for name, tensor in self._tensors().items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Restore `tensors` of `state_dict` into a state of the same start.
+        """Restore `tensors` of `state_dict` into a state that began with the same call of `start`.
 
-        ValueError if a shape differs; then nothing is changed.
+        ValueError if a shape or dtype differs. Then the state does not change.
         """
         check_shapes(tensors, self._tensors())
         for level in self.levels:
             for values, name in ((self.codes, "codes"), (self.known, "known")):
                 values[level] = tensors[f"{name}.{level}"].to(values[level].device, copy=True)
         for rng, saved in zip(self.rngs, tensors["generators"], strict=True):
-            rng.set_state(saved.clone())  # torch would read a view from the beginning of its storage
+            rng.set_state(saved.clone())  # a copy, because torch reads a view from the beginning of the storage
         self.turn, self.step = tensors["progress"].tolist()
 
     @property

@@ -1,4 +1,4 @@
-"""Shape of a prior of frames that hold several codes, without torch."""
+"""Shape of a prior of frames with several codes each, without torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class FrameParams(TokenParams):
 
 @dataclass(frozen=True)
 class TokenConfig(PriorConfig):
-    """Shape of a prior of `stream`, whose frames hold `books` codes each; `trunk.n_ctx` counts frames.
+    """Shape of a prior of `stream`. Each frame of this stream has `books` codes. `trunk.n_ctx` counts frames.
 
-    `vector` is the width of the codec's vectors. `m_head` is the width of a book's MLP over that of the trunk.
+    `vector` is the width of the codec's codebook vectors. `m_head` is the hidden width of a book's MLP relative to the width of
+    the trunk.
     """
 
     kind = "tokens"
@@ -38,7 +39,7 @@ class TokenConfig(PriorConfig):
     trunk: TrunkConfig
     vector: int = 64
     m_head: float = 2.0
-    noise: float = 0.08  # mean share of input codes that are replaced at random in training
+    noise: float = 0.08  # mean share of the input codes that training replaces by random codes
     labels: LabelConfig | None = None
     lyrics: FrameLyricConfig | None = None  # type: ignore[assignment]
 
@@ -71,7 +72,7 @@ class TokenConfig(PriorConfig):
     # ---- sizes
 
     def _head_matrices(self) -> list[tuple[int, int]]:
-        """(rows, columns) of the matrices of one book of the depth head, each with a bias per column."""
+        """Return (rows, columns) of the matrices of one book of the depth head. Each matrix has one bias per column."""
         return [
             (self.width, self.head_width),
             (self.head_width, self.width),
@@ -80,11 +81,11 @@ class TokenConfig(PriorConfig):
         ]
 
     def parameters(self) -> ParameterCount:
-        """Parameters by use; the table is that of all books' logits."""
+        """Return the numbers of parameters by use. `table` counts the output tables of all books."""
         trunk, width, books = self.trunk, self.width, self.books
         matrices = [*trunk.products(), *self._head_matrices() * books]
         norms, others = trunk.other_parameters()
-        norms += 2 * width * (books + 1)  # norms of each book, and of the trunk's output
+        norms += 2 * width * (books + 1)  # one norm per book, and one of the trunk's output
         others += books * sum(columns for _, columns in self._head_matrices())
         others += 2 * books * self.bins * width  # embeddings of a frame's codes, for the trunk and for the depth head
         others += 2 * (self.vector * width + width) + books * self.bins * self.vector
@@ -94,14 +95,17 @@ class TokenConfig(PriorConfig):
         return ParameterCount(numbers, sum(out for _, out in matrices), norms, others, books * width * self.bins)
 
     def weight_bytes(self, dtype: str) -> int:
-        """Bytes in memory: norms in float32 at least; with int8 the trunk is int8 with a scale per column, the rest bfloat16."""
+        """Return the bytes of all weights in memory. Norms are float32 or wider.
+
+        With int8 the trunk is int8 with one scale per column, and the other weights are bfloat16.
+        """
         counted, trunk, (matrix, item) = self.parameters(), list(self.trunk.products()), BYTES[dtype]
         total = (counted.matrices + counted.others) * item + counted.norms * max(4, item)
         total += (matrix - item) * sum(n_in * n_out for n_in, n_out in trunk)
         return total + (item * sum(columns for _, columns in trunk) if dtype == "int8" else 0)
 
     def prefill_bytes(self, itemsize: int) -> int:
-        """Bytes per prompt step during the prefill: rotated queries and keys, and the trunk's MLP."""
+        """Return the bytes per prompt step during the prefill, including the rotated queries and keys and the trunk's MLP."""
         trunk = self.trunk
         rotated = 2 * trunk.state * bool(trunk.rope)
         held = itemsize * (5 * trunk.width + 3 * trunk.state + rotated)
@@ -109,7 +113,7 @@ class TokenConfig(PriorConfig):
         return held + max(norm, itemsize * (2 * trunk.hidden + trunk.width))
 
     def lyric_bytes(self, itemsize: int) -> int:
-        """Bytes for encoding the lyrics of a window."""
+        """Return the bytes for encoding the lyrics of a window."""
         if not self.lyrics:
             return 0
         places = self.n_ctx * self.lyrics.per_frame
@@ -117,7 +121,7 @@ class TokenConfig(PriorConfig):
         return itemsize * (places * convolved + 2 * self.n_ctx * self.width)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """Cost of decoding; a sequential step is one frame: the trunk, then each book's MLP."""
+        """Return the cost of decoding. A sequential step is one frame: the trunk, and then the MLP of each book."""
         trunk, (_, item) = self.trunk, BYTES[job.dtype]
         guided = 2 if job.params.get("guidance", 1.0) != 1.0 else 1
         rows, prompts = job.rows * guided, [begin - start + 1 for start, begin, _ in job.windows]
@@ -125,9 +129,9 @@ class TokenConfig(PriorConfig):
         conditions = rows * item * self.n_ctx * self.width
         table = item * self.bins * self.width
         draws = rows * self.bins * (item + 4 + 24)  # as in `priors/autoregressive`
-        # products of fixed weights that a window keeps (`DepthHead.for_sampling`), and the inputs of the last of them
+        # a window keeps products of fixed weights (`DepthHead.for_sampling`); the last product also holds its inputs
         frames = self.books * (2 * table + item * self.bins) + max(draws, 2 * table)
-        # lyrics are encoded before there is a cache
+        # the lyrics are encoded before the cache is allocated
         before = job.rows * self.lyric_bytes(item) - cache - conditions
         parts = {
             "weights": self.weight_bytes(job.dtype), "cache": cache, "conditions": conditions,
@@ -139,7 +143,7 @@ class TokenConfig(PriorConfig):
         return DecodingCost(rows, parts, steps, read, trunk.depth + 3 * self.books, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Cost of training; activations of the trunk, and for each book of its MLP and twice its logits."""
+        """Return the cost of training: activations of the trunk, of each book's MLP, and two copies of each book's logits."""
         trunk, steps, item = self.trunk, self.n_ctx, BF16 if bf16 else FLOAT
         kept = trunk.activation_bytes(bf16, recompute, 0, cpu)
         head = self.books * (item * (2 * self.head_width + 3 * self.width) + 2 * FLOAT * self.bins)

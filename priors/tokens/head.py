@@ -1,8 +1,8 @@
-"""DepthHead: samples the codes of one frame, book by book, from the trunk's output (depth transformer of RQ-Transformer,
+"""DepthHead: the codes of one frame, book by book, from the trunk's output (depth transformer of RQ-Transformer,
 arXiv:2203.01941).
 
-With four books no attention is needed: the vectors of the previous codes are summed. Logits are those of a table plus the
-product with the codec's vectors, so that similar codes are learned together.
+With four books no attention is needed: the vectors of the previous codes are summed. The logits are the sum of a linear layer
+and of products with the codec's codebook vectors. So what the head learns about a code also applies to similar codes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from priors.tokens.config import TokenConfig
 from priors.transformer.linear import LayerNorm, Linear, layer_norm, quick_gelu
 
-SMALL = 0.002  # initial scale of the products with the codec's vectors; larger ones start far from the uniform distribution
+SMALL = 0.002  # initial scale of the products with the codebook vectors; with larger scales the first logits are not uniform
 
 
 class FrameEmbedding(nn.Module):
-    """Embeds the codes of a frame as one vector: a table per book, and a projection of the codec's vectors."""
+    """Embeds the codes of a frame as one vector: the sum of one table per book, and of the projected codebook vectors."""
 
     def __init__(self, config: TokenConfig, std: float) -> None:
         super().__init__()
@@ -31,7 +31,10 @@ class FrameEmbedding(nn.Module):
         self.proj = Linear(config.vector, config.width, std * config.vector**-0.5)
 
     def book(self, codes: Int[Tensor, "..."], book: int, vectors: Float[Tensor, "books k e"]) -> Float[Tensor, "... w"]:
-        """Contribution of one book to the vector, without the bias; all codes are projected if that is less work."""
+        """Return the contribution of one book to the vector, without the bias.
+
+        If there are more codes than rows in the codebook, the whole codebook is projected, which is less work.
+        """
         given, w = vectors[book], self.proj.w.t()
         latents = F.linear(given, w)[codes] if codes.numel() > len(given) else F.linear(given[codes], w)
         return self.table(codes + book * self.bins) + latents
@@ -44,7 +47,7 @@ class FrameEmbedding(nn.Module):
 
 
 class BookHead(nn.Module):
-    """Logits of one book: u + MLP(norm(u)), then a table, and the products with the codec's vectors."""
+    """Logits of one book: u + MLP(norm(u)), then the sum of a linear layer and of products with the codebook vectors."""
 
     def __init__(self, config: TokenConfig) -> None:
         super().__init__()
@@ -61,12 +64,15 @@ class BookHead(nn.Module):
 
 
 class SamplingBook(NamedTuple):
-    """A book of a `DepthHead` for sampling: products of fixed weights are precomputed, so that a frame needs three, not six."""
+    """A book of a `DepthHead` for sampling.
+
+    Products of fixed weights are precomputed, so that a frame needs three matrix products per book instead of six.
+    """
 
     norm: tuple[Float[Tensor, " w"], Float[Tensor, " w"]]
     hidden: tuple[Float[Tensor, " h"], Float[Tensor, "w h"]]
     back: tuple[Float[Tensor, " w"], Float[Tensor, "h w"]]
-    out: tuple[Float[Tensor, " k"], Float[Tensor, "w k"]]  # weights of the table and of the codec's vectors together
+    out: tuple[Float[Tensor, " k"], Float[Tensor, "w k"]]  # the linear layer and the codebook products, in one matrix
     embedding: Float[Tensor, "k w"]  # contribution of each code to the input of the next book
 
     def logits(self, u: Float[Tensor, "n w"]) -> Float[Tensor, "n k"]:
@@ -79,7 +85,7 @@ class SamplingBook(NamedTuple):
 
 
 class DepthHead(nn.Module):
-    """Logits of all books given the trunk's output and the codes of the previous books."""
+    """Logits of all books, given the trunk's output and the codes of the previous books."""
 
     def __init__(self, config: TokenConfig) -> None:
         super().__init__()
@@ -89,7 +95,7 @@ class DepthHead(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "n w"], codes: Int[Tensor, "n books"], vectors: Float[Tensor, "books k e"]
     ) -> Float[Tensor, "n books k"]:
-        """Teacher-forced logits: `codes` are those of the same frame."""
+        """Return teacher-forced logits. `codes` are the codes of the same frame."""
         u, logits = hidden, []
         for i in range(len(self.books)):
             logits.append(self.logits(u, i, vectors))
@@ -98,7 +104,7 @@ class DepthHead(nn.Module):
 
     @torch.no_grad()
     def for_sampling(self, vectors: Float[Tensor, "books k e"]) -> list[SamplingBook]:
-        """The books prepared for sampling with the current weights, in their dtype."""
+        """Return the books prepared for sampling with the current weights, in their dtype."""
         made: list[SamplingBook] = []
         for i, book in enumerate(self.books):
             head: Any = book

@@ -1,14 +1,14 @@
-"""TokenPrior: an autoregressive model of frames with several codes each. The trunk has one step per frame (MusicLM's stages in
-one model).
+"""TokenPrior: an autoregressive model of frames with several codes each. The trunk has one step per frame.
 
-    inputs   start | frame 0 | frame 1 | ...    + artist and genre + timing + what is sung, frame by frame
+This one model replaces the stages of MusicLM.
+
+    inputs   start | frame 0 | frame 1 | ...    + artist and genre + timing + sung characters of each frame
     trunk    causal blocks with rotary positions
     head     codes of frame 0 | frame 1 | ..., book by book (`priors/tokens/head.py`)
 
-Similar codes have similar embeddings from the first step, because the embedding and the logits include the codebook vectors of
-the codec. In
-training some input codes are replaced at random, so that the prior does not depend on single codes. Without this replacement
-the prior memorises a small corpus.
+The embedding and the logits include the codebook vectors of the codec. So similar codes have similar embeddings from the first
+training step. Training replaces some input codes by random codes, so that the prior does not depend on single codes. Without
+this replacement the prior memorises a small corpus.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from priors.transformer.trunk import Transformer, block_matrices
 
 
 class TokenPrior(Prior):
-    """An autoregressive prior of a stream with several books given conditions; the loss is in bits per frame."""
+    """An autoregressive prior of a stream with several books, given conditions. The loss is in bits per frame."""
 
     config: TokenConfig
     vectors: Float[Tensor, "books k e"]
@@ -60,18 +60,18 @@ class TokenPrior(Prior):
         self.ln = LayerNorm(trunk.width)
         self.head = DepthHead(config)
         self.block = 16  # frames per update
-        self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/autoregressive/step.py
+        self.compiled = False  # whether steps are captured as a CUDA graph (GPU) or native C++ (CPU); see `stepper`
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "books k e"]]) -> None:
-        """Copy the codec's vectors, normalised per book to mean 0 and deviation 1; they are not trained."""
+        """Copy the codec's codebook vectors, shifted to mean 0 per book and scaled to deviation 1. They are not trained."""
         if self.stream in vectors:
             v = vectors[self.stream].to(self.vectors)
             v = v - v.mean(dim=1, keepdim=True)
             self.vectors.copy_(v / v.std().clamp(min=1e-6))
 
     def muon_parameters(self) -> Iterator[nn.Parameter]:
-        """The weight matrices of the trunk and of the MLPs of the depth head."""
+        """Yield the weight matrices of the trunk, and of the MLPs of the depth head."""
         yield from block_matrices(self)
         for name, p in self.head.named_parameters():
             if name.endswith(("c_fc.w", "c_proj.w")):
@@ -80,7 +80,7 @@ class TokenPrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """The start vector, and the vectors that are added to every frame's input and again before the head."""
+        """Return the start vector, and one vector per frame that is added to the trunk's input and again to its output."""
         config = self.config
         steps = self.vectors.new_zeros(batch, config.n_ctx, config.width)
         if config.labels:
@@ -97,13 +97,13 @@ class TokenPrior(Prior):
     # ---- training
 
     def embed(self, codes: Int[Tensor, "b t books"], conditioning: ConditioningInputs) -> Float[Tensor, "b u w"]:
-        """Inputs of steps 0 .. t: the start, then every frame; t may be one less than the window."""
+        """Return the inputs of the steps 0 .. t: the start vector, then the t frames."""
         x = torch.cat([conditioning.start.to(self.vectors.dtype), self.embedding(codes, self.vectors)], dim=1)
         assert conditioning.steps is not None
         return x + conditioning.steps[:, : x.shape[1]]
 
     def hidden(self, codes: Int[Tensor, "b t books"], conditioning: ConditioningInputs) -> Float[Tensor, "b t w"]:
-        """The trunk's output for each frame (teacher-forced), with the conditions added a second time."""
+        """Return the input of the depth head for each frame (teacher-forced): norm of trunk output plus conditions."""
         y = self.trunk(self.embed(codes[:, :-1], conditioning))
         return self.finish(y, conditioning.steps[:, : y.shape[1]])  # type: ignore[index]
 
@@ -111,7 +111,7 @@ class TokenPrior(Prior):
         return self.ln(y + steps)
 
     def bits(self, codes: Int[Tensor, "b t books"], hidden: Float[Tensor, "b t w"]) -> Float[Tensor, "b t books"]:
-        """Bits of each code."""
+        """Return the bits of each code."""
         logits = self.head(hidden.flatten(0, 1), codes.flatten(0, 1), self.vectors).float()
         bits = F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none") / math.log(2)
         return bits.view(codes.shape)
@@ -124,7 +124,7 @@ class TokenPrior(Prior):
         return {"loss": bits.sum(), "bits": bits.sum()} | of_books
 
     def _disturbed(self, codes: Int[Tensor, "b t books"]) -> Int[Tensor, "b t books"]:
-        """Replace some codes at random in training; each row has a random share."""
+        """Replace some codes by random codes in training. Each row has a random share of replaced codes."""
         if not (self.training and self.config.noise):
             return codes
         share = 2 * self.config.noise * torch.rand(len(codes), 1, 1, device=codes.device)
@@ -139,7 +139,7 @@ class TokenPrior(Prior):
 
     @torch.no_grad()
     def hidden_states(self, sequences: Sequences, cond: Conditions, layer: int) -> Float[Tensor, "b t w"]:
-        """The trunk's activations after `layer` layers (0: its inputs) at every frame's step."""
+        """Return the residual stream after `layer` layers (0: the inputs) at the step of every frame."""
         codes = sequences[self.stream]
         return self.trunk.hidden(self.embed(codes[:, :-1], self.encode_conditions(cond, len(codes))), layer)
 
@@ -157,7 +157,7 @@ class TokenPrior(Prior):
         prompt, guided = codes.shape[1], own.guidance != 1.0
         numbers = uniforms(noise.sequential(), (window.length - prompt) * books).to(codes.device).unflatten(1, (-1, books))
         conditioning = self.encode_conditions(cond, len(codes))
-        if guided:  # a second batch without conditions
+        if guided:  # classifier-free guidance: a second batch has no conditions
             bare = cond.without("artist", "genres", "timing", "sung")
             conditioning = join_batches(conditioning, self.encode_conditions(bare, len(codes)))
             codes = codes.repeat(2, 1, 1)
@@ -167,12 +167,12 @@ class TokenPrior(Prior):
         last = self.finish(y, conditioning.steps[:, x.shape[1] - 1 : x.shape[1]])[:, 0]  # type: ignore[index]
         return DecodeState(conditioning, caches, x.shape[1], last, own, numbers, prompt, guided=guided)
 
-    table = None  # the result of a step is the input of the depth head
+    table = None  # a step returns the trunk's output plus the conditions; with a norm this is the input of the depth head
 
     def inputs(
         self, conditioning: ConditioningInputs, code: Int[Tensor, "b books"], position: Int[Tensor, " 1"]
     ) -> tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"] | None]:
-        """Input of the trunk for a frame at a position, and the vector that is added again after the trunk."""
+        """Return the trunk's input for a frame at a position, and the vector that is added to the trunk's output."""
         steps = conditioning.at(position)
         assert steps is not None
         return self.embedding(code, self.vectors)[:, None] + steps, steps
@@ -180,7 +180,7 @@ class TokenPrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: Caches, code: Int[Tensor, "b books"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b w"]:
-        """The trunk's output and the conditions after one more frame: a pure function of tensors, with fixed shapes."""
+        """Return the trunk's output plus the conditions after one more frame. This is a pure function with fixed shapes."""
         x, again = self.inputs(conditioning, code, position)
         assert again is not None
         return (self.trunk.step(x, caches, position) + again)[:, 0]
@@ -198,7 +198,7 @@ class TokenPrior(Prior):
             yield Update(self.stream, start, torch.stack(made, dim=1))
 
     def _next_hidden(self, state: DecodeState[FrameParams]) -> Float[Tensor, "b w"]:
-        """The input of the depth head for the next frame."""
+        """Return the input of the depth head for the next frame."""
         if state.output is None:
             assert state.code is not None
             state.step = state.step or stepper(self, state.conditioning, state.caches, state.position, self.compiled)

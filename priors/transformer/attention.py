@@ -1,14 +1,15 @@
 """Attention: one module for all attention patterns.
 
-A pattern is a predicate on (query i, key j), given blocks of `block` steps (Jukebox, appendix; Sparse Transformer, section 4):
+A pattern is a predicate on query i and key j. It depends on blocks of `block` steps (Jukebox, appendix; Sparse Transformer,
+section 4):
 
     dense     j <= i                                row            j <= i and i, j in the same block
-    column    j <= i and i, j at the same offset    previous_row   j anywhere in the block before i's
-    prime     j <= i and j < prime                  full           everything;  cross: everything of another sequence
+    column    j <= i and i, j at the same offset    previous_row   j in the block before the block of i
+    prime     j <= i and j < prime                  full           all j;  cross: all j of another sequence
 
-`visible` returns the predicate as a dense mask, the reference of the tests. `attend` computes the same result by reshaping into
-blocks, so that no T x T tensor is ever created. Notable: in block 0 `previous_row` sees nothing, and its output there is
-exactly zero.
+`visible` returns the predicate as a dense mask. Tests use it as the reference. `attend` computes the same result by reshaping
+into blocks, so that no T x T tensor is ever created. With `previous_row` the queries of block 0 attend to nothing, and the
+output of this block is exactly zero.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from priors.transformer.linear import LayerNorm, Linear, wide_dtype
 from priors.transformer.rotary import rotary_table, rotate
 
 PATTERNS = ("dense", "row", "column", "previous_row", "prime", "cross", "full")
-ALIGNED = {"cuda": 8}  # device -> required multiple of a head's width for the fused kernels
+ALIGNED = {"cuda": 8}  # device -> number that must divide the width of a head for the fused kernels
 
 
 def visible(pattern: str, length: int, block: int = 1, prime: int = 0) -> Bool[Tensor, "t t"]:
-    """The predicate of a pattern as a mask: [i, j] is true where query i may see key j."""
+    """Return the mask of a pattern: [i, j] is true if query i may attend to key j."""
     i, j = torch.arange(length)[:, None], torch.arange(length)[None, :]
     if pattern == "dense":
         return j <= i
@@ -55,9 +56,9 @@ def attend(
     prime: int = 0,
     bias: Tensor | None = None,
 ) -> Float[Tensor, "b h t d"]:
-    """Attention of q over k and v under a pattern, in memory linear in t.
+    """Compute the attention of q over k and v under a pattern. The memory is linear in t.
 
-    `bias` (b h t s) is added to the logits of cross and full.
+    `bias` (b h t s) is added to the logits. Only the patterns cross and full use it.
     """
     if pattern in ("cross", "full"):
         return fused_attention(q, k, v, bias)
@@ -76,14 +77,15 @@ def attend(
 def fused_attention(
     q: Float[Tensor, "b h t d"], k: Float[Tensor, "b h s d"], v: Float[Tensor, "b h s d"], bias: Tensor | None = None, causal: bool = False
 ) -> Float[Tensor, "b h t d"]:  # fmt: skip
-    """torch's attention, on a GPU with heads padded with zeros to a multiple of 8, which does not change the products.
+    """Compute scaled dot-product attention by torch.
 
-    Without rows or queries, which the GPU kernels do not accept, the result is empty like q.
+    On a GPU the heads are padded with zeros to a multiple of 8, which does not change the products. If q has no rows or no
+    steps, the result is empty like q, because the GPU kernels do not accept an empty q.
 
-    For a head of 150 (published top priors) torch pads bf16 without a bias itself, for its flash kernel. All other cases would
-    use the form that keeps a T x S matrix, because the memory-efficient kernel requires such multiples. That kernel has no
-    largest width. A head of 480 (published upsamplers) needs no padding, and torch chooses that kernel because flash supports
-    at most 256.
+    The padding selects a kernel with linear memory. For a head of 150 (published top priors) torch itself pads bf16 without a
+    bias for its flash kernel. In all other cases torch would keep a T x S matrix, because its memory-efficient kernel requires
+    a multiple of 8. That kernel has no maximum width. A head of 480 (published upsamplers) needs no padding. For this head
+    torch chooses the memory-efficient kernel, because flash supports at most 256.
     """
     if not q.numel():
         return q
@@ -96,16 +98,20 @@ def fused_attention(
 
 
 def _attend_by_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Dense attention in blocks of queries over the keys so far; for short windows in bf16 on a CPU it is faster than torch's."""
+    """Dense attention in blocks of queries, each over the keys up to the end of the block.
+
+    For short windows in bf16 on a CPU this is faster than torch's attention.
+    """
     ends = [min(first + SHORT_BLOCK, q.shape[2]) for first in range(0, q.shape[2], SHORT_BLOCK)]
     parts = zip(q.split(SHORT_BLOCK, dim=2), ends, strict=True)
     return torch.cat([_by_products(some, k[:, :, :end], v[:, :, :end], causal=True) for some, end in parts], dim=2)
 
 
 def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "a h t d"]:
-    """A softmax between two matrix products; if causal, the queries are the last steps of the keys.
+    """Attention as two matrix products with a softmax between them.
 
-    On a CPU this is faster than torch's attention as long as a block fits the cache, most of all in bf16.
+    If `causal`, the queries are the last t of the s steps of the keys. On a CPU this is faster than torch's attention if a
+    block fits into the cache. The gain is largest in bf16.
     """
     (t, d), s = q.shape[-2:], k.shape[-2]
     future = q.new_full((t, s), -torch.inf).triu(s - t + 1) if causal else q.new_zeros(t, s)
@@ -117,7 +123,7 @@ def _by_products(q: Float[Tensor, "a h t d"], k: Tensor, v: Tensor, causal: bool
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int) -> Tensor:
     b, h, t, d = q.shape
-    short = -t % block  # the last block may be partial: its missing keys are after every query
+    short = -t % block  # the last block may be partial; the padded keys are after every query, so no query attends to them
     if short:
         q, k, v = (F.pad(x, (0, 0, 0, short)) for x in (q, k, v))
     q, k, v = (x.view(b, h, -1, block, d).transpose(1, 2) for x in (q, k, v))  # -> (B, blocks, H, block, D)
@@ -128,14 +134,14 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, pattern: str, block: int)
         out = _attend_within(q, k, v, causal=True).transpose(1, 3)
     elif pattern == "previous_row":
         seen = _attend_within(q[:, 1:], k[:, :-1], v[:, :-1], causal=False)
-        out = F.pad(seen, (0, 0, 0, 0, 0, 0, 1, 0))  # block 0 sees nothing
+        out = F.pad(seen, (0, 0, 0, 0, 0, 0, 1, 0))  # block 0 attends to nothing
     else:
         raise ValueError(f"unknown attention pattern {pattern!r}; expected one of {', '.join(PATTERNS)}")
     return out.transpose(1, 2).reshape(b, h, -1, d)[:, :, :t]
 
 
 def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: bool) -> Float[Tensor, "b n h t d"]:
-    """Attention inside each of n blocks; four axes, because with five torch falls back to its slowest form."""
+    """Compute attention inside each of n blocks. Blocks are merged into the batch, because torch is slowest with five axes."""
     shape = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     if q.device.type == "cpu" and q.shape[-2] <= SHORT_BLOCK:
@@ -144,12 +150,13 @@ def _attend_within(q: Float[Tensor, "b n h t d"], k: Tensor, v: Tensor, causal: 
 
 
 class Attention(nn.Module):
-    """Multi-head attention under one pattern, over the sequence or (cross) over another one.
+    """Multi-head attention under one pattern, over the sequence itself or (cross) over another sequence.
 
-    With `time_bias` every head of a cross attention has a learned slope s: exp(s) * |seconds between query and key| is
-    subtracted from its logits, so that a head can attend to the words that are sung now. For a key without a time the bias is
-    zero.
-    `rope` (0: none) is the base of a rotary embedding of the `n_ctx` positions; cross and prime have none.
+    With `time_bias` every head of a cross attention has a learned slope s. Its bias exp(s) * |seconds between query and key| is
+    subtracted from the logits. So a head can attend to the words that are sung now. For a key without a time the bias is zero.
+
+    `rope` is the base of a rotary embedding of the `n_ctx` positions (0: none). The patterns cross and prime have no rotary
+    embedding.
     """
 
     def __init__(
@@ -179,7 +186,7 @@ class Attention(nn.Module):
         if self.cross:
             self.c_enc_kv = Linear(width, 2 * state, std)
         self.c_proj = Linear(state, width, out_std)
-        # a top-level code lasts some 6 ms: slopes range from about one code to a line of lyrics
+        # initial time constants: 1/60 s to 1/2 s, from a few top-level codes (some 6 ms each) to a few words
         slopes = torch.linspace(math.log(60.0), math.log(2.0), heads)
         self.slope = nn.Parameter(slopes) if self.cross and time_bias else None
 
@@ -192,9 +199,10 @@ class Attention(nn.Module):
     def project(
         self, x: Float[Tensor, "b t w"], norm: LayerNorm | None = None, position: Int[Tensor, " 1"] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (b h t d) of the sequence, after the norm if there is one.
+        """Return queries, keys and values (b h t d) of the sequence. If there is a norm, it is applied to x first.
 
-        With a rotary embedding, queries and keys are rotated for steps 0..t-1 or for the one step at `position`.
+        With a rotary embedding, queries and keys are rotated by the angles of the steps 0..t-1, or of the one step at
+        `position`.
         """
         q, k, v = map(self.split, self.c_attn.after(norm, x).chunk(3, dim=-1))
         if self.rope:
@@ -204,14 +212,14 @@ class Attention(nn.Module):
         return q, k, v
 
     def context(self, encoded: Float[Tensor, "b n w"] | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Keys and values (b h n d) of the sequence that a cross attention attends to; ValueError without one."""
+        """Return keys and values (b h n d) of the sequence that a cross attention attends to. ValueError if there is none."""
         if encoded is None:
             raise ValueError("cross attention has no sequence to attend to; this model needs a lyric condition")
         k, v = self.c_enc_kv(encoded.to(dtype)).chunk(2, dim=-1)
         return self.split(k), self.split(v)
 
     def bias(self, distance: Float[Tensor, "b t n"] | None, dtype: torch.dtype) -> Float[Tensor, "b h t n"] | None:
-        """The time bias, subtracted from the logits: distances are in seconds, nan if unknown."""
+        """Return the time bias, a negative number that is added to the logits. Distances are in seconds, nan if unknown."""
         if self.slope is None or distance is None:
             return None
         return (-self.slope.exp()[:, None, None] * distance.nan_to_num(0.0)[:, None]).to(dtype)
@@ -233,7 +241,10 @@ class Attention(nn.Module):
     def weights(
         self, x: Float[Tensor, "b t w"], encoded: Tensor | None = None, distance: Tensor | None = None
     ) -> Float[Tensor, "b h t n"]:
-        """The softmax of a cross or prime attention, for alignment; n is the number of attended tokens."""
+        """Return the attention weights of a cross or prime layer (ValueError for others).
+
+        n is the number of attended tokens.
+        """
         bias = None
         if self.cross:
             q, (k, _) = self.split(self.c_attn(x)), self.context(encoded, x.dtype)

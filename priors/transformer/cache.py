@@ -1,18 +1,18 @@
-"""Static buffers of keys and values, each as long as the context of its attention pattern.
+"""Static buffers of keys and values (KV cache). Each buffer is as long as the context of its attention pattern.
 
-A buffer has pages of slots, (page, b, h, slot, d). A step writes one slot and reads the first slots of one page:
+A buffer has pages of slots, (page, b, h, slot, d). A step writes one slot and attends to the first slots of one page:
 
-    pattern        pages x slots     writes                        sees
-    dense          1 x n_ctx         slot i                        i + 1
-    row            1 x block         slot i % block                i % block + 1
-    column         block x blocks    page i % block, slot i // block       of that page i // block + 1
-    previous_row   2 x block         page (i // block) % 2         the other page, whole; in block 0 nothing
-    prime          1 x prime         slot i; later ones none       all up to i, at most `prime`
-    cross          1 x other         none, computed once           everything
+    pattern        pages x slots     writes                                number of slots attended to
+    dense          1 x n_ctx         slot i                                i + 1
+    row            1 x block         slot i % block                        i % block + 1
+    column         block x blocks    page i % block, slot i // block       i // block + 1 of the same page
+    previous_row   2 x block         page (i // block) % 2                 block, of the other page; 0 in block 0
+    prime          1 x prime         slot i; no slot if i >= prime         i + 1, at most `prime`
+    cross          1 x other         nothing, because filled once          all
 
-A buffer is allocated once per window and written in place; nothing is concatenated. `places` is that table for every step. The
-lookup uses the position as a tensor. So a step has fixed shapes, does not synchronise with the device, and can be captured as a
-CUDA graph.
+A buffer is allocated once per window and written in place; nothing is concatenated. `places` returns this table for every step.
+A step looks up its row with the position as a tensor. So a step has fixed shapes and does not synchronise with the device, and
+it can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from torch import Tensor
 
 @functools.lru_cache(maxsize=32)
 def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4"]:
-    """For every step: the page and slot that it writes (slot -1: none), the page that it reads, and the number of slots.
+    """Return one row per step: the page and the slot that it writes (slot -1: none), the page that it reads, and the number of
+    slots read.
 
-    `reach` is the length of the sequence that prime and cross attend to. The table is shared and must not be modified.
+    `reach` is the number of steps or tokens that a prime or cross layer attends to. The result is cached and must not be
+    modified.
     """
     i = torch.arange(n_ctx, device="cpu")
     row, offset, zero = i // block, i % block, torch.zeros_like(i)
@@ -46,19 +48,19 @@ def places(pattern: str, n_ctx: int, block: int, reach: int) -> Int[Tensor, "t 4
 
 
 class CachePlace(NamedTuple):
-    """Positions that one step writes and reads in the caches of a pattern, as tensors."""
+    """The positions that one step writes and reads in the caches of a pattern, as tensors."""
 
-    rows: Int[Tensor, " bh"]  # of (page, b, h, slot) flattened
+    rows: Int[Tensor, " bh"]  # indices of the written slots in (page, b, h, slot) flattened
     page: Int[Tensor, " 1"]
     mask: Bool[Tensor, " slots"]
-    some: Bool[Tensor, " 1"]  # whether it sees anything
+    some: Bool[Tensor, " 1"]  # whether the step attends to anything
     position: Int[Tensor, " 1"]
 
 
 class Cache:
-    """Keys and values of one layer for a batch; `fill` from a parallel prefill, then `append` step by step."""
+    """Keys and values of one layer for a batch. `fill` stores those of a parallel prefill, and `append` adds one step."""
 
-    kept = ("k", "v")  # tensors in a saved state
+    kept = ("k", "v")  # names of the tensors that a saved state contains
 
     def __init__(self, pattern: str, batch: int, heads: int, head_width: int, n_ctx: int, block: int, prime: int, like: Tensor):
         self.pattern, self.block = pattern, block
@@ -81,7 +83,7 @@ class Cache:
 
     def _fill(self, buffer: Tensor, new: Tensor) -> None:
         t, c = new.shape[2], self.block
-        first = 0 if t == 0 else (t - 1) // c * c  # index of the block of the last step
+        first = 0 if t == 0 else (t - 1) // c * c  # first step of the block that contains the last step
         if self.pattern in ("dense", "prime"):
             n = t if self.pattern == "dense" else min(t, self.prime)
             buffer[0, :, :, :n] = new[:, :, :n]
@@ -98,7 +100,7 @@ class Cache:
             buffer[: t % c, :, :, full : full + 1] = new[:, :, full * c :].unsqueeze(0).transpose(0, 3)
 
     def place(self, position: Int[Tensor, " 1"]) -> CachePlace:
-        """The place of a step, the same for all layers of a pattern."""
+        """Return the place of a step. It is the same for all layers of a pattern."""
         written, slot, read, seen = self.places.index_select(0, position)[0].split(1)
         batch, heads = self.k.shape[1:3]
         slot = slot % self.slots  # -1: the last slot, which is never read
@@ -110,7 +112,7 @@ class Cache:
     def append(
         self, k: Float[Tensor, "b h d"], v: Float[Tensor, "b h d"], place: CachePlace
     ) -> tuple[Float[Tensor, "b h s d"], Float[Tensor, "b h s d"]]:
-        """Write the keys and values of one step; return the page that it reads."""
+        """Write the keys and values of one step. Return the keys and values of the page that the step reads."""
         for buffer, new in ((self.k, k), (self.v, v)):
             buffer.view(-1, buffer.shape[-1]).index_copy_(0, place.rows, new.reshape(-1, new.shape[-1]))
         if len(self.k) == 1:
@@ -119,7 +121,7 @@ class Cache:
 
 
 class CrossCache:
-    """Keys, values and time distances of the sequence that a cross attention attends to; computed once."""
+    """Keys, values and time bias of the sequence that a cross attention attends to. They are computed once per window."""
 
     kept = ()
 

@@ -1,6 +1,6 @@
-"""Shape of a transformer trunk, without torch: attention patterns by layer, parameters, memory and operations.
+"""Shape of a transformer trunk, without torch: attention pattern of each layer, parameters, memory and operations.
 
-`ORDERS` are the published orders of patterns, as cycles that repeat over depth (Jukebox, appendix).
+`ORDERS` has the published orders of patterns. An order is a cycle that repeats over the layers (Jukebox, appendix).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LOCAL = ("row", "column", "previous_row")
-ROTATED = (*LOCAL, "dense", "full")  # patterns over the sequence, to which a rotary embedding applies
+ROTATED = (*LOCAL, "dense", "full")  # patterns with a rotary embedding, if `rope` is set
 
 ORDERS: dict[int, tuple[str, ...]] = {
     0: ("dense",),
@@ -25,13 +25,14 @@ ORDERS: dict[int, tuple[str, ...]] = {
     11: tuple(("cross", "cross", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
     12: tuple(("prime", "prime", "dense")[d % 3] if d % 16 == 15 else LOCAL[d % 3] for d in range(48)),
 }
-FLOAT, BF16 = 4, 2  # bytes
-SHORT_WINDOW, SHORT_BLOCK = 512, 128  # steps up to which a CPU keeps the softmax of a window in bf16, and of a block
+FLOAT, BF16 = 4, 2  # bytes per value
+# steps of a window (bf16) and of a block up to which attention on a CPU is two matrix products, which keep the softmax
+SHORT_WINDOW, SHORT_BLOCK = 512, 128
 
 
 @dataclass(frozen=True)
 class Init:
-    """Standard deviations of the initial weights; `residual` scales the projections back to the residual stream."""
+    """Standard deviations of the initial weights. `residual` is a factor for projections that add to the residual stream."""
 
     linear: float = 0.02
     embedding: float = 0.02
@@ -45,13 +46,13 @@ class Init:
 
 
 def residual_scale(depth: int) -> float:
-    """1 / sqrt(2 * depth): keeps the variance of the residual stream constant over depth (GPT-2)."""
+    """Return 1 / sqrt(2 * depth). This factor keeps the variance of the residual stream constant over depth (GPT-2)."""
     return 1 / math.sqrt(2 * depth)
 
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """Shape of a trunk: `order` is the cycle of patterns, `blocks` the number of blocks per window."""
+    """Shape of a trunk. `order` is the cycle of attention patterns, and `blocks` is the number of blocks per window."""
 
     n_ctx: int
     width: int
@@ -83,27 +84,30 @@ class TrunkConfig:
 
     @property
     def block(self) -> int:
-        """Steps of a block."""
+        """Number of steps of a block."""
         return self.n_ctx // self.blocks
 
     @property
     def state(self) -> int:
-        """Width of queries, keys and values."""
+        """Width of the queries, keys and values of all heads together."""
         return int(self.m_attn * self.width)
 
     @property
     def head_width(self) -> int:
-        """Width of queries, keys and values of one head."""
+        """Width of the queries, keys and values of one head."""
         return self.state // self.heads
 
     @property
     def hidden(self) -> int:
-        """Width of the MLP."""
+        """Width of the hidden layer of the MLP."""
         return int(self.m_mlp * self.width)
 
     @property
     def prime_reach(self) -> int:
-        """Steps that a `prime` layer attends to: the prime rounded up to whole blocks, as published."""
+        """Number of steps that a `prime` layer attends to: `prime` rounded up as published, or 0 if `prime` is 0.
+
+        The result is the smallest multiple of `blocks` that is larger than `prime`.
+        """
         return (self.prime // self.blocks + 1) * self.blocks if self.prime else 0
 
     def pattern(self, layer: int) -> str:
@@ -117,7 +121,7 @@ class TrunkConfig:
     # ---- parameters
 
     def products(self) -> Iterator[tuple[int, int]]:
-        """(rows, columns) of every matrix; each has a bias per column."""
+        """Yield (rows, columns) of every matrix. Each matrix has one bias per column."""
         for pattern in self.patterns:
             yield self.width, self.state if pattern == "cross" else 3 * self.state
             if pattern == "cross":
@@ -127,17 +131,17 @@ class TrunkConfig:
             yield self.hidden, self.width
 
     def other_parameters(self) -> tuple[int, int]:
-        """Numbers of parameters of the norms, and of the rest without matrices: biases, slopes of the time bias."""
+        """Return two numbers of parameters without matrices: those of the norms, and all biases and time-bias slopes."""
         slopes = self.heads * self.patterns.count("cross") * bool(self.time_bias)
         return 4 * self.width * self.depth, sum(columns for _, columns in self.products()) + slopes
 
     # ---- training, per row of a batch
 
     def block_bytes(self, pattern: str, bf16: bool, lyric_tokens: int = 0, cpu: bool = False) -> float:
-        """Bytes per step that a block keeps: residual stream twice, queries, keys, values, attention output, hidden layer of
-        the MLP.
+        """Return the bytes per step that a block keeps for the backward pass.
 
-        In bf16 norms and activations are kept too, because they are half as large as their inputs.
+        A block keeps the residual stream twice, queries, keys, values, the attention output, and the hidden layer of the MLP.
+        In bf16 it also keeps the outputs of norms and activations, because they are half as large as their inputs.
         """
         item, steps = BF16 if bf16 else FLOAT, self.n_ctx
         kept = 2 * FLOAT * self.width + item * (4 * self.state + self.hidden) + FLOAT * self.heads
@@ -148,27 +152,27 @@ class TrunkConfig:
             kept += FLOAT * self.heads * lyric_tokens * 2 if self.time_bias else 0
         if pattern == "prime":
             kept += item * self.state
-        if cpu and bf16 and pattern == "dense" and steps <= SHORT_WINDOW:  # queries in groups over copies of the keys
+        if cpu and bf16 and pattern == "dense" and steps <= SHORT_WINDOW:  # blocks of queries, each with a copy of its keys
             reach = (steps + SHORT_BLOCK) / 2
             kept += BF16 * (self.heads * reach + 2 * self.state * (reach / SHORT_BLOCK - 1))
         keys = {"row": self.block, "previous_row": self.block, "column": steps / self.block}.get(pattern, 0)
         if cpu and 0 < keys <= SHORT_BLOCK:
             kept += item * self.heads * keys - FLOAT * self.heads
-            kept += item * 2 * self.state if pattern == "row" else 0  # queries and keys in another order
+            kept += item * 2 * self.state if pattern == "row" else 0  # copies of queries and keys in another order
         elif self.rope and pattern in ROTATED:
-            kept += item * 2 * self.state  # queries and keys from before the rotation are kept too
+            kept += item * 2 * self.state  # queries and keys before the rotation
         return kept
 
     def activation_bytes(self, bf16: bool, recompute: bool, lyric_tokens: int, cpu: bool) -> float:
-        """Bytes that the trunk keeps at the start of the backward pass."""
+        """Return the bytes of all activations that the trunk keeps at the start of the backward pass."""
         blocks = [self.n_ctx * self.block_bytes(pattern, bf16, lyric_tokens, cpu) for pattern in self.patterns]
-        if recompute:  # the inputs of every block, and the block being recomputed with its working memory
+        if recompute:  # the inputs of all blocks, the activations of one recomputed block, and its working memory
             working = (BF16 if bf16 else FLOAT) * self.n_ctx * (2 * self.hidden + self.width)
             return FLOAT * self.n_ctx * self.width * len(blocks) + max(blocks) + working
         return sum(blocks)
 
     def operations(self, lyric_tokens: int) -> float:
-        """Floating-point operations of a window's forward pass."""
+        """Return the number of floating-point operations of the forward pass of a window."""
         steps, state = self.n_ctx, self.state
         keys = {
             "dense": steps / 2, "row": self.block / 2, "column": steps / self.block / 2, "previous_row": self.block,

@@ -1,8 +1,8 @@
-"""The linear layer of the trunks: weights stored as published, and memory-efficient training.
+"""The linear layer of the trunks. Weights have the published layout, and training saves memory.
 
-Before most products there is a norm or an activation, which is cheap to compute and as large as the residual stream. Autograd
-would keep both its input and its output. `Linear(x, before)` keeps only the input and recomputes the output in the backward
-pass (Chen et al. 2016, "sublinear memory cost", without recomputing products).
+A norm or an activation precedes most matrix products. Its output is as large as the residual stream, but cheap to compute.
+Autograd would keep both its input and its output. `Linear(x, before)` keeps only the input and recomputes the output in the
+backward pass (Chen et al. 2016, "sublinear memory cost"). Matrix products are not recomputed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Function = Callable[..., Tensor]
 
 
 class _QuickGelu(torch.autograd.Function):
-    """x sigmoid(1.702 x); its slope is that of silu at 1.702 x, one operation of torch instead of five."""
+    """x sigmoid(1.702 x). Its derivative is that of silu at 1.702 x, which is one operation of torch instead of five."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -36,12 +36,12 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of norms and rotations for a residual stream in `dtype`: float32, or float64 for a float64 stream."""
+    """Return the dtype of norms and rotations for a residual stream in `dtype`: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm computed in float32 (float64 stays), returned in the dtype of its input."""
+    """Compute the layer norm in float32, or in float64 for float64. The result has the dtype of the input."""
     wide = x.to(wide_dtype(x.dtype))
     return F.layer_norm(wide, weight.shape, weight.to(wide.dtype), bias.to(wide.dtype)).to(x.dtype)
 
@@ -52,7 +52,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class _Product(torch.autograd.Function):
-    """before(x, ...) w + b, or x w + b without `before`; the backward pass keeps only x."""
+    """before(x, ...) w + b, or x w + b without `before`. The backward pass keeps x but not before(x, ...)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, w: Tensor, b: Tensor, before: Function | None, *given: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class _Product(torch.autograd.Function):
 
 
 class Linear(nn.Module):
-    """y = x w + b with w stored (in, out): the published layout, which is also faster for a single row on a CPU."""
+    """y = x w + b with w stored as (in, out). This is the published layout. It is also faster for a single row on a CPU."""
 
     def __init__(self, n_in: int, n_out: int, std: float = 0.02):
         super().__init__()
@@ -84,19 +84,22 @@ class Linear(nn.Module):
         self.b = nn.Parameter(torch.zeros(n_out))
 
     def forward(self, x: Float[Tensor, "... i"], before: Function | None = None, *given: Tensor) -> Float[Tensor, "... o"]:
-        """Apply the layer to x, or to before(x, *given), which in float32 is not kept for the backward pass."""
+        """Apply the layer to x, or to before(x, *given).
+
+        In training without autocast, before(x, *given) is not kept for the backward pass.
+        """
         device, grad = x.device.type, torch.is_grad_enabled()
-        autocast = grad and torch.is_autocast_enabled(device)  # this raises on the meta device
-        # a compiler decides itself what to recompute, and does not accept a function with a custom gradient
+        autocast = grad and torch.is_autocast_enabled(device)  # only with `grad`, because the query raises on the meta device
+        # torch.compile chooses what to recompute, and does not accept a function with a custom gradient
         if not grad or (torch.compiler.is_compiling() and not autocast):
             x = x if before is None else before(x, *given)
             y = torch.addmm(self.b.to(x.dtype), x.reshape(-1, x.shape[-1]), self.w.to(x.dtype))
             return y.view(*x.shape[:-1], self.w.shape[1])
-        if autocast:  # the output of a norm is then half as large as its input, and is kept
+        if autocast:  # the output of a norm is kept, because it is half as large as the input of the norm
             x = x if before is None else before(x, *given)
             return _Product.apply(x.to(torch.get_autocast_dtype(device)), self.w, self.b, None)
         return _Product.apply(x, self.w, self.b, before, *given)
 
     def after(self, norm: LayerNorm | None, x: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
-        """Apply the layer to norm(x), or to x if it is normed already."""
+        """Apply the layer to norm(x), or to x if `norm` is None."""
         return self(x) if norm is None else self(x, layer_norm, norm.weight, norm.bias)

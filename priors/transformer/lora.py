@@ -1,11 +1,12 @@
-"""Parameter-efficient fine-tuning: low-rank adapters (LoRA, Hu et al. 2021) and label tables with trainable new rows.
+"""Parameter-efficient fine-tuning: low-rank adapters (LoRA, Hu et al. 2021), and label tables with trainable new rows.
 
-    LowRank   y = x w + b + (x down) up * scale, w and b frozen; `up` starts at zero, so at first nothing changes
-    Rows      an embedding whose first rows are kept and whose others are trained
+    LowRank   y = x w + b + (x down) up * scale; w and b are frozen; `up` starts at zero, so that y does not change at first
+    Rows      an embedding with frozen first rows and trained other rows
 
 Both are inserted into a trained prior in place. `merged` returns the equivalent plain prior, so that sampling, conversion and
-int8 do not depend on either. The peft package is not used: it does not support this project's `Linear` (weights stored in, out;
-a recomputed norm or activation) or its `after`, and it computes the whole matrix and its gradient.
+int8 do not depend on adapters. The peft package is not used for two reasons. It does not support this project's `Linear`
+(weights stored as (in, out), recomputed norms and activations) or its method `after`. It also computes the whole matrix of the
+update and the gradient of this matrix.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class LowRank(Linear):
-    """A frozen linear layer with a parallel low-rank path; the gradient of the whole matrix is never computed."""
+    """A frozen linear layer with a parallel low-rank path. The gradient of the whole matrix is never computed."""
 
     def __init__(self, linear: Linear, rank: int, alpha: float):
         nn.Module.__init__(self)
@@ -64,7 +65,7 @@ class Rows(nn.Module):
 
 
 def freeze(prior: nn.Module, artists: int, genres: int) -> None:
-    """Freeze everything except the rows of the label tables from index `artists` and `genres` on."""
+    """Freeze all parameters except the new rows of the label tables: those from the indices `artists` and `genres` on."""
     prior.requires_grad_(False)
     if isinstance(labels := getattr(prior, "labels", None), nn.Module):
         for name, kept in (("artist", artists), ("genre", genres)):
@@ -74,7 +75,10 @@ def freeze(prior: nn.Module, artists: int, genres: int) -> None:
 
 
 def add_adapters(prior: nn.Module, rank: int, alpha: float = 0.0) -> None:
-    """Add a low-rank path to every matrix of every block, also in the lyric encoder; `alpha` 0: the rank."""
+    """Add a low-rank path to every matrix of every block, including the blocks of the lyric encoder.
+
+    With `alpha` 0 the value of `rank` is used, so that the scale is 1.
+    """
     for block in [module for module in prior.modules() if isinstance(module, Block)]:
         for part in (block.attn, block.mlp):
             for name, linear in list(part.named_children()):
@@ -83,13 +87,13 @@ def add_adapters(prior: nn.Module, rank: int, alpha: float = 0.0) -> None:
 
 
 def adapters(prior: nn.Module) -> Iterator[tuple[str, LowRank | Rows]]:
-    """Every adapter in a prior by its name."""
+    """Yield the name and the module of every adapter in a prior."""
     return ((name, m) for name, m in prior.named_modules() if isinstance(m, LowRank | Rows))
 
 
 @torch.no_grad()
 def merged(prior: M) -> M:
-    """The plain prior that is equivalent to `prior` with its adapters; it shares the other weights."""
+    """Return the plain prior that is equivalent to `prior` with its adapters. The weights without adapters are shared."""
     state = dict(prior.state_dict())
     for name, adapter in adapters(prior):
         for part in adapter.state_dict():

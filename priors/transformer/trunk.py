@@ -1,7 +1,7 @@
-"""The transformer trunk of all priors: a stack of blocks, each an attention with a pattern and an MLP.
+"""The transformer trunk of all priors: a stack of blocks. Each block has an attention with a pattern, and an MLP.
 
-A block computes a = Attention(LN(x)); m = MLP(LN(x + a)); x + a + m. There is no norm after the last block. Norms are float32
-for every dtype of the residual stream.
+A block computes a = Attention(LN(x)), m = MLP(LN(x + a)) and returns x + a + m. There is no norm after the last block. Norms
+are computed in float32 or wider.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Block(nn.Module):
         self.scale = 1 / config.depth if config.res_scale else 1.0
 
     def finish(self, x: Tensor, a: Tensor) -> Tensor:
-        """The rest of the block after its attention."""
+        """Return the output of the block, given its input `x` and the output `a` of its attention."""
         a = self.dropout(a)
         y = x + a
         m = self.dropout(self.mlp(y, self.ln_1))
@@ -70,7 +70,7 @@ class Block(nn.Module):
         return self.finish(x, attn.merge(attend(q, k, v, attn.pattern, attn.block, attn.prime)))
 
     def step(self, x: Float[Tensor, "b 1 w"], cache: Cache | CrossCache, at: Tensor | CachePlace) -> Float[Tensor, "b 1 w"]:
-        """One step after those in the cache, at its position there."""
+        """Compute one step that follows the steps in the cache. `at` is the place of the step in the cache."""
         attn, normed = self.attn, self.ln_0(x)
         if isinstance(cache, CrossCache):
             bias = None if cache.bias is None else cache.bias.index_select(2, cast("Tensor", at))
@@ -80,17 +80,17 @@ class Block(nn.Module):
         q, k, v = attn.project(normed, position=place.position)
         seen = F.scaled_dot_product_attention(q, *cache.append(k[:, :, 0], v[:, :, 0], place), attn_mask=place.mask[None])
         if cache.pattern == "previous_row":
-            seen = seen * place.some  # exactly zero if it sees nothing
+            seen = seen * place.some  # exactly zero if the step attends to nothing
         return self.finish(x, attn.merge(seen))
 
 
 class Transformer(nn.Module):
-    """A trunk over (b t width); cross attention attends to `encoded` (b n width) at `distance` (b t n) seconds."""
+    """A trunk over (b t width). Cross attention attends to `encoded` (b n width) at `distance` (b t n) in seconds."""
 
     def __init__(self, config: TrunkConfig):
         super().__init__()
         self.config = config
-        self.bf16_stream = False  # whether the residual stream is bf16 too under bf16 autocast
+        self.bf16_stream = False  # whether the residual stream is also bf16 under bf16 autocast
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
 
     @property
@@ -98,9 +98,9 @@ class Transformer(nn.Module):
         return cast("list[Block]", list(self.layers))
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile every block with torch.compile at its first call in training; blocks of one pattern share kernels."""
+        """Set up torch.compile for every block. Compilation happens at the first call; blocks of one pattern share kernels."""
         torch.compiler.assume_constant_result(rotary_table)  # otherwise each block computes the table in every step
-        # the calls of all modules count as one function: patterns, widths of trunks, training or not
+        # torch counts the variants of all blocks together: each pattern, each width, and training or inference
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # type: ignore[attr-defined]
         for block in self.blocks:
             block.compile(dynamic=False, **options)
@@ -117,7 +117,7 @@ class Transformer(nn.Module):
         return x
 
     def caches(self, x: Tensor, encoded: Tensor | None = None, distance: Tensor | None = None) -> list[Cache | CrossCache]:
-        """Empty buffers for a window, in the dtype and for the batch of x (b t w)."""
+        """Return empty buffers for a window, with the dtype and batch size of x (b t w)."""
         c, made = self.config, []
         for block in self.blocks:
             attn = block.attn
@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         return x
 
     def step(self, x: Float[Tensor, "b 1 w"], caches: Caches, position: Int[Tensor, " 1"]) -> Float[Tensor, "b 1 w"]:
-        """One step after those in the caches; all shapes are fixed, and the position is a tensor."""
+        """Compute one step that follows the steps in the caches. All shapes are fixed, and the position is a tensor."""
         at: dict[str, Tensor | CachePlace] = {"cross": position}
         for cache in caches:
             if isinstance(cache, Cache) and cache.pattern not in at:
@@ -143,13 +143,13 @@ class Transformer(nn.Module):
         return x
 
     def hidden(self, x: Tensor, layer: int, encoded: Tensor | None = None, distance: Tensor | None = None) -> Tensor:
-        """The residual stream before `layer`, for features and alignment."""
+        """Return the residual stream before `layer`, for features and alignment."""
         for block in self.blocks[:layer]:
             x = block(x, encoded, distance)
         return x
 
 
 def block_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The matrices of every block of every trunk in a model: attention and MLP, the lyric encoder's too."""
+    """Yield the matrices of attention and MLP of every block of every trunk in a model, including the lyric encoder."""
     for block in (module for module in model.modules() if isinstance(module, Block)):
         yield from (module.w for module in block.modules() if isinstance(module, Linear))

@@ -9,8 +9,8 @@ from typing import Any
 from priors.conditioning.config import LabelConfig
 from priors.spec import BYTES, DecodingCost, DecodingJob, ParameterCount, PriorConfig, PriorSpec, TokenParams, TrainingCost
 
-BLOCK_SECONDS = 0.05  # shortest update, seconds: a WaveNet writes 22,050 values per second
-FLOAT = 4  # bytes
+BLOCK_SECONDS = 0.05  # length of an update in seconds, because a WaveNet writes 22,050 values per second
+FLOAT = 4  # bytes per value
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class WaveNetParams(TokenParams):
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Shape of gated dilated causal layers: dilations 1, 2, 4 .. over `cycle` layers, repeated `repeats` times."""
+    """Shape of a stack of gated dilated causal layers: `repeats` cycles of `cycle` layers with dilations 1, 2, 4, .."""
 
     cycle: int = 10
     repeats: int = 2
@@ -46,12 +46,15 @@ class StackConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Receptive field in steps: 1 + (kernel - 1) * the sum of the dilations."""
+        """Receptive field in samples: 1 + (kernel - 1) * the sum of the dilations."""
         return 1 + (self.kernel - 1) * sum(self.dilations)
 
     @property
     def slots(self) -> int:
-        """Rows of all ring buffers: a layer keeps its inputs of (kernel - 1) * dilation steps, and the current one."""
+        """Number of slots of all ring buffers.
+
+        A layer keeps its inputs of (kernel - 1) * dilation steps and the current one.
+        """
         return self.receptive_field - 1 + self.depth
 
     @property
@@ -63,11 +66,11 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class WaveNetConfig(PriorConfig):
-    """Shape of a WaveNet of `stream`, conditioned on labels, timing, frame-wise controls, and on the stream `reads`.
+    """Shape of a WaveNet of `stream`, conditioned on labels, timing, frame-wise controls and the stream `reads`.
 
-    A frame of the conditions lasts `frame` samples of the written stream. If a stream is read, it is one frame of that stream,
-    of `read_bins` codes or (0) of latents of width `read_width`. `controls` has the names of frame-wise conditions and their
-    widths.
+    A frame of conditions lasts `frame` samples of the written stream. If a stream is read, each frame of it is one frame of
+    conditions. It has either codes (`read_bins` of them) or latents of width `read_width` (then `read_bins` is 0). `controls`
+    has the names of the frame-wise controls.
     """
 
     kind = "wavenet"
@@ -75,8 +78,8 @@ class WaveNetConfig(PriorConfig):
     bins: int
     hop: int
     sample_rate: int
-    window: int  # samples
-    silence: int  # the code before the start of a song
+    window: int  # length of a window in samples
+    silence: int  # the code of silence, which is the input before the start of a song
     stack: StackConfig = StackConfig()
     frame: int = 128
     labels: LabelConfig | None = None
@@ -115,7 +118,7 @@ class WaveNetConfig(PriorConfig):
 
     @property
     def block(self) -> int:
-        """Samples per update."""
+        """Number of samples per update."""
         return -(-int(BLOCK_SECONDS * self.sample_rate) // self.hop)
 
     @property
@@ -137,16 +140,16 @@ class WaveNetConfig(PriorConfig):
         stack, width = self.stack, self.stack.channels
         head = [(stack.skip, stack.skip), (stack.skip, self.bins)]
         matrices = [*stack.products, (width, stack.depth * 2 * stack.gate), *head]
-        columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # matrices with a bias
+        columns = sum(out for _, out in [*head, matrices[-3]]) + stack.skip  # columns of the matrices that have a bias
         others = self.bins * width + columns
         others += self.labels.rows * width if self.labels else 0
         others += (self.read_bins or self.read_width) * width + 2 * len(
             self.controls
-        ) * width  # a value, and whether it is known
+        ) * width  # two channels per control: the value, and a flag that the value is known
         return ParameterCount(sum(a * b for a, b in matrices), columns, 0, others, stack.skip * self.bins)
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
-        """Cost of decoding; a step reads all weights once, and a window starts with a pass over its known samples."""
+        """Return the cost of decoding. A step reads all weights once. A window starts with one pass over its known samples."""
         stack, item = self.stack, BYTES[job.dtype][1]
         known = max(begin - start + 1 for start, begin, _ in job.windows)
         weights = self.parameters().all * item
@@ -160,7 +163,9 @@ class WaveNetConfig(PriorConfig):
         return DecodingCost(job.rows, parts, steps, weights, stack.depth, products)
 
     def training_cost(self, bf16: bool, recompute: bool = False, cpu: bool = False) -> TrainingCost:
-        """Cost of training; activations: taps, gates before and after the non-linearity of each layer, and twice the logits."""
+        """Return the cost of training: the taps and gates of each layer, gates after the nonlinearity, and two copies of the
+        logits.
+        """
         stack = self.stack
         kept = stack.depth * (stack.kernel * stack.channels + 6 * stack.gate + stack.channels) + 3 * stack.skip + 2 * self.bins
         operations = 2.0 * sum(a * b for a, b in stack.products) * self.n_ctx

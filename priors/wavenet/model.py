@@ -1,12 +1,12 @@
-"""WaveNetPrior: autoregressive codes of a waveform, given the receptive field and conditions (arXiv:1609.03499).
+"""WaveNetPrior: an autoregressive model of waveform codes, given the receptive field and conditions (arXiv:1609.03499).
 
     inputs   silence | code 0 | code 1 | ...
-    stack    gated dilated causal layers; conditions enter every gate (`priors/wavenet/stack.py`)
+    stack    gated dilated causal layers; conditions are inputs of every gate (`priors/wavenet/stack.py`)
     head     sum of skips -> ReLU -> 1x1 -> ReLU -> 1x1 -> logits of code 0 | code 1 | ...
 
-Conditions are artist and genres, timing, frame-wise controls, and the codes or latents of the stream above. Their vectors are
-summed for each frame, and sample t uses those of frame t // frame. The input before a song is silence. Before a window all ring
-buffers are zero, like the padding of a whole window.
+The conditions are artist and genres, timing, frame-wise controls, and the codes or latents of the stream above. Their vectors
+are summed for each frame. Sample t uses the sum of frame t // frame. The input before a song is silence. At the start of a
+window all ring buffers are zero, which is the same as zero padding before the window.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from priors.wavenet.step import stepper
 
 
 class WaveNetPrior(Prior):
-    """An autoregressive prior of the codes of a waveform given conditions; the loss is in bits per code."""
+    """An autoregressive prior of the codes of a waveform, given conditions. The loss is in bits per code."""
 
     config: WaveNetConfig
 
@@ -54,11 +54,11 @@ class WaveNetPrior(Prior):
         self.stack = GatedStack(stack)
         self.hidden = Linear(stack.skip, stack.skip, stack.skip**-0.5)
         self.x_out = Linear(stack.skip, config.bins, stack.skip**-0.5)
-        self.compiled = False  # whether steps are captured (GPU) or native (CPU); see priors/wavenet/step.py
+        self.compiled = False  # whether steps are captured as a CUDA graph (GPU) or native C++ (CPU); see step.py
 
     @torch.no_grad()
     def initialise_embeddings(self, vectors: Mapping[str, Float[Tensor, "k e"]]) -> None:
-        """Initialise the table of codes from the codec's vectors, so that codes of similar samples have similar embeddings."""
+        """Initialise the embeddings of codes from the codec's vectors, so that similar samples have similar embeddings."""
         if self.stream in vectors:
             v = vectors[self.stream].to(self.x_emb.weight)
             v = (v - v.mean(dim=0)) / v.std(dim=0)
@@ -68,7 +68,7 @@ class WaveNetPrior(Prior):
     # ---- conditions
 
     def encode_conditions(self, cond: Conditions, batch: int) -> ConditioningInputs:
-        """The vector of silence, and the conditions of every gate of every layer by frame (B, S, L * 2 G)."""
+        """Return the embedding of silence, and the conditions of every gate of every layer by frame, (B, S, L * 2 G)."""
         config = self.config
         h = self.x_emb.weight.new_zeros(batch, config.frames_of_conditions, config.width)
         if config.labels:
@@ -87,7 +87,7 @@ class WaveNetPrior(Prior):
     def logits(
         self, codes: Int[Tensor, "b t"], conditioning: ConditioningInputs, buffers: RingBuffers | None = None
     ) -> Float[Tensor, "b u k"]:
-        """Logits after silence and every code, (B, T + 1, K): the first are those of code 0."""
+        """Return the logits after silence and after every code, (B, T + 1, K). The first logits predict code 0."""
         assert conditioning.steps is not None
         x = torch.cat([conditioning.start, self.x_emb(codes)], dim=1)
         return self.head(self.stack(x, conditioning.steps, self.config.frame, buffers))
@@ -96,7 +96,7 @@ class WaveNetPrior(Prior):
         return self.x_out(F.relu(self.hidden(F.relu(skips))))
 
     def bits(self, codes: Int[Tensor, "b t"], cond: Conditions) -> Float[Tensor, "b t"]:
-        """Bits of each code given the previous codes (teacher-forced)."""
+        """Return the bits of each code, given the codes before it (teacher-forced)."""
         logits = self.logits(codes[:, :-1], self.encode_conditions(cond, len(codes))).float()
         return F.cross_entropy(logits.transpose(1, 2), codes, reduction="none") / math.log(2)
 
@@ -115,8 +115,10 @@ class WaveNetPrior(Prior):
     def start(
         self, window: Window, known: Known, cond: Conditions, noise: Noise, params: Mapping[str, WaveNetParams]
     ) -> DecodeState[WaveNetParams]:
-        """Compute the layer buffers from the known samples. They equal those of the previous window if the known samples cover
-        the receptive field."""
+        """Start a window: compute the ring buffers from the known samples.
+
+        If the known samples cover the receptive field, the buffers equal those of the previous window.
+        """
         codes = known_prefix(self.stream, window, known, self.config.n_ctx)
         cond = self._with_controls(cond, params[self.stream])
         numbers = uniforms(noise.sequential(), window.length - codes.shape[1]).to(codes.device)
@@ -126,7 +128,7 @@ class WaveNetPrior(Prior):
         return DecodeState(conditioning, [buffers], codes.shape[1] + 1, last, params[self.stream], numbers, codes.shape[1])
 
     def _with_controls(self, cond: Conditions, params: WaveNetParams) -> Conditions:
-        """The conditions with the controls that are asked for; ValueError for one that this WaveNet was not trained with."""
+        """Return the conditions with the controls of `params`. ValueError for a control that was not trained."""
         asked = {name: value for name in SCALES if (value := getattr(params, name))}
         if unknown := sorted(set(asked) - set(self.config.controls)):
             known = ", ".join(self.config.controls) or "none"
@@ -139,7 +141,7 @@ class WaveNetPrior(Prior):
     def step(
         self, conditioning: ConditioningInputs, caches: tuple[RingBuffers], code: Int[Tensor, " b"], position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b k"]:
-        """Logits after one more code: a pure function of tensors, with fixed shapes."""
+        """Return the logits after one more code. This is a pure function of tensors with fixed shapes."""
         assert conditioning.steps is not None
         gates = conditioning.steps.index_select(1, position // self.config.frame)[:, 0]
         return self.head(self.stack.step(self.x_emb(code), gates, caches[0], position))
@@ -151,11 +153,12 @@ class WaveNetPrior(Prior):
             numbers = state.numbers[:, state.done : state.done + self.config.block]
             made = self._codes(state, numbers)
             state.done = state.done + made.shape[1]
-            state.code = made[:, -1].clone(memory_format=torch.contiguous_format)  # of one row too, so that it can be saved
+            # contiguous, even for a single row, so that the state can be saved
+            state.code = made[:, -1].clone(memory_format=torch.contiguous_format)
             yield Update(self.stream, start, made)
 
     def _codes(self, state: DecodeState[WaveNetParams], numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:
-        """Sample codes with these uniform numbers; the last code has not been an input yet."""
+        """Sample one code per uniform number. The last code has not been an input yet."""
         made: list[Tensor] = []
         if state.output is not None:  # logits of the pass over the known samples
             made, state.output = [draw(state.output, numbers[:, 0], state.params)[:, None]], None

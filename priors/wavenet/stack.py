@@ -1,12 +1,12 @@
-"""GatedStack: dilated causal convolutions with gates and skips, over a whole window, or one sample at a time from ring buffers.
+"""GatedStack: dilated causal convolutions with gates and skips. It runs over a whole window, or step by step from ring buffers.
 
     gates     g = taps(x) W + c            taps: the inputs of x at t - (kernel - 1) d .. t - d, t;  c: conditions, and the bias
     unit      z = tanh(g_1) sigmoid(g_2)
     residual  x + z R                      without a bias: that of the next layer's gates has the same effect
     skips     sum over layers of z S, as one product
 
-Notable: the weights of all layers are one tensor, input-major. So a step gathers the earlier taps of all layers and multiplies
-them in one product. Only the computations that depend on the previous layer run layer by layer.
+The weights of all layers are one tensor. Therefore a step can gather the earlier taps of all layers and multiply them in one
+batched product. Only the computations that depend on the previous layer run layer by layer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from priors.wavenet.config import StackConfig
 
 
 class RingBuffers:
-    """The inputs of every layer that later steps need, (slot, b, c): a layer of reach n has n + 1 slots.
+    """The inputs of every layer that later steps need, (slot, b, c). A layer that reads n steps back has n + 1 slots.
 
-    Step t writes slot t % (n + 1), which step t does not read. So a step that runs twice, as in a capture, has the effect of
-    one.
+    Step t writes slot t % (n + 1) of a layer, and reads the other slots only. So a step can be repeated without a change of the
+    result. The capture of a CUDA graph repeats a step.
     """
 
     kept = ("values",)
@@ -39,13 +39,13 @@ class RingBuffers:
         self.values = torch.zeros(config.slots, batch, config.channels, dtype=like.dtype, device=like.device)
 
     def fill(self, inputs: Sequence[Float[Tensor, "b t c"]]) -> None:
-        """Store the inputs of steps 0 .. t - 1 of every layer."""
+        """Store the inputs of the steps 0 .. t - 1 of every layer, as far as later steps need them."""
         for first, length, x in zip(self.first.tolist(), self.lengths.tolist(), inputs, strict=True):
             steps = torch.arange(max(0, x.shape[1] - length), x.shape[1], device=x.device)
             self.values[first + steps % length] = x[:, steps].transpose(0, 1)
 
     def taps(self, position: Int[Tensor, " 1"]) -> Float[Tensor, "l b kc"]:
-        """The earlier inputs that the step at `position` depends on, of all layers."""
+        """Return the earlier inputs of all layers that the step at `position` depends on."""
         slots = self.first[:, None] + (position - self.back) % self.lengths[:, None]
         found = self.values[slots]  # (L, kernel - 1, B, C)
         return found.transpose(1, 2).flatten(2)
@@ -55,7 +55,7 @@ class RingBuffers:
 
 
 class GatedStack(nn.Module):
-    """The gated layers; `gates` are the conditions of every layer including the bias, one frame per `frame` steps."""
+    """The gated layers. Their input `gates` has the conditions of each layer plus the bias, one frame per `frame` steps."""
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class GatedStack(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t c"], gates: Float[Tensor, "b s lg"], frame: int, buffers: RingBuffers | None = None
     ) -> Float[Tensor, "b t s"]:
-        """The sum of the skips at every step; `buffers` store the inputs that later steps need."""
+        """Return the sum of the skips at every step. `buffers` store the inputs that later steps need."""
         kernel, t = self.config.kernel, x.shape[1]
         by_layer = gates.unflatten(-1, (self.config.depth, -1))[:, : -(-t // frame)].unbind(2)  # L times (B, S, 2 G)
         residual = [*self.residual.unbind(0), None]
@@ -94,7 +94,7 @@ class GatedStack(nn.Module):
     def step(
         self, x: Float[Tensor, "b c"], gates: Float[Tensor, "b lg"], buffers: RingBuffers, position: Int[Tensor, " 1"]
     ) -> Float[Tensor, "b s"]:
-        """The sum of the skips for one step: a pure function of tensors, with fixed shapes."""
+        """Return the sum of the skips for one step, and update the buffers in place. All shapes are fixed."""
         earlier = self.gates.shape[1] - self.config.channels
         conditions = gates.unflatten(-1, (self.config.depth, -1)).transpose(0, 1)  # (L, B, 2 G)
         ready = torch.baddbmm(conditions, buffers.taps(position), self.gates[:, :earlier])

@@ -1,7 +1,7 @@
-"""Decoding steps in three implementations with equal results: plain, CUDA graph, or compiled C++ (`native.cpp`) on a CPU.
+"""Decoding steps in three implementations with equal results: plain torch, CUDA graph, or compiled C++ (`native.cpp`) on a CPU.
 
-All use the same ring buffers and keep only the position besides. So one can continue where another stopped. The C++ steps also
-sample the codes, so that a block of codes is one call.
+All implementations use the same ring buffers. Their only other state is the position. So one implementation can continue after
+another. The C++ implementation also samples the codes, so that a block of codes is one call.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SIZES = ("depth", "kernel", "channels", "gate", "skips", "bins", "batch", "frame
 
 
 class Stepwise:
-    """Codes sampled by torch, step by step."""
+    """Samples codes by torch, step by step."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
 
     def __call__(self, code: Int[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        """Logits after one more code."""
+        """Return the logits after one more code."""
         return self.step(code)
 
     def codes(self, code: Int[Tensor, " b"], numbers: Float[Tensor, "b n"], params: WaveNetParams) -> Int[Tensor, "b n"]:
-        """Sample the codes after `code`, one per uniform number."""
+        """Sample the codes that follow `code`, one per uniform number."""
         made = []
         for number in numbers.unbind(1):
             code = draw(self.step(code), number, params)
@@ -56,7 +56,7 @@ class _Params(ctypes.Structure):
 
 
 class NativeSteps(Stepwise):
-    """The steps of one window in C++, on float32 weights and ring buffers in place."""
+    """The steps of one window in C++. They use the float32 weights and the ring buffers in place."""
 
     def __init__(self, prior: Any, conditioning: ConditioningInputs, buffers: RingBuffers, position: int) -> None:
         super().__init__(self._logits)
@@ -71,7 +71,7 @@ class NativeSteps(Stepwise):
             *(x for h in head for x in (h.w, h.b)),
         )
         dilations = torch.tensor(config.dilations, device="cpu")
-        # tensors of the pointers, kept alive
+        # keeps the tensors alive whose addresses the library has
         self.held = [x.detach().contiguous() for x in (*weights, conditioning.steps, buffers.values, dilations, buffers.first)]
         self.position, self.batch, self.bins = position, len(conditioning.steps), prior.config.bins
         sizes = (
@@ -105,7 +105,7 @@ class NativeSteps(Stepwise):
 
 
 def stepper(prior: Any, state: DecodeState[WaveNetParams]) -> Stepwise:
-    """The steps of a window of a `WaveNetPrior` from its current state on."""
+    """Return the steps of a window of a `WaveNetPrior`, from its current state on."""
     if not isinstance(state.step, Stepwise):
         where: Any = (prior, state.conditioning, state.caches, state.position)
         device, dtype = state.conditioning.start.device.type, state.conditioning.start.dtype

@@ -1,8 +1,9 @@
-"""Seconds of transformers' Jukebox codec: run by `jukebox bench codec` in the peer's own environment, never imported.
+"""Seconds of transformers' Jukebox codec, for `jukebox bench codec`.
 
-It takes one json argument. With `make` it builds the published configuration with random weights and writes them
-there; else it loads them, then for each line on stdin runs the case (encode, or decode from `level`) once and prints its
-seconds. At the end it writes the results and prints its peak memory.
+This script runs in the peer's own environment and is never imported. It takes one json argument. With `make` it writes random
+weights of the published configuration to that path and ends. Otherwise it loads the weights. For each line on stdin it then
+runs the case once (encode, or decode from `level`) and prints the seconds. At the end it writes the results and prints its peak
+memory.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(job: dict) -> None:
     with torch.no_grad():
         if "make" in job:
             for encoder, block in zip(codec.encoders, codec.bottleneck.level_blocks):
-                latents = encoder(audio[:, : 2**15].mT)[-1][0].T  # codes with the spread of the latents
+                latents = encoder(audio[:, : 2**15].mT)[-1][0].T  # the codebook gets the mean and deviation of the latents
                 block.codebook.copy_(latents.mean(0) + latents.std(0) * torch.randn_like(block.codebook))
             torch.save(codec.state_dict(), job["make"])
             return

@@ -1,9 +1,9 @@
-"""Transformers' Jukebox prior: run by `jukebox bench prior` and `sample` in the peer's own environment, never imported.
+"""Seconds of transformers' Jukebox prior, for `jukebox bench prior` and `jukebox bench sample`.
 
-It takes one json argument. With `make` it builds the top prior of `shape` with random weights and writes them there;
-else it loads them, then for each line on stdin runs a forward and a backward pass in float32 and prints its seconds. At the end
-it writes loss and gradients and prints its peak memory. With `sample` it runs the case of each line instead: a prompt of
-`prime` codes is encoded, then `tokens` are sampled.
+This script runs in the peer's own environment and is never imported. It takes one json argument. With `make` it writes random
+weights of the top prior of `shape` to that path and ends. Otherwise it loads the weights. For each line on stdin it then runs a
+forward and a backward pass in float32 and prints the seconds. At the end it writes loss and gradients and prints its peak
+memory. With `sample` it samples the case of each line instead: `tokens` codes after a prompt of `prime` codes.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def main(job: dict) -> None:
 
 
 def build_prior(shape: dict, bins: int) -> Any:
-    """The top prior of a shape in the published layout, with random weights."""
+    """Return the top prior of a shape in the published layout, with random weights."""
     import torch
     from transformers.models.deprecated.jukebox import JukeboxPrior, JukeboxPriorConfig
 
     config = JukeboxPriorConfig(
-        level=0,  # its levels are counted from the top
-        mask=True,  # without it nothing is causal
+        level=0,  # the peer counts levels from the top
+        mask=True,  # without the mask nothing is causal
         attention_pattern="raw_column_previous_row_attention",
         merged_decoder=True,
         is_encoder_decoder=False,
@@ -63,7 +63,7 @@ def build_prior(shape: dict, bins: int) -> Any:
         sampling_rate=shape["sr"],
     )
     prior = JukeboxPrior(config)
-    prior.get_encoder_loss = lambda *_: torch.zeros(())  # the original fails without lyrics
+    prior.get_encoder_loss = lambda *_: torch.zeros(())  # the original method fails without lyrics
     return prior
 
 
@@ -83,7 +83,7 @@ def run_sampling(prior: Any, codes: Any, labels: Any, _: dict) -> None:
 
 
 def run_training(prior: Any, codes: Any, labels: Any, job: dict) -> None:
-    """A forward and a backward pass for each line, then write loss and gradients and print the peak memory."""
+    """Run a forward and a backward pass for each line, then write loss and gradients and print the peak memory."""
     import torch
 
     made = []
@@ -102,7 +102,7 @@ def run_training(prior: Any, codes: Any, labels: Any, job: dict) -> None:
 
 
 def time_lines(run: Callable[[str], None]) -> None:
-    """Print a line when ready, then for each line on stdin the wall and CPU seconds of `run`."""
+    """Print "ready", then for each line on stdin the wall and CPU seconds of `run`."""
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
