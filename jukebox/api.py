@@ -274,7 +274,7 @@ class Jukebox(ModelFolder):
         song: Song | None = None, seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """Resample a recording from second `start` to second `end` (None: the end), except for the codes that `prompt` keeps."""
+        """Resample a recording from second `start` to `end` (None: the end), except for the codes that `prompt` keeps."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.vary(self._model(), path, target, prompt, start, end, settings)

@@ -16,7 +16,7 @@ from data_prep.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# files of a Linux control group (v2: "", v1: "memory"): folder, limit, usage, and the entry for file cache, which can be dropped
+# files of a Linux control group (v2: "", v1: "memory"): folder, limit, usage, and the entry of droppable file cache
 GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),

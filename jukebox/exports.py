@@ -96,7 +96,7 @@ def tags_of(request: Mapping[str, Any], take: int) -> dict[str, str]:
 
 
 def cues_of(folder: Path, request: Mapping[str, Any], take: int) -> list[Cue]:
-    """Return at most MOST_CUES cue markers: end of the prompt, start and end of each edited span, and start of each lyric line."""
+    """Return at most MOST_CUES cue markers: end of the prompt, start and end of each edit, and start of each lyric line."""
     cues: list[Cue] = []
     if request["prompt"]:
         cues.append((request["prompt"]["seconds"], "prompt ends"))

@@ -18,7 +18,7 @@ _JOB = threading.Lock()
 
 
 class LoadedModel(ModelFolder):
-    """A model directory that reads each part once and keeps the part in memory; a part is read again if its file has changed."""
+    """A model directory that keeps each part in memory once it is read. A part is read again if its file has changed."""
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__(info)

@@ -64,7 +64,7 @@ class Codes:
         return codes
 
     def is_of(self, info: ModelInfo) -> bool:
-        """Whether the codec of a model may have written these codes: the streams exist in the model, and all known hashes match."""
+        """Whether a model's codec may have written these codes: the model has the streams, and all known hashes match."""
         if self.sample_rate != info.sample_rate or not set(self.streams) <= set(info.spec.names):
             return False
         of_model = info.old_codes_hash if "" in self.hashes else info.codes_hash

@@ -42,7 +42,7 @@ from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 CODEC = "codec.safetensors"
 M = TypeVar("M", bound="ModelFolder")
-# dtype of a prior's tensors except layer norms, which have float32 at least; int8 applies to matrices only; float64 is for checks
+# dtype of a prior's tensors; layer norms have at least float32. With int8 only matrices become int8. float64 is for checks.
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -265,7 +265,7 @@ class ModelFolder:
         return codec.eval()
 
     def save_codec(self, codec: Codec) -> None:
-        """Write the streams of `codec` and keep other streams of the file; another process may write other streams concurrently."""
+        """Write the streams of `codec` and keep other streams of the file. Another process may write other streams meanwhile."""
         entry = next(entry for entry in self.info.codecs if entry.config == codec.config)
         with FileLock(self.folder / ".lock"):
             path, tensors = self.folder / entry.file, dict(codec.state_dict())

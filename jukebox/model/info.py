@@ -375,7 +375,10 @@ class ModelInfo:
 
 
 def threads_for(width: int, asked: int) -> int:
-    """Number of CPU threads: `asked`, or for 0 all cores for wide priors and one for others, whose steps are too short to divide."""
+    """Number of CPU threads: `asked`, or for 0 a default for priors of this width.
+
+    A wide prior gets all cores. Other priors get one thread, because their steps are too short to divide.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
 

@@ -34,8 +34,8 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
     """Return the routes that the priors of a model form; the routes of the last codec come first.
 
     `codecs` has the streams of each codec, finest first. A route is named after the route name of its last prior
-    (`PriorConfig.route`). If that name is empty, a route of the first codec is named after the kind of the prior, and a route of
-    a further codec after the prior itself. So two codecs may have priors of one kind, in any order of training.
+    (`PriorConfig.route`). If that name is empty, a route of the first codec is named after the kind of the prior, and a route
+    of a further codec after the prior itself. So two codecs may have priors of one kind, in any order of training.
     """
     found: list[Routes] = []
     for streams in codecs:
