@@ -55,7 +55,7 @@ class SamplingOptions(TakeOptions):
     route: name of the model's route, which selects the prior of each level (empty: the model's default route)
     lower: earlier flag for two routes: masked means --route masked, autoregressive means --route jukebox
     levels: levels to write, as in 2,1,0 (empty: all of the route); the route's audio is encoded into levels of other codecs
-    hop_fractions: step between windows as a share of the window, for levels 0,1,2 (the last share also holds for further levels)
+    hop_fractions: step between windows as a share of the window, for levels 0,1,2 (further levels use the last share)
     """
 
     route: str = ""

@@ -265,7 +265,7 @@ class ModelFolder:
         return codec.eval()
 
     def save_codec(self, codec: Codec) -> None:
-        """Write the streams of `codec` and keep other streams of the file. Another process may write other streams meanwhile."""
+        """Write the streams of `codec` and keep other streams of the file. Another process may write others meanwhile."""
         entry = next(entry for entry in self.info.codecs if entry.config == codec.config)
         with FileLock(self.folder / ".lock"):
             path, tensors = self.folder / entry.file, dict(codec.state_dict())
