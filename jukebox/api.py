@@ -92,7 +92,7 @@ class Jukebox(ModelFolder):
     def to(self, device: str) -> Jukebox:
         """Set the default device of later jobs, and move the loaded weights to that device.
 
-        The device is cpu, cuda, cuda:N or auto (a GPU if the machine has one). UserError if the machine lacks the device.
+        The device is cpu, cuda, cuda:N or auto (a GPU if the machine has one). Raise UserError if the machine lacks the device.
         """
         chosen = choose_device(device)
         if self._loaded:
@@ -185,7 +185,7 @@ class Jukebox(ModelFolder):
 
         `seconds` limits the length; with 0 the music ends when the iterator is closed. `changes` is called before each patch
         with the second at which the patch begins. `changes` returns the sampling parameters that change from that patch on.
-        UserError if the model has no route of unbounded length.
+        Raise UserError if the model has no route of unbounded length.
         """
         settings = self._settings(seed, params, None, machine)
         self._warn(song)
@@ -239,7 +239,7 @@ class Jukebox(ModelFolder):
             return _checked(walk.upsample(opened, run_folder, settings, level=level, seed=seed, model=self._model()))
 
     def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
-        """Sample the codes of a run again in a new run folder; UserError if the new codes differ from the original codes."""
+        """Sample the codes of a run again in a new run folder; raise UserError if the codes differ."""
         with one_job():
             return _checked(walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model()))
 
@@ -307,7 +307,7 @@ class Jukebox(ModelFolder):
     def encode(self, recording: Recorded, streams: Sequence[str] = ()) -> Codes:
         """Encode a recording to codes or latents of `streams` (default: all trained streams).
 
-        Samples after the last whole frame of the coarsest stream are dropped. UserError if the recording has no whole frame.
+        Samples after the last whole frame of the coarsest stream are dropped. Raise UserError if no frame is whole.
         """
         names, device = tuple(streams) or self.trained_streams(), choose_device(self.device)
         with one_job(), computing_on(device), _on_disk(recording) as path:
@@ -322,7 +322,7 @@ class Jukebox(ModelFolder):
         return Codes(values, self.sample_rate, length, {name: self.info.codes_hash(name) for name in names})
 
     def decode(self, codes: Codes, stream: str = "") -> Audio:
-        """Decode one stream of `codes` (default: the finest) to audio; UserError if another codec wrote the codes."""
+        """Decode one stream of `codes` (default: the finest) to audio; raise UserError if another codec wrote the codes."""
         if not codes.is_of(self.info):
             raise UserError(
                 f"these codes are of another codec than that of {self.folder}; encode the recording with this model"
@@ -359,7 +359,7 @@ class Jukebox(ModelFolder):
         return RunSettings(options, params, machine)
 
     def fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-        """Return the request with dtype and batches that fit into the memory limit of `settings`; UserError if none fit."""
+        """Return the request with dtype and batches that fit the memory limit of `settings`; raise UserError if none fit."""
         asked = asked | fitted(self.info, asked, settings.machine.max_memory)
         check_memory(self.info, asked)
         return asked
@@ -407,7 +407,7 @@ def _checked(run: Run) -> Run:
 
 
 def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
-    """Open a run of this model. The model directory may have moved. UserError if the weights have changed."""
+    """Open a run of this model. The model directory may have moved. Raise UserError if the weights have changed."""
     opened = run if isinstance(run, Run) else Run.open(run)
     check_weights(opened.request, model.info)
     opened.request = opened.request | {"model": str(model.folder)}

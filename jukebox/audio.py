@@ -28,7 +28,7 @@ class Audio:
 
     @staticmethod
     def load(path: str | Path) -> Audio:
-        """Read an audio file at its own sample rate and channels; BadAudio if the file cannot be decoded."""
+        """Read an audio file at its own sample rate and channels; raise BadAudio if the file cannot be decoded."""
         return Audio(*read(path))
 
     @property
@@ -42,7 +42,7 @@ class Audio:
     def save(self, path: str | Path) -> Path:
         """Write the audio as .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3, by the suffix of `path`.
 
-        Opus and mp3 support few sample rates; the audio is resampled to the next higher rate. UserError for other suffixes.
+        Opus and mp3 support few sample rates; audio is resampled to the next higher rate. Raise UserError for other suffixes.
         """
         write_audio(path, self.samples, self.sample_rate)
         return Path(path)

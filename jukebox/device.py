@@ -26,7 +26,7 @@ GROUPS = {
 def choose_device(name: str) -> str:
     """Return the torch device of a `--device`: auto (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N.
 
-    UserError for a name that torch does not know, and for a GPU that the machine lacks.
+    Raise UserError for a name that torch does not know, and for a GPU that the machine lacks.
     """
     if name == "cpu":
         return name
@@ -70,7 +70,7 @@ def device_of_rank(device: str, rank: int) -> str:
 def choose_own_device(name: str, rank: int, ranks: int) -> str:
     """Return the device of process `rank` of `ranks`; several processes on `cuda` use different GPUs.
 
-    UserError as in `choose_device`, and if several processes would use one GPU (cuda:N).
+    Raise UserError as in `choose_device`, and if several processes would use one GPU (cuda:N).
     """
     device = choose_device(name)
     if ranks > 1 and device.startswith("cuda:"):
@@ -83,7 +83,7 @@ def computing_on(device: str) -> Iterator[None]:
     """Make a GPU the current device, and make matrix products and convolutions exact, so that codes are reproducible.
 
     Exact arithmetic uses no TF32 in place of float32, and adds no partial sums in bfloat16 or float16. The settings apply to
-    the whole process. They are restored afterwards.
+    the whole process and are restored afterwards.
     """
     import torch
 

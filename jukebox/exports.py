@@ -38,7 +38,7 @@ MOST_CUES = 500
 
 
 def result_path(run: Run, take: int) -> Path:
-    """Return the audio file of take number `take` (from 1); UserError if the run lacks the take or its audio."""
+    """Return the audio file of take number `take` (from 1); raise UserError if the run lacks the take or its audio."""
     if not 1 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder.name}; it has 1 to {run.n_samples}")
     if run.request.get("inpaints"):

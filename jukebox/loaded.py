@@ -52,7 +52,7 @@ class LoadedModel(ModelFolder):
 
 @contextmanager
 def one_job() -> Iterator[None]:
-    """Allow one job of the Python API at a time, and restore torch's number of threads; UserError while another job runs."""
+    """Allow one job of the Python API at a time, and restore torch's number of threads; raise UserError during another job."""
     if not _JOB.acquire(blocking=False):
         raise UserError("another job of this process is not finished; wait for it, or close its iterator, and call again")
     threads = torch.get_num_threads()

@@ -4,9 +4,9 @@
     x.wav     the recording with the new audio; x_1.wav, x_2.wav .. for several takes
     x.codes   the kept codes of the range, for `compress` only (jukebox/model/packed_codes.py)
 
-A run holds only some columns of the recording, as pieces in order of time. These columns are in a window, or the new audio is
-decoded from them. So memory and time grow with the length of the edit, not with the length of the song. `jukebox resume x.run`
-continues an edit. `jukebox replay x.run` samples its codes again.
+A run holds only the columns that are in a window, or from which new audio is decoded, as pieces in order of time. So memory and
+time grow with the length of the edit, not with the length of the song. `jukebox resume x.run` continues an edit.
+`jukebox replay x.run` samples the codes again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class EditJob:
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
-        """Create or open the run of the edit; UserError if another edit or another file has the same name."""
+        """Create or open the run of the edit; raise UserError if another edit or another file has the same name."""
         info, pieces = self.model.info, self._pieces(bool(words.lyrics))
         folder = takes[0].with_name(self._stem(takes) + ".run")
         route = edit_route(info, bool(words.lyrics))
@@ -208,8 +208,8 @@ class EditJob:
 def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
     """Return the priors of an edit: the priors of one codec that can inpaint, preferably of the default route's codec.
 
-    With `lyrics` a coarsest prior without lyric conditions is replaced by another prior of its stream. UserError if no prior
-    can inpaint, or if no prior of that stream is conditioned on lyrics.
+    With `lyrics` a coarsest prior without lyric conditions is replaced by another prior of its stream. Raise UserError if no
+    prior can inpaint, or if no prior of that stream is conditioned on lyrics.
     """
     found = next(filter(None, (_inpainting(info, codec) for codec in _codecs_by_default(info))), {})
     if not found:

@@ -46,7 +46,7 @@ class LatentDecoding(NamedTuple):
 def latent_stream(info: ModelInfo) -> tuple[Stream, str]:
     """Return a trained stream of latents and the route that decodes the stream (empty: the codec decodes it).
 
-    A stream that a route decodes has priority over a stream that its codec decodes. UserError if the model has no such stream.
+    A stream that a route decodes has priority over a stream that its codec decodes. Raise UserError if the model has neither.
     """
     latents = [stream for stream in info.spec.streams if stream.bins is None and info.codes_hash(stream.name)]
     for stream in latents:

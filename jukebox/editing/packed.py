@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: str) -> dict[str, np.ndarray]:
     """Return all frames of the streams of a packed file; missing frames are sampled on `device`.
 
-    UserError if the file is of another codec. `path` is the name of the file in messages.
+    Raise UserError if the file is of another codec. `path` is the name of the file in messages.
     """
     info, route, columns = model.info, edit_route(model.info), check(model, packed, path)
     settings = SamplingOptions(seed=int(packed.about.get("seed", 0)), total_seconds=float(packed.about.get("total_seconds", 0)))
@@ -45,7 +45,7 @@ def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: 
 
 
 def check(model: ModelFolder, packed: PackedCodes, path: Path) -> int:
-    """Return the number of columns in a packed file; UserError if the streams of the file do not match the model."""
+    """Return the number of columns in a packed file; raise UserError if the streams of the file do not match the model."""
     spec, columns = model.spec, 0
     if known := packed.sample_rate == spec.sample_rate and set(packed.streams) == set(edit_route(model.info).priors):
         counts = {len(x) * spec.stream(name).hop for name, x in packed.streams.items()}

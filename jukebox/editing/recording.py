@@ -41,7 +41,7 @@ class Recording:
     def open(info: ModelInfo, song: str | Path, sample: int = 1) -> Recording:
         """Open an audio file, or sample number `sample` (from 1) of a run folder.
 
-        UserError if the run is an edit, or if the finest level of its route is not finished.
+        Raise UserError if the run is an edit, or if the finest level of its route is not finished.
         """
         path = Path(song)
         if not path.is_dir():

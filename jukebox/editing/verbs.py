@@ -114,7 +114,7 @@ def extend(
     layout = replace(alone, before=-(-before_start * alone.model_rate // (alone.rate * alone.hop)), after=after_end)
     at = torch.arange(layout.columns, device="cpu")
     known = at >= layout.before
-    if after_end:  # a partly filled column is no context
+    if after_end:  # a partly filled column is not used as context
         known &= at < layout.ended
     spans = [span for span in ((-before_start, 0), (layout.samples, layout.samples + after_end)) if span[0] < span[1]]
     return replace(opened, layout=layout).make(out, "extend", spans, masks.expand_to_levels(known, opened.per))
@@ -126,7 +126,7 @@ def build(
 ) -> Mask:  # fmt: skip
     """Return the mask of a prompt over `n` columns of a recording from column `first` on.
 
-    If `prompt.beat` is set and the beats are not clear, a finding is added to `findings`. UserError if no beat is found.
+    If `prompt.beat` is set and the beats are not clear, a finding is added to `findings`. Raise UserError if no beat is found.
     """
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
@@ -154,7 +154,7 @@ def build(
 
 
 def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
-    """Convert the model's levels in a prompt to indices of the edit's streams; UserError for a level outside the edit."""
+    """Convert the model's levels in a prompt to indices of the edit's streams; raise UserError for a level outside the edit."""
     names, order = opened.model.spec.names, list(opened.per)
 
     def place(level: int) -> int:
@@ -187,7 +187,7 @@ class _Opened:
         return _Opened(model, recording, layout, per, settings)
 
     def range(self, start: float, end: float | None) -> Span:
-        """Convert a range in seconds to samples; UserError if the range is empty or leaves the song."""
+        """Convert a range in seconds to samples; raise UserError if the range is empty or leaves the song."""
         info = self.recording.info
         end = info.seconds if end is None else end
         first, stop = round(start * info.sample_rate), round(end * info.sample_rate)

@@ -45,7 +45,7 @@ class Codes:
 
     @staticmethod
     def load(path: Path) -> Codes:
-        """Read a codes.npz; UserError for any other file."""
+        """Read a codes.npz; raise UserError for any other file."""
         try:
             check_archive(path)
             with np.load(path, allow_pickle=False) as file:

@@ -1,6 +1,6 @@
 """Folders of encoded streams in a data directory: `DATA/codes/<codes hash of the stream>/`.
 
-A folder of version 1 is named after the hash of the whole codec file and holds all levels. Such folders are still read.
+A folder of version 1 is named after the hash of the whole codec file and holds all levels. These folders are still read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jukebox.model.info import ModelInfo
 
 
 def codes_folder(data: Path, info: ModelInfo, stream: str) -> Path:
-    """Return the folder for the frames of a stream; UserError if the model has no trained codec for the stream."""
+    """Return the folder for the frames of a stream; raise UserError if the model has no trained codec for the stream."""
     if not (name := info.codes_hash(stream)):
         raise UserError(f"{info.folder} has no trained codec for {stream}; {info.advice('vqvae')}")
     return data / "codes" / name
@@ -27,7 +27,7 @@ def folders_with(data: Path, info: ModelInfo, stream: str) -> list[Path]:
 
 
 def open_codes(data: Path, info: ModelInfo, streams: Sequence[str]) -> CodesReader:
-    """Return a reader of `streams` of all songs of a data directory; UserError if a stream is missing."""
+    """Return a reader of `streams` of all songs of a data directory; raise UserError if a stream is missing."""
     folders = {stream: folders_with(data, info, stream) for stream in streams}
     if missing := [stream for stream, found in folders.items() if not found]:
         raise UserError(

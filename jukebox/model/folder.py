@@ -112,7 +112,7 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Read a vocabulary that `write_vocabulary` wrote; UserError for other files."""
+    """Read a vocabulary that `write_vocabulary` wrote; raise UserError for other files."""
     path = folder / "lyrics.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -146,7 +146,7 @@ class ModelFolder:
     ) -> M:  # fmt: skip
         """Open or create a model directory, and add a codec of this configuration and these routes.
 
-        UserError if the directory holds a codec of the same kind with another configuration.
+        Raise UserError if the directory holds a codec of the same kind with another configuration.
         """
         model = cls._with_codec(named_in_utf_8(Path(folder), "a model folder"), codec, vocabulary, routes)
         if not codec.learned and not model.info.codes_hash(codec.spec.names[0]):
@@ -238,13 +238,13 @@ class ModelFolder:
         return tuple(found)
 
     def decodable_streams(self) -> tuple[str, ...]:
-        """Trained streams that their codec decodes; a prior decodes the others."""
+        """Trained streams that their codec decodes. Other streams need a prior as the decoder."""
         return tuple(stream for stream in self.trained_streams() if self.info.codec_of(stream).config.decodes)
 
     def codec(self, streams: Collection[str] | None = None) -> Codec:
         """Load the codec of `streams` (default: all trained streams), and read only the tensors of these streams.
 
-        UserError for untrained streams, and for streams of different codecs.
+        Raise UserError for untrained streams, and for streams of different codecs.
         """
         trained = self.trained_streams()
         streams = trained if streams is None else tuple(streams)
@@ -279,7 +279,7 @@ class ModelFolder:
     # ---- priors
 
     def entry(self, prior: str) -> PriorEntry:
-        """Return the entry of a trained prior; UserError if the prior is not trained."""
+        """Return the entry of a trained prior; raise UserError if the prior is not trained."""
         found = self.info.priors.get(prior)
         if found is None or not (self.folder / found.file).is_file():
             what = f"prior --level {prior[6:]}" if prior.startswith("prior_") else f"{prior} DATA --out {self.folder}"

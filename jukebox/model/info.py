@@ -34,7 +34,7 @@ SHIPPED, SHIPPED_WORD = Path(__file__).resolve().parents[1] / "assets" / "demo",
 
 
 def shipped_folder(folder: Path = SHIPPED) -> Path:
-    """Return the folder of the model in the package; UserError if the package has no model."""
+    """Return the folder of the model in the package; raise UserError if the package has no model."""
     if not (folder / CONFIG).is_file():
         raise UserError(
             "this package comes without a trained model; name a MODEL: `make model` trains the one that is missing (90 minutes), "
@@ -44,7 +44,7 @@ def shipped_folder(folder: Path = SHIPPED) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """Return `name` if it is a plain file name; ValueError for a path to another folder."""
+    """Return `name` if it is a plain file name; raise ValueError for a path to another folder."""
     if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file in this folder")
     return name
@@ -140,7 +140,7 @@ class ModelInfo:
 
     @staticmethod
     def read(folder: str | Path = "") -> ModelInfo:
-        """Read the config.json of a model directory; UserError for other folders.
+        """Read the config.json of a model directory; raise UserError for other folders.
 
         An empty name or `shipped` means the model in the package.
         """
@@ -305,7 +305,7 @@ class ModelInfo:
         return next(iter(routes.values()))
 
     def live_route(self) -> Route:
-        """Return the first route of unbounded length; UserError if the model has none."""
+        """Return the first route of unbounded length; raise UserError if the model has none."""
         for route in self.routes.values():
             last = self.priors.get(list(route.priors.values())[-1])
             if last and last.config.patch:
@@ -331,8 +331,8 @@ class ModelInfo:
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
         """Split `levels` into levels that a route samples, and levels into which the route's audio is encoded.
 
-        Levels of other codecs, and levels finer than the finest stream of the route, are encoded. They are ordered coarsest
-        first. An unknown level is in the first part.
+        Levels of other codecs, and levels finer than the finest stream of the route, are encoded. The encoded levels
+        are ordered coarsest first. An unknown level is in the first part.
         """
         own = {name for stream in route.priors for name in self.codec_of(stream).config.spec.names}
         finest = min(self.spec.stream(name).hop for name in route.priors)
@@ -343,8 +343,8 @@ class ModelInfo:
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:
         """Return the levels that a route samples, coarsest first; empty `levels` mean all levels of the route.
 
-        The result begins with the first level of the route, or with `given`, a level with existing codes. UserError for a gap
-        between levels, for a level of another route, and for a level without a trained prior.
+        The result begins with the first level of the route, or with `given`, a level with existing codes. Raise UserError for a
+        gap between levels, for a level of another route, and for a level without a trained prior.
         """
         order = [self.spec.names.index(stream) for stream in route.priors]
         if given is not None and given not in order:

@@ -63,7 +63,7 @@ class PackedCodes:
 
     @staticmethod
     def load(path: Path) -> PackedCodes:
-        """Read a file that `save` wrote; UserError for any other file."""
+        """Read a file that `save` wrote; raise UserError for any other file."""
         data, crc = (whole := path.read_bytes())[:-4], whole[-4:]
         try:
             if data[:8] != MAGIC or crc != struct.pack("<I", zlib.crc32(data)):
@@ -99,7 +99,7 @@ def pack(codes: np.ndarray, bins: int) -> bytes:
 
 
 def unpack(data: bytes, n: int, bins: int) -> np.ndarray:
-    """Return the first `n` codes that `pack` packed into `data`; ValueError if `data` has fewer codes."""
+    """Return the first `n` codes that `pack` packed into `data`; raise ValueError if `data` has fewer codes."""
     count, bits = _group(bins)
     groups = -(-n // count)
     if len(data) < packed_size(n, bins):

@@ -63,12 +63,12 @@ class Preset:
     """
 
     codec: CodecConfig
-    codec_recipes: Mapping[str, Recipe]  # by stream
+    codec_recipes: Mapping[str, Recipe]  # stream -> recipe
     priors: Mapping[str, PriorConfig]
     prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
     more_codecs: tuple[CodecConfig, ...] = ()
-    more_recipes: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)  # other training tasks: kind -> part
+    more_recipes: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)  # of other tasks: kind -> part -> recipe
 
     @property
     def codecs(self) -> tuple[CodecConfig, ...]:
@@ -128,7 +128,7 @@ def shapes(name: str) -> tuple[tuple[CodecConfig, ...], Mapping[str, PriorConfig
 
 
 def read_info(model: str) -> ModelInfo:
-    """Return the info of a model folder, a preset or a published set; UserError for other names."""
+    """Return the info of a model folder, a preset or a published set; raise UserError for other names."""
     if (Path(model) / CONFIG).is_file():
         return ModelInfo.read(model)
     if Path(model).is_dir() and model not in (*PRESETS, *OTHERS.kinds(), *SETS):

@@ -51,7 +51,7 @@ class Recipe:
     gamma: float = 1.0  # "published" only: factor on the learning rate after every `gamma_every` steps
     gamma_every: int = 0  # 0: never
     final_lr: float = 0.05  # share of lr at the last step
-    clip: float = 1.0  # largest gradient norm; 0: none
+    clip: float = 1.0  # gradients are clipped to this norm; 0: no clipping
     ema: float = 0.0  # decay of the averaged weights that are saved; 0: the last weights are saved
     skip_above: float = 20.0  # an update is skipped if its gradient norm exceeds the usual norm by this factor; 0: never
     bf16: bool = False  # bfloat16 autocast, if the machine has bfloat16 units
@@ -59,7 +59,7 @@ class Recipe:
     fp16: bool = False  # float16 autocast with loss scaling, for GPUs without bfloat16
     recompute: bool = False  # gradient checkpointing, priors only: less memory for a third more time
     compile: bool = False  # priors only: torch.compile compiles the blocks, except in ZeRO 3
-    gain_db: float = 0.0  # codecs only: crops are attenuated by up to this, and one crop in SILENT_CROPS is silent; 0: off
+    gain_db: float = 0.0  # codecs only: largest attenuation of a crop in dB; one crop in SILENT_CROPS is silent; 0: off
     delay_quantiser: float = 0.0  # share trained before quantisation begins; without this delay few codebook rows are used
     song_starts: float = 0.0  # share of a prior's training windows that begin at the start of a song
     drop_labels: float = 0.0  # probability that a window's artist and genres are unknown
@@ -69,7 +69,7 @@ class Recipe:
     log_every: int = 20
     save_every: int = 500
     max_minutes: float = 0.0  # limit on the training time, summed over resumed runs; 0: none
-    phases: Mapping[str, PhaseRecipe] = field(default_factory=dict)  # by name, if modules are trained alternately
+    phases: Mapping[str, PhaseRecipe] = field(default_factory=dict)  # phase name -> changes, if modules are trained alternately
 
     def of_phase(self, name: str) -> Recipe:
         """Return the recipe of a phase: the general recipe with the changes of that phase."""

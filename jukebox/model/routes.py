@@ -7,7 +7,7 @@
     wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
     musika     spectral.2 <- gan                                     latents of any length
 
-A model's routes are stored in its config.json. Without stored routes they are derived from its priors.
+config.json stores the routes of a model. If a model has no stored routes, its routes are derived from its priors.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
     """Return the routes that the priors of a model form; the routes of the last codec come first.
 
     `codecs` has the streams of each codec, finest first. A route is named after the route name of its last prior
-    (`PriorConfig.route`). If that name is empty, a route of the first codec is named after the kind of the prior, and a route
-    of a further codec after the prior itself. So two codecs may have priors of one kind, in any order of training.
+    (`PriorConfig.route`). If the route name is empty, a route of the first codec is named after the kind of the prior, and a
+    route of a further codec after the prior itself. So two codecs may have priors of one kind, in any order of training.
     """
     found: list[Routes] = []
     for streams in codecs:
@@ -68,8 +68,8 @@ def _routes_of(
     `further` means that the codec is not the model's first codec. Priors that write a single stream form one route, with the
     first such prior of each stream. A prior of this route that reads no stream and has another route name than the previous
     prior begins another route. The route of the finest stream comes first. Every further prior of a single stream has a route
-    in which that prior replaces the first prior. Each prior of several streams has a separate route. In this route a prior of
-    the coarsest stream alone, if the model has one, writes the coarsest stream.
+    in which that prior replaces the first prior. Each prior of several streams has a separate route. If
+    another prior writes only the coarsest of these streams, that prior writes the coarsest stream in the route.
     """
     names = [stream.name for stream in reversed(streams)]
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
@@ -101,8 +101,8 @@ def _routes_of(
 def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
     """Return the routes of a model that stores no routes: the derived routes, and the route `jukebox` of the first codec.
 
-    The route `jukebox` names an untrained prior of a stream `prior_<level>`. A model with priors, but without any prior of such
-    a name, has only the derived routes.
+    In the route `jukebox` a stream without a trained prior has the prior name `prior_<level>`. A model that has priors, but no
+    prior with a name `prior_<level>`, has only the derived routes.
     """
     routes, streams = derive_routes(codecs, priors), codecs[0]
     own = {name: f"prior_{level}" for level, name in enumerate(s.name for s in streams)}

@@ -5,8 +5,9 @@
 
 Only equal batches have equal rounding, because a matrix product with five columns adds in another order than with one column.
 So run.json records the batches, and every change of a batch as a cut. After a cut the parts `into` continue from frame `at`, as
-if a window ended there. `into` has two halves if memory ran out, or the same samples again. With `--parallel` a cut may have
-`windows` instead: the number of parallel windows per song from the window at `start` on. A replayed run repeats the cuts.
+if a window ended there. `into` has two halves if memory ran out, or the same samples if repeated codes differed. With
+`--parallel` a cut may have `windows` instead: the number of parallel windows per song from the window at `start` on. A replayed
+run repeats the cuts.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ MOST_PASSES = 1 << 16
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
     """Return the parameters of each level's prior: level -> field -> value.
 
-    UserError for a field that no prior of the route has, and for a value out of range.
+    Raise UserError for a field that no prior of the route has, and for a value out of range.
     """
     kinds = kinds_of(info, route)
     by_stream = isinstance(params, Mapping)

@@ -77,7 +77,7 @@ def continued(
 ) -> dict:  # fmt: skip
     """Request continuations to `seconds` of audio files, files of codes or runs, each `takes` times.
 
-    The first `prompt_seconds` (0: all) of each prompt are given. UserError for a prompt that is too short or too long.
+    The first `prompt_seconds` (0: all) of each prompt are given. Raise UserError for a prompt that is too short or too long.
     """
     levels, encodes = _chosen_levels(info, settings)
     if not 0 <= prompt_seconds < seconds:
@@ -316,7 +316,7 @@ def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str,
 def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], list[int]]:
     """Return the levels that the route samples, and the levels that are encoded from its audio.
 
-    UserError if the codec of an encoded level is not trained.
+    Raise UserError if the codec of an encoded level is not trained.
     """
     route = settings.route(info)
     own, encodes = info.split_levels(settings.options.levels, route)
@@ -390,7 +390,7 @@ def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
 
 
 def dtype_of(request: Mapping[str, Any]) -> str:
-    """Return the dtype of a request (default: float32); UserError for an unknown dtype."""
+    """Return the dtype of a request (default: float32); raise UserError for an unknown dtype."""
     dtype = request.get("dtype") or "float32"
     if dtype not in BYTES:
         raise UserError(f"--dtype got {dtype!r}, expected one of {', '.join(BYTES)}")

@@ -87,7 +87,7 @@ class Run:
     def create(cls, folder: str | Path, request: dict, join: bool = False) -> Run:
         """Create a run in a folder.
 
-        UserError if the folder has a run. With `join` the existing run is opened if its request is the same.
+        Raise UserError if the folder has a run. With `join` the existing run is opened if its request is the same.
         """
         folder = Path(folder)
         with saving(folder):
@@ -302,7 +302,7 @@ class Run:
         return sorted(self.folder.glob("prompt*.flac")) + sorted(self.folder.glob("prompt*.wav"))
 
     def song(self) -> dict:
-        """Return the request of a run of whole songs; UserError for an edit, which holds parts of a song."""
+        """Return the request of a run of whole songs; raise UserError for an edit, which holds parts of a song."""
         if self.request.get("inpaints"):
             result = self.request["outputs"][0]
             raise UserError(

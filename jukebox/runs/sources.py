@@ -1,6 +1,6 @@
 """Sources of given codes: a recording, a codes.npz, or a sample of another run. A source is a pair (path, row).
 
-A request needs the length of its sources before the run begins. This needs no heavy import. The walk later reads the codes.
+A request needs the lengths of its sources before the run begins, without heavy imports. The walk later reads the codes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, 
 
 
 def read_codes(info: ModelInfo, path: str | Path) -> Codes:
-    """Read a file of codes; UserError if another codec wrote the file."""
+    """Read a file of codes; raise UserError if another codec wrote the file."""
     codes = Codes.load(Path(path))
     if not codes.is_of(info):
         raise UserError(f"{path} was written by another codec than that of {info.folder}; give the model that encoded it")
@@ -65,7 +65,7 @@ def read_codes(info: ModelInfo, path: str | Path) -> Codes:
 def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
     """Return the first codes of a source; `counts` maps each level to the number of codes.
 
-    A recording is encoded on `device`. UserError if the source has too few codes.
+    A recording is encoded on `device`. Raise UserError if the source has too few codes.
     """
     if Path(path).is_dir():
         run = Run.open(path)

@@ -2,8 +2,8 @@
 
 So a song of tokens also has codes of the three levels for branches, upsampling and edits. A song of latents also has tokens,
 which another route can continue. If the codec can convert one stream to the other without audio, this conversion is used.
-Otherwise the audio of the finest sampled level is encoded. That audio comes from the decoder, without the rounding of a wav
-file. So the frames are a pure function of the codes. An interrupted encoding starts again, and frames on disk stay.
+Otherwise the audio of the finest sampled level is decoded again, without the rounding of a wav file, and encoded. So the frames
+are a pure function of the codes. An interrupted encoding starts again, and frames on disk stay.
 """
 
 from __future__ import annotations

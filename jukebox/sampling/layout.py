@@ -59,7 +59,7 @@ class Layout:
         return max(0, first), min(self.columns, stop)
 
     def _column(self, sample: int, rounding) -> int:
-        whole, rest = divmod(sample * self.model_rate, self.rate * self.hop)  # in integers: no rounding
+        whole, rest = divmod(sample * self.model_rate, self.rate * self.hop)  # integers avoid rounding
         return whole + (1 if rest and rounding is math.ceil else 0)
 
 
@@ -68,7 +68,7 @@ def render(
 ) -> Iterator[Float[np.ndarray, "c n"]]:
     """Yield the samples [start, end) at the file's rate in blocks.
 
-    `codes` are frames of `stream` from column `first` on. They are decoded, and resampled if the two rates differ.
+    `codes` are the frames of `stream` from column `first` on. The decoded audio is resampled if the two rates differ.
     """
     common = math.gcd(layout.rate, layout.model_rate)
     of_file, of_model = layout.rate // common, layout.model_rate // common  # sample counts of equal duration

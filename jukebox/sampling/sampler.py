@@ -4,8 +4,8 @@ For each window the prior gets the sequences of the window, a mask of the known 
 yields final frames in blocks (`priors/prior.py`), which are written at once. Verbs differ only in their windows (`windows.py`)
 and in their known frames: a prompt, the levels above, or all frames outside a masked region.
 
-An interrupted window is sampled again from its beginning with the same known frames, random numbers and steps. This reproduces
-the frames on disk exactly, and then samples the missing frames. A slow window continues from its last checkpoint
+An interrupted window is sampled again from its beginning with the same known frames, random numbers and steps. So the frames on
+disk are reproduced exactly before the missing frames are sampled. A slow window continues from its last checkpoint
 (`window_checkpoint.py`). If the repeated frames differ from the frames on disk (another machine, other versions), the frames on
 disk stay. The window is then cut after these frames, and one line is printed.
 
@@ -127,7 +127,10 @@ class LevelSampler:
         return True
 
     def _try(self, samples: Batch, segment: Segment, stop: int) -> Generator[Written, None, dict | None]:
-        """Sample a window up to frame `stop`. If that fails, record and return a cut of the batch."""
+        """Sample a window up to frame `stop`; return None, or the cut of the batch if the window failed.
+
+        A window fails if memory runs out, or if its frames differ from the frames on disk.
+        """
         try:
             yield from self._sample(samples, segment, stop)
             return None
@@ -299,8 +302,8 @@ class LevelSampler:
     def _sample_together(self, samples: Batch, some: Sequence[Segment]) -> Writing:
         """Sample the windows `some` of all samples in parallel; return False if memory ran out and a cut was recorded.
 
-        Two overlapping windows have the same random numbers in their overlap, and nearly the same conditions. So they tend to
-        the same codes. The warm-up codes, which are dropped, thus lead to the codes that the next window keeps.
+        Two overlapping windows have the same random numbers in their overlap, and nearly the same conditions. So both
+        windows tend to the same codes, and the kept codes of a window continue the kept codes of the previous window.
         """
         rows, began = [(i, segment.start) for i in samples for segment in some], time.perf_counter()
         length, skip = some[0].end - some[0].start, [start for _, start in rows]

@@ -63,7 +63,7 @@ def upsample(
 ) -> Run:  # fmt: skip
     """Write the missing finer levels of a run, or with `out` resample the levels below `level` in a copy of the run.
 
-    The missing levels use the route and parameters of `settings`. A copy uses all settings.
+    Without `out` only the route and the parameters of `settings` are used.
     """
     settings = settings or RunSettings()
     if out is not None:
@@ -77,7 +77,7 @@ def upsample(
 def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) -> Run:
     """Sample the codes of a run.json again in a new run at `out`.
 
-    If the codes of the original run exist, both are compared. UserError if they differ.
+    If the original run exists, its codes are compared with the new codes. Raise UserError if the codes differ.
     """
     path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
     asked = read_request(path)
@@ -96,7 +96,7 @@ def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) 
 
 
 def compare(a: Run, b: Run) -> None:
-    """Print for every level that two runs have the same codes; UserError at the first difference."""
+    """Print for every level that two runs have the same codes; raise UserError at the first difference."""
     for level in a.request["levels"]:
         length = min(a.count(level), b.count(level))
         differ = a.codes(level, stop=length) != b.codes(level, stop=length)
@@ -176,7 +176,7 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
 
 
 def to_compile(info: ModelInfo, asked: dict) -> bool:
-    """Whether decoding steps are compiled (CPU) or captured (GPU); `auto` requires that this is possible and saves time."""
+    """Whether decoding steps are compiled (CPU) or captured (GPU); with `auto` only if that is possible and saves time."""
     if asked["compile"] == "auto":
         return request.should_compile(info, asked) and native.why_not(asked["dtype"], asked["device"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"], asked["device"])):
