@@ -218,7 +218,7 @@ class Jukebox(ModelFolder):
         """Keep the first `keep_seconds` (0: all) of a run, and sample the rest with another seed or other lyrics.
 
         `take` selects one take of the run by its number from 1; 0 selects all takes. `seconds` is the finished length; 0 means
-        the length of the run. `takes` is the number of new takes of each selected take.
+        the length of the run.
         """
         lyrics = Song(lyrics=lyrics) if isinstance(lyrics, str) else lyrics
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: str) -> dict[str, np.ndarray]:
     """Return all frames of the streams of a packed file; missing frames are sampled on `device`.
 
-    Raise UserError if the file is of another codec. `path` is the name of the file in messages.
+    Raise UserError if the file is of another codec.
     """
     info, route, columns = model.info, edit_route(model.info), check(model, packed, path)
     settings = SamplingOptions(seed=int(packed.about.get("seed", 0)), total_seconds=float(packed.about.get("total_seconds", 0)))

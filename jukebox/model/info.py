@@ -2,7 +2,7 @@
 
     format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment; routes, the default first;
                 names of the training presets
-    format 1    one codec; priors by level. It is read as format 2.
+    format 1    one codec; priors by level; converted to format 2 when read
 
 A kind is a name in the registries of `vqvae` and `priors`. The entry of a kind from another package also names that package.
 """
@@ -249,8 +249,8 @@ class ModelInfo:
     def writer(self, stream: str, prompt: str = "prefix") -> PriorEntry | None:
         """Return the prior that writes a stream and supports this kind of prompt; None if the model has none.
 
-        A prior with prompt "any" also supports a prefix. For a prefix such a prior is returned only if it writes no other
-        stream, and if no prior with prompt "prefix" writes the stream.
+        A prior with prompt "any" also supports a prefix. For a prefix such a prior must write no other stream, and a prior
+        with prompt "prefix" has priority.
         """
         found = [prior for prior in self.priors.values() if stream in prior.config.spec.writes]
         exact = [prior for prior in found if prior.config.spec.prompt == prompt]

@@ -61,7 +61,7 @@ def machine(threads: int) -> dict:
 
 
 def versions() -> dict:
-    """Return the versions of Python and of installed packages; this package may be an uninstalled checkout."""
+    """Return the versions of Python and of the installed packages among torch, numpy and this package."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "jukebox-music"):
         with suppress(metadata.PackageNotFoundError):

@@ -1,6 +1,6 @@
 """Sources of given codes: a recording, a codes.npz, or a sample of another run. A source is a pair (path, row).
 
-A request needs the lengths of its sources before the run begins, without heavy imports. The walk later reads the codes.
+A request needs the lengths of its sources before heavy imports. The walk later reads the codes.
 """
 
 from __future__ import annotations

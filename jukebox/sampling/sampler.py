@@ -187,10 +187,7 @@ class LevelSampler:
     def _values(
         self, rows: Rows, known: Known, noise: WindowNoise, length: int
     ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
-        """Yield the frames of the window of every batch row, and the number of final frames.
-
-        Frames of a checkpoint are final from the start.
-        """
+        """Yield the frames of the window of every batch row, and the number of final frames."""
         column = self.column
         window = Window(self._place(rows[0][1] // column), length // column, self._place(self.total // column))
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
